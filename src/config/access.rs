@@ -1,0 +1,178 @@
+//! `access`: who may do what.
+
+use std::path::PathBuf;
+
+use super::Secret;
+use super::fault::Report;
+use super::keys::{list, mapping, path, refuse_empty, value};
+use super::tree::Node;
+use super::units::Parsed;
+use crate::access::Action;
+use crate::spec::glob::Pattern;
+
+/// Who may do what.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The users and their password hashes; `None`: there are no accounts, and rules speak of
+    /// everybody.
+    pub htpasswd: Option<PathBuf>,
+    /// What challenges call us.
+    pub realm: String,
+    /// What v2 clients are challenged with; both are accepted.
+    pub scheme: AuthScheme,
+    /// Shared by several nodes; `None`: made in [`super::Config::keys`].
+    pub token_key: Option<Secret>,
+    /// What is allowed if any rule allows it.
+    pub rules: Vec<Rule>,
+}
+
+/// What v2 clients are challenged with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// Our `/token`.
+    Bearer,
+    /// User and password with every request.
+    Basic,
+}
+
+/// Allows every one of `users` every one of `actions` on every one of `repositories`.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// At least one.
+    pub users: Vec<Users>,
+    /// At least one; of canonical names that begin with the registry.
+    pub repositories: Vec<Pattern>,
+    /// At least one.
+    pub actions: Vec<Action>,
+}
+
+/// Whom a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Users {
+    /// Everybody, logged in or not.
+    Anonymous,
+    /// `*`: every logged-in user.
+    LoggedIn,
+    /// The one of this name.
+    Named(String),
+}
+
+pub(super) fn access(node: &Node, report: &mut Report) -> Access {
+    mapping(node, report, |keys| Access {
+        htpasswd: keys.value("htpasswd", path),
+        realm: keys
+            .value("realm", realm)
+            .unwrap_or_else(|| "Roadstead".to_owned()),
+        scheme: keys.value("scheme", scheme).unwrap_or(AuthScheme::Bearer),
+        token_key: keys.secret("token_key"),
+        rules: keys.list("rules", rule).unwrap_or_default(),
+    })
+}
+
+fn realm(text: &str) -> Parsed<String> {
+    // It stands in quotes in a header.
+    if text.is_empty()
+        || text.contains(['"', '\\'])
+        || !text.chars().all(|c| matches!(c, ' '..='~'))
+    {
+        return Err("is not a realm; write printable ASCII without quotes".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn scheme(text: &str) -> Parsed<AuthScheme> {
+    match text {
+        "bearer" => Ok(AuthScheme::Bearer),
+        "basic" => Ok(AuthScheme::Basic),
+        _ => Err("is not a scheme; write bearer or basic".to_owned()),
+    }
+}
+
+fn rule(node: &Node, report: &mut Report) -> Rule {
+    mapping(node, report, |keys| Rule {
+        users: keys.some_values("users", r#"["*"]"#, users),
+        repositories: keys
+            .required_node("repositories", r#"["**"]"#)
+            .and_then(|patterns| {
+                refuse_empty(patterns, "repositories", r#"["**"]"#, keys.report);
+                let pattern = |item, report: &mut Report| {
+                    value(item, Pattern::parse, report).unwrap_or_default()
+                };
+                list(patterns, pattern, keys.report)
+            })
+            .unwrap_or_default(),
+        actions: keys.some_values("actions", "[pull]", action),
+    })
+}
+
+fn users(text: &str) -> Parsed<Users> {
+    match text {
+        "anonymous" => Ok(Users::Anonymous),
+        "*" => Ok(Users::LoggedIn),
+        // As in htpasswd, where a colon ends the name.
+        name if name.is_empty() || name.contains([':', '*']) => {
+            Err(r#"is not a user; write a name of the htpasswd file, "*" or anonymous"#.to_owned())
+        }
+        name => Ok(Users::Named(name.to_owned())),
+    }
+}
+
+fn action(text: &str) -> Parsed<Action> {
+    match text {
+        "pull" => Ok(Action::Pull),
+        "push" => Ok(Action::Push),
+        "delete" => Ok(Action::Delete),
+        _ => Err("is not an action; write pull, push or delete".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn faults_of_access() {
+        assert_told(&[
+            (
+                r#"access: {htpasswd: h, scheme: digest, realm: 'a"b', rules: {}}"#,
+                &[
+                    r#"1:31: "digest" is not a scheme; write bearer or basic"#,
+                    r#"1:46: "a\"b" is not a realm; write printable ASCII without quotes"#,
+                    "1:60: expected a list here, not a mapping; write [a, b] or lines that begin with -",
+                ],
+            ),
+            (
+                "access: {htpasswd: h, rules: [{users: [], repositories: [], actions: []}]}",
+                &[
+                    r#"1:39: users is empty; write `users: ["*"]`"#,
+                    r#"1:57: repositories is empty; write `repositories: ["**"]`"#,
+                    "1:70: actions is empty; write `actions: [pull]`",
+                ],
+            ),
+            (
+                r#"access: {htpasswd: h, rules: [{users: ["a:b"], actions: [pul]}]}"#,
+                &[
+                    r#"1:31: repositories is missing here; write `repositories: ["**"]`"#,
+                    r#"1:40: "a:b" is not a user; write a name of the htpasswd file, "*" or anonymous"#,
+                    r#"1:58: "pul" is not an action; write pull, push or delete"#,
+                ],
+            ),
+            (
+                r#"access: {htpasswd: h, rules: [{users: anonymous, repositories: ["**"], actions: [pull]}]}"#,
+                &[
+                    "1:39: expected a list here, not a single value; write [a, b] or lines that begin with -",
+                ],
+            ),
+            (
+                "access: {htpasswd: h, token_key: {hunter2: x}}",
+                &[
+                    "1:34: expected a single value here, not a mapping; write one word, in quotes if need be",
+                ],
+            ),
+            (
+                "access: on",
+                &["1:9: expected keys and values here, not a single value; write `htpasswd: …`"],
+            ),
+        ]);
+    }
+}

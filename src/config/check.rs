@@ -1,0 +1,397 @@
+//! What one key says against another. Every check tells the place of what comes later in the file.
+
+use std::collections::HashMap;
+
+use super::fault::{Report, either, nearest, shown};
+use super::host::{HUB, canonical, registry_name};
+use super::tree::Node;
+use super::{Config, Origin, Registry, Scheme, Users, Visibility};
+use crate::spec::glob::Pattern;
+
+/// Notes everything in `config` that contradicts itself; `tree`, of which it was read, has the
+/// places.
+pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
+    addresses(config, tree, report);
+    listeners(config, tree, report);
+    let nodes = tree.near("registries");
+    names(&config.registries, nodes, report);
+    ownership(&config.registries, nodes, report);
+    for (index, registry) in config.registries.iter().enumerate() {
+        alone(registry, nodes.item(index), report);
+    }
+    rules(config, tree.near("access").near("rules"), report);
+}
+
+/// Two sockets on one address.
+fn addresses(config: &Config, tree: &Node, report: &mut Report) {
+    let listeners = config.listen.iter().enumerate().map(|(index, listener)| {
+        let node = tree.near("listen").item(index).near("address");
+        (node.at, "listen", &listener.address)
+    });
+    let admin = [
+        ("address", "admin.address", &config.admin.address),
+        ("metrics", "admin.metrics", &config.admin.metrics),
+    ];
+    let admin = admin.into_iter().filter_map(|(key, path, address)| {
+        Some((tree.near("admin").near(key).at, path, address.as_ref()?))
+    });
+    let mut places: Vec<_> = listeners.chain(admin).collect();
+    places.sort_by_key(|(at, ..)| *at);
+    for (index, (at, _, address)) in places.iter().enumerate() {
+        for (_, path, earlier) in &places[..index] {
+            if address.collides(earlier) {
+                let message = format!("{address} is taken by {path} ({earlier})");
+                report.fault(*at, format!("{message}; write another address"));
+            }
+        }
+    }
+}
+
+/// Listeners of registries that are not there.
+fn listeners(config: &Config, tree: &Node, report: &mut Report) {
+    let names = config.registries.iter().map(|r| r.name.as_str());
+    let known: Vec<&str> = names.filter(|name| registry_name(name).is_ok()).collect();
+    for (index, listener) in config.listen.iter().enumerate() {
+        let Some(name) = listener.registry.as_deref() else {
+            continue;
+        };
+        // Without any good name the names have their faults.
+        if known.is_empty() || known.contains(&name) {
+            continue;
+        }
+        let node = tree.near("listen").item(index).near("registry");
+        let write = match (canonical(name), nearest(name, &known)) {
+            (Some(hub), _) => format!("write {hub}"),
+            (None, Some(meant)) => format!("did you mean \"{meant}\"?"),
+            (None, None) => format!("write {}", either(&known)),
+        };
+        report.fault(
+            node.at,
+            format!("no registry is called {}; {write}", shown(name)),
+        );
+    }
+}
+
+/// Names, hosts and the default: each can be one registry's only.
+fn names(registries: &[Registry], nodes: &Node, report: &mut Report) {
+    let mut names = HashMap::new();
+    let mut hosts = HashMap::new();
+    let mut default = None;
+    for (index, registry) in registries.iter().enumerate() {
+        let node = nodes.item(index);
+        let name = node.near("name");
+        // What is missing is empty.
+        if !registry.name.is_empty()
+            && let Some(line) = names.insert(&registry.name, name.at.line)
+        {
+            let shown = shown(&registry.name);
+            let message = format!("{shown} is a registry in line {line} already; keep one");
+            report.fault(name.at, message);
+        }
+        for (index, host) in registry.hosts.iter().enumerate() {
+            let at = node.near("hosts").item(index).at;
+            if host.is_empty() {
+                continue;
+            }
+            if let Some(line) = hosts.insert(host, at.line) {
+                let message = format!("{} chooses a registry in line {line} already", shown(host));
+                report.fault(at, format!("{message}; keep one"));
+            }
+        }
+        if registry.default
+            && let Some(line) = default.replace(node.near("default").at.line)
+        {
+            let message = format!("the default is in line {line} already; keep one of them");
+            report.fault(node.near("default").at, message);
+        }
+    }
+}
+
+/// Names that two registries own.
+fn ownership(registries: &[Registry], nodes: &Node, report: &mut Report) {
+    let mut earlier: Vec<(usize, &Pattern, usize)> = Vec::new();
+    for (index, registry) in registries.iter().enumerate() {
+        let node = nodes.item(index).near("owns");
+        for (item, pattern) in registry.owns.iter().enumerate() {
+            let at = node.item(item).at;
+            let text = pattern.as_str();
+            if text.is_empty() {
+                continue;
+            }
+            let taken = earlier
+                .iter()
+                .find(|(other, taken, _)| *other != index && taken.overlaps(pattern));
+            if let Some((_, taken, line)) = taken {
+                let message = format!(
+                    "{} overlaps {} of line {line}",
+                    shown(text),
+                    shown(taken.as_str())
+                );
+                report.fault(
+                    at,
+                    format!("{message}; a name has one owner, narrow one of them"),
+                );
+            }
+            if registry.name == HUB && is_short(text) {
+                let message = format!("{} never matches; write library/{text}", shown(text));
+                report.warn(at, message);
+            }
+            earlier.push((index, pattern, at.line));
+        }
+    }
+}
+
+/// Whether only names of one component match, which docker.io has none of: they are `library/x`.
+fn is_short(pattern: &str) -> bool {
+    pattern != "**" && !pattern.contains('/')
+}
+
+/// What one registry's keys say against each other.
+fn alone(registry: &Registry, node: &Node, report: &mut Report) {
+    if registry.visibility == Visibility::Caller {
+        let at = node.near("visibility").at;
+        if node
+            .entry("hosts")
+            .is_none_or(|hosts| hosts.node.items().is_empty())
+        {
+            let write = "write hosts: [registry.example.com]";
+            report.fault(at, format!("caller needs a host of its own; {write}"));
+        }
+        if registry.push {
+            let write = "write visibility: rules, or remove push";
+            report.fault(at, format!("caller cannot be pushed to; {write}"));
+        }
+    }
+    if registry.bridge && node.is_set("bridge") && !node.is_set("v1") && !node.is_set("v2") {
+        let write = "write v1 and v2, or remove bridge";
+        report.fault(
+            node.near("bridge").at,
+            format!("nothing to bridge; {write}"),
+        );
+    }
+    if node.is_set("v1_index") && !node.is_set("v1") {
+        let write = "write v1, or remove v1_index";
+        report.fault(
+            node.near("v1_index").at,
+            format!("an index without v1; {write}"),
+        );
+    }
+    let upstreams = [
+        ("v2", &registry.v2),
+        ("v1", &registry.v1),
+        ("v1_index", &registry.v1_index),
+    ];
+    for (key, origin) in upstreams {
+        if registry.credentials.is_some() && origin.as_ref().is_some_and(is_plain_remote) {
+            let message = "the credentials cross the network unencrypted; write https://";
+            report.warn(node.near(key).at, message);
+        }
+    }
+}
+
+fn is_plain_remote(origin: &Origin) -> bool {
+    origin.scheme == Scheme::Http && !origin.is_loopback()
+}
+
+/// Patterns of rules that begin with no registry, or cannot match.
+fn rules(config: &Config, nodes: &Node, report: &mut Report) {
+    let rules = config.access.iter().flat_map(|access| &access.rules);
+    let accounts = config
+        .access
+        .as_ref()
+        .is_some_and(|access| access.htpasswd.is_some());
+    for (index, rule) in rules.enumerate() {
+        if !accounts && !rule.users.is_empty() && !rule.users.contains(&Users::Anonymous) {
+            let message = "never matches: without htpasswd there are no accounts; write anonymous, or \
+                           add access.htpasswd";
+            report.warn(nodes.item(index).near("users").at, message);
+        }
+        let node = nodes.item(index).near("repositories");
+        for (item, pattern) in rule.repositories.iter().enumerate() {
+            rule_pattern(pattern.as_str(), config, node.item(item), report);
+        }
+    }
+}
+
+fn rule_pattern(text: &str, config: &Config, node: &Node, report: &mut Report) {
+    let (first, rest) = text.split_once('/').unwrap_or((text, ""));
+    if text.is_empty() || first == "**" {
+        return;
+    }
+    let pattern = shown(text);
+    if let Some(hub) = canonical(first) {
+        let message = format!("{pattern} begins with another name of {hub}; write {hub}/{rest}");
+        return report.fault(node.at, message);
+    }
+    if first.contains('*') {
+        let message = format!("{pattern} does not begin with a registry");
+        return report.fault(node.at, format!("{message}; write its name or ** first"));
+    }
+    let known: Vec<&str> = config.registries.iter().map(|r| r.name.as_str()).collect();
+    let Some(registry) = config.registries.iter().find(|r| r.name == first) else {
+        let write = match nearest(first, &known) {
+            Some(meant) => format!("did you mean {meant}/{rest}?"),
+            None => format!("begin it with ** or {}", either(&known)),
+        };
+        let message = format!("{pattern} never matches: no registry is called {first}; {write}");
+        return report.warn(node.at, message);
+    };
+    let problem = if registry.visibility == Visibility::Caller {
+        "rules do not apply to a registry of visibility caller; remove it".to_owned()
+    } else if rest.is_empty() {
+        format!("it names no repository; write {first}/**")
+    } else if first == HUB && is_short(rest) {
+        format!("write {first}/library/{rest}")
+    } else {
+        return;
+    };
+    report.warn(node.at, format!("{pattern} never matches: {problem}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn contradictions() {
+        assert_told(&[
+            (
+                r#"listen: [{address: ":1", registry: dokcer.io}]"#,
+                &[r#"1:36: no registry is called "dokcer.io"; did you mean "docker.io"?"#],
+            ),
+            (
+                r#"listen: [{address: ":1", registry: index.docker.io}]"#,
+                &[r#"1:36: no registry is called "index.docker.io"; write docker.io"#],
+            ),
+            (
+                "listen: [{address: \":1\", registry: other.example}]\nregistries: [a.example, b.example]",
+                &[r#"1:36: no registry is called "other.example"; write a.example or b.example"#],
+            ),
+            (
+                "listen: [{address: \":1\", registry: ghcr.io}]\nregistries: [ghcr.io/oops]",
+                &[
+                    r#"2:14: "ghcr.io/oops" is not a registry's name; write a host or a word, such as ghcr.io"#,
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1"}, {address: "127.0.0.1:1"}]"#,
+                &["1:37: 127.0.0.1:1 is taken by listen (:1); write another address"],
+            ),
+            (
+                r#"listen: [{address: "127.0.0.1:5002"}]"#,
+                &[
+                    "1:20: 127.0.0.1:5002 is taken by admin.address (127.0.0.1:5002); write another address",
+                ],
+            ),
+            (
+                r#"admin: {address: "127.0.0.1:5001", metrics: "127.0.0.1:5001"}"#,
+                &[
+                    "1:18: 127.0.0.1:5001 is taken by listen (127.0.0.1:5001); write another address",
+                    "1:45: 127.0.0.1:5001 is taken by listen (127.0.0.1:5001); write another address",
+                    "1:45: 127.0.0.1:5001 is taken by admin.address (127.0.0.1:5001); write another address",
+                ],
+            ),
+            (r#"listen: [{address: ":0"}, {address: ":0"}]"#, &[]),
+            (
+                r#"listen: [{address: "unix:a"}, {address: "unix:a"}]"#,
+                &["1:41: unix:a is taken by listen (unix:a); write another address"],
+            ),
+            (
+                "registries: [docker.io, Docker.io]",
+                &[
+                    r#"1:25: "Docker.io" is not lower case; write docker.io"#,
+                    r#"1:25: "docker.io" is a registry in line 1 already; keep one"#,
+                ],
+            ),
+            (
+                "listen: [{address: ':1', registry: docker.io}]\nregistries: [Index.docker.io, docker.io]",
+                &[
+                    r#"2:14: "Index.docker.io" is another name of docker.io; write docker.io"#,
+                    r#"2:31: "docker.io" is a registry in line 2 already; keep one"#,
+                ],
+            ),
+            (
+                "registries: [ghcr.io, {name: ghcr.io}]",
+                &[r#"1:30: "ghcr.io" is a registry in line 1 already; keep one"#],
+            ),
+            (
+                "registries:\n  - {name: a, hosts: [r.example.com]}\n  - {name: b, hosts: [x.example.com, R.example.com]}",
+                &[r#"3:38: "r.example.com" chooses a registry in line 2 already; keep one"#],
+            ),
+            (
+                "registries:\n  - {name: a, default: true}\n  - {name: b}\n  - {name: c, default: true}",
+                &["4:24: the default is in line 2 already; keep one of them"],
+            ),
+            (
+                "registries:\n  - {name: a, owns: [\"team/**\", \"x\", \"team/a\"]}\n  - {name: b, owns: [ok, \"*/app\"]}",
+                &[
+                    r#"3:26: "*/app" overlaps "team/**" of line 2; a name has one owner, narrow one of them"#,
+                ],
+            ),
+            (
+                r#"registries: [{name: docker.io, owns: [nginx, "library/x", "**"]}]"#,
+                &[r#"warning: 1:39: "nginx" never matches; write library/nginx"#],
+            ),
+            (
+                "registries: [{name: a, visibility: caller, push: true}]",
+                &[
+                    "1:36: caller needs a host of its own; write hosts: [registry.example.com]",
+                    "1:36: caller cannot be pushed to; write visibility: rules, or remove push",
+                ],
+            ),
+            (
+                "registries: [{name: a, visibility: caller, hosts: [h]}]",
+                &[],
+            ),
+            (
+                "registries: [{name: a, bridge: true}]",
+                &["1:32: nothing to bridge; write v1 and v2, or remove bridge"],
+            ),
+            (
+                r#"registries: [{name: a, bridge: true, v1: "http://h"}]"#,
+                &[],
+            ),
+            (
+                r#"registries: [{name: a, v1_index: "http://h"}]"#,
+                &["1:34: an index without v1; write v1, or remove v1_index"],
+            ),
+            (
+                r#"registries: [{name: a, v2: "http://h", credentials: {username: me, password: x}}]"#,
+                &["warning: 1:28: the credentials cross the network unencrypted; write https://"],
+            ),
+            (
+                r#"registries: [{name: a, v2: "http://[::1]:5", credentials: {username: me, password: x}}]"#,
+                &[],
+            ),
+            (
+                r#"access: {htpasswd: h, rules: [{users: [a], repositories: ["index.docker.io/x/**", "gh*/**"], actions: [pull]}]}"#,
+                &[
+                    r#"1:59: "index.docker.io/x/**" begins with another name of docker.io; write docker.io/x/**"#,
+                    r#"1:83: "gh*/**" does not begin with a registry; write its name or ** first"#,
+                ],
+            ),
+            (
+                r#"access: {htpasswd: h, rules: [{users: [a], repositories: ["team/**", "dokcer.io/x/y", "docker.io", "docker.io/nginx", "docker.io/*", "**/nginx"], actions: [pull]}]}"#,
+                &[
+                    r#"warning: 1:59: "team/**" never matches: no registry is called team; begin it with ** or docker.io"#,
+                    r#"warning: 1:70: "dokcer.io/x/y" never matches: no registry is called dokcer.io; did you mean docker.io/x/y?"#,
+                    r#"warning: 1:87: "docker.io" never matches: it names no repository; write docker.io/**"#,
+                    r#"warning: 1:100: "docker.io/nginx" never matches: write docker.io/library/nginx"#,
+                    r#"warning: 1:119: "docker.io/*" never matches: write docker.io/library/*"#,
+                ],
+            ),
+            (
+                "access: {rules: [{users: [a, '*'], repositories: ['**'], actions: [pull]}, {users: [anonymous], repositories: ['**'], actions: [pull]}]}",
+                &[
+                    "warning: 1:26: never matches: without htpasswd there are no accounts; write anonymous, or add access.htpasswd",
+                ],
+            ),
+            (
+                "registries: [{name: a, visibility: caller, hosts: [h]}]\naccess: {htpasswd: h, rules: [{users: [a], repositories: [\"a/**\"], actions: [pull]}]}",
+                &[
+                    r#"warning: 2:59: "a/**" never matches: rules do not apply to a registry of visibility caller; remove it"#,
+                ],
+            ),
+        ]);
+    }
+}

@@ -1,0 +1,145 @@
+//! `credentials` of a registry: how we log in there.
+
+use std::path::PathBuf;
+
+use super::Secret;
+use super::fault::Report;
+use super::keys::{mapping, path, text};
+use super::tree::{Node, Value};
+
+/// How we log in to a registry.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// An account written in the file.
+    Password {
+        /// Not empty.
+        username: String,
+        /// Not empty.
+        password: Secret,
+    },
+    /// An account whose password is in a file of its own.
+    PasswordFile {
+        /// Not empty.
+        username: String,
+        /// Not read here.
+        password_file: PathBuf,
+    },
+    /// A `docker-credential-…` program that tells both.
+    Helper(PathBuf),
+}
+
+pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credentials> {
+    mapping(node, report, |keys| {
+        let username = keys.value("username", text);
+        let password = keys.secret("password");
+        let password_file = keys.value("password_file", path);
+        let helper = keys.value("helper", path);
+        let is_set = |key: &&str| node.is_set(key);
+        let sources: Vec<&str> = ["password", "password_file", "helper"]
+            .into_iter()
+            .filter(is_set)
+            .collect();
+        let problem = match (sources.as_slice(), is_set(&"username")) {
+            ([], _) => "no password here; write password, password_file or helper",
+            ([_, _, ..], _) => {
+                "more than one password; keep one of password, password_file, helper"
+            }
+            (["helper"], true) => "helper tells the username too; remove username",
+            (["helper"], false) | (_, true) => "",
+            (_, false) => "username is missing here; write `username: me`",
+        };
+        if !problem.is_empty() && matches!(node.value, Value::Mapping(_) | Value::Absent) {
+            keys.report.fault(node.at, problem);
+        }
+        let account = |username| match (password, password_file) {
+            (Some(password), _) => Some(Credentials::Password { username, password }),
+            (None, Some(password_file)) => Some(Credentials::PasswordFile {
+                username,
+                password_file,
+            }),
+            (None, None) => None,
+        };
+        helper
+            .map(Credentials::Helper)
+            .or_else(|| username.and_then(account))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn faults_of_credentials_tell_no_secret() {
+        assert_told(&[
+            (
+                "registries: [{name: a, credentials: {}}]",
+                &["1:37: no password here; write password, password_file or helper"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me}}]",
+                &["1:37: no password here; write password, password_file or helper"],
+            ),
+            (
+                "registries: [{name: a, credentials: {password: hunter2}}]",
+                &["1:37: username is missing here; write `username: me`"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, password: hunter2, password_file: p}}]",
+                &["1:37: more than one password; keep one of password, password_file, helper"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, helper: h}}]",
+                &["1:37: helper tells the username too; remove username"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, password:hunter2}}]",
+                &[
+                    "1:37: no password here; write password, password_file or helper",
+                    "1:52: no space after `password:`; write `password: ` and then the value",
+                ],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, hunter2}}]",
+                &[
+                    "1:37: no password here; write password, password_file or helper",
+                    "1:52: unknown key; write username, password, password_file or helper, then a colon, a space and a value",
+                ],
+            ),
+            (
+                r#"registries: [{name: a, credentials: "me:hunter2"}]"#,
+                &["1:37: expected keys and values here, not a single value; write `username: …`"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, password: [hunter2]}}]",
+                &[
+                    "1:62: expected a single value here, not a list; write one word, in quotes if need be",
+                ],
+            ),
+            (
+                r#"registries: [{name: a, credentials: {username: me, password: ""}}]"#,
+                &["1:62: password is empty; write it, or leave password out"],
+            ),
+            (
+                r#"registries: [{name: a, credentials: {username: me, password: "hunter2${NOPE}"}}]"#,
+                &[
+                    "1:62: the environment variable NOPE is not set; set it, or write ${NOPE:-default}",
+                ],
+            ),
+            (
+                r#"registries: [{name: a, credentials: {username: me, password: "hunter2${hunter2"}}]"#,
+                &[
+                    "1:62: a `${` without its `}`; write ${NAME} or ${NAME:-default}, and $${ for a literal ${",
+                ],
+            ),
+            (
+                r#"registries: [{name: a, credentials: {username: me, password: "${EMPTY}"}}]"#,
+                &["1:37: no password here; write password, password_file or helper"],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, password: x, pasword: hunter2}}]",
+                &[r#"1:65: unknown key "pasword"; did you mean "password"?"#],
+            ),
+        ]);
+    }
+}

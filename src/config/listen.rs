@@ -1,0 +1,258 @@
+//! `listen` and `admin`: what the gateway listens on, and how.
+
+use std::path::PathBuf;
+
+use super::address::ListenAddress;
+use super::fault::Report;
+use super::host::HUB;
+use super::keys::{Keys, list, mapping, path, refuse_empty, text, value};
+use super::origin::Origin;
+use super::registry::Registry;
+use super::tree::{Node, Value};
+use super::units::boolean;
+use crate::gateway::CertificateFiles;
+
+/// One listener of the data plane.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Where it listens. No two listeners collide.
+    pub address: ListenAddress,
+    /// How it speaks TLS.
+    pub tls: Tls,
+    /// GET and HEAD only, never a challenge, every caller is anonymous.
+    pub read_only: bool,
+    /// Everything on this listener is this configured registry's.
+    pub registry: Option<String>,
+    /// What clients call it behind another proxy.
+    pub public_url: Option<Origin>,
+}
+
+/// How a listener speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain HTTP.
+    Off,
+    /// A certificate of our own CA, made at first start.
+    Auto,
+    /// Certificates from files, reloaded when the files change.
+    Certificates {
+        /// At least one. Chosen by SNI; the first is the default.
+        certificates: Vec<CertificateFiles>,
+        /// PEM file of CAs; where given, a client certificate is required.
+        client_ca: Option<PathBuf>,
+    },
+}
+
+/// Where operators look. `None` is off.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Dashboard, API, metrics and health.
+    pub address: Option<ListenAddress>,
+    /// Metrics and health only; may be public.
+    pub metrics: Option<ListenAddress>,
+}
+
+pub(super) fn listeners(keys: &mut Keys<'_, '_>) -> Option<Vec<Listen>> {
+    let node = keys.node("listen")?;
+    refuse_empty(node, "listen", r#"[{address: ":443"}]"#, keys.report);
+    list(node, listener, keys.report)
+}
+
+pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
+    let on_loopback = |port| ListenAddress::Tcp {
+        host: Some("127.0.0.1".to_owned()),
+        port,
+    };
+    let gateway = Listen {
+        address: on_loopback(5000),
+        tls: Tls::Auto,
+        read_only: false,
+        registry: None,
+        public_url: None,
+    };
+    let mirror = Listen {
+        address: on_loopback(5001),
+        tls: Tls::Off,
+        read_only: true,
+        registry: Some(HUB.to_owned()),
+        public_url: None,
+    };
+    if registries.iter().any(|registry| registry.name == HUB) {
+        vec![gateway, mirror]
+    } else {
+        vec![gateway]
+    }
+}
+
+fn listener(node: &Node, report: &mut Report) -> Listen {
+    mapping(node, report, |keys| Listen {
+        address: keys
+            .required("address", r#"":443""#, ListenAddress::parse)
+            .unwrap_or(ListenAddress::Tcp {
+                host: None,
+                port: 0,
+            }),
+        tls: keys
+            .node("tls")
+            .map_or(Tls::Auto, |node| tls(node, keys.report)),
+        read_only: keys.value("read_only", boolean).unwrap_or(false),
+        registry: keys.value("registry", text),
+        public_url: keys.value("public_url", Origin::parse),
+    })
+}
+
+fn tls(node: &Node, report: &mut Report) -> Tls {
+    if let Value::Text(_) = node.value {
+        let word = |text: &str| match text {
+            "auto" => Ok(Tls::Auto),
+            "off" | "false" => Ok(Tls::Off),
+            _ => Err("is no way to do TLS; write auto, off, or certificates below it".to_owned()),
+        };
+        return value(node, word, report).unwrap_or(Tls::Auto);
+    }
+    mapping(node, report, |keys| {
+        const EXAMPLE: &str = "[{certificate: chain.pem, key: key.pem}]";
+        let files = keys.required_node("certificates", EXAMPLE);
+        if let Some(files) = files {
+            refuse_empty(files, "certificates", EXAMPLE, keys.report);
+        }
+        Tls::Certificates {
+            certificates: files
+                .and_then(|files| list(files, certificate_files, keys.report))
+                .unwrap_or_default(),
+            client_ca: keys.value("client_ca", path),
+        }
+    })
+}
+
+fn certificate_files(node: &Node, report: &mut Report) -> CertificateFiles {
+    mapping(node, report, |keys| CertificateFiles {
+        certificate: keys
+            .required("certificate", "chain.pem", path)
+            .unwrap_or_default(),
+        key: keys.required("key", "key.pem", path).unwrap_or_default(),
+    })
+}
+
+pub(super) fn admin(node: &Node, report: &mut Report) -> Admin {
+    mapping(node, report, |keys| Admin {
+        address: keys.value_or_off(
+            "address",
+            ListenAddress::parse,
+            Some(ListenAddress::Tcp {
+                host: Some("127.0.0.1".to_owned()),
+                port: 5002,
+            }),
+        ),
+        metrics: keys.value_or_off("metrics", ListenAddress::parse, None),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn faults_of_listeners() {
+        assert_told(&[
+            (
+                "listen: []",
+                &[r#"1:9: listen is empty; write `listen: [{address: ":443"}]`"#],
+            ),
+            (
+                "listen:\n  - tls: off",
+                &[r#"2:5: address is missing here; write `address: ":443"`"#],
+            ),
+            (
+                "listen: [{address: localhost}]",
+                &[r#"1:20: "localhost" has no port; write localhost:5000"#],
+            ),
+            (
+                r#"listen: [{address: "::1"}]"#,
+                &[r#"1:20: "::1" has no brackets; write [::1]:5000"#],
+            ),
+            (
+                r#"listen: [{address: "*:443"}]"#,
+                &[
+                    r#"1:20: "*:443" is not an address; write host:port, [v6]:port, :port for all addresses, or unix:PATH"#,
+                ],
+            ),
+            (
+                r#"listen: [{address: ":65536"}]"#,
+                &[
+                    r#"1:20: ":65536" is not an address; write host:port, [v6]:port, :port for all addresses, or unix:PATH"#,
+                ],
+            ),
+            (
+                "listen: [{address: 443}]",
+                &[r#"1:20: "443" is only a port; write :443 for all addresses"#],
+            ),
+            (
+                r#"listen: [{address: "unix:"}]"#,
+                &[
+                    r#"1:20: "unix:" has no path; write host:port, [v6]:port, :port for all addresses, or unix:PATH"#,
+                ],
+            ),
+            (
+                "listen: [{address: [a, b]}]",
+                &[
+                    "1:20: expected a single value here, not a list; write one word, in quotes if need be",
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", tls: on}]"#,
+                &[r#"1:31: "on" is no way to do TLS; write auto, off, or certificates below it"#],
+            ),
+            (
+                r#"listen: [{address: ":1", tls: {}}]"#,
+                &[
+                    "1:31: certificates is missing here; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", tls: {certificates: []}}]"#,
+                &[
+                    "1:46: certificates is empty; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
+                ],
+            ),
+            (
+                "listen:\n  - address: \":1\"\n    tls:\n      certificates:\n        - {certificate: a.pem}\n        - {key: b.pem}",
+                &[
+                    "5:11: key is missing here; write `key: key.pem`",
+                    "6:11: certificate is missing here; write `certificate: chain.pem`",
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", tls: [auto]}]"#,
+                &["1:31: expected keys and values here, not a list; write `certificates: …`"],
+            ),
+            (
+                r#"listen: [{address: ":1", tls: {client_ca: c}}]"#,
+                &[
+                    "1:31: certificates is missing here; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", read_only: yes}]"#,
+                &[r#"1:37: "yes" is neither true nor false; write one of them"#],
+            ),
+            (
+                r#"listen: [{address: ":1", public_url: "registry.example.com"}]"#,
+                &[
+                    r#"1:38: "registry.example.com" is not a URL; write http://host:port or https://host"#,
+                ],
+            ),
+            (
+                "admin: off",
+                &["1:8: expected keys and values here, not a single value; write `address: …`"],
+            ),
+            (
+                r#"admin: {address: "unix:", metrics: 9090}"#,
+                &[
+                    r#"1:18: "unix:" has no path; write host:port, [v6]:port, :port for all addresses, or unix:PATH, or off"#,
+                    r#"1:36: "9090" is only a port; write :9090 for all addresses, or off"#,
+                ],
+            ),
+        ]);
+    }
+}

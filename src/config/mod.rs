@@ -1,0 +1,172 @@
+//! The configuration: one YAML file in, one typed [`Config`] out, every default resolved.
+//!
+//! A file is read in four steps, which all note what they find in one report, so that one run
+//! tells everything that is wrong: `yaml` makes a tree with positions and expands `${VAR}`,
+//! every section (`listen`, `store`, `registry`, …) types its part and fills the defaults in,
+//! `check` compares what one key says with another, `not_yet` refuses what is in the contract but
+//! not built. What comes out needs no second look.
+//!
+//! What is refused is noted and read as its default, and lists keep their length, so that the
+//! cross-checks still see the whole; a configuration with a fault never leaves this room.
+
+mod access;
+mod address;
+mod check;
+mod credentials;
+mod fault;
+mod host;
+mod keys;
+mod listen;
+mod not_yet;
+mod origin;
+mod process;
+mod registry;
+mod settings;
+mod store;
+mod tree;
+mod units;
+mod variables;
+mod yaml;
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+pub use access::{Access, AuthScheme, Rule, Users};
+pub use address::ListenAddress;
+pub use credentials::Credentials;
+pub use fault::{Fault, Faults};
+pub use host::aliases;
+pub use listen::{Admin, Listen, Tls};
+pub use origin::{Origin, Scheme};
+pub use process::{Limits, Log, OldClients, Routing};
+pub use registry::{Registry, Visibility};
+pub use store::{Bucket, BucketAccount, MaxStale, Store};
+
+use fault::{Position, Report};
+use tree::Node;
+
+/// Reads the file at `path`, or else the built-in defaults: a mirror of Docker Hub. Variables come
+/// from the environment of the process.
+///
+/// # Errors
+///
+/// Everything that is wrong with the file. One that cannot be read, is not UTF-8 or is larger than
+/// 1 MiB has a single fault.
+pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
+    let env = |name: &str| std::env::var(name).ok();
+    let Some(path) = path else {
+        return parse("", "built-in defaults", &env);
+    };
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    // One byte more than is accepted, so that `parse` sees that there is too much.
+    let limit = yaml::MAX_BYTES as u64 + 1;
+    if let Err(error) = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+        let message = format!("cannot be read ({error}); write its path after -c");
+        return Err(fault::sole(&name, Position::START, message));
+    }
+    if bytes.len() > yaml::MAX_BYTES {
+        return Err(fault::sole(&name, Position::START, yaml::TOO_LARGE));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        let line = good.rsplit('\n').next().unwrap_or("");
+        let at = Position {
+            line: good.matches('\n').count() + 1,
+            column: line.chars().count() + 1,
+        };
+        fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
+    })?;
+    parse(text, &name, &env)
+}
+
+/// Reads `text`; `file` is what faults call it, `env` looks variables up.
+///
+/// # Errors
+///
+/// Everything that is wrong with the text.
+pub fn parse(
+    text: &str,
+    file: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Faults> {
+    let mut report = Report::new(file);
+    let tree = yaml::tree(text, env, &mut report);
+    let config = read(&tree, &mut report);
+    check::config(&config, &tree, &mut report);
+    not_yet::refuse(&tree, &mut report);
+    report.verdict(config)
+}
+
+/// The whole configuration. The fields are the keys of the file, in its order.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of our CA, our certificate and the token key.
+    pub keys: PathBuf,
+    /// At least one.
+    pub listen: Vec<Listen>,
+    /// Where operators look.
+    pub admin: Admin,
+    /// What is kept on disk.
+    pub store: Store,
+    /// At least one; names are unique.
+    pub registries: Vec<Registry>,
+    /// `None`: anonymous pull of public registries, and no push for anybody.
+    pub access: Option<Access>,
+    /// Which clients are old.
+    pub routing: Routing,
+    /// What one client, and all together, may take.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: Log,
+    /// What is dubious but not wrong, in the order of the file.
+    pub warnings: Vec<Fault>,
+}
+
+/// Text that no log, message or Debug output may hold.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Types the whole tree.
+fn read(tree: &Node, report: &mut Report) -> Config {
+    keys::mapping(tree, report, |keys| {
+        let folder = keys.value("keys", keys::path);
+        let listen = listen::listeners(keys);
+        let admin = keys.section("admin", listen::admin);
+        let store = keys.section("store", store::store);
+        let registries = registry::registries(keys, &store);
+        Config {
+            keys: folder.unwrap_or("var/keys".into()),
+            listen: listen.unwrap_or_else(|| listen::default_listeners(&registries)),
+            admin,
+            store,
+            registries,
+            access: keys.section_or_off("access", access::access),
+            routing: keys.section("routing", process::routing),
+            limits: keys.section("limits", process::limits),
+            log: keys.section("log", process::log),
+            warnings: Vec::new(),
+        }
+    })
+}

@@ -1,0 +1,173 @@
+//! `routing`, `limits` and `log`: how the process treats everybody.
+
+use std::time::Duration;
+
+use regex::Regex;
+use tracing::Level;
+
+use super::fault::Report;
+use super::keys::{list, mapping, value};
+use super::tree::Node;
+use super::units::{Parsed, boolean, count, duration, header_bytes, some_duration};
+use crate::telemetry::Format;
+
+/// Which clients are old.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// By User-Agent.
+    pub old_clients: OldClients,
+}
+
+/// Which User-Agents are old clients, that are spoken v1 to.
+#[derive(Debug, Clone)]
+pub enum OldClients {
+    /// The built-in table.
+    Default,
+    /// Whatever one of these finds something in.
+    Patterns(Vec<Regex>),
+}
+
+/// What one client, and all together, may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Of a request's head; 1 KiB to 1 MiB.
+    pub header_bytes: usize,
+    /// Until a request's head is complete; above zero.
+    pub header_timeout: Duration,
+    /// Between requests of a connection; above zero.
+    pub idle_timeout: Duration,
+    /// Open at once; at least 1.
+    pub connections: usize,
+    /// Running at once; at least 1.
+    pub fills: usize,
+    /// How long running requests have after SIGTERM.
+    pub drain: Duration,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How a line is written.
+    pub format: Format,
+    /// The least important that is written.
+    pub level: Level,
+    /// Whether every request is written.
+    pub access: bool,
+}
+
+pub(super) fn routing(node: &Node, report: &mut Report) -> Routing {
+    mapping(node, report, |keys| {
+        let node = keys.node("old_clients");
+        let patterns = node
+            .filter(|node| node.text() != Some("default"))
+            .and_then(|node| {
+                list(
+                    node,
+                    |item, report| value(item, pattern, report),
+                    keys.report,
+                )
+            });
+        Routing {
+            old_clients: patterns.map_or(OldClients::Default, |patterns| {
+                OldClients::Patterns(patterns.into_iter().flatten().collect())
+            }),
+        }
+    })
+}
+
+fn pattern(text: &str) -> Parsed<Regex> {
+    // The crate's own message is a drawing of several lines.
+    Regex::new(text).map_err(|_| {
+        r"is not a regular expression; write one such as ^docker/1\.[0-5]\.".to_owned()
+    })
+}
+
+pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
+    mapping(node, report, |keys| Limits {
+        header_bytes: keys.value("header_bytes", header_bytes).unwrap_or(64 << 10),
+        header_timeout: keys
+            .value("header_timeout", some_duration)
+            .unwrap_or(Duration::from_secs(10)),
+        idle_timeout: keys
+            .value("idle_timeout", some_duration)
+            .unwrap_or(Duration::from_secs(75)),
+        connections: keys.value("connections", count).unwrap_or(10_000),
+        fills: keys.value("fills", count).unwrap_or(64),
+        drain: keys
+            .value("drain", duration)
+            .unwrap_or(Duration::from_secs(30)),
+    })
+}
+
+pub(super) fn log(node: &Node, report: &mut Report) -> Log {
+    mapping(node, report, |keys| Log {
+        format: keys.value("format", log_format).unwrap_or(Format::Text),
+        level: keys.value("level", log_level).unwrap_or(Level::INFO),
+        access: keys.value("access", boolean).unwrap_or(true),
+    })
+}
+
+fn log_format(text: &str) -> Parsed<Format> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("is not a format; write text or json".to_owned()),
+    }
+}
+
+fn log_level(text: &str) -> Parsed<Level> {
+    match text {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        _ => Err("is not a level; write error, warn, info, debug or trace".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn faults_of_the_process() {
+        assert_told(&[
+            (
+                r#"routing: {old_clients: ["(", "ok", 5]}"#,
+                &[r#"1:25: "(" is not a regular expression; write one such as ^docker/1\.[0-5]\."#],
+            ),
+            (
+                "routing: {old_clients: builtin}",
+                &[
+                    "1:24: expected a list here, not a single value; write [a, b] or lines that begin with -",
+                ],
+            ),
+            (
+                "limits: {header_bytes: 512, connections: 0, fills: -1, idle_timeout: 0s}",
+                &[
+                    r#"1:24: "512" is out of range; write a size from 1KiB to 1MiB"#,
+                    r#"1:42: "0" is not a count; write a whole number from 1 to 4294967295"#,
+                    r#"1:52: "-1" is not a count; write a whole number from 1 to 4294967295"#,
+                    r#"1:70: "0s" is no time at all; write 1s or longer"#,
+                ],
+            ),
+            (
+                "limits: {header_bytes: 2MiB, header_timeout: forever, drain: off}",
+                &[
+                    r#"1:24: "2MiB" is out of range; write a size from 1KiB to 1MiB"#,
+                    r#"1:46: "forever" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
+                    r#"1:62: "off" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
+                ],
+            ),
+            (
+                "log: {format: xml, level: verbose, access: maybe}",
+                &[
+                    r#"1:15: "xml" is not a format; write text or json"#,
+                    r#"1:27: "verbose" is not a level; write error, warn, info, debug or trace"#,
+                    r#"1:44: "maybe" is neither true nor false; write one of them"#,
+                ],
+            ),
+        ]);
+    }
+}

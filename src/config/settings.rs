@@ -1,0 +1,174 @@
+//! From the configuration to each floor's settings. It knows every floor; no floor knows it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::{Config, Credentials, ListenAddress, Tls, Users, Visibility};
+use crate::spec::name::Registry;
+use crate::{access, gateway, mirror, store, upstream};
+
+/// A password file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("registry {registry}: the password file {} cannot be read: {source}", path.display())]
+pub struct PasswordFileError {
+    registry: String,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Config {
+    pub fn store_settings(&self) -> store::Settings {
+        store::Settings {
+            path: self.store.path.clone(),
+            max_size: self.store.max_size,
+            min_free: self.store.min_free,
+        }
+    }
+
+    /// Reads password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn mirror_settings(&self) -> Result<mirror::Settings, PasswordFileError> {
+        let mut origins = Vec::new();
+        for registry in &self.registries {
+            let Some(v2) = &registry.v2 else { continue };
+            origins.push(mirror::OriginSettings {
+                registry: Registry::new(&registry.name),
+                upstream: upstream::Settings {
+                    origin: v2.to_string(),
+                    credentials: upstream_credentials(registry)?,
+                },
+                tag_ttl: registry.tag_ttl,
+                missing_ttl: registry.missing_ttl,
+                link_ttl: registry.link_ttl,
+            });
+        }
+        Ok(mirror::Settings {
+            origins,
+            fills: self.limits.fills,
+        })
+    }
+
+    pub fn routing_table(&self) -> gateway::Table {
+        let entries = self.registries.iter().map(|registry| gateway::Entry {
+            registry: Registry::new(&registry.name),
+            aliases: super::aliases(&registry.name)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            hosts: registry.hosts.clone(),
+            owns: registry.owns.clone(),
+            default: registry.default,
+            library: registry.name == "docker.io",
+        });
+        gateway::Table {
+            entries: entries.collect(),
+        }
+    }
+
+    pub fn policy(&self) -> access::Policy {
+        let public = self
+            .registries
+            .iter()
+            .filter(|registry| registry.visibility == Visibility::Public);
+        access::Policy {
+            public: public
+                .map(|registry| Registry::new(&registry.name))
+                .collect(),
+            rules: self
+                .access
+                .as_ref()
+                .map(|access| access.rules.iter().map(rule).collect()),
+        }
+    }
+
+    pub fn front_settings(&self) -> gateway::FrontSettings {
+        gateway::FrontSettings {
+            header_bytes: self.limits.header_bytes,
+            header_timeout: self.limits.header_timeout,
+            idle_timeout: self.limits.idle_timeout,
+            connections: self.limits.connections,
+            drain: self.limits.drain,
+        }
+    }
+
+    /// The names that our own certificate is for, besides those of the machine.
+    pub fn certificate_names(&self) -> BTreeSet<String> {
+        self.registries
+            .iter()
+            .flat_map(|registry| registry.hosts.iter().cloned())
+            .collect()
+    }
+}
+
+impl super::Listen {
+    pub fn listen_address(&self) -> gateway::ListenAddress {
+        match &self.address {
+            ListenAddress::Tcp { host, port } => {
+                // All addresses: the v6 one takes v4 connections as well.
+                let host = host.as_deref().unwrap_or("::");
+                let host = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.to_owned()
+                };
+                gateway::ListenAddress::Tcp(format!("{host}:{port}"))
+            }
+            ListenAddress::Unix(path) => gateway::ListenAddress::Unix(path.clone()),
+        }
+    }
+
+    pub fn routing(&self) -> gateway::Listener {
+        gateway::Listener {
+            read_only: self.read_only,
+            registry: self.registry.as_deref().map(Registry::new),
+        }
+    }
+
+    /// The certificates to serve with; `None` for plain HTTP, empty for our own.
+    pub fn certificates(&self) -> Option<Vec<gateway::CertificateFiles>> {
+        match &self.tls {
+            Tls::Off => None,
+            Tls::Auto => Some(Vec::new()),
+            Tls::Certificates { certificates, .. } => Some(certificates.clone()),
+        }
+    }
+}
+
+fn rule(rule: &super::Rule) -> access::Rule {
+    access::Rule {
+        // Without accounts nobody is logged in.
+        anonymous: rule.users.contains(&Users::Anonymous),
+        repositories: rule.repositories.clone(),
+        actions: rule.actions.clone(),
+    }
+}
+
+fn upstream_credentials(
+    registry: &super::Registry,
+) -> Result<Option<upstream::Credentials>, PasswordFileError> {
+    Ok(match &registry.credentials {
+        None | Some(Credentials::Helper(_)) => None,
+        Some(Credentials::Password { username, password }) => Some(upstream::Credentials {
+            username: username.clone(),
+            password: password.expose().to_owned(),
+        }),
+        Some(Credentials::PasswordFile {
+            username,
+            password_file,
+        }) => {
+            let password =
+                std::fs::read_to_string(password_file).map_err(|source| PasswordFileError {
+                    registry: registry.name.clone(),
+                    path: password_file.clone(),
+                    source,
+                })?;
+            let password = password.trim_end_matches(['\r', '\n']).to_owned();
+            Some(upstream::Credentials {
+                username: username.clone(),
+                password,
+            })
+        }
+    })
+}

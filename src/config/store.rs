@@ -1,0 +1,217 @@
+//! `store`: what is kept on disk and in the bucket, and how long it is believed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+use super::fault::Report;
+use super::keys::{mapping, path, text};
+use super::origin::Origin;
+use super::tree::Node;
+use super::units::{DAY, MINUTE, Parsed, duration, max_stale, min_free, size, some_duration};
+use crate::store::MinFree;
+
+/// What is kept on disk, and how long it is believed. Each [`super::Registry`] holds its own resolved
+/// values of the times that it may override.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The folder.
+    pub path: PathBuf,
+    /// Hard cap on what is on disk, in bytes.
+    pub max_size: u64,
+    /// Below this much free space nothing new is kept.
+    pub min_free: MinFree,
+    /// Content that nobody asked for this long goes; `None`: it stays.
+    pub unused_ttl: Option<Duration>,
+    /// How long a tag is trusted before it is revalidated.
+    pub tag_ttl: Duration,
+    /// How long a 404 is remembered.
+    pub missing_ttl: Duration,
+    /// After how long a repository's claim to a digest is rechecked.
+    pub link_ttl: Duration,
+    /// How old a tag may be when the upstream cannot be asked.
+    pub max_stale: MaxStale,
+    /// Everything on disk is rehashed within this; `None`: never.
+    pub scrub_every: Option<Duration>,
+    /// An object store shared by several nodes.
+    pub bucket: Option<Bucket>,
+}
+
+/// How old an answer may be when the upstream cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxStale {
+    /// So old; zero is never stale.
+    For(Duration),
+    /// However old.
+    Forever,
+}
+
+/// A bucket that speaks S3.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    /// The bucket's name.
+    pub name: String,
+    /// What every key begins with: no slash at either end; may be empty.
+    pub prefix: String,
+    /// Where it is; `None` is the cloud's own endpoint for the region.
+    pub endpoint: Option<Origin>,
+    /// As the service calls it.
+    pub region: Option<String>,
+    /// `None`: unsigned requests.
+    pub account: Option<BucketAccount>,
+}
+
+/// What requests to a bucket are signed with.
+#[derive(Debug, Clone)]
+pub struct BucketAccount {
+    /// Names the account.
+    pub access_key: Secret,
+    /// Signs for it.
+    pub secret_key: Secret,
+}
+
+pub(super) fn store(node: &Node, report: &mut Report) -> Store {
+    mapping(node, report, |keys| Store {
+        path: keys.value("path", path).unwrap_or("var/store".into()),
+        max_size: keys.value("max_size", size).unwrap_or(100 << 30),
+        min_free: keys
+            .value("min_free", min_free)
+            .unwrap_or(MinFree::Percent(5.0)),
+        unused_ttl: keys.value_or_off("unused_ttl", some_duration, Some(30 * DAY)),
+        tag_ttl: keys.value("tag_ttl", duration).unwrap_or(10 * MINUTE),
+        missing_ttl: keys
+            .value("missing_ttl", duration)
+            .unwrap_or(Duration::from_secs(30)),
+        link_ttl: keys.value("link_ttl", duration).unwrap_or(7 * DAY),
+        max_stale: keys
+            .value("max_stale", max_stale)
+            .unwrap_or(MaxStale::For(7 * DAY)),
+        scrub_every: keys.value_or_off("scrub_every", some_duration, Some(30 * DAY)),
+        bucket: keys.section_or_off("bucket", bucket),
+    })
+}
+
+fn bucket(node: &Node, report: &mut Report) -> Bucket {
+    mapping(node, report, |keys| {
+        let (name, prefix) = keys
+            .required("url", r#""s3://name/prefix""#, bucket_url)
+            .unwrap_or_default();
+        let account = match (keys.secret("access_key"), keys.secret("secret_key")) {
+            (Some(access_key), Some(secret_key)) => Some(BucketAccount {
+                access_key,
+                secret_key,
+            }),
+            _ => None,
+        };
+        for (one, other) in [("access_key", "secret_key"), ("secret_key", "access_key")] {
+            if let (Some(one), None) = (node.entry(one), node.entry(other)) {
+                let message = format!("without {other}; write both, or neither");
+                keys.report
+                    .fault(one.key_at, format!("{} {message}", one.key));
+            }
+        }
+        Bucket {
+            name,
+            prefix,
+            endpoint: keys.value("endpoint", Origin::parse),
+            region: keys.value("region", text),
+            account,
+        }
+    })
+}
+
+fn bucket_url(text: &str) -> Parsed<(String, String)> {
+    let rest = text.strip_prefix("s3://").unwrap_or_default();
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+    if name.is_empty() || !name.chars().all(known) {
+        return Err("is not a bucket; write s3://name or s3://name/prefix".to_owned());
+    }
+    Ok((name.to_owned(), prefix.trim_matches('/').to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::assert_told;
+
+    #[test]
+    fn faults_of_the_store() {
+        assert_told(&[
+            (
+                "store: {max_size: 100GB, min_free: 100%}",
+                &[
+                    r#"1:19: "100GB" is not a size; write a whole number and B, KiB, MiB, GiB or TiB"#,
+                    r#"1:36: "100%" is not a share; write a number from 0% to below 100%"#,
+                ],
+            ),
+            (
+                "store: {max_size: 99999999TiB}",
+                &[r#"1:19: "99999999TiB" is too large a size; write less than 16777216TiB"#],
+            ),
+            (
+                "store: {max_size: off, min_free: lots}",
+                &[
+                    r#"1:19: "off" is not a size; write a whole number and B, KiB, MiB, GiB or TiB"#,
+                    r#"1:34: "lots" is neither a share nor a size; write 5% or a size such as 10GiB"#,
+                ],
+            ),
+            (
+                "store: {max_size: 5%}",
+                &[r#"1:19: "5%" is not a size; write a whole number and B, KiB, MiB, GiB or TiB"#],
+            ),
+            (
+                "store: {tag_ttl: 10}",
+                &[r#"1:18: "10" has no unit; write 10s, 10m or 10h"#],
+            ),
+            (
+                "store: {tag_ttl: off, link_ttl: 1y, missing_ttl: 99999999999999w}",
+                &[
+                    r#"1:18: "off" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
+                    r#"1:33: "1y" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
+                    r#"1:50: "99999999999999w" is too long; write at most 36500d"#,
+                ],
+            ),
+            (
+                "store: {unused_ttl: never}",
+                &[
+                    r#"1:21: "never" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m, or off"#,
+                ],
+            ),
+            (
+                "store: {max_stale: always}",
+                &[
+                    r#"1:20: "always" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m, or forever"#,
+                ],
+            ),
+            (
+                "store: {scrub_every: 0s}",
+                &[r#"1:22: "0s" is no time at all; write 1s or longer, or off"#],
+            ),
+            (
+                "store: {bucket: s3}",
+                &["1:17: expected keys and values here, not a single value; write `url: …`"],
+            ),
+            (
+                r#"store: {bucket: {endpoint: "http://h", access_key: a}}"#,
+                &[
+                    r#"1:17: url is missing here; write `url: "s3://name/prefix"`"#,
+                    "1:40: access_key without secret_key; write both, or neither",
+                ],
+            ),
+            (
+                r#"store: {bucket: {url: "https://bucket", secret_key: ""}}"#,
+                &[
+                    r#"1:23: "https://bucket" is not a bucket; write s3://name or s3://name/prefix"#,
+                    "1:41: secret_key without access_key; write both, or neither",
+                    "1:53: secret_key is empty; write it, or leave secret_key out",
+                ],
+            ),
+            (
+                r#"store: {bucket: {url: "s3://b", access_key: k, secret_key: [hunter2]}}"#,
+                &[
+                    "1:60: expected a single value here, not a list; write one word, in quotes if need be",
+                ],
+            ),
+        ]);
+    }
+}

@@ -1,0 +1,281 @@
+//! Numbers with units: sizes, durations, percentages, counts.
+//!
+//! A parse error is the end of a sentence whose subject is the value: `"10x"` + `is not …`.
+
+use std::time::Duration;
+
+use super::store::MaxStale;
+use crate::store::MinFree;
+
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// What a day is, and the shorter and longer units of time, in milliseconds.
+const TIME: [(&str, u64); 6] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+    ("w", 604_800_000),
+];
+/// A hundred years: longer means nothing, and a clock overflows when it adds centuries.
+const LONGEST: u64 = 36_500 * 86_400_000;
+
+const BYTES: [(&str, u64); 6] = [
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+/// `512MiB`, `10GiB`, or a plain number of bytes.
+pub(super) fn size(text: &str) -> Parsed<u64> {
+    let (digits, unit) = number(text);
+    let factor = BYTES.iter().find(|(name, _)| *name == unit);
+    let (Some((_, factor)), false) = (factor, digits.is_empty()) else {
+        return Err("is not a size; write a whole number and B, KiB, MiB, GiB or TiB".to_owned());
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(*factor));
+    bytes.ok_or_else(|| "is too large a size; write less than 16777216TiB".to_owned())
+}
+
+/// `30s`, `10m`, `7d`, or several together: `1h30m`.
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    const NOT: &str =
+        "is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m";
+    if text.is_empty() {
+        return Err(NOT.to_owned());
+    }
+    let mut millis: Option<u64> = Some(0);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (digits, after) = number(rest);
+        let letters = after.find(|c: char| c.is_ascii_digit());
+        let (unit, next) = after.split_at(letters.unwrap_or(after.len()));
+        if unit.is_empty() && !digits.is_empty() {
+            return Err(format!("has no unit; write {text}s, {text}m or {text}h"));
+        }
+        let factor = TIME.iter().find(|(name, _)| *name == unit);
+        let (Some((_, factor)), false) = (factor, digits.is_empty()) else {
+            return Err(NOT.to_owned());
+        };
+        let part = digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(*factor));
+        millis = millis
+            .zip(part)
+            .and_then(|(sum, part)| sum.checked_add(part));
+        rest = next;
+    }
+    match millis {
+        Some(millis) if millis <= LONGEST => Ok(Duration::from_millis(millis)),
+        _ => Err("is too long; write at most 36500d".to_owned()),
+    }
+}
+
+/// A duration during which something happens, so not none at all.
+pub(super) fn some_duration(text: &str) -> Parsed<Duration> {
+    match duration(text)? {
+        Duration::ZERO => Err("is no time at all; write 1s or longer".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A share of the file system, or a size; `off` is none.
+pub(super) fn min_free(text: &str) -> Parsed<MinFree> {
+    if matches!(text, "off" | "false") {
+        return Ok(MinFree::Bytes(0));
+    }
+    let Some(percent) = text.strip_suffix('%') else {
+        return size(text).map(MinFree::Bytes).map_err(|_| {
+            "is neither a share nor a size; write 5% or a size such as 10GiB".to_owned()
+        });
+    };
+    // Without this, `inf`, `nan` and `1e1` would be numbers.
+    let plain = percent.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match percent.parse::<f64>() {
+        Ok(percent) if plain && percent < 100.0 => Ok(MinFree::Percent(percent)),
+        _ => Err("is not a share; write a number from 0% to below 100%".to_owned()),
+    }
+}
+
+/// A duration, `forever`, or `off` for never.
+pub(super) fn max_stale(text: &str) -> Parsed<MaxStale> {
+    match text {
+        "forever" => Ok(MaxStale::Forever),
+        "off" | "false" => Ok(MaxStale::For(Duration::ZERO)),
+        _ => duration(text)
+            .map(MaxStale::For)
+            .map_err(|error| format!("{error}, or forever")),
+    }
+}
+
+/// What is sent before a request's body: enough for a token, too little to fill memory with.
+pub(super) fn header_bytes(text: &str) -> Parsed<usize> {
+    match size(text).map(usize::try_from)? {
+        Ok(bytes) if (1 << 10..=1 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err("is out of range; write a size from 1KiB to 1MiB".to_owned()),
+    }
+}
+
+/// A number of things, at least one.
+pub(super) fn count(text: &str) -> Parsed<usize> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse::<u32>().map(usize::try_from) {
+        Ok(Ok(count)) if digits && count >= 1 => Ok(count),
+        _ => Err("is not a count; write a whole number from 1 to 4294967295".to_owned()),
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Parsed<bool> {
+    match text {
+        "true" => Ok(true),
+        "false" | "off" => Ok(false),
+        _ => Err("is neither true nor false; write one of them".to_owned()),
+    }
+}
+
+/// The digits at the start, and what follows them.
+fn number(text: &str) -> (&str, &str) {
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    text.split_at(digits.unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1024", Some(1024)),
+            ("7B", Some(7)),
+            ("64KiB", Some(65_536)),
+            ("512MiB", Some(536_870_912)),
+            ("10GiB", Some(10_737_418_240)),
+            ("2TiB", Some(2_199_023_255_552)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("16777215TiB", Some(16_777_215 << 40)),
+            ("18446744073709551616", None),
+            ("16777216TiB", None),
+            ("", None),
+            ("MiB", None),
+            ("10GB", None),
+            ("10gib", None),
+            ("10 GiB", None),
+            ("1.5GiB", None),
+            ("-1", None),
+            ("+1", None),
+            ("1_000", None),
+            ("5%", None),
+            ("१B", None),
+        ] {
+            assert_eq!(size(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_in_milliseconds() {
+        for (text, expected) in [
+            ("0s", Some(0)),
+            ("250ms", Some(250)),
+            ("30s", Some(30_000)),
+            ("10m", Some(600_000)),
+            ("2h", Some(7_200_000)),
+            ("7d", Some(604_800_000)),
+            ("1w", Some(604_800_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1m30s500ms", Some(90_500)),
+            ("36500d", Some(LONGEST)),
+            ("36501d", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615w", None),
+            ("30500w30500w", None),
+            ("", None),
+            ("0", None),
+            ("30", None),
+            ("1h30", None),
+            ("s", None),
+            ("1.5h", None),
+            ("1 h", None),
+            ("-1s", None),
+            ("10min", None),
+            ("10M", None),
+        ] {
+            let millis = duration(text).ok().map(|time| time.as_millis());
+            assert_eq!(millis, expected.map(u128::from), "{text}");
+        }
+        assert_eq!(
+            duration("30").unwrap_err(),
+            "has no unit; write 30s, 30m or 30h"
+        );
+    }
+
+    #[test]
+    fn shares_and_sizes_of_free_space() {
+        for (text, expected) in [
+            ("5%", Some(MinFree::Percent(5.0))),
+            ("0%", Some(MinFree::Percent(0.0))),
+            ("2.5%", Some(MinFree::Percent(2.5))),
+            ("10GiB", Some(MinFree::Bytes(10 << 30))),
+            ("off", Some(MinFree::Bytes(0))),
+            ("100%", None),
+            ("-1%", None),
+            ("nan%", None),
+            ("inf%", None),
+            ("1e1%", None),
+            ("1.2.3%", None),
+            (".%", None),
+            ("%", None),
+            ("five", None),
+        ] {
+            assert_eq!(min_free(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn staleness() {
+        for (text, expected) in [
+            ("forever", Some(MaxStale::Forever)),
+            ("7d", Some(MaxStale::For(7 * DAY))),
+            ("off", Some(MaxStale::For(Duration::ZERO))),
+            ("false", Some(MaxStale::For(Duration::ZERO))),
+            ("always", None),
+        ] {
+            assert_eq!(max_stale(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_and_counts() {
+        for (text, expected) in [
+            ("1KiB", Some(1 << 10)),
+            ("1023", None),
+            ("1MiB", Some(1 << 20)),
+            ("1048577", None),
+        ] {
+            assert_eq!(header_bytes(text).ok(), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("10000", Some(10_000)),
+            ("0", None),
+            ("+1", None),
+            ("4294967296", None),
+            ("", None),
+        ] {
+            assert_eq!(count(text).ok(), expected, "{text}");
+        }
+        assert!(some_duration("0ms").is_err());
+    }
+}

@@ -1,0 +1,289 @@
+//! Floor 4, the only place that names pingora: the phases of a request, and no policy.
+
+mod front;
+mod respond;
+mod route;
+mod socket;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use http::{StatusCode, header};
+use pingora::http::RequestHeader;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+
+pub use front::{Bound, Front, FrontSettings, ListenAddress};
+pub use route::{Entry, Listener, Table};
+pub use tls::{Authority, CertificateFiles, TlsError, server_config};
+
+use crate::access::{Action, Caller, Permit, Policy};
+use crate::mirror::{Mirror, MirrorError};
+use crate::spec::error::ErrorCode;
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::Reference;
+use crate::spec::v2::Resource;
+use respond::{Shareable, Wanted};
+use route::{Asked, Refusal, Route, Target};
+
+/// What all listeners share.
+#[derive(Debug)]
+pub struct House {
+    pub table: Table,
+    pub policy: Policy,
+    pub mirror: Mirror,
+    /// Whether every request is logged.
+    pub access_log: bool,
+}
+
+/// The gateway behind one listener.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    house: Arc<House>,
+    listener: Listener,
+}
+
+/// One request, for the log.
+#[derive(Debug)]
+pub struct Exchange {
+    started: Instant,
+    target: Option<Target>,
+}
+
+/// Why a request has no answer yet.
+#[derive(Debug)]
+enum Failure {
+    /// Nothing was sent; this can still be said.
+    Mirror(MirrorError),
+    /// The connection is of no more use.
+    Connection(Box<Error>),
+}
+
+impl From<MirrorError> for Failure {
+    fn from(error: MirrorError) -> Self {
+        Self::Mirror(error)
+    }
+}
+
+impl From<Box<Error>> for Failure {
+    fn from(error: Box<Error>) -> Self {
+        Self::Connection(error)
+    }
+}
+
+impl Gateway {
+    pub fn new(house: Arc<House>, listener: Listener) -> Self {
+        Self { house, listener }
+    }
+
+    /// Decides, then looks.
+    async fn pull(&self, session: &mut Session, wanted: &Wanted, target: &Target) -> Result<()> {
+        let (registry, repository) = (&target.registry, &target.endpoint.repository);
+        let Ok(permit) =
+            self.house
+                .policy
+                .decide(&Caller::Anonymous, Action::Pull, registry, repository)
+        else {
+            let denied = Refusal {
+                status: StatusCode::FORBIDDEN,
+                code: ErrorCode::Denied,
+                message: "you may not pull from this repository".into(),
+            };
+            return respond::refusal(session, wanted, &denied).await;
+        };
+        match self.read(session, wanted, target, &permit).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Mirror(error)) => respond::failure(session, wanted, &error).await,
+            Err(Failure::Connection(error)) => Err(error),
+        }
+    }
+
+    async fn read(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        target: &Target,
+        permit: &Permit,
+    ) -> Result<(), Failure> {
+        let House { policy, mirror, .. } = &*self.house;
+        let open = policy.is_open(permit.registry());
+        let immutable = if open {
+            Shareable::Forever
+        } else {
+            Shareable::Private
+        };
+        match &target.endpoint.resource {
+            Resource::Blob(digest) if wanted.head => {
+                let answer = mirror.blob_head(permit, digest).await?;
+                respond::blob_head(session, wanted, digest, answer, immutable).await?;
+            }
+            Resource::Blob(digest) => {
+                let answer = mirror.blob(permit, digest).await?;
+                respond::blob(session, wanted, digest, answer, immutable).await?;
+            }
+            Resource::Manifest(reference) => {
+                let class = accept_class(session.req_header());
+                let answer = mirror
+                    .manifest(permit, reference, class, !wanted.head)
+                    .await?;
+                let by_digest = matches!(reference, Reference::Digest(_));
+                let shareable = if by_digest {
+                    immutable
+                } else {
+                    Shareable::Private
+                };
+                respond::manifest(session, wanted, answer, shareable).await?;
+            }
+            resource => {
+                let answer = mirror.list(permit, resource, &target.query).await?;
+                respond::page(session, wanted, target, answer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One line per finished request.
+    fn log(&self, session: &Session, exchange: &Exchange) {
+        let request = session.req_header();
+        let response = session.response_written();
+        let header = |name: &str| {
+            response
+                .and_then(|response| response.headers.get(name)?.to_str().ok())
+                .unwrap_or("-")
+        };
+        let target = exchange.target.as_ref();
+        let cache = header("cache-status").trim_start_matches("roadstead; ");
+        let upstream = match target {
+            Some(target) if cache.contains("fwd=") => {
+                self.house.mirror.upstream_of(&target.registry)
+            }
+            _ => "-",
+        };
+        let client = session
+            .client_addr()
+            .map_or_else(|| "-".to_owned(), ToString::to_string);
+        tracing::info!(
+            target: "access",
+            client,
+            user = Caller::Anonymous.as_str(),
+            method = request.method.as_str(),
+            path = loggable(request.uri.path()),
+            registry = target.map_or("-", |target| target.registry.as_str()),
+            repository = target.map_or("-", |target| target.endpoint.repository.as_str()),
+            status = response.map_or(0, |response| response.status.as_u16()),
+            bytes = session.body_bytes_sent(),
+            ms = exchange.started.elapsed().as_millis(),
+            cache,
+            upstream,
+        );
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange {
+            started: Instant::now(),
+            target: None,
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        let request = session.req_header();
+        let mut wanted = Wanted::of(&request.method, &request.headers);
+        let asked = Asked {
+            method: &request.method,
+            path: if request.raw_path_is_utf8() {
+                request.uri.path()
+            } else {
+                "/%ff"
+            },
+            query: request.uri.query().unwrap_or_default(),
+            host: host(request),
+        };
+        match route::route(&self.house.table, &self.listener, asked) {
+            Err(refusal) => respond::refusal(session, &wanted, &refusal).await?,
+            Ok(Route::Ping { namespace }) => {
+                wanted.namespace = namespace;
+                respond::ping(session, &wanted).await?;
+            }
+            Ok(Route::Pull(target)) => {
+                wanted.namespace.clone_from(&target.namespace);
+                let target = exchange.target.insert(target);
+                self.pull(session, &wanted, target).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Exchange) -> Result<Box<HttpPeer>> {
+        // Every request is answered in `request_filter`.
+        Error::e_explain(ErrorType::InternalError, "nothing is forwarded")
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        _: &mut Exchange,
+    ) -> FailToProxy {
+        let begun = session.response_written().is_some();
+        if !begun
+            && !matches!(
+                error.etype(),
+                ErrorType::WriteError | ErrorType::ConnectionClosed
+            )
+        {
+            let internal = Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                code: ErrorCode::Unknown,
+                message: "the gateway failed".into(),
+            };
+            let wanted = Wanted::of(&session.req_header().method, &session.req_header().headers);
+            let _ = respond::refusal(session, &wanted, &internal).await;
+        } else if session.is_http2() {
+            // A stream that is only dropped could look finished; this resets it with INTERNAL_ERROR.
+            session.downstream_session.shutdown().await;
+        }
+        // HTTP/1: the connection ends short of the announced length or of the last chunk.
+        FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+        // What broke a body off was logged where it happened; a client that left is no error.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+        if self.house.access_log {
+            self.log(session, exchange);
+        }
+    }
+}
+
+/// Host or `:authority`.
+fn host(request: &RequestHeader) -> Option<&str> {
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    authority.or_else(|| request.headers.get(header::HOST)?.to_str().ok())
+}
+
+fn accept_class(request: &RequestHeader) -> AcceptClass {
+    let lines = request.headers.get_all(header::ACCEPT).iter();
+    AcceptClass::of(lines.filter_map(|line| line.to_str().ok()), false)
+}
+
+/// A path as it may stand in the log: bounded, and without control characters.
+fn loggable(path: &str) -> String {
+    path.chars()
+        .take(512)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}

@@ -1,0 +1,450 @@
+//! Answers: what the mirror gave, as HTTP.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+use super::Failure;
+use super::route::{Refusal, Target};
+use crate::mirror::{BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer, Reader};
+use crate::spec::cache_status::CacheStatus;
+use crate::spec::digest::Digest;
+use crate::spec::error::{ErrorCode, body};
+use crate::spec::range::{self, Selection};
+use crate::spec::v2::{Endpoint, Query};
+
+/// What of a request shapes its answer.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// HEAD: everything but the body.
+    pub head: bool,
+    pub range: Option<String>,
+    pub if_range: Option<String>,
+    pub if_none_match: Option<String>,
+    /// `ns`, to be echoed as `OCI-Namespace`.
+    pub namespace: Option<String>,
+}
+
+impl Wanted {
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        Self {
+            head: method == Method::HEAD,
+            range: text(header::RANGE),
+            if_range: text(header::IF_RANGE),
+            if_none_match: text(header::IF_NONE_MATCH),
+            namespace: None,
+        }
+    }
+
+    fn matches(&self, tag: &str) -> bool {
+        self.if_none_match
+            .as_deref()
+            .is_some_and(|header| range::if_none_match(header, tag))
+    }
+
+    /// The part that is wanted of `size` bytes; a Range whose If-Range does not match is ignored.
+    fn select(&self, size: u64, tag: &str) -> Selection {
+        let applies = self
+            .if_range
+            .as_deref()
+            .is_none_or(|header| range::if_range(header, tag));
+        let spec = self
+            .range
+            .as_deref()
+            .filter(|_| applies)
+            .and_then(range::parse);
+        range::select(spec, size)
+    }
+}
+
+/// How long answers may be kept between us and the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shareable {
+    /// By digest, of a public registry that anybody may read here.
+    Forever,
+    Private,
+}
+
+impl Shareable {
+    const fn cache_control(self) -> &'static str {
+        match self {
+            Self::Forever => "public, max-age=31536000, immutable",
+            Self::Private => "private",
+        }
+    }
+}
+
+/// `/v2/`
+pub async fn ping(session: &mut Session, wanted: &Wanted) -> Result<()> {
+    let mut response = response(StatusCode::OK, wanted, CacheStatus::own("ping"))?;
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    whole(session, response, wanted, Bytes::from_static(b"{}")).await
+}
+
+pub async fn manifest(
+    session: &mut Session,
+    wanted: &Wanted,
+    answer: ManifestAnswer,
+    shareable: Shareable,
+) -> Result<()> {
+    let tag = answer.digest.to_string();
+    if wanted.matches(&tag) {
+        return not_modified(session, wanted, &tag, answer.cache, shareable).await;
+    }
+    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
+    response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
+    match answer.bytes {
+        Some(bytes) => whole(session, response, wanted, bytes).await,
+        None => head(session, response, Some(answer.size)).await,
+    }
+}
+
+pub async fn blob_head(
+    session: &mut Session,
+    wanted: &Wanted,
+    digest: &Digest,
+    answer: BlobHead,
+    shareable: Shareable,
+) -> Result<()> {
+    let tag = digest.to_string();
+    if wanted.matches(&tag) {
+        return not_modified(session, wanted, &tag, answer.cache, shareable).await;
+    }
+    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
+    response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
+    response.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    head(session, response, answer.size).await
+}
+
+pub async fn blob(
+    session: &mut Session,
+    wanted: &Wanted,
+    digest: &Digest,
+    answer: BlobAnswer,
+    shareable: Shareable,
+) -> Result<(), Failure> {
+    let tag = digest.to_string();
+    if wanted.matches(&tag) {
+        return Ok(not_modified(session, wanted, &tag, answer.cache, shareable).await?);
+    }
+    let (size, cache) = (answer.size, answer.cache);
+    let selection = size.map_or(Selection::Whole, |size| wanted.select(size, &tag));
+    let (status, span) = match selection {
+        Selection::Whole => (StatusCode::OK, None),
+        Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, Some(span)),
+        Selection::Unsatisfiable => {
+            return Ok(unsatisfiable(session, wanted, size.unwrap_or(0), cache).await?);
+        }
+    };
+    let mut response = content(status, wanted, &tag, cache, shareable)?;
+    response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
+    response.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    if let (Some(span), Some(size)) = (span, size) {
+        response.insert_header(header::CONTENT_RANGE, span.content_range(size))?;
+    }
+    let reader = answer.open(span).await?;
+    Ok(stream(
+        session,
+        response,
+        span.map_or(size, |span| Some(span.len())),
+        reader,
+    )
+    .await?)
+}
+
+pub async fn page(
+    session: &mut Session,
+    wanted: &Wanted,
+    target: &Target,
+    answer: PageAnswer,
+) -> Result<()> {
+    let mut response = response(StatusCode::OK, wanted, answer.cache)?;
+    let media_type = answer
+        .page
+        .media_type
+        .as_deref()
+        .unwrap_or("application/json");
+    response.insert_header(header::CONTENT_TYPE, media_type)?;
+    response.insert_header(header::CACHE_CONTROL, Shareable::Private.cache_control())?;
+    if let Some(link) = answer
+        .page
+        .link
+        .as_deref()
+        .and_then(|link| next_page(link, target))
+    {
+        response.insert_header(header::LINK, link)?;
+    }
+    if let Some(filters) = &answer.page.filters_applied {
+        response.insert_header("OCI-Filters-Applied", filters.as_str())?;
+    }
+    whole(session, response, wanted, answer.page.bytes.clone()).await
+}
+
+/// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
+/// query that the upstream wants.
+fn next_page(link: &str, target: &Target) -> Option<String> {
+    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !parameters.replace([' ', '"'], "").contains("rel=next") {
+        return None;
+    }
+    let mut query = Query::parse(url.split_once('?')?.1).ok()?.without("ns");
+    if let Some(namespace) = &target.namespace {
+        query = query.with("ns", namespace);
+    }
+    let canonical = target.endpoint.repository.as_str();
+    let path = Endpoint::path(&target.endpoint).replacen(canonical, &target.typed, 1);
+    Some(format!("<{path}{}>; rel=\"next\"", query.render()))
+}
+
+/// A request that was not routed or not allowed.
+pub async fn refusal(session: &mut Session, wanted: &Wanted, refusal: &Refusal) -> Result<()> {
+    let mut response = response(refusal.status, wanted, CacheStatus::own("refused"))?;
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        response.insert_header(header::ALLOW, "GET, HEAD")?;
+    }
+    error(session, response, wanted, refusal.code, &refusal.message).await
+}
+
+/// A read that came to nothing. The log gets the causes, the client the message.
+pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorError) -> Result<()> {
+    let (status, code) = status(failure);
+    if status.is_server_error() {
+        tracing::warn!(error = crate::telemetry::chain(failure), "a read failed");
+    }
+    let mut response = response(status, wanted, CacheStatus::own("failed"))?;
+    let retry_after = match failure {
+        MirrorError::TooManyRequests { retry_after } => *retry_after,
+        MirrorError::Busy { retry_after } => Some(*retry_after),
+        MirrorError::Unavailable(_) => Some(Duration::from_secs(1)),
+        _ => None,
+    };
+    if let Some(wait) = retry_after {
+        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
+    }
+    error(session, response, wanted, code, &failure.to_string()).await
+}
+
+/// The one table from what went wrong to what is said.
+const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
+    match error {
+        MirrorError::NameUnknown | MirrorError::RepositoryUnknown => {
+            (StatusCode::NOT_FOUND, ErrorCode::NameUnknown)
+        }
+        MirrorError::BlobUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+        MirrorError::ManifestUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+        MirrorError::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+        MirrorError::TooManyRequests { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+        }
+        MirrorError::Busy { .. } | MirrorError::Unavailable(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+        }
+        MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
+            (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
+        }
+        MirrorError::Disk(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+    }
+}
+
+/// A response with what every answer carries.
+fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(status, Some(14))?;
+    response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
+    response.insert_header("Cache-Status", cache.to_string())?;
+    if let Some(namespace) = &wanted.namespace {
+        response.insert_header("OCI-Namespace", namespace.as_str())?;
+    }
+    Ok(response)
+}
+
+/// A response about content that has a digest.
+fn content(
+    status: StatusCode,
+    wanted: &Wanted,
+    tag: &str,
+    cache: CacheStatus,
+    shareable: Shareable,
+) -> Result<ResponseHeader> {
+    let mut response = response(status, wanted, cache)?;
+    response.insert_header("Docker-Content-Digest", tag)?;
+    response.insert_header(header::ETAG, format!("\"{tag}\""))?;
+    response.insert_header(header::CACHE_CONTROL, shareable.cache_control())?;
+    Ok(response)
+}
+
+async fn not_modified(
+    session: &mut Session,
+    wanted: &Wanted,
+    tag: &str,
+    cache: CacheStatus,
+    shareable: Shareable,
+) -> Result<()> {
+    let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, shareable)?;
+    session
+        .write_response_header(Box::new(response), true)
+        .await
+}
+
+async fn unsatisfiable(
+    session: &mut Session,
+    wanted: &Wanted,
+    size: u64,
+    cache: CacheStatus,
+) -> Result<()> {
+    let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, wanted, cache)?;
+    response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
+    error(
+        session,
+        response,
+        wanted,
+        ErrorCode::RangeInvalid,
+        "the range is outside of the blob",
+    )
+    .await
+}
+
+/// Finishes a response with an error's JSON.
+async fn error(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    wanted: &Wanted,
+    code: ErrorCode,
+    message: &str,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    whole(session, response, wanted, body(code, message).into()).await
+}
+
+/// Sends headers alone, as HEAD wants them.
+async fn head(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    size: Option<u64>,
+) -> Result<()> {
+    if let Some(size) = size {
+        response.insert_header(header::CONTENT_LENGTH, size)?;
+    }
+    session
+        .write_response_header(Box::new(response), true)
+        .await
+}
+
+/// Sends a body that is in memory.
+async fn whole(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    wanted: &Wanted,
+    bytes: Bytes,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_LENGTH, bytes.len())?;
+    let end = wanted.head || bytes.is_empty();
+    session
+        .write_response_header(Box::new(response), end)
+        .await?;
+    if end {
+        Ok(())
+    } else {
+        session.write_response_body(Some(bytes), true).await
+    }
+}
+
+/// Sends a body as it is read. An error leaves the body visibly incomplete: the caller must not end it.
+async fn stream(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    length: Option<u64>,
+    mut reader: Reader,
+) -> Result<()> {
+    match length {
+        Some(length) => response.insert_header(header::CONTENT_LENGTH, length)?,
+        None if session.is_http2() => {}
+        None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
+    }
+    session
+        .write_response_header(Box::new(response), length == Some(0))
+        .await?;
+    if length == Some(0) {
+        return Ok(());
+    }
+    loop {
+        let piece = reader.next().await.map_err(|error| {
+            tracing::warn!(
+                error = crate::telemetry::chain(&error),
+                "a body was broken off"
+            );
+            Error::explain(ErrorType::InternalError, "the body ended early")
+        })?;
+        let Some(piece) = piece else { break };
+        let waited = {
+            let mut write = pin!(session.write_response_body(Some(piece.clone()), false));
+            match futures_util::poll!(&mut write) {
+                Poll::Ready(written) => {
+                    written?;
+                    false
+                }
+                Poll::Pending => {
+                    write.await?;
+                    true
+                }
+            }
+        };
+        reader.written(piece, waited);
+    }
+    session.write_response_body(None, true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::name::Registry;
+    use crate::spec::v2::Resource;
+
+    #[test]
+    fn links_lead_back_here() {
+        let target = |typed: &str, namespace: Option<&str>| Target {
+            registry: Registry::new("ghcr.io"),
+            endpoint: Endpoint {
+                repository: "a/b".parse().expect("valid"),
+                resource: Resource::Tags,
+            },
+            typed: typed.into(),
+            query: Query::default(),
+            namespace: namespace.map(str::to_owned),
+        };
+        for (link, typed, namespace, expected) in [
+            (
+                "</v2/a/b/tags/list?last=x&n=5>; rel=\"next\"",
+                "ghcr.io/a/b",
+                None,
+                Some("</v2/ghcr.io/a/b/tags/list?last=x&n=5>; rel=\"next\""),
+            ),
+            (
+                "<https://up.example/v2/a/b/tags/list?n=5&last=x%2By>; rel=next",
+                "a/b",
+                Some("ghcr.io"),
+                Some("</v2/a/b/tags/list?n=5&last=x%2By&ns=ghcr.io>; rel=\"next\""),
+            ),
+            ("</v2/a/b/tags/list?n=5>; rel=\"prev\"", "a/b", None, None),
+            ("garbage", "a/b", None, None),
+        ] {
+            assert_eq!(
+                next_page(link, &target(typed, namespace)).as_deref(),
+                expected,
+                "{link}"
+            );
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Roadstead: a TLS gateway and pull-through cache for container registries.
+//!
+//! # The map of the house
+//!
+//! A room may use rooms on lower floors, never anything above (a test enforces it):
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 4 | [`gateway`]: connections, routing, answers; the only place that names pingora |
+//! | 2 | [`mirror`]: cached reads, fills, freshness |
+//! | 1 | [`store`]: disk · [`upstream`]: network · [`access`]: who may do what |
+//! | 0 | [`spec`]: what the protocols say, pure |
+//!
+//! [`config`] knows every floor's settings and no floor knows it; [`serve`] puts the house together;
+//! [`cli`] holds the commands; [`telemetry`] is how all of it speaks.
+//!
+//! # The life of a request
+//!
+//! `gateway::front` reads the head under its limits and hands it to pingora, which calls
+//! `Gateway::request_filter`: `route` gives one parsed `Endpoint` and one registry, `Policy::decide` a
+//! `Permit`, `Mirror::blob` or `Mirror::manifest` the bytes from the store or from a fill, and
+//! `respond` sends them.
+
+pub mod access;
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod mirror;
+pub mod serve;
+pub mod spec;
+pub mod store;
+pub mod telemetry;
+pub mod upstream;

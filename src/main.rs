@@ -1,0 +1,7 @@
+//! The command line: parse, call one function, map its error to an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    roadstead::cli::main()
+}

@@ -1,0 +1,363 @@
+//! Blobs: from the store where they are here, from a fill where they are not.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::error::Asked;
+use super::fill::{Fill, FillError, Joined, Phase, Source};
+use super::freshness::{Freshness, freshness, unix};
+use super::reader::{Reader, Through};
+use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared};
+use crate::access::Permit;
+use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::digest::Digest;
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::{Registry, Repository};
+use crate::spec::range::Span;
+use crate::spec::v2::Resource;
+use crate::store::{Blob, BlobLink};
+use crate::upstream::UpstreamError;
+
+/// A blob of a repository.
+pub(super) type ClaimKey = (Registry, Repository, Digest);
+
+/// How long a client waits for the first sign of a cold blob.
+const HEADER_DEADLINE: Duration = Duration::from_secs(25);
+/// What a client is told to wait when there is no slot.
+const BUSY_RETRY: Duration = Duration::from_secs(5);
+
+/// What to answer a blob's HEAD with.
+#[derive(Clone, Copy, Debug)]
+pub struct BlobHead {
+    /// In bytes, where known.
+    pub size: Option<u64>,
+    pub cache: CacheStatus,
+}
+
+/// What to answer a blob's GET with.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// In bytes; unknown while an upstream sends it without a length.
+    pub size: Option<u64>,
+    pub cache: CacheStatus,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Bytes),
+    File(Blob),
+    Fill(Arc<Fill>, Source),
+    /// There is no room in the store.
+    Elsewhere(Source, Digest),
+}
+
+impl BlobAnswer {
+    /// Opens the body, whole or in part. A part needs a known size.
+    ///
+    /// # Errors
+    /// What the upstream said, where it has to be asked again.
+    pub async fn open(self, span: Option<Span>) -> Result<Reader, MirrorError> {
+        let whole = Span {
+            first: 0,
+            end: self.size.unwrap_or(0),
+        };
+        let part = span.unwrap_or(whole);
+        let end = span.map(|span| span.end).or(self.size);
+        Ok(match self.content {
+            Content::Memory(bytes) => Reader::memory(bytes, part),
+            Content::File(blob) => Reader::blob(blob, part),
+            Content::Fill(fill, source) => Reader::fill(fill, source, part.first, end),
+            Content::Elsewhere(source, digest) => {
+                // Only a body read from its first to its last byte can be verified.
+                let verify = end == self.size;
+                let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
+                let body = source
+                    .origin
+                    .upstream
+                    .blob(&source.repository, &digest, offset, stop)
+                    .await;
+                let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+                Reader::through(
+                    Through::new(body, digest, part.first, verify),
+                    part.first,
+                    end,
+                )
+            }
+        })
+    }
+}
+
+impl Mirror {
+    /// A blob with its bytes, as they arrive if they are not here yet.
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
+        let (origin, shared) = (self.origin(permit)?, &self.shared);
+        let link = shared.blob_link(permit, digest).await;
+        let mut claimed = link.is_some();
+        if !claimed && shared.missing.knows(&missing_key(permit, digest)) {
+            return Err(MirrorError::BlobUnknown);
+        }
+        if let Some(content) = shared.open_blob(digest).await {
+            let cache = if let Some(link) = link {
+                if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
+                    == Freshness::Stale
+                {
+                    self.recheck_blob(&origin, permit, digest);
+                }
+                CacheStatus::HIT
+            } else {
+                // The bytes came through another repository; this one's claim costs a HEAD.
+                let collapsed = self.claim_blob(&origin, permit, digest).await?;
+                CacheStatus::forward(Forward::UriMiss)
+                    .collapsed(collapsed)
+                    .detail("claimed")
+            };
+            let size = Some(match &content {
+                Content::File(blob) => blob.size,
+                Content::Memory(bytes) => bytes.len() as u64,
+                Content::Fill(..) | Content::Elsewhere(..) => 0,
+            });
+            return Ok(BlobAnswer {
+                size,
+                cache,
+                content,
+            });
+        }
+        let source = Source {
+            origin: origin.clone(),
+            repository: permit.repository().clone(),
+        };
+        loop {
+            match shared.fills.join(*digest, source.clone(), claimed) {
+                Joined::Fill { fill, collapsed } => {
+                    let opened =
+                        tokio::time::timeout(HEADER_DEADLINE, opened(&fill, &source)).await;
+                    let opened = opened
+                        .unwrap_or(Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))));
+                    let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
+                    return match opened {
+                        Ok(size) => {
+                            let content = Content::Fill(fill, source);
+                            Ok(BlobAnswer {
+                                size,
+                                cache: cache.stored(),
+                                content,
+                            })
+                        }
+                        Err(FillError::NoRoom { total }) => {
+                            let content = Content::Elsewhere(source, *digest);
+                            Ok(BlobAnswer {
+                                size: total,
+                                cache: cache.detail("no-room"),
+                                content,
+                            })
+                        }
+                        Err(error) => {
+                            Err(shared.blob_refused(&origin, permit, digest, error).await)
+                        }
+                    };
+                }
+                Joined::Unclaimed => {
+                    self.claim_blob(&origin, permit, digest).await?;
+                    claimed = true;
+                }
+            }
+        }
+    }
+
+    /// A blob without its bytes: a HEAD never downloads.
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn blob_head(
+        &self,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Result<BlobHead, MirrorError> {
+        let (origin, shared) = (self.origin(permit)?, &self.shared);
+        if let Some(link) = shared.blob_link(permit, digest).await {
+            let local = match shared.open_blob(digest).await {
+                Some(Content::File(blob)) => Some(blob.size),
+                Some(Content::Memory(bytes)) => Some(bytes.len() as u64),
+                _ => None,
+            };
+            if let Some(size) = local.or(link.size) {
+                return Ok(BlobHead {
+                    size: Some(size),
+                    cache: CacheStatus::HIT,
+                });
+            }
+        } else if shared.missing.knows(&missing_key(permit, digest)) {
+            return Err(MirrorError::BlobUnknown);
+        }
+        let collapsed = self.claim_blob(&origin, permit, digest).await?;
+        let size = shared
+            .blob_link(permit, digest)
+            .await
+            .and_then(|link| link.size);
+        Ok(BlobHead {
+            size,
+            cache: CacheStatus::forward(Forward::UriMiss).collapsed(collapsed),
+        })
+    }
+
+    /// Asks whether the repository has the blob, and links it if so; says whether somebody else had asked.
+    async fn claim_blob(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Result<bool, MirrorError> {
+        let key = (
+            permit.registry().clone(),
+            permit.repository().clone(),
+            *digest,
+        );
+        let start = || {
+            let (shared, origin, permit, digest) =
+                (self.shared.clone(), origin.clone(), permit.clone(), *digest);
+            async move {
+                match origin
+                    .upstream
+                    .blob_head(permit.repository(), &digest)
+                    .await
+                {
+                    Ok(size) => {
+                        let link = BlobLink {
+                            checked_at: unix(SystemTime::now()),
+                            size,
+                        };
+                        let (registry, repository) = (permit.registry(), permit.repository());
+                        shared
+                            .store
+                            .links
+                            .link_blob(registry, repository, &digest, link)
+                            .await;
+                        Ok(())
+                    }
+                    Err(error) => {
+                        let error = FillError::Upstream(Arc::new(error));
+                        Err(shared.blob_refused(&origin, &permit, &digest, error).await)
+                    }
+                }
+            }
+        };
+        let (claim, collapsed) = self.shared.claiming.join(key, start).await;
+        claim
+            .unwrap_or(Err(MirrorError::BlobUnknown))
+            .map(|()| collapsed)
+    }
+
+    /// Asks behind an answer whether the repository still has a blob.
+    fn recheck_blob(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
+        let (mirror, origin, permit, digest) =
+            (self.clone(), origin.clone(), permit.clone(), *digest);
+        tokio::spawn(async move {
+            if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
+                && error.ends_a_claim()
+            {
+                let links = &mirror.shared.store.links;
+                links
+                    .unlink_blob(permit.registry(), permit.repository(), &digest)
+                    .await;
+            }
+        });
+    }
+}
+
+/// Waits until a fill knows its length, or why this source gave nothing.
+async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
+    let mut progress = fill.follow();
+    loop {
+        if let Some(refusal) = fill.refusal(source) {
+            return Err(refusal);
+        }
+        {
+            let progress = progress.borrow_and_update();
+            match &progress.phase {
+                Phase::Asking => {}
+                Phase::Streaming { .. } => return Ok(progress.total),
+                Phase::Done { .. } => return Ok(Some(progress.written)),
+                Phase::Failed(error) => return Err(error.clone()),
+            }
+        }
+        progress.changed().await.map_err(|_| FillError::Lost)?;
+    }
+}
+
+impl Shared {
+    async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        self.store.links.blob(registry, repository, digest).await.unwrap_or_else(|error| {
+            tracing::warn!(%registry, %repository, %digest, %error, "a link cannot be read; the upstream is asked");
+            None
+        })
+    }
+
+    /// A blob that is here; small ones stay in memory. A disk that cannot say counts as absent: slower,
+    /// not wrong.
+    async fn open_blob(&self, digest: &Digest) -> Option<Content> {
+        if let Some(bytes) = self.hot.get(digest) {
+            self.store.blobs.touch(digest);
+            return Some(Content::Memory(bytes));
+        }
+        let (blobs, wanted) = (self.store.blobs.clone(), *digest);
+        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted)).await;
+        let blob = match opened
+            .map_err(std::io::Error::other)
+            .and_then(|opened| opened)
+        {
+            Ok(blob) => blob?,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a blob cannot be opened; the upstream is asked");
+                return None;
+            }
+        };
+        if blob.size <= HOT_BODY
+            && let Ok(Some(bytes)) = self.small(digest).await
+        {
+            return Some(Content::Memory(bytes));
+        }
+        Some(Content::File(blob))
+    }
+
+    /// What a source's refusal means for the client; what the upstream does not have is remembered.
+    async fn blob_refused(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+        error: FillError,
+    ) -> MirrorError {
+        let error = match error {
+            FillError::Upstream(error) => MirrorError::of(error, Asked::Blob),
+            FillError::Commit(error) => MirrorError::Untrue(error),
+            FillError::Busy | FillError::NoRoom { .. } | FillError::Lost => MirrorError::Busy {
+                retry_after: BUSY_RETRY,
+            },
+        };
+        if matches!(error, MirrorError::BlobUnknown) {
+            self.missing
+                .remember(missing_key(permit, digest), origin.missing_ttl);
+            self.store
+                .links
+                .unlink_blob(permit.registry(), permit.repository(), digest)
+                .await;
+        }
+        error
+    }
+}
+
+fn missing_key(permit: &Permit, digest: &Digest) -> super::missing::MissingKey {
+    (
+        permit.registry().clone(),
+        permit.repository().clone(),
+        Resource::Blob(*digest),
+        AcceptClass::Full,
+    )
+}

@@ -1,0 +1,130 @@
+//! One request for many who ask the same: the first starts it, the others wait for its result.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use tokio::sync::oneshot;
+
+/// A request under way; `None` when it panicked.
+type Request<V> = Shared<BoxFuture<'static, Option<V>>>;
+type Requests<K, V> = Mutex<HashMap<K, Request<V>>>;
+
+/// Requests under way. A request belongs to nobody: it runs to its end when those who wait for it leave.
+pub struct Flights<K, V: Clone> {
+    requests: Arc<Requests<K, V>>,
+}
+
+impl<K, V: Clone> fmt::Debug for Flights<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flights")
+    }
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    pub fn new() -> Self {
+        Self {
+            requests: Arc::default(),
+        }
+    }
+
+    /// The result of the request for `key`, and whether somebody else had started it; `None` when it
+    /// panicked. Nothing is kept: who comes after the result starts anew.
+    pub async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> (Option<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let tell = {
+            let mut requests = lock(&self.requests);
+            if let Some(request) = requests.get(&key).cloned() {
+                drop(requests);
+                return (request.await, true);
+            }
+            let (tell, told) = oneshot::channel();
+            requests.insert(key.clone(), told.map(Result::ok).boxed().shared());
+            tell
+        };
+        let landing = Landing {
+            requests: self.requests.clone(),
+            key,
+        };
+        let request = start();
+        let task = tokio::spawn(async move {
+            let value = request.await;
+            // Out of the map before the result is out; a panic drops it as well.
+            drop(landing);
+            let _ = tell.send(value.clone());
+            value
+        });
+        (task.await.ok(), false)
+    }
+}
+
+/// Takes a request out of the map when it ends.
+struct Landing<K: Eq + Hash, V: Clone> {
+    requests: Arc<Requests<K, V>>,
+    key: K,
+}
+
+impl<K: Eq + Hash, V: Clone> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        lock(&self.requests).remove(&self.key);
+    }
+}
+
+fn lock<K, V: Clone>(requests: &Requests<K, V>) -> MutexGuard<'_, HashMap<K, Request<V>>> {
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_share_one_request_and_the_next_starts_anew() {
+        let flights = Arc::new(Flights::<&str, u32>::new());
+        let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let ask = || {
+            let (flights, runs, gate) = (flights.clone(), runs.clone(), gate.clone());
+            tokio::spawn(async move {
+                let start = || async move {
+                    gate.notified().await;
+                    runs.fetch_add(1, Ordering::SeqCst) + 1
+                };
+                flights.join("key", start).await
+            })
+        };
+        let waiting: Vec<_> = (0..8).map(|_| ask()).collect();
+        tokio::task::yield_now().await;
+        gate.notify_one();
+        let mut collapsed = 0;
+        for task in waiting {
+            let (value, shared) = task.await.expect("no panic");
+            assert_eq!(value, Some(1));
+            collapsed += u32::from(shared);
+        }
+        assert_eq!(collapsed, 7);
+        gate.notify_one();
+        assert_eq!(ask().await.expect("no panic"), (Some(2), false));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_result_and_leaves_nothing_behind() {
+        let flights = Flights::<u8, u8>::new();
+        assert_eq!(
+            flights.join(1, || async { panic!("on purpose") }).await.0,
+            None
+        );
+        assert_eq!(flights.join(1, || async { 7 }).await.0, Some(7));
+    }
+}

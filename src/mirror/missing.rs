@@ -1,0 +1,45 @@
+//! What an upstream said it does not have, for a short while.
+
+use std::time::{Duration, Instant};
+
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::{Registry, Repository};
+use crate::spec::v2::Resource;
+
+/// How many 404s are remembered.
+const ENTRIES: u64 = 65_536;
+
+/// What was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
+pub type MissingKey = (Registry, Repository, Resource, AcceptClass);
+
+/// The remembered 404s.
+#[derive(Debug)]
+pub struct Missing {
+    until: moka::sync::Cache<MissingKey, Instant>,
+}
+
+impl Missing {
+    pub fn new() -> Self {
+        Self {
+            until: moka::sync::Cache::new(ENTRIES),
+        }
+    }
+
+    pub fn remember(&self, key: MissingKey, ttl: Duration) {
+        if !ttl.is_zero() {
+            self.until.insert(key, Instant::now() + ttl);
+        }
+    }
+
+    /// Whether the upstream said so a short while ago.
+    pub fn knows(&self, key: &MissingKey) -> bool {
+        match self.until.get(key) {
+            Some(until) if Instant::now() < until => true,
+            Some(_) => {
+                self.until.invalidate(key);
+                false
+            }
+            None => false,
+        }
+    }
+}

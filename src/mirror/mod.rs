@@ -1,0 +1,191 @@
+//! Floor 2, cached reads: answers from the store, or fills it.
+//!
+//! Every function takes a [`Permit`], so nothing is looked up before it is allowed. Blobs and manifests
+//! by digest are immutable; tags are pointers with a life.
+
+mod blob;
+mod error;
+mod fill;
+mod flight;
+mod freshness;
+mod lists;
+mod manifest;
+mod missing;
+mod reader;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+
+pub use blob::{BlobAnswer, BlobHead};
+pub use error::MirrorError;
+pub use lists::PageAnswer;
+pub use manifest::ManifestAnswer;
+pub use reader::{ReadError, Reader};
+
+use crate::access::Permit;
+use crate::spec::digest::Digest;
+use crate::spec::name::Registry;
+use crate::store::Store;
+use crate::upstream::{self, Upstream, UpstreamError};
+use fill::Fills;
+use flight::Flights;
+use manifest::{ManifestKey, Resolved, TagKey};
+use missing::Missing;
+
+/// What is kept in memory of small bodies, in KiB.
+const HOT_KIB: u64 = 16 << 10;
+/// The largest body that is kept in memory, in bytes.
+const HOT_BODY: u64 = 64 << 10;
+
+/// One registry as the mirror sees it.
+#[derive(Clone, Debug)]
+pub struct OriginSettings {
+    pub registry: Registry,
+    pub upstream: upstream::Settings,
+    /// How long a tag is trusted.
+    pub tag_ttl: Duration,
+    /// How long a 404 is remembered.
+    pub missing_ttl: Duration,
+    /// How long a link is trusted before it is checked again behind the answer.
+    pub link_ttl: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub origins: Vec<OriginSettings>,
+    /// How many fills run at once; one registry has at most half of them.
+    pub fills: usize,
+}
+
+/// A registry with its client.
+#[derive(Debug)]
+struct Origin {
+    registry: Registry,
+    upstream: Upstream,
+    tag_ttl: Duration,
+    missing_ttl: Duration,
+    link_ttl: Duration,
+}
+
+/// The cached read side of all registries. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<Store>,
+    origins: HashMap<Registry, Arc<Origin>>,
+    fills: Fills,
+    hot: moka::sync::Cache<Digest, Bytes>,
+    missing: Missing,
+    pages: lists::Pages,
+    resolving: Flights<TagKey, Result<Resolved, MirrorError>>,
+    fetching: Flights<ManifestKey, Result<manifest::Fetched, MirrorError>>,
+    claiming: Flights<blob::ClaimKey, Result<(), MirrorError>>,
+}
+
+impl Mirror {
+    /// `fills_on` is the runtime that fills run on, so that their disk writes do not stall serving.
+    ///
+    /// # Errors
+    /// When a client cannot be set up.
+    pub fn new(
+        settings: Settings,
+        store: Arc<Store>,
+        fills_on: tokio::runtime::Handle,
+    ) -> Result<Self, UpstreamError> {
+        let mut origins = HashMap::new();
+        for origin in settings.origins {
+            let upstream = Upstream::new(origin.upstream)?;
+            let OriginSettings {
+                registry,
+                tag_ttl,
+                missing_ttl,
+                link_ttl,
+                ..
+            } = origin;
+            let origin = Origin {
+                registry: registry.clone(),
+                upstream,
+                tag_ttl,
+                missing_ttl,
+                link_ttl,
+            };
+            origins.insert(registry, Arc::new(origin));
+        }
+        let hot = moka::sync::Cache::builder()
+            .max_capacity(HOT_KIB)
+            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let shared = Shared {
+            fills: Fills::new(settings.fills, store.clone(), fills_on),
+            store,
+            origins,
+            hot,
+            missing: Missing::new(),
+            pages: lists::pages(),
+            resolving: Flights::new(),
+            fetching: Flights::new(),
+            claiming: Flights::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Where a registry is asked, for the log.
+    pub fn upstream_of(&self, registry: &Registry) -> &str {
+        self.shared
+            .origins
+            .get(registry)
+            .map_or("-", |origin| origin.upstream.origin())
+    }
+
+    /// The origin of a permit's registry.
+    fn origin(&self, permit: &Permit) -> Result<Arc<Origin>, MirrorError> {
+        self.shared
+            .origins
+            .get(permit.registry())
+            .cloned()
+            .ok_or(MirrorError::NameUnknown)
+    }
+}
+
+impl Shared {
+    /// A small body: from memory, or from the disk into memory. `None` when it is not here.
+    async fn small(&self, digest: &Digest) -> Result<Option<Bytes>, MirrorError> {
+        if let Some(bytes) = self.hot.get(digest) {
+            self.store.blobs.touch(digest);
+            return Ok(Some(bytes));
+        }
+        let (blobs, digest) = (self.store.blobs.clone(), *digest);
+        let read = tokio::task::spawn_blocking(move || {
+            use std::io::Read as _;
+
+            let Some(blob) = blobs.open(&digest)? else {
+                return Ok(None);
+            };
+            let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
+            (&*blob.file).take(blob.size).read_to_end(&mut bytes)?;
+            Ok(Some(Bytes::from(bytes)))
+        });
+        let bytes = read
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| bytes);
+        let bytes = bytes.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
+        if let Some(bytes) = &bytes
+            && bytes.len() as u64 <= HOT_BODY
+        {
+            self.hot.insert(digest, bytes.clone());
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,388 @@
+//! Reading a body, wherever it is: one code for first, late, slow and ranged readers.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::fill::{Fill, FillError, Phase, Progress, Source, TAIL};
+use crate::spec::digest::{Digest, Hasher};
+use crate::spec::range::Span;
+use crate::store::{Blob, read_at};
+use crate::upstream::{BlobBody, UpstreamError};
+
+/// The smallest and the largest piece that is read at once, in bytes.
+const MIN_CHUNK: usize = 16 << 10;
+const MAX_CHUNK: usize = 256 << 10;
+/// A reader that would wait longer than this for its range asks the upstream beside the fill.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a waiting reader looks whether its patience suffices.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a body ended before its end. The connection must be broken off then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the fill failed")]
+    Fill(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error("the upstream's body ended early")]
+    Upstream(#[from] UpstreamError),
+    #[error("the file on disk is shorter than it was")]
+    Short,
+    #[error("the store cannot be read")]
+    Disk(#[from] std::io::Error),
+    #[error("the upstream sent other bytes than it promised")]
+    Untrue,
+}
+
+/// A body being read. Pieces are small while the receiver is slow, so that a thousand slow receivers
+/// cost little memory, and grow while it takes what it gets.
+#[derive(Debug)]
+pub struct Reader {
+    feed: Feed,
+    offset: u64,
+    /// One past the last byte wanted; unknown while the length of the blob is.
+    end: Option<u64>,
+    chunk: usize,
+    spare: BytesMut,
+}
+
+#[derive(Debug)]
+enum Feed {
+    Memory(Bytes),
+    Blob(Blob),
+    Fill(Box<Following>),
+    Through(Box<Through>),
+}
+
+/// A fill being followed.
+#[derive(Debug)]
+struct Following {
+    fill: Arc<Fill>,
+    source: Source,
+    progress: watch::Receiver<Progress>,
+    side: Option<Side>,
+}
+
+/// A request beside a fill, for bytes that it will reach only later.
+#[derive(Debug)]
+struct Side {
+    body: BlobBody,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    fn new(feed: Feed, offset: u64, end: Option<u64>) -> Self {
+        Self {
+            feed,
+            offset,
+            end,
+            chunk: MIN_CHUNK,
+            spare: BytesMut::new(),
+        }
+    }
+
+    pub(super) fn memory(bytes: Bytes, span: Span) -> Self {
+        Self::new(Feed::Memory(bytes), span.first, Some(span.end))
+    }
+
+    pub(super) fn blob(blob: Blob, span: Span) -> Self {
+        Self::new(Feed::Blob(blob), span.first, Some(span.end))
+    }
+
+    pub(super) fn fill(fill: Arc<Fill>, source: Source, first: u64, end: Option<u64>) -> Self {
+        let progress = fill.follow();
+        Self::new(
+            Feed::Fill(Box::new(Following {
+                fill,
+                source,
+                progress,
+                side: None,
+            })),
+            first,
+            end,
+        )
+    }
+
+    pub(super) fn through(through: Through, first: u64, end: Option<u64>) -> Self {
+        Self::new(Feed::Through(Box::new(through)), first, end)
+    }
+
+    /// The next piece; `None` when everything wanted was read.
+    ///
+    /// # Errors
+    /// What ended the body before its end. Nothing more can be read then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        if self.end.is_some_and(|end| self.offset >= end) {
+            return Ok(None);
+        }
+        let piece = match &mut self.feed {
+            Feed::Memory(bytes) => {
+                let end = self.end.unwrap_or(bytes.len() as u64);
+                let at = |position: u64| {
+                    usize::try_from(position)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len())
+                };
+                Some(bytes.slice(at(self.offset)..at(end)))
+            }
+            Feed::Blob(blob) => {
+                let (file, limit) = (blob.file.clone(), blob.size);
+                Some(self.read(&file, limit).await?)
+            }
+            Feed::Fill(following) => match following.more(self.offset, self.end).await? {
+                More::File { file, limit } => Some(self.read(&file, limit).await?),
+                More::Side(bytes) => Some(bytes),
+                More::End => None,
+            },
+            Feed::Through(through) => through.next().await?,
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        // A side or passed-through body may bring more than was asked for.
+        let wanted = self.end.map_or(u64::MAX, |end| end - self.offset);
+        let piece = piece.slice(
+            ..piece
+                .len()
+                .min(usize::try_from(wanted).unwrap_or(usize::MAX)),
+        );
+        self.offset += piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// Gives a written piece back, with whether writing it had to wait for the receiver.
+    pub fn written(&mut self, piece: Bytes, waited: bool) {
+        self.chunk = if waited {
+            MIN_CHUNK
+        } else {
+            (self.chunk * 2).min(MAX_CHUNK)
+        };
+        if let Ok(buffer) = piece.try_into_mut()
+            && buffer.capacity() <= self.chunk
+        {
+            self.spare = buffer;
+        }
+    }
+
+    /// One read of the file, of at most a chunk and not beyond `limit`.
+    async fn read(&mut self, file: &Arc<File>, limit: u64) -> Result<Bytes, ReadError> {
+        let limit = self.end.map_or(limit, |end| end.min(limit));
+        let want = usize::try_from(limit.saturating_sub(self.offset))
+            .unwrap_or(usize::MAX)
+            .min(self.chunk);
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.resize(want, 0);
+        let (mut buffer, read) = read_at(file, buffer, self.offset).await?;
+        if read == 0 {
+            return Err(ReadError::Short);
+        }
+        buffer.truncate(read);
+        Ok(buffer.freeze())
+    }
+}
+
+/// What a fill has for a reader.
+enum More {
+    /// The file holds everything up to `limit`.
+    File {
+        file: Arc<File>,
+        limit: u64,
+    },
+    Side(Bytes),
+    End,
+}
+
+impl Following {
+    /// Waits until there is something at `offset`.
+    async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
+        if let Some(more) = self.side_bytes(offset).await? {
+            return Ok(more);
+        }
+        loop {
+            let behind = {
+                let progress = self.progress.borrow_and_update();
+                let limit = progress.readable(end);
+                match &progress.phase {
+                    Phase::Failed(error) => return Err(ReadError::Fill(Arc::new(error.clone()))),
+                    Phase::Done { .. } if offset >= limit => return Ok(More::End),
+                    Phase::Done { file } => {
+                        return Ok(More::File {
+                            file: file.clone(),
+                            limit,
+                        });
+                    }
+                    Phase::Streaming { file, .. } if limit > offset => {
+                        return Ok(More::File {
+                            file: file.clone(),
+                            limit,
+                        });
+                    }
+                    Phase::Streaming { since, .. } => {
+                        wait_for(offset, progress.written, since.elapsed())
+                    }
+                    Phase::Asking => Duration::ZERO,
+                }
+            };
+            if behind > PATIENCE && self.start_side(offset, end).await {
+                return self
+                    .side_bytes(offset)
+                    .await
+                    .map(|more| more.unwrap_or(More::End));
+            }
+            let changed = tokio::time::timeout(LOOK_EVERY, self.progress.changed()).await;
+            if let Ok(Err(_)) = changed {
+                return Err(ReadError::Fill(Arc::new(FillError::Lost)));
+            }
+        }
+    }
+
+    /// The next bytes of a side request, if there is one and the rest is not better read from the file.
+    async fn side_bytes(&mut self, offset: u64) -> Result<Option<More>, ReadError> {
+        let Some(side) = &mut self.side else {
+            return Ok(None);
+        };
+        // The tail is only ever read from the verified file.
+        let total = self.progress.borrow().total;
+        let release = total.map_or(u64::MAX, |total| total - TAIL.min(total));
+        if offset < release
+            && let Ok(Some(bytes)) = side.body.next().await
+        {
+            let most = usize::try_from(release - offset).unwrap_or(usize::MAX);
+            return Ok(Some(More::Side(bytes.slice(..bytes.len().min(most)))));
+        }
+        self.side = None;
+        Ok(None)
+    }
+
+    /// Asks the upstream for the range itself, if one more side request is allowed.
+    async fn start_side(&mut self, offset: u64, end: Option<u64>) -> bool {
+        let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
+            return false;
+        };
+        let Source { origin, repository } = &self.source;
+        match origin
+            .upstream
+            .blob(repository, &self.fill.digest, offset, end)
+            .await
+        {
+            Ok(body) => {
+                tracing::debug!(digest = %self.fill.digest, offset, "a side request");
+                self.side = Some(Side { body, _slot: slot });
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// How long a fill will take to reach `offset` at the speed it had so far; nothing is known of its first
+/// second.
+fn wait_for(offset: u64, written: u64, elapsed: Duration) -> Duration {
+    let missing = offset.saturating_sub(written);
+    if missing == 0 || elapsed < Duration::from_secs(1) {
+        return Duration::ZERO;
+    }
+    if written == 0 {
+        return Duration::MAX;
+    }
+    let seconds = u128::from(missing) * elapsed.as_millis() / u128::from(written) / 1000;
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
+/// A body that goes to one reader without being kept, because the store has no room. Its tail is held
+/// back until its digest is known to be right.
+#[derive(Debug)]
+pub(super) struct Through {
+    body: BlobBody,
+    digest: Digest,
+    /// Absent for a part that does not reach the blob's end: it cannot be verified.
+    hasher: Option<Hasher>,
+    /// Bytes before this are only hashed.
+    skip: u64,
+    received: u64,
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    started: Instant,
+}
+
+impl Through {
+    /// `verify` needs a body that begins at 0.
+    pub fn new(body: BlobBody, digest: Digest, first: u64, verify: bool) -> Self {
+        let hasher = verify.then(|| Hasher::new(digest.algorithm()));
+        let (skip, received) = (first, body.offset);
+        let held = VecDeque::new();
+        Self {
+            body,
+            digest,
+            hasher,
+            skip,
+            received,
+            held,
+            held_bytes: 0,
+            started: Instant::now(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        loop {
+            let keep = if self.hasher.is_some() { TAIL } else { 0 };
+            if let Some(first) = self.held.front()
+                && self.held_bytes - first.len() as u64 >= keep
+            {
+                self.held_bytes -= first.len() as u64;
+                return Ok(self.held.pop_front());
+            }
+            let Some(chunk) = self.body.next().await? else {
+                let Some(hasher) = self.hasher.take() else {
+                    return Ok(None);
+                };
+                if self.body.total.is_some_and(|total| total != self.received)
+                    || hasher.finish() != self.digest
+                {
+                    return Err(ReadError::Untrue);
+                }
+                let ms = self.started.elapsed().as_millis();
+                tracing::info!(target: "fill", digest = %self.digest, bytes = self.received, ms, "passed through");
+                continue;
+            };
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&chunk);
+            }
+            let skip = self
+                .skip
+                .saturating_sub(self.received)
+                .min(chunk.len() as u64);
+            self.received += chunk.len() as u64;
+            let wanted = chunk.slice(usize::try_from(skip).unwrap_or(chunk.len())..);
+            if !wanted.is_empty() {
+                self.held_bytes += wanted.len() as u64;
+                self.held.push_back(wanted);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience() {
+        let seconds = Duration::from_secs;
+        for (offset, written, elapsed, wait) in [
+            (100, 100, seconds(5), Duration::ZERO),
+            (1000, 10, Duration::from_millis(500), Duration::ZERO),
+            (1000, 100, seconds(10), seconds(90)),
+            (1000, 900, seconds(9), seconds(1)),
+            (1000, 0, seconds(2), Duration::MAX),
+            (u64::MAX, 1, seconds(u64::MAX >> 10), seconds(u64::MAX)),
+        ] {
+            assert_eq!(
+                wait_for(offset, written, elapsed),
+                wait,
+                "{offset} {written} {elapsed:?}"
+            );
+        }
+    }
+}

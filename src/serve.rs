@@ -1,0 +1,329 @@
+//! The house put together: what `roadstead serve` opens, runs and drains.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{Config, Listen};
+use crate::gateway::{
+    Authority, Bound, CertificateFiles, Front, Gateway, House, TlsError, server_config,
+};
+use crate::mirror::Mirror;
+use crate::store::Store;
+use crate::telemetry;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Configuration(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: io::Error },
+    #[error("an upstream's client cannot be set up")]
+    Upstream(#[from] crate::upstream::UpstreamError),
+    #[error("the system refuses: {0}")]
+    System(#[from] io::Error),
+}
+
+impl ServeError {
+    /// The exit code: 78 for what the operator's files say wrong (`EX_CONFIG`), 1 for the rest.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) | Self::Tls(_) => 78,
+            Self::Store(_) | Self::Listen { .. } | Self::Upstream(_) | Self::System(_) => 1,
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// What kept it from starting. Once it serves, nothing does.
+pub fn serve(config: &Config) -> Result<(), ServeError> {
+    raise_descriptors();
+    let serving = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("serve")
+        .enable_all()
+        .build()?;
+    // Fills write to the disk, which may stall; serving must not stall with them.
+    let filling = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("fill")
+        .enable_all()
+        .build()?;
+    let outcome = serving.block_on(run(config, filling.handle().clone()));
+    // What still runs is cut off: partials are discarded at the next start.
+    filling.shutdown_background();
+    serving.shutdown_background();
+    outcome
+}
+
+/// A connection takes a descriptor, and so does every blob that is read.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), ServeError> {
+    let mirror = config
+        .mirror_settings()
+        .map_err(|error| ServeError::Configuration(error.to_string()))?;
+    let certificates = Certificates::open(config)?;
+    let store = Arc::new(Store::open(&config.store_settings())?);
+    let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
+    let house = Arc::new(House {
+        table: config.routing_table(),
+        policy: config.policy(),
+        mirror,
+        access_log: config.log.access,
+    });
+
+    let (shutdown, down) = watch::channel(false);
+    let front = Front::new(config.front_settings(), down);
+    let mut urls = Vec::new();
+    let mut doors = Vec::new();
+    for listen in &config.listen {
+        let bound = bind(listen).await?;
+        urls.push(bound.url.clone());
+        doors.push((
+            bound,
+            Gateway::new(house.clone(), listen.routing()),
+            certificates.of(listen)?,
+        ));
+    }
+    announce(&urls, config, certificates.authority.as_ref());
+    for (bound, gateway, tls) in doors {
+        tokio::spawn(front.clone().listen(bound, gateway, tls));
+    }
+    let scanned = store.clone();
+    tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        let blobs = scanned.blobs.scan();
+        tracing::info!(
+            blobs,
+            bytes = scanned.space.used(),
+            ms = started.elapsed().as_millis(),
+            "the store is known"
+        );
+    });
+
+    stop_signal().await?;
+    tracing::info!("draining");
+    let _ = shutdown.send(true);
+    if !front.drained().await {
+        tracing::warn!("limits.drain is over; what was still under way is cut off");
+    }
+    Ok(())
+}
+
+async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
+    let address = listen.listen_address();
+    let tls = listen.certificates().is_some();
+    Bound::bind(&address, tls)
+        .await
+        .map_err(|source| ServeError::Listen {
+            address: format!("{address:?}"),
+            source,
+        })
+}
+
+async fn stop_signal() -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// What the listeners speak TLS with.
+struct Certificates {
+    /// Present where a listener has `tls: auto`.
+    authority: Option<Authority>,
+    own: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+}
+
+impl Certificates {
+    fn open(config: &Config) -> Result<Self, TlsError> {
+        let wants_own =
+            |listen: &Listen| listen.certificates().is_some_and(|files| files.is_empty());
+        if !config.listen.iter().any(wants_own) {
+            return Ok(Self {
+                authority: None,
+                own: None,
+            });
+        }
+        let authority = Authority::open(&config.keys)?;
+        let names = names(config);
+        let leaf = authority.leaf(&names, SystemTime::now())?;
+        let (own, changed) = watch::channel(server_config(&[leaf])?);
+        tokio::spawn(renew(Authority::open(&config.keys)?, names, own));
+        Ok(Self {
+            authority: Some(authority),
+            own: Some(changed),
+        })
+    }
+
+    /// What one listener speaks TLS with; `None` for plain HTTP.
+    fn of(
+        &self,
+        listen: &Listen,
+    ) -> Result<Option<watch::Receiver<Arc<rustls::ServerConfig>>>, TlsError> {
+        match listen.certificates() {
+            None => Ok(None),
+            Some(files) if files.is_empty() => Ok(self.own.clone()),
+            Some(files) => Ok(Some(fixed(&files)?)),
+        }
+    }
+}
+
+fn fixed(
+    files: &[CertificateFiles],
+) -> Result<watch::Receiver<Arc<rustls::ServerConfig>>, TlsError> {
+    Ok(watch::channel(server_config(files)?).1)
+}
+
+/// Looks twice a day whether our leaf nears its end.
+async fn renew(
+    authority: Authority,
+    names: BTreeSet<String>,
+    own: watch::Sender<Arc<rustls::ServerConfig>>,
+) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(12 * 3600));
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let renewed = authority
+            .leaf(&names, SystemTime::now())
+            .and_then(|leaf| server_config(&[leaf]));
+        match renewed {
+            Ok(config) => drop(own.send(config)),
+            Err(error) => tracing::error!(%error, "our certificate cannot be renewed"),
+        }
+    }
+}
+
+/// Everything this machine may be called: localhost, its name, its addresses, every `hosts`.
+fn names(config: &Config) -> BTreeSet<String> {
+    let mut names = config.certificate_names();
+    names.extend([
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ]);
+    let host = telemetry::host_name().to_lowercase();
+    if !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+    {
+        names.insert(host);
+    }
+    names.extend(
+        if_addrs::get_if_addrs()
+            .unwrap_or_default()
+            .iter()
+            .map(|interface| interface.ip().to_string()),
+    );
+    // An address that is listened on, such as one of 127.0.0.0/8, need not be an interface's.
+    let listened = config
+        .listen
+        .iter()
+        .filter_map(|listen| match &listen.address {
+            crate::config::ListenAddress::Tcp { host, .. } => host.clone(),
+            crate::config::ListenAddress::Unix(_) => None,
+        });
+    names.extend(listened.filter(|host| {
+        host.parse()
+            .is_ok_and(|ip: std::net::IpAddr| !ip.is_unspecified())
+    }));
+    names
+}
+
+/// Says on standard output where we listen and what clients have to be told.
+fn announce(urls: &[String], config: &Config, authority: Option<&Authority>) {
+    let mut text = String::new();
+    for url in urls {
+        let _ = writeln!(text, "listening on {url}");
+    }
+    if let Some(authority) = authority {
+        let path = std::path::absolute(&authority.path).unwrap_or_else(|_| authority.path.clone());
+        let _ = write!(
+            text,
+            "\nCA           {}\nfingerprint  {}\n",
+            path.display(),
+            authority.fingerprint
+        );
+        recipes(&mut text, urls, config, Some(path));
+    } else {
+        recipes(&mut text, urls, config, None);
+    }
+    let _ = writeln!(text, "ready");
+    print!("{text}");
+    let _ = io::Write::flush(&mut io::stdout());
+}
+
+/// The exact lines for Docker, containerd and Podman.
+fn recipes(text: &mut String, urls: &[String], config: &Config, ca: Option<PathBuf>) {
+    let listeners = || urls.iter().zip(&config.listen);
+    let mirror = listeners().find(|(url, listen)| {
+        url.starts_with("http://") && listen.registry.as_deref() == Some("docker.io")
+    });
+    if let Some((url, _)) = mirror {
+        let _ = write!(
+            text,
+            "\nDocker: in /etc/docker/daemon.json, then restart Docker\n\
+             {{\"registry-mirrors\": [\"{url}\"]}}\n"
+        );
+    }
+    let Some((url, _)) = listeners().find(|(url, _)| url.starts_with("https://")) else {
+        return;
+    };
+    let authority = url.trim_start_matches("https://");
+    let registry = config
+        .registries
+        .first()
+        .map_or("docker.io", |registry| registry.name.as_str());
+    let ca_line = ca
+        .as_ref()
+        .map(|ca| format!("  ca = \"{}\"\n", ca.display()))
+        .unwrap_or_default();
+    let _ = write!(
+        text,
+        "\ncontainerd: in /etc/containerd/certs.d/{registry}/hosts.toml\n\
+         server = \"https://{registry}\"\n\
+         [host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n{ca_line}"
+    );
+    let _ = write!(
+        text,
+        "\nPodman: in /etc/containers/registries.conf.d/roadstead.conf\n\
+         [[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\
+         [[registry.mirror]]\nlocation = \"{authority}/{registry}\"\n"
+    );
+    if let Some(ca) = ca {
+        let _ = writeln!(
+            text,
+            "and the CA:  mkdir -p /etc/containers/certs.d/{authority} && \
+             cp {} /etc/containers/certs.d/{authority}/ca.crt",
+            ca.display()
+        );
+    }
+    text.push('\n');
+}

@@ -1,0 +1,141 @@
+//! The `Cache-Status` response field (RFC 9211): how this cache came to its answer.
+
+use std::fmt;
+
+/// Why a request went forward (RFC 9211 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing was stored for it.
+    UriMiss,
+    /// What was stored was too old.
+    Stale,
+    /// It is never answered from the store.
+    Bypass,
+}
+
+/// One cache's member of the field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Absent with [`CacheStatus::hit`] unset: the gateway answered by itself.
+    pub forward: Option<Forward>,
+    pub hit: bool,
+    /// The answer is being kept.
+    pub stored: bool,
+    /// It shared somebody else's request upstream.
+    pub collapsed: bool,
+    /// Remaining freshness in seconds.
+    pub ttl: Option<u64>,
+    pub detail: Option<&'static str>,
+}
+
+impl CacheStatus {
+    pub const HIT: Self = Self {
+        hit: true,
+        forward: None,
+        stored: false,
+        collapsed: false,
+        ttl: None,
+        detail: None,
+    };
+
+    /// The gateway's own answer: nothing was looked up.
+    pub const fn own(detail: &'static str) -> Self {
+        Self {
+            hit: false,
+            detail: Some(detail),
+            ..Self::HIT
+        }
+    }
+
+    pub const fn forward(forward: Forward) -> Self {
+        Self {
+            hit: false,
+            forward: Some(forward),
+            ..Self::HIT
+        }
+    }
+
+    #[must_use]
+    pub const fn stored(self) -> Self {
+        Self {
+            stored: true,
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub const fn collapsed(self, collapsed: bool) -> Self {
+        Self { collapsed, ..self }
+    }
+
+    #[must_use]
+    pub const fn ttl(self, seconds: u64) -> Self {
+        Self {
+            ttl: Some(seconds),
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub const fn detail(self, detail: &'static str) -> Self {
+        Self {
+            detail: Some(detail),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for CacheStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("roadstead")?;
+        if self.hit {
+            f.write_str("; hit")?;
+        }
+        if let Some(forward) = self.forward {
+            f.write_str(match forward {
+                Forward::UriMiss => "; fwd=uri-miss",
+                Forward::Stale => "; fwd=stale",
+                Forward::Bypass => "; fwd=bypass",
+            })?;
+        }
+        if self.stored {
+            f.write_str("; stored")?;
+        }
+        if self.collapsed {
+            f.write_str("; collapsed")?;
+        }
+        if let Some(ttl) = self.ttl {
+            write!(f, "; ttl={ttl}")?;
+        }
+        if let Some(detail) = self.detail {
+            write!(f, "; detail={detail}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members() {
+        for (status, text) in [
+            (CacheStatus::HIT, "roadstead; hit"),
+            (CacheStatus::HIT.ttl(30), "roadstead; hit; ttl=30"),
+            (
+                CacheStatus::forward(Forward::UriMiss)
+                    .stored()
+                    .collapsed(true),
+                "roadstead; fwd=uri-miss; stored; collapsed",
+            ),
+            (
+                CacheStatus::forward(Forward::Stale).detail("revalidated"),
+                "roadstead; fwd=stale; detail=revalidated",
+            ),
+            (CacheStatus::own("ping"), "roadstead; detail=ping"),
+        ] {
+            assert_eq!(status.to_string(), text);
+        }
+    }
+}

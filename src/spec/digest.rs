@@ -1,0 +1,195 @@
+//! Content digests: OCI image-spec, descriptor.md "Digests".
+//!
+//! Only the two registered algorithms that registries really use are accepted. The hex is checked
+//! once, here; a `Digest` in hand is always well formed and safe as a file name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+/// The registered digest algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    Sha256,
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name as it stands before the colon.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
+/// A parsed digest; `Display` gives the canonical `algorithm:hex` form.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Digest {
+    Sha256([u8; 32]),
+    Sha512([u8; 64]),
+}
+
+/// Why a text is not a digest (`DIGEST_INVALID`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    #[error("a digest is <algorithm>:<hex>")]
+    Form,
+    #[error("the digest algorithm is not supported; sha256 and sha512 are")]
+    Algorithm,
+    #[error("a digest has exactly 64 (sha256) or 128 (sha512) lower-case hex digits")]
+    Hex,
+}
+
+impl Digest {
+    /// The digest of `bytes` under `algorithm`.
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    pub const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// The encoded part: 64 or 128 lower-case hex digits.
+    pub fn hex(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bytes = self.bytes();
+        let mut hex = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            hex.push(DIGITS[usize::from(byte >> 4)] as char);
+            hex.push(DIGITS[usize::from(byte & 15)] as char);
+        }
+        hex
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes,
+        }
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let (algorithm, hex) = text.split_once(':').ok_or(DigestError::Form)?;
+        match algorithm {
+            "sha256" => decode(hex).map(Self::Sha256),
+            "sha512" => decode(hex).map(Self::Sha512),
+            _ => Err(DigestError::Algorithm),
+        }
+    }
+}
+
+fn decode<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(DigestError::Hex),
+    };
+    if hex.len() != N * 2 {
+        return Err(DigestError::Hex);
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Ok(bytes)
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Hashes a body as it streams by.
+#[derive(Clone, Debug)]
+pub enum Hasher {
+    Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+}
+
+impl Hasher {
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(Box::default()),
+        }
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_vectors_round_trip() {
+        for (algorithm, text) in [
+            (
+                Algorithm::Sha256,
+                "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            ),
+            (
+                Algorithm::Sha512,
+                "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+                 2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+            ),
+        ] {
+            let digest = Digest::of(algorithm, b"abc");
+            assert_eq!(digest.to_string(), text);
+            assert_eq!(text.parse(), Ok(digest));
+        }
+    }
+
+    #[test]
+    fn malformed_digests_are_refused() {
+        let good = "a".repeat(64);
+        for (text, error) in [
+            (good.clone(), DigestError::Form),
+            (format!("md5:{good}"), DigestError::Algorithm),
+            (format!("SHA256:{good}"), DigestError::Algorithm),
+            (format!("sha256:{}", "A".repeat(64)), DigestError::Hex),
+            (format!("sha256:{}", "g".repeat(64)), DigestError::Hex),
+            (format!("sha256:{good}0"), DigestError::Hex),
+            (format!("sha256:{}", &good[1..]), DigestError::Hex),
+            (format!("sha512:{good}"), DigestError::Hex),
+            (format!("sha256:{good}:"), DigestError::Hex),
+            ("sha256:".into(), DigestError::Hex),
+            (":".into(), DigestError::Algorithm),
+            (format!("sha256:{}é", &good[2..]), DigestError::Hex),
+        ] {
+            assert_eq!(text.parse::<Digest>(), Err(error), "{text}");
+        }
+    }
+}

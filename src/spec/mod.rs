@@ -1,0 +1,13 @@
+//! Floor 0: what the protocols say. Pure: no I/O, no clock, no async.
+//!
+//! Every value that came from a stranger becomes one of these types, or an error that names the
+//! specification's code, before anything else looks at it.
+
+pub mod cache_status;
+pub mod digest;
+pub mod error;
+pub mod glob;
+pub mod manifest;
+pub mod name;
+pub mod range;
+pub mod v2;

@@ -1,0 +1,137 @@
+//! Links: a repository's claim to a digest, made when its upstream said that it has it.
+//!
+//! Bytes are shared by digest, rights are not: a digest is served for a repository only if it is linked
+//! there, as a manifest or as a blob. The kinds do not mix. A link may outlive its bytes.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::records::{Records, component};
+use crate::spec::digest::Digest;
+use crate::spec::name::{Registry, Repository};
+
+/// How many links of each kind are kept in memory.
+const RECENT: u64 = 16_384;
+
+/// A manifest that a repository has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestLink {
+    /// The exact `Content-Type` to answer with.
+    pub media_type: String,
+    /// The length in bytes.
+    pub size: u64,
+    /// When the upstream last said so, in seconds since 1970.
+    pub checked_at: u64,
+    /// The digest that the manifest refers to, if it is a referrer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub subject: Option<String>,
+}
+
+/// A blob that a repository has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobLink {
+    /// When the upstream last said so, in seconds since 1970.
+    pub checked_at: u64,
+    /// The length in bytes, where the upstream gave it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<u64>,
+}
+
+/// All links of all repositories.
+#[derive(Debug)]
+pub struct Links {
+    manifests: Records<ManifestLink>,
+    blobs: Records<BlobLink>,
+}
+
+impl Links {
+    pub(super) fn new(root: &Path) -> Self {
+        let folder = root.join("repositories");
+        Self {
+            manifests: Records::new(folder.clone(), RECENT),
+            blobs: Records::new(folder, RECENT),
+        }
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn manifest(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> io::Result<Option<Arc<ManifestLink>>> {
+        self.manifests
+            .open(path(registry, repository, "_manifests", digest))
+            .await
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn blob(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> io::Result<Option<Arc<BlobLink>>> {
+        self.blobs
+            .open(path(registry, repository, "_blobs", digest))
+            .await
+    }
+
+    pub async fn link_manifest(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        link: ManifestLink,
+    ) -> Arc<ManifestLink> {
+        self.manifests
+            .keep(path(registry, repository, "_manifests", digest), link)
+            .await
+    }
+
+    pub async fn link_blob(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        link: BlobLink,
+    ) -> Arc<BlobLink> {
+        self.blobs
+            .keep(path(registry, repository, "_blobs", digest), link)
+            .await
+    }
+
+    /// The upstream no longer has it.
+    pub async fn unlink_manifest(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+    ) {
+        self.manifests
+            .remove(path(registry, repository, "_manifests", digest))
+            .await;
+    }
+
+    /// The upstream no longer has it.
+    pub async fn unlink_blob(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
+        self.blobs
+            .remove(path(registry, repository, "_blobs", digest))
+            .await;
+    }
+}
+
+/// Repository components never begin with `_`, so the folders of the kinds cannot be mistaken for one.
+fn path(registry: &Registry, repository: &Repository, kind: &str, digest: &Digest) -> String {
+    let registry = component(registry.as_str());
+    format!(
+        "{registry}/{repository}/{kind}/{}-{}",
+        digest.algorithm().as_str(),
+        digest.hex()
+    )
+}

@@ -1,0 +1,39 @@
+//! Reading a file for a connection without a thread hop where the page cache has the bytes.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+/// Fills `buffer` (its whole length) from `offset` of `file`, as far as one read goes, and returns it
+/// with the number of bytes read; 0 is the end of the file.
+///
+/// # Errors
+/// What the disk says. The buffer is lost then.
+pub async fn read_at(
+    file: &Arc<File>,
+    mut buffer: BytesMut,
+    offset: u64,
+) -> io::Result<(BytesMut, usize)> {
+    match preadv2(
+        file,
+        &mut [IoSliceMut::new(&mut buffer)],
+        offset,
+        ReadWriteFlags::NOWAIT,
+    ) {
+        Ok(read) => return Ok((buffer, read)),
+        // The bytes are not in memory, or this file system cannot tell.
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = file.clone();
+    tokio::task::spawn_blocking(move || {
+        let read = file.read_at(&mut buffer, offset)?;
+        Ok((buffer, read))
+    })
+    .await
+    .map_err(io::Error::other)?
+}

@@ -1,0 +1,266 @@
+//! Room on the disk: reserved before it is written, made by eviction, given back when unused.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::Settings;
+use super::blobs::blob_path;
+use super::index::{Index, footprint};
+use crate::spec::digest::Digest;
+
+/// How much of the file system is left to others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MinFree {
+    Bytes(u64),
+    /// Of the file system's size.
+    Percent(f64),
+}
+
+/// There is no room, and nothing more that may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room in the store for {bytes} bytes")]
+pub struct Full {
+    pub bytes: u64,
+}
+
+/// The account of the disk.
+#[derive(Debug)]
+pub struct Space {
+    root: PathBuf,
+    max_size: u64,
+    min_free: MinFree,
+    account: Mutex<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    index: Index,
+    /// Bytes promised to fills, whether written yet or not.
+    reserved: u64,
+}
+
+impl Space {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            root: settings.path.clone(),
+            max_size: settings.max_size,
+            min_free: settings.min_free,
+            account: Mutex::new(Account {
+                index: Index::new(),
+                reserved: 0,
+            }),
+        }
+    }
+
+    /// Reserves room for `size` bytes, evicting the least recently used blobs where needed. Blocks on the
+    /// disk: call it from a fill.
+    ///
+    /// # Errors
+    /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
+    pub fn reserve(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
+        let mut reservation = Reservation {
+            space: self.clone(),
+            bytes: 0,
+        };
+        reservation.grow_to(size)?;
+        Ok(reservation)
+    }
+
+    /// Bytes on disk and promised.
+    pub fn used(&self) -> u64 {
+        let account = self.account();
+        account.index.bytes() + account.reserved
+    }
+
+    /// The number of blobs.
+    pub fn blobs(&self) -> usize {
+        self.account().index.len()
+    }
+
+    /// Notes a use; true when the file's mtime should follow.
+    pub(super) fn touch(&self, digest: &Digest, now: SystemTime) -> bool {
+        self.account().index.touch(digest, unix(now))
+    }
+
+    /// Keeps a blob from eviction until [`Space::unpin`].
+    pub(super) fn pin(&self, digest: &Digest) {
+        self.account().index.pin(digest);
+    }
+
+    pub(super) fn unpin(&self, digest: &Digest) {
+        self.account().index.unpin(digest);
+    }
+
+    /// Enters a blob that the scan found; from new to old.
+    pub(super) fn found(&self, digest: Digest, size: u64, last_use: u64) {
+        self.account().index.insert_oldest(digest, size, last_use);
+    }
+
+    /// Forgets a blob that turned out to be gone.
+    pub(super) fn lost(&self, digest: &Digest) {
+        self.account().index.remove(digest);
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        // Every section below leaves the account whole, so a panic elsewhere does not spoil it.
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `more` bytes, or says why not.
+    fn take(&self, more: u64) -> Result<(), Full> {
+        let full = Full { bytes: more };
+        loop {
+            let victim = {
+                let mut account = self.account();
+                let used = account.index.bytes() + account.reserved;
+                if used.saturating_add(more) <= self.max_size
+                    && self.leaves_free(more, account.reserved)
+                {
+                    account.reserved += more;
+                    return Ok(());
+                }
+                if more > self.max_size {
+                    return Err(full);
+                }
+                account.index.pop_oldest().ok_or(full)?
+            };
+            if let Err(error) = std::fs::remove_file(blob_path(&self.root, &victim)) {
+                tracing::warn!(digest = %victim, %error, "a blob cannot be evicted");
+            } else {
+                tracing::debug!(digest = %victim, "evicted");
+            }
+        }
+    }
+
+    /// Whether the file system keeps `min_free` after all that is promised and `more` was written. What
+    /// is already written of the promised bytes counts twice, which errs on the safe side.
+    fn leaves_free(&self, more: u64, reserved: u64) -> bool {
+        let Ok(stat) = rustix::fs::statvfs(&self.root) else {
+            return false;
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of a disk's size; the exact byte does not matter"
+        )]
+        let keep = match self.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
+        };
+        free >= keep.saturating_add(more).saturating_add(reserved)
+    }
+}
+
+/// Room that belongs to one fill. What is not committed is given back when this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Makes sure that a file of `size` bytes has room.
+    ///
+    /// # Errors
+    /// [`Full`] when there is none; what was reserved before stays.
+    pub fn grow_to(&mut self, size: u64) -> Result<(), Full> {
+        let wanted = footprint(size);
+        if wanted > self.bytes {
+            self.space.take(wanted - self.bytes)?;
+            self.bytes = wanted;
+        }
+        Ok(())
+    }
+
+    /// The reserved bytes have become a committed blob.
+    pub(super) fn settle(mut self, digest: Digest, size: u64, now: SystemTime) {
+        let mut account = self.space.account();
+        account.reserved -= self.bytes;
+        account.index.insert(digest, size, unix(now));
+        drop(account);
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.space.account().reserved -= self.bytes;
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(root: &std::path::Path, max_size: u64, min_free: MinFree) -> Arc<Space> {
+        Arc::new(Space::new(&Settings {
+            path: root.to_owned(),
+            max_size,
+            min_free,
+        }))
+    }
+
+    #[test]
+    fn reservations_are_counted_in_blocks_and_given_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let space = space(folder.path(), 10 * 4096, MinFree::Bytes(0));
+        let first = space.reserve(1).expect("room");
+        assert_eq!(space.used(), 4096);
+        let mut second = space.reserve(8 * 4096).expect("room");
+        assert_eq!(space.reserve(4097).map(|_| ()), Err(Full { bytes: 8192 }));
+        second.grow_to(9 * 4096).expect("room");
+        assert!(second.grow_to(9 * 4096 + 1).is_err());
+        drop(second);
+        drop(first);
+        assert_eq!(space.used(), 0);
+    }
+
+    #[test]
+    fn min_free_refuses() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(
+            space(folder.path(), u64::MAX, MinFree::Percent(100.0))
+                .reserve(1)
+                .is_err()
+        );
+        assert!(
+            space(folder.path(), u64::MAX, MinFree::Bytes(u64::MAX))
+                .reserve(1)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_and_what_is_read_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let space = space(folder.path(), 3 * 4096, MinFree::Bytes(0));
+        let digests = [1, 2, 3].map(|n| Digest::Sha256([n; 32]));
+        for digest in digests {
+            space
+                .reserve(1)
+                .expect("room")
+                .settle(digest, 1, SystemTime::now());
+        }
+        space.pin(&digests[0]);
+        space.touch(&digests[1], SystemTime::now());
+        let _held = space.reserve(1).expect("room");
+        assert!(
+            space
+                .account()
+                .index
+                .pop_oldest()
+                .is_some_and(|gone| gone != digests[2])
+        );
+    }
+}

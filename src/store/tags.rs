@@ -1,0 +1,114 @@
+//! Tags as pointers: what a tag resolved to, and when the upstream last said so.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::records::{Records, component};
+use crate::spec::digest::Digest;
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::{Registry, Repository, Tag};
+
+/// How many pointers are kept in memory.
+const RECENT: u64 = 16_384;
+
+/// Where a tag points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    pub digest: Digest,
+    /// The media type of the manifest there.
+    pub media_type: String,
+    /// Its length in bytes, where known.
+    pub size: Option<u64>,
+    /// When the upstream last said so, in seconds since 1970.
+    pub checked_at: u64,
+}
+
+/// A pointer as it stands on disk.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    digest: String,
+    media_type: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    size: Option<u64>,
+    checked_at: u64,
+}
+
+/// All pointers of all repositories.
+#[derive(Debug)]
+pub struct Tags {
+    records: Records<Record>,
+}
+
+impl Tags {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            records: Records::new(root.join("repositories"), RECENT),
+        }
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn open(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        class: AcceptClass,
+        tag: &Tag,
+    ) -> io::Result<Option<Pointer>> {
+        let record: Option<Arc<Record>> = self
+            .records
+            .open(path(registry, repository, class, tag))
+            .await?;
+        Ok(record.and_then(|record| {
+            Some(Pointer {
+                digest: record.digest.parse().ok()?,
+                media_type: record.media_type.clone(),
+                size: record.size,
+                checked_at: record.checked_at,
+            })
+        }))
+    }
+
+    pub async fn point(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        class: AcceptClass,
+        tag: &Tag,
+        pointer: &Pointer,
+    ) {
+        let record = Record {
+            digest: pointer.digest.to_string(),
+            media_type: pointer.media_type.clone(),
+            size: pointer.size,
+            checked_at: pointer.checked_at,
+        };
+        self.records
+            .keep(path(registry, repository, class, tag), record)
+            .await;
+    }
+
+    /// The upstream no longer has the tag.
+    pub async fn remove(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        class: AcceptClass,
+        tag: &Tag,
+    ) {
+        self.records
+            .remove(path(registry, repository, class, tag))
+            .await;
+    }
+}
+
+fn path(registry: &Registry, repository: &Repository, class: AcceptClass, tag: &Tag) -> String {
+    format!(
+        "{}/{repository}/_tags/{}/{tag}",
+        component(registry.as_str()),
+        class.as_str()
+    )
+}

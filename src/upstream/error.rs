@@ -1,0 +1,94 @@
+//! What can go wrong with an upstream, each with a meaning of its own.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode, header};
+
+/// An upstream's refusal, or why it could not be asked. Sources are chained, not printed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("the upstream does not have it")]
+    NotFound,
+    /// 401 after our own login, or 403.
+    #[error("the upstream refused the gateway's account ({0})")]
+    Denied(StatusCode),
+    #[error("the upstream limits requests")]
+    TooManyRequests { retry_after: Option<Duration> },
+    #[error("the upstream answered {0}")]
+    Status(StatusCode),
+    #[error("the upstream did not answer in time")]
+    Timeout,
+    #[error("the upstream's body is longer than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the upstream broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("the upstream cannot be reached or dropped the connection")]
+    Network(#[source] reqwest::Error),
+}
+
+impl UpstreamError {
+    /// The error of a status that is no success.
+    pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Denied(status),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let value = headers
+                    .get(header::RETRY_AFTER)
+                    .and_then(|value| value.to_str().ok());
+                let now = SystemTime::now();
+                Self::TooManyRequests {
+                    retry_after: value.and_then(|value| retry_after(value, now)),
+                }
+            }
+            _ => Self::Status(status),
+        }
+    }
+}
+
+impl From<reqwest::Error> for UpstreamError {
+    fn from(error: reqwest::Error) -> Self {
+        // A presigned URL is a secret, so the URL is left out of what may be logged.
+        if error.is_timeout() {
+            Self::Timeout
+        } else {
+            Self::Network(error.without_url())
+        }
+    }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds or a date, clamped to 1 s..1 h.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let wait = match value.trim().parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value.trim())
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default(),
+    };
+    Some(wait.clamp(Duration::from_secs(1), Duration::from_secs(3600)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_clamped() {
+        let now = httpdate::parse_http_date("Thu, 01 Jan 2026 00:00:00 GMT").expect("a date");
+        for (value, seconds) in [
+            ("5", Some(5)),
+            ("0", Some(1)),
+            ("86400", Some(3600)),
+            ("Thu, 01 Jan 2026 00:00:30 GMT", Some(30)),
+            ("Wed, 31 Dec 2025 00:00:00 GMT", Some(1)),
+            ("soon", None),
+        ] {
+            assert_eq!(
+                retry_after(value, now),
+                seconds.map(Duration::from_secs),
+                "{value}"
+            );
+        }
+    }
+}
