@@ -40,15 +40,9 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let tell = {
-            let mut requests = lock(&self.requests);
-            if let Some(request) = requests.get(&key).cloned() {
-                drop(requests);
-                return (request.await, true);
-            }
-            let (tell, told) = oneshot::channel();
-            requests.insert(key.clone(), told.map(Result::ok).boxed().shared());
-            tell
+        let tell = match self.enter(&key) {
+            Ok(tell) => tell,
+            Err(request) => return (request.await, true),
         };
         let landing = Landing {
             requests: self.requests.clone(),
@@ -63,6 +57,18 @@ where
             value
         });
         (task.await.ok(), false)
+    }
+
+    /// The request for `key` that is under way, or else where to tell the result of the one that the
+    /// caller must start.
+    fn enter(&self, key: &K) -> Result<oneshot::Sender<V>, Request<V>> {
+        let mut requests = lock(&self.requests);
+        if let Some(request) = requests.get(key) {
+            return Err(request.clone());
+        }
+        let (tell, told) = oneshot::channel();
+        requests.insert(key.clone(), told.map(Result::ok).boxed().shared());
+        Ok(tell)
     }
 }
 
