@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
@@ -380,13 +381,28 @@ async fn stream(
         return Ok(());
     }
     loop {
-        let piece = reader.next().await.map_err(|error| {
-            tracing::warn!(
-                error = crate::telemetry::chain(&error),
-                "a body was broken off"
-            );
-            Error::explain(ErrorType::InternalError, "the body ended early")
-        })?;
+        let next = {
+            let mut next = pin!(reader.next());
+            match futures_util::poll!(&mut next) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    flush(session).await?;
+                    next.await
+                }
+            }
+        };
+        let piece = match next {
+            Ok(piece) => piece,
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::telemetry::chain(&error),
+                    "a body was broken off"
+                );
+                // What there was still reaches the client: it may resume from there.
+                let _ = flush(session).await;
+                return Error::e_explain(ErrorType::InternalError, "the body ended early");
+            }
+        };
         let Some(piece) = piece else { break };
         let waited = {
             let mut write = pin!(session.write_response_body(Some(piece.clone()), false));
@@ -404,6 +420,21 @@ async fn stream(
         reader.written(piece, waited);
     }
     session.write_response_body(None, true).await
+}
+
+/// Sends what is buffered. HTTP/1 bodies of a known length are flushed only at their end, but a client
+/// must not wait for what is here while we wait for more; HTTP/2 flushes by itself. pingora has no other
+/// way: a failed task that follows an empty one writes nothing, flushes, and gives its error back.
+async fn flush(session: &mut Session) -> Result<()> {
+    if session.is_http2() {
+        return Ok(());
+    }
+    let nothing = Error::new(ErrorType::Custom("nothing failed"));
+    let tasks = vec![HttpTask::Body(None, false), HttpTask::Failed(nothing)];
+    match session.downstream_session.response_duplex_vec(tasks).await {
+        Err(error) if *error.etype() == ErrorType::Custom("nothing failed") => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 #[cfg(test)]

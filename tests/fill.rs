@@ -1,0 +1,478 @@
+//! Fills: one download for many readers, and never a complete body that is wrong (laws 1 to 3).
+
+mod support;
+
+use std::time::Duration;
+
+use support::gateway::Gateway;
+use support::http::{End, Raw, Web, at_once};
+use support::image::random;
+use support::origin::{Fault, Image, Latch, Origin};
+use support::{sha512, until};
+
+/// Well over the held-back tail of 64 KiB.
+const SIZE: usize = 2 << 20;
+const TAIL: usize = 64 << 10;
+
+fn scene(size: usize) -> (Origin, Image, Gateway) {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "latest", &[random(1, size)]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    (origin, image, gateway)
+}
+
+fn blob_gets(origin: &Origin, image: &Image) -> usize {
+    origin.count("GET", &image.layer_path(0))
+}
+
+fn committed(gateway: &Gateway, n: usize) {
+    until(&format!("{n} committed fills"), || {
+        gateway.log().matches("fill: committed").count() >= n
+    });
+}
+
+#[test]
+fn sixteen_clients_cost_one_request() {
+    let (origin, image, gateway) = scene(SIZE);
+    let latch = Latch::new();
+    origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", "*/blobs/*"));
+    let url = format!("{}{}", gateway.url(0), image.layer_path(0));
+    let (h1, h2) = (
+        Web::h1(Some(&gateway.ca_path())),
+        Web::h2(Some(&gateway.ca_path())),
+    );
+    let release = std::thread::spawn({
+        let latch = latch.clone();
+        move || {
+            latch.wait_reached(1);
+            latch.release();
+        }
+    });
+    let bodies = at_once(16, |i| {
+        if i % 2 == 0 {
+            h1.get(&url)
+        } else {
+            h2.get(&url)
+        }
+    });
+    release.join().expect("the latch was reached");
+    for fetched in &bodies {
+        assert_eq!((fetched.status, &fetched.broken), (200, &None));
+        assert!(fetched.body == image.layer(0).1, "other bytes");
+    }
+    assert_eq!(blob_gets(&origin, &image), 1);
+    assert_eq!(origin.count("HEAD", "*/blobs/*"), 0);
+    let collapsed = bodies.iter().filter(|fetched| {
+        let status = fetched.header("cache-status").unwrap_or_default();
+        status.starts_with("roadstead; fwd=uri-miss; stored; collapsed")
+    });
+    assert_eq!(collapsed.count() + 1, 16);
+}
+
+#[test]
+fn bytes_are_streamed_while_they_arrive_and_late_joiners_get_what_is_there() {
+    let (origin, image, gateway) = scene(SIZE);
+    let latch = Latch::new();
+    let half = SIZE / 2;
+    origin.fault(Fault::PauseAt(half as u64, latch.clone()).on("GET", "*/blobs/*"));
+    let path = image.layer_path(0);
+    let layer = &image.layer(0).1;
+    let mut first = Raw::connect(gateway.url(0), Some(&gateway.ca_path()));
+    first.request("GET", &path, &[]);
+    assert_eq!(
+        first.read_head().expect("a head").length(),
+        Some(SIZE as u64)
+    );
+    assert!(first.read_exactly(half as u64) == layer[..half]);
+
+    let mut late = Raw::connect(gateway.url(1), None);
+    late.request("GET", &path, &[]);
+    late.read_head().expect("a head");
+    assert!(late.read_exactly(half as u64) == layer[..half]);
+    assert!(late.is_silent(Duration::from_millis(100)));
+
+    latch.release();
+    assert!(first.read_exactly((SIZE - half) as u64) == layer[half..]);
+    assert!(late.read_exactly((SIZE - half) as u64) == layer[half..]);
+    assert_eq!(blob_gets(&origin, &image), 1);
+}
+
+#[test]
+fn the_tail_is_held_back_until_the_digest_is_known() {
+    let (origin, image, gateway) = scene(SIZE);
+    let latch = Latch::new();
+    // Everything but the last byte has arrived.
+    origin.fault(Fault::PauseAt(SIZE as u64 - 1, latch.clone()).on("GET", "*/blobs/*"));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &image.layer_path(0), &[]);
+    raw.read_head().expect("a head");
+    let early = SIZE - TAIL;
+    assert!(raw.read_exactly(early as u64) == image.layer(0).1[..early]);
+    assert!(
+        raw.is_silent(Duration::from_millis(200)),
+        "the tail came before the last byte"
+    );
+
+    // A range that does not reach the end is released as it arrives; one that does waits.
+    let mut inside = Raw::connect(gateway.url(1), None);
+    let range = format!("bytes={}-{}", SIZE - TAIL, SIZE - 2);
+    let part = inside.exchange("GET", &image.layer_path(0), &[("Range", &range)]);
+    assert_eq!((part.status(), part.end.clone()), (206, End::Complete));
+    assert!(part.body == image.layer(0).1[SIZE - TAIL..SIZE - 1]);
+    let mut end = Raw::connect(gateway.url(1), None);
+    end.request("GET", &image.layer_path(0), &[("Range", "bytes=-10")]);
+    assert_eq!(end.read_head().expect("a head").status, 206);
+    assert!(end.is_silent(Duration::from_millis(200)));
+
+    latch.release();
+    assert!(raw.read_exactly(TAIL as u64) == image.layer(0).1[early..]);
+    assert!(end.read_exactly(10) == image.layer(0).1[SIZE - 10..]);
+    assert_eq!(blob_gets(&origin, &image), 1);
+}
+
+#[test]
+fn a_fill_goes_on_when_its_client_leaves() {
+    let (origin, image, gateway) = scene(SIZE);
+    let latch = Latch::new();
+    origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", "*/blobs/*"));
+    let mut raw = Raw::connect(gateway.url(0), Some(&gateway.ca_path()));
+    raw.request("GET", &image.layer_path(0), &[]);
+    raw.read_exactly(1);
+    drop(raw);
+    latch.wait_reached(1);
+    latch.release();
+    committed(&gateway, 1);
+    let warm = support::http::get(gateway.url(1), None, &image.layer_path(0));
+    assert_eq!(warm.header("cache-status"), Some("roadstead; hit"));
+    assert!(warm.body == image.layer(0).1);
+    assert_eq!(blob_gets(&origin, &image), 1);
+}
+
+#[test]
+fn head_never_downloads() {
+    let (origin, image, gateway) = scene(SIZE);
+    let mut raw = Raw::connect(gateway.url(1), None);
+    for expected in ["roadstead; fwd=uri-miss", "roadstead; hit"] {
+        let head = raw.head(&image.layer_path(0));
+        assert_eq!(
+            (head.status(), head.head.length()),
+            (200, Some(SIZE as u64))
+        );
+        assert_eq!(head.header("cache-status"), Some(expected));
+        assert_eq!(head.header("accept-ranges"), Some("bytes"));
+        assert_eq!(
+            head.header("docker-content-digest"),
+            Some(&*image.layer(0).0)
+        );
+    }
+    assert_eq!(
+        (origin.count("HEAD", "*"), origin.count("GET", "*")),
+        (1, 0)
+    );
+}
+
+#[test]
+fn a_near_range_waits_for_the_fill() {
+    let (origin, image, gateway) = scene(SIZE);
+    let mut raw = Raw::connect(gateway.url(1), None);
+    let (first, last) = (SIZE / 2, SIZE / 2 + 99);
+    let range = format!("bytes={first}-{last}");
+    let part = raw.exchange("GET", &image.layer_path(0), &[("Range", &range)]);
+    assert_eq!(part.status(), 206);
+    let expected = format!("bytes {first}-{last}/{SIZE}");
+    assert_eq!(part.header("content-range"), Some(&*expected));
+    assert!(part.body == image.layer(0).1[first..=last]);
+    let requests = origin.requests_for("GET", "*/blobs/*");
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].header("range"), None, "the fill is whole");
+}
+
+/// 2 MiB at 16 KiB a second: what lies at the end is two minutes away. At most four readers get it from
+/// requests beside the fill; who wants the tail waits for the verified file.
+#[test]
+fn a_far_range_is_served_by_at_most_four_side_requests() {
+    let (origin, image, gateway) = scene(SIZE);
+    let slow = origin.fault(Fault::Throttle(16 << 10).on("GET", "*/blobs/*"));
+    let path = image.layer_path(0);
+    let mut filler = Raw::connect(gateway.url(1), None);
+    filler.request("GET", &path, &[]);
+    filler.read_exactly(1);
+    let side = Fault::Throttle(64 << 10)
+        .on("GET", "*/blobs/*")
+        .with_header("Range");
+    origin.fault(side);
+    let parts = at_once(6, |i| {
+        let first = SIZE - (200 << 10) + i;
+        let range = format!("bytes={first}-{}", first + 65_535);
+        let mut raw = Raw::connect(gateway.url(1), None);
+        raw.request("GET", &path, &[("Range", &range)]);
+        raw.read_head().expect("a head");
+        let _ = raw.patience(Duration::from_secs(8));
+        match raw.read_some(1) {
+            Ok(byte) => Some(byte == image.layer(0).1[first..=first]),
+            Err(_) => None,
+        }
+    });
+    assert!(!parts.contains(&Some(false)), "wrong bytes");
+    let asked = origin
+        .requests_for("GET", &path)
+        .iter()
+        .filter(|r| r.header("range").is_some())
+        .count();
+    assert!(asked >= 4, "{asked} side requests");
+    let served = parts.iter().flatten().count();
+    assert!(served >= 4, "{served} readers were served");
+    // Four at a time: a fifth request may follow only where one had ended.
+    assert!(asked <= 6, "{asked} side requests");
+    origin.heal(slow);
+}
+
+/// Every lie that an upstream can tell about a body.
+fn lies() -> Vec<(&'static str, Vec<Fault>)> {
+    let size = SIZE as u64;
+    vec![
+        ("cut at 60 %", vec![Fault::TruncateAt(size * 6 / 10)]),
+        (
+            "cut before the last byte",
+            vec![Fault::TruncateAt(size - 1)],
+        ),
+        ("cut at once", vec![Fault::TruncateAt(0)]),
+        ("reset at 60 %", vec![Fault::ResetAt(size * 6 / 10)]),
+        (
+            "chunked, cut at 60 %",
+            vec![Fault::Chunked, Fault::TruncateAt(size * 6 / 10)],
+        ),
+        (
+            "chunked, without the last chunk",
+            vec![Fault::Chunked, Fault::TruncateAt(size)],
+        ),
+        (
+            "until close, cut at 60 %",
+            vec![Fault::CloseDelimited, Fault::TruncateAt(size * 6 / 10)],
+        ),
+        (
+            "until close, cut before the last byte",
+            vec![Fault::CloseDelimited, Fault::TruncateAt(size - 1)],
+        ),
+        ("overlong", vec![Fault::Overlong(10)]),
+        (
+            "overlong, chunked",
+            vec![Fault::Chunked, Fault::Overlong(10)],
+        ),
+        (
+            "overlong, until close",
+            vec![Fault::CloseDelimited, Fault::Overlong(1)],
+        ),
+        ("a wrong first byte", vec![Fault::WrongByteAt(0)]),
+        (
+            "a wrong byte in the middle",
+            vec![Fault::WrongByteAt(size / 2)],
+        ),
+        ("a wrong last byte", vec![Fault::WrongByteAt(size - 1)]),
+        (
+            "a wrong last byte, chunked",
+            vec![Fault::Chunked, Fault::WrongByteAt(size - 1)],
+        ),
+        ("another body", vec![Fault::Body(random(9, SIZE))]),
+        ("a shorter body", vec![Fault::Body(random(1, 1000))]),
+        ("an empty body", vec![Fault::Body(Vec::new())]),
+        ("gzip", vec![Fault::Gzip]),
+    ]
+}
+
+#[test]
+fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
+    let (origin, image, gateway) = scene(SIZE);
+    let path = image.layer_path(0);
+    let url = format!("{}{path}", gateway.url(0));
+    let (h1, h2) = (
+        Web::h1(Some(&gateway.ca_path())),
+        Web::h2(Some(&gateway.ca_path())),
+    );
+    for (name, faults) in lies() {
+        for _ in 0..2 {
+            origin.heal_all();
+            for fault in &faults {
+                origin.fault(fault.clone().on("GET", "*/blobs/*"));
+            }
+            let plain = support::http::get(gateway.url(1), None, &path);
+            assert!(
+                plain.status() != 200 || !plain.is_complete(),
+                "{name}: a complete 200 of {} bytes over h1",
+                plain.body.len()
+            );
+            for web in [&h1, &h2] {
+                // A stream that is reset before its headers arrived is an error as well.
+                let fetched = support::http::block_on(web.fetch_async("GET", &url, &[]));
+                let whole = fetched
+                    .as_ref()
+                    .is_ok_and(|fetched| fetched.status == 200 && fetched.broken.is_none());
+                assert!(!whole, "{name}: a complete 200: {fetched:?}");
+            }
+        }
+        assert_eq!(
+            gateway.log().matches("fill: committed").count(),
+            0,
+            "{name}"
+        );
+    }
+    assert_eq!(files(&gateway.store().join("blobs")), 0);
+    assert_eq!(files(&gateway.store().join("partials")), 0);
+    // Once it tells the truth, it is believed.
+    origin.heal_all();
+    let fetched = h2.get(&url);
+    assert_eq!((fetched.status, &fetched.broken), (200, &None));
+    assert!(fetched.body == image.layer(0).1);
+}
+
+/// The files below a folder.
+fn files(folder: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| {
+            if entry.path().is_dir() {
+                files(&entry.path())
+            } else {
+                1
+            }
+        })
+        .sum()
+}
+
+#[test]
+fn honest_bodies_in_every_framing_and_size_are_whole() {
+    let origin = Origin::start();
+    let sizes = [0, 1, 100, TAIL - 1, TAIL, TAIL + 1, 3 * TAIL];
+    let framings = [vec![], vec![Fault::Chunked], vec![Fault::CloseDelimited]];
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    let h2 = Web::h2(Some(&gateway.ca_path()));
+    let mut seed = 0;
+    for faults in framings {
+        origin.heal_all();
+        for fault in &faults {
+            origin.fault(fault.clone().on("GET", "*/blobs/*"));
+        }
+        for size in sizes {
+            for sha512_too in [false, true] {
+                seed += 1;
+                let bytes = random(seed, size);
+                let digest = if sha512_too {
+                    sha512(&bytes)
+                } else {
+                    support::sha256(&bytes)
+                };
+                origin.push_blob_as("library/app", &digest, bytes.clone());
+                let path = format!("/v2/library/app/blobs/{digest}");
+                let case = format!("{size} bytes, {faults:?}, {digest}");
+                let cold = support::http::get(gateway.url(1), None, &path);
+                assert_eq!(
+                    (cold.status(), cold.end.clone()),
+                    (200, End::Complete),
+                    "{case}"
+                );
+                assert!(cold.body == bytes, "{case}");
+                let warm = h2.get(&format!("{}{path}", gateway.url(0)));
+                assert_eq!((warm.status, &warm.broken), (200, &None), "{case}");
+                assert!(warm.body == bytes, "{case}");
+                assert_eq!(
+                    warm.header("content-length"),
+                    Some(&*size.to_string()),
+                    "{case}"
+                );
+                assert_eq!(
+                    warm.header("cache-status"),
+                    Some("roadstead; hit"),
+                    "{case}"
+                );
+                assert_eq!(origin.count("GET", &path), 1, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fills_are_limited_and_who_waits_too_long_gets_503() {
+    let origin = Origin::start();
+    let latch = Latch::new();
+    origin.fault(Fault::PauseAt(1, latch.clone()).on("GET", "*/blobs/*"));
+    let digests: Vec<String> = (0..3)
+        .map(|seed| origin.push_blob("library/app", random(seed, SIZE)))
+        .collect();
+    let other = Origin::start();
+    let elsewhere = other.push_blob("a/b", random(7, 1000));
+    // Four slots, of which one registry may have two.
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: docker.io, v2: \"{}\", default: true}}, {{name: other, v2: \"{}\"}}]\n\
+         limits: {{fills: 4}}\n",
+        origin.url(),
+        other.url()
+    ));
+    let get = |digest: &str| {
+        let mut raw = Raw::connect(gateway.url(1), None);
+        let _ = raw.patience(Duration::from_secs(30));
+        raw.request("GET", &format!("/v2/library/app/blobs/{digest}"), &[]);
+        raw
+    };
+    let mut running = [get(&digests[0]), get(&digests[1])];
+    latch.wait_reached(2);
+    // Another registry has slots of its own.
+    let free = support::http::get(
+        gateway.url(1),
+        None,
+        &format!("/v2/other/a/b/blobs/{elsewhere}"),
+    );
+    assert_eq!(free.status(), 200);
+    let started = std::time::Instant::now();
+    let busy = get(&digests[2]).reply("GET");
+    assert_eq!(busy.status(), 503);
+    assert_eq!(busy.error_code().as_deref(), Some("UNAVAILABLE"));
+    assert!(
+        busy.header("retry-after")
+            .is_some_and(|wait| wait.parse::<u32>().is_ok())
+    );
+    assert!(
+        started.elapsed() >= Duration::from_secs(19),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(origin.count("GET", "*/blobs/*"), 2);
+    // A slot that is free again is taken.
+    latch.release();
+    for raw in &mut running {
+        assert_eq!(raw.reply("GET").end, End::Complete);
+    }
+    assert_eq!(get(&digests[2]).reply("GET").end, End::Complete);
+}
+
+#[test]
+fn without_room_bodies_pass_through_verified() {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 1MiB}\n");
+    let path = image.layer_path(0);
+    for n in 1..=2 {
+        let reply = support::http::get(gateway.url(1), None, &path);
+        assert_eq!((reply.status(), reply.end.clone()), (200, End::Complete));
+        assert!(reply.body == image.layer(0).1);
+        let status = reply.header("cache-status").expect("a status").to_owned();
+        assert!(status.contains("detail=no-room"), "{n}: {status}");
+    }
+    let mut raw = Raw::connect(gateway.url(1), None);
+    for (range, from, to) in [("bytes=5-9", 5, 10), ("bytes=-7", SIZE - 7, SIZE)] {
+        let part = raw.exchange("GET", &path, &[("Range", range)]);
+        assert_eq!((part.status(), part.end.clone()), (206, End::Complete));
+        assert!(part.body == image.layer(0).1[from..to]);
+    }
+    origin.fault(Fault::WrongByteAt(7).on("GET", "*/blobs/*"));
+    let lie = support::http::get(gateway.url(1), None, &path);
+    assert!(
+        !lie.is_complete() && lie.body.len() <= SIZE - TAIL,
+        "{}",
+        lie.body.len()
+    );
+    assert_eq!(files(&gateway.store().join("blobs")), 0);
+    assert_eq!(files(&gateway.store().join("partials")), 0);
+}
