@@ -16,7 +16,7 @@ use super::Origin;
 use super::freshness::unix;
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
-use crate::store::{BlobLink, CommitError, StagedBlob, Store};
+use crate::store::{BlobLink, CommitError, Mismatch, StagedBlob, Store};
 use crate::upstream::UpstreamError;
 
 /// What is held back of a body until it is verified, in bytes.
@@ -339,6 +339,15 @@ impl Task {
             .await
             .map_err(upstream)?;
         let total = body.total;
+        // An empty body is complete with its headers, so it is judged by them.
+        let empty = Digest::of(fill.digest.algorithm(), b"");
+        if total == Some(0) && fill.digest != empty {
+            let mismatch = Mismatch {
+                expected: fill.digest,
+                actual: empty,
+            };
+            return Err(commit(CommitError::Mismatch(Box::new(mismatch))));
+        }
         let link = BlobLink {
             checked_at: unix(SystemTime::now()),
             size: total,
