@@ -116,7 +116,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         tracing::info!(
             blobs,
             bytes = scanned.space.used(),
-            ms = started.elapsed().as_millis(),
+            ms = telemetry::ms(started),
             "the store is known"
         );
     });

@@ -1,6 +1,7 @@
 //! Logging: where events go and how they look.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +41,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Milliseconds since then; a number in JSON, which u128 would not be.
+pub fn ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The machine's name.

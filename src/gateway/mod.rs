@@ -175,7 +175,7 @@ impl Gateway {
             repository = target.map_or("-", |target| target.endpoint.repository.as_str()),
             status = response.map_or(0, |response| response.status.as_u16()),
             bytes = session.body_bytes_sent(),
-            ms = exchange.started.elapsed().as_millis(),
+            ms = crate::telemetry::ms(exchange.started),
             cache,
             upstream,
         );

@@ -13,8 +13,8 @@ use pingora::{Error, ErrorType, Result};
 
 use super::Failure;
 use super::route::{Refusal, Target};
-use crate::mirror::{BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer, Reader};
-use crate::spec::cache_status::CacheStatus;
+use crate::mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer, Reader};
+use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::error::{ErrorCode, body};
 use crate::spec::range::{self, Selection};
@@ -224,7 +224,7 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
     if status.is_server_error() {
         tracing::warn!(error = crate::telemetry::chain(failure), "a read failed");
     }
-    let mut response = response(status, wanted, CacheStatus::own("failed"))?;
+    let mut response = response(status, wanted, fate(failure))?;
     let retry_after = match failure {
         MirrorError::TooManyRequests { retry_after } => *retry_after,
         MirrorError::Busy { retry_after } => Some(*retry_after),
@@ -240,11 +240,12 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
 /// The one table from what went wrong to what is said.
 const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     match error {
-        MirrorError::NameUnknown | MirrorError::RepositoryUnknown => {
-            (StatusCode::NOT_FOUND, ErrorCode::NameUnknown)
-        }
-        MirrorError::BlobUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
-        MirrorError::ManifestUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+        MirrorError::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        MirrorError::Unknown { asked, .. } => match asked {
+            Asked::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+            Asked::Manifest => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        },
         MirrorError::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
@@ -255,7 +256,27 @@ const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
             (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
         }
-        MirrorError::Disk(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+        MirrorError::Disk(_) | MirrorError::Lost => {
+            (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown)
+        }
+    }
+}
+
+/// How the cache came to have no answer.
+const fn fate(failure: &MirrorError) -> CacheStatus {
+    let asked = CacheStatus::forward(Forward::UriMiss);
+    match failure {
+        MirrorError::NotServed => CacheStatus::own("refused"),
+        MirrorError::Unknown {
+            remembered: true, ..
+        } => CacheStatus::HIT.detail("negative"),
+        MirrorError::Unknown { .. } => asked.detail("unknown"),
+        MirrorError::Denied => asked.detail("denied"),
+        MirrorError::TooManyRequests { .. } => asked.detail("limited"),
+        MirrorError::Busy { .. } => CacheStatus::own("busy"),
+        MirrorError::Unavailable(_) => asked.detail("unavailable"),
+        MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),
+        MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),
     }
 }
 

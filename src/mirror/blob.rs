@@ -100,7 +100,7 @@ impl Mirror {
         let link = shared.blob_link(permit, digest).await;
         let mut claimed = link.is_some();
         if !claimed && shared.missing.knows(&missing_key(permit, digest)) {
-            return Err(MirrorError::BlobUnknown);
+            return Err(Asked::Blob.still_unknown());
         }
         if let Some(content) = shared.open_blob(digest).await {
             let cache = if let Some(link) = link {
@@ -193,7 +193,7 @@ impl Mirror {
                 });
             }
         } else if shared.missing.knows(&missing_key(permit, digest)) {
-            return Err(MirrorError::BlobUnknown);
+            return Err(Asked::Blob.still_unknown());
         }
         let collapsed = self.claim_blob(&origin, permit, digest).await?;
         let size = shared
@@ -248,9 +248,7 @@ impl Mirror {
             }
         };
         let (claim, collapsed) = self.shared.claiming.join(key, start).await;
-        claim
-            .unwrap_or(Err(MirrorError::BlobUnknown))
-            .map(|()| collapsed)
+        claim.unwrap_or(Err(MirrorError::Lost)).map(|()| collapsed)
     }
 
     /// Asks behind an answer whether the repository still has a blob.
@@ -337,11 +335,12 @@ impl Shared {
         let error = match error {
             FillError::Upstream(error) => MirrorError::of(error, Asked::Blob),
             FillError::Commit(error) => MirrorError::Untrue(error),
-            FillError::Busy | FillError::NoRoom { .. } | FillError::Lost => MirrorError::Busy {
+            FillError::Busy => MirrorError::Busy {
                 retry_after: BUSY_RETRY,
             },
+            FillError::NoRoom { .. } | FillError::Lost => MirrorError::Lost,
         };
-        if matches!(error, MirrorError::BlobUnknown) {
+        if matches!(error, MirrorError::Unknown { .. }) {
             self.missing
                 .remember(missing_key(permit, digest), origin.missing_ttl);
             self.store

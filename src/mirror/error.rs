@@ -9,13 +9,13 @@ use crate::upstream::UpstreamError;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MirrorError {
     #[error("the registry is not served here")]
-    NameUnknown,
-    #[error("the blob is unknown to the registry")]
-    BlobUnknown,
-    #[error("the manifest is unknown to the registry")]
-    ManifestUnknown,
-    #[error("the repository is unknown to the registry")]
-    RepositoryUnknown,
+    NotServed,
+    #[error("the {} is unknown to the registry", asked.as_str())]
+    Unknown {
+        asked: Asked,
+        /// Whether the upstream said so a short while ago, rather than now.
+        remembered: bool,
+    },
     #[error("the upstream registry refused the gateway's account")]
     Denied,
     #[error("the upstream registry limits requests; try again later")]
@@ -30,32 +30,48 @@ pub enum MirrorError {
     Untrue(#[source] Arc<crate::store::CommitError>),
     #[error("the store cannot be read")]
     Disk(#[source] Arc<std::io::Error>),
+    #[error("the gateway failed")]
+    Lost,
 }
 
-/// What a 404 was about.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Asked {
+/// What a request was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
     Blob,
     Manifest,
     Repository,
 }
 
+impl Asked {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Blob => "blob",
+            Self::Manifest => "manifest",
+            Self::Repository => "repository",
+        }
+    }
+
+    /// The 404 of the upstream's that is remembered.
+    pub(super) const fn still_unknown(self) -> MirrorError {
+        MirrorError::Unknown {
+            asked: self,
+            remembered: true,
+        }
+    }
+}
+
 impl MirrorError {
     /// Whether the upstream said that the repository does not have it, or that it is not for us.
     pub(super) fn ends_a_claim(&self) -> bool {
-        matches!(
-            self,
-            Self::BlobUnknown | Self::ManifestUnknown | Self::RepositoryUnknown | Self::Denied
-        )
+        matches!(self, Self::Unknown { .. } | Self::Denied)
     }
 
     /// The upstream's refusal, as it concerns the client.
     pub(super) fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
         match &*error {
-            UpstreamError::NotFound => match asked {
-                Asked::Blob => Self::BlobUnknown,
-                Asked::Manifest => Self::ManifestUnknown,
-                Asked::Repository => Self::RepositoryUnknown,
+            UpstreamError::NotFound => Self::Unknown {
+                asked,
+                remembered: false,
             },
             UpstreamError::Denied(_) => Self::Denied,
             UpstreamError::TooManyRequests { retry_after } => Self::TooManyRequests {

@@ -261,7 +261,7 @@ impl Task {
         let repository = source
             .as_ref()
             .map_or("-", |source| source.repository.as_str());
-        let (digest, ms) = (self.fill.digest, started.elapsed().as_millis());
+        let (digest, ms) = (self.fill.digest, crate::telemetry::ms(started));
         match &outcome {
             Phase::Failed(error) => {
                 let error = crate::telemetry::chain(error);

@@ -56,7 +56,7 @@ impl Mirror {
             crate::spec::manifest::AcceptClass::Full,
         );
         if self.shared.missing.knows(&missing) {
-            return Err(MirrorError::RepositoryUnknown);
+            return Err(Asked::Repository.still_unknown());
         }
         let endpoint = Endpoint {
             repository: repository.clone(),
@@ -72,7 +72,7 @@ impl Mirror {
             .await
             .map_err(|error| {
                 let error = MirrorError::of(error, Asked::Repository);
-                if matches!(error, MirrorError::RepositoryUnknown) {
+                if matches!(error, MirrorError::Unknown { .. }) {
                     self.shared.missing.remember(missing, origin.missing_ttl);
                 }
                 error

@@ -99,12 +99,12 @@ impl Mirror {
                 let missing =
                     missing_key(registry, repository, &Reference::Tag(tag.clone()), class);
                 if shared.missing.knows(&missing) {
-                    return Err(MirrorError::ManifestUnknown);
+                    return Err(Asked::Manifest.still_unknown());
                 }
                 let was = known.as_ref().map(|pointer| pointer.digest);
                 let start = || shared.clone().resolve(origin.clone(), key.clone());
                 let (resolved, collapsed) = shared.resolving.join(key.clone(), start).await;
-                let resolved = resolved.unwrap_or(Err(MirrorError::ManifestUnknown))?;
+                let resolved = resolved.unwrap_or(Err(MirrorError::Lost))?;
                 let cache = match was {
                     Some(was) if was == resolved.pointer.digest => {
                         CacheStatus::forward(Forward::Stale).detail("revalidated")
@@ -172,7 +172,7 @@ impl Mirror {
             AcceptClass::Full,
         );
         if link.is_none() && shared.missing.knows(&missing) {
-            return Err(MirrorError::ManifestUnknown);
+            return Err(Asked::Manifest.still_unknown());
         }
         // Bytes that came through another repository only lack this one's claim: a HEAD, which is free.
         let local = if with_bytes && link.is_none() {
@@ -184,7 +184,7 @@ impl Mirror {
         let key = (registry.clone(), repository.clone(), *digest, fetch);
         let start = || shared.clone().claim_manifest(origin.clone(), key.clone());
         let (fetched, collapsed) = shared.fetching.join(key.clone(), start).await;
-        let fetched = fetched.unwrap_or(Err(MirrorError::ManifestUnknown))?;
+        let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
         let cache = CacheStatus::forward(Forward::UriMiss)
             .stored()
             .collapsed(collapsed);

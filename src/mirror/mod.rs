@@ -21,7 +21,7 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
 pub use blob::{BlobAnswer, BlobHead};
-pub use error::MirrorError;
+pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
 pub use reader::{ReadError, Reader};
@@ -154,7 +154,7 @@ impl Mirror {
             .origins
             .get(permit.registry())
             .cloned()
-            .ok_or(MirrorError::NameUnknown)
+            .ok_or(MirrorError::NotServed)
     }
 }
 

@@ -342,7 +342,7 @@ impl Through {
                 {
                     return Err(ReadError::Untrue);
                 }
-                let ms = self.started.elapsed().as_millis();
+                let ms = crate::telemetry::ms(self.started);
                 tracing::info!(target: "fill", digest = %self.digest, bytes = self.received, ms, "passed through");
                 continue;
             };

@@ -1,0 +1,729 @@
+//! The cached read side: tags and their life, conditional requests, ranges, links, lists, 404s.
+
+mod support;
+
+use support::gateway::Gateway;
+use support::http::{End, Raw, Reply, get};
+use support::image::random;
+use support::origin::{Fault, Image, Origin};
+use support::{sha256, until};
+
+const FULL: [(&str, &str); 4] = [
+    (
+        "Accept",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ),
+    (
+        "Accept",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ),
+    ("Accept", "application/vnd.oci.image.manifest.v1+json"),
+    ("Accept", "application/vnd.oci.image.index.v1+json"),
+];
+
+fn scene(more: &str) -> (Origin, Image, Gateway) {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "latest", &[random(1, 100_000)]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), more);
+    (origin, image, gateway)
+}
+
+fn plain(gateway: &Gateway) -> Raw {
+    Raw::connect(gateway.url(1), None)
+}
+
+fn cache_status(reply: &Reply) -> &str {
+    reply
+        .header("cache-status")
+        .expect("every answer says how it came about")
+}
+
+#[test]
+fn a_manifest_is_served_exactly_as_it_is() {
+    let (origin, image, gateway) = scene("");
+    let mut raw = plain(&gateway);
+    for path in [image.tag_path(), image.digest_path()] {
+        for method in ["GET", "HEAD"] {
+            let reply = raw.exchange(method, &path, &FULL);
+            assert_eq!(
+                (reply.status(), reply.end.clone()),
+                (200, End::Complete),
+                "{method} {path}"
+            );
+            assert_eq!(
+                reply.header("content-type"),
+                Some("application/vnd.oci.image.manifest.v1+json")
+            );
+            assert_eq!(
+                reply.header("content-length"),
+                Some(&*image.manifest.len().to_string())
+            );
+            assert_eq!(reply.header("docker-content-digest"), Some(&*image.digest));
+            assert_eq!(
+                reply.header("etag"),
+                Some(&*format!("\"{}\"", image.digest))
+            );
+            assert_eq!(
+                reply.header("docker-distribution-api-version"),
+                Some("registry/2.0")
+            );
+            if method == "GET" {
+                assert!(reply.body == image.manifest);
+            }
+        }
+    }
+    // One HEAD for the tag and one GET by digest; a GET by tag would be counted twice by the Hub.
+    assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
+    assert_eq!(origin.count("GET", &image.digest_path()), 1);
+    assert_eq!(origin.requests().len(), 2);
+    let accepts = origin.requests_for("HEAD", "*")[0]
+        .headers_named("accept")
+        .join(", ");
+    for kind in FULL {
+        assert!(accepts.contains(kind.1), "{accepts}");
+    }
+}
+
+#[test]
+fn a_tag_is_trusted_for_its_life_and_then_costs_one_head() {
+    let (origin, image, mut gateway) = scene("store: {tag_ttl: 1h}\n");
+    assert_eq!(
+        cache_status(&get(gateway.url(1), None, &image.tag_path())),
+        "roadstead; fwd=uri-miss; stored"
+    );
+    let fresh = get(gateway.url(1), None, &image.tag_path());
+    assert!(
+        cache_status(&fresh).starts_with("roadstead; hit; ttl=3"),
+        "{}",
+        cache_status(&fresh)
+    );
+    let counts = |origin: &Origin| (origin.count("HEAD", "*"), origin.count("GET", "*"));
+    assert_eq!(counts(&origin), (1, 1));
+
+    let yaml = |ttl: &str| {
+        format!(
+            "registries: [{{name: docker.io, v2: \"{}\", tag_ttl: {ttl}}}]\n",
+            origin.url()
+        )
+    };
+    // What was learned outlives a restart.
+    gateway.restart_with(&yaml("1h"));
+    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
+    assert_eq!(counts(&origin), (1, 1));
+
+    gateway.restart_with(&yaml("0s"));
+    let revalidated = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        cache_status(&revalidated),
+        "roadstead; fwd=stale; detail=revalidated"
+    );
+    assert!(revalidated.body == image.manifest);
+    assert_eq!(counts(&origin), (2, 1));
+
+    // The tag moves: a HEAD, and a GET by digest.
+    let moved = origin.push_image("library/app", "latest", &[random(2, 1000)]);
+    let reply = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        cache_status(&reply),
+        "roadstead; fwd=stale; stored; detail=moved"
+    );
+    assert!(reply.body == moved.manifest);
+    assert_eq!(
+        (counts(&origin), origin.count("GET", &moved.digest_path())),
+        ((3, 2), 1)
+    );
+
+    // It moves back: the bytes are here, so no GET.
+    origin.tag("library/app", "latest", &image.digest);
+    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
+    assert_eq!(counts(&origin), (4, 2));
+
+    // A HEAD by a client never costs a GET.
+    origin.push_image("library/app", "latest", &[random(3, 1000)]);
+    assert_eq!(plain(&gateway).head(&image.tag_path()).status(), 200);
+    assert_eq!(counts(&origin), (5, 2));
+}
+
+#[test]
+fn many_clients_share_one_revalidation() {
+    let (origin, image, gateway) = scene("");
+    let latch = support::origin::Latch::new();
+    origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
+    let replies = support::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
+    assert!(replies.iter().all(|reply| reply.body == image.manifest));
+    assert_eq!(
+        (origin.count("HEAD", "*"), origin.count("GET", "*")),
+        (1, 1)
+    );
+    drop(latch);
+}
+
+#[test]
+fn registries_without_digest_header_or_head_are_understood() {
+    for fault in [
+        Fault::NoDigestHeader.on("HEAD", "*/manifests/*"),
+        Fault::status(405).on("HEAD", "*/manifests/*"),
+        Fault::Chunked.on("*", "*/manifests/*"),
+    ] {
+        let (origin, image, gateway) = scene("");
+        origin.fault(fault.clone());
+        for method in ["HEAD", "GET", "GET"] {
+            let reply = plain(&gateway).exchange(method, &image.tag_path(), &FULL);
+            assert_eq!(reply.status(), 200, "{fault:?}");
+            assert_eq!(
+                reply.header("docker-content-digest"),
+                Some(&*image.digest),
+                "{fault:?}"
+            );
+            assert_eq!(
+                reply.header("content-length"),
+                Some(&*image.manifest.len().to_string()),
+                "{fault:?}"
+            );
+            assert!(
+                method == "HEAD" || reply.body == image.manifest,
+                "{fault:?}"
+            );
+        }
+        assert!(origin.count("GET", "*") <= 1, "{fault:?}");
+        let by_digest = get(gateway.url(1), None, &image.digest_path());
+        assert!(by_digest.body == image.manifest, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_manifest_that_lies_is_not_served() {
+    let (origin, image, gateway) = scene("");
+    for fault in [
+        Fault::WrongByteAt(10),
+        Fault::Body(b"{}".to_vec()),
+        Fault::TruncateAt(20),
+        Fault::DigestHeader(sha256(b"another")),
+        Fault::Body(vec![b' '; (4 << 20) + 1]),
+    ] {
+        let rule = origin.fault(fault.clone().on("GET", "*/manifests/*"));
+        let reply = get(gateway.url(1), None, &image.digest_path());
+        if matches!(fault, Fault::DigestHeader(_)) {
+            // The bytes have the digest that was asked for; what the header says does not matter.
+            assert_eq!(reply.status(), 200);
+            break;
+        }
+        assert!((500..504).contains(&reply.status()), "{fault:?}: {reply:?}");
+        assert!(reply.error_code().is_some(), "{fault:?}");
+        origin.heal(rule);
+    }
+    assert!(get(gateway.url(1), None, &image.digest_path()).body == image.manifest);
+}
+
+#[test]
+fn a_manifest_of_four_mebibytes_passes_and_a_larger_one_does_not() {
+    let origin = Origin::start();
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    for (size, status) in [(4 << 20, 200), ((4 << 20) + 1, 502)] {
+        let mut bytes = br#"{"schemaVersion":2,"mediaType":"a/b"}"#.to_vec();
+        bytes.resize(size, b' ');
+        let digest = sha256(&bytes);
+        origin.push_manifest("library/app", Some("big"), "a/b", bytes.clone());
+        let reply = get(
+            gateway.url(1),
+            None,
+            &format!("/v2/library/app/manifests/{digest}"),
+        );
+        assert_eq!(reply.status(), status);
+        assert!(status != 200 || reply.body == bytes);
+        assert!(status != 200 || reply.header("content-type") == Some("a/b"));
+    }
+}
+
+#[test]
+fn ranges_and_conditions() {
+    let (origin, image, gateway) = scene("");
+    let layer = image.layer(0).1.clone();
+    let size = layer.len();
+    let path = image.layer_path(0);
+    let tag = format!("\"{}\"", image.layer(0).0);
+    let weak = format!("W/{tag}");
+    get(gateway.url(1), None, &path);
+    let mut raw = plain(&gateway);
+    let part = |from: usize, to: usize| {
+        (
+            206,
+            Some(format!("bytes {from}-{}/{size}", to - 1)),
+            from..to,
+        )
+    };
+    let whole = || (200, None, 0..size);
+    let unsatisfiable = || (416, Some(format!("bytes */{size}")), 0..0);
+    for (headers, (status, content_range, bytes)) in [
+        (vec![("Range", "bytes=0-")], part(0, size)),
+        (vec![("Range", "bytes=0-0")], part(0, 1)),
+        (vec![("Range", "bytes=10-19")], part(10, 20)),
+        (vec![("Range", "bytes=10-99999999")], part(10, size)),
+        (vec![("Range", "bytes=-5")], part(size - 5, size)),
+        (vec![("Range", "bytes=-99999999")], part(0, size)),
+        (vec![("Range", "bytes=99999999-")], unsatisfiable()),
+        (vec![("Range", "bytes=-0")], unsatisfiable()),
+        (vec![("Range", "bytes=5-1")], whole()),
+        (vec![("Range", "lines=1-2")], whole()),
+        (
+            vec![("Range", "bytes=1-2"), ("If-Range", tag.as_str())],
+            part(1, 3),
+        ),
+        (
+            vec![("Range", "bytes=1-2"), ("If-Range", weak.as_str())],
+            whole(),
+        ),
+        (
+            vec![("Range", "bytes=1-2"), ("If-Range", "\"other\"")],
+            whole(),
+        ),
+        (vec![("If-None-Match", "\"other\"")], whole()),
+    ] {
+        let reply = raw.exchange("GET", &path, &headers);
+        assert_eq!(
+            (reply.status(), reply.end.clone()),
+            (status, End::Complete),
+            "{headers:?}"
+        );
+        assert_eq!(
+            reply.header("content-range"),
+            content_range.as_deref(),
+            "{headers:?}"
+        );
+        assert_eq!(cache_status(&reply), "roadstead; hit");
+        if status == 416 {
+            assert_eq!(reply.error_code().as_deref(), Some("RANGE_INVALID"));
+        } else {
+            assert!(reply.body == layer[bytes], "{headers:?}");
+            assert_eq!(reply.header("accept-ranges"), Some("bytes"));
+            assert_eq!(reply.header("etag"), Some(&*tag));
+        }
+    }
+    for (path, tag) in [
+        (path.as_str(), tag.clone()),
+        (&image.tag_path(), format!("\"{}\"", image.digest)),
+    ] {
+        for method in ["GET", "HEAD"] {
+            for value in [
+                tag.clone(),
+                format!("W/{tag}"),
+                "*".into(),
+                tag.trim_matches('"').to_owned(),
+            ] {
+                let reply = raw.exchange(method, path, &[("If-None-Match", &value)]);
+                assert_eq!(
+                    (reply.status(), reply.body.len()),
+                    (304, 0),
+                    "{method} {path} {value}"
+                );
+                assert_eq!(reply.header("etag"), Some(&*tag));
+            }
+        }
+    }
+    assert_eq!(origin.count("GET", &path), 1);
+}
+
+#[test]
+fn a_digest_of_one_repository_is_unknown_to_another() {
+    let (origin, image, gateway) = scene("");
+    let (digest, bytes) = image.layer(0).clone();
+    assert!(get(gateway.url(1), None, &image.layer_path(0)).body == bytes);
+    assert!(get(gateway.url(1), None, &image.digest_path()).body == image.manifest);
+
+    origin.push_blob("library/other", random(5, 10));
+    for (path, code) in [
+        (format!("/v2/library/other/blobs/{digest}"), "BLOB_UNKNOWN"),
+        (
+            format!("/v2/library/other/manifests/{}", image.digest),
+            "MANIFEST_UNKNOWN",
+        ),
+        // The kinds do not mix.
+        (
+            format!("/v2/library/app/blobs/{}", image.digest),
+            "BLOB_UNKNOWN",
+        ),
+        (
+            format!("/v2/library/app/manifests/{digest}"),
+            "MANIFEST_UNKNOWN",
+        ),
+    ] {
+        for method in ["GET", "HEAD", "GET"] {
+            let reply = plain(&gateway).exchange(method, &path, &[]);
+            assert_eq!(reply.status(), 404, "{method} {path}");
+            assert!(
+                method == "HEAD" || reply.error_code().as_deref() == Some(code),
+                "{path}"
+            );
+        }
+    }
+
+    // A third repository has it: a HEAD proves that, and no byte is fetched again.
+    origin.push_blob_as("library/third", &digest, bytes.clone());
+    let path = format!("/v2/library/third/blobs/{digest}");
+    for status in ["roadstead; fwd=uri-miss; detail=claimed", "roadstead; hit"] {
+        let reply = get(gateway.url(1), None, &path);
+        assert!(reply.body == bytes);
+        assert_eq!(cache_status(&reply), status);
+    }
+    assert_eq!(
+        (origin.count("HEAD", &path), origin.count("GET", &path)),
+        (1, 0)
+    );
+}
+
+/// A fill that is under way for one repository is not open to a repository that lacks the blob, and is
+/// open to one that has it.
+#[test]
+fn joining_a_fill_needs_a_claim_of_ones_own() {
+    let (origin, image, gateway) = scene("");
+    let latch = support::origin::Latch::new();
+    origin.fault(Fault::PauseAt(50_000, latch.clone()).on("GET", "*/blobs/*"));
+    let (digest, bytes) = image.layer(0).clone();
+    origin.push_blob_as("library/third", &digest, bytes.clone());
+    let mut filler = plain(&gateway);
+    filler.request("GET", &image.layer_path(0), &[]);
+    latch.wait_reached(1);
+    let refused = get(
+        gateway.url(1),
+        None,
+        &format!("/v2/library/other/blobs/{digest}"),
+    );
+    assert_eq!(refused.error_code().as_deref(), Some("BLOB_UNKNOWN"));
+    let mut third = plain(&gateway);
+    third.request("GET", &format!("/v2/library/third/blobs/{digest}"), &[]);
+    third
+        .read_head()
+        .expect("a head while the fill is under way");
+    latch.release();
+    assert!(third.read_exactly(bytes.len() as u64) == bytes);
+    assert!(filler.reply("GET").body == bytes);
+    assert_eq!(origin.count("GET", &format!("*/blobs/{digest}")), 1);
+}
+
+#[test]
+fn missing_things_are_remembered_for_a_while() {
+    let (origin, _, mut gateway) = scene("store: {missing_ttl: 1h}\n");
+    let digest = sha256(b"nothing");
+    let paths = [
+        "/v2/library/app/manifests/none".to_owned(),
+        format!("/v2/library/app/manifests/{digest}"),
+        format!("/v2/library/app/blobs/{digest}"),
+        "/v2/library/none/tags/list".to_owned(),
+    ];
+    for path in &paths {
+        for _ in 0..3 {
+            let reply = get(gateway.url(1), None, path);
+            assert_eq!(reply.status(), 404, "{path}");
+            assert!(
+                reply.error_code().expect("JSON").ends_with("_UNKNOWN"),
+                "{path}"
+            );
+            assert_eq!(reply.header("content-type"), Some("application/json"));
+        }
+        let again = get(gateway.url(1), None, path);
+        assert_eq!(
+            cache_status(&again),
+            "roadstead; hit; detail=negative",
+            "{path}"
+        );
+        assert_eq!(origin.count("*", path), 1, "{path}");
+    }
+    // Without a memory each costs a question.
+    gateway.restart_with(&format!(
+        "registries: [{{name: docker.io, v2: \"{}\", missing_ttl: 0s}}]\n",
+        origin.url()
+    ));
+    for path in &paths {
+        let before = origin.count("*", path);
+        get(gateway.url(1), None, path);
+        get(gateway.url(1), None, path);
+        assert_eq!(origin.count("*", path), before + 2, "{path}");
+    }
+}
+
+#[test]
+fn refusals_keep_their_meaning() {
+    for (status, answer, code) in [
+        (401, 403, "DENIED"),
+        (403, 403, "DENIED"),
+        (404, 404, "MANIFEST_UNKNOWN"),
+        (429, 429, "TOOMANYREQUESTS"),
+        (500, 503, "UNAVAILABLE"),
+        (503, 503, "UNAVAILABLE"),
+        (418, 502, "UNKNOWN"),
+    ] {
+        let (origin, image, gateway) = scene("");
+        origin.fault(Fault::status_with(status, "Retry-After", "7").on("*", "*"));
+        let reply = get(gateway.url(1), None, &image.digest_path());
+        assert_eq!(reply.status(), answer, "{status}");
+        assert_eq!(reply.error_code().as_deref(), Some(code), "{status}");
+        assert!(status != 429 || reply.header("retry-after") == Some("7"));
+        let blob = get(gateway.url(1), None, &image.layer_path(0));
+        assert_eq!(blob.status(), answer, "{status}");
+    }
+    let (mut origin, image, gateway) = scene("");
+    origin.down();
+    let reply = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        (reply.status(), reply.error_code().as_deref()),
+        (503, Some("UNAVAILABLE"))
+    );
+}
+
+#[test]
+fn lists_are_passed_through_and_kept_for_a_minute() {
+    let (origin, image, gateway) = scene("");
+    for tag in ["a", "b", "c"] {
+        origin.tag("library/app", tag, &image.digest);
+    }
+    let mut raw = plain(&gateway);
+    let page = raw.get("/v2/app/tags/list?n=2");
+    assert_eq!(page.status(), 200);
+    assert!(
+        page.text().contains(r#""tags":["a","b"]"#),
+        "{}",
+        page.text()
+    );
+    // The next page is asked here, under the name that was typed.
+    let link = page.header("link").expect("a next page").to_owned();
+    let target = link
+        .trim_start_matches('<')
+        .split('>')
+        .next()
+        .expect("a URL")
+        .to_owned();
+    assert!(target.starts_with("/v2/app/tags/list?"), "{link}");
+    assert!(raw.get(&target).text().contains(r#""tags":["c","latest"]"#));
+    let again = raw.get("/v2/app/tags/list?n=2");
+    assert_eq!(
+        (again.body, again.head.header("cache-status")),
+        (page.body, Some("roadstead; hit"))
+    );
+    assert_eq!(origin.count("GET", "/v2/library/app/tags/list"), 2);
+
+    let referrer = origin.push_referrer(&image, "application/vnd.example", b"signed");
+    let referrers = raw.get(&image.referrers_path());
+    assert_eq!(
+        referrers.header("content-type"),
+        Some("application/vnd.oci.image.index.v1+json")
+    );
+    assert!(referrers.text().contains(&referrer.digest));
+    let filtered = raw.get(&format!(
+        "{}?artifactType=application%2Fother",
+        image.referrers_path()
+    ));
+    assert!(!filtered.text().contains(&referrer.digest));
+    assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+}
+
+#[test]
+fn the_namespace_is_echoed_and_the_ping_is_ours() {
+    let (origin, image, gateway) = scene("");
+    let mut raw = plain(&gateway);
+    for path in ["/v2/", "/v2", "//v2/"] {
+        let ping = raw.get(path);
+        assert_eq!((ping.status(), ping.text().as_str()), (200, "{}"));
+        assert_eq!(ping.header("www-authenticate"), None);
+        assert_eq!(
+            ping.header("docker-distribution-api-version"),
+            Some("registry/2.0")
+        );
+    }
+    assert!(origin.requests().is_empty());
+    let reply = raw.get(&format!("{}?ns=registry-1.docker.io", image.tag_path()));
+    assert_eq!(reply.header("oci-namespace"), Some("registry-1.docker.io"));
+    assert!(
+        origin
+            .requests()
+            .iter()
+            .all(|request| !request.query.contains("ns="))
+    );
+}
+
+#[test]
+fn shared_caches_may_keep_only_public_digests() {
+    let public = "public, max-age=31536000, immutable";
+    let (origin, image, gateway) = scene("");
+    let mut raw = plain(&gateway);
+    let control =
+        |raw: &mut Raw, path: &str| raw.get(path).header("cache-control").map(str::to_owned);
+    for (path, expected) in [
+        (image.digest_path(), public),
+        (image.layer_path(0), public),
+        (image.tag_path(), "private"),
+        ("/v2/app/tags/list".to_owned(), "private"),
+    ] {
+        assert_eq!(
+            control(&mut raw, &path).as_deref(),
+            Some(expected),
+            "{path}"
+        );
+    }
+    let ruled = Gateway::mirror(
+        "docker.io",
+        &origin.url(),
+        "access: {rules: [{users: [anonymous], repositories: [\"docker.io/**\"], actions: [pull]}]}\n",
+    );
+    let mut raw = plain(&ruled);
+    for path in [image.digest_path(), image.layer_path(0), image.tag_path()] {
+        assert_eq!(
+            control(&mut raw, &path).as_deref(),
+            Some("private"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_denied_before_anybody_is_asked() {
+    let (origin, image, _) = scene("");
+    let rules = "access: {rules: [{users: [anonymous], repositories: [\"docker.io/library/open\"], actions: [pull]}]}\n";
+    let gateway = Gateway::mirror("docker.io", &origin.url(), rules);
+    origin.push_image("library/open", "latest", &[random(3, 100)]);
+    assert_eq!(
+        get(gateway.url(1), None, "/v2/open/manifests/latest").status(),
+        200
+    );
+    origin.forget_requests();
+    for path in [
+        image.tag_path(),
+        image.layer_path(0),
+        "/v2/none/manifests/latest".into(),
+        "/v2/app/tags/list".into(),
+    ] {
+        let denied = get(gateway.url(1), None, &path);
+        assert_eq!(
+            (denied.status(), denied.error_code().as_deref()),
+            (403, Some("DENIED")),
+            "{path}"
+        );
+    }
+    // Our account fetches, but without rules nobody is served with it.
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: u, password: p}}}}]\n",
+        origin.url()
+    ));
+    assert_eq!(get(gateway.url(1), None, &image.tag_path()).status(), 403);
+    assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn an_account_is_used_where_basic_is_asked_for() {
+    let (origin, image, _) = scene("");
+    origin.require(support::origin::Auth::basic("me", "s3cret-word"));
+    let yaml = |password: &str| {
+        format!(
+            "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: me, password: {password}}}}}]\n\
+             access: {{rules: [{{users: [anonymous], repositories: [\"**\"], actions: [pull]}}]}}\n",
+            origin.url()
+        )
+    };
+    let gateway = Gateway::start(&yaml("s3cret-word"));
+    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
+    assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
+    assert!(!gateway.log().contains("s3cret-word"));
+
+    let gateway = Gateway::start(&yaml("wrong-word"));
+    let denied = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        (denied.status(), denied.error_code().as_deref()),
+        (403, Some("DENIED"))
+    );
+    assert!(denied.text().contains("account"), "{}", denied.text());
+    assert!(!gateway.log().contains("wrong-word") && !denied.text().contains("wrong-word"));
+
+    let anonymous = Gateway::mirror("docker.io", &origin.url(), "");
+    assert_eq!(get(anonymous.url(1), None, &image.tag_path()).status(), 403);
+}
+
+#[test]
+fn a_clients_headers_stay_here() {
+    let (origin, image, gateway) = scene("");
+    let headers = [
+        ("Authorization", "Basic bWU6c2VjcmV0"),
+        ("Cookie", "session=secret"),
+        ("X-Forwarded-For", "10.0.0.1"),
+        ("User-Agent", "docker/20.10.24"),
+        ("Accept-Encoding", "gzip"),
+    ];
+    let mut raw = plain(&gateway);
+    raw.exchange("GET", &image.tag_path(), &headers);
+    raw.exchange("GET", &image.layer_path(0), &headers);
+    for request in origin.requests() {
+        for name in ["authorization", "cookie", "x-forwarded-for"] {
+            assert_eq!(request.header(name), None);
+        }
+        assert!(
+            request
+                .header("user-agent")
+                .is_some_and(|agent| agent.starts_with("roadstead/"))
+        );
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+    }
+    assert!(!gateway.log().contains("bWU6c2VjcmV0") && !gateway.log().contains("session=secret"));
+}
+
+#[test]
+fn every_request_and_every_fill_has_a_line_in_the_log() {
+    let (_origin, image, gateway) = scene("log: {format: json}\n");
+    get(gateway.url(1), None, &image.layer_path(0));
+    get(gateway.url(1), None, "/v2/app/blobs/nonsense");
+    let lines = || -> Vec<serde_json::Value> {
+        gateway
+            .log()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    };
+    let of = |target: &str| -> Vec<serde_json::Value> {
+        lines()
+            .into_iter()
+            .filter(|line| line["target"] == target)
+            .collect()
+    };
+    until("two access lines and one of a fill", || {
+        of("access").len() == 2 && of("fill").len() == 1
+    });
+    // A line is written after its answer, so the two may change places.
+    let by_status = |status: u16| {
+        of("access")
+            .into_iter()
+            .find(|line| line["status"] == status)
+    };
+    let access = by_status(200).expect("a line");
+    assert!(by_status(400).is_some());
+    assert!(access["timestamp"].is_string());
+    assert!(
+        access["client"]
+            .as_str()
+            .expect("an address")
+            .starts_with("127.0.0.1:")
+    );
+    assert!(access["ms"].is_number());
+    for (key, value) in [
+        ("user", "anonymous"),
+        ("method", "GET"),
+        ("path", &image.layer_path(0)),
+        ("registry", "docker.io"),
+        ("repository", "library/app"),
+        ("cache", "fwd=uri-miss; stored"),
+    ] {
+        assert_eq!(access[key], value, "{key}");
+    }
+    assert_eq!(
+        (&access["status"], &access["bytes"]),
+        (&200.into(), &100_000.into())
+    );
+    assert!(
+        access["upstream"]
+            .as_str()
+            .expect("a URL")
+            .starts_with("http://127.0.0.1:")
+    );
+    let fill = &of("fill")[0];
+    assert_eq!(fill["digest"], image.layer(0).0);
+    assert_eq!(
+        (&fill["message"], &fill["bytes"]),
+        (&"committed".into(), &100_000.into())
+    );
+}

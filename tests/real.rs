@@ -1,0 +1,13 @@
+//! Pulls by real clients from a real registry.
+//!
+//! Each part that is not installed is named and its tests pass, unless `CI=true`; see
+//! [`support::real::found`].
+
+mod support;
+
+#[path = "real/peer.rs"]
+mod peer;
+#[path = "real/pulls.rs"]
+mod pulls;
+#[path = "real/scene.rs"]
+mod scene;

@@ -1,0 +1,365 @@
+//! A scripted v2 upstream: an HTTP/1.1 server written by hand, over real sockets, in a thread of its own.
+//!
+//! ```ignore
+//! let origin = Origin::start();
+//! let image = origin.push_image("library/app", "latest", &[image::random(1, 1 << 20)]);
+//! origin.fault(Fault::TruncateAt(1000).on("GET", "*/blobs/*").times(1));
+//! let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+//! …
+//! assert_eq!(origin.count("GET", &image.blob_path(0)), 1);
+//! ```
+//!
+//! Patterns of methods and paths take `*` for any characters. Paths are without the query.
+
+mod auth;
+mod content;
+mod fault;
+mod record;
+mod serve;
+mod wire;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+pub use auth::{Auth, Bearer};
+pub use content::{Image, MEDIA_CONFIG, MEDIA_INDEX, MEDIA_LAYER, MEDIA_MANIFEST};
+pub use fault::{Fault, Latch, Rule, RuleId};
+pub use record::Recorded;
+
+use super::tls::Ca;
+use content::Content;
+use fault::Rules;
+
+/// The upstream. Dropping it cuts every connection.
+pub struct Origin {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    ca: Option<Ca>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    running: Option<Running>,
+}
+
+/// The thread that serves.
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// What tests change and the server reads.
+#[derive(Default)]
+struct State {
+    content: Content,
+    rules: Rules,
+    auth: Auth,
+    requests: Vec<Recorded>,
+    /// How many requests were forgotten; the first of `requests` has this number.
+    forgotten: usize,
+    connections: usize,
+    open: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// `http://…` or `https://…`, known once the socket is bound.
+    url: std::sync::OnceLock<String>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is recorded of request `number`, unless it was forgotten.
+    fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
+        let mut state = self.state();
+        let index = number.checked_sub(state.forgotten);
+        if let Some(request) = index.and_then(|index| state.requests.get_mut(index)) {
+            change(request);
+        }
+    }
+
+    fn url(&self) -> &str {
+        self.url.get().map_or("", String::as_str)
+    }
+}
+
+impl Origin {
+    /// Plain HTTP on `127.0.0.1`, a port of the kernel's choice.
+    pub fn start() -> Self {
+        Self::launch(Ipv4Addr::LOCALHOST, None)
+    }
+
+    /// Plain HTTP on another loopback address, to be another host than `127.0.0.1`.
+    pub fn start_on(ip: Ipv4Addr) -> Self {
+        Self::launch(ip, None)
+    }
+
+    /// HTTPS for `localhost` and `127.0.0.1` with a private CA.
+    pub fn start_tls() -> Self {
+        Self::launch(Ipv4Addr::LOCALHOST, Some(Ca::new()))
+    }
+
+    fn launch(ip: Ipv4Addr, ca: Option<Ca>) -> Self {
+        let tls = ca
+            .as_ref()
+            .map(|ca| super::tls::server_config(&ca.issue(&["localhost", &ip.to_string()])));
+        let mut origin = Self {
+            shared: Arc::default(),
+            address: SocketAddr::from((ip, 0)),
+            ca,
+            tls,
+            running: None,
+        };
+        origin.up();
+        let scheme = if origin.ca.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", origin.address);
+        let _ = origin.shared.url.set(url);
+        origin
+    }
+
+    /// Starts to listen again, on the port it always had. Nothing happens when it listens already.
+    pub fn up(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let (stop, stopped) = oneshot::channel();
+        let (bound, address) = std::sync::mpsc::channel();
+        let server = serve::Server {
+            shared: Arc::clone(&self.shared),
+            tls: self.tls.clone(),
+            address: self.address,
+        };
+        let thread = std::thread::spawn(move || server.run(&bound, stopped));
+        self.address = address
+            .recv_timeout(super::SOON)
+            .expect("the origin listens");
+        self.running = Some(Running { stop, thread });
+    }
+
+    /// Stops listening and cuts every connection: connecting is refused until [`Origin::up`].
+    pub fn down(&mut self) {
+        if let Some(Running { stop, thread }) = self.running.take() {
+            let _ = stop.send(());
+            let _ = thread.join();
+            self.shared.state().open = 0;
+        }
+    }
+
+    /// `http://127.0.0.1:PORT` or `https://…`.
+    pub fn url(&self) -> String {
+        self.shared.url().to_owned()
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The CA to trust, of an origin that speaks TLS.
+    #[track_caller]
+    pub fn ca_path(&self) -> PathBuf {
+        self.ca.as_ref().expect("an origin with TLS").path()
+    }
+
+    // ---- what is there ----
+
+    /// Puts a blob into a repository; its digest.
+    pub fn push_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> String {
+        self.shared
+            .state()
+            .content
+            .push_blob(repository, bytes.into())
+    }
+
+    /// Puts a blob under a digest of the caller's choice, right or wrong.
+    pub fn push_blob_as(&self, repository: &str, digest: &str, bytes: impl Into<Bytes>) {
+        let mut state = self.shared.state();
+        state.content.push_blob_as(repository, digest, bytes.into());
+    }
+
+    /// Puts a manifest into a repository, and a tag on it if one is given; its digest.
+    pub fn push_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> String {
+        let mut state = self.shared.state();
+        state
+            .content
+            .push_manifest(repository, tag, media_type, bytes.into())
+    }
+
+    /// An OCI image of these layers, taken as they are.
+    pub fn push_image(&self, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Image {
+        self.shared
+            .state()
+            .content
+            .push_image(repository, tag, layers)
+    }
+
+    /// An OCI index of images of the same repository.
+    pub fn push_index(&self, repository: &str, tag: &str, images: &[&Image]) -> Image {
+        self.shared
+            .state()
+            .content
+            .push_index(repository, tag, images)
+    }
+
+    /// An artifact that refers to `subject` and appears in its referrers.
+    pub fn push_referrer(&self, subject: &Image, artifact_type: &str, content: &[u8]) -> Image {
+        let mut state = self.shared.state();
+        state.content.push_referrer(subject, artifact_type, content)
+    }
+
+    /// Points a tag at a manifest, as a push by somebody else would.
+    pub fn tag(&self, repository: &str, tag: &str, digest: &str) {
+        self.shared.state().content.tag(repository, tag, digest);
+    }
+
+    pub fn delete_tag(&self, repository: &str, tag: &str) {
+        self.shared.state().content.delete_tag(repository, tag);
+    }
+
+    pub fn delete_manifest(&self, repository: &str, digest: &str) {
+        let mut state = self.shared.state();
+        state.content.delete_manifest(repository, digest);
+    }
+
+    pub fn delete_blob(&self, repository: &str, digest: &str) {
+        self.shared.state().content.delete_blob(repository, digest);
+    }
+
+    // ---- how it misbehaves, and whom it lets in ----
+
+    /// Adds a fault: `Fault::Gzip` everywhere, or `Fault::Gzip.on("GET", "*/blobs/*").times(1)`. Faults
+    /// of different kinds add up; of the same kind the newest that applies wins.
+    pub fn fault(&self, rule: impl Into<Rule>) -> RuleId {
+        self.shared.state().rules.add(rule.into())
+    }
+
+    /// Takes one fault back. Requests being answered keep theirs.
+    pub fn heal(&self, id: RuleId) {
+        self.shared.state().rules.remove(id);
+    }
+
+    /// Takes every fault back.
+    pub fn heal_all(&self) {
+        self.shared.state().rules = Rules::default();
+    }
+
+    /// How often a fault has been applied.
+    pub fn applied(&self, id: RuleId) -> usize {
+        self.shared.state().rules.applied(id)
+    }
+
+    /// Who is let in from now on; [`Auth::None`] at first.
+    pub fn require(&self, auth: Auth) {
+        self.shared.state().auth = auth;
+    }
+
+    /// Changes the bearer rules while tokens are out.
+    #[track_caller]
+    pub fn change_bearer(&self, change: impl FnOnce(&mut Bearer)) {
+        match &mut self.shared.state().auth {
+            Auth::Bearer(bearer) => change(bearer),
+            _ => panic!("no bearer rules are set"),
+        }
+    }
+
+    /// Makes every token that is out invalid.
+    pub fn revoke_tokens(&self) {
+        self.change_bearer(Bearer::revoke);
+    }
+
+    // ---- what it saw ----
+
+    /// How many requests have come for a method and path (patterns).
+    pub fn count(&self, method: &str, path: &str) -> usize {
+        let state = self.shared.state();
+        let matching = state.requests.iter().filter(|r| r.matches(method, path));
+        matching.count()
+    }
+
+    /// Every request so far, in order of arrival.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.shared.state().requests.clone()
+    }
+
+    /// The requests for a method and path (patterns).
+    pub fn requests_for(&self, method: &str, path: &str) -> Vec<Recorded> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.matches(method, path));
+        requests
+    }
+
+    /// Body bytes handed to the kernel for paths that match.
+    pub fn bytes_sent(&self, path: &str) -> u64 {
+        let state = self.shared.state();
+        let matching = state.requests.iter().filter(|r| r.matches("*", path));
+        matching.map(|request| request.sent).sum()
+    }
+
+    /// Forgets the requests so far; counting starts again.
+    pub fn forget_requests(&self) {
+        let mut state = self.shared.state();
+        state.forgotten += state.requests.len();
+        state.requests.clear();
+    }
+
+    /// Waits until a method and path (patterns) have been asked `n` times.
+    #[track_caller]
+    pub fn wait_for(&self, method: &str, path: &str, n: usize) {
+        super::until(&format!("{n} × {method} {path} upstream"), || {
+            self.count(method, path) >= n
+        });
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.shared.state().open
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
+    }
+
+    /// Waits until nothing has been asked for `quiet`, to say that something causes no request at all.
+    pub fn settle(&self, quiet: Duration) {
+        super::until("the origin to be left alone", || {
+            let state = self.shared.state();
+            state
+                .requests
+                .last()
+                .is_none_or(|last| last.at.elapsed() >= quiet)
+        });
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- requests of {} ---", self.url());
+            for request in &self.requests() {
+                let Recorded {
+                    method,
+                    path,
+                    query,
+                    status,
+                    sent,
+                    ..
+                } = request;
+                eprintln!("{method} {path} ?{query} -> {status}, {sent} bytes");
+            }
+        }
+        self.down();
+    }
+}

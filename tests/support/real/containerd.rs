@@ -1,0 +1,111 @@
+//! containerd, and `ctr images pull --hosts-dir`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Client, Missing, Pulled, emptied, offline, program, run, words, write};
+use crate::support::eventually_within;
+use crate::support::process::{self, Process};
+
+/// How long containerd may take to start.
+const START: Duration = Duration::from_secs(30);
+
+/// A containerd of its own, without its Kubernetes side.
+pub struct Containerd {
+    process: Option<Process>,
+    options: Vec<String>,
+    dir: TempDir,
+}
+
+impl Containerd {
+    /// With `hosts.toml` for `registry` (as in `docker.io`) that names `url` as its mirror; containerd
+    /// then asks there with `?ns=registry`. `ca` is what to trust when `url` is https.
+    pub fn with_hosts(registry: &str, url: &str, ca: Option<&Path>) -> Result<Self, Missing> {
+        let dir = crate::support::temp_dir();
+        program("containerd")?;
+        offline("ctr", dir.path())?;
+        let server = match registry {
+            "docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        let ca = ca.map_or(String::new(), |ca| format!("ca = \"{}\"\n", ca.display()));
+        let hosts = format!(
+            "server = \"https://{server}\"\n\
+             [host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n{ca}"
+        );
+        let hosts_dir = dir.path().join("hosts.d");
+        write(&hosts_dir.join(registry).join("hosts.toml"), hosts);
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
+             [grpc]\naddress = \"{}\"\n",
+            at("state/root"),
+            at("state/state"),
+            at("socket"),
+        );
+        write(&dir.path().join("config.toml"), config);
+        let mut containerd = Self {
+            process: None,
+            options: vec![format!("--hosts-dir={}", hosts_dir.display())],
+            dir,
+        };
+        containerd.wipe();
+        Ok(containerd)
+    }
+
+    /// Pulls every platform of an index, not only this machine's.
+    pub fn all_platforms(mut self) -> Self {
+        self.options.push("--all-platforms".to_owned());
+        self
+    }
+
+    /// The ctr command for this containerd.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut ctr = offline("ctr", self.dir.path()).map_err(|m| m.to_string())?;
+        ctr.arg("--address").arg(self.dir.path().join("socket"));
+        run(ctr.args(arguments))
+    }
+
+    fn up(&mut self) {
+        let dir = self.dir.path();
+        let mut containerd = process::command(program("containerd").expect("it was there before"));
+        containerd.arg("--config").arg(dir.join("config.toml"));
+        let log = dir.join("containerd.log");
+        let process = Process::spawn_logged(&mut containerd, &log).expect("containerd runs");
+        let process = self.process.insert(process);
+        eventually_within(START, "containerd to listen", || {
+            assert!(process.exited().is_none(), "containerd ended");
+            let log = process.log();
+            log.contains("containerd successfully booted").then_some(())
+        });
+    }
+}
+
+impl Client for Containerd {
+    /// `reference` is the whole name: `docker.io/library/small:1`. The content is every blob and
+    /// manifest in containerd's store.
+    fn pull(&mut self, reference: &str) -> Result<Pulled, String> {
+        let mut pull = vec!["images", "pull", "--snapshotter=native"];
+        pull.extend(self.options.iter().map(String::as_str));
+        pull.push(reference);
+        self.ctr(&pull)?;
+        let list = self.ctr(&["images", "list"])?;
+        let line = list.lines().find(|line| line.starts_with(reference));
+        let digest =
+            line.and_then(|line| line.split_whitespace().find(|w| w.starts_with("sha256:")));
+        Ok(Pulled {
+            digest: digest.ok_or_else(|| list.clone())?.to_owned(),
+            content: words(&self.ctr(&["content", "list", "--quiet"])?),
+        })
+    }
+
+    fn wipe(&mut self) {
+        self.process = None;
+        emptied(&self.dir.path().join("state"));
+        let _ = std::fs::remove_file(self.dir.path().join("containerd.log"));
+        self.up();
+    }
+}

@@ -1,0 +1,122 @@
+//! dockerd with `--registry-mirror`, and the docker command for it.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Client, Missing, Pulled, emptied, offline, program, run, words, write};
+use crate::support::eventually_within;
+use crate::support::process::{self, Process};
+
+/// How long dockerd may take to start, with containerd below it.
+const START: Duration = Duration::from_secs(45);
+
+/// A docker daemon of its own.
+pub struct Docker {
+    process: Option<Process>,
+    mirror: Option<String>,
+    dir: TempDir,
+}
+
+impl Docker {
+    /// With a mirror of docker.io, a plain URL of this machine: `http://127.0.0.1:PORT`.
+    pub fn with_mirror(url: &str) -> Result<Self, Missing> {
+        Self::launch(Some(url.to_owned()))
+    }
+
+    /// Without a mirror, for registries named in references; those on 127.0.0.0/8 count as insecure.
+    pub fn start() -> Result<Self, Missing> {
+        Self::launch(None)
+    }
+
+    fn launch(mirror: Option<String>) -> Result<Self, Missing> {
+        let dir = crate::support::temp_dir();
+        write(&dir.path().join("daemon.json"), "{}");
+        program("docker")?;
+        program("containerd")?;
+        offline("dockerd", dir.path())?;
+        let mut docker = Self {
+            process: None,
+            mirror,
+            dir,
+        };
+        docker.wipe();
+        Ok(docker)
+    }
+
+    /// The docker command for this daemon: `docker(&["login", …])`.
+    pub fn docker(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut docker = process::command(program("docker").map_err(|m| m.to_string())?);
+        docker
+            .arg(format!(
+                "--host=unix://{}/socket",
+                self.dir.path().display()
+            ))
+            .env("DOCKER_CONFIG", self.dir.path().join("config"))
+            .args(arguments);
+        run(&mut docker)
+    }
+
+    /// What the daemon logged.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map_or(String::new(), Process::log)
+    }
+
+    fn down(&mut self) {
+        if let Some(mut unshare) = self.process.take() {
+            unshare.kill_children(Duration::from_secs(5));
+        }
+    }
+
+    fn up(&mut self) {
+        let dir = self.dir.path();
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut dockerd = offline("dockerd", dir).expect("it was there before");
+        dockerd
+            .arg(format!("--config-file={}", at("daemon.json")))
+            .arg(format!("--data-root={}", at("state/data")))
+            .arg(format!("--exec-root={}", at("state/exec")))
+            .arg(format!("--pidfile={}", at("state/pid")))
+            .arg(format!("--host=unix://{}", at("socket")))
+            .args(["--storage-driver=vfs", "--bridge=none"])
+            .args(["--iptables=false", "--ip6tables=false"]);
+        if let Some(url) = &self.mirror {
+            dockerd.arg(format!("--registry-mirror={url}"));
+        }
+        let log = dir.join("dockerd.log");
+        let process = Process::spawn_logged(&mut dockerd, &log).expect("unshare runs");
+        let process = self.process.insert(process);
+        eventually_within(START, "dockerd to listen", || {
+            assert!(process.exited().is_none(), "dockerd ended");
+            let log = process.log();
+            log.contains("API listen on").then_some(())
+        });
+    }
+}
+
+impl Client for Docker {
+    /// `reference` as a user types it: `library/small:1`, or with a host.
+    fn pull(&mut self, reference: &str) -> Result<Pulled, String> {
+        let said = self.docker(&["pull", reference])?;
+        let digest = said.lines().find_map(|line| line.strip_prefix("Digest: "));
+        let format = "--format={{.Id}} {{range .RootFS.Layers}}{{.}} {{end}}";
+        Ok(Pulled {
+            digest: digest.ok_or_else(|| said.clone())?.trim().to_owned(),
+            content: words(&self.docker(&["image", "inspect", format, reference])?),
+        })
+    }
+
+    fn wipe(&mut self) {
+        self.down();
+        emptied(&self.dir.path().join("state"));
+        let _ = std::fs::remove_file(self.dir.path().join("socket"));
+        let _ = std::fs::remove_file(self.dir.path().join("dockerd.log"));
+        self.up();
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        self.down();
+    }
+}

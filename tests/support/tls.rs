@@ -1,0 +1,102 @@
+//! A private certificate authority for upstreams, and the process-wide TLS provider.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tempfile::TempDir;
+
+/// A certificate authority that no system trusts, with its files in a directory that goes with it.
+pub struct Ca {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "roadstead test CA");
+        let key = KeyPair::generate().expect("a P-256 key");
+        let certificate = params.self_signed(&key).expect("a self-signed CA");
+        let dir = crate::support::temp_dir();
+        write(&dir.path().join("ca.crt"), &certificate.pem());
+        Self {
+            issuer: Issuer::new(params, key),
+            dir,
+        }
+    }
+
+    /// The PEM file to trust.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
+    }
+
+    /// A certificate for these names and addresses.
+    pub fn issue(&self, names: &[&str]) -> Leaf {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let stem = names.join("_");
+        let params = CertificateParams::new(names).expect("valid names");
+        let key = KeyPair::generate().expect("a P-256 key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
+        let leaf = Leaf {
+            certificate: self.dir.path().join(format!("{stem}.pem")),
+            key: self.dir.path().join(format!("{stem}.key")),
+        };
+        write(&leaf.certificate, &certificate.pem());
+        write(&leaf.key, &key.serialize_pem());
+        leaf
+    }
+}
+
+/// A server configuration with this certificate, HTTP/1.1 only.
+pub fn server_config(leaf: &Leaf) -> Arc<rustls::ServerConfig> {
+    install_provider();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates(&leaf.certificate), key)
+        .expect("a certificate and its key");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// A client configuration that trusts `ca` alone and offers these ALPN protocols.
+pub fn client_config(ca: &Path, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
+    install_provider();
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(ca) {
+        roots.add(certificate).expect("a CA certificate");
+    }
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+/// Makes aws-lc-rs the provider of this process; harmless when it already is.
+pub fn install_provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
