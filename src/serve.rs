@@ -90,6 +90,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         policy: config.policy(),
         mirror,
         access_log: config.log.access,
+        patience: config.limits.idle_timeout,
     });
 
     let (shutdown, down) = watch::channel(false);

@@ -727,3 +727,79 @@ fn every_request_and_every_fill_has_a_line_in_the_log() {
         (&"committed".into(), &100_000.into())
     );
 }
+
+#[test]
+fn the_least_recently_used_makes_room() {
+    let origin = Origin::start();
+    let blobs: Vec<(String, Vec<u8>)> = (0..3)
+        .map(|seed| {
+            let bytes = random(seed, 400_000);
+            (origin.push_blob("library/app", bytes.clone()), bytes)
+        })
+        .collect();
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 1MiB}\n");
+    let fetch = |n: usize| {
+        let reply = get(
+            gateway.url(1),
+            None,
+            &format!("/v2/app/blobs/{}", blobs[n].0),
+        );
+        assert!(reply.body == blobs[n].1, "{n}");
+        let on_disk = disk_usage(&gateway.store().join("blobs"));
+        assert!(on_disk <= 1 << 20, "{on_disk} bytes");
+        cache_status(&reply).contains("hit")
+    };
+    // Two fit. The third takes the place of the one that was not asked for since.
+    let hits = [0, 1, 0, 2, 0, 1].map(fetch);
+    assert_eq!(hits, [false, false, true, false, true, false]);
+}
+
+#[test]
+fn below_min_free_nothing_new_is_kept() {
+    let (origin, image, gateway) = scene("store: {min_free: 99.99%}\n");
+    for _ in 0..2 {
+        assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
+        assert!(get(gateway.url(1), None, &image.digest_path()).body == image.manifest);
+    }
+    assert!(origin.count("GET", &image.layer_path(0)) >= 2);
+    assert_eq!(disk_usage(&gateway.store().join("blobs")), 0);
+}
+
+/// Bytes of all files below a folder.
+fn disk_usage(folder: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => disk_usage(&entry.path()),
+            Ok(meta) => meta.len().next_multiple_of(4096),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[test]
+fn an_old_link_is_served_and_checked_behind_the_answer() {
+    let (origin, image, gateway) = scene("store: {link_ttl: 0s, missing_ttl: 0s}\n");
+    let paths = [image.layer_path(0), image.digest_path()];
+    for path in &paths {
+        assert_eq!(get(gateway.url(1), None, path).status(), 200);
+        assert_eq!(origin.count("HEAD", path), 0);
+        assert_eq!(
+            cache_status(&get(gateway.url(1), None, path)),
+            "roadstead; hit"
+        );
+        origin.wait_for("HEAD", path, 1);
+    }
+    // The upstream drops it: the next answer still stands, the one after its check does not.
+    origin.delete_blob("library/app", &image.layer(0).0);
+    origin.delete_manifest("library/app", &image.digest);
+    for path in &paths {
+        assert_eq!(get(gateway.url(1), None, path).status(), 200);
+        until("the link to go", || {
+            get(gateway.url(1), None, path).status() == 404
+        });
+    }
+}

@@ -476,3 +476,16 @@ fn without_room_bodies_pass_through_verified() {
     assert_eq!(files(&gateway.store().join("blobs")), 0);
     assert_eq!(files(&gateway.store().join("partials")), 0);
 }
+
+#[test]
+fn a_long_fill_reports_how_far_it_is() {
+    let (origin, image, gateway) = scene(9 << 20);
+    origin.fault(Fault::Throttle(1500 << 10).on("GET", "*/blobs/*"));
+    assert_eq!(
+        support::http::get(gateway.url(1), None, &image.layer_path(0)).end,
+        End::Complete
+    );
+    committed(&gateway, 1);
+    let reports = gateway.log().matches("fill: under way").count();
+    assert_eq!(reports, 1, "six seconds, a report every five");
+}

@@ -7,7 +7,7 @@ mod socket;
 mod tls;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::{StatusCode, header};
@@ -37,6 +37,8 @@ pub struct House {
     pub mirror: Mirror,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// How long a write may make no progress.
+    pub patience: Duration,
 }
 
 /// The gateway behind one listener.
@@ -194,6 +196,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if session.is_http2() {
+            // An HTTP/2 receiver that stops stalls its stream, not the socket, which has a deadline already.
+            session.set_write_timeout(Some(self.house.patience));
+        }
         let request = session.req_header();
         let mut wanted = Wanted::of(&request.method, &request.headers);
         let asked = Asked {

@@ -40,7 +40,7 @@ pub struct ManifestAnswer {
 /// What resolving a tag came to.
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
-    pointer: Pointer,
+    pointer: Arc<Pointer>,
     /// The bytes, where the tag had to be fetched to learn its digest.
     bytes: Option<Bytes>,
 }
@@ -120,7 +120,7 @@ impl Mirror {
         let Resolved { pointer, bytes } = resolved;
         let mut answer = ManifestAnswer {
             digest: pointer.digest,
-            media_type: pointer.media_type,
+            media_type: pointer.media_type.clone(),
             size: pointer.size.unwrap_or(0),
             bytes,
             cache,
@@ -249,7 +249,7 @@ impl Shared {
             Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
         };
         let checked_at = unix(SystemTime::now());
-        let resolved = match head {
+        let (pointer, bytes) = match head {
             Some(crate::upstream::ManifestHead {
                 digest: Some(digest),
                 media_type: Some(media_type),
@@ -264,15 +264,13 @@ impl Shared {
                     };
                     self.relink(registry, repository, &digest, link).await;
                 }
-                Resolved {
-                    pointer: Pointer {
-                        digest,
-                        media_type,
-                        size,
-                        checked_at,
-                    },
-                    bytes: None,
-                }
+                let pointer = Pointer {
+                    digest,
+                    media_type,
+                    size,
+                    checked_at,
+                };
+                (pointer, None)
             }
             // A HEAD without the digest or the type: only the bytes can tell.
             _ => match origin
@@ -294,16 +292,14 @@ impl Shared {
                         size: Some(link.size),
                         checked_at,
                     };
-                    Resolved { pointer, bytes }
+                    (pointer, bytes)
                 }
                 Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
             },
         };
-        self.store
-            .tags
-            .point(registry, repository, *class, tag, &resolved.pointer)
-            .await;
-        Ok(resolved)
+        let tags = &self.store.tags;
+        let pointer = tags.point(registry, repository, *class, tag, pointer).await;
+        Ok(Resolved { pointer, bytes })
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
@@ -406,7 +402,7 @@ impl Shared {
                 .unwrap_or_else(|| "application/octet-stream".into()),
             size: bytes.len() as u64,
             checked_at: unix(SystemTime::now()),
-            subject: facts.subject.map(|subject| subject.to_string()),
+            subject: facts.subject,
         };
         let link = self
             .store
@@ -434,7 +430,7 @@ impl Shared {
             .await
             .ok()
             .flatten();
-        link.subject = known.and_then(|known| known.subject.clone());
+        link.subject = known.and_then(|known| known.subject);
         self.store
             .links
             .link_manifest(registry, repository, digest, link)

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 /// The registered digest algorithms.
@@ -25,8 +26,10 @@ impl Algorithm {
     }
 }
 
-/// A parsed digest; `Display` gives the canonical `algorithm:hex` form.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A parsed digest; `Display` gives the canonical `algorithm:hex` form, and so does serde, which parses as
+/// strictly.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Digest {
     Sha256([u8; 32]),
     Sha512([u8; 64]),
@@ -88,6 +91,20 @@ impl FromStr for Digest {
             "sha512" => decode(hex).map(Self::Sha512),
             _ => Err(DigestError::Algorithm),
         }
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = DigestError;
+
+    fn try_from(text: String) -> Result<Self, DigestError> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
     }
 }
 

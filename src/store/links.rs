@@ -27,7 +27,7 @@ pub struct ManifestLink {
     pub checked_at: u64,
     /// The digest that the manifest refers to, if it is a referrer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub subject: Option<String>,
+    pub subject: Option<Digest>,
 }
 
 /// A blob that a repository has.

@@ -15,37 +15,28 @@ use crate::spec::name::{Registry, Repository, Tag};
 const RECENT: u64 = 16_384;
 
 /// Where a tag points.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
     pub digest: Digest,
     /// The media type of the manifest there.
     pub media_type: String,
     /// Its length in bytes, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size: Option<u64>,
     /// When the upstream last said so, in seconds since 1970.
     pub checked_at: u64,
 }
 
-/// A pointer as it stands on disk.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    digest: String,
-    media_type: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    size: Option<u64>,
-    checked_at: u64,
-}
-
 /// All pointers of all repositories.
 #[derive(Debug)]
 pub struct Tags {
-    records: Records<Record>,
+    pointers: Records<Pointer>,
 }
 
 impl Tags {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            records: Records::new(root.join("repositories"), RECENT),
+            pointers: Records::new(root.join("repositories"), RECENT),
         }
     }
 
@@ -57,19 +48,10 @@ impl Tags {
         repository: &Repository,
         class: AcceptClass,
         tag: &Tag,
-    ) -> io::Result<Option<Pointer>> {
-        let record: Option<Arc<Record>> = self
-            .records
+    ) -> io::Result<Option<Arc<Pointer>>> {
+        self.pointers
             .open(path(registry, repository, class, tag))
-            .await?;
-        Ok(record.and_then(|record| {
-            Some(Pointer {
-                digest: record.digest.parse().ok()?,
-                media_type: record.media_type.clone(),
-                size: record.size,
-                checked_at: record.checked_at,
-            })
-        }))
+            .await
     }
 
     pub async fn point(
@@ -78,17 +60,11 @@ impl Tags {
         repository: &Repository,
         class: AcceptClass,
         tag: &Tag,
-        pointer: &Pointer,
-    ) {
-        let record = Record {
-            digest: pointer.digest.to_string(),
-            media_type: pointer.media_type.clone(),
-            size: pointer.size,
-            checked_at: pointer.checked_at,
-        };
-        self.records
-            .keep(path(registry, repository, class, tag), record)
-            .await;
+        pointer: Pointer,
+    ) -> Arc<Pointer> {
+        self.pointers
+            .keep(path(registry, repository, class, tag), pointer)
+            .await
     }
 
     /// The upstream no longer has the tag.
@@ -99,7 +75,7 @@ impl Tags {
         class: AcceptClass,
         tag: &Tag,
     ) {
-        self.records
+        self.pointers
             .remove(path(registry, repository, class, tag))
             .await;
     }

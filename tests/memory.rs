@@ -1,0 +1,69 @@
+//! Memory stays flat, whoever reads: 16 cold and 100 slow warm readers of 200 MB blobs.
+
+mod support;
+
+use support::gateway::Gateway;
+use support::http::{Raw, at_once};
+use support::image::random;
+use support::origin::Origin;
+
+const SIZE: usize = 200_000_000;
+const COLD: usize = 16;
+const SLOW: usize = 100;
+const LIMIT_KIB: u64 = 64 << 10;
+
+#[test]
+fn many_readers_of_large_blobs_stay_under_64_mib() {
+    let origin = Origin::start();
+    let warm = origin.push_blob("library/app", random(1, SIZE));
+    let cold = origin.push_blob("library/app", random(2, SIZE));
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    let ca = gateway.ca_path();
+    let path = |digest: &str| format!("/v2/library/app/blobs/{digest}");
+    drain(&gateway, &path(&warm));
+    gateway.reset_peak();
+
+    // The slow ones take one piece each and then stay, as long as the cold ones are busy.
+    let slow: Vec<Raw> = (0..SLOW)
+        .map(|_| {
+            let how = support::http::Connect {
+                ca: Some(&ca),
+                receive_buffer: Some(16 << 10),
+                ..Default::default()
+            };
+            let mut raw = Raw::connect_with(gateway.url(0), how).expect("a connection");
+            raw.request("GET", &path(&warm), &[]);
+            raw.read_head().expect("a head");
+            raw.read_exactly(1 << 20);
+            raw
+        })
+        .collect();
+    let received = at_once(COLD, |_| drain(&gateway, &path(&cold)));
+    assert_eq!(received, [SIZE as u64; COLD]);
+    for mut raw in slow {
+        raw.read_exactly(1 << 20);
+    }
+    let peak = gateway.peak_rss_kib();
+    println!(
+        "{}",
+        std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("readable")
+    );
+    println!(
+        "peak {} MiB with {COLD} cold and {SLOW} slow warm readers",
+        peak >> 10
+    );
+    assert!(peak < LIMIT_KIB, "{peak} KiB");
+    assert_eq!(origin.count("GET", &path(&cold)), 1);
+}
+
+/// Reads a whole blob without keeping it; the bytes received.
+fn drain(gateway: &Gateway, path: &str) -> u64 {
+    let mut raw = Raw::connect(gateway.url(0), Some(&gateway.ca_path()));
+    raw.request("GET", path, &[]);
+    let length = raw.read_head().expect("a head").length().expect("a length");
+    let mut received = 0;
+    while received < length {
+        received += raw.read_some(1 << 20).expect("more").len() as u64;
+    }
+    received
+}
