@@ -92,6 +92,12 @@ impl Report {
         self.warnings.push(warning);
     }
 
+    /// Whether nothing refuses the file so far.
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// The verdict: the configuration with its warnings, or else every fault.
     pub fn verdict(mut self, config: Config) -> Result<Config, Faults> {
         for found in [&mut self.faults, &mut self.warnings] {

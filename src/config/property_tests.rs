@@ -1,9 +1,12 @@
-//! Whatever the text, reading it ends, in an answer that tells no secret.
+//! Whatever the text, reading it ends, in an answer that tells no secret, and what it reads is what another
+//! YAML parser reads.
 
 use proptest::prelude::*;
 
-use super::parse;
+use super::fault::Report;
 use super::tests::{EVERYTHING, no_env};
+use super::tree::{Node, Value};
+use super::{parse, yaml};
 
 /// A good file with a few bytes taken out, put in, or moved.
 fn mutated() -> impl Strategy<Value = String> {
@@ -49,7 +52,73 @@ fn assert_answered(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Whether another parser read the same: shapes and keys, and texts where it did not take them for
+/// numbers or truth values, which it writes in its own way.
+fn is_same(node: &Node, other: &serde_yaml::Value) -> bool {
+    match (&node.value, other) {
+        // `~` and the like, and our refusals.
+        (Value::Absent | Value::Broken, _) => true,
+        (Value::Text(text), serde_yaml::Value::String(other)) => text.text == *other,
+        (Value::Text(_), serde_yaml::Value::Bool(_) | serde_yaml::Value::Number(_)) => true,
+        (Value::List(items), serde_yaml::Value::Sequence(others)) => {
+            items.len() == others.len() && items.iter().zip(others).all(|(a, b)| is_same(a, b))
+        }
+        (Value::Mapping(entries), serde_yaml::Value::Mapping(others)) => {
+            // A key that is not text there (`~:`, `1:`) is one that we know nothing of.
+            let is = |key: &str, other: &serde_yaml::Value| {
+                !other.is_string() || other.as_str() == Some(key)
+            };
+            let known = |key: &str| others.iter().find(|(other, _)| is(key, other));
+            entries.iter().all(|entry| {
+                known(&entry.key).is_some_and(|(_, other)| is_same(&entry.node, other))
+            })
+        }
+        _ => false,
+    }
+}
+
+/// What we accept without a fault is read alike by the parser that everybody knows. Without `$`, since
+/// only we expand variables.
+fn assert_agreed(text: &str) -> Result<(), TestCaseError> {
+    let mut report = Report::new("f");
+    let tree = yaml::tree(&format!("{text}\n"), &|_| None, &mut report);
+    if report.is_clean()
+        && !text.contains('$')
+        // They disagree on a block scalar that the file's end cuts off.
+        && let Ok(other) = serde_yaml::from_str::<serde_yaml::Value>(&format!("{text}\n"))
+    {
+        prop_assert!(is_same(&tree, &other), "{:?} and {:?}", tree, other);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_shipped_files_are_read_as_another_parser_reads_them() {
+    for file in ["conf/roadstead.yaml", "conf/lan.yaml"] {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert_agreed(&text).unwrap();
+    }
+    let text = EVERYTHING.replace('$', "");
+    let mut report = Report::new("f");
+    assert!(matches!(
+        yaml::tree(&text, &|_| None, &mut report).value,
+        Value::Mapping(_)
+    ));
+    assert!(report.is_clean());
+    assert_agreed(&text).unwrap();
+}
+
 proptest! {
+    #[test]
+    fn another_parser_reads_the_same(text in mutated()) {
+        assert_agreed(&text)?;
+    }
+
+    #[test]
+    fn another_parser_reads_the_same_of_anything(text in "([-a-z:{}\\[\\]\"'#&*!|>%@,?~\n ]|: |- |\n  ){0,40}") {
+        assert_agreed(&text)?;
+    }
+
     #[test]
     fn any_text_is_answered(text in any::<String>()) {
         assert_answered(&text)?;
