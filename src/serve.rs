@@ -29,8 +29,8 @@ pub enum ServeError {
     Store(#[from] crate::store::OpenError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
-    #[error("an upstream's client cannot be set up")]
-    Upstream(#[from] crate::upstream::UpstreamError),
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::SetUpError),
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
 }
@@ -39,8 +39,8 @@ impl ServeError {
     /// The exit code: 78 for what the operator's files say wrong (`EX_CONFIG`), 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::Tls(_) => 78,
-            Self::Store(_) | Self::Listen { .. } | Self::Upstream(_) | Self::System(_) => 1,
+            Self::Configuration(_) | Self::Tls(_) | Self::Upstream(_) => 78,
+            Self::Store(_) | Self::Listen { .. } | Self::System(_) => 1,
         }
     }
 }

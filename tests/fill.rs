@@ -374,6 +374,12 @@ fn honest_bodies_in_every_framing_and_size_are_whole() {
                     "{case}"
                 );
                 assert!(cold.body == bytes, "{case}");
+                // An empty body is whole before it is committed.
+                until("the commit", || {
+                    gateway
+                        .log()
+                        .contains(&format!("committed digest={digest}"))
+                });
                 let warm = h2.get(&format!("{}{path}", gateway.url(0)));
                 assert_eq!((warm.status, &warm.broken), (200, &None), "{case}");
                 assert!(warm.body == bytes, "{case}");

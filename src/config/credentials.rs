@@ -6,6 +6,7 @@ use super::Secret;
 use super::fault::Report;
 use super::keys::{mapping, path, text};
 use super::tree::{Node, Value};
+use super::units::Parsed;
 
 /// How we log in to a registry.
 #[derive(Debug, Clone)]
@@ -25,7 +26,8 @@ pub enum Credentials {
         password_file: PathBuf,
     },
     /// A `docker-credential-…` program that tells both.
-    Helper(PathBuf),
+    /// Its bare name.
+    Helper(String),
 }
 
 pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credentials> {
@@ -33,7 +35,7 @@ pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credential
         let username = keys.value("username", text);
         let password = keys.secret("password");
         let password_file = keys.value("password_file", path);
-        let helper = keys.value("helper", path);
+        let helper = keys.value("helper", helper_name);
         let is_set = |key: &&str| node.is_set(key);
         let sources: Vec<&str> = ["password", "password_file", "helper"]
             .into_iter()
@@ -65,6 +67,17 @@ pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credential
     })
 }
 
+/// A bare name, so that no path and no shell is involved.
+fn helper_name(text: &str) -> Parsed<String> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match text.strip_prefix("docker-credential-") {
+        Some(rest) if !rest.is_empty() && rest.chars().all(is_plain) => Ok(text.to_owned()),
+        _ => {
+            Err("is not a helper; write the bare name of a docker-credential-… program".to_owned())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::tests::assert_told;
@@ -89,7 +102,7 @@ mod tests {
                 &["1:37: more than one password; keep one of password, password_file, helper"],
             ),
             (
-                "registries: [{name: a, credentials: {username: me, helper: h}}]",
+                "registries: [{name: a, credentials: {username: me, helper: docker-credential-h}}]",
                 &["1:37: helper tells the username too; remove username"],
             ),
             (

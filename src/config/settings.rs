@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Config, Credentials, ListenAddress, Tls, Users, Visibility};
 use crate::spec::name::Registry;
+use crate::upstream::Account;
 use crate::{access, gateway, mirror, store, upstream};
 
 /// A password file that cannot be used.
@@ -36,8 +37,11 @@ impl Config {
             origins.push(mirror::OriginSettings {
                 registry: Registry::new(&registry.name),
                 upstream: upstream::Settings {
+                    registry: registry.name.clone(),
                     origin: v2.to_string(),
-                    credentials: upstream_credentials(registry)?,
+                    account: account(registry)?,
+                    ca: registry.ca.clone(),
+                    auth_hosts: registry.auth_hosts.clone(),
                 },
                 tag_ttl: registry.tag_ttl,
                 missing_ttl: registry.missing_ttl,
@@ -145,15 +149,15 @@ fn rule(rule: &super::Rule) -> access::Rule {
     }
 }
 
-fn upstream_credentials(
-    registry: &super::Registry,
-) -> Result<Option<upstream::Credentials>, PasswordFileError> {
+fn account(registry: &super::Registry) -> Result<Option<Account>, PasswordFileError> {
+    let fixed = |username: &str, password: &str| {
+        let (username, password) = (username.to_owned(), password.to_owned());
+        Some(Account::Fixed(upstream::Credentials { username, password }))
+    };
     Ok(match &registry.credentials {
-        None | Some(Credentials::Helper(_)) => None,
-        Some(Credentials::Password { username, password }) => Some(upstream::Credentials {
-            username: username.clone(),
-            password: password.expose().to_owned(),
-        }),
+        None => None,
+        Some(Credentials::Helper(program)) => Some(Account::Helper(program.clone())),
+        Some(Credentials::Password { username, password }) => fixed(username, password.expose()),
         Some(Credentials::PasswordFile {
             username,
             password_file,
@@ -164,11 +168,7 @@ fn upstream_credentials(
                     path: password_file.clone(),
                     source,
                 })?;
-            let password = password.trim_end_matches(['\r', '\n']).to_owned();
-            Some(upstream::Credentials {
-                username: username.clone(),
-                password,
-            })
+            fixed(username, password.trim_end_matches(['\r', '\n']))
         }
     })
 }

@@ -68,7 +68,7 @@ impl MirrorError {
 
     /// The upstream's refusal, as it concerns the client.
     pub(super) fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
-        match &*error {
+        match error.root() {
             UpstreamError::NotFound => Self::Unknown {
                 asked,
                 remembered: false,
@@ -78,10 +78,14 @@ impl MirrorError {
                 retry_after: *retry_after,
             },
             UpstreamError::Status(status) if status.is_server_error() => Self::Unavailable(error),
-            UpstreamError::Timeout | UpstreamError::Network(_) => Self::Unavailable(error),
+            UpstreamError::Timeout | UpstreamError::Network(_) | UpstreamError::Resting => {
+                Self::Unavailable(error)
+            }
             UpstreamError::Status(_)
             | UpstreamError::TooLarge { .. }
-            | UpstreamError::Protocol(_) => Self::Unusable(error),
+            | UpstreamError::Protocol(_)
+            | UpstreamError::Helper(_)
+            | UpstreamError::Token(_) => Self::Unusable(error),
         }
     }
 }

@@ -6,7 +6,6 @@
 mod blob;
 mod error;
 mod fill;
-mod flight;
 mod freshness;
 mod lists;
 mod manifest;
@@ -27,12 +26,12 @@ pub use manifest::ManifestAnswer;
 pub use reader::{ReadError, Reader};
 
 use crate::access::Permit;
+use crate::flight::Flights;
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
 use crate::store::Store;
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::upstream::{self, SetUpError, Upstream};
 use fill::Fills;
-use flight::Flights;
 use manifest::{ManifestKey, Resolved, TagKey};
 use missing::Missing;
 
@@ -99,7 +98,7 @@ impl Mirror {
         settings: Settings,
         store: Arc<Store>,
         fills_on: tokio::runtime::Handle,
-    ) -> Result<Self, UpstreamError> {
+    ) -> Result<Self, SetUpError> {
         let mut origins = HashMap::new();
         for origin in settings.origins {
             let upstream = Upstream::new(origin.upstream)?;
@@ -131,9 +130,9 @@ impl Mirror {
             hot,
             missing: Missing::new(),
             pages: lists::pages(),
-            resolving: Flights::new(),
-            fetching: Flights::new(),
-            claiming: Flights::new(),
+            resolving: Flights::default(),
+            fetching: Flights::default(),
+            claiming: Flights::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -4,6 +4,7 @@
 //! specification's code, before anything else looks at it.
 
 pub mod cache_status;
+pub mod challenge;
 pub mod digest;
 pub mod error;
 pub mod glob;

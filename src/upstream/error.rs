@@ -1,5 +1,6 @@
 //! What can go wrong with an upstream, each with a meaning of its own.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
@@ -22,11 +23,46 @@ pub enum UpstreamError {
     TooLarge { limit: usize },
     #[error("the upstream broke the protocol: {0}")]
     Protocol(&'static str),
+    #[error("the upstream failed a moment ago and is not asked again yet")]
+    Resting,
+    #[error("no token could be had")]
+    Token(#[source] Arc<UpstreamError>),
+    #[error("the credential helper failed: {0}")]
+    Helper(&'static str),
     #[error("the upstream cannot be reached or dropped the connection")]
     Network(#[source] reqwest::Error),
 }
 
 impl UpstreamError {
+    /// Whether the same question may have another answer in a moment.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Status(status) => {
+                status.is_server_error() || *status == StatusCode::REQUEST_TIMEOUT
+            }
+            Self::Timeout | Self::Network(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the upstream could not answer, rather than that it answered no. Only then is something stale
+    /// better than nothing.
+    pub fn means_down(&self) -> bool {
+        match self {
+            Self::Token(error) => error.means_down(),
+            Self::Resting => true,
+            error => error.is_transient(),
+        }
+    }
+
+    /// The error itself, or the one that kept us from getting a token.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Token(error) => error.root(),
+            error => error,
+        }
+    }
+
     /// The error of a status that is no success.
     pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {

@@ -3,62 +3,82 @@
 //! The gateway's own headers and credentials go out, never a client's. A status keeps its meaning: what
 //! is missing, refused, limited or broken are different errors.
 
+mod account;
+mod addresses;
+mod auth;
 mod error;
+mod limits;
+mod transport;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use reqwest::Url;
 
+pub use account::{Account, Credentials, parse_answer};
 pub use error::UpstreamError;
 
 use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, MAX_MANIFEST};
 use crate::spec::name::{Reference, Repository};
 use crate::spec::v2::{Endpoint, Query, Resource};
+use account::Login;
+use addresses::Home;
+use auth::Auth;
+use limits::{Kind, Limits};
+use transport::{Answered, Ask, Transport, body};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// From asking to the response's headers, redirects included.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two reads of a body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_REDIRECTS: usize = 10;
+/// How long a short question may take, all attempts together: a client without a cached answer hears of it
+/// within 10 s.
+const QUESTION: Duration = Duration::from_secs(8);
+/// How long a blob's headers may take.
+const BODY_HEADERS: Duration = Duration::from_secs(20);
 /// The longest page of tags or referrers, in bytes.
 const MAX_PAGE: usize = 8 << 20;
-
-/// A user name and password for HTTP Basic.
-#[derive(Clone)]
-pub struct Credentials {
-    pub username: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({}, [redacted])", self.username)
-    }
-}
 
 /// One registry to ask.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The configured name.
+    pub registry: String,
     /// Scheme and authority without a slash at the end: `https://registry-1.docker.io`.
     pub origin: String,
-    pub credentials: Option<Credentials>,
+    pub account: Option<Account>,
+    /// A PEM file of CAs, added to the system's roots.
+    pub ca: Option<PathBuf>,
+    /// Hosts of token realms that are trusted beside the registry's own registrable domain.
+    pub auth_hosts: Vec<String>,
+}
+
+/// Why a registry's client cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    #[error("registry {registry}: {origin} is not a URL")]
+    Origin { registry: String, origin: String },
+    #[error("registry {registry}: cannot read {}: {source}", path.display())]
+    Ca {
+        registry: String,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("registry {registry}: its TLS cannot be set up")]
+    Tls {
+        registry: String,
+        #[source]
+        source: UpstreamError,
+    },
 }
 
 /// A client of one registry.
 #[derive(Debug)]
 pub struct Upstream {
-    origin: String,
+    transport: Transport,
     /// For short questions, on the serving runtime.
     questions: reqwest::Client,
     /// For bodies that are filled, on the fills' runtime: their connections live there.
     bodies: reqwest::Client,
-    authorization: Option<HeaderValue>,
-    /// Whether the registry has asked for Basic.
-    wants_basic: AtomicBool,
 }
 
 /// What an upstream says of a manifest without sending it.
@@ -95,6 +115,8 @@ pub struct BlobBody {
     pub total: Option<u64>,
     /// Where this body begins in the blob.
     pub offset: u64,
+    /// The host that sends it and its `ETag`: a later part must be of the same.
+    pub version: Option<(String, String)>,
     response: reqwest::Response,
 }
 
@@ -109,22 +131,63 @@ impl BlobBody {
 }
 
 impl Upstream {
+    /// Reads the CA file.
+    ///
     /// # Errors
-    /// When the TLS set-up fails: the system has no trusted roots.
-    pub fn new(settings: Settings) -> Result<Self, UpstreamError> {
-        let authorization = settings.credentials.map(|credentials| basic(&credentials));
+    /// When it cannot be read, or the URL or the TLS set-up is not usable.
+    pub fn new(settings: Settings) -> Result<Self, SetUpError> {
+        let Settings {
+            registry,
+            origin,
+            account,
+            ca,
+            auth_hosts,
+        } = settings;
+        let url = Url::parse(&origin).ok().filter(Url::has_host);
+        let Some(url) = url else {
+            return Err(SetUpError::Origin { registry, origin });
+        };
+        let ca = match ca {
+            Some(path) => Some(std::fs::read(&path).map_err(|source| SetUpError::Ca {
+                registry: registry.clone(),
+                path,
+                source,
+            })?),
+            None => None,
+        };
+        let home = Home::new(url.host_str().unwrap_or_default());
+        let client = || {
+            let client = transport::client(&home, ca.as_deref());
+            client.map_err(|source| SetUpError::Tls {
+                registry: registry.clone(),
+                source,
+            })
+        };
+        let (questions, bodies) = (client()?, client()?);
+        let login = account.map(|account| Login::new(account, &registry));
+        let auth = Auth::new(
+            url.clone(),
+            home.clone(),
+            auth_hosts,
+            login,
+            questions.clone(),
+        );
+        let transport = Transport {
+            origin: url,
+            home,
+            auth,
+            limits: Limits::default(),
+        };
         Ok(Self {
-            questions: client()?,
-            bodies: client()?,
-            origin: settings.origin,
-            authorization,
-            wants_basic: AtomicBool::new(false),
+            transport,
+            questions,
+            bodies,
         })
     }
 
     /// Scheme and authority, for the log.
     pub fn origin(&self) -> &str {
-        &self.origin
+        self.transport.origin.as_str().trim_end_matches('/')
     }
 
     /// Asks what a reference resolves to, without the bytes.
@@ -138,10 +201,9 @@ impl Upstream {
         class: AcceptClass,
     ) -> Result<ManifestHead, UpstreamError> {
         let path = manifest_path(repository, reference);
-        let ask = self
-            .ask(&self.questions, Method::HEAD, &path)
-            .accept(class.upstream_accept());
-        let response = self.send(ask).await?;
+        let ask =
+            ask(Method::HEAD, path, repository).header(header::ACCEPT, class.upstream_accept());
+        let response = self.question(ask).await?;
         Ok(manifest_head(response.headers()))
     }
 
@@ -156,10 +218,10 @@ impl Upstream {
         class: AcceptClass,
     ) -> Result<Manifest, UpstreamError> {
         let path = manifest_path(repository, reference);
-        let ask = self
-            .ask(&self.questions, Method::GET, &path)
-            .accept(class.upstream_accept());
-        let response = self.send(ask).await?;
+        let mut ask =
+            ask(Method::GET, path, repository).header(header::ACCEPT, class.upstream_accept());
+        ask.kind = Kind::ManifestGet;
+        let response = self.question(ask).await?;
         let head = manifest_head(response.headers());
         Ok(Manifest {
             head,
@@ -176,12 +238,8 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, UpstreamError> {
-        let ask = self.ask(
-            &self.questions,
-            Method::HEAD,
-            &blob_path(repository, digest),
-        );
-        let response = self.send(ask).await?;
+        let ask = ask(Method::HEAD, blob_path(repository, digest), repository);
+        let response = self.question(ask).await?;
         Ok(content_length(response.headers()))
     }
 
@@ -197,14 +255,20 @@ impl Upstream {
         offset: u64,
         end: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
-        let mut ask = self.ask(&self.bodies, Method::GET, &blob_path(repository, digest));
+        let mut ask = ask(Method::GET, blob_path(repository, digest), repository);
+        ask.within = BODY_HEADERS;
         let ranged = offset > 0 || end.is_some();
         if ranged {
             let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
             ask = ask.header(header::RANGE, &format!("bytes={offset}-{last}"));
         }
-        let response = self.send(ask).await?;
+        let Answered { response, host } = self.transport.send(&self.bodies, &ask).await?;
         let length = content_length(response.headers());
+        let etag = response
+            .headers()
+            .get(header::ETAG)
+            .and_then(|value| value.to_str().ok());
+        let version = etag.map(|etag| (host, etag.to_owned()));
         if !ranged {
             if response.status() == StatusCode::PARTIAL_CONTENT {
                 return Err(UpstreamError::Protocol(
@@ -214,6 +278,7 @@ impl Upstream {
             return Ok(BlobBody {
                 total: length,
                 offset,
+                version,
                 response,
             });
         }
@@ -230,6 +295,7 @@ impl Upstream {
         Ok(BlobBody {
             total: Some(total),
             offset,
+            version,
             response,
         })
     }
@@ -241,7 +307,7 @@ impl Upstream {
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
         let response = self
-            .send(self.ask(&self.questions, Method::GET, &path))
+            .question(ask(Method::GET, path, &endpoint.repository))
             .await?;
         let text = |name: &str| {
             response
@@ -258,122 +324,22 @@ impl Upstream {
         })
     }
 
-    fn ask<'a>(&self, client: &'a reqwest::Client, method: Method, path: &str) -> Ask<'a> {
-        let mut headers = HeaderMap::new();
-        // What is stored is what has the digest, so no coding may come between.
-        headers.insert(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        );
-        Ask {
-            client,
-            method,
-            url: format!("{}{path}", self.origin),
-            headers,
-        }
-    }
-
-    /// Sends, logging in when the registry asks for it, and sorts the answer.
-    async fn send(&self, ask: Ask<'_>) -> Result<reqwest::Response, UpstreamError> {
-        let known = self.wants_basic.load(Ordering::Relaxed);
-        let mut response = ask
-            .send(self.authorization.as_ref().filter(|_| known))
-            .await?;
-        if response.status() == StatusCode::UNAUTHORIZED
-            && !known
-            && asks_for_basic(&response)
-            && let Some(authorization) = &self.authorization
-        {
-            self.wants_basic.store(true, Ordering::Relaxed);
-            response = ask.send(Some(authorization)).await?;
-        }
-        let status = response.status();
-        if !status.is_success() {
-            return Err(UpstreamError::of(status, response.headers()));
-        }
-        let coding = response.headers().get(header::CONTENT_ENCODING);
-        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(UpstreamError::Protocol(
-                "the body came in a content coding that was not asked for",
-            ));
-        }
-        Ok(response)
+    async fn question(&self, ask: Ask) -> Result<reqwest::Response, UpstreamError> {
+        Ok(self.transport.send(&self.questions, &ask).await?.response)
     }
 }
 
-/// One question, which may be sent twice.
-struct Ask<'a> {
-    client: &'a reqwest::Client,
-    method: Method,
-    url: String,
-    headers: HeaderMap,
-}
-
-impl Ask<'_> {
-    fn accept(self, types: &str) -> Self {
-        self.header(header::ACCEPT, types)
-    }
-
-    fn header(mut self, name: header::HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    async fn send(
-        &self,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<reqwest::Response, UpstreamError> {
-        let mut request = self
-            .client
-            .request(self.method.clone(), &self.url)
-            .headers(self.headers.clone());
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization.clone());
-        }
-        match tokio::time::timeout(HEADER_TIMEOUT, request.send()).await {
-            Ok(response) => Ok(response?),
-            Err(_) => Err(UpstreamError::Timeout),
-        }
-    }
-}
-
-fn client() -> Result<reqwest::Client, UpstreamError> {
-    let builder = || {
-        reqwest::Client::builder()
-            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .redirect(redirects())
-            .referer(false)
-            .http2_adaptive_window(true)
-            .tcp_nodelay(true)
+fn ask(method: Method, path: String, repository: &Repository) -> Ask {
+    let ask = Ask {
+        method,
+        path,
+        headers: HeaderMap::new(),
+        scope: format!("repository:{repository}:pull"),
+        kind: Kind::Other,
+        within: QUESTION,
+        anonymous: false,
     };
-    // A machine without trusted roots can still speak to plain-HTTP registries.
-    builder()
-        .build()
-        .or_else(|_| builder().tls_certs_only([]).build())
-        .map_err(UpstreamError::from)
-}
-
-/// Follows at most ten redirects, and never from https to http. Authorization does not cross hosts:
-/// the client drops it.
-fn redirects() -> reqwest::redirect::Policy {
-    reqwest::redirect::Policy::custom(|attempt| {
-        let downgrade = attempt.url().scheme() != "https"
-            && attempt
-                .previous()
-                .last()
-                .is_some_and(|from| from.scheme() == "https");
-        if downgrade {
-            attempt.error("a redirect from https to http is not followed")
-        } else if attempt.previous().len() > MAX_REDIRECTS {
-            attempt.error("more than ten redirects")
-        } else {
-            attempt.follow()
-        }
-    })
+    ask.header(header::ACCEPT_ENCODING, "identity")
 }
 
 fn manifest_path(repository: &Repository, reference: &Reference) -> String {
@@ -421,42 +387,6 @@ fn content_range(value: &str, offset: u64, end: Option<u64>) -> Option<u64> {
     (first.parse() == Ok(offset) && stop == end.unwrap_or(total) && stop <= total).then_some(total)
 }
 
-/// Reads a whole body of at most `limit` bytes.
-async fn body(mut response: reqwest::Response, limit: usize) -> Result<Bytes, UpstreamError> {
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = response.chunk().await? {
-        if bytes.len() + chunk.len() > limit {
-            return Err(UpstreamError::TooLarge { limit });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
-
-fn asks_for_basic(response: &reqwest::Response) -> bool {
-    response
-        .headers()
-        .get_all(header::WWW_AUTHENTICATE)
-        .iter()
-        .any(|challenge| {
-            challenge
-                .as_bytes()
-                .get(..5)
-                .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
-        })
-}
-
-fn basic(credentials: &Credentials) -> HeaderValue {
-    use base64::Engine as _;
-
-    let pair = format!("{}:{}", credentials.username, credentials.password);
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    let mut value = HeaderValue::try_from(format!("Basic {encoded}"))
-        .unwrap_or_else(|_| HeaderValue::from_static("Basic Og=="));
-    value.set_sensitive(true);
-    value
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,15 +406,5 @@ mod tests {
         ] {
             assert_eq!(content_range(value, 5, end), total, "{value}");
         }
-    }
-
-    #[test]
-    fn a_password_is_not_printed() {
-        let credentials = Credentials {
-            username: "me".into(),
-            password: "secret".into(),
-        };
-        assert!(!format!("{credentials:?}").contains("secret"));
-        assert!(!format!("{:?}", basic(&credentials)).contains("Og"));
     }
 }

@@ -23,17 +23,19 @@ impl<K, V: Clone> fmt::Debug for Flights<K, V> {
     }
 }
 
+impl<K, V: Clone> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self {
+            requests: Arc::default(),
+        }
+    }
+}
+
 impl<K, V> Flights<K, V>
 where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub fn new() -> Self {
-        Self {
-            requests: Arc::default(),
-        }
-    }
-
     /// The result of the request for `key`, and whether somebody else had started it; `None` when it
     /// panicked. Nothing is kept: who comes after the result starts anew.
     pub async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> (Option<V>, bool)
@@ -98,8 +100,8 @@ mod tests {
 
     #[tokio::test]
     async fn many_share_one_request_and_the_next_starts_anew() {
-        let flights = Arc::new(Flights::<&str, u32>::new());
-        let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let flights = Arc::new(Flights::<&str, u32>::default());
+        let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::default()));
         let ask = || {
             let (flights, runs, gate) = (flights.clone(), runs.clone(), gate.clone());
             tokio::spawn(async move {
@@ -126,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_no_result_and_leaves_nothing_behind() {
-        let flights = Flights::<u8, u8>::new();
+        let flights = Flights::<u8, u8>::default();
         assert_eq!(
             flights.join(1, || async { panic!("on purpose") }).await.0,
             None

@@ -1,0 +1,272 @@
+//! Sending one question: login, redirects, retries, deadlines.
+//!
+//! Redirects are followed here rather than by the client, because each hop needs a decision: the account
+//! stays with the registry's own origin, https is not left, and no hop leads inside of the network.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Response, Url};
+
+use super::UpstreamError;
+use super::addresses::Home;
+use super::auth::Auth;
+use super::limits::{Kind, Limits};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two reads of a body.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_REDIRECTS: usize = 10;
+/// How often a question is sent at most.
+const ATTEMPTS: u32 = 3;
+/// The longest wait before the second attempt; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// One question, which may be sent several times: it changes nothing upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub method: Method,
+    /// With a slash at its beginning.
+    pub path: String,
+    pub headers: HeaderMap,
+    /// What a token must allow: `repository:<name>:pull`.
+    pub scope: String,
+    pub kind: Kind,
+    /// From the first attempt to the headers of the last one.
+    pub within: Duration,
+    /// Whether the account is left out.
+    pub anonymous: bool,
+}
+
+impl Ask {
+    pub fn header(mut self, name: header::HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+}
+
+/// An answer, and where it came from.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub response: Response,
+    /// The host that answered in the end.
+    pub host: String,
+}
+
+/// How one registry is reached.
+#[derive(Debug)]
+pub(super) struct Transport {
+    pub origin: Url,
+    pub home: Home,
+    pub auth: Auth,
+    pub limits: Limits,
+}
+
+impl Transport {
+    /// Asks until there is an answer, an answer that is final, or no time.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn send(
+        &self,
+        client: &reqwest::Client,
+        ask: &Ask,
+    ) -> Result<Answered, UpstreamError> {
+        self.limits.admit(ask.kind, Instant::now())?;
+        let deadline = tokio::time::Instant::now() + ask.within;
+        let mut attempt = 0;
+        let outcome = loop {
+            attempt += 1;
+            let timed = tokio::time::timeout_at(deadline, self.attempt(client, ask));
+            let Ok(outcome) = timed.await else {
+                break Err(UpstreamError::Timeout);
+            };
+            match outcome {
+                Err(error) if attempt < ATTEMPTS && error.is_transient() => {
+                    let wait = jittered(FIRST_WAIT * 2_u32.pow(attempt - 1));
+                    if tokio::time::timeout_at(deadline, tokio::time::sleep(wait))
+                        .await
+                        .is_err()
+                    {
+                        break Err(error);
+                    }
+                }
+                outcome => break outcome,
+            }
+        };
+        match &outcome {
+            Err(error) if error.means_down() => self.limits.failed(Instant::now()),
+            Err(UpstreamError::TooManyRequests { retry_after }) => {
+                self.limits.answered();
+                self.limits.limited(*retry_after, Instant::now());
+            }
+            _ => self.limits.answered(),
+        }
+        outcome
+    }
+
+    /// Asks once, following redirects. A redirect's target that refuses us is asked for anew at the
+    /// registry, once: what it signed may have expired.
+    async fn attempt(
+        &self,
+        client: &reqwest::Client,
+        ask: &Ask,
+    ) -> Result<Answered, UpstreamError> {
+        let answered = self.follow(client, ask).await?;
+        let status = answered.response.status();
+        let elsewhere = !self.is_own(answered.response.url());
+        let expired = matches!(status.as_u16(), 400 | 401 | 403 | 410);
+        let answered = if elsewhere && expired {
+            self.follow(client, ask).await?
+        } else {
+            answered
+        };
+        let (status, headers) = (answered.response.status(), answered.response.headers());
+        self.limits.read(headers, self.origin.as_str());
+        if !status.is_success() {
+            return Err(UpstreamError::of(status, headers));
+        }
+        let coding = headers.get(header::CONTENT_ENCODING);
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            // What is stored is what has the digest, so no coding may come between.
+            return Err(UpstreamError::Protocol(
+                "a content coding that was not asked for",
+            ));
+        }
+        Ok(answered)
+    }
+
+    async fn follow(&self, client: &reqwest::Client, ask: &Ask) -> Result<Answered, UpstreamError> {
+        let mut url = self
+            .origin
+            .join(&ask.path)
+            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.hop(client, ask, &url).await?;
+            let Some(target) = redirect_target(&response, &url)? else {
+                let host = url.host_str().unwrap_or_default().to_owned();
+                return Ok(Answered { response, host });
+            };
+            if url.scheme() == "https" && target.scheme() != "https" {
+                return Err(UpstreamError::Protocol("a redirect from https to http"));
+            }
+            if !self.home.allows_host(target.host_str().unwrap_or_default()) {
+                return Err(UpstreamError::Protocol(
+                    "a redirect to an address inside of the network",
+                ));
+            }
+            url = target;
+        }
+        Err(UpstreamError::Protocol("more than ten redirects"))
+    }
+
+    /// One request to one URL, twice if it asks for a login that we can give.
+    async fn hop(
+        &self,
+        client: &reqwest::Client,
+        ask: &Ask,
+        url: &Url,
+    ) -> Result<Response, UpstreamError> {
+        let scope = Some(ask.scope.as_str());
+        let own = self.is_own(url);
+        let sent = if own {
+            self.auth.authorization(scope, ask.anonymous).await?
+        } else {
+            None
+        };
+        let response = request(client, ask, url, sent.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        let headers = response.headers();
+        let answer = if own {
+            self.auth
+                .answer(headers, scope, sent.as_ref(), ask.anonymous)
+                .await?
+        } else {
+            self.auth.answer_elsewhere(headers, url).await?
+        };
+        match answer {
+            Some(answer) => request(client, ask, url, Some(&answer)).await,
+            None => Ok(response),
+        }
+    }
+
+    /// Whether a URL is of the registry's own origin: scheme, host and port.
+    fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.origin.origin()
+    }
+}
+
+async fn request(
+    client: &reqwest::Client,
+    ask: &Ask,
+    url: &Url,
+    authorization: Option<&HeaderValue>,
+) -> Result<Response, UpstreamError> {
+    let mut request = client
+        .request(ask.method.clone(), url.clone())
+        .headers(ask.headers.clone());
+    if let Some(authorization) = authorization {
+        request = request.header(header::AUTHORIZATION, authorization.clone());
+    }
+    Ok(request.send().await?)
+}
+
+/// Where a redirect leads; `None` when the response is none.
+fn redirect_target(response: &Response, url: &Url) -> Result<Option<Url>, UpstreamError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let location = response
+        .headers()
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok());
+    let target = location.and_then(|location| url.join(location).ok());
+    let target =
+        target.filter(|target| matches!(target.scheme(), "http" | "https") && target.has_host());
+    target.map(Some).ok_or(UpstreamError::Protocol(
+        "a redirect without a usable Location",
+    ))
+}
+
+/// Between half of a wait and the whole of it, so that many do not come back at once.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// Reads a whole body of at most `limit` bytes.
+pub(super) async fn body(mut response: Response, limit: usize) -> Result<Bytes, UpstreamError> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(UpstreamError::TooLarge { limit });
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+/// A client that follows nothing by itself and trusts the system's roots and `ca` (PEM).
+pub(super) fn client(home: &Home, ca: Option<&[u8]>) -> Result<reqwest::Client, UpstreamError> {
+    let extra = match ca {
+        Some(pem) => reqwest::Certificate::from_pem_bundle(pem)?,
+        None => Vec::new(),
+    };
+    let builder = || {
+        reqwest::Client::builder()
+            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(home.clone())
+            .http2_adaptive_window(true)
+            .tcp_nodelay(true)
+    };
+    let client = builder().tls_certs_merge(extra.clone()).build();
+    // A machine without trusted roots can still speak to plain-HTTP registries and to `ca`.
+    Ok(client.or_else(|_| builder().tls_certs_only(extra).build())?)
+}
