@@ -1,7 +1,8 @@
 //! Logging: where events go and how they look.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
@@ -41,6 +42,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Something that is worth a line at most once a minute.
+#[derive(Debug)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    #[expect(clippy::new_without_default, reason = "only statics are made of it")]
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Whether it is time to say it.
+    pub fn now(&self) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = said.is_none_or(|said| said.elapsed() >= Duration::from_secs(60));
+        if due {
+            *said = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// Milliseconds since then; a number in JSON, which u128 would not be.

@@ -69,7 +69,7 @@ impl BlobAnswer {
         Ok(match self.content {
             Content::Memory(bytes) => Reader::memory(bytes, part),
             Content::File(blob) => Reader::blob(blob, part),
-            Content::Fill(fill, source) => Reader::fill(fill, source, part.first, end),
+            Content::Fill(fill, source) => Reader::fill(fill, source, self.size, part.first, end),
             Content::Elsewhere(source, digest) => {
                 // Only a body read from its first to its last byte can be verified.
                 let verify = end == self.size;
@@ -141,6 +141,8 @@ impl Mirror {
                         .unwrap_or(Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))));
                     let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
                     return match opened {
+                        // It gave its slot up before it saw us: it goes on for us.
+                        Err(FillError::Paused) => continue,
                         Ok(size) => {
                             let content = Content::Fill(fill, source);
                             Ok(BlobAnswer {
@@ -338,7 +340,7 @@ impl Shared {
             FillError::Busy => MirrorError::Busy {
                 retry_after: BUSY_RETRY,
             },
-            FillError::NoRoom { .. } | FillError::Lost => MirrorError::Lost,
+            FillError::NoRoom { .. } | FillError::Paused | FillError::Lost => MirrorError::Lost,
         };
         if matches!(error, MirrorError::Unknown { .. }) {
             self.missing

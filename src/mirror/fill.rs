@@ -1,4 +1,4 @@
-//! Fills: one download for many readers.
+//! Fills: what one download and its many readers share.
 //!
 //! A fill belongs to no request. It writes to a staged file and publishes how far it is; whoever reads
 //! follows. Its last chunk is held back until length and digest match, so that nobody ever receives a
@@ -6,28 +6,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::Origin;
-use super::freshness::unix;
+use super::download::Download;
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
-use crate::store::{BlobLink, CommitError, Mismatch, StagedBlob, Store};
+use crate::store::{CommitError, Store};
 use crate::upstream::UpstreamError;
 
 /// What is held back of a body until it is verified, in bytes.
 pub(super) const TAIL: u64 = 64 << 10;
-/// How long a fill waits for its turn.
-const SLOT_WAIT: Duration = Duration::from_secs(20);
 /// Side requests that one fill allows.
 const SIDE_REQUESTS: usize = 4;
-/// From which size on a fill reports its progress, in bytes, and how often.
-const REPORT_FROM: u64 = 8 << 20;
-const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Where a fill can get its bytes.
 #[derive(Clone, Debug)]
@@ -37,7 +32,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    fn is(&self, other: &Self) -> bool {
+    pub fn is(&self, other: &Self) -> bool {
         self.repository == other.repository && self.origin.registry == other.origin.registry
     }
 }
@@ -49,8 +44,11 @@ pub(super) enum FillError {
     Upstream(#[source] Arc<UpstreamError>),
     #[error("what the upstream gave cannot be kept")]
     Commit(#[source] Arc<CommitError>),
-    #[error("there is no room for it in the store")]
+    /// The store has no room or cannot be written; the bytes can still pass through.
+    #[error("the store cannot keep it")]
     NoRoom { total: Option<u64> },
+    #[error("other fills need the slot; it goes on later")]
+    Paused,
     #[error("too many fills are under way")]
     Busy,
     #[error("the fill ended without a result")]
@@ -65,8 +63,10 @@ pub(super) struct Progress {
     pub total: Option<u64>,
     /// Bytes in the staged file.
     pub written: u64,
+    /// Counts the staged files: a source that lied is given up with all it sent.
+    pub generation: u32,
     /// Counts refusals, so that a change wakes those who wait.
-    refusals: usize,
+    pub refusals: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct Fill {
     pub digest: Digest,
-    progress: watch::Sender<Progress>,
+    pub progress: watch::Sender<Progress>,
     sources: Mutex<Sources>,
     /// Slots for readers that cannot wait for their range.
     pub side_requests: Arc<Semaphore>,
@@ -122,6 +122,7 @@ impl Fill {
             phase: Phase::Asking,
             total: None,
             written: 0,
+            generation: 0,
             refusals: 0,
         };
         let sources = Sources {
@@ -162,9 +163,30 @@ impl Fill {
         }
     }
 
-    fn refuse(&self, source: Source, error: FillError) {
+    pub fn refuse(&self, source: Source, error: FillError) {
         self.sources().refused.push((source, error));
         self.progress.send_modify(|progress| progress.refusals += 1);
+    }
+
+    /// The next source that was not tried.
+    pub fn next_source(&self) -> Option<Source> {
+        self.sources().waiting.pop_front()
+    }
+
+    /// Every source that was ever added: registry and repository.
+    pub fn source_names(&self) -> Vec<(String, String)> {
+        let name = |source: &Source| {
+            (
+                source.origin.registry.to_string(),
+                source.repository.to_string(),
+            )
+        };
+        self.sources().known.iter().map(name).collect()
+    }
+
+    /// Whether anybody reads or waits.
+    pub fn is_followed(&self) -> bool {
+        self.progress.receiver_count() > 0
     }
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
@@ -184,29 +206,35 @@ pub(super) enum Joined {
 /// All fills under way.
 #[derive(Clone, Debug)]
 pub(super) struct Fills {
-    shared: Arc<Shared>,
+    pub shared: Arc<FillsShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct FillsShared {
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
-    store: Arc<Store>,
+    pub store: Arc<Store>,
     runtime: tokio::runtime::Handle,
-    slots: Arc<Semaphore>,
+    pub slots: Arc<Semaphore>,
     per_registry: Mutex<HashMap<Registry, Arc<Semaphore>>>,
     /// Half of all slots.
     share: usize,
+    /// Fills that wait for a slot.
+    pub waiting: AtomicUsize,
+    /// Fills that gave their slot up while nobody read them.
+    paused: Mutex<VecDeque<(Digest, Source)>>,
 }
 
 impl Fills {
     pub fn new(limit: usize, store: Arc<Store>, runtime: tokio::runtime::Handle) -> Self {
-        let shared = Shared {
+        let shared = FillsShared {
             running: Mutex::default(),
             store,
             runtime,
             slots: Arc::new(Semaphore::new(limit)),
             per_registry: Mutex::default(),
             share: limit.div_ceil(2),
+            waiting: AtomicUsize::new(0),
+            paused: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -230,225 +258,43 @@ impl Fills {
         let fill = Arc::new(Fill::new(digest, source));
         running.insert(digest, fill.clone());
         drop(running);
-        let task = Task {
-            shared: self.shared.clone(),
-            fill: fill.clone(),
-            outcome: None,
-        };
-        self.shared.runtime.spawn(task.run());
+        let download = Download::new(self.clone(), fill.clone());
+        self.shared.runtime.spawn(download.run());
         Joined::Fill {
             fill,
             collapsed: false,
         }
     }
-}
 
-/// A fill's task. However it ends, also by a panic, the fill leaves the map and its followers hear of it.
-struct Task {
-    shared: Arc<Shared>,
-    fill: Arc<Fill>,
-    outcome: Option<Phase>,
-}
-
-impl Task {
-    async fn run(mut self) {
-        let started = Instant::now();
-        let (outcome, source) = self.attempts().await;
-        let bytes = self.fill.progress.borrow().written;
-        let registry = source
-            .as_ref()
-            .map_or("-", |source| source.origin.registry.as_str());
-        let repository = source
-            .as_ref()
-            .map_or("-", |source| source.repository.as_str());
-        let (digest, ms) = (self.fill.digest, crate::telemetry::ms(started));
-        match &outcome {
-            Phase::Failed(error) => {
-                let error = crate::telemetry::chain(error);
-                tracing::warn!(target: "fill", %digest, registry, repository, bytes, ms, error, "failed");
-            }
-            _ => {
-                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, "committed");
-            }
-        }
-        self.outcome = Some(outcome);
+    /// The slots of one registry.
+    pub fn slots_of(&self, registry: &Registry) -> Arc<Semaphore> {
+        let share = self.shared.share;
+        let mut per_registry = lock(&self.shared.per_registry);
+        let slots = per_registry.entry(registry.clone());
+        slots
+            .or_insert_with(|| Arc::new(Semaphore::new(share)))
+            .clone()
     }
 
-    /// Tries one source after the other.
-    async fn attempts(&self) -> (Phase, Option<Source>) {
-        let mut failure = FillError::Lost;
-        let mut slots = None;
-        let mut tried = None;
-        loop {
-            let source = self.fill.sources().waiting.pop_front();
-            let Some(source) = source else {
-                return (Phase::Failed(failure), tried);
-            };
-            if slots.is_none() {
-                slots = self.slots(&source.origin.registry).await;
-                if slots.is_none() {
-                    return (Phase::Failed(FillError::Busy), Some(source));
-                }
-            }
-            tried = Some(source.clone());
-            match self.attempt(&source).await {
-                Ok(file) => return (Phase::Done { file }, tried),
-                Err(error) => {
-                    failure = error.clone();
-                    self.fill.refuse(source, error);
-                    // Bytes that readers may have are not replaced by another source's.
-                    let begun = !matches!(self.fill.progress.borrow().phase, Phase::Asking);
-                    if begun || matches!(failure, FillError::NoRoom { .. }) {
-                        return (Phase::Failed(failure), tried);
-                    }
-                }
-            }
-        }
+    /// Goes on with this fill when a slot is free.
+    pub fn pause(&self, digest: Digest, source: Source) {
+        lock(&self.shared.paused).push_back((digest, source));
     }
 
-    /// A slot of all and one of the registry's, or `None` after 20 s.
-    async fn slots(
-        &self,
-        registry: &Registry,
-    ) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let own = {
-            let mut per_registry = lock(&self.shared.per_registry);
-            let share = self.shared.share;
-            per_registry
-                .entry(registry.clone())
-                .or_insert_with(|| Arc::new(Semaphore::new(share)))
-                .clone()
-        };
-        let all = self.shared.slots.clone();
-        let wait = async { (own.acquire_owned().await, all.acquire_owned().await) };
-        match tokio::time::timeout(SLOT_WAIT, wait).await {
-            Ok((Ok(own), Ok(all))) => Some((own, all)),
-            _ => None,
-        }
-    }
-
-    /// Downloads from one source, whole.
-    async fn attempt(&self, source: &Source) -> Result<Arc<File>, FillError> {
-        let (shared, fill) = (&self.shared, &self.fill);
-        let upstream = |error| FillError::Upstream(Arc::new(error));
-        let commit = |error| FillError::Commit(Arc::new(error));
-        let mut body = source
-            .origin
-            .upstream
-            .blob(&source.repository, &fill.digest, 0, None)
-            .await
-            .map_err(upstream)?;
-        let total = body.total;
-        // An empty body is complete with its headers, so it is judged by them.
-        let empty = Digest::of(fill.digest.algorithm(), b"");
-        if total == Some(0) && fill.digest != empty {
-            let mismatch = Mismatch {
-                expected: fill.digest,
-                actual: empty,
-            };
-            return Err(commit(CommitError::Mismatch(Box::new(mismatch))));
-        }
-        let link = BlobLink {
-            checked_at: unix(SystemTime::now()),
-            size: total,
-        };
-        shared
-            .store
-            .links
-            .link_blob(
-                &source.origin.registry,
-                &source.repository,
-                &fill.digest,
-                link,
-            )
-            .await;
-        let room = shared.store.space.reserve(total.unwrap_or(TAIL));
-        let room = room.map_err(|_| FillError::NoRoom { total })?;
-        let mut staged = shared
-            .store
-            .blobs
-            .stage(&fill.digest, room)
-            .map_err(|error| commit(error.into()))?;
-        let since = Instant::now();
-        fill.progress.send_modify(|progress| {
-            progress.total = total;
-            progress.phase = Phase::Streaming {
-                file: staged.file(),
-                since,
-            };
-        });
-        let mut reported = since;
-        loop {
-            let next = body.next();
-            tokio::pin!(next);
-            // Readers hear of what there is when the upstream pauses, or every quarter MiB.
-            let chunk = match futures_util::poll!(&mut next) {
-                Poll::Ready(chunk) => chunk,
-                Poll::Pending => {
-                    self.publish(&staged, 1);
-                    next.await
-                }
-            };
-            let Some(chunk) = chunk.map_err(upstream)? else {
-                break;
-            };
-            if let Some(expected) = total
-                && staged.written() + chunk.len() as u64 > expected
-            {
-                return Err(commit(CommitError::Overlong { expected }));
-            }
-            staged.append(&chunk).map_err(commit)?;
-            self.publish(&staged, 4 * TAIL);
-            if total.is_some_and(|total| total >= REPORT_FROM) && reported.elapsed() >= REPORT_EVERY
-            {
-                reported = Instant::now();
-                report(fill, staged.written(), total.unwrap_or(0), since);
-            }
-        }
-        self.publish(&staged, 1);
-        let committed = tokio::task::spawn_blocking(move || staged.commit(total)).await;
-        let blob = committed.map_err(|_| FillError::Lost)?.map_err(commit)?;
-        Ok(blob.file.clone())
-    }
-
-    /// Tells the readers, if at least `step` bytes are new.
-    fn publish(&self, staged: &StagedBlob, step: u64) {
-        self.fill.progress.send_if_modified(|progress| {
-            let more = staged.written() - progress.written >= step;
-            if more {
-                progress.written = staged.written();
-            }
-            more
-        });
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        // First out of the map: who comes now finds the committed blob, or starts anew.
-        lock(&self.shared.running).remove(&self.fill.digest);
-        let outcome = self
-            .outcome
-            .take()
-            .unwrap_or(Phase::Failed(FillError::Lost));
-        self.fill
-            .progress
+    /// The fill is over: it leaves the map before anybody hears of it, so that who comes now finds the
+    /// committed blob or starts anew. A paused one takes its place if nobody waits for the slot.
+    pub fn land(&self, fill: &Fill, outcome: Phase) {
+        lock(&self.shared.running).remove(&fill.digest);
+        let paused = matches!(outcome, Phase::Failed(FillError::Paused));
+        fill.progress
             .send_modify(|progress| progress.phase = outcome);
+        if !paused && self.shared.waiting.load(Ordering::Relaxed) == 0 {
+            let next = lock(&self.shared.paused).pop_front();
+            if let Some((digest, source)) = next {
+                self.join(digest, source, true);
+            }
+        }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn report(fill: &Fill, written: u64, total: u64, since: Instant) {
-    let rate = written as f64 / since.elapsed().as_secs_f64() / f64::from(1 << 20);
-    tracing::info!(
-        target: "fill",
-        digest = %fill.digest,
-        percent = written * 100 / total.max(1),
-        bytes = written,
-        total,
-        mib_per_s = format!("{rate:.1}"),
-        "under way",
-    );
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -470,6 +316,7 @@ mod tests {
             phase: phase.clone(),
             total,
             written,
+            generation: 1,
             refusals: 0,
         };
         let big = 10 * TAIL;

@@ -4,6 +4,7 @@
 //! by digest are immutable; tags are pointers with a life.
 
 mod blob;
+mod download;
 mod error;
 mod fill;
 mod freshness;

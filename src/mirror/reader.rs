@@ -71,6 +71,10 @@ struct Following {
     fill: Arc<Fill>,
     source: Source,
     progress: watch::Receiver<Progress>,
+    /// The length that the receiver was told.
+    announced: Option<u64>,
+    /// The staged file that bytes were taken from, and its generation: of another one none may follow.
+    taken: Option<(u32, Arc<File>)>,
     side: Option<Side>,
 }
 
@@ -101,18 +105,23 @@ impl Reader {
         Self::new(Feed::Blob(blob), span.first, Some(span.end))
     }
 
-    pub(super) fn fill(fill: Arc<Fill>, source: Source, first: u64, end: Option<u64>) -> Self {
-        let progress = fill.follow();
-        Self::new(
-            Feed::Fill(Box::new(Following {
-                fill,
-                source,
-                progress,
-                side: None,
-            })),
-            first,
-            end,
-        )
+    /// `announced` is the length of the whole blob that the receiver was told, where it was.
+    pub(super) fn fill(
+        fill: Arc<Fill>,
+        source: Source,
+        announced: Option<u64>,
+        first: u64,
+        end: Option<u64>,
+    ) -> Self {
+        let following = Following {
+            progress: fill.follow(),
+            fill,
+            source,
+            announced,
+            taken: None,
+            side: None,
+        };
+        Self::new(Feed::Fill(Box::new(following)), first, end)
     }
 
     pub(super) fn through(through: Through, first: u64, end: Option<u64>) -> Self {
@@ -145,10 +154,22 @@ impl Reader {
                 More::File { file, limit } => Some(self.read(&file, limit).await?),
                 More::Side(bytes) => Some(bytes),
                 More::End => None,
+                More::Through(mut through) => {
+                    let piece = through.next().await?;
+                    self.feed = Feed::Through(through);
+                    piece
+                }
             },
             Feed::Through(through) => through.next().await?,
         };
-        let Some(piece) = piece else { return Ok(None) };
+        let Some(piece) = piece else {
+            // Only a body without an announced length may end where its bytes do.
+            return if self.end.is_none() {
+                Ok(None)
+            } else {
+                Err(ReadError::Short)
+            };
+        };
         // A side or passed-through body may bring more than was asked for.
         let wanted = self.end.map_or(u64::MAX, |end| end - self.offset);
         let piece = piece.slice(
@@ -209,45 +230,25 @@ enum More {
         limit: u64,
     },
     Side(Bytes),
+    /// The store cannot keep it: the rest comes straight from the upstream.
+    Through(Box<Through>),
     End,
 }
 
 impl Following {
     /// Waits until there is something at `offset`.
     async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
-        if let Some(more) = self.side_bytes(offset).await? {
-            return Ok(more);
-        }
         loop {
-            let behind = {
-                let progress = self.progress.borrow_and_update();
-                let limit = progress.readable(end);
-                match &progress.phase {
-                    Phase::Failed(error) => return Err(ReadError::Fill(Arc::new(error.clone()))),
-                    Phase::Done { .. } if offset >= limit => return Ok(More::End),
-                    Phase::Done { file } => {
-                        return Ok(More::File {
-                            file: file.clone(),
-                            limit,
-                        });
-                    }
-                    Phase::Streaming { file, .. } if limit > offset => {
-                        return Ok(More::File {
-                            file: file.clone(),
-                            limit,
-                        });
-                    }
-                    Phase::Streaming { since, .. } => {
-                        wait_for(offset, progress.written, since.elapsed())
-                    }
-                    Phase::Asking => Duration::ZERO,
-                }
+            if let Some(bytes) = self.side_bytes(offset).await {
+                return Ok(More::Side(bytes));
+            }
+            let wait = match self.look(offset, end)? {
+                Look::More(more) => return Ok(more),
+                Look::Elsewhere => return self.pass_through(offset, end).await,
+                Look::Wait(wait) => wait,
             };
-            if behind > PATIENCE && self.start_side(offset, end).await {
-                return self
-                    .side_bytes(offset)
-                    .await
-                    .map(|more| more.unwrap_or(More::End));
+            if wait > PATIENCE && self.start_side(offset, end).await {
+                continue;
             }
             let changed = tokio::time::timeout(LOOK_EVERY, self.progress.changed()).await;
             if let Ok(Err(_)) = changed {
@@ -256,11 +257,57 @@ impl Following {
         }
     }
 
-    /// The next bytes of a side request, if there is one and the rest is not better read from the file.
-    async fn side_bytes(&mut self, offset: u64) -> Result<Option<More>, ReadError> {
-        let Some(side) = &mut self.side else {
-            return Ok(None);
+    /// What the fill's progress means for this reader.
+    fn look(&mut self, offset: u64, end: Option<u64>) -> Result<Look, ReadError> {
+        let progress = self.progress.borrow_and_update();
+        let limit = progress.readable(end);
+        let file = match &progress.phase {
+            Phase::Asking => return Ok(Look::Wait(Duration::ZERO)),
+            Phase::Failed(FillError::NoRoom { .. }) => return Ok(Look::Elsewhere),
+            Phase::Failed(error) => return Err(ReadError::Fill(Arc::new(error.clone()))),
+            Phase::Done { file } | Phase::Streaming { file, .. } => file.clone(),
         };
+        let total = match progress.phase {
+            Phase::Done { .. } => Some(progress.written),
+            _ => progress.total,
+        };
+        let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
+        let other_file = self
+            .taken
+            .as_ref()
+            .is_some_and(|(taken, _)| *taken != progress.generation);
+        if other_length || other_file {
+            return Err(ReadError::Untrue);
+        }
+        if limit > offset {
+            self.taken = Some((progress.generation, file.clone()));
+            return Ok(Look::More(More::File { file, limit }));
+        }
+        Ok(match progress.phase {
+            Phase::Streaming { since, .. } => {
+                Look::Wait(wait_for(offset, progress.written, since.elapsed()))
+            }
+            _ => Look::More(More::End),
+        })
+    }
+
+    /// Goes on without the store. What was sent already must be what comes now.
+    async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
+        let verify = end.is_none() || end == self.announced;
+        let (from, stop) = if verify { (0, None) } else { (offset, end) };
+        let Source { origin, repository } = &self.source;
+        let body = origin
+            .upstream
+            .blob(repository, &self.fill.digest, from, stop)
+            .await?;
+        let mut through = Through::new(body, self.fill.digest, offset, verify);
+        through.sent = self.taken.as_ref().map(|(_, file)| file.clone());
+        Ok(More::Through(Box::new(through)))
+    }
+
+    /// The next bytes of a side request, if there is one and the rest is not better read from the file.
+    async fn side_bytes(&mut self, offset: u64) -> Option<Bytes> {
+        let side = self.side.as_mut()?;
         // The tail is only ever read from the verified file.
         let total = self.progress.borrow().total;
         let release = total.map_or(u64::MAX, |total| total - TAIL.min(total));
@@ -268,10 +315,10 @@ impl Following {
             && let Ok(Some(bytes)) = side.body.next().await
         {
             let most = usize::try_from(release - offset).unwrap_or(usize::MAX);
-            return Ok(Some(More::Side(bytes.slice(..bytes.len().min(most)))));
+            return Some(bytes.slice(..bytes.len().min(most)));
         }
         self.side = None;
-        Ok(None)
+        None
     }
 
     /// Asks the upstream for the range itself, if one more side request is allowed.
@@ -285,14 +332,23 @@ impl Following {
             .blob(repository, &self.fill.digest, offset, end)
             .await
         {
-            Ok(body) => {
+            Ok(body) if body.offset == offset => {
                 tracing::debug!(digest = %self.fill.digest, offset, "a side request");
                 self.side = Some(Side { body, _slot: slot });
                 true
             }
-            Err(_) => false,
+            _ => false,
         }
     }
+}
+
+/// What a look at the progress came to.
+enum Look {
+    More(More),
+    /// The fill has failed for want of room.
+    Elsewhere,
+    /// How long the fill will take to get there.
+    Wait(Duration),
 }
 
 /// How long a fill will take to reach `offset` at the speed it had so far; nothing is known of its first
@@ -319,6 +375,8 @@ pub(super) struct Through {
     hasher: Option<Hasher>,
     /// Bytes before this are only hashed.
     skip: u64,
+    /// What was sent of those already: it must be the same.
+    sent: Option<Arc<File>>,
     received: u64,
     held: VecDeque<Bytes>,
     held_bytes: u64,
@@ -336,6 +394,7 @@ impl Through {
             digest,
             hasher,
             skip,
+            sent: None,
             received,
             held,
             held_bytes: 0,
@@ -368,17 +427,38 @@ impl Through {
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&chunk);
             }
-            let skip = self
+            let known = self
                 .skip
                 .saturating_sub(self.received)
                 .min(chunk.len() as u64);
+            let known = usize::try_from(known).unwrap_or(chunk.len());
+            self.compare(&chunk[..known]).await?;
             self.received += chunk.len() as u64;
-            let wanted = chunk.slice(usize::try_from(skip).unwrap_or(chunk.len())..);
+            let wanted = chunk.slice(known..);
             if !wanted.is_empty() {
                 self.held_bytes += wanted.len() as u64;
                 self.held.push_back(wanted);
             }
         }
+    }
+}
+
+impl Through {
+    /// Compares what the receiver has with what comes now.
+    async fn compare(&self, known: &[u8]) -> Result<(), ReadError> {
+        let Some(sent) = &self.sent else {
+            return Ok(());
+        };
+        let mut at = 0;
+        while at < known.len() {
+            let buffer = BytesMut::zeroed(known.len() - at);
+            let (buffer, read) = read_at(sent, buffer, self.received + at as u64).await?;
+            if read == 0 || buffer[..read] != known[at..at + read] {
+                return Err(ReadError::Untrue);
+            }
+            at += read;
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::space::{Reservation, Space, unix};
+use super::partials::{self, Begun, Note, Partials};
+use super::space::{Full, Reservation, Space, unix};
 use crate::spec::digest::{Algorithm, Digest, Hasher};
 
 /// The content-addressed folder.
@@ -17,6 +18,7 @@ use crate::spec::digest::{Algorithm, Digest, Hasher};
 pub struct Blobs {
     root: PathBuf,
     space: Arc<Space>,
+    partials: Arc<Partials>,
 }
 
 /// A committed blob, open for reading. It is not evicted while this lives.
@@ -36,11 +38,15 @@ impl Drop for Blob {
 }
 
 impl Blobs {
-    pub(super) fn new(root: &Path, space: Arc<Space>) -> Self {
-        Self {
+    /// # Errors
+    /// When the folder of partials cannot be read.
+    pub(super) fn open_in(root: &Path, space: Arc<Space>) -> io::Result<Self> {
+        let partials = Arc::new(Partials::open(root, &space)?);
+        Ok(Self {
             root: root.to_owned(),
             space,
-        }
+            partials,
+        })
     }
 
     /// Opens a blob and notes its use. Blocks for as long as the disk takes for one `open` and one
@@ -84,36 +90,72 @@ impl Blobs {
         }
     }
 
+    /// Reserves room for `size` bytes, giving partials up where nothing else may go. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
+    pub fn reserve(&self, size: u64) -> Result<Reservation, Full> {
+        loop {
+            match self.space.reserve(size) {
+                Err(_) if self.partials.drop_oldest() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Begins a blob.
     ///
     /// # Errors
     /// When the partial cannot be created.
-    pub fn stage(&self, digest: &Digest, reservation: Reservation) -> io::Result<StagedBlob> {
-        self.stage_as(digest, &file_name(digest), reservation)
-    }
-
-    fn stage_as(
+    pub fn stage(
         &self,
         digest: &Digest,
-        name: &str,
         reservation: Reservation,
+        note: Note,
     ) -> io::Result<StagedBlob> {
-        let path = self.root.join("partials").join(name);
+        if note.is_worth_keeping() {
+            self.partials.write_note(digest, &note)?;
+        }
+        self.stage_at(digest, self.partials.path(digest), reservation, note)
+    }
+
+    /// Goes on with a blob that was begun before, if there is a partial of it. Blocks: one of an earlier
+    /// process is hashed first.
+    ///
+    /// # Errors
+    /// When the partial cannot be read.
+    pub fn resume(&self, digest: &Digest) -> io::Result<Option<StagedBlob>> {
+        let begun = self.partials.take(digest)?;
+        let path = self.partials.path(digest);
+        Ok(begun.map(|begun| StagedBlob::new(self, digest, path, begun)))
+    }
+
+    /// The partials that nobody fills.
+    pub fn partials(&self) -> Vec<(Digest, Note)> {
+        self.partials.waiting()
+    }
+
+    fn stage_at(
+        &self,
+        digest: &Digest,
+        path: PathBuf,
+        reservation: Reservation,
+        note: Note,
+    ) -> io::Result<StagedBlob> {
         let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .open(&path)?;
-        Ok(StagedBlob {
+        let begun = Begun {
             file: Arc::new(file),
-            path,
-            digest: *digest,
             hasher: Hasher::new(digest.algorithm()),
             written: 0,
-            reservation: Some(reservation),
-            blobs: self.clone(),
-        })
+            reservation,
+            note,
+        };
+        Ok(StagedBlob::new(self, digest, path, begun))
     }
 
     /// Keeps whole bytes that are in memory already: a manifest.
@@ -124,21 +166,14 @@ impl Blobs {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
 
         let size = bytes.len() as u64;
-        let reservation = self.space.reserve(size)?;
+        let reservation = self.reserve(size)?;
         // Two requests may keep the same manifest at once, so each writes a file of its own.
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}.{serial}", file_name(digest));
-        let mut staged = self.stage_as(digest, &name, reservation)?;
+        let path = self
+            .partials
+            .path_of(digest, SERIAL.fetch_add(1, Ordering::Relaxed));
+        let mut staged = self.stage_at(digest, path, reservation, Note::default())?;
         staged.append(bytes)?;
-        staged.commit(Some(size)).map(drop)
-    }
-
-    /// Removes what earlier runs left unfinished.
-    pub(super) fn discard_partials(&self) -> io::Result<()> {
-        for entry in std::fs::read_dir(self.root.join("partials"))? {
-            std::fs::remove_file(entry?.path())?;
-        }
-        Ok(())
+        staged.commit().map(drop)
     }
 
     /// Walks the folder and enters what it finds, most recently used first. Blocks; run it beside the
@@ -180,10 +215,6 @@ pub(super) fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
     path
 }
 
-fn file_name(digest: &Digest) -> String {
-    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
-}
-
 /// Why bytes did not become a blob.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
@@ -194,7 +225,7 @@ pub enum CommitError {
     #[error("the body has the digest {}, not {}", .0.actual, .0.expected)]
     Mismatch(Box<Mismatch>),
     #[error(transparent)]
-    Full(#[from] super::Full),
+    Full(#[from] Full),
     #[error("the store cannot keep it")]
     Io(#[from] io::Error),
 }
@@ -206,42 +237,87 @@ pub struct Mismatch {
     pub actual: Digest,
 }
 
-/// A blob being written. Dropped without a commit, it leaves nothing behind.
+/// A blob being written. Dropped without a commit, it leaves nothing behind; parked, it can be gone on
+/// with.
 #[derive(Debug)]
 pub struct StagedBlob {
-    file: Arc<File>,
-    path: PathBuf,
     digest: Digest,
-    hasher: Hasher,
-    written: u64,
-    /// Present until committed.
-    reservation: Option<Reservation>,
+    begun: Begun,
+    leftovers: Leftovers,
     blobs: Blobs,
 }
 
+/// Removes a staged file, and what was noted of it, unless it found another use.
+#[derive(Debug)]
+struct Leftovers {
+    path: PathBuf,
+    note: bool,
+    armed: bool,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        if self.armed && self.note {
+            partials::remove_note(&self.path);
+        }
+    }
+}
+
 impl StagedBlob {
+    fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, begun: Begun) -> Self {
+        let note = begun.note.is_worth_keeping();
+        Self {
+            digest: *digest,
+            begun,
+            leftovers: Leftovers {
+                path,
+                note,
+                armed: true,
+            },
+            blobs: blobs.clone(),
+        }
+    }
+
     /// The staged file, for readers that follow it.
     pub fn file(&self) -> Arc<File> {
-        self.file.clone()
+        self.begun.file.clone()
     }
 
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
-        self.written
+        self.begun.written
+    }
+
+    /// The whole length in bytes, where announced.
+    pub fn total(&self) -> Option<u64> {
+        self.begun.note.total
+    }
+
+    /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
+    pub fn is_whole(&self) -> bool {
+        self.begun.hasher.clone().finish() == self.digest
     }
 
     /// Writes and hashes the next bytes. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk refuses, or there is no room for more than was reserved.
+    /// When the disk refuses, there is no room for more than was reserved, or there is more than was
+    /// announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
-        let end = self.written + bytes.len() as u64;
-        if let Some(reservation) = &mut self.reservation {
-            reservation.grow_to(end)?;
+        let begun = &mut self.begun;
+        let end = begun.written + bytes.len() as u64;
+        if let Some(expected) = begun.note.total
+            && end > expected
+        {
+            return Err(CommitError::Overlong { expected });
         }
-        self.file.write_all_at(bytes, self.written)?;
-        self.hasher.update(bytes);
-        self.written = end;
+        begun.reservation.grow_to(end)?;
+        begun.file.write_all_at(bytes, begun.written)?;
+        begun.hasher.update(bytes);
+        begun.written = end;
         Ok(())
     }
 
@@ -249,50 +325,61 @@ impl StagedBlob {
     ///
     /// # Errors
     /// Nothing is kept when the length or the digest is not what was promised.
-    pub fn commit(mut self, expected_size: Option<u64>) -> Result<Blob, CommitError> {
-        let received = self.written;
-        match expected_size {
-            Some(expected) if received < expected => {
-                return Err(CommitError::Truncated { expected, received });
-            }
-            Some(expected) if received > expected => {
-                return Err(CommitError::Overlong { expected });
-            }
-            _ => {}
-        }
-        let hasher = std::mem::replace(&mut self.hasher, Hasher::new(self.digest.algorithm()));
-        let actual = hasher.finish();
-        if actual != self.digest {
-            let expected = self.digest;
-            return Err(CommitError::Mismatch(Box::new(Mismatch {
+    pub fn commit(self) -> Result<Blob, CommitError> {
+        let Self {
+            digest,
+            begun,
+            mut leftovers,
+            blobs,
+        } = self;
+        let size = begun.written;
+        if let Some(expected) = begun.note.total
+            && size < expected
+        {
+            return Err(CommitError::Truncated {
                 expected,
+                received: size,
+            });
+        }
+        let actual = begun.hasher.finish();
+        if actual != digest {
+            let mismatch = Mismatch {
+                expected: digest,
                 actual,
-            })));
+            };
+            return Err(CommitError::Mismatch(Box::new(mismatch)));
         }
-        self.file.sync_all()?;
-        let target = blob_path(&self.blobs.root, &self.digest);
-        let folder = target.parent().unwrap_or(&self.blobs.root);
+        begun.file.sync_all()?;
+        let target = blob_path(&blobs.root, &digest);
+        let folder = target.parent().unwrap_or(&blobs.root);
         std::fs::create_dir_all(folder)?;
-        std::fs::rename(&self.path, &target)?;
-        File::open(folder)?.sync_all()?;
-        let space = self.blobs.space.clone();
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle(self.digest, received, SystemTime::now());
+        std::fs::rename(&leftovers.path, &target)?;
+        leftovers.armed = false;
+        if leftovers.note {
+            partials::remove_note(&leftovers.path);
         }
-        space.pin(&self.digest);
+        File::open(folder)?.sync_all()?;
+        begun.reservation.settle(digest, size, SystemTime::now());
+        blobs.space.pin(&digest);
         Ok(Blob {
-            file: self.file.clone(),
-            size: received,
-            digest: self.digest,
-            space,
+            file: begun.file,
+            size,
+            digest,
+            space: blobs.space,
         })
     }
-}
 
-impl Drop for StagedBlob {
-    fn drop(&mut self) {
-        if self.reservation.is_some() {
-            let _ = std::fs::remove_file(&self.path);
+    /// Puts the blob aside, to be gone on with by [`Blobs::resume`]. One that is not worth it goes.
+    pub fn park(self) {
+        let Self {
+            digest,
+            begun,
+            mut leftovers,
+            blobs,
+        } = self;
+        if leftovers.note && begun.written > 0 {
+            leftovers.armed = false;
+            blobs.partials.park(digest, begun);
         }
     }
 }
@@ -306,17 +393,19 @@ mod tests {
         let path = root.join("store");
         let settings = Settings {
             path,
-            max_size: 1 << 20,
+            max_size: 4 << 20,
             min_free: MinFree::Bytes(0),
         };
         Store::open(&settings).expect("a fresh store")
     }
 
-    fn stage(store: &Store, digest: &Digest) -> StagedBlob {
-        store
-            .blobs
-            .stage(digest, store.space.reserve(0).expect("room"))
-            .expect("a partial")
+    fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
+        let note = Note {
+            total,
+            sources: Vec::new(),
+        };
+        let room = store.blobs.reserve(0).expect("room");
+        store.blobs.stage(digest, room, note).expect("a partial")
     }
 
     #[test]
@@ -325,9 +414,9 @@ mod tests {
         let store = store(folder.path());
         let digest = Digest::of(Algorithm::Sha256, b"hello");
         let attempt = |bytes: &[u8], size| {
-            let mut staged = stage(&store, &digest);
-            staged.append(bytes).expect("room");
-            staged.commit(size)
+            let mut staged = stage(&store, &digest, size);
+            staged.append(bytes)?;
+            staged.commit()
         };
         assert!(matches!(
             attempt(b"hell", Some(5)),
@@ -362,19 +451,68 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_finds_what_was_committed_and_drops_the_rest() {
+    fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let digest = Digest::of(Algorithm::Sha512, b"kept");
+        let large = vec![7; 900 << 10];
+        let whole: Vec<u8> = large.iter().chain(&large).copied().collect();
+        let resumed = Digest::of(Algorithm::Sha256, &whole);
         {
             let store = store(folder.path());
             store.blobs.keep(&digest, b"kept").expect("room");
-            std::mem::forget(stage(&store, &Digest::of(Algorithm::Sha256, b"lost")));
+            let mut small = stage(&store, &Digest::of(Algorithm::Sha256, b"lost"), Some(4));
+            small.append(b"lo").expect("room");
+            std::mem::forget(small);
+            let mut staged = stage(&store, &resumed, Some(whole.len() as u64));
+            staged.append(&large).expect("room");
+            std::mem::forget(staged);
         }
         let store = store(folder.path());
         assert_eq!(store.blobs.scan(), 1);
-        assert_eq!((store.space.blobs(), store.space.used()), (1, 4096));
-        assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
+        assert_eq!(store.space.used(), 4096 + large.len() as u64);
+        let names = || read_dir(&folder.path().join("store/partials")).count();
+        assert_eq!(names(), 2, "the file and its note");
         assert!(store.blobs.open(&digest).expect("readable").is_some());
+
+        let mut staged = store
+            .blobs
+            .resume(&resumed)
+            .expect("readable")
+            .expect("a partial");
+        assert_eq!(
+            (staged.written(), staged.total()),
+            (large.len() as u64, Some(whole.len() as u64))
+        );
+        staged.append(&large[..10]).expect("room");
+        staged.park();
+        let mut staged = store
+            .blobs
+            .resume(&resumed)
+            .expect("readable")
+            .expect("a partial");
+        staged.append(&large[10..]).expect("room");
+        staged.commit().expect("it matches");
+        assert_eq!((names(), store.space.blobs()), (0, 2));
+    }
+
+    #[test]
+    fn a_partial_gives_way_to_what_is_needed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().to_owned();
+        let store = Store::open(&Settings {
+            path,
+            max_size: 3 << 20,
+            min_free: MinFree::Bytes(0),
+        });
+        let store = store.expect("a fresh store");
+        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let mut staged = stage(&store, &digest, Some(2 << 20));
+        staged.append(&vec![1; 2 << 20]).expect("room");
+        staged.park();
+        assert_eq!(store.blobs.partials().len(), 1);
+        let _room = store.blobs.reserve(2 << 20).expect("the partial goes");
+        assert!(store.blobs.partials().is_empty());
+        assert!(store.blobs.resume(&digest).expect("readable").is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod blobs;
 mod index;
 mod links;
+mod partials;
 mod read;
 mod records;
 mod space;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
 pub use links::{BlobLink, Links, ManifestLink};
+pub use partials::Note;
 pub use read::read_at;
 pub use space::{Full, MinFree, Reservation, Space};
 pub use tags::{Pointer, Tags};
@@ -58,7 +60,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or creates the store and empties `partials/`. Blocks; call it before serving.
+    /// Opens or creates the store and takes stock of `partials/`. Blocks; call it before serving.
     ///
     /// # Errors
     /// When the folder cannot be written, is locked, or has a layout from the future.
@@ -79,10 +81,7 @@ impl Store {
         let lock = lock(&root.join("lock"))?;
         check_version(&root.join("VERSION"))?;
         let space = Arc::new(Space::new(settings));
-        let blobs = Blobs::new(root, space.clone());
-        blobs
-            .discard_partials()
-            .map_err(at(&root.join("partials")))?;
+        let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
         Ok(Self {
             links: Links::new(root),
             tags: Tags::new(root),

@@ -243,7 +243,8 @@ impl Upstream {
         Ok(content_length(response.headers()))
     }
 
-    /// Begins to fetch a blob, from byte `offset` up to `end` (excluded) or to its end.
+    /// Begins to fetch a blob, from byte `offset` up to `end` (excluded) or to its end. An upstream without
+    /// ranges sends everything: [`BlobBody::offset`] is 0 then.
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked; [`UpstreamError::Protocol`] when it answers
@@ -283,7 +284,13 @@ impl Upstream {
             });
         }
         if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Err(UpstreamError::Protocol("ranges are not supported there"));
+            // No ranges there: everything comes, from its first byte.
+            return Ok(BlobBody {
+                total: length,
+                offset: 0,
+                version,
+                response,
+            });
         }
         let total = response
             .headers()

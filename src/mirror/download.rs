@@ -1,0 +1,429 @@
+//! The download behind a fill: slots, sources, drops, stalls and lies.
+//!
+//! A drop or stall resumes from where it was, at the registry's own URL, first at the same source, then at
+//! another joiner's. A lie discards everything and starts at a source that is not to blame for it.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
+use super::freshness::unix;
+use crate::spec::digest::Digest;
+use crate::spec::name::Registry;
+use crate::store::{BlobLink, CommitError, Mismatch, Note, StagedBlob};
+use crate::telemetry;
+use crate::upstream::{BlobBody, UpstreamError};
+
+/// How long a fill waits for its turn.
+const SLOT_WAIT: Duration = Duration::from_secs(20);
+/// How often a source may drop a download without a new byte.
+const PATIENCE: u32 = 6;
+/// The wait before a source is asked again; it doubles up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+/// Readers hear of what there is when the upstream pauses, or in steps of this many bytes.
+const STEP: u64 = 256 << 10;
+/// From which size on a fill reports its progress, in bytes, and how often.
+const REPORT_FROM: u64 = 8 << 20;
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// A fill's task. However it ends, also by a panic, the fill lands.
+pub(super) struct Download {
+    fills: Fills,
+    fill: Arc<Fill>,
+    started: Instant,
+    reported: Instant,
+    /// Counts the staged files.
+    generation: u32,
+    resumed: u32,
+    outcome: Option<Phase>,
+}
+
+/// Why one stream of bytes ended early.
+enum Interruption {
+    /// The same source may go on.
+    Drop(FillError),
+    /// The source has nothing to offer.
+    Refusal(FillError),
+    /// What was staged is not what was promised.
+    Lie(FillError),
+    /// The disk has no room or is broken.
+    Disk(FillError),
+    /// Others wait for the slot, and nobody for this.
+    Pause,
+}
+
+/// Slots held.
+type Slots = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Download {
+    pub fn new(fills: Fills, fill: Arc<Fill>) -> Self {
+        let now = Instant::now();
+        Self {
+            fills,
+            fill,
+            started: now,
+            reported: now,
+            generation: 0,
+            resumed: 0,
+            outcome: None,
+        }
+    }
+
+    pub async fn run(mut self) {
+        let (outcome, source) = self.attempts().await;
+        let registry = source
+            .as_ref()
+            .map_or("-", |source| source.origin.registry.as_str());
+        let repository = source
+            .as_ref()
+            .map_or("-", |source| source.repository.as_str());
+        let (digest, ms) = (self.fill.digest, telemetry::ms(self.started));
+        let (bytes, resumed) = (self.fill.progress.borrow().written, self.resumed);
+        match &outcome {
+            Phase::Failed(FillError::Paused) => {
+                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "paused");
+            }
+            Phase::Failed(error) => {
+                let error = telemetry::chain(error);
+                tracing::warn!(target: "fill", %digest, registry, repository, bytes, ms, resumed, error, "failed");
+            }
+            _ => {
+                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "committed")
+            }
+        }
+        self.outcome = Some(outcome);
+    }
+
+    /// Tries sources until the blob is whole, or none is left.
+    async fn attempts(&mut self) -> (Phase, Option<Source>) {
+        let Some(mut source) = self.fill.next_source() else {
+            return (Phase::Failed(FillError::Lost), None);
+        };
+        let Some(_slots) = self.slots(&source.origin.registry).await else {
+            return (Phase::Failed(FillError::Busy), Some(source));
+        };
+        let mut staged = self.earlier_partial();
+        // What an earlier process left may have been damaged on the disk: not the source's lie.
+        let mut inherited = staged.is_some();
+        let mut drops = 0;
+        loop {
+            let before = staged.as_ref().map_or(0, StagedBlob::written);
+            let streamed = match self.stream(&source, &mut staged).await {
+                // A body without a length that lost only its end.
+                Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_whole) => {
+                    Ok(())
+                }
+                streamed => streamed,
+            };
+            let interruption = match streamed {
+                Ok(()) => match self.commit(&mut staged).await {
+                    Ok(file) => return (Phase::Done { file }, Some(source)),
+                    Err(interruption) => interruption,
+                },
+                Err(interruption) => interruption,
+            };
+            let failure = match interruption {
+                Interruption::Drop(error) => {
+                    let moved = staged.as_ref().map_or(0, StagedBlob::written) > before;
+                    drops = if moved { 1 } else { drops + 1 };
+                    if staged.is_some() && drops < PATIENCE {
+                        self.resumed += 1;
+                        tokio::time::sleep(wait_before(drops)).await;
+                        continue;
+                    }
+                    error
+                }
+                Interruption::Refusal(error) => error,
+                Interruption::Lie(error) => {
+                    staged = None;
+                    if std::mem::take(&mut inherited) {
+                        continue;
+                    }
+                    error
+                }
+                Interruption::Disk(error) => return (Phase::Failed(error), Some(source)),
+                Interruption::Pause => {
+                    if let Some(staged) = staged {
+                        staged.park();
+                    }
+                    self.fills.pause(self.fill.digest, source.clone());
+                    return (Phase::Failed(FillError::Paused), Some(source));
+                }
+            };
+            let digest = self.fill.digest;
+            tracing::debug!(target: "fill", %digest, error = telemetry::chain(&failure), "a source failed");
+            self.fill.refuse(source.clone(), failure.clone());
+            drops = 0;
+            match self.fill.next_source() {
+                Some(next) => source = next,
+                None => {
+                    if let Some(staged) = staged {
+                        staged.park();
+                    }
+                    return (Phase::Failed(failure), Some(source));
+                }
+            }
+        }
+    }
+
+    /// A slot of all and one of the registry's, or `None` after 20 s.
+    async fn slots(&self, registry: &Registry) -> Option<Slots> {
+        let shared = &self.fills.shared;
+        let (own, all) = (self.fills.slots_of(registry), shared.slots.clone());
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let wait = async { (own.acquire_owned().await, all.acquire_owned().await) };
+        let slots = tokio::time::timeout(SLOT_WAIT, wait).await;
+        shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        match slots {
+            Ok((Ok(own), Ok(all))) => Some((own, all)),
+            _ => None,
+        }
+    }
+
+    /// What was downloaded before, by this process or an earlier one.
+    fn earlier_partial(&mut self) -> Option<StagedBlob> {
+        let staged = self
+            .fills
+            .shared
+            .store
+            .blobs
+            .resume(&self.fill.digest)
+            .unwrap_or_else(|error| {
+                tracing::warn!(digest = %self.fill.digest, %error, "a partial cannot be resumed");
+                None
+            })?;
+        self.resumed += 1;
+        self.show(&staged);
+        Some(staged)
+    }
+
+    /// Downloads what is missing from one source, until its body ends.
+    async fn stream(
+        &mut self,
+        source: &Source,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<(), Interruption> {
+        let offset = staged.as_ref().map_or(0, StagedBlob::written);
+        if staged
+            .as_ref()
+            .is_some_and(|staged| staged.total() == Some(offset))
+        {
+            return Ok(());
+        }
+        let asked = source
+            .origin
+            .upstream
+            .blob(&source.repository, &self.fill.digest, offset, None)
+            .await;
+        let mut body = asked.map_err(interruption)?;
+        self.link(source, body.total).await;
+        if let Some(staged) = staged
+            && staged
+                .total()
+                .is_some_and(|total| body.total.is_some_and(|now| now != total))
+        {
+            return Err(Interruption::Lie(FillError::Upstream(Arc::new(
+                UpstreamError::Protocol("the length is not what it was"),
+            ))));
+        }
+        let mut skip = offset - body.offset;
+        let staged = match staged {
+            Some(staged) => staged,
+            None => staged.insert(self.stage(&body)?),
+        };
+        loop {
+            let next = body.next();
+            tokio::pin!(next);
+            let chunk = match futures_util::poll!(&mut next) {
+                Poll::Ready(chunk) => chunk,
+                Poll::Pending => {
+                    self.publish(staged, 1);
+                    next.await
+                }
+            };
+            let Some(chunk) = chunk.map_err(interruption)? else {
+                break;
+            };
+            // An upstream without ranges sends again what is here already.
+            let known = skip.min(chunk.len() as u64);
+            skip -= known;
+            let new = &chunk[usize::try_from(known).unwrap_or(chunk.len())..];
+            staged.append(new).map_err(|error| self.broken(error))?;
+            self.publish(staged, STEP);
+            self.report(staged);
+            if !self.fill.is_followed() && self.fills.shared.waiting.load(Ordering::Relaxed) > 0 {
+                return Err(Interruption::Pause);
+            }
+        }
+        self.publish(staged, 1);
+        if staged.total().is_some_and(|total| staged.written() < total) {
+            // It ended in order, but short of what it announced: like a drop.
+            let short = UpstreamError::Protocol("the body ended before its announced length");
+            return Err(Interruption::Drop(FillError::Upstream(Arc::new(short))));
+        }
+        Ok(())
+    }
+
+    /// The repository has it: its upstream just said so.
+    async fn link(&self, source: &Source, size: Option<u64>) {
+        let link = BlobLink {
+            checked_at: unix(SystemTime::now()),
+            size,
+        };
+        let links = &self.fills.shared.store.links;
+        links
+            .link_blob(
+                &source.origin.registry,
+                &source.repository,
+                &self.fill.digest,
+                link,
+            )
+            .await;
+    }
+
+    fn stage(&mut self, body: &BlobBody) -> Result<StagedBlob, Interruption> {
+        let (blobs, total) = (&self.fills.shared.store.blobs, body.total);
+        // An empty body is complete with its headers, so it is judged by them.
+        let empty = Digest::of(self.fill.digest.algorithm(), b"");
+        if total == Some(0) && self.fill.digest != empty {
+            let mismatch = Mismatch {
+                expected: self.fill.digest,
+                actual: empty,
+            };
+            let error = CommitError::Mismatch(Box::new(mismatch));
+            return Err(Interruption::Lie(FillError::Commit(Arc::new(error))));
+        }
+        let note = Note {
+            total,
+            sources: self.fill.source_names(),
+        };
+        let staged = blobs
+            .reserve(total.unwrap_or(TAIL))
+            .map_err(CommitError::from)
+            .and_then(|room| Ok(blobs.stage(&self.fill.digest, room, note)?))
+            .map_err(|error| no_room(&error, total))?;
+        self.show(&staged);
+        Ok(staged)
+    }
+
+    /// Lets readers at a staged file.
+    fn show(&mut self, staged: &StagedBlob) {
+        self.generation += 1;
+        let (generation, since) = (self.generation, Instant::now());
+        self.fill.progress.send_modify(|progress| {
+            progress.total = staged.total();
+            progress.written = staged.written();
+            progress.generation = generation;
+            progress.phase = Phase::Streaming {
+                file: staged.file(),
+                since,
+            };
+        });
+    }
+
+    /// Tells the readers, if at least `step` bytes are new.
+    fn publish(&self, staged: &StagedBlob, step: u64) {
+        self.fill.progress.send_if_modified(|progress| {
+            let more = staged.written() - progress.written >= step;
+            if more {
+                progress.written = staged.written();
+            }
+            more
+        });
+    }
+
+    async fn commit(&self, staged: &mut Option<StagedBlob>) -> Result<Arc<File>, Interruption> {
+        let lost = || Interruption::Refusal(FillError::Lost);
+        let whole = staged.take().ok_or_else(lost)?;
+        let committed = tokio::task::spawn_blocking(move || whole.commit())
+            .await
+            .map_err(|_| lost())?;
+        match committed {
+            Ok(blob) => Ok(blob.file.clone()),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// What an error of the store means: a lie of the source's, or a broken disk.
+    fn broken(&self, error: CommitError) -> Interruption {
+        match error {
+            CommitError::Full(_) | CommitError::Io(_) => {
+                no_room(&error, self.fill.progress.borrow().total)
+            }
+            CommitError::Truncated { .. }
+            | CommitError::Overlong { .. }
+            | CommitError::Mismatch(_) => Interruption::Lie(FillError::Commit(Arc::new(error))),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    fn report(&mut self, staged: &StagedBlob) {
+        let Some(total) = staged.total().filter(|total| *total >= REPORT_FROM) else {
+            return;
+        };
+        if self.reported.elapsed() < REPORT_EVERY {
+            return;
+        }
+        self.reported = Instant::now();
+        let rate =
+            staged.written() as f64 / self.started.elapsed().as_secs_f64() / f64::from(1 << 20);
+        tracing::info!(
+            target: "fill",
+            digest = %self.fill.digest,
+            percent = staged.written() * 100 / total,
+            bytes = staged.written(),
+            total,
+            mib_per_s = format!("{rate:.1}"),
+            "under way",
+        );
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let outcome = self
+            .outcome
+            .take()
+            .unwrap_or(Phase::Failed(FillError::Lost));
+        self.fills.land(&self.fill, outcome);
+    }
+}
+
+/// The disk cannot take it: said once a minute, and the bytes pass through.
+fn no_room(error: &CommitError, total: Option<u64>) -> Interruption {
+    static SAID: telemetry::Seldom = telemetry::Seldom::new();
+
+    if SAID.now() {
+        tracing::error!(
+            error = telemetry::chain(error),
+            "the store cannot keep what is fetched; it passes through"
+        );
+    }
+    Interruption::Disk(FillError::NoRoom { total })
+}
+
+/// What an upstream's error means for a download.
+fn interruption(error: UpstreamError) -> Interruption {
+    let drop = error.means_down();
+    let error = FillError::Upstream(Arc::new(error));
+    if drop {
+        Interruption::Drop(error)
+    } else {
+        Interruption::Refusal(error)
+    }
+}
+
+/// The wait before the next attempt: it doubles, with a part left to chance so that many fills do not
+/// come back at once.
+fn wait_before(drops: u32) -> Duration {
+    let wait = FIRST_WAIT
+        .saturating_mul(1 << drops.saturating_sub(1).min(10))
+        .min(LONGEST_WAIT);
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}

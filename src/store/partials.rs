@@ -1,0 +1,241 @@
+//! Partials: what was downloaded of a blob when its fill had to stop. It is resumed from there, by this
+//! process with its hash as it stood, by a later one after hashing the file anew.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::records::write_atomic;
+use super::space::{Reservation, Space};
+use crate::spec::digest::{Digest, Hasher};
+
+/// From which size on a partial is worth keeping, in bytes.
+const WORTH: u64 = 1 << 20;
+/// How long a partial waits to be resumed.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What is known of a blob beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The whole length in bytes, where announced.
+    pub total: Option<u64>,
+    /// The repositories that it can be had from: registry and name.
+    pub sources: Vec<(String, String)>,
+}
+
+impl Note {
+    /// Whether a blob of this length is worth resuming.
+    pub fn is_worth_keeping(&self) -> bool {
+        self.total.is_some_and(|total| total >= WORTH)
+    }
+}
+
+/// The bytes of a partial and how far they are hashed.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub file: Arc<File>,
+    pub hasher: Hasher,
+    pub written: u64,
+    pub reservation: Reservation,
+    pub note: Note,
+}
+
+/// The folder of partials, and those that nobody fills at the moment.
+#[derive(Debug)]
+pub(super) struct Partials {
+    root: PathBuf,
+    parked: Mutex<HashMap<Digest, Parked>>,
+}
+
+#[derive(Debug)]
+enum Parked {
+    /// By this process.
+    Begun(Begun, SystemTime),
+    /// By an earlier one.
+    OnDisk {
+        reservation: Reservation,
+        note: Note,
+        since: SystemTime,
+    },
+}
+
+impl Parked {
+    fn note(&self) -> &Note {
+        match self {
+            Self::Begun(begun, _) => &begun.note,
+            Self::OnDisk { note, .. } => note,
+        }
+    }
+
+    fn since(&self) -> SystemTime {
+        match self {
+            Self::Begun(_, since) | Self::OnDisk { since, .. } => *since,
+        }
+    }
+}
+
+impl Partials {
+    /// Takes stock of the folder: what can be resumed is kept, the rest removed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn open(root: &Path, space: &Arc<Space>) -> io::Result<Self> {
+        let partials = Self {
+            root: root.join("partials"),
+            parked: Mutex::default(),
+        };
+        let mut parked = HashMap::new();
+        for entry in std::fs::read_dir(&partials.root)? {
+            let path = entry?.path();
+            if let Some((digest, found)) = resumable(&path, space) {
+                parked.insert(digest, found);
+            } else if path.extension().is_none_or(|extension| extension != "json") {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        for entry in std::fs::read_dir(&partials.root)? {
+            let path = entry?.path();
+            let orphaned = path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+                && !path.with_extension("").exists();
+            if orphaned {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        *partials.parked() = parked;
+        Ok(partials)
+    }
+
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.root.join(file_name(digest))
+    }
+
+    /// A file of its own for a body that is written whole: several may be written at once.
+    pub fn path_of(&self, digest: &Digest, serial: u64) -> PathBuf {
+        self.root.join(format!("{}.{serial}", file_name(digest)))
+    }
+
+    /// Notes what a later process needs in order to go on.
+    pub fn write_note(&self, digest: &Digest, note: &Note) -> io::Result<()> {
+        write_atomic(&note_path(&self.path(digest)), &serde_json::to_vec(note)?)
+    }
+
+    pub fn park(&self, digest: Digest, begun: Begun) {
+        self.parked()
+            .insert(digest, Parked::Begun(begun, SystemTime::now()));
+    }
+
+    /// Takes a partial in order to go on with it. Hashes one of an earlier process: that may take a while.
+    ///
+    /// # Errors
+    /// When it cannot be read; it is gone then.
+    pub fn take(&self, digest: &Digest) -> io::Result<Option<Begun>> {
+        let (reservation, note) = match self.parked().remove(digest) {
+            None => return Ok(None),
+            Some(Parked::Begun(begun, _)) => return Ok(Some(begun)),
+            Some(Parked::OnDisk {
+                reservation, note, ..
+            }) => (reservation, note),
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.path(digest))?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let (mut written, mut buffer) = (0, vec![0; 1 << 20]);
+        loop {
+            let read = (&file).read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            written += read as u64;
+        }
+        Ok(Some(Begun {
+            file: Arc::new(file),
+            hasher,
+            written,
+            reservation,
+            note,
+        }))
+    }
+
+    /// Gives up the partial that was parked longest ago, to make room. False when there is none.
+    pub fn drop_oldest(&self) -> bool {
+        let mut parked = self.parked();
+        let oldest = parked
+            .iter()
+            .min_by_key(|(_, parked)| parked.since())
+            .map(|(digest, _)| *digest);
+        let Some(oldest) = oldest else { return false };
+        parked.remove(&oldest);
+        drop(parked);
+        self.remove(&oldest);
+        true
+    }
+
+    /// Removes a partial's files.
+    pub fn remove(&self, digest: &Digest) {
+        let path = self.path(digest);
+        let _ = std::fs::remove_file(&path);
+        remove_note(&path);
+    }
+
+    /// What waits to be resumed.
+    pub fn waiting(&self) -> Vec<(Digest, Note)> {
+        self.parked()
+            .iter()
+            .map(|(digest, parked)| (*digest, parked.note().clone()))
+            .collect()
+    }
+
+    fn parked(&self) -> MutexGuard<'_, HashMap<Digest, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A partial of an earlier process that can be gone on with.
+fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
+    let digest: Digest = path
+        .file_name()?
+        .to_str()?
+        .replacen('-', ":", 1)
+        .parse()
+        .ok()?;
+    let note: Note = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
+    let meta = std::fs::metadata(path).ok()?;
+    let since = meta.modified().ok()?;
+    let young = SystemTime::now().duration_since(since).unwrap_or_default() < LIFE;
+    let plausible = meta.len() > 0 && note.total.is_some_and(|total| meta.len() <= total);
+    if !young || !plausible || !note.is_worth_keeping() {
+        return None;
+    }
+    let reservation = space.reserve(meta.len()).ok()?;
+    Some((
+        digest,
+        Parked::OnDisk {
+            reservation,
+            note,
+            since,
+        },
+    ))
+}
+
+/// Removes what was noted of a staged file.
+pub(super) fn remove_note(path: &Path) {
+    let _ = std::fs::remove_file(note_path(path));
+}
+
+fn note_path(path: &Path) -> PathBuf {
+    path.with_extension("json")
+}
+
+fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
