@@ -13,7 +13,6 @@ const NOT_YET: &[(&str, Fine)] = &[
     ("admin.metrics", Fine::Words(&["off"])),
     ("store.bucket", Fine::Words(&["off"])),
     ("store.unused_ttl", Fine::Words(&["30d", "off"])),
-    ("store.max_stale", Fine::Words(&["7d", "off"])),
     ("store.scrub_every", Fine::Words(&["30d", "off"])),
     ("registries[].v1", Fine::Nothing),
     ("registries[].v1_index", Fine::Nothing),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Config, Credentials, ListenAddress, Tls, Users, Visibility};
+use super::{Config, Credentials, ListenAddress, MaxStale, Tls, Users, Visibility};
 use crate::spec::name::Registry;
 use crate::upstream::Account;
 use crate::{access, gateway, mirror, store, upstream};
@@ -46,6 +47,16 @@ impl Config {
                 tag_ttl: registry.tag_ttl,
                 missing_ttl: registry.missing_ttl,
                 link_ttl: registry.link_ttl,
+                max_stale: match self.store.max_stale {
+                    MaxStale::For(most) => Some(most),
+                    MaxStale::Forever => None,
+                },
+                // Where others may push, an old answer needs a better reason than a slow upstream.
+                patience: if registry.push {
+                    Duration::from_secs(10)
+                } else {
+                    Duration::from_millis(1500)
+                },
             });
         }
         Ok(mirror::Settings {

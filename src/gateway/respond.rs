@@ -106,6 +106,7 @@ pub async fn manifest(
     }
     let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
     response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
+    warn_of_age(&mut response, answer.stale)?;
     match answer.bytes {
         Some(bytes) => whole(session, response, wanted, bytes).await,
         None => head(session, response, Some(answer.size)).await,
@@ -173,24 +174,25 @@ pub async fn page(
 ) -> Result<()> {
     let mut response = response(StatusCode::OK, wanted, answer.cache)?;
     let media_type = answer
-        .page
+        .page()
         .media_type
         .as_deref()
         .unwrap_or("application/json");
     response.insert_header(header::CONTENT_TYPE, media_type)?;
     response.insert_header(header::CACHE_CONTROL, Shareable::Private.cache_control())?;
+    warn_of_age(&mut response, answer.stale)?;
     if let Some(link) = answer
-        .page
+        .page()
         .link
         .as_deref()
         .and_then(|link| next_page(link, target))
     {
         response.insert_header(header::LINK, link)?;
     }
-    if let Some(filters) = &answer.page.filters_applied {
+    if let Some(filters) = &answer.page().filters_applied {
         response.insert_header("OCI-Filters-Applied", filters.as_str())?;
     }
-    whole(session, response, wanted, answer.page.bytes.clone()).await
+    whole(session, response, wanted, answer.page().bytes.clone()).await
 }
 
 /// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
@@ -304,6 +306,18 @@ fn content(
     response.insert_header(header::ETAG, format!("\"{tag}\""))?;
     response.insert_header(header::CACHE_CONTROL, shareable.cache_control())?;
     Ok(response)
+}
+
+/// Says that an answer may be out of date, and how old it is (distribution-spec 1.1, "Warnings").
+fn warn_of_age(response: &mut ResponseHeader, stale: Option<Duration>) -> Result<()> {
+    if let Some(age) = stale {
+        response.insert_header(
+            header::WARNING,
+            "299 - \"stale copy, upstream unavailable\"",
+        )?;
+        response.insert_header(header::AGE, age.as_secs())?;
+    }
+    Ok(())
 }
 
 async fn not_modified(

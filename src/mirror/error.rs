@@ -66,6 +66,15 @@ impl MirrorError {
         matches!(self, Self::Unknown { .. } | Self::Denied)
     }
 
+    /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
+    pub(super) const fn excuses_stale(&self) -> Option<&'static str> {
+        match self {
+            Self::Unavailable(_) => Some("unavailable"),
+            Self::TooManyRequests { .. } => Some("limited"),
+            _ => None,
+        }
+    }
+
     /// The upstream's refusal, as it concerns the client.
     pub(super) fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
         match error.root() {

@@ -21,6 +21,19 @@ pub fn freshness(checked_at: u64, ttl: Duration, now: SystemTime) -> Freshness {
     }
 }
 
+/// How old something is that may be answered with because the upstream cannot be asked; `None` when it is
+/// too old for that. `max_stale` is `None` where nothing is.
+pub fn stale_age(
+    checked_at: u64,
+    max_stale: Option<Duration>,
+    now: SystemTime,
+) -> Option<Duration> {
+    let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(checked_at);
+    // Checked in the future: the clock was set back, and it is as good as new.
+    let age = now.duration_since(checked).unwrap_or_default();
+    max_stale.is_none_or(|most| age < most).then_some(age)
+}
+
 /// `now` in seconds since 1970.
 pub fn unix(now: SystemTime) -> u64 {
     now.duration_since(SystemTime::UNIX_EPOCH)

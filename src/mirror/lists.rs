@@ -1,39 +1,58 @@
-//! Lists: tags and referrers, passed through as the upstream gives them and kept for a minute.
+//! Lists: tags and referrers, passed through as the upstream gives them, kept for a minute, and answered
+//! stale for a while where the upstream cannot be asked.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::Asked;
 use super::{Mirror, MirrorError};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::{Endpoint, Query, Resource};
 use crate::upstream::Page;
 
-/// How long a page is kept.
+/// How long a page is believed.
 const PAGE_TTL: Duration = Duration::from_secs(60);
+/// How long a page is kept in case the upstream fails.
+const PAGE_LIFE: Duration = Duration::from_secs(3600);
 /// What is kept of pages, in KiB.
 const PAGES_KIB: u64 = 8 << 10;
 
 pub(super) type PageKey = (Registry, Repository, Resource, Query);
-pub(super) type Pages = moka::future::Cache<PageKey, Arc<Page>>;
+pub(super) type Pages = moka::sync::Cache<PageKey, Arc<Kept>>;
+
+/// A page and when it was fetched.
+#[derive(Debug)]
+pub(super) struct Kept {
+    page: Page,
+    at: Instant,
+}
 
 pub(super) fn pages() -> Pages {
-    moka::future::Cache::builder()
+    moka::sync::Cache::builder()
         .max_capacity(PAGES_KIB)
-        .weigher(|_, page: &Arc<Page>| {
-            u32::try_from(page.bytes.len() / 1024 + 1).unwrap_or(u32::MAX)
+        .weigher(|_, kept: &Arc<Kept>| {
+            u32::try_from(kept.page.bytes.len() / 1024 + 1).unwrap_or(u32::MAX)
         })
-        .time_to_live(PAGE_TTL)
+        .time_to_live(PAGE_LIFE)
         .build()
 }
 
 /// A page of tags or referrers.
 #[derive(Clone, Debug)]
 pub struct PageAnswer {
-    pub page: Arc<Page>,
+    kept: Arc<Kept>,
     pub cache: CacheStatus,
+    /// How old it is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
+}
+
+impl PageAnswer {
+    pub fn page(&self) -> &Page {
+        &self.kept.page
+    }
 }
 
 impl Mirror {
@@ -47,44 +66,74 @@ impl Mirror {
         resource: &Resource,
         query: &Query,
     ) -> Result<PageAnswer, MirrorError> {
-        let origin = self.origin(permit)?;
+        let (origin, shared) = (self.origin(permit)?, &self.shared);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let missing = (
             registry.clone(),
             repository.clone(),
             resource.clone(),
-            crate::spec::manifest::AcceptClass::Full,
+            AcceptClass::Full,
         );
-        if self.shared.missing.knows(&missing) {
+        if shared.missing.knows(&missing) {
             return Err(Asked::Repository.still_unknown());
         }
-        let endpoint = Endpoint {
-            repository: repository.clone(),
-            resource: resource.clone(),
+        let key = (
+            registry,
+            repository.clone(),
+            resource.clone(),
+            query.clone(),
+        );
+        let known = shared.pages.get(&key);
+        if let Some(kept) = known.clone().filter(|kept| kept.at.elapsed() < PAGE_TTL) {
+            return Ok(PageAnswer {
+                kept,
+                cache: CacheStatus::HIT,
+                stale: None,
+            });
+        }
+        let start = || {
+            let (shared, key, query) = (shared.clone(), key.clone(), query.clone());
+            let endpoint = Endpoint {
+                repository,
+                resource: resource.clone(),
+            };
+            async move {
+                let fetched = origin.upstream.page(&endpoint, &query).await;
+                let page = fetched.map_err(|error| {
+                    let error = MirrorError::of(Arc::new(error), Asked::Repository);
+                    if matches!(error, MirrorError::Unknown { .. }) {
+                        shared.pages.invalidate(&key);
+                        shared.missing.remember(missing, origin.missing_ttl);
+                    }
+                    error
+                })?;
+                let kept = Arc::new(Kept {
+                    page,
+                    at: Instant::now(),
+                });
+                shared.pages.insert(key, kept.clone());
+                Ok(kept)
+            }
         };
-        let key = (registry, repository, resource.clone(), query.clone());
-        let fetch = async { origin.upstream.page(&endpoint, query).await.map(Arc::new) };
-        let entry = self
-            .shared
-            .pages
-            .entry(key)
-            .or_try_insert_with(fetch)
-            .await
-            .map_err(|error| {
-                let error = MirrorError::of(error, Asked::Repository);
-                if matches!(error, MirrorError::Unknown { .. }) {
-                    self.shared.missing.remember(missing, origin.missing_ttl);
-                }
-                error
-            })?;
-        let cache = if entry.is_fresh() {
-            CacheStatus::forward(Forward::UriMiss).stored()
-        } else {
-            CacheStatus::HIT
-        };
-        Ok(PageAnswer {
-            page: entry.into_value(),
-            cache,
-        })
+        let (fetched, collapsed) = shared.listing.join(key.clone(), start).await;
+        match (fetched.unwrap_or(Err(MirrorError::Lost)), known) {
+            (Ok(kept), _) => {
+                let cache = CacheStatus::forward(Forward::UriMiss)
+                    .stored()
+                    .collapsed(collapsed);
+                Ok(PageAnswer {
+                    kept,
+                    cache,
+                    stale: None,
+                })
+            }
+            (Err(error), Some(kept)) if error.excuses_stale().is_some() => {
+                let reason = error.excuses_stale().unwrap_or("unavailable");
+                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+                let stale = Some(kept.at.elapsed());
+                Ok(PageAnswer { kept, cache, stale })
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 }

@@ -4,12 +4,12 @@
 //! here, because GETs are what upstreams count.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::error::Asked;
-use super::freshness::{Freshness, freshness, unix};
+use super::freshness::{Freshness, freshness, stale_age, unix};
 use super::{Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
@@ -19,6 +19,9 @@ use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::v2::Resource;
 use crate::store::{CommitError, ManifestLink, Mismatch, Pointer};
 use crate::upstream::{Manifest, UpstreamError};
+
+/// How long a client waits for a manifest that is not here.
+const UNCACHED_DEADLINE: Duration = Duration::from_millis(9500);
 
 /// A tag of a repository, as one class of clients sees it.
 pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
@@ -35,6 +38,8 @@ pub struct ManifestAnswer {
     /// Present if it was asked for.
     pub bytes: Option<Bytes>,
     pub cache: CacheStatus,
+    /// How old it is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
 }
 
 /// What resolving a tag came to.
@@ -78,44 +83,25 @@ impl Mirror {
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let (origin, shared) = (self.origin(permit)?, &self.shared);
-        let (registry, repository) = (permit.registry(), permit.repository());
-        let pointer = shared.store.tags.open(registry, repository, class, tag).await.unwrap_or_else(|error| {
-            tracing::warn!(%registry, %repository, %tag, %error, "a tag cannot be read; the upstream is asked");
-            None
-        });
-        let age = pointer
+        let key = (
+            permit.registry().clone(),
+            permit.repository().clone(),
+            class,
+            tag.clone(),
+        );
+        let known = shared.known_pointer(&key).await;
+        let fresh = known
             .as_ref()
-            .map(|pointer| freshness(pointer.checked_at, origin.tag_ttl, SystemTime::now()));
-        let (resolved, cache) = match (pointer, age) {
-            (Some(pointer), Some(Freshness::Fresh { left })) => (
-                Resolved {
+            .map(|known| freshness(known.checked_at, origin.tag_ttl, SystemTime::now()));
+        let (resolved, cache, age) = match (known, fresh) {
+            (Some(pointer), Some(Freshness::Fresh { left })) => {
+                let resolved = Resolved {
                     pointer,
                     bytes: None,
-                },
-                CacheStatus::HIT.ttl(left.as_secs()),
-            ),
-            (known, _) => {
-                let key = (registry.clone(), repository.clone(), class, tag.clone());
-                let missing =
-                    missing_key(registry, repository, &Reference::Tag(tag.clone()), class);
-                if shared.missing.knows(&missing) {
-                    return Err(Asked::Manifest.still_unknown());
-                }
-                let was = known.as_ref().map(|pointer| pointer.digest);
-                let start = || shared.clone().resolve(origin.clone(), key.clone());
-                let (resolved, collapsed) = shared.resolving.join(key.clone(), start).await;
-                let resolved = resolved.unwrap_or(Err(MirrorError::Lost))?;
-                let cache = match was {
-                    Some(was) if was == resolved.pointer.digest => {
-                        CacheStatus::forward(Forward::Stale).detail("revalidated")
-                    }
-                    Some(_) => CacheStatus::forward(Forward::Stale)
-                        .stored()
-                        .detail("moved"),
-                    None => CacheStatus::forward(Forward::UriMiss).stored(),
                 };
-                (resolved, cache.collapsed(collapsed))
+                (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
             }
+            (known, _) => shared.clone().revalidate(origin, key, known).await?,
         };
         let Resolved { pointer, bytes } = resolved;
         let mut answer = ManifestAnswer {
@@ -124,6 +110,7 @@ impl Mirror {
             size: pointer.size.unwrap_or(0),
             bytes,
             cache,
+            stale: age,
         };
         if answer.bytes.is_none() && (with_bytes || pointer.size.is_none()) {
             let by_digest = self
@@ -183,7 +170,11 @@ impl Mirror {
         let fetch = with_bytes && local.is_none();
         let key = (registry.clone(), repository.clone(), *digest, fetch);
         let start = || shared.clone().claim_manifest(origin.clone(), key.clone());
-        let (fetched, collapsed) = shared.fetching.join(key.clone(), start).await;
+        let fetch = shared.fetching.join(key.clone(), start);
+        let late = |_| MirrorError::Unavailable(Arc::new(UpstreamError::Timeout));
+        let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetch)
+            .await
+            .map_err(late)?;
         let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
         let cache = CacheStatus::forward(Forward::UriMiss)
             .stored()
@@ -228,6 +219,79 @@ impl Shared {
             tracing::warn!(%digest, %error, "a manifest cannot be read; the upstream is asked");
             None
         })
+    }
+
+    /// Where a tag pointed when it was last asked for. A disk that cannot say counts as never.
+    async fn known_pointer(&self, key: &TagKey) -> Option<Arc<Pointer>> {
+        let (registry, repository, class, tag) = key;
+        let opened = self
+            .store
+            .tags
+            .open(registry, repository, *class, tag)
+            .await;
+        opened.unwrap_or_else(|error| {
+            tracing::warn!(%registry, %repository, %tag, %error, "a tag cannot be read; the upstream is asked");
+            None
+        })
+    }
+
+    /// Asks where a tag points now. Where the upstream cannot answer, or not soon enough, what was `known`
+    /// is the answer, with its age; the question goes on behind it.
+    async fn revalidate(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: TagKey,
+        known: Option<Arc<Pointer>>,
+    ) -> Result<(Resolved, CacheStatus, Option<Duration>), MirrorError> {
+        let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
+        if self.missing.knows(&missing) {
+            return Err(Asked::Manifest.still_unknown());
+        }
+        let age =
+            |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
+        let stale = known
+            .as_ref()
+            .and_then(|known| Some((known.clone(), age(known)?)));
+        let start = || self.clone().resolve(origin.clone(), key.clone());
+        let asked = self.resolving.join(key.clone(), start);
+        let answer = |(pointer, age), reason| {
+            let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+            Ok((
+                Resolved {
+                    pointer,
+                    bytes: None,
+                },
+                cache,
+                Some(age),
+            ))
+        };
+        let within = if stale.is_some() {
+            origin.patience
+        } else {
+            UNCACHED_DEADLINE
+        };
+        let (resolved, collapsed) = match (tokio::time::timeout(within, asked).await, stale) {
+            (Ok((Some(Err(error)), _)), Some(stale)) if error.excuses_stale().is_some() => {
+                return answer(stale, error.excuses_stale().unwrap_or("unavailable"));
+            }
+            (Err(_), Some(stale)) => return answer(stale, "slow"),
+            (Err(_), None) => {
+                return Err(MirrorError::Unavailable(Arc::new(UpstreamError::Timeout)));
+            }
+            (Ok((resolved, collapsed)), _) => {
+                (resolved.unwrap_or(Err(MirrorError::Lost))?, collapsed)
+            }
+        };
+        let cache = match known {
+            Some(known) if known.digest == resolved.pointer.digest => {
+                CacheStatus::forward(Forward::Stale).detail("revalidated")
+            }
+            Some(_) => CacheStatus::forward(Forward::Stale)
+                .stored()
+                .detail("moved"),
+            None => CacheStatus::forward(Forward::UriMiss).stored(),
+        };
+        Ok((resolved, cache.collapsed(collapsed), None))
     }
 
     /// Asks the upstream what a tag points at, and keeps the answer.
@@ -451,6 +515,7 @@ fn answer(
         size,
         bytes,
         cache,
+        stale: None,
     }
 }
 

@@ -52,6 +52,10 @@ pub struct OriginSettings {
     pub missing_ttl: Duration,
     /// How long a link is trusted before it is checked again behind the answer.
     pub link_ttl: Duration,
+    /// How old a tag may be when the upstream cannot be asked; `None`: however old.
+    pub max_stale: Option<Duration>,
+    /// How long a known tag waits for its upstream before it is answered stale.
+    pub patience: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +73,8 @@ struct Origin {
     tag_ttl: Duration,
     missing_ttl: Duration,
     link_ttl: Duration,
+    max_stale: Option<Duration>,
+    patience: Duration,
 }
 
 /// The cached read side of all registries. Cloning is cheap.
@@ -85,6 +91,7 @@ struct Shared {
     hot: moka::sync::Cache<Digest, Bytes>,
     missing: Missing,
     pages: lists::Pages,
+    listing: Flights<lists::PageKey, Result<Arc<lists::Kept>, MirrorError>>,
     resolving: Flights<TagKey, Result<Resolved, MirrorError>>,
     fetching: Flights<ManifestKey, Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<blob::ClaimKey, Result<(), MirrorError>>,
@@ -102,22 +109,17 @@ impl Mirror {
     ) -> Result<Self, SetUpError> {
         let mut origins = HashMap::new();
         for origin in settings.origins {
-            let upstream = Upstream::new(origin.upstream)?;
-            let OriginSettings {
-                registry,
-                tag_ttl,
-                missing_ttl,
-                link_ttl,
-                ..
-            } = origin;
+            let settings = origin;
             let origin = Origin {
-                registry: registry.clone(),
-                upstream,
-                tag_ttl,
-                missing_ttl,
-                link_ttl,
+                registry: settings.registry,
+                upstream: Upstream::new(settings.upstream)?,
+                tag_ttl: settings.tag_ttl,
+                missing_ttl: settings.missing_ttl,
+                link_ttl: settings.link_ttl,
+                max_stale: settings.max_stale,
+                patience: settings.patience,
             };
-            origins.insert(registry, Arc::new(origin));
+            origins.insert(origin.registry.clone(), Arc::new(origin));
         }
         let hot = moka::sync::Cache::builder()
             .max_capacity(HOT_KIB)
@@ -131,6 +133,7 @@ impl Mirror {
             hot,
             missing: Missing::new(),
             pages: lists::pages(),
+            listing: Flights::default(),
             resolving: Flights::default(),
             fetching: Flights::default(),
             claiming: Flights::default(),

@@ -85,7 +85,7 @@ impl UpstreamError {
 impl From<reqwest::Error> for UpstreamError {
     fn from(error: reqwest::Error) -> Self {
         // A presigned URL is a secret, so the URL is left out of what may be logged.
-        if error.is_timeout() {
+        if error.is_timeout() && !error.is_connect() {
             Self::Timeout
         } else {
             Self::Network(error.without_url())

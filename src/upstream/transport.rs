@@ -14,7 +14,7 @@ use super::addresses::Home;
 use super::auth::Auth;
 use super::limits::{Kind, Limits};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Between two reads of a body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
@@ -85,7 +85,7 @@ impl Transport {
                 break Err(UpstreamError::Timeout);
             };
             match outcome {
-                Err(error) if attempt < ATTEMPTS && error.is_transient() => {
+                Err(error) if attempt < attempts_after(&error) => {
                     let wait = jittered(FIRST_WAIT * 2_u32.pow(attempt - 1));
                     if tokio::time::timeout_at(deadline, tokio::time::sleep(wait))
                         .await
@@ -214,6 +214,16 @@ async fn request(
         request = request.header(header::AUTHORIZATION, authorization.clone());
     }
     Ok(request.send().await?)
+}
+
+/// How often a question is sent if it fails like this. Where nobody listens, the client hears of it within
+/// 10 s.
+fn attempts_after(error: &UpstreamError) -> u32 {
+    match error {
+        UpstreamError::Network(error) if error.is_connect() => 2,
+        error if error.is_transient() => ATTEMPTS,
+        _ => 1,
+    }
 }
 
 /// Where a redirect leads; `None` when the response is none.
