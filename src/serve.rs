@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, Listen};
@@ -83,6 +83,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         .mirror_settings()
         .map_err(|error| ServeError::Configuration(error.to_string()))?;
     let certificates = Certificates::open(config)?;
+    // All of them before the first port is opened.
+    let tls = config.listen.iter().map(|listen| certificates.of(listen));
+    let tls = tls.collect::<Result<Vec<_>, _>>()?;
     let store = Arc::new(Store::open(&config.store_settings())?);
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
     let house = Arc::new(House {
@@ -93,23 +96,22 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         patience: config.limits.idle_timeout,
     });
 
+    // Before "ready" is said: who waited for it may stop us at once.
+    let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
     let front = Front::new(config.front_settings(), down);
     let mut urls = Vec::new();
     let mut doors = Vec::new();
-    for listen in &config.listen {
+    for (listen, tls) in config.listen.iter().zip(tls) {
         let bound = bind(listen).await?;
         urls.push(bound.url.clone());
-        doors.push((
-            bound,
-            Gateway::new(house.clone(), listen.routing()),
-            certificates.of(listen)?,
-        ));
+        doors.push((bound, Gateway::new(house.clone(), listen.routing()), tls));
     }
     announce(&urls, config, certificates.authority.as_ref());
-    for (bound, gateway, tls) in doors {
-        tokio::spawn(front.clone().listen(bound, gateway, tls));
-    }
+    let listeners = doors
+        .into_iter()
+        .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
+    let listeners: Vec<_> = listeners.collect();
     let scanned = store.clone();
     tokio::task::spawn_blocking(move || {
         let started = Instant::now();
@@ -122,9 +124,13 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         );
     });
 
-    stop_signal().await?;
+    stop.wait().await;
     tracing::info!("draining");
     let _ = shutdown.send(true);
+    // They close, and remove their socket files, before the process may end.
+    for listener in listeners {
+        let _ = listener.await;
+    }
     if !front.drained().await {
         tracing::warn!("limits.drain is over; what was still under way is cut off");
     }
@@ -142,16 +148,26 @@ async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
         })
 }
 
-async fn stop_signal() -> io::Result<()> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, caught from the moment this is made.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// What the listeners speak TLS with.
@@ -302,6 +318,12 @@ fn recipes(text: &mut String, urls: &[String], config: &Config, ca: Option<PathB
         .registries
         .first()
         .map_or("docker.io", |registry| registry.name.as_str());
+    // containerd knows the Hub by its API's host.
+    let server = if registry == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        registry
+    };
     let ca_line = ca
         .as_ref()
         .map(|ca| format!("  ca = \"{}\"\n", ca.display()))
@@ -309,7 +331,7 @@ fn recipes(text: &mut String, urls: &[String], config: &Config, ca: Option<PathB
     let _ = write!(
         text,
         "\ncontainerd: in /etc/containerd/certs.d/{registry}/hosts.toml\n\
-         server = \"https://{registry}\"\n\
+         server = \"https://{server}\"\n\
          [host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n{ca_line}"
     );
     let _ = write!(

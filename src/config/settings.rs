@@ -112,7 +112,9 @@ impl Config {
     pub fn certificate_names(&self) -> BTreeSet<String> {
         self.registries
             .iter()
-            .flat_map(|registry| registry.hosts.iter().cloned())
+            .flat_map(|registry| &registry.hosts)
+            // A Host may have a port, a certificate has none.
+            .filter_map(|host| Some(super::host::parse_authority(host)?.0))
             .collect()
     }
 }

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -24,11 +23,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
+use super::preface::Prefaced;
 use super::socket::Socket;
 use crate::spec::error::{ErrorCode, body};
 
-/// The length of HTTP/2's connection preface (RFC 9113 §3.4), in bytes.
-const PREFACE: u64 = 24;
+/// How long the last words to a client may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// `limits` of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +176,8 @@ impl Front {
         let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(self.settings.idle_timeout);
+        // Not that it would be allowed: else pingora answers it, without our JSON.
+        options.allow_connect_method_proxying = true;
         app.server_options = Some(options);
         app.h2_options = Some(h2_options(self.settings.header_bytes));
         let mut shutdown = self.shutdown.clone();
@@ -228,21 +230,15 @@ fn h2_options(header_bytes: usize) -> H2Options {
 impl Door {
     async fn connection(self: Arc<Self>, socket: Socket, _slot: OwnedSemaphorePermit) {
         let deadline = Instant::now() + self.front.settings.header_timeout;
-        let received = socket.received();
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
         };
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            let shaken = received.load(Ordering::Relaxed);
-            let serve = self.app.process_new(stream, &self.front.shutdown);
-            tokio::pin!(serve);
-            tokio::select! {
-                _ = &mut serve => return,
-                () = tokio::time::sleep_until(deadline) => {}
-            }
             // Who has not even sent the preface by now gets no more time.
-            if received.load(Ordering::Relaxed) >= shaken + PREFACE {
-                serve.await;
+            if let Ok(Ok(stream)) = timeout_at(deadline, Prefaced::read(stream)).await {
+                self.app
+                    .process_new(Box::new(stream), &self.front.shutdown)
+                    .await;
             }
         } else {
             self.http1(stream, deadline).await;
@@ -294,7 +290,11 @@ impl Door {
         loop {
             let head = match self.head(&mut stream, first_by, header_timeout).await {
                 Head::Complete(head) => head,
-                Head::Nothing => return,
+                Head::Nothing => {
+                    // Over TLS an end without close_notify looks like a truncation.
+                    let _ = timeout(GOODBYE, AsyncWriteExt::shutdown(&mut stream)).await;
+                    return;
+                }
                 Head::Refused(status, code, message) => {
                     return refuse(&mut stream, status, code, message).await;
                 }
@@ -411,7 +411,7 @@ async fn refuse(
         }
         io::Result::Ok(())
     };
-    let _ = timeout(Duration::from_secs(2), goodbye).await;
+    let _ = timeout(GOODBYE, goodbye).await;
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Floor 4, the only place that names pingora: the phases of a request, and no policy.
 
 mod front;
+mod preface;
 mod respond;
 mod route;
 mod socket;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
@@ -202,6 +203,15 @@ impl ProxyHttp for Gateway {
         }
         let request = session.req_header();
         let mut wanted = Wanted::of(&request.method, &request.headers);
+        let Ok(host) = host(request) else {
+            let refused = Refusal {
+                status: StatusCode::BAD_REQUEST,
+                code: ErrorCode::NameInvalid,
+                message: "the Host header is missing or not valid".into(),
+            };
+            respond::refusal(session, &wanted, &refused).await?;
+            return Ok(true);
+        };
         let asked = Asked {
             method: &request.method,
             path: if request.raw_path_is_utf8() {
@@ -210,7 +220,7 @@ impl ProxyHttp for Gateway {
                 "/%ff"
             },
             query: request.uri.query().unwrap_or_default(),
-            host: host(request),
+            host,
         };
         match route::route(&self.house.table, &self.listener, asked) {
             Err(refusal) => respond::refusal(session, &wanted, &refusal).await?,
@@ -275,10 +285,39 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// A request that must be refused (RFC 9112 §3.2).
+struct BadHost;
+
 /// Host or `:authority`.
-fn host(request: &RequestHeader) -> Option<&str> {
-    let authority = request.uri.authority().map(http::uri::Authority::as_str);
-    authority.or_else(|| request.headers.get(header::HOST)?.to_str().ok())
+fn host(request: &RequestHeader) -> Result<Option<&str>, BadHost> {
+    if let Some(authority) = request.uri.authority() {
+        return Ok(Some(authority.as_str()));
+    }
+    match request.headers.get(header::HOST) {
+        None if request.version == Version::HTTP_11 => Err(BadHost),
+        None => Ok(None),
+        Some(host) => {
+            let host = host.to_str().map_err(|_| BadHost)?;
+            is_authority(host).then_some(Some(host)).ok_or(BadHost)
+        }
+    }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2); it may be empty.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rfind(':') {
+        Some(at) if !text[at..].contains(']') => (&text[..at], &text[at + 1..]),
+        _ => (text, ""),
+    };
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let host_is_good = match literal {
+        Some(literal) => literal.bytes().all(|byte| name(byte) || byte == b':'),
+        None => host.bytes().all(name),
+    };
+    host_is_good && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn accept_class(request: &RequestHeader) -> AcceptClass {

@@ -34,11 +34,12 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        // Lines of one field are one list (RFC 9110 §5.3). What is not text matches nothing, but a
+        // condition that was stated must not count as none.
         let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
+            let lines = headers.get_all(name).iter();
+            let lines: Vec<_> = lines.map(|line| line.to_str().unwrap_or("")).collect();
+            (!lines.is_empty()).then(|| lines.join(", "))
         };
         Self {
             head: method == Method::HEAD,

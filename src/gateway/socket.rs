@@ -1,12 +1,11 @@
-//! A client's socket as pingora sees it: buffered writes, a deadline for writes that make no progress,
-//! and a count of what was read.
+//! A client's socket as pingora sees it: buffered writes, and a deadline for writes that make no
+//! progress.
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +22,9 @@ use tokio::time::{Instant, Sleep};
 /// What is collected before it is written, in bytes: the headers and the first piece of a body go out
 /// together.
 const WRITE_BUFFER: usize = 16 << 10;
+
+/// How much the kernel holds that is not on the wire yet, in bytes.
+const UNSENT: u32 = 128 << 10;
 
 /// A transport connection.
 #[derive(Debug)]
@@ -45,7 +47,6 @@ pub struct Socket {
     stream: BufWriter<Paced>,
     /// Bytes read before pingora took over, to be read again.
     peeked: Vec<u8>,
-    received: Arc<AtomicU64>,
     digest: Arc<SocketDigest>,
     fd: RawFd,
 }
@@ -55,6 +56,9 @@ impl Socket {
     pub fn tcp(stream: TcpStream, patience: Duration) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
+        // Else the kernel takes megabytes at once, and a slow reader seems to make no progress until a
+        // third of them has gone.
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         Self::new(Transport::Tcp(stream), patience)
     }
 
@@ -76,7 +80,6 @@ impl Socket {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, paced),
             peeked: Vec::new(),
-            received: Arc::default(),
             digest: Arc::new(SocketDigest::from_raw_fd(fd)),
             fd,
         }
@@ -92,11 +95,6 @@ impl Socket {
         }
         self.peeked.push(byte[0]);
         Ok(Some(byte[0]))
-    }
-
-    /// Counts the bytes received so far, also when pingora owns the socket.
-    pub fn received(&self) -> Arc<AtomicU64> {
-        self.received.clone()
     }
 }
 
@@ -195,11 +193,7 @@ impl AsyncRead for Socket {
             self.peeked.drain(..most);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let read = (buf.filled().len() - before) as u64;
-        self.received.fetch_add(read, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 

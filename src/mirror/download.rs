@@ -94,7 +94,7 @@ impl Download {
                 tracing::warn!(target: "fill", %digest, registry, repository, bytes, ms, resumed, error, "failed");
             }
             _ => {
-                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "committed")
+                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "committed");
             }
         }
         self.outcome = Some(outcome);
@@ -160,15 +160,13 @@ impl Download {
             tracing::debug!(target: "fill", %digest, error = telemetry::chain(&failure), "a source failed");
             self.fill.refuse(source.clone(), failure.clone());
             drops = 0;
-            match self.fill.next_source() {
-                Some(next) => source = next,
-                None => {
-                    if let Some(staged) = staged {
-                        staged.park();
-                    }
-                    return (Phase::Failed(failure), Some(source));
+            let Some(next) = self.fill.next_source() else {
+                if let Some(staged) = staged {
+                    staged.park();
                 }
-            }
+                return (Phase::Failed(failure), Some(source));
+            };
+            source = next;
         }
     }
 

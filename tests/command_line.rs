@@ -1,0 +1,306 @@
+//! The command line's contract: which file is read, what `check` and `serve` say about a bad one, and
+//! the exit codes.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use support::process;
+use support::temp_dir;
+
+/// `EX_CONFIG`.
+const CONFIGURATION: i32 = 78;
+/// What clap exits with.
+const USAGE: i32 = 2;
+const GOOD: &str = "the configuration is good\n";
+/// For a file that must be told from others: its only fault is this key.
+const MARKED: &str = "marked_by_the_test: 1\n";
+
+/// What a run came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Told {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
+impl Told {
+    #[track_caller]
+    fn assert_good(&self) {
+        let expected = (Some(0), GOOD, "");
+        assert_eq!((self.code, &*self.out, &*self.err), expected);
+    }
+
+    /// Refused with these places and words, one line for each, and nothing on standard output.
+    #[track_caller]
+    fn assert_refused(&self, lines: &[&str]) {
+        assert_eq!(
+            (self.code, &*self.out),
+            (Some(CONFIGURATION), ""),
+            "{self:?}"
+        );
+        let told: Vec<&str> = self.err.lines().collect();
+        assert_eq!(told.len(), lines.len(), "{self:?}");
+        for (told, start) in told.iter().zip(lines) {
+            assert!(told.starts_with(start), "{told}\nnot {start}");
+        }
+    }
+}
+
+fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Told {
+    let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+    command.current_dir(dir).args(arguments);
+    command.envs(environment.iter().copied());
+    let output = process::run(&mut command, Duration::from_secs(30));
+    output.expect("it runs to its end").into()
+}
+
+/// `check` and `serve` of a bad file: they say the same, and `serve` has not begun anything.
+#[track_caller]
+fn refused(yaml: &[u8]) -> Told {
+    let dir = temp_dir();
+    std::fs::write(dir.path().join("f.yaml"), yaml).expect("writable");
+    let checked = run(dir.path(), &["check", "-c", "f.yaml"], &[]);
+    let served = run(dir.path(), &["serve", "-c", "f.yaml"], &[]);
+    assert_eq!(checked, served);
+    let entries = std::fs::read_dir(dir.path()).expect("a folder");
+    assert_eq!(entries.count(), 1, "keys, a store or a socket were made");
+    checked
+}
+
+#[test]
+fn a_good_file_is_good() {
+    let dir = temp_dir();
+    for yaml in [
+        "",
+        "# nothing but a comment\n",
+        "{}\n",
+        "keys: var/keys\n",
+        "registries: [docker.io, ghcr.io]\n",
+        "listen: [{address: \"unix:a.sock\"}]\nadmin: {address: off}\n",
+        "store: {max_size: \"${SIZE:-5GiB}\"}\n",
+    ] {
+        std::fs::write(dir.path().join("f.yaml"), yaml).expect("writable");
+        run(dir.path(), &["check", "-c", "f.yaml"], &[]).assert_good();
+    }
+    let entries = std::fs::read_dir(dir.path()).expect("a folder");
+    assert_eq!(entries.count(), 1, "check makes nothing");
+}
+
+#[test]
+fn every_fault_is_told_at_once_with_its_place() {
+    let yaml = "\
+listen:
+  - {address: \"unix:door.sock\"}
+  - {address: localhost}
+  - {address: \":65536\", registry: nowhere.example}
+registries:
+  - docker.io
+  - {name: Ghcr.io, tag_ttl: soon}
+colour: blue
+limits: {fills: 0, header_bytes: 1}
+";
+    refused(yaml.as_bytes()).assert_refused(&[
+        "f.yaml:3:15: \"localhost\" has no port",
+        "f.yaml:4:15: \":65536\" is not an address",
+        "f.yaml:4:35: no registry is called \"nowhere.example\"",
+        "f.yaml:7:12: \"Ghcr.io\" is not lower case; write ghcr.io",
+        "f.yaml:7:30: \"soon\" is not a duration",
+        "f.yaml:8:1: ",
+        "f.yaml:9:17: \"0\" is not a count",
+        "f.yaml:9:34: \"1\" is out of range",
+    ]);
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    for (bytes, start) in [
+        (&b"listen: [\n"[..], "f.yaml:"),
+        (b"- a\n- b\n", "f.yaml:1:1: "),
+        (b"just words\n", "f.yaml:1:1: "),
+        (b"keys: a\nkeys: b\n", "f.yaml:2:1: "),
+        (b"keys: var/\xff\n", "f.yaml:1:11: not UTF-8"),
+        (b"keys: \"${NO_SUCH_VARIABLE_HERE}\"\n", "f.yaml:1:7: "),
+    ] {
+        refused(bytes).assert_refused(&[start]);
+    }
+    let huge = format!("# {}\n", "x".repeat(2 << 20));
+    refused(huge.as_bytes()).assert_refused(&["f.yaml:1:1: "]);
+}
+
+#[test]
+fn what_is_not_built_is_refused_alike() {
+    for (yaml, key) in [
+        (
+            "listen: [{address: \":1\", public_url: \"https://r.example\"}]",
+            "listen[].public_url",
+        ),
+        (
+            "listen: [{address: \":1\", tls: {certificates: [{certificate: c, key: k}], client_ca: a}}]",
+            "listen[].tls.client_ca",
+        ),
+        ("admin: {address: \":5002\"}", "admin.address"),
+        ("admin: {metrics: \":9090\"}", "admin.metrics"),
+        ("store: {bucket: {url: \"s3://b\"}}", "store.bucket"),
+        ("store: {unused_ttl: 1d}", "store.unused_ttl"),
+        ("store: {scrub_every: 1d}", "store.scrub_every"),
+        (
+            "registries: [{name: a, v1: \"http://h\"}]",
+            "registries[].v1",
+        ),
+        ("registries: [{name: a, push: true}]", "registries[].push"),
+        (
+            "registries: [{name: a, cache: false}]",
+            "registries[].cache",
+        ),
+        (
+            "registries: [{name: a, visibility: rules}]",
+            "registries[].visibility",
+        ),
+        (
+            "registries: [{name: a, unused_ttl: 1d}]",
+            "registries[].unused_ttl",
+        ),
+        ("access: {htpasswd: h}", "access.htpasswd"),
+        ("access: {realm: R}", "access.realm"),
+        ("access: {scheme: basic}", "access.scheme"),
+        ("access: {token_key: k}", "access.token_key"),
+        (
+            "routing: {old_clients: [\"^docker/1\"]}",
+            "routing.old_clients",
+        ),
+    ] {
+        let told = refused(yaml.as_bytes());
+        told.assert_refused(&["f.yaml:1:"]);
+        let words = format!("not yet: {key} is not built");
+        assert!(told.err.contains(&words), "{yaml}: {}", told.err);
+    }
+}
+
+#[test]
+fn secrets_are_not_repeated() {
+    let yaml = "registries:\n\
+                - {name: a, credentials: {username: u, password: s3cret-1, passwort: s3cret-2}}\n\
+                - {name: b, v2: \"https://u:s3cret-3@h.example\"}\n\
+                - {name: c, credentials: {username: u, password: \"${PASSWORD}\", helper: x}}\n\
+                access: {token_key: s3cret-5}\n";
+    let dir = temp_dir();
+    std::fs::write(dir.path().join("f.yaml"), yaml).expect("writable");
+    let environment = [("PASSWORD", "s3cret-4")];
+    let told = run(dir.path(), &["check", "-c", "f.yaml"], &environment);
+    assert_eq!(told.code, Some(CONFIGURATION));
+    assert!(told.err.lines().count() >= 4, "{}", told.err);
+    assert!(!told.err.contains("s3cret"), "{}", told.err);
+}
+
+/// `-c`, then the environment, then `conf/roadstead.yaml`, then nothing.
+#[test]
+fn which_file_is_read() {
+    let dir = temp_dir();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(path, text).expect("writable");
+    };
+    let check = |arguments: &[&str], environment: &[(&str, &str)]| {
+        run(dir.path(), &[&["check"], arguments].concat(), environment)
+    };
+    check(&[], &[]).assert_good();
+    write("conf/roadstead.yaml", MARKED);
+    check(&[], &[]).assert_refused(&["conf/roadstead.yaml:1:1: "]);
+    write("other.yaml", MARKED);
+    let environment = [("ROADSTEAD_CONFIG", "other.yaml")];
+    check(&[], &environment).assert_refused(&["other.yaml:1:1: "]);
+    write("good.yaml", "");
+    check(&["-c", "good.yaml"], &environment).assert_good();
+    check(&["-c", "good.yaml"], &[]).assert_good();
+    check(&[], &[("ROADSTEAD_CONFIG", "good.yaml")]).assert_good();
+    // What was named must be there.
+    for (arguments, environment) in [
+        (&["-c", "absent.yaml"][..], &[][..]),
+        (&[], &[("ROADSTEAD_CONFIG", "absent.yaml")]),
+    ] {
+        let told = check(arguments, environment);
+        told.assert_refused(&["absent.yaml:1:1: cannot be read"]);
+        let served = run(dir.path(), &[&["serve"], arguments].concat(), environment);
+        assert_eq!(told, served);
+    }
+    // A folder is no file.
+    check(&["-c", "conf"], &[]).assert_refused(&["conf:1:1: cannot be read"]);
+}
+
+#[test]
+fn the_examples_are_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let dir = temp_dir();
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("conf/") {
+        let path = entry.expect("an entry").path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            let told = run(
+                dir.path(),
+                &["check", "-c", path.to_str().expect("UTF-8")],
+                &[],
+            );
+            assert_eq!(
+                (told.code, &*told.out),
+                (Some(0), GOOD),
+                "{}: {told:?}",
+                path.display()
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count} examples");
+}
+
+#[test]
+fn usage() {
+    let dir = temp_dir();
+    for (arguments, words) in [
+        (&[][..], "Usage: roadstead"),
+        (&["sevre"], "unrecognized subcommand 'sevre'"),
+        (&["serve", "--nope"], "unexpected argument '--nope'"),
+        (&["check", "-c"], "a value is required for '-c <FILE>'"),
+        (&["check", "a", "b"], "unexpected argument 'a'"),
+        (
+            &["check", "-c", "a", "-c", "b"],
+            "cannot be used multiple times",
+        ),
+    ] {
+        let told = run(dir.path(), arguments, &[]);
+        assert_eq!((told.code, &*told.out), (Some(USAGE), ""), "{told:?}");
+        assert!(told.err.contains(words), "{arguments:?}: {told:?}");
+    }
+    let version = run(dir.path(), &["--version"], &[]);
+    let expected = concat!("roadstead ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((version.code, &*version.out), (Some(0), expected));
+    let help = run(dir.path(), &["--help"], &[]);
+    assert_eq!(help.code, Some(0));
+    for command in ["serve", "check", "stats", "purge", "warm", "verify"] {
+        let listed = help
+            .out
+            .lines()
+            .any(|line| line.trim_start().starts_with(command));
+        assert!(listed, "{command}: {}", help.out);
+    }
+    for command in ["stats", "purge", "warm", "verify"] {
+        run(dir.path(), &[command], &[]).assert_refused(&["not yet: "]);
+    }
+}

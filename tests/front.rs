@@ -1,0 +1,49 @@
+//! The front: certificates, connections and their limits, start and end, seen from outside of the real
+//! binary.
+
+mod support;
+mod wire;
+
+#[path = "front/certificates.rs"]
+mod certificates;
+#[path = "front/connections.rs"]
+mod connections;
+#[path = "front/heads.rs"]
+mod heads;
+#[path = "front/shutdown.rs"]
+mod shutdown;
+#[path = "front/start.rs"]
+mod start;
+
+use support::gateway::Gateway;
+use support::image::random;
+use support::origin::Origin;
+
+/// An upstream with one blob, `bytes` long and made of seed 1, and a gateway in front of it.
+struct Scene {
+    origin: Origin,
+    gateway: Gateway,
+    /// `/v2/library/app/blobs/…`
+    path: String,
+}
+
+impl Scene {
+    fn new(bytes: usize, more: &str) -> Self {
+        let origin = Origin::start();
+        let digest = origin.push_blob("library/app", random(1, bytes));
+        let gateway = Gateway::mirror("docker.io", &origin.url(), more);
+        Self {
+            origin,
+            gateway,
+            path: format!("/v2/library/app/blobs/{digest}"),
+        }
+    }
+
+    /// [`Scene::new`] with the blob in the store already.
+    fn warm(bytes: usize, more: &str) -> Self {
+        let scene = Self::new(bytes, more);
+        let reply = support::http::get(scene.gateway.url(1), None, &scene.path);
+        assert_eq!((reply.status(), reply.body.len()), (200, bytes));
+        scene
+    }
+}

@@ -1,0 +1,236 @@
+//! Heads of requests: how long, how late, and one after the other.
+
+use std::time::{Duration, Instant};
+
+use super::Scene;
+use crate::support::http::{Cut, End, Raw};
+use crate::support::image::random;
+use crate::wire::h2::{self, H2, PREFACE, Refused};
+
+/// Within this much of the configured second a deadline is kept.
+const LATE: Duration = Duration::from_secs(6);
+const EARLY: Duration = Duration::from_millis(700);
+
+/// A connection to each listener in turn, opened when it is its turn.
+fn doors(scene: &Scene) -> impl Iterator<Item = Raw> {
+    let ca = scene.gateway.ca_path();
+    (0..2).map(move |index| Raw::connect(scene.gateway.url(index), Some(&ca)))
+}
+
+#[track_caller]
+fn assert_about_a_second(since: Instant) {
+    let waited = since.elapsed();
+    assert!((EARLY..LATE).contains(&waited), "{waited:?}");
+}
+
+/// A head of exactly this many bytes.
+fn head_of(bytes: usize) -> String {
+    let (start, end) = ("GET /v2/ HTTP/1.1\r\nHost: a\r\nX: ", "\r\n\r\n");
+    format!(
+        "{start}{}{end}",
+        "x".repeat(bytes - start.len() - end.len())
+    )
+}
+
+#[test]
+fn a_head_may_be_as_long_as_the_limit() {
+    let scene = Scene::new(10, "limits: {header_bytes: 2KiB}\n");
+    for mut raw in doors(&scene) {
+        for length in [2047, 2048] {
+            raw.send(head_of(length));
+            assert_eq!(raw.reply("GET").status(), 200, "{length}");
+        }
+        raw.send(head_of(2049));
+        let reply = raw.reply("GET");
+        assert_eq!((reply.status(), &reply.end), (431, &End::Complete));
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert!(reply.error_code().is_some(), "{reply:?}");
+        assert_eq!(raw.read_to_end(), (Vec::new(), Cut::Closed));
+    }
+    for bytes in [3_000, 20_000, 200_000] {
+        for mut raw in doors(&scene) {
+            // The gateway need not read all of it.
+            let _ = raw.try_send(head_of(bytes));
+            let head = raw.read_head().expect("an answer");
+            assert_eq!(head.status, 431, "{bytes}");
+        }
+    }
+}
+
+#[test]
+fn a_long_head_over_h2_is_refused_and_harms_nobody() {
+    let scene = Scene::new(10, "limits: {header_bytes: 2KiB}\n");
+    let ca = scene.gateway.ca_path();
+    let connect = || H2::connect(scene.gateway.url(0), &ca, 1 << 20);
+    for bytes in [2_100, 16_000, 60_000, 1_000_000] {
+        let mut connection = connect();
+        let value = "x".repeat(bytes);
+        let mut fields = h2::pseudo("GET", "/v2/").to_vec();
+        fields.push((b"x", value.as_bytes()));
+        match connection.exchange(1, &fields) {
+            Ok(reply) => assert_eq!(reply.status(), 431, "{bytes}"),
+            Err(Refused::Ended(Cut::TimedOut)) => panic!("{bytes}: a hang"),
+            Err(Refused::Reset(_) | Refused::GoAway(_) | Refused::Ended(_)) => {}
+        }
+        let reply = connect().exchange(1, &h2::pseudo("GET", "/v2/"));
+        assert_eq!(reply.expect("an answer").status(), 200);
+    }
+}
+
+#[test]
+fn a_dribbled_head_is_too_late() {
+    let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
+    for mut raw in doors(&scene) {
+        let since = Instant::now();
+        raw.send("GET /v2/ HTTP/1.1\r\nHost: a\r\n");
+        // A field now and then, each in time for a deadline between bytes.
+        while raw.is_silent(Duration::from_millis(50)) {
+            assert!(since.elapsed() < LATE, "it may dribble for ever");
+            let _ = raw.try_send("X: y\r\n");
+        }
+        let reply = raw.reply("GET");
+        assert_eq!((reply.status(), &reply.end), (408, &End::Complete));
+        assert!(reply.error_code().is_some(), "{reply:?}");
+        assert_about_a_second(since);
+        let (rest, cut) = raw.read_to_end();
+        assert!(rest.is_empty() && cut != Cut::TimedOut, "{rest:?} {cut:?}");
+    }
+}
+
+/// The deadline is the head's, not the connection's.
+#[test]
+fn the_second_head_has_its_own_deadline() {
+    let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
+    for mut raw in doors(&scene) {
+        assert_eq!(raw.get("/v2/").status(), 200);
+        assert!(
+            raw.is_silent(Duration::from_millis(1_500)),
+            "idle is not late"
+        );
+        let since = Instant::now();
+        raw.send("GET /v2/");
+        assert_eq!(raw.reply("GET").status(), 408);
+        assert_about_a_second(since);
+    }
+}
+
+#[test]
+fn who_says_nothing_is_let_go() {
+    let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
+    let since = Instant::now();
+    let bare = format!("http://{}", scene.gateway.authority(0));
+    let mut doors = doors(&scene);
+    let (tls, plain) = (doors.next().expect("TLS"), doors.next().expect("plain"));
+    let without_hello = Raw::connect(&bare, None);
+    let mut half_a_hello = Raw::connect(&bare, None);
+    half_a_hello.send(b"\x16\x03\x01\x02");
+    for mut raw in [tls, plain, without_hello, half_a_hello] {
+        let (bytes, cut) = raw.read_to_end();
+        assert!(
+            bytes.is_empty() && cut != Cut::TimedOut,
+            "{bytes:?} {cut:?}"
+        );
+        assert_about_a_second(since);
+    }
+    let ca = scene.gateway.ca_path();
+    for said in [[&b""[..], b""], [&PREFACE[..10], &PREFACE[10..20]]] {
+        let since = Instant::now();
+        let mut silent = H2::bare(scene.gateway.url(0), &ca).expect("a handshake");
+        for part in said {
+            silent.send(part).expect("it is taken");
+            // The next part comes long after the handshake.
+            silent.patience(Duration::from_millis(300));
+            assert_eq!(silent.end(), Cut::TimedOut);
+        }
+        silent.patience(LATE);
+        assert_ne!(silent.end(), Cut::TimedOut);
+        assert_about_a_second(since);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let scene = Scene::new(10, "limits: {header_timeout: 60s, idle_timeout: 1s}\n");
+    for mut raw in doors(&scene) {
+        assert_eq!(raw.get("/v2/").status(), 200);
+        let since = Instant::now();
+        assert_eq!(raw.read_to_end(), (Vec::new(), Cut::Closed));
+        assert_about_a_second(since);
+    }
+    let mut connection = H2::connect(scene.gateway.url(0), &scene.gateway.ca_path(), 1 << 20);
+    let reply = connection.exchange(1, &h2::pseudo("GET", "/v2/"));
+    assert_eq!(reply.expect("an answer").status(), 200);
+    let since = Instant::now();
+    assert_ne!(connection.end(), Cut::TimedOut);
+    assert_about_a_second(since);
+}
+
+#[test]
+fn one_connection_serves_many_requests() {
+    let scene = Scene::warm(5_000, "");
+    let path = &scene.path;
+    let part = [("Range", "bytes=10-19")];
+    for mut raw in doors(&scene) {
+        for _ in 0..60 {
+            assert_eq!(raw.get(path).body, random(1, 5_000));
+            assert_eq!(raw.head(path).header("content-length"), Some("5000"));
+            assert_eq!(raw.exchange("GET", path, &part).body, random(1, 20)[10..]);
+            assert_eq!(raw.get("/v2/A/tags/list").status(), 400);
+            assert_eq!(raw.head("/v2/nothing").status(), 404);
+        }
+    }
+    let mut connection = H2::connect(scene.gateway.url(0), &scene.gateway.ca_path(), 1 << 20);
+    for stream in (1..600).step_by(2) {
+        let reply = connection.exchange(stream, &h2::pseudo("GET", path));
+        assert_eq!(reply.expect("an answer").body.len(), 5_000, "{stream}");
+    }
+}
+
+/// A body where none belongs, and requests that come before the answer: each answer is of the request it
+/// follows, and what the gateway does not want to read ends the connection.
+#[test]
+fn what_follows_a_head_does_not_confuse() {
+    let scene = Scene::warm(5_000, "");
+    let good = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", scene.path);
+    let ping = "GET /v2/ HTTP/1.1\r\nHost: a\r\n";
+    let cases = [
+        (format!("{ping}Content-Length: 5\r\n\r\nhello"), 1),
+        (format!("{ping}Content-Length: 0\r\n\r\n"), 1),
+        (
+            format!("{ping}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            1,
+        ),
+        (
+            format!("{ping}Content-Length: {}\r\n\r\n{good}", good.len()),
+            1,
+        ),
+        (format!("{ping}\r\n{good}"), 2),
+        (format!("{ping}\r\n{good}{good}{ping}\r\n"), 4),
+    ];
+    for (text, most) in cases {
+        for mut raw in doors(&scene) {
+            raw.send(&text);
+            let first = raw.reply("GET");
+            assert_eq!(
+                (first.status(), first.text()),
+                (200, "{}".to_owned()),
+                "{text}"
+            );
+            // Once more, unless the connection has ended.
+            let mut more = 0;
+            let again = raw.try_send(&good).is_ok();
+            while again && let Ok(head) = raw.read_head() {
+                let (body, end) = raw.read_body("GET", &head);
+                let whole = body == random(1, 5_000) || (body == b"{}" && more + 2 == most);
+                assert!(
+                    head.status == 200 && end == End::Complete && whole,
+                    "{text}: {head:?}"
+                );
+                more += 1;
+                if more == most {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a start says and refuses, and sockets of files.
+
+use std::fs::File;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tempfile::TempDir;
+
+use crate::support::gateway::Gateway;
+use crate::support::process::{self, Process};
+use crate::support::{eventually, http, sha256, temp_dir};
+
+/// Starts the binary under a shell's limits; what it printed until it was ready.
+fn start(yaml: &str, limits: &str) -> (Process, String, TempDir) {
+    let dir = temp_dir();
+    let file = |name: &str| dir.path().join(name);
+    std::fs::write(file("f.yaml"), yaml).expect("writable");
+    let mut command = process::command("sh");
+    let script = format!("{limits}\nexec \"$0\" serve -c f.yaml");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_roadstead")]);
+    command.current_dir(dir.path());
+    command.stdout(Stdio::from(File::create(file("out")).expect("writable")));
+    let process = Process::spawn(&mut command, &file("err")).expect("sh runs");
+    let printed = eventually("ready", || {
+        let printed = process::read_lossy(&file("out"));
+        printed.ends_with("\nready\n").then_some(printed)
+    });
+    (process, printed, dir)
+}
+
+const THREE: &str = "\
+registries: [docker.io, ghcr.io]
+listen:
+- {address: \"127.0.0.1:0\"}
+- {address: \"127.0.0.1:0\", tls: off, read_only: true, registry: docker.io}
+- {address: \"unix:door.sock\", tls: off}
+admin: {address: off}
+";
+
+#[test]
+fn a_start_says_all_that_clients_must_be_told_once() {
+    let (mut process, printed, dir) = start(THREE, "");
+    let line = |start: &str| {
+        let mut lines = printed.lines().filter_map(|line| line.strip_prefix(start));
+        let found = lines
+            .next()
+            .unwrap_or_else(|| panic!("no {start:?} in\n{printed}"));
+        assert_eq!(lines.next(), None, "{start} twice in\n{printed}");
+        found.trim().to_owned()
+    };
+    let https = line("listening on https://");
+    let http = line("listening on http://");
+    assert_eq!(line("listening on unix:"), "door.sock");
+    assert_eq!(printed.matches("listening on ").count(), 3);
+
+    let ca = dir.path().join("var/keys/ca.pem");
+    let canonical = ca.canonicalize().expect("the CA is there");
+    let said = line("CA  ");
+    assert_eq!(
+        Path::new(&said).canonicalize().expect("it is there"),
+        canonical
+    );
+    let der = CertificateDer::from_pem_file(&ca).expect("a certificate");
+    let hex = line("fingerprint  ").replace(':', "").to_lowercase();
+    assert_eq!(format!("sha256:{hex}"), sha256(&der));
+
+    assert_eq!(
+        line("{\"registry-mirrors\": "),
+        format!("[\"http://{http}\"]}}")
+    );
+    line("Docker: ");
+    line("containerd: in /etc/containerd/certs.d/docker.io/hosts.toml");
+    assert_eq!(line("[host.\""), format!("https://{https}\"]"));
+    assert_eq!(line("  ca = "), format!("\"{said}\""));
+    line("Podman: ");
+    assert_eq!(
+        line("location = \"1"),
+        format!("{}/docker.io\"", &https[1..])
+    );
+    assert!(line("and the CA: ").contains(&format!("cp {said} /etc/containers/certs.d/{https}/")));
+    // And what it says is so.
+    let reply = http::get(&format!("https://{https}"), Some(&ca), "/v2/");
+    assert_eq!(reply.status(), 200);
+    assert!(process.terminate(Duration::from_secs(10)).success());
+    let after = process::read_lossy(&dir.path().join("out"));
+    assert_eq!(after, printed, "once, and nothing more");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let (process, ..) = start(
+        "listen: [{address: \"127.0.0.1:0\", tls: off}]\nadmin: {address: off}\n",
+        "ulimit -Sn 128",
+    );
+    let limits = process::read_lossy(Path::new(&format!("/proc/{}/limits", process.pid())));
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let values: Vec<&str> = line.expect("a limit").split_whitespace().collect();
+    assert!(values[0] == values[1] && values[0] != "128", "{values:?}");
+}
+
+#[test]
+fn without_tls_there_is_no_ca() {
+    let yaml = "listen: [{address: \"127.0.0.1:0\", tls: off}]\nadmin: {address: off}\n";
+    let (_process, printed, dir) = start(yaml, "");
+    assert!(
+        !printed.contains("fingerprint") && !printed.contains("ca.pem"),
+        "{printed}"
+    );
+    assert!(!dir.path().join("var/keys").exists());
+}
+
+#[test]
+fn a_socket_file_is_served_replaced_and_removed() {
+    let mut gateway = Gateway::start("listen: [{address: \"unix:door.sock\", tls: off}]\n");
+    let path = gateway.dir().join("door.sock");
+    let serves = |gateway: &Gateway| http::get(gateway.url(0), None, "/v2/").status();
+    assert_eq!(gateway.url(0), format!("unix:{}", path.display()));
+    assert_eq!(serves(&gateway), 200);
+    gateway.kill();
+    assert!(path.exists(), "a power cut leaves it");
+    gateway.restart();
+    assert_eq!(serves(&gateway), 200);
+    assert!(gateway.terminate().success());
+    assert!(!path.exists());
+    drop(UnixListener::bind(&path).expect("a stale socket"));
+    gateway.restart();
+    assert_eq!(serves(&gateway), 200);
+}
+
+#[test]
+fn a_socket_file_over_tls() {
+    let gateway = Gateway::start("listen: [{address: \"unix:door.sock\"}]\n");
+    let path = gateway.dir().join("door.sock");
+    let socket = UnixStream::connect(path).expect("a connection");
+    socket
+        .set_read_timeout(Some(http::WAIT))
+        .expect("a timeout");
+    let config = crate::support::tls::client_config(&gateway.ca_path(), &["http/1.1"]);
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let session = rustls::ClientConnection::new(config, name).expect("a session");
+    let mut stream = rustls::StreamOwned::new(session, socket);
+    let request = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stream, request).expect("it is taken");
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut stream, &mut answer).expect("an end in order");
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        answer.escape_ascii()
+    );
+}
+
+/// What another holds is left alone: exit 1, and a message that names it.
+#[test]
+fn what_is_taken_is_refused() {
+    let dir = temp_dir();
+    let (live, plain) = (dir.path().join("live.sock"), dir.path().join("file"));
+    let _live = UnixListener::bind(&live).expect("a live socket");
+    std::fs::write(&plain, "precious").expect("writable");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("bound").to_string();
+    for (address, named) in [
+        (taken.clone(), taken),
+        ("192.0.2.1:5000".to_owned(), "192.0.2.1:5000".to_owned()),
+        (
+            format!("unix:{}", live.display()),
+            live.display().to_string(),
+        ),
+        (
+            format!("unix:{}", plain.display()),
+            plain.display().to_string(),
+        ),
+        (
+            "unix:no/such/folder.sock".to_owned(),
+            "no/such/folder.sock".to_owned(),
+        ),
+    ] {
+        let yaml =
+            format!("listen: [{{address: \"{address}\", tls: off}}]\nadmin: {{address: off}}\n");
+        let output = Gateway::refused(&yaml);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{address}: {said}");
+        assert!(
+            said.contains("cannot listen on") && said.contains(&named),
+            "{said}"
+        );
+        assert!(output.stdout.is_empty(), "{address}");
+    }
+    assert!(UnixStream::connect(&live).is_ok());
+    assert_eq!(process::read_lossy(&plain), "precious");
+}
+
+#[test]
+fn a_store_has_one_master() {
+    let mut gateway = Gateway::start("registries: [docker.io]\n");
+    let yaml = format!(
+        "store: {{path: \"{}\"}}\nlisten: [{{address: \"127.0.0.1:0\", tls: off}}]\nadmin: {{address: off}}\n",
+        gateway.store().display()
+    );
+    let output = Gateway::refused(&yaml);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("var/store"), "{said}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(http::get(gateway.url(1), None, "/v2/").status(), 200);
+    // A lock that a killed process left does not count.
+    gateway.kill();
+    gateway.restart();
+    assert_eq!(http::get(gateway.url(1), None, "/v2/").status(), 200);
+}
