@@ -1,0 +1,35 @@
+# `make` alone says what there is.
+
+.PHONY: help run test bench demo fmt lint clean
+.DEFAULT_GOAL := help
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on https://127.0.0.1:5000
+	@scripts/build.sh --release
+	@exec target/release/roadstead serve
+
+test: ## install the real registries and clients where possible, then check and test everything
+	@scripts/test.sh
+
+bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
+	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
+	@scripts/build.sh --release
+	@python3 scripts/bench.py
+
+demo: ## the whole story in a minute, offline: a registry, a cold pull, a warm pull
+	@scripts/real-parts.sh docker-registry skopeo python3
+	@scripts/build.sh --release
+	@scripts/demo.sh
+
+fmt: ## format the code
+	@cargo fmt
+
+lint: ## format check, clippy, licences and sources
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets -- -D warnings
+	@cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+
+clean: ## remove what builds made; keys and store in var/ stay
+	@cargo clean

@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# The story of Roadstead in a minute, with real parts and without the internet. Each act is a function;
+# `promise` ends the demo with an error where something said on stage is not true.
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+
+roadstead=${ROADSTEAD:-$PWD/target/release/roadstead}
+repository=$PWD
+megabit=200 # the line to the upstream
+[[ -x $roadstead ]] || die "$roadstead is not built: make demo"
+for part in docker-registry skopeo python3; do
+    has "$part" || die "the demo needs $part: scripts/real-parts.sh installs it"
+done
+
+stage=$(mktemp -d)
+pids=()
+clean_up() {
+    local status=$?
+    trap - EXIT
+    ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    if ((status != 0)); then
+        warn "the demo failed; the last lines of the gateway's log:"
+        tail -n 5 "$stage/gateway.log" 2>/dev/null | cut -c1-300 >&2 || true
+    fi
+    rm -rf "$stage"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+cd "$stage"
+
+# ---- telling ----
+
+act() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+tell() { printf '%s\n' "$*"; }
+shown() { printf '%s  $ %s%s\n' "$dim" "$*" "$plain"; }
+promise() {
+    local what=$1
+    shift
+    if "$@"; then
+        printf '  %s✓%s %s\n' "$green" "$plain" "$what"
+    else
+        printf '  %s✗ %s%s\n' "$red" "$what" "$plain"
+        exit 1
+    fi
+}
+mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
+
+# Waits up to 30 seconds for a line in a file; gives what follows the pattern's `\K`.
+await() {
+    local pattern=$1 file=$2 found
+    for _ in $(seq 300); do
+        if found=$(grep -oPm1 "$pattern" "$file" 2>/dev/null); then
+            printf '%s' "$found"
+            return
+        fi
+        sleep 0.1
+    done
+    die "waited in vain for $pattern in $file"
+}
+
+# ---- what the upstream was asked ----
+
+# Sets requests, manifests, blobs, bytes and repeated to what docker-registry's access log has beyond line
+# $from; repeated is how many blobs it was asked for more than once. HEADs send nothing, GETs do.
+count_upstream() {
+    sleep 0.3 # its last line may be under way
+    local counted
+    counted=$(tail -n "+$((from + 1))" access.log | awk -F'"' '
+        $2 ~ /^(GET|HEAD) / {
+            split($3, result, " ")
+            requests++
+            if ($2 ~ /^GET .*\/manifests\//) manifests++
+            if ($2 ~ /^GET .*\/blobs\//) { blobs++; if (++asked[$2] == 2) repeated++ }
+            if ($2 ~ /^GET /) bytes += result[2]
+        }
+        END { print requests + 0, manifests + 0, blobs + 0, bytes + 0, repeated + 0 }')
+    read -r requests manifests blobs bytes repeated <<<"$counted"
+    from=$(wc -l <access.log)
+}
+
+rows=()
+# A row of the table: what was counted, and what it took.
+note() { rows+=("$1|$requests|$manifests|$blobs|$(mib "$bytes")|$2 s"); }
+
+# Runs a command; sets `took` to its seconds.
+timed() {
+    local started=$EPOCHREALTIME
+    "$@"
+    took=$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+}
+
+# ---- acts ----
+
+start_upstream() {
+    act "1. A registry, far away"
+    tell "Debian's docker-registry plays the upstream, behind a line of $megabit Mbit/s. It gets two images that"
+    tell "nobody here has."
+    cat >upstream.yml <<YAML
+version: 0.1
+log: {level: info, accesslog: {disabled: false}}
+storage: {filesystem: {rootdirectory: $stage/upstream}}
+http: {addr: "127.0.0.1:0", secret: demo}
+YAML
+    shown "docker-registry serve upstream.yml"
+    docker-registry serve upstream.yml >access.log 2>upstream.log &
+    pids+=($!)
+    upstream=$(await 'listening on \K127[0-9.:]+' upstream.log)
+    python3 "$repository/scripts/oci.py" images app 100 4
+    python3 "$repository/scripts/oci.py" images other 40 24
+    for image in app other; do
+        shown "skopeo copy oci:images:$image docker://$upstream/demo/$image:1"
+        skopeo --insecure-policy copy --quiet --preserve-digests --dest-tls-verify=false \
+            "oci:images:$image" "docker://$upstream/demo/$image:1"
+    done
+    rm -rf images
+    python3 "$repository/scripts/line.py" "$upstream" "$megabit" >line.log 2>&1 &
+    pids+=($!)
+    far="127.0.0.1:$(await '^port \K.*' line.log)"
+}
+
+start_gateway() {
+    act "2. Roadstead in front of it"
+    tell "Its certificate comes from a CA of its own, made at this first start."
+    cat >roadstead.yaml <<YAML
+listen:
+  - address: "127.0.0.1:0"
+admin: {address: off}
+registries:
+  - {name: registry.example, v2: "http://$far"}
+YAML
+    sed 's/^/    /' roadstead.yaml
+    shown "roadstead serve -c roadstead.yaml"
+    "$roadstead" serve -c roadstead.yaml >gateway.out 2>gateway.log &
+    pids+=($!)
+    await '^ready' gateway.out >/dev/null
+    gateway=$(await '^listening on https://\K.*' gateway.out)
+    mkdir trust
+    cp var/keys/ca.pem trust/ca.crt
+    tell "  it listens on https://$gateway"
+    from=$(wc -l <access.log)
+}
+
+# Pulls an image through the gateway into an empty folder, over TLS, trusting its CA alone.
+pull() {
+    skopeo --insecure-policy copy --quiet --preserve-digests --src-cert-dir=trust \
+        "docker://$gateway/demo/$1:1" "dir:$2"
+}
+
+cold_pull() {
+    act "3. The first pull: nothing is here yet"
+    shown "skopeo copy docker://$gateway/demo/app:1 dir:first"
+    timed pull app first
+    count_upstream
+    note "first pull" "$took"
+    promise "the image came through: 3 blobs, each asked for once upstream" test "$blobs,$repeated" = 3,0
+}
+
+warm_pull() {
+    act "4. The second host pulls the same image"
+    shown "skopeo copy docker://$gateway/demo/app:1 dir:second"
+    timed pull app second
+    count_upstream
+    note "second pull" "$took"
+    promise "not one request upstream, not one byte" test "$requests,$bytes" = 0,0
+    promise "both have the same files, byte for byte" diff -rq first second
+    rm -rf first second
+}
+
+together() {
+    local one each=()
+    for one in {1..8}; do
+        pull other "host$one" &
+        each+=($!)
+    done
+    for one in "${each[@]}"; do wait "$one"; done
+}
+
+eight_cold_pulls() {
+    act "5. Eight hosts at once pull an image that is not here yet"
+    shown "for i in {1..8}; do skopeo copy docker://$gateway/demo/other:1 dir:host\$i & done; wait"
+    timed together
+    count_upstream
+    note "eight pulls at once" "$took"
+    promise "all eight have it, and upstream each of the 3 blobs was asked for once" \
+        test "$blobs,$repeated" = 3,0
+    for one in {2..8}; do
+        diff -rq host1 "host$one" || die "host1 and host$one differ"
+    done
+    rm -rf host?
+}
+
+bill() {
+    act "What it cost"
+    {
+        echo "|requests|manifests|blobs|bytes|time"
+        echo "|upstream|||from upstream|"
+        printf '%s\n' "${rows[@]}"
+    } | python3 -c '
+import sys
+rows = [line.rstrip("\n").split("|") for line in sys.stdin]
+widths = [max(map(len, column)) for column in zip(*rows)]
+for row in rows:
+    first, rest = row[0].ljust(widths[0]), zip(row[1:], widths[1:])
+    print("  " + "  ".join([first, *(cell.rjust(width) for cell, width in rest)]).rstrip())'
+    tell
+    tell "Every promise held. \`make run\` serves Docker Hub in the same way; README.md says how clients use it."
+}
+
+start_upstream
+start_gateway
+cold_pull
+warm_pull
+eight_cold_pulls
+bill

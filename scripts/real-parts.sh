@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs the real registries and clients that tests, demo and benchmark run against: all of them, or
+# those that are named. Only what is missing; nothing is started.
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+
+all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
+    nginx apache2-utils wrk nghttp2-client jq curl python3)
+(($# > 0)) || set -- "${all[@]}"
+
+if ! has dpkg-query; then
+    warn "not a Debian system; these would be used if they are installed: $*"
+    exit 1
+fi
+mapfile -t packages < <(absent_packages "$@")
+install_packages "${packages[@]}"
