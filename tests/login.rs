@@ -84,7 +84,7 @@ fn many_requests_share_one_token() {
         image.blob_path(0),
     ];
     at_once(16, |i| {
-        assert_eq!(get(gateway.url(1), None, &paths[i % 4]).status(), 200)
+        assert_eq!(get(gateway.url(1), None, &paths[i % 4]).status(), 200);
     });
     assert_eq!(origin.count("GET", "/token"), 1);
 }
