@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -445,11 +445,12 @@ async fn stream(
             match futures_util::poll!(&mut write) {
                 Poll::Ready(written) => {
                     written?;
-                    false
+                    Duration::ZERO
                 }
                 Poll::Pending => {
+                    let since = Instant::now();
                     write.await?;
-                    true
+                    since.elapsed()
                 }
             }
         };

@@ -14,13 +14,15 @@ use crate::spec::range::Span;
 use crate::store::{Blob, read_at};
 use crate::upstream::{BlobBody, UpstreamError};
 
-/// The smallest piece that is read at once, in bytes: for a receiver that had to be waited for.
+/// A wait for the receiver that makes it a slow one. Shorter ones are how a bounded socket buffer works.
+const SLOW: Duration = Duration::from_millis(50);
+/// The smallest piece that is read at once, in bytes: for a slow receiver.
 const MIN_CHUNK: usize = 16 << 10;
 /// The largest piece for a receiver that may yet turn out slow, in bytes.
-const MID_CHUNK: usize = 64 << 10;
+const MID_CHUNK: usize = 32 << 10;
 /// The largest piece, in bytes.
 const MAX_CHUNK: usize = 256 << 10;
-/// What a receiver must have taken without a wait to get the largest pieces, in bytes: more than the
+/// What a receiver must have taken without being slow to get the largest pieces, in bytes: more than the
 /// kernel's buffers swallow for one that does not read at all.
 const FAST_AFTER: u64 = 8 << 20;
 /// A reader that would wait longer than this for its range asks the upstream beside the fill.
@@ -52,8 +54,8 @@ pub struct Reader {
     /// One past the last byte wanted; unknown while the length of the blob is.
     end: Option<u64>,
     chunk: usize,
-    /// Bytes taken since the receiver last had to be waited for.
-    unwaited: u64,
+    /// Bytes taken since the receiver was last slow.
+    taken: u64,
     spare: BytesMut,
 }
 
@@ -92,7 +94,7 @@ impl Reader {
             offset,
             end,
             chunk: MIN_CHUNK,
-            unwaited: 0,
+            taken: 0,
             spare: BytesMut::new(),
         }
     }
@@ -181,23 +183,19 @@ impl Reader {
         Ok(Some(piece))
     }
 
-    /// Gives a written piece back, with whether writing it had to wait for the receiver.
-    pub fn written(&mut self, piece: Bytes, waited: bool) {
-        self.unwaited = if waited {
-            0
+    /// Gives a written piece back, with how long writing it had to wait for the receiver.
+    pub fn written(&mut self, piece: Bytes, waited: Duration) {
+        if waited >= SLOW {
+            (self.taken, self.chunk) = (0, MIN_CHUNK);
         } else {
-            self.unwaited + piece.len() as u64
-        };
-        let most = if self.unwaited < FAST_AFTER {
-            MID_CHUNK
-        } else {
-            MAX_CHUNK
-        };
-        self.chunk = if waited {
-            MIN_CHUNK
-        } else {
-            (self.chunk * 2).min(most)
-        };
+            self.taken += piece.len() as u64;
+            let most = if self.taken < FAST_AFTER {
+                MID_CHUNK
+            } else {
+                MAX_CHUNK
+            };
+            self.chunk = (self.chunk * 2).min(most);
+        }
         if let Ok(buffer) = piece.try_into_mut()
             && buffer.capacity() <= self.chunk
         {
