@@ -44,7 +44,6 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
         raw.read_exactly(1 << 20);
     }
     let peak = gateway.peak_rss_kib();
-    println!("{}",);
     println!(
         "peak {} MiB with {COLD} cold and {SLOW} slow warm readers",
         peak >> 10
