@@ -343,7 +343,13 @@ impl Download {
             .await
             .map_err(|_| lost())?;
         match committed {
-            Ok(blob) => Ok(blob.file.clone()),
+            Ok(blob) => {
+                // What was not published yet: the last piece, where the body ended without its end.
+                self.fill
+                    .progress
+                    .send_modify(|progress| progress.written = blob.size);
+                Ok(blob.file.clone())
+            }
             Err(error) => Err(self.broken(error)),
         }
     }
