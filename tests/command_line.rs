@@ -167,7 +167,7 @@ fn what_is_not_built_is_refused_alike() {
             "registries[].cache",
         ),
         (
-            "registries: [{name: a, visibility: rules}]",
+            "registries: [{name: a, hosts: [h], visibility: caller}]",
             "registries[].visibility",
         ),
         (

@@ -19,7 +19,7 @@ const NOT_YET: &[(&str, Fine)] = &[
     ("registries[].push", Fine::Words(&["false"])),
     ("registries[].cache", Fine::Words(&["true"])),
     ("registries[].bridge", Fine::Words(&["false"])),
-    ("registries[].visibility", Fine::DefaultVisibility),
+    ("registries[].visibility", Fine::Words(&["public", "rules"])),
     ("registries[].unused_ttl", Fine::Words(&["off"])),
     ("access.htpasswd", Fine::Nothing),
     ("access.realm", Fine::Nothing),
@@ -34,8 +34,6 @@ enum Fine {
     Nothing,
     /// `off` and `false` are one word.
     Words(&'static [&'static str]),
-    /// `rules` with credentials, `public` without.
-    DefaultVisibility,
 }
 
 /// Notes every key that is set to something that is not built.
@@ -63,8 +61,6 @@ fn refuse_at(node: &Node, rest: &str, path: &str, fine: Fine, report: &mut Repor
     let words = match fine {
         Fine::Nothing => &[],
         Fine::Words(words) => words,
-        Fine::DefaultVisibility if node.is_set("credentials") => &["rules"],
-        Fine::DefaultVisibility => &["public"],
     };
     let is_fine = |word: &&str| {
         entry.node.text() == Some(word) || (matches!(*word, "off" | "false") && entry.node.is_off())
@@ -119,7 +115,6 @@ mod tests {
             let words = match fine {
                 Fine::Nothing => &[],
                 Fine::Words(words) => *words,
-                Fine::DefaultVisibility => &["public"],
             };
             for word in words {
                 assert_eq!(
@@ -137,16 +132,12 @@ mod tests {
             ("store: {bucket: false, scrub_every: off}", ""),
             ("registries: [{name: a, push: off, bridge: false}]", ""),
             (
-                "registries: [{name: a, credentials: {}, visibility: rules}]",
+                "registries: [{name: a, credentials: {}, visibility: public}]",
                 "",
             ),
             (
-                "registries: [{name: a, credentials: off, visibility: public}]",
-                "",
-            ),
-            (
-                "registries:\n  - docker.io\n  - {name: a, credentials: {}, visibility: public}",
-                "f:3:32: not yet: registries[].visibility is not built; leave it out or write rules",
+                "registries:\n  - docker.io\n  - {name: a, hosts: [h], visibility: caller}",
+                "f:3:28: not yet: registries[].visibility is not built; leave it out or write public or rules",
             ),
             (
                 "admin:\n  metrics: ':9090'",

@@ -57,6 +57,8 @@ impl Config {
                 } else {
                     Duration::from_millis(1500)
                 },
+                only_public: registry.visibility == Visibility::Public
+                    && registry.credentials.is_some(),
             });
         }
         Ok(mirror::Settings {

@@ -23,6 +23,7 @@ pub use tls::{Authority, CertificateFiles, TlsError, server_config};
 
 use crate::access::{Action, Caller, Permit, Policy};
 use crate::mirror::{Mirror, MirrorError};
+use crate::spec::client::Generation;
 use crate::spec::error::ErrorCode;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::Reference;
@@ -321,8 +322,10 @@ fn is_authority(text: &str) -> bool {
 }
 
 fn accept_class(request: &RequestHeader) -> AcceptClass {
+    let agent = request.headers.get(header::USER_AGENT);
+    let client = Generation::of(agent.and_then(|agent| agent.to_str().ok()).unwrap_or(""));
     let lines = request.headers.get_all(header::ACCEPT).iter();
-    AcceptClass::of(lines.filter_map(|line| line.to_str().ok()), false)
+    AcceptClass::of(lines.filter_map(|line| line.to_str().ok()), client)
 }
 
 /// A path as it may stand in the log: bounded, and without control characters.

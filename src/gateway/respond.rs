@@ -249,7 +249,7 @@ const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
             Asked::Manifest => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         },
-        MirrorError::Denied => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+        MirrorError::Denied | MirrorError::NotPublic => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
@@ -274,7 +274,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
             remembered: true, ..
         } => CacheStatus::HIT.detail("negative"),
         MirrorError::Unknown { .. } => asked.detail("unknown"),
-        MirrorError::Denied => asked.detail("denied"),
+        MirrorError::Denied | MirrorError::NotPublic => asked.detail("denied"),
         MirrorError::TooManyRequests { .. } => asked.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),

@@ -96,7 +96,8 @@ impl Mirror {
     /// # Errors
     /// What the upstream said, where it had to be asked.
     pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
-        let (origin, shared) = (self.origin(permit)?, &self.shared);
+        let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+        let shared = &self.shared;
         let link = shared.blob_link(permit, digest).await;
         let mut claimed = link.is_some();
         if !claimed && shared.missing.knows(&missing_key(permit, digest)) {
@@ -181,7 +182,8 @@ impl Mirror {
         permit: &Permit,
         digest: &Digest,
     ) -> Result<BlobHead, MirrorError> {
-        let (origin, shared) = (self.origin(permit)?, &self.shared);
+        let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+        let shared = &self.shared;
         if let Some(link) = shared.blob_link(permit, digest).await {
             let local = match shared.open_blob(digest).await {
                 Some(Content::File(blob)) => Some(blob.size),

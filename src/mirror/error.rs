@@ -18,6 +18,9 @@ pub enum MirrorError {
     },
     #[error("the upstream registry refused the gateway's account")]
     Denied,
+    /// Our account may read it, everybody may not.
+    #[error("the repository is not public")]
+    NotPublic,
     #[error("the upstream registry limits requests; try again later")]
     TooManyRequests { retry_after: Option<Duration> },
     #[error("too many downloads are under way; try again later")]
@@ -63,7 +66,7 @@ impl Asked {
 impl MirrorError {
     /// Whether the upstream said that the repository does not have it, or that it is not for us.
     pub(super) fn ends_a_claim(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Denied)
+        matches!(self, Self::Unknown { .. } | Self::Denied | Self::NotPublic)
     }
 
     /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
@@ -73,6 +76,11 @@ impl MirrorError {
             Self::TooManyRequests { .. } => Some("limited"),
             _ => None,
         }
+    }
+
+    /// The upstream did not answer in the time that the client has.
+    pub(super) fn late() -> Self {
+        Self::Unavailable(Arc::new(UpstreamError::Timeout))
     }
 
     /// The upstream's refusal, as it concerns the client.

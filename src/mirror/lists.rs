@@ -66,7 +66,7 @@ impl Mirror {
         resource: &Resource,
         query: &Query,
     ) -> Result<PageAnswer, MirrorError> {
-        let (origin, shared) = (self.origin(permit)?, &self.shared);
+        let (origin, shared) = (self.admit(permit, resource).await?, &self.shared);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let missing = (
             registry.clone(),

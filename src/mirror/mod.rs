@@ -11,7 +11,9 @@ mod freshness;
 mod lists;
 mod manifest;
 mod missing;
+mod public;
 mod reader;
+mod tag;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,8 +35,10 @@ use crate::spec::name::Registry;
 use crate::store::Store;
 use crate::upstream::{self, SetUpError, Upstream};
 use fill::Fills;
-use manifest::{ManifestKey, Resolved, TagKey};
+use manifest::ManifestKey;
 use missing::Missing;
+use public::PublicKey;
+use tag::{Resolved, TagKey};
 
 /// What is kept in memory of small bodies, in KiB.
 const HOT_KIB: u64 = 16 << 10;
@@ -56,6 +60,9 @@ pub struct OriginSettings {
     pub max_stale: Option<Duration>,
     /// How long a known tag waits for its upstream before it is answered stale.
     pub patience: Duration,
+    /// Whether our account may read more there than everybody may, and only what everybody may read is
+    /// served.
+    pub only_public: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +82,7 @@ struct Origin {
     link_ttl: Duration,
     max_stale: Option<Duration>,
     patience: Duration,
+    only_public: bool,
 }
 
 /// The cached read side of all registries. Cloning is cheap.
@@ -95,6 +103,7 @@ struct Shared {
     resolving: Flights<TagKey, Result<Resolved, MirrorError>>,
     fetching: Flights<ManifestKey, Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<blob::ClaimKey, Result<(), MirrorError>>,
+    proving: Flights<PublicKey, Result<(), MirrorError>>,
 }
 
 impl Mirror {
@@ -118,6 +127,7 @@ impl Mirror {
                 link_ttl: settings.link_ttl,
                 max_stale: settings.max_stale,
                 patience: settings.patience,
+                only_public: settings.only_public,
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
         }
@@ -137,6 +147,7 @@ impl Mirror {
             resolving: Flights::default(),
             fetching: Flights::default(),
             claiming: Flights::default(),
+            proving: Flights::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

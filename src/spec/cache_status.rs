@@ -76,6 +76,16 @@ impl CacheStatus {
         }
     }
 
+    /// How an answer came about that needed two look-ups: a hit gives way to what the second one came to.
+    #[must_use]
+    pub const fn or(self, second: Self) -> Self {
+        if self.hit && !second.hit {
+            second
+        } else {
+            self
+        }
+    }
+
     #[must_use]
     pub const fn detail(self, detail: &'static str) -> Self {
         Self {
@@ -134,6 +144,18 @@ mod tests {
                 "roadstead; fwd=stale; detail=revalidated",
             ),
             (CacheStatus::own("ping"), "roadstead; detail=ping"),
+            (
+                CacheStatus::HIT.ttl(3).or(CacheStatus::HIT),
+                "roadstead; hit; ttl=3",
+            ),
+            (
+                CacheStatus::HIT.or(CacheStatus::own("x")),
+                "roadstead; detail=x",
+            ),
+            (
+                CacheStatus::own("x").or(CacheStatus::HIT),
+                "roadstead; detail=x",
+            ),
         ] {
             assert_eq!(status.to_string(), text);
         }

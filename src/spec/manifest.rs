@@ -1,10 +1,11 @@
 //! Manifests as far as a mirror reads them: media types, the Accept classes, descriptors.
 //!
-//! The bytes are never changed. They are parsed only to learn a missing media type and, for a
-//! referrer, its subject.
+//! The bytes are never changed. They are parsed only to learn a missing media type, a referrer's subject,
+//! and the image that a client gets who cannot read an index.
 
 use serde::Deserialize;
 
+use super::client::Generation;
 use super::digest::Digest;
 
 /// The longest manifest that is accepted, in bytes: the limit every party should cope with
@@ -23,13 +24,22 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub enum AcceptClass {
     /// Everything, or at least a list or index.
     Full,
-    /// Images, but neither lists nor indexes.
+    /// Images, but neither lists nor indexes. Asked for as [`Self::Full`].
     NoList,
     /// Only the first schema: Docker 1.6 to 1.9.
     Schema1,
 }
 
 impl AcceptClass {
+    /// The class whose question and pointer this one uses: who cannot read an index is answered with an
+    /// image of it.
+    pub const fn asked_as(self) -> Self {
+        match self {
+            Self::Full | Self::NoList => Self::Full,
+            Self::Schema1 => Self::Schema1,
+        }
+    }
+
     /// The name of the class on disk.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,8 +50,8 @@ impl AcceptClass {
     }
 
     /// The class of a request: every `Accept` line counts, as do the types within one line. A client
-    /// that says nothing takes anything, save Docker 1.6 to 1.9 (`old_docker`), which meant schema 1.
-    pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>, old_docker: bool) -> Self {
+    /// that says nothing takes anything, save Docker 1.6 to 1.9 ([`Generation::Schema1`]).
+    pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>, client: Generation) -> Self {
         let types: Vec<&str> = lines
             .into_iter()
             .flat_map(|line| line.split(','))
@@ -56,10 +66,9 @@ impl AcceptClass {
             })
         };
         if types.is_empty() {
-            return if old_docker {
-                Self::Schema1
-            } else {
-                Self::Full
+            return match client {
+                Generation::Schema1 => Self::Schema1,
+                Generation::V1 | Generation::Modern => Self::Full,
             };
         }
         if any(&[DOCKER_LIST, OCI_INDEX, "*/*", "application/*"]) {
@@ -91,6 +100,54 @@ impl AcceptClass {
             ),
         }
     }
+}
+
+/// Whether a media type is a list or index: a manifest of manifests.
+pub fn is_index(media_type: &str) -> bool {
+    [DOCKER_LIST, OCI_INDEX]
+        .iter()
+        .any(|index| essence(media_type).eq_ignore_ascii_case(index))
+}
+
+/// Whether a media type is that of the first schema with signatures, which registries make up on request.
+pub fn is_signed_schema1(media_type: &str) -> bool {
+    essence(media_type).eq_ignore_ascii_case(DOCKER_SCHEMA1_SIGNED)
+}
+
+/// A media type without its parameters.
+fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The image in a list or index for a client that knows neither: the one for linux/amd64, as the
+/// reference implementation chooses.
+pub fn default_image(index: &[u8]) -> Option<Digest> {
+    let index: Index = serde_json::from_slice(index).ok()?;
+    let mut fitting = index.manifests.into_iter().filter(|child| {
+        let platform = child.platform.as_ref();
+        platform.is_some_and(|platform| platform.os == "linux" && platform.architecture == "amd64")
+    });
+    fitting.next()?.digest.parse().ok()
+}
+
+/// The parts of a list or index that choosing an image needs.
+#[derive(Debug, Deserialize)]
+struct Index {
+    manifests: Vec<Child>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Child {
+    digest: String,
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
 }
 
 /// The parts of a manifest that a mirror reads.
@@ -159,19 +216,21 @@ mod tests {
         let fetch = [format!("{OCI_MANIFEST}, */*")];
         let docker = [DOCKER_SCHEMA1_SIGNED, DOCKER_MANIFEST, DOCKER_LIST].map(str::to_owned);
         let docker_1_10 = [DOCKER_MANIFEST, DOCKER_SCHEMA1_SIGNED].map(str::to_owned);
-        for (lines, old, class) in [
-            (&containerd[..], false, AcceptClass::Full),
-            (&fetch, false, AcceptClass::Full),
-            (&docker, false, AcceptClass::Full),
-            (&docker_1_10, false, AcceptClass::NoList),
-            (&docker[..1], false, AcceptClass::Schema1),
-            (&[], false, AcceptClass::Full),
-            (&[], true, AcceptClass::Schema1),
-            (&["application/json".to_owned()], false, AcceptClass::Full),
-            (&[format!("{DOCKER_LIST};q=0.1")], false, AcceptClass::Full),
+        let (modern, old) = (Generation::Modern, Generation::Schema1);
+        for (lines, client, class) in [
+            (&containerd[..], modern, AcceptClass::Full),
+            (&fetch, modern, AcceptClass::Full),
+            (&docker, modern, AcceptClass::Full),
+            (&docker_1_10, modern, AcceptClass::NoList),
+            (&docker[..1], modern, AcceptClass::Schema1),
+            (&[], modern, AcceptClass::Full),
+            (&[], old, AcceptClass::Schema1),
+            (&docker, old, AcceptClass::Full),
+            (&["application/json".to_owned()], modern, AcceptClass::Full),
+            (&[format!("{DOCKER_LIST};q=0.1")], modern, AcceptClass::Full),
         ] {
             assert_eq!(
-                AcceptClass::of(lines.iter().map(String::as_str), old),
+                AcceptClass::of(lines.iter().map(String::as_str), client),
                 class,
                 "{lines:?}"
             );
@@ -212,10 +271,70 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_default_image_of_an_index() {
+        let hex = |c: &str| format!("sha256:{}", c.repeat(64));
+        let child = |c: &str, os: &str, architecture: &str| {
+            format!(
+                r#"{{"digest":"{}","platform":{{"os":"{os}","architecture":"{architecture}","variant":"v8"}}}}"#,
+                hex(c)
+            )
+        };
+        let bare = format!(r#"{{"digest":"{}"}}"#, hex("e"));
+        let (arm, amd) = (child("a", "linux", "arm64"), child("b", "linux", "amd64"));
+        let (other, windows) = (child("c", "linux", "amd64"), child("d", "windows", "amd64"));
+        for (children, expected) in [
+            (vec![&arm, &bare, &windows, &amd, &other], Some(hex("b"))),
+            (vec![&amd], Some(hex("b"))),
+            (vec![&arm, &windows, &bare], None),
+            (vec![], None),
+        ] {
+            let children: Vec<&str> = children.into_iter().map(String::as_str).collect();
+            let index = format!(
+                r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+                children.join(",")
+            );
+            let chosen = default_image(index.as_bytes()).map(|digest| digest.to_string());
+            assert_eq!(chosen, expected, "{index}");
+        }
+        for broken in [
+            "",
+            "{}",
+            r#"{"manifests":7}"#,
+            r#"{"manifests":[{"digest":7}]}"#,
+        ] {
+            assert_eq!(default_image(broken.as_bytes()), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_media_types() {
+        for (media_type, index, signed) in [
+            (DOCKER_LIST, true, false),
+            (OCI_INDEX, true, false),
+            (
+                "Application/vnd.oci.image.index.v1+JSON; charset=utf-8",
+                true,
+                false,
+            ),
+            (DOCKER_MANIFEST, false, false),
+            (DOCKER_SCHEMA1_SIGNED, false, true),
+            (DOCKER_SCHEMA1, false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(
+                (is_index(media_type), is_signed_schema1(media_type)),
+                (index, signed),
+                "{media_type}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn facts_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = facts(&bytes);
+            let _ = default_image(&bytes);
         }
     }
 }

@@ -5,10 +5,12 @@
 
 pub mod cache_status;
 pub mod challenge;
+pub mod client;
 pub mod digest;
 pub mod error;
 pub mod glob;
 pub mod manifest;
 pub mod name;
 pub mod range;
+pub mod schema1;
 pub mod v2;

@@ -150,6 +150,29 @@ impl fmt::Debug for Tag {
     }
 }
 
+impl Tag {
+    /// Whether this is the tag of something that goes with a digest: a signature, attestation or bill of
+    /// materials (cosign's `sha256-<hex>.sig`, `.att`, `.sbom`), or the referrers of a registry without
+    /// their API (distribution-spec 1.1, "Unavailable Referrers API"). Few digests have any.
+    pub fn is_companion(&self) -> bool {
+        let name = self.as_str();
+        let digest = [".sig", ".att", ".sbom"]
+            .iter()
+            .find_map(|kind| name.strip_suffix(kind))
+            .unwrap_or(name);
+        digest.split_once('-').is_some_and(|(algorithm, encoded)| {
+            (1..=32).contains(&algorithm.len())
+                && algorithm
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+                && encoded.len() == 64
+                && encoded
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    }
+}
+
 /// `<reference>`: a digest if it holds a colon, else a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
@@ -217,6 +240,30 @@ mod tests {
         assert_eq!("".parse::<Repository>(), Err(NameError::Empty));
         assert_eq!("a".repeat(256).parse::<Repository>(), Err(NameError::Long));
         assert!("a".repeat(255).parse::<Repository>().is_ok());
+    }
+
+    #[test]
+    fn companions() {
+        let hex = "0123456789abcdef".repeat(4);
+        for (tag, companion) in [
+            (format!("sha256-{hex}"), true),
+            (format!("sha256-{hex}.sig"), true),
+            (format!("sha256-{hex}.att"), true),
+            (format!("sha256-{hex}.sbom"), true),
+            (format!("sha512-{hex}"), true),
+            (format!("sha256-{hex}.zip"), false),
+            (format!("sha256-{hex}0"), false),
+            (format!("sha256-{}", hex.to_uppercase()), false),
+            (format!("-{hex}"), false),
+            ("latest".into(), false),
+            ("sha256-".into(), false),
+        ] {
+            let Ok(parsed) = tag.parse::<Tag>() else {
+                assert!(!companion, "{tag}");
+                continue;
+            };
+            assert_eq!(parsed.is_companion(), companion, "{tag}");
+        }
     }
 
     #[test]

@@ -28,6 +28,17 @@ pub struct ManifestLink {
     /// The digest that the manifest refers to, if it is a referrer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub subject: Option<Digest>,
+    /// What the bytes are stored under, where their digest is not the manifest's: signed manifests of the
+    /// first schema are named by what was signed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stored: Option<Digest>,
+}
+
+impl ManifestLink {
+    /// What the bytes of the manifest `digest` are stored under.
+    pub fn stored(&self, digest: &Digest) -> Digest {
+        self.stored.unwrap_or(*digest)
+    }
 }
 
 /// A blob that a repository has.
@@ -40,11 +51,19 @@ pub struct BlobLink {
     pub size: Option<u64>,
 }
 
+/// That everybody may read a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicLink {
+    /// When the upstream last said so, in seconds since 1970.
+    pub checked_at: u64,
+}
+
 /// All links of all repositories.
 #[derive(Debug)]
 pub struct Links {
     manifests: Records<ManifestLink>,
     blobs: Records<BlobLink>,
+    public: Records<PublicLink>,
 }
 
 impl Links {
@@ -52,7 +71,8 @@ impl Links {
         let folder = root.join("repositories");
         Self {
             manifests: Records::new(folder.clone(), RECENT),
-            blobs: Records::new(folder, RECENT),
+            blobs: Records::new(folder.clone(), RECENT),
+            public: Records::new(folder, RECENT),
         }
     }
 
@@ -80,6 +100,31 @@ impl Links {
         self.blobs
             .open(path(registry, repository, "_blobs", digest))
             .await
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn public(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+    ) -> io::Result<Option<Arc<PublicLink>>> {
+        self.public.open(public_path(registry, repository)).await
+    }
+
+    pub async fn link_public(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        link: PublicLink,
+    ) -> Arc<PublicLink> {
+        let path = public_path(registry, repository);
+        self.public.keep(path, link).await
+    }
+
+    /// The upstream no longer shows it to everybody.
+    pub async fn unlink_public(&self, registry: &Registry, repository: &Repository) {
+        self.public.remove(public_path(registry, repository)).await;
     }
 
     pub async fn link_manifest(
@@ -134,4 +179,8 @@ fn path(registry: &Registry, repository: &Repository, kind: &str, digest: &Diges
         digest.algorithm().as_str(),
         digest.hex()
     )
+}
+
+fn public_path(registry: &Registry, repository: &Repository) -> String {
+    format!("{}/{repository}/_public", component(registry.as_str()))
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
-pub use links::{BlobLink, Links, ManifestLink};
+pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use read::read_at;
 pub use space::{Full, MinFree, Reservation, Space};

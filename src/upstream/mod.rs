@@ -331,6 +331,37 @@ impl Upstream {
         })
     }
 
+    /// Asks for something of a repository without the account: whether everybody may read it.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn ask_as_anybody(
+        &self,
+        repository: &Repository,
+        resource: &Resource,
+    ) -> Result<(), UpstreamError> {
+        let method = match resource {
+            Resource::Manifest(_) | Resource::Blob(_) => Method::HEAD,
+            // Lists are not everywhere asked for by HEAD.
+            _ => Method::GET,
+        };
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: resource.clone(),
+        };
+        let accept = AcceptClass::Full.upstream_accept();
+        let mut ask = ask(method, endpoint.path(), repository).header(header::ACCEPT, accept);
+        ask.anonymous = true;
+        match self.question(ask.clone()).await {
+            // Some registries know no HEAD.
+            Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
+                ask.method = Method::GET;
+                self.question(ask).await.map(drop)
+            }
+            answered => answered.map(drop),
+        }
+    }
+
     async fn question(&self, ask: Ask) -> Result<reqwest::Response, UpstreamError> {
         Ok(self.transport.send(&self.questions, &ask).await?.response)
     }

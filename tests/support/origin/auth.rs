@@ -31,6 +31,8 @@ pub struct Bearer {
     pub realm: Option<String>,
     /// The account that tokens are for; `None` gives them to anybody.
     pub account: Option<(String, String)>,
+    /// Repositories that tokens without the account are good for, where there is one.
+    pub public: Vec<&'static str>,
     /// Seconds; `None` leaves the field out, and then they last 60 s.
     pub expires_in: Option<u64>,
     /// The fields of the answer that hold the token.
@@ -64,6 +66,7 @@ impl Default for Bearer {
         Self {
             realm: None,
             account: None,
+            public: Vec::new(),
             expires_in: Some(300),
             fields: vec!["token", "access_token"],
             grants: true,
@@ -160,18 +163,20 @@ impl Bearer {
         let body = String::from_utf8_lossy(&request.body);
         let mut fields = parameters(&request.query);
         fields.extend(parameters(&body));
-        if !self.knows(request, &fields) {
+        let known = self.knows(request, &fields);
+        if !known && (self.public.is_empty() || request.header("authorization").is_some()) {
             return unauthorized("Basic realm=\"token\"".to_owned());
         }
         let scopes = fields.iter().filter(|(key, _)| key == "scope");
         let scopes = scopes
             .flat_map(|(_, value)| value.split(' '))
             .map(str::to_owned);
-        let scopes = if self.grants {
-            scopes.collect()
-        } else {
-            Vec::new()
+        let is_public = |scope: &String| {
+            let name = scope.split(':').nth(1).unwrap_or_default();
+            self.public.contains(&name)
         };
+        let scopes = scopes.filter(|scope| self.grants && (known || is_public(scope)));
+        let scopes = scopes.collect();
         let mut tokens = self.tokens();
         tokens.issued += 1;
         let name = format!("token-{}", tokens.issued);

@@ -74,6 +74,9 @@ pub struct Repository {
     pub blobs: BTreeMap<String, Bytes>,
     pub manifests: BTreeMap<String, Manifest>,
     pub tags: BTreeMap<String, String>,
+    /// By tag, what clients get who accept the first schema only: a digest and a manifest that cannot be
+    /// had by it.
+    pub converted: BTreeMap<String, (String, Manifest)>,
 }
 
 #[derive(Clone)]
@@ -211,6 +214,11 @@ impl Content {
     pub fn tag(&mut self, repository: &str, tag: &str, digest: &str) {
         let tags = &mut self.entry(repository).tags;
         tags.insert(tag.to_owned(), digest.to_owned());
+    }
+
+    pub fn convert(&mut self, repository: &str, tag: &str, digest: &str, manifest: Manifest) {
+        let converted = &mut self.entry(repository).converted;
+        converted.insert(tag.to_owned(), (digest.to_owned(), manifest));
     }
 
     pub fn delete_tag(&mut self, repository: &str, tag: &str) {

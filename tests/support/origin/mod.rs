@@ -224,6 +224,22 @@ impl Origin {
         self.shared.state().content.tag(repository, tag, digest);
     }
 
+    /// What a tag is for clients who accept the first schema only: named by `digest`, but there by its tag
+    /// alone, as registries make it up.
+    pub fn convert(
+        &self,
+        repository: &str,
+        tag: &str,
+        digest: &str,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) {
+        let (media_type, bytes) = (media_type.to_owned(), bytes.into());
+        let manifest = content::Manifest { media_type, bytes };
+        let mut state = self.shared.state();
+        state.content.convert(repository, tag, digest, manifest);
+    }
+
     pub fn delete_tag(&self, repository: &str, tag: &str) {
         self.shared.state().content.delete_tag(repository, tag);
     }

@@ -200,7 +200,15 @@ fn content(state: &super::State, request: &Recorded, plan: &Plan) -> Answer {
     let rest = &request.path["/v2/".len() + name.len() + 1..];
     let (kind, reference) = rest.split_once('/').unwrap_or((rest, ""));
     let reference = reference.replace("%3A", ":");
+    let accept = request.header("accept").unwrap_or_default();
+    let first_schema_only = accept.contains("manifest.v1+") && !accept.contains("manifest.v2+");
+    let converted = found.converted.get(&reference);
     match kind {
+        "manifests" if first_schema_only && converted.is_some() => {
+            let (digest, manifest) = converted.expect("just seen");
+            let bytes = manifest.bytes.clone();
+            exact(request, plan, digest, &manifest.media_type, bytes, false)
+        }
         "manifests" => match found.manifest(&reference) {
             Some((digest, manifest)) => {
                 let bytes = manifest.bytes.clone();

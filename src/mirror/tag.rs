@@ -1,0 +1,313 @@
+//! Tags: pointers at manifests, trusted for a while.
+//!
+//! A tag past its life costs one HEAD. A GET by tag goes out only where a HEAD cannot tell, or where the
+//! manifest exists under its tag alone, because GETs are what upstreams count.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::error::Asked;
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::manifest::{Fetched, ManifestAnswer, UNCACHED_DEADLINE, missing_key};
+use super::missing;
+use super::{Mirror, MirrorError, Origin, Shared};
+use crate::access::Permit;
+use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::digest::Algorithm;
+use crate::spec::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
+use crate::spec::name::{Reference, Registry, Repository, Tag};
+use crate::spec::schema1;
+use crate::store::{ManifestLink, Pointer};
+use crate::upstream::{ManifestHead, UpstreamError};
+
+/// A tag of a repository, as one class of clients sees it.
+pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
+
+/// What resolving a tag came to.
+#[derive(Clone, Debug)]
+pub(super) struct Resolved {
+    pointer: Arc<Pointer>,
+    /// The bytes, where the tag had to be fetched to learn its digest.
+    bytes: Option<Bytes>,
+}
+
+impl Mirror {
+    pub(super) async fn manifest_by_tag(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let answer = self
+            .manifest_at(origin, permit, tag, class.asked_as(), with_bytes)
+            .await?;
+        if class == AcceptClass::NoList && is_index(&answer.media_type) {
+            return self.image_of(origin, permit, answer, with_bytes).await;
+        }
+        Ok(answer)
+    }
+
+    /// What a tag points at.
+    async fn manifest_at(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let shared = &self.shared;
+        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        let key = (registry, repository, class, tag.clone());
+        let known = shared.known_pointer(&key).await;
+        let fresh = known
+            .as_ref()
+            .map(|known| freshness(known.checked_at, origin.tag_ttl, SystemTime::now()));
+        let (resolved, cache, age) = match (known, fresh) {
+            (Some(pointer), Some(Freshness::Fresh { left }))
+                if shared.is_reachable(&key, &pointer).await =>
+            {
+                let resolved = Resolved {
+                    pointer,
+                    bytes: None,
+                };
+                (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
+            }
+            (known, _) => {
+                let origin = origin.clone();
+                shared.clone().revalidate(origin, key, known).await?
+            }
+        };
+        let Resolved { pointer, bytes } = resolved;
+        let mut answer = ManifestAnswer {
+            digest: pointer.digest,
+            media_type: pointer.media_type.clone(),
+            size: pointer.size.unwrap_or(0),
+            bytes,
+            cache,
+            stale: age,
+        };
+        if answer.bytes.is_none() && (with_bytes || pointer.size.is_none()) {
+            let by_digest = self
+                .manifest_by_digest(origin, permit, &pointer.digest, true)
+                .await?;
+            answer.size = by_digest.size;
+            answer.bytes = by_digest.bytes;
+            answer.cache = answer.cache.or(by_digest.cache);
+        }
+        Ok(answer)
+    }
+
+    /// The image of a list or index for a client that can read neither; where it has none for
+    /// linux/amd64, itself.
+    async fn image_of(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        index: ManifestAnswer,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let bytes = match &index.bytes {
+            Some(bytes) => Some(bytes.clone()),
+            None => {
+                let whole = self.manifest_by_digest(origin, permit, &index.digest, true);
+                whole.await?.bytes
+            }
+        };
+        let Some(image) = bytes.and_then(|bytes| default_image(&bytes)) else {
+            return Ok(index);
+        };
+        let mut answer = self
+            .manifest_by_digest(origin, permit, &image, with_bytes)
+            .await?;
+        answer.cache = index.cache.or(answer.cache);
+        answer.stale = index.stale;
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    /// Where a tag pointed when it was last asked for. A disk that cannot say counts as never.
+    async fn known_pointer(&self, key: &TagKey) -> Option<Arc<Pointer>> {
+        let (registry, repository, class, tag) = key;
+        let opened = self
+            .store
+            .tags
+            .open(registry, repository, *class, tag)
+            .await;
+        opened.unwrap_or_else(|error| {
+            tracing::warn!(%registry, %repository, %tag, %error, "a tag cannot be read; the upstream is asked");
+            None
+        })
+    }
+
+    /// Asks where a tag points now. Where the upstream cannot answer, or not soon enough, what was `known`
+    /// is the answer, with its age; the question goes on behind it.
+    async fn revalidate(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: TagKey,
+        known: Option<Arc<Pointer>>,
+    ) -> Result<(Resolved, CacheStatus, Option<Duration>), MirrorError> {
+        let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
+        if self.missing.knows(&missing) {
+            return Err(Asked::Manifest.still_unknown());
+        }
+        let age =
+            |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
+        let stale = known
+            .as_ref()
+            .and_then(|known| Some((known.clone(), age(known)?)));
+        let start = || self.clone().resolve(origin.clone(), key.clone());
+        let asked = self.resolving.join(key.clone(), start);
+        let answer = |(pointer, age), reason| {
+            let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+            Ok((
+                Resolved {
+                    pointer,
+                    bytes: None,
+                },
+                cache,
+                Some(age),
+            ))
+        };
+        let within = if stale.is_some() {
+            origin.patience
+        } else {
+            UNCACHED_DEADLINE
+        };
+        let (resolved, collapsed) = match (tokio::time::timeout(within, asked).await, stale) {
+            (Ok((Some(Err(error)), _)), Some(stale)) if error.excuses_stale().is_some() => {
+                return answer(stale, error.excuses_stale().unwrap_or("unavailable"));
+            }
+            (Err(_), Some(stale)) => return answer(stale, "slow"),
+            (Err(_), None) => return Err(MirrorError::late()),
+            (Ok((resolved, collapsed)), _) => {
+                (resolved.unwrap_or(Err(MirrorError::Lost))?, collapsed)
+            }
+        };
+        let cache = match known {
+            Some(known) if known.digest == resolved.pointer.digest => {
+                CacheStatus::forward(Forward::Stale).detail("revalidated")
+            }
+            Some(_) => CacheStatus::forward(Forward::Stale)
+                .stored()
+                .detail("moved"),
+            None => CacheStatus::forward(Forward::UriMiss).stored(),
+        };
+        Ok((resolved, cache.collapsed(collapsed), None))
+    }
+
+    /// Whether the manifest that a pointer names can be had by its digest: one that the upstream makes up
+    /// for clients of the first schema can be had there by tag only, so it has to be here.
+    async fn is_reachable(&self, key: &TagKey, pointer: &Pointer) -> bool {
+        if !is_signed_schema1(&pointer.media_type) {
+            return true;
+        }
+        let (registry, repository, ..) = key;
+        let links = &self.store.links;
+        let link = links.manifest(registry, repository, &pointer.digest).await;
+        match link {
+            Ok(Some(link)) => self.local(&link.stored(&pointer.digest)).await.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Asks the upstream what a tag points at, and keeps the answer.
+    async fn resolve(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: TagKey,
+    ) -> Result<Resolved, MirrorError> {
+        let (registry, repository, class, tag) = &key;
+        let reference = Reference::Tag(tag.clone());
+        let head = match origin
+            .upstream
+            .manifest_head(repository, &reference, *class)
+            .await
+        {
+            Ok(head) => Some(head),
+            // Some registries know no HEAD here.
+            Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
+            Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
+        };
+        let checked_at = unix(SystemTime::now());
+        let pointer = head.and_then(|head| pointer(head, checked_at));
+        let (pointer, bytes) = match pointer {
+            Some(pointer) if self.is_reachable(&key, &pointer).await => {
+                if let Some(size) = pointer.size {
+                    let link = ManifestLink {
+                        media_type: pointer.media_type.clone(),
+                        size,
+                        checked_at,
+                        subject: None,
+                        stored: None,
+                    };
+                    self.relink(registry, repository, &pointer.digest, link)
+                        .await;
+                }
+                (pointer, None)
+            }
+            // A HEAD without the digest or the type, or a manifest that only its tag leads to.
+            _ => match origin
+                .upstream
+                .manifest(repository, &reference, *class)
+                .await
+            {
+                Ok(manifest) => {
+                    let named = manifest.head.digest;
+                    let digest = named
+                        .unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
+                    let Fetched { link, bytes } =
+                        self.keep(registry, repository, &digest, manifest).await?;
+                    let media_type = link.media_type.clone();
+                    let pointer = Pointer {
+                        digest,
+                        media_type,
+                        size: Some(link.size),
+                        checked_at,
+                    };
+                    (pointer, bytes)
+                }
+                Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
+            },
+        };
+        let tags = &self.store.tags;
+        let pointer = tags.point(registry, repository, *class, tag, pointer).await;
+        Ok(Resolved { pointer, bytes })
+    }
+
+    /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
+    async fn tag_refused(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+        error: UpstreamError,
+    ) -> MirrorError {
+        let (registry, repository, class, tag) = key;
+        if matches!(error, UpstreamError::NotFound) {
+            self.store
+                .tags
+                .remove(registry, repository, *class, tag)
+                .await;
+            let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
+            let life = missing::life(tag, origin.missing_ttl);
+            self.missing.remember(missing, life);
+        }
+        MirrorError::of(Arc::new(error), Asked::Manifest)
+    }
+}
+
+/// What a HEAD tells of a tag, if it tells enough.
+fn pointer(head: ManifestHead, checked_at: u64) -> Option<Pointer> {
+    Some(Pointer {
+        digest: head.digest?,
+        media_type: head.media_type?,
+        size: head.size,
+        checked_at,
+    })
+}

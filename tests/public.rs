@@ -1,0 +1,139 @@
+//! `visibility: public` where the gateway has an account: only what everybody may read is served.
+
+mod support;
+
+use std::time::Duration;
+
+use support::gateway::Gateway;
+use support::http::{Reply, get};
+use support::image::random;
+use support::origin::{Auth, Bearer, Fault, Image, Origin};
+
+/// An upstream with an open and a closed repository, and a gateway whose account may read both.
+fn scene(more: &str) -> (Origin, Image, Image, Gateway) {
+    let origin = Origin::start();
+    let open = origin.push_image("team/open", "latest", &[random(1, 100_000)]);
+    let closed = origin.push_image("team/closed", "latest", &[random(2, 100_000)]);
+    origin.require(Auth::Bearer(Bearer {
+        account: Some(("me".into(), "s3cret".into())),
+        public: vec!["team/open"],
+        ..Bearer::default()
+    }));
+    let gateway = Gateway::start(&yaml(&origin, more));
+    (origin, open, closed, gateway)
+}
+
+fn yaml(origin: &Origin, more: &str) -> String {
+    format!(
+        "registries: [{{name: up, v2: \"{}\", visibility: public, credentials: {{username: me, password: s3cret}}}}]\n{more}",
+        origin.url()
+    )
+}
+
+fn denied(reply: &Reply) -> bool {
+    (reply.status(), reply.error_code().as_deref()) == (403, Some("DENIED"))
+}
+
+#[test]
+fn what_everybody_may_read_is_served_and_the_rest_is_not() {
+    let (origin, open, closed, gateway) = scene("");
+    let url = gateway.url(1);
+    for path in [open.tag_path(), open.digest_path(), open.layer_path(0)] {
+        let reply = get(url, None, &path);
+        assert_eq!(reply.status(), 200, "{path} {}", reply.text());
+        assert_eq!(
+            reply
+                .header("cache-control")
+                .is_some_and(|it| it.starts_with("public")),
+            path != open.tag_path()
+        );
+    }
+    let tags = "/v2/team/closed/tags/list".to_owned();
+    for path in [
+        closed.tag_path(),
+        closed.digest_path(),
+        closed.layer_path(0),
+        tags,
+    ] {
+        let reply = get(url, None, &path);
+        assert!(denied(&reply), "{path} {reply:?}");
+        assert!(reply.text().contains("not public"), "{}", reply.text());
+    }
+    // Nothing of the closed one was fetched, not even with the account.
+    let fetched = origin.requests_for("GET", "/v2/team/closed/*");
+    assert!(
+        fetched.iter().all(|request| request.status == 401),
+        "{fetched:?}"
+    );
+    // The bytes of a layer that both have are no way in.
+    let shared = closed.layer(0).1.clone();
+    let again = origin.push_image("team/open", "again", &[shared.to_vec()]);
+    assert_eq!(get(url, None, &again.layer_path(0)).status(), 200);
+    assert!(denied(&get(url, None, &closed.layer_path(0))));
+}
+
+#[test]
+fn one_question_without_the_account_opens_a_repository_for_a_day() {
+    let (mut origin, open, _, mut gateway) = scene("store: {tag_ttl: 0s}\n");
+    let pull = |gateway: &Gateway| {
+        for path in [open.tag_path(), open.digest_path(), open.layer_path(0)] {
+            assert_eq!(get(gateway.url(1), None, &path).status(), 200, "{path}");
+        }
+    };
+    pull(&gateway);
+    let anonymous = || {
+        let tokens = origin.requests_for("GET", "/token");
+        tokens
+            .iter()
+            .filter(|token| token.header("authorization").is_none())
+            .count()
+    };
+    assert_eq!(anonymous(), 1);
+    // The record survives a restart, and an outage.
+    gateway.restart();
+    pull(&gateway);
+    assert_eq!(anonymous(), 1);
+    origin.down();
+    gateway.restart();
+    pull(&gateway);
+}
+
+#[test]
+fn a_repository_that_was_closed_is_denied_when_its_day_is_over() {
+    let (origin, open, _, mut gateway) = scene("");
+    assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
+    let record = gateway.store().join("repositories/up/team/open/_public");
+    let age = |seconds: u64| {
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("a clock");
+        let then = (now - Duration::from_secs(seconds)).as_secs();
+        std::fs::write(&record, format!("{{\"checked_at\":{then}}}")).expect("writable");
+    };
+    origin.change_bearer(|bearer| bearer.public.clear());
+    origin.revoke_tokens();
+    // Within the day it is remembered.
+    age(23 * 3600);
+    gateway.restart();
+    assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
+    // After it the upstream decides, if it can be asked.
+    age(25 * 3600);
+    gateway.restart();
+    let down = origin.fault(Fault::status(503));
+    assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
+    origin.heal(down);
+    support::until("the pause after the failure is over", || {
+        denied(&get(gateway.url(1), None, &open.tag_path()))
+    });
+    assert!(!record.exists());
+    assert!(denied(&get(gateway.url(1), None, &open.layer_path(0))));
+}
+
+#[test]
+fn the_rules_come_first() {
+    let rules = "access: {rules: [{users: [anonymous], repositories: [\"up/team/closed\"], actions: [pull]}]}\n";
+    let (origin, open, closed, gateway) = scene(rules);
+    assert!(denied(&get(gateway.url(1), None, &open.tag_path())));
+    assert_eq!(origin.count("*", "*"), 0, "denied before anybody was asked");
+    assert!(denied(&get(gateway.url(1), None, &closed.tag_path())));
+}
