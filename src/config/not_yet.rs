@@ -137,7 +137,7 @@ mod tests {
             ),
             (
                 "registries:\n  - docker.io\n  - {name: a, hosts: [h], visibility: caller}",
-                "f:3:28: not yet: registries[].visibility is not built; leave it out or write public or rules",
+                "f:3:27: not yet: registries[].visibility is not built; leave it out or write public or rules",
             ),
             (
                 "admin:\n  metrics: ':9090'",

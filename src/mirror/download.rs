@@ -52,6 +52,8 @@ enum Interruption {
     Refusal(FillError),
     /// What was staged is not what was promised.
     Lie(FillError),
+    /// What the source sends now is not what was staged: one of both is wrong.
+    Changed(FillError),
     /// The disk has no room or is broken.
     Disk(FillError),
     /// Others wait for the slot, and nobody for this.
@@ -147,6 +149,14 @@ impl Download {
                     }
                     error
                 }
+                Interruption::Changed(error) => {
+                    staged = None;
+                    drops += 1;
+                    if drops < PATIENCE {
+                        continue;
+                    }
+                    error
+                }
                 Interruption::Disk(error) => return (Phase::Failed(error), Some(source)),
                 Interruption::Pause => {
                     if let Some(staged) = staged {
@@ -214,12 +224,17 @@ impl Download {
         {
             return Ok(());
         }
-        let asked = source
-            .origin
-            .upstream
-            .blob(&source.repository, &self.fill.digest, offset, None)
-            .await;
-        let mut body = asked.map_err(interruption)?;
+        let ask = |from| {
+            let upstream = &source.origin.upstream;
+            upstream.blob(&source.repository, &self.fill.digest, from, None)
+        };
+        let mut body = ask(offset).await.map_err(interruption)?;
+        if let Some(staged) = staged
+            && staged.note().contradicts(body.version.as_ref())
+        {
+            // The host names its content otherwise now: what is here is compared with what comes.
+            body = ask(0).await.map_err(interruption)?;
+        }
         self.link(source, body.total).await;
         if let Some(staged) = staged
             && staged
@@ -230,7 +245,7 @@ impl Download {
                 UpstreamError::Protocol("the length is not what it was"),
             ))));
         }
-        let mut skip = offset - body.offset;
+        let mut at = body.offset;
         let staged = match staged {
             Some(staged) => staged,
             None => staged.insert(self.stage(&body)?),
@@ -248,10 +263,17 @@ impl Download {
             let Some(chunk) = chunk.map_err(interruption)? else {
                 break;
             };
-            // An upstream without ranges sends again what is here already.
-            let known = skip.min(chunk.len() as u64);
-            skip -= known;
-            let new = &chunk[usize::try_from(known).unwrap_or(chunk.len())..];
+            // From its first byte on it sends again what is here already.
+            let known = offset.saturating_sub(at).min(chunk.len() as u64);
+            let (known, new) = chunk.split_at(usize::try_from(known).unwrap_or(chunk.len()));
+            let same = staged.holds(known, at).map_err(CommitError::from);
+            if !same.map_err(|error| self.broken(error))? {
+                let changed = UpstreamError::Protocol("the bytes are not what they were");
+                return Err(Interruption::Changed(FillError::Upstream(Arc::new(
+                    changed,
+                ))));
+            }
+            at += chunk.len() as u64;
             staged.append(new).map_err(|error| self.broken(error))?;
             self.publish(staged, STEP);
             self.report(staged);
@@ -300,6 +322,7 @@ impl Download {
         let note = Note {
             total,
             sources: self.fill.source_names(),
+            version: body.version.clone(),
         };
         let staged = blobs
             .reserve(total.unwrap_or(TAIL))

@@ -34,7 +34,7 @@ use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
 use crate::store::Store;
 use crate::upstream::{self, SetUpError, Upstream};
-use fill::Fills;
+use fill::{Fills, Source};
 use manifest::ManifestKey;
 use missing::Missing;
 use public::PublicKey;
@@ -136,7 +136,7 @@ impl Mirror {
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let shared = Shared {
+        let mirror = Shared {
             fills: Fills::new(settings.fills, store.clone(), fills_on),
             store,
             origins,
@@ -149,9 +149,27 @@ impl Mirror {
             claiming: Flights::default(),
             proving: Flights::default(),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let mirror = Self {
+            shared: Arc::new(mirror),
+        };
+        mirror.resume_partials();
+        Ok(mirror)
+    }
+
+    /// Goes on with what an earlier process had begun, from those of its sources that are still configured.
+    fn resume_partials(&self) {
+        for (digest, note) in self.shared.store.blobs.partials() {
+            let sources = note.sources.iter().filter_map(|(registry, repository)| {
+                let origin = self.shared.origins.get(&Registry::new(registry))?;
+                Some(Source {
+                    origin: origin.clone(),
+                    repository: repository.parse().ok()?,
+                })
+            });
+            for source in sources {
+                self.shared.fills.join(digest, source, true);
+            }
+        }
     }
 
     /// Where a registry is asked, for the log.

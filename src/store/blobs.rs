@@ -296,6 +296,21 @@ impl StagedBlob {
         self.begun.note.total
     }
 
+    /// What was noted when it was begun.
+    pub fn note(&self) -> &Note {
+        &self.begun.note
+    }
+
+    /// Whether these bytes, some of those written, stand at `offset`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn holds(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+        let mut written = vec![0; bytes.len()];
+        self.begun.file.read_exact_at(&mut written, offset)?;
+        Ok(written == bytes)
+    }
+
     /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
     pub fn is_whole(&self) -> bool {
         self.begun.hasher.clone().finish() == self.digest
@@ -402,7 +417,7 @@ mod tests {
     fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
         let note = Note {
             total,
-            sources: Vec::new(),
+            ..Note::default()
         };
         let room = store.blobs.reserve(0).expect("room");
         store.blobs.stage(digest, room, note).expect("a partial")

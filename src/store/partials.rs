@@ -26,9 +26,21 @@ pub struct Note {
     pub total: Option<u64>,
     /// The repositories that it can be had from: registry and name.
     pub sources: Vec<(String, String)>,
+    /// The host that sent the first byte, and its `ETag`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<(String, String)>,
 }
 
 impl Note {
+    /// Whether the same host now names its content otherwise (RFC 9110 §13.1.5). Other hosts name it as
+    /// they like.
+    pub fn contradicts(&self, version: Option<&(String, String)>) -> bool {
+        match (&self.version, version) {
+            (Some((host, tag)), Some((now_host, now_tag))) => host == now_host && tag != now_tag,
+            _ => false,
+        }
+    }
+
     /// Whether a blob of this length is worth resuming.
     pub fn is_worth_keeping(&self) -> bool {
         self.total.is_some_and(|total| total >= WORTH)
