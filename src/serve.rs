@@ -5,14 +5,15 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, Listen};
 use crate::gateway::{
-    Authority, Bound, CertificateFiles, Front, Gateway, House, TlsError, server_config,
+    Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
+    with_files,
 };
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -139,7 +140,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
 
 async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
     let address = listen.listen_address();
-    let tls = listen.certificates().is_some();
+    let tls = listen.tls().is_some();
     Bound::bind(&address, tls)
         .await
         .map_err(|source| ServeError::Listen {
@@ -174,13 +175,13 @@ impl Stop {
 struct Certificates {
     /// Present where a listener has `tls: auto`.
     authority: Option<Authority>,
-    own: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    /// Of that authority, for all such listeners.
+    own: Option<CurrentTls>,
 }
 
 impl Certificates {
     fn open(config: &Config) -> Result<Self, TlsError> {
-        let wants_own =
-            |listen: &Listen| listen.certificates().is_some_and(|files| files.is_empty());
+        let wants_own = |listen: &Listen| listen.tls() == Some(TlsSettings::Own);
         if !config.listen.iter().any(wants_own) {
             return Ok(Self {
                 authority: None,
@@ -188,51 +189,21 @@ impl Certificates {
             });
         }
         let authority = Authority::open(&config.keys)?;
-        let names = names(config);
-        let leaf = authority.leaf(&names, SystemTime::now())?;
-        let (own, changed) = watch::channel(server_config(&[leaf])?);
-        tokio::spawn(renew(Authority::open(&config.keys)?, names, own));
         Ok(Self {
+            own: Some(with_authority(authority.clone(), names(config))?),
             authority: Some(authority),
-            own: Some(changed),
         })
     }
 
     /// What one listener speaks TLS with; `None` for plain HTTP.
-    fn of(
-        &self,
-        listen: &Listen,
-    ) -> Result<Option<watch::Receiver<Arc<rustls::ServerConfig>>>, TlsError> {
-        match listen.certificates() {
+    fn of(&self, listen: &Listen) -> Result<Option<CurrentTls>, TlsError> {
+        match listen.tls() {
             None => Ok(None),
-            Some(files) if files.is_empty() => Ok(self.own.clone()),
-            Some(files) => Ok(Some(fixed(&files)?)),
-        }
-    }
-}
-
-fn fixed(
-    files: &[CertificateFiles],
-) -> Result<watch::Receiver<Arc<rustls::ServerConfig>>, TlsError> {
-    Ok(watch::channel(server_config(files)?).1)
-}
-
-/// Looks twice a day whether our leaf nears its end.
-async fn renew(
-    authority: Authority,
-    names: BTreeSet<String>,
-    own: watch::Sender<Arc<rustls::ServerConfig>>,
-) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(12 * 3600));
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        let renewed = authority
-            .leaf(&names, SystemTime::now())
-            .and_then(|leaf| server_config(&[leaf]));
-        match renewed {
-            Ok(config) => drop(own.send(config)),
-            Err(error) => tracing::error!(%error, "our certificate cannot be renewed"),
+            Some(TlsSettings::Own) => Ok(self.own.clone()),
+            Some(TlsSettings::Files {
+                certificates,
+                client_ca,
+            }) => with_files(&certificates, client_ca.as_deref()).map(Some),
         }
     }
 }

@@ -148,10 +148,6 @@ fn what_is_not_built_is_refused_alike() {
             "listen: [{address: \":1\", public_url: \"https://r.example\"}]",
             "listen[].public_url",
         ),
-        (
-            "listen: [{address: \":1\", tls: {certificates: [{certificate: c, key: k}], client_ca: a}}]",
-            "listen[].tls.client_ca",
-        ),
         ("admin: {address: \":5002\"}", "admin.address"),
         ("admin: {metrics: \":9090\"}", "admin.metrics"),
         ("store: {bucket: {url: \"s3://b\"}}", "store.bucket"),

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use source::Source;
 
-/// Floor 0, which everybody may use: what the protocols say, one question for many, and how all of it
-/// speaks and counts.
-const GROUND: &[&str] = &["spec", "flight", "telemetry", "metrics"];
+/// Floor 0, which everybody may use: what the protocols say, one question for many, files that change, and
+/// how all of it speaks and counts.
+const GROUND: &[&str] = &["spec", "flight", "telemetry", "metrics", "reload"];
 
 /// Every room, the rooms above the ground that it may use, and why those.
 const FLOORS: &[(&str, &[&str], &str)] = &[
@@ -27,6 +27,11 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         "telemetry",
         &[],
         "everybody speaks through it, so it knows nobody",
+    ),
+    (
+        "reload",
+        &[],
+        "files that change, whoever reads them: it knows nobody",
     ),
     (
         "store",
@@ -91,10 +96,10 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             "src/mirror/download.rs",
             "src/mirror/fill.rs",
             "src/mirror/reader.rs",
-            // the CA of a registry
-            "src/upstream/mod.rs",
-            // our CA and the operator's certificates
-            "src/gateway/tls.rs",
+            // files of the operator that change
+            "src/reload.rs",
+            // our CA and what it issues
+            "src/gateway/tls/authority.rs",
             // the socket file of a listener
             "src/gateway/front.rs",
             // the configuration, and password files that it names
@@ -105,7 +110,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["rcgen"],
-        &["src/gateway/tls.rs"],
+        &["src/gateway/tls/"],
         "certificates are made in one place",
     ),
     (

@@ -145,12 +145,18 @@ impl super::Listen {
         }
     }
 
-    /// The certificates to serve with; `None` for plain HTTP, empty for our own.
-    pub fn certificates(&self) -> Option<Vec<gateway::CertificateFiles>> {
+    /// What to speak TLS with; `None` for plain HTTP.
+    pub fn tls(&self) -> Option<gateway::TlsSettings> {
         match &self.tls {
             Tls::Off => None,
-            Tls::Auto => Some(Vec::new()),
-            Tls::Certificates { certificates, .. } => Some(certificates.clone()),
+            Tls::Auto => Some(gateway::TlsSettings::Own),
+            Tls::Certificates {
+                certificates,
+                client_ca,
+            } => Some(gateway::TlsSettings::Files {
+                certificates: certificates.clone(),
+                client_ca: client_ca.clone(),
+            }),
         }
     }
 }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Gateway;
 use super::preface::Prefaced;
 use super::socket::Socket;
+use super::tls::CurrentTls;
 use crate::spec::error::{ErrorCode, body};
 
 /// How long the last words to a client may take.
@@ -152,7 +153,7 @@ pub struct Front {
 struct Door {
     front: Front,
     app: Arc<HttpProxy<Gateway>>,
-    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    tls: Option<CurrentTls>,
 }
 
 impl Front {
@@ -167,12 +168,7 @@ impl Front {
     }
 
     /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
-    pub async fn listen(
-        self,
-        bound: Bound,
-        gateway: Gateway,
-        tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    ) {
+    pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<CurrentTls>) {
         let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(self.settings.idle_timeout);

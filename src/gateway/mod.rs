@@ -19,7 +19,9 @@ use pingora::{Error, ErrorType, Result};
 
 pub use front::{Bound, Front, FrontSettings, ListenAddress};
 pub use route::{Entry, Listener, Table};
-pub use tls::{Authority, CertificateFiles, TlsError, server_config};
+pub use tls::{
+    Authority, CertificateFiles, CurrentTls, TlsError, TlsSettings, with_authority, with_files,
+};
 
 use crate::access::{Action, Caller, Permit, Policy};
 use crate::mirror::{Mirror, MirrorError};

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::UpstreamError;
 use super::account::{Credentials, Login};
 use super::addresses::Home;
+use super::clients::Clients;
 use crate::flight::Flights;
 use crate::spec::challenge::{self, Challenge};
 
@@ -69,7 +70,7 @@ struct Shared {
     /// Hosts of realms that are trusted beside the registry's own domain.
     auth_hosts: Vec<String>,
     login: Option<Login>,
-    client: reqwest::Client,
+    clients: Clients,
     scheme: Mutex<Scheme>,
     tokens: moka::sync::Cache<TokenKey, Token>,
     fetching: Flights<TokenKey, Result<Token, Arc<UpstreamError>>>,
@@ -87,14 +88,14 @@ impl Auth {
         home: Home,
         auth_hosts: Vec<String>,
         login: Option<Login>,
-        client: reqwest::Client,
+        clients: Clients,
     ) -> Self {
         let shared = Shared {
             origin,
             home,
             auth_hosts,
             login,
-            client,
+            clients,
             scheme: Mutex::default(),
             tokens: moka::sync::Cache::new(TOKENS),
             fetching: Flights::default(),
@@ -300,7 +301,7 @@ impl Shared {
                 query.append_pair("account", &credentials.username);
             }
         }
-        let request = self.client.get(url);
+        let request = self.clients.questions().get(url);
         match credentials {
             Some(credentials) => request.header(header::AUTHORIZATION, basic(credentials)),
             None => request,
@@ -334,7 +335,8 @@ impl Shared {
                 form.append_pair("grant_type", "password");
             }
         }
-        self.client
+        self.clients
+            .questions()
             .post(key.realm.url.clone())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.finish())

@@ -6,6 +6,7 @@
 mod account;
 mod addresses;
 mod auth;
+mod clients;
 mod error;
 mod limits;
 mod transport;
@@ -27,6 +28,7 @@ use crate::spec::v2::{Endpoint, Query, Resource};
 use account::Login;
 use addresses::Home;
 use auth::Auth;
+use clients::Clients;
 use limits::{Kind, Limits};
 use transport::{Answered, Ask, Transport, body};
 
@@ -63,6 +65,8 @@ pub enum SetUpError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("registry {registry}: {} holds no certificate in PEM form", path.display())]
+    NoCertificate { registry: String, path: PathBuf },
     #[error("registry {registry}: its TLS cannot be set up")]
     Tls {
         registry: String,
@@ -75,10 +79,7 @@ pub enum SetUpError {
 #[derive(Debug)]
 pub struct Upstream {
     transport: Transport,
-    /// For short questions, on the serving runtime.
-    questions: reqwest::Client,
-    /// For bodies that are filled, on the fills' runtime: their connections live there.
-    bodies: reqwest::Client,
+    clients: Clients,
 }
 
 /// What an upstream says of a manifest without sending it.
@@ -131,10 +132,13 @@ impl BlobBody {
 }
 
 impl Upstream {
-    /// Reads the CA file.
+    /// Reads the CA file, and again when it changes.
     ///
     /// # Errors
     /// When it cannot be read, or the URL or the TLS set-up is not usable.
+    ///
+    /// # Panics
+    /// With a CA file, outside of a runtime.
     pub fn new(settings: Settings) -> Result<Self, SetUpError> {
         let Settings {
             registry,
@@ -147,30 +151,15 @@ impl Upstream {
         let Some(url) = url else {
             return Err(SetUpError::Origin { registry, origin });
         };
-        let ca = match ca {
-            Some(path) => Some(std::fs::read(&path).map_err(|source| SetUpError::Ca {
-                registry: registry.clone(),
-                path,
-                source,
-            })?),
-            None => None,
-        };
         let home = Home::new(url.host_str().unwrap_or_default());
-        let client = || {
-            let client = transport::client(&home, ca.as_deref());
-            client.map_err(|source| SetUpError::Tls {
-                registry: registry.clone(),
-                source,
-            })
-        };
-        let (questions, bodies) = (client()?, client()?);
+        let clients = Clients::open(&registry, &home, ca)?;
         let login = account.map(|account| Login::new(account, &registry));
         let auth = Auth::new(
             url.clone(),
             home.clone(),
             auth_hosts,
             login,
-            questions.clone(),
+            clients.clone(),
         );
         let transport = Transport {
             origin: url,
@@ -178,11 +167,7 @@ impl Upstream {
             auth,
             limits: Limits::default(),
         };
-        Ok(Self {
-            transport,
-            questions,
-            bodies,
-        })
+        Ok(Self { transport, clients })
     }
 
     /// Scheme and authority, for the log.
@@ -263,7 +248,7 @@ impl Upstream {
             let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
             ask = ask.header(header::RANGE, &format!("bytes={offset}-{last}"));
         }
-        let Answered { response, host } = self.transport.send(&self.bodies, &ask).await?;
+        let Answered { response, host } = self.transport.send(&self.clients.bodies(), &ask).await?;
         let length = content_length(response.headers());
         let etag = response
             .headers()
@@ -363,7 +348,8 @@ impl Upstream {
     }
 
     async fn question(&self, ask: Ask) -> Result<reqwest::Response, UpstreamError> {
-        Ok(self.transport.send(&self.questions, &ask).await?.response)
+        let client = self.clients.questions();
+        Ok(self.transport.send(&client, &ask).await?.response)
     }
 }
 

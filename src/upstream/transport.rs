@@ -14,9 +14,6 @@ use super::addresses::Home;
 use super::auth::Auth;
 use super::limits::{Kind, Limits};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Between two reads of a body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 /// How often a question is sent at most.
 const ATTEMPTS: u32 = 3;
@@ -258,25 +255,4 @@ pub(super) async fn body(mut response: Response, limit: usize) -> Result<Bytes, 
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes.freeze())
-}
-
-/// A client that follows nothing by itself and trusts the system's roots and `ca` (PEM).
-pub(super) fn client(home: &Home, ca: Option<&[u8]>) -> Result<reqwest::Client, UpstreamError> {
-    let extra = match ca {
-        Some(pem) => reqwest::Certificate::from_pem_bundle(pem)?,
-        None => Vec::new(),
-    };
-    let builder = || {
-        reqwest::Client::builder()
-            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(home.clone())
-            .http2_adaptive_window(true)
-            .tcp_nodelay(true)
-    };
-    let client = builder().tls_certs_merge(extra.clone()).build();
-    // A machine without trusted roots can still speak to plain-HTTP registries and to `ca`.
-    Ok(client.or_else(|_| builder().tls_certs_only(extra).build())?)
 }

@@ -1,24 +1,21 @@
-//! Certificates: our own authority and what it issues, or the operator's files; chosen by SNI.
+//! Our own certificate authority, and the certificate of it that `tls: auto` serves with.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{CertificateFiles, TlsError, chain, load, read};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -29,32 +26,8 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Clocks differ.
 const BACKDATE: Duration = DAY;
 
-/// A certificate chain and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
-/// Why there is no certificate to serve with. All of it is the operator's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error("{} holds no certificate in PEM form: {reason}", path.display())]
-    Certificate { path: PathBuf, reason: String },
-    #[error("{} holds no private key in PEM form that fits its certificate: {reason}", path.display())]
-    Key { path: PathBuf, reason: String },
-    #[error("cannot make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    #[error("cannot set TLS up: {0}")]
-    Rustls(#[from] rustls::Error),
-}
-
 /// Our own certificate authority. It, not the leaf, is what clients trust.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Authority {
     /// The certificate to trust, in PEM form.
     pub path: PathBuf,
@@ -117,10 +90,7 @@ impl Authority {
             path: key_path.clone(),
             reason,
         };
-        let key = fs::read_to_string(&key_path).map_err(|source| TlsError::Read {
-            path: key_path.clone(),
-            source,
-        })?;
+        let key = String::from_utf8_lossy(&read(&key_path)?).into_owned();
         let key = KeyPair::from_pem(&key).map_err(|error| key_error(error.to_string()))?;
         let issuer = chain(&self.path)?.swap_remove(0);
         let issuer =
@@ -132,6 +102,7 @@ impl Authority {
         let leaf = leaf_params(names, now)?.signed_by(&leaf_key, &issuer)?;
         write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
         write(&files.certificate, leaf.pem().as_bytes())?;
+        tracing::info!(certificate = %files.certificate.display(), "our certificate was issued");
         Ok(files)
     }
 }
@@ -171,7 +142,7 @@ fn name(common: &str) -> DistinguishedName {
 }
 
 /// Whether a leaf is for exactly these names and lives long enough.
-fn fits(leaf: &CertificateDer<'_>, names: &BTreeSet<String>, now: SystemTime) -> bool {
+pub(super) fn fits(leaf: &CertificateDer<'_>, names: &BTreeSet<String>, now: SystemTime) -> bool {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
         return false;
     };
@@ -197,78 +168,6 @@ fn san_text(name: &GeneralName<'_>) -> Option<String> {
             address.ok().map(|address| address.to_string())
         }
         _ => None,
-    }
-}
-
-/// What a listener speaks TLS with: the first certificate is the default, the others are chosen by SNI.
-///
-/// # Errors
-/// When a file cannot be read, or a key does not fit its certificate.
-pub fn server_config(files: &[CertificateFiles]) -> Result<Arc<rustls::ServerConfig>, TlsError> {
-    let certificates = files.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni { certificates }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = Ticketer::new()?;
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct BySni {
-    certificates: Vec<Arc<CertifiedKey>>,
-}
-
-impl ResolvesServerCert for BySni {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let wanted = hello
-            .server_name()
-            .and_then(|name| rustls::pki_types::ServerName::try_from(name).ok());
-        let named = wanted.and_then(|wanted| {
-            self.certificates.iter().find(|candidate| {
-                let leaf = candidate.cert.first();
-                let leaf =
-                    leaf.and_then(|leaf| rustls::server::ParsedCertificate::try_from(leaf).ok());
-                leaf.is_some_and(|leaf| rustls::client::verify_server_name(&leaf, &wanted).is_ok())
-            })
-        });
-        named.or(self.certificates.first()).cloned()
-    }
-}
-
-fn load(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = chain(&files.certificate)?;
-    let key_error = |reason: String| TlsError::Key {
-        path: files.key.clone(),
-        reason,
-    };
-    let pem = fs::read(&files.key).map_err(|source| TlsError::Read {
-        path: files.key.clone(),
-        source,
-    })?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| key_error(error.to_string()))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let certified = CertifiedKey::from_der(chain, key, &provider);
-    Ok(Arc::new(
-        certified.map_err(|error| key_error(error.to_string()))?,
-    ))
-}
-
-/// The certificates of a PEM file, at least one.
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let certificate_error = |reason: String| TlsError::Certificate {
-        path: path.to_owned(),
-        reason,
-    };
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(certificate_error("there is none".into())),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(certificate_error(error.to_string())),
     }
 }
 
@@ -349,44 +248,5 @@ mod tests {
         let again = Authority::open(&keys).expect("the same authority");
         assert_eq!(again.fingerprint, authority.fingerprint);
         assert_eq!(again.fingerprint.len(), 95);
-    }
-
-    #[test]
-    fn unreadable_certificates_are_named() {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let authority = Authority::open(folder.path()).expect("an authority");
-        let good = authority
-            .leaf(&names(&["localhost"]), SystemTime::now())
-            .expect("a leaf");
-        let broken = folder.path().join("broken.pem");
-        fs::write(&broken, "no pem").expect("writable");
-        let with = |certificate: &Path, key: &Path| {
-            let files = CertificateFiles {
-                certificate: certificate.to_owned(),
-                key: key.to_owned(),
-            };
-            server_config(&[files]).map(drop)
-        };
-        assert!(with(&good.certificate, &good.key).is_ok());
-        for (certificate, key, words) in [
-            (&broken, &good.key, "broken.pem holds no certificate"),
-            (
-                &good.certificate,
-                &broken,
-                "broken.pem holds no private key",
-            ),
-            (
-                &good.certificate,
-                &folder.path().join("ca.key"),
-                "ca.key holds no private key",
-            ),
-            (&folder.path().join("none"), &good.key, "cannot read"),
-        ] {
-            let error = with(certificate, key)
-                .expect_err("it is not usable")
-                .to_string();
-            assert!(error.contains(words), "{error}");
-        }
     }
 }

@@ -1,0 +1,115 @@
+//! The HTTP clients of one registry and whom they trust: made anew when the `ca` file changes.
+//!
+//! Whoever asks takes the client of that moment. A download that is under way keeps its own, and with it its
+//! connection, until it ends.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Certificate, Client};
+use tokio::sync::watch;
+
+use super::SetUpError;
+use super::addresses::Home;
+use crate::reload::{self, Reloaded};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Between two reads of a body.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The clients as they are now. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(super) struct Clients(watch::Receiver<Pair>);
+
+#[derive(Clone, Debug)]
+struct Pair {
+    questions: Client,
+    bodies: Client,
+}
+
+impl Clients {
+    /// `ca` is a PEM file of CAs, which are trusted beside the system's roots.
+    ///
+    /// # Errors
+    /// When it cannot be read or has no CA, or TLS is not usable.
+    ///
+    /// # Panics
+    /// With a `ca`, outside of a runtime.
+    pub fn open(registry: &str, home: &Home, ca: Option<PathBuf>) -> Result<Self, SetUpError> {
+        let (registry, home) = (registry.to_owned(), home.clone());
+        let Some(ca) = ca else {
+            let pair = Pair::new(&registry, &home, &[])?;
+            return Ok(Self(watch::channel(pair).1));
+        };
+        let files = vec![ca.clone()];
+        let mut pair = Reloaded::open(files, move || {
+            Pair::new(&registry, &home, &authorities(&registry, &ca)?)
+        })?;
+        let (sender, current) = watch::channel(pair.value().clone());
+        reload::keep_looking(move || {
+            if let Some(files) = pair.look() {
+                sender.send_replace(pair.value().clone());
+                reload::announce(&files);
+            }
+        });
+        Ok(Self(current))
+    }
+
+    /// For short questions, on the serving runtime.
+    pub fn questions(&self) -> Client {
+        self.0.borrow().questions.clone()
+    }
+
+    /// For bodies that are filled, on the fills' runtime: their connections live there.
+    pub fn bodies(&self) -> Client {
+        self.0.borrow().bodies.clone()
+    }
+}
+
+impl Pair {
+    fn new(registry: &str, home: &Home, extra: &[Certificate]) -> Result<Self, SetUpError> {
+        let client = || {
+            client(home, extra).map_err(|source| SetUpError::Tls {
+                registry: registry.to_owned(),
+                source: source.into(),
+            })
+        };
+        Ok(Self {
+            questions: client()?,
+            bodies: client()?,
+        })
+    }
+}
+
+/// The certificates of a PEM file, at least one.
+fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpError> {
+    let pem = reload::read(path).map_err(|source| SetUpError::Ca {
+        registry: registry.to_owned(),
+        path: path.to_owned(),
+        source,
+    })?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(SetUpError::NoCertificate {
+            registry: registry.to_owned(),
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// A client that follows nothing by itself and trusts the system's roots, read now, and `extra`.
+fn client(home: &Home, extra: &[Certificate]) -> reqwest::Result<Client> {
+    let builder = || {
+        Client::builder()
+            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(home.clone())
+            .http2_adaptive_window(true)
+            .tcp_nodelay(true)
+    };
+    let client = builder().tls_certs_merge(extra.to_vec()).build();
+    // A machine without trusted roots can still speak to plain-HTTP registries and to `ca`.
+    client.or_else(|_| builder().tls_certs_only(extra.to_vec()).build())
+}
