@@ -144,10 +144,6 @@ fn files_that_are_no_configuration() {
 #[test]
 fn what_is_not_built_is_refused_alike() {
     for (yaml, key) in [
-        (
-            "listen: [{address: \":1\", public_url: \"https://r.example\"}]",
-            "listen[].public_url",
-        ),
         ("admin: {address: \":5002\"}", "admin.address"),
         ("admin: {metrics: \":9090\"}", "admin.metrics"),
         ("store: {bucket: {url: \"s3://b\"}}", "store.bucket"),
@@ -156,11 +152,6 @@ fn what_is_not_built_is_refused_alike() {
         (
             "registries: [{name: a, v1: \"http://h\"}]",
             "registries[].v1",
-        ),
-        ("registries: [{name: a, push: true}]", "registries[].push"),
-        (
-            "registries: [{name: a, cache: false}]",
-            "registries[].cache",
         ),
         (
             "registries: [{name: a, hosts: [h], visibility: caller}]",

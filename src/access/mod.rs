@@ -38,11 +38,17 @@ pub enum Action {
 /// one, and nobody else can make one.
 #[derive(Clone, Debug)]
 pub struct Permit {
+    action: Action,
     registry: Registry,
     repository: Repository,
 }
 
 impl Permit {
+    /// What was allowed.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -88,6 +94,7 @@ impl Policy {
             return Err(Denied);
         }
         Ok(Permit {
+            action,
             registry: registry.clone(),
             repository: repository.clone(),
         })

@@ -7,7 +7,6 @@ use super::tree::{Node, Value};
 /// Keys and the values that may be written all the same, since nothing depends on them. `[]` goes
 /// through the items of a list.
 const NOT_YET: &[(&str, Fine)] = &[
-    ("listen[].public_url", Fine::Nothing),
     ("admin.address", Fine::Words(&["127.0.0.1:5002", "off"])),
     ("admin.metrics", Fine::Words(&["off"])),
     ("store.bucket", Fine::Words(&["off"])),
@@ -15,8 +14,6 @@ const NOT_YET: &[(&str, Fine)] = &[
     ("store.scrub_every", Fine::Words(&["30d", "off"])),
     ("registries[].v1", Fine::Nothing),
     ("registries[].v1_index", Fine::Nothing),
-    ("registries[].push", Fine::Words(&["false"])),
-    ("registries[].cache", Fine::Words(&["true"])),
     ("registries[].bridge", Fine::Words(&["false"])),
     ("registries[].visibility", Fine::Words(&["public", "rules"])),
     ("registries[].unused_ttl", Fine::Words(&["off"])),

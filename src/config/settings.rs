@@ -78,6 +78,8 @@ impl Config {
             owns: registry.owns.clone(),
             default: registry.default,
             library: registry.name == "docker.io",
+            push: registry.push,
+            cached: registry.cache,
         });
         gateway::Table {
             entries: entries.collect(),
@@ -142,6 +144,12 @@ impl super::Listen {
         gateway::Listener {
             read_only: self.read_only,
             registry: self.registry.as_deref().map(Registry::new),
+            scheme: if self.tls == Tls::Off {
+                "http"
+            } else {
+                "https"
+            },
+            public_url: self.public_url.as_ref().map(ToString::to_string),
         }
     }
 

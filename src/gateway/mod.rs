@@ -1,6 +1,9 @@
 //! Floor 4, the only place that names pingora: the phases of a request, and no policy.
 
+mod forward;
 mod front;
+mod location;
+mod pass;
 mod preface;
 mod respond;
 mod route;
@@ -30,6 +33,7 @@ use crate::spec::error::ErrorCode;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::Reference;
 use crate::spec::v2::Resource;
+use pass::Pass;
 use respond::{Shareable, Wanted};
 use route::{Asked, Refusal, Route, Target};
 
@@ -103,6 +107,39 @@ impl Gateway {
         match self.read(session, wanted, target, &permit).await {
             Ok(()) => Ok(()),
             Err(Failure::Mirror(error)) => respond::failure(session, wanted, &error).await,
+            Err(Failure::Connection(error)) => Err(error),
+        }
+    }
+
+    /// Decides, then lets a request through.
+    async fn pass(&self, session: &mut Session, wanted: &Wanted, mut pass: Pass) -> Result<()> {
+        let policy = &self.house.policy;
+        let (registry, repository) = (&pass.target.registry, &pass.target.endpoint.repository);
+        let caller = Caller::Anonymous;
+        let Ok(permit) = policy.decide(&caller, pass.action, registry, repository) else {
+            let denied = Refusal {
+                status: StatusCode::FORBIDDEN,
+                code: ErrorCode::Denied,
+                message: "you may not do that to this repository".into(),
+            };
+            return forward::refuse(session, wanted, &denied).await;
+        };
+        // Who may not read the source gets a plain upload instead of a mount.
+        let from = pass.from.as_ref();
+        if from.is_some_and(|from| {
+            policy
+                .decide(&caller, Action::Pull, registry, from)
+                .is_err()
+        }) {
+            pass.unmount();
+        }
+        match self.forward(session, wanted, &pass, &permit).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Mirror(error)) => {
+                respond::failure(session, wanted, &error).await?;
+                forward::drain(session).await;
+                Ok(())
+            }
             Err(Failure::Connection(error)) => Err(error),
         }
     }
@@ -230,6 +267,11 @@ impl ProxyHttp for Gateway {
             Ok(Route::Ping { namespace }) => {
                 wanted.namespace = namespace;
                 respond::ping(session, &wanted).await?;
+            }
+            Ok(Route::Pass(pass)) => {
+                wanted.namespace.clone_from(&pass.target.namespace);
+                exchange.target = Some(pass.target.clone());
+                self.pass(session, &wanted, pass).await?;
             }
             Ok(Route::Pull(target)) => {
                 wanted.namespace.clone_from(&target.namespace);

@@ -198,7 +198,7 @@ pub async fn page(
 
 /// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
 /// query that the upstream wants.
-fn next_page(link: &str, target: &Target) -> Option<String> {
+pub fn next_page(link: &str, target: &Target) -> Option<String> {
     let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     if !parameters.replace([' ', '"'], "").contains("rel=next") {
         return None;
@@ -284,7 +284,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
 }
 
 /// A response with what every answer carries.
-fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<ResponseHeader> {
+pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<ResponseHeader> {
     let mut response = ResponseHeader::build(status, Some(14))?;
     response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
     response.insert_header("Cache-Status", cache.to_string())?;

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode};
 
+use super::pass::{self, Pass};
+use crate::access::Action;
 use crate::spec::error::ErrorCode;
 use crate::spec::glob::Pattern;
 use crate::spec::name::{Registry, Repository};
@@ -15,6 +17,10 @@ use crate::spec::v2::{self, Endpoint, Path, PathError, Query, QueryError, Resour
 
 /// What routing knows of one registry.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are keys of the configuration, each true or false by itself"
+)]
 pub struct Entry {
     pub registry: Registry,
     /// Other names under which `?ns=` may ask for it.
@@ -25,6 +31,10 @@ pub struct Entry {
     pub default: bool,
     /// One-component names stand for `library/<name>`: the Hub.
     pub library: bool,
+    /// Whether it takes writes.
+    pub push: bool,
+    /// Whether what is read there is kept here.
+    pub cached: bool,
 }
 
 /// All registries.
@@ -39,6 +49,10 @@ pub struct Listener {
     pub read_only: bool,
     /// Everything on this listener is this registry's.
     pub registry: Option<Registry>,
+    /// What clients speak to it: `http` or `https`.
+    pub scheme: &'static str,
+    /// What clients call it behind another proxy: scheme and authority.
+    pub public_url: Option<String>,
 }
 
 /// A request as far as routing reads it.
@@ -60,6 +74,8 @@ pub enum Route {
     Ping { namespace: Option<String> },
     /// A cached read.
     Pull(Target),
+    /// A write, or a read of a registry whose bytes stay there.
+    Pass(Pass),
 }
 
 /// A resource of a repository of a registry.
@@ -85,7 +101,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status: code.status(),
             code,
@@ -135,16 +151,17 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     };
     let (entry, rest) = choose(table, listener, namespace.as_deref(), asked.host, &name)?;
     let repository = canonical(entry, rest)?;
-    let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
-    if !reads || is_upload {
+    let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
+    if writes && (listener.read_only || !entry.push) {
         return Err(unsupported(format!(
-            "{}/{repository} takes no pushes: its registry has no `push: true`; names of a registry that \
-             has are claimed with its `owns`, `hosts` or prefix",
+            "{}/{repository} takes no pushes here: its registry has no `push: true`, or this listener only \
+             reads; names of a registry that has are claimed with its `owns`, `hosts` or prefix",
             entry.registry
         )));
     }
+    let action = pass::action(asked.method, &resource)?;
     check_page(&resource, &query)?;
-    Ok(Route::Pull(Target {
+    let target = Target {
         registry: entry.registry.clone(),
         endpoint: Endpoint {
             repository,
@@ -153,7 +170,23 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         query: query.without("ns"),
         typed: name,
         namespace,
-    }))
+    };
+    if action == Action::Pull && entry.cached {
+        return Ok(Route::Pull(target));
+    }
+    let from = target.query.value("from");
+    let from = from.and_then(|from| {
+        let (owner, rest) = choose(
+            table,
+            listener,
+            target.namespace.as_deref(),
+            asked.host,
+            from,
+        )
+        .ok()?;
+        (owner.registry == entry.registry).then(|| canonical(owner, rest).ok())?
+    });
+    Ok(Route::Pass(pass::pass(target, action, asked.query, from)?))
 }
 
 /// The registry that a name belongs to, and the name without its registry prefix.
@@ -261,7 +294,7 @@ fn check_page(resource: &Resource, query: &Query) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn unsupported(message: impl Into<Cow<'static, str>>) -> Refusal {
+pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::new(ErrorCode::Unsupported, message)
 }
 
@@ -280,308 +313,5 @@ fn refused_query(error: &QueryError) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str) -> Entry {
-        Entry {
-            registry: Registry::new(name),
-            aliases: Vec::new(),
-            hosts: Vec::new(),
-            owns: Vec::new(),
-            default: false,
-            library: false,
-        }
-    }
-
-    fn table() -> Table {
-        Table {
-            entries: vec![
-                Entry {
-                    aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
-                    default: true,
-                    library: true,
-                    ..entry("docker.io")
-                },
-                entry("ghcr.io"),
-                entry("registry.local:5000"),
-                Entry {
-                    hosts: vec!["hosted.example.com".into()],
-                    owns: vec![
-                        Pattern::parse("team/**").expect("a pattern"),
-                        Pattern::parse("intern-*").expect("a pattern"),
-                    ],
-                    ..entry("hosted")
-                },
-                entry("hosted/inner"),
-            ],
-        }
-    }
-
-    fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, Refusal> {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let asked = Asked {
-            method: &Method::GET,
-            path,
-            query,
-            host: Some(host),
-        };
-        route(&table(), listener, asked)
-    }
-
-    fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, ErrorCode> {
-        match ask(listener, host, target) {
-            Ok(Route::Pull(target)) => Ok(format!(
-                "{} {}",
-                target.registry, target.endpoint.repository
-            )),
-            Ok(Route::Ping { .. }) => Ok("ping".into()),
-            Err(refusal) => Err(refusal.code),
-        }
-    }
-
-    #[test]
-    #[expect(clippy::too_many_lines, reason = "one table")]
-    fn a_name_belongs_to_exactly_one_registry() {
-        let any = Listener::default();
-        let hub = Listener {
-            registry: Some(Registry::new("docker.io")),
-            read_only: true,
-        };
-        let hosted = Listener {
-            registry: Some(Registry::new("hosted")),
-            read_only: false,
-        };
-        let unknown = Err(ErrorCode::NameUnknown);
-        let ok = |text: &str| Ok(text.to_owned());
-        for (listener, host, target, expected) in [
-            // the listener's registry: Host and prefix are ignored
-            (
-                &hub,
-                "x",
-                "/v2/library/alpine/manifests/latest",
-                ok("docker.io library/alpine"),
-            ),
-            (
-                &hub,
-                "hosted.example.com",
-                "/v2/alpine/manifests/latest",
-                ok("docker.io library/alpine"),
-            ),
-            (
-                &hub,
-                "x",
-                "/v2/ghcr.io/a/manifests/latest",
-                ok("docker.io ghcr.io/a"),
-            ),
-            (
-                &hosted,
-                "x",
-                "/v2/alpine/manifests/latest",
-                ok("hosted alpine"),
-            ),
-            (
-                &hub,
-                "x",
-                "/v2/a/b/manifests/latest?ns=docker.io",
-                ok("docker.io a/b"),
-            ),
-            (
-                &hub,
-                "x",
-                "/v2/a/b/manifests/latest?ns=index.docker.io",
-                ok("docker.io a/b"),
-            ),
-            (
-                &hub,
-                "x",
-                "/v2/a/b/manifests/latest?ns=ghcr.io",
-                unknown.clone(),
-            ),
-            // ns
-            (
-                &any,
-                "x",
-                "/v2/a/b/manifests/latest?ns=ghcr.io",
-                ok("ghcr.io a/b"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/alpine/manifests/latest?ns=registry-1.docker.io",
-                ok("docker.io library/alpine"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/a/manifests/latest?ns=registry.local%3A5000",
-                ok("registry.local:5000 a"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/a/manifests/latest?ns=evil.example",
-                unknown.clone(),
-            ),
-            (&any, "x", "/v2/?ns=evil.example", unknown.clone()),
-            (&any, "x", "/v2/?ns=ghcr.io", ok("ping")),
-            (
-                &any,
-                "hosted.example.com",
-                "/v2/a/manifests/latest?ns=ghcr.io",
-                ok("ghcr.io a"),
-            ),
-            // Host
-            (
-                &any,
-                "hosted.example.com",
-                "/v2/alpine/manifests/latest",
-                ok("hosted alpine"),
-            ),
-            (
-                &any,
-                "HOSTED.example.com:5000",
-                "/v2/alpine/manifests/latest",
-                ok("hosted alpine"),
-            ),
-            (
-                &any,
-                "other.example.com",
-                "/v2/alpine/manifests/latest",
-                ok("docker.io library/alpine"),
-            ),
-            // prefix, the longest
-            (
-                &any,
-                "x",
-                "/v2/ghcr.io/a/b/manifests/latest",
-                ok("ghcr.io a/b"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/docker.io/alpine/manifests/latest",
-                ok("docker.io library/alpine"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/registry.local:5000/a/manifests/latest",
-                ok("registry.local:5000 a"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/hosted/inner/a/manifests/latest",
-                ok("hosted/inner a"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/hosted/innermost/manifests/latest",
-                ok("hosted innermost"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/ghcr.io/manifests/latest",
-                ok("docker.io library/ghcr.io"),
-            ),
-            // owns
-            (
-                &any,
-                "x",
-                "/v2/team/app/manifests/latest",
-                ok("hosted team/app"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/intern-7/manifests/latest",
-                ok("hosted intern-7"),
-            ),
-            // default
-            (
-                &any,
-                "x",
-                "/v2/alpine/manifests/latest",
-                ok("docker.io library/alpine"),
-            ),
-            (
-                &any,
-                "x",
-                "/v2/a/manifests/manifests/latest",
-                ok("docker.io a/manifests"),
-            ),
-        ] {
-            assert_eq!(chosen(listener, host, target), expected, "{host} {target}");
-        }
-    }
-
-    #[test]
-    fn without_a_default_an_unclaimed_name_is_unknown() {
-        let table = Table {
-            entries: vec![entry("ghcr.io"), entry("quay.io")],
-        };
-        let asked = Asked {
-            method: &Method::GET,
-            path: "/v2/a/manifests/x",
-            query: "",
-            host: None,
-        };
-        let refusal = route(&table, &Listener::default(), asked).expect_err("unclaimed");
-        assert_eq!(refusal.code, ErrorCode::NameUnknown);
-    }
-
-    #[test]
-    fn what_is_refused() {
-        let listener = Listener::default();
-        for (target, code) in [
-            ("/", ErrorCode::NameUnknown),
-            ("/v1/repositories/a/tags", ErrorCode::NameUnknown),
-            ("/_ping", ErrorCode::NameUnknown),
-            ("/v2/_catalog", ErrorCode::NameUnknown),
-            ("/v2/a/../b/manifests/x", ErrorCode::NameInvalid),
-            ("/v2/A/manifests/x", ErrorCode::NameInvalid),
-            ("/v2/manifests/x", ErrorCode::NameInvalid),
-            ("/v2/a/manifests/x?n=1&n=2", ErrorCode::NameInvalid),
-            (
-                "/v2/a/manifests/x?ns=docker.io&ns=docker.io",
-                ErrorCode::NameInvalid,
-            ),
-            ("/v2/a/manifests/.x", ErrorCode::TagInvalid),
-            ("/v2/a/blobs/sha256:1", ErrorCode::DigestInvalid),
-            ("/v2/a/tags/list?n=-1", ErrorCode::PaginationNumberInvalid),
-            ("/v2/a/blobs/uploads/", ErrorCode::Unsupported),
-        ] {
-            assert_eq!(chosen(&listener, "x", target), Err(code), "{target}");
-        }
-        for method in [
-            Method::PUT,
-            Method::POST,
-            Method::PATCH,
-            Method::DELETE,
-            Method::OPTIONS,
-        ] {
-            let asked = Asked {
-                method: &method,
-                path: "/v2/a/manifests/x",
-                query: "",
-                host: None,
-            };
-            let refusal = route(&table(), &listener, asked).expect_err("no push");
-            assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
-            assert!(refusal.message.contains("owns"), "{}", refusal.message);
-        }
-    }
-
-    #[test]
-    fn ns_does_not_go_upstream_and_is_echoed() {
-        let asked = "/v2/a/b/tags/list?n=5&ns=docker.io&last=x";
-        let Ok(Route::Pull(target)) = ask(&Listener::default(), "x", asked) else {
-            panic!("it is a pull");
-        };
-        assert_eq!(target.query.render(), "?n=5&last=x");
-        assert_eq!(target.namespace.as_deref(), Some("docker.io"));
-    }
-}
+#[path = "route_tests.rs"]
+mod tests;

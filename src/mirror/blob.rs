@@ -356,7 +356,7 @@ impl Shared {
     }
 }
 
-fn missing_key(permit: &Permit, digest: &Digest) -> super::missing::MissingKey {
+pub(super) fn missing_key(permit: &Permit, digest: &Digest) -> super::missing::MissingKey {
     (
         permit.registry().clone(),
         permit.repository().clone(),

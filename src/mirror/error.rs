@@ -79,7 +79,7 @@ impl MirrorError {
     }
 
     /// The upstream did not answer in the time that the client has.
-    pub(super) fn late() -> Self {
+    pub fn late() -> Self {
         Self::Unavailable(Arc::new(UpstreamError::Timeout))
     }
 

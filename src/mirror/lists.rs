@@ -91,6 +91,7 @@ impl Mirror {
                 stale: None,
             });
         }
+        let asked_at = origin.writes();
         let start = || {
             let (shared, key, query) = (shared.clone(), key.clone(), query.clone());
             let endpoint = Endpoint {
@@ -103,7 +104,9 @@ impl Mirror {
                     let error = MirrorError::of(Arc::new(error), Asked::Repository);
                     if matches!(error, MirrorError::Unknown { .. }) {
                         shared.pages.invalidate(&key);
-                        shared.missing.remember(missing, origin.missing_ttl);
+                        if origin.writes() == asked_at {
+                            shared.missing.remember(missing, origin.missing_ttl);
+                        }
                     }
                     error
                 })?;
@@ -111,11 +114,14 @@ impl Mirror {
                     page,
                     at: Instant::now(),
                 });
-                shared.pages.insert(key, kept.clone());
+                shared.pages.insert(key.clone(), kept.clone());
+                if origin.writes() != asked_at {
+                    shared.pages.invalidate(&key);
+                }
                 Ok(kept)
             }
         };
-        let (fetched, collapsed) = shared.listing.join(key.clone(), start).await;
+        let (fetched, collapsed) = shared.listing.join((key.clone(), asked_at), start).await;
         match (fetched.unwrap_or(Err(MirrorError::Lost)), known) {
             (Ok(kept), _) => {
                 let cache = CacheStatus::forward(Forward::UriMiss)

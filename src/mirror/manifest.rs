@@ -176,8 +176,9 @@ impl Shared {
     ) -> Result<Fetched, MirrorError> {
         let (registry, repository, digest, fetch) = &key;
         let reference = Reference::Digest(*digest);
+        let asked_at = origin.writes();
         let refused = |error: UpstreamError| {
-            if matches!(error, UpstreamError::NotFound) {
+            if matches!(error, UpstreamError::NotFound) && origin.writes() == asked_at {
                 let missing = missing_key(registry, repository, &reference, AcceptClass::Full);
                 self.missing.remember(missing, origin.missing_ttl);
             }

@@ -35,6 +35,11 @@ impl Missing {
         }
     }
 
+    /// It is there now.
+    pub fn forget(&self, key: &MissingKey) {
+        self.until.invalidate(key);
+    }
+
     /// Whether the upstream said so a short while ago.
     pub fn knows(&self, key: &MissingKey) -> bool {
         match self.until.get(key) {

@@ -14,9 +14,11 @@ mod missing;
 mod public;
 mod reader;
 mod tag;
+mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +29,7 @@ pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
 pub use reader::{ReadError, Reader};
+pub use writes::{Body, Feed, Lesson, Pass, Passed, lesson};
 
 use crate::access::Permit;
 use crate::flight::Flights;
@@ -83,6 +86,14 @@ struct Origin {
     max_stale: Option<Duration>,
     patience: Duration,
     only_public: bool,
+    /// Counts what was written through us: an answer to a question from before is not kept.
+    writes: AtomicU64,
+}
+
+impl Origin {
+    fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
 }
 
 /// The cached read side of all registries. Cloning is cheap.
@@ -99,8 +110,8 @@ struct Shared {
     hot: moka::sync::Cache<Digest, Bytes>,
     missing: Missing,
     pages: lists::Pages,
-    listing: Flights<lists::PageKey, Result<Arc<lists::Kept>, MirrorError>>,
-    resolving: Flights<TagKey, Result<Resolved, MirrorError>>,
+    listing: Flights<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
+    resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
     fetching: Flights<ManifestKey, Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<blob::ClaimKey, Result<(), MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
@@ -128,6 +139,7 @@ impl Mirror {
                 max_stale: settings.max_stale,
                 patience: settings.patience,
                 only_public: settings.only_public,
+                writes: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
         }

@@ -111,12 +111,11 @@ impl Mirror {
         index: ManifestAnswer,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let bytes = match &index.bytes {
-            Some(bytes) => Some(bytes.clone()),
-            None => {
-                let whole = self.manifest_by_digest(origin, permit, &index.digest, true);
-                whole.await?.bytes
-            }
+        let bytes = if let Some(bytes) = &index.bytes {
+            Some(bytes.clone())
+        } else {
+            let whole = self.manifest_by_digest(origin, permit, &index.digest, true);
+            whole.await?.bytes
         };
         let Some(image) = bytes.and_then(|bytes| default_image(&bytes)) else {
             return Ok(index);
@@ -162,8 +161,9 @@ impl Shared {
         let stale = known
             .as_ref()
             .and_then(|known| Some((known.clone(), age(known)?)));
-        let start = || self.clone().resolve(origin.clone(), key.clone());
-        let asked = self.resolving.join(key.clone(), start);
+        let asked_at = origin.writes();
+        let start = || self.clone().resolve(origin.clone(), key.clone(), asked_at);
+        let asked = self.resolving.join((key.clone(), asked_at), start);
         let answer = |(pointer, age), reason| {
             let cache = CacheStatus::forward(Forward::Stale).detail(reason);
             Ok((
@@ -222,6 +222,7 @@ impl Shared {
         self: Arc<Self>,
         origin: Arc<Origin>,
         key: TagKey,
+        asked_at: u64,
     ) -> Result<Resolved, MirrorError> {
         let (registry, repository, class, tag) = &key;
         let reference = Reference::Tag(tag.clone());
@@ -233,7 +234,7 @@ impl Shared {
             Ok(head) => Some(head),
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
-            Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
+            Err(error) => return Err(self.tag_refused(&origin, &key, asked_at, error).await),
         };
         let checked_at = unix(SystemTime::now());
         let pointer = head.and_then(|head| pointer(head, checked_at));
@@ -273,11 +274,15 @@ impl Shared {
                     };
                     (pointer, bytes)
                 }
-                Err(error) => return Err(self.tag_refused(&origin, &key, error).await),
+                Err(error) => return Err(self.tag_refused(&origin, &key, asked_at, error).await),
             },
         };
         let tags = &self.store.tags;
         let pointer = tags.point(registry, repository, *class, tag, pointer).await;
+        if origin.writes() != asked_at {
+            // Somebody pushed meanwhile: this may be what was there before.
+            tags.remove(registry, repository, *class, tag).await;
+        }
         Ok(Resolved { pointer, bytes })
     }
 
@@ -286,6 +291,7 @@ impl Shared {
         &self,
         origin: &Origin,
         key: &TagKey,
+        asked_at: u64,
         error: UpstreamError,
     ) -> MirrorError {
         let (registry, repository, class, tag) = key;
@@ -296,7 +302,9 @@ impl Shared {
                 .await;
             let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
             let life = missing::life(tag, origin.missing_ttl);
-            self.missing.remember(missing, life);
+            if origin.writes() == asked_at {
+                self.missing.remember(missing, life);
+            }
         }
         MirrorError::of(Arc::new(error), Asked::Manifest)
     }

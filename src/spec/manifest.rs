@@ -33,6 +33,7 @@ pub enum AcceptClass {
 impl AcceptClass {
     /// The class whose question and pointer this one uses: who cannot read an index is answered with an
     /// image of it.
+    #[must_use]
     pub const fn asked_as(self) -> Self {
         match self {
             Self::Full | Self::NoList => Self::Full,

@@ -206,6 +206,15 @@ impl Query {
     }
 }
 
+/// A raw query without the pairs of `key`, byte for byte as they stood.
+pub fn raw_without(query: &str, key: &str) -> String {
+    let others = query.split('&').filter(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        !pair.is_empty() && decode(name).as_deref() != Ok(key)
+    });
+    others.collect::<Vec<_>>().join("&")
+}
+
 /// Decodes one form-encoded part, strictly.
 fn decode(text: &str) -> Result<String, QueryError> {
     let bytes = text.as_bytes();
@@ -316,6 +325,21 @@ mod tests {
             ("/v2/a/tags", PathError::Unknown),
         ] {
             assert_eq!(path(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn raw_queries_keep_their_bytes() {
+        for (query, without) in [
+            ("_state=a%2bB-_~==&digest=x", "_state=a%2bB-_~==&digest=x"),
+            ("ns=docker.io&_state=%41", "_state=%41"),
+            ("a=1&ns=x&b=2", "a=1&b=2"),
+            ("n%73=x&a", "a"),
+            ("nsx=1", "nsx=1"),
+            ("ns", ""),
+            ("", ""),
+        ] {
+            assert_eq!(raw_without(query, "ns"), without, "{query}");
         }
     }
 

@@ -76,6 +76,28 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         record
     }
 
+    /// Forgets the records two levels below `folder` (`<class>/<name>`) that `gone` is true of.
+    pub async fn remove_where(&self, folder: String, gone: impl Fn(&V) -> bool + Send + 'static) {
+        let root = self.root.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+            let mut found = Vec::new();
+            for record in entries(&root.join(folder)).flat_map(|class| entries(&class.path())) {
+                let read = std::fs::read(record.path()).ok();
+                let read = read.and_then(|bytes| serde_json::from_slice::<V>(&bytes).ok());
+                if read.is_some_and(|record| gone(&record))
+                    && let Ok(path) = record.path().strip_prefix(&root)
+                {
+                    found.push(path.to_string_lossy().into_owned());
+                }
+            }
+            found
+        });
+        for path in found.await.unwrap_or_default() {
+            self.remove(path).await;
+        }
+    }
+
     /// Forgets a record.
     pub async fn remove(&self, path: String) {
         self.recent.invalidate(&path);

@@ -79,6 +79,19 @@ impl Tags {
             .remove(path(registry, repository, class, tag))
             .await;
     }
+
+    /// Removes every pointer of a repository at a manifest that it no longer has. Looks at all of its tags.
+    pub async fn remove_all_of(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: Digest,
+    ) {
+        let folder = format!("{}/{repository}/_tags", component(registry.as_str()));
+        self.pointers
+            .remove_where(folder, move |pointer| pointer.digest == digest)
+            .await;
+    }
 }
 
 fn path(registry: &Registry, repository: &Repository, class: AcceptClass, tag: &Tag) -> String {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -32,6 +32,8 @@ const TOKENS: u64 = 10_000;
 enum Scheme {
     #[default]
     Unasked,
+    /// It let us in without.
+    Open,
     Basic,
     Bearer(Realm),
 }
@@ -116,7 +118,7 @@ impl Auth {
     ) -> Result<Option<HeaderValue>, UpstreamError> {
         let scheme = self.shared.scheme().clone();
         match scheme {
-            Scheme::Unasked => Ok(None),
+            Scheme::Unasked | Scheme::Open => Ok(None),
             Scheme::Basic if anonymous => Ok(None),
             Scheme::Basic => self.shared.basic().await,
             Scheme::Bearer(realm) => {
@@ -128,6 +130,28 @@ impl Auth {
                 self.shared.token(key).await.map(Some)
             }
         }
+    }
+
+    /// Whether the registry has said how it wants to be logged in to.
+    pub fn is_known(&self) -> bool {
+        *self.shared.scheme() != Scheme::Unasked
+    }
+
+    /// Reads the answer to a request without a login.
+    pub fn learn(&self, status: StatusCode, headers: &HeaderMap) {
+        let challenges = read(headers);
+        let wants_basic = || {
+            challenges
+                .iter()
+                .any(|challenge| challenge.scheme == "basic")
+        };
+        let scheme = match bearer(&challenges, &self.shared.origin) {
+            Some((realm, _)) => Scheme::Bearer(realm),
+            None if wants_basic() => Scheme::Basic,
+            None if status.is_success() => Scheme::Open,
+            None => return,
+        };
+        *self.shared.scheme() = scheme;
     }
 
     /// What to send after a 401 of the registry's own; `None` when there is nothing else to try.

@@ -15,16 +15,17 @@ use crate::reload::{self, Reloaded};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Between two reads of a body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The clients as they are now. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(super) struct Clients(watch::Receiver<Pair>);
+pub(super) struct Clients(watch::Receiver<Three>);
 
 #[derive(Clone, Debug)]
-struct Pair {
+struct Three {
     questions: Client,
     bodies: Client,
+    passing: Client,
 }
 
 impl Clients {
@@ -38,12 +39,12 @@ impl Clients {
     pub fn open(registry: &str, home: &Home, ca: Option<PathBuf>) -> Result<Self, SetUpError> {
         let (registry, home) = (registry.to_owned(), home.clone());
         let Some(ca) = ca else {
-            let pair = Pair::new(&registry, &home, &[])?;
+            let pair = Three::new(&registry, &home, &[])?;
             return Ok(Self(watch::channel(pair).1));
         };
         let files = vec![ca.clone()];
         let mut pair = Reloaded::open(files, move || {
-            Pair::new(&registry, &home, &authorities(&registry, &ca)?)
+            Three::new(&registry, &home, &authorities(&registry, &ca)?)
         })?;
         let (sender, current) = watch::channel(pair.value().clone());
         reload::keep_looking(move || {
@@ -60,23 +61,30 @@ impl Clients {
         self.0.borrow().questions.clone()
     }
 
+    /// For requests that pass through, on the serving runtime. It waits as long as it is let: a push may
+    /// take hours before it is answered.
+    pub fn passing(&self) -> Client {
+        self.0.borrow().passing.clone()
+    }
+
     /// For bodies that are filled, on the fills' runtime: their connections live there.
     pub fn bodies(&self) -> Client {
         self.0.borrow().bodies.clone()
     }
 }
 
-impl Pair {
+impl Three {
     fn new(registry: &str, home: &Home, extra: &[Certificate]) -> Result<Self, SetUpError> {
-        let client = || {
-            client(home, extra).map_err(|source| SetUpError::Tls {
+        let client = |read_timeout| {
+            client(home, extra, read_timeout).map_err(|source| SetUpError::Tls {
                 registry: registry.to_owned(),
                 source: source.into(),
             })
         };
         Ok(Self {
-            questions: client()?,
-            bodies: client()?,
+            questions: client(Some(READ_TIMEOUT))?,
+            bodies: client(Some(READ_TIMEOUT))?,
+            passing: client(None)?,
         })
     }
 }
@@ -98,16 +106,23 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
 }
 
 /// A client that follows nothing by itself and trusts the system's roots, read now, and `extra`.
-fn client(home: &Home, extra: &[Certificate]) -> reqwest::Result<Client> {
+fn client(
+    home: &Home,
+    extra: &[Certificate],
+    read_timeout: Option<Duration>,
+) -> reqwest::Result<Client> {
     let builder = || {
-        Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .dns_resolver(home.clone())
             .http2_adaptive_window(true)
-            .tcp_nodelay(true)
+            .tcp_nodelay(true);
+        match read_timeout {
+            Some(timeout) => builder.read_timeout(timeout),
+            None => builder,
+        }
     };
     let client = builder().tls_certs_merge(extra.to_vec()).build();
     // A machine without trusted roots can still speak to plain-HTTP registries and to `ca`.

@@ -9,6 +9,7 @@ mod auth;
 mod clients;
 mod error;
 mod limits;
+mod pass;
 mod transport;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use reqwest::Url;
 
 pub use account::{Account, Credentials, parse_answer};
 pub use error::UpstreamError;
+pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
 use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, MAX_MANIFEST};

@@ -1,0 +1,374 @@
+//! Requests that pass through to a registry: bodies stream both ways, a piece at a time.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+use super::location::leading_here;
+use super::pass::Pass;
+use super::respond::{self, Wanted};
+use super::route::Refusal;
+use super::{Failure, Gateway};
+use crate::access::Permit;
+use crate::mirror::{self, Body, Feed, Passed};
+use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::error::ErrorCode;
+use crate::spec::manifest::MAX_MANIFEST;
+use crate::spec::v2::Resource;
+
+/// How long a registry may take to answer once it has the body, or to take the next piece of it.
+const ANSWER: Duration = Duration::from_secs(900);
+/// How much of a body is read that nobody wants, so that its sender hears the answer.
+const DRAINED: usize = 1 << 20;
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Request headers that a registry needs; all others stay here, Authorization above all.
+const GOING_UP: &[HeaderName] = &[
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_NONE_MATCH,
+    header::USER_AGENT,
+];
+
+/// Response headers that go back as they are.
+const COMING_BACK: &[&str] = &[
+    "accept-ranges",
+    "cache-control",
+    "content-range",
+    "content-type",
+    "docker-content-digest",
+    "docker-upload-uuid",
+    "etag",
+    "oci-chunk-min-length",
+    "oci-filters-applied",
+    "oci-subject",
+    "oci-tag",
+    "range",
+    "retry-after",
+    "warning",
+];
+
+impl Gateway {
+    /// Passes a request on and its answer back, and lets the cache know.
+    pub(super) async fn forward(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        permit: &Permit,
+    ) -> Result<(), Failure> {
+        let resource = &pass.target.endpoint.resource;
+        let method = session.req_header().method.clone();
+        let headers = session.req_header().headers.clone();
+        let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes()
+                .to_ascii_lowercase()
+                .starts_with(b"application/x-www-form-urlencoded")
+        });
+        let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
+        if is_form && is_upload {
+            // A form could name another source or digest than the query that was looked at.
+            let refused = Refusal {
+                status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                code: ErrorCode::Unsupported,
+                message: "an upload is no form".into(),
+            };
+            return Ok(refuse(session, wanted, &refused).await?);
+        }
+        if expects_continue(&headers) && !session.is_http2() {
+            session.downstream_session.write_continue_response().await?;
+        }
+        let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
+            let Some(bytes) = read_manifest(session, self.house.patience).await? else {
+                let refused = Refusal {
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    code: ErrorCode::ManifestInvalid,
+                    message: "a manifest has at most 4 MiB".into(),
+                };
+                return Ok(refuse(session, wanted, &refused).await?);
+            };
+            Some(bytes)
+        } else {
+            None
+        };
+        let passed = self.send(session, pass, permit, manifest.clone()).await;
+        let status = passed.as_ref().ok().map(|passed| passed.status);
+        let manifest = manifest.map(|bytes| (media_type(&headers), bytes));
+        let lesson = mirror::lesson(&method, resource, status, pass.digest, manifest);
+        // Before the client hears of it: what it asks for next must not be what was.
+        self.house.mirror.learn(permit, lesson).await;
+        let passed = passed?;
+        if is_upload || method != Method::GET {
+            tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
+        }
+        let answered = self.answer(session, wanted, pass, passed).await;
+        drain(session).await;
+        answered
+    }
+
+    /// Sends the request and its body until there is an answer.
+    async fn send(
+        &self,
+        session: &mut Session,
+        pass: &Pass,
+        permit: &Permit,
+        manifest: Option<Bytes>,
+    ) -> Result<Passed, Failure> {
+        let request = session.req_header();
+        let mut headers = HeaderMap::new();
+        for name in GOING_UP {
+            for value in request.headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        self.forwarded(session, &mut headers);
+        let method = session.req_header().method.clone();
+        let (feed, body) = if let Some(manifest) = manifest {
+            let (feed, body) = Body::new(Some(manifest.len() as u64));
+            let whole = tokio::spawn(async move {
+                if feed.send(manifest).await {
+                    feed.end().await;
+                }
+            });
+            drop(whole);
+            (None, Some(body))
+        } else if matches!(method, Method::GET | Method::HEAD) || session.is_body_empty() {
+            (None, None)
+        } else {
+            let length = content_length(&session.req_header().headers);
+            let (feed, body) = Body::new(length);
+            (Some(feed), Some(body))
+        };
+        let sending = self.house.mirror.pass(
+            permit,
+            mirror::Pass {
+                method,
+                resource: pass.target.endpoint.resource.clone(),
+                query: pass.query.clone(),
+                from: pass.from.clone(),
+                headers,
+                body,
+            },
+        );
+        let mut sending = pin!(sending);
+        if let Some(feed) = feed {
+            tokio::select! {
+                biased;
+                passed = &mut sending => return Ok(passed?),
+                outcome = feed_body(session, feed, self.house.patience) => outcome?,
+            }
+        }
+        let answer = tokio::time::timeout(ANSWER, sending).await;
+        Ok(answer.map_err(|_| mirror::MirrorError::late())??)
+    }
+
+    /// Says who asks, and by which name: ours to say, whatever the client wrote.
+    fn forwarded(&self, session: &Session, headers: &mut HeaderMap) {
+        let mut set = |name: &'static str, value: String| {
+            if let Ok(value) = value.parse() {
+                headers.insert(name, value);
+            }
+        };
+        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
+            set("x-forwarded-for", address.ip().to_string());
+        }
+        let external = self.external(session);
+        if let Some((scheme, authority)) = external.split_once("://") {
+            set("x-forwarded-proto", scheme.to_owned());
+            if !authority.is_empty() {
+                set("x-forwarded-host", authority.to_owned());
+            }
+        }
+    }
+
+    /// What the client calls us: scheme and authority.
+    pub(super) fn external(&self, session: &Session) -> String {
+        if let Some(url) = &self.listener.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let host = super::host(session.req_header()).ok().flatten();
+        format!("{}://{}", self.listener.scheme, host.unwrap_or_default())
+    }
+
+    /// Gives an answer back.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        mut passed: Passed,
+    ) -> Result<(), Failure> {
+        let cache = CacheStatus::forward(Forward::Bypass);
+        let mut response = respond::response(passed.status, wanted, cache)?;
+        for name in COMING_BACK {
+            for value in passed.headers.get_all(*name) {
+                response.append_header(*name, value.clone())?;
+            }
+        }
+        if let Some(location) = passed.headers.get(header::LOCATION) {
+            let upstream = self.house.mirror.upstream_of(&pass.target.registry);
+            let external = self.external(session);
+            let here = location.to_str().ok().and_then(|location| {
+                let origins = [upstream, external.as_str()];
+                leading_here(location, &origins, &pass.target, &external)
+            });
+            let elsewhere =
+                passed.status.is_redirection() && pass.action == crate::access::Action::Pull;
+            match here {
+                Some(here) => response.insert_header(header::LOCATION, here)?,
+                // Bytes that a registry keeps elsewhere are fetched there: nobody's login goes along.
+                None if elsewhere => response.insert_header(header::LOCATION, location.clone())?,
+                None => {
+                    tracing::error!(
+                        registry = %pass.target.registry,
+                        repository = %pass.target.endpoint.repository,
+                        "the registry wants an upload to go elsewhere; that is not supported"
+                    );
+                    let refused = Refusal {
+                        status: StatusCode::BAD_GATEWAY,
+                        code: ErrorCode::Unknown,
+                        message: "the registry wants the upload to go elsewhere".into(),
+                    };
+                    return Ok(respond::refusal(session, wanted, &refused).await?);
+                }
+            }
+        }
+        if let Some(link) = passed.headers.get(header::LINK) {
+            let link = link.to_str().ok();
+            if let Some(link) = link.and_then(|link| respond::next_page(link, &pass.target)) {
+                response.insert_header(header::LINK, link)?;
+            }
+        }
+        let length = content_length(&passed.headers);
+        let bodiless = wanted.head || passed.status == StatusCode::NO_CONTENT;
+        if bodiless || length == Some(0) {
+            if passed.status != StatusCode::NO_CONTENT {
+                response.insert_header(header::CONTENT_LENGTH, length.unwrap_or(0))?;
+            }
+            return Ok(session
+                .write_response_header(Box::new(response), true)
+                .await?);
+        }
+        frame(&mut response, length, session.is_http2())?;
+        session
+            .write_response_header(Box::new(response), false)
+            .await?;
+        loop {
+            match passed.next().await {
+                Ok(Some(bytes)) => session.write_response_body(Some(bytes), false).await?,
+                Ok(None) => break,
+                Err(error) => {
+                    let error = crate::telemetry::chain(&error);
+                    tracing::warn!(error, "a body was broken off");
+                    let ended = Error::explain(ErrorType::InternalError, "the body ended early");
+                    return Err(Failure::Connection(ended));
+                }
+            }
+        }
+        Ok(session.write_response_body(None, true).await?)
+    }
+}
+
+fn frame(response: &mut ResponseHeader, length: Option<u64>, http2: bool) -> Result<()> {
+    match length {
+        Some(length) => response.insert_header(header::CONTENT_LENGTH, length),
+        None if http2 => Ok(()),
+        None => response.insert_header(header::TRANSFER_ENCODING, "chunked"),
+    }
+}
+
+/// Hands the body on as it arrives. Ends well only where the client ended it.
+async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Result<()> {
+    while let Some(bytes) = read(session, patience).await? {
+        match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
+            Ok(true) => {}
+            // The registry has what it wants, or fails: its answer tells.
+            Ok(false) => return Ok(()),
+            Err(_) => {
+                return Error::e_explain(ErrorType::WriteTimedout, "the registry takes no more");
+            }
+        }
+    }
+    feed.end().await;
+    Ok(())
+}
+
+/// The next piece of the body, within the time that a client may be silent.
+async fn read(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+    let next = tokio::time::timeout(patience, session.downstream_session.read_request_body());
+    match next.await {
+        Ok(read) => read,
+        Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the client sends nothing"),
+    }
+}
+
+/// A manifest whole; `None` when it is too long.
+async fn read_manifest(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = read(session, patience).await? {
+        if bytes.len() + piece.len() > MAX_MANIFEST {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes.freeze()))
+}
+
+/// Answers before the body was read.
+pub(super) async fn refuse(
+    session: &mut Session,
+    wanted: &Wanted,
+    refused: &Refusal,
+) -> Result<()> {
+    respond::refusal(session, wanted, refused).await?;
+    drain(session).await;
+    Ok(())
+}
+
+/// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.
+pub(super) async fn drain(session: &mut Session) {
+    let read = async {
+        let mut drained = 0;
+        while drained < DRAINED {
+            match session.downstream_session.read_request_body().await {
+                Ok(Some(bytes)) => drained += bytes.len(),
+                _ => return true,
+            }
+        }
+        false
+    };
+    if !tokio::time::timeout(DRAIN_WITHIN, read)
+        .await
+        .unwrap_or(false)
+    {
+        session.set_keepalive(None);
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok());
+    kind.unwrap_or_default().to_owned()
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,455 @@
+//! Tests of [`super`]: which registry a name belongs to, what goes out, what is refused.
+
+use super::*;
+
+fn entry(name: &str) -> Entry {
+    Entry {
+        registry: Registry::new(name),
+        aliases: Vec::new(),
+        hosts: Vec::new(),
+        owns: Vec::new(),
+        default: false,
+        library: false,
+        push: false,
+        cached: true,
+    }
+}
+
+fn table() -> Table {
+    Table {
+        entries: vec![
+            Entry {
+                aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
+                default: true,
+                library: true,
+                ..entry("docker.io")
+            },
+            entry("ghcr.io"),
+            entry("registry.local:5000"),
+            Entry {
+                hosts: vec!["hosted.example.com".into()],
+                owns: vec![
+                    Pattern::parse("team/**").expect("a pattern"),
+                    Pattern::parse("intern-*").expect("a pattern"),
+                ],
+                ..entry("hosted")
+            },
+            entry("hosted/inner"),
+        ],
+    }
+}
+
+fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, Refusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let asked = Asked {
+        method: &Method::GET,
+        path,
+        query,
+        host: Some(host),
+    };
+    route(&table(), listener, asked)
+}
+
+fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, ErrorCode> {
+    match ask(listener, host, target) {
+        Ok(Route::Pull(target)) => Ok(format!(
+            "{} {}",
+            target.registry, target.endpoint.repository
+        )),
+        Ok(Route::Ping { .. }) => Ok("ping".into()),
+        Ok(Route::Pass(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
+        Err(refusal) => Err(refusal.code),
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
+fn a_name_belongs_to_exactly_one_registry() {
+    let any = Listener::default();
+    let hub = Listener {
+        registry: Some(Registry::new("docker.io")),
+        read_only: true,
+        ..Listener::default()
+    };
+    let hosted = Listener {
+        registry: Some(Registry::new("hosted")),
+        ..Listener::default()
+    };
+    let unknown = Err(ErrorCode::NameUnknown);
+    let ok = |text: &str| Ok(text.to_owned());
+    for (listener, host, target, expected) in [
+        // the listener's registry: Host and prefix are ignored
+        (
+            &hub,
+            "x",
+            "/v2/library/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        (
+            &hub,
+            "hosted.example.com",
+            "/v2/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        (
+            &hub,
+            "x",
+            "/v2/ghcr.io/a/manifests/latest",
+            ok("docker.io ghcr.io/a"),
+        ),
+        (
+            &hosted,
+            "x",
+            "/v2/alpine/manifests/latest",
+            ok("hosted alpine"),
+        ),
+        (
+            &hub,
+            "x",
+            "/v2/a/b/manifests/latest?ns=docker.io",
+            ok("docker.io a/b"),
+        ),
+        (
+            &hub,
+            "x",
+            "/v2/a/b/manifests/latest?ns=index.docker.io",
+            ok("docker.io a/b"),
+        ),
+        (
+            &hub,
+            "x",
+            "/v2/a/b/manifests/latest?ns=ghcr.io",
+            unknown.clone(),
+        ),
+        // ns
+        (
+            &any,
+            "x",
+            "/v2/a/b/manifests/latest?ns=ghcr.io",
+            ok("ghcr.io a/b"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/alpine/manifests/latest?ns=registry-1.docker.io",
+            ok("docker.io library/alpine"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/a/manifests/latest?ns=registry.local%3A5000",
+            ok("registry.local:5000 a"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/a/manifests/latest?ns=evil.example",
+            unknown.clone(),
+        ),
+        (&any, "x", "/v2/?ns=evil.example", unknown.clone()),
+        (&any, "x", "/v2/?ns=ghcr.io", ok("ping")),
+        (
+            &any,
+            "hosted.example.com",
+            "/v2/a/manifests/latest?ns=ghcr.io",
+            ok("ghcr.io a"),
+        ),
+        // Host
+        (
+            &any,
+            "hosted.example.com",
+            "/v2/alpine/manifests/latest",
+            ok("hosted alpine"),
+        ),
+        (
+            &any,
+            "HOSTED.example.com:5000",
+            "/v2/alpine/manifests/latest",
+            ok("hosted alpine"),
+        ),
+        (
+            &any,
+            "other.example.com",
+            "/v2/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        // prefix, the longest
+        (
+            &any,
+            "x",
+            "/v2/ghcr.io/a/b/manifests/latest",
+            ok("ghcr.io a/b"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/docker.io/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/registry.local:5000/a/manifests/latest",
+            ok("registry.local:5000 a"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/hosted/inner/a/manifests/latest",
+            ok("hosted/inner a"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/hosted/innermost/manifests/latest",
+            ok("hosted innermost"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/ghcr.io/manifests/latest",
+            ok("docker.io library/ghcr.io"),
+        ),
+        // owns
+        (
+            &any,
+            "x",
+            "/v2/team/app/manifests/latest",
+            ok("hosted team/app"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/intern-7/manifests/latest",
+            ok("hosted intern-7"),
+        ),
+        // default
+        (
+            &any,
+            "x",
+            "/v2/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        (
+            &any,
+            "x",
+            "/v2/a/manifests/manifests/latest",
+            ok("docker.io a/manifests"),
+        ),
+    ] {
+        assert_eq!(chosen(listener, host, target), expected, "{host} {target}");
+    }
+}
+
+#[test]
+fn without_a_default_an_unclaimed_name_is_unknown() {
+    let table = Table {
+        entries: vec![entry("ghcr.io"), entry("quay.io")],
+    };
+    let asked = Asked {
+        method: &Method::GET,
+        path: "/v2/a/manifests/x",
+        query: "",
+        host: None,
+    };
+    let refusal = route(&table, &Listener::default(), asked).expect_err("unclaimed");
+    assert_eq!(refusal.code, ErrorCode::NameUnknown);
+}
+
+#[test]
+fn what_is_refused() {
+    let listener = Listener::default();
+    for (target, code) in [
+        ("/", ErrorCode::NameUnknown),
+        ("/v1/repositories/a/tags", ErrorCode::NameUnknown),
+        ("/_ping", ErrorCode::NameUnknown),
+        ("/v2/_catalog", ErrorCode::NameUnknown),
+        ("/v2/a/../b/manifests/x", ErrorCode::NameInvalid),
+        ("/v2/A/manifests/x", ErrorCode::NameInvalid),
+        ("/v2/manifests/x", ErrorCode::NameInvalid),
+        ("/v2/a/manifests/x?n=1&n=2", ErrorCode::NameInvalid),
+        (
+            "/v2/a/manifests/x?ns=docker.io&ns=docker.io",
+            ErrorCode::NameInvalid,
+        ),
+        ("/v2/a/manifests/.x", ErrorCode::TagInvalid),
+        ("/v2/a/blobs/sha256:1", ErrorCode::DigestInvalid),
+        ("/v2/a/tags/list?n=-1", ErrorCode::PaginationNumberInvalid),
+        ("/v2/a/blobs/uploads/", ErrorCode::Unsupported),
+    ] {
+        assert_eq!(chosen(&listener, "x", target), Err(code), "{target}");
+    }
+    for method in [
+        Method::PUT,
+        Method::POST,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ] {
+        let asked = Asked {
+            method: &method,
+            path: "/v2/a/manifests/x",
+            query: "",
+            host: None,
+        };
+        let refusal = route(&table(), &listener, asked).expect_err("no push");
+        assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        assert!(refusal.message.contains("owns"), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn ns_does_not_go_upstream_and_is_echoed() {
+    let asked = "/v2/a/b/tags/list?n=5&ns=docker.io&last=x";
+    let Ok(Route::Pull(target)) = ask(&Listener::default(), "x", asked) else {
+        panic!("it is a pull");
+    };
+    assert_eq!(target.query.render(), "?n=5&last=x");
+    assert_eq!(target.namespace.as_deref(), Some("docker.io"));
+}
+
+/// A registry that takes pushes beside one that does not.
+fn hosting() -> Table {
+    Table {
+        entries: vec![
+            Entry {
+                default: true,
+                library: true,
+                ..entry("docker.io")
+            },
+            Entry {
+                push: true,
+                owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                ..entry("hosted")
+            },
+            Entry {
+                cached: false,
+                ..entry("backend")
+            },
+        ],
+    }
+}
+
+fn passed(method: &Method, target: &str) -> Result<Pass, ErrorCode> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let asked = Asked {
+        method,
+        path,
+        query,
+        host: Some("x"),
+    };
+    match route(&hosting(), &Listener::default(), asked) {
+        Ok(Route::Pass(pass)) => Ok(pass),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal.code),
+    }
+}
+
+#[test]
+fn writes_need_the_right_that_they_are() {
+    use Action::{Delete, Push};
+
+    let digest = format!("sha256:{}", "a".repeat(64));
+    for (method, path, expected) in [
+        (Method::POST, "blobs/uploads/", Ok(Push)),
+        (Method::GET, "blobs/uploads/u", Ok(Push)),
+        (Method::PATCH, "blobs/uploads/u", Ok(Push)),
+        (Method::PUT, "blobs/uploads/u", Ok(Push)),
+        (Method::DELETE, "blobs/uploads/u", Ok(Push)),
+        (Method::PUT, "manifests/latest", Ok(Push)),
+        (Method::DELETE, "manifests/latest", Ok(Delete)),
+        (Method::DELETE, &format!("blobs/{digest}"), Ok(Delete)),
+        (Method::PUT, "blobs/uploads/", Err(ErrorCode::Unsupported)),
+        (Method::POST, "blobs/uploads/u", Err(ErrorCode::Unsupported)),
+        (
+            Method::POST,
+            "manifests/latest",
+            Err(ErrorCode::Unsupported),
+        ),
+        (Method::DELETE, "tags/list", Err(ErrorCode::Unsupported)),
+        (Method::OPTIONS, "tags/list", Err(ErrorCode::Unsupported)),
+    ] {
+        let pass = passed(&method, &format!("/v2/team/app/{path}"));
+        assert_eq!(pass.map(|pass| pass.action), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_uploads_state_goes_out_as_it_came() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let state = "_state=a%2bB-_~%3D%3D";
+    let path = format!("/v2/hosted/team/app/blobs/uploads/u?{state}&ns=hosted&digest={digest}");
+    let path = path.replace("/v2/hosted/", "/v2/");
+    let pass = passed(&Method::PUT, &path).expect("a push");
+    assert_eq!(pass.query, format!("{state}&digest={digest}"));
+    assert_eq!(pass.digest.map(|digest| digest.to_string()), Some(digest));
+    assert_eq!(
+        passed(&Method::PUT, "/v2/team/app/blobs/uploads/u?digest=sha256:1"),
+        Err(ErrorCode::DigestInvalid)
+    );
+    for twice in ["digest=a&digest=b", "mount=a&mount=b", "from=a&from=b"] {
+        let path = format!("/v2/team/app/blobs/uploads/?{twice}");
+        assert_eq!(passed(&Method::POST, &path), Err(ErrorCode::NameInvalid));
+    }
+}
+
+#[test]
+fn mounts_come_from_the_same_registry_or_not_at_all() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let encoded = digest.replace(':', "%3A");
+    for (query, goes_out, from) in [
+        (
+            format!("mount={digest}&from=team/base"),
+            format!("mount={encoded}&from=team%2Fbase"),
+            Some("team/base"),
+        ),
+        (
+            format!("from=hosted/team/base&mount={digest}"),
+            format!("mount={encoded}&from=team%2Fbase"),
+            Some("team/base"),
+        ),
+        (format!("mount={digest}"), String::new(), None),
+        (
+            format!("mount={digest}&from=library/alpine"),
+            String::new(),
+            None,
+        ),
+        (
+            format!("mount={digest}&from=docker.io/library/alpine"),
+            String::new(),
+            None,
+        ),
+        (
+            format!("mount={digest}&from=team/../x"),
+            String::new(),
+            None,
+        ),
+        (
+            format!("digest={digest}"),
+            format!("digest={encoded}"),
+            None,
+        ),
+        (String::new(), String::new(), None),
+    ] {
+        let pass = passed(
+            &Method::POST,
+            &format!("/v2/team/app/blobs/uploads/?{query}"),
+        );
+        let pass = pass.expect("a push");
+        assert_eq!(pass.query, goes_out, "{query}");
+        assert_eq!(pass.from.as_ref().map(Repository::as_str), from, "{query}");
+        let mut plain = pass;
+        if plain.from.is_some() {
+            plain.unmount();
+            assert_eq!((plain.query.as_str(), plain.digest), ("", None));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_kept_here_passes_through() {
+    let pass = passed(&Method::GET, "/v2/backend/a/tags/list?n=5&ns=backend");
+    assert_eq!(pass.err(), None);
+    let pass = passed(&Method::GET, "/v2/backend/a/tags/list?n=5").expect("a read");
+    assert_eq!((pass.action, pass.query.as_str()), (Action::Pull, "n=5"));
+}

@@ -1,0 +1,335 @@
+//! Requests that pass through to a registry, and what they teach the cache.
+//!
+//! What was written is known at once: a pull that follows finds it. What may have been written, because the
+//! answer got lost, is forgotten, so that the next pull asks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+pub use crate::upstream::{Body, Feed, Passed};
+
+use super::error::Asked;
+use super::freshness::unix;
+use super::manifest::missing_key;
+use super::{Mirror, MirrorError, Shared};
+use crate::access::{Action, Permit};
+use crate::spec::digest::Digest;
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::{Reference, Repository, Tag};
+use crate::spec::v2::{Endpoint, Resource};
+use crate::store::{BlobLink, Pointer};
+use crate::upstream::{Manifest, ManifestHead, Passing};
+
+/// A request for something of the permit's repository.
+#[derive(Debug)]
+pub struct Pass {
+    pub method: Method,
+    pub resource: Resource,
+    /// Without `?`, as it goes out.
+    pub query: String,
+    /// Another repository that a blob is mounted from.
+    pub from: Option<Repository>,
+    pub headers: HeaderMap,
+    pub body: Option<Body>,
+}
+
+/// What an answered write says about the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// The repository has this manifest, under this reference.
+    Manifest {
+        reference: Reference,
+        media_type: String,
+        bytes: Bytes,
+    },
+    /// The repository has this blob; its length in bytes, where known.
+    Blob {
+        digest: Digest,
+        size: Option<u64>,
+    },
+    /// The repository no longer has this.
+    Gone(Resource),
+    /// It may or may not have been done.
+    Doubt(Resource),
+    Nothing,
+}
+
+/// What an answer teaches; `status` is absent where it got lost. `blob` is the digest that an upload was
+/// finished with or a mount asked for, `manifest` what was put.
+pub fn lesson(
+    method: &Method,
+    resource: &Resource,
+    status: Option<StatusCode>,
+    blob: Option<Digest>,
+    manifest: Option<(String, Bytes)>,
+) -> Lesson {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Lesson::Nothing;
+    }
+    let Some(status) = status.filter(|status| !status.is_server_error()) else {
+        return Lesson::Doubt(resource.clone());
+    };
+    match (method, resource) {
+        (&Method::PUT, Resource::Manifest(reference)) if status == StatusCode::CREATED => manifest
+            .map_or(Lesson::Doubt(resource.clone()), |(media_type, bytes)| {
+                Lesson::Manifest {
+                    reference: reference.clone(),
+                    media_type,
+                    bytes,
+                }
+            }),
+        (&Method::PUT | &Method::POST, Resource::Upload(_) | Resource::Uploads)
+            if status == StatusCode::CREATED =>
+        {
+            blob.map_or(Lesson::Nothing, |digest| Lesson::Blob {
+                digest,
+                size: None,
+            })
+        }
+        (&Method::DELETE, Resource::Manifest(_) | Resource::Blob(_)) if status.is_success() => {
+            Lesson::Gone(resource.clone())
+        }
+        _ => Lesson::Nothing,
+    }
+}
+
+impl Mirror {
+    /// Passes a request on to the permit's registry. Its statuses are no errors, save that it refuses our
+    /// account.
+    ///
+    /// # Errors
+    /// Why it could not be asked.
+    pub async fn pass(&self, permit: &Permit, pass: Pass) -> Result<Passed, MirrorError> {
+        let origin = self.origin(permit)?;
+        let repository = permit.repository();
+        let mut scope = format!(
+            "repository:{repository}:{}",
+            actions(permit.action(), &pass)
+        );
+        if let Some(from) = &pass.from {
+            scope = format!("{scope} repository:{from}:pull");
+        }
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: pass.resource,
+        };
+        let mut target = endpoint.path();
+        if !pass.query.is_empty() {
+            target = format!("{target}?{}", pass.query);
+        }
+        let passing = Passing {
+            method: pass.method,
+            target,
+            headers: pass.headers,
+            scope,
+            body: pass.body,
+        };
+        let passed = origin.upstream.pass(passing).await;
+        passed.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+    }
+
+    /// Lets the cache know what a write did.
+    pub async fn learn(&self, permit: &Permit, lesson: Lesson) {
+        let Ok(origin) = self.origin(permit) else {
+            return;
+        };
+        if lesson == Lesson::Nothing {
+            return;
+        }
+        // Whoever was asking before this may hear what is no longer so; that is not kept.
+        origin.writes.fetch_add(1, Ordering::SeqCst);
+        let shared = &self.shared;
+        match lesson {
+            Lesson::Manifest {
+                reference,
+                media_type,
+                bytes,
+            } => {
+                shared
+                    .learn_manifest(permit, reference, media_type, bytes)
+                    .await;
+            }
+            Lesson::Blob { digest, size } => {
+                let checked_at = unix(SystemTime::now());
+                let link = BlobLink { checked_at, size };
+                let (registry, repository) = (permit.registry(), permit.repository());
+                let links = &shared.store.links;
+                links.link_blob(registry, repository, &digest, link).await;
+                shared
+                    .missing
+                    .forget(&super::blob::missing_key(permit, &digest));
+            }
+            Lesson::Gone(resource) => shared.forget(permit, &resource, true).await,
+            Lesson::Doubt(resource) => shared.forget(permit, &resource, false).await,
+            Lesson::Nothing => {}
+        }
+    }
+}
+
+/// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
+fn actions(action: Action, pass: &Pass) -> &'static str {
+    match (action, &pass.method, &pass.resource) {
+        (Action::Push, &Method::DELETE, Resource::Upload(_)) => "pull,push,delete",
+        (Action::Push, ..) => "pull,push",
+        (Action::Delete, ..) => "delete",
+        (Action::Pull, ..) => "pull",
+    }
+}
+
+impl Shared {
+    async fn learn_manifest(
+        &self,
+        permit: &Permit,
+        reference: Reference,
+        media_type: String,
+        bytes: Bytes,
+    ) {
+        use crate::spec::digest::Algorithm;
+
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let digest = match &reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(_) => crate::spec::schema1::digest_of(Algorithm::Sha256, &bytes),
+        };
+        self.forget_lists(permit);
+        self.forget_missing(permit, &reference);
+        self.forget_missing(permit, &Reference::Digest(digest));
+        let head = ManifestHead {
+            digest: Some(digest),
+            media_type: Some(media_type.clone()),
+            size: None,
+        };
+        let manifest = Manifest { head, bytes };
+        let kept = self.keep(registry, repository, &digest, manifest).await;
+        let Reference::Tag(tag) = reference else {
+            return;
+        };
+        self.forget_tag(permit, &tag).await;
+        if let Ok(kept) = kept {
+            let pointer = Pointer {
+                digest,
+                media_type,
+                size: Some(kept.link.size),
+                checked_at: unix(SystemTime::now()),
+            };
+            let class = AcceptClass::Full;
+            let tags = &self.store.tags;
+            tags.point(registry, repository, class, &tag, pointer).await;
+        }
+    }
+
+    /// Forgets what was known of a resource; what is `gone` is no longer the repository's.
+    async fn forget(&self, permit: &Permit, resource: &Resource, gone: bool) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let Shared { store, .. } = self;
+        match resource {
+            Resource::Manifest(reference) => {
+                self.forget_lists(permit);
+                self.forget_missing(permit, reference);
+                match reference {
+                    Reference::Tag(tag) => self.forget_tag(permit, tag).await,
+                    Reference::Digest(digest) if gone => {
+                        let links = &store.links;
+                        links.unlink_manifest(registry, repository, digest).await;
+                        store
+                            .tags
+                            .remove_all_of(registry, repository, *digest)
+                            .await;
+                    }
+                    Reference::Digest(_) => {}
+                }
+            }
+            Resource::Blob(digest) => {
+                self.missing
+                    .forget(&super::blob::missing_key(permit, digest));
+                if gone {
+                    store.links.unlink_blob(registry, repository, digest).await;
+                }
+            }
+            Resource::Tags | Resource::Referrers(_) => self.forget_lists(permit),
+            Resource::Uploads | Resource::Upload(_) => {}
+        }
+    }
+
+    async fn forget_tag(&self, permit: &Permit, tag: &Tag) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        for class in [AcceptClass::Full, AcceptClass::Schema1] {
+            self.store
+                .tags
+                .remove(registry, repository, class, tag)
+                .await;
+        }
+    }
+
+    fn forget_missing(&self, permit: &Permit, reference: &Reference) {
+        for class in [AcceptClass::Full, AcceptClass::Schema1] {
+            let key = missing_key(permit.registry(), permit.repository(), reference, class);
+            self.missing.forget(&key);
+        }
+    }
+
+    /// Forgets the pages of a repository: its tags, and who refers to what.
+    fn forget_lists(&self, permit: &Permit) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        for (key, _) in &self.pages {
+            if key.0 == *registry && key.1 == *repository {
+                self.pages.invalidate(key.as_ref());
+            }
+        }
+        let tags = (
+            registry.clone(),
+            repository.clone(),
+            Resource::Tags,
+            AcceptClass::Full,
+        );
+        self.missing.forget(&tags);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::digest::Algorithm;
+
+    #[test]
+    fn what_answers_teach() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let tag = || Resource::Manifest("latest".parse().expect("a tag"));
+        let manifest = || Some(("a/b".to_owned(), Bytes::from_static(b"{}")));
+        let blob = Lesson::Blob { digest, size: None };
+        let upload = || Resource::Upload("u".into());
+        let put = Lesson::Manifest {
+            reference: "latest".parse().expect("a tag"),
+            media_type: "a/b".into(),
+            bytes: Bytes::from_static(b"{}"),
+        };
+        for (method, resource, status, expected) in [
+            (Method::PUT, tag(), Some(201), put),
+            (Method::PUT, tag(), Some(400), Lesson::Nothing),
+            (Method::PUT, tag(), Some(500), Lesson::Doubt(tag())),
+            (Method::PUT, tag(), None, Lesson::Doubt(tag())),
+            (Method::DELETE, tag(), Some(202), Lesson::Gone(tag())),
+            (Method::DELETE, tag(), Some(404), Lesson::Nothing),
+            (
+                Method::DELETE,
+                Resource::Blob(digest),
+                Some(202),
+                Lesson::Gone(Resource::Blob(digest)),
+            ),
+            (Method::PUT, upload(), Some(201), blob.clone()),
+            (Method::POST, Resource::Uploads, Some(201), blob),
+            (Method::POST, Resource::Uploads, Some(202), Lesson::Nothing),
+            (Method::PATCH, upload(), Some(202), Lesson::Nothing),
+            (Method::DELETE, upload(), Some(204), Lesson::Nothing),
+            (Method::GET, tag(), Some(500), Lesson::Nothing),
+        ] {
+            let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+            let learned = lesson(&method, &resource, status, Some(digest), manifest());
+            assert_eq!(learned, expected, "{method} {resource:?} {status:?}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Requests that pass through: pushes, deletes, and reads of registries whose bytes are not kept.
+//!
+//! The body streams while it arrives, so nothing can be sent twice: the login is had before its first byte,
+//! redirects are not followed, and what the upstream answers goes back as it is.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use super::limits::Kind;
+use super::{Upstream, UpstreamError};
+
+/// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
+/// it says so.
+const ANSWER: Duration = Duration::from_secs(900);
+
+/// A request to pass on.
+#[derive(Debug)]
+pub struct Passing {
+    pub method: Method,
+    /// Path and query, rendered from what was parsed.
+    pub target: String,
+    pub headers: HeaderMap,
+    /// What a token must allow: `repository:<name>:pull,push`.
+    pub scope: String,
+    /// Absent where the request has none.
+    pub body: Option<Body>,
+}
+
+/// What an upstream answered, body to follow.
+#[derive(Debug)]
+pub struct Passed {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    response: reqwest::Response,
+}
+
+impl Passed {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// A body that is cut off or stalls is an error, never an end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let next = tokio::time::timeout(super::clients::READ_TIMEOUT, self.response.chunk());
+        let chunk = next.await.map_err(|_| UpstreamError::Timeout)?;
+        chunk.map_err(UpstreamError::from)
+    }
+}
+
+/// A request body as its client sends it. One that is dropped before it was ended is broken off upstream,
+/// never taken for complete.
+#[derive(Debug)]
+pub struct Body {
+    pieces: mpsc::Receiver<Piece>,
+    /// What is still to come in bytes, where the client said.
+    left: Option<u64>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+/// The client did not send the whole body.
+#[derive(Debug, thiserror::Error)]
+#[error("the client broke its body off")]
+pub struct BrokenOff;
+
+/// The other end of a [`Body`].
+#[derive(Debug)]
+pub struct Feed(mpsc::Sender<Piece>);
+
+impl Feed {
+    /// Hands bytes on, once those before are on their way. False when nobody takes them any more.
+    pub async fn send(&self, bytes: Bytes) -> bool {
+        self.0.send(Piece::Bytes(bytes)).await.is_ok()
+    }
+
+    /// That was all.
+    pub async fn end(self) {
+        let _ = self.0.send(Piece::End).await;
+    }
+}
+
+impl Body {
+    /// `length` is what the client announced, in bytes.
+    pub fn new(length: Option<u64>) -> (Feed, Self) {
+        let (sender, pieces) = mpsc::channel(1);
+        let body = Self {
+            pieces,
+            left: length,
+            ended: length == Some(0),
+        };
+        (Feed(sender), body)
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = std::task::ready!(self.pieces.poll_recv(context));
+        let frame = match piece {
+            Some(Piece::Bytes(bytes)) => {
+                let more = bytes.len() as u64;
+                self.left = self.left.map(|left| left.saturating_sub(more));
+                Some(Ok(Frame::data(bytes)))
+            }
+            Some(Piece::End) => {
+                self.ended = true;
+                None
+            }
+            None => {
+                self.ended = true;
+                Some(Err(BrokenOff))
+            }
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Upstream {
+    /// Passes a request on. The statuses of the upstream are no errors, save a refused login.
+    ///
+    /// # Errors
+    /// Why it could not be asked; [`UpstreamError::Denied`] where it refuses our account.
+    pub async fn pass(&self, passing: Passing) -> Result<Passed, UpstreamError> {
+        let transport = &self.transport;
+        transport
+            .limits
+            .admit(Kind::Other, std::time::Instant::now())?;
+        let url = transport
+            .origin
+            .join(&passing.target)
+            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+        let scope = Some(passing.scope.as_str());
+        self.learn_login().await?;
+        let authorization = transport.auth.authorization(scope, false).await?;
+        let request = |authorization: Option<HeaderValue>| {
+            let request = self
+                .clients
+                .passing()
+                .request(passing.method.clone(), url.clone());
+            let request = request.headers(passing.headers.clone());
+            match authorization {
+                Some(value) => request.header(header::AUTHORIZATION, value),
+                None => request,
+            }
+        };
+        let response = if let Some(body) = passing.body {
+            // Whoever feeds the body bounds the time.
+            let request = request(authorization).body(reqwest::Body::wrap(body));
+            request.send().await.map_err(UpstreamError::from)
+        } else {
+            let first = answered(request(authorization.clone())).await;
+            match first {
+                Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED => {
+                    let (challenges, sent) = (refused.headers(), authorization.as_ref());
+                    match transport
+                        .auth
+                        .answer(challenges, scope, sent, false)
+                        .await?
+                    {
+                        Some(answer) => answered(request(Some(answer))).await,
+                        None => Ok(refused),
+                    }
+                }
+                first => first,
+            }
+        };
+        let now = std::time::Instant::now();
+        match &response {
+            Err(error) if error.means_down() => transport.limits.failed(now),
+            _ => transport.limits.answered(),
+        }
+        let response = response?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));
+        }
+        Ok(Passed {
+            status: response.status(),
+            headers: response.headers().clone(),
+            response,
+        })
+    }
+}
+
+impl Upstream {
+    /// Finds out how the registry wants to be logged in to, if that is not known: the login must be had
+    /// before a body's first byte.
+    async fn learn_login(&self) -> Result<(), UpstreamError> {
+        let auth = &self.transport.auth;
+        if auth.is_known() {
+            return Ok(());
+        }
+        let base = self
+            .transport
+            .origin
+            .join("/v2/")
+            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+        let asked = self.clients.questions().get(base).send();
+        let answer = tokio::time::timeout(super::QUESTION, asked).await;
+        let answer = answer.map_err(|_| UpstreamError::Timeout)??;
+        auth.learn(answer.status(), answer.headers());
+        Ok(())
+    }
+}
+
+/// Sends a request without a body.
+async fn answered(request: reqwest::RequestBuilder) -> Result<reqwest::Response, UpstreamError> {
+    let sent = tokio::time::timeout(ANSWER, request.send());
+    Ok(sent.await.map_err(|_| UpstreamError::Timeout)??)
+}
