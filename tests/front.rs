@@ -6,10 +6,14 @@ mod wire;
 
 #[path = "front/certificates.rs"]
 mod certificates;
+#[path = "front/client_ca.rs"]
+mod client_ca;
 #[path = "front/connections.rs"]
 mod connections;
 #[path = "front/heads.rs"]
 mod heads;
+#[path = "front/reload.rs"]
+mod reload;
 #[path = "front/shutdown.rs"]
 mod shutdown;
 #[path = "front/start.rs"]

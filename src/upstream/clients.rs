@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::{Certificate, Client};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 
 use super::SetUpError;
@@ -96,13 +99,24 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
         path: path.to_owned(),
         source,
     })?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(SetUpError::NoCertificate {
-            registry: registry.to_owned(),
-            path: path.to_owned(),
-        }),
+    let unusable = |reason: String| SetUpError::NoCertificate {
+        registry: registry.to_owned(),
+        path: path.to_owned(),
+        reason,
+    };
+    let mut certificates = Vec::new();
+    for der in CertificateDer::pem_slice_iter(&pem) {
+        let der = der.map_err(|error| unusable(error.to_string()))?;
+        // The client would say no more than that its TLS cannot be set up.
+        let tried = RootCertStore::empty().add(der.clone());
+        tried.map_err(|error| unusable(error.to_string()))?;
+        let certificate = Certificate::from_der(&der);
+        certificates.push(certificate.map_err(|error| unusable(error.to_string()))?);
     }
+    if certificates.is_empty() {
+        return Err(unusable("there is none".to_owned()));
+    }
+    Ok(certificates)
 }
 
 /// A client that follows nothing by itself and trusts the system's roots, read now, and `extra`.

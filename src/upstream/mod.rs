@@ -67,8 +67,12 @@ pub enum SetUpError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("registry {registry}: {} holds no certificate in PEM form", path.display())]
-    NoCertificate { registry: String, path: PathBuf },
+    #[error("registry {registry}: {} holds no CA's certificate in PEM form: {reason}", path.display())]
+    NoCertificate {
+        registry: String,
+        path: PathBuf,
+        reason: String,
+    },
     #[error("registry {registry}: its TLS cannot be set up")]
     Tls {
         registry: String,

@@ -130,7 +130,7 @@ fn keys_are_private_and_survive_a_restart() {
     assert_eq!(files()[2], new_leaf);
 }
 
-fn pair(leaf: &Leaf) -> String {
+pub fn pair(leaf: &Leaf) -> String {
     let Leaf { certificate, key } = leaf;
     format!(
         "{{certificate: \"{}\", key: \"{}\"}}",
@@ -139,7 +139,7 @@ fn pair(leaf: &Leaf) -> String {
     )
 }
 
-fn listening_with(pairs: &[String]) -> String {
+pub fn listening_with(pairs: &[String]) -> String {
     format!(
         "listen: [{{address: \"127.0.0.1:0\", tls: {{certificates: [{}]}}}}]\n",
         pairs.join(", ")

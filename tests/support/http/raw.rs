@@ -12,6 +12,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::reply::{Cut, End, Head, Reply};
 use super::{WAIT, runtime};
+use crate::support::tls::{Leaf, client_config_as};
 
 /// Bytes read at once.
 const STEP: usize = 64 << 10;
@@ -41,6 +42,8 @@ pub struct Connect<'a> {
     pub ca: Option<&'a Path>,
     /// The name asked for by SNI and checked in the certificate; else the URL's host.
     pub server_name: Option<&'a str>,
+    /// The certificate to show, where one is asked for.
+    pub identity: Option<&'a Leaf>,
     /// The socket's receive buffer in bytes, so that a slow reader is slow for the sender too.
     pub receive_buffer: Option<u32>,
 }
@@ -78,7 +81,7 @@ impl Raw {
             .map_or(authority, |(host, _)| host);
         let name = how.server_name.unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let config = crate::support::tls::client_config(ca, &["http/1.1"]);
+        let config = client_config_as(ca, &["http/1.1"], how.identity);
         let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut tls = StreamOwned::new(session, stream);
         while tls.conn.is_handshaking() {

@@ -40,7 +40,6 @@ pub struct Origin {
     shared: Arc<Shared>,
     address: SocketAddr,
     ca: Option<Ca>,
-    tls: Option<Arc<rustls::ServerConfig>>,
     running: Option<Running>,
 }
 
@@ -66,6 +65,8 @@ struct State {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// What new connections shake hands with; `None` for plain HTTP.
+    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
     /// `http://…` or `https://…`, known once the socket is bound.
     url: std::sync::OnceLock<String>,
 }
@@ -106,16 +107,15 @@ impl Origin {
     }
 
     fn launch(ip: Ipv4Addr, ca: Option<Ca>) -> Self {
-        let tls = ca
-            .as_ref()
-            .map(|ca| super::tls::server_config(&ca.issue(&["localhost", &ip.to_string()])));
         let mut origin = Self {
             shared: Arc::default(),
             address: SocketAddr::from((ip, 0)),
-            ca,
-            tls,
+            ca: None,
             running: None,
         };
+        if let Some(ca) = ca {
+            origin.move_to(ca);
+        }
         origin.up();
         let scheme = if origin.ca.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", origin.address);
@@ -132,7 +132,6 @@ impl Origin {
         let (bound, address) = std::sync::mpsc::channel();
         let server = serve::Server {
             shared: Arc::clone(&self.shared),
-            tls: self.tls.clone(),
             address: self.address,
         };
         let thread = std::thread::spawn(move || server.run(&bound, stopped));
@@ -165,6 +164,18 @@ impl Origin {
     #[track_caller]
     pub fn ca_path(&self) -> PathBuf {
         self.ca.as_ref().expect("an origin with TLS").path()
+    }
+
+    /// Shows a certificate of another CA from now on. Connections that are open stay. The former CA.
+    pub fn move_to(&mut self, ca: Ca) -> Option<Ca> {
+        let leaf = ca.issue(&["localhost", &self.address.ip().to_string()]);
+        let config = super::tls::server_config(&leaf);
+        *self
+            .shared
+            .tls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.ca.replace(ca)
     }
 
     // ---- what is there ----

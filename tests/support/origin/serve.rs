@@ -19,7 +19,6 @@ use super::{Recorded, Shared};
 
 pub struct Server {
     pub shared: Arc<Shared>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     pub address: SocketAddr,
 }
 
@@ -46,7 +45,8 @@ impl Server {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
+            let shared = Arc::clone(&self.shared);
+            let tls = shared.tls.lock().expect("not poisoned").clone();
             tokio::spawn(async move {
                 let number = {
                     let mut state = shared.state();
