@@ -28,6 +28,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::started(Gateway::start)
+    }
+
+    fn started(start: impl FnOnce(&str) -> Gateway) -> Self {
         let dir = temp_dir();
         let file = dir.path().join("corporate.pem");
         let origin = Origin::start_tls();
@@ -35,7 +39,7 @@ impl Scene {
         // Every question needs a handshake of its own, and so the trust of its moment.
         origin.fault(Fault::Close);
         std::fs::copy(origin.ca_path(), &file).expect("copied");
-        let gateway = Gateway::start(&trusting(&origin.url(), &file));
+        let gateway = start(&trusting(&origin.url(), &file));
         Self {
             origin,
             gateway,
@@ -148,6 +152,23 @@ fn a_broken_file_is_refused_once_and_the_old_trust_stays() {
     scene.origin.move_to(next);
     assert!(scene.pulls());
     assert_eq!(scene.said(REFUSED), harms.len() + 1);
+}
+
+/// `ca` is added to what the system trusts, at start and when it changes.
+#[test]
+fn the_systems_roots_stay_trusted() {
+    let system = Ca::new();
+    let file = system.path();
+    let environment = [("SSL_CERT_FILE", file.to_str().expect("UTF-8"))];
+    let mut scene = Scene::started(|yaml| Gateway::start_with(yaml, &environment));
+    assert!(scene.pulls(), "by ca");
+    let own = scene.origin.move_to(system).expect("a CA");
+    assert!(scene.pulls(), "by the system");
+    std::fs::copy(Ca::new().path(), &scene.file).expect("copied");
+    until("a line that says so", || scene.said(IN_USE) == 1);
+    assert!(scene.pulls(), "by the system");
+    scene.origin.move_to(own);
+    assert!(!scene.pulls(), "its ca is another now");
 }
 
 #[test]

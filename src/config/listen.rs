@@ -38,7 +38,7 @@ pub enum Tls {
     Certificates {
         /// At least one. Chosen by SNI; the first is the default.
         certificates: Vec<CertificateFiles>,
-        /// PEM file of CAs; where given, a client certificate is required.
+        /// PEM file of CAs; where given, a client certificate of one of them is required. Reloaded likewise.
         client_ca: Option<PathBuf>,
     },
 }

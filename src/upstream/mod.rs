@@ -50,7 +50,7 @@ pub struct Settings {
     /// Scheme and authority without a slash at the end: `https://registry-1.docker.io`.
     pub origin: String,
     pub account: Option<Account>,
-    /// A PEM file of CAs, added to the system's roots.
+    /// A PEM file of CAs, added to the system's roots. Read again when it changes.
     pub ca: Option<PathBuf>,
     /// Hosts of token realms that are trusted beside the registry's own registrable domain.
     pub auth_hosts: Vec<String>,
