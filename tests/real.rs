@@ -1,4 +1,4 @@
-//! Pulls by real clients from a real registry.
+//! Real clients and real registries: pulls, outages, kills.
 //!
 //! Each part that is not installed is named and its tests pass, unless `CI=true`; see
 //! [`support::real::found`].
@@ -9,5 +9,7 @@ mod support;
 mod peer;
 #[path = "real/pulls.rs"]
 mod pulls;
+#[path = "real/restarts.rs"]
+mod restarts;
 #[path = "real/scene.rs"]
 mod scene;

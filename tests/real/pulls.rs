@@ -5,7 +5,8 @@ use crate::scene::{Pulls, Upstream, cold_and_warm};
 use crate::support::gateway::Gateway;
 use crate::support::image::Made;
 use crate::support::real::{
-    Client, Containerd, Docker, Mirror, Missing, Podman, Registry, Skopeo, found,
+    Asked, Client, Containerd, Docker, Mirror, Missing, Podman, Registry, Skopeo, TokenServer,
+    found,
 };
 
 const USER: &str = "mirror";
@@ -130,6 +131,22 @@ fn an_upstream_with_a_password() {
     };
     check(&upstream, &mut skopeo, "library/small:1", &upstream.small);
     assert!(!gateway.log().contains(PASSWORD));
+}
+
+#[test]
+fn an_upstream_with_tokens_for_everybody() {
+    let tokens = TokenServer::start(None);
+    let Some(upstream) = found(Upstream::filled(Registry::start_with_tokens(&tokens))) else {
+        return;
+    };
+    let gateway = gateway(&upstream);
+    let Some(mut skopeo) = found(skopeo(&gateway)) else {
+        return;
+    };
+    check(&upstream, &mut skopeo, "library/small:1", &upstream.small);
+    let asked = tokens.asked();
+    let ours = |asked: &&Asked| asked.user_agent.starts_with("roadstead/");
+    assert_eq!(asked.iter().filter(ours).count(), 1, "{asked:?}");
 }
 
 /// The upstream's CA comes from the environment here; `registries[].ca` is a later issue.

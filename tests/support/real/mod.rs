@@ -11,6 +11,7 @@ mod docker;
 mod podman;
 mod registry;
 mod skopeo;
+mod token;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -24,6 +25,7 @@ pub use docker::Docker;
 pub use podman::{Mirror, Podman};
 pub use registry::{Count, Counters, Registry};
 pub use skopeo::Skopeo;
+pub use token::{Asked, TokenServer};
 
 use super::process;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Missing, program, run, write};
+use super::{Missing, TokenServer, program, run, write};
 use crate::support::image::{Layout, Made};
 use crate::support::process::{self, Process};
 use crate::support::tls::Ca;
@@ -92,7 +92,12 @@ impl Registry {
         Self::launch(tls.then(Ca::new), None, more)
     }
 
-    /// Hosting with more configuration, as for token authentication: `{"auth": {"token": …}}`.
+    /// Hosting, plain HTTP, for whoever brings a token of this server's.
+    pub fn start_with_tokens(server: &TokenServer) -> Result<Self, Missing> {
+        Self::launch(None, server.account(), json!({"auth": server.config()}))
+    }
+
+    /// Hosting with more configuration: `{"compatibility": {"schema1": …}}`.
     pub fn start_with(more: Value) -> Result<Self, Missing> {
         Self::launch(None, None, more)
     }
@@ -117,7 +122,7 @@ impl Registry {
             let leaf = ca.issue(&["localhost", "127.0.0.1"]);
             config["http"]["tls"] = json!({"certificate": leaf.certificate, "key": leaf.key});
         }
-        if let Some((user, password)) = &account {
+        if let (Some((user, password)), None) = (&account, more.get("auth")) {
             let path = dir.path().join("htpasswd");
             let mut htpasswd = process::command(program("htpasswd")?);
             let line = run(htpasswd.args(["-Bbn", user, password])).expect("htpasswd works");
