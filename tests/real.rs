@@ -13,3 +13,5 @@ mod pulls;
 mod restarts;
 #[path = "real/scene.rs"]
 mod scene;
+#[path = "real/stopped.rs"]
+mod stopped;
