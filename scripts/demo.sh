@@ -62,12 +62,13 @@ await() {
 
 # ---- what the upstream was asked ----
 
-# Sets requests, manifests, blobs, bytes and repeated to what docker-registry's access log has beyond line
-# $from; repeated is how many blobs it was asked for more than once. HEADs send nothing, GETs do.
+# Sets requests, manifests, blobs, bytes and repeated to what the upstream's access log ($1, or that of
+# docker-registry) has beyond line $from; repeated is how many blobs it was asked for more than once. HEADs
+# send nothing, GETs do.
 count_upstream() {
     sleep 0.3 # its last line may be under way
-    local counted
-    counted=$(tail -n "+$((from + 1))" access.log | awk -F'"' '
+    local counted log=${1:-access.log}
+    counted=$(tail -n "+$((from + 1))" "$log" | awk -F'"' '
         $2 ~ /^(GET|HEAD) / {
             split($3, result, " ")
             requests++
@@ -77,12 +78,15 @@ count_upstream() {
         }
         END { print requests + 0, manifests + 0, blobs + 0, bytes + 0, repeated + 0 }')
     read -r requests manifests blobs bytes repeated <<<"$counted"
-    from=$(wc -l <access.log)
+    from=$(wc -l <"$log")
 }
 
 rows=()
-# A row of the table: what was counted, and what it took.
-note() { rows+=("$1|$requests|$manifests|$blobs|$(mib "$bytes")|$2 s"); }
+# A row of the table: what was counted, how many times the image ($3, a copy of it) that is, and the time.
+note() {
+    times=$(awk -v sent="$bytes" -v image="$(cat "$3"/* | wc -c)" 'BEGIN { printf "%.2f", sent / image }')
+    rows+=("$1|$requests|$manifests|$blobs|$(mib "$bytes")|$times|$2 s")
+}
 
 # Runs a command; sets `took` to its seconds.
 timed() {
@@ -93,10 +97,22 @@ timed() {
 
 # ---- acts ----
 
+serve_upstream() {
+    docker-registry serve upstream.yml >>access.log 2>upstream.log &
+    registry=$!
+    pids+=("$registry")
+}
+
+# Ends a program that was started here.
+stop() {
+    kill "$1"
+    wait "$1" 2>/dev/null || true
+}
+
 start_upstream() {
     act "1. A registry, far away"
-    tell "Debian's docker-registry plays the upstream, behind a line of $megabit Mbit/s. It gets two images that"
-    tell "nobody here has."
+    tell "Debian's docker-registry plays the upstream, behind a line of $megabit Mbit/s. It gets three images"
+    tell "that nobody here has."
     cat >upstream.yml <<YAML
 version: 0.1
 log: {level: info, accesslog: {disabled: false}}
@@ -104,12 +120,12 @@ storage: {filesystem: {rootdirectory: $stage/upstream}}
 http: {addr: "127.0.0.1:0", secret: demo}
 YAML
     shown "docker-registry serve upstream.yml"
-    docker-registry serve upstream.yml >access.log 2>upstream.log &
-    pids+=($!)
+    serve_upstream
     upstream=$(await 'listening on \K127[0-9.:]+' upstream.log)
     python3 "$repository/scripts/oci.py" images app 100 4
     python3 "$repository/scripts/oci.py" images other 40 24
-    for image in app other; do
+    python3 "$repository/scripts/oci.py" images third 24 16 8
+    for image in app other third; do
         shown "skopeo copy oci:images:$image docker://$upstream/demo/$image:1"
         skopeo --insecure-policy copy --quiet --preserve-digests --dest-tls-verify=false \
             "oci:images:$image" "docker://$upstream/demo/$image:1"
@@ -131,15 +147,35 @@ registries:
   - {name: registry.example, v2: "http://$far"}
 YAML
     sed 's/^/    /' roadstead.yaml
-    shown "roadstead serve -c roadstead.yaml"
-    "$roadstead" serve -c roadstead.yaml >gateway.out 2>gateway.log &
-    pids+=($!)
-    await '^ready' gateway.out >/dev/null
+    serve_gateway
     gateway=$(await '^listening on https://\K.*' gateway.out)
     mkdir trust
     cp var/keys/ca.pem trust/ca.crt
     tell "  it listens on https://$gateway"
     from=$(wc -l <access.log)
+}
+
+serve_gateway() {
+    shown "roadstead serve -c roadstead.yaml"
+    "$roadstead" serve -c roadstead.yaml >gateway.out 2>>gateway.log &
+    serving=$!
+    pids+=("$serving")
+    await '^ready' gateway.out >/dev/null
+}
+
+# Starts the gateway anew where it was, with its upstream at $1 and more YAML.
+restart_gateway() {
+    stop "$serving"
+    : >gateway.out
+    cat >roadstead.yaml <<YAML
+listen:
+  - address: "$gateway"
+admin: {address: off}
+registries:
+  - {name: registry.example, v2: "http://$1"}
+$2
+YAML
+    serve_gateway
 }
 
 # Pulls an image through the gateway into an empty folder, over TLS, trusting its CA alone.
@@ -153,7 +189,7 @@ cold_pull() {
     shown "skopeo copy docker://$gateway/demo/app:1 dir:first"
     timed pull app first
     count_upstream
-    note "first pull" "$took"
+    note "first pull" "$took" first
     promise "the image came through: 3 blobs, each asked for once upstream" test "$blobs,$repeated" = 3,0
 }
 
@@ -162,10 +198,10 @@ warm_pull() {
     shown "skopeo copy docker://$gateway/demo/app:1 dir:second"
     timed pull app second
     count_upstream
-    note "second pull" "$took"
+    note "second pull" "$took" second
     promise "not one request upstream, not one byte" test "$requests,$bytes" = 0,0
     promise "both have the same files, byte for byte" diff -rq first second
-    rm -rf first second
+    rm -rf second
 }
 
 together() {
@@ -182,7 +218,7 @@ eight_cold_pulls() {
     shown "for i in {1..8}; do skopeo copy docker://$gateway/demo/other:1 dir:host\$i & done; wait"
     timed together
     count_upstream
-    note "eight pulls at once" "$took"
+    note "eight pulls at once" "$took" host1
     promise "all eight have it, and upstream each of the 3 blobs was asked for once" \
         test "$blobs,$repeated" = 3,0
     for one in {2..8}; do
@@ -191,11 +227,76 @@ eight_cold_pulls() {
     rm -rf host?
 }
 
+# What a client is told with a manifest.
+manifest_headers() {
+    python3 - "$gateway" "/v2/demo/$1/manifests/1" <<'PYTHON'
+import http.client, ssl, sys
+
+trust = ssl.create_default_context(cafile="trust/ca.crt")
+client = http.client.HTTPSConnection(sys.argv[1], context=trust)
+client.request("GET", sys.argv[2])
+answer = client.getresponse()
+print(f"    HTTP {answer.status}")
+for name in ("Age", "Warning", "Cache-Status"):
+    print(f"    {name}: {answer.headers[name]}")
+PYTHON
+}
+
+pull_without_upstream() {
+    act "6. The upstream stops, and the gateway starts anew"
+    tell "With tag_ttl 0s it has to ask upstream about every tag, and cannot."
+    stop "$registry"
+    restart_gateway "$far" "store: {tag_ttl: 0s}"
+    shown "skopeo copy docker://$gateway/demo/app:1 dir:third"
+    timed pull app third
+    count_upstream
+    note "upstream stopped" "$took" third
+    promise "the pull works as before, with the same files" diff -rq first third
+    tell "  and the client is told how old its answer is:"
+    manifest_headers app
+    rm -rf first third
+}
+
+# Pulls until it works, as clients do; counts the tries.
+pull_stubbornly() {
+    for tries in {1..3}; do
+        rm -rf "$2"
+        pull "$@" 2>pull.log && return
+        tell "  try $tries ended: $(tail -n 1 pull.log | tr -d '"' | sed 's/.*: //')"
+    done
+    return 1
+}
+
+pull_from_a_broken_upstream() {
+    act "7. The upstream is back, but broken"
+    sed -i "s/addr: .*\"/addr: \"$upstream\"/" upstream.yml
+    serve_upstream
+    await 'listening on \K127' upstream.log >/dev/null
+    skopeo --insecure-policy copy --quiet --preserve-digests --src-tls-verify=false \
+        "docker://$upstream/demo/third:1" dir:honest
+    local lied_about
+    lied_about=$(skopeo inspect --tls-verify=false --format '{{index .Layers 1}}' "docker://$upstream/demo/third:1")
+    tell "What stands before it now cuts off every layer at 60 % the first time it is asked, and when it is"
+    tell "asked for the rest of the second one (16 MiB) it sends as many wrong bytes, once."
+    python3 "$repository/scripts/flaky.py" "$far" "$lied_about" >flaky.out 2>flaky.log &
+    pids+=($!)
+    restart_gateway "127.0.0.1:$(await '^port \K.*' flaky.out)" ""
+    from=0
+    shown "skopeo copy docker://$gateway/demo/third:1 dir:fourth"
+    timed pull_stubbornly third fourth
+    count_upstream flaky.log
+    note "upstream broken" "$took" fourth
+    promise "the image came through at try $tries, byte for byte as the registry has it" diff -rq honest fourth
+    promise "the cuts cost nothing, the lie its layer: $times images were sent instead of 1.00" \
+        test "$bytes" -lt "$(($(cat honest/* | wc -c) + (17 << 20)))"
+    rm -rf honest fourth
+}
+
 bill() {
     act "What it cost"
     {
-        echo "|requests|manifests|blobs|bytes|time"
-        echo "|upstream|||from upstream|"
+        echo "|requests|manifests|blobs|bytes|times|time"
+        echo "|upstream|||from upstream|the image|"
         printf '%s\n' "${rows[@]}"
     } | python3 -c '
 import sys
@@ -213,4 +314,6 @@ start_gateway
 cold_pull
 warm_pull
 eight_cold_pulls
+pull_without_upstream
+pull_from_a_broken_upstream
 bill

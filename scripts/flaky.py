@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""A broken registry: flaky.py HOST:PORT DIGEST prints the port it listens on, and forwards, badly.
+
+The first GET of every layer is cut off at 60 %. The second is answered honestly, except for the layer
+DIGEST: there the second has the right length and the wrong bytes. From then on all is well. What was sent
+is logged to standard error in the form of docker-registry's access log.
+"""
+
+import asyncio
+import collections
+import sys
+
+CHUNK = 64 << 10
+# A blob from this size on is a layer.
+LAYER = 1 << 20
+KEPT = 0.6
+
+
+def headers(head):
+    """The lines of a head, without those about the connection, and with its end announced."""
+    lines = head.decode("latin-1").split("\r\n")[:-2]
+    kept = [line for line in lines if not line.lower().startswith("connection:")]
+    return "\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1")
+
+
+def content_length(head):
+    for line in head.decode("latin-1").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.lower() == "content-length":
+            return int(value)
+    return None
+
+
+class Registry:
+    def __init__(self, upstream, lied_about):
+        host, port = upstream.rsplit(":", 1)
+        self.upstream = host, int(port)
+        self.lied_about = lied_about
+        self.asked = collections.Counter()
+
+    async def connection(self, reader, writer):
+        try:
+            await self.exchange(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def exchange(self, reader, writer):
+        """One request, one answer."""
+        request = await reader.readuntil(b"\r\n\r\n")
+        far_reader, far_writer = await asyncio.open_connection(*self.upstream)
+        try:
+            far_writer.write(headers(request))
+            answer = await far_reader.readuntil(b"\r\n\r\n")
+            line = request.split(b"\r\n")[0].decode("latin-1")
+            status = answer.split(b" ")[1].decode("latin-1")
+            writer.write(headers(answer))
+            sent = 0
+            if not line.startswith("HEAD "):
+                sent = await self.body(line, content_length(answer), far_reader, writer)
+            print(f'- - - [-] "{line}" {status} {sent} "" ""', file=sys.stderr, flush=True)
+        finally:
+            far_writer.close()
+
+    async def body(self, line, length, reader, writer):
+        """Passes a body on, or what becomes of it; how many bytes were sent."""
+        path = line.split(" ")[1]
+        time = 0
+        if "/blobs/" in path and (length or 0) >= LAYER:
+            self.asked[path] += 1
+            time = self.asked[path]
+        lie = time == 2 and path.endswith(self.lied_about)
+        end = int(length * KEPT) if time == 1 else length
+        sent = 0
+        while end is None or sent < end:
+            chunk = await reader.read(CHUNK if end is None else min(CHUNK, end - sent))
+            if not chunk:
+                break
+            writer.write(bytes(len(chunk)) if lie else chunk)
+            await writer.drain()
+            sent += len(chunk)
+        return sent
+
+
+async def main(upstream, lied_about):
+    registry = Registry(upstream, lied_about)
+    server = await asyncio.start_server(registry.connection, "127.0.0.1", 0)
+    print(f"port {server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        asyncio.run(main(sys.argv[1], sys.argv[2]))
+    except KeyboardInterrupt:
+        pass
