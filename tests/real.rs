@@ -13,5 +13,7 @@ mod pulls;
 mod restarts;
 #[path = "real/scene.rs"]
 mod scene;
+#[path = "real/schema1.rs"]
+mod schema1;
 #[path = "real/stopped.rs"]
 mod stopped;

@@ -208,14 +208,18 @@ impl Registry {
 
     /// Pushes an image, or a whole index, as `name` (`library/small:1`), byte for byte.
     pub fn push(&self, layout: &Layout, made: &Made, name: &str) -> Result<(), Missing> {
+        self.copy(layout, made, name, &["--all", "--preserve-digests"])
+    }
+
+    /// Pushes an image as Docker's own kind (schema 2) instead of OCI's; its manifest gets another digest.
+    pub fn push_as_docker(&self, layout: &Layout, made: &Made, name: &str) -> Result<(), Missing> {
+        self.copy(layout, made, name, &["--format=v2s2"])
+    }
+
+    fn copy(&self, layout: &Layout, made: &Made, name: &str, how: &[&str]) -> Result<(), Missing> {
         let mut skopeo = process::command(program("skopeo")?);
-        skopeo.args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--all",
-            "--preserve-digests",
-        ]);
+        skopeo.args(["--insecure-policy", "copy", "--quiet"]);
+        skopeo.args(how);
         match &self.ca {
             None => skopeo.arg("--dest-tls-verify=false"),
             Some(ca) => skopeo.arg(format!(
