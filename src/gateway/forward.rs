@@ -322,12 +322,17 @@ async fn read_manifest(session: &mut Session, patience: Duration) -> Result<Opti
     Ok(Some(bytes.freeze()))
 }
 
-/// Answers before the body was read.
+/// Answers before the body was wanted. A short one is read first, so that the connection can go on.
 pub(super) async fn refuse(
     session: &mut Session,
     wanted: &Wanted,
     refused: &Refusal,
 ) -> Result<()> {
+    let headers = &session.req_header().headers;
+    let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
+    if short && !expects_continue(headers) {
+        drain(session).await;
+    }
     respond::refusal(session, wanted, refused).await?;
     drain(session).await;
     Ok(())

@@ -152,21 +152,52 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let length = headers
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .and_then(|(_, value)| value.parse().ok())
-            .unwrap_or(0);
-        while self.buffer.len() < length {
-            self.more().await.ok()?;
-        }
-        let body = self.buffer.split_to(length).freeze();
+        let named = |wanted: &str| {
+            let found = headers
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.as_str())
+        };
+        let body = if named("transfer-encoding") == Some("chunked") {
+            self.chunks().await?
+        } else {
+            let length = named("content-length").and_then(|value| value.parse().ok());
+            self.take(length.unwrap_or(0)).await?
+        };
         Some(Request {
             method,
             target,
             headers,
             body,
         })
+    }
+
+    /// The next `length` bytes; `None` if the client ends before.
+    async fn take(&mut self, length: usize) -> Option<Bytes> {
+        while self.buffer.len() < length {
+            self.more().await.ok()?;
+        }
+        Some(self.buffer.split_to(length).freeze())
+    }
+
+    /// A chunked body; `None` if it is broken off.
+    async fn chunks(&mut self) -> Option<Bytes> {
+        let mut body = BytesMut::new();
+        loop {
+            let end = loop {
+                if let Some(end) = find(&self.buffer, b"\r\n") {
+                    break end;
+                }
+                self.more().await.ok()?;
+            };
+            let line = self.take(end + 2).await?;
+            let size = std::str::from_utf8(&line[..end]).ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            body.extend_from_slice(&self.take(size + 2).await?[..size]);
+            if size == 0 {
+                return Some(body.freeze());
+            }
+        }
     }
 
     /// Writes the head, and a length or the like as the framing wants it.

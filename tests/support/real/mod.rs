@@ -126,7 +126,7 @@ fn offline(name: &str, dir: &Path) -> Result<Command, Missing> {
 }
 
 /// Runs a client's command to its end; its standard output, or all it said.
-fn run(command: &mut Command) -> Result<String, String> {
+pub fn run(command: &mut Command) -> Result<String, String> {
     let output = process::run(command, PULL).map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
@@ -157,7 +157,7 @@ fn write(path: &Path, text: impl AsRef<[u8]>) {
 }
 
 /// A directory as containers/image wants it, with `ca` in it as the one to trust.
-fn certificates(dir: &Path, ca: &Path) -> PathBuf {
+pub fn certificates(dir: &Path, ca: &Path) -> PathBuf {
     let certificates = dir.join("certs");
     let pem = std::fs::read(ca).unwrap_or_else(|error| panic!("{}: {error}", ca.display()));
     write(&certificates.join("ca.crt"), pem);

@@ -1,0 +1,854 @@
+//! Pushes: bodies that stream through, places that lead back here, rights before bytes, and a cache that
+//! knows what was written. The registry behind is a real one where its word counts.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply, Web, block_on, get};
+use support::image::{Layout, random};
+use support::origin::{Auth, Bearer, Fault, MEDIA_MANIFEST, Origin};
+use support::real::{Missing, Registry, found, program, run};
+use support::{process, sha256};
+
+/// Everybody may do everything to everything.
+const ANYTHING: &str = "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull, push, delete]}]}\n";
+
+fn gateway(v2: &str, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{v2}\", push: true}}]\n{ANYTHING}{more}"
+    ))
+}
+
+/// A real registry behind a gateway.
+fn real(more: &str) -> Option<(Registry, Gateway)> {
+    let registry = found(Registry::start())?;
+    let gateway = gateway(&registry.url(), more);
+    Some((registry, gateway))
+}
+
+/// One client: a request with a body, over h1 or h2.
+struct Pusher {
+    web: Web,
+    base: String,
+}
+
+impl Pusher {
+    /// Over TLS; h1 sends chunks unless a length is given.
+    fn all(gateway: &Gateway) -> [(&'static str, Self); 2] {
+        let ca = gateway.ca_path();
+        let base = gateway.url(0).to_owned();
+        [("h1", Web::h1(Some(&ca))), ("h2", Web::h2(Some(&ca)))].map(|(name, web)| {
+            let base = base.clone();
+            (name, Self { web, base })
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        if path.starts_with("http") {
+            path.to_owned()
+        } else {
+            format!("{}{path}", self.base)
+        }
+    }
+
+    /// A request without a body.
+    fn ask(&self, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[], None::<Vec<u8>>)
+    }
+
+    /// A request whose length is announced.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Answer {
+        self.request(method, path, headers, body.map(reqwest::Body::from))
+    }
+
+    /// A request whose length is not announced: chunks, or frames.
+    fn stream(&self, method: &str, path: &str, pieces: Vec<Vec<u8>>) -> Answer {
+        let pieces = pieces.into_iter().map(Ok::<_, std::io::Error>);
+        let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+        self.request(method, path, &[], Some(body))
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<reqwest::Body>,
+    ) -> Answer {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = self.web.client().request(method, self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        block_on(async {
+            let response = request.send().await.expect("an answer");
+            Answer {
+                status: response.status().as_u16(),
+                headers: response.headers().clone(),
+                body: response.bytes().await.expect("a body").to_vec(),
+            }
+        })
+    }
+
+    /// Begins an upload; where it goes on.
+    fn begin(&self, repository: &str) -> String {
+        let begun = self.ask("POST", &format!("/v2/{repository}/blobs/uploads/"));
+        assert_eq!(begun.status, 202, "{begun:?}");
+        begun.location(&self.base)
+    }
+
+    /// Pushes a blob in one piece.
+    fn blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = sha256(bytes);
+        let location = self.begin(repository);
+        let put = with(&location, "digest", &digest);
+        let done = self.send("PUT", &put, &[], Some(bytes.to_vec()));
+        assert_eq!(done.status, 201, "{done:?}");
+        digest
+    }
+
+    /// Pushes an image of one layer; its manifest.
+    fn image(&self, repository: &str, tag: &str, layer: &[u8]) -> Vec<u8> {
+        let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(layer)]}});
+        let config = config.to_string().into_bytes();
+        for bytes in [&config[..], layer] {
+            self.blob(repository, bytes);
+        }
+        let descriptor = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": sha256(bytes), "size": bytes.len()});
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer)],
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let put = self.send(
+            "PUT",
+            &path,
+            &[("Content-Type", MEDIA_MANIFEST)],
+            Some(manifest.clone()),
+        );
+        assert_eq!(put.status, 201, "{put:?}");
+        assert_eq!(
+            put.header("docker-content-digest"),
+            Some(sha256(&manifest).as_str())
+        );
+        manifest
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: http::HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The absolute URL that it leads to, which is here.
+    #[track_caller]
+    fn location(&self, base: &str) -> String {
+        let location = self.header("location").expect("a Location").to_owned();
+        assert!(
+            location.starts_with(base),
+            "{location} does not begin with {base}"
+        );
+        location
+    }
+
+    fn code(&self) -> Option<String> {
+        let body: Value = serde_json::from_slice(&self.body).ok()?;
+        Some(body["errors"][0]["code"].as_str()?.to_owned())
+    }
+}
+
+fn with(location: &str, key: &str, value: &str) -> String {
+    let separator = if location.contains('?') { '&' } else { '?' };
+    format!("{location}{separator}{key}={value}")
+}
+
+#[test]
+fn every_way_to_upload_a_blob() {
+    let Some((registry, gateway)) = real("") else {
+        return;
+    };
+    for (version, client) in Pusher::all(&gateway) {
+        let repository = format!("team/{version}");
+        let blob = random(7, 3 << 20);
+        let digest = sha256(&blob);
+        let there = |digest: &str| {
+            let direct = get(
+                &registry.url(),
+                None,
+                &format!("/v2/{repository}/blobs/{digest}"),
+            );
+            direct.body == blob
+        };
+        // One stream of unknown length, then an empty PUT: what Docker does.
+        let location = client.begin(&repository);
+        let pieces = blob.chunks(100_000).map(<[u8]>::to_vec).collect();
+        let patched = client.stream("PATCH", &location, pieces);
+        assert_eq!(patched.status, 202, "{version} {patched:?}");
+        assert_eq!(patched.header("range"), Some("0-3145727"));
+        assert!(patched.header("docker-upload-uuid").is_some());
+        let location = patched.location(&client.base);
+        let done = client.ask("PUT", &with(&location, "digest", &digest));
+        assert_eq!(
+            (done.status, done.header("docker-content-digest")),
+            (201, Some(digest.as_str()))
+        );
+        let blob_url = done.location(&client.base);
+        assert_eq!(
+            blob_url,
+            client.url(&format!("/v2/{repository}/blobs/{digest}"))
+        );
+        assert!(there(&digest), "{version}");
+        // Chunks with their ranges, resumed by the status in between.
+        let location = client.begin(&repository);
+        let first = client.send(
+            "PATCH",
+            &location,
+            &[
+                ("Content-Range", "0-999999"),
+                ("Content-Type", "application/octet-stream"),
+            ],
+            Some(blob[..1_000_000].to_vec()),
+        );
+        assert_eq!(first.status, 202, "{version} {first:?}");
+        let status = client.ask("GET", &first.location(&client.base));
+        assert_eq!(
+            (status.status, status.header("range")),
+            (204, Some("0-999999"))
+        );
+        let range = format!("1000000-{}", blob.len() - 1);
+        let second = client.send(
+            "PATCH",
+            &status.location(&client.base),
+            &[
+                ("Content-Range", &range),
+                ("Content-Type", "application/octet-stream"),
+            ],
+            Some(blob[1_000_000..].to_vec()),
+        );
+        assert_eq!(second.status, 202, "{version} {second:?}");
+        let done = client.ask(
+            "PUT",
+            &with(&second.location(&client.base), "digest", &digest),
+        );
+        assert_eq!(done.status, 201, "{version} {done:?}");
+        // In one PUT, and by a POST with the digest, which this registry answers with a plain upload.
+        client.blob(&repository, &blob);
+        let post = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
+        let post = client.send(
+            "POST",
+            &post,
+            &[("Content-Type", "application/octet-stream")],
+            Some(blob.clone()),
+        );
+        assert_eq!(post.status, 202, "{post:?}");
+        // A wrong digest is the registry's to refuse.
+        let location = client.begin(&repository);
+        let wrong = client.send(
+            "PUT",
+            &with(&location, "digest", &sha256(b"other")),
+            &[],
+            Some(blob.clone()),
+        );
+        assert_eq!(
+            (wrong.status, wrong.code().as_deref()),
+            (400, Some("DIGEST_INVALID"))
+        );
+        // Cancelled uploads are gone.
+        let location = client.begin(&repository);
+        assert_eq!(client.ask("DELETE", &location).status, 204);
+        let gone = client.ask("GET", &location);
+        assert_eq!(
+            (gone.status, gone.code().as_deref()),
+            (404, Some("BLOB_UPLOAD_UNKNOWN"))
+        );
+    }
+}
+
+#[test]
+fn mounts() {
+    let Some((registry, gateway)) = real("") else {
+        return;
+    };
+    for (version, client) in Pusher::all(&gateway) {
+        let (base, app) = (
+            format!("team/base-{version}"),
+            format!("hosted/team/app-{version}"),
+        );
+        let digest = client.blob(&base, &random(3, 100_000));
+        let mounted = client.ask(
+            "POST",
+            &format!("/v2/{app}/blobs/uploads/?mount={digest}&from={base}"),
+        );
+        assert_eq!(mounted.status, 201, "{version} {mounted:?}");
+        assert_eq!(
+            mounted.location(&client.base),
+            client.url(&format!("/v2/{app}/blobs/{digest}"))
+        );
+        // It is linked at once: served by the gateway and there.
+        assert_eq!(
+            client
+                .ask("GET", &format!("/v2/{app}/blobs/{digest}"))
+                .status,
+            200
+        );
+        let direct = format!("/v2/team/app-{version}/blobs/{digest}");
+        assert_eq!(get(&registry.url(), None, &direct).status(), 200);
+        let sourceless = client.ask("POST", &format!("/v2/{app}/blobs/uploads/?mount={digest}"));
+        assert_eq!(sourceless.status, 202);
+    }
+}
+
+#[test]
+fn a_pull_that_follows_gives_what_was_pushed() {
+    let Some((registry, gateway)) = real("store: {missing_ttl: 60s, tag_ttl: 1h}\n") else {
+        return;
+    };
+    // The tag would be believed for an hour, and its absence for a minute.
+    let yaml = format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, tag_ttl: 1h, missing_ttl: 60s}}]\n{ANYTHING}",
+        registry.url()
+    );
+    drop(gateway);
+    let gateway = Gateway::start(&yaml);
+    for (version, client) in Pusher::all(&gateway) {
+        let repository = format!("team/{version}");
+        let path = format!("/v2/{repository}/manifests/latest");
+        let tags = format!("/v2/{repository}/tags/list");
+        assert_eq!(client.ask("GET", &path).status, 404);
+        assert_eq!(client.ask("GET", &tags).status, 404);
+        let first = client.image(&repository, "latest", &random(1, 200_000));
+        let pulled = client.ask("GET", &path);
+        assert!(pulled.body == first, "{version}");
+        assert!(
+            pulled
+                .header("cache-status")
+                .is_some_and(|it| it.starts_with("roadstead; hit")),
+            "{pulled:?}"
+        );
+        assert_eq!(pulled.header("content-type"), Some(MEDIA_MANIFEST));
+        assert_eq!(client.ask("GET", &tags).body, client.ask("GET", &tags).body);
+        let second = client.image(&repository, "latest", &random(2, 200_000));
+        assert!(client.ask("GET", &path).body == second, "{version}");
+        client.image(&repository, "other", &random(3, 1000));
+        let listed = client.ask("GET", &tags);
+        assert!(
+            String::from_utf8_lossy(&listed.body).contains("\"other\""),
+            "{listed:?}"
+        );
+        // What is deleted is gone, with every tag on it.
+        let digest = sha256(&second);
+        client.send(
+            "PUT",
+            &format!("/v2/{repository}/manifests/twin"),
+            &[("Content-Type", MEDIA_MANIFEST)],
+            Some(second.clone()),
+        );
+        assert!(
+            client
+                .ask("GET", &format!("/v2/{repository}/manifests/twin"))
+                .body
+                == second
+        );
+        let deleted = client.ask("DELETE", &format!("/v2/{repository}/manifests/{digest}"));
+        assert_eq!(deleted.status, 202, "{deleted:?}");
+        for reference in ["latest", "twin", &digest] {
+            let gone = client.ask("GET", &format!("/v2/{repository}/manifests/{reference}"));
+            assert_eq!(gone.status, 404, "{version} {reference}");
+        }
+        let layer = sha256(&random(2, 200_000));
+        let blob = format!("/v2/{repository}/blobs/{layer}");
+        assert_eq!(client.ask("GET", &blob).status, 200);
+        assert_eq!(client.ask("DELETE", &blob).status, 202);
+        assert_eq!(client.ask("GET", &blob).status, 404);
+    }
+}
+
+#[test]
+fn what_may_have_been_written_is_asked_for_again() {
+    let origin = Origin::start();
+    let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
+    let yaml = format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, tag_ttl: 1h}}]\n{ANYTHING}",
+        origin.url()
+    );
+    let gateway = Gateway::start(&yaml);
+    let [(_, client), _] = Pusher::all(&gateway);
+    let tag = image.tag_path();
+    for lost in [Fault::status(500), Fault::Hangup] {
+        let asked = origin.count("HEAD", &tag);
+        client.ask("GET", &tag);
+        client.ask("GET", &tag);
+        let fresh = origin.count("HEAD", &tag);
+        assert!(fresh <= asked + 1, "the tag is believed");
+        let fault = origin.fault(lost.on("PUT", "*"));
+        let put = client.send(
+            "PUT",
+            &tag,
+            &[("Content-Type", MEDIA_MANIFEST)],
+            Some(image.manifest.to_vec()),
+        );
+        assert!(put.status >= 500, "{put:?}");
+        origin.heal(fault);
+        support::until("the tag is asked for again", || {
+            client.ask("GET", &tag);
+            origin.count("HEAD", &tag) > fresh
+        });
+    }
+}
+
+#[test]
+fn an_upload_that_is_to_go_elsewhere_is_refused() {
+    let origin = Origin::start();
+    let gateway = gateway(&origin.url(), "");
+    for (version, client) in Pusher::all(&gateway) {
+        let elsewhere = "https://bucket.example.com/v2/team/app/blobs/uploads/u?sig=secret";
+        let fault = Fault::status_with(202, "Location", elsewhere).on("POST", "*");
+        let fault = origin.fault(fault);
+        let begun = client.ask("POST", "/v2/team/app/blobs/uploads/");
+        assert_eq!(
+            (begun.status, begun.header("location")),
+            (502, None),
+            "{version}"
+        );
+        origin.heal(fault);
+    }
+    assert!(gateway.log().contains("wants an upload to go elsewhere"));
+    assert!(!gateway.log().contains("secret"));
+}
+
+#[test]
+fn locations_come_back_absolute_with_their_query_as_it_was() {
+    let origin = Origin::start();
+    let state = "_state=a%2bB-_~%3D%3D&x=%41+b";
+    let own = origin.url();
+    for (public, external) in [
+        ("", None),
+        (
+            "public_url: \"https://registry.example.com\"",
+            Some("https://registry.example.com"),
+        ),
+    ] {
+        let yaml = format!(
+            "registries: [{{name: hosted, v2: \"{own}\", push: true}}]\n{ANYTHING}listen: [{{address: \"127.0.0.1:0\", tls: off, {public}}}]\n"
+        );
+        let gateway = Gateway::start(&yaml);
+        let external = external.map_or("http://registry.local:5000", |external| external);
+        for (typed, location) in [
+            (
+                "team/app",
+                format!("/v2/team/app/blobs/uploads/u-1?{state}"),
+            ),
+            (
+                "hosted/team/app",
+                format!("/v2/team/app/blobs/uploads/u-1?{state}"),
+            ),
+            (
+                "team/app",
+                format!("{own}/v2/team/app/blobs/uploads/u-1?{state}"),
+            ),
+        ] {
+            let fault =
+                origin.fault(Fault::status_with(202, "Location", &location).on("POST", "*"));
+            let path = format!("/v2/{typed}/blobs/uploads/");
+            let mut raw = Raw::connect(gateway.url(0), None);
+            let begun = raw.exchange(
+                "POST",
+                &path,
+                &[("Host", "registry.local:5000"), ("Content-Length", "0")],
+            );
+            let here = format!("{external}/v2/{typed}/blobs/uploads/u-1?{state}");
+            assert_eq!(begun.header("location"), Some(here.as_str()), "{location}");
+            origin.heal(fault);
+            // It goes up as it came.
+            let fault = origin.fault(Fault::status(204).on("PATCH", "*"));
+            raw.exchange(
+                "PATCH",
+                &format!("/v2/{typed}/blobs/uploads/u-1?{state}"),
+                &[("Content-Length", "0")],
+            );
+            let patched = origin.requests_for("PATCH", "/v2/team/app/blobs/uploads/u-1");
+            assert_eq!(patched.last().expect("a request").query, state);
+            origin.heal(fault);
+        }
+        // The registry hears whom it is for, in our words.
+        let begun = origin.requests_for("POST", "*");
+        let begun = begun.last().expect("a request");
+        let (scheme, authority) = external.split_once("://").expect("a URL");
+        assert_eq!(begun.header("x-forwarded-proto"), Some(scheme));
+        assert_eq!(begun.header("x-forwarded-host"), Some(authority));
+        assert_eq!(begun.header("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(begun.header("host"), Some(origin.authority().as_str()));
+    }
+}
+
+#[test]
+fn rights_come_before_bytes() {
+    let origin = Origin::start();
+    let rules = "access: {rules: [{users: [anonymous], repositories: [\"hosted/open/**\"], actions: [pull, push]}]}\n";
+    let gateway = Gateway::start(&format!(
+        "registries: [docker.io, {{name: hosted, v2: \"{}\", push: true, default: true}}]\n{rules}\
+         listen: [{{address: \"127.0.0.1:0\"}}, {{address: \"127.0.0.1:0\", tls: off}}, {{address: \"127.0.0.1:0\", tls: off, read_only: true}}]\n",
+        origin.url()
+    ));
+    let put = |listener: usize, path: &str| -> Reply {
+        let mut raw = Raw::connect(gateway.url(listener), None);
+        raw.request(
+            "PUT",
+            path,
+            &[("Expect", "100-continue"), ("Content-Length", "1000000")],
+        );
+        // Nothing of the body is sent: the answer must come without it.
+        raw.reply("PUT")
+    };
+    for (listener, path, status, code) in [
+        (1, "/v2/closed/app/manifests/latest", 403, "DENIED"),
+        (
+            1,
+            "/v2/closed/app/blobs/uploads/u?digest=sha256:a",
+            400,
+            "DIGEST_INVALID",
+        ),
+        (
+            1,
+            "/v2/docker.io/library/app/manifests/latest",
+            405,
+            "UNSUPPORTED",
+        ),
+        (2, "/v2/open/app/manifests/latest", 405, "UNSUPPORTED"),
+    ] {
+        let refused = put(listener, path);
+        assert_eq!(
+            (refused.status(), refused.error_code().as_deref()),
+            (status, Some(code)),
+            "{path}"
+        );
+    }
+    // Pushing is not deleting.
+    let mut raw = Raw::connect(gateway.url(1), None);
+    let deleted = raw.exchange("DELETE", "/v2/open/app/manifests/latest", &[]);
+    assert_eq!(deleted.status(), 403);
+    assert_eq!(origin.count("*", "*"), 0, "nobody was asked");
+    // With the right, the client is told to go on.
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request(
+        "PUT",
+        "/v2/open/app/manifests/latest",
+        &[("Expect", "100-continue"), ("Content-Length", "2")],
+    );
+    let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    assert_eq!(raw.read_exactly(go_on.len() as u64), go_on.as_bytes());
+    raw.send("{}");
+    assert_eq!(
+        raw.reply("PUT").status(),
+        405,
+        "what this upstream says to any PUT"
+    );
+    // A form could name what the query does not.
+    let form = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Length", "0"),
+    ];
+    let mut raw = Raw::connect(gateway.url(1), None);
+    assert_eq!(
+        raw.exchange("POST", "/v2/open/app/blobs/uploads/", &form)
+            .status(),
+        415
+    );
+}
+
+#[test]
+fn an_early_refusal_is_heard_by_who_still_sends() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true}}]\n",
+        origin.url()
+    ));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    let body = random(1, 500_000);
+    raw.request(
+        "PATCH",
+        "/v2/a/blobs/uploads/u",
+        &[("Content-Length", "500000")],
+    );
+    raw.send(&body);
+    assert_eq!(raw.reply("PATCH").status(), 403);
+    // The body was small enough to be read to its end: the connection goes on.
+    assert_eq!(raw.get("/v2/").status(), 200);
+}
+
+#[test]
+fn a_body_that_is_broken_off_is_never_taken_for_whole() {
+    let origin = Origin::start();
+    let gateway = gateway(&origin.url(), "");
+    for headers in [
+        [("Transfer-Encoding", "chunked")],
+        [("Content-Length", "100000")],
+    ] {
+        let mut raw = Raw::connect(gateway.url(1), None);
+        raw.request("PATCH", "/v2/team/app/blobs/uploads/u", &headers);
+        let piece = if headers[0].0 == "Content-Length" {
+            "some".to_owned()
+        } else {
+            "4\r\nsome\r\n".to_owned()
+        };
+        raw.send(piece);
+        drop(raw);
+    }
+    // The upstream records requests that were whole.
+    assert_eq!(
+        get(gateway.url(1), None, "/v2/team/app/tags/list").status(),
+        404
+    );
+    assert_eq!(origin.count("PATCH", "*"), 0);
+}
+
+#[test]
+fn the_push_token_is_had_before_the_first_byte() {
+    let origin = Origin::start();
+    origin.require(Auth::Bearer(Bearer {
+        account: Some(("me".into(), "s3cret".into())),
+        ..Bearer::default()
+    }));
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, credentials: {{username: me, password: s3cret}}}}]\n{ANYTHING}",
+        origin.url()
+    ));
+    let patch = origin.fault(Fault::status(202).on("PATCH", "*"));
+    let [(_, client), (_, h2)] = Pusher::all(&gateway);
+    for client in [&client, &h2] {
+        let patched = client.stream(
+            "PATCH",
+            "/v2/team/app/blobs/uploads/u",
+            vec![random(1, 100_000)],
+        );
+        assert_eq!(patched.status, 202, "{patched:?}");
+    }
+    assert_eq!(origin.applied(patch), 2);
+    let sent = origin.requests_for("PATCH", "*");
+    assert!(sent.iter().all(|request| {
+        request
+            .header("authorization")
+            .is_some_and(|it| it.starts_with("Bearer "))
+    }));
+    assert!(sent.iter().all(|request| request.body.len() == 100_000));
+    let tokens = origin.requests_for("GET", "/token");
+    assert_eq!(tokens.len(), 1);
+    assert!(
+        tokens[0]
+            .query
+            .contains("scope=repository%3Ateam%2Fapp%3Apull%2Cpush"),
+        "{}",
+        tokens[0].query
+    );
+    // The client's own login stays here.
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.exchange(
+        "PATCH",
+        "/v2/team/app/blobs/uploads/u",
+        &[
+            ("Authorization", "Basic bWU6b3RoZXI="),
+            ("Cookie", "a=b"),
+            ("Content-Length", "0"),
+        ],
+    );
+    let last = origin.requests_for("PATCH", "*").pop().expect("a request");
+    assert!(
+        last.header("authorization")
+            .is_some_and(|it| it.starts_with("Bearer "))
+    );
+    assert_eq!(last.header("cookie"), None);
+}
+
+#[test]
+fn a_registry_whose_bytes_stay_there_is_only_routed() {
+    let origin = Origin::start();
+    let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", cache: false}}]\n",
+        origin.url()
+    ));
+    for (version, client) in Pusher::all(&gateway) {
+        for _ in 0..2 {
+            let blob = client.ask("GET", &image.layer_path(0));
+            assert!(blob.body == image.layer(0).1, "{version}");
+            assert_eq!(blob.header("cache-status"), Some("roadstead; fwd=bypass"));
+            let part = client.send("GET", &image.layer_path(0), &[("Range", "bytes=5-9")], None);
+            assert_eq!(
+                (part.status, part.header("content-range")),
+                (206, Some("bytes 5-9/300000"))
+            );
+            assert!(part.body == image.layer(0).1[5..10]);
+            assert!(client.ask("GET", &image.tag_path()).body == image.manifest);
+            assert_eq!(
+                client
+                    .ask("GET", "/v2/team/none/manifests/x")
+                    .code()
+                    .as_deref(),
+                Some("NAME_UNKNOWN")
+            );
+        }
+    }
+    assert_eq!(origin.count("GET", &image.layer_path(0)), 8);
+    let blobs = std::fs::read_dir(gateway.store().join("blobs")).expect("a folder");
+    assert_eq!(blobs.count(), 0);
+    // A body that breaks off there breaks off here.
+    origin.fault(Fault::TruncateAt(1000).on("GET", "*/blobs/*"));
+    let cut = get(gateway.url(1), None, &image.layer_path(0));
+    assert!(!cut.is_complete() && cut.body.len() == 1000);
+}
+
+#[test]
+fn chunks_keep_their_ranges() {
+    let origin = Origin::start();
+    let gateway = gateway(&origin.url(), "");
+    let answer = [
+        ("Location", "/v2/team/app/blobs/uploads/u?b"),
+        ("Range", "0-9"),
+        ("Docker-Upload-UUID", "u"),
+        ("OCI-Chunk-Min-Length", "5"),
+        ("X-Other", "x"),
+    ];
+    let answer = answer.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    origin.fault(Fault::Status(202, answer.to_vec()).on("PATCH", "*"));
+    for (version, client) in Pusher::all(&gateway) {
+        let headers = [
+            ("Content-Range", "5-9"),
+            ("Content-Type", "application/octet-stream"),
+        ];
+        let patched = client.send(
+            "PATCH",
+            "/v2/team/app/blobs/uploads/u?a",
+            &headers,
+            Some(b"bytes".to_vec()),
+        );
+        assert_eq!(patched.status, 202, "{version}");
+        for (name, value) in [
+            ("range", "0-9"),
+            ("docker-upload-uuid", "u"),
+            ("oci-chunk-min-length", "5"),
+            ("docker-distribution-api-version", "registry/2.0"),
+        ] {
+            assert_eq!(patched.header(name), Some(value), "{version} {name}");
+        }
+        assert_eq!(patched.header("x-other"), None);
+        let sent = origin.requests_for("PATCH", "*").pop().expect("a request");
+        assert_eq!((&sent.body[..], sent.query.as_str()), (&b"bytes"[..], "a"));
+        assert_eq!(sent.header("content-length"), Some("5"));
+        for (name, value) in headers {
+            assert_eq!(sent.header(name), Some(value), "{version} {name}");
+        }
+    }
+}
+
+/// Takes one request, reads its body to the end without keeping it, and answers 202.
+fn sink() -> (String, std::thread::JoinHandle<u64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let taken = std::thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let (mut buffer, mut head, mut read) = (vec![0; 256 << 10], Vec::new(), 0);
+            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                let n = stream.read(&mut buffer).expect("a head");
+                head.extend_from_slice(&buffer[..n]);
+            }
+            let patch = head.starts_with(b"PATCH");
+            if !patch {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .expect("an answer");
+                continue;
+            }
+            // The last chunk ends it.
+            let mut tail = head;
+            while !tail.ends_with(b"\r\n0\r\n\r\n") {
+                let n = stream.read(&mut buffer).expect("a body");
+                assert!(n > 0, "broken off");
+                read += n as u64;
+                tail.extend_from_slice(&buffer[..n]);
+                let keep = tail.len().min(16);
+                tail.drain(..tail.len() - keep);
+            }
+            stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nLocation: /v2/a/blobs/uploads/u\r\n\r\n").expect("an answer");
+            return read;
+        }
+    });
+    (url, taken)
+}
+
+#[test]
+fn a_gibibyte_in_one_patch_keeps_memory_flat() {
+    let (url, taken) = sink();
+    let gateway = gateway(&url, "");
+    gateway.reset_peak();
+    let [(_, client), _] = Pusher::all(&gateway);
+    let piece = random(1, 1 << 20);
+    let patched = client.stream("PATCH", "/v2/a/blobs/uploads/u", vec![piece; 1024]);
+    assert_eq!(patched.status, 202);
+    assert!(taken.join().expect("it took all") >= 1 << 30);
+    let peak = gateway.peak_rss_kib();
+    assert!(peak < 64 << 10, "{peak} KiB");
+}
+
+#[test]
+fn skopeo_pushes_and_pulls_what_it_pushed() {
+    let Some((_registry, gateway)) = real("") else {
+        return;
+    };
+    let mut layout = Layout::new();
+    let small = layout.add_image("small", 1, 2 << 20);
+    let multi = layout.add_index("multi", 2, 1 << 20);
+    let ca = gateway.ca_path();
+    let skopeo = |arguments: &[&str]| -> Result<(), Missing> {
+        let certificates = support::real::certificates(gateway.dir(), &ca);
+        let mut skopeo = process::command(program("skopeo")?);
+        skopeo.args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--all",
+            "--preserve-digests",
+        ]);
+        skopeo.arg(format!("--src-cert-dir={}", certificates.display()));
+        skopeo.arg(format!("--dest-cert-dir={}", certificates.display()));
+        skopeo.args(arguments);
+        run(&mut skopeo).unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
+        Ok(())
+    };
+    let authority = gateway.authority(0);
+    for (made, name) in [(&small, "team/small:1"), (&multi, "hosted/team/multi:1")] {
+        let there = format!("docker://{authority}/{name}");
+        let pushed = skopeo(&[&layout.reference(&made.tag), &there]);
+        if found(pushed).is_none() {
+            return;
+        }
+        let back = format!("dir:{}", gateway.dir().join("back").display());
+        found(skopeo(&[&there, &back]));
+        let manifest = std::fs::read(gateway.dir().join("back/manifest.json")).expect("a manifest");
+        assert_eq!(sha256(&manifest), made.digest, "{name}");
+    }
+}
