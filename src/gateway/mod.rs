@@ -7,6 +7,7 @@ mod pass;
 mod preface;
 mod respond;
 mod route;
+mod send;
 mod socket;
 mod tls;
 

@@ -1,23 +1,22 @@
 //! Answers: what the mirror gave, as HTTP.
 
-use std::pin::pin;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
+use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
 
 use super::Failure;
 use super::route::{Refusal, Target};
-use crate::mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer, Reader};
+use super::send;
+use crate::mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer};
+use crate::spec::byteranges::{Byteranges, PART_TYPE};
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::error::{ErrorCode, body};
-use crate::spec::range::{self, Selection};
+use crate::spec::range::{self, Selection, Span};
 use crate::spec::v2::{Endpoint, Query};
 
 /// What of a request shapes its answer.
@@ -56,18 +55,82 @@ impl Wanted {
             .is_some_and(|header| range::if_none_match(header, tag))
     }
 
-    /// The part that is wanted of `size` bytes; a Range whose If-Range does not match is ignored.
-    fn select(&self, size: u64, tag: &str) -> Selection {
+    /// What to send of a blob of `size` bytes; of one of unknown size only the whole. A Range whose
+    /// If-Range does not match is ignored.
+    fn shape(&self, size: Option<u64>, tag: &str) -> std::result::Result<Shape, Unsatisfiable> {
+        let Some(size) = size else {
+            return Ok(Shape::Whole { size });
+        };
         let applies = self
             .if_range
             .as_deref()
             .is_none_or(|header| range::if_range(header, tag));
-        let spec = self
+        let ranges = self
             .range
             .as_deref()
             .filter(|_| applies)
             .and_then(range::parse);
-        range::select(spec, size)
+        match range::select(ranges.as_deref(), size) {
+            Selection::Whole => Ok(Shape::Whole { size: Some(size) }),
+            Selection::Part(span) => Ok(Shape::Part { span, size }),
+            Selection::Parts(spans) => {
+                let frame = Byteranges::new(fastrand::u128(..), spans, size);
+                Ok(Shape::Parts(frame))
+            }
+            Selection::Unsatisfiable => Err(Unsatisfiable { size }),
+        }
+    }
+}
+
+/// What of a blob is sent. Sizes are the whole blob's, in bytes.
+enum Shape {
+    Whole { size: Option<u64> },
+    Part { span: Span, size: u64 },
+    Parts(Byteranges),
+}
+
+/// A Range that no byte answers to.
+struct Unsatisfiable {
+    size: u64,
+}
+
+impl Shape {
+    /// `Content-Length`, where it is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Whole { size } => *size,
+            Self::Part { span, .. } => Some(span.len()),
+            Self::Parts(frame) => Some(frame.length()),
+        }
+    }
+
+    /// The headers that go with it, but for the length.
+    fn response(
+        &self,
+        wanted: &Wanted,
+        tag: &str,
+        cache: CacheStatus,
+        shareable: Shareable,
+    ) -> Result<ResponseHeader> {
+        let status = match self {
+            Self::Whole { .. } => StatusCode::OK,
+            Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
+        };
+        let mut response = content(status, wanted, tag, cache, shareable)?;
+        response.insert_header(header::ACCEPT_RANGES, "bytes")?;
+        match self {
+            Self::Parts(frame) => {
+                response.insert_header(header::CONTENT_TYPE, frame.content_type())?;
+            }
+            Self::Part { span, size } => {
+                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
+                response.insert_header(header::CONTENT_RANGE, span.content_range(*size))?;
+            }
+            Self::Whole { .. } => {
+                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
+            }
+        }
+        Ok(response)
     }
 }
 
@@ -92,7 +155,7 @@ impl Shareable {
 pub async fn ping(session: &mut Session, wanted: &Wanted) -> Result<()> {
     let mut response = response(StatusCode::OK, wanted, CacheStatus::own("ping"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
-    whole(session, response, wanted, Bytes::from_static(b"{}")).await
+    send::whole(session, response, wanted.head, Bytes::from_static(b"{}")).await
 }
 
 pub async fn manifest(
@@ -109,11 +172,12 @@ pub async fn manifest(
     response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_of_age(&mut response, answer.stale)?;
     match answer.bytes {
-        Some(bytes) => whole(session, response, wanted, bytes).await,
-        None => head(session, response, Some(answer.size)).await,
+        Some(bytes) => send::whole(session, response, wanted.head, bytes).await,
+        None => send::head(session, response, Some(answer.size)).await,
     }
 }
 
+/// Answers with the headers that a GET would have (RFC 9110 §9.3.2), those of its Range included.
 pub async fn blob_head(
     session: &mut Session,
     wanted: &Wanted,
@@ -121,14 +185,16 @@ pub async fn blob_head(
     answer: BlobHead,
     shareable: Shareable,
 ) -> Result<()> {
-    let tag = digest.to_string();
+    let (tag, cache) = (digest.to_string(), answer.cache);
     if wanted.matches(&tag) {
-        return not_modified(session, wanted, &tag, answer.cache, shareable).await;
+        return not_modified(session, wanted, &tag, cache, shareable).await;
     }
-    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
-    response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
-    response.insert_header(header::ACCEPT_RANGES, "bytes")?;
-    head(session, response, answer.size).await
+    let shape = match wanted.shape(answer.size, &tag) {
+        Ok(shape) => shape,
+        Err(refused) => return unsatisfiable(session, wanted, refused, cache).await,
+    };
+    let response = shape.response(wanted, &tag, cache, shareable)?;
+    send::head(session, response, shape.length()).await
 }
 
 pub async fn blob(
@@ -138,33 +204,33 @@ pub async fn blob(
     answer: BlobAnswer,
     shareable: Shareable,
 ) -> Result<(), Failure> {
-    let tag = digest.to_string();
+    let (tag, cache) = (digest.to_string(), answer.cache);
     if wanted.matches(&tag) {
-        return Ok(not_modified(session, wanted, &tag, answer.cache, shareable).await?);
+        return Ok(not_modified(session, wanted, &tag, cache, shareable).await?);
     }
-    let (size, cache) = (answer.size, answer.cache);
-    let selection = size.map_or(Selection::Whole, |size| wanted.select(size, &tag));
-    let (status, span) = match selection {
-        Selection::Whole => (StatusCode::OK, None),
-        Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, Some(span)),
-        Selection::Unsatisfiable => {
-            return Ok(unsatisfiable(session, wanted, size.unwrap_or(0), cache).await?);
-        }
+    let shape = match wanted.shape(answer.size, &tag) {
+        // Every part would be a request of its own upstream; a server may ignore a Range.
+        Ok(Shape::Parts(_)) if !answer.is_seekable() => Shape::Whole { size: answer.size },
+        Ok(shape) => shape,
+        Err(refused) => return Ok(unsatisfiable(session, wanted, refused, cache).await?),
     };
-    let mut response = content(status, wanted, &tag, cache, shareable)?;
-    response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
-    response.insert_header(header::ACCEPT_RANGES, "bytes")?;
-    if let (Some(span), Some(size)) = (span, size) {
-        response.insert_header(header::CONTENT_RANGE, span.content_range(size))?;
+    let response = shape.response(wanted, &tag, cache, shareable)?;
+    let length = shape.length();
+    match shape {
+        Shape::Whole { .. } => {
+            let reader = answer.open(None).await?;
+            send::stream(session, response, length, reader).await?;
+        }
+        Shape::Part { span, .. } => {
+            let reader = answer.open(Some(span)).await?;
+            send::stream(session, response, length, reader).await?;
+        }
+        Shape::Parts(frame) => {
+            let reader = answer.open(None).await?;
+            send::parts(session, response, &frame, reader).await?;
+        }
     }
-    let reader = answer.open(span).await?;
-    Ok(stream(
-        session,
-        response,
-        span.map_or(size, |span| Some(span.len())),
-        reader,
-    )
-    .await?)
+    Ok(())
 }
 
 pub async fn page(
@@ -193,7 +259,7 @@ pub async fn page(
     if let Some(filters) = &answer.page().filters_applied {
         response.insert_header("OCI-Filters-Applied", filters.as_str())?;
     }
-    whole(session, response, wanted, answer.page().bytes.clone()).await
+    send::whole(session, response, wanted.head, answer.page().bytes.clone()).await
 }
 
 /// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
@@ -337,9 +403,10 @@ async fn not_modified(
 async fn unsatisfiable(
     session: &mut Session,
     wanted: &Wanted,
-    size: u64,
+    refused: Unsatisfiable,
     cache: CacheStatus,
 ) -> Result<()> {
+    let Unsatisfiable { size } = refused;
     let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, wanted, cache)?;
     response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
     error(
@@ -362,116 +429,7 @@ async fn error(
 ) -> Result<()> {
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
-    whole(session, response, wanted, body(code, message).into()).await
-}
-
-/// Sends headers alone, as HEAD wants them.
-async fn head(
-    session: &mut Session,
-    mut response: ResponseHeader,
-    size: Option<u64>,
-) -> Result<()> {
-    if let Some(size) = size {
-        response.insert_header(header::CONTENT_LENGTH, size)?;
-    }
-    session
-        .write_response_header(Box::new(response), true)
-        .await
-}
-
-/// Sends a body that is in memory.
-async fn whole(
-    session: &mut Session,
-    mut response: ResponseHeader,
-    wanted: &Wanted,
-    bytes: Bytes,
-) -> Result<()> {
-    response.insert_header(header::CONTENT_LENGTH, bytes.len())?;
-    let end = wanted.head || bytes.is_empty();
-    session
-        .write_response_header(Box::new(response), end)
-        .await?;
-    if end {
-        Ok(())
-    } else {
-        session.write_response_body(Some(bytes), true).await
-    }
-}
-
-/// Sends a body as it is read. An error leaves the body visibly incomplete: the caller must not end it.
-async fn stream(
-    session: &mut Session,
-    mut response: ResponseHeader,
-    length: Option<u64>,
-    mut reader: Reader,
-) -> Result<()> {
-    match length {
-        Some(length) => response.insert_header(header::CONTENT_LENGTH, length)?,
-        None if session.is_http2() => {}
-        None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
-    }
-    session
-        .write_response_header(Box::new(response), length == Some(0))
-        .await?;
-    if length == Some(0) {
-        return Ok(());
-    }
-    loop {
-        let next = {
-            let mut next = pin!(reader.next());
-            match futures_util::poll!(&mut next) {
-                Poll::Ready(next) => next,
-                Poll::Pending => {
-                    flush(session).await?;
-                    next.await
-                }
-            }
-        };
-        let piece = match next {
-            Ok(piece) => piece,
-            Err(error) => {
-                tracing::warn!(
-                    error = crate::telemetry::chain(&error),
-                    "a body was broken off"
-                );
-                // What there was still reaches the client: it may resume from there.
-                let _ = flush(session).await;
-                return Error::e_explain(ErrorType::InternalError, "the body ended early");
-            }
-        };
-        let Some(piece) = piece else { break };
-        let waited = {
-            let mut write = pin!(session.write_response_body(Some(piece.clone()), false));
-            match futures_util::poll!(&mut write) {
-                Poll::Ready(written) => {
-                    written?;
-                    Duration::ZERO
-                }
-                Poll::Pending => {
-                    let since = Instant::now();
-                    write.await?;
-                    since.elapsed()
-                }
-            }
-        };
-        reader.written(piece, waited);
-    }
-    session.write_response_body(None, true).await
-}
-
-/// Sends what is buffered. HTTP/1 bodies of a known length are flushed only at their end, but a client
-/// must not wait for what is here while we wait for more; HTTP/2 flushes by itself. pingora has no other
-/// way: a failed task that follows an empty one writes nothing, flushes, and gives its error back.
-async fn flush(session: &mut Session) -> Result<()> {
-    if session.is_http2() {
-        return Ok(());
-    }
-    let nothing = Error::new(ErrorType::Custom("nothing failed"));
-    let tasks = vec![HttpTask::Body(None, false), HttpTask::Failed(nothing)];
-    match session.downstream_session.response_duplex_vec(tasks).await {
-        Err(error) if *error.etype() == ErrorType::Custom("nothing failed") => Ok(()),
-        outcome => outcome.map(drop),
-    }
+    send::whole(session, response, wanted.head, body(code, message).into()).await
 }
 
 #[cfg(test)]

@@ -55,6 +55,15 @@ enum Content {
 }
 
 impl BlobAnswer {
+    /// Whether one reader can go from part to part ([`Reader::turn_to`]); where there is no room in the
+    /// store, each would have to be asked for upstream.
+    pub const fn is_seekable(&self) -> bool {
+        match self.content {
+            Content::Memory(_) | Content::File(_) | Content::Fill(..) => true,
+            Content::Elsewhere(..) => false,
+        }
+    }
+
     /// Opens the body, whole or in part. A part needs a known size.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ enum Feed {
     Blob(Blob),
     Fill(Box<Following>),
     Through(Box<Through>),
+    /// The part that is wanted cannot be had: the body breaks off.
+    Nothing,
 }
 
 /// A fill being followed.
@@ -75,9 +77,19 @@ struct Following {
     progress: watch::Receiver<Progress>,
     /// The length that the receiver was told.
     announced: Option<u64>,
-    /// The staged file that bytes were taken from, and its generation: of another one none may follow.
-    taken: Option<(u32, Arc<File>)>,
+    taken: Option<Taken>,
     side: Option<Side>,
+    /// Once the fill has failed for want of room.
+    through: Option<Box<Through>>,
+}
+
+/// The staged file that bytes were taken from: of another one none may follow.
+#[derive(Clone, Debug)]
+struct Taken {
+    generation: u32,
+    file: Arc<File>,
+    /// How many bytes it has at least.
+    written: u64,
 }
 
 /// A request beside a fill, for bytes that it will reach only later.
@@ -122,12 +134,24 @@ impl Reader {
             announced,
             taken: None,
             side: None,
+            through: None,
         };
         Self::new(Feed::Fill(Box::new(following)), first, end)
     }
 
     pub(super) fn through(through: Through, first: u64, end: Option<u64>) -> Self {
         Self::new(Feed::Through(Box::new(through)), first, end)
+    }
+
+    /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
+    /// began with. A body that only passes by has no other part: reading it fails then.
+    pub fn turn_to(&mut self, span: Span) {
+        (self.offset, self.end) = (span.first, Some(span.end));
+        match &mut self.feed {
+            Feed::Memory(_) | Feed::Blob(_) => {}
+            Feed::Fill(following) => (following.side, following.through) = (None, None),
+            Feed::Through(_) | Feed::Nothing => self.feed = Feed::Nothing,
+        }
     }
 
     /// The next piece; `None` when everything wanted was read.
@@ -154,15 +178,11 @@ impl Reader {
             }
             Feed::Fill(following) => match following.more(self.offset, self.end).await? {
                 More::File { file, limit } => Some(self.read(&file, limit).await?),
-                More::Side(bytes) => Some(bytes),
+                More::Bytes(bytes) => Some(bytes),
                 More::End => None,
-                More::Through(mut through) => {
-                    let piece = through.next().await?;
-                    self.feed = Feed::Through(through);
-                    piece
-                }
             },
             Feed::Through(through) => through.next().await?,
+            Feed::Nothing => None,
         };
         let Some(piece) = piece else {
             // Only a body without an announced length may end where its bytes do.
@@ -227,9 +247,8 @@ enum More {
         file: Arc<File>,
         limit: u64,
     },
-    Side(Bytes),
-    /// The store cannot keep it: the rest comes straight from the upstream.
-    Through(Box<Through>),
+    /// From a request beside the fill, or from one in its place.
+    Bytes(Bytes),
     End,
 }
 
@@ -237,12 +256,18 @@ impl Following {
     /// Waits until there is something at `offset`.
     async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
         loop {
+            if let Some(through) = &mut self.through {
+                return Ok(through.next().await?.map_or(More::End, More::Bytes));
+            }
             if let Some(bytes) = self.side_bytes(offset).await {
-                return Ok(More::Side(bytes));
+                return Ok(More::Bytes(bytes));
             }
             let wait = match self.look(offset, end)? {
                 Look::More(more) => return Ok(more),
-                Look::Elsewhere => return self.pass_through(offset, end).await,
+                Look::Elsewhere => {
+                    self.through = Some(self.pass_through(offset, end).await?);
+                    continue;
+                }
                 Look::Wait(wait) => wait,
             };
             if wait > PATIENCE && self.start_side(offset, end).await {
@@ -270,15 +295,17 @@ impl Following {
             _ => progress.total,
         };
         let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
-        let other_file = self
-            .taken
-            .as_ref()
-            .is_some_and(|(taken, _)| *taken != progress.generation);
+        let taken = self.taken.as_ref();
+        let other_file = taken.is_some_and(|taken| taken.generation != progress.generation);
         if other_length || other_file {
             return Err(ReadError::Untrue);
         }
         if limit > offset {
-            self.taken = Some((progress.generation, file.clone()));
+            self.taken = Some(Taken {
+                generation: progress.generation,
+                file: file.clone(),
+                written: taken.map_or(limit, |taken| taken.written.max(limit)),
+            });
             return Ok(Look::More(More::File { file, limit }));
         }
         Ok(match progress.phase {
@@ -290,7 +317,7 @@ impl Following {
     }
 
     /// Goes on without the store. What was sent already must be what comes now.
-    async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
+    async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<Box<Through>, ReadError> {
         let verify = end.is_none() || end == self.announced;
         let (from, stop) = if verify { (0, None) } else { (offset, end) };
         let Source { origin, repository } = &self.source;
@@ -299,8 +326,8 @@ impl Following {
             .blob(repository, &self.fill.digest, from, stop)
             .await?;
         let mut through = Through::new(body, self.fill.digest, offset, verify);
-        through.sent = self.taken.as_ref().map(|(_, file)| file.clone());
-        Ok(More::Through(Box::new(through)))
+        through.sent.clone_from(&self.taken);
+        Ok(Box::new(through))
     }
 
     /// The next bytes of a side request, if there is one and the rest is not better read from the file.
@@ -374,7 +401,7 @@ pub(super) struct Through {
     /// Bytes before this are only hashed.
     skip: u64,
     /// What was sent of those already: it must be the same.
-    sent: Option<Arc<File>>,
+    sent: Option<Taken>,
     received: u64,
     held: VecDeque<Bytes>,
     held_bytes: u64,
@@ -447,10 +474,14 @@ impl Through {
         let Some(sent) = &self.sent else {
             return Ok(());
         };
+        // Who jumps from part to part may skip bytes that the file never had.
+        let there = sent.written.saturating_sub(self.received);
+        let there = usize::try_from(there).unwrap_or(usize::MAX);
+        let known = &known[..known.len().min(there)];
         let mut at = 0;
         while at < known.len() {
             let buffer = BytesMut::zeroed(known.len() - at);
-            let (buffer, read) = read_at(sent, buffer, self.received + at as u64).await?;
+            let (buffer, read) = read_at(&sent.file, buffer, self.received + at as u64).await?;
             if read == 0 || buffer[..read] != known[at..at + read] {
                 return Err(ReadError::Untrue);
             }

@@ -1,7 +1,7 @@
 //! Byte ranges and conditional requests (RFC 9110 §13 and §14), as far as one representation of a
 //! known length needs them.
 
-/// One `range-spec` of a `Range: bytes=…` header.
+/// One `range-spec` of a `Range: bytes=…` header (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSpec {
     /// `a-` or `a-b`; both ends included.
@@ -35,25 +35,47 @@ impl Span {
 }
 
 /// What to send of a representation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// 200 with everything.
     Whole,
     /// 206.
     Part(Span),
+    /// 206 with two or more parts, none of which touches another.
+    Parts(Vec<Span>),
     /// 416.
     Unsatisfiable,
 }
 
-/// Parses a `Range` header. `None` for what RFC 9110 §14.2 lets a server ignore: other units,
-/// malformed sets, and more than one range.
-pub fn parse(header: &str) -> Option<RangeSpec> {
+/// The most ranges that one request may name. More of them are an attack rather than a wish
+/// (RFC 9110 §17.15); a client of zstd:chunked layers sends a handful.
+pub const MAX_RANGES: usize = 64;
+/// What one part more costs at least, in bytes: its boundary and headers. Parts with a smaller gap
+/// between them are sent as one.
+pub const PART_OVERHEAD: u64 = 100;
+
+/// Parses a `Range` header: one range or more, in the client's order. `None` for what RFC 9110 §14.2
+/// lets a server ignore: other units, malformed sets, and more than [`MAX_RANGES`].
+pub fn parse(header: &str) -> Option<Vec<RangeSpec>> {
     let (unit, set) = header.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
     }
-    let (first, last) = set.trim().split_once('-')?;
-    match (first, last) {
+    let mut specs = Vec::new();
+    // Empty elements of a list count for nothing (RFC 9110 §5.6.1.2).
+    let elements = set.split(',').map(|text| text.trim_matches([' ', '\t']));
+    for element in elements.filter(|element| !element.is_empty()) {
+        if specs.len() == MAX_RANGES {
+            return None;
+        }
+        specs.push(range_spec(element)?);
+    }
+    (!specs.is_empty()).then_some(specs)
+}
+
+/// One element of the set.
+fn range_spec(text: &str) -> Option<RangeSpec> {
+    match text.split_once('-')? {
         ("", "") => None,
         ("", suffix) => position(suffix).map(RangeSpec::Suffix),
         (first, "") => Some(RangeSpec::From {
@@ -78,24 +100,68 @@ fn position(digits: &str) -> Option<u64> {
     Some(digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Applies a range to a representation of `size` bytes. An empty representation satisfies none.
-pub fn select(range: Option<RangeSpec>, size: u64) -> Selection {
-    let span = match range {
-        None => return Selection::Whole,
-        Some(RangeSpec::From { first, last }) => {
-            let end = last.map_or(size, |last| last.saturating_add(1).min(size));
-            Span { first, end }
+/// Applies ranges to a representation of `size` bytes. What no byte answers to is left out; an empty
+/// representation satisfies none. Parts that would cost as much as the whole become the whole.
+pub fn select(ranges: Option<&[RangeSpec]>, size: u64) -> Selection {
+    let Some(ranges) = ranges else {
+        return Selection::Whole;
+    };
+    let spans: Vec<Span> = ranges
+        .iter()
+        .filter_map(|range| satisfied(*range, size))
+        .collect();
+    let parts = coalesce(&spans);
+    match parts.as_slice() {
+        [] => Selection::Unsatisfiable,
+        [part] => Selection::Part(*part),
+        _ => {
+            let cost = parts.iter().fold(0_u64, |cost, part| {
+                cost.saturating_add(part.len())
+                    .saturating_add(PART_OVERHEAD)
+            });
+            if cost < size {
+                Selection::Parts(parts)
+            } else {
+                Selection::Whole
+            }
         }
-        Some(RangeSpec::Suffix(length)) => Span {
+    }
+}
+
+/// The bytes that a range names, if there are any.
+fn satisfied(range: RangeSpec, size: u64) -> Option<Span> {
+    let span = match range {
+        RangeSpec::From { first, last } => Span {
+            first,
+            end: last.map_or(size, |last| last.saturating_add(1).min(size)),
+        },
+        RangeSpec::Suffix(length) => Span {
             first: size.saturating_sub(length),
             end: size,
         },
     };
-    if span.first < span.end {
-        Selection::Part(span)
-    } else {
-        Selection::Unsatisfiable
+    (span.first < span.end).then_some(span)
+}
+
+/// Joins spans that overlap or nearly touch (RFC 9110 §15.3.7.2). What is joined stands where the first
+/// of its members stood, so that the client's order is kept otherwise.
+fn coalesce(spans: &[Span]) -> Vec<Span> {
+    let mut sorted: Vec<(usize, Span)> = spans.iter().copied().enumerate().collect();
+    sorted.sort_by_key(|(_, span)| span.first);
+    let mut joined: Vec<(usize, Span)> = Vec::new();
+    for (place, span) in sorted {
+        match joined.last_mut() {
+            Some((first_place, before))
+                if span.first < before.end.saturating_add(PART_OVERHEAD) =>
+            {
+                before.end = before.end.max(span.end);
+                *first_place = place.min(*first_place);
+            }
+            _ => joined.push((place, span)),
+        }
     }
+    joined.sort_by_key(|(place, _)| *place);
+    joined.into_iter().map(|(_, span)| span).collect()
 }
 
 /// `If-None-Match` against a strong entity tag without quotes: weak comparison (RFC 9110 §13.1.2).
@@ -122,11 +188,21 @@ fn unquote(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn selected(header: &str, size: u64) -> Selection {
+        select(parse(header).as_deref(), size)
+    }
+
+    fn span(first: u64, end: u64) -> Span {
+        Span { first, end }
+    }
 
     #[test]
     fn ranges_of_ten_bytes() {
-        let part = |first, end| Selection::Part(Span { first, end });
+        let part = |first, end| Selection::Part(span(first, end));
         for (header, expected) in [
             ("bytes=0-", part(0, 10)),
             ("bytes=0-0", part(0, 1)),
@@ -146,14 +222,160 @@ mod tests {
             ("bytes=a-b", Selection::Whole),
             ("bytes=+1-2", Selection::Whole),
             ("bytes=1-2-3", Selection::Whole),
-            ("bytes=0-1,3-4", Selection::Whole),
             ("bytes=0 - 1", Selection::Whole),
+            ("bytes=0-1 3-4", Selection::Whole),
+            ("bytes=0-1;3-4", Selection::Whole),
+            // Several that are near each other are one.
+            ("bytes=0-1,3-4", part(0, 5)),
+            ("bytes=3-4 ,\t0-1", part(0, 5)),
+            ("bytes=,0-1,,", part(0, 2)),
+            ("bytes=0-,0-,-10", part(0, 10)),
+            // What is outside is left out, but what is malformed spoils the set.
+            ("bytes=10-,4-5,99-100,-0", part(4, 6)),
+            ("bytes=10-,99-100,-0", Selection::Unsatisfiable),
+            ("bytes=0-1,5-4", Selection::Whole),
+            ("bytes=0-1,x", Selection::Whole),
+            ("bytes=0-1,bytes=3-4", Selection::Whole),
+            ("bytes=,", Selection::Whole),
         ] {
-            assert_eq!(select(parse(header), 10), expected, "{header}");
+            assert_eq!(selected(header, 10), expected, "{header}");
         }
-        assert_eq!(select(parse("bytes=0-"), 0), Selection::Unsatisfiable);
-        assert_eq!(select(parse("bytes=-1"), 0), Selection::Unsatisfiable);
-        assert_eq!(Span { first: 2, end: 6 }.content_range(10), "bytes 2-5/10");
+        assert_eq!(selected("bytes=0-", 0), Selection::Unsatisfiable);
+        assert_eq!(selected("bytes=-1,0-1", 0), Selection::Unsatisfiable);
+        assert_eq!(span(2, 6).content_range(10), "bytes 2-5/10");
+    }
+
+    #[test]
+    fn several_ranges_of_a_thousand_bytes() {
+        let parts = |spans: &[(u64, u64)]| {
+            let spans = spans.iter().map(|&(first, end)| span(first, end));
+            Selection::Parts(spans.collect())
+        };
+        for (header, expected) in [
+            ("bytes=0-9,500-509", parts(&[(0, 10), (500, 510)])),
+            // The client's order is kept.
+            ("bytes=500-509,0-9", parts(&[(500, 510), (0, 10)])),
+            (
+                "bytes=-10,0-9,500-509",
+                parts(&[(990, 1000), (0, 10), (500, 510)]),
+            ),
+            // What is joined stands where its first member stood.
+            (
+                "bytes=800-809,0-9,400-409,5-20,850-",
+                parts(&[(800, 1000), (0, 21), (400, 410)]),
+            ),
+            ("bytes=15-20,400-409,0-19", parts(&[(0, 21), (400, 410)])),
+            // A gap as long as a part's headers is left out, a shorter one is sent.
+            ("bytes=0-9,110-119", parts(&[(0, 10), (110, 120)])),
+            ("bytes=0-9,109-119", Selection::Part(span(0, 120))),
+            // One left is no multipart.
+            ("bytes=500-509,5000-", Selection::Part(span(500, 510))),
+            ("bytes=0-499,500-", Selection::Part(span(0, 1000))),
+            // As long as the whole, with its headers: the whole.
+            ("bytes=0-399,600-", Selection::Whole),
+            ("bytes=0-299,500-999", Selection::Whole),
+            ("bytes=0-298,500-999", parts(&[(0, 299), (500, 1000)])),
+        ] {
+            assert_eq!(selected(header, 1000), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn more_than_64_ranges_are_ignored() {
+        let header = |n: u64| {
+            let set: Vec<_> = (0..n).map(|i| format!("{0}-{0}", i * 1000)).collect();
+            format!("bytes={}", set.join(","))
+        };
+        let Selection::Parts(parts) = selected(&header(64), 1 << 20) else {
+            panic!("64 ranges are served");
+        };
+        assert_eq!(parts.len(), 64);
+        assert_eq!(selected(&header(65), 1 << 20), Selection::Whole);
+    }
+
+    #[test]
+    fn the_largest_numbers() {
+        let most = u64::MAX;
+        let parts = vec![span(0, 1), span(most - 1, most)];
+        assert_eq!(selected("bytes=0-0,-1", most), Selection::Parts(parts));
+        let overflowing = format!("bytes=0-{},{}-", most / 2, most / 2 + 200);
+        assert_eq!(selected(&overflowing, most), Selection::Whole);
+    }
+
+    /// [`select`] byte by byte, for what [`parse`] may give.
+    fn model(ranges: &[RangeSpec], size: usize) -> Selection {
+        let named = |range: &RangeSpec, byte: usize| match *range {
+            RangeSpec::From { first, last } => {
+                first <= byte as u64 && last.is_none_or(|last| byte as u64 <= last)
+            }
+            RangeSpec::Suffix(length) => size - byte <= usize::try_from(length).unwrap_or(size),
+        };
+        // Which range names a byte first.
+        let mut wanted: Vec<Option<usize>> = (0..size)
+            .map(|byte| ranges.iter().position(|range| named(range, byte)))
+            .collect();
+        let gap = usize::try_from(PART_OVERHEAD).expect("short");
+        let mut last = None;
+        for byte in 0..size {
+            if wanted[byte].is_some() {
+                if let Some(last) = last.filter(|last| byte - last <= gap) {
+                    wanted[last + 1..byte].fill(Some(usize::MAX));
+                }
+                last = Some(byte);
+            }
+        }
+        let mut runs = Vec::new();
+        let mut byte = 0;
+        for run in wanted.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            if let Some(Some(place)) = run.iter().min() {
+                runs.push((*place, span(byte, byte + run.len() as u64)));
+            }
+            byte += run.len() as u64;
+        }
+        runs.sort_by_key(|(place, _)| *place);
+        let cost: u64 = runs.iter().map(|(_, run)| PART_OVERHEAD + run.len()).sum();
+        match runs.as_slice() {
+            [] => Selection::Unsatisfiable,
+            [(_, run)] => Selection::Part(*run),
+            _ if cost >= size as u64 => Selection::Whole,
+            _ => Selection::Parts(runs.into_iter().map(|(_, run)| run).collect()),
+        }
+    }
+
+    fn any_range() -> impl Strategy<Value = RangeSpec> {
+        prop_oneof![
+            (0_u64..2100, prop_oneof![0_u64..40, 0_u64..2100]).prop_map(|(first, more)| {
+                let last = Some(first + more);
+                RangeSpec::From { first, last }
+            }),
+            (0_u64..2100).prop_map(|first| RangeSpec::From { first, last: None }),
+            (0_u64..300).prop_map(RangeSpec::Suffix),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn selecting_agrees_with_the_model(
+            ranges in proptest::collection::vec(any_range(), 1..10),
+            size in 0_usize..2000,
+        ) {
+            prop_assert_eq!(select(Some(&ranges), size as u64), model(&ranges, size));
+        }
+
+        #[test]
+        fn what_is_written_is_read(ranges in proptest::collection::vec(any_range(), 1..=MAX_RANGES)) {
+            let written: Vec<String> = ranges.iter().map(|range| match range {
+                RangeSpec::From { first, last: Some(last) } => format!("{first}-{last}"),
+                RangeSpec::From { first, last: None } => format!("{first}-"),
+                RangeSpec::Suffix(length) => format!("-{length}"),
+            }).collect();
+            prop_assert_eq!(parse(&format!("bytes={}", written.join(", "))), Some(ranges));
+        }
+
+        #[test]
+        fn any_header_is_read(header in "\\PC{0,40}|bytes=[0-9, -]{0,60}", size: u64) {
+            let _ = select(parse(&header).as_deref(), size);
+        }
     }
 
     #[test]

@@ -121,12 +121,14 @@ const IGNORED_RANGES: &[&[u8]] = &[
     b"bytes*=0-1",
     b"none",
     b"\"bytes=0-1\"",
-    b"bytes=0-1,3-4",
-    b"bytes=0-0,0-0,0-0,0-0,0-0,0-0,0-0,0-0",
-    b"bytes=0-,0-,0-",
+    b"bytes=0-1,4-3",
+    b"bytes=0-1,a-b",
+    b"bytes=0-1,-",
+    b"bytes=0-1 3-4",
+    b"bytes=0-1,bytes=3-4",
+    b"bytes=0-1;3-4",
     b"bytes=,",
-    b"bytes=,0-1",
-    b"bytes=0-1,",
+    b"bytes=, ,\t,",
     b"bytes=\xff-1",
     b"bytes=0-1\xff",
     b"\xc3\xa9=0-1",
@@ -144,6 +146,7 @@ const UNSATISFIABLE: &[&str] = &[
     "bytes=-0",
     "bytes=-00",
     "Bytes={size}-",
+    "bytes={size}-,-0,{size}-{size}",
 ];
 
 /// If-Range values that match nothing, so that the Range beside them is ignored.
@@ -256,10 +259,13 @@ pub fn cases(stored: &Stored) -> Vec<Case> {
         for range in IGNORED_RANGES {
             cases.push(whole("GET").header("range", range));
         }
+        let crowd = |separator: &str| format!("bytes={}", vec!["0-0"; 65].join(separator));
+        cases.push(whole("GET").header("range", crowd(",")));
+        cases.push(whole("GET").header("range", crowd(" , ,")));
+        let unsatisfiable = |method| Case::new(method, path, Expect::Unsatisfiable(bytes.len()));
         for range in UNSATISFIABLE {
             let range = range.replace("{size}", &bytes.len().to_string());
-            let unsatisfiable = Expect::Unsatisfiable(bytes.len());
-            cases.push(Case::new("GET", path, unsatisfiable).header("range", range));
+            cases.push(unsatisfiable("GET").header("range", range));
         }
         for value in UNMATCHED {
             let case = whole("GET").header("range", "bytes=0-1");
@@ -268,8 +274,11 @@ pub fn cases(stored: &Stored) -> Vec<Case> {
         for value in NONE_MATCH {
             cases.push(whole("GET").header("if-none-match", tagged(value)));
         }
-        for range in ["bytes=-", "bytes=5-4", "bytes=0-1,3-4", "bytes=99999999-"] {
+        for range in ["bytes=-", "bytes=5-4", "bytes=0-1,x", "lines=1-2"] {
             cases.push(whole("HEAD").header("range", range));
+        }
+        for range in ["bytes=99999999-", "bytes=99999999-,-0"] {
+            cases.push(unsatisfiable("HEAD").header("range", range));
         }
         let known = Case::new("GET", path, Expect::NotModified);
         let two_lines = known.clone().header("if-none-match", "\"sha256:0\"");

@@ -1,0 +1,153 @@
+//! Sends answers: headers alone, a body that is in memory, a body as it is read, whole or in parts.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::HttpTask;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+use crate::mirror::Reader;
+use crate::spec::byteranges::Byteranges;
+
+/// Sends headers alone, as HEAD wants them.
+pub async fn head(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    size: Option<u64>,
+) -> Result<()> {
+    if let Some(size) = size {
+        response.insert_header(header::CONTENT_LENGTH, size)?;
+    }
+    session
+        .write_response_header(Box::new(response), true)
+        .await
+}
+
+/// Sends a body that is in memory; `no_body` leaves it out, as HEAD wants it.
+pub async fn whole(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    no_body: bool,
+    bytes: Bytes,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_LENGTH, bytes.len())?;
+    let end = no_body || bytes.is_empty();
+    session
+        .write_response_header(Box::new(response), end)
+        .await?;
+    if end {
+        Ok(())
+    } else {
+        session.write_response_body(Some(bytes), true).await
+    }
+}
+
+/// Sends a body as it is read. An error leaves the body visibly incomplete: the caller must not end it.
+pub async fn stream(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    length: Option<u64>,
+    mut reader: Reader,
+) -> Result<()> {
+    match length {
+        Some(length) => response.insert_header(header::CONTENT_LENGTH, length)?,
+        None if session.is_http2() => {}
+        None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
+    }
+    session
+        .write_response_header(Box::new(response), length == Some(0))
+        .await?;
+    if length == Some(0) {
+        return Ok(());
+    }
+    pass_on(session, &mut reader).await?;
+    session.write_response_body(None, true).await
+}
+
+/// Sends several parts of a body, one after the other, in their frame. As with [`stream`], an error leaves
+/// it visibly incomplete.
+pub async fn parts(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    frame: &Byteranges,
+    mut reader: Reader,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_LENGTH, frame.length())?;
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    for (head, span) in frame.parts() {
+        session
+            .write_response_body(Some(head.into()), false)
+            .await?;
+        reader.turn_to(span);
+        pass_on(session, &mut reader).await?;
+    }
+    session
+        .write_response_body(Some(frame.end().into()), true)
+        .await
+}
+
+/// Sends what a reader has to give, and does not end the body.
+async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
+    loop {
+        let next = {
+            let mut next = pin!(reader.next());
+            match futures_util::poll!(&mut next) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    flush(session).await?;
+                    next.await
+                }
+            }
+        };
+        let piece = match next {
+            Ok(piece) => piece,
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::telemetry::chain(&error),
+                    "a body was broken off"
+                );
+                // What there was still reaches the client: it may resume from there.
+                let _ = flush(session).await;
+                return Error::e_explain(ErrorType::InternalError, "the body ended early");
+            }
+        };
+        let Some(piece) = piece else { return Ok(()) };
+        let waited = {
+            let mut write = pin!(session.write_response_body(Some(piece.clone()), false));
+            match futures_util::poll!(&mut write) {
+                Poll::Ready(written) => {
+                    written?;
+                    Duration::ZERO
+                }
+                Poll::Pending => {
+                    let since = Instant::now();
+                    write.await?;
+                    since.elapsed()
+                }
+            }
+        };
+        reader.written(piece, waited);
+    }
+}
+
+/// Sends what is buffered. HTTP/1 bodies of a known length are flushed only at their end, but a client
+/// must not wait for what is here while we wait for more; HTTP/2 flushes by itself. pingora has no other
+/// way: a failed task that follows an empty one writes nothing, flushes, and gives its error back.
+async fn flush(session: &mut Session) -> Result<()> {
+    if session.is_http2() {
+        return Ok(());
+    }
+    let nothing = Error::new(ErrorType::Custom("nothing failed"));
+    let tasks = vec![HttpTask::Body(None, false), HttpTask::Failed(nothing)];
+    match session.downstream_session.response_duplex_vec(tasks).await {
+        Err(error) if *error.etype() == ErrorType::Custom("nothing failed") => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
