@@ -21,6 +21,12 @@ impl Challenge {
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
     }
+
+    /// All parameters in their order, names in lower case.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let parameters = self.parameters.iter();
+        parameters.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
 }
 
 /// Parses one header value. What cannot be read ends the list: the challenges before it still count.
@@ -124,8 +130,7 @@ mod tests {
     fn shown(header: &str) -> Vec<String> {
         let show = |challenge: Challenge| {
             let parameters: Vec<String> = challenge
-                .parameters
-                .iter()
+                .parameters()
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
             format!("{} {}", challenge.scheme, parameters.join(";"))

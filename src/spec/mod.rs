@@ -7,6 +7,7 @@ pub mod byteranges;
 pub mod cache_status;
 pub mod challenge;
 pub mod client;
+pub mod credential;
 pub mod digest;
 pub mod error;
 pub mod glob;

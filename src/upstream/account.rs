@@ -5,18 +5,16 @@ use std::fmt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::UpstreamError;
+use crate::spec::credential;
 
 /// How long a helper may take.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer of a helper, in bytes.
 const HELPER_ANSWER: u64 = 64 << 10;
-/// How long a helper's answer is kept at most.
-const HELPER_TTL: Duration = Duration::from_secs(600);
 /// The user name with which a helper says that its secret is an identity token.
 const IDENTITY_TOKEN: &str = "<token>";
 
@@ -91,8 +89,15 @@ impl Login {
         let output = tokio::time::timeout(HELPER_TIMEOUT, ask(program, &self.server)).await;
         let output =
             output.map_err(|_| UpstreamError::Helper("it did not answer within 10 s"))??;
-        let (credentials, ttl) = parse_answer(&output, time::OffsetDateTime::now_utc())?;
-        *told = Some((credentials.clone(), Instant::now() + ttl));
+        let answer = credential::parse(&output).map_err(|_| {
+            UpstreamError::Helper("its answer is not the JSON of a credential helper")
+        })?;
+        let lifetime = answer.lifetime(time::OffsetDateTime::now_utc());
+        let credentials = Credentials {
+            username: answer.username,
+            password: answer.secret,
+        };
+        *told = Some((credentials.clone(), Instant::now() + lifetime));
         Ok(credentials)
     }
 }
@@ -131,88 +136,9 @@ async fn ask(program: &str, server: &str) -> Result<Vec<u8>, UpstreamError> {
     Ok(answer)
 }
 
-/// A helper's answer.
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(rename = "Username")]
-    username: String,
-    #[serde(rename = "Secret")]
-    secret: String,
-    /// RFC 3339, where the helper says how long its secret lives.
-    #[serde(rename = "ExpiresAt", default)]
-    expires_at: Option<String>,
-}
-
-/// The credentials of a helper's answer, and how long they may be kept.
-///
-/// # Errors
-/// When it is not the JSON that helpers speak.
-pub fn parse_answer(
-    output: &[u8],
-    now: time::OffsetDateTime,
-) -> Result<(Credentials, Duration), UpstreamError> {
-    let answer: Answer = serde_json::from_slice(output)
-        .map_err(|_| UpstreamError::Helper("its answer is not the JSON of a credential helper"))?;
-    let format = &time::format_description::well_known::Rfc3339;
-    let end = answer
-        .expires_at
-        .and_then(|text| time::OffsetDateTime::parse(&text, format).ok());
-    let ttl = end.map_or(HELPER_TTL, |end| {
-        Duration::try_from(end - now)
-            .unwrap_or_default()
-            .min(HELPER_TTL)
-    });
-    Ok((
-        Credentials {
-            username: answer.username,
-            password: answer.secret,
-        },
-        ttl,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn answers_of_helpers() {
-        let now = time::OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time");
-        let told = |text: &str| {
-            parse_answer(text.as_bytes(), now)
-                .map(|(c, ttl)| (c.username, c.password, ttl.as_secs()))
-                .ok()
-        };
-        let some = |ttl| Some(("u".to_owned(), "s".to_owned(), ttl));
-        for (text, expected) in [
-            (
-                r#"{"ServerURL":"x","Username":"u","Secret":"s"}"#,
-                some(600),
-            ),
-            (
-                r#"{"Username":"u","Secret":"s","ExpiresAt":"2027-01-15T08:01:00Z"}"#,
-                some(60),
-            ),
-            (
-                r#"{"Username":"u","Secret":"s","ExpiresAt":"2027-01-15T09:00:00Z"}"#,
-                some(600),
-            ),
-            (
-                r#"{"Username":"u","Secret":"s","ExpiresAt":"2020-01-01T00:00:00Z"}"#,
-                some(0),
-            ),
-            (
-                r#"{"Username":"u","Secret":"s","ExpiresAt":"soon"}"#,
-                some(600),
-            ),
-            (r#"{"Username":"u"}"#, None),
-            ("credentials not found in native keychain", None),
-        ] {
-            assert_eq!(told(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn a_secret_is_not_printed() {
@@ -221,12 +147,5 @@ mod tests {
             password: "s3cret".into(),
         });
         assert!(!format!("{:?}", Login::new(fixed, "docker.io")).contains("s3cret"));
-    }
-
-    proptest! {
-        #[test]
-        fn any_answer_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = parse_answer(&bytes, time::OffsetDateTime::UNIX_EPOCH);
-        }
     }
 }

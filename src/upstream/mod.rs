@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
-pub use account::{Account, Credentials, parse_answer};
+pub use account::{Account, Credentials};
 pub use error::UpstreamError;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
