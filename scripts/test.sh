@@ -50,6 +50,10 @@ parts() {
     scripts/real-parts.sh || [[ ${CI:-} != true ]]
 }
 
+format() {
+    cargo fmt --check && cargo fmt --check --manifest-path fuzz/Cargo.toml
+}
+
 deny() {
     if ! cargo deny --version >/dev/null 2>&1; then
         # Unoptimised: it compiles three times faster and runs for a second.
@@ -59,7 +63,11 @@ deny() {
             return
         fi
     fi
-    cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+    local crate
+    for crate in . fuzz; do
+        cargo deny --log-level error --manifest-path $crate/Cargo.toml check --hide-inclusion-graph bans licenses sources ||
+            return
+    done
 }
 
 # Shows everything but the tests that went well.
@@ -72,10 +80,11 @@ documentation() {
 }
 
 check "real parts" parts
-check "format" cargo fmt --check
+check "format" format
 check "clippy" brief cargo clippy --locked --all-targets -- -D warnings
 check "licences and sources" deny
 check "tests" tests
+check "fuzz" scripts/fuzz.sh
 check "documentation" documentation
 
 step "in all: $((SECONDS / 60)) min $((SECONDS % 60)) s"

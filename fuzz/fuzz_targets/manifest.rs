@@ -1,0 +1,62 @@
+//! Manifests and `Accept`: nothing is learned from a manifest that does not stand in it, and the class of a
+//! client does not hang on how its header is laid out.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use roadstead_fuzz::spec::digest::Digest;
+use roadstead_fuzz::spec::manifest::{
+    AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts,
+};
+use serde_json::Value;
+
+fuzz_target!(|bytes: &[u8]| {
+    let found = facts(bytes);
+    // Who passes over a member passes over its faults too, so this one reads less than `facts` does.
+    let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
+        let begins = bytes.trim_ascii_start().first();
+        assert!(found == Facts::default() || matches!(begins, Some(b'{' | b'[')));
+        return accept_holds(bytes);
+    };
+    if let Some(subject) = found.subject {
+        let said = body["subject"]["digest"]
+            .as_str()
+            .or(body["subject"][0].as_str());
+        assert_eq!(
+            said.and_then(|said| said.parse::<Digest>().ok()),
+            Some(subject)
+        );
+    }
+    if let Some(found) = found.media_type.as_deref()
+        && body.is_object()
+    {
+        match &body["mediaType"] {
+            Value::Null => {
+                let guesses = [DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST];
+                assert!(guesses.contains(&found), "{found}");
+            }
+            said => assert_eq!(said.as_str(), Some(found)),
+        }
+    }
+});
+
+fn accept_holds(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    for old_docker in [false, true] {
+        let class = AcceptClass::of(lines.iter().copied(), old_docker);
+        assert_eq!(
+            AcceptClass::of([lines.join(",").as_str()], old_docker),
+            class
+        );
+        let loud: Vec<String> = lines.iter().map(|line| line.to_ascii_uppercase()).collect();
+        assert_eq!(
+            AcceptClass::of(loud.iter().map(String::as_str), old_docker),
+            class
+        );
+        let backwards = lines.iter().rev().copied();
+        assert_eq!(AcceptClass::of(backwards, old_docker), class);
+    }
+}
