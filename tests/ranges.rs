@@ -425,6 +425,43 @@ fn a_body_that_fails_is_broken_off() {
     }
 }
 
+/// The first source lies, the second does not: parts of both never stand in one body.
+#[test]
+fn parts_are_all_of_one_download() {
+    let (origin, image, gateway) = scene(&[random(1, LARGE)]);
+    let other = origin.push_image("library/other", "latest", &[random(1, LARGE)]);
+    let latch = Latch::new();
+    let (path, content) = (image.layer_path(0), &image.layer(0).1);
+    origin.fault(Fault::WrongByteAt(5).on("GET", &path));
+    origin.fault(Fault::PauseAt(LARGE as u64 / 2, latch.clone()).on("GET", &path));
+    let mut deceived = Raw::connect(gateway.url(1), None);
+    deceived.request("GET", &path, &[("Range", "bytes=0-9,-20")]);
+    let head = deceived.read_head().expect("a head");
+    let mut body = deceived.read_exactly(150);
+    // This one has nothing yet: its first part is the end.
+    let mut patient = Raw::connect(gateway.url(1), None);
+    patient.request("GET", &other.layer_path(0), &[("Range", "bytes=-20,0-9")]);
+    let patient_head = patient.read_head().expect("a head");
+    latch.release();
+
+    let (rest, end) = deceived.read_to_end();
+    body.extend(rest);
+    assert!(
+        (body.len() as u64) < head.length().expect("a length"),
+        "{end:?}"
+    );
+    let (body, end) = patient.read_body("GET", &patient_head);
+    let expected = Expect::Parts(vec![(LARGE - 20, LARGE), (0, 10)]);
+    let head = patient_head;
+    judge(
+        &Reply { head, body, end },
+        content,
+        &expected,
+        "the second source",
+    );
+    assert_eq!(origin.count("GET", &other.layer_path(0)), 1);
+}
+
 #[test]
 fn without_a_length_ranges_are_ignored() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
