@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
@@ -13,6 +12,7 @@ use super::location::leading_here;
 use super::pass::Pass;
 use super::respond::{self, Wanted};
 use super::route::Refusal;
+use super::send;
 use super::{Failure, Gateway};
 use crate::access::Permit;
 use crate::mirror::{self, Body, Feed, Passed};
@@ -204,7 +204,7 @@ impl Gateway {
         session: &mut Session,
         wanted: &Wanted,
         pass: &Pass,
-        mut passed: Passed,
+        passed: Passed,
     ) -> Result<(), Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, wanted, cache)?;
@@ -257,31 +257,7 @@ impl Gateway {
                 .write_response_header(Box::new(response), true)
                 .await?);
         }
-        frame(&mut response, length, session.is_http2())?;
-        session
-            .write_response_header(Box::new(response), false)
-            .await?;
-        loop {
-            match passed.next().await {
-                Ok(Some(bytes)) => session.write_response_body(Some(bytes), false).await?,
-                Ok(None) => break,
-                Err(error) => {
-                    let error = crate::telemetry::chain(&error);
-                    tracing::warn!(error, "a body was broken off");
-                    let ended = Error::explain(ErrorType::InternalError, "the body ended early");
-                    return Err(Failure::Connection(ended));
-                }
-            }
-        }
-        Ok(session.write_response_body(None, true).await?)
-    }
-}
-
-fn frame(response: &mut ResponseHeader, length: Option<u64>, http2: bool) -> Result<()> {
-    match length {
-        Some(length) => response.insert_header(header::CONTENT_LENGTH, length),
-        None if http2 => Ok(()),
-        None => response.insert_header(header::TRANSFER_ENCODING, "chunked"),
+        Ok(send::relay(session, response, length, passed).await?)
     }
 }
 

@@ -189,10 +189,8 @@ pub async fn blob_head(
     if wanted.matches(&tag) {
         return not_modified(session, wanted, &tag, cache, shareable).await;
     }
-    let shape = match wanted.shape(answer.size, &tag) {
-        Ok(shape) => shape,
-        Err(refused) => return unsatisfiable(session, wanted, refused, cache).await,
-    };
+    // A Range is defined for GET alone (RFC 9110 §14.2).
+    let shape = Shape::Whole { size: answer.size };
     let response = shape.response(wanted, &tag, cache, shareable)?;
     send::head(session, response, shape.length()).await
 }

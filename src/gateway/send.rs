@@ -11,7 +11,7 @@ use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
-use crate::mirror::Reader;
+use crate::mirror::{Passed, Reader};
 use crate::spec::byteranges::Byteranges;
 
 /// Sends headers alone, as HEAD wants them.
@@ -54,11 +54,7 @@ pub async fn stream(
     length: Option<u64>,
     mut reader: Reader,
 ) -> Result<()> {
-    match length {
-        Some(length) => response.insert_header(header::CONTENT_LENGTH, length)?,
-        None if session.is_http2() => {}
-        None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
-    }
+    frame(session, &mut response, length)?;
     session
         .write_response_header(Box::new(response), length == Some(0))
         .await?;
@@ -93,6 +89,53 @@ pub async fn parts(
         .await
 }
 
+/// Sends the body of an answer that passes through. As with [`stream`], an error leaves it visibly
+/// incomplete.
+pub async fn relay(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    length: Option<u64>,
+    mut passed: Passed,
+) -> Result<()> {
+    frame(session, &mut response, length)?;
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    loop {
+        let next = {
+            let mut next = pin!(passed.next());
+            match futures_util::poll!(&mut next) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    flush(session).await?;
+                    next.await
+                }
+            }
+        };
+        match next {
+            Ok(Some(piece)) => session.write_response_body(Some(piece), false).await?,
+            Ok(None) => return session.write_response_body(None, true).await,
+            Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
+        }
+    }
+}
+
+/// Says how long the body is, or how its end is told.
+fn frame(session: &Session, response: &mut ResponseHeader, length: Option<u64>) -> Result<()> {
+    match length {
+        Some(length) => response.insert_header(header::CONTENT_LENGTH, length),
+        None if session.is_http2() => Ok(()),
+        None => response.insert_header(header::TRANSFER_ENCODING, "chunked"),
+    }
+}
+
+/// Ends a body before its end. What there was still reaches the client: it may resume from there.
+async fn broken_off(session: &mut Session, error: String) -> Result<()> {
+    tracing::warn!(error, "a body was broken off");
+    let _ = flush(session).await;
+    Error::e_explain(ErrorType::InternalError, "the body ended early")
+}
+
 /// Sends what a reader has to give, and does not end the body.
 async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
     loop {
@@ -108,15 +151,7 @@ async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
         };
         let piece = match next {
             Ok(piece) => piece,
-            Err(error) => {
-                tracing::warn!(
-                    error = crate::telemetry::chain(&error),
-                    "a body was broken off"
-                );
-                // What there was still reaches the client: it may resume from there.
-                let _ = flush(session).await;
-                return Error::e_explain(ErrorType::InternalError, "the body ended early");
-            }
+            Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
         };
         let Some(piece) = piece else { return Ok(()) };
         let waited = {
