@@ -1,12 +1,13 @@
 //! The commands.
 
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config};
-use crate::{serve, telemetry};
+use crate::{access, serve, telemetry};
 
 /// `EX_CONFIG` of sysexits.h: the configuration is at fault.
 const CONFIGURATION: u8 = 78;
@@ -27,6 +28,15 @@ enum Command {
     Serve(File),
     /// Print every fault of the configuration with its place, and exit 78 if there is one.
     Check(File),
+    /// Add a user to an htpasswd file, or change a password. It is asked for twice, or else is the one
+    /// line of standard input.
+    Passwd {
+        /// The file, such as conf/htpasswd; made if it is not there.
+        file: PathBuf,
+        /// The name, as rules write it.
+        #[arg(value_parser = user)]
+        user: String,
+    },
     /// Not yet: print the figures of a running gateway.
     Stats(File),
     /// Not yet: remove content from a running gateway.
@@ -51,6 +61,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(file) => run(&file),
         Command::Check(file) => check(&file),
+        Command::Passwd { file, user } => passwd(&file, &user),
         Command::Stats(_) | Command::Purge(_) | Command::Warm(_) | Command::Verify(_) => {
             eprintln!("not yet: this command is not built");
             ExitCode::from(CONFIGURATION)
@@ -101,4 +112,51 @@ fn run(file: &File) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn user(name: &str) -> Result<String, access::NameError> {
+    access::check_name(name).map(|()| name.to_owned())
+}
+
+fn passwd(file: &Path, user: &str) -> ExitCode {
+    let password = match password() {
+        Ok(password) => password,
+        Err(error) => {
+            eprintln!("roadstead: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let path = file.display();
+    match access::passwd(file, user, &password) {
+        Ok(changed) => {
+            if let Some(faults) = changed.faults {
+                eprintln!("warning: {path} is refused as long as it has these lines: {faults}");
+            }
+            let done = if changed.added { "added" } else { "changed" };
+            println!("{done} {user} in {path}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("roadstead: {path}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks twice, or reads one line where nobody can be asked.
+fn password() -> io::Result<Vec<u8>> {
+    if io::stdin().is_terminal() {
+        let password = rpassword::prompt_password("New password: ")?;
+        if rpassword::prompt_password("The same again: ")? != password {
+            return Err(io::Error::other("the two are not the same"));
+        }
+        return Ok(password.into_bytes());
+    }
+    let mut line = Vec::new();
+    // More is refused for its length.
+    io::stdin().lock().take(4096).read_until(b'\n', &mut line)?;
+    for end in [b'\n', b'\r'] {
+        line.pop_if(|last| *last == end);
+    }
+    Ok(line)
 }

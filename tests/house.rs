@@ -64,7 +64,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         &["store", "upstream", "access", "mirror", "gateway", "config"],
         "it puts the house together",
     ),
-    ("cli", &["config", "serve"], "the commands"),
+    ("cli", &["access", "config", "serve"], "the commands"),
     (
         "main",
         &["cli"],
@@ -102,6 +102,8 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             "src/gateway/tls/authority.rs",
             // the socket file of a listener
             "src/gateway/front.rs",
+            // the accounts and the token key
+            "src/access/disk.rs",
             // the configuration, and password files that it names
             "src/config/mod.rs",
             "src/config/settings.rs",

@@ -2,26 +2,83 @@
 //!
 //! A decision looks at the caller, the rules and the name, never at what exists, so that a refusal
 //! cannot tell anybody what there is.
+//!
+//! [`Authenticator::login`] says who came, from an `Authorization` header; [`Login::caller`] who asks
+//! about a repository, which is less where a token was for something else; [`Policy::decide`] whether
+//! they may.
 
+mod accounts;
+mod disk;
+mod failures;
+mod hash;
+mod htpasswd;
+mod login;
+mod passwd;
 mod rules;
+mod scope;
+mod token;
+
+#[cfg(test)]
+mod accounts_tests;
+#[cfg(test)]
+mod htpasswd_tests;
+#[cfg(test)]
+mod login_tests;
+#[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
+mod token_tests;
 
 use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
 
-pub use rules::Rule;
+pub use accounts::{AccountsError, load};
+pub use htpasswd::{Account, Htpasswd, HtpasswdError, LineFault, NameError, check_name};
+pub use login::{
+    Authenticator, ChallengeError, Login, OpenError, Refused, Scheme, Settings, V1Access,
+    token_answer,
+};
+pub use passwd::{Changed, PasswdError, passwd};
+pub use rules::{Rule, Users};
+pub use scope::Scopes;
+pub use token::TokenKey;
 
 use crate::spec::name::{Registry, Repository};
 
-/// Who asks.
+/// Who asks about one repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     Anonymous,
+    /// Who gave a password.
+    User(Arc<str>),
+    /// Who came with a token: at most what the token was asked for.
+    Narrowed {
+        user: Option<Arc<str>>,
+        actions: Actions,
+    },
 }
 
 impl Caller {
+    /// `None`: anonymous.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Anonymous => None,
+            Self::User(user) => Some(user),
+            Self::Narrowed { user, .. } => user.as_deref(),
+        }
+    }
+
     /// The name for the log.
     pub fn as_str(&self) -> &str {
+        self.user().unwrap_or("anonymous")
+    }
+
+    /// What is not denied whatever the rules say.
+    fn actions(&self) -> Actions {
         match self {
-            Self::Anonymous => "anonymous",
+            Self::Anonymous | Self::User(_) => Actions::ALL,
+            Self::Narrowed { actions, .. } => *actions,
         }
     }
 }
@@ -32,6 +89,77 @@ pub enum Action {
     Pull,
     Push,
     Delete,
+}
+
+impl Action {
+    const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
+
+    /// What a method of HTTP asks for where nothing else is known of the request; `None`: nothing that
+    /// anybody may.
+    pub fn of_method(method: &str) -> Option<Self> {
+        match method {
+            "GET" | "HEAD" => Some(Self::Pull),
+            "POST" | "PUT" | "PATCH" => Some(Self::Push),
+            "DELETE" => Some(Self::Delete),
+            _ => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A set of actions. Displays as in a scope: `pull,push`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Actions(u8);
+
+impl Actions {
+    pub const NONE: Self = Self(0);
+    pub const ALL: Self = Self(0b111);
+
+    pub fn contains(self, action: Action) -> bool {
+        self.and(action.into()) != Self::NONE
+    }
+
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl From<Action> for Actions {
+    fn from(action: Action) -> Self {
+        Self(1 << action as u8)
+    }
+}
+
+impl FromIterator<Action> for Actions {
+    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
+        let none = Self::NONE;
+        actions
+            .into_iter()
+            .fold(none, |all, one| all.or(one.into()))
+    }
+}
+
+impl fmt::Display for Actions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let contained = Action::ALL
+            .into_iter()
+            .filter(|action| self.contains(*action));
+        let names: Vec<&str> = contained.map(Action::as_str).collect();
+        f.write_str(&names.join(","))
+    }
 }
 
 /// Proof that [`Policy::decide`] allowed an action on a repository. Every function of the mirror takes
@@ -58,10 +186,20 @@ impl Permit {
     }
 }
 
-/// The caller may not do that.
+/// The caller may not do that. Which it is depends on the caller and the rules alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this access is not allowed")]
-pub struct Denied;
+pub enum Denied {
+    /// No rule allows it to everybody; a user might. Where there are accounts, a challenge is the answer.
+    #[error("anonymous access is not allowed")]
+    Anonymous,
+    /// No rule allows it to this user. A challenge would only make clients ask for the password again.
+    #[error("this access is not allowed")]
+    User,
+    /// A rule allows it, but the token was asked for something else: a challenge that says
+    /// `insufficient_scope` makes clients fetch another one.
+    #[error("the token was not asked for this access")]
+    Scope,
+}
 
 /// What decides.
 #[derive(Clone, Debug, Default)]
@@ -73,10 +211,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Decides. Without rules: anonymous pulls of public registries, and nothing else.
+    /// Decides. Without rules: pulls of public registries, and nothing else.
     ///
     /// # Errors
-    /// [`Denied`], always for the same reason: no rule allows it.
+    /// [`Denied`]: no rule allows it, or the caller's token was not for it.
     pub fn decide(
         &self,
         caller: &Caller,
@@ -90,13 +228,36 @@ impl Policy {
                 .iter()
                 .any(|rule| rule.allows(caller, action, registry, repository)),
         };
-        if !allowed {
-            return Err(Denied);
+        match caller.user() {
+            None if !allowed => Err(Denied::Anonymous),
+            Some(_) if !allowed => Err(Denied::User),
+            _ if !caller.actions().contains(action) => Err(Denied::Scope),
+            _ => Ok(Permit {
+                action,
+                registry: registry.clone(),
+                repository: repository.clone(),
+            }),
         }
-        Ok(Permit {
-            action,
-            registry: registry.clone(),
-            repository: repository.clone(),
+    }
+
+    /// Of the scopes that a token is asked for, what `login` may do today: it is told to the client, and
+    /// is nothing the token carries. `resolve` finds what a name in a path stands for.
+    pub fn granted(
+        &self,
+        login: &Login,
+        wanted: &Scopes,
+        resolve: impl Fn(&str) -> Option<(Registry, Repository)>,
+    ) -> Scopes {
+        wanted.narrowed(|name| {
+            let Some((registry, repository)) = resolve(name) else {
+                return Actions::NONE;
+            };
+            let caller = login.caller(name);
+            let may = |action: &Action| {
+                self.decide(&caller, *action, &registry, &repository)
+                    .is_ok()
+            };
+            Action::ALL.into_iter().filter(may).collect()
         })
     }
 
@@ -104,55 +265,5 @@ impl Policy {
     /// and the client may keep them.
     pub fn is_open(&self, registry: &Registry) -> bool {
         self.rules.is_none() && self.public.contains(registry)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::glob::Pattern;
-
-    #[test]
-    fn without_rules_only_anonymous_pulls_of_public_registries() {
-        let (hub, hosted) = (Registry::new("docker.io"), Registry::new("hosted"));
-        let policy = Policy {
-            rules: None,
-            public: HashSet::from([hub.clone()]),
-        };
-        let repository: Repository = "library/alpine".parse().expect("valid");
-        let allowed = |action, registry: &Registry| {
-            policy
-                .decide(&Caller::Anonymous, action, registry, &repository)
-                .is_ok()
-        };
-        assert!(allowed(Action::Pull, &hub));
-        assert!(!allowed(Action::Push, &hub));
-        assert!(!allowed(Action::Delete, &hub));
-        assert!(!allowed(Action::Pull, &hosted));
-        assert!(policy.is_open(&hub) && !policy.is_open(&hosted));
-    }
-
-    #[test]
-    fn with_rules_only_what_a_rule_allows() {
-        let hub = Registry::new("docker.io");
-        let rule = Rule {
-            anonymous: true,
-            repositories: vec![Pattern::parse("docker.io/library/*").expect("a pattern")],
-            actions: vec![Action::Pull],
-        };
-        let policy = Policy {
-            rules: Some(vec![rule]),
-            public: HashSet::from([hub.clone()]),
-        };
-        for (name, action, allowed) in [
-            ("library/alpine", Action::Pull, true),
-            ("library/alpine", Action::Push, false),
-            ("team/app", Action::Pull, false),
-        ] {
-            let repository: Repository = name.parse().expect("valid");
-            let decision = policy.decide(&Caller::Anonymous, action, &hub, &repository);
-            assert_eq!(decision.is_ok(), allowed, "{name} {action:?}");
-        }
-        assert!(!policy.is_open(&hub));
     }
 }

@@ -4,14 +4,35 @@ use super::{Action, Caller};
 use crate::spec::glob::Pattern;
 use crate::spec::name::{Registry, Repository};
 
-/// One entry of `access.rules`.
+/// One entry of `access.rules`: allows every one of `users` every one of `actions` on every one of
+/// `repositories`.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Whether everybody is meant, logged in or not.
-    pub anonymous: bool,
+    pub users: Vec<Users>,
     /// Of canonical names that begin with the registry.
     pub repositories: Vec<Pattern>,
     pub actions: Vec<Action>,
+}
+
+/// Whom a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Everybody, logged in or not.
+    Anonymous,
+    /// `*`: every logged-in user.
+    LoggedIn,
+    /// The one of this name.
+    Named(String),
+}
+
+impl Users {
+    fn includes(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Anonymous => true,
+            Self::LoggedIn => caller.user().is_some(),
+            Self::Named(name) => caller.user() == Some(name),
+        }
+    }
 }
 
 impl Rule {
@@ -22,10 +43,7 @@ impl Rule {
         registry: &Registry,
         repository: &Repository,
     ) -> bool {
-        let meant = match caller {
-            Caller::Anonymous => self.anonymous,
-        };
-        meant && self.actions.contains(&action) && {
+        self.actions.contains(&action) && self.users.iter().any(|users| users.includes(caller)) && {
             let name = format!("{registry}/{repository}");
             self.repositories
                 .iter()

@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use super::Secret;
 use super::fault::Report;
-use super::keys::{list, mapping, path, refuse_empty, value};
+use super::keys::{Keys, list, mapping, path, refuse_empty, value};
 use super::tree::Node;
 use super::units::Parsed;
 use crate::access::Action;
+pub use crate::access::{Rule, Scheme as AuthScheme, Users};
 use crate::spec::glob::Pattern;
+
+/// In characters.
+const SHORTEST_KEY: usize = 32;
 
 /// Who may do what.
 #[derive(Debug, Clone)]
@@ -26,37 +30,6 @@ pub struct Access {
     pub rules: Vec<Rule>,
 }
 
-/// What v2 clients are challenged with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthScheme {
-    /// Our `/token`.
-    Bearer,
-    /// User and password with every request.
-    Basic,
-}
-
-/// Allows every one of `users` every one of `actions` on every one of `repositories`.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// At least one.
-    pub users: Vec<Users>,
-    /// At least one; of canonical names that begin with the registry.
-    pub repositories: Vec<Pattern>,
-    /// At least one.
-    pub actions: Vec<Action>,
-}
-
-/// Whom a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Users {
-    /// Everybody, logged in or not.
-    Anonymous,
-    /// `*`: every logged-in user.
-    LoggedIn,
-    /// The one of this name.
-    Named(String),
-}
-
 pub(super) fn access(node: &Node, report: &mut Report) -> Access {
     mapping(node, report, |keys| Access {
         htpasswd: keys.value("htpasswd", path),
@@ -64,9 +37,20 @@ pub(super) fn access(node: &Node, report: &mut Report) -> Access {
             .value("realm", realm)
             .unwrap_or_else(|| "Roadstead".to_owned()),
         scheme: keys.value("scheme", scheme).unwrap_or(AuthScheme::Bearer),
-        token_key: keys.secret("token_key"),
+        token_key: token_key(node, keys),
         rules: keys.list("rules", rule).unwrap_or_default(),
     })
+}
+
+/// Whoever has a token can try keys against it, so a key that could be guessed is none.
+fn token_key(node: &Node, keys: &mut Keys<'_, '_>) -> Option<Secret> {
+    let key = keys.secret("token_key")?;
+    if key.expose().len() < SHORTEST_KEY {
+        let write = "write what `openssl rand -hex 32` says";
+        let message = format!("token_key has under {SHORTEST_KEY} characters; {write}");
+        keys.report.fault(node.near("token_key").at, message);
+    }
+    Some(key)
 }
 
 fn realm(text: &str) -> Parsed<String> {
@@ -168,6 +152,22 @@ mod tests {
                 &[
                     "1:34: expected a single value here, not a mapping; write one word, in quotes if need be",
                 ],
+            ),
+            (
+                "access: {htpasswd: h, token_key: hunter2}",
+                &[
+                    "1:34: token_key has under 32 characters; write what `openssl rand -hex 32` says",
+                ],
+            ),
+            (
+                "access: {htpasswd: h, token_key: hunter2hunter2hunter2hunter2hun}",
+                &[
+                    "1:34: token_key has under 32 characters; write what `openssl rand -hex 32` says",
+                ],
+            ),
+            (
+                "access: {htpasswd: h, token_key: hunter2hunter2hunter2hunter2hunt}",
+                &[],
             ),
             (
                 "access: on",

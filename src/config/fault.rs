@@ -1,6 +1,7 @@
 //! What is wrong with a file, and where: faults, warnings, and the words they are told in.
 
 use std::fmt;
+use std::path::Path;
 
 use super::Config;
 
@@ -92,6 +93,14 @@ impl Report {
         self.warnings.push(warning);
     }
 
+    /// Notes something that refuses a line of another file, which the configuration names.
+    pub fn fault_in(&mut self, file: &Path, line: usize, message: impl Into<String>) {
+        let at = Position { line, column: 1 };
+        let mut fault = self.place(at, message);
+        fault.file = file.display().to_string();
+        self.faults.push(fault);
+    }
+
     /// Whether nothing refuses the file so far.
     #[cfg(test)]
     pub fn is_clean(&self) -> bool {
@@ -102,7 +111,7 @@ impl Report {
     pub fn verdict(mut self, config: Config) -> Result<Config, Faults> {
         for found in [&mut self.faults, &mut self.warnings] {
             // Stable, so that faults of one place stay in the order in which they were found.
-            found.sort_by_key(|fault| (fault.line, fault.column));
+            found.sort_by_key(|fault| (fault.file != self.file, fault.line, fault.column));
         }
         if self.faults.is_empty() {
             Ok(Config {

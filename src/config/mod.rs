@@ -10,6 +10,7 @@
 //! cross-checks still see the whole; a configuration with a fault never leaves this room.
 
 mod access;
+mod accounts;
 mod address;
 mod check;
 mod credentials;
@@ -49,6 +50,7 @@ pub use process::{Limits, Log, OldClients, Routing};
 pub use registry::{Registry, Visibility};
 pub use store::{Bucket, BucketAccount, MaxStale, Store};
 
+use crate::access::{AccountsError, Htpasswd};
 use fault::{Position, Report};
 use tree::Node;
 
@@ -84,10 +86,10 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
         };
         fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
     })?;
-    parse(text, &name, &env)
+    examine(text, &name, &env, Some(&crate::access::load))
 }
 
-/// Reads `text`; `file` is what faults call it, `env` looks variables up.
+/// Reads `text`; `file` is what faults call it, `env` looks variables up. Files that it names are not read.
 ///
 /// # Errors
 ///
@@ -97,10 +99,25 @@ pub fn parse(
     file: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Faults> {
+    examine(text, file, env, None)
+}
+
+/// Reads the accounts that a configuration names.
+type ReadAccounts<'a> = &'a dyn Fn(&Path) -> Result<Htpasswd, AccountsError>;
+
+fn examine(
+    text: &str,
+    file: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    accounts: Option<ReadAccounts<'_>>,
+) -> Result<Config, Faults> {
     let mut report = Report::new(file);
     let tree = yaml::tree(text, env, &mut report);
     let config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
+    if let Some(read) = accounts {
+        accounts::check(&config, &tree, read, &mut report);
+    }
     not_yet::refuse(&tree, &mut report);
     report.verdict(config)
 }

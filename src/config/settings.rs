@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, Credentials, ListenAddress, MaxStale, Tls, Users, Visibility};
+use super::{Config, Credentials, ListenAddress, MaxStale, Tls, Visibility};
 use crate::spec::name::Registry;
 use crate::upstream::Account;
 use crate::{access, gateway, mirror, store, upstream};
@@ -95,11 +95,21 @@ impl Config {
             public: public
                 .map(|registry| Registry::new(&registry.name))
                 .collect(),
-            rules: self
-                .access
-                .as_ref()
-                .map(|access| access.rules.iter().map(rule).collect()),
+            rules: self.access.as_ref().map(|access| access.rules.clone()),
         }
+    }
+
+    /// `None`: nobody can log in.
+    pub fn authenticator_settings(&self) -> Option<access::Settings> {
+        let access = self.access.as_ref()?;
+        let key = access.token_key.as_ref();
+        Some(access::Settings {
+            htpasswd: access.htpasswd.clone(),
+            realm: access.realm.clone(),
+            scheme: access.scheme,
+            token_key: key.map(|key| access::TokenKey::new(key.expose().as_bytes())),
+            keys: self.keys.clone(),
+        })
     }
 
     pub fn front_settings(&self) -> gateway::FrontSettings {
@@ -166,15 +176,6 @@ impl super::Listen {
                 client_ca: client_ca.clone(),
             }),
         }
-    }
-}
-
-fn rule(rule: &super::Rule) -> access::Rule {
-    access::Rule {
-        // Without accounts nobody is logged in.
-        anonymous: rule.users.contains(&Users::Anonymous),
-        repositories: rule.repositories.clone(),
-        actions: rule.actions.clone(),
     }
 }
 

@@ -1,0 +1,327 @@
+//! The accounts as they are now: the htpasswd file, read again when it changes, and passwords verified
+//! against it without stopping anything else.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use sha2::Sha256;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::disk;
+use super::failures::{Failures, Pair};
+use super::htpasswd::{Account, Htpasswd, HtpasswdError};
+use crate::flight::Flights;
+
+/// How often the file is looked at, while there are requests.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a request waits for that; a disk that stalls leaves the accounts as they are.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+/// A change that was seen is read again after this, so that no half of a file is taken for the whole.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long a password that was right need not be verified again.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const MOST_REMEMBERED: u64 = 10_000;
+/// How long a request waits for its turn to have a password verified.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why there are no accounts.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    #[error("{} cannot be read: {source}; `roadstead passwd` makes it", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {reason}", path.display())]
+    Lines {
+        path: PathBuf,
+        reason: HtpasswdError,
+    },
+}
+
+/// Why a password is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It is not that user's, or there is no such user.
+    Password,
+    /// Nothing is looked at for so long.
+    SlowDown(Duration),
+}
+
+/// Reads the file once.
+///
+/// # Errors
+/// When it cannot be read or has a line that is no account.
+pub fn load(path: &Path) -> Result<Htpasswd, AccountsError> {
+    parse(path, &read(path)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, AccountsError> {
+    disk::read_accounts(path).map_err(|source| AccountsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Htpasswd, AccountsError> {
+    Htpasswd::parse(bytes).map_err(|reason| AccountsError::Lines {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// The file as it was read last, and how it is read again.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    current: RwLock<Arc<Htpasswd>>,
+    seen: Mutex<Seen>,
+    started: Instant,
+    /// When it was looked at last, in milliseconds since `started`.
+    looked: AtomicU64,
+}
+
+struct Seen {
+    /// Of the current accounts.
+    bytes: Vec<u8>,
+    /// The error that was told last, so that each is told once.
+    told: Option<String>,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seen")
+    }
+}
+
+impl Source {
+    fn current(&self) -> Arc<Htpasswd> {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is the caller's turn to look.
+    fn is_due(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.looked.load(Ordering::Relaxed);
+        let due = u128::from(now.saturating_sub(looked)) >= LOOK_EVERY.as_millis();
+        let order = Ordering::Relaxed;
+        due && self
+            .looked
+            .compare_exchange(looked, now, order, order)
+            .is_ok()
+    }
+
+    /// Takes over what the file says now. It sleeps, so it has a thread of its own.
+    fn look(&self) {
+        // Somebody looks already, at a disk that stalls.
+        let Ok(mut seen) = self.seen.try_lock() else {
+            return;
+        };
+        let changed = match read(&self.path) {
+            Ok(bytes) if bytes == seen.bytes => {
+                seen.told = None;
+                return;
+            }
+            Ok(bytes) => bytes,
+            Err(error) => return seen.tell(&error),
+        };
+        std::thread::sleep(SETTLE);
+        match read(&self.path) {
+            Ok(bytes) if bytes == changed => {}
+            // It is being written: next time.
+            Ok(_) => return,
+            Err(error) => return seen.tell(&error),
+        }
+        match parse(&self.path, &changed) {
+            Ok(accounts) => {
+                let path = self.path.display();
+                tracing::info!(%path, accounts = accounts.len(), "the accounts were read again");
+                let current = self.current.write();
+                *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+                *seen = Seen {
+                    bytes: changed,
+                    told: None,
+                };
+            }
+            Err(error) => seen.tell(&error),
+        }
+    }
+}
+
+impl Seen {
+    fn tell(&mut self, error: &AccountsError) {
+        let error = error.to_string();
+        if self.told.as_ref() != Some(&error) {
+            tracing::error!(%error, "the accounts stay as they were");
+            self.told = Some(error);
+        }
+    }
+}
+
+/// The accounts, and who tried to log in.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    source: Arc<Source>,
+    /// Keyed hashes of user, password and line that were found to belong together.
+    remembered: Cache<[u8; 32], ()>,
+    /// Made at each start.
+    key: Hmac<Sha256>,
+    /// As many verifications at once as there are cores.
+    turns: Arc<Semaphore>,
+    under_way: Flights<([u8; 32], Pair), Result<(), Wrong>>,
+    failures: Arc<Failures>,
+}
+
+impl Accounts {
+    /// Reads the file for the first time.
+    ///
+    /// # Errors
+    /// When it cannot be read, has a line that is no account, or there is no randomness.
+    pub fn open(path: &Path, key: [u8; 32]) -> Result<Self, AccountsError> {
+        let bytes = read(path)?;
+        let accounts = parse(path, &bytes)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let remembered = Cache::builder().max_capacity(MOST_REMEMBERED);
+        Ok(Self {
+            source: Arc::new(Source {
+                path: path.to_owned(),
+                current: RwLock::new(Arc::new(accounts)),
+                seen: Mutex::new(Seen { bytes, told: None }),
+                started: Instant::now(),
+                looked: AtomicU64::new(0),
+            }),
+            remembered: remembered
+                .time_to_live(REMEMBERED)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
+            key: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
+            turns: Arc::new(Semaphore::new(cores)),
+            under_way: Flights::default(),
+            failures: Arc::default(),
+        })
+    }
+
+    /// The accounts as the file says now, or a second ago.
+    pub async fn current(&self) -> Arc<Htpasswd> {
+        if self.source.is_due() {
+            let source = self.source.clone();
+            let _ = timeout(LOOK_WITHIN, spawn_blocking(move || source.look())).await;
+        }
+        self.source.current()
+    }
+
+    /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
+    /// for five minutes or until the line changes, and is then free.
+    ///
+    /// # Errors
+    /// [`Wrong`], in the same time for users that exist and users that do not.
+    pub async fn verify(
+        &self,
+        user: &str,
+        password: &[u8],
+        address: IpAddr,
+    ) -> Result<Arc<Account>, Wrong> {
+        let file = self.current().await;
+        let account = file.account(user).cloned();
+        let line = account.as_ref().map_or("", |account| account.line());
+        let guess = self.keyed(&[user.as_bytes(), password, line.as_bytes()]);
+        if let Some(account) = &account
+            && self.remembered.contains_key(&guess)
+        {
+            return Ok(account.clone());
+        }
+        let network = super::failures::network(address).to_string();
+        let pair = self.keyed(&[user.as_bytes(), network.as_bytes()]);
+        let attempt = Attempt {
+            file,
+            account: account.clone(),
+            password: password.to_vec(),
+            address,
+            pair,
+            turns: self.turns.clone(),
+            failures: self.failures.clone(),
+        };
+        // A client's parallel requests say the same, and are answered together.
+        let (verdict, _) = self
+            .under_way
+            .join((guess, pair), || attempt.verdict())
+            .await;
+        verdict.unwrap_or(Err(Wrong::Password))?;
+        let account = account.ok_or(Wrong::Password)?;
+        self.remembered.insert(guess, ());
+        Ok(account)
+    }
+
+    /// One hash of several parts, of which none can be moved into another.
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = self.key.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// One password to verify. It runs to its end when the client leaves, so that leaving saves a guesser
+/// nothing.
+struct Attempt {
+    file: Arc<Htpasswd>,
+    account: Option<Arc<Account>>,
+    password: Vec<u8>,
+    address: IpAddr,
+    pair: Pair,
+    turns: Arc<Semaphore>,
+    failures: Arc<Failures>,
+}
+
+impl Attempt {
+    async fn verdict(self) -> Result<(), Wrong> {
+        self.not_too_soon()?;
+        let turn = timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(Wrong::SlowDown(Duration::from_secs(5)));
+        };
+        // Again: a flood of guesses has waited together with this one.
+        self.not_too_soon()?;
+        let work = move || {
+            let hash = self
+                .account
+                .as_ref()
+                .map_or(&self.file.decoy, |account| &account.hash);
+            let right = hash.verify(&self.password) && self.account.is_some();
+            let now = Instant::now();
+            if right {
+                self.failures.succeeded(self.pair);
+            } else {
+                self.failures.failed(self.address, self.pair, now);
+            }
+            // The turn ends after the failure counts.
+            drop(turn);
+            right
+        };
+        match spawn_blocking(work).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(Wrong::Password),
+        }
+    }
+
+    fn not_too_soon(&self) -> Result<(), Wrong> {
+        let now = Instant::now();
+        let pause = self.failures.pause(self.address, &self.pair, now);
+        if pause.is_zero() {
+            Ok(())
+        } else {
+            Err(Wrong::SlowDown(pause))
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The accounts that `access.htpasswd` names, beside the rules that name them.
+
+use super::fault::{Report, nearest, shown};
+use super::tree::Node;
+use super::{Config, ReadAccounts, Users};
+use crate::access::AccountsError;
+
+/// Notes every line of the file that is no account, and users of rules that are not in it. A file that
+/// cannot be read is only dubious here: the configuration may be checked where the accounts are not.
+pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report: &mut Report) {
+    let Some(access) = &config.access else {
+        return;
+    };
+    let Some(path) = &access.htpasswd else {
+        return;
+    };
+    let node = tree.near("access");
+    let accounts = match read(path) {
+        Ok(accounts) => accounts,
+        Err(error @ AccountsError::Read { .. }) => {
+            return report.warn(node.near("htpasswd").at, error.to_string());
+        }
+        Err(AccountsError::Lines { path, reason }) => {
+            for fault in reason.as_slice() {
+                report.fault_in(&path, fault.line, fault.reason.to_string());
+            }
+            return;
+        }
+    };
+    let names: Vec<&str> = accounts.names().collect();
+    for (index, rule) in access.rules.iter().enumerate() {
+        let users = node.near("rules").item(index).near("users");
+        for (item, user) in rule.users.iter().enumerate() {
+            let Users::Named(name) = user else { continue };
+            if accounts.account(name).is_some() {
+                continue;
+            }
+            let path = path.display();
+            let write = match nearest(name, &names) {
+                Some(meant) => format!("did you mean {}?", shown(meant)),
+                None => format!("`roadstead passwd {path} {name}` adds it"),
+            };
+            let name = shown(name);
+            let message = format!("{name} never matches: {path} has no such user; {write}");
+            report.warn(users.item(item).at, message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::tests::no_env;
+    use super::super::{check as cross, read as typed, yaml};
+    use super::*;
+    use crate::access::Htpasswd;
+
+    const RULES: &str = "access:
+  htpasswd: conf/users
+  rules:
+    - {users: [alice, bob, '*', anonymous], repositories: ['**'], actions: [pull]}
+    - {users: [alcie], repositories: ['**'], actions: [pull]}
+";
+
+    fn told(bytes: Option<&[u8]>) -> Vec<String> {
+        let read = |path: &Path| match bytes {
+            Some(bytes) => Htpasswd::parse(bytes).map_err(|reason| AccountsError::Lines {
+                path: path.to_owned(),
+                reason,
+            }),
+            None => Err(AccountsError::Read {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::NotFound.into(),
+            }),
+        };
+        let mut report = Report::new("f");
+        let tree = yaml::tree(RULES, &no_env, &mut report);
+        let config = typed(&tree, &mut report);
+        cross::config(&config, &tree, &mut report);
+        check(&config, &tree, &read, &mut report);
+        let (found, word) = match report.verdict(config) {
+            Ok(config) => (config.warnings, "warning: "),
+            Err(faults) => (faults.as_slice().to_vec(), ""),
+        };
+        let shown = found.iter().map(|fault| format!("{word}{fault}"));
+        shown.collect()
+    }
+
+    #[test]
+    fn users_and_lines() {
+        let sha = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
+        let (both, one) = (format!("alice:{sha}\nbob:{sha}\n"), format!("zoe:{sha}\n"));
+        assert_eq!(
+            told(Some(both.as_bytes())),
+            [
+                r#"warning: f:5:15: "alcie" never matches: conf/users has no such user; did you mean "alice"?"#
+            ]
+        );
+        assert_eq!(
+            told(Some(one.as_bytes())),
+            [
+                r#"warning: f:4:15: "alice" never matches: conf/users has no such user; `roadstead passwd conf/users alice` adds it"#,
+                r#"warning: f:4:22: "bob" never matches: conf/users has no such user; `roadstead passwd conf/users bob` adds it"#,
+                r#"warning: f:5:15: "alcie" never matches: conf/users has no such user; `roadstead passwd conf/users alcie` adds it"#,
+            ]
+        );
+        assert_eq!(
+            told(None),
+            [
+                "warning: f:2:13: conf/users cannot be read: entity not found; `roadstead passwd` makes it"
+            ]
+        );
+        assert_eq!(
+            told(Some(b"# ours\nalice\nbob:$6$x$y\n")),
+            [
+                "conf/users:2:1: it has no colon; write name:hash, or remove it",
+                "conf/users:3:1: bob's hash is SHA-512 crypt, which is not supported; write it anew with `roadstead passwd`",
+            ]
+        );
+    }
+}
