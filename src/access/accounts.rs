@@ -219,6 +219,12 @@ impl Accounts {
         self.source.current()
     }
 
+    /// Looks at the file now.
+    #[cfg(test)]
+    pub fn look(&self) {
+        self.source.look();
+    }
+
     /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
     /// for five minutes or until the line changes, and is then free.
     ///

@@ -5,10 +5,12 @@ use std::fmt;
 
 use super::{Action, Actions};
 
-/// The longest scope that is read, in bytes.
-const MAX_SCOPE: usize = 512;
+/// The longest name that is read, in bytes.
+const MAX_NAME: usize = 512;
 /// How much all scopes of a token may take, in bytes, since the token travels in a header.
 const MAX_TOTAL: usize = 6 << 10;
+/// What a scope takes at most beside its name.
+const AROUND: usize = "repository::pull,push,delete ".len();
 
 /// What a token is good for, at most. Names are as clients write them in paths: of what registry they
 /// are is decided at each request.
@@ -24,21 +26,16 @@ impl Scopes {
     /// read, and what is beyond 6 KiB, is not granted; asking for it is no error.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut scopes = Self::default();
-        let mut total = 0;
         for scope in values
             .into_iter()
             .flat_map(|value| value.split([' ', '\t']))
         {
-            total += scope.len() + 1;
-            if total > MAX_TOTAL {
-                break;
-            }
             scopes.add(scope);
         }
         scopes
     }
 
-    /// One repository.
+    /// One repository; none where it cannot be a name.
     pub fn repository(name: &str, actions: Actions) -> Self {
         let mut scopes = Self::default();
         scopes.allow(name, actions);
@@ -81,16 +78,25 @@ impl Scopes {
     }
 
     fn allow(&mut self, name: &str, actions: Actions) {
-        if actions == Actions::NONE {
+        let printable = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        let is_name = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(printable);
+        if !is_name || actions == Actions::NONE {
             return;
         }
-        match self
+        let known = self
             .repositories
             .iter_mut()
-            .find(|(known, _)| known == name)
-        {
-            Some((_, known)) => *known = known.or(actions),
-            None => self.repositories.push((name.to_owned(), actions)),
+            .find(|(known, _)| known == name);
+        if let Some((_, known)) = known {
+            *known = known.or(actions);
+            return;
+        }
+        let taken = self
+            .repositories
+            .iter()
+            .map(|(name, _)| name.len() + AROUND);
+        if taken.sum::<usize>() + name.len() + AROUND <= MAX_TOTAL {
+            self.repositories.push((name.to_owned(), actions));
         }
     }
 
@@ -102,10 +108,6 @@ impl Scopes {
         let Some((name, actions)) = rest.rsplit_once(':') else {
             return;
         };
-        let printable = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
-        if scope.len() > MAX_SCOPE || name.is_empty() || !name.bytes().all(printable) {
-            return;
-        }
         // A class may follow the type: `repository(plugin)`.
         match kind.split('(').next() {
             Some("repository") => self.allow(name, actions_of(actions)),
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_token_stays_small() {
-        let long = format!("repository:{}:pull", "a".repeat(MAX_SCOPE));
+        let long = format!("repository:{}:pull", "a".repeat(MAX_NAME + 1));
         assert!(Scopes::parse([long.as_str()]).is_empty());
         let many: Vec<String> = (0..1000)
             .map(|n| format!("repository:name-{n}:pull"))

@@ -94,15 +94,15 @@ mod tests {
         assert_eq!(
             told(Some(both.as_bytes())),
             [
-                r#"warning: f:5:15: "alcie" never matches: conf/users has no such user; did you mean "alice"?"#
+                r#"warning: f:5:16: "alcie" never matches: conf/users has no such user; did you mean "alice"?"#
             ]
         );
         assert_eq!(
             told(Some(one.as_bytes())),
             [
-                r#"warning: f:4:15: "alice" never matches: conf/users has no such user; `roadstead passwd conf/users alice` adds it"#,
-                r#"warning: f:4:22: "bob" never matches: conf/users has no such user; `roadstead passwd conf/users bob` adds it"#,
-                r#"warning: f:5:15: "alcie" never matches: conf/users has no such user; `roadstead passwd conf/users alcie` adds it"#,
+                r#"warning: f:4:16: "alice" never matches: conf/users has no such user; `roadstead passwd conf/users alice` adds it"#,
+                r#"warning: f:4:23: "bob" never matches: conf/users has no such user; `roadstead passwd conf/users bob` adds it"#,
+                r#"warning: f:5:16: "alcie" never matches: conf/users has no such user; `roadstead passwd conf/users alcie` adds it"#,
             ]
         );
         assert_eq!(

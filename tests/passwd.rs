@@ -1,0 +1,242 @@
+//! `roadstead passwd`: what it writes, what it keeps, what it refuses, and what Apache's tool says to it.
+
+mod support;
+
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use support::real::{found, program};
+use support::{process, temp_dir};
+
+const BIN: &str = env!("CARGO_BIN_EXE_roadstead");
+const WITHIN: Duration = Duration::from_secs(30);
+const SHA: &str = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
+
+/// What a run came to: exit code, standard output, standard error.
+type Told = (Option<i32>, String, String);
+
+fn told(output: Output) -> Told {
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// Runs it with this standard input.
+fn passwd(dir: &Path, arguments: &[&str], input: &[u8]) -> Told {
+    let mut command = process::command(BIN);
+    command.current_dir(dir).arg("passwd").args(arguments);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    // It may end before it reads.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    told(child.wait_with_output().expect("it ends"))
+}
+
+fn good(words: &str) -> Told {
+    (Some(0), format!("{words}\n"), String::new())
+}
+
+fn read(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("htpasswd")).expect("a file")
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("it is there").mode() & 0o7777
+}
+
+#[test]
+fn it_makes_adds_and_changes() {
+    let dir = temp_dir();
+    let dir = dir.path();
+    let file = dir.join("htpasswd");
+    assert_eq!(
+        passwd(dir, &["htpasswd", "alice"], b"one\n"),
+        good("added alice in htpasswd")
+    );
+    assert_eq!(mode(&file), 0o600);
+    let first = read(dir);
+    assert!(
+        first.starts_with("alice:$2y$10$") && first.ends_with('\n'),
+        "{first}"
+    );
+    assert_eq!(first.len(), "alice:\n".len() + 60);
+
+    // Every other byte stays, whatever it is.
+    let other = format!("# ours\r\nbob:{SHA}:note\r\n\r\n");
+    std::fs::write(&file, format!("{other}alice:{SHA}\r\nlast:{SHA}")).expect("writable");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("ours");
+    assert_eq!(
+        passwd(dir, &["htpasswd", "alice"], b"two\r\n"),
+        good("changed alice in htpasswd")
+    );
+    let second = read(dir);
+    let rest = second
+        .strip_prefix(&format!("{other}alice:$2y$10$"))
+        .expect("kept");
+    assert_eq!(&rest[53..], format!("\r\nlast:{SHA}"));
+    assert_eq!(
+        passwd(dir, &["htpasswd", "new"], b"three"),
+        good("added new in htpasswd")
+    );
+    assert!(
+        read(dir).starts_with(&format!("{second}\r\nnew:$2y$10$")),
+        "{}",
+        read(dir)
+    );
+    assert_eq!(mode(&file), 0o640);
+    assert_eq!(
+        std::fs::read_dir(dir).expect("a folder").count(),
+        1,
+        "something was left"
+    );
+}
+
+#[test]
+fn what_apache_says_to_it() {
+    let Some(htpasswd) = found(program("htpasswd")) else {
+        return;
+    };
+    let dir = temp_dir();
+    let dir = dir.path();
+    let verifies = |user: &str, password: &str| {
+        let mut command = process::command(&htpasswd);
+        command
+            .current_dir(dir)
+            .args(["-vb", "htpasswd", user, password]);
+        let output = process::run(&mut command, WITHIN).expect("it runs");
+        output.status.success()
+    };
+    let long = "x".repeat(72);
+    for (user, password) in [
+        ("alice", "one"),
+        ("bob@example.com", "a b:c\u{e9}\"'"),
+        ("c", &long),
+    ] {
+        passwd(dir, &["htpasswd", user], format!("{password}\n").as_bytes());
+        assert!(verifies(user, password), "{user}");
+        assert!(!verifies(user, "other"), "{user}");
+    }
+    passwd(dir, &["htpasswd", "alice"], b"changed\n");
+    assert!(verifies("alice", "changed") && !verifies("alice", "one"));
+
+    // And what it writes, we read: `passwd` warns of what the gateway would refuse.
+    for (kind, refused) in [
+        ("-B", false),
+        ("-m", false),
+        ("-s", false),
+        ("-d", true),
+        ("-5", true),
+    ] {
+        let mut command = process::command(&htpasswd);
+        command
+            .current_dir(dir)
+            .args(["-b", kind, "htpasswd", "theirs", "password"]);
+        assert!(
+            process::run(&mut command, WITHIN)
+                .expect("it runs")
+                .status
+                .success()
+        );
+        let (code, _, err) = passwd(dir, &["htpasswd", "alice"], b"again\n");
+        assert_eq!(code, Some(0));
+        assert_eq!(err.contains("theirs's hash is"), refused, "{kind}: {err}");
+    }
+}
+
+#[test]
+fn what_it_refuses() {
+    let dir = temp_dir();
+    let dir = dir.path();
+    let before = format!("alice:{SHA}\nalice:{SHA}\nbob:$6$salt$hash\n");
+    std::fs::write(dir.join("htpasswd"), &before).expect("writable");
+    let long = [b'x'; 73];
+    for (user, input, code, words) in [
+        (
+            "anonymous",
+            &b"x\n"[..],
+            2,
+            "mean everybody and every logged-in user",
+        ),
+        ("*", b"x\n", 2, "mean everybody and every logged-in user"),
+        ("", b"x\n", 2, "the name is empty"),
+        ("a:b", b"x\n", 2, "a name has no colon"),
+        ("#a", b"x\n", 2, "a name has no colon"),
+        ("a\nb", b"x\n", 2, "a name has no colon"),
+        ("carol", b"", 1, "the password is empty"),
+        ("carol", b"\n", 1, "the password is empty"),
+        ("carol", b"a\0b\n", 1, "control character"),
+        ("carol", &long, 1, "longer than 72 bytes"),
+        (
+            "alice",
+            b"x\n",
+            1,
+            "the name is in several lines (1, 2); keep one of them",
+        ),
+    ] {
+        let (status, out, err) = passwd(dir, &["htpasswd", user], input);
+        assert_eq!((status, &*out), (Some(code), ""), "{user:?}: {err}");
+        assert!(err.contains(words), "{user:?}: {err}");
+        assert_eq!(read(dir), before, "{user:?}");
+    }
+    // Where it cannot write, it says so.
+    let (status, _, err) = passwd(dir, &["absent/htpasswd", "carol"], b"x\n");
+    assert_eq!(status, Some(1));
+    assert!(
+        err.contains("absent/htpasswd: the file cannot be changed: "),
+        "{err}"
+    );
+    // A line that can be mended is, and what else is wrong is told.
+    let (status, out, err) = passwd(dir, &["htpasswd", "bob"], b"x\n");
+    assert_eq!((status, &*out), (Some(0), "changed bob in htpasswd\n"));
+    assert!(
+        err.contains("line 2: the name is in line 1 already"),
+        "{err}"
+    );
+    assert!(!err.contains("bob"), "{err}");
+}
+
+/// On a terminal it asks twice, and shows nothing. `script` gives it one.
+#[test]
+fn a_terminal_is_asked_twice_without_echo() {
+    let Some(script) = found(program("script")) else {
+        return;
+    };
+    let dir = temp_dir();
+    let dir = dir.path();
+    for (again, code, words) in [
+        ("s3cret-1", 0, "added alice in htpasswd"),
+        ("s3cret-2", 1, "the two are not the same"),
+    ] {
+        let _ = std::fs::remove_file(dir.join("htpasswd"));
+        let mut command = process::command(&script);
+        command
+            .current_dir(dir)
+            .args(["-qec", &format!("{BIN} passwd htpasswd alice")]);
+        command
+            .arg("typescript")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut keyboard = child.stdin.take().expect("piped");
+        let typescript = dir.join("typescript");
+        // What is typed before it asks is echoed, as by any program.
+        for (prompt, line) in [("New password: ", "s3cret-1"), ("The same again: ", again)] {
+            support::until(prompt, || process::read_lossy(&typescript).contains(prompt));
+            writeln!(keyboard, "{line}").expect("it listens");
+        }
+        let (status, out, _) = told(child.wait_with_output().expect("it ends"));
+        assert_eq!(status, Some(code), "{out}");
+        assert!(out.contains(words) && !out.contains("s3cret"), "{out}");
+        assert_eq!(dir.join("htpasswd").exists(), code == 0);
+        let _ = std::fs::remove_file(typescript);
+    }
+}
