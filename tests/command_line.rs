@@ -283,7 +283,9 @@ fn usage() {
     assert_eq!((version.code, &*version.out), (Some(0), expected));
     let help = run(dir.path(), &["--help"], &[]);
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "check", "stats", "purge", "warm", "verify"] {
+    for command in [
+        "serve", "check", "passwd", "stats", "purge", "warm", "verify",
+    ] {
         let listed = help
             .out
             .lines()

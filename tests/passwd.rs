@@ -220,7 +220,7 @@ fn a_terminal_is_asked_twice_without_echo() {
         let mut command = process::command(&script);
         command
             .current_dir(dir)
-            .args(["-qec", &format!("{BIN} passwd htpasswd alice")]);
+            .args(["-qefc", &format!("{BIN} passwd htpasswd alice")]);
         command
             .arg("typescript")
             .stdin(Stdio::piped())

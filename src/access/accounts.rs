@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::disk;
-use super::failures::{Failures, Pair};
+use super::failures::{Failures, Pair, network};
 use super::htpasswd::{Account, Htpasswd, HtpasswdError};
 use crate::flight::Flights;
 
@@ -225,6 +225,15 @@ impl Accounts {
         self.source.look();
     }
 
+    /// So many wrong guesses, without the wait between them.
+    #[cfg(test)]
+    pub fn guessed(&self, user: &str, address: IpAddr, times: u32) {
+        for _ in 0..times {
+            let pair = self.pair(user, address);
+            self.failures.failed(address, pair, Instant::now());
+        }
+    }
+
     /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
     /// for five minutes or until the line changes, and is then free.
     ///
@@ -245,8 +254,7 @@ impl Accounts {
         {
             return Ok(account.clone());
         }
-        let network = super::failures::network(address).to_string();
-        let pair = self.keyed(&[user.as_bytes(), network.as_bytes()]);
+        let pair = self.pair(user, address);
         let attempt = Attempt {
             file,
             account: account.clone(),
@@ -265,6 +273,11 @@ impl Accounts {
         let account = account.ok_or(Wrong::Password)?;
         self.remembered.insert(guess, ());
         Ok(account)
+    }
+
+    fn pair(&self, user: &str, address: IpAddr) -> Pair {
+        let network = network(address).to_string();
+        self.keyed(&[user.as_bytes(), network.as_bytes()])
     }
 
     /// One hash of several parts, of which none can be moved into another.

@@ -319,16 +319,17 @@ impl Authenticator {
         // No part of it can have them but by a fault of ours.
         let quoted = |text: &str| text.replace(['"', '\\'], "");
         let (realm, service) = (quoted(token_url), quoted(service));
-        let mut challenge = format!("Bearer realm=\"{realm}\",service=\"{service}\"");
-        if !wanted.is_empty() {
-            challenge += &format!(",scope=\"{wanted}\"");
-        }
-        challenge += match error {
+        let scope = if wanted.is_empty() {
+            String::new()
+        } else {
+            format!(",scope=\"{wanted}\"")
+        };
+        let error = match error {
             None => "",
             Some(ChallengeError::InvalidToken) => ",error=\"invalid_token\"",
             Some(ChallengeError::InsufficientScope) => ",error=\"insufficient_scope\"",
         };
-        challenge
+        format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}{error}")
     }
 
     /// The `WWW-Authenticate` of a 401 on `/v1` and `/token`.

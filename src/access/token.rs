@@ -78,7 +78,7 @@ impl TokenKey {
     }
 
     /// A new token, good until `now` and [`Kind::life`].
-    pub fn mint(&self, kind: Kind, token: &Token, now: SystemTime) -> String {
+    pub(super) fn mint(&self, kind: Kind, token: &Token, now: SystemTime) -> String {
         let name = token
             .account
             .as_deref()
@@ -98,7 +98,7 @@ impl TokenKey {
     ///
     /// # Errors
     /// [`BadToken`].
-    pub fn read(
+    pub(super) fn read(
         &self,
         kind: Kind,
         text: &str,

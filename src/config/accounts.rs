@@ -87,6 +87,24 @@ mod tests {
         shown.collect()
     }
 
+    /// `load` reads the file that is named; what else is said against the configuration comes first.
+    #[test]
+    fn load_reads_the_accounts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (yaml, users) = (dir.path().join("f.yaml"), dir.path().join("users"));
+        let text = format!("access: {{htpasswd: {}}}\ncolour: blue\n", users.display());
+        std::fs::write(&yaml, text).expect("writable");
+        std::fs::write(&users, "# ours\nalice\n").expect("writable");
+        let faults = super::super::load(Some(&yaml)).expect_err("two files with faults");
+        let last = faults.as_slice().last().expect("one").to_string();
+        let users = users.display();
+        assert_eq!(
+            last,
+            format!("{users}:2:1: it has no colon; write name:hash, or remove it")
+        );
+        assert!(faults.to_string().contains("f.yaml:2:1: unknown key"));
+    }
+
     #[test]
     fn users_and_lines() {
         let sha = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";

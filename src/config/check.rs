@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::fault::{Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
-use super::{Config, Origin, Registry, Scheme, Users, Visibility};
+use super::{Config, Origin, Registry, Rule, Scheme, Users, Visibility};
+use crate::access::Action;
 use crate::spec::glob::Pattern;
 
 /// Notes everything in `config` that contradicts itself; `tree`, of which it was read, has the
@@ -210,6 +211,32 @@ fn rules(config: &Config, nodes: &Node, report: &mut Report) {
         for (item, pattern) in rule.repositories.iter().enumerate() {
             rule_pattern(pattern.as_str(), config, node.item(item), report);
         }
+        rule_actions(rule, config, nodes.item(index).near("actions"), report);
+    }
+}
+
+/// Pushes and deletions where every registry that the rule is about takes none.
+fn rule_actions(rule: &Rule, config: &Config, node: &Node, report: &mut Report) {
+    let begins = rule.repositories.iter().map(|pattern| {
+        let text = pattern.as_str();
+        text.split_once('/').map_or(text, |(first, _)| first)
+    });
+    let begins: Vec<&str> = begins.collect();
+    let meant = |registry: &&Registry| begins.contains(&"**") || begins.contains(&&*registry.name);
+    let mut meant = config.registries.iter().filter(meant).peekable();
+    // Of patterns that mean no registry it was told already.
+    if meant.peek().is_none() || meant.any(|registry| registry.push) {
+        return;
+    }
+    for (item, action) in rule.actions.iter().enumerate() {
+        let word = match action {
+            Action::Pull => continue,
+            Action::Push => "push",
+            Action::Delete => "delete",
+        };
+        let why = "no registry here takes pushes; give one push: true";
+        let message = format!("{word} never matches: {why}, or remove {word}");
+        report.warn(node.item(item).at, message);
     }
 }
 
@@ -384,6 +411,13 @@ mod tests {
                 "access: {rules: [{users: [a, '*'], repositories: ['**'], actions: [pull]}, {users: [anonymous], repositories: ['**'], actions: [pull]}]}",
                 &[
                     "warning: 1:26: never matches: without htpasswd there are no accounts; write anonymous, or add access.htpasswd",
+                ],
+            ),
+            (
+                "registries: [docker.io, {name: a, push: true}]\naccess: {htpasswd: h, rules: [{users: [u], repositories: ['docker.io/**'], actions: [pull, push, delete]}, {users: [u], repositories: ['**'], actions: [push]}, {users: [u], repositories: ['a/x', 'docker.io/**'], actions: [delete]}]}",
+                &[
+                    "warning: 2:92: push never matches: no registry here takes pushes; give one push: true, or remove push",
+                    "warning: 2:98: delete never matches: no registry here takes pushes; give one push: true, or remove delete",
                 ],
             ),
             (
