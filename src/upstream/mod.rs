@@ -32,7 +32,7 @@ use addresses::Home;
 use auth::Auth;
 use clients::Clients;
 use limits::{Kind, Limits};
-use transport::{Answered, Ask, Transport, body};
+use transport::{Answered, Ask, Transport};
 
 /// How long a short question may take, all attempts together: a client without a cached answer hears of it
 /// within 10 s.
@@ -212,12 +212,9 @@ impl Upstream {
         let mut ask =
             ask(Method::GET, path, repository).header(header::ACCEPT, class.upstream_accept());
         ask.kind = Kind::ManifestGet;
-        let response = self.question(ask).await?;
-        let head = manifest_head(response.headers());
-        Ok(Manifest {
-            head,
-            bytes: body(response, MAX_MANIFEST).await?,
-        })
+        let (headers, bytes) = self.whole(ask, MAX_MANIFEST).await?;
+        let head = manifest_head(&headers);
+        Ok(Manifest { head, bytes })
     }
 
     /// Asks whether a repository has a blob; its length in bytes where that is said.
@@ -304,12 +301,10 @@ impl Upstream {
     /// What the upstream said, or why it could not be asked.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
-        let response = self
-            .question(ask(Method::GET, path, &endpoint.repository))
-            .await?;
+        let ask = ask(Method::GET, path, &endpoint.repository);
+        let (headers, bytes) = self.whole(ask, MAX_PAGE).await?;
         let text = |name: &str| {
-            response
-                .headers()
+            headers
                 .get(name)
                 .and_then(|value| value.to_str().ok())
                 .map(str::to_owned)
@@ -318,7 +313,7 @@ impl Upstream {
             media_type: text("content-type"),
             link: text("link"),
             filters_applied: text("oci-filters-applied"),
-            bytes: body(response, MAX_PAGE).await?,
+            bytes,
         })
     }
 
@@ -351,6 +346,10 @@ impl Upstream {
             }
             answered => answered.map(drop),
         }
+    }
+
+    async fn whole(&self, ask: Ask, limit: usize) -> Result<(HeaderMap, Bytes), UpstreamError> {
+        self.transport.whole(&self.clients.questions(), &ask, limit).await
     }
 
     async fn question(&self, ask: Ask) -> Result<reqwest::Response, UpstreamError> {

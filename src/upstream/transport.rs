@@ -15,6 +15,8 @@ use super::auth::Auth;
 use super::limits::{Kind, Limits};
 
 const MAX_REDIRECTS: usize = 10;
+/// How long the body of a short question may take, all attempts together.
+const WHOLE_BODY: Duration = Duration::from_secs(60);
 /// How often a question is sent at most.
 const ATTEMPTS: u32 = 3;
 /// The longest wait before the second attempt; it doubles.
@@ -103,6 +105,35 @@ impl Transport {
             _ => self.limits.answered(),
         }
         outcome
+    }
+
+    /// Asks for a body of at most `limit` bytes, with the headers it came with. One that is dropped under way
+    /// is asked for again.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn whole(
+        &self,
+        client: &reqwest::Client,
+        ask: &Ask,
+        limit: usize,
+    ) -> Result<(HeaderMap, Bytes), UpstreamError> {
+        let deadline = tokio::time::Instant::now() + WHOLE_BODY;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let response = self.send(client, ask).await?.response;
+            let headers = response.headers().clone();
+            let read = tokio::time::timeout_at(deadline, body(response, limit)).await;
+            match read.unwrap_or(Err(UpstreamError::Timeout)) {
+                Ok(bytes) => return Ok((headers, bytes)),
+                // A stall took its time already.
+                Err(UpstreamError::Network(_)) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(jittered(FIRST_WAIT * 2_u32.pow(attempt - 1))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Asks once, following redirects. A redirect's target that refuses us is asked for anew at the
