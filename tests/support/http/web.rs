@@ -1,6 +1,7 @@
 //! reqwest, for h2 and for ordinary requests.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{WAIT, runtime};
 
@@ -30,7 +31,14 @@ impl Fetched {
 impl Web {
     /// HTTP/2 alone, over TLS (ALPN) or with prior knowledge over plain TCP.
     pub fn h2(ca: Option<&Path>) -> Self {
-        Self::build(ca, reqwest::ClientBuilder::http2_prior_knowledge)
+        Self::h2_within(ca, WAIT)
+    }
+
+    /// [`Web::h2`] that waits so long for a byte.
+    pub fn h2_within(ca: Option<&Path>, wait: Duration) -> Self {
+        Self::build(ca, |builder| {
+            builder.http2_prior_knowledge().read_timeout(wait)
+        })
     }
 
     /// HTTP/1.1 alone.

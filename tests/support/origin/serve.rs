@@ -141,7 +141,12 @@ async fn answer(
 
 fn record(request: Request, connection: usize) -> Recorded {
     let target = request.target;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    // A proxy is asked for whole URLs.
+    let target = match target.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        None => &target,
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Recorded {
         method: request.method,
         path: path.to_owned(),

@@ -1,0 +1,73 @@
+//! A hostile world: every fault of an upstream against every way to ask, over HTTP/1.1 and HTTP/2, with what
+//! the client sees asserted byte for byte.
+//!
+//! The table is in `faults/table.rs`: a fault, and what a cold, a warm and a late request for a blob, a tag
+//! and a manifest by digest come to. Sixteen at once must see what one cold request sees, and cost no more
+//! downloads.
+
+mod support;
+
+#[path = "faults/cell.rs"]
+mod cell;
+#[path = "faults/client.rs"]
+mod client;
+#[path = "faults/scene.rs"]
+mod scene;
+#[path = "faults/table.rs"]
+mod table;
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use cell::{Cell, Mode, Subject};
+
+/// Cells that run at once. Most of them wait most of the time.
+const WORKERS: usize = 24;
+
+/// Runs every cell of the table; a panic names its cell.
+#[test]
+fn every_fault_against_every_way_to_ask() {
+    let mut cells = VecDeque::new();
+    for case in table::cases() {
+        for subject in [Subject::Blob, Subject::Tag, Subject::Digest] {
+            for mode in [Mode::Cold, Mode::Warm, Mode::Sixteen, Mode::Late] {
+                let cell = Cell {
+                    case: case.clone(),
+                    subject,
+                    mode,
+                };
+                // One row or cell alone, while it is worked on.
+                let wanted = std::env::var("ROADSTEAD_CELL").unwrap_or_default();
+                if !format!("{}, {subject:?}, {mode:?}", case.name).starts_with(&wanted) {
+                    continue;
+                }
+                // Those that wait out a deadline go first.
+                if case.slow {
+                    cells.push_front(cell);
+                } else {
+                    cells.push_back(cell);
+                }
+            }
+        }
+    }
+    let total = cells.len();
+    let cells = Mutex::new(cells);
+    let next = || {
+        let mut cells = cells.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.pop_front()
+    };
+    let wrong = support::http::at_once(WORKERS, |_| {
+        let mut wrong = Vec::new();
+        while let Some(cell) = next() {
+            wrong.extend(cell.run().err());
+        }
+        wrong
+    });
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {total} cells:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
