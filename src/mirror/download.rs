@@ -41,6 +41,8 @@ pub(super) struct Download {
     /// Counts the staged files.
     generation: u32,
     resumed: u32,
+    /// Whether readers were let at what is staged: not before an upstream said that a source has the blob.
+    shown: bool,
     outcome: Option<Phase>,
 }
 
@@ -73,6 +75,7 @@ impl Download {
             reported: now,
             generation: 0,
             resumed: 0,
+            shown: false,
             outcome: None,
         }
     }
@@ -134,7 +137,8 @@ impl Download {
                 Interruption::Drop(error) => {
                     let moved = staged.as_ref().map_or(0, StagedBlob::written) > before;
                     drops = if moved { 1 } else { drops + 1 };
-                    if staged.is_some() && drops < PATIENCE {
+                    // Nobody reads what was not shown: who asked is told at once.
+                    if staged.is_some() && self.shown && drops < PATIENCE {
                         self.resumed += 1;
                         tokio::time::sleep(wait_before(drops)).await;
                         continue;
@@ -194,7 +198,8 @@ impl Download {
         }
     }
 
-    /// What was downloaded before, by this process or an earlier one.
+    /// What was downloaded before, by this process or an earlier one. That it is here says nothing of who may
+    /// have it, so it is not shown yet.
     fn earlier_partial(&mut self) -> Option<StagedBlob> {
         let staged = self
             .fills
@@ -207,7 +212,6 @@ impl Download {
                 None
             })?;
         self.resumed += 1;
-        self.show(&staged);
         Some(staged)
     }
 
@@ -218,10 +222,18 @@ impl Download {
         staged: &mut Option<StagedBlob>,
     ) -> Result<(), Interruption> {
         let offset = staged.as_ref().map_or(0, StagedBlob::written);
-        if staged
-            .as_ref()
-            .is_some_and(|staged| staged.total() == Some(offset))
+        if let Some(staged) = staged
+            && staged.total() == Some(offset)
         {
+            if !self.shown {
+                let has = source
+                    .origin
+                    .upstream
+                    .blob_head(&source.repository, &self.fill.digest);
+                has.await.map_err(interruption)?;
+                self.link(source, staged.total()).await;
+                self.show(staged);
+            }
             return Ok(());
         }
         let ask = |from| {
@@ -247,7 +259,12 @@ impl Download {
         }
         let mut at = body.offset;
         let staged = match staged {
-            Some(staged) => staged,
+            Some(staged) => {
+                if !self.shown {
+                    self.show(staged);
+                }
+                staged
+            }
             None => staged.insert(self.stage(&body)?),
         };
         loop {
@@ -335,6 +352,7 @@ impl Download {
 
     /// Lets readers at a staged file.
     fn show(&mut self, staged: &StagedBlob) {
+        self.shown = true;
         self.generation += 1;
         let (generation, since) = (self.generation, Instant::now());
         self.fill.progress.send_modify(|progress| {
