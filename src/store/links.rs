@@ -68,11 +68,11 @@ pub struct Links {
 
 impl Links {
     pub(super) fn new(root: &Path) -> Self {
-        let folder = root.join("repositories");
+        let (folder, staging) = (root.join("repositories"), root.join("partials"));
         Self {
-            manifests: Records::new(folder.clone(), RECENT),
-            blobs: Records::new(folder.clone(), RECENT),
-            public: Records::new(folder, RECENT),
+            manifests: Records::new(folder.clone(), staging.clone(), RECENT),
+            blobs: Records::new(folder.clone(), staging.clone(), RECENT),
+            public: Records::new(folder, staging, RECENT),
         }
     }
 

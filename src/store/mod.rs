@@ -79,7 +79,7 @@ impl Store {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
         let lock = lock(&root.join("lock"))?;
-        check_version(&root.join("VERSION"))?;
+        check_version(root)?;
         let space = Arc::new(Space::new(settings));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
         Ok(Self {
@@ -115,19 +115,21 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn check_version(path: &Path) -> Result<(), OpenError> {
+fn check_version(root: &Path) -> Result<(), OpenError> {
+    let path = root.join("VERSION");
     let io_error = |source| OpenError::Io {
-        path: path.to_owned(),
+        path: path.clone(),
         source,
     };
-    match std::fs::read_to_string(path) {
+    match std::fs::read_to_string(&path) {
         Ok(found) if found == VERSION => Ok(()),
         Ok(found) => Err(OpenError::Version {
-            path: path.to_owned(),
+            path,
             found: found.trim().into(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            records::write_atomic(path, VERSION.as_bytes()).map_err(io_error)
+            records::write_atomic(&root.join("partials"), &path, VERSION.as_bytes())
+                .map_err(io_error)
         }
         Err(error) => Err(io_error(error)),
     }

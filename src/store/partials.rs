@@ -135,7 +135,8 @@ impl Partials {
 
     /// Notes what a later process needs in order to go on.
     pub fn write_note(&self, digest: &Digest, note: &Note) -> io::Result<()> {
-        write_atomic(&note_path(&self.path(digest)), &serde_json::to_vec(note)?)
+        let note = serde_json::to_vec(note)?;
+        write_atomic(&self.root, &note_path(&self.path(digest)), &note)
     }
 
     pub fn park(&self, digest: Digest, begun: Begun) {

@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 /// Records of one kind below one folder, addressed by relative path.
 pub struct Records<V> {
     root: PathBuf,
+    /// Where a record is before it has its name; what a crash leaves there goes at the next start.
+    staging: PathBuf,
     recent: moka::sync::Cache<String, Arc<V>>,
 }
 
@@ -28,13 +30,18 @@ impl<V> std::fmt::Debug for Records<V> {
 }
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
-    /// `entries` bounds what is kept in memory.
-    pub fn new(root: PathBuf, entries: u64) -> Self {
+    /// Records below `root`, written in `staging` on the same file system first. `entries` bounds what is
+    /// kept in memory.
+    pub fn new(root: PathBuf, staging: PathBuf, entries: u64) -> Self {
         let recent = moka::sync::Cache::builder()
             .max_capacity(entries)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { root, recent }
+        Self {
+            root,
+            staging,
+            recent,
+        }
     }
 
     /// The record at `path`. One that cannot be parsed counts as absent: it is asked for anew.
@@ -66,9 +73,9 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     pub async fn keep(&self, path: String, record: V) -> Arc<V> {
         let record = Arc::new(record);
         self.recent.insert(path.clone(), record.clone());
-        let file = self.root.join(&path);
+        let (file, staging) = (self.root.join(&path), self.staging.clone());
         if let Ok(json) = serde_json::to_vec(record.as_ref()) {
-            let write = tokio::task::spawn_blocking(move || write_atomic(&file, &json));
+            let write = tokio::task::spawn_blocking(move || write_atomic(&staging, &file, &json));
             if let Ok(Err(error)) = write.await {
                 tracing::warn!(record = %path, %error, "a record cannot be written");
             }
@@ -119,18 +126,20 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// Replaces a file so that a crash leaves the old bytes or the new ones: temporary file, fsync, rename,
-/// fsync of the folder. Creates the folders above it.
+/// Replaces a file so that a crash leaves the old bytes or the new ones: temporary file in `staging`, fsync,
+/// rename, fsync of the folder. Creates the folders above it.
 ///
 /// # Errors
 /// What the disk says; nothing is left behind then.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
 
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
+    std::fs::create_dir_all(staging)?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".tmp-{}-{serial}", std::process::id()));
+    // One process at a time has the store, so a number is name enough.
+    let temporary = staging.join(format!(".tmp-{serial}"));
     let written = File::create(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&temporary, path));
@@ -174,7 +183,8 @@ mod tests {
     #[tokio::test]
     async fn records_outlive_the_cache() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let records = Records::<Vec<u32>>::new(folder.path().into(), 10);
+        let staging = folder.path().join("staging");
+        let records = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
         assert!(
             records
                 .open("a/b".into())
@@ -184,7 +194,7 @@ mod tests {
         );
         records.keep("a/b".into(), vec![1, 2]).await;
 
-        let again = Records::<Vec<u32>>::new(folder.path().into(), 10);
+        let again = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
         assert_eq!(
             again.open("a/b".into()).await.expect("readable").as_deref(),
             Some(&vec![1, 2])
@@ -199,7 +209,7 @@ mod tests {
         );
 
         std::fs::write(folder.path().join("a/b"), b"{broken").expect("writable");
-        let again = Records::<Vec<u32>>::new(folder.path().into(), 10);
+        let again = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
         assert!(again.open("a/b".into()).await.expect("readable").is_none());
         again.remove("a/b".into()).await;
         assert!(!folder.path().join("a/b").exists());

@@ -36,7 +36,7 @@ pub struct Tags {
 impl Tags {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            pointers: Records::new(root.join("repositories"), RECENT),
+            pointers: Records::new(root.join("repositories"), root.join("partials"), RECENT),
         }
     }
 
