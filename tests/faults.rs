@@ -71,3 +71,30 @@ fn every_fault_against_every_way_to_ask() {
         wrong.join("\n")
     );
 }
+
+/// Whether a repository has a blob can be asked of a registry without HEAD as well, and costs no download.
+#[test]
+fn a_registry_without_head_is_asked_for_a_byte() {
+    use support::http::{Raw, get};
+    use support::origin::Fault;
+
+    let scene::Scene { world, gateway } = scene::Scene::new(scene::Reach::Direct);
+    let (origin, image) = (&world.origin, &world.images[0]);
+    origin.fault(Fault::status(405).on("HEAD", "*"));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    let head = raw.head(&image.layer_path(0));
+    assert_eq!(
+        (head.status(), head.head.length()),
+        (200, Some(scene::SIZE as u64))
+    );
+    assert_eq!(origin.bytes_sent("*/blobs/*"), 1);
+    // The bytes are here; another repository's claim to them is asked for, and refused where it has none.
+    assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
+    let digest = &image.layer(0).0;
+    origin.push_blob("library/twin", image.layer(0).1.clone());
+    let path = |name: &str| format!("/v2/library/{name}/blobs/{digest}");
+    let twin = get(gateway.url(1), None, &path("twin"));
+    assert!(twin.is_complete() && twin.body == image.layer(0).1);
+    assert_eq!(origin.bytes_sent(&path("twin")), 1);
+    assert_eq!(get(gateway.url(1), None, &path("h2")).status(), 404);
+}

@@ -226,9 +226,25 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, UpstreamError> {
-        let ask = ask(Method::HEAD, blob_path(repository, digest), repository);
-        let response = self.question(ask).await?;
-        Ok(content_length(response.headers()))
+        let path = blob_path(repository, digest);
+        match self
+            .question(ask(Method::HEAD, path.clone(), repository))
+            .await
+        {
+            Ok(response) => Ok(content_length(response.headers())),
+            // Some registries know no HEAD. One byte tells as much, and of a body that comes whole the headers.
+            Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
+                let first = ask(Method::GET, path, repository).header(header::RANGE, "bytes=0-0");
+                let response = self.question(first).await?;
+                let total = response.headers().get(header::CONTENT_RANGE);
+                match total.and_then(|value| content_range(value.to_str().ok()?, 0, Some(1))) {
+                    Some(total) => Ok(Some(total)),
+                    None if response.status() == StatusCode::PARTIAL_CONTENT => Ok(None),
+                    None => Ok(content_length(response.headers())),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Begins to fetch a blob, from byte `offset` up to `end` (excluded) or to its end. An upstream without
