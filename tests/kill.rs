@@ -1,0 +1,350 @@
+//! Two hundred SIGKILLs at random moments of fills: nothing wrong is ever served, kept or left behind.
+//!
+//! A moment is a number of bytes that the upstream has sent, drawn from a seed that is printed;
+//! `ROADSTEAD_SEED` repeats a run.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use support::gateway::Gateway;
+use support::http::{End, Raw, at_once, get};
+use support::image::random;
+use support::origin::{Fault, Image, Latch, Origin};
+use support::until;
+
+/// Kills on each of two gateways.
+const ROUNDS: u64 = 100;
+/// How often everything on disk is hashed, in rounds.
+const HASHED_EVERY: u64 = 20;
+/// From here on a partial is worth keeping.
+const WORTH: usize = 1 << 20;
+
+#[test]
+fn nothing_wrong_survives_two_hundred_kills() {
+    let seed = std::env::var("ROADSTEAD_SEED").ok();
+    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    println!("ROADSTEAD_SEED={seed}");
+    let lanes = at_once(2, |lane| Lane::new(seed ^ lane as u64).run());
+    let resumed: usize = lanes.iter().sum();
+    assert!(resumed > 0, "no partial was ever gone on with");
+    println!("{resumed} downloads went on where a kill had stopped them");
+}
+
+/// One gateway with its upstream.
+struct Lane {
+    random: fastrand::Rng,
+    origin: Origin,
+    gateway: Gateway,
+    /// Requests with a range, which only a partial makes.
+    resumed: usize,
+}
+
+impl Lane {
+    fn new(seed: u64) -> Self {
+        let origin = Origin::start();
+        // Small enough that eviction goes on as well.
+        let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 24MiB}\n");
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            origin,
+            gateway,
+            resumed: 0,
+        }
+    }
+
+    fn run(mut self) -> usize {
+        let mut last: Option<Image> = None;
+        for round in 0..ROUNDS {
+            // What the kill interrupted is pulled whole.
+            if let Some(image) = last.take() {
+                for path in paths(&image) {
+                    let reply = get(self.gateway.url(1), None, &path);
+                    assert_eq!(
+                        (reply.status(), &reply.end),
+                        (200, &End::Complete),
+                        "{path}"
+                    );
+                    assert!(
+                        reply.body == content(&image, &path),
+                        "round {round}: {path}"
+                    );
+                }
+                for (digest, _) in &image.blobs {
+                    self.origin.delete_blob(&image.repository, digest);
+                }
+            }
+            let image = self.image(round);
+            self.kill_during(&image);
+            self.gateway.restart();
+            self.inspect(round % HASHED_EVERY == 0 || round + 1 == ROUNDS);
+            last = Some(image);
+        }
+        assert!(self.gateway.terminate().success());
+        self.inspect(true);
+        self.resumed
+    }
+
+    /// An image of two new layers: one that is worth resuming and one that is not.
+    fn image(&mut self, round: u64) -> Image {
+        let large = WORTH + self.random.usize(0..WORTH);
+        let small = self.random.usize(1..300_000);
+        let layers = [
+            random(self.random.u64(..), large),
+            random(self.random.u64(..), small),
+        ];
+        let name = format!("team/app{}", round % 7);
+        self.origin.push_image(&name, &format!("v{round}"), &layers)
+    }
+
+    /// Pulls everything at once, and kills the gateway when the upstream has sent so much. What clients have
+    /// by then is right, as far as it goes.
+    fn kill_during(&mut self, image: &Image) {
+        self.resumed += self.ranges();
+        self.origin.forget_requests();
+        let paths = paths(image);
+        let total: usize = paths.iter().map(|path| content(image, path).len()).sum();
+        // One in eight waits for the very end, where files get their names.
+        let moment = match self.random.u8(0..8) {
+            0 => total,
+            _ => self.random.usize(0..total),
+        };
+        let url = self.gateway.url(1).to_owned();
+        std::thread::scope(|threads| {
+            let clients: Vec<_> = paths
+                .iter()
+                .map(|path| {
+                    let url = &url;
+                    threads.spawn(move || pull(url, path))
+                })
+                .collect();
+            let done = || {
+                clients
+                    .iter()
+                    .all(std::thread::ScopedJoinHandle::is_finished)
+            };
+            let moment = moment as u64;
+            until("the moment", || {
+                self.origin.bytes_sent("*") >= moment || done()
+            });
+            self.gateway.kill();
+            for (client, path) in clients.into_iter().zip(&paths) {
+                let (body, complete) = client.join().expect("a client");
+                let right = content(image, path);
+                let same = if complete {
+                    body == right
+                } else {
+                    right.starts_with(&body)
+                };
+                assert!(same, "{path}: {} bytes, complete: {complete}", body.len());
+            }
+        });
+    }
+
+    fn ranges(&self) -> usize {
+        let requests = self.origin.requests_for("GET", "*/blobs/*");
+        requests
+            .iter()
+            .filter(|request| request.header("range").is_some())
+            .count()
+    }
+
+    /// What is on disk just after a start.
+    fn inspect(&self, hashed: bool) {
+        let store = self.gateway.store();
+        for file in files(&store) {
+            let name = file
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            let place = file.strip_prefix(&store).expect("below the store");
+            let place = place.to_string_lossy().into_owned();
+            if place.starts_with("blobs/") {
+                let bytes = hashed.then(|| std::fs::read(&file).expect("a blob"));
+                let digest = bytes.map(|bytes| support::sha256(&bytes));
+                let named = format!("sha256:{name}");
+                assert!(digest.is_none_or(|digest| digest == named), "{place}");
+            } else if place.starts_with("partials/") {
+                // Nothing but pairs of bytes and what was noted of them.
+                let pair = match name.strip_suffix(".json") {
+                    Some(bytes) => file.with_file_name(bytes),
+                    None => file.with_file_name(format!("{name}.json")),
+                };
+                assert!(pair.exists(), "an orphan: {place}");
+            } else if place.starts_with("repositories/") {
+                let json = serde_json::from_slice::<serde_json::Value>(
+                    &std::fs::read(&file).expect("a record"),
+                );
+                assert!(json.is_ok(), "half a record: {place}");
+                assert!(!name.starts_with('.'), "an orphan: {place}");
+            } else {
+                assert!(
+                    ["lock", "VERSION"].contains(&&*place),
+                    "a stranger: {place}"
+                );
+            }
+        }
+    }
+}
+
+/// Everything of an image: manifest by tag, configuration, layers.
+fn paths(image: &Image) -> Vec<String> {
+    let blobs = (0..image.blobs.len()).map(|blob| image.blob_path(blob));
+    std::iter::once(image.tag_path()).chain(blobs).collect()
+}
+
+/// What is right at one of [`paths`].
+fn content<'a>(image: &'a Image, path: &str) -> &'a [u8] {
+    let blob = image
+        .blobs
+        .iter()
+        .find(|(digest, _)| path.ends_with(digest.as_str()));
+    blob.map_or(&image.manifest, |(_, bytes)| bytes)
+}
+
+/// Pulls from a gateway that may go at any moment: what came, and whether that looked complete.
+fn pull(url: &str, path: &str) -> (Vec<u8>, bool) {
+    let nothing = (Vec::new(), false);
+    let Ok(mut raw) = Raw::connect_with(url, support::http::Connect::default()) else {
+        return nothing;
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    if raw.try_send(request).is_err() {
+        return nothing;
+    }
+    let Ok(head) = raw.read_head() else {
+        return nothing;
+    };
+    assert_eq!(head.status, 200, "{path}");
+    let (body, end) = raw.read_body("GET", &head);
+    (body, end == End::Complete)
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries
+        .flat_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+/// A gateway that was killed when it had two thirds of a blob.
+fn killed(size: usize) -> (Origin, Image, Gateway) {
+    let origin = Origin::start();
+    let image = origin.push_image("team/app", "latest", &[random(1, size)]);
+    let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    let latch = Latch::new();
+    origin.fault(Fault::PauseAt(size as u64 * 2 / 3, latch.clone()).on("GET", "*/blobs/*"));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &image.layer_path(0), &[]);
+    raw.read_exactly(size as u64 / 2);
+    latch.wait_reached(1);
+    gateway.kill();
+    origin.heal_all();
+    origin.forget_requests();
+    gateway.restart();
+    (origin, image, gateway)
+}
+
+#[test]
+fn a_restart_goes_on_where_it_was_killed() {
+    let size = 3 * WORTH;
+    let (origin, image, gateway) = killed(size);
+    let reply = get(gateway.url(1), None, &image.layer_path(0));
+    assert_eq!((reply.status(), &reply.end), (200, &End::Complete));
+    assert!(reply.body == image.layer(0).1);
+    let asked = origin.requests_for("GET", &image.layer_path(0));
+    assert_eq!(asked.len(), 1);
+    let from: usize = asked[0]
+        .header("range")
+        .and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse()
+                .ok()
+        })
+        .expect("a range to the end");
+    assert!(from >= size / 2, "{from} of {size}");
+}
+
+/// A damaged partial is not the upstream's lie: it is discarded, and the download starts anew.
+#[test]
+fn a_partial_that_was_damaged_is_started_anew() {
+    let (origin, image, mut gateway) = killed(3 * WORTH);
+    gateway.kill();
+    let partials = files(&gateway.store().join("partials"));
+    let bytes = partials
+        .iter()
+        .find(|file| file.extension().is_none())
+        .expect("a partial");
+    let mut damaged = std::fs::read(bytes).expect("a partial");
+    damaged[7] ^= 1;
+    std::fs::write(bytes, damaged).expect("writable");
+    gateway.restart();
+    // Who has seen a wrong byte sees an end that is visibly too early; then all is well.
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &image.layer_path(0), &[]);
+    let first = raw.reply("GET");
+    assert!(!first.is_complete() || first.body == image.layer(0).1);
+    let second = get(gateway.url(1), None, &image.layer_path(0));
+    assert!(second.is_complete() && second.body == image.layer(0).1);
+    assert_eq!(origin.count("GET", "*/blobs/*"), 2);
+}
+
+/// What is here of a blob in part is no more anybody's than what is here whole.
+#[test]
+fn a_partial_is_served_only_where_the_upstream_has_the_blob() {
+    let (origin, image, gateway) = killed(3 * WORTH);
+    let stranger = origin.push_image("team/other", "latest", &[random(2, 10)]);
+    let digest = &image.layer(0).0;
+    let reply = get(
+        gateway.url(1),
+        None,
+        &format!("/v2/{}/blobs/{digest}", stranger.repository),
+    );
+    assert_eq!(
+        (reply.status(), reply.error_code().as_deref()),
+        (404, Some("BLOB_UNKNOWN"))
+    );
+    assert_eq!(reply.header("docker-content-digest"), None);
+    // It is still there for those who may have it.
+    let reply = get(gateway.url(1), None, &image.layer_path(0));
+    assert!(reply.is_complete() && reply.body == image.layer(0).1);
+    let asked = origin.requests_for("GET", &image.layer_path(0));
+    assert!(asked.len() == 1 && asked[0].header("range").is_some());
+}
+
+/// A partial is no answer either when nobody upstream can be asked.
+#[test]
+fn a_partial_with_its_upstream_down_is_unavailable_at_once() {
+    let (mut origin, image, gateway) = killed(3 * WORTH);
+    origin.down();
+    let started = Instant::now();
+    let reply = get(gateway.url(1), None, &image.layer_path(0));
+    assert_eq!(
+        (reply.status(), reply.error_code().as_deref()),
+        (503, Some("UNAVAILABLE"))
+    );
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    origin.up();
+    until("the upstream to be asked again", || {
+        let reply = get(gateway.url(1), None, &image.layer_path(0));
+        reply.is_complete() && reply.body == image.layer(0).1
+    });
+    let asked = origin.requests_for("GET", &image.layer_path(0));
+    assert!(
+        asked
+            .iter()
+            .all(|request| request.header("range").is_some())
+    );
+}
