@@ -12,6 +12,7 @@ mod read;
 mod records;
 mod space;
 mod tags;
+mod trouble;
 
 use std::fs::File;
 use std::io;
@@ -24,6 +25,7 @@ pub use partials::Note;
 pub use read::read_at;
 pub use space::{Full, MinFree, Reservation, Space};
 pub use tags::{Pointer, Tags};
+pub use trouble::trouble;
 
 /// The version of the layout on disk that this program writes.
 const VERSION: &str = "1\n";

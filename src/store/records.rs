@@ -13,6 +13,8 @@ use moka::policy::EvictionPolicy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::trouble::trouble;
+
 /// Records of one kind below one folder, addressed by relative path.
 pub struct Records<V> {
     root: PathBuf,
@@ -77,7 +79,7 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         if let Ok(json) = serde_json::to_vec(record.as_ref()) {
             let write = tokio::task::spawn_blocking(move || write_atomic(&staging, &file, &json));
             if let Ok(Err(error)) = write.await {
-                tracing::warn!(record = %path, %error, "a record cannot be written");
+                trouble("a record cannot be written", &error);
             }
         }
         record
@@ -113,7 +115,7 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         if let Ok(Err(error)) = removal.await
             && !is_absent(&error)
         {
-            tracing::warn!(record = %path, %error, "a record cannot be removed");
+            trouble("a record cannot be removed", &error);
         }
     }
 }

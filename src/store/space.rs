@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::Settings;
 use super::blobs::blob_path;
 use super::index::{Index, footprint};
+use super::trouble::trouble;
 use crate::spec::digest::Digest;
 
 /// How much of the file system is left to others.
@@ -107,38 +108,52 @@ impl Space {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `more` bytes, or says why not.
+    /// Takes `more` bytes, or says why not. What is here goes only where that can help: a disk that others
+    /// filled, or that cannot say how full it is, costs no blob.
     fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
         loop {
             let victim = {
                 let mut account = self.account();
-                let used = account.index.bytes() + account.reserved;
-                if used.saturating_add(more) <= self.max_size
-                    && self.leaves_free(more, account.reserved)
-                {
+                let held = account.index.bytes();
+                let used = held.saturating_add(account.reserved).saturating_add(more);
+                let too_much = used.saturating_sub(self.max_size);
+                let missing = self.missing(more, account.reserved).ok_or(full)?;
+                if too_much == 0 && missing == 0 {
                     account.reserved += more;
                     return Ok(());
                 }
-                if more > self.max_size {
+                if too_much.max(missing) > held {
                     return Err(full);
                 }
                 account.index.pop_oldest().ok_or(full)?
             };
-            if let Err(error) = std::fs::remove_file(blob_path(&self.root, &victim)) {
-                tracing::warn!(digest = %victim, %error, "a blob cannot be evicted");
-            } else {
-                tracing::debug!(digest = %victim, "evicted");
-            }
+            self.evict(&victim).map_err(|()| full)?;
         }
     }
 
-    /// Whether the file system keeps `min_free` after all that is promised and `more` was written. What
-    /// is already written of the promised bytes counts twice, which errs on the safe side.
-    fn leaves_free(&self, more: u64, reserved: u64) -> bool {
-        let Ok(stat) = rustix::fs::statvfs(&self.root) else {
-            return false;
-        };
+    /// Removes a blob that the index gave up. One that the disk does not let go stays.
+    fn evict(&self, victim: &Digest) -> Result<(), ()> {
+        let path = blob_path(&self.root, victim);
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::debug!(digest = %victim, "evicted"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                trouble("a blob cannot be evicted", &error);
+                if let Ok(meta) = std::fs::metadata(&path) {
+                    self.found(*victim, meta.len(), meta.modified().map_or(0, unix));
+                }
+                return Err(());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes the file system lacks to keep `min_free` after all that is promised and `more` was
+    /// written; `None` when it cannot say. What is already written of the promised bytes counts twice, which
+    /// errs on the safe side.
+    fn missing(&self, more: u64, reserved: u64) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         #[expect(
@@ -151,7 +166,8 @@ impl Space {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
         };
-        free >= keep.saturating_add(more).saturating_add(reserved)
+        let wanted = keep.saturating_add(more).saturating_add(reserved);
+        Some(wanted.saturating_sub(free))
     }
 }
 
@@ -239,6 +255,45 @@ mod tests {
                 .reserve(1)
                 .is_err()
         );
+    }
+
+    #[test]
+    fn nothing_goes_where_that_would_not_help() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let space = space(folder.path(), 4 * 4096, MinFree::Bytes(0));
+        for n in [1, 2] {
+            let room = space.reserve(1).expect("room");
+            room.settle(Digest::Sha256([n; 32]), 1, SystemTime::now());
+        }
+        assert!(
+            space.reserve(4 * 4096 + 1).is_err(),
+            "more than there may be"
+        );
+        let held = space.reserve(2 * 4096).expect("room");
+        assert!(space.reserve(3 * 4096).is_err(), "the rest is promised");
+        assert_eq!(space.blobs(), 2);
+        drop(held);
+        // A disk that others filled.
+        let full = Space {
+            min_free: MinFree::Bytes(u64::MAX / 2),
+            ..Arc::into_inner(space).expect("one owner")
+        };
+        let full = Arc::new(full);
+        assert_eq!(full.reserve(1).map(drop), Err(Full { bytes: 4096 }));
+        assert_eq!(full.blobs(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_not_forgotten() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let space = space(folder.path(), 4096, MinFree::Bytes(0));
+        let digest = Digest::Sha256([1; 32]);
+        // A folder is what no rights make a file of.
+        std::fs::create_dir_all(blob_path(folder.path(), &digest)).expect("a folder");
+        let room = space.reserve(1).expect("room");
+        room.settle(digest, 1, SystemTime::now());
+        assert!(space.reserve(1).is_err());
+        assert_eq!(space.blobs(), 1);
     }
 
     #[test]
