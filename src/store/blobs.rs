@@ -142,12 +142,16 @@ impl Blobs {
         reservation: Reservation,
         note: Note,
     ) -> io::Result<StagedBlob> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = match options.open(&path) {
+            // Somebody emptied the store.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+                options.open(&path)?
+            }
+            opened => opened?,
+        };
         let begun = Begun {
             file: Arc::new(file),
             hasher: Hasher::new(digest.algorithm()),
