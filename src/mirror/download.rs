@@ -15,7 +15,7 @@ use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
 use super::freshness::unix;
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
-use crate::store::{BlobLink, CommitError, Mismatch, Note, StagedBlob};
+use crate::store::{BlobLink, CommitError, Mismatch, Note, StagedBlob, trouble};
 use crate::telemetry;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -93,6 +93,10 @@ impl Download {
         match &outcome {
             Phase::Failed(FillError::Paused) => {
                 tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "paused");
+            }
+            // The store said it already, as often as it may be said.
+            Phase::Failed(FillError::NoRoom { .. }) => {
+                tracing::debug!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "not kept");
             }
             Phase::Failed(error) => {
                 let error = telemetry::chain(error);
@@ -208,7 +212,7 @@ impl Download {
             .blobs
             .resume(&self.fill.digest)
             .unwrap_or_else(|error| {
-                tracing::warn!(digest = %self.fill.digest, %error, "a partial cannot be resumed");
+                trouble("a partial cannot be resumed", &error);
                 None
             })?;
         self.resumed += 1;
@@ -440,16 +444,9 @@ impl Drop for Download {
     }
 }
 
-/// The disk cannot take it: said once a minute, and the bytes pass through.
+/// The disk cannot take it: the bytes pass through.
 fn no_room(error: &CommitError, total: Option<u64>) -> Interruption {
-    static SAID: telemetry::Seldom = telemetry::Seldom::new();
-
-    if SAID.now() {
-        tracing::error!(
-            error = telemetry::chain(error),
-            "the store cannot keep what is fetched; it passes through"
-        );
-    }
+    trouble("a blob cannot be kept", error);
     Interruption::Disk(FillError::NoRoom { total })
 }
 
