@@ -17,7 +17,7 @@ use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v2::Resource;
-use crate::store::{Blob, BlobLink};
+use crate::store::{Blob, BlobLink, trouble};
 use crate::upstream::UpstreamError;
 
 /// A blob of a repository.
@@ -304,10 +304,14 @@ async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> 
 impl Shared {
     async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        self.store.links.blob(registry, repository, digest).await.unwrap_or_else(|error| {
-            tracing::warn!(%registry, %repository, %digest, %error, "a link cannot be read; the upstream is asked");
-            None
-        })
+        self.store
+            .links
+            .blob(registry, repository, digest)
+            .await
+            .unwrap_or_else(|error| {
+                trouble("a link cannot be read", &error);
+                None
+            })
     }
 
     /// A blob that is here; small ones stay in memory. A disk that cannot say counts as absent: slower,
@@ -325,7 +329,7 @@ impl Shared {
         {
             Ok(blob) => blob?,
             Err(error) => {
-                tracing::warn!(%digest, %error, "a blob cannot be opened; the upstream is asked");
+                trouble("a blob cannot be opened", &error);
                 return None;
             }
         };

@@ -15,7 +15,7 @@ use crate::spec::manifest::{AcceptClass, facts};
 use crate::spec::name::{Reference, Registry, Repository};
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
-use crate::store::{CommitError, ManifestLink, Mismatch};
+use crate::store::{CommitError, ManifestLink, Mismatch, trouble};
 use crate::upstream::{Manifest, UpstreamError};
 
 /// How long a client waits for a manifest that is not here.
@@ -81,10 +81,15 @@ impl Mirror {
     ) -> Result<ManifestAnswer, MirrorError> {
         let shared = &self.shared;
         let (registry, repository) = (permit.registry(), permit.repository());
-        let link = shared.store.links.manifest(registry, repository, digest).await.unwrap_or_else(|error| {
-            tracing::warn!(%registry, %repository, %digest, %error, "a link cannot be read; the upstream is asked");
-            None
-        });
+        let link = shared
+            .store
+            .links
+            .manifest(registry, repository, digest)
+            .await
+            .unwrap_or_else(|error| {
+                trouble("a link cannot be read", &error);
+                None
+            });
         if let Some(link) = &link {
             let bytes = if with_bytes {
                 shared.local(&link.stored(digest)).await
@@ -163,7 +168,7 @@ impl Shared {
     /// wrong.
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
         self.small(digest).await.unwrap_or_else(|error| {
-            tracing::warn!(%digest, %error, "a manifest cannot be read; the upstream is asked");
+            trouble("a manifest cannot be read", &error);
             None
         })
     }
@@ -237,7 +242,7 @@ impl Shared {
         }
         let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
-            Ok(Err(error)) => tracing::warn!(%digest, %error, "a manifest cannot be kept"),
+            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
             Ok(Ok(())) if bytes.len() as u64 <= super::HOT_BODY => {
                 self.hot.insert(actual, bytes.clone());
             }

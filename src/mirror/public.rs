@@ -13,7 +13,7 @@ use super::{Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::Resource;
-use crate::store::PublicLink;
+use crate::store::{PublicLink, trouble};
 
 /// How long a repository is known to be public.
 const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);

@@ -19,7 +19,7 @@ use crate::spec::digest::Algorithm;
 use crate::spec::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::schema1;
-use crate::store::{ManifestLink, Pointer};
+use crate::store::{ManifestLink, Pointer, trouble};
 use crate::upstream::{ManifestHead, UpstreamError};
 
 /// A tag of a repository, as one class of clients sees it.

@@ -365,7 +365,9 @@ impl Upstream {
     }
 
     async fn whole(&self, ask: Ask, limit: usize) -> Result<(HeaderMap, Bytes), UpstreamError> {
-        self.transport.whole(&self.clients.questions(), &ask, limit).await
+        self.transport
+            .whole(&self.clients.questions(), &ask, limit)
+            .await
     }
 
     async fn question(&self, ask: Ask) -> Result<reqwest::Response, UpstreamError> {
