@@ -30,6 +30,8 @@ pub struct Gateway {
     process: Option<Process>,
     listeners: Vec<String>,
     environment: Vec<(String, String)>,
+    /// What starts the binary, with its arguments; the binary itself where it is empty.
+    wrapper: Vec<String>,
     dir: TempDir,
 }
 
@@ -43,7 +45,14 @@ impl Gateway {
     /// [`Gateway::start`] with more environment, for example `SSL_CERT_FILE`.
     #[track_caller]
     pub fn start_with(yaml: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], yaml, environment)
+    }
+
+    /// [`Gateway::start_with`] by a program that is given the binary and its arguments, and becomes it.
+    #[track_caller]
+    pub fn start_under(wrapper: &[&str], yaml: &str, environment: &[(&str, &str)]) -> Self {
         let mut gateway = Self {
+            wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             process: None,
             listeners: Vec::new(),
             environment: environment
@@ -207,7 +216,15 @@ impl Gateway {
 
     #[track_caller]
     fn launch(&mut self) {
-        let mut command = binary(self.dir.path());
+        let mut command = match self.wrapper.split_first() {
+            None => binary(self.dir.path()),
+            Some((program, arguments)) => {
+                let mut command = process::command(program);
+                command.args(arguments).arg(env!("CARGO_BIN_EXE_roadstead"));
+                command.current_dir(self.dir.path());
+                command
+            }
+        };
         command.args(["serve", "-c"]).arg(self.config_path());
         for (name, value) in &self.environment {
             command.env(name, value);

@@ -1,0 +1,191 @@
+//! A broken disk means slower, never wrong, never down (law 4): every way that a disk can fail under a running
+//! gateway, and what is kept again once it is mended, without a restart.
+//!
+//! Disks that can be filled and broken are mounted in a namespace of the gateway's own, so that they go with
+//! it. What this machine cannot mount is named, see [`support::real::found`].
+
+mod support;
+
+#[path = "disk/mount.rs"]
+mod mount;
+
+use mount::Disk;
+use support::gateway::Gateway;
+use support::http::{End, Raw, Reply, get};
+use support::image::random;
+use support::origin::{Fault, Image, Latch, Origin};
+use support::real::{Missing, found};
+use support::until;
+
+/// A layer's length: worth a partial, and more than a full disk still takes.
+const SIZE: usize = 2 << 20;
+
+/// Pulls an image whole; everything must be complete and right. The layer's answer.
+#[track_caller]
+fn pull(gateway: &Gateway, image: &Image) -> Reply {
+    let paths = [image.tag_path(), image.digest_path(), image.blob_path(0)];
+    let right = [&image.manifest, &image.manifest, &image.blobs[0].1];
+    for (path, right) in paths.iter().zip(right) {
+        let reply = get(gateway.url(1), None, path);
+        assert_eq!(
+            (reply.status(), &reply.end),
+            (200, &End::Complete),
+            "{path}"
+        );
+        assert!(reply.body == *right, "{path}");
+    }
+    let layer = get(gateway.url(1), None, &image.layer_path(0));
+    assert_eq!((layer.status(), &layer.end), (200, &End::Complete));
+    assert!(layer.body == image.layer(0).1);
+    layer
+}
+
+fn committed(gateway: &Gateway, image: &Image) {
+    let line = format!("committed digest={}", image.layer(0).0);
+    until("the commit", || gateway.log().contains(&line));
+}
+
+/// What the log says of the store between two lengths of it.
+fn complaints(log: &str, from: usize) -> Vec<&str> {
+    log[from..]
+        .lines()
+        .filter(|line| line.contains(" ERROR ") || line.contains(" WARN "))
+        // Said of each body that had to be broken off, which is not about the store.
+        .filter(|line| !line.contains("a body was broken off"))
+        .collect()
+}
+
+/// A disk that breaks and is mended under a running gateway.
+fn breaks(disk: Result<Disk, Missing>) {
+    let Some(mut disk) = found(disk) else { return };
+    let origin = Origin::start();
+    let layers = |seed| [random(seed, SIZE)];
+    let images: Vec<Image> = (0..6)
+        .map(|n| origin.push_image(&format!("team/app{n}"), "latest", &layers(n)))
+        .collect();
+    let [here, half, cold, again, mended, late] = &images[..] else {
+        unreachable!("six images")
+    };
+    let more = "store: {min_free: 0B, tag_ttl: 0s}\n";
+    let yaml = format!(
+        "registries: [{{name: docker.io, v2: \"{}\"}}]\n{more}",
+        origin.url()
+    );
+    let mut gateway = disk.gateway(&yaml);
+    pull(&gateway, here);
+
+    // One download is half way when the disk breaks.
+    let latch = Latch::new();
+    let path = half.layer_path(0);
+    origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", &path));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &path, &[]);
+    let head = raw.read_head().expect("a head");
+    assert_eq!((head.status, head.length()), (200, Some(SIZE as u64)));
+    let mut body = raw.read_exactly(SIZE as u64 / 2);
+    let before = gateway.log().len();
+    let broken = std::time::Instant::now();
+    disk.break_it(&gateway);
+    latch.release();
+    let (rest, end) = raw.read_body(
+        "GET",
+        &support::http::Head {
+            headers: vec![("content-length".into(), (SIZE / 2).to_string())],
+            ..head
+        },
+    );
+    body.extend(rest);
+    // What was sent may be what can no longer be read: then it is visibly incomplete.
+    let right = &half.layer(0).1;
+    assert!(right.starts_with(&body), "other bytes");
+    assert!(disk.may_break_off || end == End::Complete, "{end:?}");
+    assert_eq!(end == End::Complete, body.len() == SIZE);
+    // What the download gave back is taken as well.
+    disk.break_further(&gateway);
+
+    // Nothing is kept, everything is served, as often as it is asked for.
+    for image in [cold, cold, again, half] {
+        origin.forget_requests();
+        let layer = pull(&gateway, image);
+        let status = layer.header("cache-status").unwrap_or_default();
+        assert!(
+            !status.ends_with("hit"),
+            "it cannot have been kept: {status}"
+        );
+        assert!(origin.count("GET", &image.layer_path(0)) > 0);
+    }
+    pull(&gateway, here);
+    let log = gateway.log();
+    let said = complaints(&log, before);
+    let minutes = usize::try_from(broken.elapsed().as_secs() / 60).expect("a few");
+    assert!(!said.is_empty() && said.len() <= 1 + minutes, "{said:#?}");
+
+    // Mended, it is used again at once.
+    disk.mend(&gateway);
+    for image in [mended, cold, late] {
+        pull(&gateway, image);
+        committed(&gateway, image);
+        origin.forget_requests();
+        let layer = pull(&gateway, image);
+        assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
+        assert_eq!(origin.count("GET", "*"), 0, "all of it is kept");
+    }
+    pull(&gateway, here);
+    assert!(gateway.is_running());
+}
+
+#[test]
+fn a_full_disk_enospc() {
+    breaks(Disk::full());
+}
+
+#[test]
+fn a_read_only_disk_erofs() {
+    breaks(Disk::read_only());
+}
+
+#[test]
+fn a_failing_disk_eio() {
+    breaks(Disk::failing());
+}
+
+#[test]
+fn a_full_pool_below_the_file_system_fails_the_fsync() {
+    breaks(Disk::thin());
+}
+
+#[test]
+fn a_limit_of_file_sizes_efbig() {
+    breaks(Ok(Disk::limited()));
+}
+
+#[test]
+fn folders_that_are_none_enotdir() {
+    breaks(Ok(Disk::misplaced()));
+}
+
+/// A disk with less room than `min_free` keeps what is there and takes nothing more, and starts like that.
+#[test]
+fn a_disk_that_others_fill_keeps_what_is_here() {
+    let Some(mut disk) = found(Disk::full()) else {
+        return;
+    };
+    let origin = Origin::start();
+    let image = |n| origin.push_image(&format!("team/app{n}"), "latest", &[random(n, SIZE)]);
+    let (here, other) = (image(1), image(2));
+    let yaml = format!(
+        "registries: [{{name: docker.io, v2: \"{}\"}}]\nstore: {{min_free: 4MiB}}\n",
+        origin.url()
+    );
+    let gateway = disk.gateway(&yaml);
+    pull(&gateway, &here);
+    disk.break_it(&gateway);
+    pull(&gateway, &other);
+    origin.forget_requests();
+    let layer = pull(&gateway, &here);
+    assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
+    assert_eq!(origin.requests().len(), 0, "all of it is still here");
+    disk.mend(&gateway);
+    pull(&gateway, &other);
+    committed(&gateway, &other);
+}
