@@ -538,6 +538,24 @@ fn without_room_bodies_pass_through_verified() {
     assert_eq!(files(&gateway.store().join("partials")), 0);
 }
 
+/// The length that the client was told is the first answer's, the bytes are the second one's.
+#[test]
+fn without_room_a_length_that_changes_is_visibly_incomplete() {
+    for framing in [None, Some(Fault::Chunked)] {
+        let origin = Origin::start();
+        let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
+        let short = image.layer(0).1[..SIZE / 2].to_vec();
+        origin.fault(Fault::Body(short).on("GET", "*/blobs/*").times(1));
+        if let Some(framing) = framing {
+            origin.fault(framing.on("GET", "*/blobs/*").after(1));
+        }
+        let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 64KiB}\n");
+        let reply = support::http::get(gateway.url(1), None, &image.layer_path(0));
+        assert_eq!(origin.count("GET", "*/blobs/*"), 2);
+        assert!(!reply.is_complete() || reply.status() >= 500, "{reply:?}");
+    }
+}
+
 #[test]
 fn a_long_fill_reports_how_far_it_is() {
     let (origin, image, gateway) = scene(9 << 20);

@@ -90,7 +90,7 @@ impl BlobAnswer {
                     .await;
                 let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
                 Reader::through(
-                    Through::new(body, digest, part.first, verify),
+                    Through::new(body, digest, part.first, verify, self.size),
                     part.first,
                     end,
                 )

@@ -49,7 +49,7 @@ impl Shared {
         let (registry, repository, _) = &key;
         let known = self.store.links.public(registry, repository).await;
         let known = known.unwrap_or_else(|error| {
-            tracing::warn!(%registry, %repository, %error, "a record cannot be read; the upstream is asked");
+            trouble("a record of what is public cannot be read", &error);
             None
         });
         let now = SystemTime::now();

@@ -325,7 +325,7 @@ impl Following {
             .upstream
             .blob(repository, &self.fill.digest, from, stop)
             .await?;
-        let mut through = Through::new(body, self.fill.digest, offset, verify);
+        let mut through = Through::new(body, self.fill.digest, offset, verify, self.announced);
         through.sent.clone_from(&self.taken);
         Ok(Box::new(through))
     }
@@ -398,6 +398,8 @@ pub(super) struct Through {
     digest: Digest,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
     hasher: Option<Hasher>,
+    /// The length that the receiver was told, where it was.
+    announced: Option<u64>,
     /// Bytes before this are only hashed.
     skip: u64,
     /// What was sent of those already: it must be the same.
@@ -409,8 +411,14 @@ pub(super) struct Through {
 }
 
 impl Through {
-    /// `verify` needs a body that begins at 0.
-    pub fn new(body: BlobBody, digest: Digest, first: u64, verify: bool) -> Self {
+    /// `verify` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
+    pub fn new(
+        body: BlobBody,
+        digest: Digest,
+        first: u64,
+        verify: bool,
+        announced: Option<u64>,
+    ) -> Self {
         let hasher = verify.then(|| Hasher::new(digest.algorithm()));
         let (skip, received) = (first, body.offset);
         let held = VecDeque::new();
@@ -418,6 +426,7 @@ impl Through {
             body,
             digest,
             hasher,
+            announced,
             skip,
             sent: None,
             received,
@@ -459,6 +468,10 @@ impl Through {
             let known = usize::try_from(known).unwrap_or(chunk.len());
             self.compare(&chunk[..known]).await?;
             self.received += chunk.len() as u64;
+            // What the receiver takes for the end must be held back like one.
+            if self.hasher.is_some() && self.announced.is_some_and(|end| self.received > end) {
+                return Err(ReadError::Untrue);
+            }
             let wanted = chunk.slice(known..);
             if !wanted.is_empty() {
                 self.held_bytes += wanted.len() as u64;

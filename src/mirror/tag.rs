@@ -139,7 +139,7 @@ impl Shared {
             .open(registry, repository, *class, tag)
             .await;
         opened.unwrap_or_else(|error| {
-            tracing::warn!(%registry, %repository, %tag, %error, "a tag cannot be read; the upstream is asked");
+            trouble("a tag cannot be read", &error);
             None
         })
     }
