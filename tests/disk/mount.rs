@@ -209,8 +209,8 @@ fn fill(path: &Path) {
         .expect("a file that fills");
     let mut piece = vec![7; 64 << 10];
     while !piece.is_empty() {
-        match file.write(&piece) {
-            Ok(_) => {}
+        match file.write_all(&piece) {
+            Ok(()) => {}
             // The last corner too.
             Err(_) => piece.truncate(piece.len() / 2),
         }

@@ -128,6 +128,9 @@ fn bodies(name: &'static str, blob: Seen, manifest: Seen, apply: fn(&mut World))
     }
 }
 
+/// A fault by name.
+type Named = (&'static str, fn(&mut World));
+
 /// A fault for blobs and one for manifests.
 fn both(world: &World, blob: Fault, manifest: Fault) {
     world.origin.fault(blob.on("GET", "*/blobs/*"));
@@ -207,7 +210,7 @@ fn of_bodies() -> Vec<Case> {
 }
 
 fn of_answers() -> Vec<Case> {
-    let denied: [(&'static str, fn(&mut World)); 3] = [
+    let denied: [Named; 3] = [
         ("401 for ever", |world| {
             bearer(
                 world,
@@ -238,7 +241,7 @@ fn of_answers() -> Vec<Case> {
         }),
     ];
     let denied = denied.map(|(name, apply)| answers(name, DENIED, DENIED, apply));
-    let failing: [(&'static str, fn(&mut World)); 4] = [
+    let failing: [Named; 4] = [
         ("500", |world| everywhere(world, Fault::status(500))),
         ("503", |world| everywhere(world, Fault::status(503))),
         ("reset at once", |world| everywhere(world, Fault::Reset)),
