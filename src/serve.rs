@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::access::Authenticator;
 use crate::config::{Config, Listen};
 use crate::gateway::{
     Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
@@ -27,6 +28,8 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
+    Access(#[from] crate::access::OpenError),
+    #[error(transparent)]
     Store(#[from] crate::store::OpenError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
@@ -40,7 +43,7 @@ impl ServeError {
     /// The exit code: 78 for what the operator's files say wrong (`EX_CONFIG`), 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::Tls(_) | Self::Upstream(_) => 78,
+            Self::Configuration(_) | Self::Tls(_) | Self::Access(_) | Self::Upstream(_) => 78,
             Self::Store(_) | Self::Listen { .. } | Self::System(_) => 1,
         }
     }
@@ -83,6 +86,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let mirror = config
         .mirror_settings()
         .map_err(|error| ServeError::Configuration(error.to_string()))?;
+    let authenticator = config.authenticator_settings();
+    let authenticator = authenticator.map(|settings| Authenticator::open(&settings));
+    let authenticator = authenticator.transpose()?;
     let certificates = Certificates::open(config)?;
     // All of them before the first port is opened.
     let tls = config.listen.iter().map(|listen| certificates.of(listen));
@@ -92,6 +98,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let house = Arc::new(House {
         table: config.routing_table(),
         policy: config.policy(),
+        authenticator,
         mirror,
         access_log: config.log.access,
         patience: config.limits.idle_timeout,

@@ -161,13 +161,6 @@ fn what_is_not_built_is_refused_alike() {
             "registries: [{name: a, unused_ttl: 1d}]",
             "registries[].unused_ttl",
         ),
-        ("access: {htpasswd: h}", "access.htpasswd"),
-        ("access: {realm: R}", "access.realm"),
-        ("access: {scheme: basic}", "access.scheme"),
-        (
-            "access: {token_key: 0123456789abcdef0123456789abcdef}",
-            "access.token_key",
-        ),
         (
             "routing: {old_clients: [\"^docker/1\"]}",
             "routing.old_clients",

@@ -17,10 +17,6 @@ const NOT_YET: &[(&str, Fine)] = &[
     ("registries[].bridge", Fine::Words(&["false"])),
     ("registries[].visibility", Fine::Words(&["public", "rules"])),
     ("registries[].unused_ttl", Fine::Words(&["off"])),
-    ("access.htpasswd", Fine::Nothing),
-    ("access.realm", Fine::Nothing),
-    ("access.scheme", Fine::Words(&["bearer"])),
-    ("access.token_key", Fine::Nothing),
     ("routing.old_clients", Fine::Words(&["default"])),
 ];
 

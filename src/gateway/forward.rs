@@ -25,6 +25,8 @@ use crate::spec::v2::Resource;
 const ANSWER: Duration = Duration::from_secs(900);
 /// How much of a body is read that nobody wants, so that its sender hears the answer.
 const DRAINED: usize = 1 << 20;
+/// How long a client may be silent in the middle of a form.
+pub(super) const FORM_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Request headers that a registry needs; all others stay here, Authorization above all.
@@ -278,7 +280,7 @@ async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Res
 }
 
 /// The next piece of the body, within the time that a client may be silent.
-async fn read(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+pub(super) async fn read(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
     let next = tokio::time::timeout(patience, session.downstream_session.read_request_body());
     match next.await {
         Ok(read) => read,
@@ -304,14 +306,20 @@ pub(super) async fn refuse(
     wanted: &Wanted,
     refused: &Refusal,
 ) -> Result<()> {
+    take_short_body(session).await;
+    respond::refusal(session, wanted, refused).await?;
+    drain(session).await;
+    Ok(())
+}
+
+/// Reads a body that is announced to be short, whoever wants it: an answer before its end closes the
+/// connection.
+pub(super) async fn take_short_body(session: &mut Session) {
     let headers = &session.req_header().headers;
     let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
     if short && !expects_continue(headers) {
         drain(session).await;
     }
-    respond::refusal(session, wanted, refused).await?;
-    drain(session).await;
-    Ok(())
 }
 
 /// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.

@@ -3,6 +3,7 @@
 mod forward;
 mod front;
 mod location;
+mod login;
 mod pass;
 mod preface;
 mod respond;
@@ -10,6 +11,7 @@ mod route;
 mod send;
 mod socket;
 mod tls;
+mod token;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,13 +29,14 @@ pub use tls::{
     Authority, CertificateFiles, CurrentTls, TlsError, TlsSettings, with_authority, with_files,
 };
 
-use crate::access::{Action, Caller, Permit, Policy};
+use crate::access::{Action, Authenticator, Denied, Login, Permit, Policy, Scopes};
 use crate::mirror::{Mirror, MirrorError};
 use crate::spec::client::Generation;
 use crate::spec::error::ErrorCode;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::Reference;
 use crate::spec::v2::Resource;
+use login::{Denial, scope_of};
 use pass::Pass;
 use respond::{Shareable, Wanted};
 use route::{Asked, Refusal, Route, Target};
@@ -43,6 +46,8 @@ use route::{Asked, Refusal, Route, Target};
 pub struct House {
     pub table: Table,
     pub policy: Policy,
+    /// `None`: everybody is anonymous.
+    pub authenticator: Option<Authenticator>,
     pub mirror: Mirror,
     /// Whether every request is logged.
     pub access_log: bool,
@@ -62,6 +67,7 @@ pub struct Gateway {
 pub struct Exchange {
     started: Instant,
     target: Option<Target>,
+    login: Login,
 }
 
 /// Why a request has no answer yet.
@@ -91,19 +97,19 @@ impl Gateway {
     }
 
     /// Decides, then looks.
-    async fn pull(&self, session: &mut Session, wanted: &Wanted, target: &Target) -> Result<()> {
-        let (registry, repository) = (&target.registry, &target.endpoint.repository);
-        let Ok(permit) =
-            self.house
-                .policy
-                .decide(&Caller::Anonymous, Action::Pull, registry, repository)
-        else {
-            let denied = Refusal {
-                status: StatusCode::FORBIDDEN,
-                code: ErrorCode::Denied,
-                message: "you may not pull from this repository".into(),
-            };
-            return respond::refusal(session, wanted, &denied).await;
+    async fn pull(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        target: &Target,
+        login: &Login,
+    ) -> Result<()> {
+        let permit = match self.decide(login, target, Action::Pull) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let denial = self.denial(session, denied, &scope_of(target, Action::Pull));
+                return login::deny(session, wanted, &denial).await;
+            }
         };
         match self.read(session, wanted, target, &permit).await {
             Ok(()) => Ok(()),
@@ -112,27 +118,37 @@ impl Gateway {
         }
     }
 
+    fn decide(&self, login: &Login, target: &Target, action: Action) -> Result<Permit, Denied> {
+        let (registry, repository) = (&target.registry, &target.endpoint.repository);
+        let caller = login.caller(&target.typed);
+        self.house
+            .policy
+            .decide(&caller, action, registry, repository)
+    }
+
     /// Decides, then lets a request through.
-    async fn pass(&self, session: &mut Session, wanted: &Wanted, mut pass: Pass) -> Result<()> {
-        let policy = &self.house.policy;
-        let (registry, repository) = (&pass.target.registry, &pass.target.endpoint.repository);
-        let caller = Caller::Anonymous;
-        let Ok(permit) = policy.decide(&caller, pass.action, registry, repository) else {
-            let denied = Refusal {
-                status: StatusCode::FORBIDDEN,
-                code: ErrorCode::Denied,
-                message: "you may not do that to this repository".into(),
-            };
-            return forward::refuse(session, wanted, &denied).await;
+    async fn pass(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        mut pass: Pass,
+        login: &Login,
+    ) -> Result<()> {
+        let permit = match self.decide(login, &pass.target, pass.action) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
+                return login::deny(session, wanted, &denial).await;
+            }
         };
         // Who may not read the source gets a plain upload instead of a mount.
-        let from = pass.from.as_ref();
-        if from.is_some_and(|from| {
-            policy
-                .decide(&caller, Action::Pull, registry, from)
-                .is_err()
-        }) {
-            pass.unmount();
+        if let Some(from) = &pass.from {
+            let typed = pass.target.query.value("from").unwrap_or_default();
+            let (policy, registry) = (&self.house.policy, &pass.target.registry);
+            let readable = policy.decide(&login.caller(typed), Action::Pull, registry, from);
+            if readable.is_err() {
+                pass.unmount();
+            }
         }
         match self.forward(session, wanted, &pass, &permit).await {
             Ok(()) => Ok(()),
@@ -212,7 +228,7 @@ impl Gateway {
         tracing::info!(
             target: "access",
             client,
-            user = Caller::Anonymous.as_str(),
+            user = exchange.login.user().unwrap_or("anonymous"),
             method = request.method.as_str(),
             path = loggable(request.uri.path()),
             registry = target.map_or("-", |target| target.registry.as_str()),
@@ -234,6 +250,7 @@ impl ProxyHttp for Gateway {
         Exchange {
             started: Instant::now(),
             target: None,
+            login: Login::ANONYMOUS,
         }
     }
 
@@ -263,21 +280,55 @@ impl ProxyHttp for Gateway {
             query: request.uri.query().unwrap_or_default(),
             host,
         };
-        match route::route(&self.house.table, &self.listener, asked) {
-            Err(refusal) => respond::refusal(session, &wanted, &refusal).await?,
-            Ok(Route::Ping { namespace }) => {
-                wanted.namespace = namespace;
-                respond::ping(session, &wanted).await?;
+        let route = match route::route(&self.house.table, &self.listener, asked) {
+            Ok(route) => route,
+            Err(refusal) => {
+                forward::refuse(session, &wanted, &refusal).await?;
+                return Ok(true);
             }
-            Ok(Route::Pass(pass)) => {
+        };
+        if route == Route::Token {
+            let host = host.map(str::to_owned);
+            self.token(session, &wanted, host.as_deref()).await?;
+            return Ok(true);
+        }
+        if self.authenticator().is_some() {
+            let scope = match &route {
+                Route::Pull(target) => scope_of(target, Action::Pull),
+                Route::Pass(pass) => scope_of(&pass.target, pass.action),
+                Route::Ping { .. } | Route::Token => Scopes::default(),
+            };
+            exchange.login = match self.login(session, &scope).await {
+                Ok(login) => login,
+                Err(denial) => {
+                    login::deny(session, &wanted, &denial).await?;
+                    return Ok(true);
+                }
+            };
+        }
+        let login = &exchange.login;
+        match route {
+            Route::Token => {}
+            Route::Ping { namespace } => {
+                wanted.namespace = namespace;
+                if self.is_nobody(session) {
+                    let challenge = self.challenge(session, &Scopes::default(), None);
+                    let denial =
+                        Denial::unauthorized("log in, or get a token for nobody", challenge);
+                    login::deny(session, &wanted, &denial).await?;
+                } else {
+                    respond::ping(session, &wanted).await?;
+                }
+            }
+            Route::Pass(pass) => {
                 wanted.namespace.clone_from(&pass.target.namespace);
                 exchange.target = Some(pass.target.clone());
-                self.pass(session, &wanted, pass).await?;
+                self.pass(session, &wanted, pass, login).await?;
             }
-            Ok(Route::Pull(target)) => {
+            Route::Pull(target) => {
                 wanted.namespace.clone_from(&target.namespace);
                 let target = exchange.target.insert(target);
-                self.pull(session, &wanted, target).await?;
+                self.pull(session, &wanted, target, login).await?;
             }
         }
         Ok(true)

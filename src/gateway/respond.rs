@@ -418,7 +418,7 @@ async fn unsatisfiable(
 }
 
 /// Finishes a response with an error's JSON.
-async fn error(
+pub async fn error(
     session: &mut Session,
     mut response: ResponseHeader,
     wanted: &Wanted,

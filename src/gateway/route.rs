@@ -72,6 +72,8 @@ pub struct Asked<'a> {
 pub enum Route {
     /// `/v2/`: answered by ourselves.
     Ping { namespace: Option<String> },
+    /// `/token`: answered by ourselves.
+    Token,
     /// A cached read.
     Pull(Target),
     /// A write, or a read of a registry whose bytes stay there.
@@ -118,6 +120,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     let segments = v2::segments(asked.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
         Some("v2") => {}
+        Some("token") if segments.len() == 1 => return Ok(Route::Token),
         Some("v1" | "_ping") => {
             return Err(Refusal::new(
                 ErrorCode::NameUnknown,
@@ -187,6 +190,17 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         (owner.registry == entry.registry).then(|| canonical(owner, rest).ok())?
     });
     Ok(Route::Pass(pass::pass(target, action, asked.query, from)?))
+}
+
+/// What a name in a path stands for.
+pub fn repository(
+    table: &Table,
+    listener: &Listener,
+    host: Option<&str>,
+    name: &str,
+) -> Option<(Registry, Repository)> {
+    let (entry, rest) = choose(table, listener, None, host, name).ok()?;
+    Some((entry.registry.clone(), canonical(entry, rest).ok()?))
 }
 
 /// The registry that a name belongs to, and the name without its registry prefix.

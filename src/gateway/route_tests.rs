@@ -57,6 +57,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
             target.registry, target.endpoint.repository
         )),
         Ok(Route::Ping { .. }) => Ok("ping".into()),
+        Ok(Route::Token) => Ok("token".into()),
         Ok(Route::Pass(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
         Err(refusal) => Err(refusal.code),
     }

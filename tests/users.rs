@@ -1,0 +1,487 @@
+//! Users and their rights: who may do what, what a challenge says, what a token is worth, and what nobody
+//! learns who may not know it.
+
+mod support;
+
+use serde_json::Value;
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply, Web, block_on};
+use support::image::random;
+use support::origin::{Fault, Image, Origin};
+use support::{basic, until};
+
+/// `reader` and `pusher`, both with the password `s3cret` (cost 4).
+const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\
+                     pusher:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
+
+const RULES: &str = "  rules:
+  - {users: [pusher], repositories: [\"hosted/team/**\"], actions: [pull, push, delete]}
+  - {users: [\"*\"], repositories: [\"hosted/team/**\"], actions: [pull]}
+  - {users: [anonymous], repositories: [\"hosted/open/**\"], actions: [pull]}
+";
+
+struct Scene {
+    origin: Origin,
+    team: Image,
+    open: Image,
+    gateway: Gateway,
+    users: tempfile::TempDir,
+}
+
+fn scene(more: &str) -> Scene {
+    let origin = Origin::start();
+    let team = origin.push_image("team/app", "latest", &[random(1, 50_000)]);
+    let open = origin.push_image("open/app", "latest", &[random(2, 50_000)]);
+    origin.fault(Fault::status(202).on("DELETE", "*"));
+    origin.fault(Fault::status(201).on("PUT", "*"));
+    let users = tempfile::tempdir().expect("a folder");
+    let path = users.path().join("users");
+    std::fs::write(&path, USERS).expect("writable");
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, tag_ttl: 1h}}]\n\
+         access:\n  htpasswd: {}\n{RULES}{more}\
+         listen: [{{address: \"127.0.0.1:0\"}}, {{address: \"127.0.0.1:0\", tls: off}}, {{address: \"127.0.0.1:0\", tls: off, read_only: true}}]\n",
+        origin.url(),
+        path.display()
+    ));
+    Scene {
+        origin,
+        team,
+        open,
+        gateway,
+        users,
+    }
+}
+
+impl Scene {
+    fn ask(&self, method: &str, path: &str, login: Option<&str>) -> Reply {
+        self.ask_at(1, method, path, login)
+    }
+
+    fn ask_at(&self, listener: usize, method: &str, path: &str, login: Option<&str>) -> Reply {
+        let mut headers = vec![("Host", "gate.example.com")];
+        headers.extend(login.map(|login| ("Authorization", login)));
+        if method == "PUT" {
+            headers.extend([("Content-Length", "0"), ("Content-Type", "a/b")]);
+        }
+        Raw::connect(self.gateway.url(listener), None).exchange(method, path, &headers)
+    }
+
+    /// A token for a scope, and what it is said to be good for.
+    fn token(&self, scope: &str, login: Option<&str>) -> (String, String) {
+        let path = format!("/token?service=gate.example.com&scope={scope}");
+        let reply = self.ask("GET", &path, login);
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let answer: Value = serde_json::from_str(&reply.text()).expect("JSON");
+        assert_eq!(answer["token"], answer["access_token"]);
+        assert!(
+            answer["expires_in"]
+                .as_u64()
+                .is_some_and(|life| (60..=300).contains(&life))
+        );
+        assert!(answer["issued_at"].is_string() && answer.get("refresh_token").is_none());
+        let text = |key: &str| answer[key].as_str().expect("text").to_owned();
+        (format!("Bearer {}", text("token")), text("scope"))
+    }
+}
+
+fn outcome(reply: &Reply) -> (u16, Option<String>) {
+    (reply.status(), reply.error_code())
+}
+
+/// Who comes, and what they may: with passwords and with tokens alike.
+#[test]
+fn everybody_may_do_what_the_rules_say_and_no_more() {
+    let scene = scene("");
+    let (reader, pusher) = (basic("reader", "s3cret"), basic("pusher", "s3cret"));
+    let (team, open) = (scene.team.tag_path(), scene.open.tag_path());
+    let ok = |status| (status, None::<&str>);
+    let login = (401, Some("UNAUTHORIZED"));
+    let denied = (403, Some("DENIED"));
+    for (who, pull, push, delete, pull_open, push_open) in [
+        (None, login, login, login, ok(200), login),
+        (Some(&reader), ok(200), denied, denied, ok(200), denied),
+        (Some(&pusher), ok(200), ok(201), ok(202), ok(200), denied),
+    ] {
+        for (method, path, expected) in [
+            ("GET", &team, pull),
+            ("HEAD", &team, pull),
+            ("PUT", &team, push),
+            ("DELETE", &team, delete),
+            ("GET", &open, pull_open),
+            ("PUT", &open, push_open),
+        ] {
+            let reply = scene.ask(method, path, who.map(String::as_str));
+            let (status, code) = outcome(&reply);
+            let told = if method == "HEAD" {
+                (status, None)
+            } else {
+                (status, code.as_deref())
+            };
+            let expected = if method == "HEAD" {
+                (expected.0, None)
+            } else {
+                expected
+            };
+            assert_eq!(told, expected, "{who:?} {method} {path}");
+            // A token says no more than its owner may, whatever it was asked for.
+            let name = path
+                .split("/manifests/")
+                .next()
+                .expect("a name")
+                .trim_start_matches("/v2/");
+            let (token, _) = scene.token(
+                &format!("repository:{name}:pull,push,delete"),
+                who.map(String::as_str),
+            );
+            let (status, _) = outcome(&scene.ask(method, path, Some(&token)));
+            assert_eq!(status, expected.0, "{who:?} by token: {method} {path}");
+        }
+    }
+    for wrong in [
+        basic("reader", "wrong"),
+        basic("nobody", "s3cret"),
+        "Digest x".to_owned(),
+    ] {
+        for path in [&team, &open, &"/v2/".to_owned(), &"/token".to_owned()] {
+            let reply = scene.ask("GET", path, Some(&wrong));
+            assert_eq!(
+                outcome(&reply),
+                (401, Some("UNAUTHORIZED".into())),
+                "{wrong} {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn challenges_tell_where_tokens_are_and_for_what() {
+    let scene = scene("");
+    let challenge = |reply: &Reply| {
+        reply
+            .header("www-authenticate")
+            .expect("a challenge")
+            .to_owned()
+    };
+    let realm = "Bearer realm=\"http://gate.example.com/token\",service=\"gate.example.com\"";
+    for path in ["/v2/", "/v2"] {
+        let ping = scene.ask("GET", path, None);
+        assert_eq!((ping.status(), challenge(&ping)), (401, realm.to_owned()));
+        assert_eq!(
+            ping.head
+                .headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("docker-distribution-api-version"))
+                .count(),
+            1
+        );
+    }
+    let pull = scene.ask("GET", &scene.team.tag_path(), None);
+    assert_eq!(
+        challenge(&pull),
+        format!("{realm},scope=\"repository:team/app:pull\"")
+    );
+    let push = scene.ask("PUT", "/v2/hosted/team/app/manifests/x", None);
+    assert_eq!(
+        challenge(&push),
+        format!("{realm},scope=\"repository:hosted/team/app:pull,push\"")
+    );
+    // A token for something else.
+    let (token, _) = scene.token("repository:other:pull", Some(&basic("reader", "s3cret")));
+    let pull = scene.ask("GET", &scene.team.tag_path(), Some(&token));
+    assert_eq!(pull.status(), 401);
+    assert!(
+        challenge(&pull).ends_with("error=\"insufficient_scope\""),
+        "{}",
+        challenge(&pull)
+    );
+    let forged = scene.ask("GET", &scene.team.tag_path(), Some("Bearer forged"));
+    assert!(
+        challenge(&forged).ends_with("error=\"invalid_token\""),
+        "{}",
+        challenge(&forged)
+    );
+    // A password is what helps at the token's place.
+    let token = scene.ask("GET", "/token", Some(&basic("reader", "wrong")));
+    assert_eq!(
+        (token.status(), challenge(&token)),
+        (401, "Basic realm=\"Roadstead\"".to_owned())
+    );
+    // Any login that is good is good for the ping, nobody's token too.
+    let nobody = scene.token("", None).0;
+    for login in [
+        basic("reader", "s3cret"),
+        nobody,
+        scene.token("", Some(&basic("reader", "s3cret"))).0,
+    ] {
+        assert_eq!(scene.ask("GET", "/v2/", Some(&login)).status(), 200);
+    }
+}
+
+#[test]
+fn the_scheme_basic_changes_the_challenge_alone() {
+    let scene = scene("  scheme: basic\n  realm: Our place\n");
+    for path in ["/v2/".to_owned(), scene.team.tag_path()] {
+        let reply = scene.ask("GET", &path, None);
+        assert_eq!(
+            (reply.status(), reply.header("www-authenticate")),
+            (401, Some("Basic realm=\"Our place\""))
+        );
+    }
+    let (token, _) = scene.token("repository:team/app:pull", Some(&basic("reader", "s3cret")));
+    for login in [token, basic("reader", "s3cret")] {
+        assert_eq!(
+            scene
+                .ask("GET", &scene.team.tag_path(), Some(&login))
+                .status(),
+            200
+        );
+    }
+}
+
+#[test]
+fn tokens_are_granted_what_is_allowed_by_get_and_by_post() {
+    let scene = scene("");
+    let pusher = basic("pusher", "s3cret");
+    for (scope, login, granted) in [
+        (
+            "repository:team/app:pull,push",
+            Some(&pusher),
+            "repository:team/app:pull,push",
+        ),
+        (
+            "repository:hosted/team/app:pull,push",
+            Some(&pusher),
+            "repository:hosted/team/app:pull,push",
+        ),
+        ("repository:team/app:pull,push", None, ""),
+        (
+            "repository:open/app:pull,push",
+            None,
+            "repository:open/app:pull",
+        ),
+        (
+            "repository:team/app:pull&scope=repository:open/app:pull",
+            None,
+            "repository:open/app:pull",
+        ),
+        ("nonsense", Some(&pusher), ""),
+    ] {
+        assert_eq!(
+            scene.token(scope, login.map(String::as_str)).1,
+            granted,
+            "{scope}"
+        );
+    }
+    // containerd asks by form.
+    let web = Web::h1(Some(&scene.gateway.ca_path()));
+    let post = |form: &'static str| {
+        let url = format!("{}/token", scene.gateway.url(0));
+        let request = web.client().post(url).body(form);
+        let request = request.header("Content-Type", "application/x-www-form-urlencoded");
+        block_on(async {
+            let reply = request.send().await.expect("an answer");
+            let status = reply.status().as_u16();
+            let body = reply.bytes().await.expect("a body");
+            (
+                status,
+                serde_json::from_slice::<Value>(&body).expect("JSON"),
+            )
+        })
+    };
+    let (status, answer) = post(
+        "grant_type=password&service=x&client_id=containerd-client&scope=repository%3Ateam%2Fapp%3Apull%2Cpush&username=pusher&password=s3cret",
+    );
+    assert_eq!(
+        (status, answer["scope"].as_str()),
+        (200, Some("repository:team/app:pull,push"))
+    );
+    let token = format!(
+        "Bearer {}",
+        answer["access_token"].as_str().expect("a token")
+    );
+    assert_eq!(
+        scene
+            .ask("PUT", &scene.team.tag_path(), Some(&token))
+            .status(),
+        201
+    );
+    assert_eq!(
+        post("grant_type=password&username=pusher&password=wrong").0,
+        401
+    );
+    assert_eq!(post("grant_type=refresh_token&refresh_token=x").0, 400);
+    // A token is no login for another.
+    assert_eq!(scene.ask("GET", "/token", Some(&token)).status(), 400);
+}
+
+#[test]
+fn a_changed_password_or_account_acts_at_once() {
+    let scene = scene("");
+    let reader = basic("reader", "s3cret");
+    let (token, _) = scene.token("repository:team/app:pull", Some(&reader));
+    let path = scene.team.tag_path();
+    assert_eq!(scene.ask("GET", &path, Some(&token)).status(), 200);
+    assert_eq!(scene.ask("GET", &path, Some(&reader)).status(), 200);
+    // The account goes; the other stays.
+    let pusher = USERS.lines().nth(1).expect("a line");
+    std::fs::write(scene.users.path().join("users"), format!("{pusher}\n")).expect("writable");
+    until("the account is gone", || {
+        scene.ask("GET", &path, Some(&reader)).status() == 401
+    });
+    assert_eq!(scene.ask("GET", &path, Some(&token)).status(), 401);
+    assert_eq!(
+        scene
+            .ask("GET", &path, Some(&basic("pusher", "s3cret")))
+            .status(),
+        200
+    );
+}
+
+#[test]
+fn a_listener_that_only_reads_never_challenges_and_knows_nobody() {
+    let scene = scene("");
+    for login in [
+        None,
+        Some(basic("pusher", "s3cret")),
+        Some(basic("pusher", "wrong")),
+        Some("x".into()),
+    ] {
+        let login = login.as_deref();
+        let ask = |method: &str, path: &str| scene.ask_at(2, method, path, login);
+        assert_eq!(ask("GET", "/v2/").status(), 200);
+        assert_eq!(ask("GET", &scene.open.tag_path()).status(), 200);
+        let closed = ask("GET", &scene.team.tag_path());
+        assert_eq!(
+            (closed.status(), closed.header("www-authenticate")),
+            (403, None)
+        );
+        assert_eq!(ask("PUT", &scene.team.tag_path()).status(), 405);
+        assert_eq!(ask("GET", "/token").status(), 404);
+    }
+}
+
+/// Nobody learns from an answer whether there is something that they may not see.
+#[test]
+fn what_may_not_be_seen_looks_like_what_is_not_there() {
+    let scene = scene("");
+    let reader = basic("reader", "s3cret");
+    // Cached for who may read it.
+    for path in [
+        scene.team.tag_path(),
+        scene.team.digest_path(),
+        scene.team.layer_path(0),
+    ] {
+        assert_eq!(scene.ask("GET", &path, Some(&reader)).status(), 200);
+    }
+    let asked = scene.origin.count("*", "*");
+    let none = format!("sha256:{}", "0".repeat(64));
+    for login in [None, Some("Bearer x")] {
+        for method in ["GET", "HEAD"] {
+            let there = [
+                scene.team.tag_path(),
+                scene.team.digest_path(),
+                scene.team.layer_path(0),
+                "/v2/team/app/tags/list".into(),
+            ];
+            let not = [
+                "/v2/team/app/manifests/none".to_owned(),
+                format!("/v2/team/app/manifests/{none}"),
+                format!("/v2/team/app/blobs/{none}"),
+                "/v2/team/none/tags/list".into(),
+            ];
+            for (there, not) in there.iter().zip(&not) {
+                let (there, not) = (
+                    scene.ask(method, there, login),
+                    scene.ask(method, not, login),
+                );
+                assert_eq!(there.status(), 401);
+                assert_eq!(there.text(), not.text());
+                let bare = |reply: &Reply| {
+                    let mut headers = reply.head.headers.clone();
+                    headers.retain(|(name, _)| {
+                        !["date", "www-authenticate"].contains(&name.to_ascii_lowercase().as_str())
+                    });
+                    headers
+                };
+                assert_eq!(bare(&there), bare(&not));
+            }
+        }
+    }
+    assert_eq!(scene.origin.count("*", "*"), asked, "nobody was asked");
+    // A layer's digest is no way in through a repository that may be read.
+    let layer = scene.team.layer(0).0.clone();
+    let through = scene.ask("GET", &format!("/v2/open/app/blobs/{layer}"), None);
+    assert_eq!(outcome(&through), (404, Some("BLOB_UNKNOWN".into())));
+}
+
+#[test]
+fn a_mount_needs_the_right_to_read_its_source() {
+    let scene = scene("");
+    scene
+        .origin
+        .fault(Fault::status_with(202, "Location", "/v2/team/app/blobs/uploads/u").on("POST", "*"));
+    let digest = scene.open.layer(0).0.clone();
+    let pusher = basic("pusher", "s3cret");
+    for (from, goes_along) in [("team/other", true), ("closed/app", false)] {
+        let path = format!("/v2/team/app/blobs/uploads/?mount={digest}&from={from}");
+        let mut raw = Raw::connect(scene.gateway.url(1), None);
+        let begun = raw.exchange(
+            "POST",
+            &path,
+            &[("Authorization", &pusher), ("Content-Length", "0")],
+        );
+        assert_eq!(begun.status(), 202);
+        let sent = scene
+            .origin
+            .requests_for("POST", "*")
+            .pop()
+            .expect("a request");
+        assert_eq!(
+            sent.query.contains("mount="),
+            goes_along,
+            "{from}: {}",
+            sent.query
+        );
+        assert_eq!(
+            sent.header("authorization"),
+            None,
+            "the user's login stays here"
+        );
+    }
+}
+
+#[test]
+fn guesses_are_slowed_and_nobody_is_locked_out() {
+    let scene = scene("");
+    let path = scene.team.tag_path();
+    until("guesses are slowed", || {
+        let reply = scene.ask("GET", &path, Some(&basic("pusher", "guess")));
+        let slowed = reply.status() == 429;
+        assert!(slowed || reply.status() == 401);
+        assert_eq!(slowed, reply.header("retry-after").is_some());
+        slowed
+    });
+    // Another user from there gets in.
+    assert_eq!(
+        scene
+            .ask("GET", &path, Some(&basic("reader", "s3cret")))
+            .status(),
+        200
+    );
+    assert!(!scene.gateway.log().contains("s3cret") && !scene.gateway.log().contains("guess"));
+}
+
+#[test]
+fn the_log_names_users() {
+    let scene = scene("");
+    scene.ask(
+        "GET",
+        &scene.team.tag_path(),
+        Some(&basic("reader", "s3cret")),
+    );
+    until("the request is logged", || {
+        scene.gateway.log().contains("user=\"reader\"")
+    });
+}
