@@ -18,7 +18,7 @@ bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
 	@scripts/build.sh --release
 	@python3 scripts/bench.py
 
-demo: ## the whole story in a minute, offline: a registry, a cold pull, a warm pull
+demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, an upstream that stops and breaks
 	@scripts/real-parts.sh docker-registry skopeo python3
 	@scripts/build.sh --release
 	@scripts/demo.sh

@@ -380,6 +380,38 @@ fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
     assert!(read_whole(&gateway, &path).iter().all(Option::is_some));
 }
 
+/// What a source that lied once costs: its bytes again, and only who has a wrong byte hears of it.
+#[test]
+fn a_source_that_lied_once_is_asked_again() {
+    let size = SIZE as u64;
+    for (name, lie, survives) in [
+        ("in the tail", Fault::WrongByteAt(size - 1), true),
+        ("overlong", Fault::Overlong(10), false),
+        ("another body", Fault::Body(random(9, SIZE)), false),
+        ("at the beginning", Fault::WrongByteAt(0), false),
+    ] {
+        let (origin, image, gateway) = scene(SIZE);
+        origin.fault(lie.on("GET", "*/blobs/*").times(1));
+        let path = image.layer_path(0);
+        let replies = at_once(4, |i| {
+            if i == 0 {
+                support::http::get(gateway.url(1), None, &path)
+            } else {
+                support::http::get(gateway.url(0), Some(&gateway.ca_path()), &path)
+            }
+        });
+        committed(&gateway, 1);
+        assert_eq!(blob_gets(&origin, &image), 2, "{name}");
+        for reply in replies {
+            assert_eq!(reply.is_complete(), survives, "{name}");
+            assert!(!survives || reply.body == image.layer(0).1, "{name}");
+        }
+        let after = support::http::get(gateway.url(1), None, &path);
+        assert!(after.is_complete() && after.body == image.layer(0).1);
+        assert_eq!(blob_gets(&origin, &image), 2, "{name}");
+    }
+}
+
 /// The files below a folder.
 fn files(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else {

@@ -121,6 +121,7 @@ impl Download {
         // What an earlier process left may have been damaged on the disk: not the source's lie.
         let mut inherited = staged.is_some();
         let mut drops = 0;
+        let mut lied = false;
         loop {
             let before = staged.as_ref().map_or(0, StagedBlob::written);
             let streamed = match self.stream(&source, &mut staged).await {
@@ -152,7 +153,13 @@ impl Download {
                 Interruption::Refusal(error) => error,
                 Interruption::Lie(error) => {
                     staged = None;
-                    if std::mem::take(&mut inherited) {
+                    // A last source that lied once may have been the line's fault.
+                    let again = !lied && !self.fill.has_more_sources();
+                    lied |= again;
+                    if std::mem::take(&mut inherited) || again {
+                        let digest = self.fill.digest;
+                        let error = telemetry::chain(&error);
+                        tracing::info!(target: "fill", %digest, error, "begun anew");
                         continue;
                     }
                     error

@@ -173,6 +173,11 @@ impl Fill {
         self.sources().waiting.pop_front()
     }
 
+    /// Whether there is a source that was not tried.
+    pub fn has_more_sources(&self) -> bool {
+        !self.sources().waiting.is_empty()
+    }
+
     /// Every source that was ever added: registry and repository.
     pub fn source_names(&self) -> Vec<(String, String)> {
         let name = |source: &Source| {

@@ -78,18 +78,23 @@ struct Following {
     /// The length that the receiver was told.
     announced: Option<u64>,
     taken: Option<Taken>,
+    /// Whether the receiver has bytes that did not come from the file.
+    beside: bool,
     side: Option<Side>,
     /// Once the fill has failed for want of room.
     through: Option<Box<Through>>,
 }
 
-/// The staged file that bytes were taken from: of another one none may follow.
+/// The staged file that bytes were taken from. If another one takes its place, none may follow before both
+/// were compared as far as the receiver has them.
 #[derive(Clone, Debug)]
 struct Taken {
     generation: u32,
     file: Arc<File>,
     /// How many bytes it has at least.
     written: u64,
+    /// How far the receiver has them.
+    sent: u64,
 }
 
 /// A request beside a fill, for bytes that it will reach only later.
@@ -133,6 +138,7 @@ impl Reader {
             source,
             announced,
             taken: None,
+            beside: false,
             side: None,
             through: None,
         };
@@ -200,6 +206,9 @@ impl Reader {
                 .min(usize::try_from(wanted).unwrap_or(usize::MAX)),
         );
         self.offset += piece.len() as u64;
+        if let Feed::Fill(following) = &mut self.feed {
+            following.sent(self.offset);
+        }
         Ok(Some(piece))
     }
 
@@ -253,6 +262,14 @@ enum More {
 }
 
 impl Following {
+    /// Notes how far the receiver has it.
+    fn sent(&mut self, offset: u64) {
+        self.beside |= self.side.is_some() || self.through.is_some();
+        if let Some(taken) = &mut self.taken {
+            taken.sent = taken.sent.max(offset);
+        }
+    }
+
     /// Waits until there is something at `offset`.
     async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
         loop {
@@ -266,6 +283,11 @@ impl Following {
                 Look::More(more) => return Ok(more),
                 Look::Elsewhere => {
                     self.through = Some(self.pass_through(offset, end).await?);
+                    continue;
+                }
+                Look::Compare(now) => {
+                    self.compare(&now).await?;
+                    self.taken = Some(now);
                     continue;
                 }
                 Look::Wait(wait) => wait,
@@ -296,15 +318,31 @@ impl Following {
         };
         let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
         let taken = self.taken.as_ref();
-        let other_file = taken.is_some_and(|taken| taken.generation != progress.generation);
-        if other_length || other_file {
+        if other_length {
             return Err(ReadError::Untrue);
+        }
+        if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
+            // The file that was read was given up for this one.
+            return if self.beside {
+                Err(ReadError::Untrue)
+            } else if limit >= taken.sent {
+                let now = Taken {
+                    generation: progress.generation,
+                    file,
+                    written: limit,
+                    ..taken.clone()
+                };
+                Ok(Look::Compare(now))
+            } else {
+                Ok(Look::Wait(Duration::ZERO))
+            };
         }
         if limit > offset {
             self.taken = Some(Taken {
                 generation: progress.generation,
                 file: file.clone(),
                 written: taken.map_or(limit, |taken| taken.written.max(limit)),
+                sent: taken.map_or(0, |taken| taken.sent),
             });
             return Ok(Look::More(More::File { file, limit }));
         }
@@ -314,6 +352,26 @@ impl Following {
             }
             _ => Look::More(More::End),
         })
+    }
+
+    /// Makes sure that what the receiver has stands in another file as well.
+    async fn compare(&self, now: &Taken) -> Result<(), ReadError> {
+        let Some(taken) = &self.taken else {
+            return Ok(());
+        };
+        let mut at = 0;
+        while at < taken.sent {
+            let most = usize::try_from(taken.sent - at).unwrap_or(MAX_CHUNK);
+            let buffer = || BytesMut::zeroed(most.min(MAX_CHUNK));
+            let (then, read) = read_at(&taken.file, buffer(), at).await?;
+            let (now, there) = read_at(&now.file, buffer(), at).await?;
+            let both = read.min(there);
+            if both == 0 || then[..both] != now[..both] {
+                return Err(ReadError::Untrue);
+            }
+            at += both as u64;
+        }
+        Ok(())
     }
 
     /// Goes on without the store. What was sent already must be what comes now.
@@ -370,6 +428,8 @@ impl Following {
 /// What a look at the progress came to.
 enum Look {
     More(More),
+    /// Another file took the place of the one that was read.
+    Compare(Taken),
     /// The fill has failed for want of room.
     Elsewhere,
     /// How long the fill will take to get there.
