@@ -21,6 +21,7 @@ mod listen;
 mod not_yet;
 mod origin;
 mod process;
+mod proxies;
 mod registry;
 mod settings;
 mod store;
@@ -115,6 +116,7 @@ fn examine(
     let tree = yaml::tree(text, env, &mut report);
     let config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
+    proxies::check(&config, &tree, env, &mut report);
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
     }
