@@ -721,6 +721,60 @@ fn a_registry_whose_bytes_stay_there_is_only_routed() {
     assert!(!cut.is_complete() && cut.body.len() == 1000);
 }
 
+/// What stands before a registry speaks HTML; clients get the specification's JSON, and heads their length.
+#[test]
+fn errors_that_pass_through_are_never_html() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, cache: false}}]\n{ANYTHING}",
+        origin.url()
+    ));
+    for (version, client) in Pusher::all(&gateway) {
+        for (status, code) in [
+            (403, "DENIED"),
+            (404, "NAME_UNKNOWN"),
+            (413, "SIZE_INVALID"),
+            (429, "TOOMANYREQUESTS"),
+            (500, "UNKNOWN"),
+            (503, "UNAVAILABLE"),
+        ] {
+            let fault = origin.fault(Fault::status_with(status, "Retry-After", "7"));
+            let html = origin.fault(Fault::header("Content-Type", "text/html"));
+            for method in ["PATCH", "GET"] {
+                let path = "/v2/team/app/blobs/uploads/u";
+                let told = client.ask(method, path);
+                assert_eq!(
+                    (told.status, told.code().as_deref()),
+                    (status, Some(code)),
+                    "{version} {method}"
+                );
+                assert_eq!(told.header("content-type"), Some("application/json"));
+                assert_eq!(told.header("retry-after"), Some("7"));
+            }
+            origin.heal(html);
+            // The registry's own words go through.
+            let told = client.ask("PATCH", "/v2/team/app/blobs/uploads/u");
+            assert_eq!(told.status, status);
+            assert!(String::from_utf8_lossy(&told.body).contains("errors"));
+            origin.heal(fault);
+        }
+        let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
+        let head = client.ask("HEAD", &image.layer_path(0));
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, Some("1000"))
+        );
+        let tag = format!("\"{}\"", image.layer(0).0);
+        let same = client.send(
+            "GET",
+            &image.layer_path(0),
+            &[("If-None-Match", &tag)],
+            None,
+        );
+        assert_eq!((same.status, same.body.len()), (304, 0));
+    }
+}
+
 #[test]
 fn chunks_keep_their_ranges() {
     let origin = Origin::start();

@@ -37,7 +37,7 @@ fn proxy_for(origin: &Origin, env: &dyn Fn(&str) -> Option<String>) -> Option<&'
     };
     let set = |name: &&&'static str| env(name).is_some_and(|value| !value.is_empty());
     let names: Vec<&'static str> = [own, &["ALL_PROXY", "all_proxy"]].concat();
-    let variable = names.iter().find(|name| set(&name)).copied()?;
+    let variable = names.iter().find(|name| set(name)).copied()?;
     let excepted = env("NO_PROXY")
         .or_else(|| env("no_proxy"))
         .unwrap_or_default();

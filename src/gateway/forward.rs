@@ -210,6 +210,14 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, wanted, cache)?;
+        if let Some(code) = code_of(&passed) {
+            // What stands before a registry speaks HTML, which no client can show.
+            let message = "what stands before the registry refused the request";
+            if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
+                response.insert_header(header::RETRY_AFTER, wait.clone())?;
+            }
+            return Ok(respond::error(session, response, wanted, code, message).await?);
+        }
         for name in COMING_BACK {
             for value in passed.headers.get_all(*name) {
                 response.append_header(*name, value.clone())?;
@@ -250,17 +258,36 @@ impl Gateway {
             }
         }
         let length = content_length(&passed.headers);
-        let bodiless = wanted.head || passed.status == StatusCode::NO_CONTENT;
-        if bodiless || length == Some(0) {
-            if passed.status != StatusCode::NO_CONTENT {
-                response.insert_header(header::CONTENT_LENGTH, length.unwrap_or(0))?;
-            }
-            return Ok(session
-                .write_response_header(Box::new(response), true)
-                .await?);
+        let bodiless = matches!(
+            passed.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if bodiless || wanted.head || length == Some(0) {
+            let length = length.filter(|_| !bodiless);
+            return Ok(send::head(session, response, length).await?);
         }
         Ok(send::relay(session, response, length, passed).await?)
     }
+}
+
+/// The specification's code for an error that is not told in its JSON; `None` for what can go back as it is.
+fn code_of(passed: &Passed) -> Option<ErrorCode> {
+    let kind = passed.headers.get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let is_empty = content_length(&passed.headers) == Some(0);
+    if is_json || is_empty || passed.status.as_u16() < 400 {
+        return None;
+    }
+    Some(match passed.status.as_u16() {
+        403 => ErrorCode::Denied,
+        404 => ErrorCode::NameUnknown,
+        405 => ErrorCode::Unsupported,
+        413 => ErrorCode::SizeInvalid,
+        416 => ErrorCode::RangeInvalid,
+        429 => ErrorCode::TooManyRequests,
+        502..=504 => ErrorCode::Unavailable,
+        _ => ErrorCode::Unknown,
+    })
 }
 
 /// Hands the body on as it arrives. Ends well only where the client ended it.
