@@ -191,13 +191,17 @@ impl Gateway {
         }
     }
 
-    /// What the client calls us: scheme and authority.
+    /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is
+    /// relative then.
     pub(super) fn external(&self, session: &Session) -> String {
         if let Some(url) = &self.listener.public_url {
             return url.trim_end_matches('/').to_owned();
         }
         let host = super::host(session.req_header()).ok().flatten();
-        format!("{}://{}", self.listener.scheme, host.unwrap_or_default())
+        let host = host.filter(|host| !host.is_empty());
+        host.map_or_else(String::new, |host| {
+            format!("{}://{host}", self.listener.scheme)
+        })
     }
 
     /// Gives an answer back.
@@ -253,7 +257,9 @@ impl Gateway {
         }
         if let Some(link) = passed.headers.get(header::LINK) {
             let link = link.to_str().ok();
-            if let Some(link) = link.and_then(|link| respond::next_page(link, &pass.target)) {
+            if let Some(link) = link
+                .and_then(|link| respond::next_page(link, &pass.target, &self.external(session)))
+            {
                 response.insert_header(header::LINK, link)?;
             }
         }

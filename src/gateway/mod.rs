@@ -199,7 +199,8 @@ impl Gateway {
             }
             resource => {
                 let answer = mirror.list(permit, resource, &target.query).await?;
-                respond::page(session, wanted, target, answer).await?;
+                let external = self.external(session);
+                respond::page(session, wanted, target, answer, &external).await?;
             }
         }
         Ok(())

@@ -236,6 +236,7 @@ pub async fn page(
     wanted: &Wanted,
     target: &Target,
     answer: PageAnswer,
+    external: &str,
 ) -> Result<()> {
     let mut response = response(StatusCode::OK, wanted, answer.cache)?;
     let media_type = answer
@@ -250,7 +251,7 @@ pub async fn page(
         .page()
         .link
         .as_deref()
-        .and_then(|link| next_page(link, target))
+        .and_then(|link| next_page(link, target, external))
     {
         response.insert_header(header::LINK, link)?;
     }
@@ -261,8 +262,8 @@ pub async fn page(
 }
 
 /// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
-/// query that the upstream wants.
-pub fn next_page(link: &str, target: &Target) -> Option<String> {
+/// query that the upstream wants. `external` is what the client calls us, scheme and authority.
+pub fn next_page(link: &str, target: &Target, external: &str) -> Option<String> {
     let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     if !parameters.replace([' ', '"'], "").contains("rel=next") {
         return None;
@@ -273,7 +274,10 @@ pub fn next_page(link: &str, target: &Target) -> Option<String> {
     }
     let canonical = target.endpoint.repository.as_str();
     let path = Endpoint::path(&target.endpoint).replacen(canonical, &target.typed, 1);
-    Some(format!("<{path}{}>; rel=\"next\"", query.render()))
+    Some(format!(
+        "<{external}{path}{}>; rel=\"next\"",
+        query.render()
+    ))
 }
 
 /// A request that was not routed or not allowed.
@@ -453,19 +457,19 @@ mod tests {
                 "</v2/a/b/tags/list?last=x&n=5>; rel=\"next\"",
                 "ghcr.io/a/b",
                 None,
-                Some("</v2/ghcr.io/a/b/tags/list?last=x&n=5>; rel=\"next\""),
+                Some("<https://gate/v2/ghcr.io/a/b/tags/list?last=x&n=5>; rel=\"next\""),
             ),
             (
                 "<https://up.example/v2/a/b/tags/list?n=5&last=x%2By>; rel=next",
                 "a/b",
                 Some("ghcr.io"),
-                Some("</v2/a/b/tags/list?n=5&last=x%2By&ns=ghcr.io>; rel=\"next\""),
+                Some("<https://gate/v2/a/b/tags/list?n=5&last=x%2By&ns=ghcr.io>; rel=\"next\""),
             ),
             ("</v2/a/b/tags/list?n=5>; rel=\"prev\"", "a/b", None, None),
             ("garbage", "a/b", None, None),
         ] {
             assert_eq!(
-                next_page(link, &target(typed, namespace)).as_deref(),
+                next_page(link, &target(typed, namespace), "https://gate").as_deref(),
                 expected,
                 "{link}"
             );
