@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::access::Authenticator;
+use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::gateway::{
     Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
@@ -33,6 +35,12 @@ pub enum ServeError {
     Store(#[from] crate::store::OpenError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
+    #[error("cannot listen on {address}, the {key} of the configuration: {source}")]
+    Operate {
+        key: &'static str,
+        address: String,
+        source: io::Error,
+    },
     #[error(transparent)]
     Upstream(#[from] crate::upstream::SetUpError),
     #[error("the system refuses: {0}")]
@@ -44,7 +52,7 @@ impl ServeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) | Self::Tls(_) | Self::Access(_) | Self::Upstream(_) => 78,
-            Self::Store(_) | Self::Listen { .. } | Self::System(_) => 1,
+            Self::Store(_) | Self::Listen { .. } | Self::Operate { .. } | Self::System(_) => 1,
         }
     }
 }
@@ -95,6 +103,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let tls = tls.collect::<Result<Vec<_>, _>>()?;
     let store = Arc::new(Store::open(&config.store_settings())?);
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
+    let operated = mirror.clone();
     let house = Arc::new(House {
         table: config.routing_table(),
         policy: config.policy(),
@@ -107,7 +116,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // Before "ready" is said: who waited for it may stop us at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
-    let front = Front::new(config.front_settings(), down);
+    let front = Front::new(config.front_settings(), down.clone());
     let mut urls = Vec::new();
     let mut doors = Vec::new();
     for (listen, tls) in config.listen.iter().zip(tls) {
@@ -115,11 +124,19 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         urls.push(bound.url.clone());
         doors.push((bound, Gateway::new(house.clone(), listen.routing()), tls));
     }
-    announce(&urls, config, certificates.authority.as_ref());
+    let desks = open_desks(config).await?;
+    announce(&urls, &desks, config, certificates.authority.as_ref());
     let listeners = doors
         .into_iter()
         .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
-    let listeners: Vec<_> = listeners.collect();
+    let listeners: Vec<JoinHandle<()>> = listeners.collect();
+    let up = listeners.iter().map(JoinHandle::abort_handle).collect();
+    let admin = Admin::new(config.admin_settings(), operated, store.clone(), up, down);
+    let admin = Arc::new(admin);
+    let desks = desks
+        .into_iter()
+        .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
+    let desks: Vec<JoinHandle<()>> = desks.collect();
     let scanned = store.clone();
     tokio::task::spawn_blocking(move || {
         let started = Instant::now();
@@ -142,7 +159,27 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     if !front.drained().await {
         tracing::warn!("limits.drain is over; what was still under way is cut off");
     }
+    // They answered all the while: alive, not ready.
+    for desk in desks {
+        desk.abort();
+        let _ = desk.await;
+    }
     Ok(())
+}
+
+/// Opens the operators' listeners.
+async fn open_desks(config: &Config) -> Result<Vec<(admin::Bound, admin::Scope)>, ServeError> {
+    let mut desks = Vec::new();
+    for (address, scope) in config.admin.listeners() {
+        let bound = admin::Bound::bind(&address).await;
+        let bound = bound.map_err(|source| ServeError::Operate {
+            key: scope.key(),
+            address: address.to_string(),
+            source,
+        });
+        desks.push((bound?, scope));
+    }
+    Ok(desks)
 }
 
 async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
@@ -253,10 +290,18 @@ fn names(config: &Config) -> BTreeSet<String> {
 }
 
 /// Says on standard output where we listen and what clients have to be told.
-fn announce(urls: &[String], config: &Config, authority: Option<&Authority>) {
+fn announce(
+    urls: &[String],
+    desks: &[(admin::Bound, admin::Scope)],
+    config: &Config,
+    authority: Option<&Authority>,
+) {
     let mut text = String::new();
     for url in urls {
         let _ = writeln!(text, "listening on {url}");
+    }
+    for (bound, scope) in desks {
+        let _ = writeln!(text, "{} on {}", scope.key(), bound.url);
     }
     if let Some(authority) = authority {
         let path = std::path::absolute(&authority.path).unwrap_or_else(|_| authority.path.clone());

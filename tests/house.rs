@@ -33,6 +33,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         &[],
         "files that change, whoever reads them: it knows nobody",
     ),
+    ("metrics", &[], "everybody counts, so it knows nobody"),
     (
         "store",
         &[],
@@ -55,16 +56,27 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         "floor 4: it gets bytes from the mirror alone, never from store or upstream",
     ),
     (
+        "admin",
+        &["store", "mirror"],
+        "floor 4: it looks at the cache, never at the gateway beside it",
+    ),
+    (
         "config",
-        &["store", "upstream", "access", "mirror", "gateway"],
+        &["store", "upstream", "access", "mirror", "gateway", "admin"],
         "it knows every floor's settings, and no floor knows it",
     ),
     (
         "serve",
-        &["store", "upstream", "access", "mirror", "gateway", "config"],
+        &[
+            "store", "upstream", "access", "mirror", "gateway", "admin", "config",
+        ],
         "it puts the house together",
     ),
-    ("cli", &["access", "config", "serve"], "the commands"),
+    (
+        "cli",
+        &["access", "admin", "config", "serve"],
+        "the commands",
+    ),
     (
         "main",
         &["cli"],
@@ -73,7 +85,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Rooms on the ground that use nothing at all, not even each other.
-const SOLITARY: &[&str] = &["spec", "flight", "telemetry"];
+const SOLITARY: &[&str] = &["spec", "flight", "telemetry", "metrics"];
 
 /// Words that only these files may say outside of tests, and why. A path that ends in `/` is a room.
 const NAMED: &[(&[&str], &[&str], &str)] = &[
@@ -102,6 +114,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             "src/gateway/tls/authority.rs",
             // the socket file of a listener
             "src/gateway/front.rs",
+            "src/admin/listen.rs",
             // the accounts and the token key
             "src/access/disk.rs",
             // the configuration, and password files that it names
@@ -117,8 +130,8 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["TcpListener"],
-        &["src/gateway/front.rs"],
-        "connections are taken in one place",
+        &["src/gateway/front.rs", "src/admin/listen.rs"],
+        "connections are taken in one place, those of operators in another",
     ),
     (
         &["saphyr_parser"],
@@ -141,8 +154,18 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
         "the rest speaks through tracing",
     ),
     (
+        &["prometheus"],
+        &["src/metrics/"],
+        "counters are made in one place",
+    ),
+    (
+        &["hyper"],
+        &["src/admin/", "src/cli/"],
+        "only operators are spoken to like that",
+    ),
+    (
         &["eprintln", "!"],
-        &["src/cli.rs"],
+        &["src/cli.rs", "src/cli/operate.rs"],
         "the rest speaks through tracing",
     ),
     (

@@ -7,8 +7,6 @@ use super::tree::{Node, Value};
 /// Keys and the values that may be written all the same, since nothing depends on them. `[]` goes
 /// through the items of a list.
 const NOT_YET: &[(&str, Fine)] = &[
-    ("admin.address", Fine::Words(&["127.0.0.1:5002", "off"])),
-    ("admin.metrics", Fine::Words(&["off"])),
     ("store.bucket", Fine::Words(&["off"])),
     ("store.unused_ttl", Fine::Words(&["30d", "off"])),
     ("store.scrub_every", Fine::Words(&["30d", "off"])),
@@ -132,8 +130,8 @@ mod tests {
                 "f:3:27: not yet: registries[].visibility is not built; leave it out or write public or rules",
             ),
             (
-                "admin:\n  metrics: ':9090'",
-                "f:2:3: not yet: admin.metrics is not built; leave it out or write off",
+                "store:\n  scrub_every: 1d",
+                "f:2:3: not yet: store.scrub_every is not built; leave it out or write 30d or off",
             ),
             (
                 "routing: {old_clients: [x]}",

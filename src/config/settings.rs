@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Config, Credentials, ListenAddress, MaxStale, Tls, Visibility};
 use crate::spec::name::Registry;
 use crate::upstream::Account;
-use crate::{access, gateway, mirror, store, upstream};
+use crate::{access, admin, gateway, mirror, store, upstream};
 
 /// A password file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,27 @@ impl Config {
         }
     }
 
+    pub fn admin_settings(&self) -> admin::Settings {
+        let registries = self.registries.iter().map(|registry| admin::Named {
+            registry: Registry::new(&registry.name),
+            aliases: super::aliases(&registry.name)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            owns: registry.owns.clone(),
+            default: registry.default,
+            library: registry.name == "docker.io",
+        });
+        admin::Settings {
+            host: match &self.admin.address {
+                Some(ListenAddress::Tcp { host, .. }) => host.clone(),
+                Some(ListenAddress::Unix(_)) | None => None,
+            },
+            registries: registries.collect(),
+            max_bytes: self.store.max_size,
+        }
+    }
+
     pub fn policy(&self) -> access::Policy {
         let public = self
             .registries
@@ -133,18 +154,41 @@ impl Config {
     }
 }
 
+impl super::Admin {
+    /// The listeners that are wanted.
+    pub fn listeners(&self) -> Vec<(admin::Address, admin::Scope)> {
+        let address = |address: &ListenAddress| match address {
+            ListenAddress::Tcp { host, port } => admin::Address::Tcp(tcp(host.as_deref(), *port)),
+            ListenAddress::Unix(path) => admin::Address::Unix(path.clone()),
+        };
+        let everything = self
+            .address
+            .iter()
+            .map(|at| (address(at), admin::Scope::Everything));
+        let metrics = self
+            .metrics
+            .iter()
+            .map(|at| (address(at), admin::Scope::Metrics));
+        everything.chain(metrics).collect()
+    }
+}
+
+/// What to bind.
+fn tcp(host: Option<&str>, port: u16) -> String {
+    // All addresses: the v6 one takes v4 connections as well.
+    let host = host.unwrap_or("::");
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 impl super::Listen {
     pub fn listen_address(&self) -> gateway::ListenAddress {
         match &self.address {
             ListenAddress::Tcp { host, port } => {
-                // All addresses: the v6 one takes v4 connections as well.
-                let host = host.as_deref().unwrap_or("::");
-                let host = if host.contains(':') {
-                    format!("[{host}]")
-                } else {
-                    host.to_owned()
-                };
-                gateway::ListenAddress::Tcp(format!("{host}:{port}"))
+                gateway::ListenAddress::Tcp(tcp(host.as_deref(), *port))
             }
             ListenAddress::Unix(path) => gateway::ListenAddress::Unix(path.clone()),
         }

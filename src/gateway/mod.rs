@@ -4,6 +4,7 @@ mod forward;
 mod front;
 mod location;
 mod login;
+mod measure;
 mod pass;
 mod preface;
 mod respond;
@@ -30,6 +31,7 @@ pub use tls::{
 };
 
 use crate::access::{Action, Authenticator, Denied, Login, Permit, Policy, Scopes};
+use crate::metrics::InFlight;
 use crate::mirror::{Mirror, MirrorError};
 use crate::spec::client::Generation;
 use crate::spec::error::ErrorCode;
@@ -68,6 +70,7 @@ pub struct Exchange {
     started: Instant,
     target: Option<Target>,
     login: Login,
+    in_flight: Option<InFlight>,
 }
 
 /// Why a request has no answer yet.
@@ -252,6 +255,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             target: None,
             login: Login::ANONYMOUS,
+            in_flight: None,
         }
     }
 
@@ -261,6 +265,7 @@ impl ProxyHttp for Gateway {
             session.set_write_timeout(Some(self.house.patience));
         }
         let request = session.req_header();
+        exchange.in_flight = Some(measure::begun(request));
         let mut wanted = Wanted::of(&request.method, &request.headers);
         let Ok(host) = host(request) else {
             let refused = Refusal {
@@ -377,6 +382,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+        measure::ended(session, exchange);
         if self.house.access_log {
             self.log(session, exchange);
         }

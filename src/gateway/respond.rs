@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::Failure;
+use super::measure;
 use super::route::{Refusal, Target};
 use super::send;
 use crate::mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer};
@@ -165,6 +166,7 @@ pub async fn manifest(
     shareable: Shareable,
 ) -> Result<()> {
     let tag = answer.digest.to_string();
+    measure::manifest(wanted.head, answer.cache, answer.stale);
     if wanted.matches(&tag) {
         return not_modified(session, wanted, &tag, answer.cache, shareable).await;
     }
@@ -203,6 +205,7 @@ pub async fn blob(
     shareable: Shareable,
 ) -> Result<(), Failure> {
     let (tag, cache) = (digest.to_string(), answer.cache);
+    measure::blob(cache);
     if wanted.matches(&tag) {
         return Ok(not_modified(session, wanted, &tag, cache, shareable).await?);
     }
@@ -239,6 +242,7 @@ pub async fn page(
     external: &str,
 ) -> Result<()> {
     let mut response = response(StatusCode::OK, wanted, answer.cache)?;
+    measure::stale(answer.cache, answer.stale);
     let media_type = answer
         .page()
         .media_type

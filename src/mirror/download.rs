@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
 use super::freshness::unix;
+use crate::metrics::{self, Liar};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
 use crate::store::{BlobLink, CommitError, Mismatch, Note, StagedBlob, trouble};
@@ -44,6 +45,7 @@ pub(super) struct Download {
     /// Whether readers were let at what is staged: not before an upstream said that a source has the blob.
     shown: bool,
     outcome: Option<Phase>,
+    _counted: metrics::Filling,
 }
 
 /// Why one stream of bytes ended early.
@@ -77,6 +79,7 @@ impl Download {
             resumed: 0,
             shown: false,
             outcome: None,
+            _counted: metrics::Filling::new(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Download {
                     // Nobody reads what was not shown: who asked is told at once.
                     if staged.is_some() && self.shown && drops < PATIENCE {
                         self.resumed += 1;
+                        metrics::resumed();
                         tokio::time::sleep(wait_before(drops)).await;
                         continue;
                     }
@@ -153,10 +157,14 @@ impl Download {
                 Interruption::Refusal(error) => error,
                 Interruption::Lie(error) => {
                     staged = None;
+                    if std::mem::take(&mut inherited) {
+                        metrics::lie(Liar::Disk);
+                        continue;
+                    }
+                    metrics::lie(Liar::Upstream);
                     // A last source that lied once may have been the line's fault.
-                    let again = !lied && !self.fill.has_more_sources();
-                    lied |= again;
-                    if std::mem::take(&mut inherited) || again {
+                    if !lied && !self.fill.has_more_sources() {
+                        lied = true;
                         let digest = self.fill.digest;
                         let error = telemetry::chain(&error);
                         tracing::info!(target: "fill", %digest, error, "begun anew");
@@ -223,6 +231,7 @@ impl Download {
                 None
             })?;
         self.resumed += 1;
+        metrics::resumed();
         Some(staged)
     }
 

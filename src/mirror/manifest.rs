@@ -9,6 +9,7 @@ use super::error::Asked;
 use super::freshness::{Freshness, freshness, unix};
 use super::{Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
+use crate::metrics;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, facts};
@@ -238,6 +239,7 @@ impl Shared {
                 actual,
             };
             let error = CommitError::Mismatch(Box::new(mismatch));
+            metrics::lie(metrics::Liar::Upstream);
             return Err(MirrorError::Untrue(Arc::new(error)));
         }
         let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);

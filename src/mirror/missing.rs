@@ -40,6 +40,15 @@ impl Missing {
         self.until.invalidate(key);
     }
 
+    /// It may be there now, as far as `gone` says.
+    pub fn forget_where(&self, gone: impl Fn(&MissingKey) -> bool) {
+        for (key, _) in &self.until {
+            if gone(&key) {
+                self.until.invalidate(&*key);
+            }
+        }
+    }
+
     /// Whether the upstream said so a short while ago.
     pub fn knows(&self, key: &MissingKey) -> bool {
         match self.until.get(key) {

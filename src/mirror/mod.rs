@@ -12,6 +12,7 @@ mod lists;
 mod manifest;
 mod missing;
 mod public;
+mod purge;
 mod reader;
 mod tag;
 mod writes;
@@ -28,6 +29,7 @@ pub use blob::{BlobAnswer, BlobHead};
 pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
+pub use purge::{Progress, Purge, Summary, Target};
 pub use reader::{ReadError, Reader};
 pub use writes::{Body, Feed, Lesson, Pass, Passed, lesson};
 

@@ -512,6 +512,7 @@ impl Through {
                 if self.body.total.is_some_and(|total| total != self.received)
                     || hasher.finish() != self.digest
                 {
+                    crate::metrics::lie(crate::metrics::Liar::Upstream);
                     return Err(ReadError::Untrue);
                 }
                 let ms = crate::telemetry::ms(self.started);

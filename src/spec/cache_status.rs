@@ -55,6 +55,12 @@ impl CacheStatus {
         }
     }
 
+    /// Whether the bytes were here, whatever had to be asked about them first.
+    pub fn is_from_store(&self) -> bool {
+        let confirmed = self.forward == Some(Forward::Stale) && !self.stored;
+        self.hit || confirmed || self.detail == Some("claimed")
+    }
+
     #[must_use]
     pub const fn stored(self) -> Self {
         Self {

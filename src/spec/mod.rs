@@ -15,5 +15,6 @@ pub mod glob;
 pub mod manifest;
 pub mod name;
 pub mod range;
+pub mod references;
 pub mod schema1;
 pub mod v2;

@@ -16,8 +16,8 @@ use crate::spec::digest::{Algorithm, Digest, Hasher};
 /// The content-addressed folder.
 #[derive(Clone, Debug)]
 pub struct Blobs {
-    root: PathBuf,
-    space: Arc<Space>,
+    pub(super) root: PathBuf,
+    pub(super) space: Arc<Space>,
     partials: Arc<Partials>,
 }
 

@@ -151,6 +151,12 @@ impl Links {
             .await
     }
 
+    /// Removes the record at this path, of whichever kind. Blocks on the disk.
+    pub(super) fn forget(&self, path: &str) -> io::Result<()> {
+        let (manifests, blobs) = (self.manifests.forget(path), self.blobs.forget(path));
+        manifests.and(blobs).and(self.public.forget(path))
+    }
+
     /// The upstream no longer has it.
     pub async fn unlink_manifest(
         &self,

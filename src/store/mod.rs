@@ -8,11 +8,13 @@ mod blobs;
 mod index;
 mod links;
 mod partials;
+mod purge;
 mod read;
 mod records;
 mod space;
 mod tags;
 mod trouble;
+mod verify;
 
 use std::fs::File;
 use std::io;
@@ -22,10 +24,12 @@ use std::sync::Arc;
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
+pub use purge::{Purge, Target};
 pub use read::read_at;
 pub use space::{Full, MinFree, Reservation, Space};
 pub use tags::{Pointer, Tags};
 pub use trouble::trouble;
+pub use verify::{Progress, Summary};
 
 /// The version of the layout on disk that this program writes.
 const VERSION: &str = "1\n";

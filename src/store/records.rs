@@ -13,6 +13,7 @@ use moka::policy::EvictionPolicy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::purge::absent_is_fine;
 use super::trouble::trouble;
 
 /// Records of one kind below one folder, addressed by relative path.
@@ -105,6 +106,17 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         for path in found.await.unwrap_or_default() {
             self.remove(path).await;
         }
+    }
+
+    /// [`Records::remove`] where the disk may be waited for.
+    ///
+    /// # Errors
+    /// When it cannot be removed; that it is not there is none.
+    pub fn forget(&self, path: &str) -> io::Result<()> {
+        let removed = absent_is_fine(std::fs::remove_file(self.root.join(path)));
+        // In this order: who read it just now may have put it here again.
+        self.recent.invalidate(path);
+        removed
     }
 
     /// Forgets a record.

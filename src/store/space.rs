@@ -113,7 +113,7 @@ impl Space {
     fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
         loop {
-            let victim = {
+            let (victim, bytes) = {
                 let mut account = self.account();
                 let held = account.index.bytes();
                 let used = held.saturating_add(account.reserved).saturating_add(more);
@@ -126,9 +126,12 @@ impl Space {
                 if too_much.max(missing) > held {
                     return Err(full);
                 }
-                account.index.pop_oldest().ok_or(full)?
+                let held = account.index.bytes();
+                let victim = account.index.pop_oldest().ok_or(full)?;
+                (victim, held - account.index.bytes())
             };
             self.evict(&victim).map_err(|()| full)?;
+            crate::metrics::evicted(bytes);
         }
     }
 

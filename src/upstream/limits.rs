@@ -110,12 +110,10 @@ impl Limits {
         self.state().cool_until = Some(now + wait);
     }
 
-    /// Reads the Hub's count and logs it when it moved by a tenth of the limit.
-    pub fn read(&self, headers: &HeaderMap, origin: &str) {
+    /// Reads the Hub's count, and logs it when it moved by a tenth of the limit.
+    pub fn read(&self, headers: &HeaderMap, origin: &str) -> Option<u64> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let Some(remaining) = text("ratelimit-remaining").and_then(leading_number) else {
-            return;
-        };
+        let remaining = text("ratelimit-remaining").and_then(leading_number)?;
         let limit = text("ratelimit-limit").and_then(leading_number);
         let step = (limit.unwrap_or(remaining) / 10).max(1);
         let mut state = self.state();
@@ -133,6 +131,7 @@ impl Limits {
                 "the upstream's count of pulls"
             );
         }
+        Some(remaining)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -23,6 +23,7 @@ pub use account::{Account, Credentials};
 pub use error::UpstreamError;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
+use crate::metrics::{self, Content};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, MAX_MANIFEST};
 use crate::spec::name::{Reference, Repository};
@@ -133,7 +134,9 @@ impl BlobBody {
     /// # Errors
     /// A body that is cut off or stalls is an error, never an end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        self.response.chunk().await.map_err(UpstreamError::from)
+        let chunk = self.response.chunk().await?;
+        metrics::pulled(Content::Blob, chunk.as_ref().map_or(0, Bytes::len));
+        Ok(chunk)
     }
 }
 
@@ -172,6 +175,7 @@ impl Upstream {
             home,
             auth,
             limits: Limits::default(),
+            counted: metrics::Upstream::of(&registry),
         };
         Ok(Self { transport, clients })
     }
@@ -214,6 +218,7 @@ impl Upstream {
         ask.kind = Kind::ManifestGet;
         let (headers, bytes) = self.whole(ask, MAX_MANIFEST).await?;
         let head = manifest_head(&headers);
+        metrics::pulled(Content::Manifest, bytes.len());
         Ok(Manifest { head, bytes })
     }
 

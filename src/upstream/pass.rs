@@ -196,6 +196,8 @@ impl Upstream {
             Err(error) if error.means_down() => transport.limits.failed(now),
             _ => transport.limits.answered(),
         }
+        let code = response.as_ref().ok().map(|got| got.status().as_u16());
+        transport.counted.request("pass", code);
         let response = response?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));

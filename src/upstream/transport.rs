@@ -13,6 +13,7 @@ use super::UpstreamError;
 use super::addresses::Home;
 use super::auth::Auth;
 use super::limits::{Kind, Limits};
+use crate::metrics;
 
 const MAX_REDIRECTS: usize = 10;
 /// How long the body of a short question may take, all attempts together.
@@ -62,6 +63,8 @@ pub(super) struct Transport {
     pub home: Home,
     pub auth: Auth,
     pub limits: Limits,
+    /// What is sent there is counted here.
+    pub counted: metrics::Upstream,
 }
 
 impl Transport {
@@ -153,7 +156,9 @@ impl Transport {
             answered
         };
         let (status, headers) = (answered.response.status(), answered.response.headers());
-        self.limits.read(headers, self.origin.as_str());
+        if let Some(remaining) = self.limits.read(headers, self.origin.as_str()) {
+            self.counted.remaining(remaining);
+        }
         if !status.is_success() {
             return Err(UpstreamError::of(status, headers));
         }
@@ -205,7 +210,7 @@ impl Transport {
         } else {
             None
         };
-        let response = request(client, ask, url, sent.as_ref()).await?;
+        let response = self.request(client, ask, url, sent.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -218,14 +223,39 @@ impl Transport {
             self.auth.answer_elsewhere(headers, url).await?
         };
         match answer {
-            Some(answer) => request(client, ask, url, Some(&answer)).await,
+            Some(answer) => self.request(client, ask, url, Some(&answer)).await,
             None => Ok(response),
         }
+    }
+
+    async fn request(
+        &self,
+        client: &reqwest::Client,
+        ask: &Ask,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, UpstreamError> {
+        let response = request(client, ask, url, authorization).await;
+        let code = response.as_ref().ok().map(|got| got.status().as_u16());
+        self.counted.request(kind(&ask.method, &ask.path), code);
+        response
     }
 
     /// Whether a URL is of the registry's own origin: scheme, host and port.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.origin.origin()
+    }
+}
+
+/// What a request is counted as. Registries count manifest GETs, and nothing else.
+fn kind(method: &Method, path: &str) -> &'static str {
+    match (path.rsplit('/').nth(1), method) {
+        (Some("manifests"), &Method::HEAD) => "manifest_head",
+        (Some("manifests"), _) => "manifest",
+        (Some("blobs"), &Method::HEAD) => "blob_head",
+        (Some("blobs"), _) => "blob",
+        (Some("tags" | "referrers"), _) => "list",
+        _ => "other",
     }
 }
 

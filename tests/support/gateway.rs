@@ -29,6 +29,7 @@ const ADMIN: &str = "admin: {address: off}\n";
 pub struct Gateway {
     process: Option<Process>,
     listeners: Vec<String>,
+    operators: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     /// What starts the binary, with its arguments; the binary itself where it is empty.
     wrapper: Vec<String>,
@@ -55,6 +56,7 @@ impl Gateway {
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             process: None,
             listeners: Vec::new(),
+            operators: Vec::new(),
             environment: environment
                 .iter()
                 .map(|&(name, value)| (name.to_owned(), value.to_owned()))
@@ -95,6 +97,13 @@ impl Gateway {
     #[track_caller]
     pub fn url(&self, index: usize) -> &str {
         &self.listeners[index]
+    }
+
+    /// Where `admin.address` or `admin.metrics` is reached, where it is not off.
+    #[track_caller]
+    pub fn operators(&self, key: &str) -> &str {
+        let found = self.operators.iter().find(|(known, _)| known == key);
+        &found.unwrap_or_else(|| panic!("no {key}")).1
     }
 
     /// `127.0.0.1:PORT` of listener `index`.
@@ -233,6 +242,7 @@ impl Gateway {
         let mut process = Process::spawn(&mut command, &self.log_path()).expect("the binary runs");
         let lines = follow(&mut process);
         self.listeners.clear();
+        self.operators.clear();
         let deadline = Instant::now() + START;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -241,6 +251,11 @@ impl Gateway {
                 Ok(line) => {
                     if let Some(listener) = line.strip_prefix("listening on ") {
                         self.listeners.push(self.absolute(listener));
+                    }
+                    if let Some((key, url)) = line.split_once(" on ")
+                        && key.starts_with("admin.")
+                    {
+                        self.operators.push((key.to_owned(), self.absolute(url)));
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("not ready within {START:?}"),

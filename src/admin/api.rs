@@ -1,0 +1,218 @@
+//! The API: figures, purges, verifications.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use tokio::sync::mpsc;
+
+use super::report::{
+    Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats, VerifyEnd,
+    VerifyFailures, VerifyLine,
+};
+use super::{Admin, Body, json, target};
+use crate::metrics::{self, ProxyFigures};
+use crate::mirror::{Progress, Purge, Summary};
+use crate::telemetry;
+
+/// The longest body of a request, in bytes.
+const ASKED: usize = 4 << 10;
+/// How long that may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many names a report of a purge holds.
+const NAMES: usize = 1000;
+/// How often the progress of a verification is told.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+impl Admin {
+    pub(super) async fn stats(&self) -> Stats {
+        let (counted, store) = (metrics::figures(), self.figures());
+        let pulls = |of: ProxyFigures| Pulls {
+            requests: of.requests,
+            hits: of.hits,
+            misses: of.misses,
+            coalesced: of.coalesced,
+            pulled_bytes: of.pulled,
+            pushed_bytes: of.pushed,
+        };
+        let upstreams = counted.upstreams.into_iter().map(|one| UpstreamStats {
+            registry: one.registry,
+            requests: one.requests,
+            failures: one.failures,
+            ratelimit_remaining: one.remaining,
+        });
+        Stats {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: metrics::started_at(),
+            ready: self.ready().await.is_ok(),
+            store: StoreStats {
+                bytes: store.bytes,
+                max_bytes: self.settings.max_bytes,
+                objects: store.objects,
+                evicted: counted.evicted,
+                evicted_bytes: counted.evicted_bytes,
+            },
+            blobs: pulls(counted.blob),
+            manifests: pulls(counted.manifest),
+            fills: Fills {
+                in_flight: counted.fills_in_flight,
+                resumed: counted.resumed,
+            },
+            verify_failures: VerifyFailures {
+                upstream: counted.lies_upstream,
+                disk: counted.lies_disk,
+            },
+            stale_served: counted.stale.into_iter().collect::<BTreeMap<_, _>>(),
+            upstreams: upstreams.collect(),
+        }
+    }
+
+    pub(super) async fn purge(&self, body: Incoming) -> Response<Body> {
+        let body = tokio::time::timeout(PATIENCE, Limited::new(body, ASKED).collect()).await;
+        let Ok(Ok(body)) = body else {
+            return error(
+                StatusCode::BAD_REQUEST,
+                "the body is too long, or did not arrive",
+            );
+        };
+        let asked: PurgeAsked = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(asked) => asked,
+            Err(fault) => {
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body is not understood: {fault}"),
+                );
+            }
+        };
+        let target = match target::parse(&asked.target, &self.settings.registries) {
+            Ok(target) => target,
+            Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
+        };
+        match self.mirror.purge(target, asked.dry_run).await {
+            Ok(purge) => {
+                let report = report(&purge, asked.dry_run);
+                if !asked.dry_run {
+                    tracing::info!(
+                        target = asked.target,
+                        files = report.files,
+                        bytes = report.bytes,
+                        "purged"
+                    );
+                }
+                json(StatusCode::OK, &report)
+            }
+            Err(fault) => {
+                tracing::error!(
+                    target = asked.target,
+                    error = telemetry::chain(&fault),
+                    "a purge failed"
+                );
+                let words = format!("not everything could be removed: {fault}");
+                error(StatusCode::INTERNAL_SERVER_ERROR, words)
+            }
+        }
+    }
+
+    /// Begins a verification, unless one is under way, and tells how it goes. It goes on if nobody listens.
+    pub(super) fn verify(self: Arc<Self>) -> Response<Body> {
+        let Ok(only) = self.verifying.clone().try_acquire_owned() else {
+            return error(StatusCode::CONFLICT, "a verification is under way already");
+        };
+        let (lines, told) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let _only = only;
+            let began = Instant::now();
+            let (mut last, mut reported) = (VerifyLine::default(), None::<Instant>);
+            let summary = self.mirror.verify(|progress| {
+                last = line(progress);
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+                    reported = Some(Instant::now());
+                    // Who does not read misses a line, but not the last one.
+                    let _ = lines.try_send(render(&last));
+                }
+            });
+            let (blobs, bytes, ms) = (summary.blobs, summary.bytes, telemetry::ms(began));
+            let (damaged, unreadable) = (summary.damaged.len(), summary.unreadable.len());
+            tracing::info!(
+                blobs,
+                bytes,
+                damaged,
+                unreadable,
+                ms,
+                "the store was rehashed"
+            );
+            last.done = Some(end(&summary));
+            let _ = lines.blocking_send(render(&last));
+        });
+        let frames = futures_util::stream::unfold(told, |mut told| async {
+            let line: Bytes = told.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(line)), told))
+        });
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let kind = HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+fn error(status: StatusCode, words: impl Into<String>) -> Response<Body> {
+    let error = words.into();
+    json(status, &Refused { error })
+}
+
+fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
+    let all = purge
+        .tags
+        .iter()
+        .chain(&purge.manifests)
+        .chain(&purge.blobs);
+    let count = all.clone().count();
+    let mut names: Vec<String> = all.take(NAMES).cloned().collect();
+    if names.is_empty() {
+        // A file without any record is told by its digest.
+        names.extend(purge.files.iter().map(|(digest, _)| digest.to_string()));
+    }
+    let more = count.saturating_sub(NAMES);
+    PurgeReport {
+        dry_run,
+        tags: purge.tags.len() as u64,
+        manifests: purge.manifests.len() as u64,
+        blobs: purge.blobs.len() as u64,
+        files: purge.files.len() as u64,
+        bytes: purge.bytes(),
+        shared: purge.shared,
+        names,
+        more: more as u64,
+    }
+}
+
+fn line(progress: Progress) -> VerifyLine {
+    VerifyLine {
+        blobs: progress.blobs,
+        of_blobs: progress.of_blobs,
+        bytes: progress.bytes,
+        of_bytes: progress.of_bytes,
+        damaged: progress.damaged,
+        done: None,
+    }
+}
+
+fn end(summary: &Summary) -> VerifyEnd {
+    let text =
+        |digests: &[crate::spec::digest::Digest]| digests.iter().map(ToString::to_string).collect();
+    VerifyEnd {
+        damaged: text(&summary.damaged),
+        unreadable: text(&summary.unreadable),
+    }
+}
+
+fn render(line: &VerifyLine) -> Bytes {
+    let mut json = serde_json::to_vec(line).unwrap_or_default();
+    json.push(b'\n');
+    json.into()
+}

@@ -1,0 +1,299 @@
+//! Floor 4, for operators: metrics, health, figures, purges and verifications, on listeners of their own.
+//!
+//! `admin.address` answers everything, to this machine; `admin.metrics` answers `/metrics`, `/livez` and
+//! `/readyz`, and may be public. It speaks plain HTTP/1.1, one small answer at a time.
+
+mod api;
+mod listen;
+mod report;
+mod route;
+mod target;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+
+pub use listen::{Address, Bound};
+pub use report::{
+    Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats, VerifyEnd,
+    VerifyFailures, VerifyLine,
+};
+pub use route::Scope;
+pub use target::Named;
+
+use crate::metrics::{self, StoreFigures};
+use crate::mirror::Mirror;
+use crate::store::Store;
+use route::{Peer, Refusal, Route};
+
+/// How long a request's head may take, and how long a connection may rest.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection to the metrics listener may last: one scrape.
+const SCRAPE: Duration = Duration::from_secs(30);
+/// Connections of one listener at once.
+const CONNECTIONS: usize = 64;
+/// The longest request head, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+/// How long what the disk said of itself is believed: whoever may ask may ask often.
+const PROBE_LIFE: Duration = Duration::from_millis(500);
+
+const PAGE: &str = concat!(
+    "roadstead ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\n\
+     /metrics           figures for Prometheus\n\
+     /livez             the process runs\n\
+     /readyz            it takes requests: the store can be written, the listeners are up\n\
+     /api/stats         figures as JSON; `roadstead stats` prints them\n\
+     POST /api/purge    {\"target\": \"IMAGE, DIGEST or REGISTRY\", \"dry_run\": true}; `roadstead purge`\n\
+     POST /api/verify   rehashes the store, progress as lines of JSON; `roadstead verify`\n\n\
+     There is no dashboard yet.\n"
+);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What the admin address answers to and what names lead where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The host of `admin.address`, where it is one.
+    pub host: Option<String>,
+    pub registries: Vec<Named>,
+    /// `store.max_size` in bytes.
+    pub max_bytes: u64,
+}
+
+/// The operators' side of the house.
+#[derive(Debug)]
+pub struct Admin {
+    settings: Settings,
+    mirror: Mirror,
+    store: Arc<Store>,
+    /// The tasks of the data plane's listeners.
+    listeners: Vec<AbortHandle>,
+    draining: watch::Receiver<bool>,
+    probed: Mutex<Option<(Instant, Result<(), String>)>>,
+    verifying: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// `listeners` are up as long as their tasks run; `draining` turns true when no more is taken.
+    pub fn new(
+        settings: Settings,
+        mirror: Mirror,
+        store: Arc<Store>,
+        listeners: Vec<AbortHandle>,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            settings,
+            mirror,
+            store,
+            listeners,
+            draining,
+            probed: Mutex::default(),
+            verifying: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Accepts for ever. Dropping this closes the listener.
+    pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            match bound.accept().await {
+                Ok((accepted, peer)) => {
+                    let Ok(slot) = slots.clone().try_acquire_owned() else {
+                        tracing::warn!(url = %bound.url, "too many connections of operators: one was closed");
+                        continue;
+                    };
+                    let admin = self.clone();
+                    tokio::spawn(async move {
+                        match accepted {
+                            listen::Accepted::Tcp(stream) => {
+                                admin.connection(stream, peer, scope).await
+                            }
+                            listen::Accepted::Unix(stream) => {
+                                admin.connection(stream, peer, scope).await
+                            }
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(url = %bound.url, %error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        scope: Scope,
+    ) {
+        let service = service_fn(move |request| {
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(request, peer, scope).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES);
+        http.keep_alive(scope == Scope::Everything);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // A verification may last; what may be public may not.
+        let outcome = match scope {
+            Scope::Everything => connection.await,
+            Scope::Metrics => tokio::time::timeout(SCRAPE, connection)
+                .await
+                .unwrap_or(Ok(())),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "an operator's connection failed");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        scope: Scope,
+    ) -> Response<Body> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let host = self.settings.host.as_deref();
+        let routed = route::route((method, uri, headers), (peer, scope), host);
+        let head = method == Method::HEAD;
+        let mut response = match routed {
+            Err(refusal) => refused(&refusal),
+            Ok(Route::Page) => text(StatusCode::OK, PAGE),
+            Ok(Route::Metrics) => {
+                let mut response = text(StatusCode::OK, metrics::render(self.figures()));
+                response.headers_mut().insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static(metrics::TEXT),
+                );
+                response
+            }
+            Ok(Route::Live) => text(StatusCode::OK, "alive\n"),
+            Ok(Route::Ready) => match self.ready().await {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(reason) => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("not ready: {reason}\n"),
+                ),
+            },
+            Ok(Route::Stats) => json(StatusCode::OK, &self.stats().await),
+            Ok(Route::Purge) => self.purge(request.into_body()).await,
+            Ok(Route::Verify) => self.verify(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        if head {
+            // The length stays what it would be.
+            let length = http_body::Body::size_hint(response.body()).exact();
+            if let Some(length) = length {
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = Full::default().boxed_unsync();
+        }
+        response
+    }
+
+    /// Why no requests should be sent here, if so. An upstream that is down is no reason: what is here is
+    /// served.
+    async fn ready(&self) -> Result<(), String> {
+        if *self.draining.borrow() {
+            return Err("it is draining".into());
+        }
+        if self.listeners.iter().any(AbortHandle::is_finished) {
+            return Err("a listener has ended".into());
+        }
+        self.writable().await
+    }
+
+    /// Whether the store can be written, as it was found a moment ago at most.
+    async fn writable(&self) -> Result<(), String> {
+        if let Some((at, found)) = &*self.probed.lock().unwrap_or_else(PoisonError::into_inner)
+            && at.elapsed() < PROBE_LIFE
+        {
+            return found.clone();
+        }
+        let store = self.store.clone();
+        let probe = tokio::task::spawn_blocking(move || store.check_writable());
+        let found = match tokio::time::timeout(HEAD, probe).await {
+            Ok(found) => found.map_err(io::Error::other).and_then(|found| found),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        let found = found.map_err(|error| {
+            // The words of the system, without a path of this machine.
+            format!("the store cannot be written: {error}")
+        });
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        *probed = Some((Instant::now(), found.clone()));
+        found
+    }
+
+    fn figures(&self) -> StoreFigures {
+        StoreFigures {
+            bytes: self.store.space.used(),
+            objects: self.store.space.blobs() as u64,
+        }
+    }
+}
+
+fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Body> {
+    whole(status, "text/plain; charset=utf-8", words.into())
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => whole(status, "application/json", bytes.into()),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written");
+            text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the answer cannot be written\n",
+            )
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    let error = refusal.message.to_owned();
+    let mut response = json(refusal.status, &Refused { error });
+    if let Some(allow) = refusal.allow {
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    response
+}
+
+fn whole(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(bytes).boxed_unsync());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,335 @@
+//! What a request to the admin address wants, and whether it may: one pure function.
+//!
+//! The API removes things and asks for no password, so three doors are shut. Other machines: only who is on
+//! this one may ask it. DNS rebinding (a page of a stranger whose name suddenly resolves to 127.0.0.1): the
+//! Host must be one of ours. Cross-site requests (a page that sends a form to 127.0.0.1): whatever changes
+//! something must be `application/json`, which a browser sends across sites only after asking with OPTIONS,
+//! and that is never allowed here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, Method, StatusCode, Uri, header};
+
+/// Which listener a request came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// `admin.address`
+    Everything,
+    /// `admin.metrics`, which may be public.
+    Metrics,
+}
+
+impl Scope {
+    /// Its key in the configuration.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Everything => "admin.address",
+            Self::Metrics => "admin.metrics",
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Through a socket file, whose mode decides who may.
+    Unix,
+    Tcp {
+        remote: IpAddr,
+        local: IpAddr,
+    },
+}
+
+impl Peer {
+    pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
+        Self::Tcp {
+            remote: remote.ip().to_canonical(),
+            local: local.ip().to_canonical(),
+        }
+    }
+
+    /// Whether that is on this machine.
+    fn is_local(self) -> bool {
+        match self {
+            Self::Unix => true,
+            // Who has the address that was connected to is the machine itself.
+            Self::Tcp { remote, local } => remote.is_loopback() || remote == local,
+        }
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Page,
+    Metrics,
+    Live,
+    Ready,
+    Stats,
+    Purge,
+    Verify,
+}
+
+impl Route {
+    fn of(path: &str, scope: Scope) -> Option<Self> {
+        Some(match (path, scope) {
+            ("/metrics", _) => Self::Metrics,
+            ("/livez", _) => Self::Live,
+            ("/readyz", _) => Self::Ready,
+            (_, Scope::Metrics) => return None,
+            ("/", _) => Self::Page,
+            ("/api/stats", _) => Self::Stats,
+            ("/api/purge", _) => Self::Purge,
+            ("/api/verify", _) => Self::Verify,
+            _ => return None,
+        })
+    }
+
+    /// Whether it changes something.
+    const fn acts(self) -> bool {
+        matches!(self, Self::Purge | Self::Verify)
+    }
+
+    const fn allow(self) -> &'static str {
+        if self.acts() { "POST" } else { "GET, HEAD" }
+    }
+
+    /// Whether only this machine may ask it.
+    const fn is_private(self) -> bool {
+        !matches!(self, Self::Metrics | Self::Live | Self::Ready)
+    }
+}
+
+/// A request that gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub message: &'static str,
+    /// For `Allow`.
+    pub allow: Option<&'static str>,
+}
+
+impl Refusal {
+    pub const fn new(status: StatusCode, message: &'static str) -> Self {
+        Self {
+            status,
+            message,
+            allow: None,
+        }
+    }
+}
+
+/// Routes a request. `name` is the host of `admin.address`, where that is one.
+///
+/// # Errors
+/// The [`Refusal`] to answer with.
+pub fn route(
+    (method, uri, headers): (&Method, &Uri, &HeaderMap),
+    (peer, scope): (Peer, Scope),
+    name: Option<&str>,
+) -> Result<Route, Refusal> {
+    if scope == Scope::Everything && !is_ours(uri, headers, name) {
+        return Err(Refusal::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "the admin address answers to localhost and to its configured name only",
+        ));
+    }
+    let unknown = Refusal::new(StatusCode::NOT_FOUND, "there is nothing here");
+    let route = Route::of(uri.path(), scope).ok_or(unknown)?;
+    if route.is_private() && !peer.is_local() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "this is answered to the gateway's own machine only",
+        ));
+    }
+    let right = if route.acts() {
+        method == Method::POST
+    } else {
+        matches!(*method, Method::GET | Method::HEAD)
+    };
+    if !right {
+        return Err(Refusal {
+            allow: Some(route.allow()),
+            ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
+        });
+    }
+    if route.acts() && !is_json(headers) {
+        return Err(Refusal::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be application/json",
+        ));
+    }
+    Ok(route)
+}
+
+/// Whether a request is meant for the admin address: `localhost`, a loopback literal or its own name, with
+/// any port. What the target says counts before Host (RFC 9112 §3.2.2).
+fn is_ours(uri: &Uri, headers: &HeaderMap, name: Option<&str>) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let authority = match (uri.authority(), hosts.next(), hosts.next()) {
+        (Some(authority), _, None) => authority.as_str(),
+        (None, Some(host), None) => host.to_str().unwrap_or_default(),
+        _ => return false,
+    };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let ip = literal.unwrap_or(host).parse::<IpAddr>();
+    let own = |name: &str| name.eq_ignore_ascii_case(literal.unwrap_or(host));
+    host.eq_ignore_ascii_case("localhost")
+        || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+        || name.is_some_and(own)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Peer = Peer::Tcp {
+        remote: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        local: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    };
+
+    fn ask(
+        method: &str,
+        path: &str,
+        lines: &[(&str, &str)],
+        from: (Peer, Scope),
+    ) -> Result<Route, u16> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name: header::HeaderName = name.parse().expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        let (method, uri) = (
+            method.parse().expect("a method"),
+            path.parse().expect("a target"),
+        );
+        let routed = route((&method, &uri, &headers), from, Some("admin.example"));
+        routed.map_err(|refusal| refusal.status.as_u16())
+    }
+
+    #[test]
+    fn hosts() {
+        for (host, ours) in [
+            ("localhost", true),
+            ("LocalHost:5002", true),
+            ("127.0.0.1", true),
+            ("127.8.9.1:1", true),
+            ("[::1]:5002", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("admin.example:80", true),
+            ("ADMIN.example", true),
+            ("example.com", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("10.0.0.1:5002", false),
+            ("[::2]", false),
+            ("", false),
+            ("localhost:x", false),
+        ] {
+            let status = ask(
+                "GET",
+                "/metrics",
+                &[("host", host)],
+                (HERE, Scope::Everything),
+            );
+            let expected = if ours { Ok(Route::Metrics) } else { Err(421) };
+            assert_eq!(status, expected, "{host}");
+        }
+        let everything = (HERE, Scope::Everything);
+        assert_eq!(ask("GET", "/", &[], everything), Err(421));
+        let two = [("host", "localhost"), ("host", "localhost")];
+        assert_eq!(ask("GET", "/", &two, everything), Err(421));
+        let absolute = ask(
+            "GET",
+            "http://evil.example/",
+            &[("host", "localhost")],
+            everything,
+        );
+        assert_eq!(absolute, Err(421));
+        // What may be public answers to any name.
+        assert_eq!(
+            ask(
+                "GET",
+                "/metrics",
+                &[("host", "a.b")],
+                (HERE, Scope::Metrics)
+            ),
+            Ok(Route::Metrics)
+        );
+    }
+
+    #[test]
+    fn routes() {
+        let json = ("content-type", "application/json; charset=utf-8");
+        let form = ("content-type", "text/plain");
+        let elsewhere = Peer::Tcp {
+            remote: "10.0.0.2".parse().expect("an address"),
+            local: "10.0.0.1".parse().expect("an address"),
+        };
+        let itself = Peer::Tcp {
+            remote: "10.0.0.1".parse().expect("an address"),
+            local: "10.0.0.1".parse().expect("an address"),
+        };
+        let (all, few) = (Scope::Everything, Scope::Metrics);
+        for (method, path, line, peer, scope, expected) in [
+            ("GET", "/", None, HERE, all, Ok(Route::Page)),
+            ("HEAD", "/livez", None, HERE, all, Ok(Route::Live)),
+            ("GET", "/readyz?x", None, HERE, all, Ok(Route::Ready)),
+            ("GET", "/api/stats", None, Peer::Unix, all, Ok(Route::Stats)),
+            ("GET", "/api/stats", None, itself, all, Ok(Route::Stats)),
+            ("GET", "/api/stats", None, elsewhere, all, Err(403)),
+            ("GET", "/", None, elsewhere, all, Err(403)),
+            ("GET", "/metrics", None, elsewhere, all, Ok(Route::Metrics)),
+            (
+                "POST",
+                "/api/purge",
+                Some(json),
+                HERE,
+                all,
+                Ok(Route::Purge),
+            ),
+            (
+                "POST",
+                "/api/verify",
+                Some(json),
+                HERE,
+                all,
+                Ok(Route::Verify),
+            ),
+            ("POST", "/api/purge", Some(form), HERE, all, Err(415)),
+            ("POST", "/api/verify", None, HERE, all, Err(415)),
+            ("POST", "/api/purge", Some(json), elsewhere, all, Err(403)),
+            ("GET", "/api/purge", Some(json), HERE, all, Err(405)),
+            ("OPTIONS", "/api/purge", None, HERE, all, Err(405)),
+            ("POST", "/metrics", Some(json), HERE, all, Err(405)),
+            ("GET", "/api", None, HERE, all, Err(404)),
+            ("GET", "/v2/", None, HERE, all, Err(404)),
+            ("GET", "/readyz", None, elsewhere, few, Ok(Route::Ready)),
+            ("GET", "/livez", None, elsewhere, few, Ok(Route::Live)),
+            ("GET", "/", None, HERE, few, Err(404)),
+            ("GET", "/api/stats", None, HERE, few, Err(404)),
+            ("POST", "/api/purge", Some(json), HERE, few, Err(404)),
+        ] {
+            let lines: Vec<_> = line.into_iter().chain([("host", "localhost")]).collect();
+            assert_eq!(
+                ask(method, path, &lines, (peer, scope)),
+                expected,
+                "{method} {path} {line:?} {peer:?}"
+            );
+        }
+    }
+}

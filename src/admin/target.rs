@@ -1,0 +1,200 @@
+//! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
+
+use crate::mirror::Target;
+use crate::spec::digest::Digest;
+use crate::spec::glob::Pattern;
+use crate::spec::name::{Registry, Repository};
+
+/// A configured registry, as far as names lead to it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub registry: Registry,
+    pub aliases: Vec<String>,
+    pub owns: Vec<Pattern>,
+    pub default: bool,
+    /// One-component names stand for `library/<name>`: the Hub.
+    pub library: bool,
+}
+
+/// Why a text names nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("{0} is no registry's: write the registry's name before it")]
+    NoRegistry(String),
+    #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
+    Name(#[from] crate::spec::name::NameError),
+    #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
+    Reference(String),
+}
+
+/// Reads what is to go. A registry's name is the registry, even if a repository were called so.
+///
+/// # Errors
+/// When it is none of the three, or of no registry that is configured.
+pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
+    if let Ok(digest) = text.parse::<Digest>() {
+        return Ok(Target::Everywhere(digest));
+    }
+    let names = |named: &Named| {
+        let own = named.registry.as_str().to_owned();
+        std::iter::once(own)
+            .chain(named.aliases.clone())
+            .collect::<Vec<_>>()
+    };
+    if let Some(named) = registries
+        .iter()
+        .find(|named| names(named).iter().any(|name| name == text))
+    {
+        return Ok(Target::Registry(named.registry.clone()));
+    }
+    let (name, reference) = split(text);
+    let prefixed = registries.iter().flat_map(|named| {
+        let names = names(named).into_iter();
+        names.filter_map(move |own| Some((named, name.strip_prefix(&own)?.strip_prefix('/')?)))
+    });
+    let owner = || {
+        registries
+            .iter()
+            .find(|named| named.owns.iter().any(|owned| owned.matches(name)))
+    };
+    let default = || registries.iter().find(|named| named.default);
+    let (named, name) = prefixed
+        .min_by_key(|(_, rest)| rest.len())
+        .or_else(|| Some((owner().or_else(default)?, name)))
+        .ok_or_else(|| TargetError::NoRegistry(name.to_owned()))?;
+    let repository: Repository = if named.library && !name.is_empty() && !name.contains('/') {
+        format!("library/{name}").parse()?
+    } else {
+        name.parse()?
+    };
+    let registry = named.registry.clone();
+    Ok(match reference {
+        None => Target::Repository(registry, repository),
+        Some(Reference::Tag(tag)) => {
+            let tag = tag.parse();
+            let tag = tag.map_err(|error: crate::spec::name::TagError| {
+                TargetError::Reference(error.to_string())
+            })?;
+            Target::Tag(registry, repository, tag)
+        }
+        Some(Reference::Digest(digest)) => {
+            let digest = digest.parse();
+            let digest = digest.map_err(|error: crate::spec::digest::DigestError| {
+                TargetError::Reference(error.to_string())
+            })?;
+            Target::Content(registry, repository, digest)
+        }
+    })
+}
+
+enum Reference<'a> {
+    Tag(&'a str),
+    Digest(&'a str),
+}
+
+/// Takes the tag or digest off; a colon before the last slash is a port's. With both, the digest counts.
+fn split(text: &str) -> (&str, Option<Reference<'_>>) {
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(Reference::Digest(digest))),
+        None => (text, None),
+    };
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, digest.or(Some(Reference::Tag(tag)))),
+        _ => (name, digest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant() {
+        let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| Named {
+            registry: Registry::new(name),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+            owns: owns
+                .iter()
+                .map(|text| Pattern::parse(text).expect("a pattern"))
+                .collect(),
+            default,
+            library,
+        };
+        let registries = [
+            named("docker.io", &["index.docker.io"], &[], true, true),
+            named("registry.local:5000", &[], &["team/**"], false, false),
+            named("registry.local:5000/sub", &[], &[], false, false),
+        ];
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let at = |name: &str| format!("{name}@{digest}");
+        for (text, expected) in [
+            (digest.clone(), format!("Everywhere({digest})")),
+            ("docker.io".to_owned(), "Registry(docker.io)".to_owned()),
+            (
+                "index.docker.io".to_owned(),
+                "Registry(docker.io)".to_owned(),
+            ),
+            (
+                "registry.local:5000".to_owned(),
+                "Registry(registry.local:5000)".to_owned(),
+            ),
+            (
+                "app".to_owned(),
+                "Repository(docker.io, library/app)".to_owned(),
+            ),
+            (
+                "docker.io/app:1".to_owned(),
+                "Tag(docker.io, library/app, 1)".to_owned(),
+            ),
+            (
+                "index.docker.io/a/b".to_owned(),
+                "Repository(docker.io, a/b)".to_owned(),
+            ),
+            (
+                at("app"),
+                format!("Content(docker.io, library/app, {digest})"),
+            ),
+            (
+                at("app:1"),
+                format!("Content(docker.io, library/app, {digest})"),
+            ),
+            (
+                "registry.local:5000/app".to_owned(),
+                "Repository(registry.local:5000, app)".to_owned(),
+            ),
+            (
+                "registry.local:5000/app:2".to_owned(),
+                "Tag(registry.local:5000, app, 2)".to_owned(),
+            ),
+            (
+                "registry.local:5000/sub/app".to_owned(),
+                "Repository(registry.local:5000/sub, app)".to_owned(),
+            ),
+            (
+                "team/x:y".to_owned(),
+                "Tag(registry.local:5000, team/x, y)".to_owned(),
+            ),
+        ] {
+            let target =
+                parse(&text, &registries).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(format!("{target:?}"), expected, "{text}");
+        }
+        for text in [
+            "",
+            "App",
+            "app:",
+            "app:sp ace",
+            "app@sha256:00",
+            "a//b",
+            "docker.io/",
+            "http://docker.io/app",
+        ] {
+            assert!(parse(text, &registries).is_err(), "{text}");
+        }
+        let without_default = [named("ghcr.io", &[], &[], false, false)];
+        assert_eq!(
+            parse("app", &without_default),
+            Err(TargetError::NoRegistry("app".to_owned()))
+        );
+    }
+}

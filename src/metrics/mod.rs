@@ -1,0 +1,444 @@
+//! Floor 0: the counters that every floor writes, and how they are read.
+//!
+//! They are of the process: one gateway, one set. An event costs an atomic addition or a few, no lock and
+//! no allocation; what has a label that only appears while running (a registry, a status) is looked up
+//! once. Names, units and labels are the field's: bytes, seconds, `_total`; `registry_proxy_*` and
+//! `registry_http_*` are those of the distribution registry, so that its dashboards work. No label ever
+//! holds a repository, a tag or a digest: how many series there are is bounded by the configuration.
+
+mod http;
+mod upstream;
+
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+pub use http::{Answered, InFlight, Resource};
+pub use upstream::{Upstream, UpstreamFigures};
+
+/// The media type of [`render`].
+pub const TEXT: &str = prometheus::TEXT_FORMAT;
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// What is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    Blob,
+    Manifest,
+}
+
+/// Who is to blame for bytes that are not what their digest says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liar {
+    Upstream,
+    Disk,
+}
+
+/// How one GET of something cached was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The bytes were here.
+    pub hit: bool,
+    /// It shared a question that somebody else had asked upstream.
+    pub coalesced: bool,
+}
+
+/// What the store holds, which nobody counts: it is asked when it is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// On disk and promised to fills, in whole blocks.
+    pub bytes: u64,
+    pub objects: u64,
+}
+
+struct Metrics {
+    registry: Registry,
+    started_at: u64,
+    blob: Proxy,
+    manifest: Proxy,
+    resumed: IntCounter,
+    stale: IntCounterVec,
+    lies_upstream: IntCounter,
+    lies_disk: IntCounter,
+    evicted: IntCounter,
+    evicted_bytes: IntCounter,
+    fills: IntGauge,
+    store_bytes: IntGauge,
+    store_objects: IntGauge,
+    http: http::Http,
+    upstream: upstream::Families,
+}
+
+/// The counters of one kind of content.
+struct Proxy {
+    requests: IntCounter,
+    hits: IntCounter,
+    misses: IntCounter,
+    coalesced: IntCounter,
+    pulled: IntCounter,
+    pushed: IntCounter,
+}
+
+/// What was counted of one kind of content so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyFigures {
+    pub requests: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub coalesced: u64,
+    /// From upstream, in bytes.
+    pub pulled: u64,
+    /// To clients, in bytes.
+    pub pushed: u64,
+}
+
+/// What was counted so far, but for HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub blob: ProxyFigures,
+    pub manifest: ProxyFigures,
+    pub fills_in_flight: u64,
+    pub resumed: u64,
+    /// Reasons and how often.
+    pub stale: Vec<(String, u64)>,
+    pub lies_upstream: u64,
+    pub lies_disk: u64,
+    pub evicted: u64,
+    /// In bytes.
+    pub evicted_bytes: u64,
+    pub upstreams: Vec<UpstreamFigures>,
+}
+
+/// Registers a collector under a name that this room alone gives, so that it cannot be taken.
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
+    let collector = made.expect("names and labels are valid");
+    let added = registry.register(Box::new(collector.clone()));
+    added.expect("every name is registered once");
+    collector
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    registered(registry, IntCounter::new(name, help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    registered(registry, IntGauge::new(name, help))
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let of_type = |name: &str, help: &str| {
+            let family = counters(&registry, name, help, &["type"]);
+            ["blob", "manifest"].map(|kind| family.with_label_values(&[kind]))
+        };
+        let [blob_requests, requests] = of_type(
+            "registry_proxy_requests_total",
+            "GETs of cached content that were answered with it.",
+        );
+        let [blob_hits, hits] = of_type(
+            "registry_proxy_hits_total",
+            "Those whose bytes were in the store.",
+        );
+        let [blob_misses, misses] = of_type(
+            "registry_proxy_misses_total",
+            "Those whose bytes had to come from upstream.",
+        );
+        let [blob_coalesced, coalesced] = of_type(
+            "roadstead_coalesced_total",
+            "Those that shared a question somebody else had asked upstream.",
+        );
+        let [blob_pulled, pulled] = of_type(
+            "registry_proxy_pulled_bytes_total",
+            "Bytes of content received from upstream.",
+        );
+        let [blob_pushed, pushed] = of_type(
+            "registry_proxy_pushed_bytes_total",
+            "Bytes of content sent to clients.",
+        );
+        let lies = counters(
+            &registry,
+            "roadstead_verify_failures_total",
+            "Bytes that were not what their length or digest says, by where they came from.",
+            &["source"],
+        );
+        let version = registered(
+            &registry,
+            prometheus::IntGaugeVec::new(
+                Opts::new(
+                    "roadstead_build_info",
+                    "Always 1; the label is the version.",
+                ),
+                &["version"],
+            ),
+        );
+        version
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let started = gauge(
+            &registry,
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970.",
+        );
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let started_at = now.unwrap_or_default().as_secs();
+        started.set(signed(started_at));
+        Self {
+            started_at,
+            blob: Proxy {
+                requests: blob_requests,
+                hits: blob_hits,
+                misses: blob_misses,
+                coalesced: blob_coalesced,
+                pulled: blob_pulled,
+                pushed: blob_pushed,
+            },
+            manifest: Proxy {
+                requests,
+                hits,
+                misses,
+                coalesced,
+                pulled,
+                pushed,
+            },
+            resumed: counter(
+                &registry,
+                "roadstead_fill_resumes_total",
+                "Downloads that went on from where they had stopped.",
+            ),
+            stale: counters(
+                &registry,
+                "roadstead_stale_served_total",
+                "Answers with something old because the upstream could not be asked, HEADs included.",
+                &["reason"],
+            ),
+            lies_upstream: lies.with_label_values(&["upstream"]),
+            lies_disk: lies.with_label_values(&["disk"]),
+            evicted: counter(
+                &registry,
+                "roadstead_store_evicted_total",
+                "Blobs that had to make room.",
+            ),
+            evicted_bytes: counter(
+                &registry,
+                "roadstead_store_evicted_bytes_total",
+                "Bytes that had to make room, in whole blocks.",
+            ),
+            fills: gauge(
+                &registry,
+                "roadstead_fills_in_flight",
+                "Downloads of blobs under way, those that wait for a slot included.",
+            ),
+            store_bytes: gauge(
+                &registry,
+                "roadstead_store_bytes",
+                "Bytes of the store that are taken or promised, in whole blocks.",
+            ),
+            store_objects: gauge(
+                &registry,
+                "roadstead_store_objects",
+                "Blobs and manifests in the store.",
+            ),
+            http: http::Http::new(&registry),
+            upstream: upstream::Families::new(&registry),
+            registry,
+        }
+    }
+
+    fn proxy(&self, content: Content) -> &Proxy {
+        match content {
+            Content::Blob => &self.blob,
+            Content::Manifest => &self.manifest,
+        }
+    }
+}
+
+/// Counts a GET that was answered with content.
+pub fn answered(content: Content, answer: Answer) {
+    let proxy = METRICS.proxy(content);
+    proxy.requests.inc();
+    if answer.hit {
+        proxy.hits.inc();
+    } else {
+        proxy.misses.inc();
+    }
+    if answer.coalesced {
+        proxy.coalesced.inc();
+    }
+}
+
+/// Counts bytes that came from upstream.
+pub fn pulled(content: Content, bytes: usize) {
+    METRICS.proxy(content).pulled.inc_by(bytes as u64);
+}
+
+/// Counts an answer that may be out of date.
+pub fn stale(reason: &'static str) {
+    METRICS.stale.with_label_values(&[reason]).inc();
+}
+
+/// Counts a download that went on.
+pub fn resumed() {
+    METRICS.resumed.inc();
+}
+
+/// Counts bytes that are not what they should be.
+pub fn lie(liar: Liar) {
+    match liar {
+        Liar::Upstream => METRICS.lies_upstream.inc(),
+        Liar::Disk => METRICS.lies_disk.inc(),
+    }
+}
+
+/// Counts a blob that made room.
+pub fn evicted(bytes: u64) {
+    METRICS.evicted.inc();
+    METRICS.evicted_bytes.inc_by(bytes);
+}
+
+/// A download under way, until it is dropped.
+#[derive(Debug)]
+pub struct Filling(());
+
+impl Filling {
+    #[expect(clippy::new_without_default, reason = "making one counts")]
+    pub fn new() -> Self {
+        METRICS.fills.inc();
+        Self(())
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        METRICS.fills.dec();
+    }
+}
+
+/// Everything in Prometheus' text format, version 0.0.4.
+pub fn render(store: StoreFigures) -> String {
+    METRICS.store_bytes.set(signed(store.bytes));
+    METRICS.store_objects.set(signed(store.objects));
+    let mut text = String::new();
+    if let Err(error) = TextEncoder::new().encode_utf8(&METRICS.registry.gather(), &mut text) {
+        tracing::error!(%error, "the metrics cannot be written");
+    }
+    text
+}
+
+/// Everything but HTTP, as numbers.
+pub fn figures() -> Figures {
+    let all = &*METRICS;
+    let of = |proxy: &Proxy| ProxyFigures {
+        requests: proxy.requests.get(),
+        hits: proxy.hits.get(),
+        misses: proxy.misses.get(),
+        coalesced: proxy.coalesced.get(),
+        pulled: proxy.pulled.get(),
+        pushed: proxy.pushed.get(),
+    };
+    let stale = all.stale.collect();
+    let stale = stale
+        .iter()
+        .flat_map(prometheus::proto::MetricFamily::get_metric);
+    Figures {
+        blob: of(&all.blob),
+        manifest: of(&all.manifest),
+        fills_in_flight: u64::try_from(all.fills.get()).unwrap_or(0),
+        resumed: all.resumed.get(),
+        stale: stale
+            .map(|metric| (label(metric, "reason"), value(metric)))
+            .collect(),
+        lies_upstream: all.lies_upstream.get(),
+        lies_disk: all.lies_disk.get(),
+        evicted: all.evicted.get(),
+        evicted_bytes: all.evicted_bytes.get(),
+        upstreams: all.upstream.figures(),
+    }
+}
+
+/// When the process began to count, in seconds since 1970.
+pub fn started_at() -> u64 {
+    METRICS.started_at
+}
+
+fn label(metric: &prometheus::proto::Metric, name: &str) -> String {
+    let mut labels = metric.get_label().iter();
+    let found = labels.find(|label| label.name() == name);
+    found.map_or_else(String::new, |label| label.value().to_owned())
+}
+
+/// A counter's value: a whole number below 2^53, which a float holds exactly.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count"
+)]
+fn value(metric: &prometheus::proto::Metric) -> u64 {
+    metric.get_counter().get_value() as u64
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All in one test, since the counters are the process's and other tests count too.
+    #[test]
+    fn what_was_counted_is_what_is_read() {
+        let before = figures();
+        let answer = |hit, coalesced| Answer { hit, coalesced };
+        answered(Content::Manifest, answer(true, false));
+        answered(Content::Manifest, answer(false, true));
+        stale("unit-test");
+        stale("unit-test");
+        let registry = Upstream::of("unit.example");
+        registry.request("blob", Some(404));
+        registry.request("blob", None);
+        registry.remaining(17);
+        let after = figures();
+        assert!(after.manifest.requests >= before.manifest.requests + 2);
+        assert!(after.manifest.hits > before.manifest.hits);
+        assert!(after.manifest.misses > before.manifest.misses);
+        assert!(after.manifest.coalesced > before.manifest.coalesced);
+        assert!(after.stale.contains(&("unit-test".to_owned(), 2)));
+        let mine = after
+            .upstreams
+            .iter()
+            .find(|one| one.registry == "unit.example");
+        let mine = mine.expect("it was counted");
+        assert_eq!(
+            (mine.requests, mine.failures, mine.remaining),
+            (2, 1, Some(17))
+        );
+
+        let text = render(StoreFigures {
+            bytes: 4096,
+            objects: 1,
+        });
+        for line in [
+            "roadstead_stale_served_total{reason=\"unit-test\"} 2",
+            "roadstead_store_bytes 4096",
+            "roadstead_store_objects 1",
+            "roadstead_upstream_requests_total{code=\"404\",kind=\"blob\",registry=\"unit.example\"} 1",
+            "roadstead_upstream_requests_total{code=\"none\",kind=\"blob\",registry=\"unit.example\"} 1",
+            "roadstead_ratelimit_remaining{registry=\"unit.example\"} 17",
+            // What nothing happened to is 0, not absent.
+            "registry_proxy_pushed_bytes_total{type=\"manifest\"} 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+    }
+}

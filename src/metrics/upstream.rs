@@ -1,0 +1,111 @@
+//! What was asked of upstream registries. Their names are those of the configuration.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector as _;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use super::{METRICS, counters, label, registered, signed, value};
+
+pub(super) struct Families {
+    requests: IntCounterVec,
+    remaining: IntGaugeVec,
+}
+
+/// What was counted of one registry so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamFigures {
+    pub registry: String,
+    pub requests: u64,
+    /// Those without an answer, or with one that says that the registry is broken or busy.
+    pub failures: u64,
+    /// What the registry said last of how many pulls it still allows.
+    pub remaining: Option<u64>,
+}
+
+impl Families {
+    pub fn new(registry: &Registry) -> Self {
+        let remaining = Opts::new(
+            "roadstead_ratelimit_remaining",
+            "Pulls that a registry still allows, as it said last.",
+        );
+        Self {
+            requests: counters(
+                registry,
+                "roadstead_upstream_requests_total",
+                "Requests to registries and where they redirect to; the code is none where no answer came.",
+                &["registry", "kind", "code"],
+            ),
+            remaining: registered(registry, IntGaugeVec::new(remaining, &["registry"])),
+        }
+    }
+
+    pub fn figures(&self) -> Vec<UpstreamFigures> {
+        let mut figures: BTreeMap<String, UpstreamFigures> = BTreeMap::new();
+        let (requests, remaining) = (self.requests.collect(), self.remaining.collect());
+        for metric in requests
+            .iter()
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
+        {
+            let one = figures.entry(label(metric, "registry")).or_default();
+            let code = label(metric, "code");
+            one.requests += value(metric);
+            if code == "none" || code == "429" || code.starts_with('5') {
+                one.failures += value(metric);
+            }
+        }
+        for metric in remaining
+            .iter()
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
+        {
+            let one = figures.entry(label(metric, "registry")).or_default();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a count"
+            )]
+            let left = metric.get_gauge().get_value() as u64;
+            one.remaining = Some(left);
+        }
+        let named = figures
+            .into_iter()
+            .map(|(registry, one)| UpstreamFigures { registry, ..one });
+        named.collect()
+    }
+}
+
+/// Counts for one registry. A request over the network is no hot path: its labels are looked up.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    registry: String,
+}
+
+impl Upstream {
+    pub fn of(registry: &str) -> Self {
+        Self {
+            registry: registry.to_owned(),
+        }
+    }
+
+    /// Counts a request of this kind; `None` where no answer came.
+    pub fn request(&self, kind: &'static str, code: Option<u16>) {
+        let code = match code {
+            None => "none".to_owned(),
+            Some(code @ 100..=599) => code.to_string(),
+            Some(_) => "other".to_owned(),
+        };
+        let requests = &METRICS.upstream.requests;
+        requests
+            .with_label_values(&[&self.registry, kind, &code])
+            .inc();
+    }
+
+    /// Notes how many pulls are still allowed.
+    pub fn remaining(&self, pulls: u64) {
+        let gauge = METRICS
+            .upstream
+            .remaining
+            .with_label_values(&[&self.registry]);
+        gauge.set(signed(pulls));
+    }
+}

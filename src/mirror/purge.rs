@@ -1,0 +1,59 @@
+//! What operators do to the cache: removing some of it, rehashing all of it. What is kept in memory follows.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::Mirror;
+pub use crate::store::{Progress, Purge, Summary, Target};
+
+impl Mirror {
+    /// Removes what `target` names, or with `dry_run` only finds out what that would be.
+    ///
+    /// # Errors
+    /// When something cannot be removed; the rest was.
+    pub async fn purge(&self, target: Target, dry_run: bool) -> io::Result<Purge> {
+        let store = self.shared.store.clone();
+        let mirror = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let purge = store.plan(&target);
+            if dry_run {
+                return Ok(purge);
+            }
+            // Answers that are under way are of before: they are not kept.
+            for origin in mirror.shared.origins.values() {
+                origin.writes.fetch_add(1, Ordering::SeqCst);
+            }
+            let outcome = store.purge(&purge);
+            mirror.forget(&target, &purge);
+            outcome.map(|()| purge)
+        });
+        work.await
+            .map_err(io::Error::other)
+            .and_then(|outcome| outcome)
+    }
+
+    /// Forgets what is in memory of what went.
+    fn forget(&self, target: &Target, purge: &Purge) {
+        let shared = &self.shared;
+        for (digest, _) in &purge.files {
+            shared.hot.invalidate(digest);
+        }
+        shared
+            .missing
+            .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
+        for (key, _) in &shared.pages {
+            if target.concerns(&key.0, &key.1) {
+                shared.pages.invalidate(&*key);
+            }
+        }
+    }
+
+    /// Rehashes everything that is here, and removes what is damaged. Blocks for as long as that takes.
+    pub fn verify(&self, progress: impl FnMut(Progress)) -> Summary {
+        let summary = self.shared.store.blobs.verify(progress);
+        for digest in &summary.damaged {
+            self.shared.hot.invalidate(digest);
+        }
+        summary
+    }
+}

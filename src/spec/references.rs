@@ -1,0 +1,87 @@
+//! What a manifest or index refers to: configuration, layers, blobs, other manifests.
+
+use serde::Deserialize;
+
+use super::digest::Digest;
+
+/// The lists of all schemas; which of them is there tells which schema it is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lists {
+    config: Option<Descriptor>,
+    layers: Vec<Descriptor>,
+    manifests: Vec<Descriptor>,
+    blobs: Vec<Descriptor>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Vec<FsLayer>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+}
+
+/// A layer of the first schema.
+#[derive(Deserialize)]
+struct FsLayer {
+    #[serde(rename = "blobSum")]
+    blob_sum: String,
+}
+
+/// Every digest that a manifest names as a part of it; its subject is none. What cannot be read refers to
+/// nothing.
+pub fn references(manifest: &[u8]) -> Vec<Digest> {
+    let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
+    let descriptors = lists
+        .config
+        .into_iter()
+        .chain(lists.layers)
+        .chain(lists.manifests)
+        .chain(lists.blobs);
+    let named = descriptors.map(|descriptor| descriptor.digest);
+    let named = named.chain(lists.fs_layers.into_iter().map(|layer| layer.blob_sum));
+    named.filter_map(|digest| digest.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_of_every_schema() {
+        let digest = |n: char| format!("sha256:{}", n.to_string().repeat(64));
+        for (text, expected) in [
+            (
+                r#"{"config":{"digest":"A"},"layers":[{"digest":"B"},{"digest":"nonsense"}],"subject":{"digest":"C"}}"#,
+                "AB",
+            ),
+            (
+                r#"{"manifests":[{"digest":"C","platform":{}},{"digest":"A"}]}"#,
+                "CA",
+            ),
+            (r#"{"blobs":[{"digest":"B"}]}"#, "B"),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[{"blobSum":"A"}],"history":[]}"#,
+                "A",
+            ),
+            (r#"{"layers":"none"}"#, ""),
+            ("[]", ""),
+            ("", ""),
+        ] {
+            let with = |text: &str| {
+                let with = text.replace("\"A\"", &format!("{:?}", digest('a')));
+                let with = with.replace("\"B\"", &format!("{:?}", digest('b')));
+                with.replace("\"C\"", &format!("{:?}", digest('c')))
+            };
+            let found: Vec<String> = references(with(text).as_bytes())
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let expected: Vec<String> = expected
+                .chars()
+                .map(|n| digest(n.to_ascii_lowercase()))
+                .collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}
