@@ -1,5 +1,9 @@
 //! The commands.
 
+mod ask;
+mod operate;
+mod show;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,13 +41,24 @@ enum Command {
         #[arg(value_parser = user)]
         user: String,
     },
-    /// Not yet: print the figures of a running gateway.
+    /// Print the figures of the running gateway: what was pulled, what was saved, what is kept.
     Stats(File),
-    /// Not yet: remove content from a running gateway.
-    Purge(File),
+    /// Remove content from the running gateway's store.
+    Purge {
+        /// An image, a digest or a registry: [registry/]repository[:tag|@digest], sha256:…, docker.io. An
+        /// image goes with the layers that nothing else has a claim to.
+        #[arg(value_name = "IMAGE|DIGEST|REGISTRY")]
+        target: String,
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        file: File,
+    },
     /// Not yet: pull images beforehand.
     Warm(File),
-    /// Not yet: rehash what is on disk.
+    /// Have the running gateway rehash everything it keeps, and remove what is damaged. Exits 1 if
+    /// something is.
     Verify(File),
 }
 
@@ -62,7 +77,14 @@ pub fn main() -> ExitCode {
         Command::Serve(file) => run(&file),
         Command::Check(file) => check(&file),
         Command::Passwd { file, user } => passwd(&file, &user),
-        Command::Stats(_) | Command::Purge(_) | Command::Warm(_) | Command::Verify(_) => {
+        Command::Stats(file) => with(&file, operate::stats),
+        Command::Purge {
+            target,
+            dry_run,
+            file,
+        } => with(&file, |config| operate::purge(config, target, dry_run)),
+        Command::Verify(file) => with(&file, operate::verify),
+        Command::Warm(_) => {
             eprintln!("not yet: this command is not built");
             ExitCode::from(CONFIGURATION)
         }
@@ -88,6 +110,11 @@ fn load(file: &File) -> Option<Config> {
             None
         }
     }
+}
+
+/// Does something with a good configuration.
+fn with(file: &File, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
+    load(file).map_or(ExitCode::from(CONFIGURATION), |config| act(&config))
 }
 
 fn check(file: &File) -> ExitCode {
