@@ -1,0 +1,190 @@
+//! What operators see and do: figures, health, purges, verifications, over the admin address of the real
+//! binary and with its own commands.
+
+mod support;
+
+#[path = "admin/commands.rs"]
+mod commands;
+#[path = "admin/doors.rs"]
+mod doors;
+#[path = "admin/figures.rs"]
+mod figures;
+#[path = "admin/health.rs"]
+mod health;
+#[path = "admin/purge.rs"]
+mod purge;
+#[path = "admin/verify.rs"]
+mod verify;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply, get};
+use support::image::random;
+use support::origin::{Image, Origin};
+use support::process;
+
+/// The admin address on a port of the kernel's choice.
+const ANYWHERE: &str = "admin: {address: \"127.0.0.1:0\"}\n";
+/// One that the commands find, since they read the same configuration.
+const SOCKET: &str = "admin: {address: \"unix:admin.sock\"}\n";
+
+/// An upstream with an image of one layer, and a gateway in front of it.
+fn scene(layer: usize, more: &str) -> (Origin, Image, Gateway) {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "latest", &[random(1, layer)]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), more);
+    (origin, image, gateway)
+}
+
+/// A GET of the data plane.
+#[track_caller]
+fn fetch(gateway: &Gateway, path: &str) -> Reply {
+    get(gateway.url(1), None, path)
+}
+
+/// Pulls an image as a client does: the tag, the configuration, the layer.
+#[track_caller]
+fn pull(gateway: &Gateway, image: &Image) {
+    let manifest = fetch(gateway, &image.tag_path());
+    assert!(manifest.body == image.manifest, "{manifest:?}");
+    for path in [image.blob_path(0), image.layer_path(0)] {
+        assert_eq!(fetch(gateway, &path).status(), 200, "{path}");
+    }
+}
+
+/// How an answer came about: `hit`, `fwd=uri-miss; …`.
+#[track_caller]
+fn fate(gateway: &Gateway, path: &str) -> String {
+    let reply = fetch(gateway, path);
+    assert!(reply.is_complete() && reply.status() == 200, "{reply:?}");
+    let status = reply.header("cache-status").expect("a status");
+    status.trim_start_matches("roadstead; ").to_owned()
+}
+
+/// A GET of the admin address.
+#[track_caller]
+fn ask(gateway: &Gateway, path: &str) -> Reply {
+    get(gateway.operators("admin.address"), None, path)
+}
+
+/// Has the admin address do something.
+#[track_caller]
+fn act(gateway: &Gateway, path: &str, json: &str) -> Reply {
+    let mut raw = Raw::connect(gateway.operators("admin.address"), None);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        json.len()
+    );
+    raw.send(head + json);
+    raw.reply("POST")
+}
+
+/// Runs a command of the binary with the gateway's own configuration.
+fn command(gateway: &Gateway, arguments: &[&str]) -> Output {
+    command_in(gateway.dir(), arguments)
+}
+
+fn command_in(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+    command
+        .current_dir(dir)
+        .args(arguments)
+        .args(["-c", "roadstead.yaml"]);
+    process::run(&mut command, Duration::from_secs(30)).expect("it runs to its end")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Everything that `/metrics` says: series with their labels, as they are written.
+#[derive(Debug)]
+struct Metrics {
+    text: String,
+    values: BTreeMap<String, f64>,
+}
+
+impl Metrics {
+    #[track_caller]
+    fn of(gateway: &Gateway) -> Self {
+        let reply = ask(gateway, "/metrics");
+        let kind = reply.header("content-type");
+        assert_eq!(
+            (reply.status(), kind),
+            (200, Some("text/plain; version=0.0.4")),
+            "{reply:?}"
+        );
+        Self::parse(reply.text())
+    }
+
+    /// Reads the text format strictly: a family is described before its samples, in one piece, and no series
+    /// comes twice.
+    #[track_caller]
+    fn parse(text: String) -> Self {
+        let (mut values, mut families) = (BTreeMap::new(), BTreeSet::new());
+        let (mut family, mut kind) = (String::new(), String::new());
+        assert!(text.ends_with('\n'), "the last line ends");
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, words) = help.split_once(' ').expect("a name and words");
+                assert!(families.insert(name.to_owned()), "{name} twice");
+                assert!(!words.is_empty(), "{line}");
+                (family, kind) = (name.to_owned(), String::new());
+            } else if let Some(described) = line.strip_prefix("# TYPE ") {
+                let (name, told) = described.split_once(' ').expect("a name and a type");
+                assert!(name == family && kind.is_empty(), "{line}");
+                assert!(["counter", "gauge", "histogram"].contains(&told), "{line}");
+                assert_eq!(told == "counter", name.ends_with("_total"), "{line}");
+                told.clone_into(&mut kind);
+            } else {
+                let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+                let name = series.split('{').next().expect("a name");
+                let of = match kind.as_str() {
+                    "histogram" => ["_bucket", "_sum", "_count"]
+                        .iter()
+                        .any(|end| name.strip_suffix(end) == Some(&family)),
+                    _ => name == family,
+                };
+                assert!(of && !kind.is_empty(), "{line} below {family}");
+                let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
+                assert!(value.is_finite() && value >= 0.0, "{line}");
+                assert!(
+                    values.insert(series.to_owned(), value).is_none(),
+                    "{series} twice"
+                );
+            }
+        }
+        Self { text, values }
+    }
+
+    /// What a series says; none says 0.
+    fn get(&self, series: &str) -> u64 {
+        let value = self.values.get(series).copied().unwrap_or(0.0);
+        let whole = format!("{value}").parse();
+        whole.unwrap_or_else(|_| panic!("{series} is {value}"))
+    }
+
+    #[track_caller]
+    fn assert(&self, expected: &[(&str, u64)]) {
+        for &(series, value) in expected {
+            assert_eq!(self.get(series), value, "{series} in\n{}", self.text);
+        }
+    }
+}
+
+/// The metrics once `requests` GETs of this kind have been counted: that happens when an answer has ended, a
+/// moment after the client has it all.
+#[track_caller]
+fn metrics_after(gateway: &Gateway, handler: &str, requests: u64) -> Metrics {
+    let series = format!(
+        "registry_http_requests_total{{code=\"200\",handler=\"{handler}\",method=\"get\"}}"
+    );
+    support::eventually(&format!("{requests} GETs of a {handler}"), || {
+        let metrics = Metrics::of(gateway);
+        (metrics.get(&series) >= requests).then_some(metrics)
+    })
+}

@@ -1,0 +1,206 @@
+//! Who may ask: names, sockets, content types, the public listener.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+use super::*;
+
+#[track_caller]
+fn status(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+    Raw::connect(url, None)
+        .exchange(method, path, headers)
+        .status()
+}
+
+#[test]
+fn only_its_own_names_are_answered() {
+    let (_origin, _, gateway) = scene(1, ANYWHERE);
+    let url = gateway.operators("admin.address");
+    for (host, expected) in [
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("127.0.0.1:5002", 200),
+        ("127.1.2.3", 200),
+        ("[::1]", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("10.0.0.1", 421),
+        ("", 421),
+    ] {
+        for path in ["/", "/metrics", "/livez", "/readyz", "/api/stats"] {
+            assert_eq!(
+                status(url, "GET", path, &[("Host", host)]),
+                expected,
+                "{host} {path}"
+            );
+        }
+        let json = [
+            ("Host", host),
+            ("Content-Type", "application/json"),
+            ("Content-Length", "0"),
+        ];
+        let posted = status(url, "POST", "/api/purge", &json);
+        // An empty body asks for nothing.
+        assert_eq!(posted, if expected == 200 { 400 } else { 421 }, "{host}");
+    }
+    let mut raw = Raw::connect(url, None);
+    raw.send("GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(raw.reply("GET").status(), 421);
+    let mut raw = Raw::connect(url, None);
+    raw.send("GET /metrics HTTP/1.0\r\n\r\n");
+    assert_eq!(raw.reply("GET").status(), 421);
+}
+
+#[test]
+fn a_configured_name_is_its_own() {
+    let more = "admin: {address: \"localhost:0\"}\n";
+    let (_origin, _, gateway) = scene(1, more);
+    let url = gateway.operators("admin.address");
+    assert_eq!(
+        status(url, "GET", "/metrics", &[("Host", "localhost:81")]),
+        200
+    );
+    assert_eq!(status(url, "GET", "/metrics", &[("Host", "other")]), 421);
+}
+
+/// What a page of a stranger can have a browser send: no content type of its own choice, and OPTIONS first
+/// for any other.
+#[test]
+fn a_page_of_a_stranger_can_do_nothing() {
+    let (_origin, image, gateway) = scene(1000, ANYWHERE);
+    pull(&gateway, &image);
+    let url = gateway.operators("admin.address");
+    let body = r#"{"target": "docker.io"}"#;
+    let length = body.len().to_string();
+    for kind in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("multipart/form-data; boundary=x"),
+    ] {
+        let mut raw = Raw::connect(url, None);
+        let kind = kind.map_or_else(String::new, |kind| format!("Content-Type: {kind}\r\n"));
+        raw.send(format!(
+            "POST /api/purge HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n{kind}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let reply = raw.reply("POST");
+        assert_eq!(reply.status(), 415, "{reply:?}");
+    }
+    let preflight = Raw::connect(url, None).exchange(
+        "OPTIONS",
+        "/api/purge",
+        &[
+            ("Origin", "http://evil.example"),
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", "content-type"),
+        ],
+    );
+    assert_eq!(
+        (preflight.status(), preflight.header("allow")),
+        (405, Some("POST"))
+    );
+    for reply in [&preflight, &ask(&gateway, "/api/stats")] {
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+    }
+    assert_eq!(status(url, "GET", "/api/purge", &[]), 405);
+    assert_eq!(status(url, "GET", "/api/nothing", &[]), 404);
+    assert_eq!(fate(&gateway, &image.layer_path(0)), "hit", "nothing went");
+    // What is wrong with a request is said.
+    for (json, words) in [
+        ("", "not understood"),
+        ("{}", "target"),
+        (r#"{"target": "docker.io", "dryrun": true}"#, "dryrun"),
+        (r#"{"target": "No Name"}"#, "repository"),
+        (r#"{"target": "app@sha256:00"}"#, "digest"),
+    ] {
+        let reply = act(&gateway, "/api/purge", json);
+        assert!(
+            reply.status() == 400 && reply.text().contains(words),
+            "{json}: {reply:?}"
+        );
+    }
+    let long = format!(r#"{{"target": "{}"}}"#, "a".repeat(10_000));
+    assert_eq!(act(&gateway, "/api/purge", &long).status(), 400);
+}
+
+#[test]
+fn heads_and_the_page() {
+    let (_origin, _, gateway) = scene(1, ANYWHERE);
+    let page = ask(&gateway, "/");
+    assert_eq!(page.status(), 200);
+    for path in [
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/api/stats",
+        "/api/purge",
+        "/api/verify",
+    ] {
+        assert!(page.text().contains(path), "{path}: {page:?}");
+    }
+    let head = Raw::connect(gateway.operators("admin.address"), None).head("/livez");
+    assert_eq!(
+        (head.status(), head.head.length(), head.body.len()),
+        (200, Some(6), 0)
+    );
+}
+
+#[test]
+fn a_socket_file_is_its_owners() {
+    let (_origin, _, mut gateway) = scene(1, SOCKET);
+    let path = gateway.dir().join("admin.sock");
+    let meta = std::fs::metadata(&path).expect("a socket");
+    assert!(meta.file_type().is_socket());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    assert_eq!(ask(&gateway, "/livez").status(), 200);
+    let evil = status(
+        gateway.operators("admin.address"),
+        "GET",
+        "/livez",
+        &[("Host", "evil.example")],
+    );
+    assert_eq!(evil, 421);
+    // One that a crash left is no obstacle, and an orderly end removes it.
+    gateway.kill();
+    assert!(path.exists());
+    gateway.restart();
+    assert_eq!(ask(&gateway, "/readyz").status(), 200);
+    assert_eq!(gateway.terminate().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_metrics_listener_answers_three_things() {
+    let more = "admin: {address: off, metrics: \"127.0.0.1:0\"}\n";
+    let (_origin, image, gateway) = scene(1000, more);
+    let url = gateway.operators("admin.metrics");
+    let json = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", "2"),
+    ];
+    for (method, path, headers, expected) in [
+        ("GET", "/metrics", &[("Host", "any.example")][..], 200),
+        ("HEAD", "/metrics", &[], 200),
+        ("GET", "/livez", &[], 200),
+        ("GET", "/readyz", &[], 200),
+        ("GET", "/", &[], 404),
+        ("GET", "/api/stats", &[], 404),
+        ("POST", "/api/purge", &json, 404),
+        ("POST", "/api/verify", &json, 404),
+        ("POST", "/metrics", &json, 405),
+        ("GET", "/v2/", &[], 404),
+        ("GET", &image.tag_path(), &[], 404),
+    ] {
+        assert_eq!(
+            status(url, method, path, headers),
+            expected,
+            "{method} {path}"
+        );
+    }
+    // The data plane knows nothing of all that.
+    for path in ["/metrics", "/livez", "/api/stats"] {
+        assert_eq!(fetch(&gateway, path).status(), 404, "{path}");
+    }
+}

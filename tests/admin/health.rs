@@ -1,0 +1,76 @@
+//! `/livez` and `/readyz`.
+
+use super::*;
+use crate::support::origin::{Fault, Latch};
+use crate::support::until;
+
+#[track_caller]
+fn told(gateway: &Gateway, path: &str) -> (u16, String) {
+    let reply = ask(gateway, path);
+    (reply.status(), reply.text())
+}
+
+#[test]
+fn an_upstream_that_is_down_is_no_reason() {
+    let (mut origin, image, gateway) = scene(1000, ANYWHERE);
+    origin.down();
+    assert_eq!(fetch(&gateway, &image.tag_path()).status(), 503);
+    assert_eq!(told(&gateway, "/livez"), (200, "alive\n".to_owned()));
+    assert_eq!(told(&gateway, "/readyz"), (200, "ready\n".to_owned()));
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is() {
+    let (_origin, image, gateway) = scene(1000, ANYWHERE);
+    pull(&gateway, &image);
+    assert_eq!(told(&gateway, "/readyz").0, 200);
+    // A file where the folder was: not even root can write into that.
+    let (partials, aside) = (
+        gateway.store().join("partials"),
+        gateway.store().join("aside"),
+    );
+    std::fs::rename(&partials, &aside).expect("a folder");
+    std::fs::write(&partials, b"").expect("writable");
+    until("the store to be found read-only", || {
+        told(&gateway, "/readyz").0 == 503
+    });
+    let (_, reason) = told(&gateway, "/readyz");
+    assert!(
+        reason.starts_with("not ready: the store cannot be written: "),
+        "{reason}"
+    );
+    assert!(!reason.contains("var/store"), "{reason}");
+    // It lives, and serves what is here.
+    assert_eq!(told(&gateway, "/livez").0, 200);
+    pull(&gateway, &image);
+    let stats: serde_json::Value =
+        serde_json::from_slice(&ask(&gateway, "/api/stats").body).expect("JSON");
+    assert_eq!(stats["ready"], false);
+
+    std::fs::remove_file(&partials).expect("a file");
+    std::fs::rename(&aside, &partials).expect("a folder");
+    until("the store to be found writable", || {
+        told(&gateway, "/readyz").0 == 200
+    });
+    let left = std::fs::read_dir(&partials).expect("a folder").count();
+    assert_eq!(left, 0, "the probe is removed");
+}
+
+#[test]
+fn while_draining_it_lives_and_is_not_ready() {
+    let (origin, image, mut gateway) = scene(2 << 20, ANYWHERE);
+    let latch = Latch::new();
+    origin.fault(Fault::PauseAt(1 << 20, latch.clone()).on("GET", "*/blobs/*"));
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &image.layer_path(0), &[]);
+    raw.read_exactly(1);
+    latch.wait_reached(1);
+    gateway.begin_termination();
+    until("it to be unready", || told(&gateway, "/readyz").0 == 503);
+    assert_eq!(told(&gateway, "/readyz").1, "not ready: it is draining\n");
+    assert_eq!(told(&gateway, "/livez").0, 200);
+    latch.release();
+    let (rest, _) = raw.read_to_end();
+    assert!(rest.len() >= 2 << 20);
+    assert_eq!(gateway.wait().code(), Some(0));
+}
