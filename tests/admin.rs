@@ -101,6 +101,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
+/// `12.3 KiB`, as the commands write it.
+fn kib(bytes: usize) -> String {
+    let bytes = u32::try_from(bytes).expect("a small size");
+    format!("{:.1} KiB", f64::from(bytes) / 1024.0)
+}
+
 /// Everything that `/metrics` says: series with their labels, as they are written.
 #[derive(Debug)]
 struct Metrics {

@@ -122,10 +122,10 @@ impl Admin {
                     tokio::spawn(async move {
                         match accepted {
                             listen::Accepted::Tcp(stream) => {
-                                admin.connection(stream, peer, scope).await
+                                admin.connection(stream, peer, scope).await;
                             }
                             listen::Accepted::Unix(stream) => {
-                                admin.connection(stream, peer, scope).await
+                                admin.connection(stream, peer, scope).await;
                             }
                         }
                         drop(slot);

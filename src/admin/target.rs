@@ -35,7 +35,7 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
     if let Ok(digest) = text.parse::<Digest>() {
         return Ok(Target::Everywhere(digest));
     }
-    let names = |named: &Named| {
+    let calls = |named: &Named| {
         let own = named.registry.as_str().to_owned();
         std::iter::once(own)
             .chain(named.aliases.clone())
@@ -43,14 +43,14 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
     };
     if let Some(named) = registries
         .iter()
-        .find(|named| names(named).iter().any(|name| name == text))
+        .find(|named| calls(named).iter().any(|name| name == text))
     {
         return Ok(Target::Registry(named.registry.clone()));
     }
     let (name, reference) = split(text);
     let prefixed = registries.iter().flat_map(|named| {
-        let names = names(named).into_iter();
-        names.filter_map(move |own| Some((named, name.strip_prefix(&own)?.strip_prefix('/')?)))
+        let calls = calls(named).into_iter();
+        calls.filter_map(move |own| Some((named, name.strip_prefix(&own)?.strip_prefix('/')?)))
     });
     let owner = || {
         registries
@@ -58,16 +58,16 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
             .find(|named| named.owns.iter().any(|owned| owned.matches(name)))
     };
     let default = || registries.iter().find(|named| named.default);
-    let (named, name) = prefixed
+    let (owning, name) = prefixed
         .min_by_key(|(_, rest)| rest.len())
         .or_else(|| Some((owner().or_else(default)?, name)))
         .ok_or_else(|| TargetError::NoRegistry(name.to_owned()))?;
-    let repository: Repository = if named.library && !name.is_empty() && !name.contains('/') {
+    let repository: Repository = if owning.library && !name.is_empty() && !name.contains('/') {
         format!("library/{name}").parse()?
     } else {
         name.parse()?
     };
-    let registry = named.registry.clone();
+    let registry = owning.registry.clone();
     Ok(match reference {
         None => Target::Repository(registry, repository),
         Some(Reference::Tag(tag)) => {

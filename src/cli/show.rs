@@ -44,13 +44,13 @@ pub fn span(seconds: u64) -> String {
 pub fn stats(stats: &Stats, now: u64) -> String {
     let mut text = String::new();
     let (version, since) = (&stats.version, date(stats.started_at));
-    let (age, state) = (
+    let (age, readiness) = (
         span(now.saturating_sub(stats.started_at)),
         if stats.ready { "ready" } else { "not ready" },
     );
     let _ = writeln!(
         text,
-        "roadstead {version}, {state}, since {since} ({age})\n"
+        "roadstead {version}, {readiness}, since {since} ({age})\n"
     );
     let _ = writeln!(
         text,

@@ -135,37 +135,49 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     registered(registry, IntGauge::new(name, help))
 }
 
-impl Metrics {
-    fn new() -> Self {
-        let registry = Registry::new();
-        let of_type = |name: &str, help: &str| {
-            let family = counters(&registry, name, help, &["type"]);
-            ["blob", "manifest"].map(|kind| family.with_label_values(&[kind]))
-        };
-        let [blob_requests, requests] = of_type(
+impl Proxy {
+    /// Of blobs and of manifests.
+    fn both(registry: &Registry) -> [Self; 2] {
+        let of_type = |name: &str, help: &str| counters(registry, name, help, &["type"]);
+        let requests = of_type(
             "registry_proxy_requests_total",
             "GETs of cached content that were answered with it.",
         );
-        let [blob_hits, hits] = of_type(
+        let hits = of_type(
             "registry_proxy_hits_total",
             "Those whose bytes were in the store.",
         );
-        let [blob_misses, misses] = of_type(
+        let misses = of_type(
             "registry_proxy_misses_total",
             "Those whose bytes had to come from upstream.",
         );
-        let [blob_coalesced, coalesced] = of_type(
+        let coalesced = of_type(
             "roadstead_coalesced_total",
             "Those that shared a question somebody else had asked upstream.",
         );
-        let [blob_pulled, pulled] = of_type(
+        let pulled = of_type(
             "registry_proxy_pulled_bytes_total",
             "Bytes of content received from upstream.",
         );
-        let [blob_pushed, pushed] = of_type(
+        let pushed = of_type(
             "registry_proxy_pushed_bytes_total",
             "Bytes of content sent to clients.",
         );
+        ["blob", "manifest"].map(|kind| Self {
+            requests: requests.with_label_values(&[kind]),
+            hits: hits.with_label_values(&[kind]),
+            misses: misses.with_label_values(&[kind]),
+            coalesced: coalesced.with_label_values(&[kind]),
+            pulled: pulled.with_label_values(&[kind]),
+            pushed: pushed.with_label_values(&[kind]),
+        })
+    }
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let [blob, manifest] = Proxy::both(&registry);
         let lies = counters(
             &registry,
             "roadstead_verify_failures_total",
@@ -195,22 +207,8 @@ impl Metrics {
         started.set(signed(started_at));
         Self {
             started_at,
-            blob: Proxy {
-                requests: blob_requests,
-                hits: blob_hits,
-                misses: blob_misses,
-                coalesced: blob_coalesced,
-                pulled: blob_pulled,
-                pushed: blob_pushed,
-            },
-            manifest: Proxy {
-                requests,
-                hits,
-                misses,
-                coalesced,
-                pulled,
-                pushed,
-            },
+            blob,
+            manifest,
             resumed: counter(
                 &registry,
                 "roadstead_fill_resumes_total",

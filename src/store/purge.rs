@@ -66,7 +66,7 @@ impl Purge {
 }
 
 /// The records of one repository, as they lie on disk.
-struct Shelf {
+struct Listing {
     /// `<registry>/<repository>`, the registry as a path component.
     path: String,
     /// Record, tag and what it points at.
@@ -83,37 +83,40 @@ impl Store {
     /// What a purge would remove. Blocks: it looks at the records of every repository.
     pub fn plan(&self, target: &Target) -> Purge {
         let root = self.blobs.root.join("repositories");
-        let mut shelves = Vec::new();
-        walk(&root, &root, &mut shelves);
+        let mut listings = Vec::new();
+        walk(&root, &root, &mut listings);
         let (mut purge, mut wanted, mut kept) = (Purge::default(), HashSet::new(), HashSet::new());
-        for shelf in &shelves {
+        for listing in &listings {
             let gone = match target {
                 Target::Registry(registry) => {
                     let below = format!("{}/", component(registry.as_str()));
-                    shelf.path.starts_with(&below).then(|| shelf.everything())
+                    listing
+                        .path
+                        .starts_with(&below)
+                        .then(|| listing.everything())
                 }
-                Target::Repository(registry, repository) => {
-                    shelf.is(registry, repository).then(|| shelf.everything())
-                }
+                Target::Repository(registry, repository) => listing
+                    .is(registry, repository)
+                    .then(|| listing.everything()),
                 Target::Tag(registry, repository, tag) => {
-                    shelf.is(registry, repository).then(|| {
+                    listing.is(registry, repository).then(|| {
                         let named = |name: &str| name == tag.as_str();
-                        self.below(shelf, named, |_| false)
+                        self.below(listing, named, |_| false)
                     })
                 }
                 Target::Content(registry, repository, digest) => {
-                    shelf.is(registry, repository).then(|| {
+                    listing.is(registry, repository).then(|| {
                         let is = |other: &Digest| other == digest;
-                        self.below(shelf, |_| false, is)
+                        self.below(listing, |_| false, is)
                     })
                 }
-                Target::Everywhere(digest) => Some(shelf.alone(digest)),
+                Target::Everywhere(digest) => Some(listing.alone(digest)),
             };
             let gone = gone.unwrap_or_default();
             purge
                 .records
                 .extend(gone.iter().map(|&record| record.clone()));
-            shelf.sort(&gone, &mut purge, &mut wanted, &mut kept);
+            listing.sort(&gone, &mut purge, &mut wanted, &mut kept);
         }
         if let Target::Everywhere(digest) = target {
             wanted.insert(*digest);
@@ -155,14 +158,14 @@ impl Store {
     /// The records that only those tags or digests lead to, and themselves.
     fn below<'s>(
         &self,
-        shelf: &'s Shelf,
+        listing: &'s Listing,
         tag: impl Fn(&str) -> bool,
         content: impl Fn(&Digest) -> bool,
     ) -> HashSet<&'s String> {
         let goes = |name: &str, digest: &Digest| tag(name) || content(digest);
         let mut gone: HashSet<&String> = HashSet::new();
         let (mut roots, mut others) = (Vec::new(), Vec::new());
-        for (record, name, digest) in &shelf.tags {
+        for (record, name, digest) in &listing.tags {
             if goes(name, digest) {
                 gone.insert(record);
                 roots.push(*digest);
@@ -170,24 +173,27 @@ impl Store {
                 others.push(*digest);
             }
         }
-        let here = shelf.manifests.iter().map(|(_, digest, _)| *digest);
-        let blobs = shelf.blobs.iter().map(|(_, digest)| *digest);
+        let here = listing.manifests.iter().map(|(_, digest, _)| *digest);
+        let blobs = listing.blobs.iter().map(|(_, digest)| *digest);
         roots.extend(here.clone().chain(blobs).filter(&content));
-        let reached = self.reach(shelf, roots);
+        let reached = self.reach(listing, roots);
         others.extend(here.filter(|digest| !reached.contains(digest)));
-        let mut kept = self.reach(shelf, others);
+        let mut kept = self.reach(listing, others);
         kept.retain(|digest| !content(digest));
         let goes = |digest: &Digest| reached.contains(digest) && !kept.contains(digest);
-        let manifests = shelf.manifests.iter().filter(|(_, digest, _)| goes(digest));
+        let manifests = listing
+            .manifests
+            .iter()
+            .filter(|(_, digest, _)| goes(digest));
         gone.extend(manifests.map(|(record, ..)| record));
-        let blobs = shelf.blobs.iter().filter(|(_, digest)| goes(digest));
+        let blobs = listing.blobs.iter().filter(|(_, digest)| goes(digest));
         gone.extend(blobs.map(|(record, _)| record));
         gone
     }
 
     /// Everything that these lead to, themselves included.
-    fn reach(&self, shelf: &Shelf, mut from: Vec<Digest>) -> HashSet<Digest> {
-        let links = shelf.manifests.iter();
+    fn reach(&self, listing: &Listing, mut from: Vec<Digest>) -> HashSet<Digest> {
+        let links = listing.manifests.iter();
         let links: HashMap<_, _> = links
             .map(|(_, digest, stored)| (*digest, *stored))
             .collect();
@@ -249,7 +255,7 @@ pub(super) fn absent_is_fine(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-impl Shelf {
+impl Listing {
     fn is(&self, registry: &Registry, repository: &Repository) -> bool {
         self.path == format!("{}/{repository}", component(registry.as_str()))
     }
@@ -311,12 +317,12 @@ impl Shelf {
     }
 }
 
-/// Collects the shelves below a folder. Names that begin with `_` are no repositories.
-fn walk(root: &Path, folder: &Path, shelves: &mut Vec<Shelf>) {
+/// Collects the listings below a folder. Names that begin with `_` are no repositories.
+fn walk(root: &Path, folder: &Path, listings: &mut Vec<Listing>) {
     let Some(path) = relative(root, folder) else {
         return;
     };
-    let mut shelf = Shelf {
+    let mut listing = Listing {
         path,
         tags: Vec::new(),
         manifests: Vec::new(),
@@ -332,7 +338,7 @@ fn walk(root: &Path, folder: &Path, shelves: &mut Vec<Shelf>) {
                 for (file, tag) in records {
                     let pointer: Option<super::Pointer> = read(&file);
                     if let (Some(record), Some(pointer)) = (relative(root, &file), pointer) {
-                        shelf.tags.push((record, tag, pointer.digest));
+                        listing.tags.push((record, tag, pointer.digest));
                     }
                 }
             }
@@ -341,23 +347,23 @@ fn walk(root: &Path, folder: &Path, shelves: &mut Vec<Shelf>) {
                     let link: Option<super::ManifestLink> = read(&file);
                     if let (Some(record), Some(digest)) = (relative(root, &file), digest(&name)) {
                         let stored = link.map_or(digest, |link| link.stored(&digest));
-                        shelf.manifests.push((record, digest, stored));
+                        listing.manifests.push((record, digest, stored));
                     }
                 }
             }
             "_blobs" => {
                 for (file, name) in entries(&entry) {
                     if let (Some(record), Some(digest)) = (relative(root, &file), digest(&name)) {
-                        shelf.blobs.push((record, digest));
+                        listing.blobs.push((record, digest));
                     }
                 }
             }
-            other if other.starts_with('_') => shelf.rest.extend(relative(root, &entry)),
-            _ if entry.is_dir() => walk(root, &entry, shelves),
+            other if other.starts_with('_') => listing.rest.extend(relative(root, &entry)),
+            _ if entry.is_dir() => walk(root, &entry, listings),
             _ => {}
         }
     }
-    shelves.push(shelf);
+    listings.push(listing);
 }
 
 fn entries(folder: &Path) -> Vec<(PathBuf, String)> {

@@ -15,16 +15,6 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
     origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
     let manifest = image.manifest.len() as u64;
     let blobs = 100_000 + image.blobs[0].1.len() as u64;
-    let before = Metrics::of(&gateway);
-    before.assert(&[("registry_proxy_requests_total{type=\"blob\"}", 0)]);
-    for series in ["requests", "hits", "misses", "pulled_bytes", "pushed_bytes"] {
-        for kind in ["blob", "manifest"] {
-            // What has not happened is 0, not absent.
-            let series = format!("registry_proxy_{series}_total{{type=\"{kind}\"}}");
-            assert_eq!(before.values.get(&series), Some(&0.0), "{series}");
-        }
-    }
-
     pull(&gateway, &image);
     let cold = metrics_after(&gateway, "blob", 2);
     cold.assert(&[
@@ -61,22 +51,9 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
     ]);
 
     pull(&gateway, &image);
-    // A HEAD asks for no bytes: it is a request, and nothing of the cache's.
-    assert_eq!(
-        Raw::connect(gateway.url(1), None)
-            .head(&image.layer_path(0))
-            .status(),
-        200
-    );
-    assert_eq!(
-        fetch(&gateway, "/v2/library/none/blobs/sha256:0").status(),
-        400
-    );
-    until("the last request to be counted", || {
-        Metrics::of(&gateway)
-            .get("registry_http_requests_total{code=\"400\",handler=\"blob\",method=\"get\"}")
-            == 1
-    });
+    // A HEAD asks for no bytes: it is nothing of the cache's.
+    let head = Raw::connect(gateway.url(1), None).head(&image.layer_path(0));
+    assert_eq!(head.status(), 200);
     let warm = metrics_after(&gateway, "blob", 4);
     warm.assert(&[
         ("registry_proxy_requests_total{type=\"manifest\"}", 2),
@@ -100,6 +77,31 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
         ),
         (&upstream("manifest", "200"), 1),
         (&upstream("blob", "200"), 2),
+    ]);
+}
+
+#[test]
+fn requests_are_counted_by_what_they_are_about() {
+    let (_origin, image, gateway) = scene(100_000, ANYWHERE);
+    let manifest = image.manifest.len() as u64;
+    pull(&gateway, &image);
+    pull(&gateway, &image);
+    assert_eq!(
+        Raw::connect(gateway.url(1), None)
+            .head(&image.layer_path(0))
+            .status(),
+        200
+    );
+    assert_eq!(
+        fetch(&gateway, "/v2/library/none/blobs/sha256:0").status(),
+        400
+    );
+    until("the last request to be counted", || {
+        Metrics::of(&gateway)
+            .get("registry_http_requests_total{code=\"400\",handler=\"blob\",method=\"get\"}")
+            == 1
+    });
+    metrics_after(&gateway, "blob", 4).assert(&[
         (
             "registry_http_requests_total{code=\"200\",handler=\"manifest\",method=\"get\"}",
             2,
@@ -131,7 +133,29 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
         ("registry_http_in_flight_requests{handler=\"blob\"}", 0),
         ("registry_http_in_flight_requests{handler=\"manifest\"}", 0),
     ]);
+}
 
+#[test]
+fn what_has_not_happened_is_zero_and_not_absent() {
+    let (_origin, _, gateway) = scene(1, ANYWHERE);
+    let before = Metrics::of(&gateway);
+    for series in ["requests", "hits", "misses", "pulled_bytes", "pushed_bytes"] {
+        for kind in ["blob", "manifest"] {
+            let series = format!("registry_proxy_{series}_total{{type=\"{kind}\"}}");
+            assert_eq!(before.values.get(&series), Some(&0.0), "{series}");
+        }
+    }
+}
+
+#[test]
+fn the_api_tells_the_same_as_json() {
+    let (origin, image, gateway) = scene(100_000, ANYWHERE);
+    origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
+    let manifest = image.manifest.len() as u64;
+    let blobs = 100_000 + image.blobs[0].1.len() as u64;
+    pull(&gateway, &image);
+    pull(&gateway, &image);
+    metrics_after(&gateway, "blob", 4);
     let stats: serde_json::Value =
         serde_json::from_slice(&ask(&gateway, "/api/stats").body).expect("JSON");
     assert_eq!(stats["blobs"]["hits"], 2);
@@ -207,9 +231,9 @@ fn what_goes_wrong_is_counted() {
             .times(1),
     );
     let lie = fetch(&gateway, &format!("/v2/library/app/blobs/{other}"));
-    assert!(!lie.is_complete(), "{lie:?}");
+    assert!(lie.status() == 502 || !lie.is_complete(), "{lie:?}");
     let size = 2 << 20;
-    metrics_after(&gateway, "blob", 2).assert(&[
+    Metrics::of(&gateway).assert(&[
         ("roadstead_fill_resumes_total", 1),
         (
             "registry_proxy_pulled_bytes_total{type=\"blob\"}",

@@ -48,8 +48,8 @@ fn an_image_goes_with_all_that_only_it_leads_to() {
         assert_eq!(
             sum(&dry),
             format!(
-                "would remove 1 tag, 1 manifest, 2 blobs: 3 files, {:.1} KiB",
-                bytes as f64 / 1024.0
+                "would remove 1 tag, 1 manifest, 2 blobs: 3 files, {}",
+                kib(bytes)
             ),
             "{target}: {dry}"
         );

@@ -16,12 +16,12 @@ fn blob_file(gateway: &Gateway, digest: &str) -> std::path::PathBuf {
 fn a_flipped_byte_is_found_and_fetched_anew() {
     let (origin, image, gateway) = scene(300_000, SOCKET);
     pull(&gateway, &image);
-    let size = (300_000 + image.blobs[0].1.len() + image.manifest.len()) as f64 / 1024.0;
+    let size = kib(300_000 + image.blobs[0].1.len() + image.manifest.len());
     let good = command(&gateway, &["verify"]);
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     assert_eq!(
         text(&good.stdout),
-        format!("3 files, {size:.1} KiB: 0 damaged, 0 unreadable\n")
+        format!("3 files, {size}: 0 damaged, 0 unreadable\n")
     );
     // No terminal, so lines; the last says that it is all.
     let told = text(&good.stderr);
@@ -42,7 +42,7 @@ fn a_flipped_byte_is_found_and_fetched_anew() {
     let told = text(&bad.stdout);
     assert_eq!(
         told,
-        format!("damaged, removed: {digest}\n3 files, {size:.1} KiB: 1 damaged, 0 unreadable\n")
+        format!("damaged, removed: {digest}\n3 files, {size}: 1 damaged, 0 unreadable\n")
     );
     assert!(!path.exists());
     let metrics = Metrics::of(&gateway);
