@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -102,6 +101,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let tls = config.listen.iter().map(|listen| certificates.of(listen));
     let tls = tls.collect::<Result<Vec<_>, _>>()?;
     let store = Arc::new(Store::open(&config.store_settings())?);
+    store.tend()?;
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
     let operated = mirror.clone();
     let house = Arc::new(House {
@@ -131,23 +131,12 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
-    let admin = Admin::new(config.admin_settings(), operated, store.clone(), up, down);
+    let admin = Admin::new(config.admin_settings(), operated, store, up, down);
     let admin = Arc::new(admin);
     let desks = desks
         .into_iter()
         .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
     let desks: Vec<JoinHandle<()>> = desks.collect();
-    let scanned = store.clone();
-    tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
-        let blobs = scanned.blobs.scan();
-        tracing::info!(
-            blobs,
-            bytes = scanned.space.used(),
-            ms = telemetry::ms(started),
-            "the store is known"
-        );
-    });
 
     stop.wait().await;
     tracing::info!("draining");

@@ -145,8 +145,6 @@ fn files_that_are_no_configuration() {
 fn what_is_not_built_is_refused_alike() {
     for (yaml, key) in [
         ("store: {bucket: {url: \"s3://b\"}}", "store.bucket"),
-        ("store: {unused_ttl: 1d}", "store.unused_ttl"),
-        ("store: {scrub_every: 1d}", "store.scrub_every"),
         (
             "registries: [{name: a, v1: \"http://h\"}]",
             "registries[].v1",
@@ -154,10 +152,6 @@ fn what_is_not_built_is_refused_alike() {
         (
             "registries: [{name: a, hosts: [h], visibility: caller}]",
             "registries[].visibility",
-        ),
-        (
-            "registries: [{name: a, unused_ttl: 1d}]",
-            "registries[].unused_ttl",
         ),
         (
             "routing: {old_clients: [\"^docker/1\"]}",

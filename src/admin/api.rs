@@ -17,7 +17,7 @@ use super::report::{
 };
 use super::{Admin, Body, json, target};
 use crate::metrics::{self, ProxyFigures};
-use crate::mirror::{Progress, Purge, Summary};
+use crate::mirror::{Purge, Verified};
 use crate::telemetry;
 
 /// The longest body of a request, in bytes.
@@ -137,15 +137,8 @@ impl Admin {
                 }
             });
             let (blobs, bytes, ms) = (summary.blobs, summary.bytes, telemetry::ms(began));
-            let (damaged, unreadable) = (summary.damaged.len(), summary.unreadable.len());
-            tracing::info!(
-                blobs,
-                bytes,
-                damaged,
-                unreadable,
-                ms,
-                "the store was rehashed"
-            );
+            let damaged = summary.damaged.len();
+            tracing::info!(blobs, bytes, damaged, ms, "the store was rehashed");
             last.done = Some(end(&summary));
             let _ = lines.blocking_send(render(&last));
         });
@@ -191,23 +184,21 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
     }
 }
 
-fn line(progress: Progress) -> VerifyLine {
+fn line(progress: &Verified) -> VerifyLine {
     VerifyLine {
         blobs: progress.blobs,
         of_blobs: progress.of_blobs,
         bytes: progress.bytes,
         of_bytes: progress.of_bytes,
-        damaged: progress.damaged,
+        damaged: progress.damaged.len() as u64,
         done: None,
     }
 }
 
-fn end(summary: &Summary) -> VerifyEnd {
-    let text =
-        |digests: &[crate::spec::digest::Digest]| digests.iter().map(ToString::to_string).collect();
+fn end(summary: &Verified) -> VerifyEnd {
+    let damaged = summary.damaged.iter().map(ToString::to_string);
     VerifyEnd {
-        damaged: text(&summary.damaged),
-        unreadable: text(&summary.unreadable),
+        damaged: damaged.collect(),
     }
 }
 

@@ -108,10 +108,8 @@ pub struct VerifyLine {
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyEnd {
-    /// Removed.
+    /// Set aside, since their bytes are not what their name says, or cannot be read.
     pub damaged: Vec<String>,
-    /// Left, since the disk does not give them.
-    pub unreadable: Vec<String>,
 }
 
 /// Every answer that is not what was asked for.

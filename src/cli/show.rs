@@ -203,18 +203,14 @@ pub fn progress(line: &VerifyLine, bar: bool) -> String {
 pub fn verified(line: &VerifyLine, end: &VerifyEnd) -> String {
     let mut text = String::new();
     for digest in &end.damaged {
-        let _ = writeln!(text, "damaged, removed: {digest}");
-    }
-    for digest in &end.unreadable {
-        let _ = writeln!(text, "cannot be read: {digest}");
+        let _ = writeln!(text, "damaged, set aside: {digest}");
     }
     let _ = writeln!(
         text,
-        "{}, {}: {} damaged, {} unreadable",
+        "{}, {}: {} damaged",
         counted(line.blobs, "file"),
         size(line.bytes),
-        end.damaged.len(),
-        end.unreadable.len()
+        end.damaged.len()
     );
     text
 }

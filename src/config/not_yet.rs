@@ -8,13 +8,10 @@ use super::tree::{Node, Value};
 /// through the items of a list.
 const NOT_YET: &[(&str, Fine)] = &[
     ("store.bucket", Fine::Words(&["off"])),
-    ("store.unused_ttl", Fine::Words(&["30d", "off"])),
-    ("store.scrub_every", Fine::Words(&["30d", "off"])),
     ("registries[].v1", Fine::Nothing),
     ("registries[].v1_index", Fine::Nothing),
     ("registries[].bridge", Fine::Words(&["false"])),
     ("registries[].visibility", Fine::Words(&["public", "rules"])),
-    ("registries[].unused_ttl", Fine::Words(&["off"])),
     ("routing.old_clients", Fine::Words(&["default"])),
 ];
 

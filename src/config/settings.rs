@@ -24,6 +24,13 @@ impl Config {
             path: self.store.path.clone(),
             max_size: self.store.max_size,
             min_free: self.store.min_free,
+            unused_ttl: self.store.unused_ttl,
+            unused_ttls: self
+                .registries
+                .iter()
+                .map(|registry| (Registry::new(&registry.name), registry.unused_ttl))
+                .collect(),
+            scrub_every: self.store.scrub_every,
         }
     }
 

@@ -112,7 +112,10 @@ impl Mirror {
         if !claimed && shared.missing.knows(&missing_key(permit, digest)) {
             return Err(Asked::Blob.still_unknown());
         }
-        if let Some(content) = shared.open_blob(digest).await {
+        if let Some(content) = shared
+            .open_blob(digest, link.as_ref().and_then(|link| link.size))
+            .await
+        {
             let cache = if let Some(link) = link {
                 if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
                     == Freshness::Stale
@@ -194,7 +197,7 @@ impl Mirror {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let shared = &self.shared;
         if let Some(link) = shared.blob_link(permit, digest).await {
-            let local = match shared.open_blob(digest).await {
+            let local = match shared.open_blob(digest, link.size).await {
                 Some(Content::File(blob)) => Some(blob.size),
                 Some(Content::Memory(bytes)) => Some(bytes.len() as u64),
                 _ => None,
@@ -314,15 +317,15 @@ impl Shared {
             })
     }
 
-    /// A blob that is here; small ones stay in memory. A disk that cannot say counts as absent: slower,
+    /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot say counts as absent: slower,
     /// not wrong.
-    async fn open_blob(&self, digest: &Digest) -> Option<Content> {
+    async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
         if let Some(bytes) = self.hot.get(digest) {
             self.store.blobs.touch(digest);
             return Some(Content::Memory(bytes));
         }
         let (blobs, wanted) = (self.store.blobs.clone(), *digest);
-        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted)).await;
+        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted, size)).await;
         let blob = match opened
             .map_err(std::io::Error::other)
             .and_then(|opened| opened)
@@ -334,9 +337,10 @@ impl Shared {
             }
         };
         if blob.size <= HOT_BODY
-            && let Ok(Some(bytes)) = self.small(digest).await
+            && let Ok(bytes) = self.small(digest).await
         {
-            return Some(Content::Memory(bytes));
+            // Or it was damaged.
+            return bytes.map(Content::Memory);
         }
         Some(Content::File(blob))
     }

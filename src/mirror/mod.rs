@@ -29,7 +29,7 @@ pub use blob::{BlobAnswer, BlobHead};
 pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
-pub use purge::{Progress, Purge, Summary, Target};
+pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
 pub use writes::{Body, Feed, Lesson, Pass, Passed, lesson};
 
@@ -213,14 +213,8 @@ impl Shared {
         }
         let (blobs, digest) = (self.store.blobs.clone(), *digest);
         let read = tokio::task::spawn_blocking(move || {
-            use std::io::Read as _;
-
-            let Some(blob) = blobs.open(&digest)? else {
-                return Ok(None);
-            };
-            let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-            (&*blob.file).take(blob.size).read_to_end(&mut bytes)?;
-            Ok(Some(Bytes::from(bytes)))
+            let bytes = blobs.load(&digest)?;
+            Ok(bytes.map(Bytes::from))
         });
         let bytes = read
             .await

@@ -1,10 +1,11 @@
 //! What operators do to the cache: removing some of it, rehashing all of it. What is kept in memory follows.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use super::Mirror;
-pub use crate::store::{Progress, Purge, Summary, Target};
+pub use crate::store::{Purge, Target, Verified};
 
 impl Mirror {
     /// Removes what `target` names, or with `dry_run` only finds out what that would be.
@@ -48,12 +49,15 @@ impl Mirror {
         }
     }
 
-    /// Rehashes everything that is here, and removes what is damaged. Blocks for as long as that takes.
-    pub fn verify(&self, progress: impl FnMut(Progress)) -> Summary {
-        let summary = self.shared.store.blobs.verify(progress);
-        for digest in &summary.damaged {
+    /// Rehashes everything that is here, and sets aside what is damaged. Blocks for as long as that takes.
+    pub fn verify(&self, mut progress: impl FnMut(&Verified)) -> Verified {
+        let verified = self.shared.store.verify(|verified| {
+            progress(verified);
+            ControlFlow::Continue(())
+        });
+        for digest in &verified.damaged {
             self.shared.hot.invalidate(digest);
         }
-        summary
+        verified
     }
 }

@@ -9,9 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use super::files::create_folder;
+use super::index::{Kind, LARGEST};
 use super::partials::{self, Begun, Note, Partials};
-use super::space::{Full, Reservation, Space, unix};
-use crate::spec::digest::{Algorithm, Digest, Hasher};
+use super::space::{Full, Pin, Reservation, Space, unix};
+use super::trouble::trouble;
+use crate::spec::digest::{Digest, Hasher};
+
+/// Up to which size a blob that is loaded whole is hashed as well, in bytes: it costs microseconds then.
+const HASHED: u64 = 64 << 10;
 
 /// The content-addressed folder.
 #[derive(Clone, Debug)]
@@ -27,14 +33,9 @@ pub struct Blob {
     pub file: Arc<File>,
     /// In bytes.
     pub size: u64,
-    digest: Digest,
-    space: Arc<Space>,
-}
-
-impl Drop for Blob {
-    fn drop(&mut self) {
-        self.space.unpin(&self.digest);
-    }
+    /// Whether this process saw that its digest is right.
+    verified: bool,
+    _pin: Pin,
 }
 
 impl Blobs {
@@ -49,43 +50,144 @@ impl Blobs {
         })
     }
 
-    /// Opens a blob and notes its use. Blocks for as long as the disk takes for one `open` and one
-    /// `fstat`.
+    /// Opens a blob and notes its use. `expected` is the length in bytes that somebody else knows of. One of
+    /// another length is damaged and goes into quarantine. Blocks for as long as the disk takes for one
+    /// `open` and one `fstat`.
     ///
     /// # Errors
     /// When the disk cannot say whether it is there.
-    pub fn open(&self, digest: &Digest) -> io::Result<Option<Blob>> {
+    pub fn open(&self, digest: &Digest, expected: Option<u64>) -> io::Result<Option<Blob>> {
+        let now = SystemTime::now();
+        let (pin, known) = self.space.pin(digest, now);
         let file = match File::open(blob_path(&self.root, digest)) {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                drop(pin);
                 self.space.lost(digest);
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let size = file.metadata()?.len();
-        self.note_use(digest, &file);
-        self.space.pin(digest);
+        let meta = file.metadata()?;
+        let size = meta.len();
+        let right = match known {
+            Some(known) if known.size != size.min(LARGEST) => false,
+            Some(known) if known.verified => true,
+            // What a link says may be wrong as well.
+            _ => expected.is_none_or(|expected| expected == size) || self.is_right(&file, digest),
+        };
+        if !right {
+            drop(pin);
+            self.quarantine(digest);
+            return Ok(None);
+        }
+        if known.is_none() {
+            let used = meta.modified().map_or(0, unix);
+            self.space
+                .index(|index| index.insert_found(*digest, size, used));
+        }
+        if known.is_none_or(|known| known.behind) {
+            let _ = file.set_modified(now);
+        }
         Ok(Some(Blob {
             file,
             size,
-            digest: *digest,
-            space: self.space.clone(),
+            verified: known.is_some_and(|known| known.verified),
+            _pin: pin,
         }))
+    }
+
+    /// A blob's bytes as a whole. They are hashed: small ones each time, large ones once by each process.
+    /// What is damaged is not here.
+    ///
+    /// # Errors
+    /// When the disk cannot say whether it is there.
+    pub fn load(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        use std::io::Read as _;
+
+        let Some(blob) = self.open(digest, None)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
+        (&*blob.file).take(blob.size).read_to_end(&mut bytes)?;
+        let hashed = blob.size <= HASHED || !blob.verified;
+        if hashed && Digest::of(digest.algorithm(), &bytes) != *digest {
+            drop(blob);
+            self.quarantine(digest);
+            return Ok(None);
+        }
+        if hashed {
+            self.space.index(|index| index.verified(digest));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether a file has a digest. A disk that cannot be read says nothing against it.
+    fn is_right(&self, file: &File, digest: &Digest) -> bool {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 1 << 20];
+        let mut offset = 0;
+        loop {
+            match file.read_at(&mut buffer, offset) {
+                Ok(0) => break,
+                Ok(read) => {
+                    hasher.update(&buffer[..read]);
+                    offset += read as u64;
+                }
+                Err(_) => return true,
+            }
+        }
+        let right = hasher.finish() == *digest;
+        if right {
+            self.space.index(|index| index.verified(digest));
+        }
+        right
+    }
+
+    /// Takes a damaged blob out of service: the next pull fetches it anew. Its file is kept for a week, if
+    /// nobody needs the room.
+    pub(super) fn quarantine(&self, digest: &Digest) {
+        let path = blob_path(&self.root, digest);
+        let aside = self
+            .root
+            .join("quarantine")
+            .join(partials::file_name(digest));
+        let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        let moved = aside
+            .parent()
+            .map_or(Ok(()), create_folder)
+            .and_then(|()| std::fs::rename(&path, &aside));
+        self.space.index(|index| index.remove(digest));
+        match moved {
+            Ok(()) => {
+                // Its age counts from now on.
+                if let Ok(file) = File::open(&aside) {
+                    let _ = file.set_modified(SystemTime::now());
+                }
+                let _ = self.space.take_aside(|known| known == aside);
+                self.space.set_aside(aside.clone(), size);
+                tracing::error!(
+                    %digest,
+                    path = %aside.display(),
+                    "a blob was damaged on disk; it is set aside and will be fetched anew"
+                );
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                // It still takes its room.
+                self.space.lost(digest);
+                trouble("a damaged blob cannot be set aside", &error);
+            }
+        }
     }
 
     /// Notes a use of a blob that was served from memory.
     pub fn touch(&self, digest: &Digest) {
-        if self.space.touch(digest, SystemTime::now())
+        let now = SystemTime::now();
+        if let Some(known) = self.space.touch(digest, now)
+            && known.behind
             && let Ok(file) = File::open(blob_path(&self.root, digest))
         {
-            let _ = file.set_modified(SystemTime::now());
-        }
-    }
-
-    fn note_use(&self, digest: &Digest, file: &File) {
-        let now = SystemTime::now();
-        if self.space.touch(digest, now) {
             let _ = file.set_modified(now);
         }
     }
@@ -125,9 +227,18 @@ impl Blobs {
     /// # Errors
     /// When the partial cannot be read.
     pub fn resume(&self, digest: &Digest) -> io::Result<Option<StagedBlob>> {
-        let begun = self.partials.take(digest)?;
+        let mut begun = self.partials.take(digest)?;
         let path = self.partials.path(digest);
+        if let Some(begun) = &mut begun {
+            // Where that is too much, what comes passes through once the room is full.
+            let _ = begun.reservation.grow_to(begun.note.total.unwrap_or(0));
+        }
         Ok(begun.map(|begun| StagedBlob::new(self, digest, path, begun)))
+    }
+
+    /// Gives up the partial that was parked longest ago. False when there is none.
+    pub(super) fn drop_partial(&self) -> bool {
+        self.partials.drop_oldest()
     }
 
     /// The partials that nobody fills.
@@ -177,36 +288,8 @@ impl Blobs {
             .path_of(digest, SERIAL.fetch_add(1, Ordering::Relaxed));
         let mut staged = self.stage_at(digest, path, reservation, Note::default())?;
         staged.append(bytes)?;
-        staged.commit().map(drop)
+        staged.commit_as(Kind::Manifest).map(drop)
     }
-
-    /// Walks the folder and enters what it finds, most recently used first. Blocks; run it beside the
-    /// serving. Returns how many blobs there are.
-    pub fn scan(&self) -> usize {
-        let mut found: Vec<(u64, Digest, u64)> = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let folder = self.root.join("blobs").join(algorithm.as_str());
-            for shard in read_dir(&folder) {
-                for entry in read_dir(&shard.path()) {
-                    let name = entry.file_name();
-                    let digest = format!("{}:{}", algorithm.as_str(), name.to_string_lossy());
-                    if let (Ok(digest), Ok(meta)) = (digest.parse(), entry.metadata()) {
-                        let used = meta.modified().map_or(0, unix);
-                        found.push((used, digest, meta.len()));
-                    }
-                }
-            }
-        }
-        found.sort_unstable_by_key(|&(used, ..)| std::cmp::Reverse(used));
-        for &(used, digest, size) in &found {
-            self.space.found(digest, size, used);
-        }
-        found.len()
-    }
-}
-
-fn read_dir(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
-    std::fs::read_dir(folder).into_iter().flatten().flatten()
 }
 
 /// Where a committed blob is: `blobs/<alg>/<2>/<hex>`.
@@ -337,6 +420,7 @@ impl StagedBlob {
         begun.file.write_all_at(bytes, begun.written)?;
         begun.hasher.update(bytes);
         begun.written = end;
+        begun.reservation.wrote(end);
         Ok(())
     }
 
@@ -345,6 +429,10 @@ impl StagedBlob {
     /// # Errors
     /// Nothing is kept when the length or the digest is not what was promised.
     pub fn commit(self) -> Result<Blob, CommitError> {
+        self.commit_as(Kind::Layer)
+    }
+
+    fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {
         let Self {
             digest,
             begun,
@@ -371,20 +459,28 @@ impl StagedBlob {
         begun.file.sync_all()?;
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);
-        std::fs::create_dir_all(folder)?;
+        create_folder(folder)?;
+        // Nobody may evict it before it is entered.
+        let (pin, _) = blobs.space.pin(&digest, SystemTime::now());
         std::fs::rename(&leftovers.path, &target)?;
         leftovers.armed = false;
         if leftovers.note {
             partials::remove_note(&leftovers.path);
         }
-        File::open(folder)?.sync_all()?;
-        begun.reservation.settle(digest, size, SystemTime::now());
-        blobs.space.pin(&digest);
+        if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+            // It may or may not outlive a power cut: it takes its room, but nobody was promised it.
+            drop(pin);
+            blobs.space.lost(&digest);
+            return Err(error.into());
+        }
+        begun
+            .reservation
+            .settle(digest, size, SystemTime::now(), kind);
         Ok(Blob {
             file: begun.file,
             size,
-            digest,
-            space: blobs.space,
+            verified: true,
+            _pin: pin,
         })
     }
 
@@ -404,156 +500,5 @@ impl StagedBlob {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{MinFree, Settings, Store};
-    use super::*;
-
-    fn store(root: &Path) -> Store {
-        let path = root.join("store");
-        let settings = Settings {
-            path,
-            max_size: 4 << 20,
-            min_free: MinFree::Bytes(0),
-        };
-        Store::open(&settings).expect("a fresh store")
-    }
-
-    fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
-        let note = Note {
-            total,
-            ..Note::default()
-        };
-        let room = store.blobs.reserve(0).expect("room");
-        store.blobs.stage(digest, room, note).expect("a partial")
-    }
-
-    #[test]
-    fn only_what_matches_is_committed() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = store(folder.path());
-        let digest = Digest::of(Algorithm::Sha256, b"hello");
-        let attempt = |bytes: &[u8], size| {
-            let mut staged = stage(&store, &digest, size);
-            staged.append(bytes)?;
-            staged.commit()
-        };
-        assert!(matches!(
-            attempt(b"hell", Some(5)),
-            Err(CommitError::Truncated { .. })
-        ));
-        assert!(matches!(
-            attempt(b"hello!", Some(5)),
-            Err(CommitError::Overlong { .. })
-        ));
-        assert!(matches!(
-            attempt(b"hallo", Some(5)),
-            Err(CommitError::Mismatch(_))
-        ));
-        assert!(matches!(
-            attempt(b"hell", None),
-            Err(CommitError::Mismatch(_))
-        ));
-        assert!(store.blobs.open(&digest).expect("readable").is_none());
-        assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
-        assert_eq!(store.space.used(), 0);
-
-        assert_eq!(attempt(b"hello", Some(5)).expect("it matches").size, 5);
-        assert_eq!(
-            store
-                .blobs
-                .open(&digest)
-                .expect("readable")
-                .map(|blob| blob.size),
-            Some(5)
-        );
-        assert_eq!(store.space.used(), 4096);
-    }
-
-    #[test]
-    fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let digest = Digest::of(Algorithm::Sha512, b"kept");
-        let large = vec![7; 900 << 10];
-        let whole: Vec<u8> = large.iter().chain(&large).copied().collect();
-        let resumed = Digest::of(Algorithm::Sha256, &whole);
-        {
-            let store = store(folder.path());
-            store.blobs.keep(&digest, b"kept").expect("room");
-            let mut small = stage(&store, &Digest::of(Algorithm::Sha256, b"lost"), Some(4));
-            small.append(b"lo").expect("room");
-            std::mem::forget(small);
-            let mut staged = stage(&store, &resumed, Some(whole.len() as u64));
-            staged.append(&large).expect("room");
-            std::mem::forget(staged);
-        }
-        let store = store(folder.path());
-        assert_eq!(store.blobs.scan(), 1);
-        assert_eq!(store.space.used(), 4096 + large.len() as u64);
-        let names = || read_dir(&folder.path().join("store/partials")).count();
-        assert_eq!(names(), 2, "the file and its note");
-        assert!(store.blobs.open(&digest).expect("readable").is_some());
-
-        let mut staged = store
-            .blobs
-            .resume(&resumed)
-            .expect("readable")
-            .expect("a partial");
-        assert_eq!(
-            (staged.written(), staged.total()),
-            (large.len() as u64, Some(whole.len() as u64))
-        );
-        staged.append(&large[..10]).expect("room");
-        staged.park();
-        let mut staged = store
-            .blobs
-            .resume(&resumed)
-            .expect("readable")
-            .expect("a partial");
-        staged.append(&large[10..]).expect("room");
-        staged.commit().expect("it matches");
-        assert_eq!((names(), store.space.blobs()), (0, 2));
-    }
-
-    #[test]
-    fn a_partial_gives_way_to_what_is_needed() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().to_owned();
-        let store = Store::open(&Settings {
-            path,
-            max_size: 3 << 20,
-            min_free: MinFree::Bytes(0),
-        });
-        let store = store.expect("a fresh store");
-        let digest = Digest::of(Algorithm::Sha256, b"whatever");
-        let mut staged = stage(&store, &digest, Some(2 << 20));
-        staged.append(&vec![1; 2 << 20]).expect("room");
-        staged.park();
-        assert_eq!(store.blobs.partials().len(), 1);
-        let _room = store.blobs.reserve(2 << 20).expect("the partial goes");
-        assert!(store.blobs.partials().is_empty());
-        assert!(store.blobs.resume(&digest).expect("readable").is_none());
-    }
-
-    #[test]
-    fn a_second_process_and_an_unknown_version_are_refused() {
-        use super::super::OpenError;
-
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let settings = Settings {
-            path: folder.path().to_owned(),
-            max_size: 1,
-            min_free: MinFree::Bytes(0),
-        };
-        let first = Store::open(&settings).expect("a fresh store");
-        assert!(matches!(
-            Store::open(&settings),
-            Err(OpenError::Locked { .. })
-        ));
-        drop(first);
-        std::fs::write(folder.path().join("VERSION"), "2\n").expect("writable");
-        assert!(matches!(
-            Store::open(&settings),
-            Err(OpenError::Version { .. })
-        ));
-    }
-}
+#[path = "blobs_tests.rs"]
+mod tests;

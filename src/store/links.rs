@@ -4,11 +4,11 @@
 //! there, as a manifest or as a blob. The kinds do not mix. A link may outlive its bytes.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
 use super::records::{Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
@@ -67,13 +67,19 @@ pub struct Links {
 }
 
 impl Links {
-    pub(super) fn new(root: &Path) -> Self {
-        let (folder, staging) = (root.join("repositories"), root.join("partials"));
+    pub(super) fn new(files: &Arc<Files>) -> Self {
         Self {
-            manifests: Records::new(folder.clone(), staging.clone(), RECENT),
-            blobs: Records::new(folder.clone(), staging.clone(), RECENT),
-            public: Records::new(folder, staging, RECENT),
+            manifests: Records::new(files, RECENT),
+            blobs: Records::new(files, RECENT),
+            public: Records::new(files, RECENT),
         }
+    }
+
+    /// Forgets what is in memory of the record at a path below `repositories`.
+    pub(super) fn forget(&self, path: &str) {
+        self.manifests.forget(path);
+        self.blobs.forget(path);
+        self.public.forget(path);
     }
 
     /// # Errors
@@ -152,9 +158,9 @@ impl Links {
     }
 
     /// Removes the record at this path, of whichever kind. Blocks on the disk.
-    pub(super) fn forget(&self, path: &str) -> io::Result<()> {
-        let (manifests, blobs) = (self.manifests.forget(path), self.blobs.forget(path));
-        manifests.and(blobs).and(self.public.forget(path))
+    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
+        let (manifests, blobs) = (self.manifests.remove_now(path), self.blobs.remove_now(path));
+        manifests.and(blobs).and(self.public.remove_now(path))
     }
 
     /// The upstream no longer has it.

@@ -1,35 +1,49 @@
 //! Floor 1, disk: what is kept, and nothing about where it came from.
 //!
 //! `blobs/` is content-addressed and immutable; `repositories/` holds small records that point into
-//! it; `partials/` is what is being filled. The folder is the truth: an index in memory only orders
-//! what may go first. Absent is `Ok(None)`, unknown is `Err`.
+//! it; `partials/` is what is being filled; `quarantine/` is what was found damaged. The folder is the truth:
+//! an index in memory only orders what may go first. Absent is `Ok(None)`, unknown is `Err`.
+//!
+//! [`Store::tend`] does in the background what no request should wait for: `scan` counts what is here,
+//! `sweep` removes what nobody asked for, `scrub` hashes everything again.
 
 mod blobs;
+mod files;
 mod index;
 mod links;
 mod partials;
 mod purge;
 mod read;
 mod records;
+mod scan;
+mod scrub;
 mod space;
+mod sweep;
 mod tags;
+mod tend;
 mod trouble;
-mod verify;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use purge::{Purge, Target};
 pub use read::read_at;
+pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};
+pub use sweep::Swept;
 pub use tags::{Pointer, Tags};
 pub use trouble::trouble;
-pub use verify::{Progress, Summary};
+
+use files::Files;
+use sweep::Lives;
+
+use crate::spec::name::Registry;
 
 /// The version of the layout on disk that this program writes.
 const VERSION: &str = "1\n";
@@ -42,6 +56,40 @@ pub struct Settings {
     pub max_size: u64,
     /// What is left to others on the same file system.
     pub min_free: MinFree,
+    /// What nobody asked for this long goes; `None`: it stays.
+    pub unused_ttl: Option<Duration>,
+    /// Registries with a time of their own. A blob lives by the longest of those that link it.
+    pub unused_ttls: Vec<(Registry, Option<Duration>)>,
+    /// Everything on disk is hashed again within this; `None`: never.
+    pub scrub_every: Option<Duration>,
+}
+
+impl Settings {
+    /// A store in `path` without any limit.
+    pub fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            max_size: u64::MAX,
+            min_free: MinFree::Bytes(0),
+            unused_ttl: None,
+            unused_ttls: Vec::new(),
+            scrub_every: None,
+        }
+    }
+
+    /// The shortest time that anything is kept unasked.
+    fn shortest_ttl(&self) -> Option<Duration> {
+        let own = self.unused_ttls.iter().filter_map(|(_, ttl)| *ttl);
+        own.chain(self.unused_ttl).min()
+    }
+
+    /// How long a last use may stay unwritten, in seconds: an hour, or less where less is kept.
+    fn persist_after(&self) -> u32 {
+        let quarter = self
+            .shortest_ttl()
+            .map_or(u64::MAX, |ttl| ttl.as_secs() / 4);
+        u32::try_from(quarter).map_or(3600, |quarter| quarter.clamp(1, 3600))
+    }
 }
 
 /// Why a store cannot be opened.
@@ -51,7 +99,7 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
     #[error("{} is in use by another process", path.display())]
     Locked { path: PathBuf },
-    #[error("{} has the layout version {found:?}, which this program does not know; it knows 1", path.display())]
+    #[error("{} has the layout version {found:?}, which this program does not know; it knows 1. Start the program that wrote it, or give this one another store.path", path.display())]
     Version { path: PathBuf, found: String },
 }
 
@@ -62,11 +110,16 @@ pub struct Store {
     pub links: Links,
     pub tags: Tags,
     pub space: Arc<Space>,
+    files: Arc<Files>,
+    root: PathBuf,
+    lives: Lives,
+    scrub_every: Option<Duration>,
     _lock: File,
 }
 
 impl Store {
-    /// Opens or creates the store and takes stock of `partials/`. Blocks; call it before serving.
+    /// Opens or creates the store and takes stock of `partials/`. Blocks; call it before serving. What it
+    /// keeps is not known before [`Store::scan`].
     ///
     /// # Errors
     /// When the folder cannot be written, is locked, or has a layout from the future.
@@ -80,19 +133,30 @@ impl Store {
             root.clone(),
             root.join("blobs"),
             root.join("partials"),
+            root.join("quarantine"),
             root.join("repositories"),
         ] {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
         let lock = lock(&root.join("lock"))?;
         check_version(root)?;
-        let space = Arc::new(Space::new(settings));
+        // VERSION and the lock take a block each.
+        let room = settings.max_size.saturating_sub(2 * index::BLOCK);
+        let space = Arc::new(Space::new(&Settings {
+            max_size: room,
+            ..settings.clone()
+        }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
+        let files = Arc::new(Files::new(root, space.clone(), settings.persist_after()));
         Ok(Self {
-            links: Links::new(root),
-            tags: Tags::new(root),
+            links: Links::new(&files),
+            tags: Tags::new(&files),
             blobs,
             space,
+            files,
+            root: root.clone(),
+            lives: Lives::new(settings),
+            scrub_every: settings.scrub_every,
             _lock: lock,
         })
     }
@@ -134,8 +198,7 @@ fn check_version(root: &Path) -> Result<(), OpenError> {
             found: found.trim().into(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            records::write_atomic(&root.join("partials"), &path, VERSION.as_bytes())
-                .map_err(io_error)
+            files::write_atomic(&root.join("partials"), &path, VERSION.as_bytes()).map_err(io_error)
         }
         Err(error) => Err(io_error(error)),
     }

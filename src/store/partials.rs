@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::records::write_atomic;
+use super::files::write_atomic;
 use super::space::{Reservation, Space};
 use crate::spec::digest::{Digest, Hasher};
 
 /// From which size on a partial is worth keeping, in bytes.
-const WORTH: u64 = 1 << 20;
+pub(super) const WORTH: u64 = 1 << 20;
 /// How long a partial waits to be resumed.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -229,7 +229,7 @@ fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
     if !young || !plausible || !note.is_worth_keeping() {
         return None;
     }
-    let reservation = space.reserve(meta.len()).ok()?;
+    let reservation = space.adopt(meta.len());
     Some((
         digest,
         Parked::OnDisk {
@@ -249,6 +249,7 @@ fn note_path(path: &Path) -> PathBuf {
     path.with_extension("json")
 }
 
-fn file_name(digest: &Digest) -> String {
+/// What a digest is called in a folder of its own.
+pub(super) fn file_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().as_str(), digest.hex())
 }

@@ -146,8 +146,8 @@ impl Store {
         let mut outcome = Ok(());
         for record in &purge.records {
             outcome = outcome
-                .and(self.links.forget(record))
-                .and(self.tags.forget(record));
+                .and(self.links.remove_now(record))
+                .and(self.tags.remove_now(record));
         }
         for (digest, _) in &purge.files {
             outcome = outcome.and(self.blobs.remove(digest));
@@ -212,7 +212,7 @@ impl Store {
     fn manifest(&self, stored: &Digest) -> Option<Vec<u8>> {
         use std::io::Read as _;
 
-        let Blob { file, .. } = &self.blobs.open(stored).ok()??;
+        let Blob { file, .. } = &self.blobs.open(stored, None).ok()??;
         let mut bytes = Vec::new();
         (&**file)
             .take(MAX_MANIFEST as u64)

@@ -1,48 +1,51 @@
 //! Small records: JSON files with a cache in front.
 //!
-//! A record is replaced whole (temporary file, fsync, rename), so a reader sees the old one or the new
-//! one. What the cache holds is what the disk holds or is about to.
+//! What the cache holds is what the disk holds or is about to. A record's last use is written as its file's
+//! mtime, at most hourly: what nobody asks for goes ([`super::sweep`]).
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use moka::policy::EvictionPolicy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::files::Files;
 use super::purge::absent_is_fine;
+use super::space::unix;
 use super::trouble::trouble;
 
-/// Records of one kind below one folder, addressed by relative path.
+/// Records of one kind, addressed by their path below `repositories`. Cloning is cheap.
 pub struct Records<V> {
-    root: PathBuf,
-    /// Where a record is before it has its name; what a crash leaves there goes at the next start.
-    staging: PathBuf,
-    recent: moka::sync::Cache<String, Arc<V>>,
+    files: Arc<Files>,
+    recent: moka::sync::Cache<String, Arc<Recent<V>>>,
+}
+
+/// A record in memory.
+struct Recent<V> {
+    record: Arc<V>,
+    /// Its last use as it is on disk, in seconds since 1970.
+    persisted_use: AtomicU64,
 }
 
 impl<V> std::fmt::Debug for Records<V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Records")
-            .field("root", &self.root)
-            .finish_non_exhaustive()
+        f.debug_struct("Records").finish_non_exhaustive()
     }
 }
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
-    /// Records below `root`, written in `staging` on the same file system first. `entries` bounds what is
-    /// kept in memory.
-    pub fn new(root: PathBuf, staging: PathBuf, entries: u64) -> Self {
+    /// `entries` bounds what is kept in memory.
+    pub fn new(files: &Arc<Files>, entries: u64) -> Self {
         let recent = moka::sync::Cache::builder()
             .max_capacity(entries)
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self {
-            root,
-            staging,
+            files: files.clone(),
             recent,
         }
     }
@@ -52,13 +55,20 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     /// # Errors
     /// When the disk cannot say whether there is one.
     pub async fn open(&self, path: String) -> io::Result<Option<Arc<V>>> {
-        if let Some(record) = self.recent.get(&path) {
-            return Ok(Some(record));
+        let now = unix(SystemTime::now());
+        if let Some(recent) = self.recent.get(&path) {
+            let persisted = recent.persisted_use.load(Ordering::Relaxed);
+            if now.saturating_sub(persisted) >= self.files.persist_after() {
+                recent.persisted_use.store(now, Ordering::Relaxed);
+                let files = self.files.clone();
+                tokio::task::spawn_blocking(move || files.touch(&path));
+            }
+            return Ok(Some(recent.record.clone()));
         }
-        let file = self.root.join(&path);
-        let read = tokio::task::spawn_blocking(move || std::fs::read(file));
-        let bytes = match read.await.map_err(io::Error::other)? {
-            Ok(bytes) => bytes,
+        let (files, file) = (self.files.clone(), path.clone());
+        let read = tokio::task::spawn_blocking(move || files.read(&file));
+        let (bytes, used) = match read.await.map_err(io::Error::other)? {
+            Ok(read) => read,
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -66,19 +76,21 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
             tracing::warn!(record = %path, "a record on disk cannot be read; it is asked for anew");
             return Ok(None);
         };
-        let record = Arc::new(record);
-        self.recent.insert(path, record.clone());
-        Ok(Some(record))
+        if now.saturating_sub(used) >= self.files.persist_after() {
+            let (files, file) = (self.files.clone(), path.clone());
+            tokio::task::spawn_blocking(move || files.touch(&file));
+        }
+        Ok(Some(self.remember(path, record, now)))
     }
 
     /// Keeps a record. It counts from now on; a disk that refuses it costs a question after a restart,
     /// so that is only logged.
     pub async fn keep(&self, path: String, record: V) -> Arc<V> {
-        let record = Arc::new(record);
-        self.recent.insert(path.clone(), record.clone());
-        let (file, staging) = (self.root.join(&path), self.staging.clone());
-        if let Ok(json) = serde_json::to_vec(record.as_ref()) {
-            let write = tokio::task::spawn_blocking(move || write_atomic(&staging, &file, &json));
+        let json = serde_json::to_vec(&record);
+        let record = self.remember(path.clone(), record, unix(SystemTime::now()));
+        let files = self.files.clone();
+        if let Ok(json) = json {
+            let write = tokio::task::spawn_blocking(move || files.write(&path, &json));
             if let Ok(Err(error)) = write.await {
                 trouble("a record cannot be written", &error);
             }
@@ -86,9 +98,18 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         record
     }
 
+    fn remember(&self, path: String, record: V, used: u64) -> Arc<V> {
+        let recent = Arc::new(Recent {
+            record: Arc::new(record),
+            persisted_use: AtomicU64::new(used),
+        });
+        self.recent.insert(path, recent.clone());
+        recent.record.clone()
+    }
+
     /// Forgets the records two levels below `folder` (`<class>/<name>`) that `gone` is true of.
     pub async fn remove_where(&self, folder: String, gone: impl Fn(&V) -> bool + Send + 'static) {
-        let root = self.root.clone();
+        let root = self.files.root().to_owned();
         let found = tokio::task::spawn_blocking(move || {
             let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
             let mut found = Vec::new();
@@ -112,8 +133,8 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     ///
     /// # Errors
     /// When it cannot be removed; that it is not there is none.
-    pub fn forget(&self, path: &str) -> io::Result<()> {
-        let removed = absent_is_fine(std::fs::remove_file(self.root.join(path)));
+    pub fn remove_now(&self, path: &str) -> io::Result<()> {
+        let removed = absent_is_fine(self.files.remove(path));
         // In this order: who read it just now may have put it here again.
         self.recent.invalidate(path);
         removed
@@ -122,46 +143,27 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     /// Forgets a record.
     pub async fn remove(&self, path: String) {
         self.recent.invalidate(&path);
-        let file = self.root.join(&path);
-        let removal = tokio::task::spawn_blocking(move || std::fs::remove_file(file));
+        let files = self.files.clone();
+        let removal = tokio::task::spawn_blocking(move || files.remove(&path));
         if let Ok(Err(error)) = removal.await
             && !is_absent(&error)
         {
             trouble("a record cannot be removed", &error);
         }
     }
+
+    /// Forgets what is in memory of a record.
+    pub fn forget(&self, path: &str) {
+        self.recent.invalidate(path);
+    }
 }
 
 /// A component of the path is missing, or is a file where a folder would be.
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-/// Replaces a file so that a crash leaves the old bytes or the new ones: temporary file in `staging`, fsync,
-/// rename, fsync of the folder. Creates the folders above it.
-///
-/// # Errors
-/// What the disk says; nothing is left behind then.
-pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    std::fs::create_dir_all(staging)?;
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    // One process at a time has the store, so a number is name enough.
-    let temporary = staging.join(format!(".tmp-{serial}"));
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written?;
-    File::open(folder)?.sync_all()
 }
 
 /// One path component for a name that may hold anything: percent-encoded, dots at the start included,
@@ -179,6 +181,8 @@ pub fn component(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
+    use super::super::space::Space;
     use super::*;
 
     #[test]
@@ -194,38 +198,56 @@ mod tests {
         }
     }
 
+    fn records(root: &Path) -> Records<Vec<u32>> {
+        let space = Arc::new(Space::new(&Settings::at(root)));
+        space.settle();
+        let files = Arc::new(Files::new(root, space, 3600));
+        Records::new(&files, 10)
+    }
+
     #[tokio::test]
     async fn records_outlive_the_cache() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let staging = folder.path().join("staging");
-        let records = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
-        assert!(
-            records
-                .open("a/b".into())
-                .await
-                .expect("readable")
-                .is_none()
-        );
-        records.keep("a/b".into(), vec![1, 2]).await;
+        let file = folder.path().join("repositories/a/b");
+        let first = records(folder.path());
+        let open = async |records: &Records<Vec<u32>>, path: &str| {
+            records.open(path.into()).await.expect("readable")
+        };
+        assert_eq!(open(&first, "a/b").await, None);
+        first.keep("a/b".into(), vec![1, 2]).await;
+        first.keep("a/b".into(), vec![3]).await;
 
-        let again = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
-        assert_eq!(
-            again.open("a/b".into()).await.expect("readable").as_deref(),
-            Some(&vec![1, 2])
-        );
+        let again = records(folder.path());
+        assert_eq!(open(&again, "a/b").await.as_deref(), Some(&vec![3]));
         // A file where a folder would be: absent, as ENOTDIR says.
-        assert!(
-            again
-                .open("a/b/c".into())
-                .await
-                .expect("readable")
-                .is_none()
-        );
+        assert_eq!(open(&again, "a/b/c").await, None);
 
-        std::fs::write(folder.path().join("a/b"), b"{broken").expect("writable");
-        let again = Records::<Vec<u32>>::new(folder.path().into(), staging.clone(), 10);
-        assert!(again.open("a/b".into()).await.expect("readable").is_none());
+        std::fs::write(&file, b"{broken").expect("writable");
+        let again = records(folder.path());
+        assert_eq!(open(&again, "a/b").await, None);
         again.remove("a/b".into()).await;
-        assert!(!folder.path().join("a/b").exists());
+        assert!(!file.exists());
+    }
+
+    #[tokio::test]
+    async fn a_last_use_is_written_hourly() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("repositories/a/b");
+        let first = records(folder.path());
+        first.keep("a/b".into(), vec![1]).await;
+        let old = SystemTime::now() - std::time::Duration::from_secs(3700);
+        let handle = std::fs::File::open(&file).expect("readable");
+        handle.set_modified(old).expect("writable");
+        let used = || {
+            let meta = std::fs::metadata(&file).expect("a record");
+            meta.modified().expect("a time")
+        };
+        first.open("a/b".into()).await.expect("readable");
+        assert!(used() <= old, "it is known to be used");
+        let again = records(folder.path());
+        again.open("a/b".into()).await.expect("readable");
+        while used() <= old {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -1,14 +1,30 @@
 //! Room on the disk: reserved before it is written, made by eviction, given back when unused.
+//!
+//! What counts is what files take, in blocks of 4 KiB: blobs, partials with their notes, records, and what
+//! is set aside as damaged. Folders do not count. Until the scan has seen all of it nothing new is written.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Settings;
 use super::blobs::blob_path;
-use super::index::{Index, footprint};
+use super::index::{BLOCK, Index, Kind, Known, footprint};
 use super::trouble::trouble;
 use crate::spec::digest::Digest;
+
+/// How long a fill waits until it is known what there is, or until there is room.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many blobs are evicted at once.
+const SLICE: usize = 64;
+/// Records take at most this part of everything.
+const RECORDS_PART: u64 = 4;
+/// What is kept ready for the next fills: this part of everything, but no more than so many bytes.
+const READY_PART: u64 = 64;
+const READY: u64 = 1 << 30;
+/// How often a file system that was given room back may fail to say so, and the wait before each look.
+const LOOKS: u32 = 5;
+const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// How much of the file system is left to others.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +47,12 @@ pub struct Space {
     root: PathBuf,
     max_size: u64,
     min_free: MinFree,
+    opened: Instant,
     account: Mutex<Account>,
+    /// Everything on disk is known from now on.
+    settled: Condvar,
+    /// There is something to do in the background.
+    work: Condvar,
 }
 
 #[derive(Debug)]
@@ -39,6 +60,71 @@ struct Account {
     index: Index,
     /// Bytes promised to fills, whether written yet or not.
     reserved: u64,
+    /// Those of them that are not written yet.
+    unwritten: u64,
+    /// Counts what was written of them, ever.
+    written: u64,
+    /// What was given up, but is not yet removed.
+    leaving: u64,
+    /// How many records there are.
+    records: u64,
+    /// Damaged files that are still there: they are the first to go.
+    aside: Vec<(PathBuf, u64)>,
+    settled: bool,
+    busy: bool,
+}
+
+impl Account {
+    fn used(&self) -> u64 {
+        let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
+        self.index.bytes() + self.reserved + self.leaving + self.records * BLOCK + aside
+    }
+
+    fn evictable(&self) -> u64 {
+        let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
+        self.index.evictable() + aside
+    }
+
+    /// Gives up what may go first, until that are `bytes` or a slice of it.
+    fn give_up(&mut self, bytes: u64) -> Vec<Victim> {
+        let mut victims = Vec::new();
+        let mut sum = 0;
+        while sum < bytes && victims.len() < SLICE {
+            let victim = match self.aside.pop() {
+                Some((path, bytes)) => Victim::Aside(path, bytes),
+                None => match self.index.pop_oldest() {
+                    Some((digest, bytes)) => Victim::Blob(digest, bytes),
+                    None => break,
+                },
+            };
+            sum += victim.bytes();
+            victims.push(victim);
+        }
+        self.leaving += sum;
+        victims
+    }
+}
+
+/// Something that is to be removed.
+#[derive(Debug)]
+enum Victim {
+    Blob(Digest, u64),
+    Aside(PathBuf, u64),
+}
+
+impl Victim {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Blob(_, bytes) | Self::Aside(_, bytes) => *bytes,
+        }
+    }
+}
+
+/// What the file system says, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Disk {
+    free: u64,
+    keep: u64,
 }
 
 impl Space {
@@ -47,31 +133,61 @@ impl Space {
             root: settings.path.clone(),
             max_size: settings.max_size,
             min_free: settings.min_free,
+            opened: Instant::now(),
             account: Mutex::new(Account {
-                index: Index::new(),
+                index: Index::new(settings.persist_after()),
                 reserved: 0,
+                unwritten: 0,
+                written: 0,
+                leaving: 0,
+                records: 0,
+                aside: Vec::new(),
+                settled: false,
+                busy: false,
             }),
+            settled: Condvar::new(),
+            work: Condvar::new(),
         }
     }
 
     /// Reserves room for `size` bytes, evicting the least recently used blobs where needed. Blocks on the
-    /// disk: call it from a fill.
+    /// disk, and for some seconds after the start on the scan: call it from a fill.
     ///
     /// # Errors
     /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
     pub fn reserve(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
-        let mut reservation = Reservation {
-            space: self.clone(),
-            bytes: 0,
-        };
+        let mut reservation = Reservation::new(self);
         reservation.grow_to(size)?;
         Ok(reservation)
     }
 
+    /// Reserves room for one record.
+    ///
+    /// # Errors
+    /// [`Full`] also when records take too large a part of everything already.
+    pub(super) fn reserve_record(self: &Arc<Self>) -> Result<Reservation, Full> {
+        let mut reservation = Reservation::new(self);
+        if self.excess_records() > 0 {
+            self.wake();
+            return Err(Full { bytes: BLOCK });
+        }
+        self.take(BLOCK)?;
+        reservation.bytes = BLOCK;
+        Ok(reservation)
+    }
+
+    /// Counts `size` bytes of a partial that are on disk already.
+    pub(super) fn adopt(self: &Arc<Self>, size: u64) -> Reservation {
+        let mut reservation = Reservation::new(self);
+        reservation.bytes = footprint(size) + BLOCK;
+        reservation.written = reservation.bytes;
+        self.account().reserved += reservation.bytes;
+        reservation
+    }
+
     /// Bytes on disk and promised.
     pub fn used(&self) -> u64 {
-        let account = self.account();
-        account.index.bytes() + account.reserved
+        self.account().used()
     }
 
     /// The number of blobs.
@@ -79,28 +195,100 @@ impl Space {
         self.account().index.len()
     }
 
-    /// Notes a use; true when the file's mtime should follow.
-    pub(super) fn touch(&self, digest: &Digest, now: SystemTime) -> bool {
+    /// The number of records: tags, links.
+    pub fn records(&self) -> u64 {
+        self.account().records
+    }
+
+    /// Notes a use; says what is known of the blob.
+    pub(super) fn touch(&self, digest: &Digest, now: SystemTime) -> Option<Known> {
         self.account().index.touch(digest, unix(now))
     }
 
-    /// Keeps a blob from eviction until [`Space::unpin`].
-    pub(super) fn pin(&self, digest: &Digest) {
-        self.account().index.pin(digest);
+    /// Notes a use and keeps the blob from eviction until the pin is dropped. There need not be such a blob.
+    pub(super) fn pin(self: &Arc<Self>, digest: &Digest, now: SystemTime) -> (Pin, Option<Known>) {
+        let mut account = self.account();
+        account.index.pin(digest);
+        let known = account.index.touch(digest, unix(now));
+        drop(account);
+        let pin = Pin {
+            digest: *digest,
+            space: self.clone(),
+        };
+        (pin, known)
     }
 
-    pub(super) fn unpin(&self, digest: &Digest) {
-        self.account().index.unpin(digest);
-    }
-
-    /// Enters a blob that the scan found; from new to old.
-    pub(super) fn found(&self, digest: Digest, size: u64, last_use: u64) {
-        self.account().index.insert_oldest(digest, size, last_use);
+    /// Does something with the index, briefly: hits wait meanwhile.
+    pub(super) fn index<T>(&self, act: impl FnOnce(&mut Index) -> T) -> T {
+        act(&mut self.account().index)
     }
 
     /// Forgets a blob that turned out to be gone.
     pub(super) fn lost(&self, digest: &Digest) {
-        self.account().index.remove(digest);
+        self.index(|index| index.remove(digest));
+        // One that was committed just now must not be forgotten.
+        if let Ok(meta) = std::fs::metadata(blob_path(&self.root, digest)) {
+            let used = meta.modified().map_or(0, unix);
+            self.index(|index| index.insert_found(*digest, meta.len(), used));
+        }
+    }
+
+    /// Counts records: those written now, those found, those gone.
+    pub(super) fn count_records(&self, more: u64) {
+        self.account().records += more;
+    }
+
+    pub(super) fn record_gone(&self) {
+        let mut account = self.account();
+        account.records = account.records.saturating_sub(1);
+    }
+
+    /// How many records there are beyond their part of everything.
+    pub(super) fn excess_records(&self) -> u64 {
+        let most = self.max_size / RECORDS_PART / BLOCK;
+        self.records().saturating_sub(most)
+    }
+
+    /// Counts a damaged file that was set aside.
+    pub(super) fn set_aside(&self, path: PathBuf, size: u64) {
+        self.account().aside.push((path, footprint(size)));
+    }
+
+    /// Takes those out of the damaged files that are `gone`.
+    pub(super) fn take_aside(&self, gone: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let mut account = self.account();
+        let (gone, stay) = std::mem::take(&mut account.aside)
+            .into_iter()
+            .partition(|(path, _)| gone(path));
+        account.aside = stay;
+        let gone: Vec<(PathBuf, u64)> = gone;
+        gone.into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// Everything on disk has been counted.
+    pub(super) fn settle(&self) {
+        self.account().settled = true;
+        self.settled.notify_all();
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.account().settled
+    }
+
+    /// Waits for the scan, or for something to do in the background.
+    pub(super) fn wait_for_work(&self, within: Duration) {
+        let account = self.account();
+        let waited = self
+            .work
+            .wait_timeout_while(account, within, |account| !account.busy);
+        if let Ok((mut account, _)) = waited {
+            account.busy = false;
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        self.account().busy = true;
+        self.work.notify_all();
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
@@ -108,54 +296,163 @@ impl Space {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether everything on disk is counted, or soon is.
+    fn soon_settled(&self) -> bool {
+        let left = PATIENCE.saturating_sub(self.opened.elapsed());
+        let waited = self
+            .settled
+            .wait_timeout_while(self.account(), left, |account| !account.settled);
+        waited.is_ok_and(|(account, _)| account.settled)
+    }
+
+    /// What is kept ready for the next fills, in bytes.
+    fn ready(&self) -> u64 {
+        (self.max_size / READY_PART).min(READY)
+    }
+
     /// Takes `more` bytes, or says why not. What is here goes only where that can help: a disk that others
     /// filled, or that cannot say how full it is, costs no blob.
     fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
+        if !self.soon_settled() {
+            return Err(full);
+        }
+        let began = Instant::now();
+        let mut looks = 0;
         loop {
-            let (victim, bytes) = {
-                let mut account = self.account();
-                let held = account.index.bytes();
-                let used = held.saturating_add(account.reserved).saturating_add(more);
-                let too_much = used.saturating_sub(self.max_size);
-                let missing = self.missing(more, account.reserved).ok_or(full)?;
-                if too_much == 0 && missing == 0 {
-                    account.reserved += more;
-                    return Ok(());
+            let written = self.account().written;
+            // No look at the disk under the lock that every hit takes.
+            let disk = self.disk().ok_or(full)?;
+            let mut account = self.account();
+            let too_much = (account.used().saturating_add(more)).saturating_sub(self.max_size);
+            // What was written since that look may be in it or not.
+            let since = account.written - written;
+            let wanted = account.unwritten.saturating_add(since);
+            let missing = disk.missing(wanted.saturating_add(more));
+            let short = too_much.max(missing);
+            if short == 0 {
+                account.reserved += more;
+                account.unwritten += more;
+                let tight = account.used() > self.max_size - self.ready() / 2;
+                drop(account);
+                if tight {
+                    self.wake();
                 }
-                if too_much.max(missing) > held {
+                return Ok(());
+            }
+            if short > account.evictable() || began.elapsed() > PATIENCE {
+                return Err(full);
+            }
+            let victims = account.give_up(short);
+            drop(account);
+            if victims.is_empty() {
+                return Err(full);
+            }
+            let bytes: u64 = victims.iter().map(Victim::bytes).sum();
+            self.remove(victims).map_err(|()| full)?;
+            // Some file systems free their blocks later: what they owe must not cost everything.
+            let freed = self.disk().ok_or(full)?.free.saturating_sub(disk.free);
+            if too_much == 0 && freed < bytes / 2 {
+                looks += 1;
+                if looks > LOOKS {
                     return Err(full);
                 }
-                let held = account.index.bytes();
-                let victim = account.index.pop_oldest().ok_or(full)?;
-                (victim, held - account.index.bytes())
-            };
-            self.evict(&victim).map_err(|()| full)?;
-            crate::metrics::evicted(bytes);
-        }
-    }
-
-    /// Removes a blob that the index gave up. One that the disk does not let go stays.
-    fn evict(&self, victim: &Digest) -> Result<(), ()> {
-        let path = blob_path(&self.root, victim);
-        match std::fs::remove_file(&path) {
-            Ok(()) => tracing::debug!(digest = %victim, "evicted"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                trouble("a blob cannot be evicted", &error);
-                if let Ok(meta) = std::fs::metadata(&path) {
-                    self.found(*victim, meta.len(), meta.modified().map_or(0, unix));
-                }
-                return Err(());
+                std::thread::sleep(LOOK_AFTER);
             }
         }
-        Ok(())
     }
 
-    /// How many bytes the file system lacks to keep `min_free` after all that is promised and `more` was
-    /// written; `None` when it cannot say. What is already written of the promised bytes counts twice, which
-    /// errs on the safe side.
-    fn missing(&self, more: u64, reserved: u64) -> Option<u64> {
+    /// Evicts a slice of what is too much, and of what makes room for the next fills. True when there may be
+    /// more to do. Blocks on the disk; for the background.
+    pub(super) fn trim(&self) -> bool {
+        let Some(disk) = self.disk() else {
+            return false;
+        };
+        let mut account = self.account();
+        let used = account.used();
+        let too_much = if used > self.max_size - self.ready() / 2 {
+            used - (self.max_size - self.ready())
+        } else {
+            0
+        };
+        let missing = disk.missing(account.unwritten);
+        let missing = if missing > account.evictable() {
+            0
+        } else {
+            missing
+        };
+        let short = too_much.max(missing);
+        if !account.settled || short == 0 {
+            return false;
+        }
+        let victims = account.give_up(short);
+        drop(account);
+        let some = !victims.is_empty();
+        if some {
+            let removed = self.remove(victims);
+            // What a file system frees later is seen at the next look.
+            return removed.is_ok() && too_much > 0;
+        }
+        false
+    }
+
+    /// Whether there is more than there may be.
+    pub(super) fn is_over(&self) -> bool {
+        self.used() > self.max_size
+    }
+
+    /// Removes blobs that the index gave up.
+    pub(super) fn remove_blobs(&self, blobs: Vec<(Digest, u64)>) -> Result<(), ()> {
+        self.account().leaving += blobs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let victims = blobs.into_iter();
+        self.remove(
+            victims
+                .map(|(digest, bytes)| Victim::Blob(digest, bytes))
+                .collect(),
+        )
+    }
+
+    /// Removes what was given up. What the disk does not let go stays.
+    fn remove(&self, victims: Vec<Victim>) -> Result<(), ()> {
+        let mut outcome = Ok(());
+        for victim in victims {
+            let path = match &victim {
+                Victim::Blob(digest, _) => blob_path(&self.root, digest),
+                Victim::Aside(path, _) => path.clone(),
+            };
+            let removed = std::fs::remove_file(&path);
+            let mut account = self.account();
+            account.leaving -= victim.bytes();
+            drop(account);
+            match removed {
+                Ok(()) => {
+                    crate::metrics::evicted(victim.bytes());
+                    tracing::debug!(?victim, "evicted");
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    trouble("a blob cannot be evicted", &error);
+                    outcome = Err(());
+                    match victim {
+                        Victim::Aside(path, bytes) => self.account().aside.push((path, bytes)),
+                        Victim::Blob(digest, _) => {
+                            if let Ok(meta) = std::fs::metadata(&path) {
+                                let used = meta.modified().map_or(0, unix);
+                                let kind = Kind::Layer;
+                                self.index(|index| {
+                                    index.insert_oldest(digest, meta.len(), used, kind);
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// What the file system has; `None` when it cannot say.
+    fn disk(&self) -> Option<Disk> {
         let stat = rustix::fs::statvfs(&self.root).ok()?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
@@ -169,9 +466,38 @@ impl Space {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
         };
-        let wanted = keep.saturating_add(more).saturating_add(reserved);
-        Some(wanted.saturating_sub(free))
+        Some(Disk { free, keep })
     }
+}
+
+impl Disk {
+    /// How many bytes it lacks to keep `min_free` after `more` was written.
+    fn missing(self, more: u64) -> u64 {
+        self.keep.saturating_add(more).saturating_sub(self.free)
+    }
+}
+
+/// A blob that is being read.
+#[derive(Debug)]
+pub(super) struct Pin {
+    digest: Digest,
+    space: Arc<Space>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.space.account().index.unpin(&self.digest);
+    }
+}
+
+/// What a file of `size` bytes takes while it is filled: one that is worth resuming has a note beside it.
+fn with_note(size: u64) -> u64 {
+    let note = if size >= super::partials::WORTH {
+        BLOCK
+    } else {
+        0
+    };
+    footprint(size) + note
 }
 
 /// Room that belongs to one fill. What is not committed is given back when this is dropped.
@@ -179,15 +505,25 @@ impl Space {
 pub struct Reservation {
     space: Arc<Space>,
     bytes: u64,
+    /// How many of them are on disk.
+    written: u64,
 }
 
 impl Reservation {
+    fn new(space: &Arc<Space>) -> Self {
+        Self {
+            space: space.clone(),
+            bytes: 0,
+            written: 0,
+        }
+    }
+
     /// Makes sure that a file of `size` bytes has room.
     ///
     /// # Errors
     /// [`Full`] when there is none; what was reserved before stays.
     pub fn grow_to(&mut self, size: u64) -> Result<(), Full> {
-        let wanted = footprint(size);
+        let wanted = with_note(size);
         if wanted > self.bytes {
             self.space.take(wanted - self.bytes)?;
             self.bytes = wanted;
@@ -195,19 +531,48 @@ impl Reservation {
         Ok(())
     }
 
+    /// `size` bytes of it are on disk: the file system counts them by itself now.
+    pub(super) fn wrote(&mut self, size: u64) {
+        let written = size.min(self.bytes);
+        let more = written.saturating_sub(self.written);
+        if more > 0 {
+            let mut account = self.space.account();
+            account.unwritten -= more;
+            account.written += more;
+            self.written = written;
+        }
+    }
+
     /// The reserved bytes have become a committed blob.
-    pub(super) fn settle(mut self, digest: Digest, size: u64, now: SystemTime) {
-        let mut account = self.space.account();
+    pub(super) fn settle(mut self, digest: Digest, size: u64, now: SystemTime, kind: Kind) {
+        let space = self.space.clone();
+        let mut account = space.account();
+        self.give_back(&mut account);
+        account.index.insert(digest, size, unix(now), kind);
+    }
+
+    /// The reserved bytes have become a record.
+    pub(super) fn settle_record(mut self) {
+        let space = self.space.clone();
+        let mut account = space.account();
+        self.give_back(&mut account);
+        account.records += 1;
+    }
+
+    fn give_back(&mut self, account: &mut Account) {
         account.reserved -= self.bytes;
-        account.index.insert(digest, size, unix(now));
-        drop(account);
-        self.bytes = 0;
+        account.unwritten -= self.bytes - self.written;
+        (self.bytes, self.written) = (0, 0);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.space.account().reserved -= self.bytes;
+        let space = self.space.clone();
+        // Two guards of one lock would wait for each other: what settled holds none by now.
+        if self.bytes > 0 {
+            self.give_back(&mut space.account());
+        }
     }
 }
 
@@ -219,106 +584,5 @@ pub(super) fn unix(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn space(root: &std::path::Path, max_size: u64, min_free: MinFree) -> Arc<Space> {
-        Arc::new(Space::new(&Settings {
-            path: root.to_owned(),
-            max_size,
-            min_free,
-        }))
-    }
-
-    #[test]
-    fn reservations_are_counted_in_blocks_and_given_back() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let space = space(folder.path(), 10 * 4096, MinFree::Bytes(0));
-        let first = space.reserve(1).expect("room");
-        assert_eq!(space.used(), 4096);
-        let mut second = space.reserve(8 * 4096).expect("room");
-        assert_eq!(space.reserve(4097).map(|_| ()), Err(Full { bytes: 8192 }));
-        second.grow_to(9 * 4096).expect("room");
-        assert!(second.grow_to(9 * 4096 + 1).is_err());
-        drop(second);
-        drop(first);
-        assert_eq!(space.used(), 0);
-    }
-
-    #[test]
-    fn min_free_refuses() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(
-            space(folder.path(), u64::MAX, MinFree::Percent(100.0))
-                .reserve(1)
-                .is_err()
-        );
-        assert!(
-            space(folder.path(), u64::MAX, MinFree::Bytes(u64::MAX))
-                .reserve(1)
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn nothing_goes_where_that_would_not_help() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let space = space(folder.path(), 4 * 4096, MinFree::Bytes(0));
-        for n in [1, 2] {
-            let room = space.reserve(1).expect("room");
-            room.settle(Digest::Sha256([n; 32]), 1, SystemTime::now());
-        }
-        assert!(
-            space.reserve(4 * 4096 + 1).is_err(),
-            "more than there may be"
-        );
-        let held = space.reserve(2 * 4096).expect("room");
-        assert!(space.reserve(3 * 4096).is_err(), "the rest is promised");
-        assert_eq!(space.blobs(), 2);
-        drop(held);
-        // A disk that others filled.
-        let full = Space {
-            min_free: MinFree::Bytes(u64::MAX / 2),
-            ..Arc::into_inner(space).expect("one owner")
-        };
-        let full = Arc::new(full);
-        assert_eq!(full.reserve(1).map(drop), Err(Full { bytes: 4096 }));
-        assert_eq!(full.blobs(), 2);
-    }
-
-    #[test]
-    fn what_cannot_be_removed_is_not_forgotten() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let space = space(folder.path(), 4096, MinFree::Bytes(0));
-        let digest = Digest::Sha256([1; 32]);
-        // A folder is what no rights make a file of.
-        std::fs::create_dir_all(blob_path(folder.path(), &digest)).expect("a folder");
-        let room = space.reserve(1).expect("room");
-        room.settle(digest, 1, SystemTime::now());
-        assert!(space.reserve(1).is_err());
-        assert_eq!(space.blobs(), 1);
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_and_what_is_read_stays() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let space = space(folder.path(), 3 * 4096, MinFree::Bytes(0));
-        let digests = [1, 2, 3].map(|n| Digest::Sha256([n; 32]));
-        for digest in digests {
-            space
-                .reserve(1)
-                .expect("room")
-                .settle(digest, 1, SystemTime::now());
-        }
-        space.pin(&digests[0]);
-        space.touch(&digests[1], SystemTime::now());
-        let _held = space.reserve(1).expect("room");
-        assert!(
-            space
-                .account()
-                .index
-                .pop_oldest()
-                .is_some_and(|gone| gone != digests[2])
-        );
-    }
-}
+#[path = "space_tests.rs"]
+mod tests;

@@ -1,11 +1,11 @@
 //! Tags as pointers: what a tag resolved to, and when the upstream last said so.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
 use super::records::{Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
@@ -34,10 +34,15 @@ pub struct Tags {
 }
 
 impl Tags {
-    pub(super) fn new(root: &Path) -> Self {
+    pub(super) fn new(files: &Arc<Files>) -> Self {
         Self {
-            pointers: Records::new(root.join("repositories"), root.join("partials"), RECENT),
+            pointers: Records::new(files, RECENT),
         }
+    }
+
+    /// Forgets what is in memory of the record at a path below `repositories`.
+    pub(super) fn forget(&self, path: &str) {
+        self.pointers.forget(path);
     }
 
     /// # Errors
@@ -81,8 +86,8 @@ impl Tags {
     }
 
     /// Removes the pointer at this path. Blocks on the disk.
-    pub(super) fn forget(&self, path: &str) -> io::Result<()> {
-        self.pointers.forget(path)
+    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
+        self.pointers.remove_now(path)
     }
 
     /// Removes every pointer of a repository at a manifest that it no longer has. Looks at all of its tags.

@@ -1,0 +1,210 @@
+//! What is committed, what a restart finds, and what gives way.
+
+use super::super::scan::read_dir;
+use super::super::{Settings, Store};
+use super::*;
+use crate::spec::digest::Algorithm;
+
+/// A store whose disk is known.
+fn store_of(root: &Path, max_size: u64) -> Store {
+    let settings = Settings {
+        max_size,
+        ..Settings::at(&root.join("store"))
+    };
+    let store = Store::open(&settings).expect("a store");
+    store.scan();
+    store
+}
+
+fn store(root: &Path) -> Store {
+    store_of(root, 4 << 20)
+}
+
+fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
+    let note = Note {
+        total,
+        ..Note::default()
+    };
+    let room = store.blobs.reserve(0).expect("room");
+    store.blobs.stage(digest, room, note).expect("a partial")
+}
+
+#[test]
+fn only_what_matches_is_committed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    let digest = Digest::of(Algorithm::Sha256, b"hello");
+    let attempt = |bytes: &[u8], size| {
+        let mut staged = stage(&store, &digest, size);
+        staged.append(bytes)?;
+        staged.commit()
+    };
+    assert!(matches!(
+        attempt(b"hell", Some(5)),
+        Err(CommitError::Truncated { .. })
+    ));
+    assert!(matches!(
+        attempt(b"hello!", Some(5)),
+        Err(CommitError::Overlong { .. })
+    ));
+    assert!(matches!(
+        attempt(b"hallo", Some(5)),
+        Err(CommitError::Mismatch(_))
+    ));
+    assert!(matches!(
+        attempt(b"hell", None),
+        Err(CommitError::Mismatch(_))
+    ));
+    assert!(store.blobs.open(&digest, None).expect("readable").is_none());
+    assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
+    assert_eq!(store.space.used(), 0);
+
+    assert_eq!(attempt(b"hello", Some(5)).expect("it matches").size, 5);
+    assert_eq!(
+        store
+            .blobs
+            .open(&digest, None)
+            .expect("readable")
+            .map(|blob| blob.size),
+        Some(5)
+    );
+    assert_eq!(store.space.used(), 4096);
+}
+
+#[test]
+fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let digest = Digest::of(Algorithm::Sha512, b"kept");
+    let large = vec![7; 900 << 10];
+    let whole: Vec<u8> = large.iter().chain(&large).copied().collect();
+    let resumed = Digest::of(Algorithm::Sha256, &whole);
+    {
+        let store = store(folder.path());
+        store.blobs.keep(&digest, b"kept").expect("room");
+        let mut small = stage(&store, &Digest::of(Algorithm::Sha256, b"lost"), Some(4));
+        small.append(b"lo").expect("room");
+        std::mem::forget(small);
+        let mut staged = stage(&store, &resumed, Some(whole.len() as u64));
+        staged.append(&large).expect("room");
+        std::mem::forget(staged);
+    }
+    let store = store(folder.path());
+    assert_eq!(store.space.blobs(), 1);
+    let note = 4096;
+    assert_eq!(store.space.used(), 4096 + large.len() as u64 + note);
+    let names = || read_dir(&folder.path().join("store/partials")).count();
+    assert_eq!(names(), 2, "the file and its note");
+    assert!(store.blobs.open(&digest, None).expect("readable").is_some());
+
+    let mut staged = store
+        .blobs
+        .resume(&resumed)
+        .expect("readable")
+        .expect("a partial");
+    assert_eq!(
+        (staged.written(), staged.total()),
+        (large.len() as u64, Some(whole.len() as u64))
+    );
+    staged.append(&large[..10]).expect("room");
+    staged.park();
+    let mut staged = store
+        .blobs
+        .resume(&resumed)
+        .expect("readable")
+        .expect("a partial");
+    staged.append(&large[10..]).expect("room");
+    staged.commit().expect("it matches");
+    assert_eq!((names(), store.space.blobs()), (0, 2));
+}
+
+#[test]
+fn a_partial_gives_way_to_what_is_needed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store_of(folder.path(), 3 << 20);
+    let digest = Digest::of(Algorithm::Sha256, b"whatever");
+    let mut staged = stage(&store, &digest, Some(2 << 20));
+    staged.append(&vec![1; 2 << 20]).expect("room");
+    staged.park();
+    assert_eq!(store.blobs.partials().len(), 1);
+    let _room = store.blobs.reserve(2 << 20).expect("the partial goes");
+    assert!(store.blobs.partials().is_empty());
+    assert!(store.blobs.resume(&digest).expect("readable").is_none());
+}
+
+#[test]
+fn a_second_process_and_an_unknown_version_are_refused() {
+    use super::super::OpenError;
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let settings = Settings::at(folder.path());
+    let first = Store::open(&settings).expect("a fresh store");
+    assert!(matches!(
+        Store::open(&settings),
+        Err(OpenError::Locked { .. })
+    ));
+    drop(first);
+    std::fs::write(folder.path().join("VERSION"), "2\n").expect("writable");
+    assert!(matches!(
+        Store::open(&settings),
+        Err(OpenError::Version { .. })
+    ));
+}
+
+/// A committed blob, and where its file is.
+fn kept(store: &Store, root: &Path, bytes: &[u8]) -> (Digest, PathBuf) {
+    let digest = Digest::of(Algorithm::Sha256, bytes);
+    let mut staged = stage(store, &digest, Some(bytes.len() as u64));
+    staged.append(bytes).expect("room");
+    staged.commit().expect("it matches");
+    (digest, blob_path(&root.join("store"), &digest))
+}
+
+#[test]
+fn another_length_is_noticed_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let here = store(root);
+    let (digest, path) = kept(&here, root, b"four");
+    let open = |store: &Store, expected| {
+        let blob = store.blobs.open(&digest, expected).expect("readable");
+        blob.map(|blob| blob.size)
+    };
+    // What was committed is known better than by a link.
+    assert_eq!(open(&here, Some(5)), Some(4));
+    std::fs::write(&path, b"fou").expect("writable");
+    assert_eq!(open(&here, None), None);
+    assert!(!path.exists() && here.quarantined().len() == 1);
+    assert_eq!((here.space.blobs(), here.space.used()), (0, 4096));
+
+    kept(&here, root, b"four");
+    drop(here);
+    std::fs::write(&path, b"fou").expect("writable");
+    let again = store(root);
+    // A new process knows only what it finds, and what links say; those may be wrong as well.
+    assert_eq!(open(&again, None), Some(3));
+    assert_eq!(open(&again, Some(4)), None);
+    kept(&again, root, b"four");
+    drop(again);
+    let third = store(root);
+    assert_eq!(open(&third, Some(5)), Some(4));
+    assert_eq!(third.quarantined().len(), 1);
+}
+
+#[test]
+fn what_is_loaded_whole_is_hashed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let small = store(root);
+    let (digest, path) = kept(&small, root, b"manifest");
+    let load = |store: &Store, digest| store.blobs.load(digest).expect("readable");
+    assert_eq!(load(&small, &digest).as_deref(), Some(&b"manifest"[..]));
+    std::fs::write(&path, b"Manifest").expect("writable");
+    assert_eq!(load(&small, &digest), None);
+    assert_eq!(small.quarantined().len(), 1);
+    let (large, path) = kept(&small, root, &[7; 100_000]);
+    drop(small);
+    let mut bytes = vec![7; 100_000];
+    bytes[99] = 6;
+    std::fs::write(&path, bytes).expect("writable");
+    assert_eq!(load(&store(root), &large), None);
+}

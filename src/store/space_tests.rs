@@ -1,0 +1,160 @@
+//! What may be reserved, and what goes for it.
+
+use super::*;
+
+fn space(root: &Path, max_size: u64, min_free: MinFree) -> Arc<Space> {
+    let space = Space::new(&Settings {
+        max_size,
+        min_free,
+        ..Settings::at(root)
+    });
+    space.settle();
+    Arc::new(space)
+}
+
+/// Enters a blob of one byte, as if it had been filled.
+fn fill(space: &Arc<Space>, n: u8) -> Digest {
+    let digest = Digest::Sha256([n; 32]);
+    let path = blob_path(&space.root, &digest);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+    std::fs::write(&path, [n]).expect("writable");
+    let room = space.reserve(1).expect("room");
+    room.settle(digest, 1, SystemTime::now(), Kind::Layer);
+    digest
+}
+
+#[test]
+fn reservations_are_counted_in_blocks_and_given_back() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 10 * BLOCK, MinFree::Bytes(0));
+    let first = space.reserve(1).expect("room");
+    assert_eq!(space.used(), BLOCK);
+    let mut second = space.reserve(8 * BLOCK).expect("room");
+    assert_eq!(
+        space.reserve(BLOCK + 1).map(drop),
+        Err(Full { bytes: 8192 })
+    );
+    second.grow_to(9 * BLOCK).expect("room");
+    assert!(second.grow_to(9 * BLOCK + 1).is_err());
+    drop(second);
+    drop(first);
+    assert_eq!(space.used(), 0);
+}
+
+#[test]
+fn min_free_refuses() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for min_free in [MinFree::Percent(100.0), MinFree::Bytes(u64::MAX)] {
+        let space = space(folder.path(), u64::MAX, min_free);
+        assert!(space.reserve(1).is_err(), "{min_free:?}");
+    }
+}
+
+/// What is written of a reservation is the file system's to count.
+#[test]
+fn written_bytes_count_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 1 << 30, MinFree::Bytes(0));
+    let mut room = space.reserve(8 * BLOCK).expect("room");
+    assert_eq!(space.account().unwritten, 8 * BLOCK);
+    room.wrote(3 * BLOCK + 1);
+    assert_eq!(space.account().unwritten, 5 * BLOCK - 1);
+    room.wrote(100 * BLOCK);
+    assert_eq!(space.account().unwritten, 0);
+    room.grow_to(9 * BLOCK).expect("room");
+    drop(room);
+    let account = space.account();
+    assert_eq!((account.unwritten, account.reserved), (0, 0));
+}
+
+#[test]
+fn nothing_goes_where_that_would_not_help() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 4 * BLOCK, MinFree::Bytes(0));
+    for n in [1, 2] {
+        fill(&space, n);
+    }
+    assert!(
+        space.reserve(4 * BLOCK + 1).is_err(),
+        "more than there may be"
+    );
+    let held = space.reserve(2 * BLOCK).expect("room");
+    assert!(space.reserve(3 * BLOCK).is_err(), "the rest is promised");
+    assert_eq!(space.blobs(), 2);
+    let (pin, _) = space.pin(&Digest::Sha256([1; 32]), SystemTime::now());
+    assert!(space.reserve(2 * BLOCK).is_err(), "one of both is read");
+    assert_eq!(space.blobs(), 2);
+    drop((held, pin));
+    // A disk that others filled.
+    let full = Space {
+        min_free: MinFree::Bytes(u64::MAX / 2),
+        ..Arc::into_inner(space).expect("one owner")
+    };
+    let full = Arc::new(full);
+    assert_eq!(full.reserve(1).map(drop), Err(Full { bytes: BLOCK }));
+    assert!(!full.trim());
+    assert_eq!(full.blobs(), 2);
+}
+
+#[test]
+fn what_cannot_be_removed_is_not_forgotten() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), BLOCK, MinFree::Bytes(0));
+    let digest = Digest::Sha256([1; 32]);
+    // A folder is what no rights make a file of.
+    std::fs::create_dir_all(blob_path(folder.path(), &digest)).expect("a folder");
+    let room = space.reserve(1).expect("room");
+    room.settle(digest, 1, SystemTime::now(), Kind::Layer);
+    assert!(space.reserve(1).is_err());
+    assert_eq!((space.blobs(), space.used()), (1, BLOCK));
+}
+
+#[test]
+fn the_least_recently_used_goes_and_what_is_read_stays() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 3 * BLOCK, MinFree::Bytes(0));
+    let digests = [1, 2, 3].map(|n| fill(&space, n));
+    let (_pin, known) = space.pin(&digests[0], SystemTime::now());
+    assert_eq!(known.map(|known| known.size), Some(1));
+    space.touch(&digests[1], SystemTime::now());
+    let _held = space.reserve(1).expect("room");
+    let here = digests.map(|digest| blob_path(folder.path(), &digest).exists());
+    assert_eq!(here, [true, true, false]);
+}
+
+#[test]
+fn the_background_makes_room_for_the_next_fill() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 128 * BLOCK, MinFree::Bytes(0));
+    for n in 0..128 {
+        fill(&space, n);
+    }
+    while space.trim() {}
+    assert_eq!(space.used(), 126 * BLOCK);
+    assert!(!blob_path(folder.path(), &Digest::Sha256([1; 32])).exists());
+    assert!(blob_path(folder.path(), &Digest::Sha256([2; 32])).exists());
+}
+
+#[test]
+fn nothing_is_promised_before_everything_is_counted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut space = Space::new(&Settings::at(folder.path()));
+    space.opened -= PATIENCE;
+    let space = Arc::new(space);
+    assert!(space.reserve(1).is_err());
+    space.settle();
+    assert!(space.reserve(1).is_ok());
+}
+
+#[test]
+fn records_take_a_part_at_most() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 16 * BLOCK, MinFree::Bytes(0));
+    for _ in 0..5 {
+        space.reserve_record().expect("room").settle_record();
+    }
+    assert!(space.reserve_record().is_err());
+    assert_eq!((space.used(), space.excess_records()), (5 * BLOCK, 1));
+    space.record_gone();
+    assert!(space.reserve_record().is_ok());
+}

@@ -1,0 +1,241 @@
+//! The sweep: what nobody asked for goes, slowly and in slices.
+//!
+//! A record goes when its registry's `unused_ttl` has passed since its last use. A blob lives by the longest
+//! of the registries that link it; one that none links cannot be asked for without a question upstream, and
+//! lives by the shortest of all. Last uses are known by the hour, so everything lives that much longer at
+//! most. What is damaged stays for a week.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::records::component;
+use super::scan::{linked, read_dir};
+use super::space::unix;
+use super::{Settings, Store};
+use crate::spec::digest::Digest;
+
+/// How many entries are looked at without a pause, and how long that is.
+const SLICE: usize = 512;
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long damaged files stay.
+const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The configured times, and who has which.
+#[derive(Debug)]
+pub(super) struct Lives {
+    /// From the shortest on; `None` is for ever.
+    times: Vec<Option<Duration>>,
+    /// By the folder of a registry: a place among the times.
+    registries: HashMap<String, u8>,
+    /// Of registries that are not configured.
+    others: u8,
+    /// How much longer everything lives, since last uses are written that seldom.
+    grace: u64,
+}
+
+impl Lives {
+    pub fn new(settings: &Settings) -> Self {
+        let own = settings.unused_ttls.iter().map(|(_, ttl)| *ttl);
+        let mut times: Vec<_> = own.chain([settings.unused_ttl]).collect();
+        times.sort_by_key(|time| time.unwrap_or(Duration::MAX));
+        times.dedup();
+        let place = |ttl: &Option<Duration>| {
+            let at = times.iter().position(|time| time == ttl);
+            at.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
+        };
+        let registries = settings.unused_ttls.iter();
+        Self {
+            registries: registries
+                .map(|(registry, ttl)| (component(registry.as_str()), place(ttl)))
+                .collect(),
+            others: place(&settings.unused_ttl),
+            grace: settings.persist_after().into(),
+            times,
+        }
+    }
+
+    /// The shortest time there is; `None` where everything stays.
+    pub fn shortest(&self) -> Option<Duration> {
+        self.times.first().copied().flatten()
+    }
+
+    /// By place: what was last used before that goes, in seconds since 1970. One more than there are times,
+    /// for more of them than a byte can tell apart: that stays.
+    fn cutoffs(&self, now: SystemTime) -> Vec<u64> {
+        let cutoff = |time: &Option<Duration>| {
+            let time = time.map_or(u64::MAX, |time| time.as_secs().saturating_add(self.grace));
+            unix(now).saturating_sub(time)
+        };
+        self.times.iter().map(cutoff).collect()
+    }
+}
+
+/// What a sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub records: u64,
+    pub blobs: u64,
+    /// Of those blobs.
+    pub bytes: u64,
+}
+
+/// One walk through the records.
+struct Walk<'a> {
+    store: &'a Store,
+    act: &'a mut dyn FnMut(&Store, Found<'_>),
+    seen: usize,
+}
+
+/// A record on the way.
+struct Found<'a> {
+    /// Below `repositories`.
+    path: &'a str,
+    life: u8,
+    /// Of a link.
+    digest: Option<Digest>,
+    /// Last used, in seconds since 1970.
+    used: u64,
+}
+
+impl Store {
+    /// Removes what nobody asked for long enough before `now`, and records of which there are too many.
+    /// Blocks, and takes its time.
+    pub fn sweep(&self, now: SystemTime) -> Swept {
+        let mut swept = Swept::default();
+        self.limit_records(&mut swept);
+        let cutoffs = self.lives.cutoffs(now);
+        let cutoff = |life: u8| cutoffs.get(usize::from(life)).copied().unwrap_or(0);
+        if self.lives.shortest().is_some() {
+            self.in_slices(|slots| self.space.index(|index| index.unmark(slots)));
+            self.walk(&mut |store, found| {
+                if let Some(digest) = &found.digest {
+                    store.space.index(|index| index.mark(digest, found.life));
+                }
+                let cutoff = cutoff(found.life);
+                if found.used < cutoff && store.remove_record(found.path, cutoff) {
+                    swept.records += 1;
+                }
+            });
+            self.in_slices(|slots| {
+                let unused = self.space.index(|index| index.pop_unused(slots, &cutoffs));
+                if !unused.is_empty() {
+                    swept.blobs += unused.len() as u64;
+                    swept.bytes += unused.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                    // What the disk does not let go is counted again.
+                    let _ = self.space.remove_blobs(unused);
+                }
+            });
+        }
+        let old = unix(now).saturating_sub(QUARANTINE.as_secs());
+        let is_old = |path: &Path| {
+            let set_aside = std::fs::metadata(path).and_then(|meta| meta.modified());
+            set_aside.map_or(true, |at| unix(at) < old)
+        };
+        for path in self.space.take_aside(is_old) {
+            let _ = std::fs::remove_file(path);
+        }
+        swept
+    }
+
+    /// Removes the records that were not used for the longest time, where there are too many: an eighth more
+    /// than that, so that it is not to be done again at once.
+    fn limit_records(&self, swept: &mut Swept) {
+        let excess = self.space.excess_records();
+        if excess == 0 {
+            return;
+        }
+        let mut uses = Vec::new();
+        self.walk(&mut |_, found| uses.push(found.used));
+        let gone = usize::try_from(excess).unwrap_or(0) + uses.len() / 8;
+        if gone >= uses.len() {
+            return;
+        }
+        let (_, &mut cutoff, _) = uses.select_nth_unstable(gone);
+        let mut left = gone;
+        self.walk(&mut |store, found| {
+            // Many may have been used in the same second.
+            let cutoff = cutoff.saturating_add(1);
+            if left > 0 && found.used < cutoff && store.remove_record(found.path, cutoff) {
+                left -= 1;
+                swept.records += 1;
+            }
+        });
+    }
+
+    /// Removes a record unless it was used meanwhile; whether it did.
+    fn remove_record(&self, path: &str, cutoff: u64) -> bool {
+        let removed = self.files.remove_unused(path, cutoff);
+        if removed {
+            self.links.forget(path);
+            self.tags.forget(path);
+        }
+        removed
+    }
+
+    /// Shows every record, and removes the folders that have none.
+    fn walk(&self, act: &mut dyn FnMut(&Self, Found<'_>)) {
+        let mut walk = Walk {
+            store: self,
+            act,
+            seen: 0,
+        };
+        for registry in read_dir(self.files.root()) {
+            let name = registry.file_name().to_string_lossy().into_owned();
+            let lives = &self.lives;
+            let life = lives.registries.get(&name).copied();
+            walk.folder(&registry.path(), &name, life.unwrap_or(lives.others));
+        }
+    }
+
+    /// Acts on all slots of the index, some at a time.
+    fn in_slices(&self, mut act: impl FnMut(std::ops::Range<usize>)) {
+        let all = self.space.index(|index| index.slots());
+        for first in (0..all).step_by(SLICE) {
+            act(first..first + SLICE);
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// `path` is the folder's below `repositories`.
+    fn folder(&mut self, folder: &Path, path: &str, life: u8) {
+        let links = path.ends_with("/_manifests") || path.ends_with("/_blobs");
+        for entry in read_dir(folder) {
+            self.seen += 1;
+            if self.seen.is_multiple_of(SLICE) {
+                std::thread::sleep(PAUSE);
+            }
+            let name = entry.file_name();
+            // Names are ours: ASCII.
+            let path = format!("{path}/{}", name.to_string_lossy());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.folder(&entry.path(), &path, life);
+            } else if let Ok(used) = entry.metadata().and_then(|meta| meta.modified()) {
+                let found = Found {
+                    path: &path,
+                    life,
+                    digest: links.then(|| linked(&entry)).flatten(),
+                    used: unix(used),
+                };
+                (self.act)(self.store, found);
+            }
+        }
+        // Only an empty one goes.
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// What is set aside, for tests and people.
+impl Store {
+    /// The damaged files that are still there.
+    pub fn quarantined(&self) -> Vec<PathBuf> {
+        read_dir(&self.root.join("quarantine"))
+            .map(|entry| entry.path())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

@@ -1,0 +1,211 @@
+//! What goes unasked, and by whose time.
+
+use std::fs::File;
+
+use super::super::{BlobLink, ManifestLink, Pointer};
+use super::*;
+use crate::spec::digest::Algorithm;
+use crate::spec::manifest::AcceptClass;
+use crate::spec::name::{Registry, Repository, Tag};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn settings(root: &Path) -> Settings {
+    Settings {
+        unused_ttl: Some(30 * DAY),
+        unused_ttls: vec![
+            (Registry::new("short.example"), Some(2 * DAY)),
+            (Registry::new("hub.example"), Some(30 * DAY)),
+            (Registry::new("kept.example"), None),
+        ],
+        ..Settings::at(root)
+    }
+}
+
+fn store(root: &Path) -> Store {
+    let store = Store::open(&settings(root)).expect("a store");
+    store.scan();
+    store
+}
+
+fn digest(n: u8) -> Digest {
+    Digest::of(Algorithm::Sha256, &[n])
+}
+
+fn repository() -> Repository {
+    "team/app".parse().expect("a name")
+}
+
+async fn link(store: &Store, registry: &str, n: u8) {
+    let link = BlobLink {
+        checked_at: 0,
+        size: None,
+    };
+    let (registry, repository) = (Registry::new(registry), repository());
+    let links = &store.links;
+    links
+        .link_blob(&registry, &repository, &digest(n), link)
+        .await;
+}
+
+/// Everything below a folder was last used that long ago.
+fn age(folder: &Path, age: Duration) {
+    for entry in read_dir(folder) {
+        let path = entry.path();
+        if path.is_dir() {
+            self::age(&path, age);
+        } else {
+            let file = File::open(&path).expect("a file");
+            let used = SystemTime::now() - age;
+            file.set_modified(used).expect("writable");
+        }
+    }
+}
+
+fn here(store: &Store) -> Vec<u8> {
+    let here = |n: &u8| {
+        store
+            .blobs
+            .open(&digest(*n), None)
+            .expect("readable")
+            .is_some()
+    };
+    (1..=5).filter(here).collect()
+}
+
+#[tokio::test]
+async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    for n in 1..=5 {
+        first.blobs.keep(&digest(n), &[n]).expect("room");
+    }
+    for (registry, n) in [
+        ("short.example", 1),
+        ("short.example", 2),
+        ("hub.example", 2),
+        ("short.example", 3),
+        ("kept.example", 3),
+        ("gone.example", 4),
+    ] {
+        link(&first, registry, n).await;
+    }
+    assert_eq!(first.sweep(SystemTime::now()), Swept::default());
+    drop(first);
+    // One reads what was used before; nothing is opened, since that is a use.
+    for (days, records, left) in [
+        (1, 6, vec![1, 2, 3, 4, 5]),
+        // The fifth is linked by nobody.
+        (3, 3, vec![2, 3, 4]),
+        (31, 1, vec![3]),
+        (3000, 1, vec![3]),
+    ] {
+        age(root, days * DAY);
+        let store = store(root);
+        store.sweep(SystemTime::now());
+        assert_eq!(store.space.records(), records, "{days}");
+        assert_eq!(store.space.blobs(), left.len(), "{days}");
+        assert_eq!(here(&store), left, "{days}");
+        let blocks = records + left.len() as u64;
+        assert_eq!(store.space.used(), blocks * 4096, "{days}");
+    }
+    let repositories = read_dir(&root.join("repositories"));
+    assert_eq!(repositories.count(), 1, "empty folders go");
+}
+
+#[tokio::test]
+async fn records_that_are_used_stay() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let store = store(root);
+    let (registry, repository) = (Registry::new("hub.example"), repository());
+    let tag = |name: &str| name.parse::<Tag>().expect("a tag");
+    let manifest = ManifestLink {
+        media_type: "application/json".into(),
+        size: 1,
+        checked_at: 0,
+        subject: None,
+        stored: None,
+    };
+    let links = &store.links;
+    links
+        .link_manifest(&registry, &repository, &digest(1), manifest)
+        .await;
+    for name in ["old", "new"] {
+        let pointer = Pointer {
+            digest: digest(1),
+            media_type: "application/json".into(),
+            size: None,
+            checked_at: 0,
+        };
+        let class = AcceptClass::Full;
+        let tags = &store.tags;
+        tags.point(&registry, &repository, class, &tag(name), pointer)
+            .await;
+    }
+    age(&root.join("repositories"), 40 * DAY);
+    let used = root.join("repositories/hub.example/team/app/_tags/full/new");
+    let used = File::open(used).expect("a record");
+    used.set_modified(SystemTime::now()).expect("writable");
+    let swept = store.sweep(SystemTime::now());
+    assert_eq!((swept.records, store.space.records()), (2, 1));
+    // Also from memory.
+    let open = async |name: &str| {
+        let (tags, tag) = (&store.tags, tag(name));
+        let found = tags.open(&registry, &repository, AcceptClass::Full, &tag);
+        found.await.expect("readable").is_some()
+    };
+    assert_eq!((open("old").await, open("new").await), (false, true));
+    let digest = digest(1);
+    let link = store.links.manifest(&registry, &repository, &digest);
+    assert_eq!(link.await.expect("readable"), None);
+}
+
+#[tokio::test]
+async fn of_too_many_records_the_least_used_go() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    for n in 0..40 {
+        link(&first, "kept.example", n).await;
+    }
+    age(root, 9 * DAY);
+    for n in 0..10 {
+        let name = digest(n).to_string().replace(':', "-");
+        let link = root.join("repositories/kept.example/team/app/_blobs");
+        let file = File::open(link.join(name)).expect("a link");
+        file.set_modified(SystemTime::now()).expect("writable");
+    }
+    drop(first);
+    let store = Store::open(&Settings {
+        // A quarter of it is 32 records; the lock and VERSION have their blocks.
+        max_size: 130 * 4096,
+        ..settings(root)
+    });
+    let store = store.expect("a store");
+    store.scan();
+    assert_eq!(store.space.excess_records(), 8);
+    let swept = store.sweep(SystemTime::now());
+    assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
+    for n in 0..10 {
+        let (registry, repository) = (Registry::new("kept.example"), repository());
+        let link = store.links.blob(&registry, &repository, &digest(n)).await;
+        assert!(link.expect("readable").is_some(), "{n}");
+    }
+}
+
+#[test]
+fn damaged_files_stay_a_week_unless_the_room_is_needed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    for n in [1, 2] {
+        store.blobs.keep(&digest(n), &[n]).expect("room");
+        store.blobs.quarantine(&digest(n));
+    }
+    assert_eq!((store.quarantined().len(), store.space.used()), (2, 8192));
+    store.sweep(SystemTime::now() + 6 * DAY);
+    assert_eq!(store.quarantined().len(), 2);
+    store.sweep(SystemTime::now() + 8 * DAY);
+    assert_eq!((store.quarantined().len(), store.space.used()), (0, 0));
+}

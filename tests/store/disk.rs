@@ -1,0 +1,27 @@
+//! A store's folder as `du` sees it.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Every file below a folder; what goes meanwhile is no fault.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.flat_map(|entry| {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files(&path)
+        } else {
+            vec![path]
+        }
+    });
+    files.collect()
+}
+
+/// What all files take, in bytes: blocks of 4 KiB, or what the file system says if that is more.
+pub fn measured(folder: &Path) -> u64 {
+    let sizes = files(folder).into_iter().filter_map(|file| {
+        let meta = std::fs::metadata(file).ok()?;
+        Some((meta.len().div_ceil(4096) * 4096).max(meta.blocks() * 512))
+    });
+    sizes.sum()
+}
