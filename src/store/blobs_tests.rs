@@ -201,7 +201,7 @@ fn what_is_loaded_whole_is_hashed() {
     std::fs::write(&path, b"Manifest").expect("writable");
     assert_eq!(load(&small, &digest), None);
     assert_eq!(small.quarantined().len(), 1);
-    let (large, path) = kept(&small, root, &[7; 100_000]);
+    let (large, path) = kept(&small, root, &vec![7; 100_000]);
     drop(small);
     let mut bytes = vec![7; 100_000];
     bytes[99] = 6;

@@ -20,6 +20,9 @@ pub const BLOCK: u64 = 4096;
 /// No slot.
 const NONE: u32 = u32::MAX;
 
+/// How many bytes a size takes.
+const SIZE: usize = 5;
+
 /// Manifests go after layers as long as they take at most this part of everything.
 const MANIFESTS_PART: u64 = 4;
 
@@ -77,7 +80,7 @@ struct Entry {
     state: State,
     /// Which of the configured lives it has; see [`Index::mark`].
     life: u8,
-    size: [u8; 5],
+    size: [u8; SIZE],
     /// Seconds since 1970, as it stands in the file's mtime.
     persisted_use: u32,
     newer: u32,
@@ -88,8 +91,9 @@ struct Entry {
 
 impl Entry {
     fn size(&self) -> u64 {
-        let [a, b, c, d, e] = self.size;
-        u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
+        let mut bytes = [0; 8];
+        bytes[..SIZE].copy_from_slice(&self.size);
+        u64::from_le_bytes(bytes)
     }
 }
 
@@ -348,12 +352,13 @@ impl Index {
     }
 
     fn place(&mut self, digest: Digest, size: u64, now: u64, state: State) -> u32 {
-        let [a, b, c, d, e, ..] = size.min(LARGEST).to_le_bytes();
+        let mut held = [0; SIZE];
+        held.copy_from_slice(&size.min(LARGEST).to_le_bytes()[..SIZE]);
         let entry = Entry {
             digest,
             state,
             life: 0,
-            size: [a, b, c, d, e],
+            size: held,
             persisted_use: seconds(now),
             newer: NONE,
             older: NONE,

@@ -141,9 +141,9 @@ impl Store {
         let lock = lock(&root.join("lock"))?;
         check_version(root)?;
         // VERSION and the lock take a block each.
-        let room = settings.max_size.saturating_sub(2 * index::BLOCK);
+        let max_size = settings.max_size.saturating_sub(2 * index::BLOCK);
         let space = Arc::new(Space::new(&Settings {
-            max_size: room,
+            max_size,
             ..settings.clone()
         }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;

@@ -125,8 +125,8 @@ impl Store {
             pass.began = now;
         }
         // A tenth is left for what a machine that sleeps misses.
-        let share = every.mul_f64(0.9) / u32::try_from(all.len()).unwrap_or(u32::MAX);
-        if !self.scrub_shard(*algorithm, shard, share, stop) {
+        let time = every.mul_f64(0.9) / u32::try_from(all.len()).unwrap_or(u32::MAX);
+        if !self.scrub_shard(*algorithm, shard, time, stop) {
             return;
         }
         pass.done = Some(name(&self.root, shard));
@@ -138,7 +138,7 @@ impl Store {
         &self,
         algorithm: Algorithm,
         shard: &Path,
-        share: Duration,
+        time: Duration,
         stop: &dyn Fn() -> bool,
     ) -> bool {
         let began = Instant::now();
@@ -148,7 +148,7 @@ impl Store {
         let total: u64 = blobs.iter().map(|(_, size)| cost(*size)).sum();
         let mut done = 0;
         #[expect(clippy::cast_precision_loss, reason = "a share of a time")]
-        let due = |done: u64| share.mul_f64(done.min(total) as f64 / total.max(1) as f64);
+        let due = |done: u64| time.mul_f64(done.min(total) as f64 / total.max(1) as f64);
         for (digest, size) in &blobs {
             let before = done;
             let outcome = self.check(digest, |read| {
