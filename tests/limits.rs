@@ -5,6 +5,9 @@ mod support;
 
 #[path = "store/disk.rs"]
 mod disk;
+#[path = "disk/mount.rs"]
+#[allow(dead_code, reason = "only one of its disks is needed here")]
+mod mount;
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use support::gateway::Gateway;
 use support::http::{End, at_once, get};
 use support::image::random;
 use support::origin::{Image, Origin};
+use support::real::found;
 use support::until;
 
 const MIB: u64 = 1 << 20;
@@ -172,11 +176,26 @@ fn what_nobody_asks_for_goes_and_what_is_asked_for_stays() {
     let store = gateway.store();
     age(&store.join("blobs"));
     age(&store.join("repositories"));
-    // A use is written down, also of a blob that has links nobody looked at for long.
-    gateway.restart_with(&ttl("1h"));
-    let path = |image: &Image| blob_path(&store, &image.layer(0).0);
-    // One last time: an hour has passed since, and that is said once an hour.
+    // A use is written down once an hour.
+    gateway.restart();
     pull(&gateway, &used);
+    let is_old = |file: &PathBuf| {
+        let meta = std::fs::metadata(file).expect("a file");
+        let used = meta.modified().expect("a time");
+        used.elapsed()
+            .is_ok_and(|since| since > Duration::from_secs(3600))
+    };
+    let records = store.join("repositories/docker.io/team/app1");
+    let blobs: Vec<PathBuf> = used
+        .blobs
+        .iter()
+        .map(|(digest, _)| blob_path(&store, digest))
+        .collect();
+    until("the uses to be written", || {
+        !files(&records).iter().chain(&blobs).any(is_old)
+    });
+    gateway.restart_with(&ttl("2m"));
+    let path = |image: &Image| blob_path(&store, &image.layer(0).0);
     until("the unused blob to go", || !path(&unused).exists());
     assert!(path(&kept).exists(), "one registry keeps it");
     assert!(path(&used).exists(), "it was asked for");
@@ -289,4 +308,35 @@ fn two_processes_and_a_newer_layout_are_refused() {
     ] {
         assert!(said.contains(part), "{said}");
     }
+}
+
+/// What the file system of a gateway's store has free, in bytes.
+fn free(store: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(store).expect("a file system");
+    stat.f_bavail * stat.f_frsize
+}
+
+/// The file system has 12 MiB, of which 4 are not ours.
+#[test]
+fn concurrent_fills_leave_min_free_to_others() {
+    let Some(disk) = found(mount::Disk::full()) else {
+        return;
+    };
+    let origin = Origin::start();
+    let images = images(&origin);
+    let yaml = format!(
+        "registries: [{{name: docker.io, v2: \"{}\"}}]\nstore: {{min_free: 4MiB}}\n",
+        origin.url()
+    );
+    let gateway = disk.gateway(&yaml);
+    let store = disk.store(&gateway);
+    let size = {
+        let stat = rustix::fs::statvfs(&store).expect("a file system");
+        stat.f_blocks * stat.f_frsize
+    };
+    assert_eq!(size, 12 * MIB, "the mounted one");
+    let most = most_measured(&gateway, &images, || size - free(&store));
+    assert!(most <= 8 * MIB, "{most}");
+    assert!(most > 6 * MIB, "most of it is used: {most}");
+    assert!(gateway.log().matches("committed").count() > images.len());
 }

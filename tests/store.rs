@@ -62,7 +62,7 @@ fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
     root.join("blobs").join(algorithm).join(&hex[..2]).join(hex)
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Act {
     /// Begins a download, with or without a length; goes on with a partial if there is one.
     Stage(u8, bool),

@@ -1,9 +1,9 @@
 //! What is committed, what a restart finds, and what gives way.
 
-use super::super::scan::read_dir;
-use super::super::{Settings, Store};
 use super::*;
 use crate::spec::digest::Algorithm;
+use crate::store::scan::read_dir;
+use crate::store::{Settings, Store};
 
 /// A store whose disk is known.
 fn store_of(root: &Path, max_size: u64) -> Store {
@@ -133,7 +133,7 @@ fn a_partial_gives_way_to_what_is_needed() {
 
 #[test]
 fn a_second_process_and_an_unknown_version_are_refused() {
-    use super::super::OpenError;
+    use crate::store::OpenError;
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let settings = Settings::at(folder.path());

@@ -1,7 +1,7 @@
 //! What a scrub finds, and where it goes on.
 
-use super::super::Settings;
 use super::*;
+use crate::store::Settings;
 
 fn open(root: &Path) -> Store {
     let store = Store::open(&Settings::at(root)).expect("a store");

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 
-use super::super::{BlobLink, ManifestLink, Pointer};
 use super::*;
 use crate::spec::digest::Algorithm;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
+use crate::store::{BlobLink, ManifestLink, Pointer};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
