@@ -329,7 +329,9 @@ fn concurrent_fills_leave_min_free_to_others() {
         origin.url()
     );
     let gateway = disk.gateway(&yaml);
-    let store = disk.store(&gateway);
+    // As it is mounted for the gateway alone.
+    let inside = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
+    let store = inside.join(gateway.store().strip_prefix("/").expect("an absolute path"));
     let size = {
         let stat = rustix::fs::statvfs(&store).expect("a file system");
         stat.f_blocks * stat.f_frsize

@@ -124,12 +124,6 @@ impl Disk {
         Gateway::start_under(&wrapper, yaml, &[])
     }
 
-    /// The store of a gateway on this disk, as others reach it.
-    #[allow(dead_code, reason = "one of the tests that share this needs it")]
-    pub fn store(&self, gateway: &Gateway) -> PathBuf {
-        inside(gateway, "var/store")
-    }
-
     pub fn break_it(&mut self, gateway: &Gateway) {
         match self.kind {
             Kind::Full => fill(&inside(gateway, "var/store/filler")),
