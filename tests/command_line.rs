@@ -146,16 +146,8 @@ fn what_is_not_built_is_refused_alike() {
     for (yaml, key) in [
         ("store: {bucket: {url: \"s3://b\"}}", "store.bucket"),
         (
-            "registries: [{name: a, v1: \"http://h\"}]",
-            "registries[].v1",
-        ),
-        (
             "registries: [{name: a, hosts: [h], visibility: caller}]",
             "registries[].visibility",
-        ),
-        (
-            "routing: {old_clients: [\"^docker/1\"]}",
-            "routing.old_clients",
         ),
     ] {
         let told = refused(yaml.as_bytes());

@@ -230,7 +230,7 @@ impl Authenticator {
         now: SystemTime,
     ) -> Result<Login, Refused> {
         let Some(accounts) = &self.accounts else {
-            return Ok(Login::ANONYMOUS);
+            return Ok(self.anonymous(authorization, now));
         };
         let (kind, text) = match authorization {
             Authorization::Anonymous => return Ok(Login::ANONYMOUS),
@@ -248,6 +248,21 @@ impl Authenticator {
             account: token.account,
             scopes: Some(token.scopes),
         })
+    }
+
+    /// Nobody; but what a v1 token of ours is for must be known even where there are no accounts, since
+    /// image requests say it nowhere else.
+    fn anonymous(&self, authorization: &Authorization, now: SystemTime) -> Login {
+        let token = match authorization {
+            Authorization::Token(text) => {
+                v1_token(text).and_then(|text| self.key.read(Kind::V1, text, now, |_| None).ok())
+            }
+            _ => None,
+        };
+        Login {
+            scopes: token.map(|token| token.scopes),
+            ..Login::ANONYMOUS
+        }
     }
 
     /// Who gave this password, in a header or in the form of `POST /token`.

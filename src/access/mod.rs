@@ -186,6 +186,19 @@ impl Permit {
     }
 }
 
+/// Proof that everybody may read everything of a registry, or that what is read of it is decided on name by
+/// name before anybody sees it. Only [`Policy`] makes one.
+#[derive(Clone, Debug)]
+pub struct Open {
+    registry: Registry,
+}
+
+impl Open {
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
 /// The caller may not do that. Which it is depends on the caller and the rules alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -259,6 +272,18 @@ impl Policy {
             };
             Action::ALL.into_iter().filter(may).collect()
         })
+    }
+
+    /// For requests that name no repository: `None` where rights differ from one to another.
+    pub fn open(&self, registry: &Registry) -> Option<Open> {
+        self.is_open(registry).then(|| self.search(registry))
+    }
+
+    /// For a search. Whoever asks takes it upon them to [`Policy::decide`] on every name that is found.
+    pub fn search(&self, registry: &Registry) -> Open {
+        Open {
+            registry: registry.clone(),
+        }
     }
 
     /// Whether answers about a registry are the same for everybody on the way, so that caches between us

@@ -8,17 +8,12 @@ use super::tree::{Node, Value};
 /// through the items of a list.
 const NOT_YET: &[(&str, Fine)] = &[
     ("store.bucket", Fine::Words(&["off"])),
-    ("registries[].v1", Fine::Nothing),
-    ("registries[].v1_index", Fine::Nothing),
     ("registries[].bridge", Fine::Words(&["false"])),
     ("registries[].visibility", Fine::Words(&["public", "rules"])),
-    ("routing.old_clients", Fine::Words(&["default"])),
 ];
 
 #[derive(Clone, Copy)]
 enum Fine {
-    /// The key has to be left out.
-    Nothing,
     /// `off` and `false` are one word.
     Words(&'static [&'static str]),
 }
@@ -45,10 +40,7 @@ fn refuse_at(node: &Node, rest: &str, path: &str, fine: Fine, report: &mut Repor
     if !below.is_empty() {
         return refuse_at(&entry.node, below, path, fine, report);
     }
-    let words = match fine {
-        Fine::Nothing => &[],
-        Fine::Words(words) => words,
-    };
+    let Fine::Words(words) = fine;
     let is_fine = |word: &&str| {
         entry.node.text() == Some(word) || (matches!(*word, "off" | "false") && entry.node.is_off())
     };
@@ -99,11 +91,8 @@ mod tests {
             let start = format!("not yet: {path} is not built; leave it out");
             assert!(refused.contains(&start), "{path}: {refused:?}");
             assert_eq!(told(&written(path, "~")), "", "{path}");
-            let words = match fine {
-                Fine::Nothing => &[],
-                Fine::Words(words) => *words,
-            };
-            for word in words {
+            let Fine::Words(words) = fine;
+            for word in *words {
                 assert_eq!(
                     told(&written(path, &format!("{word:?}"))),
                     "",
@@ -129,10 +118,6 @@ mod tests {
             (
                 "store:\n  scrub_every: 1d",
                 "f:2:3: not yet: store.scrub_every is not built; leave it out or write 30d or off",
-            ),
-            (
-                "routing: {old_clients: [x]}",
-                "f:1:11: not yet: routing.old_clients is not built; leave it out or write default",
             ),
         ] {
             assert_eq!(told(text), expected, "{text}");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, Credentials, ListenAddress, MaxStale, Tls, Visibility};
+use super::{Config, Credentials, ListenAddress, MaxStale, OldClients, Origin, Tls, Visibility};
 use crate::spec::name::Registry;
 use crate::upstream::Account;
 use crate::{access, admin, gateway, mirror, store, upstream};
@@ -40,7 +40,18 @@ impl Config {
     /// When one cannot be read.
     pub fn mirror_settings(&self) -> Result<mirror::Settings, PasswordFileError> {
         let mut origins = Vec::new();
+        let mut v1 = Vec::new();
         for registry in &self.registries {
+            if let Some(origin) = &registry.v1 {
+                let index = registry.v1_index.as_ref();
+                v1.push(mirror::V1Settings {
+                    registry: Registry::new(&registry.name),
+                    upstream: v1_upstream(registry, origin)?,
+                    index: index
+                        .map(|index| v1_upstream(registry, index))
+                        .transpose()?,
+                });
+            }
             let Some(v2) = &registry.v2 else { continue };
             origins.push(mirror::OriginSettings {
                 registry: Registry::new(&registry.name),
@@ -50,6 +61,7 @@ impl Config {
                     account: account(registry)?,
                     ca: registry.ca.clone(),
                     auth_hosts: registry.auth_hosts.clone(),
+                    idle: None,
                 },
                 tag_ttl: registry.tag_ttl,
                 missing_ttl: registry.missing_ttl,
@@ -70,6 +82,7 @@ impl Config {
         }
         Ok(mirror::Settings {
             origins,
+            v1,
             fills: self.limits.fills,
         })
     }
@@ -87,9 +100,14 @@ impl Config {
             library: registry.name == "docker.io",
             push: registry.push,
             cached: registry.cache,
+            v1: registry.v1.is_some(),
         });
         gateway::Table {
             entries: entries.collect(),
+            old_clients: match &self.routing.old_clients {
+                OldClients::Default => gateway::OldClients::Default,
+                OldClients::Patterns(patterns) => gateway::OldClients::Patterns(patterns.clone()),
+            },
         }
     }
 
@@ -228,6 +246,21 @@ impl super::Listen {
             }),
         }
     }
+}
+
+/// A server of the v1 API. Those in use close idle connections after two seconds.
+fn v1_upstream(
+    registry: &super::Registry,
+    origin: &Origin,
+) -> Result<upstream::Settings, PasswordFileError> {
+    Ok(upstream::Settings {
+        registry: registry.name.clone(),
+        origin: origin.to_string(),
+        account: account(registry)?,
+        ca: registry.ca.clone(),
+        auth_hosts: Vec::new(),
+        idle: Some(Duration::from_secs(1)),
+    })
 }
 
 fn account(registry: &super::Registry) -> Result<Option<Account>, PasswordFileError> {

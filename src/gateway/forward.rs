@@ -22,7 +22,7 @@ use crate::spec::manifest::MAX_MANIFEST;
 use crate::spec::v2::Resource;
 
 /// How long a registry may take to answer once it has the body, or to take the next piece of it.
-const ANSWER: Duration = Duration::from_secs(900);
+pub(super) const ANSWER: Duration = Duration::from_secs(900);
 /// How much of a body is read that nobody wants, so that its sender hears the answer.
 const DRAINED: usize = 1 << 20;
 /// How long a client may be silent in the middle of a form.
@@ -85,9 +85,7 @@ impl Gateway {
             };
             return Ok(refuse(session, wanted, &refused).await?);
         }
-        if expects_continue(&headers) && !session.is_http2() {
-            session.downstream_session.write_continue_response().await?;
-        }
+        go_on(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
             let Some(bytes) = read_manifest(session, self.house.patience).await? else {
                 let refused = Refusal {
@@ -173,7 +171,7 @@ impl Gateway {
     }
 
     /// Says who asks, and by which name: ours to say, whatever the client wrote.
-    fn forwarded(&self, session: &Session, headers: &mut HeaderMap) {
+    pub(super) fn forwarded(&self, session: &Session, headers: &mut HeaderMap) {
         let mut set = |name: &'static str, value: String| {
             if let Ok(value) = value.parse() {
                 headers.insert(name, value);
@@ -297,7 +295,7 @@ fn code_of(passed: &Passed) -> Option<ErrorCode> {
 }
 
 /// Hands the body on as it arrives. Ends well only where the client ended it.
-async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Result<()> {
+pub(super) async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Result<()> {
     while let Some(bytes) = read(session, patience).await? {
         match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
             Ok(true) => {}
@@ -355,6 +353,14 @@ pub(super) async fn take_short_body(session: &mut Session) {
     }
 }
 
+/// Tells a client that waits for it to send its body.
+pub(super) async fn go_on(session: &mut Session) -> Result<()> {
+    if expects_continue(&session.req_header().headers) && !session.is_http2() {
+        session.downstream_session.write_continue_response().await?;
+    }
+    Ok(())
+}
+
 /// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.
 pub(super) async fn drain(session: &mut Session) {
     let read = async {
@@ -386,7 +392,7 @@ fn media_type(headers: &HeaderMap) -> String {
     kind.unwrap_or_default().to_owned()
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?
         .to_str()

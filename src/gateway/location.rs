@@ -70,7 +70,7 @@ pub fn typed_path(target: &Target, resource: Resource) -> String {
 
 /// Whether `authority` is that of an origin (`scheme://authority`). A default port says nothing, since the
 /// scheme does not either.
-fn is_authority(origin: &str, authority: &str) -> bool {
+pub fn is_authority(origin: &str, authority: &str) -> bool {
     let bare = |authority: &str| {
         let authority = authority.to_ascii_lowercase();
         let portless = authority

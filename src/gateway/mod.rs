@@ -13,6 +13,7 @@ mod send;
 mod socket;
 mod tls;
 mod token;
+mod v1;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ pub use route::{Entry, Listener, Table};
 pub use tls::{
     Authority, CertificateFiles, CurrentTls, TlsError, TlsSettings, with_authority, with_files,
 };
+pub use v1::OldClients;
 
 use crate::access::{Action, Authenticator, Denied, Login, Permit, Policy, Scopes};
 use crate::metrics::InFlight;
@@ -36,7 +38,7 @@ use crate::mirror::{Mirror, MirrorError};
 use crate::spec::client::Generation;
 use crate::spec::error::ErrorCode;
 use crate::spec::manifest::AcceptClass;
-use crate::spec::name::Reference;
+use crate::spec::name::{Reference, Registry, Repository};
 use crate::spec::v2::Resource;
 use login::{Denial, scope_of};
 use pass::Pass;
@@ -71,6 +73,7 @@ pub struct Exchange {
     target: Option<Target>,
     login: Login,
     in_flight: Option<InFlight>,
+    v1: v1::Seen,
 }
 
 /// Why a request has no answer yet.
@@ -219,6 +222,10 @@ impl Gateway {
                 .unwrap_or("-")
         };
         let target = exchange.target.as_ref();
+        let registry = target.map(|target| &target.registry);
+        let registry = registry.or(exchange.v1.registry.as_ref());
+        let repository = target.map(|target| &target.endpoint.repository);
+        let repository = repository.or(exchange.v1.repository.as_ref());
         let cache = header("cache-status").trim_start_matches("roadstead; ");
         let upstream = match target {
             Some(target) if cache.contains("fwd=") => {
@@ -232,11 +239,11 @@ impl Gateway {
         tracing::info!(
             target: "access",
             client,
-            user = exchange.login.user().unwrap_or("anonymous"),
+            user = exchange.v1.user.as_deref().or(exchange.login.user()).unwrap_or("anonymous"),
             method = request.method.as_str(),
             path = loggable(request.uri.path()),
-            registry = target.map_or("-", |target| target.registry.as_str()),
-            repository = target.map_or("-", |target| target.endpoint.repository.as_str()),
+            registry = registry.map_or("-", Registry::as_str),
+            repository = repository.map_or("-", Repository::as_str),
             status = response.map_or(0, |response| response.status.as_u16()),
             bytes = session.body_bytes_sent(),
             ms = crate::telemetry::ms(exchange.started),
@@ -256,6 +263,7 @@ impl ProxyHttp for Gateway {
             target: None,
             login: Login::ANONYMOUS,
             in_flight: None,
+            v1: v1::Seen::default(),
         }
     }
 
@@ -285,6 +293,11 @@ impl ProxyHttp for Gateway {
             },
             query: request.uri.query().unwrap_or_default(),
             host,
+            agent: request
+                .headers
+                .get(header::USER_AGENT)
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default(),
         };
         let route = match route::route(&self.house.table, &self.listener, asked) {
             Ok(route) => route,
@@ -292,6 +305,13 @@ impl ProxyHttp for Gateway {
                 forward::refuse(session, &wanted, &refusal).await?;
                 return Ok(true);
             }
+        };
+        let route = match route {
+            Route::V1(route) => {
+                self.v1(session, route, &mut exchange.v1).await?;
+                return Ok(true);
+            }
+            route => route,
         };
         if route == Route::Token {
             let host = host.map(str::to_owned);
@@ -302,7 +322,7 @@ impl ProxyHttp for Gateway {
             let scope = match &route {
                 Route::Pull(target) => scope_of(target, Action::Pull),
                 Route::Pass(pass) => scope_of(&pass.target, pass.action),
-                Route::Ping { .. } | Route::Token => Scopes::default(),
+                Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
             };
             exchange.login = match self.login(session, &scope).await {
                 Ok(login) => login,
@@ -314,7 +334,7 @@ impl ProxyHttp for Gateway {
         }
         let login = &exchange.login;
         match route {
-            Route::Token => {}
+            Route::Token | Route::V1(_) => {}
             Route::Ping { namespace } => {
                 wanted.namespace = namespace;
                 if self.is_nobody(session) {

@@ -313,12 +313,12 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
 }
 
 /// The one table from what went wrong to what is said.
-const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
+pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     match error {
         MirrorError::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         MirrorError::Unknown { asked, .. } => match asked {
             Asked::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
-            Asked::Manifest => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         },
         MirrorError::Denied | MirrorError::NotPublic => (StatusCode::FORBIDDEN, ErrorCode::Denied),

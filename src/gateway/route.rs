@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use http::{Method, StatusCode};
 
 use super::pass::{self, Pass};
+use super::v1::{self, OldClients};
 use crate::access::Action;
 use crate::spec::error::ErrorCode;
 use crate::spec::glob::Pattern;
@@ -35,12 +36,16 @@ pub struct Entry {
     pub push: bool,
     /// Whether what is read there is kept here.
     pub cached: bool,
+    /// Whether it speaks v1.
+    pub v1: bool,
 }
 
 /// All registries.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     pub entries: Vec<Entry>,
+    /// To whom v2 is not shown.
+    pub old_clients: OldClients,
 }
 
 /// What routing knows of the listener a request came in on.
@@ -65,19 +70,24 @@ pub struct Asked<'a> {
     pub query: &'a str,
     /// Host or `:authority`, with its port if it has one.
     pub host: Option<&'a str>,
+    /// User-Agent, empty where there is none.
+    pub agent: &'a str,
 }
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `/v2/`: answered by ourselves.
-    Ping { namespace: Option<String> },
+    Ping {
+        namespace: Option<String>,
+    },
     /// `/token`: answered by ourselves.
     Token,
     /// A cached read.
     Pull(Target),
     /// A write, or a read of a registry whose bytes stay there.
     Pass(Pass),
+    V1(v1::Route),
 }
 
 /// A resource of a repository of a registry.
@@ -117,16 +127,16 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route, Refusal> {
+    if v1::is_v1(asked.path) {
+        return Ok(Route::V1(v1::route(table, listener, asked)));
+    }
     let segments = v2::segments(asked.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
-        Some("v2") => {}
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
-        Some("v1" | "_ping") => {
-            return Err(Refusal::new(
-                ErrorCode::NameUnknown,
-                "the v1 API is not served here",
-            ));
+        Some("v2") if table.old_clients.include(asked.agent) => {
+            return Ok(Route::V1(v1::not_for_old_clients()));
         }
+        Some("v2") => {}
         _ => {
             return Err(Refusal::new(
                 ErrorCode::NameUnknown,
@@ -152,7 +162,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         }
         Path::Named { name, resource } => (name, resource),
     };
-    let (entry, rest) = choose(table, listener, namespace.as_deref(), asked.host, &name)?;
+    let (entry, rest) = owner(table, listener, namespace.as_deref(), asked.host, &name)?;
     let repository = canonical(entry, rest)?;
     let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
     if writes && (listener.read_only || !entry.push) {
@@ -179,7 +189,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     }
     let from = target.query.value("from");
     let from = from.and_then(|from| {
-        let (owner, rest) = choose(
+        let (owner, rest) = owner(
             table,
             listener,
             target.namespace.as_deref(),
@@ -199,22 +209,19 @@ pub fn repository(
     host: Option<&str>,
     name: &str,
 ) -> Option<(Registry, Repository)> {
-    let (entry, rest) = choose(table, listener, None, host, name).ok()?;
+    let (entry, rest) = owner(table, listener, None, host, name).ok()?;
     Some((entry.registry.clone(), canonical(entry, rest).ok()?))
 }
 
 /// The registry that a name belongs to, and the name without its registry prefix.
-fn choose<'t, 'n>(
+pub fn owner<'t, 'n>(
     table: &'t Table,
     listener: &Listener,
     namespace: Option<&str>,
     host: Option<&str>,
     name: &'n str,
 ) -> Result<(&'t Entry, &'n str), Refusal> {
-    if let Some(entry) = check_namespace(table, listener, namespace)? {
-        return Ok((entry, name));
-    }
-    if let Some(entry) = host.and_then(|host| table.by_host(host)) {
+    if let Some(entry) = fixed(table, listener, namespace, host)? {
         return Ok((entry, name));
     }
     if let Some(found) = table.by_prefix(name) {
@@ -229,6 +236,17 @@ fn choose<'t, 'n>(
         let message = "no registry claims this name: write the registry's name before it";
         Refusal::new(ErrorCode::NameUnknown, message)
     })
+}
+
+/// The registry that the listener, `?ns=` or the Host fixes, whatever the name.
+pub fn fixed<'t>(
+    table: &'t Table,
+    listener: &Listener,
+    namespace: Option<&str>,
+    host: Option<&str>,
+) -> Result<Option<&'t Entry>, Refusal> {
+    let named = check_namespace(table, listener, namespace)?;
+    Ok(named.or_else(|| host.and_then(|host| table.by_host(host))))
 }
 
 /// The registry that the listener or `?ns=` fixes, if one does.

@@ -11,7 +11,7 @@ use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
-use crate::mirror::{Passed, Reader};
+use crate::mirror::{Passed, PassedError, Reader};
 use crate::spec::byteranges::Byteranges;
 
 /// Sends headers alone, as HEAD wants them.
@@ -102,20 +102,57 @@ pub async fn relay(
         .write_response_header(Box::new(response), false)
         .await?;
     loop {
-        let next = {
-            let mut next = pin!(passed.next());
-            match futures_util::poll!(&mut next) {
-                Poll::Ready(next) => next,
-                Poll::Pending => {
-                    flush(session).await?;
-                    next.await
-                }
-            }
-        };
-        match next {
+        match next_passed(session, &mut passed).await? {
             Ok(Some(piece)) => session.write_response_body(Some(piece), false).await?,
             Ok(None) => return session.write_response_body(None, true).await,
             Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
+        }
+    }
+}
+
+/// Sends a part of the body of an answer that passes through: `length` bytes of it, after the first `skip`.
+/// As with [`stream`], an error leaves it visibly incomplete.
+pub async fn relay_part(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    mut skip: u64,
+    length: u64,
+    mut passed: Passed,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_LENGTH, length)?;
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    let mut left = length;
+    while left > 0 {
+        let mut piece = match next_passed(session, &mut passed).await? {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return broken_off(session, "the answer is too short".into()).await,
+            Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
+        };
+        let most = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let skipped = piece.split_to(piece.len().min(most(skip)));
+        skip -= skipped.len() as u64;
+        piece.truncate(most(left));
+        left -= piece.len() as u64;
+        if !piece.is_empty() {
+            session.write_response_body(Some(piece), false).await?;
+        }
+    }
+    session.write_response_body(None, true).await
+}
+
+/// The next piece, with what was sent before it on the wire while we wait.
+async fn next_passed(
+    session: &mut Session,
+    passed: &mut Passed,
+) -> Result<std::result::Result<Option<Bytes>, PassedError>> {
+    let mut next = pin!(passed.next());
+    match futures_util::poll!(&mut next) {
+        Poll::Ready(next) => Ok(next),
+        Poll::Pending => {
+            flush(session).await?;
+            Ok(next.await)
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum MirrorError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     Blob,
+    /// Of the v1 API.
+    Image,
     Manifest,
     Repository,
 }
@@ -49,6 +51,7 @@ impl Asked {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Blob => "blob",
+            Self::Image => "image",
             Self::Manifest => "manifest",
             Self::Repository => "repository",
         }

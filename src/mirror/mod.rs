@@ -15,6 +15,7 @@ mod public;
 mod purge;
 mod reader;
 mod tag;
+mod v1;
 mod writes;
 
 use std::collections::HashMap;
@@ -31,7 +32,8 @@ pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
-pub use writes::{Body, Feed, Lesson, Pass, Passed, lesson};
+pub use v1::{Claim, V1Pass, V1Settings, v1_list};
+pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
 
 use crate::access::Permit;
 use crate::flight::Flights;
@@ -73,6 +75,7 @@ pub struct OriginSettings {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub origins: Vec<OriginSettings>,
+    pub v1: Vec<V1Settings>,
     /// How many fills run at once; one registry has at most half of them.
     pub fills: usize,
 }
@@ -108,6 +111,7 @@ pub struct Mirror {
 struct Shared {
     store: Arc<Store>,
     origins: HashMap<Registry, Arc<Origin>>,
+    v1: HashMap<Registry, Arc<v1::V1Origin>>,
     fills: Fills,
     hot: moka::sync::Cache<Digest, Bytes>,
     missing: Missing,
@@ -154,6 +158,7 @@ impl Mirror {
             fills: Fills::new(settings.fills, store.clone(), fills_on),
             store,
             origins,
+            v1: v1::V1Origin::all(settings.v1)?,
             hot,
             missing: Missing::new(),
             pages: lists::pages(),

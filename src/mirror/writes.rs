@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use crate::upstream::{Body, Feed, Passed};
+pub use crate::upstream::{Body, Feed, Passed, UpstreamError as PassedError};
 
 use super::error::Asked;
 use super::freshness::unix;

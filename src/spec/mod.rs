@@ -17,4 +17,5 @@ pub mod name;
 pub mod range;
 pub mod references;
 pub mod schema1;
+pub mod v1;
 pub mod v2;

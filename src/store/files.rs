@@ -31,8 +31,13 @@ pub(super) struct Files {
 impl Files {
     /// Of the store in `root`. A last use may stay unwritten for `persist_after` seconds.
     pub fn new(root: &Path, space: Arc<Space>, persist_after: u32) -> Self {
+        Self::below(root, "repositories", space, persist_after)
+    }
+
+    /// [`Files::new`] for the records of another folder.
+    pub fn below(root: &Path, folder: &str, space: Arc<Space>, persist_after: u32) -> Self {
         Self {
-            root: root.join("repositories"),
+            root: root.join(folder),
             staging: root.join("partials"),
             space,
             persist_after: persist_after.into(),

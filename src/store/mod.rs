@@ -9,6 +9,7 @@
 
 mod blobs;
 mod files;
+mod images;
 mod index;
 mod links;
 mod partials;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
+pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use purge::{Purge, Target};
@@ -109,6 +111,7 @@ pub struct Store {
     pub blobs: Blobs,
     pub links: Links,
     pub tags: Tags,
+    pub images: Images,
     pub space: Arc<Space>,
     files: Arc<Files>,
     root: PathBuf,
@@ -148,9 +151,12 @@ impl Store {
         }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
         let files = Arc::new(Files::new(root, space.clone(), settings.persist_after()));
+        let images = Files::below(root, "v1", space.clone(), settings.persist_after());
+        let images = Arc::new(images);
         Ok(Self {
             links: Links::new(&files),
             tags: Tags::new(&files),
+            images: Images::new(&images),
             blobs,
             space,
             files,

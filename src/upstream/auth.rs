@@ -132,6 +132,14 @@ impl Auth {
         }
     }
 
+    /// The account, for who asks for none and takes it all the same: registries of the v1 API.
+    ///
+    /// # Errors
+    /// When a credential helper does not tell it.
+    pub async fn account(&self) -> Result<Option<HeaderValue>, UpstreamError> {
+        self.shared.basic().await
+    }
+
     /// Whether the registry has said how it wants to be logged in to.
     pub fn is_known(&self) -> bool {
         *self.shared.scheme() != Scheme::Unasked

@@ -32,22 +32,28 @@ struct Three {
 }
 
 impl Clients {
-    /// `ca` is a PEM file of CAs, which are trusted beside the system's roots.
+    /// `ca` is a PEM file of CAs, which are trusted beside the system's roots; `idle` is how long unused
+    /// connections are kept.
     ///
     /// # Errors
     /// When it cannot be read or has no CA, or TLS is not usable.
     ///
     /// # Panics
     /// With a `ca`, outside of a runtime.
-    pub fn open(registry: &str, home: &Home, ca: Option<PathBuf>) -> Result<Self, SetUpError> {
+    pub fn open(
+        registry: &str,
+        home: &Home,
+        ca: Option<PathBuf>,
+        idle: Option<Duration>,
+    ) -> Result<Self, SetUpError> {
         let (registry, home) = (registry.to_owned(), home.clone());
         let Some(ca) = ca else {
-            let pair = Three::new(&registry, &home, &[])?;
+            let pair = Three::new(&registry, &home, &[], idle)?;
             return Ok(Self(watch::channel(pair).1));
         };
         let files = vec![ca.clone()];
         let mut pair = Reloaded::open(files, move || {
-            Three::new(&registry, &home, &authorities(&registry, &ca)?)
+            Three::new(&registry, &home, &authorities(&registry, &ca)?, idle)
         })?;
         let (sender, current) = watch::channel(pair.value().clone());
         reload::keep_looking(move || {
@@ -77,9 +83,14 @@ impl Clients {
 }
 
 impl Three {
-    fn new(registry: &str, home: &Home, extra: &[Certificate]) -> Result<Self, SetUpError> {
+    fn new(
+        registry: &str,
+        home: &Home,
+        extra: &[Certificate],
+        idle: Option<Duration>,
+    ) -> Result<Self, SetUpError> {
         let client = |read_timeout| {
-            client(home, extra, read_timeout).map_err(|source| SetUpError::Tls {
+            client(home, extra, read_timeout, idle).map_err(|source| SetUpError::Tls {
                 registry: registry.to_owned(),
                 source: source.into(),
             })
@@ -124,6 +135,7 @@ fn client(
     home: &Home,
     extra: &[Certificate],
     read_timeout: Option<Duration>,
+    idle: Option<Duration>,
 ) -> reqwest::Result<Client> {
     let builder = || {
         let builder = Client::builder()
@@ -133,8 +145,12 @@ fn client(
             .dns_resolver(home.clone())
             .http2_adaptive_window(true)
             .tcp_nodelay(true);
-        match read_timeout {
+        let builder = match read_timeout {
             Some(timeout) => builder.read_timeout(timeout),
+            None => builder,
+        };
+        match idle {
+            Some(idle) => builder.pool_idle_timeout(idle),
             None => builder,
         }
     };

@@ -11,6 +11,7 @@ mod error;
 mod limits;
 mod pass;
 mod transport;
+mod v1;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// Hosts of token realms that are trusted beside the registry's own registrable domain.
     pub auth_hosts: Vec<String>,
+    /// How long a connection that nobody uses is kept; `None`: the client's own time.
+    pub idle: Option<Duration>,
 }
 
 /// Why a registry's client cannot be set up.
@@ -155,13 +158,14 @@ impl Upstream {
             account,
             ca,
             auth_hosts,
+            idle,
         } = settings;
         let url = Url::parse(&origin).ok().filter(Url::has_host);
         let Some(url) = url else {
             return Err(SetUpError::Origin { registry, origin });
         };
         let home = Home::new(url.host_str().unwrap_or_default());
-        let clients = Clients::open(&registry, &home, ca)?;
+        let clients = Clients::open(&registry, &home, ca, idle)?;
         let login = account.map(|account| Login::new(account, &registry));
         let auth = Auth::new(
             url.clone(),

@@ -40,6 +40,16 @@ pub struct Passed {
     response: reqwest::Response,
 }
 
+impl From<reqwest::Response> for Passed {
+    fn from(response: reqwest::Response) -> Self {
+        Self {
+            status: response.status(),
+            headers: response.headers().clone(),
+            response,
+        }
+    }
+}
+
 impl Passed {
     /// The next bytes; `None` at the end.
     ///
@@ -202,11 +212,7 @@ impl Upstream {
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));
         }
-        Ok(Passed {
-            status: response.status(),
-            headers: response.headers().clone(),
-            response,
-        })
+        Ok(Passed::from(response))
     }
 }
 
@@ -232,7 +238,9 @@ impl Upstream {
 }
 
 /// Sends a request without a body.
-async fn answered(request: reqwest::RequestBuilder) -> Result<reqwest::Response, UpstreamError> {
+pub(super) async fn answered(
+    request: reqwest::RequestBuilder,
+) -> Result<reqwest::Response, UpstreamError> {
     let sent = tokio::time::timeout(ANSWER, request.send());
     Ok(sent.await.map_err(|_| UpstreamError::Timeout)??)
 }

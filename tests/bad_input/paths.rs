@@ -142,19 +142,6 @@ const NAME_UNKNOWN: &[&str] = &[
     "/debug/vars",
     "/token",
     "/token?service=roadstead&scope=repository:library/app:pull",
-    // the old API
-    "/v1",
-    "/v1/",
-    "/v1/_ping",
-    "/_ping",
-    "/v1/search?q=app",
-    "/v1/users/",
-    "/v1/repositories/library/app/images",
-    "/v1/repositories/library/app/tags",
-    "/v1/repositories/library/app/tags/latest",
-    "/v1/images/0123456789abcdef/json",
-    "/v1/images/0123456789abcdef/layer",
-    "/v1/images/0123456789abcdef/ancestry",
     // no endpoint
     "/v2/a",
     "/v2/library/app",
@@ -377,7 +364,6 @@ pub fn cases() -> Vec<Case> {
     // HEAD: the same, without a body.
     for (target, status, code) in [
         ("/", 404, "NAME_UNKNOWN"),
-        ("/v1/_ping", 404, "NAME_UNKNOWN"),
         ("/v2/?ns=evil.example", 404, "NAME_UNKNOWN"),
         ("/v2/_catalog", 404, "NAME_UNKNOWN"),
         ("/v2/A/manifests/latest", 400, "NAME_INVALID"),

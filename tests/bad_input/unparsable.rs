@@ -158,7 +158,7 @@ const IN_STEP: &[(&str, &[u16])] = &[
         &[404],
     ),
     (
-        "GET https://evil.example/v1/_ping HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        "GET https://evil.example/v0/_ping HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         &[404],
     ),
     (

@@ -5,6 +5,7 @@
 //! - [`gateway`]: the real `roadstead` binary in a temporary directory
 //! - [`origin`]: a scripted v2 upstream over real sockets, with faults that are switched while it runs
 //! - [`http`]: a raw HTTP/1.1 client that reports exactly how a body ended, and reqwest for h1 and h2
+//! - [`v1`]: a scripted v1 registry
 //! - [`image`]: deterministic OCI images, made of nothing but a seed
 //! - [`real`]: real registries and real clients from Debian's packages
 //!
@@ -24,6 +25,7 @@ pub mod origin;
 pub mod process;
 pub mod real;
 pub mod tls;
+pub mod v1;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, Ordering};

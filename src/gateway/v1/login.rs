@@ -1,0 +1,160 @@
+//! Who asks over v1, and what they are told who may not.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::SystemTime;
+
+use http::{StatusCode, header};
+use pingora::proxy::Session;
+
+use super::super::Gateway;
+use super::super::route::Refusal;
+use crate::access::{Action, Caller, Denied, Login, Permit, Refused};
+use crate::spec::authorization::{self, Authorization};
+use crate::spec::error::ErrorCode;
+use crate::spec::name::{Registry, Repository};
+
+/// A refusal, and how it could be overcome.
+#[derive(Debug)]
+pub struct Denial {
+    pub refusal: Refusal,
+    pub challenge: Challenge,
+    /// In seconds.
+    pub retry_after: Option<u64>,
+}
+
+/// What a client that is refused could log in with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    None,
+    Basic,
+    Token,
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            challenge: Challenge::None,
+            retry_after: None,
+        }
+    }
+}
+
+impl Denial {
+    /// 401. Old Docker understands nothing else as "log in".
+    pub fn unauthorized(message: &'static str) -> Self {
+        Self {
+            challenge: Challenge::Basic,
+            ..Refusal::new(ErrorCode::Unauthorized, message).into()
+        }
+    }
+
+    fn forbidden(message: &'static str) -> Self {
+        Refusal::new(ErrorCode::Denied, message).into()
+    }
+}
+
+impl From<Refused> for Denial {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Password => Self::unauthorized("the user or the password is wrong"),
+            Refused::Token => Self {
+                challenge: Challenge::Token,
+                ..Self::unauthorized("the token is not valid any more, or never was")
+            },
+            Refused::SlowDown { retry_after } => Self {
+                refusal: Refusal {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    code: ErrorCode::TooManyRequests,
+                    message: refused.to_string().into(),
+                },
+                challenge: Challenge::None,
+                retry_after: Some(retry_after.as_secs()),
+            },
+        }
+    }
+}
+
+/// The same token, of nobody.
+pub fn nobody(caller: &Caller) -> Caller {
+    match caller {
+        Caller::Narrowed { actions, .. } => Caller::Narrowed {
+            user: None,
+            actions: *actions,
+        },
+        Caller::User(_) | Caller::Anonymous => Caller::Anonymous,
+    }
+}
+
+impl Gateway {
+    pub(super) fn v1_has_accounts(&self) -> bool {
+        let authenticator = self.house.authenticator.as_ref();
+        authenticator.is_some_and(crate::access::Authenticator::has_accounts)
+    }
+
+    /// Who came. On a listener that only reads, what a client says counts for nothing but the repository
+    /// that its token is for.
+    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Denial> {
+        let Some(authenticator) = &self.house.authenticator else {
+            return Ok(Login::ANONYMOUS);
+        };
+        let lines = session.req_header().headers.get_all(header::AUTHORIZATION);
+        let lines: Vec<&[u8]> = lines.iter().map(http::HeaderValue::as_bytes).collect();
+        let authorization = authorization::parse(&lines.join(&b", "[..]));
+        let reads = self.listener.read_only;
+        let authorization = match authorization {
+            Ok(authorization) => authorization,
+            Err(_) if reads => Authorization::Anonymous,
+            Err(malformed) => {
+                tracing::debug!(error = %malformed, "a login that cannot be read");
+                return Err(Denial::unauthorized(
+                    "the Authorization header cannot be read",
+                ));
+            }
+        };
+        if reads && !matches!(authorization, Authorization::Token(_)) {
+            return Ok(Login::ANONYMOUS);
+        }
+        let address = session.client_addr().and_then(|address| address.as_inet());
+        let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), std::net::SocketAddr::ip);
+        let login = authenticator.login(&authorization, address, SystemTime::now());
+        Ok(login.await?)
+    }
+
+    /// Decides, before anybody looks.
+    pub(super) fn v1_decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        registry: &Registry,
+        repository: &Repository,
+    ) -> Result<Permit, Denial> {
+        let decided = self
+            .house
+            .policy
+            .decide(caller, action, registry, repository);
+        let challenged = self.v1_has_accounts() && !self.listener.read_only;
+        decided.map_err(|denied| match denied {
+            Denied::Anonymous if challenged => Denial::unauthorized("you have to log in for that"),
+            Denied::Scope if !self.listener.read_only => Denial {
+                challenge: Challenge::Token,
+                ..Denial::unauthorized("the token is not for that")
+            },
+            Denied::Anonymous | Denied::User | Denied::Scope => {
+                Denial::forbidden("you may not do that to this repository")
+            }
+        })
+    }
+
+    /// The `WWW-Authenticate` of a refusal.
+    pub(super) fn v1_challenge(&self, challenge: Challenge) -> Option<String> {
+        let authenticator = self.house.authenticator.as_ref()?;
+        match challenge {
+            Challenge::Basic if authenticator.has_accounts() => {
+                Some(authenticator.basic_challenge())
+            }
+            Challenge::Token => Some("Token".to_owned()),
+            Challenge::Basic | Challenge::None => None,
+        }
+    }
+}

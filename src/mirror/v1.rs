@@ -1,0 +1,356 @@
+//! The v1 API of a registry, and of its index where that is another server. Nothing is kept but which images
+//! are whose.
+//!
+//! Image requests name no repository, so an image is asked for under a [`Claim`], and only where it is linked
+//! to the repository that the claim is about: its image list or its tags named it, it is an ancestor of a
+//! linked one, or it was put under a right to push there. An index's own tokens stay here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::error::Asked;
+use super::{Mirror, MirrorError, Passed};
+use crate::access::{Action, Open, Permit};
+use crate::spec::name::{Registry, Repository};
+use crate::spec::v1::{Endpoint, ImageId, Part, Resource};
+use crate::upstream::{self, Body, Passing, SetUpError, Upstream, UpstreamError};
+
+/// How long an index's token is used. Indexes do not say how long theirs are good; one that is refused is
+/// fetched anew.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+const TOKENS: u64 = 10_000;
+/// The longest list of images, tags or ancestors, in bytes.
+pub const MAX_LIST: usize = 8 << 20;
+
+/// One registry of the v1 API.
+#[derive(Clone, Debug)]
+pub struct V1Settings {
+    pub registry: Registry,
+    pub upstream: upstream::Settings,
+    /// The index, where it is another server.
+    pub index: Option<upstream::Settings>,
+}
+
+/// A registry and its index.
+#[derive(Debug)]
+pub(super) struct V1Origin {
+    upstream: Upstream,
+    index: Option<Upstream>,
+    /// What the index gave for a repository, for reading or (true) writing.
+    tokens: moka::sync::Cache<(Repository, bool), HeaderValue>,
+}
+
+impl V1Origin {
+    pub fn all(settings: Vec<V1Settings>) -> Result<HashMap<Registry, Arc<V1Origin>>, SetUpError> {
+        let origins = settings.into_iter().map(|settings| {
+            let origin = Self {
+                upstream: Upstream::new(settings.upstream)?,
+                index: settings.index.map(Upstream::new).transpose()?,
+                tokens: moka::sync::Cache::builder()
+                    .max_capacity(TOKENS)
+                    .time_to_live(TOKEN_LIFE)
+                    .build(),
+            };
+            Ok((settings.registry, Arc::new(origin)))
+        });
+        origins.collect()
+    }
+}
+
+/// What a request carries beside its target.
+#[derive(Debug)]
+pub struct V1Pass {
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub body: Option<Body>,
+}
+
+/// The right that an image is asked for with.
+#[derive(Clone, Copy, Debug)]
+pub enum Claim<'a> {
+    /// To what is linked to this repository.
+    Repository(&'a Permit),
+    /// To every image of a registry that everybody may read.
+    Everything(&'a Open),
+}
+
+impl<'a> Claim<'a> {
+    pub fn registry(self) -> &'a Registry {
+        match self {
+            Self::Repository(permit) => permit.registry(),
+            Self::Everything(open) => open.registry(),
+        }
+    }
+}
+
+impl Mirror {
+    /// Passes a request for something of the permit's repository on, to the index where that keeps it.
+    ///
+    /// # Errors
+    /// Why it could not be asked. Its statuses are none, save that it refuses our account.
+    pub async fn v1_repository(
+        &self,
+        permit: &Permit,
+        resource: &Resource,
+        pass: V1Pass,
+    ) -> Result<Passed, MirrorError> {
+        let origin = self.v1_origin(permit.registry())?;
+        let repository = permit.repository();
+        let writes = permit.action() != Action::Pull;
+        let endpoint = Endpoint::Named {
+            repository: repository.clone(),
+            resource: resource.clone(),
+        };
+        let passing = passing(&endpoint, pass);
+        match &origin.index {
+            Some(index) if resource.is_of_index() => {
+                let passed = index.pass_v1(passing, None).await.map_err(failed)?;
+                keep_token(&origin, repository, writes, &passed);
+                Ok(passed)
+            }
+            _ => ask(&origin, Some((repository, writes)), passing).await,
+        }
+    }
+
+    /// Passes a request for a part of an image on. Its description may be put by whoever may push; everything
+    /// else is for images that are linked.
+    ///
+    /// # Errors
+    /// [`MirrorError::Unknown`] for images that are not the claim's, and why it could not be asked.
+    pub async fn v1_image(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+        part: Part,
+        pass: V1Pass,
+    ) -> Result<Passed, MirrorError> {
+        let origin = self.v1_origin(claim.registry())?;
+        let begins = pass.method == Method::PUT && part == Part::Json;
+        let whose = match claim {
+            Claim::Everything(_) => None,
+            Claim::Repository(permit) => {
+                if !begins && !self.is_linked(permit, id).await? {
+                    return Err(MirrorError::Unknown {
+                        asked: Asked::Image,
+                        remembered: false,
+                    });
+                }
+                Some((permit.repository(), permit.action() != Action::Pull))
+            }
+        };
+        let id = id.clone();
+        ask(&origin, whose, passing(&Endpoint::Image { id, part }, pass)).await
+    }
+
+    /// The length of a layer in bytes, where the registry says it.
+    ///
+    /// # Errors
+    /// As [`Mirror::v1_image`].
+    pub async fn v1_layer_size(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+        headers: &HeaderMap,
+    ) -> Result<Option<u64>, MirrorError> {
+        let head = self.v1_layer_head(claim, id, headers).await?;
+        let length = head.headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Ok(length.filter(|_| head.status == StatusCode::OK))
+    }
+
+    /// The head of a layer. Registries that let a token for reading do GET alone are asked by GET, and not
+    /// listened to further.
+    ///
+    /// # Errors
+    /// As [`Mirror::v1_image`].
+    pub async fn v1_layer_head(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+        headers: &HeaderMap,
+    ) -> Result<Passed, MirrorError> {
+        let by = |method| V1Pass {
+            method,
+            headers: headers.clone(),
+            body: None,
+        };
+        match self
+            .v1_image(claim, id, Part::Layer, by(Method::HEAD))
+            .await
+        {
+            Err(MirrorError::Denied) => {}
+            Ok(passed) if passed.status == StatusCode::METHOD_NOT_ALLOWED => {}
+            answered => return answered,
+        }
+        self.v1_image(claim, id, Part::Layer, by(Method::GET)).await
+    }
+
+    /// Asks for a search. `query` goes as it is, without `?`.
+    ///
+    /// # Errors
+    /// Why it could not be asked.
+    pub async fn v1_search(
+        &self,
+        open: &Open,
+        query: &str,
+        pass: V1Pass,
+    ) -> Result<Passed, MirrorError> {
+        let origin = self.v1_origin(open.registry())?;
+        let passing = Passing {
+            method: pass.method,
+            target: format!("/v1/search?{query}"),
+            headers: pass.headers,
+            scope: String::new(),
+            body: None,
+        };
+        let upstream = origin.index.as_ref().unwrap_or(&origin.upstream);
+        upstream.pass_v1(passing, None).await.map_err(failed)
+    }
+
+    /// These images are the permit's repository's.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn v1_link(&self, permit: &Permit, ids: &[ImageId]) -> Result<(), MirrorError> {
+        let images = &self.shared.store.images;
+        let linked = images.link(permit.registry(), permit.repository(), ids);
+        linked
+            .await
+            .map_err(|error| MirrorError::Disk(Arc::new(error)))
+    }
+
+    /// The permit's repository is gone.
+    pub async fn v1_unlink_all(&self, permit: &Permit) {
+        let images = &self.shared.store.images;
+        let (registry, repository) = (permit.registry(), permit.repository());
+        images.unlink_all(registry, repository).await;
+    }
+
+    /// What a registry and its index call themselves: scheme and authority.
+    pub fn v1_upstreams_of(&self, registry: &Registry) -> Vec<&str> {
+        let origin = self.shared.v1.get(registry);
+        let servers = origin.map(|origin| std::iter::once(&origin.upstream).chain(&origin.index));
+        servers
+            .into_iter()
+            .flatten()
+            .map(Upstream::origin)
+            .collect()
+    }
+
+    async fn is_linked(&self, permit: &Permit, id: &ImageId) -> Result<bool, MirrorError> {
+        let images = &self.shared.store.images;
+        let linked = images.is_linked(permit.registry(), permit.repository(), id);
+        linked
+            .await
+            .map_err(|error| MirrorError::Disk(Arc::new(error)))
+    }
+
+    fn v1_origin(&self, registry: &Registry) -> Result<Arc<V1Origin>, MirrorError> {
+        let origin = self.shared.v1.get(registry);
+        origin.cloned().ok_or(MirrorError::NotServed)
+    }
+}
+
+/// Reads a list of at most [`MAX_LIST`] bytes.
+///
+/// # Errors
+/// When it is longer, or broken off.
+pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = passed.next().await.map_err(failed)? {
+        if bytes.len() + piece.len() > MAX_LIST {
+            return Err(failed(UpstreamError::TooLarge { limit: MAX_LIST }));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {
+    Passing {
+        method: pass.method,
+        target: endpoint.path(),
+        headers: pass.headers,
+        scope: String::new(),
+        body: pass.body,
+    }
+}
+
+/// Asks the registry, with the token that its index gave for a repository where there is an index.
+async fn ask(
+    origin: &V1Origin,
+    whose: Option<(&Repository, bool)>,
+    passing: Passing,
+) -> Result<Passed, MirrorError> {
+    let upstream = &origin.upstream;
+    let (Some(index), Some((repository, writes))) = (&origin.index, whose) else {
+        return upstream.pass_v1(passing, None).await.map_err(failed);
+    };
+    let key = (repository.clone(), writes);
+    let kept = origin.tokens.get(&key);
+    let is_new = kept.is_none();
+    let token = match kept {
+        Some(token) => Some(token),
+        // Only where a push begins is a token for it to be had.
+        None if writes => None,
+        None => read_token(origin, index, repository).await?,
+    };
+    let again = (!writes && !is_new).then(|| Passing {
+        method: passing.method.clone(),
+        target: passing.target.clone(),
+        headers: passing.headers.clone(),
+        scope: String::new(),
+        body: None,
+    });
+    match (upstream.pass_v1(passing, token).await, again) {
+        (Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED)), Some(again)) => {
+            origin.tokens.invalidate(&key);
+            let token = read_token(origin, index, repository).await?;
+            upstream.pass_v1(again, token).await.map_err(failed)
+        }
+        (passed, _) => passed.map_err(failed),
+    }
+}
+
+/// A token for reading a repository, of the index; that of a push that is under way if it gives none.
+async fn read_token(
+    origin: &V1Origin,
+    index: &Upstream,
+    repository: &Repository,
+) -> Result<Option<HeaderValue>, MirrorError> {
+    let endpoint = Endpoint::Named {
+        repository: repository.clone(),
+        resource: Resource::Images,
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("x-docker-token", HeaderValue::from_static("true"));
+    let pass = V1Pass {
+        method: Method::GET,
+        headers,
+        body: None,
+    };
+    let passed = index.pass_v1(passing(&endpoint, pass), None).await;
+    keep_token(origin, repository, false, &passed.map_err(failed)?);
+    let kept = |writes| origin.tokens.get(&(repository.clone(), writes));
+    Ok(kept(false).or_else(|| kept(true)))
+}
+
+/// Keeps the token of an index's answer, as a client would send it back.
+fn keep_token(origin: &V1Origin, repository: &Repository, writes: bool, passed: &Passed) {
+    let given = passed.headers.get("x-docker-token");
+    let Some(given) = given.and_then(|given| given.to_str().ok()) else {
+        return;
+    };
+    if let Ok(mut token) = HeaderValue::from_str(&format!("Token {given}")) {
+        token.set_sensitive(true);
+        origin.tokens.insert((repository.clone(), writes), token);
+    }
+}
+
+fn failed(error: UpstreamError) -> MirrorError {
+    MirrorError::of(Arc::new(error), Asked::Repository)
+}

@@ -1,0 +1,439 @@
+//! The v1 API's request targets, as docker-registry 0.9 serves them and Docker 1.0 to 1.12 asks for them:
+//! parsed from what a client sent, rendered for a registry. Pure.
+//!
+//! Image requests name no repository. A name of one component and `library/<name>` are the same repository:
+//! clients write the one in some requests and the other in the rest, and some registries know only the
+//! latter, so that is what is rendered.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::name::{Repository, Tag};
+use super::v2::PathError;
+
+/// What a v1 path asks for. Names are still as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// `/_ping` and `/v1/_ping`
+    Ping,
+    /// `/v1/users/`, and `/v1/users/<name>/`
+    Users,
+    /// `/v1/search`
+    Search,
+    /// `/v1/repositories/<name>/…`
+    Named { name: String, resource: Resource },
+    /// `/v1/images/<id>/…`
+    Image { id: ImageId, part: Part },
+}
+
+/// The part of a repository that a path names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// `/`: where a push begins.
+    Repository,
+    /// The list of its images, which a pull begins with and a push ends with.
+    Images,
+    Auth,
+    Json,
+    Properties,
+    Tags,
+    Tag(Tag),
+    TagJson(Tag),
+}
+
+impl Resource {
+    /// Whether an index keeps it, where index and registry are not one server.
+    pub const fn is_of_index(&self) -> bool {
+        matches!(self, Self::Repository | Self::Images | Self::Auth)
+    }
+}
+
+/// The part of an image that a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    Ancestry,
+    Checksum,
+    Diff,
+    Files,
+    Json,
+    Layer,
+}
+
+impl Part {
+    const ALL: [(&'static str, Self); 6] = [
+        ("ancestry", Self::Ancestry),
+        ("checksum", Self::Checksum),
+        ("diff", Self::Diff),
+        ("files", Self::Files),
+        ("json", Self::Json),
+        ("layer", Self::Layer),
+    ];
+
+    fn parse(text: &str) -> Result<Self, PathError> {
+        let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, part)| part).ok_or(PathError::Unknown)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        let found = Self::ALL.into_iter().find(|(_, part)| *part == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+/// An image's id: 64 hexadecimal digits in lower case, or 16 of them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageId(Arc<str>);
+
+/// A text that is no image's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an image's id is 64 hexadecimal digits in lower case, or 16 of them")]
+pub struct ImageIdError;
+
+impl ImageId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = ImageIdError;
+
+    fn from_str(text: &str) -> Result<Self, ImageIdError> {
+        let digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if matches!(text.len(), 16 | 64) && text.bytes().all(digit) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ImageIdError)
+        }
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A parsed request target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    Named {
+        repository: Repository,
+        resource: Resource,
+    },
+    Image {
+        id: ImageId,
+        part: Part,
+    },
+}
+
+/// Words that follow a name. A tag or component that reads like one could mean another path to a registry.
+const WORDS: [&str; 5] = ["tags", "images", "json", "auth", "properties"];
+
+/// Parses the segments of a path; `slash` is whether a slash ends it, which is how a repository itself is
+/// told from what is in it.
+///
+/// # Errors
+/// What the path is not.
+pub fn parse(segments: &[String], slash: bool) -> Result<Path, PathError> {
+    let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match texts.as_slice() {
+        ["_ping"] | ["v1", "_ping"] => Ok(Path::Ping),
+        ["v1", "users"] | ["v1", "users", _] => Ok(Path::Users),
+        ["v1", "search"] => Ok(Path::Search),
+        ["v1", "images", id, part] => Ok(Path::Image {
+            id: id.parse().map_err(|_| PathError::Unknown)?,
+            part: Part::parse(part)?,
+        }),
+        ["v1", "repositories", rest @ ..] => named(rest, slash),
+        _ => Err(PathError::Unknown),
+    }
+}
+
+/// Reads what follows `repositories` from the right.
+fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
+    let is_word = |text: &&str| WORDS.contains(text);
+    let (name, resource) = match rest {
+        [] => return Err(PathError::Unknown),
+        name if slash => (name, Resource::Repository),
+        [name @ .., "tags", tag, "json"] if !name.is_empty() => {
+            (name, Resource::TagJson(tag.parse()?))
+        }
+        [name @ .., "tags", tag] if !name.is_empty() && !is_word(tag) => {
+            (name, Resource::Tag(tag.parse()?))
+        }
+        [name @ .., "tags"] if !name.is_empty() => (name, Resource::Tags),
+        [name @ .., "images"] if !name.is_empty() => (name, Resource::Images),
+        [name @ .., "auth"] if !name.is_empty() => (name, Resource::Auth),
+        [name @ .., "json"] if !name.is_empty() => (name, Resource::Json),
+        [name @ .., "properties"] if !name.is_empty() => (name, Resource::Properties),
+        name => (name, Resource::Repository),
+    };
+    // `a/tags/b` and the tag `b` of `a` would be one path.
+    if name.contains(&"tags") {
+        return Err(PathError::Unknown);
+    }
+    Ok(Path::Named {
+        name: name.join("/"),
+        resource,
+    })
+}
+
+/// The one form of a typed name: `library/x` is `x`.
+pub fn plain(name: &str) -> &str {
+    match name.strip_prefix("library/") {
+        Some(rest) if !rest.is_empty() && !rest.contains('/') => rest,
+        _ => name,
+    }
+}
+
+impl Endpoint {
+    /// The path to ask a registry for, made of nothing but parsed parts.
+    pub fn path(&self) -> String {
+        let (repository, resource) = match self {
+            Self::Image { id, part } => return format!("/v1/images/{id}/{}", part.as_str()),
+            Self::Named {
+                repository,
+                resource,
+            } => (repository.as_str(), resource),
+        };
+        let name = if repository.contains('/') {
+            Cow::Borrowed(repository)
+        } else {
+            Cow::Owned(format!("library/{repository}"))
+        };
+        let rest = match resource {
+            Resource::Repository => String::new(),
+            Resource::Images => "images".into(),
+            Resource::Auth => "auth".into(),
+            Resource::Json => "json".into(),
+            Resource::Properties => "properties".into(),
+            Resource::Tags => "tags".into(),
+            Resource::Tag(tag) => format!("tags/{tag}"),
+            Resource::TagJson(tag) => format!("tags/{tag}/json"),
+        };
+        format!("/v1/repositories/{name}/{rest}")
+    }
+}
+
+/// The ids in an image list, `[{"id": …}, …]`, or in an ancestry, `["<id>", …]`. What is no id is passed over.
+pub fn ids_in_list(json: &[u8]) -> Vec<ImageId> {
+    let Ok(serde_json::Value::Array(items)) = serde_json::from_slice(json) else {
+        return Vec::new();
+    };
+    let id = |item: &serde_json::Value| {
+        let text = item.as_str().or_else(|| item.get("id")?.as_str());
+        text?.parse().ok()
+    };
+    items.iter().filter_map(id).collect()
+}
+
+/// The ids that tags stand for: `{"<tag>": "<id>", …}`, or one tag's `"<id>"`.
+pub fn ids_of_tags(json: &[u8]) -> Vec<ImageId> {
+    let id = |value: &serde_json::Value| value.as_str()?.parse().ok();
+    match serde_json::from_slice(json) {
+        Ok(serde_json::Value::Object(tags)) => tags.values().filter_map(id).collect(),
+        Ok(value) => id(&value).into_iter().collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The error body: `{"error": "…"}`, to be sent as `application/json`.
+pub fn error_body(message: &str) -> String {
+    serde_json::json!({"error": message}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::v2;
+    use super::*;
+
+    fn path(text: &str) -> Result<Path, PathError> {
+        parse(&v2::segments(text)?, text.ends_with('/'))
+    }
+
+    fn id() -> String {
+        "0123456789abcdef".repeat(4)
+    }
+
+    #[test]
+    fn paths_of_clients() {
+        let named = |name: &str, resource| Path::Named {
+            name: name.into(),
+            resource,
+        };
+        let tag = |text: &str| text.parse().expect("a tag");
+        for (text, expected) in [
+            ("/_ping", Path::Ping),
+            ("/v1/_ping", Path::Ping),
+            ("//v1//_ping", Path::Ping),
+            ("/v1/users/", Path::Users),
+            ("/v1/users", Path::Users),
+            ("/v1/users/me/", Path::Users),
+            ("/v1/search", Path::Search),
+            ("/v1/repositories/app/", named("app", Resource::Repository)),
+            ("/v1/repositories/app", named("app", Resource::Repository)),
+            (
+                "/v1/repositories/team/images/",
+                named("team/images", Resource::Repository),
+            ),
+            (
+                "/v1/repositories/images",
+                named("images", Resource::Repository),
+            ),
+            (
+                "/v1/repositories/team/app/images",
+                named("team/app", Resource::Images),
+            ),
+            (
+                "/v1/repositories/a/b/c/images",
+                named("a/b/c", Resource::Images),
+            ),
+            (
+                "/v1/repositories/library/app/tags",
+                named("library/app", Resource::Tags),
+            ),
+            (
+                "/v1/repositories/team/app/tags/1.0",
+                named("team/app", Resource::Tag(tag("1.0"))),
+            ),
+            (
+                "/v1/repositories/app/tags/latest/json",
+                named("app", Resource::TagJson(tag("latest"))),
+            ),
+            ("/v1/repositories/app/json", named("app", Resource::Json)),
+            ("/v1/repositories/app/auth", named("app", Resource::Auth)),
+            (
+                "/v1/repositories/app/properties",
+                named("app", Resource::Properties),
+            ),
+        ] {
+            assert_eq!(path(text), Ok(expected), "{text}");
+        }
+        for (name, part) in Part::ALL {
+            let text = format!("/v1/images/{}/{name}", id());
+            let id = id().parse().expect("an id");
+            assert_eq!(path(&text), Ok(Path::Image { id, part }));
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_of_the_api() {
+        let unknown = [
+            "/v1".to_owned(),
+            "/v1/".into(),
+            "/v1/repositories".into(),
+            "/v1/images".into(),
+            "/v1/images/latest/json".into(),
+            format!("/v1/images/{}/json", id().to_uppercase()),
+            format!("/v1/images/{}/private", id()),
+            format!("/v1/images/{}", id()),
+            format!("/v1/private_images/{}/layer", id()),
+            // two readers could see two repositories
+            "/v1/repositories/a/tags/b/images".into(),
+            "/v1/repositories/a/tags/tags/b".into(),
+            "/v1/repositories/a/tags/b/".into(),
+            "/v1/repositories/a/tags/images".into(),
+            "/_ping/x".into(),
+        ];
+        for text in unknown {
+            assert_eq!(path(&text), Err(PathError::Unknown), "{text}");
+        }
+        assert!(path("/v1/repositories/a/tags/-x").is_err());
+        assert_eq!(
+            path("/v1/repositories/a%2Fb/images"),
+            Err(PathError::Encoding)
+        );
+        assert_eq!(path("/v1/../v2/"), Err(PathError::Encoding));
+    }
+
+    #[test]
+    fn library_is_put_before_short_names() {
+        for (name, plain_name) in [
+            ("app", "app"),
+            ("library/app", "app"),
+            ("team/app", "team/app"),
+            ("library/a/b", "library/a/b"),
+            ("library/", "library/"),
+            ("library", "library"),
+        ] {
+            assert_eq!(plain(name), plain_name);
+        }
+        let images = |repository: &str| {
+            let endpoint = Endpoint::Named {
+                repository: repository.parse().expect("a name"),
+                resource: Resource::Images,
+            };
+            endpoint.path()
+        };
+        assert_eq!(images("app"), "/v1/repositories/library/app/images");
+        assert_eq!(images("team/app"), "/v1/repositories/team/app/images");
+    }
+
+    #[test]
+    fn ids_that_answers_name() {
+        let short = "0123456789abcdef";
+        let list = format!(
+            r#"[{{"id": "{}", "Tag": "1"}}, {{"id": 5}}, "{short}", null, "x"]"#,
+            id()
+        );
+        let both: Vec<ImageId> = [&*id(), short].map(|id| id.parse().expect("an id")).into();
+        assert_eq!(ids_in_list(list.as_bytes()), both);
+        for nothing in [&b"[]"[..], b"{}", b"", b"[", b"\"0123456789abcdef\""] {
+            assert_eq!(ids_in_list(nothing), []);
+        }
+        let tags = format!(r#"{{"1": "{}", "2": "{short}", "3": "x"}}"#, id());
+        assert_eq!(ids_of_tags(tags.as_bytes()).len(), 2);
+        assert_eq!(ids_of_tags(format!("\"{short}\"").as_bytes()), both[1..]);
+        assert_eq!(ids_of_tags(b"[]"), []);
+    }
+
+    fn any_resource() -> impl Strategy<Value = Resource> {
+        let tag = || {
+            "[a-z0-9_][a-zA-Z0-9._-]{0,20}".prop_filter("a word", |tag| !WORDS.contains(&&**tag))
+        };
+        prop_oneof![
+            Just(Resource::Repository),
+            Just(Resource::Images),
+            Just(Resource::Auth),
+            Just(Resource::Json),
+            Just(Resource::Properties),
+            Just(Resource::Tags),
+            tag().prop_map(|tag| Resource::Tag(tag.parse().expect("a tag"))),
+            tag().prop_map(|tag| Resource::TagJson(tag.parse().expect("a tag"))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,60}|/v1/(repositories|images)(/[a-z0-9]{0,9}){0,5}/?") {
+            let _ = path(&text);
+            let _ = (ids_in_list(text.as_bytes()), ids_of_tags(text.as_bytes()));
+        }
+
+        /// What is rendered is read as the same thing.
+        #[test]
+        fn rendering_round_trips(
+            name in "[a-s]{1,9}(/[a-z]{1,9}){0,3}|images|json(/images)?",
+            resource in any_resource(),
+        ) {
+            prop_assume!(!name.split('/').any(|component| component == "tags"));
+            let repository: Repository = plain(&name).parse().expect("valid");
+            let endpoint = Endpoint::Named { repository, resource: resource.clone() };
+            let Ok(Path::Named { name: read, resource: is }) = path(&endpoint.path()) else {
+                panic!("{}", endpoint.path());
+            };
+            prop_assert_eq!((plain(&read), is), (plain(&name), resource));
+        }
+    }
+}

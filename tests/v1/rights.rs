@@ -1,0 +1,321 @@
+//! Rights that hang on tokens: what a token is good for, and that an image is one repository's.
+
+use crate::support::basic;
+use crate::support::gateway::Gateway;
+use crate::support::http::{Raw, Reply};
+use crate::support::image::random;
+use crate::support::v1::{Script, V1Registry};
+use crate::{Daemon, OLD, PUSHER, READER, gateway, gateway_with};
+
+fn ask(gateway: &Gateway, method: &str, path: &str, authorization: &str) -> Reply {
+    let headers = [("Authorization", authorization), ("X-Docker-Token", "true")];
+    let headers = &headers[usize::from(authorization.is_empty())..];
+    Raw::connect(gateway.url(1), None).exchange(method, path, headers)
+}
+
+/// The token that a repository's image list comes with.
+#[track_caller]
+fn token(gateway: &Gateway, user: &str, name: &str) -> String {
+    let authorization = match user {
+        "" => String::new(),
+        user => basic(user, "password"),
+    };
+    let list = ask(
+        gateway,
+        "GET",
+        &format!("/v1/repositories/{name}/images"),
+        &authorization,
+    );
+    assert_eq!(list.status(), 200, "{list:?}");
+    list.header("x-docker-token").expect("a token").to_owned()
+}
+
+fn image(id: &str, part: &str) -> String {
+    format!("/v1/images/{id}/{part}")
+}
+
+/// Every way to ask for an image of somebody else's ends alike, whether it is there or not.
+#[test]
+fn an_image_is_its_repositorys_alone() {
+    let registry = V1Registry::start();
+    let mine = registry.push_image("team/app", "1", &[b"root of mine", b"top of mine"]);
+    let theirs = registry.push_image("secret/app", "1", &[b"root", b"top"]);
+    let open = registry.push_image("open/app", "1", &[b"of everybody"]);
+    let mut gateway = gateway(&registry);
+    // Somebody who may has pulled them before.
+    for name in ["secret/app", "team/app", "open/app"] {
+        Daemon::new(OLD[3], &gateway, PUSHER)
+            .pull(name, "1")
+            .expect("pulled");
+    }
+    for restarted in [false, true] {
+        if restarted {
+            gateway.restart();
+        }
+        let reader = format!("Token {}", token(&gateway, "reader", "team/app"));
+        let anybody = format!("Token {}", token(&gateway, "", "open/app"));
+        let absent = "f".repeat(64);
+        for part in ["json", "layer", "ancestry"] {
+            for method in ["GET", "HEAD"] {
+                let status =
+                    |id: &str, with: &str| ask(&gateway, method, &image(id, part), with).status();
+                for id in &mine {
+                    assert_eq!(status(id, &reader), 200, "{method} {part}");
+                    assert_eq!(status(id, &anybody), 404, "{method} {part}");
+                }
+                assert_eq!(status(&open[0], &anybody), 200);
+                for id in [&theirs[0], &theirs[1], &open[0], &absent] {
+                    assert_eq!(status(id, &reader), 404, "{method} {part} {id}");
+                }
+                // Without a token nobody knows whose it would be.
+                for with in ["", "Basic Og==", "Token ", &basic("pusher", "password")] {
+                    assert_eq!(status(&mine[0], with), 401, "{method} {part} {with}");
+                }
+            }
+            let there = ask(&gateway, "GET", &image(&theirs[0], part), &reader);
+            let nowhere = ask(&gateway, "GET", &image(&absent, part), &reader);
+            assert_eq!(there.body, nowhere.body);
+        }
+        let ranged = Raw::connect(gateway.url(1), None).exchange(
+            "GET",
+            &image(&theirs[0], "layer"),
+            &[("Authorization", &reader), ("Range", "bytes=0-1")],
+        );
+        assert_eq!(ranged.status(), 404);
+    }
+    assert!(
+        gateway
+            .store()
+            .join("v1/hosted/secret/app/_images")
+            .is_file()
+    );
+}
+
+/// The list may be empty, as the last request of a push leaves it in some registries.
+#[test]
+fn tags_and_ancestors_are_the_repositorys() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"root", b"middle", b"top"]);
+    registry.empty_list("team/app");
+    let gateway = gateway(&registry);
+    let with = format!("Token {}", token(&gateway, "reader", "team/app"));
+    let status = |id: &str| ask(&gateway, "GET", &image(id, "json"), &with).status();
+    assert_eq!(status(&ids[2]), 404);
+    let tag = ask(&gateway, "GET", "/v1/repositories/team/app/tags/1", &with);
+    assert_eq!(tag.status(), 200, "{tag:?}");
+    assert_eq!(
+        [&ids[2], &ids[1], &ids[0]].map(|id| status(id)),
+        [200, 404, 404]
+    );
+    let ancestry = ask(&gateway, "GET", &image(&ids[2], "ancestry"), &with);
+    assert_eq!(ancestry.status(), 200);
+    assert_eq!([&ids[2], &ids[1], &ids[0]].map(|id| status(id)), [200; 3]);
+}
+
+/// A token of reading does not write, one of writing reads, and neither is good for another repository.
+#[test]
+fn tokens_are_for_one_thing() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"layer"]);
+    registry.push_image("open/app", "1", &[b"other"]);
+    let gateway = gateway(&registry);
+    let read = token(&gateway, "pusher", "team/app");
+    let begun = ask(
+        &gateway,
+        "PUT",
+        "/v1/repositories/team/app/",
+        &basic("pusher", "password"),
+    );
+    assert_eq!(begun.status(), 200, "{begun:?}");
+    let write = begun.header("x-docker-token").expect("a token").to_owned();
+    assert!(read.contains("access=read") && write.contains("access=write"));
+    assert!(write.contains("repository=\"team/app\""), "{write}");
+
+    for (prefix, good) in [
+        ("", true),
+        ("Token ", true),
+        ("Token Token ", true),
+        ("Bearer ", false),
+    ] {
+        for token in [&read, &write] {
+            let with = format!("{prefix}{token}");
+            let expected = if good { 200 } else { 401 };
+            for method in ["GET", "HEAD"] {
+                let reply = ask(&gateway, method, &image(&ids[0], "layer"), &with);
+                assert_eq!(reply.status(), expected, "{prefix} {method}");
+            }
+            let tags = ask(&gateway, "GET", "/v1/repositories/team/app/tags", &with);
+            assert_eq!(tags.status(), expected, "{prefix}");
+        }
+    }
+    let (read, write) = (format!("Token {read}"), format!("Token {write}"));
+    let new = "a".repeat(64);
+    for (method, path, with, expected) in [
+        ("PUT", image(&new, "json"), &read, 401),
+        ("PUT", image(&new, "json"), &write, 200),
+        // only what it has put itself
+        ("PUT", image(&"b".repeat(64), "layer"), &write, 404),
+        ("PUT", image(&"b".repeat(64), "checksum"), &write, 404),
+        ("PUT", "/v1/repositories/team/app/tags/2".into(), &read, 401),
+        (
+            "PUT",
+            "/v1/repositories/open/app/tags/2".into(),
+            &write,
+            401,
+        ),
+        ("GET", "/v1/repositories/open/app/tags".into(), &read, 401),
+        (
+            "GET",
+            "/v1/repositories/library/team/app/tags".into(),
+            &read,
+            403,
+        ),
+        ("DELETE", "/v1/repositories/team/app/".into(), &write, 401),
+    ] {
+        let reply = ask(&gateway, method, &path, with);
+        if expected == 403 {
+            assert!(
+                matches!(reply.status(), 401 | 403),
+                "{method} {path}: {reply:?}"
+            );
+        } else {
+            assert_eq!(reply.status(), expected, "{method} {path}: {reply:?}");
+        }
+    }
+    // A token begets no token, and what is not ours is none.
+    let again = ask(&gateway, "GET", "/v1/repositories/team/app/images", &read);
+    assert_eq!(
+        (again.status(), again.header("x-docker-token")),
+        (200, None)
+    );
+    let forged = read.replace("signature=", "signature=A");
+    assert_eq!(
+        ask(&gateway, "GET", &image(&ids[0], "json"), &forged).status(),
+        401
+    );
+    assert_eq!(
+        registry
+            .seen()
+            .iter()
+            .filter(|seen| seen.header("authorization").is_some())
+            .count(),
+        0
+    );
+}
+
+/// Anonymous pulls get a token as well: with it alone old Docker goes on.
+#[test]
+fn everybody_gets_a_token_for_what_everybody_may() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("open/app", "1", &[b"layer"]);
+    let gateway = gateway(&registry);
+    let ping = ask(&gateway, "GET", "/v1/_ping", "");
+    assert_eq!(ping.header("x-docker-registry-standalone"), Some("false"));
+    for authorization in ["", "Basic Og==", "Token"] {
+        let list = ask(
+            &gateway,
+            "GET",
+            "/v1/repositories/open/app/images",
+            authorization,
+        );
+        let token = list.header("x-docker-token").expect("a token");
+        let with = format!("Token {token}");
+        assert_eq!(
+            ask(&gateway, "GET", &image(&ids[0], "layer"), &with).body,
+            b"layer"
+        );
+        // It is nobody's, whatever the name says.
+        let put = ask(&gateway, "PUT", "/v1/repositories/open/app/tags/2", &with);
+        assert_eq!(put.status(), 401, "{put:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_only_reads_knows_nobody() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("open/app", "1", &[b"layer"]);
+    registry.push_image("team/app", "1", &[b"other"]);
+    let gateway = gateway_with_listener(&registry);
+    let everybody = |method: &str, path: &str, with: &str| ask(&gateway, method, path, with);
+    let reader = basic("reader", "password");
+    let list = everybody("GET", "/v1/repositories/open/app/images", &reader);
+    let token = format!("Token {}", list.header("x-docker-token").expect("a token"));
+    assert_eq!(
+        everybody("GET", &image(&ids[0], "layer"), &token).status(),
+        200
+    );
+    for (method, path, expected) in [
+        ("GET", "/v1/repositories/team/app/images", 403),
+        ("PUT", "/v1/repositories/open/app/", 405),
+        ("POST", "/v1/users/", 405),
+    ] {
+        let reply = everybody(method, path, &reader);
+        assert_eq!(reply.status(), expected, "{method} {path}");
+        assert_eq!(reply.header("www-authenticate"), None);
+    }
+}
+
+fn gateway_with_listener(registry: &V1Registry) -> Gateway {
+    let mut gateway = gateway(registry);
+    let path = gateway.dir().join("roadstead.yaml");
+    let yaml = std::fs::read_to_string(path).expect("its configuration");
+    let yaml = yaml.replace("tls: off}", "tls: off, read_only: true}");
+    gateway.restart_with(&yaml);
+    gateway
+}
+
+/// Where index and registry are two servers, the index's token stays between them and us.
+#[test]
+fn an_indexs_own_token_stays_here() {
+    const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=any";
+    let layer = random(6, 2000);
+    let index = V1Registry::with(Script {
+        index: Some(THEIRS.into()),
+        ..Script::default()
+    });
+    let registry = V1Registry::with(Script {
+        tokens: Some(THEIRS.into()),
+        ..Script::default()
+    });
+    let ids = registry.push_image("team/app", "1", &[&layer]);
+    index.push_image("team/app", "1", &[&layer]);
+    let mut gateway = gateway_with(&registry, &format!(", v1_index: \"{}\"", index.url()));
+    for version in OLD {
+        let pulled = Daemon::new(version, &gateway, READER).pull("team/app", "1");
+        assert!(pulled == Ok(vec![layer.clone()]), "{:?}", pulled.err());
+    }
+    let ours = token(&gateway, "reader", "team/app");
+    assert!(!ours.contains("INDEX123"), "{ours}");
+    // Who goes on after a restart brings our token; the index is asked for its own again.
+    let with = format!("Token {ours}");
+    gateway.restart();
+    assert_eq!(
+        ask(&gateway, "GET", &image(&ids[0], "layer"), &with).body,
+        layer
+    );
+    // One that is refused is fetched anew, once.
+    registry.script(|script| script.tokens = Some("signature=NEW".into()));
+    index.script(|script| script.index = Some("signature=NEW".into()));
+    assert_eq!(
+        ask(&gateway, "GET", &image(&ids[0], "layer"), &with).body,
+        layer
+    );
+
+    let pushed = Daemon::new(OLD[4], &gateway, PUSHER).push("team/new", "1", &[&layer]);
+    let pushed = pushed.expect("pushed");
+    assert!(registry.layer(&pushed[0]) == Some(layer));
+    let lines = |registry: &V1Registry, word: &str| {
+        registry
+            .seen()
+            .iter()
+            .filter(|seen| seen.line.contains(word))
+            .count()
+    };
+    assert!(lines(&index, "PUT /v1/repositories/team/new/ ") == 1);
+    assert!(lines(&index, "PUT /v1/repositories/team/new/images ") == 1);
+    assert_eq!(
+        (lines(&index, "/v1/images/"), lines(&index, "/tags")),
+        (0, 0)
+    );
+    assert_eq!(lines(&registry, "/images "), 0);
+}
