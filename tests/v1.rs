@@ -5,10 +5,15 @@ mod support;
 
 #[path = "v1/daemon.rs"]
 mod daemon;
+#[path = "v1/real.rs"]
+mod real;
 #[path = "v1/requests.rs"]
 mod requests;
 #[path = "v1/rights.rs"]
 mod rights;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use support::gateway::Gateway;
 use support::image::random;
@@ -30,9 +35,17 @@ pub fn gateway(registry: &V1Registry) -> Gateway {
 }
 
 pub fn gateway_with(registry: &V1Registry, more: &str) -> Gateway {
-    let dir = support::temp_dir();
-    let accounts = dir.keep().join("htpasswd");
-    std::fs::write(&accounts, ACCOUNTS).expect("writable");
+    gateway_before(&registry.url(), more)
+}
+
+/// [`gateway_with`] in front of whatever is at this URL.
+pub fn gateway_before(v1: &str, more: &str) -> Gateway {
+    static WRITTEN: OnceLock<PathBuf> = OnceLock::new();
+    let accounts = WRITTEN.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("v1-htpasswd");
+        std::fs::write(&path, ACCOUNTS).expect("writable");
+        path
+    });
     Gateway::start(&format!(
         "registries:
 - {{name: hosted, v1: \"{}\", v2: \"http://127.0.0.1:1\", push: true{more}}}
@@ -43,7 +56,7 @@ access:
   - {{users: [reader], repositories: [\"hosted/team/**\", \"hosted/app\"], actions: [pull]}}
   - {{users: [pusher], repositories: [\"hosted/**\"], actions: [pull, push, delete]}}
 ",
-        registry.url(),
+        v1,
         accounts.display()
     ))
 }

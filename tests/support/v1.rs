@@ -502,7 +502,8 @@ fn layer(bytes: &[u8], range: Option<&str>) -> Answer {
     ) else {
         return answer.cacheable();
     };
-    if first >= size {
+    // Nor is a single byte a range to it.
+    if first >= size || last <= first {
         answer = Answer::error(416, "");
         answer.body.clear();
         return answer;

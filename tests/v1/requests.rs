@@ -121,6 +121,8 @@ fn ranges_are_answered_rightly() {
         registry.script(|script| script.no_ranges = no_ranges);
         for (range, expected) in [
             ("bytes=0-9", Some(0..10)),
+            ("bytes=0-0", Some(0..1)),
+            ("bytes=50-50", Some(50..51)),
             ("bytes=10-", Some(10..103)),
             // as Docker goes on: to the size, which is one too far
             ("bytes=10-103", Some(10..103)),

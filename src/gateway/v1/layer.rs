@@ -2,8 +2,8 @@
 //!
 //! Old Docker goes on with a broken download by `Range: bytes=<have>-<size>`, an end that is one too far, and
 //! knows by a 416 without a body that it has everything. docker-registry announces a byte more than it sends
-//! then, and writes `Content-Range` without its unit; so ranges are decided here, and what it is asked for is
-//! exact.
+//! then, writes `Content-Range` without its unit, and says 416 to a single byte; so ranges are decided here, and
+//! it is asked for what it gives rightly.
 
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora::proxy::Session;
@@ -52,8 +52,9 @@ impl Gateway {
                 }
             }
         };
-        if let Some((span, _)) = part {
-            let range = format!("bytes={}-{}", span.first, span.end - 1);
+        let asked = part.map_or(Asked::Whole, |(span, size)| asked(span, size));
+        if let Asked::Part(asked) = asked {
+            let range = format!("bytes={}-{}", asked.first, asked.end - 1);
             let range = range
                 .parse()
                 .map_err(|_| unusable("the range is too long"))?;
@@ -67,8 +68,8 @@ impl Gateway {
         let passed = mirror.v1_image(claim, &image.id, image.part, pass).await?;
         match part {
             Some((span, size)) if passed.status.is_success() => {
-                self.v1_part(session, image, claim, passed, span, size)
-                    .await
+                let cut = Cut { asked, span, size };
+                self.v1_part(session, image, claim, passed, cut).await
             }
             _ => self.v1_whole_layer(session, image, claim, passed).await,
         }
@@ -95,13 +96,16 @@ impl Gateway {
         image: &Image,
         claim: Claim<'_>,
         passed: Passed,
-        span: Span,
-        size: u64,
+        cut: Cut,
     ) -> Result<(), Failed> {
+        let Cut { asked, span, size } = cut;
         let length = forward::content_length(&passed.headers);
-        let skip = match passed.status {
-            StatusCode::PARTIAL_CONTENT if length.is_none_or(|length| length == span.len()) => 0,
-            StatusCode::OK if length.is_none_or(|length| length == size) => span.first,
+        let is = |expected: u64| length.is_none_or(|length| length == expected);
+        let skip = match (passed.status, asked) {
+            (StatusCode::PARTIAL_CONTENT, Asked::Part(asked)) if is(asked.len()) => {
+                span.first - asked.first
+            }
+            (StatusCode::OK, _) if is(size) => span.first,
             _ => return Err(unusable("the registry sent another part than was asked for").into()),
         };
         let mut response = self.v1_response(session, claim.registry(), image.action, &passed)?;
@@ -109,5 +113,58 @@ impl Gateway {
         response.insert_header(header::ACCEPT_RANGES, "bytes")?;
         response.insert_header(header::CONTENT_RANGE, span.content_range(size))?;
         Ok(send::relay_part(session, response, skip, span.len(), passed).await?)
+    }
+}
+
+/// What a registry is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Whole,
+    Part(Span),
+}
+
+/// What is cut from what it was asked for.
+#[derive(Clone, Copy)]
+struct Cut {
+    asked: Asked,
+    span: Span,
+    /// Of the whole layer, in bytes.
+    size: u64,
+}
+
+/// What to ask for so that a part is in it: two bytes where one is wanted, where there are two.
+const fn asked(span: Span, size: u64) -> Asked {
+    let Span { first, end } = span;
+    match (span.len(), first) {
+        (1, 0) if size == 1 => Asked::Whole,
+        (1, 0) => Asked::Part(Span { first, end: 2 }),
+        (1, _) => Asked::Part(Span {
+            first: first - 1,
+            end,
+        }),
+        _ => Asked::Part(span),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_byte_is_asked_for_with_its_neighbour() {
+        let part = |first, end| Asked::Part(Span { first, end });
+        for (first, end, size, expected) in [
+            (0, 10, 10, part(0, 10)),
+            (3, 5, 10, part(3, 5)),
+            (9, 10, 10, part(8, 10)),
+            (0, 1, 10, part(0, 2)),
+            (0, 1, 1, Asked::Whole),
+        ] {
+            assert_eq!(
+                asked(Span { first, end }, size),
+                expected,
+                "{first}-{end}/{size}"
+            );
+        }
     }
 }

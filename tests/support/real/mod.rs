@@ -12,6 +12,7 @@ mod podman;
 mod registry;
 mod skopeo;
 mod token;
+mod v1_registry;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -26,6 +27,7 @@ pub use podman::{Mirror, Podman};
 pub use registry::{Count, Counters, Registry};
 pub use skopeo::Skopeo;
 pub use token::{Asked, TokenServer};
+pub use v1_registry::DockerRegistry;
 
 use super::process;
 
@@ -54,16 +56,24 @@ impl fmt::Display for Missing {
 /// names, and the test is to return. With `CI=true` a missing part fails the test.
 #[track_caller]
 pub fn found<T>(part: Result<T, Missing>) -> Option<T> {
+    if let Err(missing) = &part {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "with CI=true nothing may be missing: {missing}"
+        );
+    }
+    found_perhaps(part)
+}
+
+/// [`found`] for what may be missing even with `CI=true`, since machines of today need not have it. A
+/// scripted part stands in for it.
+pub fn found_perhaps<T>(part: Result<T, Missing>) -> Option<T> {
     let missing = match part {
         Ok(part) => return Some(part),
         Err(missing) => missing,
     };
     let thread = std::thread::current();
     let line = format!("{}: {missing}\n", thread.name().unwrap_or("a test"));
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "with CI=true nothing may be missing: {line}"
-    );
     eprint!("NOT TESTED {line}");
     if let Some(path) = std::env::var_os("ROADSTEAD_MISSING") {
         let mut options = std::fs::File::options();
