@@ -6,15 +6,15 @@ source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
     nginx apache2-utils wrk nghttp2-client jq curl python3)
-(($# > 0)) || set -- "${all[@]}"
+if (($# == 0)); then
+    set -- "${all[@]}"
+    # It may be missing: the tests name it then, and a scripted registry stands in.
+    scripts/v1-registry.sh || true
+fi
 
 if ! has dpkg-query; then
     warn "not a Debian system; these would be used if they are installed: $*"
     exit 1
-fi
-if [[ " $* " == *" docker-registry "* ]]; then
-    # It may be missing: the tests name it then, and a scripted registry stands in.
-    scripts/v1-registry.sh || true
 fi
 mapfile -t packages < <(absent_packages "$@")
 install_packages "${packages[@]}"
