@@ -24,7 +24,7 @@ use crate::upstream::{self, Body, Passing, SetUpError, Upstream, UpstreamError};
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const TOKENS: u64 = 10_000;
 /// The longest list of images, tags or ancestors, in bytes.
-pub const MAX_LIST: usize = 8 << 20;
+const MAX_LIST: usize = 8 << 20;
 
 /// One registry of the v1 API.
 #[derive(Clone, Debug)]
@@ -255,7 +255,7 @@ impl Mirror {
     }
 }
 
-/// Reads a list of at most [`MAX_LIST`] bytes.
+/// Reads a list of at most 8 MiB.
 ///
 /// # Errors
 /// When it is longer, or broken off.
