@@ -1,10 +1,14 @@
-//! Real clients and real registries: pulls, outages, kills.
+//! Real clients and real registries: pulls, pushes, rights, outages, kills.
 //!
 //! Each part that is not installed is named and its tests pass, unless `CI=true`; see
 //! [`support::real::found`].
 
 mod support;
 
+#[path = "real/matrix.rs"]
+mod matrix;
+#[path = "real/one_host.rs"]
+mod one_host;
 #[path = "real/peer.rs"]
 mod peer;
 #[path = "real/pulls.rs"]

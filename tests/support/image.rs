@@ -14,6 +14,7 @@ const ANNOTATION_TAG: &str = "org.opencontainers.image.ref.name";
 pub struct Layout {
     dir: TempDir,
     tagged: Vec<Value>,
+    made: Vec<Made>,
 }
 
 /// Something put into a layout under a tag.
@@ -32,6 +33,7 @@ impl Layout {
         let layout = Self {
             dir: crate::support::temp_dir(),
             tagged: Vec::new(),
+            made: Vec::new(),
         };
         std::fs::create_dir_all(layout.dir.path().join("blobs/sha256")).expect("a directory");
         layout.write("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
@@ -40,6 +42,14 @@ impl Layout {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// What was put into it under a tag.
+    #[track_caller]
+    pub fn made(&self, tag: &str) -> Made {
+        let made = self.made.iter().find(|made| made.tag == tag);
+        made.unwrap_or_else(|| panic!("nothing is tagged {tag}"))
+            .clone()
     }
 
     /// What skopeo calls an image of this layout.
@@ -125,12 +135,14 @@ impl Layout {
         self.tagged.push(tagged);
         let index = json!({"schemaVersion": 2, "manifests": self.tagged});
         self.write("index.json", index.to_string().as_bytes());
-        Made {
+        let made = Made {
             tag: tag.to_owned(),
             digest: digest(&descriptor),
             content,
             descriptor,
-        }
+        };
+        self.made.push(made.clone());
+        made
     }
 
     /// Stores a blob and describes it.

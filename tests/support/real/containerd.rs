@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Client, Missing, Pulled, emptied, offline, program, run, words, write};
+use super::{
+    Account, Client, Member, Missing, Pulled, archive, emptied, offline, program, run, words, write,
+};
 use crate::support::eventually_within;
 use crate::support::process::{self, Process};
 
@@ -16,6 +18,9 @@ const START: Duration = Duration::from_secs(30);
 pub struct Containerd {
     process: Option<Process>,
     options: Vec<String>,
+    /// The registry that it is a [`Member`] of, and `--user`.
+    authority: String,
+    account: Option<String>,
     dir: TempDir,
 }
 
@@ -31,10 +36,9 @@ impl Containerd {
             other => other,
         };
         let ca = ca.map_or(String::new(), |ca| format!("ca = \"{}\"\n", ca.display()));
-        let hosts = format!(
-            "server = \"https://{server}\"\n\
-             [host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n{ca}"
-        );
+        let capabilities = "capabilities = [\"pull\", \"resolve\", \"push\"]";
+        let hosts =
+            format!("server = \"https://{server}\"\n[host.\"{url}\"]\n{capabilities}\n{ca}");
         let hosts_dir = dir.path().join("hosts.d");
         write(&hosts_dir.join(registry).join("hosts.toml"), hosts);
         let at = |name: &str| dir.path().join(name).display().to_string();
@@ -50,10 +54,17 @@ impl Containerd {
         let mut containerd = Self {
             process: None,
             options: vec![format!("--hosts-dir={}", hosts_dir.display())],
+            authority: registry.to_owned(),
+            account: None,
             dir,
         };
         containerd.wipe();
         Ok(containerd)
+    }
+
+    /// For the registry at `authority` itself.
+    pub fn member(authority: &str, ca: &Path) -> Result<Self, Missing> {
+        Self::with_hosts(authority, &format!("https://{authority}"), Some(ca))
     }
 
     /// Pulls every platform of an index, not only this machine's.
@@ -67,6 +78,15 @@ impl Containerd {
         let mut ctr = offline("ctr", self.dir.path()).map_err(|m| m.to_string())?;
         ctr.arg("--address").arg(self.dir.path().join("socket"));
         run(ctr.args(arguments))
+    }
+
+    /// The digest of an image that it has.
+    fn digest(&self, reference: &str) -> Result<String, String> {
+        let list = self.ctr(&["images", "list"])?;
+        let line = list.lines().find(|line| line.starts_with(reference));
+        let digest =
+            line.and_then(|line| line.split_whitespace().find(|w| w.starts_with("sha256:")));
+        Ok(digest.ok_or_else(|| list.clone())?.to_owned())
     }
 
     fn up(&mut self) {
@@ -92,12 +112,8 @@ impl Client for Containerd {
         pull.extend(self.options.iter().map(String::as_str));
         pull.push(reference);
         self.ctr(&pull)?;
-        let list = self.ctr(&["images", "list"])?;
-        let line = list.lines().find(|line| line.starts_with(reference));
-        let digest =
-            line.and_then(|line| line.split_whitespace().find(|w| w.starts_with("sha256:")));
         Ok(Pulled {
-            digest: digest.ok_or_else(|| list.clone())?.to_owned(),
+            digest: self.digest(reference)?,
             content: words(&self.ctr(&["content", "list", "--quiet"])?),
         })
     }
@@ -107,5 +123,42 @@ impl Client for Containerd {
         emptied(&self.dir.path().join("state"));
         let _ = std::fs::remove_file(self.dir.path().join("containerd.log"));
         self.up();
+    }
+}
+
+/// `ctr` has no login: it is given the account each time.
+impl Member for Containerd {
+    fn log_in(&mut self, _: Account<'_>) -> Option<Result<(), String>> {
+        None
+    }
+
+    fn be(&mut self, account: Option<Account<'_>>) {
+        self.options.retain(|option| !option.starts_with("--user="));
+        self.account = account.map(|it| format!("--user={}:{}", it.user, it.password));
+        self.options.extend(self.account.clone());
+    }
+
+    fn pull(&mut self, name: &str) -> Result<String, String> {
+        let reference = format!("{}/{name}", self.authority);
+        let _ = self.ctr(&["images", "remove", "--sync", &reference]);
+        Client::pull(self, &reference).map(|pulled| pulled.digest)
+    }
+
+    fn push(&mut self, image: &str, name: &str) -> Result<String, String> {
+        let reference = format!("{}/{name}", self.authority);
+        let _ = self.ctr(&["images", "remove", "--sync", &reference]);
+        let (base, tag) = reference.rsplit_once(':').expect("a tag");
+        let file = archive(image, "oci-archive", self.dir.path(), tag)?;
+        let import = ["images", "import", "--snapshotter=native", "--base-name"];
+        self.ctr(&[&import[..], &[base, &file]].concat())?;
+        let mut push = vec!["images", "push"];
+        push.extend(self.options.iter().map(String::as_str));
+        push.push(&reference);
+        self.ctr(&push)?;
+        self.digest(&reference)
+    }
+
+    fn delete(&mut self, _: &str) -> Option<Result<(), String>> {
+        None
     }
 }

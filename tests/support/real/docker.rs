@@ -1,10 +1,13 @@
 //! dockerd with `--registry-mirror`, and the docker command for it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Client, Missing, Pulled, emptied, offline, program, run, words, write};
+use super::{
+    Account, Client, Member, Missing, Pulled, archive, emptied, offline, program, run, words, write,
+};
 use crate::support::eventually_within;
 use crate::support::process::{self, Process};
 
@@ -15,22 +18,35 @@ const START: Duration = Duration::from_secs(45);
 pub struct Docker {
     process: Option<Process>,
     mirror: Option<String>,
+    /// The registry that it is a [`Member`] of.
+    authority: String,
     dir: TempDir,
 }
 
 impl Docker {
     /// With a mirror of docker.io, a plain URL of this machine: `http://127.0.0.1:PORT`.
     pub fn with_mirror(url: &str) -> Result<Self, Missing> {
-        Self::launch(Some(url.to_owned()))
+        Self::launch(Some(url.to_owned()), None)
+    }
+
+    /// For the registry at `authority`, whose CA is in `/etc/docker/certs.d`, with a mirror of docker.io.
+    pub fn member(authority: &str, ca: &Path, mirror: &str) -> Result<Self, Missing> {
+        Self::launch(Some(mirror.to_owned()), Some((authority, ca)))
     }
 
     /// Without a mirror, for registries named in references; those on 127.0.0.0/8 count as insecure.
     pub fn start() -> Result<Self, Missing> {
-        Self::launch(None)
+        Self::launch(None, None)
     }
 
-    fn launch(mirror: Option<String>) -> Result<Self, Missing> {
+    fn launch(mirror: Option<String>, trusts: Option<(&str, &Path)>) -> Result<Self, Missing> {
         let dir = crate::support::temp_dir();
+        // Its own keys go there too.
+        std::fs::create_dir(dir.path().join("etc-docker")).expect("a directory");
+        if let Some((authority, ca)) = trusts {
+            let place = dir.path().join("etc-docker/certs.d").join(authority);
+            write(&place.join("ca.crt"), std::fs::read(ca).expect("a CA"));
+        }
         write(&dir.path().join("daemon.json"), "{}");
         program("docker")?;
         program("containerd")?;
@@ -38,6 +54,7 @@ impl Docker {
         let mut docker = Self {
             process: None,
             mirror,
+            authority: trusts.map_or(String::new(), |(authority, _)| authority.to_owned()),
             dir,
         };
         docker.wipe();
@@ -112,6 +129,40 @@ impl Client for Docker {
         let _ = std::fs::remove_file(self.dir.path().join("socket"));
         let _ = std::fs::remove_file(self.dir.path().join("dockerd.log"));
         self.up();
+    }
+}
+
+impl Member for Docker {
+    fn log_in(&mut self, account: Account<'_>) -> Option<Result<(), String>> {
+        let Account { user, password } = account;
+        let login = ["login", "-u", user, "-p", password, &self.authority];
+        Some(self.docker(&login).map(|_| ()))
+    }
+
+    fn be(&mut self, account: Option<Account<'_>>) {
+        let file = Account::file(account, &self.authority);
+        write(&self.dir.path().join("config/config.json"), file);
+    }
+
+    fn pull(&mut self, name: &str) -> Result<String, String> {
+        let reference = format!("{}/{name}", self.authority);
+        let _ = self.docker(&["rmi", "--force", &reference]);
+        Client::pull(self, &reference).map(|pulled| pulled.digest)
+    }
+
+    fn push(&mut self, image: &str, name: &str) -> Result<String, String> {
+        let reference = format!("{}/{name}", self.authority);
+        let file = archive(image, "docker-archive", self.dir.path(), &reference)?;
+        self.docker(&["load", "--quiet", "--input", &file])?;
+        let said = self.docker(&["push", &reference])?;
+        let digest = said
+            .split_whitespace()
+            .find(|word| word.starts_with("sha256:"));
+        digest.map(str::to_owned).ok_or(said)
+    }
+
+    fn delete(&mut self, _: &str) -> Option<Result<(), String>> {
+        None
     }
 }
 

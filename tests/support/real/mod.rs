@@ -8,11 +8,14 @@
 
 mod containerd;
 mod docker;
+mod member;
 mod podman;
 mod registry;
 mod skopeo;
 mod token;
+mod tool;
 mod v1_registry;
+mod wire;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -23,11 +26,14 @@ use std::time::Duration;
 
 pub use containerd::Containerd;
 pub use docker::Docker;
+pub use member::{Account, Member, RawMember, archive};
 pub use podman::{Mirror, Podman};
 pub use registry::{Count, Counters, Registry};
 pub use skopeo::Skopeo;
 pub use token::{Asked, TokenServer};
+pub use tool::Tool;
 pub use v1_registry::DockerRegistry;
+pub use wire::Wire;
 
 use super::process;
 
@@ -36,11 +42,18 @@ const PULL: Duration = Duration::from_secs(90);
 
 /// Names that a client would ask if its mirror could not serve.
 const HUB: &str = "127.0.0.1 localhost registry-1.docker.io auth.docker.io index.docker.io docker.io \
-                   registry.hub.docker.com production.cloudflare.docker.com\n::1 localhost\n";
+                   registry.hub.docker.com production.cloudflare.docker.com registry.test\n::1 localhost\n";
 
-/// Makes `/etc/hosts`, `/run` and `/dev/shm` private, then becomes the client.
+/// The one name that clients know a gateway by, which is this machine for every client here.
+pub const HOST: &str = "registry.test";
+
+/// Makes `/etc/hosts`, `/run` and `/dev/shm` private, and `/etc/docker` where the client has one, then
+/// becomes the client.
 const ENTER: &str = r#"mount --bind "$0" /etc/hosts && mount -t tmpfs run /run \
-                       && mount -t tmpfs shm /dev/shm && exec "$@""#;
+                       && mount -t tmpfs shm /dev/shm \
+                       && if [ -d "$HOME/etc-docker" ]; then mkdir -p /etc/docker \
+                          && mount --bind "$HOME/etc-docker" /etc/docker; fi \
+                       && exec "$@""#;
 
 /// A program (or a right) that this machine lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
