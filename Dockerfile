@@ -1,0 +1,29 @@
+# The gateway alone; compose.yaml puts registries behind it.
+
+# Both stages are Debian 12: the program needs the C library that it was built with, or a newer one.
+FROM rust:1-bookworm AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends cmake \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+RUN cargo build --locked --release
+
+FROM debian:12-slim
+# The authorities that upstreams' certificates are checked with.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /var/lib/roadstead --create-home --shell /usr/sbin/nologin roadstead
+COPY --from=build /build/target/release/roadstead /usr/local/bin/roadstead
+COPY conf/container.yaml /etc/roadstead/container.yaml
+ENV ROADSTEAD_CONFIG=/etc/roadstead/container.yaml
+USER 10001
+WORKDIR /var/lib/roadstead
+# A volume takes over whose this folder is.
+VOLUME /var/lib/roadstead
+EXPOSE 8443 8080
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["roadstead"]
+CMD ["serve"]

@@ -1,0 +1,220 @@
+//! compose.yaml, conf/container.yaml and the Dockerfile fit together: what one says, the others have.
+//!
+//! Images cannot be built or pulled here; what can be read off the files is.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use support::process;
+
+const WITHIN: Duration = Duration::from_secs(30);
+/// Before anybody has an account, `check` says how to make one, and nothing else.
+const NO_ACCOUNTS: &str = "/var/lib/roadstead/htpasswd cannot be read: No such file or directory \
+                           (os error 2); `roadstead passwd` makes it";
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn yaml(name: &str) -> Value {
+    serde_yaml::from_str(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The texts of a list.
+fn texts(list: &Value) -> Vec<&str> {
+    let list = list.as_sequence().expect("a list");
+    list.iter().map(|it| it.as_str().expect("text")).collect()
+}
+
+/// The keys of a mapping.
+fn keys(mapping: &Value) -> BTreeSet<&str> {
+    let mapping = mapping.as_mapping().expect("a mapping");
+    mapping
+        .keys()
+        .map(|it| it.as_str().expect("text"))
+        .collect()
+}
+
+/// A value as compose gives it to the service when its own environment is `host`.
+fn expanded(value: &str, host: Option<&str>) -> String {
+    value.replace(
+        "${ROADSTEAD_HOST:-registry.example.com}",
+        host.unwrap_or("registry.example.com"),
+    )
+}
+
+fn environment(service: &Value, host: Option<&str>) -> BTreeMap<String, String> {
+    let environment = service["environment"].as_mapping().expect("a mapping");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    environment
+        .iter()
+        .map(|(key, value)| (text(key), expanded(&text(value), host)))
+        .collect()
+}
+
+/// The instructions of the Dockerfile, lines joined, with their first words.
+fn instructions() -> Vec<(String, String)> {
+    let text = read("Dockerfile");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
+    let instructions = joined.lines().filter(|line| !line.trim().is_empty());
+    instructions
+        .map(|line| {
+            let (word, rest) = line.split_once(' ').expect("an instruction");
+            (word.to_owned(), rest.trim().to_owned())
+        })
+        .collect()
+}
+
+fn all<'a>(instructions: &'a [(String, String)], word: &str) -> Vec<&'a str> {
+    let found = instructions.iter().filter(|(first, _)| first == word);
+    found.map(|(_, rest)| rest.as_str()).collect()
+}
+
+#[test]
+fn the_configuration_is_good_in_the_environment_that_compose_gives() {
+    let compose = yaml("compose.yaml");
+    for host in [None, Some("hub.example.org")] {
+        let environment = environment(&compose["services"]["gateway"], host);
+        let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+        // Whoever runs the tests may have it set.
+        command.env_clear().envs(&environment);
+        command
+            .arg("check")
+            .arg("-c")
+            .arg(file("conf/container.yaml"));
+        let output = process::run(&mut command, WITHIN).expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let warnings: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.contains(NO_ACCOUNTS))
+            .collect();
+        assert_eq!(warnings, [""; 0]);
+        // The name that compose was given is the one that the gateway answers to.
+        assert_eq!(
+            environment["ROADSTEAD_HOST"],
+            host.unwrap_or("registry.example.com")
+        );
+    }
+    assert!(
+        read("conf/container.yaml")
+            .contains("hosts: [\"${ROADSTEAD_HOST:-registry.example.com}\"]")
+    );
+}
+
+#[test]
+fn what_one_file_names_another_has() {
+    let compose = yaml("compose.yaml");
+    let container = yaml("conf/container.yaml");
+    let services = &compose["services"];
+    let gateway = &services["gateway"];
+
+    // Every backend is a service that shares a network with the gateway and has no port of its own outside.
+    let hosted = &container["registries"][0];
+    assert_eq!(hosted["v2"].as_str(), Some("http://v2:5000"));
+    assert!(read("conf/container.yaml").contains("v1: http://v1:5000\n"));
+    for backend in ["v1", "v2"] {
+        let service = &services[backend];
+        assert_eq!(texts(&service["networks"]), ["inside"], "{backend}");
+        assert!(service.get("ports").is_none(), "{backend}");
+        assert!(texts(&gateway["depends_on"]).contains(&backend));
+    }
+    assert!(texts(&gateway["networks"]).contains(&"inside"));
+    assert_eq!(
+        compose["networks"]["inside"]["internal"].as_bool(),
+        Some(true)
+    );
+    let image = |service: &str| {
+        services[service]["image"]
+            .as_str()
+            .expect("an image")
+            .to_owned()
+    };
+    assert_eq!([image("v2"), image("v1")], ["registry:2", "registry:0.9.1"]);
+
+    // Published ports are listened on, HTTPS on 443 and the mirror on 80.
+    let listeners = container["listen"].as_sequence().expect("a list");
+    let inside = |index: usize| listeners[index]["address"].as_str().expect("an address");
+    assert_eq!(
+        texts(&gateway["ports"]),
+        [format!("443{}", inside(0)), format!("80{}", inside(1))]
+    );
+
+    // Named volumes are declared; what the gateway keeps is in one.
+    let mut volumes = BTreeSet::new();
+    for service in ["gateway", "v1", "v2"] {
+        for volume in texts(&services[service]["volumes"]) {
+            let (from, _) = volume.split_once(':').expect("a place");
+            match from.strip_prefix("./") {
+                Some(path) => assert!(file(path).is_file(), "{path}"),
+                None => assert!(volumes.insert(from), "{from} is of one service"),
+            }
+        }
+    }
+    assert_eq!(volumes, keys(&compose["volumes"]));
+    let home = "/var/lib/roadstead";
+    assert!(texts(&gateway["volumes"]).contains(&&*format!("gateway:{home}")));
+    for kept in [
+        &container["keys"],
+        &container["store"]["path"],
+        &container["access"]["htpasswd"],
+    ] {
+        let kept = kept.as_str().expect("a path");
+        assert!(kept.starts_with(&format!("{home}/")), "{kept}");
+    }
+
+    // The configuration is where the gateway looks.
+    let config = &environment(gateway, None)["ROADSTEAD_CONFIG"];
+    let mount = format!("./conf/container.yaml:{config}:ro");
+    assert!(texts(&gateway["volumes"]).contains(&&*mount));
+    let dockerfile = instructions();
+    assert!(all(&dockerfile, "ENV").contains(&&*format!("ROADSTEAD_CONFIG={config}")));
+    assert!(all(&dockerfile, "COPY").contains(&&*format!("conf/container.yaml {config}")));
+    assert_eq!(all(&dockerfile, "VOLUME"), [home]);
+    let ports = [inside(0), inside(1)].map(|address| address.trim_start_matches(':'));
+    assert_eq!(all(&dockerfile, "EXPOSE"), [ports.join(" ")]);
+}
+
+#[test]
+fn the_image_is_made_of_what_is_here() {
+    let dockerfile = instructions();
+    // The builder's Debian is the runtime's: the C library must not be newer.
+    assert_eq!(
+        all(&dockerfile, "FROM"),
+        ["rust:1-bookworm AS build", "debian:12-slim"]
+    );
+    // All that is copied is here, and is not ignored.
+    let ignored = read(".dockerignore");
+    let kept: BTreeSet<&str> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .collect();
+    let mut copied = BTreeSet::new();
+    for copy in all(&dockerfile, "COPY") {
+        if let Some(built) = copy.strip_prefix("--from=build ") {
+            assert!(built.starts_with("/build/target/release/roadstead /usr/local/bin/"));
+            continue;
+        }
+        let words: Vec<&str> = copy.split_whitespace().collect();
+        copied.extend(&words[..words.len() - 1]);
+    }
+    assert_eq!(copied, kept);
+    for path in copied {
+        assert!(file(path).exists(), "{path}");
+    }
+    // It runs as nobody in particular, and as process 1 is told to end.
+    let user = all(&dockerfile, "USER");
+    assert!(user[0].parse::<u32>().is_ok_and(|id| id > 0), "{user:?}");
+    assert_eq!(all(&dockerfile, "ENTRYPOINT"), ["[\"roadstead\"]"]);
+    assert_eq!(all(&dockerfile, "CMD"), ["[\"serve\"]"]);
+}
