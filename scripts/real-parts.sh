@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
-    nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus)
+    iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus)
 if (($# == 0)); then
     set -- "${all[@]}"
     # It may be missing: the tests name it then, and a scripted registry stands in.

@@ -13,6 +13,8 @@ mod one_host;
 mod peer;
 #[path = "real/pulls.rs"]
 mod pulls;
+#[path = "real/recipe.rs"]
+mod recipe;
 #[path = "real/restarts.rs"]
 mod restarts;
 #[path = "real/scene.rs"]

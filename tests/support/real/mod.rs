@@ -8,6 +8,7 @@
 
 mod containerd;
 mod docker;
+mod machine;
 mod member;
 mod podman;
 mod registry;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use containerd::Containerd;
 pub use docker::Docker;
+pub use machine::Machine;
 pub use member::{Account, Member, RawMember, archive};
 pub use podman::{Mirror, Podman};
 pub use registry::{Count, Counters, Registry};
