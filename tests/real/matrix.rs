@@ -161,7 +161,15 @@ impl Row<'_> {
             let asked = self.scene.counters();
             let what = format!("pull {name}");
             match self.tried(&what, expected, member, |member| member.pull(&name))? {
-                Some(digest) => assert_eq!(digest, old, "{name}"),
+                Some(digest) => {
+                    assert_eq!(digest, old, "{name}");
+                    // The reader had it: the old image is in the cache, and fresh, when a new one is pushed.
+                    let after = self.scene.counters();
+                    let pairs = after.iter().zip(&asked);
+                    let asked = pairs.map(|(after, asked)| (after - asked).of("* */manifests/*"));
+                    let asked = asked.fold(0, |sum, count| sum + count.requests);
+                    assert!(self.role != Pusher || asked == 0, "{name}: {asked}");
+                }
                 None => assert_eq!(self.scene.counters(), asked, "{name}: nobody is asked"),
             }
         }
