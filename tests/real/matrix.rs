@@ -217,14 +217,16 @@ fn sounds_refused(said: &str) -> bool {
         "unauthorized",
         "invalid username/password",
         "authentication required",
-        "requested access to the resource is denied",
         "denied",
-        "401",
-        "403",
         "insufficient_scope",
     ];
-    let slowed = said.contains("too many") || said.contains("429");
-    !slowed && words.iter().any(|word| said.contains(word))
+    // Ports have digits too.
+    let status = |wanted: &[&str]| {
+        let mut numbers = said.split(|letter: char| !letter.is_ascii_alphanumeric());
+        numbers.any(|number| wanted.contains(&number))
+    };
+    let slowed = said.contains("too many") || status(&["429"]);
+    !slowed && (words.iter().any(|word| said.contains(word)) || status(&["401", "403"]))
 }
 
 /// The whole table with one client.
