@@ -2,6 +2,8 @@
 
 # Both stages are Debian 12: the program needs the C library that it was built with, or a newer one.
 FROM rust:1-bookworm AS build
+# Whatever version Debian 12 has is right.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends cmake \
     && rm -rf /var/lib/apt/lists/*
@@ -11,7 +13,8 @@ COPY src src
 RUN cargo build --locked --release
 
 FROM debian:12-slim
-# The authorities that upstreams' certificates are checked with.
+# The authorities that upstreams' certificates are checked with, as new as they are.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
