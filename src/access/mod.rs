@@ -17,6 +17,7 @@ mod passwd;
 mod rules;
 mod scope;
 mod token;
+mod viewer;
 
 #[cfg(test)]
 mod accounts_tests;
@@ -43,6 +44,7 @@ pub use passwd::{Changed, PasswdError, passwd};
 pub use rules::{Rule, Users};
 pub use scope::Scopes;
 pub use token::TokenKey;
+pub use viewer::Viewer;
 
 use crate::spec::name::{Registry, Repository};
 

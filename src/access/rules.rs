@@ -36,6 +36,11 @@ impl Users {
 }
 
 impl Rule {
+    /// Whether it says anything of this caller.
+    pub(super) fn is_about(&self, caller: &Caller) -> bool {
+        self.users.iter().any(|users| users.includes(caller))
+    }
+
     pub(super) fn allows(
         &self,
         caller: &Caller,
@@ -43,7 +48,7 @@ impl Rule {
         registry: &Registry,
         repository: &Repository,
     ) -> bool {
-        self.actions.contains(&action) && self.users.iter().any(|users| users.includes(caller)) && {
+        self.actions.contains(&action) && self.is_about(caller) && {
             let name = format!("{registry}/{repository}");
             self.repositories
                 .iter()

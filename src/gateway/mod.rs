@@ -1,5 +1,6 @@
 //! Floor 4, the only place that names pingora: the phases of a request, and no policy.
 
+mod catalogue;
 mod forward;
 mod front;
 mod location;
@@ -322,6 +323,7 @@ impl ProxyHttp for Gateway {
             let scope = match &route {
                 Route::Pull(target) => scope_of(target, Action::Pull),
                 Route::Pass(pass) => scope_of(&pass.target, pass.action),
+                Route::Catalogue(_) => catalogue::scope(),
                 Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
             };
             exchange.login = match self.login(session, &scope).await {
@@ -345,6 +347,10 @@ impl ProxyHttp for Gateway {
                 } else {
                     respond::ping(session, &wanted).await?;
                 }
+            }
+            Route::Catalogue(listing) => {
+                wanted.namespace.clone_from(&listing.namespace);
+                self.catalogue(session, &wanted, &listing, login).await?;
             }
             Route::Pass(pass) => {
                 wanted.namespace.clone_from(&pass.target.namespace);

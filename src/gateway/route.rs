@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode};
 
+use super::catalogue::{self, Listing};
 use super::pass::{self, Pass};
 use super::v1::{self, OldClients};
 use crate::access::Action;
@@ -83,6 +84,8 @@ pub enum Route {
     },
     /// `/token`: answered by ourselves.
     Token,
+    /// `/v2/_catalog`
+    Catalogue(Listing),
     /// A cached read.
     Pull(Target),
     /// A write, or a read of a registry whose bytes stay there.
@@ -154,12 +157,11 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
             return Ok(Route::Ping { namespace });
         }
         Path::Base => return Err(unsupported("only GET and HEAD are answered at /v2/")),
-        Path::Catalog => {
-            return Err(Refusal::new(
-                ErrorCode::NameUnknown,
-                "there is no catalogue here",
-            ));
+        Path::Catalog if reads => {
+            let listing = catalogue::listing(table, listener, asked.host, namespace, &query)?;
+            return Ok(Route::Catalogue(listing));
         }
+        Path::Catalog => return Err(unsupported("a catalogue is only read")),
         Path::Named { name, resource } => (name, resource),
     };
     let (entry, rest) = owner(table, listener, namespace.as_deref(), asked.host, &name)?;
@@ -238,7 +240,7 @@ pub fn owner<'t, 'n>(
     })
 }
 
-/// The registry that the listener, `?ns=` or the Host fixes, whatever the name.
+/// The registry whose everything is that is asked here: the listener's, that of `?ns=`, or the Host's.
 pub fn fixed<'t>(
     table: &'t Table,
     listener: &Listener,
@@ -246,7 +248,7 @@ pub fn fixed<'t>(
     host: Option<&str>,
 ) -> Result<Option<&'t Entry>, Refusal> {
     let named = check_namespace(table, listener, namespace)?;
-    Ok(named.or_else(|| host.and_then(|host| table.by_host(host))))
+    Ok(named.or_else(|| table.by_host(host?)))
 }
 
 /// The registry that the listener or `?ns=` fixes, if one does.
@@ -305,7 +307,7 @@ impl Table {
 }
 
 /// The canonical name within a registry.
-fn canonical(entry: &Entry, name: &str) -> Result<Repository, Refusal> {
+pub(super) fn canonical(entry: &Entry, name: &str) -> Result<Repository, Refusal> {
     let parsed = if entry.library && !name.is_empty() && !name.contains('/') {
         format!("library/{name}").parse()
     } else {

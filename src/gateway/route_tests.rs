@@ -61,6 +61,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
         )),
         Ok(Route::Ping { .. }) => Ok("ping".into()),
         Ok(Route::Token) => Ok("token".into()),
+        Ok(Route::Catalogue(listing)) => Ok(format!("{:?}", listing.registries)),
         Ok(Route::Pass(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
         Ok(Route::V1(_)) => Ok("v1".into()),
         Err(refusal) => Err(refusal.code),
@@ -268,7 +269,8 @@ fn what_is_refused() {
     let listener = Listener::default();
     for (target, code) in [
         ("/", ErrorCode::NameUnknown),
-        ("/v2/_catalog", ErrorCode::NameUnknown),
+        ("/v2/_catalog?ns=docker.io", ErrorCode::NameUnknown),
+        ("/v2/_catalog?n=1001", ErrorCode::PaginationNumberInvalid),
         ("/v2/a/../b/manifests/x", ErrorCode::NameInvalid),
         ("/v2/A/manifests/x", ErrorCode::NameInvalid),
         ("/v2/manifests/x", ErrorCode::NameInvalid),

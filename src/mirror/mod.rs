@@ -4,6 +4,7 @@
 //! by digest are immutable; tags are pointers with a life.
 
 mod blob;
+mod catalogue;
 mod download;
 mod error;
 mod fill;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
 pub use blob::{BlobAnswer, BlobHead};
+pub use catalogue::{Budget, Listed};
 pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;

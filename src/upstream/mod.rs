@@ -6,6 +6,7 @@
 mod account;
 mod addresses;
 mod auth;
+mod catalogue;
 mod clients;
 mod error;
 mod limits;
@@ -21,6 +22,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
 pub use account::{Account, Credentials};
+pub use catalogue::CataloguePage;
 pub use error::UpstreamError;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 

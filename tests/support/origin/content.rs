@@ -120,6 +120,11 @@ impl Content {
         self.repositories.get(name)
     }
 
+    /// The names of all repositories, in order.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.repositories.keys()
+    }
+
     fn entry(&mut self, name: &str) -> &mut Repository {
         self.repositories.entry(name.to_owned()).or_default()
     }

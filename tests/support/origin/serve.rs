@@ -196,6 +196,9 @@ fn content(state: &super::State, request: &Recorded, plan: &Plan) -> Answer {
     if matches!(request.path.as_str(), "/v2/" | "/v2") {
         return Answer::json(200, &json!({}));
     }
+    if request.path == "/v2/_catalog" {
+        return catalogue(state, request, plan);
+    }
     let Some(name) = repository(&request.path) else {
         return Answer::error(404, "NAME_UNKNOWN");
     };
@@ -292,25 +295,50 @@ fn exact(
 }
 
 fn tags(request: &Recorded, name: &str, repository: &Repository) -> Answer {
+    let (page, next) = page(request, repository.tags.keys());
+    let mut answer = Answer::json(200, &json!({"name": name, "tags": page}));
+    if let Some(next) = next {
+        answer.set("Link", next);
+    }
+    answer
+}
+
+fn catalogue(state: &super::State, request: &Recorded, plan: &Plan) -> Answer {
+    let other = plan.find(|fault| match fault {
+        Fault::Body(other) => Some(Bytes::from(other.clone())),
+        _ => None,
+    });
+    if let Some(other) = other {
+        return Answer::new(200, "application/json", other);
+    }
+    let (page, next) = page(request, state.content.names());
+    let mut answer = Answer::json(200, &json!({"repositories": page}));
+    if let Some(next) = next {
+        answer.set("Link", next);
+    }
+    answer
+}
+
+/// The page of a list that is asked for, and the `Link` to the next one.
+fn page<'a>(
+    request: &Recorded,
+    all: impl Iterator<Item = &'a String>,
+) -> (Vec<&'a String>, Option<String>) {
     let query = parameters(&request.query);
     let field = |wanted: &str| query.iter().find(|(key, _)| key == wanted).map(|(_, v)| v);
     let last = field("last");
-    let after = repository
-        .tags
-        .keys()
-        .filter(|&tag| last.is_none_or(|last| tag > last));
+    let after = all.filter(|&name| last.is_none_or(|last| name > last));
     let limit = field("n")
         .and_then(|n| n.parse().ok())
         .unwrap_or(usize::MAX);
     let mut page: Vec<&String> = after.take(limit.saturating_add(1)).collect();
     let more = page.len() > limit;
     page.truncate(limit);
-    let mut answer = Answer::json(200, &json!({"name": name, "tags": page}));
-    if let Some(last) = page.last().filter(|_| more) {
-        let next = format!("</v2/{name}/tags/list?last={last}&n={limit}>; rel=\"next\"");
-        answer.set("Link", next);
-    }
-    answer
+    let next = page.last().filter(|_| more).map(|last| {
+        let path = &request.path;
+        format!("<{path}?last={last}&n={limit}>; rel=\"next\"")
+    });
+    (page, next)
 }
 
 fn referrers(request: &Recorded, repository: &Repository, digest: &str) -> Answer {

@@ -1,0 +1,105 @@
+//! The names that a registry has, as far as whoever asks may pull them.
+//!
+//! A page is filled across the upstream's pages, so that nobody can tell from a short one how much they do
+//! not see. Nothing of it is kept.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::error::Asked;
+use super::{Mirror, MirrorError};
+use crate::access::Viewer;
+use crate::spec::name::{Registry, Repository};
+use crate::spec::v2::Query;
+use crate::upstream::UpstreamError;
+
+/// The longest page that registries give (distribution's `catalog.maxentries`).
+const LONGEST_PAGE: usize = 1000;
+
+/// Names of one registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub names: Vec<Repository>,
+    /// Whether there are more that the viewer may pull, or may be: the budget was not enough to know.
+    pub more: bool,
+}
+
+/// How often upstreams may still be asked for one answer.
+#[derive(Debug)]
+pub struct Budget(pub usize);
+
+impl MirrorError {
+    /// A page for which the budget was not enough to find a single name.
+    pub fn too_sparse() -> Self {
+        let sparse = "among very many names there is none to be seen";
+        Self::Unusable(Arc::new(UpstreamError::Protocol(sparse)))
+    }
+}
+
+impl Mirror {
+    /// Up to `n` names of a registry, those behind `after`, in the upstream's order.
+    ///
+    /// # Errors
+    /// What the upstream said; [`MirrorError::Unknown`] where it has no catalogue.
+    pub async fn catalogue(
+        &self,
+        viewer: &Viewer<'_>,
+        registry: &Registry,
+        after: Option<&str>,
+        n: usize,
+        budget: &mut Budget,
+    ) -> Result<Listed, MirrorError> {
+        let origin = self.shared.origins.get(registry);
+        let origin = origin.ok_or(MirrorError::NotServed)?;
+        let mut found = Vec::new();
+        // One more than is wanted tells whether there are more.
+        let mut ask_for = (n + 1).min(LONGEST_PAGE);
+        let mut query = Query::default().with("n", &ask_for.to_string());
+        if let Some(after) = after {
+            query = query.with("last", after);
+        }
+        while let Some(left) = budget.0.checked_sub(1) {
+            budget.0 = left;
+            let page = origin.upstream.catalogue(&query, origin.only_public).await;
+            let page = page.map_err(refused)?;
+            // Some registries know no pages: everything comes, from the first name on.
+            let known = page.names.iter().position(|name| Some(&**name) == after);
+            for name in page.names.iter().skip(known.map_or(0, |at| at + 1)) {
+                let name = name.parse::<Repository>().ok();
+                let seen = name.filter(|name| viewer.may_pull(registry, name).is_some());
+                match seen {
+                    Some(_) if found.len() == n => {
+                        return Ok(Listed {
+                            names: found,
+                            more: true,
+                        });
+                    }
+                    Some(name) => found.push(name),
+                    None => {}
+                }
+            }
+            let Some(next) = page.next.filter(|next| *next != query) else {
+                return Ok(Listed {
+                    names: found,
+                    more: false,
+                });
+            };
+            ask_for = (ask_for * 2).min(LONGEST_PAGE);
+            query = next.with("n", &ask_for.to_string());
+        }
+        Ok(Listed {
+            names: found,
+            more: true,
+        })
+    }
+}
+
+fn refused(error: UpstreamError) -> MirrorError {
+    match error {
+        UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) => {
+            MirrorError::of(Arc::new(UpstreamError::NotFound), Asked::Repository)
+        }
+        error => MirrorError::of(Arc::new(error), Asked::Repository),
+    }
+}

@@ -1,0 +1,328 @@
+//! `/v2/_catalog`: whose names are listed, under which names, to whom, and in which pages.
+
+mod support;
+
+use serde_json::Value;
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply};
+use support::origin::{Auth, Fault, Origin};
+use support::{basic, temp_dir};
+
+/// `reader` and `pusher`, both with the password `s3cret` (cost 4).
+const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\
+                     pusher:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
+
+fn origin_with(names: &[&str]) -> Origin {
+    let origin = Origin::start();
+    for name in names {
+        origin.push_blob(name, b"x".to_vec());
+    }
+    origin
+}
+
+fn ask(gateway: &Gateway, listener: usize, path: &str, headers: &[(&str, &str)]) -> Reply {
+    Raw::connect(gateway.url(listener), None).exchange("GET", path, headers)
+}
+
+fn names(reply: &Reply) -> Vec<String> {
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    let body: Value = serde_json::from_slice(&reply.body).expect("JSON");
+    let names = body["repositories"].as_array().expect("a list").iter();
+    names
+        .map(|name| name.as_str().expect("text").to_owned())
+        .collect()
+}
+
+/// Where `Link` leads.
+fn next(reply: &Reply) -> Option<String> {
+    let link = reply.header("link")?;
+    let (url, rest) = link.strip_prefix('<')?.split_once('>')?;
+    assert_eq!(rest, "; rel=\"next\"");
+    Some(url.to_owned())
+}
+
+/// Every page from `path` on, as a client walks them.
+fn walk(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut path = Some(path.to_owned());
+    while let Some(asked) = path {
+        let reply = ask(gateway, 1, &asked, headers);
+        pages.push(names(&reply));
+        path = next(&reply);
+        assert!(pages.len() < 100, "it never ends");
+    }
+    pages
+}
+
+#[test]
+fn a_sole_registry_is_listed_in_pages_under_its_own_names() {
+    let origin = origin_with(&["a/one", "b/two", "c/three", "d/four", "e/five"]);
+    let gateway = Gateway::mirror("up.example", &origin.url(), "");
+    let all = ["a/one", "b/two", "c/three", "d/four", "e/five"];
+    for (path, pages) in [
+        ("/v2/_catalog", vec![&all[..]]),
+        ("/v2/_catalog?n=5", vec![&all[..]]),
+        ("/v2/_catalog?n=2", vec![&all[..2], &all[2..4], &all[4..]]),
+        ("/v2/_catalog?n=3&last=b/two", vec![&all[2..]]),
+        ("/v2/_catalog?n=1000&last=e/five", vec![&[]]),
+        ("/v2/_catalog?n=0", vec![&[]]),
+        ("/v2/_catalog?ns=up.example&n=4", vec![&all[..4], &all[4..]]),
+    ] {
+        assert_eq!(walk(&gateway, path, &[]), pages, "{path}");
+    }
+    let reply = ask(&gateway, 1, "/v2/_catalog?n=2", &[]);
+    assert_eq!(
+        next(&reply).as_deref(),
+        Some("/v2/_catalog?last=b%2Ftwo&n=2")
+    );
+    for n in ["1001", "-1", "x"] {
+        let reply = ask(&gateway, 1, &format!("/v2/_catalog?n={n}"), &[]);
+        assert_eq!(reply.status(), 400, "{n}");
+        assert_eq!(
+            reply.error_code().as_deref(),
+            Some("PAGINATION_NUMBER_INVALID")
+        );
+    }
+}
+
+#[test]
+fn pages_are_100_names_long_unless_asked_otherwise() {
+    let many: Vec<String> = (0..250).map(|n| format!("n{n:03}/app")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let origin = origin_with(&many);
+    let gateway = Gateway::mirror("up.example", &origin.url(), "");
+    assert_eq!(
+        walk(&gateway, "/v2/_catalog", &[]),
+        [&many[..100], &many[100..200], &many[200..]]
+    );
+    assert_eq!(walk(&gateway, "/v2/_catalog?n=1000", &[]), [&many[..]]);
+}
+
+#[test]
+fn hosted_registries_are_listed_one_after_the_other_as_they_are_typed() {
+    let first = origin_with(&["base/tool", "team/app", "team/web"]);
+    let second = origin_with(&["app", "web"]);
+    let guest = origin_with(&["guest/app"]);
+    let gateway = Gateway::start(&format!(
+        "registries:\n\
+         - docker.io\n\
+         - {{name: guest, v2: \"{}\"}}\n\
+         - {{name: first, v2: \"{}\", owns: [\"team/**\"]}}\n\
+         - {{name: second, v2: \"{}\", hosts: [second.example]}}\n",
+        guest.url(),
+        first.url(),
+        second.url()
+    ));
+    let all = [
+        "first/base/tool",
+        "team/app",
+        "team/web",
+        "second/app",
+        "second/web",
+    ];
+    for n in 1..6 {
+        let pages = walk(&gateway, &format!("/v2/_catalog?n={n}"), &[]);
+        assert!(pages.iter().rev().skip(1).all(|page| page.len() == n));
+        assert_eq!(pages.concat(), all, "{n}");
+        assert_eq!(pages.len(), all.len().div_ceil(n), "no empty page: {n}");
+    }
+    let at_its_host = [("Host", "second.example")];
+    assert_eq!(
+        walk(&gateway, "/v2/_catalog?n=1", &at_its_host).concat(),
+        ["app", "web"]
+    );
+    assert_eq!(
+        walk(&gateway, "/v2/_catalog?ns=guest", &[]).concat(),
+        ["guest/app"]
+    );
+    let hub = ask(&gateway, 1, "/v2/_catalog?ns=docker.io", &[]);
+    assert_eq!(
+        (hub.status(), hub.error_code().as_deref()),
+        (404, Some("NAME_UNKNOWN"))
+    );
+    // One that has no catalogue is left out; one that cannot be asked now is not.
+    let without = first.fault(Fault::status(405).on("*", "/v2/_catalog"));
+    assert_eq!(walk(&gateway, "/v2/_catalog", &[]).concat(), all[3..]);
+    first.heal(without);
+    first.fault(Fault::status(503).on("*", "/v2/_catalog"));
+    assert_eq!(ask(&gateway, 1, "/v2/_catalog", &[]).status(), 503);
+}
+
+/// A registry where every second name is the team's, and one is open.
+fn guarded(more: &str) -> (Origin, Gateway, tempfile::TempDir) {
+    let many: Vec<String> = (0..300)
+        .map(|n| match n {
+            150 => "n150/open".to_owned(),
+            n if n % 3 == 0 => format!("n{n:03}/team"),
+            n => format!("n{n:03}/other"),
+        })
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let origin = origin_with(&many);
+    let dir = temp_dir();
+    let users = dir.path().join("users");
+    std::fs::write(&users, USERS).expect("writable");
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true}}]\n\
+         access:\n  htpasswd: {}\n  rules:\n\
+         \x20 - {{users: [reader], repositories: [\"hosted/*/team\"], actions: [pull]}}\n\
+         \x20 - {{users: [pusher], repositories: [\"hosted/**\"], actions: [push]}}\n{more}\
+         listen: [{{address: \"127.0.0.1:0\"}}, {{address: \"127.0.0.1:0\", tls: off}}, {{address: \"127.0.0.1:0\", tls: off, read_only: true}}]\n",
+        origin.url(),
+        users.display()
+    ));
+    (origin, gateway, dir)
+}
+
+const OPEN: &str =
+    "\x20 - {users: [anonymous], repositories: [\"hosted/*/open\"], actions: [pull]}\n";
+
+#[test]
+fn everybody_sees_what_they_may_pull_in_full_pages() {
+    let (origin, gateway, _dir) = guarded(OPEN);
+    let reader = basic("reader", "s3cret");
+    let pages = walk(&gateway, "/v2/_catalog?n=10", &[("Authorization", &reader)]);
+    assert!(pages.iter().rev().skip(1).all(|page| page.len() == 10));
+    let seen = pages.concat();
+    assert_eq!(seen.len(), 100, "99 of the team's and the open one");
+    assert!(
+        seen.iter()
+            .all(|name| name.ends_with("/team") || name == "n150/open")
+    );
+    // Nothing of what is hidden is in a Link either, nor that there is anything.
+    let reply = ask(
+        &gateway,
+        1,
+        "/v2/_catalog?n=100",
+        &[("Authorization", &reader)],
+    );
+    assert_eq!(next(&reply), None);
+    // Nobody sees the open one alone: on the first page, though 150 hidden ones come first.
+    for listener in [1, 2] {
+        let reply = ask(&gateway, listener, "/v2/_catalog?n=1", &[]);
+        assert_eq!(names(&reply), ["n150/open"]);
+        assert_eq!(next(&reply), None);
+    }
+    // A read-only listener knows nobody.
+    let reply = ask(&gateway, 2, "/v2/_catalog", &[("Authorization", &reader)]);
+    assert_eq!(names(&reply), ["n150/open"]);
+    let wrong = basic("reader", "wrong");
+    let reply = ask(&gateway, 1, "/v2/_catalog", &[("Authorization", &wrong)]);
+    assert_eq!(reply.status(), 401);
+    assert!(origin.count("GET", "/v2/_catalog") > 0);
+}
+
+#[test]
+fn who_may_pull_nothing_is_told_so_before_anybody_is_asked() {
+    let (origin, gateway, _dir) = guarded("");
+    let pusher = basic("pusher", "s3cret");
+    let reply = ask(&gateway, 1, "/v2/_catalog", &[]);
+    assert_eq!(reply.status(), 401);
+    let challenge = reply.header("www-authenticate").expect("a challenge");
+    assert!(
+        challenge.contains("scope=\"registry:catalog:*\""),
+        "{challenge}"
+    );
+    let reply = ask(&gateway, 1, "/v2/_catalog", &[("Authorization", &pusher)]);
+    assert_eq!(
+        (reply.status(), reply.error_code().as_deref()),
+        (403, Some("DENIED"))
+    );
+    // Where nobody is ever challenged.
+    let reply = ask(&gateway, 2, "/v2/_catalog", &[]);
+    assert_eq!(
+        (reply.status(), reply.header("www-authenticate")),
+        (403, None)
+    );
+    assert_eq!(origin.count("*", "*"), 0);
+}
+
+#[test]
+fn a_token_has_to_be_for_the_catalogue() {
+    let (_origin, gateway, _dir) = guarded(OPEN);
+    let reader = basic("reader", "s3cret");
+    let token = |scope: &str| {
+        let path = format!("/token?service=x&scope={scope}");
+        let reply = ask(&gateway, 1, &path, &[("Authorization", &reader)]);
+        let body: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        format!("Bearer {}", body["token"].as_str().expect("a token"))
+    };
+    let other = token("repository:n000/team:pull");
+    let reply = ask(&gateway, 1, "/v2/_catalog", &[("Authorization", &other)]);
+    assert_eq!(reply.status(), 401);
+    let challenge = reply.header("www-authenticate").expect("a challenge");
+    assert!(
+        challenge.contains("scope=\"registry:catalog:*\"")
+            && challenge.contains("error=\"insufficient_scope\""),
+        "{challenge}"
+    );
+    let right = token("registry:catalog:*");
+    let reply = ask(
+        &gateway,
+        1,
+        "/v2/_catalog?n=1000",
+        &[("Authorization", &right)],
+    );
+    assert_eq!(names(&reply).len(), 100);
+}
+
+#[test]
+fn without_access_the_public_ones_are_listed() {
+    let hosted = origin_with(&["a/b"]);
+    let public = origin_with(&["c/d"]);
+    let yaml = |hosted_visibility: &str| {
+        format!(
+            "registries:\n\
+             - {{name: hosted, v2: \"{}\", push: true, {hosted_visibility}}}\n\
+             - {{name: public, v2: \"{}\", hosts: [p.example]}}\n",
+            hosted.url(),
+            public.url()
+        )
+    };
+    let mut gateway = Gateway::start(&yaml(""));
+    assert_eq!(walk(&gateway, "/v2/_catalog", &[]).concat(), ["public/c/d"]);
+    assert_eq!(hosted.count("*", "*"), 0, "nothing of it may be seen");
+    gateway.restart_with(&yaml("visibility: public"));
+    assert_eq!(
+        walk(&gateway, "/v2/_catalog", &[]).concat(),
+        ["hosted/a/b", "public/c/d"]
+    );
+    let alone = Gateway::mirror("hosted", &hosted.url(), "");
+    assert_eq!(walk(&alone, "/v2/_catalog", &[]).concat(), ["a/b"]);
+}
+
+#[test]
+fn the_gateway_logs_in_for_a_catalogue_with_its_scope() {
+    let origin = origin_with(&["a/b"]);
+    origin.require(Auth::bearer());
+    let gateway = Gateway::mirror("up.example", &origin.url(), "");
+    assert_eq!(walk(&gateway, "/v2/_catalog", &[]).concat(), ["a/b"]);
+    let tokens = origin.requests_for("GET", "/token");
+    assert!(
+        tokens[0].query.contains("scope=registry%3Acatalog%3A*"),
+        "{}",
+        tokens[0].query
+    );
+}
+
+#[test]
+fn upstreams_that_know_no_pages_or_link_for_ever() {
+    let origin = origin_with(&[]);
+    let gateway = Gateway::mirror("up.example", &origin.url(), "");
+    // `n` and `last` mean nothing to it.
+    let body = br#"{"repositories":["a/a","b/b","c/c","Not A Name"]}"#.to_vec();
+    origin.fault(Fault::Body(body).on("GET", "/v2/_catalog"));
+    assert_eq!(
+        walk(&gateway, "/v2/_catalog?n=2", &[]),
+        [vec!["a/a", "b/b"], vec!["c/c"]]
+    );
+    // Empty pages that always lead on.
+    origin.heal_all();
+    origin.forget_requests();
+    let link = "</v2/_catalog?last=x&n=101>; rel=\"next\"";
+    origin.fault(Fault::header("Link", link).on("GET", "/v2/_catalog"));
+    let reply = ask(&gateway, 1, "/v2/_catalog?n=100", &[]);
+    assert_eq!(reply.status(), 502, "{reply:?}");
+    assert!(origin.count("GET", "/v2/_catalog") <= 64);
+}
