@@ -14,6 +14,7 @@ mod hash;
 mod htpasswd;
 mod login;
 mod passwd;
+mod presented;
 mod rules;
 mod scope;
 mod token;
@@ -41,6 +42,7 @@ pub use login::{
     token_answer,
 };
 pub use passwd::{Changed, PasswdError, passwd};
+pub use presented::Presented;
 pub use rules::{Rule, Users};
 pub use scope::Scopes;
 pub use token::TokenKey;
@@ -171,6 +173,8 @@ pub struct Permit {
     action: Action,
     registry: Registry,
     repository: Repository,
+    /// Present where the registry decides for each caller.
+    presented: Option<Presented>,
 }
 
 impl Permit {
@@ -185,6 +189,11 @@ impl Permit {
 
     pub fn repository(&self) -> &Repository {
         &self.repository
+    }
+
+    /// What the registry is asked with, where it decides for each caller.
+    pub fn presented(&self) -> Option<&Presented> {
+        self.presented.as_ref()
     }
 }
 
@@ -223,6 +232,8 @@ pub struct Policy {
     pub rules: Option<Vec<Rule>>,
     /// Registries whose `visibility` is `public`.
     pub public: HashSet<Registry>,
+    /// Registries whose `visibility` is `caller`: they decide, see [`Policy::pass_on`].
+    pub callers: HashSet<Registry>,
 }
 
 impl Policy {
@@ -238,6 +249,7 @@ impl Policy {
         repository: &Repository,
     ) -> Result<Permit, Denied> {
         let allowed = match &self.rules {
+            _ if self.leaves_to(registry) => false,
             None => action == Action::Pull && self.public.contains(registry),
             Some(rules) => rules
                 .iter()
@@ -251,6 +263,7 @@ impl Policy {
                 action,
                 registry: registry.clone(),
                 repository: repository.clone(),
+                presented: None,
             }),
         }
     }

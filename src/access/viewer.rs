@@ -1,6 +1,6 @@
 //! Who asks what there is: lists of names, of which everybody sees what they may pull.
 
-use super::{Action, Caller, Denied, Login, Permit, Policy};
+use super::{Action, Caller, Denied, Login, Permit, Policy, Presented};
 use crate::spec::name::{Registry, Repository};
 
 /// Somebody who asks for names. Only [`Policy::viewer`] makes one.
@@ -8,6 +8,8 @@ use crate::spec::name::{Registry, Repository};
 pub struct Viewer<'p> {
     policy: &'p Policy,
     caller: Caller,
+    /// The one registry that is asked, where it decides for each caller.
+    presented: Option<(Registry, Presented)>,
 }
 
 impl Policy {
@@ -29,14 +31,32 @@ impl Policy {
             _ => Ok(Viewer {
                 policy: self,
                 caller,
+                presented: None,
             }),
         }
     }
 }
 
-impl Viewer<'_> {
+impl<'p> Viewer<'p> {
+    pub(super) fn presenting(policy: &'p Policy, presented: (Registry, Presented)) -> Self {
+        Self {
+            policy,
+            caller: Caller::Anonymous,
+            presented: Some(presented),
+        }
+    }
+
+    /// What the registry is asked with, where it decides for each caller.
+    pub fn presented(&self) -> Option<&Presented> {
+        self.presented.as_ref().map(|(_, presented)| presented)
+    }
+
     /// What allows to pull a repository; `None`: it is not to be seen either.
     pub fn may_pull(&self, registry: &Registry, repository: &Repository) -> Option<Permit> {
+        if let Some((asked, presented)) = &self.presented {
+            let permit = self.policy.pass_on(presented, registry, repository);
+            return permit.filter(|_| asked == registry);
+        }
         let decided = self
             .policy
             .decide(&self.caller, Action::Pull, registry, repository);
@@ -45,6 +65,9 @@ impl Viewer<'_> {
 
     /// Whether anything of a registry could be seen: it need not be asked where nothing can.
     pub fn sees(&self, registry: &Registry) -> bool {
+        if let Some((asked, _)) = &self.presented {
+            return asked == registry;
+        }
         self.policy.rules.is_some() || self.policy.public.contains(registry)
     }
 }

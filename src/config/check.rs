@@ -162,6 +162,10 @@ fn alone(registry: &Registry, node: &Node, report: &mut Report) {
             let write = "write visibility: rules, or remove push";
             report.fault(at, format!("caller cannot be pushed to; {write}"));
         }
+        if registry.credentials.is_some() {
+            let message = "with caller the credentials are never used; remove them";
+            report.warn(node.near("credentials").at, message);
+        }
     }
     if registry.bridge && node.is_set("bridge") && !node.is_set("v1") && !node.is_set("v2") {
         let write = "write v1 and v2, or remove bridge";
@@ -369,6 +373,10 @@ mod tests {
             (
                 "registries: [{name: a, visibility: caller, hosts: [h]}]",
                 &[],
+            ),
+            (
+                "registries: [{name: a, visibility: caller, hosts: [h], credentials: {username: me, password: x}}]",
+                &["warning: 1:56: with caller the credentials are never used; remove them"],
             ),
             (
                 "registries: [{name: a, bridge: true}]",

@@ -9,7 +9,6 @@ use super::tree::{Node, Value};
 const NOT_YET: &[(&str, Fine)] = &[
     ("store.bucket", Fine::Words(&["off"])),
     ("registries[].bridge", Fine::Words(&["false"])),
-    ("registries[].visibility", Fine::Words(&["public", "rules"])),
 ];
 
 #[derive(Clone, Copy)]
@@ -112,8 +111,8 @@ mod tests {
                 "",
             ),
             (
-                "registries:\n  - docker.io\n  - {name: a, hosts: [h], visibility: caller}",
-                "f:3:27: not yet: registries[].visibility is not built; leave it out or write public or rules",
+                "registries:\n  - docker.io\n  - {name: a, hosts: [h], unused_ttl: 1d}",
+                "f:3:27: not yet: registries[].unused_ttl is not built; leave it out or write off",
             ),
             (
                 "store:\n  scrub_every: 1d",

@@ -78,6 +78,7 @@ impl Config {
                 },
                 only_public: registry.visibility == Visibility::Public
                     && registry.credentials.is_some(),
+                callers: registry.visibility == Visibility::Caller,
             });
         }
         Ok(mirror::Settings {
@@ -101,6 +102,7 @@ impl Config {
             push: registry.push,
             cached: registry.cache,
             v1: registry.v1.is_some(),
+            callers: registry.visibility == Visibility::Caller,
         });
         gateway::Table {
             entries: entries.collect(),
@@ -133,14 +135,16 @@ impl Config {
     }
 
     pub fn policy(&self) -> access::Policy {
-        let public = self
-            .registries
-            .iter()
-            .filter(|registry| registry.visibility == Visibility::Public);
-        access::Policy {
-            public: public
+        let all = |visibility: Visibility| {
+            let registries = self.registries.iter();
+            registries
+                .filter(move |registry| registry.visibility == visibility)
                 .map(|registry| Registry::new(&registry.name))
-                .collect(),
+                .collect()
+        };
+        access::Policy {
+            public: all(Visibility::Public),
+            callers: all(Visibility::Caller),
             rules: self.access.as_ref().map(|access| access.rules.clone()),
         }
     }

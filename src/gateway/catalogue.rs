@@ -60,10 +60,12 @@ pub(super) fn listing(
         }
     };
     let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
-    let listed = |entry: &&Entry| match fixed {
-        Some(fixed) => fixed.registry == entry.registry,
-        None => entry.push || entry.default || !entry.hosts.is_empty() || !entry.owns.is_empty(),
+    let is_hosted = |entry: &Entry| {
+        let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
+        !entry.callers && (hosted || entry.default)
     };
+    let listed =
+        |entry: &&Entry| fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
     // The Hub has none.
     let entries = table.entries.iter().filter(|entry| !entry.library);
     let registries: Vec<_> = entries
@@ -117,7 +119,7 @@ impl Gateway {
         listing: &Listing,
         login: &Login,
     ) -> Result<()> {
-        let viewer = match self.viewer(login, &listing.registries) {
+        let viewer = match self.viewer(session, login, &listing.registries) {
             Ok(viewer) => viewer,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope());
@@ -132,7 +134,7 @@ impl Gateway {
                 let refused = Refusal::new(ErrorCode::NameUnknown, message);
                 return respond::refusal(session, wanted, &refused).await;
             }
-            Err(error) => return respond::failure(session, wanted, &error).await,
+            Err(error) => return self.failure(session, wanted, error).await,
         };
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(StatusCode::OK, wanted, cache)?;
@@ -157,9 +159,16 @@ impl Gateway {
     /// [`Denied`] where nothing in them could be seen.
     pub(super) fn viewer(
         &self,
+        session: &Session,
         login: &Login,
         registries: &[Registry],
     ) -> Result<Viewer<'_>, Denied> {
+        let policy = &self.house.policy;
+        if let [registry] = registries
+            && let Some(viewer) = policy.viewer_of(&self.presented(session), registry)
+        {
+            return Ok(viewer);
+        }
         let viewer = self.house.policy.viewer(login)?;
         if registries.iter().any(|registry| viewer.sees(registry)) {
             return Ok(viewer);
@@ -252,6 +261,7 @@ mod tests {
             push: false,
             cached: true,
             v1: false,
+            callers: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Floor 4, the only place that names pingora: the phases of a request, and no policy.
 
+mod caller;
 mod catalogue;
 mod forward;
 mod front;
@@ -111,7 +112,7 @@ impl Gateway {
         target: &Target,
         login: &Login,
     ) -> Result<()> {
-        let permit = match self.decide(login, target, Action::Pull) {
+        let permit = match self.decide(session, login, target, Action::Pull) {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(target, Action::Pull));
@@ -120,17 +121,26 @@ impl Gateway {
         };
         match self.read(session, wanted, target, &permit).await {
             Ok(()) => Ok(()),
-            Err(Failure::Mirror(error)) => respond::failure(session, wanted, &error).await,
+            Err(Failure::Mirror(error)) => self.failure(session, wanted, error).await,
             Err(Failure::Connection(error)) => Err(error),
         }
     }
 
-    fn decide(&self, login: &Login, target: &Target, action: Action) -> Result<Permit, Denied> {
+    fn decide(
+        &self,
+        session: &Session,
+        login: &Login,
+        target: &Target,
+        action: Action,
+    ) -> Result<Permit, Denied> {
         let (registry, repository) = (&target.registry, &target.endpoint.repository);
+        let policy = &self.house.policy;
+        if policy.leaves_to(registry) && action == Action::Pull {
+            let permit = policy.pass_on(&self.presented(session), registry, repository);
+            return permit.ok_or(Denied::User);
+        }
         let caller = login.caller(&target.typed);
-        self.house
-            .policy
-            .decide(&caller, action, registry, repository)
+        policy.decide(&caller, action, registry, repository)
     }
 
     /// Decides, then lets a request through.
@@ -141,7 +151,7 @@ impl Gateway {
         mut pass: Pass,
         login: &Login,
     ) -> Result<()> {
-        let permit = match self.decide(login, &pass.target, pass.action) {
+        let permit = match self.decide(session, login, &pass.target, pass.action) {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
@@ -160,7 +170,7 @@ impl Gateway {
         match self.forward(session, wanted, &pass, &permit).await {
             Ok(()) => Ok(()),
             Err(Failure::Mirror(error)) => {
-                respond::failure(session, wanted, &error).await?;
+                self.failure(session, wanted, error).await?;
                 forward::drain(session).await;
                 Ok(())
             }
@@ -319,7 +329,7 @@ impl ProxyHttp for Gateway {
             self.token(session, &wanted, host.as_deref()).await?;
             return Ok(true);
         }
-        if self.authenticator().is_some() {
+        if self.authenticator().is_some() && !self.leaves(&route) {
             let scope = match &route {
                 Route::Pull(target) => scope_of(target, Action::Pull),
                 Route::Pass(pass) => scope_of(&pass.target, pass.action),
@@ -337,7 +347,17 @@ impl ProxyHttp for Gateway {
         let login = &exchange.login;
         match route {
             Route::Token | Route::V1(_) => {}
-            Route::Ping { namespace } => {
+            Route::Ping {
+                namespace,
+                of: Some(registry),
+            } => {
+                wanted.namespace = namespace;
+                self.ping_for_caller(session, &wanted, &registry).await?;
+            }
+            Route::Ping {
+                namespace,
+                of: None,
+            } => {
                 wanted.namespace = namespace;
                 if self.is_nobody(session) {
                     let challenge = self.challenge(session, &Scopes::default(), None);

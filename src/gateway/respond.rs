@@ -309,6 +309,11 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
     if let Some(wait) = retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
+    if let MirrorError::Challenged(challenges) = failure {
+        for challenge in challenges {
+            response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
+        }
+    }
     error(session, response, wanted, code, &failure.to_string()).await
 }
 
@@ -321,7 +326,10 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
             Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         },
-        MirrorError::Denied | MirrorError::NotPublic => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+        MirrorError::Challenged(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
+            (StatusCode::FORBIDDEN, ErrorCode::Denied)
+        }
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
@@ -346,7 +354,10 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
             remembered: true, ..
         } => CacheStatus::HIT.detail("negative"),
         MirrorError::Unknown { .. } => asked.detail("unknown"),
-        MirrorError::Denied | MirrorError::NotPublic => asked.detail("denied"),
+        MirrorError::Challenged(_)
+        | MirrorError::Denied
+        | MirrorError::NotPublic
+        | MirrorError::CallerDenied => asked.detail("denied"),
         MirrorError::TooManyRequests { .. } => asked.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),

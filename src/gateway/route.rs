@@ -39,6 +39,8 @@ pub struct Entry {
     pub cached: bool,
     /// Whether it speaks v1.
     pub v1: bool,
+    /// Whether it decides for each caller: it is asked where everything is its own alone.
+    pub callers: bool,
 }
 
 /// All registries.
@@ -81,6 +83,8 @@ pub enum Route {
     /// `/v2/`: answered by ourselves.
     Ping {
         namespace: Option<String>,
+        /// The registry that answers it, where it decides for each caller.
+        of: Option<Registry>,
     },
     /// `/token`: answered by ourselves.
     Token,
@@ -153,8 +157,10 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     let reads = matches!(*asked.method, Method::GET | Method::HEAD);
     let (name, resource) = match path {
         Path::Base if reads => {
-            check_namespace(table, listener, namespace.as_deref())?;
-            return Ok(Route::Ping { namespace });
+            let fixed = fixed(table, listener, namespace.as_deref(), asked.host)?;
+            let of = fixed.filter(|entry| entry.callers);
+            let of = of.map(|entry| entry.registry.clone());
+            return Ok(Route::Ping { namespace, of });
         }
         Path::Base => return Err(unsupported("only GET and HEAD are answered at /v2/")),
         Path::Catalog if reads => {
@@ -226,14 +232,21 @@ pub fn owner<'t, 'n>(
     if let Some(entry) = fixed(table, listener, namespace, host)? {
         return Ok((entry, name));
     }
-    if let Some(found) = table.by_prefix(name) {
-        return Ok(found);
+    if let Some((entry, rest)) = table.by_prefix(name) {
+        return if entry.callers {
+            Err(at_its_host())
+        } else {
+            Ok((entry, rest))
+        };
     }
     let owner = table
         .entries
         .iter()
         .find(|entry| entry.owns.iter().any(|pattern| pattern.matches(name)));
     let entry = owner.or_else(|| table.entries.iter().find(|entry| entry.default));
+    if entry.is_some_and(|entry| entry.callers) {
+        return Err(at_its_host());
+    }
     entry.map(|entry| (entry, name)).ok_or_else(|| {
         let message = "no registry claims this name: write the registry's name before it";
         Refusal::new(ErrorCode::NameUnknown, message)
@@ -248,7 +261,21 @@ pub fn fixed<'t>(
     host: Option<&str>,
 ) -> Result<Option<&'t Entry>, Refusal> {
     let named = check_namespace(table, listener, namespace)?;
-    Ok(named.or_else(|| table.by_host(host?)))
+    let by_host = host.and_then(|host| table.by_host(host));
+    // Elsewhere its clients would be challenged by us, and show it what is for us.
+    let elsewhere = |entry: &Entry| {
+        let own = by_host.is_some_and(|own| own.registry == entry.registry);
+        entry.callers && !own && listener.registry.is_none()
+    };
+    if named.is_some_and(elsewhere) {
+        return Err(at_its_host());
+    }
+    Ok(named.or(by_host))
+}
+
+fn at_its_host() -> Refusal {
+    let message = "this registry is asked by a host of its own alone";
+    Refusal::new(ErrorCode::NameUnknown, message)
 }
 
 /// The registry that the listener or `?ns=` fixes, if one does.

@@ -13,6 +13,7 @@ fn entry(name: &str) -> Entry {
         push: false,
         cached: true,
         v1: false,
+        callers: false,
     }
 }
 

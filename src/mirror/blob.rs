@@ -25,6 +25,8 @@ pub(super) type ClaimKey = (Registry, Repository, Digest);
 
 /// How long a client waits for the first sign of a cold blob.
 const HEADER_DEADLINE: Duration = Duration::from_secs(25);
+/// How often a caller starts anew because a fill ended with what others were told.
+const STRANGERS: u32 = 3;
 /// What a client is told to wait when there is no slot.
 const BUSY_RETRY: Duration = Duration::from_secs(5);
 
@@ -145,6 +147,7 @@ impl Mirror {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         };
+        let mut strangers = 0;
         loop {
             match shared.fills.join(*digest, source.clone(), claimed) {
                 Joined::Fill { fill, collapsed } => {
@@ -171,6 +174,13 @@ impl Mirror {
                                 cache: cache.detail("no-room"),
                                 content,
                             })
+                        }
+                        // It ended by what another caller was told, before it came to this one.
+                        Err(FillError::Upstream(_) | FillError::Commit(_))
+                            if fill.ended_without(&source) && strangers < STRANGERS =>
+                        {
+                            strangers += 1;
+                            continue;
                         }
                         Err(error) => {
                             Err(shared.blob_refused(&origin, permit, digest, error).await)
@@ -263,7 +273,7 @@ impl Mirror {
                 }
             }
         };
-        let (claim, collapsed) = self.shared.claiming.join(key, start).await;
+        let (claim, collapsed) = self.shared.claiming.join((key, origin.who), start).await;
         claim.unwrap_or(Err(MirrorError::Lost)).map(|()| collapsed)
     }
 

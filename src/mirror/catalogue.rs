@@ -50,8 +50,7 @@ impl Mirror {
         n: usize,
         budget: &mut Budget,
     ) -> Result<Listed, MirrorError> {
-        let origin = self.shared.origins.get(registry);
-        let origin = origin.ok_or(MirrorError::NotServed)?;
+        let origin = self.origin_for(registry, viewer.presented())?;
         let mut found = Vec::new();
         // One more than is wanted tells whether there are more.
         let mut ask_for = (n + 1).min(LONGEST_PAGE);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::upstream::UpstreamError;
 
 /// Why there is no answer. The client gets the message, the log gets the chain.
@@ -18,6 +20,13 @@ pub enum MirrorError {
     },
     #[error("the upstream registry refused the gateway's account")]
     Denied,
+    /// The registry decides for each caller, and wants another login from this one: its challenges, as it
+    /// wrote them.
+    #[error("the registry wants a login for this")]
+    Challenged(Vec<HeaderValue>),
+    /// The registry decides for each caller, and this one may not.
+    #[error("the registry does not allow this")]
+    CallerDenied,
     /// Our account may read it, everybody may not.
     #[error("the repository is not public")]
     NotPublic,
@@ -69,7 +78,14 @@ impl Asked {
 impl MirrorError {
     /// Whether the upstream said that the repository does not have it, or that it is not for us.
     pub(super) fn ends_a_claim(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Denied | Self::NotPublic)
+        matches!(
+            self,
+            Self::Unknown { .. }
+                | Self::Denied
+                | Self::NotPublic
+                | Self::Challenged(_)
+                | Self::CallerDenied
+        )
     }
 
     /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
@@ -94,6 +110,8 @@ impl MirrorError {
                 remembered: false,
             },
             UpstreamError::Denied(_) => Self::Denied,
+            UpstreamError::Challenged(challenges) => Self::Challenged(challenges.clone()),
+            UpstreamError::CallerDenied => Self::CallerDenied,
             UpstreamError::TooManyRequests { retry_after } => Self::TooManyRequests {
                 retry_after: *retry_after,
             },

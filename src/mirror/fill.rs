@@ -33,7 +33,10 @@ pub(super) struct Source {
 
 impl Source {
     pub fn is(&self, other: &Self) -> bool {
-        self.repository == other.repository && self.origin.registry == other.origin.registry
+        // What one caller is given says nothing of another.
+        self.repository == other.repository
+            && self.origin.registry == other.origin.registry
+            && self.origin.who == other.origin.who
     }
 }
 
@@ -149,6 +152,14 @@ impl Fill {
             .iter()
             .find(|(known, _)| known.is(source))
             .map(|(_, error)| error.clone())
+    }
+
+    /// Whether it failed before it asked this source, where a source is one caller's: what it failed with
+    /// was said to others.
+    pub fn ended_without(&self, source: &Source) -> bool {
+        source.origin.who.is_some()
+            && matches!(self.progress.borrow().phase, Phase::Failed(_))
+            && self.refusal(source).is_none()
     }
 
     fn knows(&self, source: &Source) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::Asked;
-use super::{Mirror, MirrorError};
+use super::{Mirror, MirrorError, Origin};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::manifest::AcceptClass;
@@ -68,6 +68,10 @@ impl Mirror {
     ) -> Result<PageAnswer, MirrorError> {
         let (origin, shared) = (self.admit(permit, resource).await?, &self.shared);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        if origin.who.is_some() {
+            let (endpoint, resource) = (repository.clone(), resource.clone());
+            return fetch_for_caller(&origin, endpoint, resource, query).await;
+        }
         let missing = (
             registry.clone(),
             repository.clone(),
@@ -142,4 +146,25 @@ impl Mirror {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// A page as one caller gets it, which is kept for nobody.
+async fn fetch_for_caller(
+    origin: &Origin,
+    repository: Repository,
+    resource: Resource,
+    query: &Query,
+) -> Result<PageAnswer, MirrorError> {
+    let endpoint = Endpoint {
+        repository,
+        resource,
+    };
+    let page = origin.upstream.page(&endpoint, query).await;
+    let page = page.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))?;
+    let at = Instant::now();
+    Ok(PageAnswer {
+        kept: Arc::new(Kept { page, at }),
+        cache: CacheStatus::forward(Forward::Bypass),
+        stale: None,
+    })
 }

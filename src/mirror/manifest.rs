@@ -124,7 +124,7 @@ impl Mirror {
         let fetch = with_bytes && local.is_none();
         let key = (registry.clone(), repository.clone(), *digest, fetch);
         let start = || shared.clone().claim_manifest(origin.clone(), key.clone());
-        let fetch = shared.fetching.join(key.clone(), start);
+        let fetch = shared.fetching.join((key.clone(), origin.who), start);
         let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetch)
             .await
             .map_err(|_| MirrorError::late())?;
@@ -143,6 +143,7 @@ impl Mirror {
     /// Asks behind an answer whether the repository still has a manifest.
     fn recheck_manifest(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
         let (shared, origin) = (self.shared.clone(), origin.clone());
+        let who = origin.who;
         let key = (
             permit.registry().clone(),
             permit.repository().clone(),
@@ -151,7 +152,7 @@ impl Mirror {
         );
         tokio::spawn(async move {
             let start = || shared.clone().claim_manifest(origin, key.clone());
-            if let (Some(Err(error)), _) = shared.fetching.join(key.clone(), start).await
+            if let (Some(Err(error)), _) = shared.fetching.join((key.clone(), who), start).await
                 && error.ends_a_claim()
             {
                 shared

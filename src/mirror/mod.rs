@@ -4,6 +4,7 @@
 //! by digest are immutable; tags are pointers with a life.
 
 mod blob;
+mod caller;
 mod catalogue;
 mod download;
 mod error;
@@ -43,6 +44,7 @@ use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
 use crate::store::Store;
 use crate::upstream::{self, SetUpError, Upstream};
+use caller::{Callers, Who};
 use fill::{Fills, Source};
 use manifest::ManifestKey;
 use missing::Missing;
@@ -72,6 +74,8 @@ pub struct OriginSettings {
     /// Whether our account may read more there than everybody may, and only what everybody may read is
     /// served.
     pub only_public: bool,
+    /// Whether it decides for each caller: it is asked with what they show, never with our account.
+    pub callers: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +97,9 @@ struct Origin {
     max_stale: Option<Duration>,
     patience: Duration,
     only_public: bool,
+    callers: bool,
+    /// Whose view of it this is, where it decides for each caller.
+    who: Option<Who>,
     /// Counts what was written through us: an answer to a question from before is not kept.
     writes: AtomicU64,
 }
@@ -120,8 +127,9 @@ struct Shared {
     pages: lists::Pages,
     listing: Flights<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
     resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
-    fetching: Flights<ManifestKey, Result<manifest::Fetched, MirrorError>>,
-    claiming: Flights<blob::ClaimKey, Result<(), MirrorError>>,
+    callers: Callers,
+    fetching: Flights<(ManifestKey, Option<Who>), Result<manifest::Fetched, MirrorError>>,
+    claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
 }
 
@@ -147,6 +155,8 @@ impl Mirror {
                 max_stale: settings.max_stale,
                 patience: settings.patience,
                 only_public: settings.only_public,
+                callers: settings.callers,
+                who: None,
                 writes: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
@@ -163,6 +173,7 @@ impl Mirror {
             v1: v1::V1Origin::all(settings.v1)?,
             hot,
             missing: Missing::new(),
+            callers: Callers::new(),
             pages: lists::pages(),
             listing: Flights::default(),
             resolving: Flights::default(),
@@ -178,10 +189,12 @@ impl Mirror {
     }
 
     /// Goes on with what an earlier process had begun, from those of its sources that are still configured.
+    /// Where it came by a caller's login, which is kept nowhere, it waits for one who is let in.
     fn resume_partials(&self) {
         for (digest, note) in self.shared.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
-                let origin = self.shared.origins.get(&Registry::new(registry))?;
+                let origin = self.shared.origins.get(&Registry::new(registry));
+                let origin = origin.filter(|origin| !origin.callers)?;
                 Some(Source {
                     origin: origin.clone(),
                     repository: repository.parse().ok()?,
@@ -203,11 +216,7 @@ impl Mirror {
 
     /// The origin of a permit's registry.
     fn origin(&self, permit: &Permit) -> Result<Arc<Origin>, MirrorError> {
-        self.shared
-            .origins
-            .get(permit.registry())
-            .cloned()
-            .ok_or(MirrorError::NotServed)
+        self.origin_for(permit.registry(), permit.presented())
     }
 }
 

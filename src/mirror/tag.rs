@@ -60,6 +60,11 @@ impl Mirror {
         class: AcceptClass,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
+        if origin.who.is_some() {
+            return self
+                .manifest_for_caller(origin, permit, tag, class, with_bytes)
+                .await;
+        }
         let shared = &self.shared;
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let key = (registry, repository, class, tag.clone());

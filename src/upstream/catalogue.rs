@@ -1,11 +1,10 @@
 //! The names that a registry has (`/v2/_catalog`, distribution's "Listing Repositories"): a page at a time.
 
-use http::{HeaderMap, Method, header};
+use http::{Method, header};
 use serde::Deserialize;
 
-use super::limits::Kind;
-use super::transport::Ask;
-use super::{MAX_PAGE, QUESTION, Upstream, UpstreamError};
+use super::transport::Whose;
+use super::{MAX_PAGE, Upstream, UpstreamError};
 use crate::spec::v2::Query;
 
 /// A page of names, as they were written.
@@ -32,16 +31,11 @@ impl Upstream {
         query: &Query,
         anonymous: bool,
     ) -> Result<CataloguePage, UpstreamError> {
-        let ask = Ask {
-            method: Method::GET,
-            path: format!("/v2/_catalog{}", query.render()),
-            headers: HeaderMap::new(),
-            scope: "registry:catalog:*".to_owned(),
-            kind: Kind::Other,
-            within: QUESTION,
-            anonymous,
-        };
-        let ask = ask.header(header::ACCEPT_ENCODING, "identity");
+        let path = format!("/v2/_catalog{}", query.render());
+        let mut ask = self.ask_for(Method::GET, path, "registry:catalog:*".to_owned());
+        if anonymous {
+            ask.whose = Whose::Nobody;
+        }
         let (headers, bytes) = self.whole(ask, MAX_PAGE).await?;
         let body: Body = serde_json::from_slice(&bytes)
             .map_err(|_| UpstreamError::Protocol("its catalogue cannot be read"))?;

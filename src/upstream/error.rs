@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// An upstream's refusal, or why it could not be asked. Sources are chained, not printed.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,12 @@ pub enum UpstreamError {
     /// 401 after our own login, or 403.
     #[error("the upstream refused the gateway's account ({0})")]
     Denied(StatusCode),
+    /// 401 to what a caller of ours showed: how it wants them to log in, line by line.
+    #[error("the upstream wants another login")]
+    Challenged(Vec<HeaderValue>),
+    /// 403 to what a caller of ours showed.
+    #[error("the upstream refused the caller")]
+    CallerDenied,
     #[error("the upstream limits requests")]
     TooManyRequests { retry_after: Option<Duration> },
     #[error("the upstream answered {0}")]
@@ -78,6 +84,18 @@ impl UpstreamError {
                 }
             }
             _ => Self::Status(status),
+        }
+    }
+
+    /// [`UpstreamError::of`] where a caller of ours was the one who asked.
+    pub(super) fn of_caller(status: StatusCode, headers: &HeaderMap) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter();
+                Self::Challenged(challenges.cloned().collect())
+            }
+            StatusCode::FORBIDDEN => Self::CallerDenied,
+            _ => Self::of(status, headers),
         }
     }
 }

@@ -15,10 +15,11 @@ mod transport;
 mod v1;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 
 pub use account::{Account, Credentials};
@@ -36,7 +37,7 @@ use addresses::Home;
 use auth::Auth;
 use clients::Clients;
 use limits::{Kind, Limits};
-use transport::{Answered, Ask, Transport};
+use transport::{Answered, Ask, Transport, Whose};
 
 /// How long a short question may take, all attempts together: a client without a cached answer hears of it
 /// within 10 s.
@@ -90,8 +91,9 @@ pub enum SetUpError {
 /// A client of one registry.
 #[derive(Debug)]
 pub struct Upstream {
-    transport: Transport,
+    transport: Arc<Transport>,
     clients: Clients,
+    whose: Whose,
 }
 
 /// What an upstream says of a manifest without sending it.
@@ -183,7 +185,21 @@ impl Upstream {
             limits: Limits::default(),
             counted: metrics::Upstream::of(&registry),
         };
-        Ok(Self { transport, clients })
+        Ok(Self {
+            transport: Arc::new(transport),
+            clients,
+            whose: Whose::Gateway,
+        })
+    }
+
+    /// The same registry, asked with what a caller of ours showed instead of the account.
+    #[must_use]
+    pub fn for_caller(&self, authorization: Option<HeaderValue>) -> Self {
+        Self {
+            transport: self.transport.clone(),
+            clients: self.clients.clone(),
+            whose: Whose::Caller(authorization),
+        }
     }
 
     /// Scheme and authority, for the log.
@@ -202,8 +218,9 @@ impl Upstream {
         class: AcceptClass,
     ) -> Result<ManifestHead, UpstreamError> {
         let path = manifest_path(repository, reference);
-        let ask =
-            ask(Method::HEAD, path, repository).header(header::ACCEPT, class.upstream_accept());
+        let ask = self
+            .ask(Method::HEAD, path, repository)
+            .header(header::ACCEPT, class.upstream_accept());
         let response = self.question(ask).await?;
         Ok(manifest_head(response.headers()))
     }
@@ -219,8 +236,9 @@ impl Upstream {
         class: AcceptClass,
     ) -> Result<Manifest, UpstreamError> {
         let path = manifest_path(repository, reference);
-        let mut ask =
-            ask(Method::GET, path, repository).header(header::ACCEPT, class.upstream_accept());
+        let mut ask = self
+            .ask(Method::GET, path, repository)
+            .header(header::ACCEPT, class.upstream_accept());
         ask.kind = Kind::ManifestGet;
         let (headers, bytes) = self.whole(ask, MAX_MANIFEST).await?;
         let head = manifest_head(&headers);
@@ -239,13 +257,15 @@ impl Upstream {
     ) -> Result<Option<u64>, UpstreamError> {
         let path = blob_path(repository, digest);
         match self
-            .question(ask(Method::HEAD, path.clone(), repository))
+            .question(self.ask(Method::HEAD, path.clone(), repository))
             .await
         {
             Ok(response) => Ok(content_length(response.headers())),
             // Some registries know no HEAD. One byte tells as much, and of a body that comes whole the headers.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
-                let first = ask(Method::GET, path, repository).header(header::RANGE, "bytes=0-0");
+                let first = self
+                    .ask(Method::GET, path, repository)
+                    .header(header::RANGE, "bytes=0-0");
                 let response = self.question(first).await?;
                 let total = response.headers().get(header::CONTENT_RANGE);
                 match total.and_then(|value| content_range(value.to_str().ok()?, 0, Some(1))) {
@@ -271,7 +291,7 @@ impl Upstream {
         offset: u64,
         end: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
-        let mut ask = ask(Method::GET, blob_path(repository, digest), repository);
+        let mut ask = self.ask(Method::GET, blob_path(repository, digest), repository);
         ask.within = BODY_HEADERS;
         let ranged = offset > 0 || end.is_some();
         if ranged {
@@ -328,7 +348,7 @@ impl Upstream {
     /// What the upstream said, or why it could not be asked.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
-        let ask = ask(Method::GET, path, &endpoint.repository);
+        let ask = self.ask(Method::GET, path, &endpoint.repository);
         let (headers, bytes) = self.whole(ask, MAX_PAGE).await?;
         let text = |name: &str| {
             headers
@@ -363,8 +383,10 @@ impl Upstream {
             resource: resource.clone(),
         };
         let accept = AcceptClass::Full.upstream_accept();
-        let mut ask = ask(method, endpoint.path(), repository).header(header::ACCEPT, accept);
-        ask.anonymous = true;
+        let mut ask = self
+            .ask(method, endpoint.path(), repository)
+            .header(header::ACCEPT, accept);
+        ask.whose = Whose::Nobody;
         match self.question(ask.clone()).await {
             // Some registries know no HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
@@ -373,6 +395,33 @@ impl Upstream {
             }
             answered => answered.map(drop),
         }
+    }
+
+    /// `/v2/`
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn ping(&self) -> Result<(), UpstreamError> {
+        let ask = self.ask_for(Method::GET, "/v2/".to_owned(), String::new());
+        self.question(ask).await.map(drop)
+    }
+
+    fn ask(&self, method: Method, path: String, repository: &Repository) -> Ask {
+        self.ask_for(method, path, format!("repository:{repository}:pull"))
+    }
+
+    /// `scope` is what a token must allow.
+    fn ask_for(&self, method: Method, path: String, scope: String) -> Ask {
+        let ask = Ask {
+            method,
+            path,
+            headers: HeaderMap::new(),
+            scope,
+            kind: Kind::Other,
+            within: QUESTION,
+            whose: self.whose.clone(),
+        };
+        ask.header(header::ACCEPT_ENCODING, "identity")
     }
 
     async fn whole(&self, ask: Ask, limit: usize) -> Result<(HeaderMap, Bytes), UpstreamError> {
@@ -385,19 +434,6 @@ impl Upstream {
         let client = self.clients.questions();
         Ok(self.transport.send(&client, &ask).await?.response)
     }
-}
-
-fn ask(method: Method, path: String, repository: &Repository) -> Ask {
-    let ask = Ask {
-        method,
-        path,
-        headers: HeaderMap::new(),
-        scope: format!("repository:{repository}:pull"),
-        kind: Kind::Other,
-        within: QUESTION,
-        anonymous: false,
-    };
-    ask.header(header::ACCEPT_ENCODING, "identity")
 }
 
 fn manifest_path(repository: &Repository, reference: &Reference) -> String {

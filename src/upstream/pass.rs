@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::limits::Kind;
+use super::transport::Whose;
 use super::{Upstream, UpstreamError};
 
 /// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
@@ -167,8 +168,13 @@ impl Upstream {
             .join(&passing.target)
             .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
         let scope = Some(passing.scope.as_str());
-        self.learn_login().await?;
-        let authorization = transport.auth.authorization(scope, false).await?;
+        let theirs = matches!(self.whose, Whose::Caller(_));
+        let authorization = if let Whose::Caller(authorization) = &self.whose {
+            authorization.clone()
+        } else {
+            self.learn_login().await?;
+            transport.auth.authorization(scope, false).await?
+        };
         let request = |authorization: Option<HeaderValue>| {
             let request = self
                 .clients
@@ -187,7 +193,7 @@ impl Upstream {
         } else {
             let first = answered(request(authorization.clone())).await;
             match first {
-                Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED => {
+                Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && !theirs => {
                     let (challenges, sent) = (refused.headers(), authorization.as_ref());
                     match transport
                         .auth
@@ -209,6 +215,12 @@ impl Upstream {
         let code = response.as_ref().ok().map(|got| got.status().as_u16());
         transport.counted.request("pass", code);
         let response = response?;
+        if response.status() == StatusCode::UNAUTHORIZED && theirs {
+            return Err(UpstreamError::of_caller(
+                response.status(),
+                response.headers(),
+            ));
+        }
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));
         }

@@ -35,8 +35,18 @@ pub(super) struct Ask {
     pub kind: Kind,
     /// From the first attempt to the headers of the last one.
     pub within: Duration,
-    /// Whether the account is left out.
-    pub anonymous: bool,
+    pub whose: Whose,
+}
+
+/// Whose login goes out with a question.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    Gateway,
+    /// The account is left out.
+    Nobody,
+    /// What a caller of ours showed, if they did, to the registry's own origin and as it is. Its answer is
+    /// theirs.
+    Caller(Option<HeaderValue>),
 }
 
 impl Ask {
@@ -101,7 +111,10 @@ impl Transport {
         };
         match &outcome {
             Err(error) if error.means_down() => self.limits.failed(Instant::now()),
-            Err(UpstreamError::TooManyRequests { retry_after }) => {
+            // One caller's limit is not another's.
+            Err(UpstreamError::TooManyRequests { retry_after })
+                if !matches!(ask.whose, Whose::Caller(_)) =>
+            {
                 self.limits.answered();
                 self.limits.limited(*retry_after, Instant::now());
             }
@@ -160,7 +173,10 @@ impl Transport {
             self.counted.remaining(remaining);
         }
         if !status.is_success() {
-            return Err(UpstreamError::of(status, headers));
+            return Err(match (&ask.whose, self.is_own(answered.response.url())) {
+                (Whose::Caller(_), true) => UpstreamError::of_caller(status, headers),
+                _ => UpstreamError::of(status, headers),
+            });
         }
         let coding = headers.get(header::CONTENT_ENCODING);
         if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -205,19 +221,21 @@ impl Transport {
     ) -> Result<Response, UpstreamError> {
         let scope = Some(ask.scope.as_str());
         let own = self.is_own(url);
-        let sent = if own {
-            self.auth.authorization(scope, ask.anonymous).await?
-        } else {
-            None
+        let anonymous = matches!(ask.whose, Whose::Nobody);
+        let sent = match &ask.whose {
+            _ if !own => None,
+            Whose::Caller(authorization) => authorization.clone(),
+            Whose::Gateway | Whose::Nobody => self.auth.authorization(scope, anonymous).await?,
         };
         let response = self.request(client, ask, url, sent.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let theirs = own && matches!(ask.whose, Whose::Caller(_));
+        if response.status() != StatusCode::UNAUTHORIZED || theirs {
             return Ok(response);
         }
         let headers = response.headers();
         let answer = if own {
             self.auth
-                .answer(headers, scope, sent.as_ref(), ask.anonymous)
+                .answer(headers, scope, sent.as_ref(), anonymous)
                 .await?
         } else {
             self.auth.answer_elsewhere(headers, url).await?

@@ -218,6 +218,7 @@ mod tests {
             push: false,
             cached: true,
             v1: false,
+            callers: false,
         }
     }
 

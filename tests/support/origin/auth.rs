@@ -21,6 +21,9 @@ pub enum Auth {
     Basic { user: String, password: String },
     /// Whoever brings a token.
     Bearer(Bearer),
+    /// Each `Authorization`, word for word, and the repositories that it is good for: without one, or with
+    /// an unknown one, 401; for another repository, 404 as if it were not there.
+    Holders(Vec<(&'static str, Vec<&'static str>)>),
 }
 
 /// A token server and what the registry makes of its tokens. Clones share the tokens, so that one origin
@@ -101,6 +104,15 @@ impl Auth {
                 (!allowed).then(|| unauthorized("Basic realm=\"origin\"".to_owned()))
             }
             Self::Bearer(bearer) => bearer.refuse(request, url),
+            Self::Holders(holders) => {
+                let shown = request.header("authorization").unwrap_or_default();
+                let holder = holders.iter().find(|(known, _)| *known == shown);
+                let Some((_, repositories)) = holder else {
+                    return Some(unauthorized(CHALLENGE.to_owned()));
+                };
+                let name = repository(&request.path)?;
+                (!repositories.contains(&name)).then(|| Answer::error(404, "NAME_UNKNOWN"))
+            }
         }
     }
 
@@ -202,6 +214,10 @@ impl Bearer {
             || (field("username") == Some(user) && field("password") == Some(password))
     }
 }
+
+/// What [`Auth::Holders`] is told who holds nothing.
+pub const CHALLENGE: &str =
+    "Bearer realm=\"https://auth.example.org/token?x=1\",service=\"theirs\"";
 
 /// The repository of a path, parsed from the right.
 pub fn repository(path: &str) -> Option<&str> {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-pub use auth::{Auth, Bearer};
+pub use auth::{Auth, Bearer, CHALLENGE};
 pub use content::{Image, MEDIA_CONFIG, MEDIA_INDEX, MEDIA_LAYER, MEDIA_MANIFEST};
 pub use fault::{Fault, Latch, Rule, RuleId};
 pub use record::Recorded;
