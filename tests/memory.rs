@@ -10,7 +10,8 @@ use support::origin::Origin;
 const SIZE: usize = 200_000_000;
 const COLD: usize = 16;
 const SLOW: usize = 100;
-const LIMIT_KIB: u64 = 64 << 10;
+/// What it may take beside its own code. The optimised binary is smaller than the other 24 MiB of 64.
+const LIMIT_KIB: u64 = 40 << 10;
 
 #[test]
 fn many_readers_of_large_blobs_stay_under_64_mib() {
@@ -43,10 +44,11 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
     for mut raw in slow {
         raw.read_exactly(1 << 20);
     }
-    let peak = gateway.peak_rss_kib();
+    let peak = gateway.peak_rss_kib() - gateway.file_rss_kib();
     println!(
-        "peak {} MiB with {COLD} cold and {SLOW} slow warm readers",
-        peak >> 10
+        "peak {} MiB beside {} MiB of code, with {COLD} cold and {SLOW} slow warm readers",
+        peak >> 10,
+        gateway.file_rss_kib() >> 10
     );
     assert!(peak < LIMIT_KIB, "{peak} KiB");
     assert_eq!(origin.count("GET", &path(&cold)), 1);

@@ -1,6 +1,7 @@
 //! Who asks what there is: lists of names, of which everybody sees what they may pull.
 
 use super::{Action, Caller, Denied, Login, Permit, Policy, Presented};
+use crate::spec::glob::Pattern;
 use crate::spec::name::{Registry, Repository};
 
 /// Somebody who asks for names. Only [`Policy::viewer`] makes one.
@@ -16,24 +17,14 @@ impl Policy {
     /// Who asks what there is.
     ///
     /// # Errors
-    /// [`Denied`]: the token is for something else, or no rule lets this caller pull anything at all.
+    /// [`Denied::Scope`]: the token is for something else.
     pub fn viewer(&self, login: &Login) -> Result<Viewer<'_>, Denied> {
         let caller = login.catalog_caller().ok_or(Denied::Scope)?;
-        let pulls_something = match &self.rules {
-            None => true,
-            Some(rules) => rules
-                .iter()
-                .any(|rule| rule.actions.contains(&Action::Pull) && rule.is_about(&caller)),
-        };
-        match caller.user() {
-            None if !pulls_something => Err(Denied::Anonymous),
-            Some(_) if !pulls_something => Err(Denied::User),
-            _ => Ok(Viewer {
-                policy: self,
-                caller,
-                presented: None,
-            }),
-        }
+        Ok(Viewer {
+            policy: self,
+            caller,
+            presented: None,
+        })
     }
 }
 
@@ -68,6 +59,24 @@ impl<'p> Viewer<'p> {
         if let Some((asked, _)) = &self.presented {
             return asked == registry;
         }
-        self.policy.rules.is_some() || self.policy.public.contains(registry)
+        match &self.policy.rules {
+            _ if self.policy.leaves_to(registry) => false,
+            None => self.policy.public.contains(registry),
+            Some(rules) => rules.iter().any(|rule| {
+                rule.actions.contains(&Action::Pull)
+                    && rule.is_about(&self.caller)
+                    && rule
+                        .repositories
+                        .iter()
+                        .any(|pattern| begins_with(pattern, registry))
+            }),
+        }
     }
+}
+
+/// Whether a pattern can be about a registry: it begins with its name, or with anything.
+fn begins_with(pattern: &Pattern, registry: &Registry) -> bool {
+    let text = pattern.as_str();
+    let first = text.split_once('/').map_or(text, |(first, _)| first);
+    first == registry.as_str() || first.contains('*')
 }

@@ -376,7 +376,7 @@ mod tests {
             ),
             (
                 "registries: [{name: a, visibility: caller, hosts: [h], credentials: {username: me, password: x}}]",
-                &["warning: 1:56: with caller the credentials are never used; remove them"],
+                &["warning: 1:69: with caller the credentials are never used; remove them"],
             ),
             (
                 "registries: [{name: a, bridge: true}]",

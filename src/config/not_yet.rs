@@ -111,12 +111,12 @@ mod tests {
                 "",
             ),
             (
-                "registries:\n  - docker.io\n  - {name: a, hosts: [h], unused_ttl: 1d}",
-                "f:3:27: not yet: registries[].unused_ttl is not built; leave it out or write off",
+                "store:\n  bucket: {}",
+                "f:2:3: not yet: store.bucket is not built; leave it out or write off",
             ),
             (
-                "store:\n  scrub_every: 1d",
-                "f:2:3: not yet: store.scrub_every is not built; leave it out or write 30d or off",
+                "registries: [{name: a, bridge: true}]",
+                "f:1:24: not yet: registries[].bridge is not built; leave it out or write false",
             ),
         ] {
             assert_eq!(told(text), expected, "{text}");

@@ -33,6 +33,10 @@ impl Gateway {
                 let mut registries = listing.registries.iter();
                 registries.any(|registry| policy.leaves_to(registry))
             }
+            Route::Search(search) => {
+                let mut registries = search.registries.iter();
+                registries.any(|registry| policy.leaves_to(registry))
+            }
             Route::Token | Route::V1(_) => false,
         }
     }

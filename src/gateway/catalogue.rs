@@ -60,18 +60,7 @@ pub(super) fn listing(
         }
     };
     let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
-    let is_hosted = |entry: &Entry| {
-        let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
-        !entry.callers && (hosted || entry.default)
-    };
-    let listed =
-        |entry: &&Entry| fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
-    // The Hub has none.
-    let entries = table.entries.iter().filter(|entry| !entry.library);
-    let registries: Vec<_> = entries
-        .filter(listed)
-        .map(|entry| entry.registry.clone())
-        .collect();
+    let registries = listed(table, fixed);
     if registries.is_empty() {
         let message = "there is no catalogue here";
         return Err(Refusal::new(ErrorCode::NameUnknown, message));
@@ -82,6 +71,21 @@ pub(super) fn listing(
         last: query.value("last").map(str::to_owned),
         namespace,
     })
+}
+
+/// The registries whose catalogues are given: the one that is everything here, or all that are hosted.
+pub(super) fn listed(table: &Table, fixed: Option<&Entry>) -> Vec<Registry> {
+    let is_hosted = |entry: &Entry| {
+        let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
+        !entry.callers && (hosted || entry.default)
+    };
+    let is_listed = |entry: &&Entry| {
+        let chosen = fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
+        // The Hub has none.
+        chosen && !entry.library
+    };
+    let entries = table.entries.iter().filter(is_listed);
+    entries.map(|entry| entry.registry.clone()).collect()
 }
 
 /// How a repository is asked for here: by its own name where that leads to it, else behind its registry's.

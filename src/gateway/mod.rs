@@ -11,6 +11,7 @@ mod pass;
 mod preface;
 mod respond;
 mod route;
+mod search;
 mod send;
 mod socket;
 mod tls;
@@ -102,6 +103,60 @@ impl From<Box<Error>> for Failure {
 impl Gateway {
     pub fn new(house: Arc<House>, listener: Listener) -> Self {
         Self { house, listener }
+    }
+
+    /// Answers what is the v2 API's.
+    async fn serve(
+        &self,
+        session: &mut Session,
+        mut wanted: Wanted,
+        route: Route,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let login = &exchange.login;
+        match route {
+            Route::Token | Route::V1(_) => {}
+            Route::Ping {
+                namespace,
+                of: Some(registry),
+            } => {
+                wanted.namespace = namespace;
+                self.ping_for_caller(session, &wanted, &registry).await?;
+            }
+            Route::Ping {
+                namespace,
+                of: None,
+            } => {
+                wanted.namespace = namespace;
+                if self.is_nobody(session) {
+                    let challenge = self.challenge(session, &Scopes::default(), None);
+                    let denial =
+                        Denial::unauthorized("log in, or get a token for nobody", challenge);
+                    login::deny(session, &wanted, &denial).await?;
+                } else {
+                    respond::ping(session, &wanted).await?;
+                }
+            }
+            Route::Search(search) => {
+                wanted.namespace.clone_from(&search.namespace);
+                self.search(session, &wanted, &search, login).await?;
+            }
+            Route::Catalogue(listing) => {
+                wanted.namespace.clone_from(&listing.namespace);
+                self.catalogue(session, &wanted, &listing, login).await?;
+            }
+            Route::Pass(pass) => {
+                wanted.namespace.clone_from(&pass.target.namespace);
+                exchange.target = Some(pass.target.clone());
+                self.pass(session, &wanted, pass, login).await?;
+            }
+            Route::Pull(target) => {
+                wanted.namespace.clone_from(&target.namespace);
+                let target = exchange.target.insert(target);
+                self.pull(session, &wanted, target, login).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Decides, then looks.
@@ -285,7 +340,7 @@ impl ProxyHttp for Gateway {
         }
         let request = session.req_header();
         exchange.in_flight = Some(measure::begun(request));
-        let mut wanted = Wanted::of(&request.method, &request.headers);
+        let wanted = Wanted::of(&request.method, &request.headers);
         let Ok(host) = host(request) else {
             let refused = Refusal {
                 status: StatusCode::BAD_REQUEST,
@@ -333,7 +388,7 @@ impl ProxyHttp for Gateway {
             let scope = match &route {
                 Route::Pull(target) => scope_of(target, Action::Pull),
                 Route::Pass(pass) => scope_of(&pass.target, pass.action),
-                Route::Catalogue(_) => catalogue::scope(),
+                Route::Catalogue(_) | Route::Search(_) => catalogue::scope(),
                 Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
             };
             exchange.login = match self.login(session, &scope).await {
@@ -344,45 +399,7 @@ impl ProxyHttp for Gateway {
                 }
             };
         }
-        let login = &exchange.login;
-        match route {
-            Route::Token | Route::V1(_) => {}
-            Route::Ping {
-                namespace,
-                of: Some(registry),
-            } => {
-                wanted.namespace = namespace;
-                self.ping_for_caller(session, &wanted, &registry).await?;
-            }
-            Route::Ping {
-                namespace,
-                of: None,
-            } => {
-                wanted.namespace = namespace;
-                if self.is_nobody(session) {
-                    let challenge = self.challenge(session, &Scopes::default(), None);
-                    let denial =
-                        Denial::unauthorized("log in, or get a token for nobody", challenge);
-                    login::deny(session, &wanted, &denial).await?;
-                } else {
-                    respond::ping(session, &wanted).await?;
-                }
-            }
-            Route::Catalogue(listing) => {
-                wanted.namespace.clone_from(&listing.namespace);
-                self.catalogue(session, &wanted, &listing, login).await?;
-            }
-            Route::Pass(pass) => {
-                wanted.namespace.clone_from(&pass.target.namespace);
-                exchange.target = Some(pass.target.clone());
-                self.pass(session, &wanted, pass, login).await?;
-            }
-            Route::Pull(target) => {
-                wanted.namespace.clone_from(&target.namespace);
-                let target = exchange.target.insert(target);
-                self.pull(session, &wanted, target, login).await?;
-            }
-        }
+        self.serve(session, wanted, route, exchange).await?;
         Ok(true)
     }
 

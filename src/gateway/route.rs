@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 
 use super::catalogue::{self, Listing};
 use super::pass::{self, Pass};
+use super::search::{self, Search};
 use super::v1::{self, OldClients};
 use crate::access::Action;
 use crate::spec::error::ErrorCode;
@@ -25,7 +26,7 @@ use crate::spec::v2::{self, Endpoint, Path, PathError, Query, QueryError, Resour
 )]
 pub struct Entry {
     pub registry: Registry,
-    /// Other names under which `?ns=` may ask for it.
+    /// Other names under which `?ns=` and prefixes may ask for it.
     pub aliases: Vec<String>,
     /// Chosen by Host.
     pub hosts: Vec<String>,
@@ -90,6 +91,8 @@ pub enum Route {
     Token,
     /// `/v2/_catalog`
     Catalogue(Listing),
+    /// `/v1/search`
+    Search(Search),
     /// A cached read.
     Pull(Target),
     /// A write, or a read of a registry whose bytes stay there.
@@ -140,6 +143,14 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     let segments = v2::segments(asked.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
+        Some("v1") if segments.len() == 2 && segments[1] == "search" => {
+            if !matches!(*asked.method, Method::GET | Method::HEAD) {
+                return Err(unsupported("a search is only read"));
+            }
+            let query = Query::parse(asked.query).map_err(|error| refused_query(&error))?;
+            let search = search::search(table, listener, asked.host, &query)?;
+            return Ok(Route::Search(search));
+        }
         Some("v2") if table.old_clients.include(asked.agent) => {
             return Ok(Route::V1(v1::not_for_old_clients()));
         }
@@ -322,14 +333,17 @@ impl Table {
 
     fn by_prefix<'t, 'n>(&'t self, name: &'n str) -> Option<(&'t Entry, &'n str)> {
         let rest = |entry: &Entry| {
-            name.strip_prefix(entry.registry.as_str())?
-                .strip_prefix('/')
+            let aliases = entry.aliases.iter().map(String::as_str);
+            let names = aliases.chain([entry.registry.as_str()]);
+            let mut rests = names.filter_map(|known| name.strip_prefix(known)?.strip_prefix('/'));
+            rests.next()
         };
         let found = self
             .entries
             .iter()
             .filter_map(|entry| Some((entry, rest(entry)?)));
-        found.max_by_key(|(entry, _)| entry.registry.as_str().len())
+        // The longest name leaves the shortest rest.
+        found.min_by_key(|(_, rest)| rest.len())
     }
 }
 

@@ -62,6 +62,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
         )),
         Ok(Route::Ping { .. }) => Ok("ping".into()),
         Ok(Route::Token) => Ok("token".into()),
+        Ok(Route::Search(search)) => Ok(format!("{:?} {:?}", search.registries, search.hosted)),
         Ok(Route::Catalogue(listing)) => Ok(format!("{:?}", listing.registries)),
         Ok(Route::Pass(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
         Ok(Route::V1(_)) => Ok("v1".into()),
@@ -178,6 +179,13 @@ fn a_name_belongs_to_exactly_one_registry() {
             &any,
             "other.example.com",
             "/v2/alpine/manifests/latest",
+            ok("docker.io library/alpine"),
+        ),
+        // an alias is as good a prefix
+        (
+            &any,
+            "x",
+            "/v2/index.docker.io/library/alpine/manifests/latest",
             ok("docker.io library/alpine"),
         ),
         // prefix, the longest

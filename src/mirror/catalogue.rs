@@ -12,6 +12,7 @@ use super::{Mirror, MirrorError};
 use crate::access::Viewer;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::Query;
+use crate::store::trouble;
 use crate::upstream::UpstreamError;
 
 /// The longest page that registries give (distribution's `catalog.maxentries`).
@@ -91,6 +92,31 @@ impl Mirror {
             names: found,
             more: true,
         })
+    }
+}
+
+impl Mirror {
+    /// The repositories of which something is here, those that the viewer may pull. Where a registry decides
+    /// for each caller there are none: what is here says nothing of what it would give them.
+    pub async fn cached_names(&self, viewer: &Viewer<'_>, registry: &Registry) -> Vec<Repository> {
+        let Some(origin) = self.shared.origins.get(registry) else {
+            return Vec::new();
+        };
+        if origin.callers {
+            return Vec::new();
+        }
+        let (store, wanted) = (self.shared.store.clone(), registry.clone());
+        let known = tokio::task::spawn_blocking(move || store.links.repositories(&wanted)).await;
+        let known = known.map_err(std::io::Error::other).and_then(|known| known);
+        let known = known.unwrap_or_else(|error| {
+            trouble("the repositories cannot be listed", &error);
+            Vec::new()
+        });
+        let seen = known.into_iter().filter(|known| {
+            (known.public || !origin.only_public)
+                && viewer.may_pull(registry, &known.repository).is_some()
+        });
+        seen.map(|known| known.repository).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! there, as a manifest or as a blob. The kinds do not mix. A link may outlive its bytes.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub struct PublicLink {
 /// All links of all repositories.
 #[derive(Debug)]
 pub struct Links {
+    /// Of all repositories' folders.
+    pub(super) root: PathBuf,
     manifests: Records<ManifestLink>,
     blobs: Records<BlobLink>,
     public: Records<PublicLink>,
@@ -69,6 +72,7 @@ pub struct Links {
 impl Links {
     pub(super) fn new(files: &Arc<Files>) -> Self {
         Self {
+            root: files.root().to_owned(),
             manifests: Records::new(files, RECENT),
             blobs: Records::new(files, RECENT),
             public: Records::new(files, RECENT),

@@ -40,8 +40,8 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
         ("roadstead_verify_failures_total{source=\"upstream\"}", 0),
         ("roadstead_verify_failures_total{source=\"disk\"}", 0),
         ("roadstead_store_objects", 3),
-        // In blocks of 4 KiB: the layer, its configuration, its manifest.
-        ("roadstead_store_bytes", (25 + 1 + 1) * 4096),
+        // In blocks of 4 KiB: the layer, its configuration, its manifest, the tag and three claims.
+        ("roadstead_store_bytes", (25 + 1 + 1 + 4) * 4096),
         ("roadstead_store_evicted_total", 0),
         ("roadstead_store_evicted_bytes_total", 0),
         ("roadstead_ratelimit_remaining{registry=\"docker.io\"}", 76),
@@ -223,7 +223,7 @@ fn what_goes_wrong_is_counted() {
             .times(1),
     );
     assert!(fetch(&gateway, &image.layer_path(0)).body == image.layer(0).1);
-    // Lied to once: discarded.
+    // Lied to once: discarded, and asked for again.
     let other = origin.push_blob("library/app", random(9, 500_000));
     origin.fault(
         Fault::WrongByteAt(7)
@@ -232,12 +232,15 @@ fn what_goes_wrong_is_counted() {
     );
     let lie = fetch(&gateway, &format!("/v2/library/app/blobs/{other}"));
     assert!(lie.status() == 502 || !lie.is_complete(), "{lie:?}");
+    until("the second download", || {
+        fetch(&gateway, &format!("/v2/library/app/blobs/{other}")).is_complete()
+    });
     let size = 2 << 20;
     Metrics::of(&gateway).assert(&[
         ("roadstead_fill_resumes_total", 1),
         (
             "registry_proxy_pulled_bytes_total{type=\"blob\"}",
-            size + 500_000,
+            size + 2 * 500_000,
         ),
         ("roadstead_verify_failures_total{source=\"upstream\"}", 1),
         ("roadstead_verify_failures_total{source=\"disk\"}", 0),
@@ -284,7 +287,8 @@ fn what_makes_room_is_counted() {
     });
     Metrics::of(&gateway).assert(&[
         ("roadstead_store_evicted_bytes_total", 2 * (600 << 10)),
-        ("roadstead_store_bytes", 600 << 10),
+        // The claims stay.
+        ("roadstead_store_bytes", (600 << 10) + 3 * 4096),
     ]);
 }
 

@@ -55,7 +55,7 @@ fn a_flipped_byte_is_found_and_fetched_anew() {
     assert_eq!(command(&gateway, &["verify"]).status.code(), Some(0));
 }
 
-/// A small body is in memory too, perhaps as the damaged disk gave it.
+/// A small body is in memory too, but never as a damaged disk gave it.
 #[test]
 fn memory_is_not_believed_either() {
     let (_origin, image, mut gateway) = scene(1000, SOCKET);
@@ -65,9 +65,9 @@ fn memory_is_not_believed_either() {
     bytes[0] ^= 1;
     std::fs::write(&path, bytes).expect("writable");
     gateway.restart();
-    fetch(&gateway, &image.layer_path(0));
-    assert_eq!(command(&gateway, &["verify"]).status.code(), Some(1));
+    // What goes into memory is hashed on its way: it was fetched anew before anybody saw it.
     assert!(fetch(&gateway, &image.layer_path(0)).body == image.layer(0).1);
+    assert_eq!(command(&gateway, &["verify"]).status.code(), Some(0));
 }
 
 #[test]

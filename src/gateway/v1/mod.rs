@@ -120,7 +120,6 @@ impl Gateway {
                 Ok(respond::ping(session, head, standalone).await?)
             }
             Route::Users => self.v1_users(session, head, seen).await,
-            Route::Search(registry) => self.v1_search(session, head, registry, seen).await,
             Route::Named(named) => self.v1_named(session, &named, seen).await,
             Route::Image(image) => self.v1_image(session, image, seen).await,
         }

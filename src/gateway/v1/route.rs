@@ -16,8 +16,6 @@ pub enum Route {
     Ping,
     /// A login, answered by ourselves.
     Users,
-    /// `None`: no registry here has a search of its own.
-    Search(Option<Registry>),
     Named(Named),
     Image(Image),
     Refused(Refusal),
@@ -80,10 +78,6 @@ fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route,
         })?;
     let reads = matches!(*asked.method, Method::GET | Method::HEAD);
     match path {
-        Path::Search if reads => {
-            let entry = nameless(table, listener, asked.host)?;
-            Ok(Route::Search(entry.map(|entry| entry.registry.clone())))
-        }
         Path::Ping | Path::Users => {
             nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
             match path {
@@ -95,6 +89,7 @@ fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route,
                 _ => Err(unsupported("there is no such method here")),
             }
         }
+        // Routed before, since what is found is not v1's alone.
         Path::Search => Err(unsupported("there is no such method here")),
         Path::Image { id, part } => {
             let entry = nameless(table, listener, asked.host)?.ok_or_else(not_served)?;

@@ -1,56 +1,58 @@
-//! Search: the registry's own, of which everybody is shown what they may pull.
+//! The search of v1 registries: theirs, of which everybody is shown what they may pull.
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
 use pingora::proxy::Session;
 use serde_json::Value;
 
-use super::super::route::Refusal;
-use super::super::{Gateway, send};
-use super::{Failed, Seen, route};
+use super::super::Gateway;
+use super::super::search::{Found, Search};
+use super::route;
 use crate::access::{Action, Login};
 use crate::mirror::{self, V1Pass};
-use crate::spec::error::ErrorCode;
 use crate::spec::name::Registry;
+use crate::spec::v2::Query;
 
 impl Gateway {
-    pub(super) async fn v1_search(
+    /// What the v1 registries of a search find, as far as the caller may pull it. One that cannot be asked
+    /// leaves the search poorer.
+    pub(in crate::gateway) async fn v1_found(
         &self,
-        session: &mut Session,
-        head: bool,
-        registry: Option<Registry>,
-        seen: &mut Seen,
-    ) -> Result<(), Failed> {
-        let login = self.v1_login(session).await?;
-        seen.user = login.user().map(str::to_owned);
-        let Some(registry) = registry else {
-            return Err(Refusal::new(ErrorCode::NameUnknown, "there is no search here").into());
-        };
-        seen.registry = Some(registry.clone());
-        let open = self.house.policy.search(&registry);
-        let pass = V1Pass {
-            method: Method::GET,
-            headers: self.v1_headers(session),
-            body: None,
-        };
-        let query = session
-            .req_header()
-            .uri
-            .query()
-            .unwrap_or_default()
-            .to_owned();
-        let mut passed = self.house.mirror.v1_search(&open, &query, pass).await?;
-        let response = self.v1_response(session, &registry, Action::Pull, &passed)?;
-        if passed.status != StatusCode::OK {
-            return self.v1_relay(session, response, passed).await;
+        session: &Session,
+        search: &Search,
+        login: &Login,
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
+        for registry in &search.registries {
+            let entries = &self.house.table.entries;
+            let speaks_v1 = |name: &Registry| {
+                let entry = entries.iter().find(|entry| entry.registry == *name);
+                entry.is_some_and(|entry| entry.v1)
+            };
+            if !speaks_v1(registry) {
+                continue;
+            }
+            let open = self.house.policy.search(registry);
+            let pass = V1Pass {
+                method: Method::GET,
+                headers: self.v1_headers(session),
+                body: None,
+            };
+            let query = Query::default().with("q", &search.word).render();
+            let query = query.trim_start_matches('?');
+            let answer = match self.house.mirror.v1_search(&open, query, pass).await {
+                Ok(mut passed) if passed.status == StatusCode::OK => {
+                    mirror::v1_list(&mut passed).await.unwrap_or_default()
+                }
+                Ok(_) => continue,
+                Err(error) => {
+                    let error = crate::telemetry::chain(&error);
+                    tracing::debug!(%registry, error, "a v1 registry is not searched");
+                    continue;
+                }
+            };
+            found.extend(self.may_be_shown(session, login, registry, &answer));
         }
-        let found = mirror::v1_list(&mut passed).await?;
-        let shown = if self.house.policy.is_open(&registry) {
-            found
-        } else {
-            self.may_be_shown(session, &login, &registry, &found)
-        };
-        Ok(send::whole(session, response, head, shown).await?)
+        found
     }
 
     /// Of what was found, what the caller may pull.
@@ -59,33 +61,29 @@ impl Gateway {
         session: &Session,
         login: &Login,
         registry: &Registry,
-        found: &[u8],
-    ) -> Bytes {
+        answer: &[u8],
+    ) -> Vec<Found> {
         let host = super::super::host(session.req_header()).ok().flatten();
-        let caller = login.catalog_caller();
-        let may_pull = |result: &Value| {
-            let name = result.get("name").and_then(Value::as_str);
-            let resolved = name.and_then(|name| {
-                route::resolve(&self.house.table, &self.listener, host, name).ok()
-            });
-            let (Some((entry, repository)), Some(caller)) = (resolved, &caller) else {
-                return false;
-            };
-            let policy = &self.house.policy;
-            entry.registry == *registry
-                && policy
-                    .decide(caller, Action::Pull, registry, &repository)
-                    .is_ok()
+        let Some(caller) = login.catalog_caller() else {
+            return Vec::new();
         };
-        let mut found: Value = serde_json::from_slice(found).unwrap_or_default();
-        let mut results = match found.get_mut("results").map(Value::take) {
+        let mut answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let results = match answer.get_mut("results").map(Value::take) {
             Some(Value::Array(results)) => results,
             _ => Vec::new(),
         };
-        results.retain(may_pull);
-        let query = found.get("query").cloned().unwrap_or_default();
-        let shown =
-            serde_json::json!({"query": query, "num_results": results.len(), "results": results});
-        shown.to_string().into()
+        let shown = results.iter().filter_map(|result| {
+            let text = |key: &str| result.get(key).and_then(Value::as_str);
+            let name = text("name")?;
+            let (table, listener) = (&self.house.table, &self.listener);
+            let (entry, repository) = route::resolve(table, listener, host, name).ok()?;
+            let policy = &self.house.policy;
+            let decided = policy.decide(&caller, Action::Pull, registry, &repository);
+            (entry.registry == *registry && decided.is_ok()).then(|| Found {
+                name: name.to_owned(),
+                description: text("description").unwrap_or_default().to_owned(),
+            })
+        });
+        shown.collect()
     }
 }
