@@ -21,5 +21,7 @@ mod restarts;
 mod scene;
 #[path = "real/schema1.rs"]
 mod schema1;
+#[path = "real/search.rs"]
+mod search;
 #[path = "real/stopped.rs"]
 mod stopped;

@@ -106,7 +106,7 @@ fn catalogues_and_the_cache_are_merged_as_names_are_typed() {
     let (hub, hub_images) = origin_with(&["library/app"]);
     let (guest, guest_images) = origin_with(&["guest/app", "guest/unseen-app"]);
     let (hosted, hosted_images) = origin_with(&["team/app", "base/app", "base/web"]);
-    let gateway = Gateway::start(&format!(
+    let mut gateway = Gateway::start(&format!(
         "registries:\n\
          - {{name: docker.io, v2: \"{}\", default: true}}\n\
          - {{name: guest, v2: \"{}\"}}\n\
@@ -139,7 +139,10 @@ fn catalogues_and_the_cache_are_merged_as_names_are_typed() {
     assert_eq!(found(&at_its_host), ["base/app", "team/app"]);
     let by_alias = pull_by_alias(&gateway);
     assert_eq!(by_alias, 200, "registry.hub.docker.com is docker.io");
+    // One look at the catalogue is enough for a minute.
+    assert_eq!(hosted.count("GET", "/v2/_catalog"), 1);
     // A catalogue that cannot be had leaves what is in the cache.
+    gateway.restart();
     hosted.fault(Fault::status(404).on("*", "/v2/_catalog"));
     let poorer = ask(&gateway, "/v1/search?q=app", &[]);
     assert_eq!(

@@ -20,7 +20,7 @@ use super::respond::{self, Wanted};
 use super::route::{self, Listener, Refusal, Table};
 use super::{Gateway, send};
 use crate::access::{Login, Viewer};
-use crate::mirror::{Budget, MirrorError};
+use crate::mirror::MirrorError;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::error::ErrorCode;
 use crate::spec::name::{Registry, Repository};
@@ -28,9 +28,7 @@ use crate::spec::v2::Query;
 
 /// How many results a page has at most.
 const LONGEST_PAGE: usize = 100;
-/// How many names of one registry are looked at, how often it is asked for them, and how long.
-const NAMES: usize = 50_000;
-const QUESTIONS: usize = 64;
+/// How long the names of one registry are waited for.
 const WITHIN: Duration = Duration::from_secs(8);
 
 /// What is searched for.
@@ -150,10 +148,9 @@ impl Gateway {
             if !search.hosted.contains(registry) {
                 continue;
             }
-            let mut budget = Budget(QUESTIONS);
-            let listed = mirror.catalogue(viewer, registry, None, NAMES, &mut budget);
+            let listed = mirror.searched_names(viewer, registry);
             match tokio::time::timeout(WITHIN, listed).await {
-                Ok(Ok(listed)) => take(registry, listed.names),
+                Ok(Ok(listed)) => take(registry, listed),
                 // How to log in there is its answer.
                 Ok(Err(error @ MirrorError::Challenged(_))) => return Err(error),
                 Ok(Err(error)) => {

@@ -1,14 +1,15 @@
 //! The names that a registry has, as far as whoever asks may pull them.
 //!
 //! A page is filled across the upstream's pages, so that nobody can tell from a short one how much they do
-//! not see. Nothing of it is kept.
+//! not see. Pages are not kept; searches look through a list that is up to a minute old.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
 use super::error::Asked;
-use super::{Mirror, MirrorError};
+use super::{Mirror, MirrorError, Origin};
 use crate::access::Viewer;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::Query;
@@ -17,6 +18,23 @@ use crate::upstream::UpstreamError;
 
 /// The longest page that registries give (distribution's `catalog.maxentries`).
 const LONGEST_PAGE: usize = 1000;
+
+/// What is searched of one registry, in how many questions at most, and how long it is believed.
+const SEARCHED: usize = 50_000;
+const QUESTIONS: usize = 64;
+const SEARCHED_FOR: Duration = Duration::from_secs(60);
+/// Of how many registries that is kept.
+const REGISTRIES: u64 = 64;
+
+/// All names of a registry, for searches.
+pub(super) type Searched = moka::sync::Cache<Registry, Arc<[Repository]>>;
+
+pub(super) fn searched() -> Searched {
+    moka::sync::Cache::builder()
+        .max_capacity(REGISTRIES)
+        .time_to_live(SEARCHED_FOR)
+        .build()
+}
 
 /// Names of one registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,47 +70,95 @@ impl Mirror {
         budget: &mut Budget,
     ) -> Result<Listed, MirrorError> {
         let origin = self.origin_for(registry, viewer.presented())?;
-        let mut found = Vec::new();
-        // One more than is wanted tells whether there are more.
-        let mut ask_for = (n + 1).min(LONGEST_PAGE);
-        let mut query = Query::default().with("n", &ask_for.to_string());
-        if let Some(after) = after {
-            query = query.with("last", after);
-        }
-        while let Some(left) = budget.0.checked_sub(1) {
-            budget.0 = left;
-            let page = origin.upstream.catalogue(&query, origin.only_public).await;
-            let page = page.map_err(refused)?;
-            // Some registries know no pages: everything comes, from the first name on.
-            let known = page.names.iter().position(|name| Some(&**name) == after);
-            for name in page.names.iter().skip(known.map_or(0, |at| at + 1)) {
-                let name = name.parse::<Repository>().ok();
-                let seen = name.filter(|name| viewer.may_pull(registry, name).is_some());
-                match seen {
-                    Some(_) if found.len() == n => {
-                        return Ok(Listed {
-                            names: found,
-                            more: true,
-                        });
-                    }
-                    Some(name) => found.push(name),
-                    None => {}
-                }
-            }
-            let Some(next) = page.next.filter(|next| *next != query) else {
-                return Ok(Listed {
-                    names: found,
-                    more: false,
-                });
-            };
-            ask_for = (ask_for * 2).min(LONGEST_PAGE);
-            query = next.with("n", &ask_for.to_string());
-        }
-        Ok(Listed {
-            names: found,
-            more: true,
-        })
+        let seen = |name: &Repository| viewer.may_pull(registry, name).is_some();
+        walk(&origin, seen, after, n, budget).await
     }
+
+    /// The names of a registry that the viewer may pull, up to 50,000 of all that it has, and up to a minute
+    /// old. The first who asks has them fetched for all; it goes on when nobody waits any more.
+    ///
+    /// # Errors
+    /// As [`Mirror::catalogue`].
+    pub async fn searched_names(
+        &self,
+        viewer: &Viewer<'_>,
+        registry: &Registry,
+    ) -> Result<Vec<Repository>, MirrorError> {
+        let origin = self.origin_for(registry, viewer.presented())?;
+        if origin.callers {
+            let mut budget = Budget(QUESTIONS);
+            let listed = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
+            return Ok(listed.names);
+        }
+        let shared = &self.shared;
+        let all = if let Some(all) = shared.searched.get(registry) {
+            all
+        } else {
+            let start = || {
+                let (shared, registry) = (shared.clone(), registry.clone());
+                async move {
+                    let mut budget = Budget(QUESTIONS);
+                    let all = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
+                    let all: Arc<[Repository]> = all.names.into();
+                    shared.searched.insert(registry, all.clone());
+                    Ok(all)
+                }
+            };
+            let (all, _) = shared.searching.join(registry.clone(), start).await;
+            all.unwrap_or(Err(MirrorError::Lost))?
+        };
+        let seen = |name: &&Repository| viewer.may_pull(registry, name).is_some();
+        Ok(all.iter().filter(seen).cloned().collect())
+    }
+}
+
+/// Up to `n` names that are `seen`, those behind `after`, in the upstream's order.
+async fn walk(
+    origin: &Origin,
+    seen: impl Fn(&Repository) -> bool,
+    after: Option<&str>,
+    n: usize,
+    budget: &mut Budget,
+) -> Result<Listed, MirrorError> {
+    let mut found = Vec::new();
+    // One more than is wanted tells whether there are more.
+    let mut ask_for = (n + 1).min(LONGEST_PAGE);
+    let mut query = Query::default().with("n", &ask_for.to_string());
+    if let Some(after) = after {
+        query = query.with("last", after);
+    }
+    while let Some(left) = budget.0.checked_sub(1) {
+        budget.0 = left;
+        let page = origin.upstream.catalogue(&query, origin.only_public).await;
+        let page = page.map_err(refused)?;
+        // Some registries know no pages: everything comes, from the first name on.
+        let known = page.names.iter().position(|name| Some(&**name) == after);
+        for name in page.names.iter().skip(known.map_or(0, |at| at + 1)) {
+            let name = name.parse::<Repository>().ok();
+            match name.filter(&seen) {
+                Some(_) if found.len() == n => {
+                    return Ok(Listed {
+                        names: found,
+                        more: true,
+                    });
+                }
+                Some(name) => found.push(name),
+                None => {}
+            }
+        }
+        let Some(next) = page.next.filter(|next| *next != query) else {
+            return Ok(Listed {
+                names: found,
+                more: false,
+            });
+        };
+        ask_for = (ask_for * 2).min(LONGEST_PAGE);
+        query = next.with("n", &ask_for.to_string());
+    }
+    Ok(Listed {
+        names: found,
+        more: true,
+    })
 }
 
 impl Mirror {

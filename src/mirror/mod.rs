@@ -41,7 +41,7 @@ pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
 use crate::access::Permit;
 use crate::flight::Flights;
 use crate::spec::digest::Digest;
-use crate::spec::name::Registry;
+use crate::spec::name::{Registry, Repository};
 use crate::store::Store;
 use crate::upstream::{self, SetUpError, Upstream};
 use caller::{Callers, Who};
@@ -128,6 +128,8 @@ struct Shared {
     listing: Flights<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
     resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
     callers: Callers,
+    searched: catalogue::Searched,
+    searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
     fetching: Flights<(ManifestKey, Option<Who>), Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
@@ -174,6 +176,8 @@ impl Mirror {
             hot,
             missing: Missing::new(),
             callers: Callers::new(),
+            searched: catalogue::searched(),
+            searching: Flights::default(),
             pages: lists::pages(),
             listing: Flights::default(),
             resolving: Flights::default(),

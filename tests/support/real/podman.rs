@@ -49,7 +49,8 @@ impl Podman {
         Ok(podman)
     }
 
-    fn podman(&self, arguments: &[&str]) -> Result<String, String> {
+    /// The podman command for this storage: `podman(&["search", …])`.
+    pub fn podman(&self, arguments: &[&str]) -> Result<String, String> {
         let dir = self.dir.path();
         let mut podman = offline("podman", dir).map_err(|missing| missing.to_string())?;
         podman
