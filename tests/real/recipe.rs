@@ -11,7 +11,7 @@ use crate::support::real::{Machine, Missing, found, program};
 use crate::support::until;
 
 /// Where the recipe is.
-const TEXT: &str = include_str!("recipe.md");
+const TEXT: &str = include_str!("../../README.md");
 const HEADING: &str = "### One hostname for v1 and v2";
 const PASSWORD: &str = "s3cret: of the deployer\n";
 const START: Duration = Duration::from_secs(45);
