@@ -183,6 +183,9 @@ impl Shared {
     ) -> Result<Fetched, MirrorError> {
         let (registry, repository, digest, fetch) = &key;
         let reference = Reference::Digest(*digest);
+        if let Some(fetched) = self.came_meanwhile(&origin, &key).await {
+            return Ok(fetched);
+        }
         let asked_at = origin.writes();
         let refused = |error: UpstreamError| {
             if matches!(error, UpstreamError::NotFound) && origin.writes() == asked_at {
@@ -221,6 +224,22 @@ impl Shared {
             .await;
         self.keep(registry, repository, digest, manifest.map_err(refused)?)
             .await
+    }
+
+    /// What somebody else fetched between this one's look and its turn to ask.
+    async fn came_meanwhile(&self, origin: &Origin, key: &ManifestKey) -> Option<Fetched> {
+        let (registry, repository, digest, fetch) = key;
+        let links = &self.store.links;
+        let link = links.manifest(registry, repository, digest).await.ok()??;
+        if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+            return None;
+        }
+        let bytes = if *fetch {
+            Some(self.local(&link.stored(digest)).await?)
+        } else {
+            None
+        };
+        Some(Fetched { link, bytes })
     }
 
     /// Verifies a manifest, keeps its bytes and links it. A store that cannot keep it does not keep it
