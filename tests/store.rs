@@ -135,6 +135,8 @@ struct World {
     /// What was changed on disk behind the store.
     corrupted: BTreeSet<u8>,
     broken: bool,
+    /// Since the last start: what could not be removed then goes at the next one.
+    was_broken: bool,
 }
 
 impl World {
@@ -149,6 +151,7 @@ impl World {
             committed: BTreeSet::new(),
             corrupted: BTreeSet::new(),
             broken: false,
+            was_broken: false,
         };
         world.open();
         world
@@ -242,7 +245,7 @@ impl World {
                 let partials = self.root.path().join("partials");
                 std::fs::rename(&partials, partials.with_extension("away")).expect("movable");
                 std::fs::write(&partials, b"").expect("writable");
-                self.broken = true;
+                (self.broken, self.was_broken) = (true, true);
             }
             Act::Verify => self.verify(),
             Act::Age => {
@@ -367,6 +370,7 @@ impl World {
             let _ = std::fs::remove_file(partials.join(&name));
         }
         self.store = None;
+        self.was_broken = false;
         self.open();
     }
 
@@ -424,7 +428,7 @@ impl World {
         }
         assert_eq!(files(&root.join("blobs")).len(), blobs, "nothing else");
         // No orphan: a partial is being filled, or it waits with its note.
-        if !self.broken {
+        if !self.was_broken {
             for file in files(&root.join("partials")) {
                 let name = file.file_name().expect("a name").to_string_lossy();
                 let bytes = name.strip_suffix(".json").unwrap_or(&name);

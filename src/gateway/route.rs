@@ -137,20 +137,22 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route, Refusal> {
+    // The v1 API's, but what is found is not v1's alone.
+    let is_search = || v2::segments(asked.path).is_ok_and(|segments| segments == ["v1", "search"]);
+    if asked.path.ends_with("search") && is_search() {
+        if !matches!(*asked.method, Method::GET | Method::HEAD) {
+            return Err(unsupported("a search is only read"));
+        }
+        let query = Query::parse(asked.query).map_err(|error| refused_query(&error))?;
+        let search = search::search(table, listener, asked.host, &query)?;
+        return Ok(Route::Search(search));
+    }
     if v1::is_v1(asked.path) {
         return Ok(Route::V1(v1::route(table, listener, asked)));
     }
     let segments = v2::segments(asked.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
-        Some("v1") if segments.len() == 2 && segments[1] == "search" => {
-            if !matches!(*asked.method, Method::GET | Method::HEAD) {
-                return Err(unsupported("a search is only read"));
-            }
-            let query = Query::parse(asked.query).map_err(|error| refused_query(&error))?;
-            let search = search::search(table, listener, asked.host, &query)?;
-            return Ok(Route::Search(search));
-        }
         Some("v2") if table.old_clients.include(asked.agent) => {
             return Ok(Route::V1(v1::not_for_old_clients()));
         }

@@ -123,6 +123,8 @@ impl Gateway {
         let mut response = respond::response(StatusCode::OK, wanted, cache)?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
         response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        // An answer of the v1 API's.
+        response.remove_header("Docker-Distribution-Api-Version");
         send::whole(session, response, wanted.head, Bytes::from(body)).await
     }
 

@@ -178,7 +178,9 @@ fn a_stream_that_is_not_read_is_cut_off() {
 /// On h2 as on h1: nobody reads the socket at all.
 #[test]
 fn an_h2_connection_that_is_not_read_is_cut_off() {
-    let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
+    // The scrub has a file open now and then.
+    let more = "limits: {idle_timeout: 1s}\nstore: {scrub_every: off}\n";
+    let scene = Scene::warm(LARGE, more);
     let ca = scene.gateway.ca_path();
     let before = scene.gateway.open_fds();
     let mut connections: Vec<H2> = (0..2)

@@ -99,7 +99,6 @@ fn where_no_v1_is_spoken_it_is_404_in_json() {
         ("POST", "/v1/users/"),
         ("GET", "/v1/repositories/app/images"),
         ("PUT", "/v1/repositories/app/"),
-        ("GET", "/v1/search?q=app"),
         ("GET", "/v1/anything/else"),
     ] {
         let reply = ask(&gateway, method, path, &[]);
