@@ -1,6 +1,6 @@
 # `make` alone says what there is.
 
-.PHONY: help run test bench demo fmt lint clean
+.PHONY: help run test bench demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -17,6 +17,10 @@ bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
 	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
 	@scripts/build.sh --release
 	@python3 scripts/bench.py
+
+soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
+	@scripts/build.sh --tests
+	@ROADSTEAD_SOAK=600 cargo test --locked --test soak -- --nocapture | grep '^|'
 
 demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, an upstream that stops and breaks
 	@scripts/real-parts.sh docker-registry skopeo python3

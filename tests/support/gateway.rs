@@ -92,6 +92,13 @@ impl Gateway {
         run_on(yaml, "serve")
     }
 
+    /// Runs another command of the program beside it, with the same configuration.
+    pub fn roadstead(&self, arguments: &[&str]) -> Output {
+        let mut command = binary(self.dir.path());
+        command.args(arguments).args(["-c", "roadstead.yaml"]);
+        process::run(&mut command, START).expect("the binary runs to its end")
+    }
+
     /// Where listener `index` of the `listen` list is reached: `https://127.0.0.1:PORT`, `http://…` or
     /// `unix:PATH`.
     #[track_caller]
