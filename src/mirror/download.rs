@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
-use super::freshness::unix;
+use super::freshness::{Freshness, freshness, unix};
 use crate::metrics::{self, Liar};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
@@ -120,6 +120,9 @@ impl Download {
         let Some(_slots) = self.slots(&source.origin.registry).await else {
             return (Phase::Failed(FillError::Busy), Some(source));
         };
+        if let Some(file) = self.came_meanwhile(&source).await {
+            return (Phase::Done { file }, Some(source));
+        }
         let mut staged = self.earlier_partial();
         // What an earlier process left may have been damaged on the disk: not the source's lie.
         let mut inherited = staged.is_some();
@@ -201,6 +204,25 @@ impl Download {
             };
             source = next;
         }
+    }
+
+    /// What another fill committed between somebody's look and this one's begin, if this source is known to
+    /// have it.
+    async fn came_meanwhile(&self, source: &Source) -> Option<Arc<File>> {
+        let (digest, store) = (self.fill.digest, self.fills.shared.store.clone());
+        let registry = &source.origin.registry;
+        let link = store.links.blob(registry, &source.repository, &digest);
+        let link = link.await.ok()??;
+        if freshness(link.checked_at, source.origin.link_ttl, SystemTime::now()) == Freshness::Stale
+        {
+            return None;
+        }
+        let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));
+        let blob = opened.await.ok()?.ok()??;
+        self.fill
+            .progress
+            .send_modify(|progress| progress.written = blob.size);
+        Some(blob.file.clone())
     }
 
     /// A slot of all and one of the registry's, or `None` after 20 s.
