@@ -45,7 +45,7 @@ enum Command {
     Stats(File),
     /// Remove content from the running gateway's store.
     Purge {
-        /// An image, a digest or a registry: [registry/]repository[:tag|@digest], sha256:…, docker.io. An
+        /// An image (`[registry/]repository[:tag]` or `…@digest`), a digest, or a registry (`docker.io`). An
         /// image goes with the layers that nothing else has a claim to.
         #[arg(value_name = "IMAGE|DIGEST|REGISTRY")]
         target: String,

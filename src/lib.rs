@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod reload;
 pub mod serve;
+pub mod socket_file;
 pub mod spec;
 pub mod store;
 pub mod telemetry;

@@ -4,14 +4,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::digest::Digest;
+use roadstead_fuzz::spec::client::Generation;
+use roadstead_fuzz::spec::digest::{Algorithm, Digest};
 use roadstead_fuzz::spec::manifest::{
     AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts,
 };
+use roadstead_fuzz::spec::schema1;
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     let found = facts(bytes);
+    let _: Digest = schema1::digest_of(Algorithm::Sha256, bytes);
+    if let Some(payload) = schema1::payload(bytes) {
+        // A payload is the beginning of what was signed, and its end.
+        assert!(payload.len() <= bytes.len(), "{}", payload.len());
+    }
     // Who passes over a member passes over its faults too, so this one reads less than `facts` does.
     let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
         let begins = bytes.trim_ascii_start().first();
@@ -45,18 +52,15 @@ fn accept_holds(bytes: &[u8]) {
         return;
     };
     let lines: Vec<&str> = text.lines().collect();
-    for old_docker in [false, true] {
-        let class = AcceptClass::of(lines.iter().copied(), old_docker);
-        assert_eq!(
-            AcceptClass::of([lines.join(",").as_str()], old_docker),
-            class
-        );
+    for client in [Generation::V1, Generation::Schema1, Generation::Modern] {
+        let class = AcceptClass::of(lines.iter().copied(), client);
+        assert_eq!(AcceptClass::of([lines.join(",").as_str()], client), class);
         let loud: Vec<String> = lines.iter().map(|line| line.to_ascii_uppercase()).collect();
         assert_eq!(
-            AcceptClass::of(loud.iter().map(String::as_str), old_docker),
+            AcceptClass::of(loud.iter().map(String::as_str), client),
             class
         );
         let backwards = lines.iter().rev().copied();
-        assert_eq!(AcceptClass::of(backwards, old_docker), class);
+        assert_eq!(AcceptClass::of(backwards, client), class);
     }
 }

@@ -95,26 +95,11 @@ impl Drop for Bound {
 /// A socket file of mode 0600. It has that mode from its first moment, since Linux gives the file the mode of
 /// the socket that is bound to it: nobody else can slip in before a chmod.
 fn private_socket(path: &Path) -> io::Result<UnixListener> {
-    remove_stale(path)?;
+    crate::socket_file::remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
-}
-
-/// Removes a socket that nobody listens on any more.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt as _;
-
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            std::fs::remove_file(path)
-        }
-        _ => Ok(()),
-    }
 }

@@ -254,37 +254,22 @@ mod tests {
     use super::*;
     use crate::spec::glob::Pattern;
 
-    fn entry(name: &str) -> Entry {
-        Entry {
-            registry: Registry::new(name),
-            aliases: Vec::new(),
-            hosts: Vec::new(),
-            owns: Vec::new(),
-            default: false,
-            library: name == "docker.io",
-            push: false,
-            cached: true,
-            v1: false,
-            callers: false,
-        }
-    }
-
     fn table() -> Table {
         Table {
             entries: vec![
                 Entry {
                     default: true,
-                    ..entry("docker.io")
+                    ..Entry::named("docker.io")
                 },
-                entry("ghcr.io"),
+                Entry::named("ghcr.io"),
                 Entry {
                     push: true,
                     owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                    ..entry("hosted")
+                    ..Entry::named("hosted")
                 },
                 Entry {
                     hosts: vec!["r.example.com".into()],
-                    ..entry("other")
+                    ..Entry::named("other")
                 },
             ],
             ..Table::default()

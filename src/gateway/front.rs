@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ impl Bound {
                 })
             }
             ListenAddress::Unix(path) => {
-                remove_stale(path)?;
+                crate::socket_file::remove_stale(path)?;
                 let socket = UnixListener::bind(path)?;
                 let url = format!("unix:{}", path.display());
                 Ok(Self {
@@ -123,21 +123,6 @@ impl Bound {
             Listening::Tcp(socket) => Ok(Socket::tcp(socket.accept().await?.0, patience)),
             Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, patience)),
         }
-    }
-}
-
-/// Removes a socket that nobody listens on any more.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt as _;
-
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            std::fs::remove_file(path)
-        }
-        _ => Ok(()),
     }
 }
 

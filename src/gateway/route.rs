@@ -44,6 +44,25 @@ pub struct Entry {
     pub callers: bool,
 }
 
+#[cfg(test)]
+impl Entry {
+    /// A cached registry that claims nothing.
+    pub fn named(name: &str) -> Self {
+        Self {
+            registry: Registry::new(name),
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            owns: Vec::new(),
+            default: false,
+            library: name == "docker.io",
+            push: false,
+            cached: true,
+            v1: false,
+            callers: false,
+        }
+    }
+}
+
 /// All registries.
 #[derive(Clone, Debug, Default)]
 pub struct Table {

@@ -2,21 +2,6 @@
 
 use super::*;
 
-fn entry(name: &str) -> Entry {
-    Entry {
-        registry: Registry::new(name),
-        aliases: Vec::new(),
-        hosts: Vec::new(),
-        owns: Vec::new(),
-        default: false,
-        library: false,
-        push: false,
-        cached: true,
-        v1: false,
-        callers: false,
-    }
-}
-
 fn table() -> Table {
     Table {
         entries: vec![
@@ -24,19 +9,19 @@ fn table() -> Table {
                 aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
                 default: true,
                 library: true,
-                ..entry("docker.io")
+                ..Entry::named("docker.io")
             },
-            entry("ghcr.io"),
-            entry("registry.local:5000"),
+            Entry::named("ghcr.io"),
+            Entry::named("registry.local:5000"),
             Entry {
                 hosts: vec!["hosted.example.com".into()],
                 owns: vec![
                     Pattern::parse("team/**").expect("a pattern"),
                     Pattern::parse("intern-*").expect("a pattern"),
                 ],
-                ..entry("hosted")
+                ..Entry::named("hosted")
             },
-            entry("hosted/inner"),
+            Entry::named("hosted/inner"),
         ],
         ..Table::default()
     }
@@ -259,7 +244,7 @@ fn a_name_belongs_to_exactly_one_registry() {
 #[test]
 fn without_a_default_an_unclaimed_name_is_unknown() {
     let table = Table {
-        entries: vec![entry("ghcr.io"), entry("quay.io")],
+        entries: vec![Entry::named("ghcr.io"), Entry::named("quay.io")],
         ..Table::default()
     };
     let asked = Asked {
@@ -332,16 +317,16 @@ fn hosting() -> Table {
             Entry {
                 default: true,
                 library: true,
-                ..entry("docker.io")
+                ..Entry::named("docker.io")
             },
             Entry {
                 push: true,
                 owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                ..entry("hosted")
+                ..Entry::named("hosted")
             },
             Entry {
                 cached: false,
-                ..entry("backend")
+                ..Entry::named("backend")
             },
         ],
         ..Table::default()

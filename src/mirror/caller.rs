@@ -70,6 +70,15 @@ impl Callers {
         Self { key, let_in }
     }
 
+    /// What an answer to a caller's own login says of a repository: who was let in may have what is here.
+    fn learn<T>(&self, key: (Who, Registry, Repository), answer: &Result<T, MirrorError>) {
+        match answer {
+            Ok(_) => self.let_in.insert(key, ()),
+            Err(error) if error.ends_a_claim() => self.let_in.invalidate(&key),
+            Err(_) => {}
+        }
+    }
+
     fn who(&self, presented: &Presented) -> Who {
         let mut mac = self.key.clone();
         match presented.value().map(HeaderValue::as_bytes) {
@@ -169,12 +178,7 @@ impl Mirror {
             Resource::Manifest(reference) => shared.head_manifest(origin, permit, reference).await,
             _ => Ok(()),
         };
-        let let_in = &shared.callers.let_in;
-        match &asked {
-            Ok(()) => let_in.insert(key, ()),
-            Err(error) if error.ends_a_claim() => let_in.invalidate(&key),
-            Err(_) => {}
-        }
+        shared.callers.learn(key, &asked);
         asked
     }
 
@@ -192,12 +196,8 @@ impl Mirror {
         let found = found.unwrap_or_else(|_| Err(MirrorError::late()));
         if let Some(who) = origin.who {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-            let (let_in, key) = (&self.shared.callers.let_in, (who, registry, repository));
-            match &found {
-                Ok(_) => let_in.insert(key, ()),
-                Err(error) if error.ends_a_claim() => let_in.invalidate(&key),
-                Err(_) => {}
-            }
+            let key = (who, registry, repository);
+            self.shared.callers.learn(key, &found);
         }
         found
     }

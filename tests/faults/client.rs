@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::gateway::Gateway;
-use crate::support::http::{End, Head, Raw, Web, block_on};
+use crate::support::http::{End, Head, Raw, Web, block_on, chain};
 
 /// More than the gateway's own deadlines, so that these are what is seen.
 pub const PATIENCE: Duration = Duration::from_secs(45);
@@ -116,15 +116,4 @@ impl View {
         let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         Some(body["errors"][0]["code"].as_str()?.to_owned())
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -1,8 +1,8 @@
 //! The harness against a peer: docker-registry's own pull-through cache in the gateway's place.
 //!
-//! It proves the clients and counters without a gateway. The peer asks upstream for a tag every time, so
-//! only its blobs are expected to be free the second time. Run it when a pull test fails and it is not clear
-//! whose fault it is: `cargo test --test real peer -- --ignored`.
+//! It proves the clients and counters without a gateway: where a pull test fails and these do not, the fault
+//! is the gateway's. The peer asks upstream for a tag every time, so only its blobs are expected to be free
+//! the second time.
 
 use crate::scene::{Pulls, Upstream, cold_and_warm};
 use crate::support::image::Made;
@@ -28,7 +28,6 @@ fn check(upstream: &Upstream, client: &mut dyn Client, reference: &str, made: &M
 }
 
 #[test]
-#[ignore = "proves the harness, not the gateway"]
 fn skopeo_pulls_through_a_peer_over_tls() {
     let new = |peer: &Registry| Skopeo::new(&peer.url(), Some(&peer.ca_path()));
     let Some((upstream, _peer, skopeo)) = parts(true, new) else {
@@ -42,7 +41,6 @@ fn skopeo_pulls_through_a_peer_over_tls() {
 }
 
 #[test]
-#[ignore = "proves the harness, not the gateway"]
 fn dockerd_pulls_through_a_peer() {
     let Some((upstream, _peer, mut docker)) = parts(false, |peer| Docker::with_mirror(&peer.url()))
     else {
@@ -57,7 +55,6 @@ fn dockerd_pulls_through_a_peer() {
 }
 
 #[test]
-#[ignore = "proves the harness, not the gateway"]
 fn ctr_pulls_through_a_peer_over_tls() {
     let new =
         |peer: &Registry| Containerd::with_hosts("docker.io", &peer.url(), Some(&peer.ca_path()));
@@ -73,7 +70,6 @@ fn ctr_pulls_through_a_peer_over_tls() {
 }
 
 #[test]
-#[ignore = "proves the harness, not the gateway"]
 fn podman_pulls_through_a_peer_over_tls() {
     let new = |peer: &Registry| {
         Podman::new(Mirror {

@@ -202,39 +202,24 @@ mod tests {
     use super::*;
     use crate::spec::glob::Pattern;
 
-    fn entry(name: &str) -> Entry {
-        Entry {
-            registry: Registry::new(name),
-            aliases: Vec::new(),
-            hosts: Vec::new(),
-            owns: Vec::new(),
-            default: false,
-            library: false,
-            push: false,
-            cached: true,
-            v1: false,
-            callers: false,
-        }
-    }
-
     fn table() -> Table {
         Table {
             entries: vec![
                 Entry {
                     default: true,
                     library: true,
-                    ..entry("docker.io")
+                    ..Entry::named("docker.io")
                 },
                 Entry {
                     hosts: vec!["hosted.example.com".into()],
                     owns: vec![Pattern::parse("team/**").expect("a pattern")],
                     push: true,
                     v1: true,
-                    ..entry("hosted")
+                    ..Entry::named("hosted")
                 },
                 Entry {
                     hosts: vec!["v2.example.com".into()],
-                    ..entry("modern")
+                    ..Entry::named("modern")
                 },
             ],
             ..Table::default()

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use raw::{Connect, Raw};
 pub use reply::{Cut, End, Head, Reply};
-pub use web::{Fetched, Web};
+pub use web::{Fetched, Web, chain};
 
 /// The longest wait for the next byte.
 pub const WAIT: Duration = Duration::from_secs(30);

@@ -117,7 +117,8 @@ impl Web {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
