@@ -167,13 +167,6 @@ fn alone(registry: &Registry, node: &Node, report: &mut Report) {
             report.warn(node.near("credentials").at, message);
         }
     }
-    if registry.bridge && node.is_set("bridge") && !node.is_set("v1") && !node.is_set("v2") {
-        let write = "write v1 and v2, or remove bridge";
-        report.fault(
-            node.near("bridge").at,
-            format!("nothing to bridge; {write}"),
-        );
-    }
     if node.is_set("v1_index") && !node.is_set("v1") {
         let write = "write v1, or remove v1_index";
         report.fault(
@@ -378,10 +371,7 @@ mod tests {
                 "registries: [{name: a, visibility: caller, hosts: [h], credentials: {username: me, password: x}}]",
                 &["warning: 1:69: with caller the credentials are never used; remove them"],
             ),
-            (
-                "registries: [{name: a, bridge: true}]",
-                &["1:32: nothing to bridge; write v1 and v2, or remove bridge"],
-            ),
+            ("registries: [{name: a, bridge: true}]", &[]),
             (
                 r#"registries: [{name: a, bridge: true, v1: "http://h"}]"#,
                 &[],

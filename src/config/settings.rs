@@ -46,6 +46,8 @@ impl Config {
                 let index = registry.v1_index.as_ref();
                 v1.push(mirror::V1Settings {
                     registry: Registry::new(&registry.name),
+                    mirrored: !registry.push && registry.cache,
+                    bridge: registry.bridge,
                     upstream: v1_upstream(registry, origin)?,
                     index: index
                         .map(|index| v1_upstream(registry, index))
@@ -79,6 +81,7 @@ impl Config {
                 only_public: registry.visibility == Visibility::Public
                     && registry.credentials.is_some(),
                 callers: registry.visibility == Visibility::Caller,
+                bridge: registry.bridge,
             });
         }
         Ok(mirror::Settings {
@@ -102,6 +105,7 @@ impl Config {
             push: registry.push,
             cached: registry.cache,
             v1: registry.v1.is_some(),
+            bridge: registry.bridge,
             callers: registry.visibility == Visibility::Caller,
         });
         gateway::Table {

@@ -40,6 +40,8 @@ pub struct Entry {
     pub cached: bool,
     /// Whether it speaks v1.
     pub v1: bool,
+    /// Whether images of one API are served through the other.
+    pub bridge: bool,
     /// Whether it decides for each caller: it is asked where everything is its own alone.
     pub callers: bool,
 }
@@ -58,6 +60,7 @@ impl Entry {
             push: false,
             cached: true,
             v1: false,
+            bridge: false,
             callers: false,
         }
     }

@@ -106,6 +106,7 @@ impl Origin {
             max_stale: Some(Duration::ZERO),
             patience: self.patience,
             only_public: false,
+            bridge: self.bridge,
             callers: true,
             who: Some(who),
             writes: AtomicU64::new(0),

@@ -76,6 +76,8 @@ pub struct OriginSettings {
     pub only_public: bool,
     /// Whether it decides for each caller: it is asked with what they show, never with our account.
     pub callers: bool,
+    /// Whether images that only the v1 API has are served as well.
+    pub bridge: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +100,7 @@ struct Origin {
     patience: Duration,
     only_public: bool,
     callers: bool,
+    bridge: bool,
     /// Whose view of it this is, where it decides for each caller.
     who: Option<Who>,
     /// Counts what was written through us: an answer to a question from before is not kept.
@@ -158,6 +161,7 @@ impl Mirror {
                 patience: settings.patience,
                 only_public: settings.only_public,
                 callers: settings.callers,
+                bridge: settings.bridge,
                 who: None,
                 writes: AtomicU64::new(0),
             };

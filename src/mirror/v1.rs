@@ -30,6 +30,10 @@ const MAX_LIST: usize = 8 << 20;
 #[derive(Clone, Debug)]
 pub struct V1Settings {
     pub registry: Registry,
+    /// Whether what it holds is kept here: nobody pushes to it through us.
+    pub mirrored: bool,
+    /// Whether its images are served to clients of v2, and those of v2 to its own.
+    pub bridge: bool,
     pub upstream: upstream::Settings,
     /// The index, where it is another server.
     pub index: Option<upstream::Settings>,

@@ -221,6 +221,35 @@ impl Blobs {
         self.stage_at(digest, self.partials.path(digest), reservation, note)
     }
 
+    /// Begins a blob whose digest only its end tells: the v1 API's layers, and what is made from other blobs.
+    /// `key` stands for it until then, and is no blob's digest. [`StagedBlob::commit_unnamed`] ends it.
+    ///
+    /// # Errors
+    /// When the partial cannot be created.
+    pub fn stage_unnamed(
+        &self,
+        key: &Digest,
+        reservation: Reservation,
+        total: Option<u64>,
+    ) -> io::Result<StagedBlob> {
+        let path = self.own_path(key);
+        let note = Note {
+            total,
+            ..Note::default()
+        };
+        let mut staged = self.stage_at(key, path, reservation, note)?;
+        staged.leftovers.note = false;
+        Ok(staged)
+    }
+
+    /// A file of its own for a body that is written whole.
+    fn own_path(&self, key: &Digest) -> PathBuf {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+        self.partials
+            .path_of(key, SERIAL.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Goes on with a blob that was begun before, if there is a partial of it. Blocks: one of an earlier
     /// process is hashed first.
     ///
@@ -278,14 +307,10 @@ impl Blobs {
     /// # Errors
     /// As [`StagedBlob::append`] and [`StagedBlob::commit`] do.
     pub fn keep(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CommitError> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
-
         let size = bytes.len() as u64;
         let reservation = self.reserve(size)?;
         // Two requests may keep the same manifest at once, so each writes a file of its own.
-        let path = self
-            .partials
-            .path_of(digest, SERIAL.fetch_add(1, Ordering::Relaxed));
+        let path = self.own_path(digest);
         let mut staged = self.stage_at(digest, path, reservation, Note::default())?;
         staged.append(bytes)?;
         staged.commit_as(Kind::Manifest).map(drop)
@@ -430,6 +455,16 @@ impl StagedBlob {
     /// Nothing is kept when the length or the digest is not what was promised.
     pub fn commit(self) -> Result<Blob, CommitError> {
         self.commit_as(Kind::Layer)
+    }
+
+    /// Ends a blob that was begun by [`Blobs::stage_unnamed`], and says what its digest is. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Nothing is kept when the length is not what was promised.
+    pub fn commit_unnamed(mut self) -> Result<(Digest, Blob), CommitError> {
+        self.digest = self.begun.hasher.clone().finish();
+        let digest = self.digest;
+        Ok((digest, self.commit()?))
     }
 
     fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {

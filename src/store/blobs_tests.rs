@@ -208,3 +208,29 @@ fn what_is_loaded_whole_is_hashed() {
     std::fs::write(&path, bytes).expect("writable");
     assert_eq!(load(&store(root), &large), None);
 }
+
+#[test]
+fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    let key = Digest::of(Algorithm::Sha256, b"a name for the time being");
+    let attempt = |bytes: &[u8], total| {
+        let room = store.blobs.reserve(0).expect("room");
+        let mut staged = store.blobs.stage_unnamed(&key, room, total)?;
+        staged.append(bytes)?;
+        staged.commit_unnamed().map(|(digest, _)| digest)
+    };
+    let digest = Digest::of(Algorithm::Sha256, b"hello");
+    for total in [Some(5), None] {
+        assert_eq!(attempt(b"hello", total).expect("kept"), digest);
+    }
+    for total in [4, 6] {
+        assert!(attempt(b"hello", Some(total)).is_err(), "{total}");
+    }
+    assert_eq!(
+        store.blobs.load(&digest).expect("readable").as_deref(),
+        Some(&b"hello"[..])
+    );
+    assert!(store.blobs.open(&key, None).expect("readable").is_none());
+    assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
+}
