@@ -17,6 +17,7 @@ bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
 	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
 	@scripts/build.sh --release
 	@python3 scripts/bench.py
+	@python3 scripts/bench.py large
 
 soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
 	@scripts/build.sh --tests

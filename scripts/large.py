@@ -23,9 +23,12 @@ REPOSITORY = "repositories/upstream.example/bench/app"
 
 LUA = """
 local paths, count = {{}}, 0
-for line in io.lines("{names}") do
-    count = count + 1
-    paths[count] = wrk.format("GET", "/v2/bench/app/blobs/sha256:" .. line)
+init = function()
+    -- Only from here on wrk knows the Host.
+    for line in io.lines("{names}") do
+        count = count + 1
+        paths[count] = wrk.format("GET", "/v2/bench/app/blobs/sha256:" .. line)
+    end
 end
 request = function() return paths[math.random(count)] end
 done = function(summary)
