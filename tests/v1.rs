@@ -7,6 +7,8 @@ mod support;
 mod daemon;
 #[path = "v1/real.rs"]
 mod real;
+#[path = "v1/recorded.rs"]
+mod recorded;
 #[path = "v1/requests.rs"]
 mod requests;
 #[path = "v1/rights.rs"]
@@ -40,25 +42,31 @@ pub fn gateway_with(registry: &V1Registry, more: &str) -> Gateway {
 
 /// [`gateway_with`] in front of whatever is at this URL.
 pub fn gateway_before(v1: &str, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "registries:
+- {{name: hosted, v1: \"{v1}\", v2: \"http://127.0.0.1:1\", push: true{more}}}
+access:
+  htpasswd: {}
+{RULES}",
+        accounts().display()
+    ))
+}
+
+/// Who may do what, as [`gateway`] says it.
+pub const RULES: &str = r#"  rules:
+  - {users: [anonymous], repositories: ["hosted/open/**", "hosted/open"], actions: [pull]}
+  - {users: [reader], repositories: ["hosted/team/**", "hosted/app"], actions: [pull]}
+  - {users: [pusher], repositories: ["hosted/**"], actions: [pull, push, delete]}
+"#;
+
+/// The file of [`ACCOUNTS`].
+pub fn accounts() -> &'static Path {
     static WRITTEN: OnceLock<PathBuf> = OnceLock::new();
-    let accounts = WRITTEN.get_or_init(|| {
+    WRITTEN.get_or_init(|| {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("v1-htpasswd");
         std::fs::write(&path, ACCOUNTS).expect("writable");
         path
-    });
-    Gateway::start(&format!(
-        "registries:
-- {{name: hosted, v1: \"{}\", v2: \"http://127.0.0.1:1\", push: true{more}}}
-access:
-  htpasswd: {}
-  rules:
-  - {{users: [anonymous], repositories: [\"hosted/open/**\", \"hosted/open\"], actions: [pull]}}
-  - {{users: [reader], repositories: [\"hosted/team/**\", \"hosted/app\"], actions: [pull]}}
-  - {{users: [pusher], repositories: [\"hosted/**\"], actions: [pull, push, delete]}}
-",
-        v1,
-        accounts.display()
-    ))
+    })
 }
 
 /// What each may do, as each version tells it.

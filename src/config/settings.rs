@@ -105,6 +105,7 @@ impl Config {
             push: registry.push,
             cached: registry.cache,
             v1: registry.v1.is_some(),
+            v2: registry.v2.is_some() || registry.bridge,
             bridge: registry.bridge,
             callers: registry.visibility == Visibility::Caller,
         });

@@ -40,6 +40,8 @@ pub struct Entry {
     pub cached: bool,
     /// Whether it speaks v1.
     pub v1: bool,
+    /// Whether it speaks v2, or its v1 images are served through v2.
+    pub v2: bool,
     /// Whether images of one API are served through the other.
     pub bridge: bool,
     /// Whether it decides for each caller: it is asked where everything is its own alone.
@@ -60,6 +62,7 @@ impl Entry {
             push: false,
             cached: true,
             v1: false,
+            v2: true,
             bridge: false,
             callers: false,
         }
@@ -177,6 +180,13 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
         Some("v2") if table.old_clients.include(asked.agent) => {
             return Ok(Route::V1(v1::not_for_old_clients()));
+        }
+        // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
+        Some("v2") if table.is_v1_alone(listener, asked.host) => {
+            return Ok(Route::V1(v1::Route::Refused(Refusal::new(
+                ErrorCode::NameUnknown,
+                "this registry speaks the v1 API alone",
+            ))));
         }
         Some("v2") => {}
         _ => {
@@ -338,6 +348,12 @@ fn check_namespace<'t>(
 }
 
 impl Table {
+    /// Whether all that is asked here is of one registry that has nothing for v2.
+    fn is_v1_alone(&self, listener: &Listener, host: Option<&str>) -> bool {
+        let fixed = fixed(self, listener, None, host);
+        fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
+    }
+
     fn by_namespace(&self, namespace: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| {
             entry.registry.as_str() == namespace

@@ -457,3 +457,45 @@ fn what_is_not_kept_here_passes_through() {
     let pass = passed(&Method::GET, "/v2/backend/a/tags/list?n=5").expect("a read");
     assert_eq!((pass.action, pass.query.as_str()), (Action::Pull, "n=5"));
 }
+
+/// Docker 1.10 to 1.12 comes to v1 only where nothing said that there is a v2.
+#[test]
+fn where_a_host_has_v1_alone_there_is_no_v2() {
+    let mut table = table();
+    table.entries.push(Entry {
+        hosts: vec!["old.example.com".into()],
+        v1: true,
+        v2: false,
+        ..Entry::named("old")
+    });
+    let at = |listener: &Listener, host: &str, path: &str| {
+        let asked = Asked {
+            method: &Method::GET,
+            path,
+            query: "",
+            host: Some(host),
+            agent: "docker/1.12.6",
+        };
+        matches!(route(&table, listener, asked), Ok(Route::V1(_)))
+    };
+    let (all, old) = (
+        Listener::default(),
+        Listener {
+            registry: Some(Registry::new("old")),
+            ..Listener::default()
+        },
+    );
+    for (path, is_v2) in [
+        ("/v2/", true),
+        ("/v2", true),
+        ("/v2/_catalog", true),
+        ("/v2/team/app/manifests/1", true),
+        ("/v2/nothing", true),
+        ("/token", false),
+    ] {
+        assert_eq!(at(&all, "old.example.com:443", path), is_v2, "{path}");
+        assert_eq!(at(&old, "any.example.com", path), is_v2, "{path}");
+        assert!(!at(&all, "any.example.com", path), "{path}");
+        assert!(!at(&all, "hosted.example.com", path), "{path}");
+    }
+}
