@@ -6,10 +6,12 @@ source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
     iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus)
+failed=0
 if (($# == 0)); then
     set -- "${all[@]}"
     # It may be missing: the tests name it then, and a scripted registry stands in.
     scripts/v1-registry.sh || true
+    scripts/v1-clients.sh || failed=1
 fi
 
 if ! has dpkg-query; then
@@ -17,4 +19,5 @@ if ! has dpkg-query; then
     exit 1
 fi
 mapfile -t packages < <(absent_packages "$@")
-install_packages "${packages[@]}"
+install_packages "${packages[@]}" || failed=1
+exit $failed

@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "v1/clients.rs"]
+mod clients;
 #[path = "v1/daemon.rs"]
 mod daemon;
 #[path = "v1/real.rs"]

@@ -15,6 +15,7 @@ mod registry;
 mod skopeo;
 mod token;
 mod tool;
+mod v1_clients;
 mod v1_registry;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use registry::{Count, Counters, Registry};
 pub use skopeo::Skopeo;
 pub use token::{Asked, TokenServer};
 pub use tool::Tool;
+pub use v1_clients::{V1Client, V1Found, V1Session};
 pub use v1_registry::DockerRegistry;
 pub use wire::Wire;
 

@@ -1,0 +1,253 @@
+//! npm's and PyPI's docker-registry-client against the gateway, over TLS: in front of docker-registry 0.9.1, or of
+//! the scripted registry where there is no Python 2.7 for it.
+
+use serde_json::{Value, json};
+
+use crate::support::gateway::Gateway;
+use crate::support::gzip;
+use crate::support::http::{at_once, get};
+use crate::support::image::random;
+use crate::support::real::{DockerRegistry, V1Client, V1Found, V1Session, found, found_perhaps};
+use crate::support::v1::V1Registry;
+use crate::{Daemon, OLD, PUSHER, READER, RULES, WRONG, accounts};
+
+type Account = Option<(&'static str, &'static str)>;
+
+enum Registry {
+    Real(DockerRegistry),
+    Scripted(V1Registry),
+}
+
+/// A registry with the same image in three repositories, and a gateway in front of it.
+struct Scene {
+    registry: Registry,
+    gateway: Gateway,
+    /// Of `team/app`, from root to top.
+    ids: Vec<String>,
+    layers: [Vec<u8>; 2],
+}
+
+impl Scene {
+    fn start(access: bool) -> Self {
+        let registry = match found_perhaps(DockerRegistry::start()) {
+            Some(real) => Registry::Real(real),
+            None => Registry::Scripted(V1Registry::start()),
+        };
+        let url = match &registry {
+            Registry::Real(real) => real.url(),
+            Registry::Scripted(scripted) => scripted.url(),
+        };
+        let before = |push: bool, access: &str| {
+            // To npm's client 127.0.0.1 is plain HTTP.
+            format!(
+                "listen: [{{address: \"127.0.0.2:0\"}}, {{address: \"127.0.0.1:0\", tls: off}}]
+registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
+{access}"
+            )
+        };
+        let rules = format!("access:\n  htpasswd: {}\n{RULES}", accounts().display());
+        let mut gateway = Gateway::start(&before(true, &rules));
+        let layers = [gzip(&random(31, 150_000)), gzip(&random(32, 900))];
+        let parts: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+        let push = |name: &str| {
+            let ids = Daemon::new(OLD[4], &gateway, PUSHER).push(name, "1", &parts);
+            ids.unwrap_or_else(|told| panic!("{name}: {told:?}"))
+        };
+        push("open/app");
+        push("secret/app");
+        let ids = push("team/app");
+        if !access {
+            gateway.restart_with(&before(false, ""));
+        }
+        Self {
+            registry,
+            gateway,
+            ids,
+            layers,
+        }
+    }
+
+    fn run(&self, client: V1Client, repository: &str, account: Account) -> Option<V1Found> {
+        found(client.run(V1Session {
+            url: self.gateway.url(0),
+            ca: &self.gateway.ca_path(),
+            repository,
+            tag: "1",
+            account,
+            add: (account == PUSHER).then_some("added"),
+        }))
+    }
+
+    /// What the registry holds of an image, asked by itself.
+    fn held(&self, part: &str, id: &str) -> Vec<u8> {
+        let url = match &self.registry {
+            Registry::Real(real) => real.url(),
+            Registry::Scripted(scripted) => scripted.url(),
+        };
+        let reply = get(&url, None, &format!("/v1/images/{id}/{part}"));
+        assert_eq!(reply.status(), 200, "{part} {id}");
+        reply.body
+    }
+
+    /// Everything that was found of a whole pull is what the registry holds.
+    #[track_caller]
+    fn check(&self, found: &V1Found) {
+        let said = &found.said;
+        let ids: Vec<&str> = said["ancestry"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no ancestry: {said}"))
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        assert_eq!(said["id"], ids[0]);
+        assert_eq!(ids.len(), 2, "{said}");
+        for (id, layer) in ids.iter().rev().zip(&self.layers) {
+            let held: Value = serde_json::from_slice(&self.held("json", id)).expect("JSON");
+            assert_eq!(said["json"][id], held);
+            let bytes = found.layer(id).expect("a layer");
+            assert!(
+                bytes == self.held("layer", id),
+                "{id}: {} bytes",
+                bytes.len()
+            );
+            assert!(bytes == *layer, "{id}");
+        }
+        assert_eq!(said.get("refused"), None, "{said}");
+    }
+}
+
+/// A search's names, sorted.
+fn names(said: &Value) -> Vec<&str> {
+    let results = said["search"]["results"].as_array().expect("results");
+    let mut names: Vec<&str> = results
+        .iter()
+        .filter_map(|it| it["name"].as_str())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn npms_client_pulls_what_it_may() {
+    let scene = Scene::start(true);
+    let cases: [(&str, Account, Option<Value>, &[&str]); 7] = [
+        ("open/app", None, None, &["open/app"]),
+        ("team/app", READER, None, &["open/app", "team/app"]),
+        ("open/app", READER, None, &["open/app", "team/app"]),
+        (
+            "secret/app",
+            PUSHER,
+            None,
+            &["open/app", "secret/app", "team/app"],
+        ),
+        // a stranger, who has no rights, and who is not who it says
+        (
+            "team/app",
+            None,
+            Some(json!(["listRepoImgs", 401])),
+            &["open/app"],
+        ),
+        (
+            "secret/app",
+            READER,
+            Some(json!(["listRepoImgs", 403])),
+            &["open/app", "team/app"],
+        ),
+        (
+            "team/app",
+            WRONG,
+            Some(json!(["login", "Wrong login/password, please try again"])),
+            &[],
+        ),
+    ];
+    for (repository, account, refused, listed) in cases {
+        let Some(found) = scene.run(V1Client::Npm, repository, account) else {
+            return;
+        };
+        let said = &found.said;
+        let at = format!("{repository} {account:?}: {said}");
+        if let Some(refused) = &refused {
+            assert_eq!(&said["refused"], refused, "{at}");
+            assert_eq!(said.get("images"), None, "{at}");
+        } else {
+            scene.check(&found);
+            assert_eq!(said["tags"], json!({"1": said["id"]}), "{at}");
+            let images = said["images"].as_array().expect("images");
+            assert!(images.iter().any(|image| image["id"] == said["id"]), "{at}");
+        }
+        if account != WRONG {
+            assert_eq!(names(said), listed, "{at}");
+            let login = account.map(|_| json!("Login Succeeded"));
+            assert_eq!(said.get("login"), login.as_ref(), "{at}");
+        }
+    }
+}
+
+/// It has no word for a token, so that with `access` images are not for it; what names a repository is.
+#[test]
+fn pythons_client_tags_and_searches_as_who_it_is() {
+    let scene = Scene::start(true);
+    for (repository, account, refused, listed) in [
+        (
+            "open/app",
+            None,
+            json!(["ancestry", 401]),
+            json!(["open/app"]),
+        ),
+        (
+            "team/app",
+            READER,
+            json!(["ancestry", 401]),
+            json!(["open/app", "team/app"]),
+        ),
+        (
+            "team/app",
+            PUSHER,
+            json!(["ancestry", 401]),
+            json!(["open/app", "secret/app", "team/app"]),
+        ),
+        ("team/app", None, json!(["tags", 401]), json!(["open/app"])),
+        (
+            "secret/app",
+            READER,
+            json!(["tags", 403]),
+            json!(["open/app", "team/app"]),
+        ),
+    ] {
+        let Some(found) = scene.run(V1Client::Python, repository, account) else {
+            return;
+        };
+        let said = &found.said;
+        let at = format!("{repository} {account:?}: {said}");
+        assert_eq!(said["refused"], refused, "{at}");
+        assert_eq!(said["repositories"], listed, "{at}");
+        if refused == json!(["ancestry", 401]) {
+            assert_eq!(said["tags"], json!(["1"]), "{at}");
+            assert_eq!(said["id"].as_str().map(str::len), Some(64), "{at}");
+        }
+        if account == PUSHER {
+            assert_eq!(said["id"], **scene.ids.last().expect("an id"), "{at}");
+            assert_eq!(
+                (&said["tagged"], &said["untagged"]),
+                (&json!(true), &json!(true)),
+                "{at}"
+            );
+            assert_eq!(said["with it"], json!(["1", "added"]), "{at}");
+        }
+    }
+}
+
+#[test]
+fn both_pull_where_everybody_may() {
+    let scene = Scene::start(false);
+    // The second time something of it is here already.
+    for _ in 0..2 {
+        let sessions = at_once(2, |number| {
+            let client = [V1Client::Npm, V1Client::Python][number];
+            scene.run(client, "team/app", None)
+        });
+        for found in sessions.iter().flatten() {
+            scene.check(found);
+        }
+    }
+}
