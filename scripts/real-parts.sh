@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the real registries and clients that tests, demo and benchmark run against: all of them, or
-# those that are named. Only what is missing; nothing is started.
+# Installs the real registries, clients and object stores that tests, demo and benchmark run against: all of
+# them, or those that are named. Only what is missing; nothing is started.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
-    iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus)
+    iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus moto s3s-fs)
 failed=0
 if (($# == 0)); then
     set -- "${all[@]}"
@@ -14,10 +14,49 @@ if (($# == 0)); then
     scripts/v1-clients.sh || failed=1
 fi
 
+# Object stores are no Debian packages: they go below target.
+home=$PWD/target/real-parts
+debian=()
+part() {
+    local name=$1 file=$2
+    shift 2
+    has "$file" || [[ -x $home/bin/$file ]] && return
+    if [[ ${ROADSTEAD_INSTALL:-} == no ]]; then
+        warn "missing here: $name"
+    else
+        echo "installing: $name"
+        mkdir -p "$home/bin"
+        "$@" && return
+        warn "could not be installed: $name"
+    fi
+    failed=1
+}
+moto() {
+    local venv
+    mapfile -t venv < <(absent_packages python3-venv)
+    install_packages "${venv[@]}" &&
+        python3 -m venv "$home/moto" &&
+        "$home/moto/bin/pip" install --quiet --disable-pip-version-check 'moto[server,s3]==5.2.1' &&
+        ln -sf "$home/moto/bin/moto_server" "$home/bin/"
+}
+# Unoptimised: it compiles twice as fast.
+s3s() {
+    need_rust
+    cargo install --quiet --debug --locked --root "$home" --features binary s3s-fs@0.14.1
+}
+for name in "$@"; do
+    case $name in
+        moto) part moto moto_server moto ;;
+        s3s-fs) part s3s-fs s3s-fs s3s ;;
+        *) debian+=("$name") ;;
+    esac
+done
+
+((${#debian[@]} > 0)) || exit "$failed"
 if ! has dpkg-query; then
-    warn "not a Debian system; these would be used if they are installed: $*"
+    warn "not a Debian system; these would be used if they are installed: ${debian[*]}"
     exit 1
 fi
-mapfile -t packages < <(absent_packages "$@")
+mapfile -t packages < <(absent_packages "${debian[@]}")
 install_packages "${packages[@]}" || failed=1
-exit $failed
+exit "$failed"

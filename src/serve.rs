@@ -18,7 +18,7 @@ use crate::gateway::{
     with_files,
 };
 use crate::mirror::Mirror;
-use crate::store::Store;
+use crate::store::{Bucket, Store};
 use crate::telemetry;
 
 /// Why the gateway does not start.
@@ -41,6 +41,8 @@ pub enum ServeError {
         source: io::Error,
     },
     #[error(transparent)]
+    Bucket(#[from] crate::store::BucketError),
+    #[error(transparent)]
     Upstream(#[from] crate::upstream::SetUpError),
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -50,7 +52,11 @@ impl ServeError {
     /// The exit code: 78 for what the operator's files say wrong (`EX_CONFIG`), 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::Tls(_) | Self::Access(_) | Self::Upstream(_) => 78,
+            Self::Configuration(_)
+            | Self::Tls(_)
+            | Self::Access(_)
+            | Self::Bucket(_)
+            | Self::Upstream(_) => 78,
             Self::Store(_) | Self::Listen { .. } | Self::Operate { .. } | Self::System(_) => 1,
         }
     }
@@ -100,7 +106,14 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // All of them before the first port is opened.
     let tls = config.listen.iter().map(|listen| certificates.of(listen));
     let tls = tls.collect::<Result<Vec<_>, _>>()?;
-    let store = Arc::new(Store::open(&config.store_settings())?);
+    let mut store = Store::open(&config.store_settings())?;
+    let bucket = config
+        .bucket_settings()
+        .map_err(|error| ServeError::Configuration(error.to_string()))?;
+    if let Some(settings) = bucket {
+        store = store.with_bucket(Bucket::new(&settings, &fills_on)?);
+    }
+    let store = Arc::new(store);
     store.tend()?;
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
     let operated = mirror.clone();

@@ -142,14 +142,6 @@ fn files_that_are_no_configuration() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_alike() {
-    let told = refused(b"store: {bucket: {url: \"s3://b\"}}");
-    told.assert_refused(&["f.yaml:1:"]);
-    let words = "not yet: store.bucket is not built";
-    assert!(told.err.contains(words), "{}", told.err);
-}
-
-#[test]
 fn secrets_are_not_repeated() {
     let yaml = "registries:\n\
                 - {name: a, credentials: {username: u, password: s3cret-1, passwort: s3cret-2}}\n\

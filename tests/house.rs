@@ -49,7 +49,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
     (
         "store",
         &[],
-        "floor 1: it knows neither the network nor who asks",
+        "floor 1: it knows neither the upstreams nor who asks",
     ),
     (
         "upstream",
@@ -117,6 +117,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             // what is on disk
             "src/store/",
             // handles of files that the store opened, by the rule after this one
+            "src/mirror/bucket.rs",
             "src/mirror/download.rs",
             "src/mirror/fill.rs",
             "src/mirror/reader.rs",
@@ -135,6 +136,11 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             "src/config/settings.rs",
         ],
         "only the store touches the disk, but for keys, sockets and the configuration",
+    ),
+    (
+        &["object_store"],
+        &["src/store/bucket/"],
+        "only the store's bucket is asked over the network",
     ),
     (
         &["rcgen"],

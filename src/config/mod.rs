@@ -1,10 +1,9 @@
 //! The configuration: one YAML file in, one typed [`Config`] out, every default resolved.
 //!
-//! A file is read in four steps, which all note what they find in one report, so that one run
+//! A file is read in three steps, which all note what they find in one report, so that one run
 //! tells everything that is wrong: `yaml` makes a tree with positions and expands `${VAR}`,
 //! every section (`listen`, `store`, `registry`, …) types its part and fills the defaults in,
-//! `check` compares what one key says with another, `not_yet` refuses what is in the contract but
-//! not built. What comes out needs no second look.
+//! `check` compares what one key says with another. What comes out needs no second look.
 //!
 //! What is refused is noted and read as its default, and lists keep their length, so that the
 //! cross-checks still see the whole; a configuration with a fault never leaves this room.
@@ -18,7 +17,6 @@ mod fault;
 mod host;
 mod keys;
 mod listen;
-mod not_yet;
 mod origin;
 mod process;
 mod proxies;
@@ -120,7 +118,6 @@ fn examine(
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
     }
-    not_yet::refuse(&tree, &mut report);
     report.verdict(config)
 }
 

@@ -1,10 +1,11 @@
 //! From the configuration to each floor's settings. It knows every floor; no floor knows it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, Credentials, ListenAddress, MaxStale, OldClients, Origin, Tls, Visibility};
+use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::name::Registry;
 use crate::upstream::Account;
 use crate::{access, admin, gateway, mirror, store, upstream};
@@ -32,6 +33,48 @@ impl Config {
                 .collect(),
             scrub_every: self.store.scrub_every,
         }
+    }
+
+    /// The bucket, and which registries share what they learn there: those that ask the same place with the same
+    /// account as others do. What a helper says may differ from machine to machine, and with
+    /// `visibility: caller` the rights are the caller's, so these keep their records to themselves. Reads
+    /// password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn bucket_settings(&self) -> Result<Option<store::BucketSettings>, PasswordFileError> {
+        let Some(bucket) = &self.store.bucket else {
+            return Ok(None);
+        };
+        let account = bucket.account.as_ref().map(|account| {
+            let (access_key, secret_key) = (&account.access_key, &account.secret_key);
+            (
+                access_key.expose().to_owned(),
+                secret_key.expose().to_owned(),
+            )
+        });
+        let mut views = HashMap::new();
+        for registry in &self.registries {
+            let Some(origin) = &registry.v2 else { continue };
+            let credentials = match self::account(registry)? {
+                _ if registry.visibility == Visibility::Caller => continue,
+                Some(Account::Helper(_)) => continue,
+                Some(Account::Fixed(credentials)) => Some(credentials),
+                None => None,
+            };
+            let key = account.as_ref().map(|(_, secret_key)| secret_key.as_str());
+            if let Some(view) = view(key, &origin.to_string(), credentials.as_ref()) {
+                views.insert(Registry::new(&registry.name), view);
+            }
+        }
+        Ok(Some(store::BucketSettings {
+            name: bucket.name.clone(),
+            prefix: bucket.prefix.clone(),
+            endpoint: bucket.endpoint.as_ref().map(ToString::to_string),
+            region: bucket.region.clone(),
+            account,
+            views,
+        }))
     }
 
     /// Reads password files.
@@ -272,6 +315,31 @@ fn v1_upstream(
     })
 }
 
+/// What a registry is asked with, as one word that tells nothing of it: a MAC with the bucket's secret, since the
+/// name of an object must not help to guess a password. Without a secret only what everybody is told is shared.
+fn view(
+    key: Option<&str>,
+    origin: &str,
+    credentials: Option<&upstream::Credentials>,
+) -> Option<String> {
+    use hmac::{Hmac, KeyInit as _, Mac as _};
+
+    let asked = match credentials {
+        None => return Some("everybody-".to_owned() + &short(origin.as_bytes())),
+        Some(upstream::Credentials { username, password }) => {
+            format!("{origin}\n{username}\n{password}")
+        }
+    };
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key?.as_bytes()).ok()?;
+    mac.update(asked.as_bytes());
+    Some("account-".to_owned() + &short(&mac.finalize().into_bytes()))
+}
+
+/// Enough of a digest to tell one from another.
+fn short(bytes: &[u8]) -> String {
+    Digest::of(Algorithm::Sha256, bytes).hex()[..16].to_owned()
+}
+
 fn account(registry: &super::Registry) -> Result<Option<Account>, PasswordFileError> {
     let fixed = |username: &str, password: &str| {
         let (username, password) = (username.to_owned(), password.to_owned());
@@ -294,4 +362,51 @@ fn account(registry: &super::Registry) -> Result<Option<Account>, PasswordFileEr
             fixed(username, password.trim_end_matches(['\r', '\n']))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_tell_accounts_apart_and_not_what_they_are() {
+        let credentials = |username: &str, password: &str| upstream::Credentials {
+            username: username.into(),
+            password: password.into(),
+        };
+        let (me, token) = (credentials("me", "hunter2"), credentials("me", "token"));
+        let seen = [
+            view(Some("k"), "https://a", None),
+            view(Some("k"), "https://b", None),
+            view(Some("k"), "https://a", Some(&me)),
+            view(Some("k"), "https://b", Some(&me)),
+            view(Some("k"), "https://a", Some(&token)),
+            view(Some("other"), "https://a", Some(&me)),
+        ];
+        let distinct: BTreeSet<_> = seen.iter().flatten().collect();
+        assert_eq!(distinct.len(), seen.len(), "{seen:?}");
+        assert_eq!(view(Some("k"), "https://a", Some(&me)), seen[2]);
+        assert_eq!(view(None, "https://a", None), seen[0]);
+        assert_eq!(view(None, "https://a", Some(&me)), None);
+    }
+
+    #[test]
+    fn registries_whose_rights_may_differ_share_nothing() {
+        let config = crate::config::tests::typed(
+            r#"
+store: {bucket: {url: "s3://b", access_key: k, secret_key: s}}
+registries:
+  - docker.io
+  - {name: a, credentials: {username: me, password: p}}
+  - {name: b, credentials: {helper: docker-credential-x}}
+  - {name: c, hosts: [h], visibility: caller}
+"#,
+        );
+        let config = config.expect("a configuration");
+        let settings = config.bucket_settings().expect("no files");
+        let views = settings.expect("a bucket").views;
+        let mut names: Vec<_> = views.keys().map(Registry::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "docker.io"]);
+    }
 }

@@ -22,8 +22,8 @@ pub(super) fn no_env(_: &str) -> Option<String> {
     None
 }
 
-/// Everything that `parse` does but `not_yet`.
-fn typed(text: &str) -> Result<Config, Faults> {
+/// Reads a text, with a few variables set.
+pub(super) fn typed(text: &str) -> Result<Config, Faults> {
     let env = |name: &str| match name {
         "KEY" => Some("the key".to_owned()),
         "EMPTY" => Some(String::new()),

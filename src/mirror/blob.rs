@@ -110,10 +110,14 @@ impl Mirror {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let shared = &self.shared;
         let link = shared.blob_link(permit, digest).await;
-        let mut claimed = link.is_some();
-        if !claimed && shared.missing.knows(&missing_key(permit, digest)) {
+        if link.is_none() && shared.missing.knows(&missing_key(permit, digest)) {
             return Err(Asked::Blob.still_unknown());
         }
+        let link = match link {
+            Some(link) => Some(link),
+            None => shared.shared_blob(&origin, permit, digest).await,
+        };
+        let mut claimed = link.is_some();
         if let Some(content) = shared
             .open_blob(digest, link.as_ref().and_then(|link| link.size))
             .await
@@ -206,7 +210,11 @@ impl Mirror {
     ) -> Result<BlobHead, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let shared = &self.shared;
-        if let Some(link) = shared.blob_link(permit, digest).await {
+        let mut link = shared.blob_link(permit, digest).await;
+        if link.is_none() && !shared.missing.knows(&missing_key(permit, digest)) {
+            link = shared.shared_blob(&origin, permit, digest).await;
+        }
+        if let Some(link) = link {
             let local = match shared.open_blob(digest, link.size).await {
                 Some(Content::File(blob)) => Some(blob.size),
                 Some(Content::Memory(bytes)) => Some(bytes.len() as u64),
@@ -282,6 +290,14 @@ impl Mirror {
         let (mirror, origin, permit, digest) =
             (self.clone(), origin.clone(), permit.clone(), *digest);
         tokio::spawn(async move {
+            let shared = &mirror.shared;
+            if shared
+                .shared_blob(&origin, &permit, &digest)
+                .await
+                .is_some()
+            {
+                return;
+            }
             if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
                 && error.ends_a_claim()
             {
@@ -304,6 +320,8 @@ async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> 
         {
             let progress = progress.borrow_and_update();
             match &progress.phase {
+                // The bucket has it, and its length is known from elsewhere.
+                Phase::Asking if progress.total.is_some() => return Ok(progress.total),
                 Phase::Asking => {}
                 Phase::Streaming { .. } => return Ok(progress.total),
                 Phase::Done { .. } => return Ok(Some(progress.written)),
@@ -327,8 +345,21 @@ impl Shared {
             })
     }
 
-    /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot say counts as absent: slower,
-    /// not wrong.
+    /// The link that another node made, while it is fresh.
+    async fn shared_blob(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Option<Arc<BlobLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let good = origin.believes(origin.link_ttl);
+        let links = &self.store.links;
+        links.shared_blob(registry, repository, digest, good).await
+    }
+
+    /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot
+    /// say counts as absent: slower, not wrong.
     async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
         if let Some(bytes) = self.hot.get(digest) {
             self.store.blobs.touch(digest);

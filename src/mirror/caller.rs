@@ -110,6 +110,7 @@ impl Origin {
             callers: true,
             who: Some(who),
             writes: AtomicU64::new(0),
+            written_at: AtomicU64::new(0),
         }
     }
 }

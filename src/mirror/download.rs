@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::bucket::Tried;
 use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
 use super::freshness::{Freshness, freshness, unix};
 use crate::metrics::{self, Liar};
@@ -35,8 +36,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// A fill's task. However it ends, also by a panic, the fill lands.
 pub(super) struct Download {
-    fills: Fills,
-    fill: Arc<Fill>,
+    pub(super) fills: Fills,
+    pub(super) fill: Arc<Fill>,
     started: Instant,
     reported: Instant,
     /// Counts the staged files.
@@ -124,6 +125,14 @@ impl Download {
             return (Phase::Done { file }, Some(source));
         }
         let mut staged = self.earlier_partial();
+        let mut lease = None;
+        // What was begun from an upstream is gone on with there.
+        if staged.is_none() {
+            match self.try_bucket(&source).await {
+                Tried::Done(file) => return (Phase::Done { file }, Some(source)),
+                Tried::Upstream(held) => lease = held,
+            }
+        }
         // What an earlier process left may have been damaged on the disk: not the source's lie.
         let mut inherited = staged.is_some();
         let mut drops = 0;
@@ -139,7 +148,10 @@ impl Download {
             };
             let interruption = match streamed {
                 Ok(()) => match self.commit(&mut staged).await {
-                    Ok(file) => return (Phase::Done { file }, Some(source)),
+                    Ok(file) => {
+                        self.share(lease);
+                        return (Phase::Done { file }, Some(source));
+                    }
                     Err(interruption) => interruption,
                 },
                 Err(interruption) => interruption,
@@ -350,7 +362,7 @@ impl Download {
     }
 
     /// The repository has it: its upstream just said so.
-    async fn link(&self, source: &Source, size: Option<u64>) {
+    pub(super) async fn link(&self, source: &Source, size: Option<u64>) {
         let link = BlobLink {
             checked_at: unix(SystemTime::now()),
             size,

@@ -91,6 +91,18 @@ impl Mirror {
                 trouble("a link cannot be read", &error);
                 None
             });
+        let missing = missing_key(
+            registry,
+            repository,
+            &Reference::Digest(*digest),
+            AcceptClass::Full,
+        );
+        let link = match link {
+            None if !shared.missing.knows(&missing) => {
+                shared.shared_manifest(origin, permit, digest).await
+            }
+            link => link,
+        };
         if let Some(link) = &link {
             let bytes = if with_bytes {
                 shared.local(&link.stored(digest)).await
@@ -106,12 +118,6 @@ impl Mirror {
                 return Ok(answer(digest, link, bytes, CacheStatus::HIT));
             }
         }
-        let missing = missing_key(
-            registry,
-            repository,
-            &Reference::Digest(*digest),
-            AcceptClass::Full,
-        );
         if link.is_none() && shared.missing.knows(&missing) {
             return Err(Asked::Manifest.still_unknown());
         }
@@ -143,14 +149,19 @@ impl Mirror {
     /// Asks behind an answer whether the repository still has a manifest.
     fn recheck_manifest(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
         let (shared, origin) = (self.shared.clone(), origin.clone());
+        let (permit, digest) = (permit.clone(), *digest);
         let who = origin.who;
         let key = (
             permit.registry().clone(),
             permit.repository().clone(),
-            *digest,
+            digest,
             false,
         );
         tokio::spawn(async move {
+            let known = shared.shared_manifest(&origin, &permit, &digest).await;
+            if known.is_some() {
+                return;
+            }
             let start = || shared.clone().claim_manifest(origin, key.clone());
             if let (Some(Err(error)), _) = shared.fetching.join((key.clone(), who), start).await
                 && error.ends_a_claim()
@@ -166,13 +177,32 @@ impl Mirror {
 }
 
 impl Shared {
-    /// Bytes that are here, from memory or disk. A disk that cannot say counts as absent: slower, not
-    /// wrong.
+    /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
+    /// absent: slower, not wrong.
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
-        self.small(digest).await.unwrap_or_else(|error| {
+        let here = self.small(digest).await.unwrap_or_else(|error| {
             trouble("a manifest cannot be read", &error);
             None
-        })
+        });
+        match here {
+            Some(bytes) => Some(bytes),
+            None => self.fetch_shared(digest).await,
+        }
+    }
+
+    /// The link that another node made, while it is fresh.
+    async fn shared_manifest(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Option<Arc<ManifestLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let good = origin.believes(origin.link_ttl);
+        let links = &self.store.links;
+        links
+            .shared_manifest(registry, repository, digest, good)
+            .await
     }
 
     /// Makes sure that a repository has a manifest: by a GET that brings the bytes, or by a HEAD.
@@ -265,10 +295,15 @@ impl Shared {
         let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
             Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
-            Ok(Ok(())) if bytes.len() as u64 <= super::HOT_BODY => {
-                self.hot.insert(actual, bytes.clone());
+            Ok(Ok(())) => {
+                if bytes.len() as u64 <= super::HOT_BODY {
+                    self.hot.insert(actual, bytes.clone());
+                }
+                if let Some(bucket) = self.store.bucket() {
+                    bucket.write_through(&self.store.blobs, &actual, None);
+                }
             }
-            _ => {}
+            Err(_) => {}
         }
         let facts = facts(&bytes);
         let link = ManifestLink {

@@ -4,6 +4,7 @@
 //! by digest are immutable; tags are pointers with a life.
 
 mod blob;
+mod bucket;
 mod caller;
 mod catalogue;
 mod download;
@@ -105,6 +106,9 @@ struct Origin {
     who: Option<Who>,
     /// Counts what was written through us: an answer to a question from before is not kept.
     writes: AtomicU64,
+    /// When something was last written through us, in seconds since 1970: what another node learned before
+    /// may no longer be so.
+    written_at: AtomicU64,
 }
 
 impl Origin {
@@ -164,6 +168,7 @@ impl Mirror {
                 bridge: settings.bridge,
                 who: None,
                 writes: AtomicU64::new(0),
+                written_at: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
         }

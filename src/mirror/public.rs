@@ -87,6 +87,11 @@ impl Shared {
     ) -> Result<(), MirrorError> {
         let (registry, repository, resource) = &key;
         let links = &self.store.links;
+        let good = origin.believes(PUBLIC_TTL);
+        let shared = links.shared_public(registry, repository, good).await;
+        if shared.is_some() {
+            return Ok(());
+        }
         match origin.upstream.ask_as_anybody(repository, resource).await {
             Ok(()) => {
                 let checked_at = unix(SystemTime::now());

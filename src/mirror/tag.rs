@@ -31,6 +31,8 @@ pub(super) struct Resolved {
     pointer: Arc<Pointer>,
     /// The bytes, where the tag had to be fetched to learn its digest.
     bytes: Option<Bytes>,
+    /// Another node had asked.
+    shared: bool,
 }
 
 impl Mirror {
@@ -79,6 +81,7 @@ impl Mirror {
                 let resolved = Resolved {
                     pointer,
                     bytes: None,
+                    shared: false,
                 };
                 (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
             }
@@ -87,7 +90,7 @@ impl Mirror {
                 shared.clone().revalidate(origin, key, known).await?
             }
         };
-        let Resolved { pointer, bytes } = resolved;
+        let Resolved { pointer, bytes, .. } = resolved;
         let mut answer = ManifestAnswer {
             digest: pointer.digest,
             media_type: pointer.media_type.clone(),
@@ -175,6 +178,7 @@ impl Shared {
                 Resolved {
                     pointer,
                     bytes: None,
+                    shared: false,
                 },
                 cache,
                 Some(age),
@@ -196,6 +200,7 @@ impl Shared {
             }
         };
         let cache = match known {
+            _ if resolved.shared => CacheStatus::HIT.detail("bucket"),
             Some(known) if known.digest == resolved.pointer.digest => {
                 CacheStatus::forward(Forward::Stale).detail("revalidated")
             }
@@ -222,6 +227,29 @@ impl Shared {
         }
     }
 
+    /// What another node learned of a tag after we did, while it is fresh.
+    async fn shared_pointer(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+        asked_at: u64,
+    ) -> Option<Arc<Pointer>> {
+        let (registry, repository, class, tag) = key;
+        if origin.tag_ttl.is_zero() {
+            return None;
+        }
+        let known_at = self.known_pointer(key).await.map(|known| known.checked_at);
+        let believes = origin.believes(origin.tag_ttl);
+        let good = |at: u64| known_at.is_none_or(|known_at| at > known_at) && believes(at);
+        let tags = &self.store.tags;
+        let pointer = tags.shared(registry, repository, *class, tag, good).await?;
+        if origin.writes() != asked_at {
+            tags.remove(registry, repository, *class, tag).await;
+            return None;
+        }
+        self.is_reachable(key, &pointer).await.then_some(pointer)
+    }
+
     /// Asks the upstream what a tag points at, and keeps the answer.
     async fn resolve(
         self: Arc<Self>,
@@ -230,6 +258,13 @@ impl Shared {
         asked_at: u64,
     ) -> Result<Resolved, MirrorError> {
         let (registry, repository, class, tag) = &key;
+        if let Some(pointer) = self.shared_pointer(&origin, &key, asked_at).await {
+            return Ok(Resolved {
+                pointer,
+                bytes: None,
+                shared: true,
+            });
+        }
         let reference = Reference::Tag(tag.clone());
         let head = match origin
             .upstream
@@ -288,7 +323,11 @@ impl Shared {
             // Somebody pushed meanwhile: this may be what was there before.
             tags.remove(registry, repository, *class, tag).await;
         }
-        Ok(Resolved { pointer, bytes })
+        Ok(Resolved {
+            pointer,
+            bytes,
+            shared: false,
+        })
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.

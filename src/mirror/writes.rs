@@ -142,6 +142,8 @@ impl Mirror {
         }
         // Whoever was asking before this may hear what is no longer so; that is not kept.
         origin.writes.fetch_add(1, Ordering::SeqCst);
+        let now = unix(SystemTime::now());
+        origin.written_at.fetch_max(now, Ordering::SeqCst);
         let shared = &self.shared;
         match lesson {
             Lesson::Manifest {

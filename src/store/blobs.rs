@@ -221,6 +221,27 @@ impl Blobs {
         self.stage_at(digest, self.partials.path(digest), reservation, note)
     }
 
+    /// Begins a blob in a file of its own, which nobody goes on with: two requests may keep the same manifest
+    /// at once, and what a bucket sends is not to be mixed with what an upstream sent.
+    ///
+    /// # Errors
+    /// When the partial cannot be created.
+    pub fn stage_apart(
+        &self,
+        digest: &Digest,
+        reservation: Reservation,
+        total: Option<u64>,
+    ) -> io::Result<StagedBlob> {
+        let path = self.own_path(digest);
+        let note = Note {
+            total,
+            ..Note::default()
+        };
+        let mut staged = self.stage_at(digest, path, reservation, note)?;
+        staged.leftovers.note = false;
+        Ok(staged)
+    }
+
     /// Begins a blob whose digest only its end tells: the v1 API's layers, and what is made from other blobs.
     /// `key` stands for it until then, and is no blob's digest. [`StagedBlob::commit_unnamed`] ends it.
     ///
@@ -232,14 +253,7 @@ impl Blobs {
         reservation: Reservation,
         total: Option<u64>,
     ) -> io::Result<StagedBlob> {
-        let path = self.own_path(key);
-        let note = Note {
-            total,
-            ..Note::default()
-        };
-        let mut staged = self.stage_at(key, path, reservation, note)?;
-        staged.leftovers.note = false;
-        Ok(staged)
+        self.stage_apart(key, reservation, total)
     }
 
     /// A file of its own for a body that is written whole.
@@ -307,11 +321,9 @@ impl Blobs {
     /// # Errors
     /// As [`StagedBlob::append`] and [`StagedBlob::commit`] do.
     pub fn keep(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CommitError> {
-        let size = bytes.len() as u64;
-        let reservation = self.reserve(size)?;
         // Two requests may keep the same manifest at once, so each writes a file of its own.
-        let path = self.own_path(digest);
-        let mut staged = self.stage_at(digest, path, reservation, Note::default())?;
+        let reservation = self.reserve(bytes.len() as u64)?;
+        let mut staged = self.stage_apart(digest, reservation, None)?;
         staged.append(bytes)?;
         staged.commit_as(Kind::Manifest).map(drop)
     }

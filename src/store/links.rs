@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::bucket::Bucket;
 use super::files::Files;
 use super::records::{Records, component};
 use crate::spec::digest::Digest;
@@ -84,6 +85,50 @@ impl Links {
         self.manifests.forget(path);
         self.blobs.forget(path);
         self.public.forget(path);
+    }
+
+    pub(super) fn share(&mut self, bucket: &Bucket) {
+        self.manifests.share(bucket);
+        self.blobs.share(bucket);
+        self.public.share(bucket);
+    }
+
+    /// The link that another node made, if when its upstream said so is `good`; it is kept here.
+    pub async fn shared_manifest(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        good: impl Fn(u64) -> bool,
+    ) -> Option<Arc<ManifestLink>> {
+        let path = path(registry, repository, "_manifests", digest);
+        let good = |link: &ManifestLink| good(link.checked_at);
+        self.manifests.shared(path, good).await
+    }
+
+    /// The link that another node made, if when its upstream said so is `good`; it is kept here.
+    pub async fn shared_blob(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        good: impl Fn(u64) -> bool,
+    ) -> Option<Arc<BlobLink>> {
+        let path = path(registry, repository, "_blobs", digest);
+        let good = |link: &BlobLink| good(link.checked_at);
+        self.blobs.shared(path, good).await
+    }
+
+    /// That everybody may read a repository, as another node learned, if when it did is `good`; it is kept here.
+    pub async fn shared_public(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        good: impl Fn(u64) -> bool,
+    ) -> Option<Arc<PublicLink>> {
+        let path = public_path(registry, repository);
+        let good = |link: &PublicLink| good(link.checked_at);
+        self.public.shared(path, good).await
     }
 
     /// # Errors

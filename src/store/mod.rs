@@ -8,6 +8,7 @@
 //! `sweep` removes what nobody asked for, `scrub` hashes everything again.
 
 mod blobs;
+mod bucket;
 mod files;
 mod images;
 mod index;
@@ -32,6 +33,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
+pub use bucket::{
+    Bucket, Counts as BucketCounts, Lease, Leased, Object, SetUpError as BucketError,
+    Settings as BucketSettings,
+};
 pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
@@ -115,6 +120,7 @@ pub struct Store {
     pub tags: Tags,
     pub images: Images,
     pub space: Arc<Space>,
+    bucket: Option<Bucket>,
     files: Arc<Files>,
     root: PathBuf,
     lives: Lives,
@@ -161,12 +167,27 @@ impl Store {
             images: Images::new(&images),
             blobs,
             space,
+            bucket: None,
             files,
             root: root.clone(),
             lives: Lives::new(settings),
             scrub_every: settings.scrub_every,
             _lock: lock,
         })
+    }
+
+    /// The same store with a bucket behind it, which others share.
+    #[must_use]
+    pub fn with_bucket(mut self, bucket: Bucket) -> Self {
+        self.links.share(&bucket);
+        self.tags.share(&bucket);
+        self.bucket = Some(bucket);
+        self
+    }
+
+    /// The bucket that others share, if there is one.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
     }
 }
 

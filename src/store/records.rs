@@ -13,6 +13,7 @@ use moka::policy::EvictionPolicy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bucket::Bucket;
 use super::files::Files;
 use super::purge::absent_is_fine;
 use super::space::unix;
@@ -22,6 +23,7 @@ use super::trouble::trouble;
 pub struct Records<V> {
     files: Arc<Files>,
     recent: moka::sync::Cache<String, Arc<Recent<V>>>,
+    bucket: Option<Bucket>,
 }
 
 /// A record in memory.
@@ -47,7 +49,22 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         Self {
             files: files.clone(),
             recent,
+            bucket: None,
         }
+    }
+
+    /// Shares the records of those registries that share theirs.
+    pub fn share(&mut self, bucket: &Bucket) {
+        self.bucket = Some(bucket.clone());
+    }
+
+    /// The record that the bucket has at `path`, kept here, if there is one that is `good`.
+    pub async fn shared(&self, path: String, good: impl Fn(&V) -> bool) -> Option<Arc<V>> {
+        let record = self.bucket.as_ref()?.record::<V>(&path).await?;
+        if !good(&record) {
+            return None;
+        }
+        Some(self.keep_here(path, record).await)
     }
 
     /// The record at `path`. One that cannot be parsed counts as absent: it is asked for anew.
@@ -86,6 +103,13 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     /// Keeps a record. It counts from now on; a disk that refuses it costs a question after a restart,
     /// so that is only logged.
     pub async fn keep(&self, path: String, record: V) -> Arc<V> {
+        if let Some(bucket) = &self.bucket {
+            bucket.keep_record(&path, &record);
+        }
+        self.keep_here(path, record).await
+    }
+
+    async fn keep_here(&self, path: String, record: V) -> Arc<V> {
         let json = serde_json::to_vec(&record);
         let record = self.remember(path.clone(), record, unix(SystemTime::now()));
         let files = self.files.clone();
@@ -142,6 +166,9 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
 
     /// Forgets a record.
     pub async fn remove(&self, path: String) {
+        if let Some(bucket) = &self.bucket {
+            bucket.remove_record(&path);
+        }
         self.recent.invalidate(&path);
         let files = self.files.clone();
         let removal = tokio::task::spawn_blocking(move || files.remove(&path));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::bucket::Bucket;
 use super::files::Files;
 use super::records::{Records, component};
 use crate::spec::digest::Digest;
@@ -43,6 +44,25 @@ impl Tags {
     /// Forgets what is in memory of the record at a path below `repositories`.
     pub(super) fn forget(&self, path: &str) {
         self.pointers.forget(path);
+    }
+
+    pub(super) fn share(&mut self, bucket: &Bucket) {
+        self.pointers.share(bucket);
+    }
+
+    /// What another node learned of a tag, if when it did is `good`; it is kept here.
+    pub async fn shared(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        class: AcceptClass,
+        tag: &Tag,
+        good: impl Fn(u64) -> bool,
+    ) -> Option<Arc<Pointer>> {
+        let good = |pointer: &Pointer| good(pointer.checked_at);
+        self.pointers
+            .shared(path(registry, repository, class, tag), good)
+            .await
     }
 
     /// # Errors

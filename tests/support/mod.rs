@@ -7,6 +7,7 @@
 //! - [`http`]: a raw HTTP/1.1 client that reports exactly how a body ended, and reqwest for h1 and h2
 //! - [`v1`]: a scripted v1 registry
 //! - [`image`]: deterministic OCI images, made of nothing but a seed
+//! - [`s3`]: a scripted object store
 //! - [`real`]: real registries and real clients from Debian's packages
 //!
 //! Rules: nothing sleeps to synchronise (a condition is polled under a deadline, or a line is read), no
@@ -24,6 +25,7 @@ pub mod image;
 pub mod origin;
 pub mod process;
 pub mod real;
+pub mod s3;
 pub mod tls;
 pub mod v1;
 

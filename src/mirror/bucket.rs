@@ -1,0 +1,192 @@
+//! The bucket as the first source of everything: what another node fetched, or learned, is not asked of the
+//! upstream again.
+//!
+//! Rights come first as everywhere: bytes are taken from the bucket only for a repository that is known to have
+//! them. A body from the bucket is staged apart and shown to nobody before it is verified, so that one that lies or
+//! fails costs time and nothing else; its readers know its length meanwhile.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::download::Download;
+use super::fill::Source;
+use super::freshness::{Freshness, freshness};
+use super::{HOT_BODY, Origin, Shared};
+use crate::spec::digest::Digest;
+use crate::spec::manifest::MAX_MANIFEST;
+use crate::store::{Blob, Bucket, CommitError, Lease, Leased, Object, StagedBlob, trouble};
+use crate::telemetry;
+
+/// How long a fill waits for another node that fetches the same, and how often it looks.
+const LEASE_WAIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// At which of these looks it asks for the lease again, in case the other one gave it up.
+const LEASE_EVERY: u32 = 4;
+/// How long the bytes may take that nobody sees before the last is verified; it is judged after a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+const JUDGED_AFTER: Duration = Duration::from_secs(5);
+
+impl Origin {
+    /// Whether what another node learned at a time may be believed for so long: not what is from the future, and
+    /// not what is from before a write that went through us.
+    pub(super) fn believes(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
+        let written_at = self.written_at.load(std::sync::atomic::Ordering::SeqCst);
+        move |checked_at| {
+            checked_at > written_at
+                && freshness(checked_at, ttl, SystemTime::now()) != Freshness::Stale
+        }
+    }
+}
+
+impl Shared {
+    /// A small body that another node fetched, kept here.
+    pub(super) async fn fetch_shared(&self, digest: &Digest) -> Option<Bytes> {
+        let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
+        let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
+        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
+            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
+            Ok(Ok(())) if bytes.len() as u64 <= HOT_BODY => self.hot.insert(*digest, bytes.clone()),
+            _ => {}
+        }
+        Some(bytes)
+    }
+}
+
+/// What the bucket came to for a fill.
+pub(super) enum Tried {
+    Done(Arc<File>),
+    /// The upstream is asked, while others wait for us if there is a lease.
+    Upstream(Option<Lease>),
+}
+
+impl Download {
+    /// Fills from the bucket, or finds out who asks the upstream.
+    pub(super) async fn try_bucket(&mut self, source: &Source) -> Tried {
+        let Some(bucket) = self.fills.shared.store.bucket().cloned() else {
+            return Tried::Upstream(None);
+        };
+        let waiting_since = Instant::now();
+        let mut looks = 0;
+        loop {
+            if let Some(object) = bucket.open(&self.fill.digest).await {
+                let taken = self.take(&bucket, object, source).await;
+                self.announce(None);
+                return taken.map_or(Tried::Upstream(None), Tried::Done);
+            }
+            looks += 1;
+            if looks % LEASE_EVERY != 1 && waiting_since.elapsed() < LEASE_WAIT {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            match bucket.lease(&self.fill.digest).await {
+                Leased::Held(lease) => return Tried::Upstream(Some(lease)),
+                Leased::Unavailable => return Tried::Upstream(None),
+                Leased::Taken if waiting_since.elapsed() < LEASE_WAIT => {
+                    tracing::debug!(digest = %self.fill.digest, "another node fetches it");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Leased::Taken => {
+                    bucket.waited_in_vain();
+                    let digest = self.fill.digest;
+                    tracing::info!(target: "fill", %digest, "another node takes too long");
+                    return Tried::Upstream(None);
+                }
+            }
+        }
+    }
+
+    /// Has what was committed written to the bucket.
+    pub(super) fn share(&self, lease: Option<Lease>) {
+        let store = &self.fills.shared.store;
+        if let Some(bucket) = store.bucket() {
+            bucket.write_through(&store.blobs, &self.fill.digest, lease);
+        }
+    }
+
+    /// Takes a body from the bucket, once the source's repository is known to have it.
+    async fn take(
+        &mut self,
+        bucket: &Bucket,
+        mut object: Object,
+        source: &Source,
+    ) -> Option<Arc<File>> {
+        let (digest, started) = (self.fill.digest, Instant::now());
+        let size = self.claimed_size(source).await?;
+        if size.is_some_and(|size| size != object.size) {
+            bucket.lied(&digest);
+            return None;
+        }
+        let blobs = self.fills.shared.store.blobs.clone();
+        // What the upstream cannot bring either is said there.
+        let room = blobs.reserve(object.size).ok()?;
+        let mut staged = blobs.stage_apart(&digest, room, None).ok()?;
+        self.announce(size);
+        while let Some(piece) = object.next().await {
+            staged.append(&piece).ok()?;
+            if staged.written() > object.size || is_slow(staged.written(), object.size, started) {
+                break;
+            }
+        }
+        let written = staged.written();
+        if written < object.size {
+            tracing::info!(target: "fill", %digest, written, "the bucket did not give it all in time");
+            return None;
+        }
+        let blob = match commit(staged).await? {
+            Ok(blob) => blob,
+            Err(CommitError::Mismatch(_)) => {
+                bucket.lied(&digest);
+                return None;
+            }
+            Err(error) => {
+                trouble("a blob cannot be kept", &error);
+                return None;
+            }
+        };
+        let ms = telemetry::ms(started);
+        tracing::info!(target: "fill", %digest, bytes = blob.size, ms, "came from the bucket");
+        let size = blob.size;
+        let progress = &self.fill.progress;
+        progress.send_modify(|progress| progress.written = size);
+        Some(blob.file.clone())
+    }
+
+    /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
+    async fn claimed_size(&self, source: &Source) -> Option<Option<u64>> {
+        let (registry, repository) = (&source.origin.registry, &source.repository);
+        let links = &self.fills.shared.store.links;
+        if let Ok(Some(link)) = links.blob(registry, repository, &self.fill.digest).await {
+            return Some(link.size);
+        }
+        let upstream = &source.origin.upstream;
+        // Where it refuses, asking it for the bytes says why.
+        let size = upstream
+            .blob_head(repository, &self.fill.digest)
+            .await
+            .ok()?;
+        self.link(source, size).await;
+        Some(size)
+    }
+
+    /// Tells readers how long it will be, or that this is unknown again.
+    fn announce(&self, total: Option<u64>) {
+        let progress = &self.fill.progress;
+        progress.send_modify(|progress| progress.total = total);
+    }
+}
+
+async fn commit(staged: StagedBlob) -> Option<Result<Blob, CommitError>> {
+    tokio::task::spawn_blocking(move || staged.commit())
+        .await
+        .ok()
+}
+
+/// Whether a body takes longer than its readers should wait for its first byte.
+fn is_slow(written: u64, size: u64, started: Instant) -> bool {
+    let elapsed = started.elapsed();
+    let whole = elapsed.as_millis() * u128::from(size) / u128::from(written.max(1));
+    elapsed >= JUDGED_AFTER && whole > PATIENCE.as_millis()
+}
