@@ -33,10 +33,11 @@ part() {
 }
 moto() {
     local venv
-    mapfile -t venv < <(absent_packages python3-venv)
-    install_packages "${venv[@]}" &&
-        python3 -m venv "$home/moto" &&
-        "$home/moto/bin/pip" install --quiet --disable-pip-version-check 'moto[server,s3]==5.2.1' &&
+    if ! python3 -m venv --clear "$home/moto" >/dev/null 2>&1; then
+        mapfile -t venv < <(absent_packages python3-venv)
+        install_packages "${venv[@]}" && python3 -m venv --clear "$home/moto" || return
+    fi
+    "$home/moto/bin/pip" install --quiet --disable-pip-version-check 'moto[server,s3]==5.2.1' &&
         ln -sf "$home/moto/bin/moto_server" "$home/bin/"
 }
 # Unoptimised: it compiles twice as fast.

@@ -3,8 +3,14 @@
 
 mod support;
 
+#[path = "bucket/operators.rs"]
+mod operators;
+#[path = "bucket/rights.rs"]
+mod rights;
+
 use std::time::{Duration, Instant};
 
+use operators::counted;
 use support::gateway::Gateway;
 use support::http::{Raw, Reply, get};
 use support::image::random;
@@ -23,7 +29,10 @@ fn gateway(origin: &Origin, store: &str) -> Gateway {
     Gateway::mirror(
         "docker.io",
         &origin.url(),
-        &format!("store: {{min_free: 0B, {store}}}\n"),
+        &format!(
+            "admin: {{address: \"unix:admin.sock\", metrics: \"127.0.0.1:0\"}}\n\
+             store: {{min_free: 0B, {store}}}\n"
+        ),
     )
 }
 
@@ -163,6 +172,7 @@ fn a_node_that_dies_keeps_nobody_waiting_for_long() {
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
     assert!(waited < PATIENCE, "{waited:?}");
     assert!(second.log().contains("another node takes too long"));
+    assert_eq!(counted(&second, "lease_timeouts"), 1);
     assert_eq!(origin.count("GET", &path), 2);
     latch.release();
     until("the bucket has it", || {
@@ -258,6 +268,10 @@ fn a_bucket_that_fails_is_as_if_there_were_none() {
                     eventually_within(Duration::from_secs(90), "three are given up", || {
                         (gateway.log().matches("not written to the bucket").count() == 3)
                             .then_some(())
+                    });
+                    assert_eq!(counted(&gateway, "uploads_dropped"), 3);
+                    until("what was learned is given up", || {
+                        counted(&gateway, "records_dropped") > 0
                     });
                 }
                 if ill == Ill::Full {

@@ -12,8 +12,8 @@ use hyper::body::{Frame, Incoming};
 use tokio::sync::mpsc;
 
 use super::report::{
-    Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats, VerifyEnd,
-    VerifyFailures, VerifyLine,
+    BucketStats, Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats,
+    VerifyEnd, VerifyFailures, VerifyLine,
 };
 use super::{Admin, Body, json, target};
 use crate::metrics::{self, ProxyFigures};
@@ -69,6 +69,16 @@ impl Admin {
             },
             stale_served: counted.stale.into_iter().collect::<BTreeMap<_, _>>(),
             upstreams: upstreams.collect(),
+            bucket: counted.bucket.map(|bucket| BucketStats {
+                hits: bucket.hits,
+                misses: bucket.misses,
+                failures: bucket.failures,
+                verify_failures: bucket.lies,
+                uploads: bucket.uploads,
+                uploads_dropped: bucket.uploads_dropped,
+                records_dropped: bucket.records_dropped,
+                lease_timeouts: bucket.lease_timeouts,
+            }),
         }
     }
 

@@ -28,8 +28,8 @@ use tokio::task::AbortHandle;
 
 pub use listen::{Address, Bound};
 pub use report::{
-    Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats, VerifyEnd,
-    VerifyFailures, VerifyLine,
+    BucketStats, Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats,
+    VerifyEnd, VerifyFailures, VerifyLine,
 };
 pub use route::Scope;
 pub use target::Named;
@@ -219,8 +219,8 @@ impl Admin {
         response
     }
 
-    /// Why no requests should be sent here, if so. An upstream that is down is no reason: what is here is
-    /// served.
+    /// Why no requests should be sent here, if so. An upstream or a bucket that is down is no
+    /// reason: what is here is served.
     async fn ready(&self) -> Result<(), String> {
         if *self.draining.borrow() {
             return Err("it is draining".into());

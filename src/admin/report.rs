@@ -19,6 +19,9 @@ pub struct Stats {
     /// Reasons and how often.
     pub stale_served: BTreeMap<String, u64>,
     pub upstreams: Vec<UpstreamStats>,
+    /// Where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bucket: Option<BucketStats>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +66,25 @@ pub struct UpstreamStats {
     pub failures: u64,
     /// As the registry said last, where it does.
     pub ratelimit_remaining: Option<u64>,
+}
+
+/// What happened with the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketStats {
+    /// Records and bodies that it had, and had not.
+    pub hits: u64,
+    pub misses: u64,
+    /// Questions and changes that failed or took too long.
+    pub failures: u64,
+    /// Records and bodies that were not what they should be.
+    pub verify_failures: u64,
+    /// Bodies that were written there, or were there already.
+    pub uploads: u64,
+    pub uploads_dropped: u64,
+    /// Changes of records that did not get there.
+    pub records_dropped: u64,
+    /// Downloads that waited in vain for another gateway's.
+    pub lease_timeouts: u64,
 }
 
 /// The body of `POST /api/purge`.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::admin::{Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine};
+use crate::admin::{BucketStats, Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine};
 
 /// How wide the bar of a progress is, in characters.
 const BAR: u64 = 30;
@@ -91,6 +91,9 @@ pub fn stats(stats: &Stats, now: u64) -> String {
         store.evicted,
         size(store.evicted_bytes),
     );
+    if let Some(bucket) = &stats.bucket {
+        text.push_str(&of_bucket(bucket));
+    }
     let fills = &stats.fills;
     let _ = writeln!(
         text,
@@ -140,6 +143,22 @@ pub fn stats(stats: &Stats, now: u64) -> String {
         }
     }
     text
+}
+
+/// What happened with the bucket, in two lines.
+fn of_bucket(bucket: &BucketStats) -> String {
+    format!(
+        "bucket     {} hits, {} misses; {} written, {} given up\n           {} failures, {} wrong; {} records not \
+         shared, {} waits in vain\n",
+        bucket.hits,
+        bucket.misses,
+        bucket.uploads,
+        bucket.uploads_dropped,
+        bucket.failures,
+        bucket.verify_failures,
+        bucket.records_dropped,
+        bucket.lease_timeouts,
+    )
 }
 
 /// What `roadstead purge` prints.

@@ -6,6 +6,7 @@
 //! `registry_http_*` are those of the distribution registry, so that its dashboards work. No label ever
 //! holds a repository, a tag or a digest: how many series there are is bounded by the configuration.
 
+mod bucket;
 mod http;
 mod upstream;
 
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+pub use bucket::{BucketEvent, BucketFigures, bucket, with_bucket};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
 
@@ -110,6 +112,8 @@ pub struct Figures {
     /// In bytes.
     pub evicted_bytes: u64,
     pub upstreams: Vec<UpstreamFigures>,
+    /// Where there is one.
+    pub bucket: Option<BucketFigures>,
 }
 
 /// Registers a collector under a name that this room alone gives, so that it cannot be taken.
@@ -149,7 +153,7 @@ impl Proxy {
         );
         let misses = of_type(
             "registry_proxy_misses_total",
-            "Those whose bytes had to come from upstream.",
+            "Those whose bytes had to come from upstream, or from the bucket.",
         );
         let coalesced = of_type(
             "roadstead_coalesced_total",
@@ -361,6 +365,7 @@ pub fn figures() -> Figures {
         evicted: all.evicted.get(),
         evicted_bytes: all.evicted_bytes.get(),
         upstreams: all.upstream.figures(),
+        bucket: bucket::figures(),
     }
 }
 

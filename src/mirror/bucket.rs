@@ -7,14 +7,16 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
 use super::download::Download;
 use super::fill::Source;
-use super::freshness::{Freshness, freshness};
+use super::freshness::{Freshness, freshness, unix};
 use super::{HOT_BODY, Origin, Shared};
+use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::MAX_MANIFEST;
 use crate::store::{Blob, Bucket, CommitError, Lease, Leased, Object, StagedBlob, trouble};
@@ -30,10 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl Origin {
+    /// Notes that something was written or purged at `now`: what anybody learned before is not kept.
+    pub(super) fn written(&self, now: SystemTime) {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.written_at.fetch_max(unix(now), Ordering::SeqCst);
+    }
+
     /// Whether what another node learned at a time may be believed for so long: not what is from the future, and
     /// not what is from before a write that went through us.
     pub(super) fn believes(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
-        let written_at = self.written_at.load(std::sync::atomic::Ordering::SeqCst);
+        let written_at = self.written_at.load(Ordering::SeqCst);
         move |checked_at| {
             checked_at > written_at
                 && freshness(checked_at, ttl, SystemTime::now()) != Freshness::Stale
@@ -89,7 +97,7 @@ impl Download {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
                 Leased::Taken => {
-                    bucket.waited_in_vain();
+                    metrics::bucket(BucketEvent::LeaseTimeout);
                     let digest = self.fill.digest;
                     tracing::info!(target: "fill", %digest, "another node takes too long");
                     return Tried::Upstream(None);

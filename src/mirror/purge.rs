@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use super::Mirror;
 pub use crate::store::{Purge, Target, Verified};
@@ -20,9 +20,12 @@ impl Mirror {
             if dry_run {
                 return Ok(purge);
             }
-            // Answers that are under way are of before: they are not kept.
+            // Answers that are under way are of before, and so is what the bucket has: they are not kept.
             for origin in mirror.shared.origins.values() {
-                origin.writes.fetch_add(1, Ordering::SeqCst);
+                origin.written(SystemTime::now());
+            }
+            if let (Target::Everywhere(digest), Some(bucket)) = (&target, store.bucket()) {
+                bucket.remove_blob(digest);
             }
             let outcome = store.purge(&purge);
             mirror.forget(&target, &purge);

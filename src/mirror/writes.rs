@@ -4,7 +4,6 @@
 //! answer got lost, is forgotten, so that the next pull asks.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -141,9 +140,7 @@ impl Mirror {
             return;
         }
         // Whoever was asking before this may hear what is no longer so; that is not kept.
-        origin.writes.fetch_add(1, Ordering::SeqCst);
-        let now = unix(SystemTime::now());
-        origin.written_at.fetch_max(now, Ordering::SeqCst);
+        origin.written(SystemTime::now());
         let shared = &self.shared;
         match lesson {
             Lesson::Manifest {

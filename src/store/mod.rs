@@ -34,8 +34,7 @@ use std::time::Duration;
 
 pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
 pub use bucket::{
-    Bucket, Counts as BucketCounts, Lease, Leased, Object, SetUpError as BucketError,
-    Settings as BucketSettings,
+    Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
 };
 pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};

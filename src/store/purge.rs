@@ -138,7 +138,8 @@ impl Store {
         purge
     }
 
-    /// Carries a purge out. Blocks on the disk.
+    /// Carries a purge out. Other gateways do not learn of these records from the bucket any more either. Blocks
+    /// on the disk.
     ///
     /// # Errors
     /// The first thing that could not be removed; the rest was.
@@ -148,6 +149,9 @@ impl Store {
             outcome = outcome
                 .and(self.links.remove_now(record))
                 .and(self.tags.remove_now(record));
+            if let Some(bucket) = &self.bucket {
+                bucket.remove_record(record);
+            }
         }
         for (digest, _) in &purge.files {
             outcome = outcome.and(self.blobs.remove(digest));

@@ -7,7 +7,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::ObjectStoreExt as _;
 
-use super::{BODY, Bucket, Counters, Unavailable};
+use super::outbox::Change;
+use super::{BODY, Bucket, Unavailable};
+use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
 
 /// How long a body may bring nothing.
@@ -49,11 +51,13 @@ impl Bucket {
             return None;
         }
         let key = self.blob_key(digest);
+        if !self.inner.outbox.trusts(key.as_ref()) {
+            return None;
+        }
         let got = self.read(BODY, self.inner.s3.get(&key)).await;
-        let counters = &self.inner.counters;
         match got {
             Ok(Some(got)) => {
-                Counters::add(&counters.hits);
+                metrics::bucket(BucketEvent::Hit);
                 Some(Object {
                     size: got.meta.size,
                     stream: got.into_stream(),
@@ -61,11 +65,16 @@ impl Bucket {
                 })
             }
             Ok(None) => {
-                Counters::add(&counters.misses);
+                metrics::bucket(BucketEvent::Miss);
                 None
             }
             Err(Unavailable) => None,
         }
+    }
+
+    /// Removes what the bucket has under a digest. Until that is done it is not believed here.
+    pub fn remove_blob(&self, digest: &Digest) {
+        self.change(&self.blob_key(digest), Change::TakeBack);
     }
 
     /// A whole body of at most so many bytes, verified.

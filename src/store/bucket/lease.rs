@@ -8,7 +8,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, U
 use serde::{Deserialize, Serialize};
 
 use super::outbox::Change;
-use super::{Bucket, Counters, SMALL, Unavailable};
+use super::{Bucket, SMALL, Unavailable};
 use crate::spec::digest::Digest;
 use crate::store::space::unix;
 
@@ -94,11 +94,6 @@ impl Bucket {
             Ok(false) => Leased::Taken,
             Err(Unavailable) => Leased::Unavailable,
         }
-    }
-
-    /// Counts a wait for another node that came to nothing.
-    pub fn waited_in_vain(&self) {
-        Counters::add(&self.inner.counters.lease_timeouts);
     }
 
     async fn put_lease(&self, key: &Path, mode: PutMode) -> Result<bool, Unavailable> {

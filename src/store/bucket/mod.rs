@@ -14,7 +14,6 @@
 //! ```
 
 mod body;
-mod counters;
 mod lease;
 mod outbox;
 mod record;
@@ -23,7 +22,6 @@ mod upload;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,10 +30,10 @@ use object_store::path::Path;
 use object_store::{ClientOptions, RetryConfig};
 
 pub use body::Object;
-pub use counters::{Counters, Counts};
 pub use lease::{Lease, Leased};
 
 use super::records::component;
+use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
 use crate::telemetry::Seldom;
@@ -106,7 +104,6 @@ struct Inner {
     reads: Rest,
     /// A full bucket can still be read.
     writes: Rest,
-    counters: Counters,
     outbox: Outbox,
     uploads: Uploads,
     /// Objects whose bytes were wrong: not read again, and overwritten.
@@ -157,6 +154,7 @@ impl Bucket {
             .build()
             .map_err(|error| SetUpError(without(&secrets, error.to_string())))?;
         let views = settings.views.iter();
+        metrics::with_bucket();
         let (uploads, orders) = Uploads::new();
         let bucket = Self {
             inner: Arc::new(Inner {
@@ -170,7 +168,6 @@ impl Bucket {
                 node: format!("{:032x}", fastrand::u128(..)),
                 reads: Rest::default(),
                 writes: Rest::default(),
-                counters: Counters::default(),
                 outbox: Outbox::default(),
                 uploads,
                 damaged: Mutex::default(),
@@ -185,14 +182,9 @@ impl Bucket {
         Ok(bucket)
     }
 
-    /// What happened so far.
-    pub fn counts(&self) -> Counts {
-        self.inner.counters.read()
-    }
-
     /// What the bucket has under this digest is not that: it is not read again, and overwritten.
     pub fn lied(&self, digest: &Digest) {
-        Counters::add(&self.inner.counters.verify_failures);
+        metrics::bucket(BucketEvent::Lie);
         tracing::warn!(%digest, bucket = self.inner.name, "the bucket has wrong bytes; they are not used");
         let mut damaged = self.damaged();
         if damaged.len() >= MOST_DAMAGED {
@@ -274,7 +266,7 @@ impl Bucket {
         static SAID: Seldom = Seldom::new();
 
         rest.failed(Instant::now());
-        self.inner.counters.failures.fetch_add(1, Ordering::Relaxed);
+        metrics::bucket(BucketEvent::Failure);
         let (bucket, error) = (&self.inner.name, without(&self.inner.secrets, error));
         if SAID.now() {
             tracing::warn!(

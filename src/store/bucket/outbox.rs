@@ -12,7 +12,8 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use tokio::sync::Notify;
 
-use super::{Bucket, Counters};
+use super::Bucket;
+use crate::metrics::{self, BucketEvent};
 
 /// How many changes are under way at once.
 pub(super) const WORKERS: usize = 4;
@@ -149,7 +150,7 @@ impl Bucket {
         if queued {
             outbox.news.notify_one();
         } else {
-            Counters::add(&self.inner.counters.records_dropped);
+            metrics::bucket(BucketEvent::RecordDropped);
         }
     }
 
@@ -166,7 +167,7 @@ impl Bucket {
             };
             let done = self.make(&key, &change).await;
             if !outbox.settle(&key, change, since, done) {
-                Counters::add(&self.inner.counters.records_dropped);
+                metrics::bucket(BucketEvent::RecordDropped);
             }
             if !done {
                 tokio::time::sleep(WAIT).await;

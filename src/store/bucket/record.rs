@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::outbox::Change;
-use super::{Bucket, Counters, SMALL};
+use super::{Bucket, SMALL};
+use crate::metrics::{self, BucketEvent};
 
 /// The longest record, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -41,18 +42,17 @@ impl Bucket {
             got.bytes().await.map(Some)
         });
         let read = read.await.ok()?;
-        let counters = &self.inner.counters;
         let Some(bytes) = read else {
-            Counters::add(&counters.misses);
+            metrics::bucket(BucketEvent::Miss);
             return None;
         };
         let record = bytes.and_then(|bytes| parse(path, &bytes));
         if record.is_none() {
-            Counters::add(&counters.verify_failures);
+            metrics::bucket(BucketEvent::Lie);
             tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
             return None;
         }
-        Counters::add(&counters.hits);
+        metrics::bucket(BucketEvent::Hit);
         // It may have been taken back meanwhile.
         record.filter(|_| !outbox.was_taken_back(key.as_ref()))
     }

@@ -8,7 +8,8 @@ use object_store::path::Path;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{BODY, Bucket, Counters, Lease, Unavailable};
+use super::{BODY, Bucket, Lease, Unavailable};
+use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
 use crate::store::blobs::{Blob, Blobs};
 use crate::store::read::read_at;
@@ -96,7 +97,7 @@ impl Bucket {
                 Ok(bytes) => {
                     let ms = telemetry::ms(started);
                     tracing::info!(%digest, bytes, ms, "written to the bucket");
-                    Counters::add(&self.inner.counters.uploads);
+                    metrics::bucket(BucketEvent::Uploaded);
                     self.damaged().remove(digest);
                     return;
                 }
@@ -111,7 +112,7 @@ impl Bucket {
     }
 
     fn drop_upload(&self, digest: &Digest, reason: &'static str) {
-        Counters::add(&self.inner.counters.uploads_dropped);
+        metrics::bucket(BucketEvent::UploadDropped);
         tracing::warn!(%digest, reason, "not written to the bucket");
     }
 
@@ -178,4 +179,40 @@ async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, Left> {
         bytes.extend_from_slice(&piece[..read]);
     }
     Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::digest::Algorithm;
+    use crate::store::bucket::Settings;
+    use crate::store::{self, Store};
+
+    /// Nobody takes from the queue meanwhile: the test does not wait.
+    #[tokio::test]
+    async fn only_so_many_wait() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&store::Settings::at(folder.path())).expect("a store");
+        let settings = Settings {
+            name: "b".into(),
+            prefix: String::new(),
+            endpoint: Some("http://127.0.0.1:1".into()),
+            region: None,
+            account: None,
+            views: std::collections::HashMap::new(),
+        };
+        let bucket = Bucket::new(&settings, &tokio::runtime::Handle::current()).expect("a client");
+        let dropped = || {
+            let figures = metrics::figures().bucket.expect("there is a bucket");
+            figures.uploads_dropped
+        };
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        for _ in 0..MOST {
+            bucket.write_through(&store.blobs, &digest, None);
+        }
+        assert_eq!(dropped(), 0);
+        bucket.write_through(&store.blobs, &digest, None);
+        assert_eq!(dropped(), 1);
+    }
 }

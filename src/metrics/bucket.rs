@@ -1,0 +1,131 @@
+//! What happens with the bucket. A gateway without one has none of these figures.
+
+use std::sync::OnceLock;
+
+use prometheus::{IntCounter, Registry};
+
+use super::{METRICS, counter};
+
+static COUNTERS: OnceLock<Counters> = OnceLock::new();
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketEvent {
+    /// It had a record or a body.
+    Hit,
+    /// It had not.
+    Miss,
+    /// A question or a change failed or took too long.
+    Failure,
+    /// A body or a record was not what it should be.
+    Lie,
+    /// A body was written there, or was there already.
+    Uploaded,
+    /// A body was not, because the bucket failed or the queue was full.
+    UploadDropped,
+    /// A change of a record did not get there.
+    RecordDropped,
+    /// A fill waited for another node's in vain.
+    LeaseTimeout,
+}
+
+/// What was counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BucketFigures {
+    pub hits: u64,
+    pub misses: u64,
+    pub failures: u64,
+    pub lies: u64,
+    pub uploads: u64,
+    pub uploads_dropped: u64,
+    pub records_dropped: u64,
+    pub lease_timeouts: u64,
+}
+
+struct Counters {
+    hits: IntCounter,
+    misses: IntCounter,
+    failures: IntCounter,
+    lies: IntCounter,
+    uploads: IntCounter,
+    uploads_dropped: IntCounter,
+    records_dropped: IntCounter,
+    lease_timeouts: IntCounter,
+}
+
+impl Counters {
+    fn new(registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str| {
+            counter(registry, &format!("roadstead_bucket_{name}_total"), help)
+        };
+        Self {
+            hits: counter("hits", "Records and bodies that the bucket had."),
+            misses: counter("misses", "Records and bodies that the bucket had not."),
+            failures: counter(
+                "failures",
+                "Questions to the bucket and changes that failed or took too long.",
+            ),
+            lies: counter(
+                "verify_failures",
+                "Records and bodies from the bucket that were not what they should be.",
+            ),
+            uploads: counter(
+                "uploads",
+                "Bodies that were written to the bucket, or were there already.",
+            ),
+            uploads_dropped: counter(
+                "uploads_dropped",
+                "Bodies that were not, because the bucket failed or too many waited.",
+            ),
+            records_dropped: counter(
+                "records_dropped",
+                "Changes of records that did not get to the bucket.",
+            ),
+            lease_timeouts: counter(
+                "lease_timeouts",
+                "Downloads that waited in vain for another gateway's.",
+            ),
+        }
+    }
+
+    fn of(&self, event: BucketEvent) -> &IntCounter {
+        match event {
+            BucketEvent::Hit => &self.hits,
+            BucketEvent::Miss => &self.misses,
+            BucketEvent::Failure => &self.failures,
+            BucketEvent::Lie => &self.lies,
+            BucketEvent::Uploaded => &self.uploads,
+            BucketEvent::UploadDropped => &self.uploads_dropped,
+            BucketEvent::RecordDropped => &self.records_dropped,
+            BucketEvent::LeaseTimeout => &self.lease_timeouts,
+        }
+    }
+}
+
+fn counters() -> &'static Counters {
+    COUNTERS.get_or_init(|| Counters::new(&METRICS.registry))
+}
+
+/// There is a bucket: from now on its figures are there, if only as 0.
+pub fn with_bucket() {
+    counters();
+}
+
+/// Counts what happened.
+pub fn bucket(event: BucketEvent) {
+    counters().of(event).inc();
+}
+
+/// What was counted; `None` without a bucket.
+pub(super) fn figures() -> Option<BucketFigures> {
+    COUNTERS.get().map(|all| BucketFigures {
+        hits: all.hits.get(),
+        misses: all.misses.get(),
+        failures: all.failures.get(),
+        lies: all.lies.get(),
+        uploads: all.uploads.get(),
+        uploads_dropped: all.uploads_dropped.get(),
+        records_dropped: all.records_dropped.get(),
+        lease_timeouts: all.lease_timeouts.get(),
+    })
+}

@@ -1,0 +1,139 @@
+//! What operators see of the bucket: figures, readiness, and what a purge means for it.
+
+use super::*;
+
+/// What `/metrics` says of the bucket; `None` where it says nothing.
+fn said(gateway: &Gateway, name: &str) -> Option<u64> {
+    let text = get(gateway.operators("admin.metrics"), None, "/metrics").text();
+    let start = format!("roadstead_bucket_{name}_total ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&start));
+    value.map(|value| value.parse().expect("a count"))
+}
+
+#[track_caller]
+pub fn counted(gateway: &Gateway, name: &str) -> u64 {
+    said(gateway, name).unwrap_or_else(|| panic!("nothing is said of {name}"))
+}
+
+const NAMES: [&str; 8] = [
+    "hits",
+    "misses",
+    "failures",
+    "verify_failures",
+    "uploads",
+    "uploads_dropped",
+    "records_dropped",
+    "lease_timeouts",
+];
+
+#[test]
+fn what_happens_is_counted() {
+    let (origin, image, s3, first) = scene(SMALL);
+    for name in NAMES {
+        assert_eq!(said(&first, name), Some(0), "{name}");
+    }
+    pull(&first, &image);
+    shared(&s3, &image);
+    until("three are written", || counted(&first, "uploads") == 3);
+    assert!(counted(&first, "misses") >= 4);
+    assert_eq!(counted(&first, "hits"), 0);
+    let second = gateway(&origin, &s3.yaml());
+    pull(&second, &image);
+    // The pointer, the manifest and its link, two blobs and theirs.
+    assert_eq!(counted(&second, "hits"), 7);
+    assert_eq!(counted(&second, "misses"), 0);
+    s3.change("blobs/*", |bytes| bytes[0] ^= 1);
+    let third = gateway(&origin, &s3.yaml());
+    pull(&third, &image);
+    assert_eq!(counted(&third, "verify_failures"), 3);
+    for gateway in [&first, &second, &third] {
+        assert_eq!(counted(gateway, "failures"), 0);
+    }
+    s3.set(Ill::Down);
+    let fourth = gateway(&origin, &s3.yaml());
+    pull(&fourth, &image);
+    assert!(counted(&fourth, "failures") > 0);
+
+    let output = second.roadstead(&["stats"]);
+    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    let line = "\nbucket     7 hits, 0 misses; 0 written, 0 given up\n";
+    assert!(told.contains(line), "{told}");
+    // Without a bucket nothing is said of it.
+    let without = gateway(&origin, "tag_ttl: 1h");
+    pull(&without, &image);
+    for name in NAMES {
+        assert_eq!(said(&without, name), None, "{name}");
+    }
+    let output = without.roadstead(&["stats"]);
+    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(
+        !told.contains("bucket") && told.contains("store "),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_bucket_that_is_down_makes_nobody_unready() {
+    for ill in [Ill::Down, Ill::Silent, Ill::Refuses(503)] {
+        let (_origin, image, s3, gateway) = scene(SMALL);
+        s3.set(ill.clone());
+        pull(&gateway, &image);
+        assert!(counted(&gateway, "failures") > 0, "{ill:?}");
+        let ready = get(gateway.operators("admin.metrics"), None, "/readyz");
+        assert_eq!(
+            (ready.status(), &*ready.text()),
+            (200, "ready\n"),
+            "{ill:?}"
+        );
+    }
+}
+
+#[track_caller]
+fn purge(gateway: &Gateway, target: &str) -> String {
+    let output = gateway.roadstead(&["purge", target]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn a_purge_takes_back_what_was_shared() {
+    let (origin, image, s3, first) = scene(SMALL);
+    pull(&first, &image);
+    shared(&s3, &image);
+    purge(&first, "library/app");
+    until("no record of it is left", || {
+        s3.keys("repositories/*").is_empty()
+    });
+    // Others ask for themselves again; the bytes are what they were.
+    origin.forget_requests();
+    pull(&gateway(&origin, &s3.yaml()), &image);
+    assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
+    assert_eq!(origin.count("GET", "*/blobs/*"), 0);
+}
+
+#[test]
+fn what_is_only_in_the_bucket_is_not_believed_after_a_purge() {
+    let (origin, image, s3, first) = scene(SMALL);
+    pull(&first, &image);
+    shared(&s3, &image);
+    let second = gateway(&origin, &s3.yaml());
+    assert_eq!(purge(&second, "library/app"), "nothing of that is here\n");
+    origin.forget_requests();
+    pull(&second, &image);
+    assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
+    assert_eq!(origin.count("GET", "*/blobs/*"), 0);
+}
+
+#[test]
+fn a_digest_that_is_purged_everywhere_leaves_the_bucket() {
+    let (origin, image, s3, first) = scene(SMALL);
+    pull(&first, &image);
+    shared(&s3, &image);
+    let (digest, bytes) = image.layer(0);
+    purge(&first, digest);
+    until("it is gone", || s3.object(&blob_key(digest)).is_none());
+    origin.forget_requests();
+    let path = image.layer_path(0);
+    assert!(ask(&first, &path).body == *bytes);
+    assert_eq!(origin.count("GET", &path), 1);
+}
