@@ -77,7 +77,7 @@ impl Bucket {
             _lease: lease,
         };
         if self.inner.uploads.0.try_send(order).is_err() {
-            self.drop_upload(digest, "too many wait");
+            drop_upload(digest, "too many wait");
         }
     }
 
@@ -108,12 +108,7 @@ impl Bucket {
                 _ => break,
             }
         }
-        self.drop_upload(digest, "the bucket fails, or the blob is no longer here");
-    }
-
-    fn drop_upload(&self, digest: &Digest, reason: &'static str) {
-        metrics::bucket(BucketEvent::UploadDropped);
-        tracing::warn!(%digest, reason, "not written to the bucket");
+        drop_upload(digest, "the bucket fails, or the blob is no longer here");
     }
 
     /// One attempt; the bytes that went out.
@@ -161,6 +156,11 @@ impl Bucket {
         }
         outcome
     }
+}
+
+fn drop_upload(digest: &Digest, reason: &'static str) {
+    metrics::bucket(BucketEvent::UploadDropped);
+    tracing::warn!(%digest, reason, "not written to the bucket");
 }
 
 /// Bytes of a blob that is here.
