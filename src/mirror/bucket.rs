@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LEASE_EVERY: u32 = 4;
 /// How long the bytes may take that nobody sees before the last is verified; it is judged after a while.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where nobody knows the length: its readers have no headers yet.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl Origin {
@@ -132,9 +134,11 @@ impl Download {
         let room = blobs.reserve(object.size).ok()?;
         let mut staged = blobs.stage_apart(&digest, room, None).ok()?;
         self.announce(size);
+        let patience = size.map_or(SHORT_PATIENCE, |_| PATIENCE);
         while let Some(piece) = object.next().await {
             staged.append(&piece).ok()?;
-            if staged.written() > object.size || is_slow(staged.written(), object.size, started) {
+            let written = staged.written();
+            if written > object.size || is_slow(written, object.size, started.elapsed(), patience) {
                 break;
             }
         }
@@ -193,8 +197,32 @@ async fn commit(staged: StagedBlob) -> Option<Result<Blob, CommitError>> {
 }
 
 /// Whether a body takes longer than its readers should wait for its first byte.
-fn is_slow(written: u64, size: u64, started: Instant) -> bool {
-    let elapsed = started.elapsed();
+fn is_slow(written: u64, size: u64, elapsed: Duration, patience: Duration) -> bool {
     let whole = elapsed.as_millis() * u128::from(size) / u128::from(written.max(1));
-    elapsed >= JUDGED_AFTER && whole > PATIENCE.as_millis()
+    elapsed >= JUDGED_AFTER && whole > patience.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_judged_after_a_while() {
+        for (written, seconds, slow) in [
+            (0, 4, false),
+            (1, 4, false),
+            (10, 5, false),
+            (9, 5, false),
+            (8, 5, true),
+            (0, 5, true),
+            (90, 55, true),
+            (99, 59, false),
+            (100, 61, true),
+        ] {
+            let elapsed = Duration::from_secs(seconds);
+            let judged = is_slow(written, 100, elapsed, PATIENCE);
+            assert_eq!(judged, slow, "{written} % after {seconds} s");
+        }
+        assert!(is_slow(40, 100, JUDGED_AFTER, SHORT_PATIENCE));
+    }
 }
