@@ -88,6 +88,40 @@ fn a_bucket_that_is_down_makes_nobody_unready() {
     }
 }
 
+/// README's rules for what may be forgotten, with what a pull leaves there.
+#[test]
+fn the_lifecycle_recipe_is_about_what_is_there() {
+    let readme = include_str!("../../README.md");
+    let blocks = readme.split("```json\n").skip(1);
+    let mut blocks = blocks.filter_map(|rest| rest.split_once("\n```").map(|(block, _)| block));
+    let recipe = blocks.find(|block| block.contains("AbortIncompleteMultipartUpload"));
+    let recipe: serde_json::Value = serde_json::from_str(recipe.expect("a recipe")).expect("JSON");
+    let rules = recipe["Rules"].as_array().expect("rules").iter();
+    let prefix = |rule: &serde_json::Value| {
+        let prefix = rule["Filter"]["Prefix"].as_str().expect("a prefix");
+        let below = prefix
+            .strip_prefix("tier/")
+            .expect("the prefix of the tests");
+        format!("{below}*")
+    };
+    let (_origin, image, s3, gateway) = scene(BIG);
+    pull(&gateway, &image);
+    shared(&s3, &image);
+    let puts = |pattern: &str| s3.count("PUT", pattern);
+    let mut expiring = 0;
+    for rule in rules {
+        assert!(puts(&prefix(rule)) > 0, "{rule}");
+        if !rule["Expiration"].is_null() {
+            expiring += puts(&prefix(rule));
+        }
+    }
+    assert_eq!(
+        puts("*"),
+        expiring,
+        "everything that is written is forgotten"
+    );
+}
+
 #[track_caller]
 fn purge(gateway: &Gateway, target: &str) -> String {
     let output = gateway.roadstead(&["purge", target]);
