@@ -95,6 +95,9 @@ impl Config {
                     index: index
                         .map(|index| v1_upstream(registry, index))
                         .transpose()?,
+                    tag_ttl: registry.tag_ttl,
+                    max_stale: self.max_stale(),
+                    patience: patience(registry),
                 });
             }
             let Some(v2) = &registry.v2 else { continue };
@@ -111,16 +114,8 @@ impl Config {
                 tag_ttl: registry.tag_ttl,
                 missing_ttl: registry.missing_ttl,
                 link_ttl: registry.link_ttl,
-                max_stale: match self.store.max_stale {
-                    MaxStale::For(most) => Some(most),
-                    MaxStale::Forever => None,
-                },
-                // Where others may push, an old answer needs a better reason than a slow upstream.
-                patience: if registry.push {
-                    Duration::from_secs(10)
-                } else {
-                    Duration::from_millis(1500)
-                },
+                max_stale: self.max_stale(),
+                patience: patience(registry),
                 only_public: registry.visibility == Visibility::Public
                     && registry.credentials.is_some(),
                 callers: registry.visibility == Visibility::Caller,
@@ -132,6 +127,13 @@ impl Config {
             v1,
             fills: self.limits.fills,
         })
+    }
+
+    fn max_stale(&self) -> Option<Duration> {
+        match self.store.max_stale {
+            MaxStale::For(most) => Some(most),
+            MaxStale::Forever => None,
+        }
     }
 
     pub fn routing_table(&self) -> gateway::Table {
@@ -297,6 +299,16 @@ impl super::Listen {
                 client_ca: client_ca.clone(),
             }),
         }
+    }
+}
+
+/// How long something that is known waits for its upstream. Where others may push, an old answer needs a better
+/// reason than a slow one.
+fn patience(registry: &super::Registry) -> Duration {
+    if registry.push {
+        Duration::from_secs(10)
+    } else {
+        Duration::from_millis(1500)
     }
 }
 

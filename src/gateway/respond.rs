@@ -326,7 +326,9 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
             Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         },
-        MirrorError::Challenged(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        MirrorError::Challenged(_) | MirrorError::LoginWanted => {
+            (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
+        }
         MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
             (StatusCode::FORBIDDEN, ErrorCode::Denied)
         }
@@ -355,6 +357,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         } => CacheStatus::HIT.detail("negative"),
         MirrorError::Unknown { .. } => asked.detail("unknown"),
         MirrorError::Challenged(_)
+        | MirrorError::LoginWanted
         | MirrorError::Denied
         | MirrorError::NotPublic
         | MirrorError::CallerDenied => asked.detail("denied"),
@@ -393,7 +396,7 @@ fn content(
 }
 
 /// Says that an answer may be out of date, and how old it is (distribution-spec 1.1, "Warnings").
-fn warn_of_age(response: &mut ResponseHeader, stale: Option<Duration>) -> Result<()> {
+pub fn warn_of_age(response: &mut ResponseHeader, stale: Option<Duration>) -> Result<()> {
     if let Some(age) = stale {
         response.insert_header(
             header::WARNING,

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::error::Asked;
-use super::fill::{Fill, FillError, Joined, Phase, Source};
+use super::fill::{Fill, FillError, Joined, Phase};
 use super::freshness::{Freshness, freshness, unix};
 use super::reader::{Reader, Through};
+use super::source::Source;
 use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
@@ -24,11 +25,11 @@ use crate::upstream::UpstreamError;
 pub(super) type ClaimKey = (Registry, Repository, Digest);
 
 /// How long a client waits for the first sign of a cold blob.
-const HEADER_DEADLINE: Duration = Duration::from_secs(25);
+pub(super) const HEADER_DEADLINE: Duration = Duration::from_secs(25);
 /// How often a caller starts anew because a fill ended with what others were told.
 const STRANGERS: u32 = 3;
 /// What a client is told to wait when there is no slot.
-const BUSY_RETRY: Duration = Duration::from_secs(5);
+pub(super) const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// What to answer a blob's HEAD with.
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +45,11 @@ pub struct BlobAnswer {
     /// In bytes; unknown while an upstream sends it without a length.
     pub size: Option<u64>,
     pub cache: CacheStatus,
-    content: Content,
+    pub(super) content: Content,
 }
 
 #[derive(Debug)]
-enum Content {
+pub(super) enum Content {
     Memory(Bytes),
     File(Blob),
     Fill(Arc<Fill>, Source),
@@ -85,14 +86,11 @@ impl BlobAnswer {
                 // Only a body read from its first to its last byte can be verified.
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
-                let body = source
-                    .origin
-                    .upstream
-                    .blob(&source.repository, &digest, offset, stop)
-                    .await;
+                let body = source.body(&digest, offset, stop, self.size).await;
                 let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+                let check = verify.then(|| source.check(&digest));
                 Reader::through(
-                    Through::new(body, digest, part.first, verify, self.size),
+                    Through::new(body, digest, part.first, check, self.size),
                     part.first,
                     end,
                 )
@@ -147,7 +145,7 @@ impl Mirror {
                 content,
             });
         }
-        let source = Source {
+        let source = Source::Blob {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         };
@@ -311,7 +309,7 @@ impl Mirror {
 }
 
 /// Waits until a fill knows its length, or why this source gave nothing.
-async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
+pub(super) async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
     let mut progress = fill.follow();
     loop {
         if let Some(refusal) = fill.refusal(source) {
@@ -360,7 +358,7 @@ impl Shared {
 
     /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot
     /// say counts as absent: slower, not wrong.
-    async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
+    pub(super) async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
         if let Some(bytes) = self.hot.get(digest) {
             self.store.blobs.touch(digest);
             return Some(Content::Memory(bytes));

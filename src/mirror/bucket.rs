@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::download::Download;
-use super::fill::Source;
 use super::freshness::{Freshness, freshness, unix};
+use super::source::Source;
 use super::{HOT_BODY, Origin, Shared};
 use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
@@ -75,7 +75,9 @@ pub(super) enum Tried {
 impl Download {
     /// Fills from the bucket, or finds out who asks the upstream.
     pub(super) async fn try_bucket(&mut self, source: &Source) -> Tried {
-        let Some(bucket) = self.fills.shared.store.bucket().cloned() else {
+        let bucket = self.fills.shared.store.bucket();
+        // A layer of the v1 API has no digest yet to look for.
+        let (Some(bucket), Some(_)) = (bucket.cloned(), source.blob()) else {
             return Tried::Upstream(None);
         };
         let waiting_since = Instant::now();
@@ -109,9 +111,9 @@ impl Download {
     }
 
     /// Has what was committed written to the bucket.
-    pub(super) fn share(&self, lease: Option<Lease>) {
+    pub(super) fn share(&self, source: &Source, lease: Option<Lease>) {
         let store = &self.fills.shared.store;
-        if let Some(bucket) = store.bucket() {
+        if let (Some(bucket), Some(_)) = (store.bucket(), source.blob()) {
             bucket.write_through(&store.blobs, &self.fill.digest, lease);
         }
     }
@@ -168,14 +170,17 @@ impl Download {
 
     /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
     async fn claimed_size(&self, source: &Source) -> Option<Option<u64>> {
-        let (registry, repository) = (&source.origin.registry, &source.repository);
+        let (origin, repository) = source.blob()?;
         let links = &self.fills.shared.store.links;
-        if let Ok(Some(link)) = links.blob(registry, repository, &self.fill.digest).await {
+        if let Ok(Some(link)) = links
+            .blob(&origin.registry, repository, &self.fill.digest)
+            .await
+        {
             return Some(link.size);
         }
-        let upstream = &source.origin.upstream;
         // Where it refuses, asking it for the bytes says why.
-        let size = upstream
+        let size = origin
+            .upstream
             .blob_head(repository, &self.fill.digest)
             .await
             .ok()?;

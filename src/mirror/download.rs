@@ -7,17 +7,17 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::bucket::Tried;
-use super::fill::{Fill, FillError, Fills, Phase, Source, TAIL};
-use super::freshness::{Freshness, freshness, unix};
+use super::fill::{Fill, FillError, Fills, Phase, TAIL};
+use super::source::{Check, Source};
 use crate::metrics::{self, Liar};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
-use crate::store::{BlobLink, CommitError, Mismatch, Note, StagedBlob, trouble};
+use crate::store::{self, CommitError, Mismatch, Note, StagedBlob, trouble};
 use crate::telemetry;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -88,10 +88,8 @@ impl Download {
         let (outcome, source) = self.attempts().await;
         let registry = source
             .as_ref()
-            .map_or("-", |source| source.origin.registry.as_str());
-        let repository = source
-            .as_ref()
-            .map_or("-", |source| source.repository.as_str());
+            .map_or("-", |source| source.registry().as_str());
+        let repository = source.as_ref().map_or("-", Source::name);
         let (digest, ms) = (self.fill.digest, telemetry::ms(self.started));
         let (bytes, resumed) = (self.fill.progress.borrow().written, self.resumed);
         match &outcome {
@@ -118,7 +116,7 @@ impl Download {
         let Some(mut source) = self.fill.next_source() else {
             return (Phase::Failed(FillError::Lost), None);
         };
-        let Some(_slots) = self.slots(&source.origin.registry).await else {
+        let Some(_slots) = self.slots(source.registry()).await else {
             return (Phase::Failed(FillError::Busy), Some(source));
         };
         if let Some(file) = self.came_meanwhile(&source).await {
@@ -147,9 +145,9 @@ impl Download {
                 streamed => streamed,
             };
             let interruption = match streamed {
-                Ok(()) => match self.commit(&mut staged).await {
+                Ok(()) => match self.commit(&source, &mut staged).await {
                     Ok(file) => {
-                        self.share(lease);
+                        self.share(&source, lease);
                         return (Phase::Done { file }, Some(source));
                     }
                     Err(interruption) => interruption,
@@ -221,20 +219,12 @@ impl Download {
     /// What another fill committed between somebody's look and this one's begin, if this source is known to
     /// have it.
     async fn came_meanwhile(&self, source: &Source) -> Option<Arc<File>> {
-        let (digest, store) = (self.fill.digest, self.fills.shared.store.clone());
-        let registry = &source.origin.registry;
-        let link = store.links.blob(registry, &source.repository, &digest);
-        let link = link.await.ok()??;
-        if freshness(link.checked_at, source.origin.link_ttl, SystemTime::now()) == Freshness::Stale
-        {
-            return None;
-        }
-        let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));
-        let blob = opened.await.ok()?.ok()??;
+        let store = &self.fills.shared.store;
+        let (file, size) = source.came_meanwhile(store, &self.fill.digest).await?;
         self.fill
             .progress
-            .send_modify(|progress| progress.written = blob.size);
-        Some(blob.file.clone())
+            .send_modify(|progress| progress.written = size);
+        Some(file)
     }
 
     /// A slot of all and one of the registry's, or `None` after 20 s.
@@ -280,20 +270,18 @@ impl Download {
             && staged.total() == Some(offset)
         {
             if !self.shown {
-                let has = source
-                    .origin
-                    .upstream
-                    .blob_head(&source.repository, &self.fill.digest);
+                let has = source.has(&self.fill.digest);
                 has.await.map_err(interruption)?;
                 self.link(source, staged.total()).await;
                 self.show(staged);
             }
             return Ok(());
         }
-        let ask = |from| {
-            let upstream = &source.origin.upstream;
-            upstream.blob(&source.repository, &self.fill.digest, from, None)
-        };
+        let (digest, total) = (
+            self.fill.digest,
+            staged.as_ref().and_then(StagedBlob::total),
+        );
+        let ask = |from| source.body(&digest, from, None, total);
         let mut body = ask(offset).await.map_err(interruption)?;
         if let Some(staged) = staged
             && staged.note().contradicts(body.version.as_ref())
@@ -319,7 +307,7 @@ impl Download {
                 }
                 staged
             }
-            None => staged.insert(self.stage(&body)?),
+            None => staged.insert(self.stage(source, &body)?),
         };
         loop {
             let next = body.next();
@@ -363,32 +351,17 @@ impl Download {
 
     /// The repository has it: its upstream just said so.
     pub(super) async fn link(&self, source: &Source, size: Option<u64>) {
-        let link = BlobLink {
-            checked_at: unix(SystemTime::now()),
-            size,
-        };
-        let links = &self.fills.shared.store.links;
-        links
-            .link_blob(
-                &source.origin.registry,
-                &source.repository,
-                &self.fill.digest,
-                link,
-            )
-            .await;
+        let store = &self.fills.shared.store;
+        source.link(store, &self.fill.digest, size).await;
     }
 
-    fn stage(&mut self, body: &BlobBody) -> Result<StagedBlob, Interruption> {
+    fn stage(&mut self, source: &Source, body: &BlobBody) -> Result<StagedBlob, Interruption> {
         let (blobs, total) = (&self.fills.shared.store.blobs, body.total);
         // An empty body is complete with its headers, so it is judged by them.
-        let empty = Digest::of(self.fill.digest.algorithm(), b"");
-        if total == Some(0) && self.fill.digest != empty {
-            let mismatch = Mismatch {
-                expected: self.fill.digest,
-                actual: empty,
-            };
-            let error = CommitError::Mismatch(Box::new(mismatch));
-            return Err(Interruption::Lie(FillError::Commit(Arc::new(error))));
+        if total == Some(0) {
+            let check = source.check(&self.fill.digest);
+            let empty = check.hasher.clone().finish();
+            compared(&check, &empty).map_err(|error| self.broken(error))?;
         }
         let note = Note {
             total,
@@ -431,14 +404,29 @@ impl Download {
         });
     }
 
-    async fn commit(&self, staged: &mut Option<StagedBlob>) -> Result<Arc<File>, Interruption> {
+    async fn commit(
+        &self,
+        source: &Source,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<Arc<File>, Interruption> {
         let lost = || Interruption::Refusal(FillError::Lost);
         let whole = staged.take().ok_or_else(lost)?;
-        let committed = tokio::task::spawn_blocking(move || whole.commit())
-            .await
-            .map_err(|_| lost())?;
-        match committed {
-            Ok(blob) => {
+        let digest = self.fill.digest;
+        let payload = match source {
+            Source::Blob { .. } => None,
+            Source::Layer(_) => Some(source.check(&digest)),
+        };
+        let committed = tokio::task::spawn_blocking(move || match payload {
+            None => Ok((digest, whole.commit()?)),
+            Some(check) => {
+                is_right(&check, &whole)?;
+                whole.commit_unnamed()
+            }
+        });
+        match committed.await.map_err(|_| lost())? {
+            Ok((digest, blob)) => {
+                let store = &self.fills.shared.store;
+                source.committed(store, digest, blob.size).await;
                 // What was not published yet: the last piece, where the body ended without its end.
                 self.fill
                     .progress
@@ -491,6 +479,29 @@ impl Drop for Download {
             .take()
             .unwrap_or(Phase::Failed(FillError::Lost));
         self.fills.land(&self.fill, outcome);
+    }
+}
+
+/// Whether what was staged is what its registry says that it hashes to. Blocks on the disk.
+fn is_right(check: &Check, staged: &StagedBlob) -> Result<(), CommitError> {
+    if !check.compares() {
+        return Ok(());
+    }
+    let hasher = check.hasher.clone();
+    let actual = store::hash(&staged.file(), staged.written(), hasher)?;
+    compared(check, &actual)
+}
+
+fn compared(check: &Check, actual: &Digest) -> Result<(), CommitError> {
+    match check.expected() {
+        Some(expected) if !check.is_right(actual) => {
+            let actual = *actual;
+            Err(CommitError::Mismatch(Box::new(Mismatch {
+                expected,
+                actual,
+            })))
+        }
+        _ => Ok(()),
     }
 }
 

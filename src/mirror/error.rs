@@ -20,6 +20,9 @@ pub enum MirrorError {
     },
     #[error("the upstream registry refused the gateway's account")]
     Denied,
+    /// 401 of a v1 registry, to our account or token or to none.
+    #[error("the upstream registry wants a login that the gateway does not have")]
+    LoginWanted,
     /// The registry decides for each caller, and wants another login from this one: its challenges, as it
     /// wrote them.
     #[error("the registry wants a login for this")]
@@ -82,6 +85,7 @@ impl MirrorError {
             self,
             Self::Unknown { .. }
                 | Self::Denied
+                | Self::LoginWanted
                 | Self::NotPublic
                 | Self::Challenged(_)
                 | Self::CallerDenied

@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::Origin;
 use super::download::Download;
+use super::source::Source;
 use crate::spec::digest::Digest;
-use crate::spec::name::{Registry, Repository};
+use crate::spec::name::Registry;
 use crate::store::{CommitError, Store};
 use crate::upstream::UpstreamError;
 
@@ -23,22 +23,6 @@ use crate::upstream::UpstreamError;
 pub(super) const TAIL: u64 = 64 << 10;
 /// Side requests that one fill allows.
 const SIDE_REQUESTS: usize = 4;
-
-/// Where a fill can get its bytes.
-#[derive(Clone, Debug)]
-pub(super) struct Source {
-    pub origin: Arc<Origin>,
-    pub repository: Repository,
-}
-
-impl Source {
-    pub fn is(&self, other: &Self) -> bool {
-        // What one caller is given says nothing of another.
-        self.repository == other.repository
-            && self.origin.registry == other.origin.registry
-            && self.origin.who == other.origin.who
-    }
-}
 
 /// Why a fill, or one of its sources, came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -102,6 +86,7 @@ impl Progress {
 /// One download.
 #[derive(Debug)]
 pub(super) struct Fill {
+    /// What it is known by; a layer of the v1 API, whose digest only its end tells, has a key in its place.
     pub digest: Digest,
     pub progress: watch::Sender<Progress>,
     sources: Mutex<Sources>,
@@ -157,7 +142,7 @@ impl Fill {
     /// Whether it failed before it asked this source, where a source is one caller's: what it failed with
     /// was said to others.
     pub fn ended_without(&self, source: &Source) -> bool {
-        source.origin.who.is_some()
+        source.is_callers()
             && matches!(self.progress.borrow().phase, Phase::Failed(_))
             && self.refusal(source).is_none()
     }
@@ -189,15 +174,13 @@ impl Fill {
         !self.sources().waiting.is_empty()
     }
 
-    /// Every source that was ever added: registry and repository.
+    /// Every source that was ever added and can be asked again after a restart: registry and repository.
     pub fn source_names(&self) -> Vec<(String, String)> {
         let name = |source: &Source| {
-            (
-                source.origin.registry.to_string(),
-                source.repository.to_string(),
-            )
+            let (origin, repository) = source.blob()?;
+            Some((origin.registry.to_string(), repository.to_string()))
         };
-        self.sources().known.iter().map(name).collect()
+        self.sources().known.iter().filter_map(name).collect()
     }
 
     /// Whether anybody reads or waits.

@@ -17,8 +17,11 @@ mod missing;
 mod public;
 mod purge;
 mod reader;
+mod source;
 mod tag;
 mod v1;
+mod v1_kept;
+mod v1_layer;
 mod writes;
 
 use std::collections::HashMap;
@@ -37,6 +40,7 @@ pub use manifest::ManifestAnswer;
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
 pub use v1::{Claim, V1Pass, V1Settings, v1_list};
+pub use v1_kept::V1Answer;
 pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
 
 use crate::access::Permit;
@@ -46,10 +50,11 @@ use crate::spec::name::{Registry, Repository};
 use crate::store::Store;
 use crate::upstream::{self, SetUpError, Upstream};
 use caller::{Callers, Who};
-use fill::{Fills, Source};
+use fill::Fills;
 use manifest::ManifestKey;
 use missing::Missing;
 use public::PublicKey;
+use source::Source;
 use tag::{Resolved, TagKey};
 
 /// What is kept in memory of small bodies, in KiB.
@@ -140,6 +145,7 @@ struct Shared {
     fetching: Flights<(ManifestKey, Option<Who>), Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
+    asking: v1_kept::Asking,
 }
 
 impl Mirror {
@@ -193,6 +199,7 @@ impl Mirror {
             fetching: Flights::default(),
             claiming: Flights::default(),
             proving: Flights::default(),
+            asking: Flights::default(),
         };
         let mirror = Self {
             shared: Arc::new(mirror),
@@ -208,7 +215,7 @@ impl Mirror {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
                 let origin = self.shared.origins.get(&Registry::new(registry));
                 let origin = origin.filter(|origin| !origin.callers)?;
-                Some(Source {
+                Some(Source::Blob {
                     origin: origin.clone(),
                     repository: repository.parse().ok()?,
                 })

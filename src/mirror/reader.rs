@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::fill::{Fill, FillError, Phase, Progress, Source, TAIL};
-use crate::spec::digest::{Digest, Hasher};
+use super::fill::{Fill, FillError, Phase, Progress, TAIL};
+use super::source::{Check, Source};
+use crate::spec::digest::Digest;
 use crate::spec::range::Span;
 use crate::store::{Blob, read_at};
 use crate::upstream::{BlobBody, UpstreamError};
@@ -378,12 +379,10 @@ impl Following {
     async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<Box<Through>, ReadError> {
         let verify = end.is_none() || end == self.announced;
         let (from, stop) = if verify { (0, None) } else { (offset, end) };
-        let Source { origin, repository } = &self.source;
-        let body = origin
-            .upstream
-            .blob(repository, &self.fill.digest, from, stop)
-            .await?;
-        let mut through = Through::new(body, self.fill.digest, offset, verify, self.announced);
+        let (source, digest) = (&self.source, self.fill.digest);
+        let body = source.body(&digest, from, stop, self.announced).await?;
+        let check = verify.then(|| source.check(&digest));
+        let mut through = Through::new(body, digest, offset, check, self.announced);
         through.sent.clone_from(&self.taken);
         Ok(Box::new(through))
     }
@@ -409,12 +408,8 @@ impl Following {
         let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
             return false;
         };
-        let Source { origin, repository } = &self.source;
-        match origin
-            .upstream
-            .blob(repository, &self.fill.digest, offset, end)
-            .await
-        {
+        let (digest, total) = (self.fill.digest, self.progress.borrow().total);
+        match self.source.body(&digest, offset, end, total).await {
             Ok(body) if body.offset == offset => {
                 tracing::debug!(digest = %self.fill.digest, offset, "a side request");
                 self.side = Some(Side { body, _slot: slot });
@@ -457,7 +452,7 @@ pub(super) struct Through {
     body: BlobBody,
     digest: Digest,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
-    hasher: Option<Hasher>,
+    check: Option<Check>,
     /// The length that the receiver was told, where it was.
     announced: Option<u64>,
     /// Bytes before this are only hashed.
@@ -471,21 +466,20 @@ pub(super) struct Through {
 }
 
 impl Through {
-    /// `verify` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
+    /// `check` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
     pub fn new(
         body: BlobBody,
         digest: Digest,
         first: u64,
-        verify: bool,
+        check: Option<Check>,
         announced: Option<u64>,
     ) -> Self {
-        let hasher = verify.then(|| Hasher::new(digest.algorithm()));
         let (skip, received) = (first, body.offset);
         let held = VecDeque::new();
         Self {
             body,
             digest,
-            hasher,
+            check,
             announced,
             skip,
             sent: None,
@@ -498,7 +492,7 @@ impl Through {
 
     async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
-            let keep = if self.hasher.is_some() { TAIL } else { 0 };
+            let keep = if self.check.is_some() { TAIL } else { 0 };
             if let Some(first) = self.held.front()
                 && self.held_bytes - first.len() as u64 >= keep
             {
@@ -506,12 +500,11 @@ impl Through {
                 return Ok(self.held.pop_front());
             }
             let Some(chunk) = self.body.next().await? else {
-                let Some(hasher) = self.hasher.take() else {
+                let Some(check) = self.check.take() else {
                     return Ok(None);
                 };
-                if self.body.total.is_some_and(|total| total != self.received)
-                    || hasher.finish() != self.digest
-                {
+                let whole = self.body.total.is_none_or(|total| total == self.received);
+                if !whole || !check.is_right(&check.hasher.clone().finish()) {
                     crate::metrics::lie(crate::metrics::Liar::Upstream);
                     return Err(ReadError::Untrue);
                 }
@@ -519,8 +512,8 @@ impl Through {
                 tracing::info!(target: "fill", digest = %self.digest, bytes = self.received, ms, "passed through");
                 continue;
             };
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&chunk);
+            if let Some(check) = &mut self.check {
+                check.hasher.update(&chunk);
             }
             let known = self
                 .skip
@@ -530,7 +523,7 @@ impl Through {
             self.compare(&chunk[..known]).await?;
             self.received += chunk.len() as u64;
             // What the receiver takes for the end must be held back like one.
-            if self.hasher.is_some() && self.announced.is_some_and(|end| self.received > end) {
+            if self.check.is_some() && self.announced.is_some_and(|end| self.received > end) {
                 return Err(ReadError::Untrue);
             }
             let wanted = chunk.slice(known..);

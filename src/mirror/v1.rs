@@ -1,5 +1,5 @@
-//! The v1 API of a registry, and of its index where that is another server. Nothing is kept but which images
-//! are whose.
+//! The v1 API of a registry, and of its index where that is another server: what passes through, and which
+//! images are whose. What is kept of it is `v1_kept.rs`'s and `v1_layer.rs`'s.
 //!
 //! Image requests name no repository, so an image is asked for under a [`Claim`], and only where it is linked
 //! to the repository that the claim is about: its image list or its tags named it, it is an ancestor of a
@@ -23,8 +23,10 @@ use crate::upstream::{self, Body, Passing, SetUpError, Upstream, UpstreamError};
 /// fetched anew.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const TOKENS: u64 = 10_000;
+/// Of how many images it is known where they were seen.
+const SEEN: u64 = 100_000;
 /// The longest list of images, tags or ancestors, in bytes.
-const MAX_LIST: usize = 8 << 20;
+pub(super) const MAX_LIST: usize = 8 << 20;
 
 /// One registry of the v1 API.
 #[derive(Clone, Debug)]
@@ -37,23 +39,42 @@ pub struct V1Settings {
     pub upstream: upstream::Settings,
     /// The index, where it is another server.
     pub index: Option<upstream::Settings>,
+    /// How long tags and lists are trusted.
+    pub tag_ttl: Duration,
+    /// How old they may be when the upstream cannot be asked; `None`: however old.
+    pub max_stale: Option<Duration>,
+    /// How long what is known waits for its upstream before it is answered stale.
+    pub patience: Duration,
 }
 
 /// A registry and its index.
 #[derive(Debug)]
 pub(super) struct V1Origin {
-    upstream: Upstream,
-    index: Option<Upstream>,
+    pub registry: Registry,
+    pub mirrored: bool,
+    pub upstream: Upstream,
+    pub index: Option<Upstream>,
+    pub tag_ttl: Duration,
+    pub max_stale: Option<Duration>,
+    pub patience: Duration,
     /// What the index gave for a repository, for reading or (true) writing.
     tokens: moka::sync::Cache<(Repository, bool), HeaderValue>,
+    /// A repository that an image was last seen in: whose token is good for it where no claim says so.
+    pub seen_in: moka::sync::Cache<ImageId, Repository>,
 }
 
 impl V1Origin {
     pub fn all(settings: Vec<V1Settings>) -> Result<HashMap<Registry, Arc<V1Origin>>, SetUpError> {
         let origins = settings.into_iter().map(|settings| {
             let origin = Self {
+                registry: settings.registry.clone(),
+                mirrored: settings.mirrored,
                 upstream: Upstream::new(settings.upstream)?,
                 index: settings.index.map(Upstream::new).transpose()?,
+                tag_ttl: settings.tag_ttl,
+                max_stale: settings.max_stale,
+                patience: settings.patience,
+                seen_in: moka::sync::Cache::new(SEEN),
                 tokens: moka::sync::Cache::builder()
                     .max_capacity(TOKENS)
                     .time_to_live(TOKEN_LIFE)
@@ -62,6 +83,37 @@ impl V1Origin {
             Ok((settings.registry, Arc::new(origin)))
         });
         origins.collect()
+    }
+
+    /// Asks the registry for something of a repository, with the token that its index gave where there is an
+    /// index. A token that is refused is fetched anew, once.
+    pub async fn asking<T, F, A>(
+        &self,
+        repository: Option<&Repository>,
+        ask: F,
+    ) -> Result<T, UpstreamError>
+    where
+        F: Fn(Option<HeaderValue>) -> A,
+        A: Future<Output = Result<T, UpstreamError>>,
+    {
+        let (Some(index), Some(repository)) = (&self.index, repository) else {
+            return ask(None).await;
+        };
+        let key = (repository.clone(), false);
+        let kept = self.tokens.get(&key);
+        let was_kept = kept.is_some();
+        let token = match kept {
+            Some(token) => Some(token),
+            None => read_token(self, index, repository).await?,
+        };
+        match ask(token).await {
+            Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED)) if was_kept => {
+                self.tokens.invalidate(&key);
+                let token = read_token(self, index, repository).await?;
+                ask(token).await
+            }
+            answered => answered,
+        }
     }
 }
 
@@ -113,7 +165,7 @@ impl Mirror {
         match &origin.index {
             Some(index) if resource.is_of_index() => {
                 let passed = index.pass_v1(passing, None).await.map_err(failed)?;
-                keep_token(&origin, repository, writes, &passed);
+                keep_token(&origin, repository, writes, &passed.headers);
                 Ok(passed)
             }
             _ => ask(&origin, Some((repository, writes)), passing).await,
@@ -220,6 +272,13 @@ impl Mirror {
     /// # Errors
     /// When the disk fails.
     pub async fn v1_link(&self, permit: &Permit, ids: &[ImageId]) -> Result<(), MirrorError> {
+        if let Some(origin) = self.shared.v1.get(permit.registry()) {
+            for id in ids {
+                origin
+                    .seen_in
+                    .insert(id.clone(), permit.repository().clone());
+            }
+        }
         let images = &self.shared.store.images;
         let linked = images.link(permit.registry(), permit.repository(), ids);
         linked
@@ -245,7 +304,11 @@ impl Mirror {
             .collect()
     }
 
-    async fn is_linked(&self, permit: &Permit, id: &ImageId) -> Result<bool, MirrorError> {
+    pub(super) async fn is_linked(
+        &self,
+        permit: &Permit,
+        id: &ImageId,
+    ) -> Result<bool, MirrorError> {
         let images = &self.shared.store.images;
         let linked = images.is_linked(permit.registry(), permit.repository(), id);
         linked
@@ -253,7 +316,7 @@ impl Mirror {
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
     }
 
-    fn v1_origin(&self, registry: &Registry) -> Result<Arc<V1Origin>, MirrorError> {
+    pub(super) fn v1_origin(&self, registry: &Registry) -> Result<Arc<V1Origin>, MirrorError> {
         let origin = self.shared.v1.get(registry);
         origin.cloned().ok_or(MirrorError::NotServed)
     }
@@ -301,7 +364,9 @@ async fn ask(
         Some(token) => Some(token),
         // Only where a push begins is a token for it to be had.
         None if writes => None,
-        None => read_token(origin, index, repository).await?,
+        None => read_token(origin, index, repository)
+            .await
+            .map_err(failed)?,
     };
     let again = (!writes && !is_new).then(|| Passing {
         method: passing.method.clone(),
@@ -313,7 +378,9 @@ async fn ask(
     match (upstream.pass_v1(passing, token).await, again) {
         (Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED)), Some(again)) => {
             origin.tokens.invalidate(&key);
-            let token = read_token(origin, index, repository).await?;
+            let token = read_token(origin, index, repository)
+                .await
+                .map_err(failed)?;
             upstream.pass_v1(again, token).await.map_err(failed)
         }
         (passed, _) => passed.map_err(failed),
@@ -325,7 +392,7 @@ async fn read_token(
     origin: &V1Origin,
     index: &Upstream,
     repository: &Repository,
-) -> Result<Option<HeaderValue>, MirrorError> {
+) -> Result<Option<HeaderValue>, UpstreamError> {
     let endpoint = Endpoint::Named {
         repository: repository.clone(),
         resource: Resource::Images,
@@ -338,14 +405,19 @@ async fn read_token(
         body: None,
     };
     let passed = index.pass_v1(passing(&endpoint, pass), None).await;
-    keep_token(origin, repository, false, &passed.map_err(failed)?);
+    keep_token(origin, repository, false, &passed?.headers);
     let kept = |writes| origin.tokens.get(&(repository.clone(), writes));
     Ok(kept(false).or_else(|| kept(true)))
 }
 
 /// Keeps the token of an index's answer, as a client would send it back.
-fn keep_token(origin: &V1Origin, repository: &Repository, writes: bool, passed: &Passed) {
-    let given = passed.headers.get("x-docker-token");
+pub(super) fn keep_token(
+    origin: &V1Origin,
+    repository: &Repository,
+    writes: bool,
+    headers: &HeaderMap,
+) {
+    let given = headers.get("x-docker-token");
     let Some(given) = given.and_then(|given| given.to_str().ok()) else {
         return;
     };

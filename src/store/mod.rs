@@ -25,6 +25,7 @@ mod sweep;
 mod tags;
 mod tend;
 mod trouble;
+mod v1_bodies;
 
 use std::fs::File;
 use std::io;
@@ -40,13 +41,14 @@ pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use purge::{Purge, Target};
-pub use read::read_at;
+pub use read::{hash, read_at};
 pub use repositories::KnownRepository;
 pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};
 pub use sweep::Swept;
 pub use tags::{Pointer, Tags};
 pub use trouble::trouble;
+pub use v1_bodies::{V1Bodies, V1Body};
 
 use files::Files;
 use sweep::Lives;
@@ -118,6 +120,7 @@ pub struct Store {
     pub links: Links,
     pub tags: Tags,
     pub images: Images,
+    pub v1: V1Bodies,
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     files: Arc<Files>,
@@ -163,6 +166,7 @@ impl Store {
         Ok(Self {
             links: Links::new(&files),
             tags: Tags::new(&files),
+            v1: V1Bodies::new(&images),
             images: Images::new(&images),
             blobs,
             space,

@@ -1,4 +1,4 @@
-//! Reading a file for a connection without a thread hop where the page cache has the bytes.
+//! Reading a file for a connection without a thread hop where the page cache has the bytes, and hashing one.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+use crate::spec::digest::{Digest, Hasher};
 
 /// Fills `buffer` (its whole length) from `offset` of `file`, as far as one read goes, and returns it
 /// with the number of bytes read; 0 is the end of the file.
@@ -36,4 +38,21 @@ pub async fn read_at(
     })
     .await
     .map_err(io::Error::other)?
+}
+
+/// Hashes the first `length` bytes of a file. Blocks on the disk.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn hash(file: &File, length: u64, mut hasher: Hasher) -> io::Result<Digest> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    while offset < length {
+        let most = usize::try_from(length - offset).unwrap_or(usize::MAX);
+        let piece = most.min(buffer.len());
+        file.read_exact_at(&mut buffer[..piece], offset)?;
+        hasher.update(&buffer[..piece]);
+        offset += piece as u64;
+    }
+    Ok(hasher.finish())
 }

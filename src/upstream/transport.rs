@@ -47,6 +47,8 @@ pub(super) enum Whose {
     /// What a caller of ours showed, if they did, to the registry's own origin and as it is. Its answer is
     /// theirs.
     Caller(Option<HeaderValue>),
+    /// What a v1 registry is told, if anything: it has no challenge to learn from.
+    V1(Option<HeaderValue>),
 }
 
 impl Ask {
@@ -179,7 +181,11 @@ impl Transport {
             });
         }
         let coding = headers.get(header::CONTENT_ENCODING);
-        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        // One registry of the v1 API calls every layer gzip, whatever it is.
+        let named_so = matches!(ask.whose, Whose::V1(_)) && ask.path.ends_with("/layer");
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+            && !named_so
+        {
             // What is stored is what has the digest, so no coding may come between.
             return Err(UpstreamError::Protocol(
                 "a content coding that was not asked for",
@@ -224,11 +230,11 @@ impl Transport {
         let anonymous = matches!(ask.whose, Whose::Nobody);
         let sent = match &ask.whose {
             _ if !own => None,
-            Whose::Caller(authorization) => authorization.clone(),
+            Whose::Caller(authorization) | Whose::V1(authorization) => authorization.clone(),
             Whose::Gateway | Whose::Nobody => self.auth.authorization(scope, anonymous).await?,
         };
         let response = self.request(client, ask, url, sent.as_ref()).await?;
-        let theirs = own && matches!(ask.whose, Whose::Caller(_));
+        let theirs = own && matches!(ask.whose, Whose::Caller(_) | Whose::V1(_));
         if response.status() != StatusCode::UNAUTHORIZED || theirs {
             return Ok(response);
         }

@@ -14,12 +14,12 @@ fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) ->
     Raw::connect(gateway.url(1), None).exchange(method, path, headers)
 }
 
-/// A gateway without rules, in front of an image of one layer of 103 bytes; the layer's path.
+/// A gateway without rules, that keeps nothing, in front of an image of one layer of 103 bytes; the layer's path.
 fn open(registry: &V1Registry) -> (Gateway, Vec<u8>, String) {
     let layer = random(5, 103);
     let ids = registry.push_image("library/app", "latest", &[&layer]);
     let gateway = Gateway::start(&format!(
-        "registries: [{{name: hosted, v1: \"{}\"}}]",
+        "registries: [{{name: hosted, v1: \"{}\", cache: false}}]",
         registry.url()
     ));
     (gateway, layer, format!("/v1/images/{}/layer", ids[0]))

@@ -86,6 +86,14 @@ pub fn nobody(caller: &Caller) -> Caller {
     }
 }
 
+/// What a token of the v1 API says that it is for: `signature=…,repository="<name>",access=read`.
+fn repository_of(token: &str) -> Option<&str> {
+    let (_, rest) = token.split_once("repository=")?;
+    let rest = rest.trim_start_matches('"');
+    let end = rest.find(['"', ',', ' ']).unwrap_or(rest.len());
+    Some(&rest[..end]).filter(|name| !name.is_empty())
+}
+
 impl Gateway {
     pub(super) fn v1_has_accounts(&self) -> bool {
         let authenticator = self.house.authenticator.as_ref();
@@ -118,7 +126,22 @@ impl Gateway {
         let address = session.client_addr().and_then(|address| address.as_inet());
         let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), std::net::SocketAddr::ip);
         let login = authenticator.login(&authorization, address, SystemTime::now());
-        Ok(login.await?)
+        match login.await {
+            // With `--registry-mirror` it is another index's, which says nothing here.
+            Err(Refused::Token) if reads => Ok(Login::ANONYMOUS),
+            login => Ok(login?),
+        }
+    }
+
+    /// The repository that a token names which is not ours: no right, but what Docker with `--registry-mirror`
+    /// asks for. Only where nothing is done but reading.
+    pub(super) fn v1_foreign_name(&self, session: &Session) -> Option<String> {
+        let line = session.req_header().headers.get(header::AUTHORIZATION)?;
+        let Ok(Authorization::Token(text)) = authorization::parse(line.as_bytes()) else {
+            return None;
+        };
+        let name = repository_of(&text).filter(|_| self.listener.read_only);
+        name.map(str::to_owned)
     }
 
     /// Decides, before anybody looks.
@@ -155,6 +178,32 @@ impl Gateway {
             }
             Challenge::Token => Some("Token".to_owned()),
             Challenge::Basic | Challenge::None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_that_tokens_name() {
+        for (token, name) in [
+            (
+                "signature=X,repository=\"library/ubuntu\",access=read",
+                Some("library/ubuntu"),
+            ),
+            (
+                "signature=X, repository=\"team/app\", access=read",
+                Some("team/app"),
+            ),
+            ("signature=X,repository=app,access=read", Some("app")),
+            ("repository=\"app", Some("app")),
+            ("signature=X,repository=\"\"", None),
+            ("signature=X", None),
+            ("", None),
+        ] {
+            assert_eq!(repository_of(token), name, "{token}");
         }
     }
 }

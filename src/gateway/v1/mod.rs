@@ -9,6 +9,7 @@
 mod clients;
 mod layer;
 mod login;
+mod mirrored;
 mod pass;
 mod respond;
 mod route;
@@ -169,11 +170,29 @@ impl Gateway {
         let Some(name) = login.repository().map(str::to_owned) else {
             let open = image.registry.as_ref();
             let open = open.and_then(|registry| self.house.policy.open(registry));
+            let foreign = self.v1_foreign_name(session);
+            if let (None, Some(name)) = (&open, &foreign) {
+                let permit = self.v1_permit(session, &login, name, image.action)?;
+                seen.registry = Some(permit.registry().clone());
+                seen.repository = Some(permit.repository().clone());
+                let claim = Claim::Repository(&permit);
+                return self.v1_pass_image(session, &image, claim).await;
+            }
             let open = open.ok_or_else(|| Denial {
                 challenge: Challenge::Token,
                 ..Denial::unauthorized("an image is asked for with the token of its repository")
             })?;
             seen.registry = Some(open.registry().clone());
+            if let Some(name) = foreign {
+                let host = super::host(session.req_header()).ok().flatten();
+                if let Ok((entry, repository)) =
+                    route::resolve(&self.house.table, &self.listener, host, &name)
+                    && entry.registry == *open.registry()
+                {
+                    let mirror = &self.house.mirror;
+                    mirror.v1_said_to_be_in(&entry.registry, &image.id, &repository);
+                }
+            }
             let claim = Claim::Everything(&open);
             return self.v1_pass_image(session, &image, claim).await;
         };

@@ -46,6 +46,10 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
+        let mirrored = self.house.mirror.v1_is_mirrored(&named.registry);
+        if mirrored && named.action == Action::Pull {
+            return self.v1_mirrored_named(session, named, login, permit).await;
+        }
         let mut headers = self.v1_headers(session);
         if named.resource.is_of_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
@@ -89,6 +93,11 @@ impl Gateway {
             id, part, action, ..
         } = image;
         let method = session.req_header().method.clone();
+        let mirrored = self.house.mirror.v1_is_mirrored(claim.registry());
+        let is_kept = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
+        if mirrored && is_kept && *action == Action::Pull {
+            return self.v1_mirrored_image(session, image, claim).await;
+        }
         let headers = self.v1_headers(session);
         if *part == Part::Layer && *action == Action::Pull {
             return self.v1_layer(session, image, claim, headers).await;
@@ -131,7 +140,7 @@ impl Gateway {
     }
 
     /// What clients need to go on with a repository: where its images are, and by what right.
-    fn v1_endpoints(
+    pub(super) fn v1_endpoints(
         &self,
         session: &Session,
         response: &mut ResponseHeader,

@@ -1,0 +1,185 @@
+//! Layers of the v1 API, kept like blobs: by the same fills, under the sha256 that was computed, with a pointer
+//! from the image to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::blob::{BUSY_RETRY, BlobAnswer, Content, HEADER_DEADLINE, opened};
+use super::error::Asked;
+use super::fill::{Fill, FillError, Joined, Phase};
+use super::source::{Layer, Source, checksums};
+use super::v1::{Claim, V1Origin};
+use super::{Mirror, MirrorError, v1_kept};
+use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::digest::Digest;
+use crate::spec::name::Repository;
+use crate::spec::v1::{Endpoint, ImageId, Part};
+use crate::upstream::UpstreamError;
+
+/// How often a layer that somebody needs whole is asked for when its fill gave way to others.
+const ATTEMPTS: u32 = 5;
+/// How long one may be without progress for that.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Mirror {
+    /// A layer with its bytes, as they arrive if they are not here yet.
+    ///
+    /// # Errors
+    /// [`MirrorError::Unknown`] for images that are not the claim's, and what the upstream said, where it had
+    /// to be asked.
+    pub async fn v1_layer(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+    ) -> Result<BlobAnswer, MirrorError> {
+        let origin = self.v1_origin(claim.registry())?;
+        let repository = self.v1_claimed(&origin, claim, id).await?;
+        if let Some((_, size, content)) = self.layer_here(&origin, id).await {
+            return Ok(BlobAnswer {
+                size: Some(size),
+                cache: CacheStatus::HIT,
+                content,
+            });
+        }
+        let source = self.layer_source(&origin, repository, id).await?;
+        loop {
+            let (fill, collapsed) = self.layer_fill(&origin, id, &source);
+            let opened = tokio::time::timeout(HEADER_DEADLINE, opened(&fill, &source)).await;
+            let late = || Err(FillError::Upstream(Arc::new(UpstreamError::Timeout)));
+            let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
+            let (size, cache, content) = match opened.unwrap_or_else(|_| late()) {
+                Ok(size) => (size, cache.stored(), Content::Fill(fill, source)),
+                // It gave its slot up before it saw us: it goes on for us.
+                Err(FillError::Paused) => continue,
+                Err(FillError::NoRoom { total }) => {
+                    let content = Content::Elsewhere(source, Layer::key(&origin.registry, id));
+                    (total, cache.detail("no-room"), content)
+                }
+                Err(error) => return Err(refused(error)),
+            };
+            return Ok(BlobAnswer {
+                size,
+                cache,
+                content,
+            });
+        }
+    }
+
+    /// Makes sure that an image's layer is in the store; its digest and its length in bytes.
+    ///
+    /// # Errors
+    /// As [`Mirror::v1_layer`]; [`MirrorError::Busy`] where there is no room for it.
+    pub async fn v1_layer_kept(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+    ) -> Result<(Digest, u64), MirrorError> {
+        let origin = self.v1_origin(claim.registry())?;
+        let repository = self.v1_claimed(&origin, claim, id).await?;
+        let mut source = None;
+        for _ in 0..ATTEMPTS {
+            if let Some((digest, size, _)) = self.layer_here(&origin, id).await {
+                return Ok((digest, size));
+            }
+            let source = match &source {
+                Some(source) => source,
+                None => source.insert(self.layer_source(&origin, repository.clone(), id).await?),
+            };
+            let (fill, _) = self.layer_fill(&origin, id, source);
+            match ended(&fill).await {
+                Ok(()) | Err(FillError::Paused) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        Err(MirrorError::Busy {
+            retry_after: BUSY_RETRY,
+        })
+    }
+
+    /// The length of a layer that is known here, in bytes.
+    ///
+    /// # Errors
+    /// As [`Mirror::v1_layer`].
+    pub async fn v1_known_size(
+        &self,
+        claim: Claim<'_>,
+        id: &ImageId,
+    ) -> Result<Option<u64>, MirrorError> {
+        let origin = self.v1_origin(claim.registry())?;
+        self.v1_claimed(&origin, claim, id).await?;
+        let known = self.shared.v1_pointer(&origin, &endpoint(id)).await;
+        Ok(known.map(|known| known.size))
+    }
+
+    /// A layer that is here: its digest, its length in bytes and the bytes.
+    async fn layer_here(&self, origin: &V1Origin, id: &ImageId) -> Option<(Digest, u64, Content)> {
+        let known = self.shared.v1_pointer(origin, &endpoint(id)).await?;
+        let content = self.shared.open_blob(&known.digest, Some(known.size));
+        Some((known.digest, known.size, content.await?))
+    }
+
+    /// Where to get a layer. What it is checked by comes with the image's description.
+    async fn layer_source(
+        &self,
+        origin: &Arc<V1Origin>,
+        repository: Option<Repository>,
+        id: &ImageId,
+    ) -> Result<Source, MirrorError> {
+        let json = self
+            .v1_part(origin, repository.clone(), id, Part::Json)
+            .await?;
+        Ok(Source::Layer(Arc::new(Layer {
+            origin: origin.clone(),
+            repository,
+            id: id.clone(),
+            checksums: json.checksum.as_deref().map(checksums).unwrap_or_default(),
+            size: json.layer_size,
+            json: json.bytes,
+        })))
+    }
+
+    /// The fill of a layer, and whether it was under way already.
+    fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &Source) -> (Arc<Fill>, bool) {
+        let (fills, key) = (&self.shared.fills, Layer::key(&origin.registry, id));
+        loop {
+            // Whose images are was decided before.
+            if let Joined::Fill { fill, collapsed } = fills.join(key, source.clone(), true) {
+                return (fill, collapsed);
+            }
+        }
+    }
+}
+
+fn endpoint(id: &ImageId) -> Endpoint {
+    Endpoint::Image {
+        id: id.clone(),
+        part: Part::Layer,
+    }
+}
+
+/// Waits until a fill is over.
+async fn ended(fill: &Fill) -> Result<(), FillError> {
+    let mut progress = fill.follow();
+    loop {
+        match &progress.borrow_and_update().phase {
+            Phase::Asking | Phase::Streaming { .. } => {}
+            Phase::Done { .. } => return Ok(()),
+            Phase::Failed(error) => return Err(error.clone()),
+        }
+        let changed = tokio::time::timeout(PATIENCE, progress.changed()).await;
+        let late = || FillError::Upstream(Arc::new(UpstreamError::Timeout));
+        changed.map_err(|_| late())?.map_err(|_| FillError::Lost)?;
+    }
+}
+
+/// What a fill's end means for the client.
+fn refused(error: FillError) -> MirrorError {
+    match error {
+        FillError::Upstream(error) => v1_kept::of(error, Asked::Image),
+        FillError::Commit(error) => MirrorError::Untrue(error),
+        FillError::Busy | FillError::NoRoom { .. } | FillError::Paused => MirrorError::Busy {
+            retry_after: BUSY_RETRY,
+        },
+        FillError::Lost => MirrorError::Lost,
+    }
+}
