@@ -8,6 +8,7 @@ pub mod byteranges;
 pub mod cache_status;
 pub mod challenge;
 pub mod client;
+pub mod conversion;
 pub mod credential;
 pub mod digest;
 pub mod error;

@@ -1,0 +1,317 @@
+//! An image of the v1 API as one of schema2 (image-spec, "Image Manifest V2, Schema 2"). Pure, and the same
+//! bytes on every machine: keys are in order, and nothing is added that the image does not say.
+//!
+//! The configuration is the topmost image's description without what only v1 knows, with the layers' diff ids
+//! and a history of all images; layers that change nothing are in the history alone.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::digest::{Algorithm, Digest};
+use super::manifest::DOCKER_MANIFEST;
+use super::v1::ImageId;
+
+pub const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
+pub const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+/// What descriptions have that no configuration has.
+const ONLY_V1: [&str; 6] = ["id", "parent", "parent_id", "layer_id", "Size", "throwaway"];
+
+/// A layer as it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Of the bytes that are served.
+    pub digest: Digest,
+    /// Their length.
+    pub size: u64,
+    /// Of the archive that they unpack to.
+    pub diff_id: Digest,
+    /// Nothing is in it.
+    pub is_empty: bool,
+}
+
+/// One image of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// What the registry calls its json.
+    pub description: &'a Map<String, Value>,
+    pub layer: Layer,
+}
+
+/// What an image becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Converted {
+    pub config: Vec<u8>,
+    pub manifest: Vec<u8>,
+    pub config_digest: Digest,
+    pub manifest_digest: Digest,
+}
+
+/// Why a description cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DescriptionError {
+    #[error("the description of an image is no object")]
+    Form,
+    #[error("the description of an image is another's")]
+    Id,
+    #[error("the description of an image names another parent than its ancestry")]
+    Parent,
+}
+
+/// Reads what a registry says of the image `id`, of which `parent` is the next in its ancestry.
+///
+/// # Errors
+/// Why it does not describe this image.
+pub fn description(
+    json: &[u8],
+    id: &ImageId,
+    parent: Option<&ImageId>,
+) -> Result<Map<String, Value>, DescriptionError> {
+    let Ok(Value::Object(description)) = serde_json::from_slice(json) else {
+        return Err(DescriptionError::Form);
+    };
+    let text = |key| description.get(key).and_then(Value::as_str);
+    if text("id") != Some(id.as_str()) {
+        return Err(DescriptionError::Id);
+    }
+    // Some write an empty one for none.
+    if text("parent").filter(|it| !it.is_empty()) != parent.map(ImageId::as_str) {
+        return Err(DescriptionError::Parent);
+    }
+    Ok(description)
+}
+
+/// Converts an image; `chain` is from its root to itself, and not empty.
+pub fn convert(chain: &[Image<'_>]) -> Converted {
+    let config = config(chain).to_string().into_bytes();
+    let config_digest = Digest::of(Algorithm::Sha256, &config);
+    let descriptor = |media_type: &str, digest: &Digest, size: u64| {
+        ordered(json!({"mediaType": media_type, "size": size, "digest": digest}))
+    };
+    let layers: Vec<Value> = served(chain)
+        .map(|layer| descriptor(LAYER_TYPE, &layer.digest, layer.size))
+        .collect();
+    let manifest = ordered(json!({
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": descriptor(CONFIG_TYPE, &config_digest, config.len() as u64),
+        "layers": layers,
+    }));
+    let manifest = manifest.to_string().into_bytes();
+    Converted {
+        manifest_digest: Digest::of(Algorithm::Sha256, &manifest),
+        config_digest,
+        config,
+        manifest,
+    }
+}
+
+/// The layers that are blobs of the image.
+pub fn served<'a>(chain: &'a [Image<'_>]) -> impl Iterator<Item = Layer> + 'a {
+    let layers = chain.iter().map(|image| image.layer);
+    layers.filter(|layer| !layer.is_empty)
+}
+
+fn config(chain: &[Image<'_>]) -> Value {
+    let mut config = chain
+        .last()
+        .map(|top| top.description.clone())
+        .unwrap_or_default();
+    for key in ONLY_V1 {
+        config.remove(key);
+    }
+    if created(&config).is_none() {
+        config.remove("created");
+    }
+    // What a registry says of an image that does not say.
+    for (key, usual) in [("architecture", "amd64"), ("os", "linux")] {
+        let said = config.get(key).and_then(Value::as_str);
+        if said.is_none_or(str::is_empty) {
+            config.insert(key.to_owned(), usual.into());
+        }
+    }
+    let diff_ids: Vec<Digest> = served(chain).map(|layer| layer.diff_id).collect();
+    let history: Vec<Value> = chain.iter().map(history).collect();
+    config.insert("history".to_owned(), history.into());
+    config.insert(
+        "rootfs".to_owned(),
+        json!({"type": "layers", "diff_ids": diff_ids}),
+    );
+    ordered(Value::Object(config))
+}
+
+fn history(image: &Image<'_>) -> Value {
+    let description = image.description;
+    let mut history = Map::new();
+    let text = |key: &str| description.get(key)?.as_str().filter(|it| !it.is_empty());
+    for (key, said) in [
+        ("created", created(description)),
+        ("author", text("author").map(str::to_owned)),
+        ("comment", text("comment").map(str::to_owned)),
+        ("created_by", created_by(description)),
+    ] {
+        if let Some(said) = said {
+            history.insert(key.to_owned(), said.into());
+        }
+    }
+    if image.layer.is_empty {
+        history.insert("empty_layer".to_owned(), true.into());
+    }
+    Value::Object(history)
+}
+
+/// When it was made, as it stands there; clients fail on what is no time.
+fn created(description: &Map<String, Value>) -> Option<String> {
+    let said = description.get("created")?.as_str()?;
+    OffsetDateTime::parse(said, &Rfc3339).ok()?;
+    Some(said.to_owned())
+}
+
+/// The command that made it.
+fn created_by(description: &Map<String, Value>) -> Option<String> {
+    let words = description
+        .get("container_config")?
+        .get("Cmd")?
+        .as_array()?;
+    let words: Option<Vec<&str>> = words.iter().map(Value::as_str).collect();
+    words
+        .filter(|words| !words.is_empty())
+        .map(|words| words.join(" "))
+}
+
+/// The same with every object's keys in order, whatever order a map of this library has.
+fn ordered(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().collect();
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let entries = entries
+                .into_iter()
+                .map(|(key, value)| (key, ordered(value)));
+            Value::Object(entries.collect())
+        }
+        Value::Array(items) => items.into_iter().map(ordered).collect(),
+        value => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(digit: &str) -> ImageId {
+        digit.repeat(64).parse().expect("an id")
+    }
+
+    fn digest(digit: &str) -> Digest {
+        format!("sha256:{}", digit.repeat(64))
+            .parse()
+            .expect("a digest")
+    }
+
+    fn layer(digit: &str, is_empty: bool) -> Layer {
+        Layer {
+            digest: digest(digit),
+            size: 100,
+            diff_id: digest("f"),
+            is_empty,
+        }
+    }
+
+    fn described(json: &str) -> Map<String, Value> {
+        serde_json::from_str(json).expect("an object")
+    }
+
+    const ROOT: &str = r#"{"id": "x", "created": "2014-10-01T20:46:07Z", "os": "linux",
+        "container_config": {"Cmd": ["/bin/sh", "-c", "echo '<&>' > /x"]}, "Size": 7}"#;
+    const MIDDLE: &str = r#"{"id": "y", "parent": "x", "created": "yesterday", "author": "a",
+        "comment": "", "container_config": {"Cmd": null}, "throwaway": true}"#;
+    const TOP: &str = r##"{"id": "z", "parent": "y", "parent_id": "y", "layer_id": "l", "author": "me",
+        "created": "2014-10-01T20:46:08.123456789Z", "docker_version": "1.2.0", "Size": 0,
+        "config": {"Env": ["A=1"], "Cmd": ["/run"], "Volumes": {"/b": {}, "/a": {}}, "Memory": 0},
+        "container_config": {"Cmd": ["/bin/sh", "-c", "#(nop) CMD [/run]"]}}"##;
+
+    /// What others made of it before must be made of it for ever.
+    #[test]
+    fn an_image_has_one_digest_everywhere() {
+        let described = [ROOT, MIDDLE, TOP].map(described);
+        let layers = [layer("1", false), layer("2", true), layer("3", false)];
+        let chain: Vec<Image<'_>> = described
+            .iter()
+            .zip(layers)
+            .map(|(description, layer)| Image { description, layer })
+            .collect();
+        let converted = convert(&chain);
+        let config = String::from_utf8(converted.config).expect("text");
+        let f = "f".repeat(64);
+        let expected = [
+            r#"{"architecture":"amd64","author":"me","config":{"Cmd":["/run"],"Env":["A=1"],"Memory":0,"Volumes":{"/a":{},"/b":{}}},"#,
+            r##""container_config":{"Cmd":["/bin/sh","-c","#(nop) CMD [/run]"]},"created":"2014-10-01T20:46:08.123456789Z","docker_version":"1.2.0","##,
+            r#""history":[{"created":"2014-10-01T20:46:07Z","created_by":"/bin/sh -c echo '<&>' > /x"},{"author":"a","empty_layer":true},"#,
+            r##"{"author":"me","created":"2014-10-01T20:46:08.123456789Z","created_by":"/bin/sh -c #(nop) CMD [/run]"}],"os":"linux","##,
+            &format!(r#""rootfs":{{"diff_ids":["sha256:{f}","sha256:{f}"],"type":"layers"}}}}"#),
+        ];
+        assert_eq!(config, expected.concat());
+        let (one, three) = ("1".repeat(64), "3".repeat(64));
+        let manifest = format!(
+            concat!(
+                r#"{{"config":{{"digest":"{}","mediaType":"application/vnd.docker.container.image.v1+json","size":{}}},"#,
+                r#""layers":[{{"digest":"sha256:{}","mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":100}},"#,
+                r#"{{"digest":"sha256:{}","mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":100}}],"#,
+                r#""mediaType":"application/vnd.docker.distribution.manifest.v2+json","schemaVersion":2}}"#
+            ),
+            converted.config_digest,
+            config.len(),
+            one,
+            three
+        );
+        assert_eq!(String::from_utf8(converted.manifest), Ok(manifest));
+        assert_eq!(
+            converted.manifest_digest.to_string(),
+            "sha256:d7fe3cdabdb915df6c6b0a2ee398641949dd6e8dd940248acfe910b6d7863d58"
+        );
+    }
+
+    #[test]
+    fn descriptions_of_the_image_and_of_others() {
+        let (a, b) = (id("a"), id("b"));
+        let (is_root, has_parent) = (
+            format!(r#"{{"id":"{a}","parent":""}}"#),
+            format!(r#"{{"id":"{a}","parent":"{b}"}}"#),
+        );
+        for (json, parent, expected) in [
+            (is_root.as_str(), None, Ok(())),
+            (&has_parent, Some(&b), Ok(())),
+            (&has_parent, None, Err(DescriptionError::Parent)),
+            (&is_root, Some(&b), Err(DescriptionError::Parent)),
+            (r#"{"id":"b"}"#, None, Err(DescriptionError::Id)),
+            ("{}", None, Err(DescriptionError::Id)),
+            ("[]", None, Err(DescriptionError::Form)),
+            ("", None, Err(DescriptionError::Form)),
+        ] {
+            let read = description(json.as_bytes(), &a, parent).map(drop);
+            assert_eq!(read, expected, "{json}");
+        }
+    }
+
+    proptest! {
+        /// Whatever order a description is written in, and whatever is in it.
+        #[test]
+        fn order_does_not_matter(words in proptest::collection::vec("[a-z]{1,6}", 1..8)) {
+            let mut words = words;
+            words.sort();
+            words.dedup();
+            let write = |words: &mut dyn Iterator<Item = &String>| {
+                let members: Vec<String> = words.map(|word| format!(r#""{word}":{{"{word}":1}}"#)).collect();
+                described(&format!("{{{}}}", members.join(",")))
+            };
+            let converted = [write(&mut words.iter()), write(&mut words.iter().rev())]
+                .map(|description| convert(&[Image { description: &description, layer: layer("1", false) }]));
+            prop_assert_eq!(&converted[0], &converted[1]);
+        }
+    }
+}
