@@ -20,6 +20,9 @@ use crate::spec::error::{ErrorCode, body};
 use crate::spec::range::{self, Selection, Span};
 use crate::spec::v2::{Endpoint, Query};
 
+/// What a client is told to wait for an image that is being converted.
+const CONVERTING_RETRY: Duration = Duration::from_secs(5);
+
 /// What of a request shapes its answer.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -303,6 +306,7 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
     let retry_after = match failure {
         MirrorError::TooManyRequests { retry_after } => *retry_after,
         MirrorError::Busy { retry_after } => Some(*retry_after),
+        MirrorError::Converting(_) => Some(CONVERTING_RETRY),
         MirrorError::Unavailable(_) => Some(Duration::from_secs(1)),
         _ => None,
     };
@@ -335,7 +339,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
-        MirrorError::Busy { .. } | MirrorError::Unavailable(_) => {
+        MirrorError::Busy { .. } | MirrorError::Converting(_) | MirrorError::Unavailable(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
         }
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
@@ -363,6 +367,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         | MirrorError::CallerDenied => asked.detail("denied"),
         MirrorError::TooManyRequests { .. } => asked.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
+        MirrorError::Converting(_) => asked.detail("converting"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),
         MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),

@@ -145,6 +145,23 @@ impl Mirror {
                 content,
             });
         }
+        if shared
+            .restored(&origin, permit.repository(), digest)
+            .await?
+            && let Some(content) = shared.open_blob(digest, None).await
+        {
+            let size = Some(match &content {
+                Content::File(blob) => blob.size,
+                Content::Memory(bytes) => bytes.len() as u64,
+                Content::Fill(..) | Content::Elsewhere(..) => 0,
+            });
+            let cache = CacheStatus::forward(Forward::UriMiss).stored();
+            return Ok(BlobAnswer {
+                size,
+                cache: cache.detail("converted"),
+                content,
+            });
+        }
         let source = Source::Blob {
             origin: origin.clone(),
             repository: permit.repository().clone(),
@@ -270,6 +287,13 @@ impl Mirror {
                             .links
                             .link_blob(registry, repository, &digest, link)
                             .await;
+                        Ok(())
+                    }
+                    Err(UpstreamError::NotFound)
+                        if shared
+                            .relink_blob_of_v1(&origin, permit.repository(), &digest)
+                            .await =>
+                    {
                         Ok(())
                     }
                     Err(error) => {

@@ -71,7 +71,11 @@ impl Mirror {
     ) -> Result<Listed, MirrorError> {
         let origin = self.origin_for(registry, viewer.presented())?;
         let seen = |name: &Repository| viewer.may_pull(registry, name).is_some();
-        walk(&origin, seen, after, n, budget).await
+        let listed = walk(&origin, seen, after, n, budget).await?;
+        let shared = &self.shared;
+        shared
+            .with_names_of_v1(&origin, seen, after, n, budget, listed)
+            .await
     }
 
     /// The names of a registry that the viewer may pull, up to 50,000 of all that it has, and up to a minute

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use crate::spec::v1::ImageId;
 use crate::upstream::UpstreamError;
 
 /// Why there is no answer. The client gets the message, the log gets the chain.
@@ -37,6 +38,9 @@ pub enum MirrorError {
     TooManyRequests { retry_after: Option<Duration> },
     #[error("too many downloads are under way; try again later")]
     Busy { retry_after: Duration },
+    /// An image that only the v1 side has is being made one of v2, which goes on.
+    #[error("the image is being converted; try again later")]
+    Converting(ImageId),
     #[error("the upstream registry cannot be asked")]
     Unavailable(#[source] Arc<UpstreamError>),
     #[error("the upstream registry gave an answer that cannot be used")]

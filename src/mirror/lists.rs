@@ -103,9 +103,8 @@ impl Mirror {
                 resource: resource.clone(),
             };
             async move {
-                let fetched = origin.upstream.page(&endpoint, &query).await;
+                let fetched = shared.page(&origin, &endpoint, &query).await;
                 let page = fetched.map_err(|error| {
-                    let error = MirrorError::of(Arc::new(error), Asked::Repository);
                     if matches!(error, MirrorError::Unknown { .. }) {
                         shared.pages.invalidate(&key);
                         if origin.writes() == asked_at {

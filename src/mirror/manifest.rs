@@ -104,11 +104,13 @@ impl Mirror {
             link => link,
         };
         if let Some(link) = &link {
-            let bytes = if with_bytes {
-                shared.local(&link.stored(digest)).await
-            } else {
-                None
-            };
+            let mut bytes = None;
+            if with_bytes {
+                bytes = shared.local(&link.stored(digest)).await;
+                if bytes.is_none() {
+                    bytes = shared.remade(origin, digest).await;
+                }
+            }
             if bytes.is_some() || !with_bytes {
                 if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
                     == Freshness::Stale
@@ -134,7 +136,15 @@ impl Mirror {
         let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetch)
             .await
             .map_err(|_| MirrorError::late())?;
-        let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
+        let fetched = match fetched.unwrap_or(Err(MirrorError::Lost)) {
+            Err(error @ MirrorError::Unknown { .. }) => {
+                let converted = shared.relink_manifest_of_v1(origin, repository, digest);
+                let link = converted.await.ok_or(error)?;
+                let bytes = shared.remade(origin, digest).await;
+                Fetched { link, bytes }
+            }
+            fetched => fetched?,
+        };
         let cache = CacheStatus::forward(Forward::UriMiss)
             .stored()
             .collapsed(collapsed);
@@ -157,6 +167,7 @@ impl Mirror {
             digest,
             false,
         );
+        let asked = origin.clone();
         tokio::spawn(async move {
             let known = shared.shared_manifest(&origin, &permit, &digest).await;
             if known.is_some() {
@@ -165,6 +176,10 @@ impl Mirror {
             let start = || shared.clone().claim_manifest(origin, key.clone());
             if let (Some(Err(error)), _) = shared.fetching.join((key.clone(), who), start).await
                 && error.ends_a_claim()
+                && shared
+                    .relink_manifest_of_v1(&asked, &key.1, &key.2)
+                    .await
+                    .is_none()
             {
                 shared
                     .store

@@ -7,6 +7,7 @@ mod blob;
 mod bucket;
 mod caller;
 mod catalogue;
+mod conversion;
 mod download;
 mod error;
 mod fill;
@@ -141,6 +142,7 @@ struct Shared {
     resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
     callers: Callers,
     searched: catalogue::Searched,
+    conversions: conversion::Conversions,
     searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
     fetching: Flights<(ManifestKey, Option<Who>), Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
@@ -192,6 +194,7 @@ impl Mirror {
             missing: Missing::new(),
             callers: Callers::new(),
             searched: catalogue::searched(),
+            conversions: conversion::Conversions::new(),
             searching: Flights::default(),
             pages: lists::pages(),
             listing: Flights::default(),

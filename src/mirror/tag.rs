@@ -4,7 +4,7 @@
 //! manifest exists under its tag alone, because GETs are what upstreams count.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -86,8 +86,23 @@ impl Mirror {
                 (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
             }
             (known, _) => {
-                let origin = origin.clone();
-                shared.clone().revalidate(origin, key, known).await?
+                let began = Instant::now();
+                let ask = || {
+                    shared
+                        .clone()
+                        .revalidate(origin.clone(), key.clone(), known.clone())
+                };
+                match ask().await {
+                    Err(MirrorError::Converting(image)) => {
+                        let repository = permit.repository();
+                        shared
+                            .converted_in_time(origin, repository, &image, began)
+                            .await?;
+                        // Anew, since the v2 side wins.
+                        ask().await?
+                    }
+                    asked => asked?,
+                }
             }
         };
         let Resolved { pointer, bytes, .. } = resolved;
@@ -274,7 +289,7 @@ impl Shared {
             Ok(head) => Some(head),
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
-            Err(error) => return Err(self.tag_refused(&origin, &key, asked_at, error).await),
+            Err(error) => return self.not_in_v2(&origin, &key, asked_at, error).await,
         };
         let checked_at = unix(SystemTime::now());
         let pointer = head.and_then(|head| pointer(head, checked_at));
@@ -314,20 +329,54 @@ impl Shared {
                     };
                     (pointer, bytes)
                 }
-                Err(error) => return Err(self.tag_refused(&origin, &key, asked_at, error).await),
+                Err(error) => return self.not_in_v2(&origin, &key, asked_at, error).await,
             },
         };
         let tags = &self.store.tags;
         let pointer = tags.point(registry, repository, *class, tag, pointer).await;
-        if origin.writes() != asked_at {
-            // Somebody pushed meanwhile: this may be what was there before.
-            tags.remove(registry, repository, *class, tag).await;
-        }
+        self.unless_written(&origin, &key, asked_at).await;
         Ok(Resolved {
             pointer,
             bytes,
             shared: false,
         })
+    }
+
+    /// Forgets where a tag points if somebody pushed meanwhile: it may be what was there before.
+    async fn unless_written(&self, origin: &Origin, key: &TagKey, asked_at: u64) {
+        let (registry, repository, class, tag) = key;
+        if origin.writes() != asked_at {
+            self.store
+                .tags
+                .remove(registry, repository, *class, tag)
+                .await;
+        }
+    }
+
+    /// A tag that the v2 side gave no answer to. One that it does not have may be on the v1 side.
+    async fn not_in_v2(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+        asked_at: u64,
+        error: UpstreamError,
+    ) -> Result<Resolved, MirrorError> {
+        if matches!(error, UpstreamError::NotFound)
+            && let Some(pointer) = self.tag_of_v1(origin, key).await?
+        {
+            let (registry, repository, class, tag) = key;
+            let tags = &self.store.tags;
+            // Other nodes convert it themselves: the bytes are not at their upstream.
+            let pointer = tags.point_here(registry, repository, *class, tag, pointer);
+            let pointer = pointer.await;
+            self.unless_written(origin, key, asked_at).await;
+            return Ok(Resolved {
+                pointer,
+                bytes: None,
+                shared: false,
+            });
+        }
+        Err(self.tag_refused(origin, key, asked_at, error).await)
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.

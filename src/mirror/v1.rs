@@ -61,6 +61,8 @@ pub(super) struct V1Origin {
     tokens: moka::sync::Cache<(Repository, bool), HeaderValue>,
     /// A repository that an image was last seen in: whose token is good for it where no claim says so.
     pub seen_in: moka::sync::Cache<ImageId, Repository>,
+    /// Whether its images are served to clients of v2.
+    pub(super) bridge: bool,
 }
 
 impl V1Origin {
@@ -75,6 +77,7 @@ impl V1Origin {
                 max_stale: settings.max_stale,
                 patience: settings.patience,
                 seen_in: moka::sync::Cache::new(SEEN),
+                bridge: settings.bridge,
                 tokens: moka::sync::Cache::builder()
                     .max_capacity(TOKENS)
                     .time_to_live(TOKEN_LIFE)
@@ -114,6 +117,11 @@ impl V1Origin {
             }
             answered => answered,
         }
+    }
+
+    /// Where lists of images, tokens and searches are.
+    pub(super) fn of_index(&self) -> &Upstream {
+        self.index.as_ref().unwrap_or(&self.upstream)
     }
 }
 
@@ -337,7 +345,7 @@ pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
     Ok(bytes.freeze())
 }
 
-fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {
+pub(super) fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {
     Passing {
         method: pass.method,
         target: endpoint.path(),
@@ -348,7 +356,7 @@ fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {
 }
 
 /// Asks the registry, with the token that its index gave for a repository where there is an index.
-async fn ask(
+pub(super) async fn ask(
     origin: &V1Origin,
     whose: Option<(&Repository, bool)>,
     passing: Passing,

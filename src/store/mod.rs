@@ -9,6 +9,7 @@
 
 mod blobs;
 mod bucket;
+mod conversions;
 mod files;
 mod images;
 mod index;
@@ -37,6 +38,7 @@ pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
 pub use bucket::{
     Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
 };
+pub use conversions::{Conversions, KnownImage, Made, MadeKind, MadeOf};
 pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
@@ -121,6 +123,7 @@ pub struct Store {
     pub tags: Tags,
     pub images: Images,
     pub v1: V1Bodies,
+    pub conversions: Conversions,
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     files: Arc<Files>,
@@ -163,11 +166,13 @@ impl Store {
         let files = Arc::new(Files::new(root, space.clone(), settings.persist_after()));
         let images = Files::below(root, "v1", space.clone(), settings.persist_after());
         let images = Arc::new(images);
+        let converted = Files::below(root, "conversions", space.clone(), settings.persist_after());
         Ok(Self {
             links: Links::new(&files),
             tags: Tags::new(&files),
             v1: V1Bodies::new(&images),
             images: Images::new(&images),
+            conversions: Conversions::new(&Arc::new(converted)),
             blobs,
             space,
             bucket: None,

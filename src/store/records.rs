@@ -109,7 +109,8 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         self.keep_here(path, record).await
     }
 
-    async fn keep_here(&self, path: String, record: V) -> Arc<V> {
+    /// Keeps a record that is nobody else's.
+    pub async fn keep_here(&self, path: String, record: V) -> Arc<V> {
         let json = serde_json::to_vec(&record);
         let record = self.remember(path.clone(), record, unix(SystemTime::now()));
         let files = self.files.clone();

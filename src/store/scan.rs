@@ -29,6 +29,8 @@ impl Store {
         let mut manifests = Manifests::default();
         let records = count(&self.root.join("repositories"), &mut manifests);
         self.space.count_records(records);
+        let converted = count(&self.root.join("conversions"), &mut manifests);
+        self.space.count_records(converted);
         for entry in read_dir(&self.root.join("quarantine")) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
             self.space.set_aside(entry.path(), size);

@@ -92,6 +92,20 @@ impl Tags {
             .await
     }
 
+    /// A pointer to what only this gateway has: what it converted.
+    pub async fn point_here(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        class: AcceptClass,
+        tag: &Tag,
+        pointer: Pointer,
+    ) -> Arc<Pointer> {
+        self.pointers
+            .keep_here(path(registry, repository, class, tag), pointer)
+            .await
+    }
+
     /// The upstream no longer has the tag.
     pub async fn remove(
         &self,

@@ -70,7 +70,7 @@ impl UpstreamError {
     }
 
     /// The error of a status that is no success.
-    pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::NotFound,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Denied(status),

@@ -8,6 +8,7 @@ mod addresses;
 mod auth;
 mod catalogue;
 mod clients;
+mod elsewhere;
 mod error;
 mod limits;
 mod pass;

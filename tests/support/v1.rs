@@ -28,6 +28,12 @@ pub struct Script {
     pub broken: Option<u16>,
     /// It ignores `Range`.
     pub no_ranges: bool,
+    /// It sends one half of each layer, and the rest when this is over.
+    pub stalls: bool,
+    /// How many layers from now on it breaks off in the middle.
+    pub cuts: usize,
+    /// What it says of every layer's checksum.
+    pub checksum: Option<String>,
 }
 
 /// A request as it arrived.
@@ -144,6 +150,74 @@ impl V1Registry {
         ids
     }
 
+    /// Puts an image there of what is said about each, root first, and its layer. `id` and `parent` are added;
+    /// the ids.
+    pub fn put_image(&self, name: &str, tag: &str, images: &[(Value, &[u8])]) -> Vec<String> {
+        let mut state = self.state();
+        let mut ids: Vec<String> = Vec::new();
+        for (description, layer) in images {
+            let mut json = description.clone();
+            let seed = format!("{name}{:?}{json}", ids.last());
+            let id = super::sha256(&[seed.as_bytes(), layer].concat())[7..].to_owned();
+            json["id"] = json!(id);
+            if let Some(parent) = ids.last() {
+                json["parent"] = json!(parent);
+            }
+            let held = Held {
+                json: json.to_string().into_bytes(),
+                layer: Some(layer.to_vec()),
+                complete: true,
+            };
+            state.images.insert(id.clone(), held);
+            ids.push(id);
+        }
+        let (list, tags) = state.repositories.entry(name.to_owned()).or_default();
+        list.extend(ids.iter().map(|id| json!({"id": id})));
+        tags.insert(tag.to_owned(), ids.last().expect("a layer").clone());
+        ids
+    }
+
+    /// Says something else of an image.
+    pub fn put_json(&self, id: &str, json: &Value) {
+        let mut state = self.state();
+        state.images.get_mut(id).expect("an image").json = json.to_string().into_bytes();
+    }
+
+    /// Gives an image another layer.
+    pub fn put_layer(&self, id: &str, layer: &[u8]) {
+        let mut state = self.state();
+        state.images.get_mut(id).expect("an image").layer = Some(layer.to_vec());
+    }
+
+    /// Takes an image away, whatever stands on it.
+    pub fn delete_image(&self, id: &str) {
+        self.state().images.remove(id).expect("an image");
+    }
+
+    /// Puts a tag there, or another image under it.
+    pub fn put_tag(&self, name: &str, tag: &str, id: &str) {
+        let mut state = self.state();
+        let (_, tags) = state.repositories.entry(name.to_owned()).or_default();
+        tags.insert(tag.to_owned(), id.to_owned());
+    }
+
+    /// Takes a tag away.
+    pub fn delete_tag(&self, name: &str, tag: &str) {
+        let mut state = self.state();
+        let (_, tags) = state.repositories.get_mut(name).expect("a repository");
+        tags.remove(tag).expect("a tag");
+    }
+
+    /// How often it was asked so: `GET`, and what the path ends with.
+    pub fn count(&self, method: &str, end: &str) -> usize {
+        let seen = self.seen();
+        let counts = seen.iter().filter(|seen| {
+            let mut words = seen.line.split(' ');
+            words.next() == Some(method) && words.next().is_some_and(|path| path.ends_with(end))
+        });
+        counts.count()
+    }
+
     /// Leaves a repository's image list empty: only its tags name images.
     pub fn empty_list(&self, name: &str) {
         self.state()
@@ -199,6 +273,28 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool, connectio
         };
         let bytes = answer.bytes(request.line.starts_with("HEAD "));
         let mut stream = stream;
+        if request.line.starts_with("GET ") && request.line.contains("/layer ") {
+            let (half, rest) = bytes.split_at(bytes.len() - answer.body.len() / 2);
+            let cut = {
+                let Ok(mut state) = state.lock() else { return };
+                let cut = state.script.cuts > 0;
+                state.script.cuts -= usize::from(cut);
+                cut
+            };
+            if stream.write_all(half).is_err() || cut {
+                return;
+            }
+            while state.lock().is_ok_and(|state| state.script.stalls) {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            if stream.write_all(rest).is_err() || hangs_up {
+                return;
+            }
+            continue;
+        }
         if stream.write_all(&bytes).is_err() || hangs_up {
             return;
         }
@@ -438,6 +534,9 @@ fn image(state: &mut State, request: &Seen, method: &str, id: &str, part: &str) 
             let size = held.layer.as_ref().map_or(0, Vec::len);
             let mut answer = Answer::error(200, "").with("X-Docker-Size", size.to_string());
             answer.body.clone_from(&held.json);
+            if let Some(sum) = &state.script.checksum {
+                answer = answer.with("X-Docker-Checksum-Payload", sum.clone());
+            }
             answer.cacheable()
         }
         ("GET", "ancestry") => {

@@ -1,0 +1,249 @@
+//! Lists of both sides as one: the tags of a repository, and the names of a registry.
+//!
+//! Where one side cannot be asked there is no list, since a list that is short without a word would be taken
+//! for whole.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+
+use super::ask::wrong;
+use crate::mirror::error::Asked;
+use crate::mirror::{Budget, Listed, MirrorError, Origin, Shared, v1_list};
+use crate::spec::name::{Registry, Repository};
+use crate::spec::v1::plain;
+use crate::spec::v2::{Endpoint, Query, Resource};
+use crate::upstream::{Page, Passing, UpstreamError};
+
+/// How many tags are asked for at once, and how often for one list.
+const LONGEST_PAGE: usize = 1000;
+const PAGES: usize = 64;
+/// How long the names of the v1 side are believed, and of how many registries.
+const NAMES_FOR: Duration = Duration::from_secs(60);
+const REGISTRIES: u64 = 64;
+
+/// The names that the v1 side of a registry has.
+pub(super) type Names = moka::sync::Cache<Registry, Arc<BTreeSet<Repository>>>;
+
+pub(super) fn names() -> Names {
+    moka::sync::Cache::builder()
+        .max_capacity(REGISTRIES)
+        .time_to_live(NAMES_FOR)
+        .build()
+}
+
+#[derive(Deserialize)]
+struct Tags {
+    /// Some write `null` for none.
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    results: Vec<Name>,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+impl Shared {
+    /// A page of tags or referrers; of the tags of both sides, where both have the repository.
+    pub(in crate::mirror) async fn page(
+        &self,
+        origin: &Origin,
+        endpoint: &Endpoint,
+        query: &Query,
+    ) -> Result<Page, MirrorError> {
+        let asked = origin.upstream.page(endpoint, query).await;
+        let side = self.side(origin, &endpoint.repository);
+        let Some(side) = side.filter(|_| endpoint.resource == Resource::Tags) else {
+            return asked.map_err(refused);
+        };
+        if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
+            return asked.map_err(refused);
+        }
+        let Some(of_v1) = side.tags().await? else {
+            return asked.map_err(refused);
+        };
+        let mut all: BTreeSet<String> = of_v1.keys().cloned().collect();
+        if let Ok(first) = asked {
+            all.extend(all_tags(origin, endpoint, query, first).await?);
+        }
+        Ok(page_of(&endpoint.repository, &all, query))
+    }
+
+    /// Adds the names of the v1 side to `n` of the v2 side that are behind `after`, in order.
+    pub(in crate::mirror) async fn with_names_of_v1(
+        &self,
+        origin: &Origin,
+        seen: impl Fn(&Repository) -> bool,
+        after: Option<&str>,
+        n: usize,
+        budget: &mut Budget,
+        listed: Listed,
+    ) -> Result<Listed, MirrorError> {
+        let Some(names) = self.names_of_v1(origin, budget).await? else {
+            return Ok(listed);
+        };
+        let behind = |name: &&Repository| after.is_none_or(|after| name.as_str() > after);
+        let of_v1 = names.iter().filter(behind).filter(|name| seen(name));
+        // What the v2 side has behind its last one may come before theirs.
+        let last = listed.more.then(|| listed.names.last().cloned()).flatten();
+        let of_v1 = of_v1.take_while(|name| last.as_ref().is_none_or(|last| *name <= last));
+        let mut all: BTreeSet<Repository> = of_v1.cloned().collect();
+        all.extend(listed.names);
+        let more = listed.more || all.len() > n;
+        let names = all.into_iter().take(n).collect();
+        Ok(Listed { names, more })
+    }
+
+    /// Everything that the v1 side finds; `None` where it has no search, or is not to be asked.
+    async fn names_of_v1(
+        &self,
+        origin: &Origin,
+        budget: &mut Budget,
+    ) -> Result<Option<Arc<BTreeSet<Repository>>>, MirrorError> {
+        let v1 = self.v1.get(&origin.registry).filter(|v1| v1.bridge);
+        let Some(v1) = v1.filter(|_| origin.bridge && !origin.callers && !origin.only_public)
+        else {
+            return Ok(None);
+        };
+        let known = &self.conversions.listed;
+        if let Some(names) = known.get(&origin.registry) {
+            return Ok(Some(names));
+        }
+        let Some(left) = budget.0.checked_sub(1) else {
+            return Err(MirrorError::too_sparse());
+        };
+        budget.0 = left;
+        let passing = Passing {
+            method: Method::GET,
+            target: "/v1/search?q=".to_owned(),
+            headers: HeaderMap::new(),
+            scope: String::new(),
+            body: None,
+        };
+        let asked = v1.of_index().pass_v1(passing, None).await;
+        let mut passed = asked.map_err(refused)?;
+        match passed.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => return Ok(None),
+            status => return Err(refused(UpstreamError::of(status, &passed.headers))),
+        }
+        let bytes = v1_list(&mut passed).await?;
+        let found: Found =
+            serde_json::from_slice(&bytes).map_err(|_| wrong("its search cannot be read"))?;
+        let names = found.results.iter();
+        let names = names.filter_map(|found| plain(&found.name).parse().ok());
+        let names: Arc<BTreeSet<Repository>> = Arc::new(names.collect());
+        known.insert(origin.registry.clone(), names.clone());
+        Ok(Some(names))
+    }
+}
+
+/// All tags of the v2 side, of which `first` answered `query`.
+async fn all_tags(
+    origin: &Origin,
+    endpoint: &Endpoint,
+    query: &Query,
+    first: Page,
+) -> Result<Vec<String>, MirrorError> {
+    let whole = *query == Query::default();
+    let mut page = first;
+    if !whole {
+        let query = Query::default().with("n", &LONGEST_PAGE.to_string());
+        page = origin
+            .upstream
+            .page(endpoint, &query)
+            .await
+            .map_err(refused)?;
+    }
+    let mut all = Vec::new();
+    for _ in 0..PAGES {
+        let tags: Tags = serde_json::from_slice(&page.bytes)
+            .map_err(|_| refused(UpstreamError::Protocol("its tags cannot be read")))?;
+        all.extend(tags.tags.unwrap_or_default());
+        let Some(next) = page.link.as_deref().and_then(next_query) else {
+            return Ok(all);
+        };
+        page = origin
+            .upstream
+            .page(endpoint, &next)
+            .await
+            .map_err(refused)?;
+    }
+    Err(refused(UpstreamError::Protocol("its tags have no end")))
+}
+
+/// The query of a `Link` to the next page (RFC 8288).
+fn next_query(link: &str) -> Option<Query> {
+    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !parameters.replace([' ', '"'], "").contains("rel=next") {
+        return None;
+    }
+    Query::parse(url.split_once('?')?.1).ok()
+}
+
+/// What of these tags a query asks for (distribution-spec 1.1, "Listing Tags").
+fn page_of(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Page {
+    let most = query.value("n").and_then(|n| n.parse::<usize>().ok());
+    let last = query.value("last").unwrap_or_default();
+    let behind: Vec<&String> = all.iter().filter(|tag| tag.as_str() > last).collect();
+    let tags = &behind[..most.unwrap_or(usize::MAX).min(behind.len())];
+    let next = tags.last().filter(|_| tags.len() < behind.len());
+    let link = next.map(|next| {
+        let query = Query::default()
+            .with("last", next)
+            .with("n", &tags.len().to_string());
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: Resource::Tags,
+        };
+        format!("<{}{}>; rel=\"next\"", endpoint.path(), query.render())
+    });
+    let body = serde_json::json!({"name": repository.as_str(), "tags": tags});
+    Page {
+        bytes: Bytes::from(body.to_string()),
+        media_type: Some("application/json".to_owned()),
+        link,
+        filters_applied: None,
+    }
+}
+
+fn refused(error: UpstreamError) -> MirrorError {
+    MirrorError::of(Arc::new(error), Asked::Repository)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_all_tags() {
+        let all = ["1", "2", "a", "b"].map(str::to_owned).into();
+        let repository = "team/app".parse().expect("a name");
+        for (query, tags, next) in [
+            ("", &["1", "2", "a", "b"][..], None),
+            ("n=2", &["1", "2"], Some("last=2&n=2")),
+            ("n=2&last=2", &["a", "b"], None),
+            ("n=3&last=1", &["2", "a", "b"], None),
+            ("last=a", &["b"], None),
+            ("n=5&last=z", &[], None),
+            ("n=0", &[], None),
+        ] {
+            let page = page_of(&repository, &all, &Query::parse(query).expect("a query"));
+            let body: serde_json::Value = serde_json::from_slice(&page.bytes).expect("JSON");
+            assert_eq!(body, serde_json::json!({"name": "team/app", "tags": tags}));
+            let next = next.map(|next| format!("</v2/team/app/tags/list?{next}>; rel=\"next\""));
+            assert_eq!(page.link, next, "{query}");
+            let query = page.link.as_deref().and_then(next_query);
+            assert_eq!(query.is_some(), next.is_some());
+        }
+    }
+}

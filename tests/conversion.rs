@@ -1,0 +1,118 @@
+//! Images that only the v1 side of a registry has, for clients of v2: what they become, how long that may
+//! take, what is left when layers are evicted and registries stop, and whose right it takes.
+
+mod support;
+
+#[path = "conversion/lasting.rs"]
+mod lasting;
+#[path = "conversion/lists.rs"]
+mod lists;
+#[path = "conversion/made.rs"]
+mod made;
+#[path = "conversion/rights.rs"]
+mod rights;
+#[path = "conversion/slow.rs"]
+mod slow;
+#[path = "conversion/tree.rs"]
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use support::gateway::Gateway;
+use support::gzip;
+use support::http::{Raw, Reply};
+use support::image::{random, tar};
+use support::origin::Origin;
+use support::v1::V1Registry;
+
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Both sides of one registry, and the gateway before them. Every pull asks both anew.
+pub struct Scene {
+    pub v1: V1Registry,
+    pub v2: Origin,
+    pub gateway: Gateway,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with("tag_ttl: 0s, missing_ttl: 0s")
+    }
+
+    /// With these keys of the registry.
+    pub fn with(keys: &str) -> Self {
+        let (v1, v2) = (V1Registry::start(), Origin::start());
+        let gateway = Gateway::start(&configuration(&v1.url(), &v2.url(), keys));
+        Self { v1, v2, gateway }
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path)
+    }
+
+    pub fn ask(&self, method: &str, path: &str) -> Reply {
+        let accept = format!("{DOCKER_MANIFEST}, application/vnd.oci.image.index.v1+json");
+        Raw::connect(self.gateway.url(1), None).exchange(method, path, &[("Accept", &accept)])
+    }
+}
+
+pub fn configuration(v1: &str, v2: &str, keys: &str) -> String {
+    format!("registries: [{{name: hosted, v1: \"{v1}\", v2: \"{v2}\", {keys}}}]\n")
+}
+
+/// An image as Docker 1.x pushed it: a base, a command that changes nothing, and something on it.
+pub fn push(v1: &V1Registry, name: &str, tag: &str, seed: u64) -> Vec<String> {
+    let layers = layers(seed);
+    let images: Vec<(Value, &[u8])> = descriptions()
+        .into_iter()
+        .zip(layers.iter().map(Vec::as_slice))
+        .collect();
+    v1.put_image(name, tag, &images)
+}
+
+/// Layers of such an image: gzip, nothing, and an archive that is not packed.
+pub fn layers(seed: u64) -> [Vec<u8>; 3] {
+    let base = tar(&[("etc/", b""), ("etc/base", &random(seed, 90_000))]);
+    let data = tar(&[("data/", b""), ("data/payload", &random(seed + 1, 50_000))]);
+    [gzip(&base), vec![0; 1024], data]
+}
+
+pub fn descriptions() -> Vec<Value> {
+    let made = |second: u32, command: &str| {
+        json!({
+            "created": format!("2014-10-01T20:46:{second:02}.5Z"),
+            "docker_version": "1.2.0",
+            "architecture": "amd64",
+            "os": "linux",
+            "container_config": {"Cmd": ["/bin/sh", "-c", command]},
+            "config": {"Env": ["PATH=/bin"], "Cmd": ["/run"]},
+            "Size": 1,
+        })
+    };
+    vec![
+        made(1, "#(nop) ADD file:1 in /"),
+        made(2, "#(nop) CMD [/run]"),
+        made(3, "make data"),
+    ]
+}
+
+/// The layers' digests and the configuration's of a manifest.
+pub fn blobs(manifest: &Reply) -> (Vec<String>, String) {
+    let json: Value = serde_json::from_slice(&manifest.body).expect("JSON");
+    let digest = |it: &Value| it["digest"].as_str().expect("a digest").to_owned();
+    let layers = json["layers"].as_array().expect("layers");
+    (layers.iter().map(digest).collect(), digest(&json["config"]))
+}
+
+/// Where a blob is on disk.
+pub fn stored(gateway: &Gateway, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").expect("sha256");
+    let folder: PathBuf = gateway.store().join("blobs/sha256").join(&hex[..2]);
+    folder.join(hex)
+}
+
+pub fn exists(path: &Path) -> bool {
+    path.try_exists().expect("the disk says so")
+}

@@ -1,0 +1,193 @@
+//! What is left of a converted image when its bytes are evicted, its links are gone, and the registries stop.
+
+use crate::support::{sha256, until};
+use crate::{Scene, blobs, configuration, exists, layers, push, stored};
+
+const MANIFEST: &str = "/v2/team/app/manifests/1";
+
+/// Everything is evicted: the manifest and the configuration are made anew without a question, layers are read
+/// again and come out as they were.
+#[test]
+fn what_is_evicted_comes_back_as_it_was() {
+    let mut scene = Scene::with("tag_ttl: 1h");
+    push(&scene.v1, "team/app", "1", 1);
+    let manifest = scene.get(MANIFEST);
+    let (layers, config) = blobs(&manifest);
+    let digests = [
+        sha256(&manifest.body),
+        config.clone(),
+        layers[0].clone(),
+        layers[1].clone(),
+    ];
+    let blob = |scene: &Scene, digest: &str| scene.get(&format!("/v2/team/app/blobs/{digest}"));
+    let before: Vec<Vec<u8>> = [&config, &layers[0], &layers[1]]
+        .map(|digest| blob(&scene, digest).body)
+        .into();
+    scene.gateway.terminate();
+    for digest in &digests {
+        let file = stored(&scene.gateway, digest);
+        assert!(exists(&file), "{digest}");
+        std::fs::remove_file(file).expect("evicted");
+    }
+    scene.gateway.restart();
+    scene.v1.forget();
+    scene.v2.forget_requests();
+    let again = scene.get(MANIFEST);
+    assert_eq!(again.status(), 200, "{again:?}");
+    assert!(again.body == manifest.body);
+    let by_digest = scene.get(&format!("/v2/team/app/manifests/{}", digests[0]));
+    assert!(by_digest.body == manifest.body);
+    assert!(blob(&scene, &config).body == before[0]);
+    assert_eq!(scene.v1.seen().len(), 0, "nobody was asked");
+    // A HEAD brings nothing.
+    let head = scene.ask("HEAD", &format!("/v2/team/app/blobs/{}", layers[0]));
+    assert_eq!(
+        head.header("content-length"),
+        Some(&*before[1].len().to_string())
+    );
+    assert_eq!(scene.v1.count("GET", "/layer"), 0);
+    for (digest, before) in layers.iter().zip(&before[1..]) {
+        let reply = blob(&scene, digest);
+        assert_eq!(reply.status(), 200, "{reply:?}");
+        assert!(reply.body == *before);
+        assert!(exists(&stored(&scene.gateway, digest)));
+        assert!(blob(&scene, digest).body == *before);
+    }
+    assert_eq!(scene.v1.count("GET", "/layer"), 2, "each once");
+    assert_eq!(
+        scene.v2.requests().len(),
+        0,
+        "the v2 side has nothing to say to that"
+    );
+}
+
+/// A registry that has other bytes under the same image than it had is not believed.
+#[test]
+fn what_comes_back_as_something_else_is_refused() {
+    let mut scene = Scene::with("tag_ttl: 1h");
+    let ids = push(&scene.v1, "team/app", "1", 1);
+    let (digests, _) = blobs(&scene.get(MANIFEST));
+    scene.gateway.terminate();
+    std::fs::remove_file(stored(&scene.gateway, &digests[0])).expect("evicted");
+    scene.v1.put_layer(&ids[0], &layers(9)[0]);
+    scene.gateway.restart();
+    let reply = scene.get(&format!("/v2/team/app/blobs/{}", digests[0]));
+    assert_eq!(reply.status(), 404, "the v2 side has it not: {reply:?}");
+    assert!(!exists(&stored(&scene.gateway, &digests[0])));
+    assert!(!exists(&stored(&scene.gateway, &sha256(&layers(9)[0]))));
+}
+
+/// Links go when nobody asked for long; what was converted is known for ever, and the image's link to the
+/// repository is what counts.
+#[test]
+fn without_its_links_a_digest_is_still_its_repositorys() {
+    let mut scene = Scene::new();
+    push(&scene.v1, "team/app", "1", 1);
+    let manifest = scene.get(MANIFEST);
+    let digest = sha256(&manifest.body);
+    let (layers, config) = blobs(&manifest);
+    scene.gateway.terminate();
+    std::fs::remove_dir_all(scene.gateway.store().join("repositories")).expect("gone");
+    scene.gateway.restart();
+    let by_digest = scene.get(&format!("/v2/team/app/manifests/{digest}"));
+    assert_eq!(by_digest.status(), 200, "{by_digest:?}");
+    assert!(by_digest.body == manifest.body);
+    for digest in [&layers[0], &layers[1], &config] {
+        let path = format!("/v2/team/app/blobs/{digest}");
+        assert_eq!(scene.ask("HEAD", &path).status(), 200);
+        assert_eq!(sha256(&scene.get(&path).body), *digest);
+        // They are that repository's alone.
+        assert_eq!(scene.get(&path.replace("app", "other")).status(), 404);
+    }
+    let other = scene.get(&format!("/v2/team/other/manifests/{digest}"));
+    assert_eq!(other.status(), 404);
+}
+
+/// A link is looked at again behind an answer, and stays as long as the v1 side has the image.
+#[test]
+fn links_are_looked_at_again_on_the_v1_side() {
+    let scene = Scene::with("tag_ttl: 0s, missing_ttl: 0s, link_ttl: 0s");
+    let ids = push(&scene.v1, "team/app", "1", 1);
+    let manifest = scene.get(MANIFEST);
+    let digest = sha256(&manifest.body);
+    let by_digest = format!("/v2/team/app/manifests/{digest}");
+    let layer = format!("/v2/team/app/blobs/{}", blobs(&manifest).0[0]);
+    for path in [&by_digest, &layer] {
+        let json = format!("{}/json", if *path == layer { &ids[0] } else { &ids[2] });
+        for _ in 0..3 {
+            let before = scene.v1.count("GET", &json);
+            // One that is still looked at is not looked at twice.
+            until("the image to be asked for", || {
+                assert_eq!(scene.get(path).status(), 200, "{path}");
+                scene.v1.count("GET", &json) > before
+            });
+        }
+    }
+    // The images are gone: so is what was made of them.
+    scene.v1.delete_image(&ids[0]);
+    scene.v1.delete_image(&ids[2]);
+    for path in [&by_digest, &layer] {
+        until("it to be gone", || scene.get(path).status() == 404);
+    }
+}
+
+/// The v2 side does not answer: what was converted before is served as stale, and nothing is converted.
+#[test]
+fn only_a_404_leads_to_the_v1_side() {
+    let Scene {
+        v1,
+        mut v2,
+        gateway,
+    } = Scene::new();
+    push(&v1, "team/app", "1", 1);
+    push(&v1, "team/app", "2", 3);
+    let scene = Scene {
+        v1,
+        v2: crate::support::origin::Origin::start(),
+        gateway,
+    };
+    let known = scene.get(MANIFEST);
+    assert_eq!(known.status(), 200);
+    v2.down();
+    scene.v1.forget();
+    let stale = scene.get(MANIFEST);
+    assert!(stale.body == known.body);
+    assert_eq!(
+        stale.header("warning"),
+        Some("299 - \"stale copy, upstream unavailable\"")
+    );
+    assert_eq!(scene.get("/v2/team/app/manifests/2").status(), 503);
+    assert_eq!(scene.v1.seen().len(), 0);
+    v2.up();
+    // The v1 side does not answer, the v2 side says that it does not have it.
+    scene.v1.script(|script| script.broken = Some(503));
+    until("the v2 side to be asked again", || {
+        let reply = scene.get(MANIFEST);
+        reply.header("warning").is_some() && v2.count("HEAD", MANIFEST) > 1
+    });
+    let unknown = scene.get("/v2/team/app/manifests/2");
+    assert_eq!(unknown.status(), 503, "{unknown:?}");
+    scene.v1.script(|script| script.broken = Some(401));
+    until("its refusal to be told", || {
+        scene.get("/v2/team/app/manifests/2").status() == 403
+    });
+}
+
+/// With another configuration that has no such registry any more, and with it again, it is the same.
+#[test]
+fn another_start_knows_it_all() {
+    let mut scene = Scene::new();
+    push(&scene.v1, "team/app", "1", 1);
+    let manifest = scene.get(MANIFEST);
+    let yaml = configuration(
+        &scene.v1.url(),
+        &scene.v2.url(),
+        "bridge: false, tag_ttl: 0s, missing_ttl: 0s",
+    );
+    scene.gateway.restart_with(&yaml);
+    assert_eq!(scene.get(MANIFEST).status(), 404);
+    let yaml = configuration(&scene.v1.url(), &scene.v2.url(), "tag_ttl: 0s");
+    scene.gateway.restart_with(&yaml);
+    assert!(scene.get(MANIFEST).body == manifest.body);
+    assert_eq!(scene.v1.count("GET", "/layer"), 3);
+}

@@ -1,0 +1,118 @@
+//! Lists of both sides as one: tags, and the catalogue.
+
+use serde_json::{Value, json};
+
+use crate::support::http::Reply;
+use crate::support::image::random;
+use crate::support::origin::Fault;
+use crate::{Scene, push};
+
+const TAGS: &str = "/v2/team/app/tags/list";
+
+fn body(reply: &Reply) -> Value {
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    serde_json::from_slice(&reply.body).expect("JSON")
+}
+
+/// Every page of a list, by its `Link`s.
+fn pages(scene: &Scene, first: &str, key: &str) -> Vec<Value> {
+    let mut pages = Vec::new();
+    let mut next = Some(first.to_owned());
+    while let Some(path) = next {
+        assert!(pages.len() < 20, "it has no end");
+        let reply = scene.get(&path);
+        pages.push(body(&reply)[key].clone());
+        next = reply.header("link").map(|link| {
+            let (url, rest) = link[1..].split_once('>').expect("a URL");
+            assert_eq!(rest, "; rel=\"next\"");
+            url[url.find("/v2/").expect("a path")..].to_owned()
+        });
+    }
+    pages
+}
+
+#[test]
+fn tags_of_both_sides() {
+    let scene = Scene::new();
+    let ids = push(&scene.v1, "team/app", "1.0", 1);
+    scene.v1.put_tag("team/app", "3.0", &ids[0]);
+    scene.v1.put_tag("team/app", "2.0", &ids[0]);
+    // One side alone.
+    let only_v1 = json!({"name": "team/app", "tags": ["1.0", "2.0", "3.0"]});
+    assert_eq!(body(&scene.get(TAGS)), only_v1);
+    for tag in ["2.0", "2.5", "latest"] {
+        scene.v2.push_image("team/other", tag, &[random(1, 100)]);
+    }
+    let other = body(&scene.get("/v2/team/other/tags/list"));
+    assert_eq!(other["tags"], json!(["2.0", "2.5", "latest"]));
+    assert_eq!(scene.get("/v2/team/none/tags/list").status(), 404);
+
+    // Both.
+    let scene = Scene::new();
+    let ids = push(&scene.v1, "team/app", "1.0", 1);
+    scene.v1.put_tag("team/app", "3.0", &ids[0]);
+    scene.v1.put_tag("team/app", "2.0", &ids[0]);
+    for tag in ["2.0", "2.5", "latest"] {
+        scene.v2.push_image("team/app", tag, &[random(1, 100)]);
+    }
+    let all = json!(["1.0", "2.0", "2.5", "3.0", "latest"]);
+    assert_eq!(body(&scene.get(TAGS))["tags"], all);
+    let by_two = pages(&scene, &format!("{TAGS}?n=2"), "tags");
+    assert_eq!(
+        by_two,
+        [
+            json!(["1.0", "2.0"]),
+            json!(["2.5", "3.0"]),
+            json!(["latest"])
+        ]
+    );
+    assert_eq!(pages(&scene, &format!("{TAGS}?n=5"), "tags"), [all]);
+    let behind = body(&scene.get(&format!("{TAGS}?last=2.5")));
+    assert_eq!(behind["tags"], json!(["3.0", "latest"]));
+}
+
+/// A list that is short without a word would be taken for whole.
+#[test]
+fn a_list_without_one_side_is_none() {
+    let scene = Scene::new();
+    push(&scene.v1, "team/app", "1.0", 1);
+    scene.v2.push_image("team/app", "2.0", &[random(1, 100)]);
+    scene.v1.script(|script| script.broken = Some(503));
+    assert_eq!(scene.get(TAGS).status(), 503);
+    assert_eq!(scene.get("/v2/_catalog").status(), 503);
+    let scene = Scene::new();
+    push(&scene.v1, "team/app", "1.0", 1);
+    scene.v2.fault(Fault::status(503));
+    assert_eq!(scene.get(TAGS).status(), 503);
+    assert_eq!(scene.get("/v2/_catalog").status(), 503);
+}
+
+#[test]
+fn the_catalogue_of_both_sides() {
+    let scene = Scene::new();
+    for name in ["team/b", "team/d", "library/a", "zoo/z"] {
+        push(&scene.v1, name, "1", 1);
+    }
+    for name in ["team/a", "team/b", "team/c", "team/e", "team/f"] {
+        scene.v2.push_image(name, "1", &[random(1, 100)]);
+    }
+    let all = [
+        "a", "team/a", "team/b", "team/c", "team/d", "team/e", "team/f", "zoo/z",
+    ];
+    assert_eq!(body(&scene.get("/v2/_catalog"))["repositories"], json!(all));
+    for n in 1..=9 {
+        let pages = pages(&scene, &format!("/v2/_catalog?n={n}"), "repositories");
+        let names: Vec<Value> = pages
+            .iter()
+            .flat_map(|it| it.as_array().expect("names").clone())
+            .collect();
+        assert_eq!(Value::from(names), json!(all), "{n}");
+        assert!(
+            pages
+                .iter()
+                .all(|page| page.as_array().is_some_and(|page| page.len() <= n))
+        );
+    }
+    let behind = body(&scene.get("/v2/_catalog?n=2&last=team/c"));
+    assert_eq!(behind["repositories"], json!(["team/d", "team/e"]));
+}
