@@ -18,5 +18,6 @@ pub mod name;
 pub mod range;
 pub mod references;
 pub mod schema1;
+pub mod synthesis;
 pub mod v1;
 pub mod v2;

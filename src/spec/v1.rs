@@ -10,6 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::digest::Digest;
 use super::name::{Repository, Tag};
 use super::v2::PathError;
 
@@ -94,6 +95,13 @@ pub struct ImageIdError;
 impl ImageId {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id that has the first 64 digits of a digest.
+    pub fn of_digest(digest: &Digest) -> Self {
+        let mut hex = digest.hex();
+        hex.truncate(64);
+        Self(hex.into())
     }
 }
 
