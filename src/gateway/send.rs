@@ -65,6 +65,36 @@ pub async fn stream(
     session.write_response_body(None, true).await
 }
 
+/// Sends `filler` until there is a body, every so often and at once, and then the body. As with [`stream`],
+/// an error leaves it visibly incomplete.
+pub async fn filled<E: std::error::Error>(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    filler: Bytes,
+    every: Duration,
+    body: impl Future<Output = std::result::Result<Reader, E>>,
+) -> Result<()> {
+    frame(session, &mut response, None)?;
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    let mut body = pin!(body);
+    let reader = loop {
+        session
+            .write_response_body(Some(filler.clone()), false)
+            .await?;
+        flush(session).await?;
+        if let Ok(reader) = tokio::time::timeout(every, &mut body).await {
+            break reader;
+        }
+    };
+    match reader {
+        Ok(mut reader) => pass_on(session, &mut reader).await?,
+        Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
+    }
+    session.write_response_body(None, true).await
+}
+
 /// Sends several parts of a body, one after the other, in their frame. As with [`stream`], an error leaves
 /// it visibly incomplete.
 pub async fn parts(

@@ -408,6 +408,16 @@ impl Shared {
         Some(Content::File(blob))
     }
 
+    /// A blob that was made here, of a layer that the caller's repository has.
+    pub(super) async fn derived_blob(&self, digest: &Digest, size: u64) -> Option<BlobAnswer> {
+        let content = self.open_blob(digest, Some(size)).await?;
+        Some(BlobAnswer {
+            size: Some(size),
+            cache: CacheStatus::HIT.detail("derived"),
+            content,
+        })
+    }
+
     /// What a source's refusal means for the client; what the upstream does not have is remembered.
     async fn blob_refused(
         &self,

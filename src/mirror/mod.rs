@@ -19,6 +19,7 @@ mod public;
 mod purge;
 mod reader;
 mod source;
+mod synthesis;
 mod tag;
 mod v1;
 mod v1_kept;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
+pub use crate::store::SynthesisedImage;
 pub use blob::{BlobAnswer, BlobHead};
 pub use catalogue::{Budget, Listed};
 pub use error::{Asked, MirrorError};
@@ -40,6 +42,7 @@ pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
+pub use synthesis::{MadeUp, SynthesisFailure, SynthesisLayer};
 pub use v1::{Claim, V1Pass, V1Settings, v1_list};
 pub use v1_kept::V1Answer;
 pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
@@ -148,6 +151,7 @@ struct Shared {
     claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
     asking: v1_kept::Asking,
+    preparing: synthesis::Preparing,
 }
 
 impl Mirror {
@@ -203,6 +207,7 @@ impl Mirror {
             claiming: Flights::default(),
             proving: Flights::default(),
             asking: Flights::default(),
+            preparing: synthesis::Preparing::default(),
         };
         let mirror = Self {
             shared: Arc::new(mirror),

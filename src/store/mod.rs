@@ -23,6 +23,7 @@ mod scan;
 mod scrub;
 mod space;
 mod sweep;
+mod synthesis;
 mod tags;
 mod tend;
 mod trouble;
@@ -48,6 +49,7 @@ pub use repositories::KnownRepository;
 pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};
 pub use sweep::Swept;
+pub use synthesis::{PreparedLayer, Synthesis, SynthesisedImage};
 pub use tags::{Pointer, Tags};
 pub use trouble::trouble;
 pub use v1_bodies::{V1Bodies, V1Body};
@@ -124,6 +126,7 @@ pub struct Store {
     pub images: Images,
     pub v1: V1Bodies,
     pub conversions: Conversions,
+    pub synthesis: Synthesis,
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     files: Arc<Files>,
@@ -173,6 +176,7 @@ impl Store {
             v1: V1Bodies::new(&images),
             images: Images::new(&images),
             conversions: Conversions::new(&Arc::new(converted)),
+            synthesis: Synthesis::new(&files),
             blobs,
             space,
             bucket: None,

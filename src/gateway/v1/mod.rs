@@ -14,6 +14,7 @@ mod pass;
 mod respond;
 mod route;
 mod search;
+mod synthesis;
 
 use pingora::Result;
 use pingora::proxy::Session;
@@ -156,7 +157,7 @@ impl Gateway {
         seen.user = login.user().map(str::to_owned);
         let caller = login.caller(&named.name);
         let permit = self.v1_decide(&caller, named.action, &named.registry, &named.repository)?;
-        self.v1_pass_named(session, named, &login, &permit).await
+        self.v1_either(session, named, &login, &permit).await
     }
 
     async fn v1_image(
@@ -168,6 +169,9 @@ impl Gateway {
         let login = self.v1_login(session).await?;
         seen.user = login.user().map(str::to_owned);
         let Some(name) = login.repository().map(str::to_owned) else {
+            if self.v1_synthesised_by_id(session, &image).await? {
+                return Ok(());
+            }
             let open = image.registry.as_ref();
             let open = open.and_then(|registry| self.house.policy.open(registry));
             let foreign = self.v1_foreign_name(session);
@@ -199,6 +203,9 @@ impl Gateway {
         let permit = self.v1_permit(session, &login, &name, image.action)?;
         seen.registry = Some(permit.registry().clone());
         seen.repository = Some(permit.repository().clone());
+        if self.v1_synthesised(session, &image, &permit).await? {
+            return Ok(());
+        }
         let claim = Claim::Repository(&permit);
         self.v1_pass_image(session, &image, claim).await
     }

@@ -10,7 +10,7 @@ use pingora::proxy::Session;
 
 use super::super::{Gateway, forward, send};
 use super::route::{Image, Named};
-use super::{Failed, respond, unusable};
+use super::{Failed, respond, synthesis, unusable};
 use crate::access::{Action, Login, Permit, V1Access};
 use crate::mirror::{self, Body, Claim, MirrorError, Passed, V1Pass};
 use crate::spec::cache_status::{CacheStatus, Forward};
@@ -60,6 +60,9 @@ impl Gateway {
                 mirror.v1_repository(permit, &named.resource, pass)
             })
             .await?;
+        if self.v1_is_elsewhere(named, passed.status) {
+            return Err(synthesis::unknown(mirror::Asked::Repository).into());
+        }
         let method = session.req_header().method.clone();
         let teaches = passed.status == StatusCode::OK && method == Method::GET;
         let gone = matches!(named.resource, Resource::Repository | Resource::Tags);

@@ -88,7 +88,7 @@ pub async fn nothing_left(session: &mut Session, size: u64, cache: CacheStatus) 
 }
 
 /// Our own answer, in JSON, that nobody keeps.
-fn own(status: StatusCode) -> Result<ResponseHeader> {
+pub fn own(status: StatusCode) -> Result<ResponseHeader> {
     let mut response = response(status, CacheStatus::own("v1"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;

@@ -94,7 +94,7 @@ fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route,
         Path::Image { id, part } => {
             let entry = nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
             let action = action_on_image(asked.method, part)?;
-            if action != Action::Pull && listener.read_only {
+            if action != Action::Pull && (listener.read_only || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
             }
             Ok(Route::Image(Image {
@@ -107,7 +107,7 @@ fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route,
         Path::Named { name, resource } => {
             let (entry, repository) = resolve(table, listener, asked.host, &name)?;
             let action = action_on_repository(asked.method, &resource)?;
-            if action != Action::Pull && (listener.read_only || !entry.push) {
+            if action != Action::Pull && (listener.read_only || !entry.push || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
             }
             Ok(Route::Named(Named {
@@ -132,7 +132,7 @@ pub fn resolve<'t>(
     name: &str,
 ) -> Result<(&'t Entry, Repository), Refusal> {
     let (entry, rest) = owner(table, listener, None, host, v1::plain(name))?;
-    if !entry.v1 {
+    if !speaks_v1(entry) {
         return Err(not_served());
     }
     let rest = v1::plain(rest);
@@ -155,10 +155,22 @@ fn nameless<'t>(
     host: Option<&str>,
 ) -> Result<Option<&'t Entry>, Refusal> {
     if let Some(entry) = fixed(table, listener, None, host)? {
-        return Ok(Some(entry).filter(|entry| entry.v1));
+        return Ok(Some(entry).filter(|entry| speaks_v1(entry)));
     }
     let v1 = || table.entries.iter().filter(|entry| entry.v1);
-    Ok(v1().find(|entry| entry.default).or_else(|| v1().next()))
+    let bridged = || table.entries.iter().filter(|entry| speaks_v1(entry));
+    let own = v1().find(|entry| entry.default).or_else(|| v1().next());
+    let made_up = || {
+        let default = bridged().find(|entry| entry.default);
+        default.or_else(|| bridged().next())
+    };
+    Ok(own.or_else(made_up))
+}
+
+/// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up
+/// for them. That takes that they are kept here, and that we decide who may read them.
+pub fn speaks_v1(entry: &Entry) -> bool {
+    entry.v1 || entry.bridge && entry.cached && !entry.callers
 }
 
 fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
@@ -187,7 +199,8 @@ fn action_on_image(method: &Method, part: Part) -> Result<Action, Refusal> {
 }
 
 fn not_served() -> Refusal {
-    Refusal::new(ErrorCode::NameUnknown, "the v1 API is not served here")
+    let message = "the v1 API is not served here; `bridge: true` at a registry serves its images";
+    Refusal::new(ErrorCode::NameUnknown, message)
 }
 
 /// What a push is told that no registry takes.
