@@ -23,7 +23,7 @@ use support::gateway::Gateway;
 use support::image::random;
 use support::v1::V1Registry;
 
-use daemon::{Daemon, FALLS_BACK, MODERN, OLD};
+use daemon::{BY_TAG, Daemon, FALLS_BACK, MODERN, OLD};
 
 /// `reader` and `pusher`, both of `password`.
 pub const ACCOUNTS: &str =
@@ -81,7 +81,7 @@ fn pulls_of_every_version_and_principal() {
         registry.push_image(name, "latest", &parts);
     }
     let whole = Ok(vec![layers[1].clone(), layers[0].clone()]);
-    for version in OLD.into_iter().chain([FALLS_BACK]) {
+    for version in OLD.into_iter().chain([FALLS_BACK]).chain(BY_TAG) {
         // Each has a gateway that has not seen wrong passwords yet.
         let gateway = gateway(&registry);
         for (who, name, expected) in [

@@ -19,6 +19,8 @@ pub struct Version {
     asks_v2: bool,
     /// Whether it asks how long a layer is.
     heads: bool,
+    /// Whether it asks for the one tag that it wants.
+    asks_tag: bool,
     /// Whether it creates accounts where it is told to log in.
     creates_users: bool,
 }
@@ -29,6 +31,7 @@ const fn version(agent: &'static str, ping: Option<&'static str>) -> Version {
         ping,
         asks_v2: false,
         heads: false,
+        asks_tag: false,
         creates_users: true,
     }
 }
@@ -73,6 +76,35 @@ pub const FALLS_BACK: Version = Version {
         None,
     )
 };
+
+/// Those that ask for a single tag. The last one looks for v1 alone once it comes here.
+pub const BY_TAG: [Version; 3] = [
+    Version {
+        asks_v2: true,
+        asks_tag: true,
+        ..version(
+            "docker/1.8.3 go/go1.4.2 git-commit/f4bf5c7 kernel/3.19.0 os/linux arch/amd64",
+            None,
+        )
+    },
+    Version {
+        asks_v2: true,
+        asks_tag: true,
+        ..version(
+            "docker/1.10.3 go/go1.5.3 git-commit/20f81dd kernel/4.2.0 os/linux arch/amd64",
+            None,
+        )
+    },
+    Version {
+        asks_tag: true,
+        creates_users: false,
+        ..version(
+            "docker/1.12.6 go/go1.6.4 git-commit/78d1802 kernel/4.4.0 os/linux arch/amd64 \
+             UpstreamClient(Docker-Client/1.12.6 \\(linux\\))",
+            None,
+        )
+    },
+];
 
 /// One that only searches and logs in here.
 pub const MODERN: Version = Version {
@@ -235,14 +267,17 @@ impl<'a> Daemon<'a> {
         } else {
             format!("library/{name}")
         };
-        let tags = self.say(
-            &format!("GET /v1/repositories/{long}/tags"),
-            &[self.usual()],
-            Body::None,
-        );
-        ok(&tags, "tags")?;
-        let tags: Value = serde_json::from_slice(&tags.body).expect("JSON");
-        let top = tags[tag].as_str().ok_or(("tag", 404))?.to_owned();
+        let path = format!("GET /v1/repositories/{long}/tags");
+        let top = if self.version.asks_tag {
+            let top = self.say(&format!("{path}/{tag}"), &[self.usual()], Body::None);
+            ok(&top, "tag")?;
+            serde_json::from_slice(&top.body).expect("a JSON string")
+        } else {
+            let tags = self.say(&path, &[self.usual()], Body::None);
+            ok(&tags, "tags")?;
+            let tags: Value = serde_json::from_slice(&tags.body).expect("JSON");
+            tags[tag].as_str().ok_or(("tag", 404))?.to_owned()
+        };
         let ancestry = self.say(
             &format!("GET /v1/images/{top}/ancestry"),
             &[self.usual()],
