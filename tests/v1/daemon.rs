@@ -11,6 +11,10 @@ use crate::support::http::{Raw, Reply};
 
 /// One version.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a version does or does not do, each by itself"
+)]
 pub struct Version {
     pub agent: &'static str,
     /// What its ping calls itself, where that is not its name.

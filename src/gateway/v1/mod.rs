@@ -15,6 +15,7 @@ mod respond;
 mod route;
 mod search;
 mod synthesis;
+mod synthesis_layer;
 
 use pingora::Result;
 use pingora::proxy::Session;

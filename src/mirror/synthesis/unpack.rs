@@ -44,9 +44,8 @@ fn unpack<'r>(source: impl Read + 'r) -> io::Result<(Packing, Unpacked<'r>)> {
     let start = source.fill_buf()?;
     let packing = match start {
         [0x1f, 0x8b, ..] => Packing::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
         // A frame that is to be skipped may come first.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
         [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', ..] => Packing::Other,
         _ => Packing::None,
     };

@@ -138,10 +138,9 @@ pub fn choose(index: &[u8], platform: &Platform) -> Result<Vec<Candidate>, Synth
             Some(own) if own.os == platform.os && own.architecture == platform.architecture => {
                 platform.rank(own.variant.as_deref().unwrap_or_default())
             }
-            Some(_) => continue,
             None if nested => 1000,
             None if alone => 2000,
-            None => continue,
+            Some(_) | None => continue,
         };
         let candidate = Candidate {
             digest: child.digest,
