@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config};
+use crate::spec::platform::Platforms;
 use crate::{access, serve, telemetry};
 
 /// `EX_CONFIG` of sysexits.h: the configuration is at fault.
@@ -55,8 +56,18 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
-    /// Not yet: pull images beforehand.
-    Warm(File),
+    /// Have the running gateway pull images beforehand, with all their layers. Exits 1 if one cannot be had.
+    Warm {
+        /// `[registry/]repository[:tag|@digest]`; without a tag, `latest`.
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+        /// Of images for several platforms the one for this, as in linux/arm/v7, or all of them. Without it:
+        /// what this machine is.
+        #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
+        platform: Option<Platforms>,
+        #[command(flatten)]
+        file: File,
+    },
     /// Have the running gateway rehash everything it keeps, and remove what is damaged. Exits 1 if
     /// something is.
     Verify(File),
@@ -84,10 +95,11 @@ pub fn main() -> ExitCode {
             file,
         } => with(&file, |config| operate::purge(config, target, dry_run)),
         Command::Verify(file) => with(&file, operate::verify),
-        Command::Warm(_) => {
-            eprintln!("not yet: this command is not built");
-            ExitCode::from(CONFIGURATION)
-        }
+        Command::Warm {
+            images,
+            platform,
+            file,
+        } => with(&file, |config| operate::warm(config, &images, platform)),
     }
 }
 

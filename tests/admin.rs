@@ -15,6 +15,8 @@ mod health;
 mod purge;
 #[path = "admin/verify.rs"]
 mod verify;
+#[path = "admin/warm.rs"]
+mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

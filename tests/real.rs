@@ -25,3 +25,5 @@ mod schema1;
 mod search;
 #[path = "real/stopped.rs"]
 mod stopped;
+#[path = "real/warm.rs"]
+mod warm;

@@ -167,7 +167,7 @@ impl fmt::Display for Actions {
 }
 
 /// Proof that [`Policy::decide`] allowed an action on a repository. Every function of the mirror takes
-/// one, and nobody else can make one.
+/// one, and nobody else can make one, but for what an operator wants.
 #[derive(Clone, Debug)]
 pub struct Permit {
     action: Action,
@@ -178,6 +178,17 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// For what an operator has the gateway fetch beforehand, through the admin address, which asks for no
+    /// password: nobody is answered with it. It reads, and shows no registry a login of anybody.
+    pub(crate) fn of_operator(registry: Registry, repository: Repository) -> Self {
+        Self {
+            action: Action::Pull,
+            registry,
+            repository,
+            presented: None,
+        }
+    }
+
     /// What was allowed.
     pub fn action(&self) -> Action {
         self.action

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::report::{
@@ -83,21 +85,9 @@ impl Admin {
     }
 
     pub(super) async fn purge(&self, body: Incoming) -> Response<Body> {
-        let body = tokio::time::timeout(PATIENCE, Limited::new(body, ASKED).collect()).await;
-        let Ok(Ok(body)) = body else {
-            return error(
-                StatusCode::BAD_REQUEST,
-                "the body is too long, or did not arrive",
-            );
-        };
-        let asked: PurgeAsked = match serde_json::from_slice(&body.to_bytes()) {
+        let asked: PurgeAsked = match read(body).await {
             Ok(asked) => asked,
-            Err(fault) => {
-                return error(
-                    StatusCode::BAD_REQUEST,
-                    format!("the body is not understood: {fault}"),
-                );
-            }
+            Err(refused) => return *refused,
         };
         let target = match target::parse(&asked.target, &self.settings.registries) {
             Ok(target) => target,
@@ -152,18 +142,36 @@ impl Admin {
             last.done = Some(end(&summary));
             let _ = lines.blocking_send(render(&last));
         });
-        let frames = futures_util::stream::unfold(told, |mut told| async {
-            let line: Bytes = told.recv().await?;
-            Some((Ok::<_, Infallible>(Frame::data(line)), told))
-        });
-        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-        let kind = HeaderValue::from_static("application/x-ndjson");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        response
+        lines_of_json(told)
     }
 }
 
-fn error(status: StatusCode, words: impl Into<String>) -> Response<Body> {
+/// An answer that comes line by line.
+pub(super) fn lines_of_json(told: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(told, |mut told| async {
+        let line: Bytes = told.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(line)), told))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Reads what is asked for, or says what is wrong with it.
+pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Box<Response<Body>>> {
+    let body = tokio::time::timeout(PATIENCE, Limited::new(body, ASKED).collect()).await;
+    let Ok(Ok(body)) = body else {
+        let words = "the body is too long, or did not arrive";
+        return Err(Box::new(error(StatusCode::BAD_REQUEST, words)));
+    };
+    serde_json::from_slice(&body.to_bytes()).map_err(|fault| {
+        let words = format!("the body is not understood: {fault}");
+        Box::new(error(StatusCode::BAD_REQUEST, words))
+    })
+}
+
+pub(super) fn error(status: StatusCode, words: impl Into<String>) -> Response<Body> {
     let error = words.into();
     json(status, &Refused { error })
 }
@@ -212,7 +220,7 @@ fn end(summary: &Verified) -> VerifyEnd {
     }
 }
 
-fn render(line: &VerifyLine) -> Bytes {
+pub(super) fn render(line: &impl Serialize) -> Bytes {
     let mut json = serde_json::to_vec(line).unwrap_or_default();
     json.push(b'\n');
     json.into()

@@ -1,4 +1,4 @@
-//! Floor 4, for operators: metrics, health, figures, purges and verifications, on listeners of their own.
+//! Floor 4, for operators: metrics, health, figures, purges, verifications and pulls beforehand, on listeners of their own.
 //!
 //! `admin.address` answers everything, to this machine; `admin.metrics` answers `/metrics`, `/livez` and
 //! `/readyz`, and may be public. It speaks plain HTTP/1.1, one small answer at a time.
@@ -8,6 +8,7 @@ mod listen;
 mod report;
 mod route;
 mod target;
+mod warm;
 
 use std::convert::Infallible;
 use std::io;
@@ -29,10 +30,10 @@ use tokio::task::AbortHandle;
 pub use listen::{Address, Bound};
 pub use report::{
     BucketStats, Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats,
-    VerifyEnd, VerifyFailures, VerifyLine,
+    VerifyEnd, VerifyFailures, VerifyLine, WarmAsked, WarmBlob, WarmEnd, WarmLine,
 };
 pub use route::Scope;
-pub use target::Named;
+pub use target::{Named, TargetError, image};
 
 use crate::metrics::{self, StoreFigures};
 use crate::mirror::Mirror;
@@ -59,7 +60,8 @@ const PAGE: &str = concat!(
      /readyz            it takes requests: the store can be written, the listeners are up\n\
      /api/stats         figures as JSON; `roadstead stats` prints them\n\
      POST /api/purge    {\"target\": \"IMAGE, DIGEST or REGISTRY\", \"dry_run\": true}; `roadstead purge`\n\
-     POST /api/verify   rehashes the store, progress as lines of JSON; `roadstead verify`\n\n\
+     POST /api/verify   rehashes the store, progress as lines of JSON; `roadstead verify`\n\
+     POST /api/warm     {\"image\": \"IMAGE\", \"platform\": \"linux/amd64\"}; lines of JSON; `roadstead warm`\n\n\
      There is no dashboard yet.\n"
 );
 
@@ -199,6 +201,7 @@ impl Admin {
             Ok(Route::Stats) => json(StatusCode::OK, &self.stats().await),
             Ok(Route::Purge) => self.purge(request.into_body()).await,
             Ok(Route::Verify) => self.verify(),
+            Ok(Route::Warm) => self.warm(request.into_body()).await,
         };
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -134,6 +134,53 @@ pub struct VerifyEnd {
     pub damaged: Vec<String>,
 }
 
+/// The body of `POST /api/warm`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmAsked {
+    pub image: String,
+    /// `os/architecture[/variant]` or `all`; without it, what the gateway's machine is.
+    #[serde(default)]
+    pub platform: Option<String>,
+}
+
+/// A line of its answer: how far the image is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmLine {
+    /// Blobs that are here.
+    pub blobs: u64,
+    pub of_blobs: u64,
+    /// Bytes of blobs that are here, as far as is known beforehand how many there are.
+    pub bytes: u64,
+    pub of_bytes: u64,
+    /// Bytes of blobs that were not here before.
+    pub fetched: u64,
+    /// Blobs that are coming.
+    #[serde(default)]
+    pub coming: Vec<WarmBlob>,
+    /// Why nothing happens just now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waits: Option<String>,
+    /// In the last line, without which the answer is not whole.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub done: Option<WarmEnd>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmBlob {
+    pub digest: String,
+    pub bytes: u64,
+    /// Where it is known.
+    pub size: Option<u64>,
+}
+
+/// What a pull beforehand came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmEnd {
+    /// Why it is not all here.
+    pub error: Option<String>,
+}
+
 /// Every answer that is not what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {

@@ -68,6 +68,7 @@ pub enum Route {
     Stats,
     Purge,
     Verify,
+    Warm,
 }
 
 impl Route {
@@ -81,13 +82,14 @@ impl Route {
             ("/api/stats", _) => Self::Stats,
             ("/api/purge", _) => Self::Purge,
             ("/api/verify", _) => Self::Verify,
+            ("/api/warm", _) => Self::Warm,
             _ => return None,
         })
     }
 
     /// Whether it changes something.
     const fn acts(self) -> bool {
-        matches!(self, Self::Purge | Self::Verify)
+        matches!(self, Self::Purge | Self::Verify | Self::Warm)
     }
 
     const fn allow(self) -> &'static str {
@@ -310,6 +312,10 @@ mod tests {
                 all,
                 Ok(Route::Verify),
             ),
+            ("POST", "/api/warm", Some(json), HERE, all, Ok(Route::Warm)),
+            ("POST", "/api/warm", Some(form), HERE, all, Err(415)),
+            ("POST", "/api/warm", Some(json), elsewhere, all, Err(403)),
+            ("GET", "/api/warm", Some(json), HERE, all, Err(405)),
             ("POST", "/api/purge", Some(form), HERE, all, Err(415)),
             ("POST", "/api/verify", None, HERE, all, Err(415)),
             ("POST", "/api/purge", Some(json), elsewhere, all, Err(403)),

@@ -1,9 +1,9 @@
 //! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
 
-use crate::mirror::Target;
+use crate::mirror::{Image, Target};
 use crate::spec::digest::Digest;
 use crate::spec::glob::Pattern;
-use crate::spec::name::{Registry, Repository};
+use crate::spec::name::{Reference, Registry, Repository};
 
 /// A configured registry, as far as names lead to it.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Named {
     pub default: bool,
     /// One-component names stand for `library/<name>`: the Hub.
     pub library: bool,
+    /// Whether what is read there is kept here.
+    pub cached: bool,
 }
 
 /// Why a text names nothing.
@@ -25,6 +27,40 @@ pub enum TargetError {
     Name(#[from] crate::spec::name::NameError),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
     Reference(String),
+    #[error("{0} is no image; write [registry/]repository[:tag|@digest]")]
+    NoImage(String),
+    #[error("{0} has `cache: false`: what is read there is not kept here")]
+    NotKept(Registry),
+}
+
+/// Reads what is to be fetched beforehand; without a tag it is `latest`.
+///
+/// # Errors
+/// When it is no image, or of no registry that is configured and kept.
+pub fn image(text: &str, registries: &[Named]) -> Result<Image, TargetError> {
+    let (registry, repository, reference) = match parse(text, registries)? {
+        Target::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
+        Target::Content(registry, repository, digest) => {
+            (registry, repository, Reference::Digest(digest))
+        }
+        Target::Repository(registry, repository) => {
+            let latest = "latest".parse();
+            let latest = latest.map_err(|_| TargetError::NoImage(text.to_owned()))?;
+            (registry, repository, Reference::Tag(latest))
+        }
+        Target::Everywhere(_) | Target::Registry(_) => {
+            return Err(TargetError::NoImage(text.to_owned()));
+        }
+    };
+    let named = registries.iter().find(|named| named.registry == registry);
+    if named.is_some_and(|named| !named.cached) {
+        return Err(TargetError::NotKept(registry));
+    }
+    Ok(Image {
+        registry,
+        repository,
+        reference,
+    })
 }
 
 /// Reads what is to go. A registry's name is the registry, even if a repository were called so.
@@ -70,14 +106,14 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
     let registry = owning.registry.clone();
     Ok(match reference {
         None => Target::Repository(registry, repository),
-        Some(Reference::Tag(tag)) => {
+        Some(Written::Tag(tag)) => {
             let tag = tag.parse();
             let tag = tag.map_err(|error: crate::spec::name::TagError| {
                 TargetError::Reference(error.to_string())
             })?;
             Target::Tag(registry, repository, tag)
         }
-        Some(Reference::Digest(digest)) => {
+        Some(Written::Digest(digest)) => {
             let digest = digest.parse();
             let digest = digest.map_err(|error: crate::spec::digest::DigestError| {
                 TargetError::Reference(error.to_string())
@@ -87,19 +123,19 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
     })
 }
 
-enum Reference<'a> {
+enum Written<'a> {
     Tag(&'a str),
     Digest(&'a str),
 }
 
 /// Takes the tag or digest off; a colon before the last slash is a port's. With both, the digest counts.
-fn split(text: &str) -> (&str, Option<Reference<'_>>) {
+fn split(text: &str) -> (&str, Option<Written<'_>>) {
     let (name, digest) = match text.split_once('@') {
-        Some((name, digest)) => (name, Some(Reference::Digest(digest))),
+        Some((name, digest)) => (name, Some(Written::Digest(digest))),
         None => (text, None),
     };
     match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, digest.or(Some(Reference::Tag(tag)))),
+        Some((name, tag)) if !tag.contains('/') => (name, digest.or(Some(Written::Tag(tag)))),
         _ => (name, digest),
     }
 }
@@ -119,6 +155,7 @@ mod tests {
                 .collect(),
             default,
             library,
+            cached: name != "backend",
         };
         let registries = [
             named("docker.io", &["index.docker.io"], &[], true, true),
@@ -196,5 +233,49 @@ mod tests {
             parse("app", &without_default),
             Err(TargetError::NoRegistry("app".to_owned()))
         );
+    }
+
+    #[test]
+    fn images() {
+        let named = |name: &str, cached| Named {
+            registry: Registry::new(name),
+            aliases: Vec::new(),
+            owns: Vec::new(),
+            default: name == "docker.io",
+            library: name == "docker.io",
+            cached,
+        };
+        let registries = [named("docker.io", true), named("backend", false)];
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, expected) in [
+            ("app".to_owned(), "docker.io library/app latest".to_owned()),
+            (
+                "docker.io/me/app:1".to_owned(),
+                "docker.io me/app 1".to_owned(),
+            ),
+            (
+                format!("app:1@{digest}"),
+                format!("docker.io library/app {digest}"),
+            ),
+        ] {
+            let image = image(&text, &registries).expect("an image");
+            let Image {
+                registry,
+                repository,
+                reference,
+            } = image;
+            assert_eq!(format!("{registry} {repository} {reference}"), expected);
+        }
+        for (text, expected) in [
+            (&*digest, TargetError::NoImage(digest.clone())),
+            ("docker.io", TargetError::NoImage("docker.io".into())),
+            (
+                "backend/app",
+                TargetError::NotKept(Registry::new("backend")),
+            ),
+        ] {
+            assert_eq!(image(text, &registries), Err(expected), "{text}");
+        }
+        assert!(image("No Image", &registries).is_err());
     }
 }

@@ -143,12 +143,12 @@ impl Desk {
     pub fn follow<L: DeserializeOwned>(
         &self,
         path: &str,
+        asked: &impl Serialize,
         mut line: impl FnMut(L),
     ) -> Result<(), AskError> {
+        let asked = serde_json::to_vec(asked)?;
         run(async {
-            let mut body = self
-                .send(Method::POST, path, Bytes::from_static(b"{}"))
-                .await?;
+            let mut body = self.send(Method::POST, path, asked.into()).await?;
             let mut rest = BytesMut::new();
             while let Some(piece) = next(&mut body).await? {
                 rest.extend_from_slice(&piece);

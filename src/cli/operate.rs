@@ -1,4 +1,4 @@
-//! `stats`, `purge` and `verify`: asking the running gateway, and printing what it says.
+//! `stats`, `purge`, `warm` and `verify`: asking the running gateway, and printing what it says.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -6,8 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ask::{AskError, Desk};
 use super::show;
-use crate::admin::{PurgeAsked, PurgeReport, Stats, VerifyLine};
+use crate::admin::{self, PurgeAsked, PurgeReport, Stats, VerifyLine, WarmAsked, WarmLine};
 use crate::config::Config;
+use crate::spec::platform::{Platform, Platforms};
+
+/// What a wrong command line exits with.
+const USAGE: u8 = 2;
 
 pub fn stats(config: &Config) -> ExitCode {
     answered(
@@ -30,8 +34,10 @@ pub fn verify(config: &Config) -> ExitCode {
     let mut screen = Screen::new();
     let mut last = VerifyLine::default();
     let outcome = Desk::of(config).and_then(|desk| {
-        desk.follow("/api/verify", |line| {
-            screen.show(&line);
+        desk.follow("/api/verify", &serde_json::json!({}), |line: VerifyLine| {
+            let tenth = (line.bytes * 10).checked_div(line.of_bytes).unwrap_or(10);
+            let news = line.done.is_some();
+            screen.show(tenth, news, |bar| show::progress(&line, bar));
             last = line;
         })
     });
@@ -47,6 +53,79 @@ pub fn verify(config: &Config) -> ExitCode {
     } else {
         code
     }
+}
+
+/// Fails where an image is not all here in the end; the others are.
+pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> ExitCode {
+    let registries = config.admin_settings().registries;
+    for image in images {
+        if let Err(error) = admin::image(image, &registries) {
+            eprintln!("roadstead: {error}");
+            return ExitCode::from(USAGE);
+        }
+    }
+    let desk = match Desk::of(config) {
+        Ok(desk) => desk,
+        Err(error) => return answered(Err::<(), _>(error), |()| String::new()),
+    };
+    let platform = platform.unwrap_or_else(|| Platforms::Only(Platform::host()));
+    let (mut here, mut fetched) = (0, 0);
+    for image in images {
+        match warm_one(&desk, image, &platform) {
+            Ok(line) => {
+                here += usize::from(line.done.as_ref().is_some_and(|end| end.error.is_none()));
+                fetched += line.fetched;
+            }
+            // Nobody would hear of the next either.
+            Err(error @ AskError::NotRunning { .. }) => {
+                return answered(Err::<(), _>(error), |()| String::new());
+            }
+            Err(error) => eprintln!("roadstead: {image}: {}", crate::telemetry::chain(&error)),
+        }
+    }
+    if images.len() > 1 {
+        answered(Ok((here, fetched)), |(here, fetched)| {
+            show::all_warmed(here, images.len(), fetched)
+        });
+    }
+    if here == images.len() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Has one image pulled, shows how it goes and what it came to; the last line of the answer.
+fn warm_one(desk: &Desk, image: &str, platform: &Platforms) -> Result<WarmLine, AskError> {
+    let asked = WarmAsked {
+        image: image.to_owned(),
+        platform: Some(platform.to_string()),
+    };
+    let mut screen = Screen::new();
+    let mut last = WarmLine::default();
+    let outcome = desk.follow("/api/warm", &asked, |line: WarmLine| {
+        let news = line.done.is_some() || line.waits != last.waits;
+        screen.show(show::warm_share(&line) / 10, news, |bar| {
+            show::warming(image, &line, bar)
+        });
+        last = line;
+    });
+    screen.end();
+    outcome?;
+    match &last.done {
+        None => {
+            return Err(AskError::BrokenOff(
+                "what is under way there goes on, unheard".into(),
+            ));
+        }
+        Some(end) => match &end.error {
+            Some(error) => eprintln!("roadstead: {image}: {error}"),
+            None => {
+                answered(Ok(&last), |line| show::warmed(image, line));
+            }
+        },
+    }
+    Ok(last)
 }
 
 /// Prints an answer, or why there is none.
@@ -81,16 +160,16 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, line: &VerifyLine) {
-        let text = show::progress(line, self.terminal);
+    /// `news` are told whatever the tenth is.
+    fn show(&mut self, tenth: u64, news: bool, render: impl Fn(bool) -> String) {
+        let text = render(self.terminal);
         let mut stderr = io::stderr();
         if self.terminal {
             let _ = write!(stderr, "\r{text:<drawn$}", drawn = self.drawn);
             self.drawn = text.len();
             return;
         }
-        let tenth = (line.bytes * 10).checked_div(line.of_bytes).unwrap_or(10);
-        if self.tenth.is_none_or(|told| tenth > told) || line.done.is_some() {
+        if self.tenth.is_none_or(|told| tenth > told) || news {
             self.tenth = Some(tenth);
             let _ = writeln!(stderr, "{text}");
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::admin::{BucketStats, Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine};
+use crate::admin::{BucketStats, Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine, WarmLine};
 
 /// How wide the bar of a progress is, in characters.
 const BAR: u64 = 30;
@@ -201,6 +201,19 @@ pub fn purge(report: &PurgeReport) -> String {
 /// How far a verification is, in one line; with a bar for a terminal.
 pub fn progress(line: &VerifyLine, bar: bool) -> String {
     let done = percent(line.bytes, line.of_bytes);
+    format!(
+        "{}{} of {}, {} of {} files, {} damaged",
+        gauge(done, bar),
+        size(line.bytes),
+        size(line.of_bytes),
+        line.blobs,
+        line.of_blobs,
+        line.damaged
+    )
+}
+
+/// How much of 100 is done.
+fn gauge(done: u64, bar: bool) -> String {
     let drawn = if bar {
         let full = (done * BAR / 100).min(BAR);
         let (full, empty) = ("#".repeat(index(full)), "-".repeat(index(BAR - full)));
@@ -208,13 +221,56 @@ pub fn progress(line: &VerifyLine, bar: bool) -> String {
     } else {
         String::new()
     };
-    format!(
-        "{drawn}{done:>3} %  {} of {}, {} of {} files, {} damaged",
-        size(line.bytes),
+    format!("{drawn}{done:>3} %  ")
+}
+
+/// How much of an image is here, of 100: its bytes, or its blobs where nobody says how long they are.
+pub fn warm_share(line: &WarmLine) -> u64 {
+    match (line.of_bytes, line.of_blobs) {
+        // Its manifest is asked for, or it has nothing else.
+        (0, 0) if line.done.is_none() => 0,
+        (0, of_blobs) => percent(line.blobs, of_blobs),
+        (of_bytes, _) => percent(here(line), of_bytes).min(100),
+    }
+}
+
+/// Bytes of an image that are here, those of unfinished blobs included.
+fn here(line: &WarmLine) -> u64 {
+    let coming: u64 = line.coming.iter().map(|blob| blob.bytes).sum();
+    line.bytes + coming
+}
+
+/// How far a pull beforehand is, in one line; with a bar for a terminal.
+pub fn warming(image: &str, line: &WarmLine, bar: bool) -> String {
+    let mut text = format!(
+        "{image}  {}{} of {}, {} of {} blobs",
+        gauge(warm_share(line), bar),
+        size(here(line)),
         size(line.of_bytes),
         line.blobs,
-        line.of_blobs,
-        line.damaged
+        line.of_blobs
+    );
+    if let Some(why) = &line.waits {
+        let _ = write!(text, "; waiting: {why}");
+    }
+    text
+}
+
+/// What a pull beforehand came to.
+pub fn warmed(image: &str, line: &WarmLine) -> String {
+    format!(
+        "{image}: {}, {}; {} fetched\n",
+        counted(line.blobs, "blob"),
+        size(line.bytes),
+        size(line.fetched)
+    )
+}
+
+/// What several came to.
+pub fn all_warmed(here: usize, of: usize, fetched: u64) -> String {
+    format!(
+        "{here} of {of} images are here; {} fetched\n",
+        size(fetched)
     )
 }
 
@@ -307,6 +363,54 @@ mod tests {
         assert!(progress(&line, true).starts_with(&drawn));
         let nothing = VerifyLine::default();
         assert!(progress(&nothing, false).starts_with("100 %"));
+    }
+
+    #[test]
+    fn warmings() {
+        let blob = |bytes| crate::admin::WarmBlob {
+            bytes,
+            ..Default::default()
+        };
+        let line = WarmLine {
+            blobs: 1,
+            of_blobs: 3,
+            bytes: 1 << 20,
+            of_bytes: 4 << 20,
+            fetched: 1 << 20,
+            coming: vec![blob(512 << 10), blob(512 << 10)],
+            ..WarmLine::default()
+        };
+        assert_eq!(
+            warming("app", &line, false),
+            "app   50 %  2.0 MiB of 4.0 MiB, 1 of 3 blobs"
+        );
+        let drawn = format!("app  [{}{}]  50 %", "#".repeat(15), "-".repeat(15));
+        assert!(warming("app", &line, true).starts_with(&drawn));
+        assert_eq!(
+            warmed("app", &line),
+            "app: 1 blob, 1.0 MiB; 1.0 MiB fetched\n"
+        );
+        for (bytes, of_bytes, blobs, of_blobs, done, share) in [
+            (0, 0, 0, 0, false, 0),
+            (0, 0, 0, 0, true, 100),
+            (0, 0, 1, 4, false, 25),
+            (9, 4, 1, 4, false, 100),
+        ] {
+            let line = WarmLine {
+                bytes,
+                of_bytes,
+                blobs,
+                of_blobs,
+                done: done.then(crate::admin::WarmEnd::default),
+                ..WarmLine::default()
+            };
+            assert_eq!(warm_share(&line), share, "{line:?}");
+        }
+        let waiting = WarmLine {
+            waits: Some("busy".into()),
+            ..WarmLine::default()
+        };
+        assert!(warming("app", &waiting, false).ends_with("; waiting: busy"));
     }
 
     #[test]

@@ -173,6 +173,7 @@ impl Config {
             owns: registry.owns.clone(),
             default: registry.default,
             library: registry.name == "docker.io",
+            cached: registry.cache,
         });
         admin::Settings {
             host: match &self.admin.address {

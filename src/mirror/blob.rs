@@ -28,8 +28,6 @@ pub(super) type ClaimKey = (Registry, Repository, Digest);
 pub(super) const HEADER_DEADLINE: Duration = Duration::from_secs(25);
 /// How often a caller starts anew because a fill ended with what others were told.
 const STRANGERS: u32 = 3;
-/// What a client is told to wait when there is no slot.
-pub(super) const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// What to answer a blob's HEAD with.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +55,24 @@ pub(super) enum Content {
     Elsewhere(Source, Digest),
 }
 
+/// Where a blob's bytes are.
+pub(super) enum Whereabouts {
+    Here,
+    /// They come with this fill.
+    Coming(Arc<Fill>),
+    /// They cannot be kept.
+    Elsewhere,
+}
+
 impl BlobAnswer {
+    pub(super) fn whereabouts(self) -> Whereabouts {
+        match self.content {
+            Content::Memory(_) | Content::File(_) => Whereabouts::Here,
+            Content::Fill(fill, _) => Whereabouts::Coming(fill),
+            Content::Elsewhere(..) => Whereabouts::Elsewhere,
+        }
+    }
+
     /// Whether one reader can go from part to part ([`Reader::turn_to`]); where there is no room in the
     /// store, each would have to be asked for upstream.
     pub const fn is_seekable(&self) -> bool {
@@ -426,14 +441,7 @@ impl Shared {
         digest: &Digest,
         error: FillError,
     ) -> MirrorError {
-        let error = match error {
-            FillError::Upstream(error) => MirrorError::of(error, Asked::Blob),
-            FillError::Commit(error) => MirrorError::Untrue(error),
-            FillError::Busy => MirrorError::Busy {
-                retry_after: BUSY_RETRY,
-            },
-            FillError::NoRoom { .. } | FillError::Paused | FillError::Lost => MirrorError::Lost,
-        };
+        let error = MirrorError::of_fill(error);
         if matches!(error, MirrorError::Unknown { .. }) {
             self.missing
                 .remember(missing_key(permit, digest), origin.missing_ttl);

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::fill::FillError;
 use crate::spec::v1::ImageId;
 use crate::upstream::UpstreamError;
+
+/// What a client is told to wait when there is no slot.
+pub(super) const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// Why there is no answer. The client gets the message, the log gets the chain.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -108,6 +112,18 @@ impl MirrorError {
     /// The upstream did not answer in the time that the client has.
     pub fn late() -> Self {
         Self::Unavailable(Arc::new(UpstreamError::Timeout))
+    }
+
+    /// Why a fill came to nothing, as it concerns the client.
+    pub(super) fn of_fill(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::of(error, Asked::Blob),
+            FillError::Commit(error) => Self::Untrue(error),
+            FillError::Busy => Self::Busy {
+                retry_after: BUSY_RETRY,
+            },
+            FillError::NoRoom { .. } | FillError::Paused | FillError::Lost => Self::Lost,
+        }
     }
 
     /// The upstream's refusal, as it concerns the client.

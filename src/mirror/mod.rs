@@ -24,6 +24,7 @@ mod tag;
 mod v1;
 mod v1_kept;
 mod v1_layer;
+mod warm;
 mod writes;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ pub use reader::{ReadError, Reader};
 pub use synthesis::{MadeUp, SynthesisFailure, SynthesisLayer};
 pub use v1::{Claim, V1Pass, V1Settings, v1_list};
 pub use v1_kept::V1Answer;
+pub use warm::{Image, WarmError, WarmProgress};
 pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
 
 use crate::access::Permit;

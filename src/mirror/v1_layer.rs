@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::blob::{BUSY_RETRY, BlobAnswer, Content, HEADER_DEADLINE, opened};
+use super::blob::{BlobAnswer, Content, HEADER_DEADLINE, opened};
 use super::error::Asked;
+use super::error::BUSY_RETRY;
 use super::fill::{Fill, FillError, Joined, Phase};
 use super::source::{Layer, Source, checksums};
 use super::v1::{Claim, V1Origin};

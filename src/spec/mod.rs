@@ -15,6 +15,7 @@ pub mod error;
 pub mod glob;
 pub mod manifest;
 pub mod name;
+pub mod platform;
 pub mod range;
 pub mod references;
 pub mod schema1;

@@ -19,6 +19,17 @@ struct Lists {
 #[derive(Deserialize)]
 struct Descriptor {
     digest: String,
+    size: Option<u64>,
+    #[serde(default)]
+    urls: Vec<serde::de::IgnoredAny>,
+}
+
+/// A blob of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub digest: Digest,
+    /// In bytes; the first schema does not say it.
+    pub size: Option<u64>,
 }
 
 /// A layer of the first schema.
@@ -43,9 +54,68 @@ pub fn references(manifest: &[u8]) -> Vec<Digest> {
     named.filter_map(|digest| digest.parse().ok()).collect()
 }
 
+/// The blobs of an image, each once, in their order. What is to be had from elsewhere alone (layers with URLs of
+/// their own, which registries need not have) is left out.
+pub fn parts(manifest: &[u8]) -> Vec<Part> {
+    let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
+    let descriptors = lists
+        .config
+        .into_iter()
+        .chain(lists.layers)
+        .chain(lists.blobs);
+    let here = descriptors.filter(|descriptor| descriptor.urls.is_empty());
+    let named = here.map(|descriptor| (descriptor.digest, descriptor.size));
+    let old = lists
+        .fs_layers
+        .into_iter()
+        .map(|layer| (layer.blob_sum, None));
+    let mut parts: Vec<Part> = Vec::new();
+    for (digest, size) in named.chain(old) {
+        let Ok(digest) = digest.parse() else { continue };
+        if parts.iter().all(|known| known.digest != digest) {
+            parts.push(Part { digest, size });
+        }
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_every_schema() {
+        let digest = |n: char| format!("sha256:{}", n.to_string().repeat(64));
+        for (text, expected) in [
+            (
+                r#"{"config":{"digest":A,"size":2},"layers":[{"digest":B,"size":3},{"digest":B,"size":3}]}"#,
+                vec![('a', Some(2)), ('b', Some(3))],
+            ),
+            (
+                r#"{"layers":[{"digest":A,"size":2,"urls":["https://elsewhere"]},{"digest":B,"urls":[]}]}"#,
+                vec![('b', None)],
+            ),
+            (
+                r#"{"fsLayers":[{"blobSum":B},{"blobSum":A},{"blobSum":B}]}"#,
+                vec![('b', None), ('a', None)],
+            ),
+            (r#"{"manifests":[{"digest":A,"size":1}]}"#, Vec::new()),
+            ("", Vec::new()),
+        ] {
+            let text = text
+                .replace(":A", &format!(":{:?}", digest('a')))
+                .replace(":B", &format!(":{:?}", digest('b')));
+            let expected = expected.into_iter().map(|(name, size)| Part {
+                digest: digest(name).parse().expect("a digest"),
+                size,
+            });
+            assert_eq!(
+                parts(text.as_bytes()),
+                expected.collect::<Vec<_>>(),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn references_of_every_schema() {

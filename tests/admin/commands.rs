@@ -60,7 +60,12 @@ fn nobody_to_ask() {
         let dir = temp_dir();
         let yaml = format!("admin: {{address: \"{admin}\"}}\n");
         std::fs::write(dir.path().join("roadstead.yaml"), yaml).expect("writable");
-        for arguments in [&["stats"][..], &["purge", "app"], &["verify"]] {
+        for arguments in [
+            &["stats"][..],
+            &["purge", "app"],
+            &["verify"],
+            &["warm", "app"],
+        ] {
             let output = command_in(dir.path(), arguments);
             let told = text(&output.stderr);
             assert_eq!(

@@ -1,0 +1,293 @@
+//! `/api/warm` and `roadstead warm`.
+
+use super::*;
+use crate::support::origin::{Fault, Latch};
+use crate::support::{eventually, private_address, until};
+
+/// Everything a client asks for of an image, from what is here alone.
+#[track_caller]
+fn pull_offline(gateway: &Gateway, image: &Image) {
+    let manifest = fetch(gateway, &image.tag_path());
+    assert!(manifest.body == image.manifest, "{manifest:?}");
+    for index in 0..image.blobs.len() {
+        let blob = fetch(gateway, &image.blob_path(index));
+        assert!(blob.body == image.blobs[index].1, "{blob:?}");
+        assert_eq!(blob.header("cache-status"), Some("roadstead; hit"));
+    }
+}
+
+#[test]
+fn an_image_is_here_before_anybody_asks() {
+    let origin = Origin::start();
+    let layers = [random(1, 300_000), random(2, 70_000), random(3, 10)];
+    let image = origin.push_image("library/app", "latest", &layers);
+    let other = origin.push_image("me/tool", "1", &layers[..2]);
+    let mut origin = origin;
+    let gateway = Gateway::mirror("docker.io", &origin.url(), SOCKET);
+    let bytes: usize = image.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+
+    let warm = command(&gateway, &["warm", "app"]);
+    assert_eq!(warm.status.code(), Some(0), "{warm:?}");
+    let all = kib(bytes);
+    assert_eq!(
+        text(&warm.stdout),
+        format!("app: 4 blobs, {all}; {all} fetched\n")
+    );
+    // No terminal, so lines; the last says that it is all.
+    let told = text(&warm.stderr);
+    let last = told.lines().last().expect("a line");
+    assert_eq!(
+        last,
+        format!("app  100 %  {all} of {all}, 4 of 4 blobs"),
+        "{told}"
+    );
+    assert!(!told.contains('\r'), "{told}");
+
+    // The second time nothing is fetched; of another image, what they do not share.
+    origin.forget_requests();
+    let again = command(
+        &gateway,
+        &["warm", "docker.io/library/app:latest", "me/tool:1"],
+    );
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let config = other.blobs[0].1.len();
+    let second = kib(config + 370_000);
+    assert_eq!(
+        text(&again.stdout),
+        format!(
+            "docker.io/library/app:latest: 4 blobs, {all}; 0 B fetched\n\
+             me/tool:1: 3 blobs, {second}; {config} B fetched\n\
+             2 of 2 images are here; {config} B fetched\n"
+        )
+    );
+    assert_eq!(origin.count("GET", "*/blobs/*"), 1);
+
+    origin.down();
+    pull_offline(&gateway, &image);
+    pull_offline(&gateway, &other);
+}
+
+#[test]
+fn of_an_index_what_is_wanted() {
+    let origin = Origin::start();
+    let images = [
+        origin.push_image("library/app", "amd64", &[random(1, 5000)]),
+        origin.push_image("library/app", "arm64", &[random(2, 5000)]),
+    ];
+    let index = origin.push_index("library/app", "1", &[&images[0], &images[1]]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), SOCKET);
+    let here = |image: &Image| {
+        let manifest = fetch(&gateway, &image.digest_path());
+        assert_eq!(manifest.status(), 200);
+        manifest.header("cache-status") == Some("roadstead; hit")
+    };
+    let host = match std::env::consts::ARCH {
+        "aarch64" => 1,
+        _ => 0,
+    };
+    let warm = |more: &[&str]| {
+        let arguments = [&["warm", "app:1"], more].concat();
+        let output = command(&gateway, &arguments);
+        let told = (text(&output.stdout), text(&output.stderr));
+        (output.status.code(), told.0, told.1)
+    };
+    let (code, out, err) = warm(&[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("app:1: 2 blobs, "), "{out}");
+    assert_eq!(origin.count("GET", "*/blobs/*"), 2);
+    assert!(here(&index) && here(&images[host]) && !here(&images[1 - host]));
+
+    let (code, out, _) = warm(&["--platform", "linux/arm64/v8"]);
+    let fetched = if host == 1 {
+        "; 0 B fetched"
+    } else {
+        " KiB fetched"
+    };
+    assert!(
+        code == Some(0) && out.trim_end().ends_with(fetched),
+        "{out}"
+    );
+    let (code, out, _) = warm(&["--platform", "all"]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.starts_with("app:1: 4 blobs, "), "{out}");
+    assert_eq!(origin.count("GET", "*/blobs/*"), 4);
+
+    let (code, out, err) = warm(&["--platform", "windows/amd64"]);
+    assert_eq!((code, &*out), (Some(1), ""));
+    let words = "roadstead: app:1: it has no image for windows/amd64; there are: linux/amd64, linux/arm64\n";
+    assert!(err.ends_with(words), "{err}");
+}
+
+/// One that cannot be had does not keep the others away.
+#[test]
+fn what_cannot_be_had_is_told() {
+    let (origin, _, gateway) = scene(1000, SOCKET);
+    let broken = origin.push_image("library/broken", "1", &[random(5, 1000)]);
+    origin.fault(Fault::status(403).on("GET", &format!("*{}", broken.layer(0).0)));
+    let output = command(
+        &gateway,
+        &["warm", "app", "nothing:1", "broken:1", "app:absent"],
+    );
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(out.starts_with("app: 2 blobs, "), "{out}");
+    assert!(
+        out.lines()
+            .last()
+            .is_some_and(|line| line.starts_with("1 of 4 images are here; ")),
+        "{out}"
+    );
+    for words in [
+        "roadstead: nothing:1: the manifest is unknown to the registry",
+        "roadstead: broken:1: the upstream registry refused the gateway's account",
+        "roadstead: app:absent: the manifest is unknown to the registry",
+    ] {
+        assert!(
+            err.lines().any(|line| line.starts_with(words)),
+            "{words}: {err}"
+        );
+    }
+}
+
+#[test]
+fn a_command_line_that_means_nothing() {
+    let (_origin, _, mut gateway) = scene(1, SOCKET);
+    for (arguments, words) in [
+        (&["warm", "Not A Name"][..], "roadstead: "),
+        (
+            &["warm", "app", "docker.io"],
+            "docker.io is no image; write [registry/]repository[:tag|@digest]",
+        ),
+        (&["warm", "app@sha256:00"], "[registry/]repository"),
+        (&["warm"], "<IMAGE>..."),
+        (
+            &["warm", "app", "--platform", "linux"],
+            "write os/architecture, as in linux/amd64",
+        ),
+    ] {
+        let output = command(&gateway, arguments);
+        let told = text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), output.stdout.len()),
+            (Some(2), 0),
+            "{told}"
+        );
+        assert!(told.contains(words), "{arguments:?}: {told}");
+    }
+    gateway.terminate();
+    let output = command(&gateway, &["warm", "app", "me/tool"]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    assert_eq!(told.matches("is the gateway running?").count(), 1, "{told}");
+    // The API does not take the command's word.
+    let (_origin, _, gateway) = scene(1, ANYWHERE);
+    for json in [
+        r#"{"image": "docker.io"}"#,
+        r#"{"image": "app", "platform": "x"}"#,
+        r#"{"image": "app", "platfrom": "all"}"#,
+        "{}",
+        "no",
+    ] {
+        let reply = act(&gateway, "/api/warm", json);
+        assert_eq!(reply.status(), 400, "{json}: {reply:?}");
+    }
+}
+
+/// Who asks for patience gets it, and the operator hears of it.
+#[test]
+fn what_is_to_be_waited_for_is_waited_for() {
+    let (origin, image, gateway) = scene(1000, SOCKET);
+    origin.fault(
+        Fault::status_with(429, "Retry-After", "1")
+            .on("*", "*/manifests/*")
+            .times(1),
+    );
+    let output = command(&gateway, &["warm", "app"]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(
+        told.contains("; waiting: the upstream registry limits requests; try again later\n"),
+        "{told}"
+    );
+    pull_offline(&gateway, &image);
+}
+
+/// Blobs come at once, in one fill with whoever else wants them, and go on where nobody waits any more.
+#[test]
+fn progress_is_lines_of_json() {
+    let origin = Origin::start();
+    let layers = [random(1, 600_000), random(2, 600_000)];
+    let image = origin.push_image("library/app", "latest", &layers);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), ANYWHERE);
+    let latch = Latch::new();
+    for index in 0..2 {
+        let pause = Fault::PauseAt(300_000, latch.clone());
+        origin.fault(pause.on("GET", &format!("*{}", image.layer(index).0)));
+    }
+    let mut listening = Raw::connect(gateway.operators("admin.address"), None);
+    let json = r#"{"image": "app", "platform": "all"}"#;
+    listening.send(format!(
+        "POST /api/warm HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+        json.len()
+    ));
+    let head = listening.read_head().expect("an answer");
+    assert_eq!(head.header("content-type"), Some("application/x-ndjson"));
+    let mut read = Vec::new();
+    let both = eventually("both layers half here", || {
+        read.extend(listening.read_some(1 << 16).expect("lines"));
+        let told = String::from_utf8_lossy(&read).into_owned();
+        let lines = told
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.into_iter().find(|line| {
+            let coming = line["coming"].as_array().map_or(&[][..], Vec::as_slice);
+            let half =
+                |blob: &&serde_json::Value| blob["bytes"].as_u64().is_some_and(|it| it >= 200_000);
+            coming.iter().filter(half).count() == 2
+        })
+    });
+    assert_eq!(both["of_blobs"], 3);
+    assert_eq!(both["coming"][0]["size"], 600_000);
+    assert!(both["done"].is_null());
+    drop(listening);
+    latch.release();
+    until("both layers whole", || {
+        let stored = |index: usize| fetch(&gateway, &image.layer_path(index));
+        (0..2).all(|index| stored(index).body == layers[index])
+    });
+    assert_eq!(origin.count("GET", "*/blobs/*"), 3);
+}
+
+#[test]
+fn whose_bytes_are_not_kept_here() {
+    let origin = Origin::start();
+    origin.push_image("app", "1", &[random(1, 100)]);
+    let address = private_address();
+    let gateway = Gateway::start(&format!(
+        "registries:
+- {{name: kept, v2: \"{0}\", default: true}}
+- {{name: passed, v2: \"{0}\", cache: false, push: true}}
+- {{name: asked, v2: \"{0}\", visibility: caller, hosts: [asked.example]}}
+admin: {{address: \"{address}\"}}
+",
+        origin.url()
+    ));
+    for (image, code, words) in [
+        ("app:1", 0, ""),
+        (
+            "passed/app:1",
+            2,
+            "passed has `cache: false`: what is read there is not kept here",
+        ),
+        (
+            "asked/app:1",
+            1,
+            "its registry decides for each caller, and the gateway itself is none",
+        ),
+    ] {
+        let output = command(&gateway, &["warm", image]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{image}: {told}");
+        assert!(told.contains(words), "{image}: {told}");
+    }
+}
