@@ -17,8 +17,8 @@ use support::{basic, process};
 
 const WITHIN: Duration = Duration::from_secs(30);
 /// Before anybody has an account, `check` says how to make one, and nothing else.
-const NO_ACCOUNTS: &str = "/var/lib/roadstead/htpasswd cannot be read: No such file or directory \
-                           (os error 2); `roadstead passwd` makes it";
+const NO_ACCOUNTS: &str = "/var/lib/roadstead/htpasswd cannot be read; `roadstead passwd` makes it: \
+                           No such file or directory (os error 2)";
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

@@ -35,7 +35,7 @@ const TURN_WITHIN: Duration = Duration::from_secs(10);
 /// Why there are no accounts.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
-    #[error("{} cannot be read: {source}; `roadstead passwd` makes it", path.display())]
+    #[error("{} cannot be read; `roadstead passwd` makes it", path.display())]
     Read {
         path: PathBuf,
         source: std::io::Error,
@@ -159,7 +159,7 @@ impl Source {
 
 impl Seen {
     fn tell(&mut self, error: &AccountsError) {
-        let error = error.to_string();
+        let error = crate::telemetry::chain(error);
         if self.told.as_ref() != Some(&error) {
             tracing::error!(%error, "the accounts stay as they were");
             self.told = Some(error);

@@ -161,7 +161,9 @@ fn what_is_wrong_with_the_file_is_said_once() {
         scene.accounts.look();
         let line = said();
         assert!(
-            line.contains("cannot be read") && line.lines().count() == 1,
+            line.contains("cannot be read")
+                && line.matches("No such file").count() == 1
+                && line.lines().count() == 1,
             "{line}"
         );
         scene.change(&format!("bob:{SHA}\n"));

@@ -288,15 +288,23 @@ fn what_keeps_it_from_opening() {
     let good = settings(dir.path());
     let told = |settings: &Settings| {
         Authenticator::open(settings)
+            .map(drop)
+            .map_err(|error| crate::telemetry::chain(&error))
             .expect_err("refused")
-            .to_string()
     };
     let absent = Settings {
         htpasswd: Some(dir.path().join("absent")),
         ..good.clone()
     };
     assert!(
-        told(&absent).contains("absent cannot be read"),
+        told(&absent).contains("absent cannot be read; `roadstead passwd` makes it: "),
+        "{}",
+        told(&absent)
+    );
+    let reason = std::io::Error::from_raw_os_error(2).to_string();
+    assert_eq!(
+        told(&absent).matches(&reason).count(),
+        1,
         "{}",
         told(&absent)
     );

@@ -18,7 +18,8 @@ pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report
     let accounts = match read(path) {
         Ok(accounts) => accounts,
         Err(error @ AccountsError::Read { .. }) => {
-            return report.warn(node.near("htpasswd").at, error.to_string());
+            let message = crate::telemetry::chain(&error);
+            return report.warn(node.near("htpasswd").at, message);
         }
         Err(AccountsError::Lines { path, reason }) => {
             for fault in reason.as_slice() {
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(
             told(None),
             [
-                "warning: f:2:13: conf/users cannot be read: entity not found; `roadstead passwd` makes it"
+                "warning: f:2:13: conf/users cannot be read; `roadstead passwd` makes it: entity not found"
             ]
         );
         assert_eq!(

@@ -18,7 +18,13 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     names(&config.registries, nodes, report);
     ownership(&config.registries, nodes, report);
     for (index, registry) in config.registries.iter().enumerate() {
-        alone(registry, nodes.item(index), report);
+        let node = nodes.item(index);
+        alone(registry, node, report);
+        if config.access.is_none() && registry.v1.is_some() && registry.v1_index.is_some() {
+            let message = "without access nobody asks for an image in a repository's name, so that the registry \
+                           is not shown the index's tokens; add access with rules, unless the registry wants none";
+            report.warn(node.near("v1_index").at, message);
+        }
     }
     rules(config, tree.near("access").near("rules"), report);
 }
@@ -379,6 +385,16 @@ mod tests {
             (
                 r#"registries: [{name: a, v1_index: "http://h"}]"#,
                 &["1:34: an index without v1; write v1, or remove v1_index"],
+            ),
+            (
+                r#"registries: [{name: a, v1: "http://h", v1_index: "http://i"}]"#,
+                &[
+                    "warning: 1:50: without access nobody asks for an image in a repository's name, so that the registry is not shown the index's tokens; add access with rules, unless the registry wants none",
+                ],
+            ),
+            (
+                "access: {rules: [{users: [anonymous], repositories: ['a/**'], actions: [pull]}]}\nregistries: [{name: a, v1: 'http://h', v1_index: 'http://i'}]",
+                &[],
             ),
             (
                 r#"registries: [{name: a, v2: "http://h", credentials: {username: me, password: x}}]"#,

@@ -225,12 +225,12 @@ impl Config {
 
     /// The names that our own certificate is for, besides those of the machine.
     pub fn certificate_names(&self) -> BTreeSet<String> {
-        self.registries
-            .iter()
-            .flat_map(|registry| &registry.hosts)
-            // A Host may have a port, a certificate has none.
-            .filter_map(|host| Some(super::host::parse_authority(host)?.0))
-            .collect()
+        let hosts = self.registries.iter().flat_map(|registry| &registry.hosts);
+        // A Host may have a port, a certificate has none.
+        let hosts = hosts.filter_map(|host| Some(super::host::parse_authority(host)?.0));
+        let ours = self.listen.iter().filter(|listen| listen.tls == Tls::Auto);
+        let public = ours.filter_map(|listen| Some(listen.public_url.as_ref()?.host.clone()));
+        hosts.chain(public).collect()
     }
 }
 

@@ -82,6 +82,11 @@ impl Images {
         Ok(())
     }
 
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.records.forget(path);
+    }
+
     /// The repository is gone, and its claims with it.
     pub async fn unlink_all(&self, registry: &Registry, repository: &Repository) {
         let _one_at_a_time = self.adding.lock().await;

@@ -27,10 +27,10 @@ impl Store {
     /// serving. Returns how many blobs there are.
     pub fn scan(&self) -> usize {
         let mut manifests = Manifests::default();
-        let records = count(&self.root.join("repositories"), &mut manifests);
-        self.space.count_records(records);
-        let converted = count(&self.root.join("conversions"), &mut manifests);
-        self.space.count_records(converted);
+        let conversions = self.root.join("conversions");
+        let roots = [self.files.root(), self.image_files.root(), &conversions];
+        let records = roots.map(|root| count(root, &mut manifests));
+        self.space.count_records(records.iter().sum());
         for entry in read_dir(&self.root.join("quarantine")) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
             self.space.set_aside(entry.path(), size);

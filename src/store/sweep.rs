@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::files::Files;
 use super::records::component;
 use super::scan::{linked, read_dir};
 use super::space::unix;
@@ -83,13 +84,16 @@ pub struct Swept {
 /// One walk through the records.
 struct Walk<'a> {
     store: &'a Store,
+    files: &'a Files,
     act: &'a mut dyn FnMut(&Store, Found<'_>),
     seen: usize,
 }
 
 /// A record on the way.
 struct Found<'a> {
-    /// Below `repositories`.
+    /// The folder of such records.
+    files: &'a Files,
+    /// Below it.
     path: &'a str,
     life: u8,
     /// Of a link.
@@ -113,7 +117,7 @@ impl Store {
                     store.space.index(|index| index.mark(digest, found.life));
                 }
                 let cutoff = cutoff(found.life);
-                if found.used < cutoff && store.remove_record(found.path, cutoff) {
+                if found.used < cutoff && store.remove_record(&found, cutoff) {
                     swept.records += 1;
                 }
             });
@@ -156,7 +160,7 @@ impl Store {
         self.walk(&mut |store, found| {
             // Many may have been used in the same second.
             let cutoff = cutoff.saturating_add(1);
-            if left > 0 && found.used < cutoff && store.remove_record(found.path, cutoff) {
+            if left > 0 && found.used < cutoff && store.remove_record(&found, cutoff) {
                 left -= 1;
                 swept.records += 1;
             }
@@ -164,27 +168,35 @@ impl Store {
     }
 
     /// Removes a record unless it was used meanwhile; whether it did.
-    fn remove_record(&self, path: &str, cutoff: u64) -> bool {
-        let removed = self.files.remove_unused(path, cutoff);
+    fn remove_record(&self, found: &Found<'_>, cutoff: u64) -> bool {
+        let removed = found.files.remove_unused(found.path, cutoff);
         if removed {
-            self.links.forget(path);
-            self.tags.forget(path);
+            self.links.forget(found.path);
+            self.tags.forget(found.path);
+            self.images.forget(found.path);
+            self.v1.forget(found.path);
+            self.synthesis.forget(found.path);
         }
         removed
     }
 
     /// Shows every record, and removes the folders that have none.
     fn walk(&self, act: &mut dyn FnMut(&Self, Found<'_>)) {
-        let mut walk = Walk {
-            store: self,
-            act,
-            seen: 0,
-        };
-        for registry in read_dir(self.files.root()) {
-            let name = registry.file_name().to_string_lossy().into_owned();
-            let lives = &self.lives;
-            let life = lives.registries.get(&name).copied();
-            walk.folder(&registry.path(), &name, life.unwrap_or(lives.others));
+        let mut seen = 0;
+        for files in [&self.files, &self.image_files] {
+            let mut walk = Walk {
+                store: self,
+                files,
+                act: &mut *act,
+                seen,
+            };
+            for registry in read_dir(files.root()) {
+                let name = registry.file_name().to_string_lossy().into_owned();
+                let lives = &self.lives;
+                let life = lives.registries.get(&name).copied();
+                walk.folder(&registry.path(), &name, life.unwrap_or(lives.others));
+            }
+            seen = walk.seen;
         }
     }
 
@@ -198,7 +210,7 @@ impl Store {
 }
 
 impl Walk<'_> {
-    /// `path` is the folder's below `repositories`.
+    /// `path` is the folder's below that of all records.
     fn folder(&mut self, folder: &Path, path: &str, life: u8) {
         let links = path.ends_with("/_manifests") || path.ends_with("/_blobs");
         for entry in read_dir(folder) {
@@ -213,6 +225,7 @@ impl Walk<'_> {
                 self.folder(&entry.path(), &path, life);
             } else if let Ok(used) = entry.metadata().and_then(|meta| meta.modified()) {
                 let found = Found {
+                    files: self.files,
                     path: &path,
                     life,
                     digest: links.then(|| linked(&entry)).flatten(),

@@ -162,6 +162,42 @@ async fn records_that_are_used_stay() {
     assert_eq!(link.await.expect("readable"), None);
 }
 
+/// Whose the images of the v1 API are is a record like others.
+#[tokio::test]
+async fn images_of_the_v1_api_are_counted_and_go() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    let id = ["a".repeat(64).parse().expect("an id")];
+    let name = |name: &str| Registry::new(name);
+    for registry in ["short.example", "hub.example", "kept.example"] {
+        let (registry, repository) = (name(registry), repository());
+        let linked = first.images.link(&registry, &repository, &id);
+        linked.await.expect("writable");
+    }
+    link(&first, "hub.example", 1).await;
+    assert_eq!((first.space.records(), first.space.used()), (4, 4 * 4096));
+    drop(first);
+    for (days, records) in [(1, 4), (3, 3), (31, 1), (3000, 1)] {
+        age(root, days * DAY);
+        let store = store(root);
+        assert_eq!(store.space.used(), store.space.records() * 4096, "{days}");
+        store.sweep(SystemTime::now());
+        assert_eq!(store.space.records(), records, "{days}");
+        assert_eq!(store.space.used(), records * 4096, "{days}");
+    }
+    assert_eq!(read_dir(&root.join("v1")).count(), 1, "empty folders go");
+    // Also from memory, or it would not be written again.
+    let store = store(root);
+    let (registry, repository) = (name("hub.example"), repository());
+    let linked = store.images.link(&registry, &repository, &id);
+    linked.await.expect("writable");
+    age(root, 40 * DAY);
+    store.sweep(SystemTime::now());
+    let known = store.images.is_linked(&registry, &repository, &id[0]);
+    assert!(!known.await.expect("readable"));
+}
+
 #[tokio::test]
 async fn of_too_many_records_the_least_used_go() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -70,6 +70,12 @@ impl Synthesis {
         }
     }
 
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.images.forget(path);
+        self.layers.forget(path);
+    }
+
     /// What an id stands for in a repository, or in a registry that everybody may read.
     ///
     /// # Errors

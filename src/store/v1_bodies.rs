@@ -62,6 +62,11 @@ impl V1Bodies {
         self.records.keep(path(registry, what), body).await
     }
 
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.records.forget(path);
+    }
+
     /// The upstream no longer has it.
     pub async fn remove(&self, registry: &Registry, what: &Endpoint) {
         self.records.remove(path(registry, what)).await;

@@ -91,6 +91,24 @@ fn an_address_of_its_own_is_in_the_certificate() {
     );
 }
 
+/// What clients call a listener with our certificate, they find in it; where another proxy has the name,
+/// or plain HTTP, nobody looks for it there.
+#[test]
+fn public_names_are_in_the_certificate() {
+    let gateway = Gateway::start(
+        "listen:
+- {address: \"127.0.0.1:0\", public_url: \"https://registry.example.com:8443\"}
+- {address: \"127.0.0.1:0\", public_url: \"https://192.0.2.7\"}
+- {address: \"127.0.0.1:0\", tls: off, public_url: \"https://other.example.com\"}
+",
+    );
+    let ask = |name: &str| ask(gateway.url(0), &gateway.ca_path(), name);
+    assert_eq!(ask("registry.example.com"), Ok(200));
+    assert_eq!(ask("192.0.2.7"), Ok(200));
+    let error = ask("other.example.com").expect_err("not our name");
+    assert!(error.contains("not valid for name"), "{error}");
+}
+
 #[test]
 fn keys_are_private_and_survive_a_restart() {
     let mut gateway = Gateway::start("registries: [docker.io]\n");
