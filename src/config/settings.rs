@@ -63,7 +63,12 @@ impl Config {
                 None => None,
             };
             let key = account.as_ref().map(|(_, secret_key)| secret_key.as_str());
-            if let Some(view) = view(key, &origin.to_string(), credentials.as_ref()) {
+            // What was made from images of v1 is known under the same names.
+            let origin = match &registry.v1 {
+                Some(v1) => format!("{origin} {v1}"),
+                None => origin.to_string(),
+            };
+            if let Some(view) = view(key, &origin, credentials.as_ref()) {
                 views.insert(Registry::new(&registry.name), view);
             }
         }
@@ -421,5 +426,21 @@ registries:
         let mut names: Vec<_> = views.keys().map(Registry::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "docker.io"]);
+    }
+
+    #[test]
+    fn where_v1_is_asked_counts_as_well() {
+        let seen = |v1: &str| {
+            let yaml = format!(
+                "store: {{bucket: {{url: \"s3://b\"}}}}\n\
+                 registries: [{{name: a, v2: \"http://h\"{v1}}}]\n"
+            );
+            let config = crate::config::tests::typed(&yaml).expect("a configuration");
+            let settings = config.bucket_settings().expect("no files");
+            settings.expect("a bucket").views
+        };
+        let [none, one, other] = ["", ", v1: \"http://one\"", ", v1: \"http://other\""].map(seen);
+        assert!(none != one && one != other && none != other);
+        assert_eq!(one, seen(", v1: \"http://one\""));
     }
 }
