@@ -404,8 +404,12 @@ fn a_source_that_lied_once_is_asked_again() {
         committed(&gateway, 1);
         assert_eq!(blob_gets(&origin, &image), 2, "{name}");
         for reply in replies {
-            assert_eq!(reply.is_complete(), survives, "{name}");
-            assert!(!survives || reply.body == image.layer(0).1, "{name}");
+            // Who had read nothing yet when the lie was found gets what came after it.
+            assert!(reply.is_complete() || !survives, "{name}");
+            assert!(
+                !reply.is_complete() || reply.body == image.layer(0).1,
+                "{name}"
+            );
         }
         let after = support::http::get(gateway.url(1), None, &path);
         assert!(after.is_complete() && after.body == image.layer(0).1);
