@@ -9,6 +9,8 @@ mod lasting;
 mod lists;
 #[path = "conversion/made.rs"]
 mod made;
+#[path = "conversion/real.rs"]
+mod real;
 #[path = "conversion/rights.rs"]
 mod rights;
 #[path = "conversion/slow.rs"]
@@ -37,7 +39,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self::with("tag_ttl: 0s, missing_ttl: 0s")
     }
 

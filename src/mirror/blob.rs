@@ -73,6 +73,20 @@ impl BlobAnswer {
         }
     }
 
+    /// With content that is here.
+    fn here(content: Content, cache: CacheStatus) -> Self {
+        let size = Some(match &content {
+            Content::File(blob) => blob.size,
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::Fill(..) | Content::Elsewhere(..) => 0,
+        });
+        Self {
+            size,
+            cache,
+            content,
+        }
+    }
+
     /// Whether one reader can go from part to part ([`Reader::turn_to`]); where there is no room in the
     /// store, each would have to be asked for upstream.
     pub const fn is_seekable(&self) -> bool {
@@ -149,33 +163,15 @@ impl Mirror {
                     .collapsed(collapsed)
                     .detail("claimed")
             };
-            let size = Some(match &content {
-                Content::File(blob) => blob.size,
-                Content::Memory(bytes) => bytes.len() as u64,
-                Content::Fill(..) | Content::Elsewhere(..) => 0,
-            });
-            return Ok(BlobAnswer {
-                size,
-                cache,
-                content,
-            });
+            return Ok(BlobAnswer::here(content, cache));
         }
         if shared
             .restored(&origin, permit.repository(), digest)
             .await?
             && let Some(content) = shared.open_blob(digest, None).await
         {
-            let size = Some(match &content {
-                Content::File(blob) => blob.size,
-                Content::Memory(bytes) => bytes.len() as u64,
-                Content::Fill(..) | Content::Elsewhere(..) => 0,
-            });
             let cache = CacheStatus::forward(Forward::UriMiss).stored();
-            return Ok(BlobAnswer {
-                size,
-                cache: cache.detail("converted"),
-                content,
-            });
+            return Ok(BlobAnswer::here(content, cache.detail("converted")));
         }
         let source = Source::Blob {
             origin: origin.clone(),

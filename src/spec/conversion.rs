@@ -109,7 +109,7 @@ pub fn convert(chain: &[Image<'_>]) -> Converted {
 }
 
 /// The layers that are blobs of the image.
-pub fn served<'a>(chain: &'a [Image<'_>]) -> impl Iterator<Item = Layer> + 'a {
+fn served<'a>(chain: &'a [Image<'_>]) -> impl Iterator<Item = Layer> + 'a {
     let layers = chain.iter().map(|image| image.layer);
     layers.filter(|layer| !layer.is_empty)
 }
@@ -252,7 +252,7 @@ mod tests {
             r#"{"architecture":"amd64","author":"me","config":{"Cmd":["/run"],"Env":["A=1"],"Memory":0,"Volumes":{"/a":{},"/b":{}}},"#,
             r##""container_config":{"Cmd":["/bin/sh","-c","#(nop) CMD [/run]"]},"created":"2014-10-01T20:46:08.123456789Z","docker_version":"1.2.0","##,
             r#""history":[{"created":"2014-10-01T20:46:07Z","created_by":"/bin/sh -c echo '<&>' > /x"},{"author":"a","empty_layer":true},"#,
-            r##"{"author":"me","created":"2014-10-01T20:46:08.123456789Z","created_by":"/bin/sh -c #(nop) CMD [/run]"}],"os":"linux","##,
+            r#"{"author":"me","created":"2014-10-01T20:46:08.123456789Z","created_by":"/bin/sh -c #(nop) CMD [/run]"}],"os":"linux","#,
             &format!(r#""rootfs":{{"diff_ids":["sha256:{f}","sha256:{f}"],"type":"layers"}}}}"#),
         ];
         assert_eq!(config, expected.concat());

@@ -81,7 +81,7 @@ fn what_comes_back_as_something_else_is_refused() {
 /// repository is what counts.
 #[test]
 fn without_its_links_a_digest_is_still_its_repositorys() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
     let digest = sha256(&manifest.body);
@@ -138,7 +138,7 @@ fn only_a_404_leads_to_the_v1_side() {
         v1,
         mut v2,
         gateway,
-    } = Scene::new();
+    } = Scene::start();
     push(&v1, "team/app", "1", 1);
     push(&v1, "team/app", "2", 3);
     let scene = Scene {
@@ -176,7 +176,7 @@ fn only_a_404_leads_to_the_v1_side() {
 /// With another configuration that has no such registry any more, and with it again, it is the same.
 #[test]
 fn another_start_knows_it_all() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
     let yaml = configuration(

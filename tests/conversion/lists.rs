@@ -33,7 +33,7 @@ fn pages(scene: &Scene, first: &str, key: &str) -> Vec<Value> {
 
 #[test]
 fn tags_of_both_sides() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1.0", 1);
     scene.v1.put_tag("team/app", "3.0", &ids[0]);
     scene.v1.put_tag("team/app", "2.0", &ids[0]);
@@ -48,7 +48,7 @@ fn tags_of_both_sides() {
     assert_eq!(scene.get("/v2/team/none/tags/list").status(), 404);
 
     // Both.
-    let scene = Scene::new();
+    let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1.0", 1);
     scene.v1.put_tag("team/app", "3.0", &ids[0]);
     scene.v1.put_tag("team/app", "2.0", &ids[0]);
@@ -74,13 +74,13 @@ fn tags_of_both_sides() {
 /// A list that is short without a word would be taken for whole.
 #[test]
 fn a_list_without_one_side_is_none() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     push(&scene.v1, "team/app", "1.0", 1);
     scene.v2.push_image("team/app", "2.0", &[random(1, 100)]);
     scene.v1.script(|script| script.broken = Some(503));
     assert_eq!(scene.get(TAGS).status(), 503);
     assert_eq!(scene.get("/v2/_catalog").status(), 503);
-    let scene = Scene::new();
+    let scene = Scene::start();
     push(&scene.v1, "team/app", "1.0", 1);
     scene.v2.fault(Fault::status(503));
     assert_eq!(scene.get(TAGS).status(), 503);
@@ -89,7 +89,7 @@ fn a_list_without_one_side_is_none() {
 
 #[test]
 fn the_catalogue_of_both_sides() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     for name in ["team/b", "team/d", "library/a", "zoo/z"] {
         push(&scene.v1, name, "1", 1);
     }

@@ -15,7 +15,7 @@ const MANIFEST: &str = "/v2/team/app/manifests/1";
 
 #[test]
 fn a_tag_that_only_v1_has_is_converted_once() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
     assert_eq!((manifest.status(), &manifest.end), (200, &End::Complete));
@@ -70,7 +70,7 @@ fn a_tag_that_only_v1_has_is_converted_once() {
 #[test]
 fn the_same_image_has_the_same_digest_on_every_machine() {
     for _ in 0..2 {
-        let scene = Scene::new();
+        let scene = Scene::start();
         push(&scene.v1, "team/app", "1", 1);
         push(&scene.v1, "team/app", "other", 2);
         let digest = |tag: &str| sha256(&scene.get(&format!("/v2/team/app/manifests/{tag}")).body);
@@ -85,7 +85,7 @@ fn the_same_image_has_the_same_digest_on_every_machine() {
 /// gzip in two members, xz, nothing; archives of zeros however they are packed.
 #[test]
 fn layers_by_their_first_bytes() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let archive = tar(&[("a", &random(7, 200_000))]);
     let members = [gzip(&archive[..1000]), gzip(&archive[1000..])].concat();
     let xz = packed("xz", &archive);
@@ -135,7 +135,7 @@ fn layers_by_their_first_bytes() {
 /// A registry that lies, or that nobody can read, is told, and nothing of it is kept.
 #[test]
 fn layers_that_cannot_be_converted() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let archive = tar(&[("a", &random(7, 100_000))]);
     let whole = gzip(&archive);
     let mut flipped = whole.clone();
@@ -184,7 +184,7 @@ fn layers_that_cannot_be_converted() {
 /// Registries write little about some images, or nonsense.
 #[test]
 fn descriptions_of_every_kind() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let layer = gzip(&tar(&[("a", b"1")]));
     for (tag, description) in [
         ("little", json!({})),
@@ -224,7 +224,7 @@ fn descriptions_of_every_kind() {
 /// v2 wins, before a tag is converted and after; what v1 took away is gone.
 #[test]
 fn the_v2_side_wins() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     let theirs = scene.v2.push_image("team/app", "2", &[random(1, 1000)]);
     scene.v1.put_tag("team/app", "2", &ids[2]);
@@ -263,7 +263,7 @@ fn the_v2_side_wins() {
 /// A name of one component, and layers that are kept elsewhere, or come in pieces.
 #[test]
 fn names_redirects_and_broken_lines() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     push(&scene.v1, "library/app", "1", 1);
     scene.v1.script(|script| script.cuts = 2);
     let manifest = scene.get("/v2/app/manifests/1");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Raw, Reply, at_once};
+use crate::support::v1::Sends;
 use crate::support::{sha256, until};
 use crate::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
 
@@ -11,9 +12,9 @@ const MANIFEST: &str = "/v2/team/app/manifests/1";
 /// Half of the layers come; the rest when the registry is let.
 #[test]
 fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
-    scene.v1.script(|script| script.stalls = true);
+    scene.v1.script(|script| script.sends = Sends::Half);
     let began = Instant::now();
     let replies = at_once(3, |number| {
         let method = ["GET", "GET", "HEAD"][number];
@@ -38,7 +39,7 @@ fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
     assert!(under_way > 0);
 
     // Nobody waits any more, and it ends all the same.
-    scene.v1.script(|script| script.stalls = false);
+    scene.v1.script(|script| script.sends = Sends::Everything);
     until("the conversion to end", || {
         scene.gateway.log().contains("an image of v1 was converted")
     });
@@ -56,16 +57,16 @@ fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
 /// A client that hangs up takes nothing with it.
 #[test]
 fn a_conversion_outlives_its_client() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
-    scene.v1.script(|script| script.stalls = true);
+    scene.v1.script(|script| script.sends = Sends::Half);
     let mut client = Raw::connect(scene.gateway.url(1), None);
     client.request("GET", MANIFEST, &[("Accept", DOCKER_MANIFEST)]);
     until("a layer to be asked for", || {
         scene.v1.count("GET", "/layer") > 0
     });
     drop(client);
-    scene.v1.script(|script| script.stalls = false);
+    scene.v1.script(|script| script.sends = Sends::Everything);
     until("the conversion to end", || {
         scene.gateway.log().contains("an image of v1 was converted")
     });
@@ -76,21 +77,21 @@ fn a_conversion_outlives_its_client() {
 /// What was read of an image before a restart is not read again, nor by another image that stands on it.
 #[test]
 fn what_was_read_once_is_known_for_ever() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     scene.v1.put_tag("team/app", "base", &ids[0]);
     let base = scene.get("/v2/team/app/manifests/base");
     assert_eq!(base.status(), 200);
     assert_eq!(scene.v1.count("GET", &format!("{}/layer", ids[0])), 1);
     // Killed while the others are under way.
-    scene.v1.script(|script| script.stalls = true);
+    scene.v1.script(|script| script.sends = Sends::Half);
     let mut client = Raw::connect(scene.gateway.url(1), None);
     client.request("GET", MANIFEST, &[("Accept", DOCKER_MANIFEST)]);
     until("both to be asked for", || {
         scene.v1.count("GET", "/layer") == 3
     });
     scene.gateway.kill();
-    scene.v1.script(|script| script.stalls = false);
+    scene.v1.script(|script| script.sends = Sends::Everything);
     let yaml = configuration(&scene.v1.url(), &scene.v2.url(), "tag_ttl: 0s");
     scene.gateway.restart_with(&yaml);
     let reply: Reply = scene.get(MANIFEST);
@@ -107,7 +108,7 @@ fn what_was_read_once_is_known_for_ever() {
 /// Many who ask at once cost what one does.
 #[test]
 fn many_clients_share_one_conversion() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     scene.v1.put_tag("other/app", "1", &ids[2]);
     let paths = [MANIFEST, "/v2/other/app/manifests/1"];

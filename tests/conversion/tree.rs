@@ -36,7 +36,7 @@ tar --numeric-owner -C delta -cf - . | xz >2
 "#;
 
 /// Unpacks `$@` one over the other into `tree`.
-const UNPACK: &str = r#"set -e
+pub const UNPACK: &str = r#"set -e
 mkdir tree
 for layer; do
   tar -tzf "$layer" | grep -E '(^|/)\.wh\.' | while read -r mark; do
@@ -72,7 +72,8 @@ impl Tree {
     }
 }
 
-fn shell(dir: &Path, script: &str, arguments: &[&str]) -> String {
+/// Runs a script in `dir`; what it said.
+pub fn shell(dir: &Path, script: &str, arguments: &[&str]) -> String {
     let mut sh = process::command("sh");
     sh.current_dir(dir)
         .args(["-c", script, "sh"])
@@ -81,7 +82,7 @@ fn shell(dir: &Path, script: &str, arguments: &[&str]) -> String {
 }
 
 /// Copies an image by skopeo and unpacks it; where its tree is.
-fn pulled(gateway: &Gateway, reference: &str, dir: &Path) -> Result<PathBuf, String> {
+pub fn pulled(gateway: &Gateway, reference: &str, dir: &Path) -> Result<PathBuf, String> {
     let skopeo = program("skopeo").map_err(|missing| missing.to_string())?;
     let copy = dir.join("copy");
     let mut skopeo = process::command(skopeo);
@@ -127,7 +128,7 @@ fn skopeo_pulls_the_tree_that_was_pushed_to_v1() {
         v1,
         v2,
         mut gateway,
-    } = Scene::new();
+    } = Scene::start();
     v1.put_image("team/app", "1", &images(&layers));
     let pull = |gateway: &Gateway, when: &str| {
         let dir = temp_dir();

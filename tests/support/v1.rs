@@ -28,12 +28,21 @@ pub struct Script {
     pub broken: Option<u16>,
     /// It ignores `Range`.
     pub no_ranges: bool,
-    /// It sends one half of each layer, and the rest when this is over.
-    pub stalls: bool,
+    /// How much of each layer it sends.
+    pub sends: Sends,
     /// How many layers from now on it breaks off in the middle.
     pub cuts: usize,
     /// What it says of every layer's checksum.
     pub checksum: Option<String>,
+}
+
+/// How much of each layer is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sends {
+    #[default]
+    Everything,
+    /// The rest follows when this is over.
+    Half,
 }
 
 /// A request as it arrived.
@@ -284,7 +293,10 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool, connectio
             if stream.write_all(half).is_err() || cut {
                 return;
             }
-            while state.lock().is_ok_and(|state| state.script.stalls) {
+            while state
+                .lock()
+                .is_ok_and(|state| state.script.sends == Sends::Half)
+            {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }

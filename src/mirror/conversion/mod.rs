@@ -218,7 +218,7 @@ impl Shared {
         if matches!(side.has(&id).await, Ok(false)) {
             return false;
         }
-        let size = match kind {
+        let length = match kind {
             MadeKind::Layer => {
                 let known = self.store.conversions.image(&side.registry, &id).await;
                 let known = known.ok().flatten();
@@ -231,13 +231,13 @@ impl Shared {
         };
         let link = BlobLink {
             checked_at: unix(SystemTime::now()),
-            size,
+            size: length,
         };
         let links = &self.store.links;
         links
             .link_blob(&side.registry, repository, digest, link)
             .await;
-        size.is_some()
+        length.is_some()
     }
 
     /// [`Shared::relink_blob_of_v1`] of a manifest; its link.

@@ -1,6 +1,6 @@
 //! The conversion itself: each image of a chain is read once, and once for all that stand on it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use super::ask::wrong;
 use super::layer::{LayerError, Task};
 use crate::mirror::freshness::unix;
 use crate::mirror::{MirrorError, Shared};
-use crate::spec::conversion::{self, Converted, Image, Layer, served};
+use crate::spec::conversion::{self, Converted, Image, Layer};
 use crate::spec::digest::{Algorithm, Digest, Hasher};
 use crate::spec::manifest::DOCKER_MANIFEST;
 use crate::spec::name::{Registry, Repository};
@@ -148,9 +148,9 @@ impl Shared {
     ) -> Result<Layer, MirrorError> {
         let slot = self.conversions.slots.acquire().await;
         let _slot = slot.map_err(|_| MirrorError::Lost)?;
-        let (size, (pieces, body)) = (task.size, mpsc::channel(AHEAD));
+        let (expected, (pieces, body)) = (task.size, mpsc::channel(AHEAD));
         let reading = tokio::task::spawn_blocking(move || task.read(body));
-        let sent = side.layer(id, size, pieces).await;
+        let sent = side.layer(id, expected, pieces).await;
         let read = reading.await.map_err(|_| MirrorError::Lost)?;
         // Where the body was broken off, its sender knows why.
         match (sent, read) {
@@ -167,12 +167,12 @@ impl Shared {
         id: ImageId,
         digest: Digest,
     ) -> Result<(), MirrorError> {
-        let size = side.description(&id).await?.size;
+        let said = side.description(&id).await?;
         let task = Task {
             blobs: self.store.blobs.clone(),
             key: digest,
             known: true,
-            size,
+            size: said.size,
             checksum: None,
         };
         self.read_layer(&side, &id, task).await.map(drop)
@@ -189,17 +189,18 @@ impl Shared {
 
     /// An image and those that it is made on, root first, as far as they were read; `None` where one was not.
     pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<Link>> {
-        let mut chain: HashMap<ImageId, ()> = HashMap::new();
+        let mut seen = HashSet::new();
         let mut links = Vec::new();
         let mut next = Some(top.clone());
         while let Some(id) = next {
             // What stands on itself stands on nothing.
-            if chain.insert(id.clone(), ()).is_some() {
+            if !seen.insert(id.clone()) {
                 return None;
             }
             let image = self.known_image(registry, &id).await?;
-            next = image.parent.clone();
+            let parent = image.parent.clone();
             links.push((id, image));
+            next = parent;
         }
         links.reverse();
         Some(links)
@@ -232,9 +233,8 @@ impl Shared {
         }
         let blobs = self.store.blobs.clone();
         let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
-        match kept {
-            Ok(Err(CommitError::Io(error))) => trouble("a conversion cannot be kept", &error),
-            Ok(_) | Err(_) => {}
+        if let Ok(Err(CommitError::Io(error))) = kept {
+            trouble("a conversion cannot be kept", &error);
         }
     }
 
@@ -298,7 +298,6 @@ pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
             layer: image.layer,
         })
         .collect();
-    debug_assert!(served(&images).count() <= images.len());
     Ok(conversion::convert(&images))
 }
 

@@ -1,0 +1,185 @@
+//! The real parts: docker-registry 0.9.1 as the v1 side, where its Python is there, and dockerd and containerd
+//! as clients that speak v2 alone.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::support::gateway::Gateway;
+use crate::support::http::Raw;
+use crate::support::origin::Origin;
+use crate::support::real::{
+    Client, Containerd, Docker, DockerRegistry, Missing, Registry, found, found_perhaps,
+};
+use crate::support::{private_address, sha256, temp_dir};
+use crate::tree::{self, Tree};
+use crate::{Scene, configuration};
+
+/// Pushes an image as Docker 1.x does, request for request.
+fn push(registry: &DockerRegistry, name: &str, tag: &str, images: &[(serde_json::Value, &[u8])]) {
+    let put = |path: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let length = body.len().to_string();
+        let mut all = vec![("Content-Length", &*length)];
+        all.extend(headers);
+        let mut raw = Raw::connect(&registry.url(), None);
+        raw.request("PUT", path, &all);
+        raw.send(body);
+        let reply = raw.reply("PUT");
+        assert!((200..300).contains(&reply.status()), "{path} {reply:?}");
+    };
+    let is_json = ("Content-Type", "application/json");
+    let mut parent: Option<String> = None;
+    for (description, layer) in images {
+        let mut description = description.clone();
+        let id = sha256(&[description.to_string().as_bytes(), layer].concat())[7..].to_owned();
+        description["id"] = json!(id);
+        if let Some(parent) = &parent {
+            description["parent"] = json!(parent);
+        }
+        let text = description.to_string();
+        let sum = sha256(&[text.as_bytes(), b"\n", layer].concat());
+        put(
+            &format!("/v1/images/{id}/json"),
+            &[is_json],
+            text.as_bytes(),
+        );
+        put(&format!("/v1/images/{id}/layer"), &[], layer);
+        let sum = ("X-Docker-Checksum-Payload", &*sum);
+        put(&format!("/v1/images/{id}/checksum"), &[sum], b"");
+        parent = Some(id);
+    }
+    let top = json!(parent.expect("an image")).to_string();
+    put(&format!("/v1/repositories/{name}/"), &[is_json], b"[]");
+    let path = format!("/v1/repositories/{name}/tags/{tag}");
+    put(&path, &[is_json], top.as_bytes());
+    put(
+        &format!("/v1/repositories/{name}/images"),
+        &[is_json],
+        b"[]",
+    );
+}
+
+#[test]
+fn docker_registry_and_distribution_behind_one_gateway() {
+    let Some(v1) = found_perhaps(DockerRegistry::start()) else {
+        return;
+    };
+    let Some(v2) = found(Registry::start()) else {
+        return;
+    };
+    let tree = Tree::new();
+    let layers = tree.layers();
+    push(&v1, "team/app", "1", &tree::images(&layers));
+    let gateway = Gateway::start(&configuration(&v1.url(), &v2.url(), "tag_ttl: 0s"));
+    tree.check(&tree::pulled(&gateway, "team/app:1", temp_dir().path()).expect("pulled"));
+    for (path, expected) in [
+        (
+            "/v2/team/app/tags/list",
+            json!({"name": "team/app", "tags": ["1"]}),
+        ),
+        ("/v2/_catalog", json!({"repositories": ["team/app"]})),
+    ] {
+        let reply = crate::support::http::get(gateway.url(1), None, path);
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+        assert_eq!(body, expected, "{path}");
+    }
+    // The scripted one says the same of the same images, so that it is converted to the same.
+    let scene = Scene::start();
+    scene.v1.put_image("team/app", "1", &tree::images(&layers));
+    let manifest = |gateway: &Gateway| {
+        let reply = crate::support::http::get(gateway.url(1), None, "/v2/team/app/manifests/1");
+        sha256(&reply.body)
+    };
+    assert_eq!(manifest(&gateway), manifest(&scene.gateway));
+    drop(v1);
+    drop(v2);
+    let stopped = temp_dir();
+    tree.check(&tree::pulled(&gateway, "team/app:1", stopped.path()).expect("pulled"));
+}
+
+/// What a client that speaks v2 alone pulls by `reference`: cold, warm, and with both registries stopped.
+fn pulls<T: Client>(
+    client: impl FnOnce(&Gateway) -> Result<T, Missing>,
+    reference: impl Fn(&Gateway) -> String,
+    check: impl Fn(&T, &Tree, &str),
+) {
+    let (v1, v2) = (crate::support::v1::V1Registry::start(), Origin::start());
+    let tree = Tree::new();
+    let layers = tree.layers();
+    v1.put_image("team/app", "1", &tree::images(&layers));
+    let plain = private_address();
+    let gateway = Gateway::start(&format!(
+        "listen: [{{address: \"127.0.0.1:0\"}}, {{address: \"{plain}\", tls: off}}]\n{}",
+        configuration(&v1.url(), &v2.url(), "tag_ttl: 0s")
+    ));
+    let Some(mut client) = found(client(&gateway)) else {
+        return;
+    };
+    let reference = reference(&gateway);
+    let cold = client.pull(&reference).expect("the cold pull");
+    let asked = v1.count("GET", "/layer");
+    assert_eq!(asked, 3);
+    check(&client, &tree, &reference);
+    client.wipe();
+    assert_eq!(client.pull(&reference).expect("the warm pull"), cold);
+    assert_eq!(v1.count("GET", "/layer"), asked);
+    drop((v1, v2));
+    client.wipe();
+    assert_eq!(client.pull(&reference).expect("without both"), cold);
+    check(&client, &tree, &reference);
+}
+
+#[test]
+fn dockerd_pulls_what_only_v1_has() {
+    pulls(
+        |_| Docker::start(),
+        |gateway| format!("{}/team/app:1", gateway.authority(1)),
+        |docker, tree, reference| {
+            let dir = temp_dir();
+            let created = docker.docker(&["create", reference]).expect("created");
+            let file = dir.path().join("image.tar");
+            let export = [
+                "export",
+                "--output",
+                &file.display().to_string(),
+                created.trim(),
+            ];
+            docker.docker(&export).expect("exported");
+            tree.check(&unpacked(dir.path(), &file));
+        },
+    );
+}
+
+/// Unpacks an export, without what dockerd puts into every container.
+fn unpacked(dir: &Path, file: &Path) -> std::path::PathBuf {
+    let script = r#"set -e
+mkdir export; tar -C export -xpf "$1"; cd export
+rm -rf .dockerenv dev proc sys etc/hostname etc/hosts etc/resolv.conf etc/mtab"#;
+    tree::shell(dir, script, &[&file.display().to_string()]);
+    dir.join("export")
+}
+
+#[test]
+fn ctr_pulls_what_only_v1_has() {
+    pulls(
+        |gateway| Containerd::member(gateway.authority(0), &gateway.ca_path()),
+        |gateway| format!("{}/team/app:1", gateway.authority(0)),
+        |ctr, tree, reference| {
+            // What it has is what it was sent, unpacked by itself from what it exports.
+            let dir = temp_dir();
+            let file = dir.path().join("image.tar");
+            let export = ["images", "export", &file.display().to_string(), reference];
+            ctr.ctr(&export).expect("exported");
+            let layout = dir.path().join("layout");
+            std::fs::create_dir(&layout).expect("a folder");
+            tree::shell(&layout, "tar -xf \"$1\"", &[&file.display().to_string()]);
+            let manifest = std::fs::read(layout.join("manifest.json")).expect("a manifest");
+            let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+            let layers = manifest[0]["Layers"].as_array().expect("layers").iter();
+            let layers = layers.map(|layer| layer.as_str().expect("a path"));
+            let layers: Vec<&str> = layers.collect();
+            tree::shell(&layout, tree::UNPACK, &layers);
+            tree.check(&layout.join("tree"));
+        },
+    );
+}
