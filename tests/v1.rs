@@ -46,7 +46,7 @@ pub fn gateway_with(registry: &V1Registry, more: &str) -> Gateway {
 pub fn gateway_before(v1: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
         "registries:
-- {{name: hosted, v1: \"{v1}\", v2: \"http://127.0.0.1:1\", push: true{more}}}
+- {{name: hosted, v1: \"{v1}\", v2: \"http://127.0.0.1:1\", push: true, bridge: false{more}}}
 access:
   htpasswd: {}
 {RULES}",

@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 
 const BLOCK: usize = 512;
 /// The longest extensions before one entry, in bytes.
-const MAX_EXTENSIONS: u64 = 4 << 20;
+const MAX_EXTENSIONS: u64 = 1 << 20;
+/// The longest path, in bytes: Linux takes no longer ones.
+const MAX_PATH: usize = 4096;
 
 /// An archive that is read once, from its beginning.
 pub struct Archive<R> {
@@ -112,6 +114,9 @@ impl<R: Read> Archive<R> {
                 || kind.is_fifo();
             self.expect(if bare { 0 } else { size.unwrap_or(announced) });
             let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
+            if path.len() > MAX_PATH {
+                return Err(broken("a path is too long"));
+            }
             return Ok(Some(Entry {
                 raw,
                 is_directory: kind.is_dir() || path.ends_with(b"/"),

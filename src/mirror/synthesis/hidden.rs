@@ -64,11 +64,7 @@ impl Paths {
     pub fn read<R: Read>(archive: &mut Archive<R>, within: &BTreeSet<Vec<u8>>) -> io::Result<Self> {
         let mut paths = Self::default();
         while let Some(entry) = archive.next()? {
-            let concerns = |path: &[u8]| {
-                within.iter().any(|folder| {
-                    folder == path || is_below(path, folder) || is_below(folder, path)
-                })
-            };
+            let concerns = |path: &[u8]| concerns(within, path);
             match meaning(&entry.path) {
                 Meaning::Entry if !entry.path.is_empty() && concerns(&entry.path) => {
                     paths.size += entry.path.len() + 64;
@@ -189,9 +185,18 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    let rest = path.strip_prefix(folder);
-    folder.is_empty() && !path.is_empty() || rest.is_some_and(|rest| rest.starts_with(b"/"))
+/// Whether a path is one of these folders, in one, or above one.
+fn concerns(within: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let mut above = slashes.map(|(at, _)| &path[..at]);
+    let prefix = join(path, b"");
+    let mut below = within.range(prefix.clone()..);
+    within.contains(&b""[..])
+        || within.contains(path)
+        || above.any(|folder| within.contains(folder))
+        || below
+            .next()
+            .is_some_and(|folder| folder.starts_with(&prefix))
 }
 
 #[cfg(test)]
@@ -217,6 +222,33 @@ mod tests {
         }
         assert_eq!(whiteout(b"a/b"), b"a/.wh.b");
         assert_eq!(whiteout(b"b"), b".wh.b");
+    }
+
+    #[test]
+    fn what_folders_are_concerned_with() {
+        let within = |folders: &[&str]| {
+            folders
+                .iter()
+                .map(|path| path.as_bytes().to_vec())
+                .collect()
+        };
+        for (folders, path, expected) in [
+            (&["a/b"][..], "a/b", true),
+            (&["a/b"], "a/b/c/d", true),
+            (&["a/b"], "a", true),
+            (&["a/b"], "", true),
+            (&["a/b"], "a/bc", false),
+            (&["a/b"], "a/c", false),
+            (&["a-x", "a/b"], "a", true),
+            (&[""], "x/y", true),
+            (&[], "x", false),
+        ] {
+            assert_eq!(
+                concerns(&within(folders), path.as_bytes()),
+                expected,
+                "{folders:?} {path}"
+            );
+        }
     }
 
     /// A layer of these paths; folders end in `/`.

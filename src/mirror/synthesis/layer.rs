@@ -139,7 +139,9 @@ impl Mirror {
             let found = self.through(&permit, wanted.layer, move |source| {
                 let found = unpack::scan(source, &mut staging)?;
                 let made = match found.packing {
-                    Packing::Zstd if found.opaque.is_empty() => Some(staging.commit()?),
+                    Packing::None | Packing::Zstd if found.opaque.is_empty() => {
+                        Some(staging.commit()?)
+                    }
                     _ => None,
                 };
                 Ok((found.opaque.is_empty(), made))

@@ -1,0 +1,45 @@
+//! Images of v2 for clients of v1: whatever a manifest, an index or a configuration is, a chain has ids that
+//! are all different, each description says its own id and its parent's, and the same image has the same.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use roadstead_fuzz::spec::digest::{Algorithm, Digest};
+use roadstead_fuzz::spec::synthesis::{Image, Platform, chain, choose, top_id};
+use serde_json::Value;
+
+fuzz_target!(|bytes: &[u8]| {
+    let at = bytes.iter().position(|&byte| byte == b'\n');
+    let (manifest, config) = bytes.split_at(at.unwrap_or(bytes.len()));
+    let platform = Platform::of_agent(&String::from_utf8_lossy(config));
+    let plain = |text: &str| (1..=16).contains(&text.len()) && text.is_ascii();
+    assert!(plain(&platform.os) && plain(&platform.architecture));
+    if let Ok(found) = choose(manifest, &platform) {
+        assert!(!found.is_empty());
+    }
+    let Ok(image) = Image::parse(manifest) else {
+        return;
+    };
+    let named = Digest::of(Algorithm::Sha256, manifest);
+    let Ok(links) = chain(&named, &platform, &image, config) else {
+        return;
+    };
+    assert_eq!(
+        chain(&named, &platform, &image, config).as_ref(),
+        Ok(&links)
+    );
+    assert_eq!(links.len(), image.layers.len().max(1));
+    let mut parent = None;
+    for (at, link) in links.iter().enumerate() {
+        let json: Value = serde_json::from_str(&link.json).expect("JSON");
+        assert_eq!(json["id"], link.id.as_str());
+        assert_eq!(json["parent"].as_str(), parent);
+        assert!(json["config"].is_object() && json["container_config"].is_object());
+        assert!(links[..at].iter().all(|other| other.id != link.id));
+        parent = Some(link.id.as_str());
+    }
+    assert_eq!(
+        links.last().map(|link| &link.id),
+        Some(&top_id(&named, &platform))
+    );
+});
