@@ -1,4 +1,4 @@
-//! npm's and PyPI's docker-registry-client against the gateway, over TLS: in front of docker-registry 0.9.1, or of
+//! npm's and Python's `docker-registry-client` against the gateway, over TLS: in front of docker-registry 0.9.1, or of
 //! the scripted registry where there is no Python 2.7 for it.
 
 use serde_json::{Value, json};

@@ -265,8 +265,8 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
     let (gateway, name) = behind.gateway(&registry);
     let (_, port) = gateway.authority(0).rsplit_once(':').expect("a port");
     for (_, title, exchanges) in operations.iter().filter(|(of, ..)| *of == behind) {
-        let named = there.iter().find(|(name, _)| title.contains(name));
-        let ids = named.map_or(&new[..], |(_, ids)| ids);
+        let pulled = there.iter().find(|(name, _)| title.contains(name));
+        let ids = pulled.map_or(&new[..], |(_, ids)| ids);
         let image = |name, at: usize| (name, ids[at].clone(), layers[at].clone());
         let mut replay = Replay {
             host: format!("{name}:{port}"),
@@ -276,11 +276,11 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
             described: Vec::new(),
         };
         for exchange in exchanges {
-            let reply = replay.exchange(exchange);
+            let answer = replay.exchange(exchange);
             for need in &exchange.needs {
-                if let Err(fault) = replay.check(need, &reply) {
+                if let Err(fault) = replay.check(need, &answer) {
                     let line = exchange.head[0];
-                    panic!("Docker {version}, {behind:?}: {title}: {line}: {fault}\n{reply:?}");
+                    panic!("Docker {version}, {behind:?}: {title}: {line}: {fault}\n{answer:?}");
                 }
             }
         }
@@ -294,11 +294,12 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
             }
         }
     }
-    let sent = registry.seen();
-    let told = sent
+    let passwords = registry
+        .seen()
         .iter()
-        .filter(|seen| seen.header("authorization").is_some());
-    assert_eq!(told.count(), 0, "{version}: a password went on");
+        .filter(|seen| seen.header("authorization").is_some())
+        .count();
+    assert_eq!(passwords, 0, "{version}: a password went on");
 }
 
 #[test]

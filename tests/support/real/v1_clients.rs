@@ -1,4 +1,4 @@
-//! npm's and PyPI's docker-registry-client, in the folder that `scripts/v1-clients.sh` installs them into: the
+//! npm's and Python's `docker-registry-client`, in the folder that `scripts/v1-clients.sh` installs them into: the
 //! clients of the v1 API that are still to be had.
 
 use std::path::{Path, PathBuf};
