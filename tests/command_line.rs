@@ -253,5 +253,4 @@ fn usage() {
             .any(|line| line.trim_start().starts_with(command));
         assert!(listed, "{command}: {}", help.out);
     }
-    run(dir.path(), &["warm"], &[]).assert_refused(&["not yet: "]);
 }
