@@ -120,6 +120,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             "src/mirror/bucket.rs",
             "src/mirror/download.rs",
             "src/mirror/fill.rs",
+            "src/mirror/source.rs",
             "src/mirror/reader.rs",
             // files of the operator that change
             "src/reload.rs",
