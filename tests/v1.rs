@@ -7,6 +7,14 @@ mod support;
 mod clients;
 #[path = "v1/daemon.rs"]
 mod daemon;
+#[path = "v1/mirror.rs"]
+mod mirror;
+#[path = "v1/mirror_fills.rs"]
+mod mirror_fills;
+#[path = "v1/mirror_kept.rs"]
+mod mirror_kept;
+#[path = "v1/mirror_real.rs"]
+mod mirror_real;
 #[path = "v1/real.rs"]
 mod real;
 #[path = "v1/recorded.rs"]

@@ -92,14 +92,16 @@ impl Config {
         for registry in &self.registries {
             if let Some(origin) = &registry.v1 {
                 let index = registry.v1_index.as_ref();
+                let mirrored = !registry.push && registry.cache;
+                // What everybody reads here is what everybody may have there.
+                let anonymous = mirrored && registry.visibility == Visibility::Public;
+                let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
                 v1.push(mirror::V1Settings {
                     registry: Registry::new(&registry.name),
-                    mirrored: !registry.push && registry.cache,
+                    mirrored,
                     bridge: registry.bridge,
-                    upstream: v1_upstream(registry, origin)?,
-                    index: index
-                        .map(|index| v1_upstream(registry, index))
-                        .transpose()?,
+                    upstream: v1_upstream(origin)?,
+                    index: index.map(v1_upstream).transpose()?,
                     tag_ttl: registry.tag_ttl,
                     max_stale: self.max_stale(),
                     patience: patience(registry),
@@ -322,11 +324,13 @@ fn patience(registry: &super::Registry) -> Duration {
 fn v1_upstream(
     registry: &super::Registry,
     origin: &Origin,
+    anonymous: bool,
 ) -> Result<upstream::Settings, PasswordFileError> {
+    let account = account(registry)?.filter(|_| !anonymous);
     Ok(upstream::Settings {
         registry: registry.name.clone(),
         origin: origin.to_string(),
-        account: account(registry)?,
+        account,
         ca: registry.ca.clone(),
         auth_hosts: Vec::new(),
         idle: Some(Duration::from_secs(1)),

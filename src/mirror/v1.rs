@@ -63,6 +63,8 @@ pub(super) struct V1Origin {
     pub seen_in: moka::sync::Cache<ImageId, Repository>,
     /// Whether its images are served to clients of v2.
     pub(super) bridge: bool,
+    /// The same, as clients say it.
+    pub said_to_be_in: moka::sync::Cache<ImageId, Repository>,
 }
 
 impl V1Origin {
@@ -78,6 +80,7 @@ impl V1Origin {
                 patience: settings.patience,
                 seen_in: moka::sync::Cache::new(SEEN),
                 bridge: settings.bridge,
+                said_to_be_in: moka::sync::Cache::new(SEEN),
                 tokens: moka::sync::Cache::builder()
                     .max_capacity(TOKENS)
                     .time_to_live(TOKEN_LIFE)

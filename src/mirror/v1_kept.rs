@@ -164,10 +164,9 @@ impl Mirror {
     /// A client says that an image is of this repository. That is no right to it, but tells whose token of our
     /// own to ask with.
     pub fn v1_said_to_be_in(&self, registry: &Registry, id: &ImageId, repository: &Repository) {
-        if let Some(origin) = self.shared.v1.get(registry)
-            && !origin.seen_in.contains_key(id)
-        {
-            origin.seen_in.insert(id.clone(), repository.clone());
+        if let Some(origin) = self.shared.v1.get(registry) {
+            let repository = repository.clone();
+            origin.said_to_be_in.insert(id.clone(), repository);
         }
     }
 
@@ -180,7 +179,11 @@ impl Mirror {
         id: &ImageId,
     ) -> Result<Option<Repository>, MirrorError> {
         let permit = match claim {
-            Claim::Everything(_) => return Ok(origin.seen_in.get(id)),
+            Claim::Everything(_) => {
+                // What an upstream said comes before what a client says.
+                let said = || origin.said_to_be_in.get(id);
+                return Ok(origin.seen_in.get(id).or_else(said));
+            }
             Claim::Repository(permit) => permit,
         };
         let repository = Some(permit.repository().clone());
@@ -385,11 +388,7 @@ async fn ask(
     let answered = origin.asking(repository, of_registry).await;
     match (answered, &origin.index, resource) {
         // Some indexes have the tags, and their registries do not.
-        (
-            Err(refused @ (UpstreamError::NotFound | UpstreamError::Denied(_))),
-            Some(index),
-            Some(_),
-        ) => {
+        (Err(refused @ UpstreamError::NotFound), Some(index), Some(_)) => {
             let of_index = index.v1_whole(path.clone(), None, MAX_LIST).await;
             of_index.map_err(|_| refused)
         }

@@ -159,7 +159,7 @@ fn layers_that_cannot_be_converted() {
     // The sum is over the description, a line's end and the layer.
     scene
         .v1
-        .script(|script| script.checksum = Some(sha256(b"something else")));
+        .script(|script| script.claims = Some(sha256(b"something else")));
     scene
         .v1
         .put_image("team/bad", "sum", &[(json!({}), &whole)]);
@@ -175,7 +175,7 @@ fn layers_that_cannot_be_converted() {
     .concat();
     scene
         .v1
-        .script(|script| script.checksum = Some(sha256(&right)));
+        .script(|script| script.claims = Some(sha256(&right)));
     assert_eq!(scene.get("/v2/team/bad/manifests/right").status(), 200);
     let kept = std::fs::read_dir(scene.gateway.store().join("partials")).expect("a folder");
     assert_eq!(kept.count(), 0);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Raw, Reply, at_once};
-use crate::support::v1::Sends;
 use crate::support::{sha256, until};
 use crate::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
 
@@ -14,7 +13,7 @@ const MANIFEST: &str = "/v2/team/app/manifests/1";
 fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
-    scene.v1.script(|script| script.sends = Sends::Half);
+    scene.v1.script(|script| script.hold = Some(1));
     let began = Instant::now();
     let replies = at_once(3, |number| {
         let method = ["GET", "GET", "HEAD"][number];
@@ -39,7 +38,7 @@ fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
     assert!(under_way > 0);
 
     // Nobody waits any more, and it ends all the same.
-    scene.v1.script(|script| script.sends = Sends::Everything);
+    scene.v1.script(|script| script.hold = None);
     until("the conversion to end", || {
         scene.gateway.log().contains("an image of v1 was converted")
     });
@@ -59,14 +58,14 @@ fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
 fn a_conversion_outlives_its_client() {
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
-    scene.v1.script(|script| script.sends = Sends::Half);
+    scene.v1.script(|script| script.hold = Some(1));
     let mut client = Raw::connect(scene.gateway.url(1), None);
     client.request("GET", MANIFEST, &[("Accept", DOCKER_MANIFEST)]);
     until("a layer to be asked for", || {
         scene.v1.count("GET", "/layer") > 0
     });
     drop(client);
-    scene.v1.script(|script| script.sends = Sends::Everything);
+    scene.v1.script(|script| script.hold = None);
     until("the conversion to end", || {
         scene.gateway.log().contains("an image of v1 was converted")
     });
@@ -84,14 +83,14 @@ fn what_was_read_once_is_known_for_ever() {
     assert_eq!(base.status(), 200);
     assert_eq!(scene.v1.count("GET", &format!("{}/layer", ids[0])), 1);
     // Killed while the others are under way.
-    scene.v1.script(|script| script.sends = Sends::Half);
+    scene.v1.script(|script| script.hold = Some(1));
     let mut client = Raw::connect(scene.gateway.url(1), None);
     client.request("GET", MANIFEST, &[("Accept", DOCKER_MANIFEST)]);
     until("both to be asked for", || {
         scene.v1.count("GET", "/layer") == 3
     });
     scene.gateway.kill();
-    scene.v1.script(|script| script.sends = Sends::Everything);
+    scene.v1.script(|script| script.hold = None);
     let yaml = configuration(&scene.v1.url(), &scene.v2.url(), "tag_ttl: 0s");
     scene.gateway.restart_with(&yaml);
     let reply: Reply = scene.get(MANIFEST);

@@ -7,11 +7,15 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 
 /// What it does beside answering.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "its faults have nothing to do with one another"
+)]
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// Only whoever brings this token is answered about tags and images.
@@ -28,21 +32,26 @@ pub struct Script {
     pub broken: Option<u16>,
     /// It ignores `Range`.
     pub no_ranges: bool,
-    /// How much of each layer it sends.
-    pub sends: Sends,
     /// How many layers from now on it breaks off in the middle.
     pub cuts: usize,
     /// What it says of every layer's checksum.
-    pub checksum: Option<String>,
-}
-
-/// How much of each layer is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sends {
-    #[default]
-    Everything,
-    /// The rest follows when this is over.
-    Half,
+    pub claims: Option<String>,
+    /// So many bytes of a body it sends, and then hangs up; layers and descriptions, a layer's ranges not.
+    pub truncate: Option<usize>,
+    /// So many bytes of a layer it sends, and the rest when this is taken away.
+    pub hold: Option<usize>,
+    /// What it says that payloads hash to, made of the true one; nothing where it is absent.
+    pub checksum: Option<fn(&str) -> String>,
+    /// The last byte of every layer is another one.
+    pub lies: bool,
+    /// It says nothing of a layer's length beside its description, and sends it in chunks.
+    pub chunked: bool,
+    /// It leaves `X-Docker-Size` out.
+    pub no_sizes: bool,
+    /// Lists and tags are unknown to it: its index has them.
+    pub no_tags: bool,
+    /// An image that it lost.
+    pub lost: Option<String>,
 }
 
 /// A request as it arrived.
@@ -85,6 +94,8 @@ struct Held {
 pub struct V1Registry {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// Its script was changed.
+    changed: Arc<Condvar>,
     ended: Arc<AtomicBool>,
 }
 
@@ -101,7 +112,8 @@ impl V1Registry {
             ..State::default()
         }));
         let ended = Arc::new(AtomicBool::new(false));
-        let (shared, stop) = (state.clone(), ended.clone());
+        let changed = Arc::new(Condvar::new());
+        let (shared, stop, waker) = (state.clone(), ended.clone(), changed.clone());
         std::thread::spawn(move || {
             let count = AtomicUsize::new(0);
             for stream in listener.incoming().map_while(Result::ok) {
@@ -109,13 +121,14 @@ impl V1Registry {
                     break;
                 }
                 let (shared, number) = (shared.clone(), count.fetch_add(1, Ordering::SeqCst));
-                let stop = stop.clone();
-                std::thread::spawn(move || serve(&stream, &shared, &stop, number));
+                let (stop, waker) = (stop.clone(), waker.clone());
+                std::thread::spawn(move || serve(&stream, &shared, &waker, &stop, number));
             }
         });
         Self {
             address,
             state,
+            changed,
             ended,
         }
     }
@@ -131,6 +144,7 @@ impl V1Registry {
     /// Changes what it does from now on.
     pub fn script(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.state().script);
+        self.changed.notify_all();
     }
 
     /// Puts an image of these layers there, the first of which is the root; ids from root to top.
@@ -227,6 +241,23 @@ impl V1Registry {
         counts.count()
     }
 
+    /// Moves a tag, or takes it away.
+    pub fn point(&self, name: &str, tag: &str, id: Option<&str>) {
+        let mut state = self.state();
+        let (_, tags) = state.repositories.get_mut(name).expect("a repository");
+        match id {
+            Some(id) => tags.insert(tag.to_owned(), id.to_owned()),
+            None => tags.remove(tag),
+        };
+    }
+
+    /// What was asked so far whose path ends like this.
+    pub fn asked(&self, end: &str) -> Vec<Seen> {
+        let mut seen = self.seen();
+        seen.retain(|seen| seen.line.ends_with(&format!("{end} HTTP/1.1")));
+        seen
+    }
+
     /// Leaves a repository's image list empty: only its tags name images.
     pub fn empty_list(&self, name: &str) {
         self.state()
@@ -264,11 +295,18 @@ impl V1Registry {
 impl Drop for V1Registry {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
         let _ = TcpStream::connect(self.address);
     }
 }
 
-fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool, connection: usize) {
+fn serve(
+    stream: &TcpStream,
+    state: &Mutex<State>,
+    changed: &Condvar,
+    ended: &AtomicBool,
+    connection: usize,
+) {
     let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream);
     while let Some(request) = request(&mut reader, connection) {
@@ -281,33 +319,37 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool, connectio
             (answer(&mut state, &request), state.script.hangs_up)
         };
         let bytes = answer.bytes(request.line.starts_with("HEAD "));
+        let head = bytes.len() - answer.body_length(&request);
         let mut stream = stream;
-        if request.line.starts_with("GET ") && request.line.contains("/layer ") {
-            let (half, rest) = bytes.split_at(bytes.len() - answer.body.len() / 2);
-            let cut = {
-                let Ok(mut state) = state.lock() else { return };
-                let cut = state.script.cuts > 0;
-                state.script.cuts -= usize::from(cut);
-                cut
-            };
-            if stream.write_all(half).is_err() || cut {
-                return;
-            }
-            while state
-                .lock()
-                .is_ok_and(|state| state.script.sends == Sends::Half)
-            {
-                if ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            if stream.write_all(rest).is_err() || hangs_up {
-                return;
-            }
-            continue;
+        let is_layer = request.line.ends_with("/layer HTTP/1.1");
+        let (cut, hold) = {
+            let Ok(mut state) = state.lock() else { return };
+            let script = &mut state.script;
+            let breaks = is_layer && script.cuts > 0 && request.line.starts_with("GET ");
+            script.cuts -= usize::from(breaks);
+            let whole = answer.status == 200 && request.line.contains("/images/");
+            let cut = breaks.then_some(answer.body.len() / 2);
+            let cut = cut.or(script.truncate.filter(|_| whole));
+            (cut, script.hold.filter(|_| is_layer))
+        };
+        if let Some(cut) = cut.filter(|cut| head + cut < bytes.len()) {
+            let _ = stream.write_all(&bytes[..head + cut]);
+            return;
         }
-        if stream.write_all(&bytes).is_err() || hangs_up {
+        let first = hold.map_or(bytes.len(), |hold| bytes.len().min(head + hold));
+        if stream.write_all(&bytes[..first]).is_err() {
+            return;
+        }
+        if first < bytes.len() {
+            let Ok(mut state) = state.lock() else { return };
+            while state.script.hold.is_some() && !ended.load(Ordering::SeqCst) {
+                let Ok(woken) = changed.wait(state) else {
+                    return;
+                };
+                state = woken;
+            }
+        }
+        if stream.write_all(&bytes[first..]).is_err() || hangs_up {
             return;
         }
     }
@@ -359,6 +401,7 @@ struct Answer {
     /// Announced, where it is not what follows.
     length: Option<usize>,
     body: Vec<u8>,
+    chunked: bool,
 }
 
 impl Answer {
@@ -368,6 +411,7 @@ impl Answer {
             headers: vec![("Content-Type".into(), "application/json".into())],
             length: None,
             body: body.to_string().into_bytes(),
+            chunked: false,
         }
     }
 
@@ -392,16 +436,37 @@ impl Answer {
         for (name, value) in &self.headers {
             let _ = write!(text, "{name}: {value}\r\n");
         }
-        if self.status != 204 && self.status != 304 {
+        if self.chunked {
+            text += "Transfer-Encoding: chunked\r\n";
+        } else if self.status != 204 && self.status != 304 {
             let _ = write!(text, "Content-Length: {length}\r\n");
         }
         // It stands behind something that sets cookies, and calls itself what v2 must not be called twice.
         text += "Set-Cookie: session=1\r\n\r\n";
         let mut bytes = text.into_bytes();
         if !head {
-            bytes.extend(&self.body);
+            bytes.extend(self.framed());
         }
         bytes
+    }
+
+    /// The body as it goes over the line.
+    fn framed(&self) -> Vec<u8> {
+        if !self.chunked {
+            return self.body.clone();
+        }
+        let mut bytes = format!("{:x}\r\n", self.body.len()).into_bytes();
+        bytes.extend(&self.body);
+        bytes.extend(b"\r\n0\r\n\r\n");
+        bytes
+    }
+
+    fn body_length(&self, request: &Seen) -> usize {
+        if request.line.starts_with("HEAD ") {
+            0
+        } else {
+            self.framed().len()
+        }
     }
 }
 
@@ -423,6 +488,9 @@ fn answer(state: &mut State, request: &Seen) -> Answer {
             image(state, request, method, id, part)
         }
         ["v1", "repositories", namespace, name, rest @ ..] => {
+            if state.script.no_tags && matches!(rest, ["tags", ..]) {
+                return Answer::error(404, "Repository not found");
+            }
             let of_index = matches!(rest, ["" | "images" | "auth"]);
             if !of_index && let Some(refused) = refused(state, request) {
                 return refused;
@@ -489,6 +557,7 @@ fn repository(
             Some((_, tags)) => Answer::json(200, &json!(tags)),
             None => Answer::error(404, "Repository not found"),
         },
+        ("GET", ["json"]) => Answer::json(200, &json!({"arch": "amd64", "os": "linux"})),
         ("GET", ["tags", tag]) => {
             let known = state.repositories.get(name);
             match known.and_then(|(_, tags)| tags.get(*tag)) {
@@ -525,7 +594,8 @@ fn image(state: &mut State, request: &Seen, method: &str, id: &str, part: &str) 
     if method == "GET" && request.header("if-modified-since").is_some() {
         return Answer::error(304, "");
     }
-    let Some(held) = state.images.get(id) else {
+    let lost = state.script.lost.as_deref() == Some(id);
+    let Some(held) = state.images.get(id).filter(|_| !lost) else {
         return match (method, part) {
             ("PUT", "json") => {
                 let held = Held {
@@ -543,10 +613,17 @@ fn image(state: &mut State, request: &Seen, method: &str, id: &str, part: &str) 
     }
     match (method, part) {
         ("GET", "json") => {
-            let size = held.layer.as_ref().map_or(0, Vec::len);
-            let mut answer = Answer::error(200, "").with("X-Docker-Size", size.to_string());
+            let bytes = held.layer.as_deref().unwrap_or_default();
+            let mut answer = Answer::error(200, "");
+            if !state.script.no_sizes {
+                answer = answer.with("X-Docker-Size", bytes.len().to_string());
+            }
+            if let Some(write) = state.script.checksum {
+                let payload = super::sha256(&[&held.json, &b"\n"[..], bytes].concat());
+                answer = answer.with("X-Docker-Checksum-Payload", write(&payload));
+            }
             answer.body.clone_from(&held.json);
-            if let Some(sum) = &state.script.checksum {
+            if let Some(sum) = &state.script.claims {
                 answer = answer.with("X-Docker-Checksum-Payload", sum.clone());
             }
             answer.cacheable()
@@ -566,7 +643,13 @@ fn image(state: &mut State, request: &Seen, method: &str, id: &str, part: &str) 
                 return Answer::error(302, "").with("Location", storage.clone());
             }
             let range = request.header("range").filter(|_| !state.script.no_ranges);
-            layer(held.layer.as_deref().unwrap_or_default(), range)
+            let mut bytes = held.layer.clone().unwrap_or_default();
+            if let Some(last) = bytes.last_mut().filter(|_| state.script.lies) {
+                *last ^= 1;
+            }
+            let mut answer = layer(&bytes, range);
+            answer.chunked = state.script.chunked && answer.status == 200;
+            answer
         }
         ("PUT", "json") if held.complete => Answer::error(409, "Image already exists"),
         ("PUT", "json" | "layer") => {
@@ -601,6 +684,7 @@ fn layer(bytes: &[u8], range: Option<&str>) -> Answer {
         ],
         length: None,
         body: bytes.to_vec(),
+        chunked: false,
     };
     let size = bytes.len();
     let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))

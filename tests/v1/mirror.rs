@@ -1,0 +1,544 @@
+//! A registry without pushes is mirrored: what is asked for once is here, its lists for a while, and nothing of
+//! the upstream's but the bytes and what belongs to them comes down.
+
+use crate::support::gateway::Gateway;
+use crate::support::http::{Raw, Reply, get};
+use crate::support::image::random;
+use crate::support::v1::{Script, V1Registry};
+use crate::support::{basic, sha256};
+use crate::{Daemon, OLD};
+
+pub fn mirror(registry: &V1Registry) -> Gateway {
+    mirror_with(registry, "")
+}
+
+pub fn mirror_with(registry: &V1Registry, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "registries: [{{name: old, v1: \"{}\"{more}}}]",
+        registry.url()
+    ))
+}
+
+pub fn part(id: &str, part: &str) -> String {
+    format!("/v1/images/{id}/{part}")
+}
+
+fn named(name: &str, what: &str) -> String {
+    format!("/v1/repositories/{name}/{what}")
+}
+
+pub fn fetch(gateway: &Gateway, path: &str) -> Reply {
+    get(gateway.url(1), None, path)
+}
+
+fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+    Raw::connect(gateway.url(1), None).exchange(method, path, headers)
+}
+
+fn cache(reply: &Reply) -> &str {
+    reply.header("cache-status").expect("Cache-Status")
+}
+
+/// Where the store has what hashes to this.
+pub fn blob(gateway: &Gateway, bytes: &[u8]) -> std::path::PathBuf {
+    let hex = sha256(bytes)[7..].to_owned();
+    gateway
+        .store()
+        .join("blobs/sha256")
+        .join(&hex[..2])
+        .join(hex)
+}
+
+/// Images are immutable by their id: each part is asked for once, whoever asks how often, and is here when the
+/// upstream is not, also after a restart.
+#[test]
+fn images_are_asked_for_once() {
+    let registry = V1Registry::start();
+    let layers = [random(1, 90_000), random(2, 300)];
+    let parts: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let ids = registry.push_image("library/app", "latest", &parts);
+    let mut gateway = mirror(&registry);
+    let whole = Ok(vec![layers[1].clone(), layers[0].clone()]);
+    for version in OLD {
+        let pulled = Daemon::new(version, &gateway, None).pull("app", "latest");
+        assert!(pulled == whole, "{} {:?}", version.agent, pulled.err());
+    }
+    for (id, layer) in ids.iter().zip(&layers) {
+        for what in ["json", "layer"] {
+            let asked = registry.asked(&part(id, what));
+            let gets = asked.iter().filter(|seen| seen.line.starts_with("GET "));
+            assert_eq!(gets.count(), 1, "{id} {what}: {asked:?}");
+        }
+        assert!(std::fs::read(blob(&gateway, layer)).expect("kept") == *layer);
+        let pointer = format!("v1/old/_parts/{id}/layer");
+        let pointer = std::fs::read_to_string(gateway.store().join(pointer)).expect("a pointer");
+        assert!(pointer.contains(&sha256(layer)), "{pointer}");
+    }
+    assert_eq!(registry.asked(&part(&ids[1], "ancestry")).len(), 1);
+    assert_eq!(registry.asked("/tags").len(), 1);
+    assert_eq!(registry.asked("/images").len(), 1);
+
+    drop(registry);
+    gateway.restart();
+    for version in OLD {
+        let pulled = Daemon::new(version, &gateway, None).pull("app", "latest");
+        assert!(pulled == whole, "{} {:?}", version.agent, pulled.err());
+    }
+}
+
+/// Eviction may take the bytes; the pointer leads to them again once they were fetched anew.
+#[test]
+fn what_was_evicted_is_fetched_again() {
+    let registry = V1Registry::start();
+    let layer = random(3, 200_000);
+    let ids = registry.push_image("team/app", "1", &[&layer]);
+    let mut gateway = mirror(&registry);
+    let path = part(&ids[0], "layer");
+    for round in 1..=3 {
+        assert!(fetch(&gateway, &path).body == layer);
+        assert!(cache(&fetch(&gateway, &path)).contains("hit"));
+        assert_eq!(registry.asked(&path).len(), round);
+        std::fs::remove_file(blob(&gateway, &layer)).expect("it was kept");
+        gateway.restart();
+    }
+    let json = registry.asked(&part(&ids[0], "json"));
+    assert_eq!(json.len(), 1, "its bytes were not evicted");
+}
+
+/// `tag_ttl`, as the recipe sets it to what docker-registry had.
+#[test]
+fn tags_are_trusted_for_a_while() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"first", b"second"]);
+    let recipe =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/v1-mirror.yaml"))
+            .expect("the recipe");
+    assert!(recipe.contains("tag_ttl: 172800s"), "{recipe}");
+    let ttl = |seconds| {
+        let url = registry.url();
+        let recipe = recipe.replace("https://old.example.com", &url);
+        let recipe = recipe.replace("172800s", seconds);
+        recipe
+            .replace(":443\", tls: auto", "127.0.0.1:0\", tls: auto")
+            .replace(":80\"", "127.0.0.1:0\"")
+    };
+    let mut gateway = Gateway::start(&ttl("172800s"));
+    let top = format!("\"{}\"", ids[1]);
+    let (tags, one) = (named("team/app", "tags"), named("team/app", "tags/1"));
+    let first = fetch(&gateway, &one);
+    assert_eq!(first.text(), top, "{first:?}");
+    assert!(cache(&first).contains("fwd=uri-miss; stored"), "{first:?}");
+    registry.point("team/app", "1", Some(&ids[0]));
+    let again = fetch(&gateway, &one);
+    assert_eq!(again.text(), top, "it is trusted");
+    assert!(cache(&again).contains("hit; ttl=17"), "{again:?}");
+    assert_eq!(registry.asked("/tags/1").len(), 1);
+
+    // Once that is over, it is asked for once more.
+    gateway.restart_with(&ttl("0s"));
+    let moved = fetch(&gateway, &one);
+    assert_eq!(moved.text(), format!("\"{}\"", ids[0]));
+    assert!(cache(&moved).contains("detail=moved"), "{moved:?}");
+    assert!(cache(&fetch(&gateway, &one)).contains("detail=revalidated"));
+    assert_eq!(fetch(&gateway, &tags).status(), 200);
+
+    // Stale where the upstream cannot answer.
+    for broken in [500, 503, 429] {
+        registry.script(|script| script.broken = Some(broken));
+        for path in [&one, &tags] {
+            let stale = fetch(&gateway, path);
+            assert_eq!(stale.status(), 200, "{broken} {stale:?}");
+            assert!(cache(&stale).contains("fwd=stale"), "{stale:?}");
+            assert!(stale.header("warning").is_some() && stale.header("age").is_some());
+        }
+    }
+    registry.script(|script| script.broken = None);
+    drop(registry);
+    gateway.restart_with(&ttl_of(&gateway));
+    let stale = fetch(&gateway, &one);
+    assert_eq!(stale.text(), format!("\"{}\"", ids[0]));
+    assert!(cache(&stale).contains("detail=unavailable"), "{stale:?}");
+}
+
+/// The configuration that it runs with.
+fn ttl_of(gateway: &Gateway) -> String {
+    std::fs::read_to_string(gateway.dir().join("roadstead.yaml")).expect("its configuration")
+}
+
+/// A tag that is gone is gone, and is not answered from what was known.
+#[test]
+fn a_deleted_tag_is_404() {
+    let registry = V1Registry::start();
+    registry.push_image("team/app", "1", &[b"layer"]);
+    let gateway = mirror_with(&registry, ", tag_ttl: 0s");
+    let one = named("team/app", "tags/1");
+    assert_eq!(fetch(&gateway, &one).status(), 200);
+    registry.point("team/app", "1", None);
+    assert_eq!(fetch(&gateway, &one).status(), 404);
+    registry.script(|script| script.broken = Some(500));
+    let reply = fetch(&gateway, &one);
+    assert_eq!(reply.status(), 503, "nothing is known of it: {reply:?}");
+}
+
+/// One tag that is here hides none that is not.
+#[test]
+fn one_known_tag_hides_no_other() {
+    let registry = V1Registry::start();
+    registry.push_image("team/app", "1", &[b"one"]);
+    registry.push_image("team/app", "2", &[b"two"]);
+    let gateway = mirror(&registry);
+    assert_eq!(fetch(&gateway, &named("team/app", "tags/1")).status(), 200);
+    Daemon::new(OLD[4], &gateway, None)
+        .pull("team/app", "1")
+        .expect("pulled");
+    let tags = fetch(&gateway, &named("team/app", "tags")).text();
+    let tags: serde_json::Value = serde_json::from_str(&tags).expect("JSON");
+    assert_eq!(tags.as_object().expect("a map").len(), 2, "{tags}");
+    // Nothing local can be one of its tags: nobody pushes here.
+    let put = ask(&gateway, "PUT", &named("team/app", "tags/3"), &[]);
+    assert_eq!(put.status(), 405);
+    assert_eq!(fetch(&gateway, &named("team/app", "tags/2")).status(), 200);
+    assert_eq!(fetch(&gateway, &named("team/app", "tags/3")).status(), 404);
+}
+
+/// Image lists and tokens are the index's, tags the registry's, or the index's where that alone has them. All
+/// is asked with our account, or with none: never with the client's.
+#[test]
+fn index_and_registry_are_asked_for_what_they_have() {
+    const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=read";
+    for (account, no_tags) in [(true, false), (false, false), (true, true)] {
+        let index = V1Registry::with(Script {
+            index: Some(THEIRS.into()),
+            ..Script::default()
+        });
+        let registry = V1Registry::with(Script {
+            tokens: Some(THEIRS.into()),
+            no_tags,
+            ..Script::default()
+        });
+        let layer = random(4, 5000);
+        for server in [&registry, &index] {
+            server.push_image("team/app", "1", &[&layer]);
+        }
+        let ours = basic("gateway", "s3cret");
+        let (credentials, access) = if account {
+            (
+                ", credentials: {username: gateway, password: s3cret}",
+                "access: {rules: [{users: [anonymous], repositories: [\"old/**\"], actions: [pull]}]}",
+            )
+        } else {
+            ("", "")
+        };
+        let gateway = Gateway::start(&format!(
+            "registries: [{{name: old, v1: \"{}\", v1_index: \"{}\"{credentials}}}]\n{access}",
+            registry.url(),
+            index.url()
+        ));
+        let mut daemon = Daemon::new(OLD[4], &gateway, Some(("client", "of-ours")));
+        assert!(daemon.pull("team/app", "1") == Ok(vec![layer.clone()]));
+        let list = ask(
+            &gateway,
+            "GET",
+            &named("team/app", "images"),
+            &[
+                ("Host", "gate.example:5000"),
+                ("Authorization", &basic("client", "of-ours")),
+                ("Cookie", "session=theirs"),
+                ("X-Docker-Token", "true"),
+            ],
+        );
+        assert_eq!(list.header("x-docker-endpoints"), Some("gate.example:5000"));
+        assert!(!format!("{list:?}").contains("INDEX123"), "{list:?}");
+        let log = gateway.log();
+        assert!(
+            !log.contains("INDEX123") && !log.contains("s3cret"),
+            "{log}"
+        );
+
+        let of_index: Vec<String> = index.seen().iter().map(|seen| seen.line.clone()).collect();
+        let lists = |line: &String| line.ends_with("/images HTTP/1.1");
+        assert!(of_index.iter().any(lists), "{of_index:?}");
+        assert_eq!(
+            of_index.iter().any(|line| line.contains("/tags")),
+            no_tags,
+            "{of_index:?}"
+        );
+        assert!(!of_index.iter().any(|line| line.contains("/v1/images/")));
+        let of_registry = registry.seen();
+        assert!(of_registry.iter().any(|seen| seen.line.contains("/tags ")));
+        assert!(!of_registry.iter().any(|seen| lists(&seen.line)));
+        for seen in index.seen() {
+            let expected = account.then_some(&*ours);
+            assert_eq!(seen.header("authorization"), expected, "{seen:?}");
+        }
+        for seen in of_registry {
+            let expected = format!("Token {THEIRS}");
+            assert_eq!(seen.header("authorization"), Some(&*expected), "{seen:?}");
+            assert_eq!(seen.header("cookie"), None);
+        }
+    }
+}
+
+/// A token that the index took back is fetched anew.
+#[test]
+fn a_refused_token_is_fetched_anew() {
+    let token = |number: u32| format!("signature=T{number},repository=\"team/app\",access=read");
+    let index = V1Registry::with(Script {
+        index: Some(token(1)),
+        ..Script::default()
+    });
+    let registry = V1Registry::with(Script {
+        tokens: Some(token(1)),
+        ..Script::default()
+    });
+    for server in [&registry, &index] {
+        server.push_image("team/app", "1", &[b"layer"]);
+    }
+    let more = format!(", tag_ttl: 0s, v1_index: \"{}\"", index.url());
+    let gateway = mirror_with(&registry, &more);
+    let tags = named("team/app", "tags");
+    assert_eq!(fetch(&gateway, &tags).status(), 200);
+    registry.script(|script| script.tokens = Some(token(2)));
+    index.script(|script| script.index = Some(token(2)));
+    assert_eq!(fetch(&gateway, &tags).status(), 200);
+    // One that stays refused is a 401, and not a loop.
+    registry.script(|script| script.tokens = Some(token(3)));
+    registry.forget();
+    assert_eq!(fetch(&gateway, &tags).status(), 401);
+    assert_eq!(registry.seen().len(), 2);
+}
+
+/// Where everybody reads, what is asked for is what everybody may have there: our account has no part in it.
+#[test]
+fn what_is_public_is_asked_for_without_the_account() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"layer"]);
+    let account = ", visibility: public, credentials: {username: gateway, password: s3cret}";
+    let gateway = mirror_with(&registry, account);
+    for path in [named("team/app", "images"), part(&ids[0], "layer")] {
+        assert_eq!(fetch(&gateway, &path).status(), 200, "{path}");
+    }
+    let seen = registry.seen();
+    let with = seen
+        .iter()
+        .filter(|seen| seen.header("authorization").is_some());
+    assert_eq!((seen.len() > 1, with.count()), (true, 0), "{seen:?}");
+}
+
+/// What the upstream says stays what it is.
+#[test]
+fn refusals_are_not_absence() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"layer"]);
+    let absent = "0".repeat(64);
+    for (theirs, ours) in [(401, 401), (403, 403), (404, 404), (500, 503), (503, 503)] {
+        // One that rests after a failure is not asked.
+        let gateway = mirror(&registry);
+        registry.script(|script| script.broken = Some(theirs));
+        for path in [
+            named("team/app", "images"),
+            named("team/app", "tags"),
+            part(&ids[0], "json"),
+            part(&ids[0], "ancestry"),
+            part(&ids[0], "layer"),
+            part(&absent, "layer"),
+        ] {
+            let reply = fetch(&gateway, &path);
+            assert_eq!(reply.status(), ours, "{theirs} {path}: {reply:?}");
+            assert!(reply.text().starts_with("{\"error\":"), "{reply:?}");
+            assert_eq!(reply.header("set-cookie"), None);
+        }
+        registry.script(|script| script.broken = None);
+    }
+}
+
+/// `R/json`, which docker-registry's mirror answered with 500.
+#[test]
+fn a_repositorys_json_is_served() {
+    let registry = V1Registry::start();
+    registry.push_image("team/app", "1", &[b"layer"]);
+    let gateway = mirror(&registry);
+    for expected in ["fwd=uri-miss; stored", "hit"] {
+        let reply = fetch(&gateway, &named("team/app", "json"));
+        assert_eq!(reply.status(), 200, "{reply:?}");
+        assert_eq!(reply.text(), r#"{"arch":"amd64","os":"linux"}"#);
+        assert!(cache(&reply).contains(expected), "{reply:?}");
+    }
+    assert_eq!(registry.asked("/json").len(), 1);
+}
+
+/// The first answer and the later ones carry the same: the size and checksum, one word on caching, no cookie.
+#[test]
+fn answers_say_the_same_when_they_are_kept() {
+    let registry = V1Registry::with(Script {
+        checksum: Some(str::to_owned),
+        ..Script::default()
+    });
+    let layer = random(6, 4000);
+    let ids = registry.push_image("team/app", "1", &[&layer]);
+    let gateway = mirror(&registry);
+    let forever = "public, max-age=31536000";
+    for round in 0..3 {
+        for (path, caching) in [
+            (part(&ids[0], "json"), forever),
+            (part(&ids[0], "ancestry"), forever),
+            (part(&ids[0], "layer"), forever),
+            (named("team/app", "images"), "no-cache"),
+            (named("team/app", "tags"), "no-cache"),
+        ] {
+            let reply = fetch(&gateway, &path);
+            assert_eq!(reply.status(), 200, "{path} {reply:?}");
+            let all = |name: &str| {
+                let headers = reply.head.headers.iter();
+                let of = headers.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                of.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+            };
+            assert_eq!(all("cache-control"), [caching], "{path} {round}");
+            for name in ["expires", "pragma", "last-modified", "set-cookie"] {
+                assert_eq!(all(name), [""; 0], "{path} {round} {name}");
+            }
+            if path.contains("/images/") && path.ends_with("/json") {
+                let json = String::from_utf8(reply.body.clone()).expect("JSON");
+                let payload = [json.as_bytes(), b"\n", &layer].concat();
+                assert_eq!(all("x-docker-size"), ["4000"]);
+                assert_eq!(all("x-docker-checksum-payload"), [sha256(&payload)]);
+            }
+            assert_eq!(cache(&reply).contains("hit"), round > 0, "{path} {reply:?}");
+        }
+    }
+    // Where answers are not everybody's, nobody on the way keeps them.
+    let guarded = Gateway::start(&format!(
+        "registries: [{{name: old, v1: \"{}\"}}]
+access: {{rules: [{{users: [anonymous], repositories: [\"old/**\"], actions: [pull]}}]}}",
+        registry.url()
+    ));
+    let list = fetch(&guarded, &named("team/app", "images"));
+    let token = format!("Token {}", list.header("x-docker-token").expect("a token"));
+    assert_eq!(list.header("cache-control"), Some("private, no-store"));
+    let headers = [("Authorization", &*token)];
+    for what in ["json", "layer"] {
+        let reply = ask(&guarded, "GET", &part(&ids[0], what), &headers);
+        assert_eq!(reply.status(), 200, "{reply:?}");
+        assert_eq!(reply.header("cache-control"), Some("private, no-store"));
+    }
+}
+
+/// A registry that says nothing of sizes is known better once the layer is here.
+#[test]
+fn a_size_that_nobody_said_is_known_later() {
+    let registry = V1Registry::with(Script {
+        no_sizes: true,
+        ..Script::default()
+    });
+    let layer = random(7, 3000);
+    let ids = registry.push_image("team/app", "1", &[&layer]);
+    let gateway = mirror(&registry);
+    let json = || fetch(&gateway, &part(&ids[0], "json"));
+    assert_eq!(json().header("x-docker-size"), None);
+    let head = ask(&gateway, "HEAD", &part(&ids[0], "layer"), &[]);
+    assert_eq!((head.status(), head.head.length()), (200, Some(3000)));
+    assert!(fetch(&gateway, &part(&ids[0], "layer")).body == layer);
+    assert_eq!(json().header("x-docker-size"), Some("3000"));
+}
+
+/// An image in the middle that the upstream lost: a 404 that says so, and the rest as before.
+#[test]
+fn a_missing_image_fails_cleanly() {
+    let registry = V1Registry::start();
+    let ids = registry.push_image("team/app", "1", &[b"root", b"middle", b"top"]);
+    registry.script(|script| script.lost = Some(ids[1].clone()));
+    let gateway = mirror(&registry);
+    let pulled = Daemon::new(OLD[4], &gateway, None).pull("team/app", "1");
+    assert!(matches!(pulled, Err((_, 404))), "{pulled:?}");
+    for what in ["json", "layer"] {
+        let reply = fetch(&gateway, &part(&ids[1], what));
+        assert_eq!(
+            (reply.status(), &*reply.text()),
+            (404, "{\"error\":\"Image not found\"}")
+        );
+    }
+    for id in [&ids[0], &ids[2]] {
+        assert_eq!(fetch(&gateway, &part(id, "layer")).status(), 200);
+    }
+    // It comes back without anybody's help.
+    registry.script(|script| script.lost = None);
+    let pulled = Daemon::new(OLD[4], &gateway, None).pull("team/app", "1");
+    assert_eq!(pulled.map(|layers| layers.len()), Ok(3));
+}
+
+/// Docker 1.3 to 1.6 with `--registry-mirror`: images alone are asked for here, with the Hub's token, whose list
+/// and tags the client got there.
+#[test]
+fn a_registry_mirror_serves_images_alone() {
+    const OURS: &str = "signature=OURS,repository=\"library/app\",access=read";
+    let hub = "Token signature=HUBS,repository=\"library/app\",access=read";
+    let layer = random(8, 70_000);
+    for (tokens, rules) in [(false, false), (true, false), (false, true), (true, true)] {
+        let script = |given: bool| Script {
+            tokens: (tokens && !given).then(|| OURS.into()),
+            index: (tokens && given).then(|| OURS.into()),
+            ..Script::default()
+        };
+        let (registry, index) = (
+            V1Registry::with(script(false)),
+            V1Registry::with(script(true)),
+        );
+        let ids = registry.push_image("library/app", "1", &[b"root", &layer]);
+        index.push_image("library/app", "1", &[b"root", &layer]);
+        let secret = registry.push_image("secret/app", "1", &[b"theirs"]);
+        let accounts = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("v1-mirror-htpasswd");
+        std::fs::write(&accounts, crate::ACCOUNTS).expect("writable");
+        let access = if rules {
+            format!(
+                "access: {{htpasswd: {}, rules: [{{users: [anonymous], \
+                 repositories: [\"old/library/*\", \"old/app\"], actions: [pull]}}]}}\n",
+                accounts.display()
+            )
+        } else {
+            String::new()
+        };
+        let gateway = Gateway::start(&format!(
+            "listen: [{{address: \"127.0.0.1:0\"}}, {{address: \"127.0.0.1:0\", tls: off, read_only: true}}]\n\
+             registries: [{{name: old, v1: \"{}\", v1_index: \"{}\"}}]\n{access}",
+            registry.url(),
+            index.url()
+        ));
+        let with = |path: &str| ask(&gateway, "GET", path, &[("Authorization", hub)]);
+        for round in 0..2 {
+            for (what, expected) in [("ancestry", None), ("json", None), ("layer", Some(&layer))] {
+                let reply = with(&part(&ids[1], what));
+                assert_eq!(reply.status(), 200, "{tokens} {rules} {what} {reply:?}");
+                assert!(expected.is_none_or(|layer| reply.body == *layer));
+                assert_eq!(reply.header("x-docker-token"), None);
+                assert_eq!(cache(&reply).contains("hit"), round > 0, "{what} {reply:?}");
+            }
+            assert_eq!(with(&part(&ids[0], "layer")).status(), 200);
+        }
+        for seen in registry.seen().iter().chain(&index.seen()) {
+            let sent = seen.header("authorization").unwrap_or_default();
+            assert!(!sent.contains("HUBS"), "{seen:?}");
+        }
+        if rules {
+            // A name in a foreign token is no right to anything.
+            assert_eq!(with(&part(&secret[0], "layer")).status(), 404);
+            let theirs = hub.replace("library/app", "secret/app");
+            let headers = [("Authorization", &*theirs)];
+            let reply = ask(&gateway, "GET", &part(&secret[0], "layer"), &headers);
+            assert_eq!(reply.status(), 403, "{reply:?}");
+        }
+        let pushed = ask(&gateway, "PUT", &part(&ids[0], "layer"), &[]);
+        assert_eq!(pushed.status(), 405);
+    }
+}
+
+/// What is fresh is not asked for by who comes while it is.
+#[test]
+fn lists_are_asked_for_once_by_many() {
+    let registry = V1Registry::start();
+    registry.push_image("team/app", "1", &[b"layer"]);
+    let gateway = mirror(&registry);
+    let replies = crate::support::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
+    assert!(replies.iter().all(|reply| reply.status() == 200));
+    let asked = registry.asked("/tags").len();
+    assert_eq!(asked, 1, "five asked at once");
+}

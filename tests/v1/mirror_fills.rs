@@ -1,0 +1,316 @@
+//! Layers of a mirrored registry are filled like blobs: one download, many readers, ranges, resuming, and a
+//! tail that nobody gets before length and checksum are right.
+
+use std::time::Duration;
+
+use crate::Daemon;
+use crate::OLD;
+use crate::mirror::{blob, fetch, mirror, part};
+use crate::support::gateway::Gateway;
+use crate::support::http::{End, Raw, at_once};
+use crate::support::image::random;
+use crate::support::until;
+use crate::support::v1::{Script, V1Registry};
+
+const TAIL: usize = 64 << 10;
+
+/// A registry with one image of this layer, a gateway before it, and the layer's path.
+fn scene(layer: &[u8], script: Script) -> (V1Registry, Gateway, String) {
+    let registry = V1Registry::with(script);
+    let ids = registry.push_image("team/app", "1", &[layer]);
+    let gateway = mirror(&registry);
+    (registry, gateway, part(&ids[0], "layer"))
+}
+
+/// How often the layer was asked for with GET, and how often of that with a range.
+fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
+    let asked = registry.asked(path);
+    let gets: Vec<_> = asked
+        .iter()
+        .filter(|seen| seen.line.starts_with("GET "))
+        .collect();
+    let ranged = gets.iter().filter(|seen| seen.header("range").is_some());
+    (gets.len(), ranged.count())
+}
+
+/// A body that ends too early is never taken for whole, neither here nor by the client.
+#[test]
+fn what_is_truncated_is_not_kept() {
+    for (size, sent) in [(1000, 500), (300_000, 100_000), (300_000, 299_999)] {
+        let layer = random(11, size);
+        let script = Script {
+            truncate: Some(sent),
+            no_ranges: true,
+            ..Script::default()
+        };
+        let (registry, gateway, path) = scene(&layer, script);
+        // The description is cut off as well, unless it is shorter.
+        let reply = fetch(&gateway, &path);
+        assert!(
+            !reply.is_complete() || reply.status() >= 500,
+            "{size} {sent}: {reply:?}"
+        );
+        assert!(layer.starts_with(&reply.body) || reply.status() >= 500);
+        assert!(!blob(&gateway, &layer).exists());
+        assert!(
+            !gateway
+                .store()
+                .join(format!("v1/old/_parts{}", &path[10..]))
+                .exists()
+        );
+        registry.script(|script| script.truncate = None);
+        until("the layer is served whole", || {
+            let reply = fetch(&gateway, &path);
+            reply.status() == 200 && reply.is_complete() && reply.body == layer
+        });
+        assert!(std::fs::read(blob(&gateway, &layer)).expect("kept") == layer);
+    }
+}
+
+/// A description that is cut off is no description.
+#[test]
+fn a_truncated_description_is_not_kept() {
+    let (registry, gateway, path) = scene(b"layer", Script::default());
+    registry.script(|script| script.truncate = Some(10));
+    let json = path.replace("layer", "json");
+    let reply = fetch(&gateway, &json);
+    assert_eq!(reply.status(), 503, "{reply:?}");
+    registry.script(|script| script.truncate = None);
+    until("the description is served", || {
+        let reply = fetch(&gateway, &json);
+        reply.status() == 200 && reply.text().contains("\"id\"")
+    });
+}
+
+/// Five at once are one download, and so is whoever comes while it is under way.
+#[test]
+fn five_are_one_download() {
+    let layer = random(12, 500_000);
+    let (registry, gateway, path) = scene(&layer, Script::default());
+    registry.script(|script| script.hold = Some(1000));
+    let replies = std::thread::scope(|scope| {
+        let replies = scope.spawn(|| at_once(5, |_| fetch(&gateway, &path)));
+        until("it is under way", || gets(&registry, &path).0 == 1);
+        registry.script(|script| script.hold = None);
+        replies.join().expect("five answers")
+    });
+    for reply in replies {
+        assert_eq!((reply.status(), &reply.end), (200, &End::Complete));
+        assert!(reply.body == layer);
+    }
+    assert_eq!(gets(&registry, &path), (1, 0));
+}
+
+/// A client that leaves takes nothing with it.
+#[test]
+fn a_client_that_leaves_breaks_nothing_off() {
+    let layer = random(13, 500_000);
+    let (registry, gateway, path) = scene(&layer, Script::default());
+    registry.script(|script| script.hold = Some(200_000));
+    let mut client = Raw::connect(gateway.url(1), None);
+    client.request("GET", &path, &[]);
+    let head = client.read_head().expect("a head");
+    assert_eq!((head.status, head.length()), (200, Some(500_000)));
+    client.read_exactly(100_000);
+    drop(client);
+    registry.script(|script| script.hold = None);
+    until("it is kept", || blob(&gateway, &layer).exists());
+    assert!(fetch(&gateway, &path).body == layer);
+    assert_eq!(gets(&registry, &path), (1, 0));
+}
+
+/// A Range on a miss is answered as such, and the layer is fetched whole behind it.
+#[test]
+fn ranges_are_answered_on_a_miss() {
+    for (range, expected) in [
+        ("bytes=0-9", Some(0..10)),
+        ("bytes=50-50", Some(50..51)),
+        // as Docker goes on: to the size, which is one too far
+        ("bytes=10-200000", Some(10..200_000)),
+        ("bytes=100000-", Some(100_000..200_000)),
+        ("bytes=-5", Some(199_995..200_000)),
+        ("bytes=199999-200000", Some(199_999..200_000)),
+        ("bytes=200000-200000", None),
+    ] {
+        let layer = random(14, 200_000);
+        let (registry, gateway, path) = scene(&layer, Script::default());
+        for _ in 0..2 {
+            let reply =
+                Raw::connect(gateway.url(1), None).exchange("GET", &path, &[("Range", range)]);
+            assert_eq!(reply.end, End::Complete, "{range} {reply:?}");
+            if let Some(span) = &expected {
+                assert_eq!(reply.status(), 206, "{range}");
+                assert!(reply.body == layer[span.clone()], "{range}");
+                let said = format!("bytes {}-{}/200000", span.start, span.end - 1);
+                assert_eq!(reply.header("content-range"), Some(&*said));
+            } else {
+                assert_eq!((reply.status(), reply.head.length()), (416, Some(0)));
+            }
+        }
+        assert!(fetch(&gateway, &path).body == layer);
+        assert_eq!(gets(&registry, &path), (1, 0), "{range}");
+    }
+}
+
+/// The last 64 KiB come when everything is known to be right.
+#[test]
+fn the_tail_is_held_back() {
+    let layer = random(15, 300_000);
+    let (registry, gateway, path) = scene(&layer, Script::default());
+    registry.script(|script| script.hold = Some(layer.len() - 1));
+    let mut client = Raw::connect(gateway.url(1), None);
+    client.request("GET", &path, &[]);
+    client.read_head().expect("a head");
+    let mut body = client.read_exactly((layer.len() - TAIL) as u64);
+    assert!(client.is_silent(Duration::from_millis(300)));
+    assert!(!blob(&gateway, &layer).exists());
+    registry.script(|script| script.hold = None);
+    body.extend(client.read_exactly(TAIL as u64));
+    assert!(body == layer);
+}
+
+/// What breaks off is gone on with by Range, to the byte that docker-registry gives rightly; where there are no
+/// ranges, what comes again is compared.
+#[test]
+fn what_breaks_off_is_gone_on_with() {
+    for (no_ranges, sent) in [(false, 200_000), (false, 399_999), (true, 200_000)] {
+        let layer = random(16, 400_000);
+        let script = Script {
+            no_ranges,
+            ..Script::default()
+        };
+        let (registry, gateway, path) = scene(&layer, script);
+        fetch(&gateway, &path.replace("layer", "json"));
+        registry.script(|script| script.truncate = Some(sent));
+        let mut client = Raw::connect(gateway.url(1), None);
+        client.request("GET", &path, &[]);
+        client.read_head().expect("a head");
+        let got = client.read_exactly((sent.min(layer.len() - TAIL)) as u64);
+        registry.script(|script| script.truncate = None);
+        let rest = client.read_exactly((layer.len() - got.len()) as u64);
+        assert!([got, rest].concat() == layer, "{no_ranges} {sent}");
+        let asked = registry.asked(&path);
+        assert!(asked.len() >= 2, "{asked:?}");
+        let last = asked.last().expect("a request").header("range");
+        let from = sent.min(layer.len() - 2);
+        assert_eq!(last, Some(&*format!("bytes={from}-399999")), "{asked:?}");
+    }
+}
+
+/// What the registry says that the payload hashes to is held against what came, in whatever way it writes it.
+#[test]
+fn payload_checksums_are_verified() {
+    let ways: [fn(&str) -> String; 3] = [
+        str::to_owned,
+        |sum| format!("[u'tarsum+sha256:{}', u'{sum}']", "0".repeat(64)),
+        |sum| format!("[\"{sum}\"]"),
+    ];
+    for way in ways {
+        for size in [1000, 300_000] {
+            let layer = random(17, size);
+            let script = Script {
+                checksum: Some(way),
+                lies: true,
+                ..Script::default()
+            };
+            let (registry, gateway, path) = scene(&layer, script);
+            let reply = fetch(&gateway, &path);
+            assert!(!reply.is_complete() || reply.status() == 502, "{reply:?}");
+            assert!(reply.status() == 502 || reply.body.len() <= size.saturating_sub(TAIL));
+            let mut wrong = layer.clone();
+            *wrong.last_mut().expect("bytes") ^= 1;
+            assert!(!blob(&gateway, &wrong).exists());
+            registry.script(|script| script.lies = false);
+            assert!(fetch(&gateway, &path).body == layer);
+            assert!(blob(&gateway, &layer).exists());
+        }
+    }
+    // One that says nothing is believed, as long as the length is right.
+    let layer = random(18, 1000);
+    let (_registry, gateway, path) = scene(&layer, Script::default());
+    assert!(fetch(&gateway, &path).body == layer);
+}
+
+/// Without a length, `X-Docker-Size` is the length; without that, the last chunk is the end.
+#[test]
+fn lengths_that_are_said_elsewhere() {
+    for no_sizes in [false, true] {
+        let layer = random(19, 200_000);
+        let script = Script {
+            chunked: true,
+            no_sizes,
+            ..Script::default()
+        };
+        let (registry, gateway, path) = scene(&layer, script);
+        let reply = fetch(&gateway, &path);
+        assert_eq!(reply.end, End::Complete, "{reply:?}");
+        assert!(reply.body == layer);
+        let announced = (!no_sizes).then_some(200_000);
+        assert_eq!(reply.head.length(), announced, "{reply:?}");
+        let again = fetch(&gateway, &path);
+        assert_eq!(again.head.length(), Some(200_000));
+        assert_eq!(gets(&registry, &path), (1, 0));
+    }
+}
+
+/// What was begun before a restart is gone on with.
+#[test]
+fn a_restart_goes_on_with_a_partial() {
+    let layer = random(20, 4 << 20);
+    let (registry, mut gateway, path) = scene(&layer, Script::default());
+    registry.script(|script| script.hold = Some(3 << 20));
+    let mut client = Raw::connect(gateway.url(1), None);
+    client.request("GET", &path, &[]);
+    client.read_head().expect("a head");
+    client.read_exactly(2 << 20);
+    gateway.kill();
+    registry.script(|script| script.hold = None);
+    registry.forget();
+    gateway.restart();
+    assert!(fetch(&gateway, &path).body == layer);
+    let asked = registry.asked(&path);
+    let ranges: Vec<_> = asked.iter().map(|seen| seen.header("range")).collect();
+    let [Some(range)] = ranges.as_slice() else {
+        panic!("one request that goes on: {ranges:?}");
+    };
+    assert!(range.ends_with("-4194303"), "{range}");
+}
+
+/// With no room in the store the bytes pass through, and are held against what they must be all the same.
+#[test]
+fn without_room_layers_pass_through() {
+    let layer = random(21, 600_000);
+    let registry = V1Registry::with(Script {
+        checksum: Some(str::to_owned),
+        ..Script::default()
+    });
+    let ids = registry.push_image("team/app", "1", &[&layer]);
+    let gateway = Gateway::start(&format!(
+        "store: {{max_size: 300KiB}}\nregistries: [{{name: old, v1: \"{}\"}}]",
+        registry.url()
+    ));
+    let path = part(&ids[0], "layer");
+    for _ in 0..2 {
+        assert!(fetch(&gateway, &path).body == layer);
+    }
+    let ranged = [("Range", "bytes=1000-1999")];
+    let reply = Raw::connect(gateway.url(1), None).exchange("GET", &path, &ranged);
+    assert!(reply.status() == 206 && reply.body == layer[1000..2000]);
+    registry.script(|script| script.lies = true);
+    let reply = fetch(&gateway, &path);
+    assert!(!reply.is_complete(), "{reply:?}");
+    assert!(reply.body.len() <= layer.len() - TAIL);
+}
+
+/// Large layers stream: memory does not grow with them.
+#[test]
+fn a_large_layer_streams() {
+    let layer = random(22, 48 << 20);
+    let (_registry, gateway, path) = scene(&layer, Script::default());
+    gateway.reset_peak();
+    let ids = path.split('/').nth(3).expect("an id").to_owned();
+    let pulled = Daemon::new(OLD[4], &gateway, None).pull("team/app", "1");
+    assert!(pulled == Ok(vec![layer]), "{ids}");
+    let peak = gateway.peak_rss_kib();
+    assert!(peak < 200 << 10, "{peak} KiB");
+}
