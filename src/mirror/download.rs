@@ -220,11 +220,11 @@ impl Download {
     /// have it.
     async fn came_meanwhile(&self, source: &Source) -> Option<Arc<File>> {
         let store = &self.fills.shared.store;
-        let (file, size) = source.came_meanwhile(store, &self.fill.digest).await?;
+        let blob = source.came_meanwhile(store, &self.fill.digest).await?;
         self.fill
             .progress
-            .send_modify(|progress| progress.written = size);
-        Some(file)
+            .send_modify(|progress| progress.written = blob.size);
+        Some(blob.file.clone())
     }
 
     /// A slot of all and one of the registry's, or `None` after 20 s.

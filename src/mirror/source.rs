@@ -5,7 +5,6 @@
 //! A layer's fill has a key in place of a digest. What it is checked by is its length, and the payload
 //! checksum where the registry gives one: the sha256 of the image's description, a line feed and the layer.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +17,7 @@ use crate::spec::digest::{Algorithm, Digest, Hasher};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v1::{Endpoint, ImageId, Part};
-use crate::store::{BlobLink, Store, V1Body};
+use crate::store::{Blob, BlobLink, Store, V1Body};
 use crate::upstream::{BlobBody, UpstreamError};
 
 /// Where a fill can get its bytes.
@@ -200,12 +199,8 @@ impl Source {
         }
     }
 
-    /// What another fill committed meanwhile, if this source is known to have it; with its length in bytes.
-    pub async fn came_meanwhile(
-        &self,
-        store: &Arc<Store>,
-        digest: &Digest,
-    ) -> Option<(Arc<File>, u64)> {
+    /// What another fill committed meanwhile, if this source is known to have it.
+    pub async fn came_meanwhile(&self, store: &Arc<Store>, digest: &Digest) -> Option<Blob> {
         let digest = match self {
             Self::Blob { origin, repository } => {
                 let link = store.links.blob(&origin.registry, repository, digest);
@@ -224,8 +219,7 @@ impl Source {
         };
         let store = store.clone();
         let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));
-        let blob = opened.await.ok()?.ok()??;
-        Some((blob.file.clone(), blob.size))
+        opened.await.ok()?.ok()?
     }
 
     /// It has it: its upstream just said so. What is known of an image's layer is known once it is whole.
