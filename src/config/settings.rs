@@ -107,17 +107,15 @@ impl Config {
                     patience: patience(registry),
                 });
             }
-            let Some(v2) = &registry.v2 else { continue };
+            // Without a v2 side, v2 clients get what the v1 side has, where that is asked for.
+            if registry.v2.is_none() && !(registry.bridge && registry.v1.is_some()) {
+                continue;
+            }
+            let v2 = registry.v2.as_ref();
+            let v2 = v2.map(|v2| v2_upstream(registry, v2)).transpose()?;
             origins.push(mirror::OriginSettings {
                 registry: Registry::new(&registry.name),
-                upstream: upstream::Settings {
-                    registry: registry.name.clone(),
-                    origin: v2.to_string(),
-                    account: account(registry)?,
-                    ca: registry.ca.clone(),
-                    auth_hosts: registry.auth_hosts.clone(),
-                    idle: None,
-                },
+                upstream: v2,
                 tag_ttl: registry.tag_ttl,
                 missing_ttl: registry.missing_ttl,
                 link_ttl: registry.link_ttl,
@@ -318,6 +316,20 @@ fn patience(registry: &super::Registry) -> Duration {
     } else {
         Duration::from_millis(1500)
     }
+}
+
+fn v2_upstream(
+    registry: &super::Registry,
+    origin: &Origin,
+) -> Result<upstream::Settings, PasswordFileError> {
+    Ok(upstream::Settings {
+        registry: registry.name.clone(),
+        origin: origin.to_string(),
+        account: account(registry)?,
+        ca: registry.ca.clone(),
+        auth_hosts: registry.auth_hosts.clone(),
+        idle: None,
+    })
 }
 
 /// A server of the v1 API. Those in use close idle connections after two seconds.

@@ -71,7 +71,14 @@ impl Mirror {
     ) -> Result<Listed, MirrorError> {
         let origin = self.origin_for(registry, viewer.presented())?;
         let seen = |name: &Repository| viewer.may_pull(registry, name).is_some();
-        let listed = walk(&origin, seen, after, n, budget).await?;
+        let listed = if origin.upstream.is_absent() {
+            Listed {
+                names: Vec::new(),
+                more: false,
+            }
+        } else {
+            walk(&origin, seen, after, n, budget).await?
+        };
         let shared = &self.shared;
         shared
             .with_names_of_v1(&origin, seen, after, n, budget, listed)

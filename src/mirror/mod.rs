@@ -72,7 +72,8 @@ const HOT_BODY: u64 = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct OriginSettings {
     pub registry: Registry,
-    pub upstream: upstream::Settings,
+    /// `None` where v2 clients get only what the v1 side has.
+    pub upstream: Option<upstream::Settings>,
     /// How long a tag is trusted.
     pub tag_ttl: Duration,
     /// How long a 404 is remembered.
@@ -169,9 +170,13 @@ impl Mirror {
         let mut origins = HashMap::new();
         for origin in settings.origins {
             let settings = origin;
+            let upstream = match settings.upstream {
+                Some(upstream) => Upstream::new(upstream)?,
+                None => Upstream::absent(settings.registry.as_str())?,
+            };
             let origin = Origin {
                 registry: settings.registry,
-                upstream: Upstream::new(settings.upstream)?,
+                upstream,
                 tag_ttl: settings.tag_ttl,
                 missing_ttl: settings.missing_ttl,
                 link_ttl: settings.link_ttl,
@@ -241,6 +246,7 @@ impl Mirror {
         self.shared
             .origins
             .get(registry)
+            .filter(|origin| !origin.upstream.is_absent())
             .map_or("-", |origin| origin.upstream.origin())
     }
 

@@ -45,6 +45,8 @@ use transport::{Answered, Ask, Transport, Whose};
 const QUESTION: Duration = Duration::from_secs(8);
 /// How long a blob's headers may take.
 const BODY_HEADERS: Duration = Duration::from_secs(20);
+/// Where a registry is that is not there.
+const NOWHERE: &str = "http://nowhere.invalid";
 /// The longest page of tags or referrers, in bytes.
 const MAX_PAGE: usize = 8 << 20;
 
@@ -185,12 +187,37 @@ impl Upstream {
             auth,
             limits: Limits::default(),
             counted: metrics::Upstream::of(&registry),
+            absent: false,
         };
         Ok(Self {
             transport: Arc::new(transport),
             clients,
             whose: Whose::Gateway,
         })
+    }
+
+    /// The v2 side of a registry that has none: it is never asked, and has nothing.
+    ///
+    /// # Errors
+    /// When the TLS set-up is not usable.
+    pub fn absent(registry: &str) -> Result<Self, SetUpError> {
+        let mut upstream = Self::new(Settings {
+            registry: registry.to_owned(),
+            origin: NOWHERE.to_owned(),
+            account: None,
+            ca: None,
+            auth_hosts: Vec::new(),
+            idle: None,
+        })?;
+        if let Some(transport) = Arc::get_mut(&mut upstream.transport) {
+            transport.absent = true;
+        }
+        Ok(upstream)
+    }
+
+    /// Whether there is such a registry.
+    pub fn is_absent(&self) -> bool {
+        self.transport.absent
     }
 
     /// The same registry, asked with what a caller of ours showed instead of the account.

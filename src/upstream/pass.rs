@@ -160,6 +160,9 @@ impl Upstream {
     /// Why it could not be asked; [`UpstreamError::Denied`] where it refuses our account.
     pub async fn pass(&self, passing: Passing) -> Result<Passed, UpstreamError> {
         let transport = &self.transport;
+        if transport.absent {
+            return Err(UpstreamError::NotFound);
+        }
         transport
             .limits
             .admit(Kind::Other, std::time::Instant::now())?;

@@ -77,6 +77,8 @@ pub(super) struct Transport {
     pub limits: Limits,
     /// What is sent there is counted here.
     pub counted: metrics::Upstream,
+    /// There is no such registry: it has nothing.
+    pub absent: bool,
 }
 
 impl Transport {
@@ -89,6 +91,9 @@ impl Transport {
         client: &reqwest::Client,
         ask: &Ask,
     ) -> Result<Answered, UpstreamError> {
+        if self.absent {
+            return Err(UpstreamError::NotFound);
+        }
         self.limits.admit(ask.kind, Instant::now())?;
         let deadline = tokio::time::Instant::now() + ask.within;
         let mut attempt = 0;

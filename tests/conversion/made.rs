@@ -260,6 +260,34 @@ fn the_v2_side_wins() {
     );
 }
 
+/// Where there is no v2 side at all, `bridge: true` serves v2 clients what the v1 side has, and nothing can be
+/// pushed by them.
+#[test]
+fn a_registry_without_a_v2_side() {
+    let v1 = crate::support::v1::V1Registry::start();
+    push(&v1, "team/app", "1", 1);
+    let config = |keys: &str| {
+        format!(
+            "registries: [{{name: old, v1: \"{}\", bridge: true{keys}}}]\n",
+            v1.url()
+        )
+    };
+    let gateway = Gateway::start(&config(""));
+    let get = |path: &str| crate::support::http::get(gateway.url(1), None, path);
+    let manifest = get(MANIFEST);
+    assert_eq!(manifest.status(), 200, "{manifest:?}");
+    for digest in blobs(&manifest).0 {
+        let blob = get(&format!("/v2/team/app/blobs/{digest}"));
+        assert_eq!(sha256(&blob.body), digest);
+    }
+    let json = |path: &str| -> Value { serde_json::from_slice(&get(path).body).expect("JSON") };
+    assert_eq!(json("/v2/team/app/tags/list")["tags"], json!(["1"]));
+    assert_eq!(json("/v2/_catalog"), json!({"repositories": ["team/app"]}));
+    assert_eq!(get("/v2/team/app/manifests/2").status(), 404);
+    assert_eq!(get("/v2/team/none/tags/list").status(), 404);
+    assert!(v1.seen().iter().all(|seen| !seen.line.contains("/v2/")));
+}
+
 /// A name of one component, and layers that are kept elsewhere, or come in pieces.
 #[test]
 fn names_redirects_and_broken_lines() {
