@@ -17,6 +17,8 @@ mod rights;
 mod tags;
 #[path = "synthesis/tree.rs"]
 mod tree;
+#[path = "synthesis/unreachable.rs"]
+mod unreachable;
 
 use serde_json::Value;
 

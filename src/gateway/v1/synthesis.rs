@@ -78,6 +78,16 @@ impl Gateway {
         if self.v1_has_own(&named.registry) {
             match self.v1_pass_named(session, named, login, permit).await {
                 Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
+                Err(Failed::Mirror(error)) => {
+                    let everybody = self.house.policy.is_open(permit.registry());
+                    let platform = Platform::of_agent(agent(session));
+                    let mirror = &self.house.mirror;
+                    let before = mirror.synthesised_before(&error, permit, everybody, &platform);
+                    if !before.await {
+                        return Err(error.into());
+                    }
+                    return self.v1_synthesise(session, named, login, permit).await;
+                }
                 answered => return answered,
             }
             if matches!(named.resource, Resource::Tag(_)) && self.v1_knows(session, permit).await? {

@@ -7,6 +7,7 @@
 //! read.
 
 mod archive;
+mod given;
 mod hidden;
 mod layer;
 mod unpack;

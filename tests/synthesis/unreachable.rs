@@ -1,0 +1,57 @@
+//! A registry whose own v1 side cannot be asked: what that did not have when it could be is shown all the same,
+//! and nothing else, since it may have that.
+
+use crate::image::{GZIP, file, gzip, push, tar};
+use crate::support::gateway::Gateway;
+use crate::support::origin::Origin;
+use crate::support::v1::V1Registry;
+use crate::{BY_TAG, Daemon, FALLS_BACK, OLD};
+
+#[test]
+fn what_the_v1_side_did_not_have_is_still_shown() {
+    let rules = "access: {rules: [{users: [anonymous], repositories: [\"hosted/team/**\"], actions: [pull]}]}";
+    // Ids are a repository's, or a registry's that everybody may read.
+    for (keys, access) in [
+        ("visibility: rules, push: true", rules),
+        ("visibility: rules, push: false", rules),
+        ("push: false", ""),
+    ] {
+        let (mut origin, registry) = (Origin::start(), V1Registry::start());
+        let layer = gzip(&tar(&[file("modern", 1)]));
+        for name in ["team/both", "team/modern", "team/other"] {
+            push(&origin, name, Some("1"), "amd64", &[(GZIP, layer.clone())]);
+        }
+        registry.push_image("team/both", "1", &[b"old"]);
+        let mut gateway = Gateway::start(&format!(
+            "registries:\n- {{name: hosted, v1: \"{}\", v2: \"{}\", default: true, {keys}}}\n{access}\n",
+            registry.url(),
+            origin.url()
+        ));
+        let pull = |gateway: &Gateway, version, name| {
+            let pulled = Daemon::new(version, gateway, None).pull(name, "1");
+            pulled.map_err(|(step, status)| (step.to_owned(), status))
+        };
+        let whole = Ok(vec![layer.clone()]);
+        // That clients of v2 read it says nothing of v1.
+        let manifest = "/v2/team/other/manifests/1";
+        let read = crate::support::http::get(gateway.url(1), None, manifest);
+        assert_eq!(read.status(), 200);
+        assert_eq!(pull(&gateway, OLD[0], "team/modern"), whole);
+        drop(registry);
+        for act in ["v1 stopped", "both stopped", "restarted"] {
+            match act {
+                "both stopped" => origin.down(),
+                "restarted" => gateway.restart(),
+                _ => {}
+            }
+            for version in OLD.into_iter().chain([FALLS_BACK]).chain(BY_TAG) {
+                let at = format!("{keys} {access} {act} {}", version.agent);
+                assert!(pull(&gateway, version, "team/modern") == whole, "{at}");
+                for name in ["team/both", "team/other"] {
+                    let refused = Err(("images".to_owned(), 503));
+                    assert_eq!(pull(&gateway, version, name), refused, "{at} {name}");
+                }
+            }
+        }
+    }
+}
