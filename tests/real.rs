@@ -5,6 +5,14 @@
 
 mod support;
 
+#[path = "real/bridge.rs"]
+mod bridge;
+#[path = "synthesis/image.rs"]
+#[expect(
+    dead_code,
+    reason = "what pushes to a scripted registry is for another test"
+)]
+mod image;
 #[path = "real/matrix.rs"]
 mod matrix;
 #[path = "real/one_host.rs"]

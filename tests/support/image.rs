@@ -63,6 +63,15 @@ impl Layout {
         self.finish(tag, descriptor, content)
     }
 
+    /// A linux/amd64 image of these layers, root first: each an archive, its media type, and as it is compressed.
+    pub fn add_layers(&mut self, tag: &str, layers: &[(&[u8], &str, Vec<u8>)]) -> Made {
+        let archives: Vec<&[u8]> = layers.iter().map(|(archive, ..)| *archive).collect();
+        let kept = |(_, media_type, bytes): &(&[u8], &str, Vec<u8>)| self.keep(media_type, bytes);
+        let kept: Vec<Value> = layers.iter().map(kept).collect();
+        let (descriptor, content) = self.image_of("amd64", &archives, &kept);
+        self.finish(tag, descriptor, content)
+    }
+
     /// An index of two such images, linux/amd64 and linux/arm64.
     pub fn add_index(&mut self, tag: &str, seed: u64, payload: usize) -> Made {
         let mut manifests = Vec::new();
@@ -104,19 +113,34 @@ impl Layout {
             ("etc/os-release", release.as_bytes()),
         ]);
         let data = tar(&[("data/", b""), ("data/payload", &random(seed, payload))]);
+        let layers = [&base, &data].map(|tar| self.keep(MEDIA_LAYER_GZIP, &super::gzip(tar)));
+        self.image_of(architecture, &[&base, &data], &layers)
+    }
+
+    /// An image of these archives, which are kept as these layers.
+    fn image_of(
+        &self,
+        architecture: &str,
+        archives: &[&[u8]],
+        layers: &[Value],
+    ) -> (Value, Vec<String>) {
+        let diff_ids: Vec<String> = archives.iter().map(|tar| super::sha256(tar)).collect();
+        let names = ["base", "data"]
+            .into_iter()
+            .chain(std::iter::repeat("more"));
+        let history: Vec<Value> = names
+            .take(archives.len())
+            .map(|name| json!({"created_by": name}))
+            .collect();
         let config = json!({
             "created": "1970-01-01T00:00:00Z",
             "architecture": architecture,
             "os": "linux",
             "config": {"Cmd": ["/bin/true"]},
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": [super::sha256(&base), super::sha256(&data)],
-            },
-            "history": [{"created_by": "base"}, {"created_by": "data"}],
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": history,
         });
         let config = self.keep(MEDIA_CONFIG, config.to_string().as_bytes());
-        let layers = [base, data].map(|tar| self.keep(MEDIA_LAYER_GZIP, &super::gzip(&tar)));
         let mut content = vec![digest(&config)];
         content.extend(layers.iter().map(digest));
         let manifest = json!({

@@ -1,6 +1,6 @@
 //! containerd, and `ctr images pull --hosts-dir`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -78,6 +78,20 @@ impl Containerd {
         let mut ctr = offline("ctr", self.dir.path()).map_err(|m| m.to_string())?;
         ctr.arg("--address").arg(self.dir.path().join("socket"));
         run(ctr.args(arguments))
+    }
+
+    /// Where it unpacked the image that it pulled, the only one that it has.
+    pub fn unpacked(&self) -> PathBuf {
+        let state = self.dir.path().join("state/root");
+        let snapshots = state.join("io.containerd.snapshotter.v1.native/snapshots");
+        let folders = std::fs::read_dir(&snapshots).expect("it unpacked something");
+        // Each is numbered, and holds what is below it as well.
+        let number = |entry: std::io::Result<std::fs::DirEntry>| {
+            let name = entry.expect("readable").file_name();
+            name.to_string_lossy().parse::<u64>().expect("a number")
+        };
+        let top = folders.map(number).max().expect("a layer");
+        snapshots.join(top.to_string())
     }
 
     /// The digest of an image that it has.

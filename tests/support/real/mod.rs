@@ -16,6 +16,7 @@ mod registry;
 mod skopeo;
 mod token;
 mod tool;
+mod unpacked;
 mod v1_clients;
 mod v1_registry;
 mod wire;
@@ -37,8 +38,9 @@ pub use registry::{Count, Counters, Registry};
 pub use skopeo::Skopeo;
 pub use token::{Asked, TokenServer};
 pub use tool::Tool;
+pub use unpacked::{Marks, Unpacked, check_same};
 pub use v1_clients::{V1Client, V1Found, V1Session};
-pub use v1_registry::DockerRegistry;
+pub use v1_registry::{DockerRegistry, OldRegistry};
 pub use wire::Wire;
 
 use super::process;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Client, Missing, Pulled, emptied, program, run, write};
@@ -44,6 +45,20 @@ impl Skopeo {
     pub fn account(mut self, user: &str, password: &str) -> Self {
         self.options.push(format!("--src-creds={user}:{password}"));
         self
+    }
+
+    /// The layers of the image that was pulled, the root first.
+    pub fn layers(&self) -> Vec<Vec<u8>> {
+        let read = |name: &str| {
+            let path = self.dir.path().join("copy").join(name);
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let manifest: Value = serde_json::from_slice(&read("manifest.json")).expect("JSON");
+        let layers = manifest["layers"].as_array().expect("layers").iter();
+        let digests = layers.filter_map(|layer| layer["digest"].as_str());
+        digests
+            .map(|digest| read(digest.trim_start_matches("sha256:")))
+            .collect()
     }
 }
 

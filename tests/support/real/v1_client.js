@@ -28,7 +28,9 @@ async function session() {
     };
     try {
         found.ping = await ask('ping');
-        found.search = await ask('search', { term: name.split('/').pop() });
+        // Where nothing can be searched there may still be something to pull.
+        found.search = await ask('search', { term: name.split('/').pop() })
+            .catch((error) => ({ refused: error.statusCode || error.message }));
         // Without patience: a refusal is not asked for again.
         found.images = await ask('listRepoImgs', { retry: false });
         found.tags = await ask('listRepoTags');

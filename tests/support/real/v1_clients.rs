@@ -45,6 +45,15 @@ impl V1Found {
     pub fn layer(&self, id: &str) -> Option<Vec<u8>> {
         std::fs::read(self.dir.path().join(id)).ok()
     }
+
+    /// All layers of a whole pull, the root first.
+    #[track_caller]
+    pub fn layers(&self) -> Vec<Vec<u8>> {
+        assert_eq!(self.said.get("refused"), None, "{}", self.said);
+        let ids = self.said["ancestry"].as_array().expect("an ancestry");
+        let ids = ids.iter().rev().filter_map(Value::as_str);
+        ids.map(|id| self.layer(id).expect("a layer")).collect()
+    }
 }
 
 impl V1Client {
