@@ -35,3 +35,5 @@ mod search;
 mod stopped;
 #[path = "real/warm.rs"]
 mod warm;
+#[path = "real/warm_bridge.rs"]
+mod warm_bridge;
