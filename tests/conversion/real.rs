@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::support::gateway::Gateway;
-use crate::support::http::Raw;
 use crate::support::origin::Origin;
 use crate::support::real::{
     Client, Containerd, Docker, DockerRegistry, Missing, Registry, found, found_perhaps,
@@ -14,50 +13,6 @@ use crate::support::real::{
 use crate::support::{private_address, sha256, temp_dir};
 use crate::tree::{self, Tree};
 use crate::{Scene, configuration};
-
-/// Pushes an image as Docker 1.x does, request for request.
-fn push(registry: &DockerRegistry, name: &str, tag: &str, images: &[(serde_json::Value, &[u8])]) {
-    let put = |path: &str, headers: &[(&str, &str)], body: &[u8]| {
-        let length = body.len().to_string();
-        let mut all = vec![("Content-Length", &*length)];
-        all.extend(headers);
-        let mut raw = Raw::connect(&registry.url(), None);
-        raw.request("PUT", path, &all);
-        raw.send(body);
-        let reply = raw.reply("PUT");
-        assert!((200..300).contains(&reply.status()), "{path} {reply:?}");
-    };
-    let is_json = ("Content-Type", "application/json");
-    let mut parent: Option<String> = None;
-    for (description, layer) in images {
-        let mut description = description.clone();
-        let id = sha256(&[description.to_string().as_bytes(), layer].concat())[7..].to_owned();
-        description["id"] = json!(id);
-        if let Some(parent) = &parent {
-            description["parent"] = json!(parent);
-        }
-        let text = description.to_string();
-        let sum = sha256(&[text.as_bytes(), b"\n", layer].concat());
-        put(
-            &format!("/v1/images/{id}/json"),
-            &[is_json],
-            text.as_bytes(),
-        );
-        put(&format!("/v1/images/{id}/layer"), &[], layer);
-        let sum = ("X-Docker-Checksum-Payload", &*sum);
-        put(&format!("/v1/images/{id}/checksum"), &[sum], b"");
-        parent = Some(id);
-    }
-    let top = json!(parent.expect("an image")).to_string();
-    put(&format!("/v1/repositories/{name}/"), &[is_json], b"[]");
-    let path = format!("/v1/repositories/{name}/tags/{tag}");
-    put(&path, &[is_json], top.as_bytes());
-    put(
-        &format!("/v1/repositories/{name}/images"),
-        &[is_json],
-        b"[]",
-    );
-}
 
 #[test]
 fn docker_registry_and_distribution_behind_one_gateway() {
@@ -69,7 +24,7 @@ fn docker_registry_and_distribution_behind_one_gateway() {
     };
     let tree = Tree::new();
     let layers = tree.layers();
-    push(&v1, "team/app", "1", &tree::images(&layers));
+    v1.push("team/app", "1", &tree::images(&layers));
     let gateway = Gateway::start(&configuration(&v1.url(), &v2.url(), "tag_ttl: 0s"));
     tree.check(&tree::pulled(&gateway, "team/app:1", temp_dir().path()).expect("pulled"));
     for (path, expected) in [

@@ -7,20 +7,14 @@ use crate::support::gateway::Gateway;
 use crate::support::gzip;
 use crate::support::http::{at_once, get};
 use crate::support::image::random;
-use crate::support::real::{DockerRegistry, V1Client, V1Found, V1Session, found, found_perhaps};
-use crate::support::v1::V1Registry;
+use crate::support::real::{OldRegistry, V1Client, V1Found, V1Session, found};
 use crate::{Daemon, OLD, PUSHER, READER, RULES, WRONG, accounts};
 
 type Account = Option<(&'static str, &'static str)>;
 
-enum Registry {
-    Real(DockerRegistry),
-    Scripted(V1Registry),
-}
-
 /// A registry with the same image in three repositories, and a gateway in front of it.
 struct Scene {
-    registry: Registry,
+    registry: OldRegistry,
     gateway: Gateway,
     /// Of `team/app`, from root to top.
     ids: Vec<String>,
@@ -29,14 +23,8 @@ struct Scene {
 
 impl Scene {
     fn start(access: bool) -> Self {
-        let registry = match found_perhaps(DockerRegistry::start()) {
-            Some(real) => Registry::Real(real),
-            None => Registry::Scripted(V1Registry::start()),
-        };
-        let url = match &registry {
-            Registry::Real(real) => real.url(),
-            Registry::Scripted(scripted) => scripted.url(),
-        };
+        let registry = OldRegistry::start();
+        let url = registry.url();
         let before = |push: bool, access: &str| {
             // To npm's client 127.0.0.1 is plain HTTP.
             format!(
@@ -80,11 +68,11 @@ registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
 
     /// What the registry holds of an image, asked by itself.
     fn held(&self, part: &str, id: &str) -> Vec<u8> {
-        let url = match &self.registry {
-            Registry::Real(real) => real.url(),
-            Registry::Scripted(scripted) => scripted.url(),
-        };
-        let reply = get(&url, None, &format!("/v1/images/{id}/{part}"));
+        let reply = get(
+            &self.registry.url(),
+            None,
+            &format!("/v1/images/{id}/{part}"),
+        );
         assert_eq!(reply.status(), 200, "{part} {id}");
         reply.body
     }
