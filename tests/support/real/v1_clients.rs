@@ -73,14 +73,15 @@ impl V1Client {
         let folder = text(dir.path());
         let mut client = match self {
             Self::Npm => {
-                // It is found from where the program is.
-                let script = place.join("session.js");
+                // Each its own: one that is being written would be read half by another.
+                let script = dir.path().join("session.js");
                 write(&script, include_str!("v1_client.js"));
                 let (_, authority) = url.split_once("://").expect("a URL");
                 let mut node = process::command(program("node")?);
                 node.arg(script)
                     .arg(format!("{authority}/{repository}"))
                     .args([user, password, tag, &folder])
+                    .env("NODE_PATH", place.join("node_modules"))
                     .env("NODE_EXTRA_CA_CERTS", ca)
                     .env("NODE_NO_WARNINGS", "1");
                 node
