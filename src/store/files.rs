@@ -1,7 +1,7 @@
 //! The files of records: read, replaced whole, counted.
 //!
-//! A record takes one block. It is written among the partials first, so that what a crash leaves of it goes
-//! at the next start; a reader sees the old one or the new one.
+//! A record takes one block, but for a few kinds that may take more. It is written among the partials first,
+//! so that what a crash leaves of it goes at the next start; a reader sees the old one or the new one.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::index::BLOCK;
 use super::records::is_absent;
 use super::space::{Space, unix};
 
@@ -71,22 +70,18 @@ impl Files {
     /// # Errors
     /// When there is no room, or the disk refuses.
     pub fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() as u64 > BLOCK {
-            return Err(io::Error::other("a record is longer than 4 KiB"));
-        }
         let file = self.root.join(path);
         let _changing = self.changing(path);
         // While it is replaced, there are two of it.
-        let room = self.space.reserve_record().map_err(io::Error::other)?;
-        let is_new = match std::fs::symlink_metadata(&file) {
-            Ok(_) => false,
-            Err(error) if is_absent(&error) => true,
+        let room = self.space.reserve_record(bytes.len() as u64);
+        let room = room.map_err(io::Error::other)?;
+        let replaced = match std::fs::symlink_metadata(&file) {
+            Ok(meta) => Some(meta.len()),
+            Err(error) if is_absent(&error) => None,
             Err(error) => return Err(error),
         };
         write_atomic(&self.staging, &file, bytes)?;
-        if is_new {
-            room.settle_record();
-        }
+        room.settle_record(replaced);
         Ok(())
     }
 
@@ -96,8 +91,10 @@ impl Files {
     /// What the disk says, also when there is none.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let _changing = self.changing(path);
-        std::fs::remove_file(self.root.join(path))?;
-        self.space.record_gone();
+        let file = self.root.join(path);
+        let size = std::fs::symlink_metadata(&file)?.len();
+        std::fs::remove_file(file)?;
+        self.space.record_gone(size);
         Ok(())
     }
 
@@ -105,11 +102,13 @@ impl Files {
     pub fn remove_unused(&self, path: &str, cutoff: u64) -> bool {
         let _changing = self.changing(path);
         let file = self.root.join(path);
-        let used = std::fs::metadata(&file).and_then(|meta| meta.modified());
-        let unused = used.is_ok_and(|used| unix(used) < cutoff);
+        let Ok(meta) = std::fs::metadata(&file) else {
+            return false;
+        };
+        let unused = meta.modified().is_ok_and(|used| unix(used) < cutoff);
         let removed = unused && std::fs::remove_file(&file).is_ok();
         if removed {
-            self.space.record_gone();
+            self.space.record_gone(meta.len());
         }
         removed
     }

@@ -1,10 +1,11 @@
 //! Which images of the v1 API belong to which repository: image requests name no repository, so that this
 //! is all there is to tell whose they are.
 //!
-//! One record for each repository, `v1/<registry>/<repository>/_images`, since an image list may name
-//! thousands of ids at once.
+//! A repository has sixteen records at most, `v1/<registry>/<repository>/_images-<digit>`, by the first digit
+//! of the ids: an image list may name thousands at once, which are sixteen writes, while a push links one at a
+//! time, which writes a sixteenth of what is known. Such a record may take more than a block.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -15,10 +16,12 @@ use super::records::{Records, component};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::ImageId;
 
-/// How many repositories are kept in memory.
-const RECENT: u64 = 1024;
-/// The most ids of one repository; beyond, what was learned before is forgotten.
-const MOST: usize = 200_000;
+/// How many ids are kept in memory, of all repositories.
+const RECENT: u64 = 500_000;
+/// The most ids in one record; beyond, what was learned before is forgotten.
+const MOST: usize = 16_384;
+/// The longest record in bytes: of each id its digits, two quotes and a comma.
+const LONGEST: u64 = MOST as u64 * 67 + 2;
 
 /// The images of all repositories.
 #[derive(Debug)]
@@ -31,7 +34,9 @@ pub struct Images {
 impl Images {
     pub(super) fn new(files: &Arc<Files>) -> Self {
         Self {
-            records: Records::new(files, RECENT),
+            records: Records::long(files, LONGEST, RECENT, |ids| {
+                u32::try_from(ids.len() + 1).unwrap_or(u32::MAX)
+            }),
             adding: Mutex::default(),
         }
     }
@@ -46,7 +51,8 @@ impl Images {
         repository: &Repository,
         id: &ImageId,
     ) -> io::Result<bool> {
-        let known = self.records.open(path(registry, repository)).await?;
+        let path = path(registry, repository, &id.as_str()[..1]);
+        let known = self.records.open(path).await?;
         Ok(known.is_some_and(|known| known.contains(id.as_str())))
     }
 
@@ -60,26 +66,37 @@ impl Images {
         repository: &Repository,
         ids: &[ImageId],
     ) -> io::Result<()> {
-        let path = path(registry, repository);
-        let _one_at_a_time = self.adding.lock().await;
-        let known = self.records.open(path.clone()).await?;
-        let known = known.as_deref();
-        let is_new = |id: &&ImageId| known.is_none_or(|known| !known.contains(id.as_str()));
-        let new: BTreeSet<String> = ids
-            .iter()
-            .filter(is_new)
-            .map(ToString::to_string)
-            .take(MOST)
-            .collect();
-        if new.is_empty() {
-            return Ok(());
+        let mut by_digit: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for id in ids {
+            let digit = by_digit.entry(&id.as_str()[..1]).or_default();
+            if digit.len() < MOST {
+                digit.insert(id.as_str());
+            }
         }
-        let all = match known {
-            Some(known) if known.len() + new.len() <= MOST => known.union(&new).cloned().collect(),
-            _ => new,
-        };
-        let _: Arc<_> = self.records.keep(path, all).await;
+        let _one_at_a_time = self.adding.lock().await;
+        for (digit, mut new) in by_digit {
+            let path = path(registry, repository, digit);
+            let known = self.records.open(path.clone()).await?;
+            new.retain(|id| known.as_ref().is_none_or(|known| !known.contains(*id)));
+            if new.is_empty() {
+                continue;
+            }
+            let old = known.filter(|known| known.len() + new.len() <= MOST);
+            let old = old.map_or_else(BTreeSet::new, |old| (*old).clone());
+            let all = new.into_iter().map(str::to_owned).chain(old).collect();
+            let _: Arc<_> = self.records.keep(path, all).await;
+        }
         Ok(())
+    }
+
+    /// Whether a record of this name may take more than a block.
+    pub(super) fn may_be_long(name: &str) -> bool {
+        name.starts_with(FILE)
+    }
+
+    /// [`super::records::Records::remove_now`]
+    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
+        self.records.remove_now(path)
     }
 
     /// Forgets what is in memory of a record.
@@ -90,18 +107,28 @@ impl Images {
     /// The repository is gone, and its claims with it.
     pub async fn unlink_all(&self, registry: &Registry, repository: &Repository) {
         let _one_at_a_time = self.adding.lock().await;
-        self.records.remove(path(registry, repository)).await;
+        for digit in DIGITS {
+            let path = path(registry, repository, digit);
+            self.records.remove(path).await;
+        }
     }
 }
 
-/// Repository components never begin with `_`.
-fn path(registry: &Registry, repository: &Repository) -> String {
-    format!("{}/{repository}/_images", component(registry.as_str()))
+/// What the names of these records begin with. Repository components never begin with `_`.
+const FILE: &str = "_images-";
+const DIGITS: [&str; 16] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f",
+];
+
+fn path(registry: &Registry, repository: &Repository, digit: &str) -> String {
+    let registry = component(registry.as_str());
+    format!("{registry}/{repository}/{FILE}{digit}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::digest::{Algorithm, Digest};
 
     fn images_in(root: &std::path::Path) -> Images {
         use super::super::{Settings, Space};
@@ -144,14 +171,13 @@ mod tests {
                 );
             }
         }
-        assert!(
-            folder
-                .path()
-                .join("v1/hosted%3A5000/team/app/_images")
-                .is_file()
-        );
+        for digit in ["0", "1"] {
+            let record = format!("v1/hosted%3A5000/team/app/_images-{digit}");
+            assert!(folder.path().join(record).is_file());
+        }
 
         let images = images_in(folder.path());
+        assert_eq!(DIGITS.concat(), "0123456789abcdef");
         images.unlink_all(&registry, &app).await;
         assert!(
             !images
@@ -159,5 +185,59 @@ mod tests {
                 .await
                 .expect("readable")
         );
+    }
+
+    /// A record of all would have been longer than a block, and than most what one may be.
+    #[tokio::test]
+    async fn thousands_of_links_outlive_the_process() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let registry = Registry::new("hosted");
+        let app: Repository = "team/app".parse().expect("a name");
+        let id = |n: u64| {
+            let digest = Digest::of(Algorithm::Sha256, &n.to_be_bytes());
+            digest.hex().parse::<ImageId>().expect("an id")
+        };
+        let listed: Vec<ImageId> = (0..5000).map(id).collect();
+        let images = images_in(folder.path());
+        for ids in [&listed[..1], &listed[1..2], &listed[..], &listed[..]] {
+            let linked = images.link(&registry, &app, ids).await;
+            linked.expect("writable");
+        }
+        for images in [images, images_in(folder.path())] {
+            for (n, linked) in [(0, true), (1, true), (4999, true), (5000, false)] {
+                let known = images.is_linked(&registry, &app, &id(n)).await;
+                assert_eq!(known.expect("readable"), linked, "{n}");
+            }
+            let mut known = 0;
+            for id in &listed {
+                let linked = images.is_linked(&registry, &app, id).await;
+                known += usize::from(linked.expect("readable"));
+            }
+            assert_eq!(known, listed.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn of_too_many_links_the_new_ones_stay() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let registry = Registry::new("hosted");
+        let app: Repository = "team/app".parse().expect("a name");
+        let id = |n: usize| format!("{n:064x}").parse::<ImageId>().expect("an id");
+        let all: Vec<ImageId> = (0..=MOST).map(id).collect();
+        let images = images_in(folder.path());
+        for ids in [&all[..MOST], &all[MOST..]] {
+            let linked = images.link(&registry, &app, ids).await;
+            linked.expect("writable");
+            let record = folder.path().join("v1/hosted/team/app/_images-0");
+            let length = std::fs::metadata(record).expect("a record").len();
+            let most = ids.len() as u64 * 67 + 2;
+            assert!(length <= most && most - length < 2, "{length} of {most}");
+            assert!(most <= LONGEST);
+        }
+        for (n, linked) in [(0, false), (MOST, true)] {
+            let known = images_in(folder.path());
+            let known = known.is_linked(&registry, &app, &all[n]).await;
+            assert_eq!(known.expect("readable"), linked, "{n}");
+        }
     }
 }

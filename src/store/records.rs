@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::bucket::Bucket;
 use super::files::Files;
+use super::index::BLOCK;
 use super::purge::absent_is_fine;
 use super::space::unix;
 use super::trouble::trouble;
@@ -22,6 +23,8 @@ use super::trouble::trouble;
 /// Records of one kind, addressed by their path below `repositories`. Cloning is cheap.
 pub struct Records<V> {
     files: Arc<Files>,
+    /// The longest that there may be, in bytes.
+    longest: u64,
     recent: moka::sync::Cache<String, Arc<Recent<V>>>,
     bucket: Option<Bucket>,
 }
@@ -40,14 +43,21 @@ impl<V> std::fmt::Debug for Records<V> {
 }
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
-    /// `entries` bounds what is kept in memory.
+    /// Records of a block at most. `entries` bounds what is kept in memory.
     pub fn new(files: &Arc<Files>, entries: u64) -> Self {
+        Self::long(files, BLOCK, entries, |_| 1)
+    }
+
+    /// Records of `longest` bytes at most. What is kept in memory weighs `capacity` at most.
+    pub fn long(files: &Arc<Files>, longest: u64, capacity: u64, weight: fn(&V) -> u32) -> Self {
         let recent = moka::sync::Cache::builder()
-            .max_capacity(entries)
+            .max_capacity(capacity)
+            .weigher(move |_, recent: &Arc<Recent<V>>| weight(&recent.record))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self {
             files: files.clone(),
+            longest,
             recent,
             bucket: None,
         }
@@ -101,24 +111,47 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     }
 
     /// Keeps a record. It counts from now on; a disk that refuses it costs a question after a restart,
-    /// so that is only logged.
+    /// so that is only logged. One that is too long, since a stranger may say what is in it, is kept nowhere,
+    /// nor is the one before it, which is no longer so.
     pub async fn keep(&self, path: String, record: V) -> Arc<V> {
+        let Some(json) = self.written(&path, &record) else {
+            self.remove(path).await;
+            return Arc::new(record);
+        };
         if let Some(bucket) = &self.bucket {
             bucket.keep_record(&path, &record);
         }
-        self.keep_here(path, record).await
+        self.keep_written(path, record, json).await
     }
 
     /// Keeps a record that is nobody else's.
     pub async fn keep_here(&self, path: String, record: V) -> Arc<V> {
-        let json = serde_json::to_vec(&record);
+        match self.written(&path, &record) {
+            Some(json) => self.keep_written(path, record, json).await,
+            None => {
+                self.remove_here(path).await;
+                Arc::new(record)
+            }
+        }
+    }
+
+    /// A record as it is on disk; `None` if it would be too long.
+    fn written(&self, path: &str, record: &V) -> Option<Vec<u8>> {
+        let json = serde_json::to_vec(record).ok()?;
+        if json.len() as u64 > self.longest {
+            let (bytes, most) = (json.len(), self.longest);
+            tracing::warn!(record = %path, bytes, most, "a record is too long, and is not kept");
+            return None;
+        }
+        Some(json)
+    }
+
+    async fn keep_written(&self, path: String, record: V, json: Vec<u8>) -> Arc<V> {
         let record = self.remember(path.clone(), record, unix(SystemTime::now()));
         let files = self.files.clone();
-        if let Ok(json) = json {
-            let write = tokio::task::spawn_blocking(move || files.write(&path, &json));
-            if let Ok(Err(error)) = write.await {
-                trouble("a record cannot be written", &error);
-            }
+        let write = tokio::task::spawn_blocking(move || files.write(&path, &json));
+        if let Ok(Err(error)) = write.await {
+            trouble("a record cannot be written", &error);
         }
         record
     }
@@ -170,6 +203,10 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         if let Some(bucket) = &self.bucket {
             bucket.remove_record(&path);
         }
+        self.remove_here(path).await;
+    }
+
+    async fn remove_here(&self, path: String) {
         self.recent.invalidate(&path);
         let files = self.files.clone();
         let removal = tokio::task::spawn_blocking(move || files.remove(&path));
@@ -255,6 +292,35 @@ mod tests {
         assert_eq!(open(&again, "a/b").await, None);
         again.remove("a/b".into()).await;
         assert!(!file.exists());
+    }
+
+    /// What is in a record may be a stranger's choice.
+    #[tokio::test]
+    async fn a_record_that_is_too_long_is_kept_nowhere() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first = records(folder.path());
+        let long = vec![1_000_000; 512];
+        first.keep("a/b".into(), vec![1]).await;
+        let kept = first.keep("a/b".into(), long.clone()).await;
+        assert_eq!(*kept, long, "who kept it goes on");
+        for records in [first, records(folder.path())] {
+            let open = records.open("a/b".into()).await.expect("readable");
+            assert_eq!(open, None, "neither it nor what was before");
+        }
+
+        let space = Arc::new(Space::new(&Settings::at(folder.path())));
+        space.settle();
+        let files = Arc::new(Files::new(folder.path(), space.clone(), 3600));
+        let records: Records<Vec<u32>> = Records::long(&files, 2 * BLOCK, 10, |_| 1);
+        for (record, blocks) in [(vec![1], 1), (long.clone(), 2), (vec![1], 1), (long, 2)] {
+            records.keep("a/b".into(), record.clone()).await;
+            assert_eq!((space.records(), space.used()), (1, blocks * BLOCK));
+            let again: Records<Vec<u32>> = Records::new(&files, 10);
+            let open = again.open("a/b".into()).await.expect("readable");
+            assert_eq!(open.as_deref(), Some(&record));
+        }
+        records.remove("a/b".into()).await;
+        assert_eq!((space.records(), space.used()), (0, 0));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What is on disk at the start: every blob with its size and last use, every record, every damaged file.
 //!
-//! The store serves meanwhile. Only sizes of blobs are asked for, since a record takes one block.
+//! The store serves meanwhile. Only sizes of blobs are asked for, and of the few records that may take more
+//! than one block.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -8,8 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::Store;
+use super::images::Images;
 use super::index::Kind;
-use super::space::unix;
+use super::space::{blocks, unix};
 use crate::spec::digest::{Algorithm, Digest};
 
 /// How many blobs are entered at once: hits wait meanwhile.
@@ -29,8 +31,11 @@ impl Store {
         let mut manifests = Manifests::default();
         let conversions = self.root.join("conversions");
         let roots = [self.files.root(), self.image_files.root(), &conversions];
-        let records = roots.map(|root| count(root, &mut manifests));
-        self.space.count_records(records.iter().sum());
+        for root in roots {
+            let (mut records, mut blocks) = (0, 0);
+            count(root, &mut manifests, &mut records, &mut blocks);
+            self.space.count_records(records, blocks);
+        }
         for entry in read_dir(&self.root.join("quarantine")) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
             self.space.set_aside(entry.path(), size);
@@ -89,22 +94,23 @@ pub(super) fn read_dir(folder: &Path) -> impl Iterator<Item = DirEntry> + use<> 
     std::fs::read_dir(folder).into_iter().flatten().flatten()
 }
 
-/// Counts the records below a folder, and notes the manifests among them.
-fn count(folder: &Path, manifests: &mut Manifests) -> u64 {
-    let mut records = 0;
+/// Counts the records below a folder and the blocks that they take, and notes the manifests among them.
+fn count(folder: &Path, manifests: &mut Manifests, records: &mut u64, taken: &mut u64) {
     let is_manifests = folder.ends_with("_manifests");
     for entry in read_dir(folder) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            records += count(&entry.path(), manifests);
+            count(&entry.path(), manifests, records, taken);
             continue;
         }
-        records += 1;
+        *records += 1;
+        let may_be_long = entry.file_name().to_str().is_some_and(Images::may_be_long);
+        let meta = may_be_long.then(|| entry.metadata().ok()).flatten();
+        *taken += meta.map_or(1, |meta| blocks(meta.len()));
         if is_manifests && let Some(digest) = linked(&entry) {
             let hash = manifests.hasher.hash_one(digest);
             manifests.known.insert(hash);
         }
     }
-    records
 }
 
 /// The digest that a link is named by.

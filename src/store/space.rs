@@ -68,6 +68,8 @@ struct Account {
     leaving: u64,
     /// How many records there are.
     records: u64,
+    /// The blocks that they take.
+    record_blocks: u64,
     /// Damaged files that are still there: they are the first to go.
     aside: Vec<(PathBuf, u64)>,
     settled: bool,
@@ -77,7 +79,7 @@ struct Account {
 impl Account {
     fn used(&self) -> u64 {
         let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
-        self.index.bytes() + self.reserved + self.leaving + self.records * BLOCK + aside
+        self.index.bytes() + self.reserved + self.leaving + self.record_blocks * BLOCK + aside
     }
 
     fn evictable(&self) -> u64 {
@@ -141,6 +143,7 @@ impl Space {
                 written: 0,
                 leaving: 0,
                 records: 0,
+                record_blocks: 0,
                 aside: Vec::new(),
                 settled: false,
                 busy: false,
@@ -161,18 +164,19 @@ impl Space {
         Ok(reservation)
     }
 
-    /// Reserves room for one record.
+    /// Reserves room for one record of `size` bytes.
     ///
     /// # Errors
     /// [`Full`] also when records take too large a part of everything already.
-    pub(super) fn reserve_record(self: &Arc<Self>) -> Result<Reservation, Full> {
+    pub(super) fn reserve_record(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
         let mut reservation = Reservation::new(self);
+        let bytes = footprint(size);
         if self.excess_records() > 0 {
             self.wake();
-            return Err(Full { bytes: BLOCK });
+            return Err(Full { bytes });
         }
-        self.take(BLOCK)?;
-        reservation.bytes = BLOCK;
+        self.take(bytes)?;
+        reservation.bytes = bytes;
         Ok(reservation)
     }
 
@@ -233,20 +237,29 @@ impl Space {
         }
     }
 
-    /// Counts records: those written now, those found, those gone.
-    pub(super) fn count_records(&self, more: u64) {
-        self.account().records += more;
+    /// Counts records that were found, and the blocks that they take.
+    pub(super) fn count_records(&self, records: u64, blocks: u64) {
+        let mut account = self.account();
+        account.records += records;
+        account.record_blocks += blocks;
     }
 
-    pub(super) fn record_gone(&self) {
+    /// A record of `size` bytes is gone.
+    pub(super) fn record_gone(&self, size: u64) {
         let mut account = self.account();
         account.records = account.records.saturating_sub(1);
+        account.record_blocks = account.record_blocks.saturating_sub(blocks(size));
     }
 
-    /// How many records there are beyond their part of everything.
+    /// The most blocks that records may take.
+    pub(super) fn most_records(&self) -> u64 {
+        self.max_size / RECORDS_PART / BLOCK
+    }
+
+    /// How many blocks records take beyond their part of everything.
     pub(super) fn excess_records(&self) -> u64 {
-        let most = self.max_size / RECORDS_PART / BLOCK;
-        self.records().saturating_sub(most)
+        let taken = self.account().record_blocks;
+        taken.saturating_sub(self.most_records())
     }
 
     /// Counts a damaged file that was set aside.
@@ -551,12 +564,18 @@ impl Reservation {
         account.index.insert(digest, size, unix(now), kind);
     }
 
-    /// The reserved bytes have become a record.
-    pub(super) fn settle_record(mut self) {
+    /// The reserved bytes have become a record, in the place of one of `replaced` bytes if there was one.
+    pub(super) fn settle_record(mut self, replaced: Option<u64>) {
         let space = self.space.clone();
         let mut account = space.account();
+        account.record_blocks += self.bytes / BLOCK;
         self.give_back(&mut account);
-        account.records += 1;
+        match replaced {
+            Some(size) => {
+                account.record_blocks = account.record_blocks.saturating_sub(blocks(size));
+            }
+            None => account.records += 1,
+        }
     }
 
     fn give_back(&mut self, account: &mut Account) {
@@ -574,6 +593,11 @@ impl Drop for Reservation {
             self.give_back(&mut space.account());
         }
     }
+}
+
+/// The blocks that a record of `size` bytes takes.
+pub(super) fn blocks(size: u64) -> u64 {
+    footprint(size) / BLOCK
 }
 
 /// Seconds since 1970.

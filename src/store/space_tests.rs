@@ -151,10 +151,38 @@ fn records_take_a_part_at_most() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 16 * BLOCK, MinFree::Bytes(0));
     for _ in 0..5 {
-        space.reserve_record().expect("room").settle_record();
+        space.reserve_record(1).expect("room").settle_record(None);
     }
-    assert!(space.reserve_record().is_err());
+    assert!(space.reserve_record(1).is_err());
     assert_eq!((space.used(), space.excess_records()), (5 * BLOCK, 1));
-    space.record_gone();
-    assert!(space.reserve_record().is_ok());
+    space.record_gone(1);
+    assert!(space.reserve_record(1).is_ok());
+}
+
+#[test]
+fn records_count_by_their_blocks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 40 * BLOCK, MinFree::Bytes(0));
+    let counted = || {
+        (
+            space.records(),
+            space.used() / BLOCK,
+            space.excess_records(),
+        )
+    };
+    let reserve = |blocks: u64| space.reserve_record(blocks * BLOCK - 1).expect("room");
+    reserve(3).settle_record(None);
+    assert_eq!(counted(), (1, 3, 0));
+    // While it is replaced, there are two of it.
+    let larger = reserve(5);
+    assert_eq!(counted(), (1, 8, 0));
+    larger.settle_record(Some(3 * BLOCK - 1));
+    assert_eq!(counted(), (1, 5, 0));
+    drop(reserve(7));
+    reserve(8).settle_record(None);
+    assert_eq!(counted(), (2, 13, 3));
+    assert!(space.reserve_record(1).is_err());
+    space.record_gone(5 * BLOCK - 1);
+    assert_eq!(counted(), (1, 8, 0));
+    assert!(space.reserve_record(40 * BLOCK).is_err(), "the cap is hard");
 }

@@ -83,12 +83,7 @@ fn an_image_is_its_repositorys_alone() {
         );
         assert_eq!(ranged.status(), 404);
     }
-    assert!(
-        gateway
-            .store()
-            .join("v1/hosted/secret/app/_images")
-            .is_file()
-    );
+    assert!(gateway.store().join("v1/hosted/secret/app").is_dir());
 }
 
 /// The list may be empty, as the last request of a push leaves it in some registries.
