@@ -13,6 +13,8 @@ mod figures;
 mod health;
 #[path = "admin/purge.rs"]
 mod purge;
+#[path = "admin/purge_v1.rs"]
+mod purge_v1;
 #[path = "admin/verify.rs"]
 mod verify;
 #[path = "admin/warm.rs"]

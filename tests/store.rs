@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use roadstead::spec::digest::{Algorithm, Digest};
+use roadstead::spec::name::Registry;
 use roadstead::store::{Blob, CommitError, MinFree, Note, Settings, StagedBlob, Store};
 
 use disk::{files, measured};
@@ -88,6 +89,8 @@ enum Act {
     Delete(u8),
     /// Somebody leaves litter where only the store should be.
     Litter,
+    /// A repository's list names so many images of the v1 API.
+    Link(u8, u16),
     /// The folder of partials takes no file any more, until the next act of this kind.
     Break,
     Verify,
@@ -113,6 +116,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (key.clone(), any::<bool>()).prop_map(|(key, cut)| Act::Corrupt(key, cut)),
         1 => key.prop_map(Act::Delete),
         1 => Just(Act::Litter),
+        2 => (0..3_u8, 1..3000_u16).prop_map(|(of, many)| Act::Link(of, many)),
         1 => Just(Act::Break),
         1 => Just(Act::Verify),
         1 => Just(Act::Age),
@@ -171,6 +175,8 @@ impl World {
         let store = Store::open(&settings).expect("it opens whatever happened");
         store.scan();
         store.trim();
+        // Records of which there are too many now.
+        store.sweep(SystemTime::now());
         self.store = Some(store);
     }
 
@@ -240,6 +246,7 @@ impl World {
                 }
                 self.crash();
             }
+            Act::Link(of, many) => self.link(of, many),
             Act::Break if self.broken => self.mend(),
             Act::Break => {
                 let partials = self.root.path().join("partials");
@@ -268,6 +275,18 @@ impl World {
             std::fs::remove_file(&partials).expect("a file");
             std::fs::rename(partials.with_extension("away"), &partials).expect("movable");
         }
+    }
+
+    /// Links what was not linked, in records of many blocks; a disk that refuses them is only told to the log.
+    fn link(&mut self, of: u8, many: u16) {
+        let repository = format!("team/app{of}").parse().expect("a name");
+        let id = |n: u16| format!("{:x}{n:063x}", n % 16).parse().expect("an id");
+        let ids: Vec<_> = (0..many).map(id).collect();
+        let (images, registry) = (&self.store().images, Registry::new("old.example"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let linked = images.link(&registry, &repository, &ids);
+        let linked = runtime.expect("a runtime").block_on(linked);
+        linked.expect("readable");
     }
 
     fn stage(&mut self, key: u8, sized: bool) {

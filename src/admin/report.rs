@@ -104,11 +104,14 @@ pub struct PurgeReport {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
+    /// Other records of the v1 API, on either side.
+    #[serde(default)]
+    pub beside: u64,
     pub files: u64,
     pub bytes: u64,
     /// Files that stay, since other repositories have a claim to them.
     pub shared: u64,
-    /// The tags, manifests and blobs by name, the first of them.
+    /// The tags, manifests and blobs by name, and where other records were; the first of them.
     pub names: Vec<String>,
     /// How many more there are.
     pub more: u64,

@@ -178,9 +178,13 @@ pub fn purge(report: &PurgeReport) -> String {
     } else {
         "removed"
     };
+    let beside = match report.beside {
+        0 => String::new(),
+        beside => format!(", {}", counted(beside, "other record")),
+    };
     let _ = writeln!(
         text,
-        "{verb} {}, {}, {}: {}, {}",
+        "{verb} {}, {}, {}{beside}: {}, {}",
         counted(report.tags, "tag"),
         counted(report.manifests, "manifest"),
         counted(report.blobs, "blob"),
@@ -420,6 +424,7 @@ mod tests {
             tags: 1,
             manifests: 2,
             blobs: 0,
+            beside: 0,
             files: 2,
             bytes: 2048,
             shared: 1,

@@ -45,6 +45,18 @@ impl Mirror {
         shared
             .missing
             .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
+        for (registry, v1) in &shared.v1 {
+            let concerned = match target {
+                Target::Registry(own) | Target::Repository(own, _) => own == registry,
+                Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => false,
+            };
+            if concerned {
+                // Whose token an image was read with: that is found out again.
+                v1.seen_in.invalidate_all();
+                v1.said_to_be_in.invalidate_all();
+                shared.conversions.forget(registry);
+            }
+        }
         for (key, _) in &shared.pages {
             if target.concerns(&key.0, &key.1) {
                 shared.pages.invalidate(&*key);

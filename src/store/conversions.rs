@@ -1,6 +1,7 @@
 //! What images of the v1 API became: their descriptions, what is known of their layers, and the manifests made
 //! of them. Kept for ever, since a layer has to be read once to learn it, and a registry that has ended cannot
 //! be asked again; everything but the layers' bytes is made anew from here.
+//! Where the store is too small for that, they have half of what records may take (see [`super::sweep`]).
 //!
 //! Below `conversions/<registry>`: `images/<id>` and its text in parts, since a record takes one block;
 //! `tops/<id>` for those that became a manifest; `digests/<digest>` for what a digest is. An id says nothing
@@ -93,6 +94,27 @@ impl Conversions {
             digests: Records::new(files, RECENT),
             adding: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Whether the record at a path is one of those that lead to all others: without them they are made anew.
+    pub(super) fn is_top(path: &str) -> bool {
+        path.split('/').nth(1) == Some("tops")
+    }
+
+    /// Removes the record at this path, of whichever kind. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be removed; that it is not there is none.
+    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
+        self.tops.remove_now(path)
+    }
+
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.images.forget(path);
+        self.texts.forget(path);
+        self.tops.forget(path);
+        self.digests.forget(path);
     }
 
     /// # Errors

@@ -7,6 +7,7 @@
 //! [`Store::tend`] does in the background what no request should wait for: `scan` counts what is here,
 //! `sweep` removes what nobody asked for, `scrub` hashes everything again.
 
+mod beside;
 mod blobs;
 mod bucket;
 mod conversions;
@@ -131,6 +132,7 @@ pub struct Store {
     bucket: Option<Bucket>,
     files: Arc<Files>,
     image_files: Arc<Files>,
+    conversion_files: Arc<Files>,
     root: PathBuf,
     lives: Lives,
     scrub_every: Option<Duration>,
@@ -171,18 +173,20 @@ impl Store {
         let images = Files::below(root, "v1", space.clone(), settings.persist_after());
         let images = Arc::new(images);
         let converted = Files::below(root, "conversions", space.clone(), settings.persist_after());
+        let converted = Arc::new(converted);
         Ok(Self {
             links: Links::new(&files),
             tags: Tags::new(&files),
             v1: V1Bodies::new(&images),
             images: Images::new(&images),
-            conversions: Conversions::new(&Arc::new(converted)),
+            conversions: Conversions::new(&converted),
             synthesis: Synthesis::new(&files),
             blobs,
             space,
             bucket: None,
             files,
             image_files: images,
+            conversion_files: converted,
             root: root.clone(),
             lives: Lives::new(settings),
             scrub_every: settings.scrub_every,

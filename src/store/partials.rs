@@ -11,11 +11,14 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::files::write_atomic;
+use super::index::BLOCK;
 use super::space::{Reservation, Space};
 use crate::spec::digest::{Digest, Hasher};
 
 /// From which size on a partial is worth keeping, in bytes.
 pub(super) const WORTH: u64 = 1 << 20;
+/// The longest version that is noted, in bytes: as JSON it is six times as long at most.
+const LONGEST_VERSION: usize = 512;
 /// How long a partial waits to be resumed.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -133,10 +136,17 @@ impl Partials {
         self.root.join(format!("{}.{serial}", file_name(digest)))
     }
 
-    /// Notes what a later process needs in order to go on.
+    /// Notes what a later process needs in order to go on. A note takes one block: sources that are too many
+    /// for that, or a version of any length that a host may choose, are left out.
     pub fn write_note(&self, digest: &Digest, note: &Note) -> io::Result<()> {
-        let note = serde_json::to_vec(note)?;
-        write_atomic(&self.root, &note_path(&self.path(digest)), &note)
+        let mut note = note.clone();
+        note.version
+            .take_if(|(host, tag)| host.len() + tag.len() > LONGEST_VERSION);
+        let mut json = serde_json::to_vec(&note)?;
+        while json.len() as u64 > BLOCK && note.sources.pop().is_some() {
+            json = serde_json::to_vec(&note)?;
+        }
+        write_atomic(&self.root, &note_path(&self.path(digest)), &json)
     }
 
     pub fn park(&self, digest: Digest, begun: Begun) {

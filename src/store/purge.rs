@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::beside::{Room, digest};
 use super::blobs::{Blobs, blob_path};
 use super::records::component;
 use super::{Blob, Store};
@@ -54,14 +55,30 @@ pub struct Purge {
     pub files: Vec<(Digest, u64)>,
     /// Files that stay, since other repositories have a claim to them.
     pub shared: u64,
-    /// Records on disk, relative to their folder.
-    records: BTreeSet<String>,
+    /// What else there is of the v1 API on either side, as its place in the store.
+    pub beside: BTreeSet<String>,
+    /// Records on disk, relative to their room's folder.
+    records: BTreeSet<(Room, String)>,
 }
 
 impl Purge {
     /// Bytes that become free.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, size)| size).sum()
+    }
+
+    /// A record that is no tag's or link's goes.
+    pub(super) fn adds_beside(&mut self, room: Room, path: &str) {
+        let place = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        match place.split_once("/_named/tag/") {
+            Some((repository, tag)) if room == Room::V1 => {
+                self.tags.insert(format!("{repository}:{tag}"));
+            }
+            _ => {
+                self.beside.insert(format!("{}/{place}", room.folder()));
+            }
+        }
+        self.records.insert((room, path.to_owned()));
     }
 }
 
@@ -113,11 +130,12 @@ impl Store {
                 Target::Everywhere(digest) => Some(listing.alone(digest)),
             };
             let gone = gone.unwrap_or_default();
-            purge
-                .records
-                .extend(gone.iter().map(|&record| record.clone()));
+            let records = gone.iter().map(|&record| record.clone());
+            let records = records.map(|record| (Room::Repositories, record));
+            purge.records.extend(records);
             listing.sort(&gone, &mut purge, &mut wanted, &mut kept);
         }
+        self.plan_beside(target, &mut purge, &mut wanted, &mut kept);
         if let Target::Everywhere(digest) = target {
             wanted.insert(*digest);
             kept.remove(digest);
@@ -145,11 +163,11 @@ impl Store {
     /// The first thing that could not be removed; the rest was.
     pub fn purge(&self, purge: &Purge) -> io::Result<()> {
         let mut outcome = Ok(());
-        for record in &purge.records {
-            outcome = outcome
-                .and(self.links.remove_now(record))
-                .and(self.tags.remove_now(record));
-            if let Some(bucket) = &self.bucket {
+        for (room, record) in &purge.records {
+            outcome = outcome.and(self.remove_now(*room, record));
+            if let Some(bucket) = &self.bucket
+                && *room == Room::Repositories
+            {
                 bucket.remove_record(record);
             }
         }
@@ -213,7 +231,7 @@ impl Store {
         reached
     }
 
-    fn manifest(&self, stored: &Digest) -> Option<Vec<u8>> {
+    pub(super) fn manifest(&self, stored: &Digest) -> Option<Vec<u8>> {
         use std::io::Read as _;
 
         let Blob { file, .. } = &self.blobs.open(stored, None).ok()??;
@@ -297,6 +315,11 @@ impl Listing {
         kept: &mut HashSet<Digest>,
     ) {
         let name = percent_encoding::percent_decode_str(&self.path).decode_utf8_lossy();
+        for record in self.rest.iter().filter(|record| gone.contains(record)) {
+            if record.contains("/_image-") {
+                purge.adds_beside(Room::Repositories, record);
+            }
+        }
         for (record, tag, _) in &self.tags {
             if gone.contains(record) {
                 purge.tags.insert(format!("{name}:{tag}"));
@@ -370,7 +393,7 @@ fn walk(root: &Path, folder: &Path, listings: &mut Vec<Listing>) {
     listings.push(listing);
 }
 
-fn entries(folder: &Path) -> Vec<(PathBuf, String)> {
+pub(super) fn entries(folder: &Path) -> Vec<(PathBuf, String)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let named = entries.map(|entry| {
         (
@@ -382,15 +405,10 @@ fn entries(folder: &Path) -> Vec<(PathBuf, String)> {
     named.filter(|(_, name)| !name.starts_with('.')).collect()
 }
 
-fn relative(root: &Path, path: &Path) -> Option<String> {
+pub(super) fn relative(root: &Path, path: &Path) -> Option<String> {
     Some(path.strip_prefix(root).ok()?.to_string_lossy().into_owned())
 }
 
 fn read<V: serde::de::DeserializeOwned>(path: &Path) -> Option<V> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-/// `sha256-<hex>`
-fn digest(name: &str) -> Option<Digest> {
-    name.replacen('-', ":", 1).parse().ok()
 }

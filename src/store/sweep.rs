@@ -1,20 +1,25 @@
 //! The sweep: what nobody asked for goes, slowly and in slices.
 //!
 //! A record goes when its registry's `unused_ttl` has passed since its last use. A blob lives by the longest
-//! of the registries that link it; one that none links cannot be asked for without a question upstream, and
-//! lives by the shortest of all. Last uses are known by the hour, so everything lives that much longer at
-//! most. What is damaged stays for a week.
+//! of the registries that have a record leading to it: a link, a pointer of the v1 API, a derived layer, a
+//! conversion. One that none leads to cannot be asked for without a question upstream, and lives by the
+//! shortest of all. Last uses are known by the hour, so everything lives that much longer at most. What is
+//! damaged stays for a week.
+//!
+//! Conversions know no time. Of too many records they give up the least used as others do, but only what they
+//! take beyond half of what records may take: they neither crowd out links nor are they crowded out. What led
+//! to them goes as well then, all of it, so that what was lost is made anew.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::beside::Room;
 use super::files::Files;
 use super::records::component;
-use super::scan::{linked, read_dir};
-use super::space::unix;
-use super::{Settings, Store};
-use crate::spec::digest::Digest;
+use super::scan::read_dir;
+use super::space::{blocks, unix};
+use super::{Conversions, Settings, Store};
 
 /// How many entries are looked at without a pause, and how long that is.
 const SLICE: usize = 512;
@@ -84,22 +89,28 @@ pub struct Swept {
 /// One walk through the records.
 struct Walk<'a> {
     store: &'a Store,
-    files: &'a Files,
+    room: Room,
     act: &'a mut dyn FnMut(&Store, Found<'_>),
     seen: usize,
 }
 
 /// A record on the way.
 struct Found<'a> {
-    /// The folder of such records.
-    files: &'a Files,
-    /// Below it.
+    room: Room,
+    /// Below the room's folder.
     path: &'a str,
+    file: &'a Path,
     life: u8,
-    /// Of a link.
-    digest: Option<Digest>,
     /// Last used, in seconds since 1970.
     used: u64,
+    /// What it takes.
+    blocks: u64,
+}
+
+impl Found<'_> {
+    fn is_conversion(&self) -> bool {
+        self.room == Room::Conversions
+    }
 }
 
 impl Store {
@@ -113,11 +124,14 @@ impl Store {
         if self.lives.shortest().is_some() {
             self.in_slices(|slots| self.space.index(|index| index.unmark(slots)));
             self.walk(&mut |store, found| {
-                if let Some(digest) = &found.digest {
-                    store.space.index(|index| index.mark(digest, found.life));
+                if let Some(digest) = found.room.leads_to(found.path, found.file) {
+                    store.space.index(|index| index.mark(&digest, found.life));
                 }
                 let cutoff = cutoff(found.life);
-                if found.used < cutoff && store.remove_record(&found, cutoff) {
+                if !found.is_conversion()
+                    && found.used < cutoff
+                    && store.remove_record(&found, cutoff)
+                {
                     swept.records += 1;
                 }
             });
@@ -142,55 +156,77 @@ impl Store {
         swept
     }
 
-    /// Removes the records that were not used for the longest time, where there are too many: an eighth more
+    /// Removes the records that were not used for the longest time, where they take too much: an eighth more
     /// than that, so that it is not to be done again at once.
     fn limit_records(&self, swept: &mut Swept) {
-        let excess = self.space.excess_records();
+        let (excess, most) = (self.space.excess_records(), self.space.most_records());
         if excess == 0 {
             return;
         }
-        let mut uses = Vec::new();
-        self.walk(&mut |_, found| uses.push(found.used));
-        let gone = usize::try_from(excess).unwrap_or(0) + uses.len() / 8;
-        if gone >= uses.len() {
-            return;
-        }
-        let (_, &mut cutoff, _) = uses.select_nth_unstable(gone);
-        let mut left = gone;
+        let (mut uses, mut made) = (Vec::new(), Vec::new());
+        self.walk(&mut |_, found| {
+            let uses = if found.is_conversion() {
+                &mut made
+            } else {
+                &mut uses
+            };
+            uses.push((found.used, found.blocks));
+        });
+        let taken = |uses: &[(u64, u64)]| uses.iter().map(|(_, blocks)| blocks).sum::<u64>();
+        let all = taken(&uses) + taken(&made);
+        let gone = excess + (all / 8).min(most / 4);
+        let gone_made = gone.min(taken(&made).saturating_sub(most / 2));
+        let (mut made, mut uses) = (
+            Least::of(made, gone_made),
+            Least::of(uses, gone - gone_made),
+        );
         self.walk(&mut |store, found| {
-            // Many may have been used in the same second.
-            let cutoff = cutoff.saturating_add(1);
-            if left > 0 && found.used < cutoff && store.remove_record(&found, cutoff) {
-                left -= 1;
+            let least = if found.is_conversion() {
+                &mut made
+            } else {
+                &mut uses
+            };
+            if least.has(&found) && store.remove_record(&found, least.cutoff) {
+                least.left = least.left.saturating_sub(found.blocks);
                 swept.records += 1;
             }
         });
+        if gone_made > 0 {
+            self.walk(&mut |store, found| {
+                let leads = found.is_conversion() && Conversions::is_top(found.path);
+                swept.records += u64::from(leads && store.remove_record(&found, u64::MAX));
+            });
+        }
     }
 
     /// Removes a record unless it was used meanwhile; whether it did.
     fn remove_record(&self, found: &Found<'_>, cutoff: u64) -> bool {
-        let removed = found.files.remove_unused(found.path, cutoff);
+        let removed = self.files(found.room).remove_unused(found.path, cutoff);
         if removed {
-            self.links.forget(found.path);
-            self.tags.forget(found.path);
-            self.images.forget(found.path);
-            self.v1.forget(found.path);
-            self.synthesis.forget(found.path);
+            self.forget(found.room, found.path);
         }
         removed
+    }
+
+    fn files(&self, room: Room) -> &Files {
+        match room {
+            Room::Repositories => &self.files,
+            Room::V1 => &self.image_files,
+            Room::Conversions => &self.conversion_files,
+        }
     }
 
     /// Shows every record, and removes the folders that have none.
     fn walk(&self, act: &mut dyn FnMut(&Self, Found<'_>)) {
         let mut seen = 0;
-        for files in [&self.files, &self.image_files] {
+        for room in [Room::Repositories, Room::V1, Room::Conversions] {
             let mut walk = Walk {
                 store: self,
-                files,
+                room,
                 act: &mut *act,
                 seen,
             };
-            for registry in read_dir(files.root()) {
+            for registry in read_dir(self.files(room).root()) {
                 let name = registry.file_name().to_string_lossy().into_owned();
                 let lives = &self.lives;
                 let life = lives.registries.get(&name).copied();
@@ -212,7 +248,6 @@ impl Store {
 impl Walk<'_> {
     /// `path` is the folder's below that of all records.
     fn folder(&mut self, folder: &Path, path: &str, life: u8) {
-        let links = path.ends_with("/_manifests") || path.ends_with("/_blobs");
         for entry in read_dir(folder) {
             self.seen += 1;
             if self.seen.is_multiple_of(SLICE) {
@@ -223,19 +258,51 @@ impl Walk<'_> {
             let path = format!("{path}/{}", name.to_string_lossy());
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.folder(&entry.path(), &path, life);
-            } else if let Ok(used) = entry.metadata().and_then(|meta| meta.modified()) {
+            } else if let Ok(meta) = entry.metadata()
+                && let Ok(used) = meta.modified()
+            {
                 let found = Found {
-                    files: self.files,
+                    room: self.room,
                     path: &path,
+                    file: &entry.path(),
                     life,
-                    digest: links.then(|| linked(&entry)).flatten(),
                     used: unix(used),
+                    blocks: blocks(meta.len()),
                 };
                 (self.act)(self.store, found);
             }
         }
         // Only an empty one goes.
         let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// The least used of some records.
+struct Least {
+    /// What was used later stays, in seconds since 1970.
+    cutoff: u64,
+    /// How many blocks are still to go: many may have been used in the same second.
+    left: u64,
+}
+
+impl Least {
+    /// Of uses and blocks, those that take at least so many blocks.
+    fn of(mut uses: Vec<(u64, u64)>, gone: u64) -> Self {
+        uses.sort_unstable();
+        let mut sum = 0;
+        let last = uses.iter().find(|(_, blocks)| {
+            sum += blocks;
+            sum >= gone
+        });
+        let last = last.or(uses.last()).map_or(0, |(used, _)| *used);
+        Self {
+            cutoff: last.saturating_add(1),
+            left: gone,
+        }
+    }
+
+    fn has(&self, found: &Found<'_>) -> bool {
+        self.left > 0 && found.used < self.cutoff
     }
 }
 

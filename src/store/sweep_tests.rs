@@ -3,10 +3,11 @@
 use std::fs::File;
 
 use super::*;
-use crate::spec::digest::Algorithm;
+use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
-use crate::store::{BlobLink, ManifestLink, Pointer};
+use crate::spec::v1::{Endpoint, ImageId, Part, Resource};
+use crate::store::{BlobLink, Made, MadeKind, ManifestLink, Pointer, PreparedLayer, V1Body};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -229,6 +230,191 @@ async fn of_too_many_records_the_least_used_go() {
         let link = store.links.blob(&registry, &repository, &digest(n)).await;
         assert!(link.expect("readable").is_some(), "{n}");
     }
+}
+
+/// Bytes that no link leads to, but a pointer of the v1 API, a derived layer or a conversion.
+#[tokio::test]
+async fn a_blob_lives_by_what_else_leads_to_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    for n in 1..=5 {
+        first.blobs.keep(&digest(n), &[n]).expect("room");
+    }
+    let (hub, kept) = (Registry::new("hub.example"), Registry::new("kept.example"));
+    let id: ImageId = "a".repeat(64).parse().expect("an id");
+    for (n, what) in [
+        (
+            1,
+            Endpoint::Image {
+                id: id.clone(),
+                part: Part::Layer,
+            },
+        ),
+        (
+            2,
+            Endpoint::Named {
+                repository: repository(),
+                resource: Resource::Tags,
+            },
+        ),
+    ] {
+        let body = V1Body {
+            digest: digest(n),
+            size: 1,
+            checked_at: 0,
+            layer_size: None,
+            checksum: None,
+        };
+        first.v1.point(&hub, &what, body).await;
+    }
+    let layer = PreparedLayer::Derived {
+        digest: digest(3),
+        size: 1,
+    };
+    first.synthesis.keep_layer(&hub, &digest(9), layer).await;
+    let conversions = &first.conversions;
+    conversions
+        .keep_made_of(&kept, &digest(4), MadeKind::Layer, &id)
+        .await
+        .expect("readable");
+    drop(first);
+    // Records are swept before the blobs that they lead to are marked again.
+    for (days, records, left) in [
+        (1, 4, vec![1, 2, 3, 4, 5]),
+        (3, 4, vec![1, 2, 3, 4]),
+        // A conversion stays, whoever had it made.
+        (31, 1, vec![4]),
+    ] {
+        age(root, days * DAY);
+        let store = store(root);
+        store.sweep(SystemTime::now());
+        assert_eq!(store.space.records(), records, "{days}");
+        assert_eq!(here(&store), left, "{days}");
+    }
+}
+
+/// Conversions have half of what records may take, whatever else is used, and no more if that is wanted.
+#[tokio::test]
+async fn conversions_and_other_records_leave_each_other_room() {
+    // Of each, how many there are, how long ago they were used, and how many are left of 32.
+    for (made, links, made_age, link_age, left) in [
+        // Nobody wants the rest.
+        (30, 0, 9, 0, (30, 0)),
+        // What is above half goes, though it was used later: 8 and an eighth.
+        (30, 10, 1, 9, (17, 10)),
+        // Half stays, though it was used long ago.
+        (16, 24, 9, 1, (16, 11)),
+        (36, 4, 9, 9, (23, 4)),
+        // A much smaller store than it was.
+        (200, 200, 9, 9, (16, 8)),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        let first = store(root);
+        let registry = Registry::new("kept.example");
+        let id: ImageId = "a".repeat(64).parse().expect("an id");
+        for n in 0..made {
+            let conversions = &first.conversions;
+            let digest = digest(n);
+            let kept = conversions.keep_made_of(&registry, &digest, MadeKind::Layer, &id);
+            kept.await.expect("readable");
+        }
+        for n in 0..links {
+            link(&first, "kept.example", n).await;
+        }
+        age(&root.join("conversions"), made_age * DAY);
+        age(&root.join("repositories"), link_age * DAY);
+        drop(first);
+        let small = Store::open(&Settings {
+            // A quarter of it is 32 records; the lock and VERSION have their blocks.
+            max_size: 130 * 4096,
+            ..settings(root)
+        });
+        let store = small.expect("a store");
+        store.scan();
+        store.sweep(SystemTime::now());
+        let made_left = count_files(&root.join("conversions"));
+        let links_left = count_files(&root.join("repositories"));
+        assert_eq!((made_left, links_left), left, "{made} {links}");
+        assert_eq!(store.space.records(), (left.0 + left.1) as u64);
+        assert_eq!(store.space.excess_records(), 0);
+        link(&store, "kept.example", 255).await;
+        assert_eq!(count_files(&root.join("repositories")), left.1 + 1);
+    }
+}
+
+/// Without what leads to it, what was lost is made anew; with it, it would be missed.
+#[tokio::test]
+async fn of_too_many_conversions_those_that_lead_to_them_go() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let store = Store::open(&Settings {
+        max_size: 130 * 4096,
+        ..settings(root)
+    });
+    let store = store.expect("a store");
+    store.scan();
+    let registry = Registry::new("kept.example");
+    let (conversions, id) = (&store.conversions, "a".repeat(64));
+    let id: ImageId = id.parse().expect("an id");
+    let made = Made {
+        manifest: digest(0),
+        size: 1,
+    };
+    conversions.keep_made(&registry, &id, made).await;
+    for n in 0..32 {
+        let digest = digest(n);
+        let kept = conversions.keep_made_of(&registry, &digest, MadeKind::Layer, &id);
+        kept.await.expect("readable");
+    }
+    assert_eq!(store.space.excess_records(), 1);
+    store.sweep(SystemTime::now());
+    assert_eq!(store.space.excess_records(), 0);
+    // Also from memory.
+    let made = conversions.made(&registry, &id).await;
+    assert_eq!(made.expect("readable"), None);
+    let mut left = 0;
+    for n in 0..32 {
+        let known = conversions.made_of(&registry, &digest(n)).await;
+        left += usize::from(known.expect("readable").is_some());
+    }
+    assert_eq!(left, count_files(&root.join("conversions")));
+    assert!((16..32).contains(&left), "{left}");
+}
+
+/// Records of more than a block are counted whole, at the start as well, and go.
+#[tokio::test]
+async fn long_records_are_counted_by_their_blocks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    let registry = Registry::new("hub.example");
+    let id = |n: u64| format!("0{n:063x}").parse::<ImageId>().expect("an id");
+    for (ids, blocks) in [(60, 1), (62, 2), (300, 5)] {
+        let ids: Vec<ImageId> = (0..ids).map(id).collect();
+        let (images, repository) = (&first.images, repository());
+        let linked = images.link(&registry, &repository, &ids).await;
+        linked.expect("writable");
+        assert_eq!(
+            (first.space.records(), first.space.used()),
+            (1, blocks * 4096)
+        );
+    }
+    drop(first);
+    let again = store(root);
+    assert_eq!((again.space.records(), again.space.used()), (1, 5 * 4096));
+    age(root, 40 * DAY);
+    again.sweep(SystemTime::now());
+    assert_eq!((again.space.records(), again.space.used()), (0, 0));
+}
+
+fn count_files(folder: &Path) -> usize {
+    let entries = read_dir(folder).map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { count_files(&path) } else { 1 }
+    });
+    entries.sum()
 }
 
 #[test]

@@ -119,11 +119,6 @@ impl Tags {
             .await;
     }
 
-    /// Removes the pointer at this path. Blocks on the disk.
-    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
-        self.pointers.remove_now(path)
-    }
-
     /// Removes every pointer of a repository at a manifest that it no longer has. Looks at all of its tags.
     pub async fn remove_all_of(
         &self,

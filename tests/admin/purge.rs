@@ -5,7 +5,7 @@ use crate::support::origin::Fault;
 
 /// What the command says of a purge.
 #[track_caller]
-fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
+pub fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
     let output = command(gateway, &[&["purge"], arguments].concat());
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(
@@ -17,7 +17,7 @@ fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
 }
 
 /// The last line: `removed 1 tag, …`.
-fn sum(said: &str) -> &str {
+pub fn sum(said: &str) -> &str {
     said.lines()
         .find(|line| line.contains("remove"))
         .unwrap_or(said)
@@ -99,7 +99,7 @@ fn an_image_goes_with_all_that_only_it_leads_to() {
 }
 
 /// Regular files below a folder.
-fn files(folder: &Path) -> usize {
+pub fn files(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let counted = entries.map(|entry| {
         if entry.path().is_dir() {

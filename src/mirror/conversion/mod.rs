@@ -65,6 +65,12 @@ impl Conversions {
             listed: lists::names(),
         }
     }
+
+    /// Forgets what failed, and what a registry listed: it is asked again.
+    pub fn forget(&self, registry: &Registry) {
+        self.failed.invalidate_all();
+        self.listed.invalidate(registry);
+    }
 }
 
 /// A repository on the v1 side.
