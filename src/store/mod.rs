@@ -11,6 +11,7 @@ mod beside;
 mod blobs;
 mod bucket;
 mod conversions;
+mod disk;
 mod files;
 mod images;
 mod index;

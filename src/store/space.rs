@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Settings;
 use super::blobs::blob_path;
+use super::disk::Disk;
 use super::index::{BLOCK, Index, Kind, Known, footprint};
 use super::trouble::trouble;
 use crate::spec::digest::Digest;
@@ -120,13 +121,6 @@ impl Victim {
             Self::Blob(_, bytes) | Self::Aside(_, bytes) => *bytes,
         }
     }
-}
-
-/// What the file system says, in bytes.
-#[derive(Clone, Copy, Debug)]
-struct Disk {
-    free: u64,
-    keep: u64,
 }
 
 impl Space {
@@ -335,7 +329,7 @@ impl Space {
         loop {
             let written = self.account().written;
             // No look at the disk under the lock that every hit takes.
-            let disk = self.disk().ok_or(full)?;
+            let disk = Disk::of(&self.root, self.min_free).ok_or(full)?;
             let mut account = self.account();
             let too_much = (account.used().saturating_add(more)).saturating_sub(self.max_size);
             // What was written since that look may be in it or not.
@@ -364,7 +358,10 @@ impl Space {
             let bytes: u64 = victims.iter().map(Victim::bytes).sum();
             self.remove(victims).map_err(|()| full)?;
             // Some file systems free their blocks later: what they owe must not cost everything.
-            let freed = self.disk().ok_or(full)?.free.saturating_sub(disk.free);
+            let freed = Disk::of(&self.root, self.min_free)
+                .ok_or(full)?
+                .free
+                .saturating_sub(disk.free);
             if too_much == 0 && freed < bytes / 2 {
                 looks += 1;
                 if looks > LOOKS {
@@ -378,7 +375,7 @@ impl Space {
     /// Evicts a slice of what is too much, and of what makes room for the next fills. True when there may be
     /// more to do. Blocks on the disk; for the background.
     pub(super) fn trim(&self) -> bool {
-        let Some(disk) = self.disk() else {
+        let Some(disk) = Disk::of(&self.root, self.min_free) else {
             return false;
         };
         let mut account = self.account();
@@ -462,31 +459,6 @@ impl Space {
             }
         }
         outcome
-    }
-
-    /// What the file system has; `None` when it cannot say.
-    fn disk(&self) -> Option<Disk> {
-        let stat = rustix::fs::statvfs(&self.root).ok()?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a share of a disk's size; the exact byte does not matter"
-        )]
-        let keep = match self.min_free {
-            MinFree::Bytes(bytes) => bytes,
-            MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
-        };
-        Some(Disk { free, keep })
-    }
-}
-
-impl Disk {
-    /// How many bytes it lacks to keep `min_free` after `more` was written.
-    fn missing(self, more: u64) -> u64 {
-        self.keep.saturating_add(more).saturating_sub(self.free)
     }
 }
 
