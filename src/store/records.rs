@@ -126,13 +126,11 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
 
     /// Keeps a record that is nobody else's.
     pub async fn keep_here(&self, path: String, record: V) -> Arc<V> {
-        match self.written(&path, &record) {
-            Some(json) => self.keep_written(path, record, json).await,
-            None => {
-                self.remove_here(path).await;
-                Arc::new(record)
-            }
-        }
+        let Some(json) = self.written(&path, &record) else {
+            self.remove_here(path).await;
+            return Arc::new(record);
+        };
+        self.keep_written(path, record, json).await
     }
 
     /// A record as it is on disk; `None` if it would be too long.
