@@ -305,7 +305,9 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
     let mut response = response(status, wanted, fate(failure))?;
     let retry_after = match failure {
         MirrorError::TooManyRequests { retry_after } => *retry_after,
-        MirrorError::Busy { retry_after } => Some(*retry_after),
+        MirrorError::Busy { retry_after } | MirrorError::NoRoom { retry_after } => {
+            Some(*retry_after)
+        }
         MirrorError::Converting(_) => Some(CONVERTING_RETRY),
         MirrorError::Unavailable(_) => Some(Duration::from_secs(1)),
         _ => None,
@@ -339,9 +341,10 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
-        MirrorError::Busy { .. } | MirrorError::Converting(_) | MirrorError::Unavailable(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
-        }
+        MirrorError::Busy { .. }
+        | MirrorError::NoRoom { .. }
+        | MirrorError::Converting(_)
+        | MirrorError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
             (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
         }
@@ -367,6 +370,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         | MirrorError::CallerDenied => asked.detail("denied"),
         MirrorError::TooManyRequests { .. } => asked.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
+        MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
         MirrorError::Converting(_) => asked.detail("converting"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),

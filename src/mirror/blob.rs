@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::conversion::OfV1;
 use super::error::Asked;
 use super::fill::{Fill, FillError, Joined, Phase};
 use super::freshness::{Freshness, freshness, unix};
 use super::reader::{Reader, Through};
 use super::source::Source;
-use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared};
+use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared, v1_layer};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
@@ -25,7 +26,7 @@ use crate::upstream::UpstreamError;
 pub(super) type ClaimKey = (Registry, Repository, Digest);
 
 /// How long a client waits for the first sign of a cold blob.
-pub(super) const HEADER_DEADLINE: Duration = Duration::from_secs(25);
+const HEADER_DEADLINE: Duration = Duration::from_secs(25);
 /// How often a caller starts anew because a fill ended with what others were told.
 const STRANGERS: u32 = 3;
 
@@ -165,28 +166,30 @@ impl Mirror {
             };
             return Ok(BlobAnswer::here(content, cache));
         }
-        if shared
-            .restored(&origin, permit.repository(), digest)
-            .await?
-            && let Some(content) = shared.open_blob(digest, None).await
-        {
-            let cache = CacheStatus::forward(Forward::UriMiss).stored();
-            return Ok(BlobAnswer::here(content, cache.detail("converted")));
-        }
-        let source = Source::Blob {
+        let upstream = Source::Blob {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         };
+        let mut source = match shared.of_v1(&origin, permit.repository(), digest).await {
+            Some(OfV1::Made(bytes)) => {
+                let cache = CacheStatus::forward(Forward::UriMiss).stored();
+                let cache = cache.detail("converted");
+                return Ok(BlobAnswer::here(Content::Memory(bytes), cache));
+            }
+            Some(OfV1::Layer(source)) => source,
+            None => upstream.clone(),
+        };
         let mut strangers = 0;
         loop {
-            match shared.fills.join(*digest, source.clone(), claimed) {
+            let is_of_v1 = source.blob().is_none();
+            // That an image of v1 is the repository's was looked up.
+            let joined = shared
+                .fills
+                .join(*digest, source.clone(), claimed || is_of_v1);
+            match joined {
                 Joined::Fill { fill, collapsed } => {
-                    let opened =
-                        tokio::time::timeout(HEADER_DEADLINE, opened(&fill, &source)).await;
-                    let opened = opened
-                        .unwrap_or(Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))));
                     let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
-                    return match opened {
+                    return match opened(&fill, &source).await {
                         // It gave its slot up before it saw us: it goes on for us.
                         Err(FillError::Paused) => continue,
                         Ok(size) => {
@@ -205,6 +208,16 @@ impl Mirror {
                                 content,
                             })
                         }
+                        Err(error) if is_of_v1 => match v1_layer::refused(error) {
+                            // The v1 side has it no more. The v2 side may.
+                            MirrorError::Unknown { .. }
+                            | MirrorError::Unusable(_)
+                            | MirrorError::Untrue(_) => {
+                                source = upstream.clone();
+                                continue;
+                            }
+                            error => Err(error),
+                        },
                         // It ended by what another caller was told, before it came to this one.
                         Err(FillError::Upstream(_) | FillError::Commit(_))
                             if fill.ended_without(&source) && strangers < STRANGERS =>
@@ -343,8 +356,13 @@ impl Mirror {
     }
 }
 
-/// Waits until a fill knows its length, or why this source gave nothing.
+/// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
 pub(super) async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
+    let opened = tokio::time::timeout(HEADER_DEADLINE, begun(fill, source)).await;
+    opened.unwrap_or_else(|_| Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))))
+}
+
+async fn begun(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
     let mut progress = fill.follow();
     loop {
         if let Some(refusal) = fill.refusal(source) {

@@ -412,10 +412,7 @@ impl Download {
         let lost = || Interruption::Refusal(FillError::Lost);
         let whole = staged.take().ok_or_else(lost)?;
         let digest = self.fill.digest;
-        let payload = match source {
-            Source::Blob { .. } => None,
-            Source::Layer(_) => Some(source.check(&digest)),
-        };
+        let payload = source.unnamed(&digest);
         let committed = tokio::task::spawn_blocking(move || match payload {
             None => Ok((digest, whole.commit()?)),
             Some(check) => {

@@ -12,6 +12,9 @@ use crate::upstream::UpstreamError;
 /// What a client is told to wait when there is no slot.
 pub(super) const BUSY_RETRY: Duration = Duration::from_secs(5);
 
+/// What a client is told to wait when there is no room.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(30);
+
 /// Why there is no answer. The client gets the message, the log gets the chain.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MirrorError {
@@ -42,6 +45,8 @@ pub enum MirrorError {
     TooManyRequests { retry_after: Option<Duration> },
     #[error("too many downloads are under way; try again later")]
     Busy { retry_after: Duration },
+    #[error("the store has no room for this; try again later")]
+    NoRoom { retry_after: Duration },
     /// An image that only the v1 side has is being made one of v2, which goes on.
     #[error("the image is being converted; try again later")]
     Converting(ImageId),
@@ -114,6 +119,13 @@ impl MirrorError {
         Self::Unavailable(Arc::new(UpstreamError::Timeout))
     }
 
+    /// What cannot pass by uncached does not fit into the store.
+    pub(super) const fn no_room() -> Self {
+        Self::NoRoom {
+            retry_after: NO_ROOM_RETRY,
+        }
+    }
+
     /// Why a fill came to nothing, as it concerns the client.
     pub(super) fn of_fill(error: FillError) -> Self {
         match error {
@@ -122,7 +134,8 @@ impl MirrorError {
             FillError::Busy => Self::Busy {
                 retry_after: BUSY_RETRY,
             },
-            FillError::NoRoom { .. } | FillError::Paused | FillError::Lost => Self::Lost,
+            FillError::NoRoom { .. } => Self::no_room(),
+            FillError::Paused | FillError::Lost => Self::Lost,
         }
     }
 

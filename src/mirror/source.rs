@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Origin;
+use super::conversion::Packed;
 use super::freshness::{Freshness, freshness, unix};
 use super::v1::V1Origin;
 use crate::spec::digest::{Algorithm, Digest, Hasher};
@@ -28,6 +29,8 @@ pub(super) enum Source {
         repository: Repository,
     },
     Layer(Arc<Layer>),
+    /// A layer that clients of v2 read only when it is packed anew.
+    Packed(Arc<Packed>),
 }
 
 /// A layer of the v1 API.
@@ -43,6 +46,8 @@ pub(super) struct Layer {
     pub size: Option<u64>,
     /// What the registry says that the payload hashes to, one of these; empty where it says nothing.
     pub checksums: Vec<Digest>,
+    /// Its own digest, where the fill is known by that.
+    pub digest: Option<Digest>,
 }
 
 /// What tells whether bytes are right: nothing, or that what is hashed from here on is one of these.
@@ -81,6 +86,28 @@ impl Layer {
             part: Part::Layer,
         }
     }
+
+    /// [`Source::body`].
+    pub async fn body(
+        &self,
+        offset: u64,
+        end: Option<u64>,
+        total: Option<u64>,
+    ) -> Result<BlobBody, UpstreamError> {
+        let path = self.endpoint().path();
+        // It needs both ends to give a range rightly.
+        let end = end.or(total).filter(|end| *end > offset);
+        let part = end.map(|end| Span { first: offset, end });
+        let part = part.filter(|part| offset > 0 || Some(part.end) != total);
+        let upstream = &self.origin.upstream;
+        let ask = |token| upstream.v1_layer(&path, token, part, self.size);
+        let body = self.origin.asking(self.repository.as_ref(), ask).await?;
+        let is_other = |total| self.size.is_some_and(|size| size != total);
+        if self.digest.is_some() && body.total.is_some_and(is_other) {
+            return Err(UpstreamError::Protocol("a layer is not as long as it was"));
+        }
+        Ok(body)
+    }
 }
 
 impl Source {
@@ -88,7 +115,24 @@ impl Source {
     pub fn blob(&self) -> Option<(&Arc<Origin>, &Repository)> {
         match self {
             Self::Blob { origin, repository } => Some((origin, repository)),
-            Self::Layer(_) => None,
+            Self::Layer(_) | Self::Packed(_) => None,
+        }
+    }
+
+    /// The layer of the v1 API that it is, or is made of.
+    fn layer(&self) -> Option<&Layer> {
+        match self {
+            Self::Blob { .. } => None,
+            Self::Layer(layer) => Some(layer),
+            Self::Packed(packed) => Some(&packed.layer),
+        }
+    }
+
+    /// What tells whether a body is right of which only the end tells the digest.
+    pub fn unnamed(&self, key: &Digest) -> Option<Check> {
+        match self {
+            Self::Layer(layer) if layer.digest.is_none() => Some(self.check(key)),
+            Self::Blob { .. } | Self::Layer(_) | Self::Packed(_) => None,
         }
     }
 
@@ -96,6 +140,7 @@ impl Source {
         match self {
             Self::Blob { origin, .. } => &origin.registry,
             Self::Layer(layer) => &layer.origin.registry,
+            Self::Packed(packed) => &packed.layer.origin.registry,
         }
     }
 
@@ -104,6 +149,7 @@ impl Source {
         match self {
             Self::Blob { repository, .. } => repository.as_str(),
             Self::Layer(layer) => layer.id.as_str(),
+            Self::Packed(packed) => packed.layer.id.as_str(),
         }
     }
 
@@ -121,12 +167,14 @@ impl Source {
                     && origin.registry == other.registry
                     && origin.who == other.who
             }
-            (Self::Layer(layer), Self::Layer(other)) => {
+            (one, other) => {
+                let (Some(layer), Some(other)) = (one.layer(), other.layer()) else {
+                    return false;
+                };
                 layer.id == other.id
                     && layer.repository == other.repository
                     && layer.origin.registry == other.origin.registry
             }
-            _ => false,
         }
     }
 
@@ -147,21 +195,15 @@ impl Source {
         end: Option<u64>,
         total: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
-        let layer = match self {
+        match self {
             Self::Blob { origin, repository } => {
                 let upstream = &origin.upstream;
-                return upstream.blob(repository, digest, offset, end).await;
+                upstream.blob(repository, digest, offset, end).await
             }
-            Self::Layer(layer) => layer,
-        };
-        let path = layer.endpoint().path();
-        // It needs both ends to give a range rightly.
-        let end = end.or(total).filter(|end| *end > offset);
-        let part = end.map(|end| Span { first: offset, end });
-        let part = part.filter(|part| offset > 0 || Some(part.end) != total);
-        let upstream = &layer.origin.upstream;
-        let ask = |token| upstream.v1_layer(&path, token, part, layer.size);
-        layer.origin.asking(layer.repository.as_ref(), ask).await
+            Self::Layer(layer) => layer.body(offset, end, total).await,
+            // It is made from its first byte on.
+            Self::Packed(packed) => packed.body().await,
+        }
     }
 
     /// Whether it still has it, where that is not known from elsewhere.
@@ -175,20 +217,20 @@ impl Source {
                 size.map(drop)
             }
             // Whose images are, links tell before a fill is joined.
-            Self::Layer(_) => Ok(()),
+            Self::Layer(_) | Self::Packed(_) => Ok(()),
         }
     }
 
     /// What tells whether a body is right that is read from its first byte on.
     pub fn check(&self, digest: &Digest) -> Check {
         let layer = match self {
-            Self::Blob { .. } => {
+            Self::Layer(layer) if layer.digest.is_none() => layer,
+            Self::Blob { .. } | Self::Layer(_) | Self::Packed(_) => {
                 return Check {
                     hasher: Hasher::new(digest.algorithm()),
                     expected: vec![*digest],
                 };
             }
-            Self::Layer(layer) => layer,
         };
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(&layer.json);
@@ -211,6 +253,9 @@ impl Source {
                 }
                 *digest
             }
+            // Whose they are, links told before.
+            Self::Packed(_) => *digest,
+            Self::Layer(layer) if layer.digest.is_some() => *digest,
             Self::Layer(layer) => {
                 let what = layer.endpoint();
                 let known = store.v1.open(&layer.origin.registry, &what);

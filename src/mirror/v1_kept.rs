@@ -21,7 +21,7 @@ use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
-use crate::store::{V1Body, trouble};
+use crate::store::{Store, V1Body, trouble};
 use crate::upstream::UpstreamError;
 
 /// A question, and whose token it is asked with.
@@ -119,7 +119,10 @@ impl Mirror {
     ) -> Result<V1Answer, MirrorError> {
         let origin = self.v1_origin(claim.registry())?;
         let repository = self.v1_claimed(&origin, claim, id).await?;
-        let mut answer = self.v1_part(&origin, repository, id, Part::Json).await?;
+        let mut answer = self
+            .shared
+            .v1_part(&origin, repository, id, Part::Json)
+            .await?;
         if answer.layer_size.is_none() {
             // Some registries do not say it.
             let part = Part::Layer;
@@ -146,6 +149,7 @@ impl Mirror {
         let repository = self.v1_claimed(&origin, claim, id).await?;
         let seen_in = repository.clone();
         let answer = self
+            .shared
             .v1_part(&origin, repository, id, Part::Ancestry)
             .await?;
         let ids = ids_in_list(&answer.bytes);
@@ -203,39 +207,6 @@ impl Mirror {
         })
     }
 
-    /// A description or ancestry, from here or from its registry.
-    pub(super) async fn v1_part(
-        &self,
-        origin: &Arc<V1Origin>,
-        repository: Option<Repository>,
-        id: &ImageId,
-        part: Part,
-    ) -> Result<V1Answer, MirrorError> {
-        let what = Endpoint::Image {
-            id: id.clone(),
-            part,
-        };
-        if let Some(known) = self.shared.v1_pointer(origin, &what).await
-            && let Some(fetched) = self.shared.v1_bytes(&known).await
-        {
-            return Ok(V1Answer::of(fetched, CacheStatus::HIT));
-        }
-        let question = (origin.registry.clone(), what, repository);
-        let start = || {
-            let (shared, origin) = (self.shared.clone(), origin.clone());
-            shared.v1_fetch(origin, question.clone())
-        };
-        let asked = self.shared.asking.join(question.clone(), start);
-        let Ok((fetched, collapsed)) = tokio::time::timeout(UNCACHED_DEADLINE, asked).await else {
-            return Err(MirrorError::late());
-        };
-        let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
-        let cache = CacheStatus::forward(Forward::UriMiss)
-            .stored()
-            .collapsed(collapsed);
-        Ok(V1Answer::of(fetched, cache))
-    }
-
     /// Asks for a list anew. Where the upstream cannot answer, or not soon enough, what was `known` is the
     /// answer, with its age; the question goes on behind it.
     async fn v1_revalidate(
@@ -251,11 +222,7 @@ impl Mirror {
             None => None,
         };
         let question = (origin.registry.clone(), what, Some(repository.clone()));
-        let start = || {
-            let (shared, origin) = (self.shared.clone(), origin.clone());
-            shared.v1_fetch(origin, question.clone())
-        };
-        let asked = self.shared.asking.join(question.clone(), start);
+        let asked = self.shared.v1_question(origin, question);
         let within = if stale.is_some() {
             origin.patience
         } else {
@@ -292,6 +259,54 @@ impl Mirror {
 }
 
 impl Shared {
+    /// A description or ancestry, from here or from its registry.
+    pub(super) async fn v1_part(
+        &self,
+        origin: &Arc<V1Origin>,
+        repository: Option<Repository>,
+        id: &ImageId,
+        part: Part,
+    ) -> Result<V1Answer, MirrorError> {
+        let what = Endpoint::Image {
+            id: id.clone(),
+            part,
+        };
+        if let Some(known) = self.v1_pointer(origin, &what).await
+            && let Some(fetched) = self.v1_bytes(&known).await
+        {
+            return Ok(V1Answer::of(fetched, CacheStatus::HIT));
+        }
+        self.v1_anew(origin, repository, what).await
+    }
+
+    /// Something short, as its registry has it now. It is kept.
+    pub(super) async fn v1_anew(
+        &self,
+        origin: &Arc<V1Origin>,
+        repository: Option<Repository>,
+        what: Endpoint,
+    ) -> Result<V1Answer, MirrorError> {
+        let asked = self.v1_question(origin, (origin.registry.clone(), what, repository));
+        let Ok((fetched, collapsed)) = tokio::time::timeout(UNCACHED_DEADLINE, asked).await else {
+            return Err(MirrorError::late());
+        };
+        let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
+        let cache = CacheStatus::forward(Forward::UriMiss)
+            .stored()
+            .collapsed(collapsed);
+        Ok(V1Answer::of(fetched, cache))
+    }
+
+    /// Asks, unless that is being asked already.
+    async fn v1_question(
+        &self,
+        origin: &Arc<V1Origin>,
+        question: Question,
+    ) -> (Option<Result<Fetched, MirrorError>>, bool) {
+        let start = || fetched(self.store.clone(), origin.clone(), question.clone());
+        self.asking.join(question.clone(), start).await
+    }
+
     /// What is known of something. A disk that cannot say counts as nothing.
     pub(super) async fn v1_pointer(
         &self,
@@ -318,51 +333,51 @@ impl Shared {
         let body = known.clone();
         Some(Fetched { body, bytes })
     }
+}
 
-    /// Asks the registry, or its index where that keeps it, and keeps the answer.
-    async fn v1_fetch(
-        self: Arc<Self>,
-        origin: Arc<V1Origin>,
-        question: Question,
-    ) -> Result<Fetched, MirrorError> {
-        let (registry, what, repository) = question;
-        let (headers, bytes) = match ask(&origin, &what, repository.as_ref()).await {
-            Ok(answered) => answered,
-            Err(error) => {
-                if matches!(error, UpstreamError::NotFound) {
-                    self.store.v1.remove(&registry, &what).await;
-                }
-                let asked = match what {
-                    Endpoint::Image { .. } => Asked::Image,
-                    Endpoint::Named { .. } => Asked::Repository,
-                };
-                return Err(failed(error, asked));
+/// Asks the registry, or its index where that keeps it, and keeps the answer.
+async fn fetched(
+    store: Arc<Store>,
+    origin: Arc<V1Origin>,
+    question: Question,
+) -> Result<Fetched, MirrorError> {
+    let (registry, what, repository) = question;
+    let (headers, bytes) = match ask(&origin, &what, repository.as_ref()).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            if matches!(error, UpstreamError::NotFound) {
+                store.v1.remove(&registry, &what).await;
             }
-        };
-        if !is_usable(&what, &bytes) {
-            let error = UpstreamError::Protocol("it is not what was asked for");
-            return Err(MirrorError::Unusable(Arc::new(error)));
+            let asked = match what {
+                Endpoint::Image { .. } => Asked::Image,
+                Endpoint::Named { .. } => Asked::Repository,
+            };
+            return Err(failed(error, asked));
         }
-        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
-        let checksum = text("x-docker-checksum-payload");
-        let body = V1Body {
-            digest: Digest::of(Algorithm::Sha256, &bytes),
-            size: bytes.len() as u64,
-            checked_at: unix(SystemTime::now()),
-            layer_size: text("x-docker-size").and_then(|size| size.parse().ok()),
-            checksum: checksum.or_else(|| text("x-docker-payload-checksum")),
-        };
-        let (blobs, digest, kept) = (self.store.blobs.clone(), body.digest, bytes.clone());
-        let keep = tokio::task::spawn_blocking(move || match blobs.open(&digest, None) {
-            Ok(Some(_)) => Ok(()),
-            _ => blobs.keep(&digest, &kept),
-        });
-        if let Ok(Err(error)) = keep.await {
-            trouble("a body of the v1 API cannot be kept", &error);
-        }
-        let body = self.store.v1.point(&registry, &what, body).await;
-        Ok(Fetched { body, bytes })
+    };
+    if !is_usable(&what, &bytes) {
+        let error = UpstreamError::Protocol("it is not what was asked for");
+        return Err(MirrorError::Unusable(Arc::new(error)));
     }
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    let checksum = text("x-docker-checksum-payload");
+    let body = V1Body {
+        digest: Digest::of(Algorithm::Sha256, &bytes),
+        size: bytes.len() as u64,
+        checked_at: unix(SystemTime::now()),
+        layer_size: text("x-docker-size").and_then(|size| size.parse().ok()),
+        checksum: checksum.or_else(|| text("x-docker-payload-checksum")),
+    };
+    let (blobs, digest, kept) = (store.blobs.clone(), body.digest, bytes.clone());
+    let keep = tokio::task::spawn_blocking(move || match blobs.open(&digest, None) {
+        Ok(Some(_)) => Ok(()),
+        _ => blobs.keep(&digest, &kept),
+    });
+    if let Ok(Err(error)) = keep.await {
+        trouble("a body of the v1 API cannot be kept", &error);
+    }
+    let body = store.v1.point(&registry, &what, body).await;
+    Ok(Fetched { body, bytes })
 }
 
 /// Asks for something short.

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::blob::{BlobAnswer, Content, HEADER_DEADLINE, opened};
+use super::blob::{BlobAnswer, Content, opened};
 use super::error::Asked;
 use super::error::BUSY_RETRY;
 use super::fill::{Fill, FillError, Joined, Phase};
 use super::source::{Layer, Source, checksums};
 use super::v1::{Claim, V1Origin};
-use super::{Mirror, MirrorError, v1_kept};
+use super::{Mirror, MirrorError, Shared, v1_kept};
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::name::Repository;
@@ -35,20 +35,18 @@ impl Mirror {
     ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.v1_origin(claim.registry())?;
         let repository = self.v1_claimed(&origin, claim, id).await?;
-        if let Some((_, size, content)) = self.layer_here(&origin, id).await {
+        if let Some(KeptLayer { size, content, .. }) = self.shared.layer_here(&origin, id).await {
             return Ok(BlobAnswer {
                 size: Some(size),
                 cache: CacheStatus::HIT,
                 content,
             });
         }
-        let source = self.layer_source(&origin, repository, id).await?;
+        let source = self.shared.layer_source(&origin, repository, id).await?;
         loop {
-            let (fill, collapsed) = self.layer_fill(&origin, id, &source);
-            let opened = tokio::time::timeout(HEADER_DEADLINE, opened(&fill, &source)).await;
-            let late = || Err(FillError::Upstream(Arc::new(UpstreamError::Timeout)));
+            let (fill, collapsed) = self.shared.layer_fill(&origin, id, &source);
             let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
-            let (size, cache, content) = match opened.unwrap_or_else(|_| late()) {
+            let (size, cache, content) = match opened(&fill, &source).await {
                 Ok(size) => (size, cache.stored(), Content::Fill(fill, source)),
                 // It gave its slot up before it saw us: it goes on for us.
                 Err(FillError::Paused) => continue,
@@ -69,7 +67,7 @@ impl Mirror {
     /// Makes sure that an image's layer is in the store; its digest and its length in bytes.
     ///
     /// # Errors
-    /// As [`Mirror::v1_layer`]; [`MirrorError::Busy`] where there is no room for it.
+    /// As [`Mirror::v1_layer`]; [`MirrorError::NoRoom`] where it cannot be kept.
     pub async fn v1_layer_kept(
         &self,
         claim: Claim<'_>,
@@ -77,24 +75,8 @@ impl Mirror {
     ) -> Result<(Digest, u64), MirrorError> {
         let origin = self.v1_origin(claim.registry())?;
         let repository = self.v1_claimed(&origin, claim, id).await?;
-        let mut source = None;
-        for _ in 0..ATTEMPTS {
-            if let Some((digest, size, _)) = self.layer_here(&origin, id).await {
-                return Ok((digest, size));
-            }
-            let source = match &source {
-                Some(source) => source,
-                None => source.insert(self.layer_source(&origin, repository.clone(), id).await?),
-            };
-            let (fill, _) = self.layer_fill(&origin, id, source);
-            match ended(&fill).await {
-                Ok(()) | Err(FillError::Paused) => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
-        Err(MirrorError::Busy {
-            retry_after: BUSY_RETRY,
-        })
+        let kept = self.shared.layer_kept(&origin, repository, id).await?;
+        Ok((kept.digest, kept.size))
     }
 
     /// The length of a layer that is known here, in bytes.
@@ -111,12 +93,56 @@ impl Mirror {
         let known = self.shared.v1_pointer(&origin, &endpoint(id)).await;
         Ok(known.map(|known| known.size))
     }
+}
 
-    /// A layer that is here: its digest, its length in bytes and the bytes.
-    async fn layer_here(&self, origin: &V1Origin, id: &ImageId) -> Option<(Digest, u64, Content)> {
-        let known = self.shared.v1_pointer(origin, &endpoint(id)).await?;
-        let content = self.shared.open_blob(&known.digest, Some(known.size));
-        Some((known.digest, known.size, content.await?))
+/// A layer that is in the store.
+#[derive(Debug)]
+pub(super) struct KeptLayer {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    pub content: Content,
+}
+
+impl Shared {
+    /// Fetches a layer, unless it is here.
+    ///
+    /// # Errors
+    /// What the upstream said; [`MirrorError::NoRoom`] where it cannot be kept.
+    pub(super) async fn layer_kept(
+        &self,
+        origin: &Arc<V1Origin>,
+        repository: Option<Repository>,
+        id: &ImageId,
+    ) -> Result<KeptLayer, MirrorError> {
+        let mut source = None;
+        for _ in 0..ATTEMPTS {
+            if let Some(kept) = self.layer_here(origin, id).await {
+                return Ok(kept);
+            }
+            let source = match &source {
+                Some(source) => source,
+                None => source.insert(self.layer_source(origin, repository.clone(), id).await?),
+            };
+            let (fill, _) = self.layer_fill(origin, id, source);
+            match ended(&fill).await {
+                Ok(()) | Err(FillError::Paused) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        // It had to go as soon as it came.
+        Err(MirrorError::no_room())
+    }
+
+    /// A layer that is here.
+    async fn layer_here(&self, origin: &V1Origin, id: &ImageId) -> Option<KeptLayer> {
+        let known = self.v1_pointer(origin, &endpoint(id)).await?;
+        let content = self.open_blob(&known.digest, Some(known.size)).await?;
+        Some(KeptLayer {
+            digest: known.digest,
+            size: known.size,
+            content,
+        })
     }
 
     /// Where to get a layer. What it is checked by comes with the image's description.
@@ -136,12 +162,13 @@ impl Mirror {
             checksums: json.checksum.as_deref().map(checksums).unwrap_or_default(),
             size: json.layer_size,
             json: json.bytes,
+            digest: None,
         })))
     }
 
     /// The fill of a layer, and whether it was under way already.
     fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &Source) -> (Arc<Fill>, bool) {
-        let (fills, key) = (&self.shared.fills, Layer::key(&origin.registry, id));
+        let (fills, key) = (&self.fills, Layer::key(&origin.registry, id));
         loop {
             // Whose images are was decided before.
             if let Joined::Fill { fill, collapsed } = fills.join(key, source.clone(), true) {
@@ -151,7 +178,7 @@ impl Mirror {
     }
 }
 
-fn endpoint(id: &ImageId) -> Endpoint {
+pub(super) fn endpoint(id: &ImageId) -> Endpoint {
     Endpoint::Image {
         id: id.clone(),
         part: Part::Layer,
@@ -174,11 +201,12 @@ async fn ended(fill: &Fill) -> Result<(), FillError> {
 }
 
 /// What a fill's end means for the client.
-fn refused(error: FillError) -> MirrorError {
+pub(super) fn refused(error: FillError) -> MirrorError {
     match error {
         FillError::Upstream(error) => v1_kept::of(error, Asked::Image),
         FillError::Commit(error) => MirrorError::Untrue(error),
-        FillError::Busy | FillError::NoRoom { .. } | FillError::Paused => MirrorError::Busy {
+        FillError::NoRoom { .. } => MirrorError::no_room(),
+        FillError::Busy | FillError::Paused => MirrorError::Busy {
             retry_after: BUSY_RETRY,
         },
         FillError::Lost => MirrorError::Lost,

@@ -254,6 +254,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::Challenged(_)
         | MirrorError::CallerDenied
         | MirrorError::NotPublic
+        | MirrorError::NoRoom { .. }
         | MirrorError::Unavailable(_)
         | MirrorError::Unusable(_)
         | MirrorError::Untrue(_)

@@ -8,7 +8,6 @@ mod addresses;
 mod auth;
 mod catalogue;
 mod clients;
-mod elsewhere;
 mod error;
 mod limits;
 mod pass;
@@ -22,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
+use tokio::sync::mpsc;
 
 pub use account::{Account, Credentials};
 pub use catalogue::CataloguePage;
@@ -135,16 +135,37 @@ pub struct BlobBody {
     pub offset: u64,
     /// The host that sends it and its `ETag`: a later part must be of the same.
     pub version: Option<(String, String)>,
-    response: reqwest::Response,
+    sent: Sent,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Response(reqwest::Response),
+    /// Made here, of what an upstream sends.
+    Made(mpsc::Receiver<Result<Bytes, UpstreamError>>),
 }
 
 impl BlobBody {
+    /// A whole body of `total` bytes that is made of another one.
+    pub const fn made(total: u64, pieces: mpsc::Receiver<Result<Bytes, UpstreamError>>) -> Self {
+        Self {
+            total: Some(total),
+            offset: 0,
+            version: None,
+            sent: Sent::Made(pieces),
+        }
+    }
+
     /// The next bytes; `None` at the announced end.
     ///
     /// # Errors
     /// A body that is cut off or stalls is an error, never an end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let chunk = self.response.chunk().await?;
+        let response = match &mut self.sent {
+            Sent::Response(response) => response,
+            Sent::Made(pieces) => return pieces.recv().await.transpose(),
+        };
+        let chunk = response.chunk().await?;
         metrics::pulled(Content::Blob, chunk.as_ref().map_or(0, Bytes::len));
         Ok(chunk)
     }
@@ -343,7 +364,7 @@ impl Upstream {
                 total: length,
                 offset,
                 version,
-                response,
+                sent: Sent::Response(response),
             });
         }
         if response.status() != StatusCode::PARTIAL_CONTENT {
@@ -352,7 +373,7 @@ impl Upstream {
                 total: length,
                 offset: 0,
                 version,
-                response,
+                sent: Sent::Response(response),
             });
         }
         let total = response
@@ -366,7 +387,7 @@ impl Upstream {
             total: Some(total),
             offset,
             version,
-            response,
+            sent: Sent::Response(response),
         })
     }
 

@@ -13,7 +13,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::limits::Kind;
 use super::pass::answered;
 use super::transport::{Answered, Ask, Whose};
-use super::{BODY_HEADERS, BlobBody, Passed, Passing, Upstream, UpstreamError, content_length};
+use super::{
+    BODY_HEADERS, BlobBody, Passed, Passing, Sent, Upstream, UpstreamError, content_length,
+};
 use crate::spec::range::Span;
 
 impl Upstream {
@@ -150,7 +152,7 @@ impl Upstream {
                 total,
                 offset,
                 version,
-                response,
+                sent: Sent::Response(response),
             });
         }
     }

@@ -1,20 +1,20 @@
-//! A layer of the v1 API as it streams by: what its bytes are called, what they unpack to, and what is kept.
-//!
-//! What is packed by gzip is kept as it is; by xz, or not at all, it is packed anew, since not every client of
-//! v2 reads it. All of this blocks, and holds a few hundred KiB, whatever comes.
+//! What a layer of the v1 API is to clients of v2: what is packed by gzip stays as it is; by xz, or not at all,
+//! it is packed anew, since not every client of v2 reads it. All of this blocks, and holds a few hundred KiB,
+//! whatever comes.
 
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, BufReader, Cursor, Read, Write};
+use std::os::unix::fs::FileExt as _;
 
-use bytes::{Buf as _, Bytes};
 use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
-use tokio::sync::mpsc;
 
 use super::gzip::Gzip;
+use crate::mirror::blob::Content;
+use crate::mirror::v1_layer::KeptLayer;
 use crate::spec::conversion::Layer;
 use crate::spec::digest::{Algorithm, Digest, Hasher};
-use crate::store::{Blobs, CommitError, StagedBlob};
+use crate::store::{Blob, Blobs, CommitError, StagedBlob};
 
 /// What is unpacked at once, in bytes.
 const PIECE: usize = 64 << 10;
@@ -28,14 +28,6 @@ const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 /// bzip2, zstd: neither do clients of v2 read the one, nor did those of v1 write the other.
 const OTHERS: [&[u8]; 2] = [b"BZh", &[0x28, 0xb5, 0x2f, 0xfd]];
 
-/// A piece of a layer's body.
-#[derive(Debug)]
-pub(super) enum Piece {
-    Bytes(Bytes),
-    /// That was all: a body without this is broken off.
-    End,
-}
-
 /// Why a layer did not become a blob.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LayerError {
@@ -47,119 +39,127 @@ pub(super) enum LayerError {
     Kind,
     #[error("a layer unpacks to too much")]
     TooLong,
-    #[error("a layer is not what its checksum says")]
-    Checksum,
-    #[error("the body of a layer was broken off")]
-    Broken,
+    #[error("a layer cannot be read")]
+    Read(#[source] io::Error),
 }
 
-/// How a layer is to be read.
-#[derive(Debug)]
-pub(super) struct Task {
-    pub blobs: Blobs,
-    /// What the blob is staged as: its digest, where that is known.
-    pub key: Digest,
-    /// Whether it must have that digest.
-    pub known: bool,
-    /// What is to be expected, in bytes.
-    pub size: Option<u64>,
-    /// A sum that has begun, and what it must come to with the body.
-    pub checksum: Option<(Hasher, Digest)>,
+/// How a layer is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Gzip,
+    Xz,
+    Plain,
 }
 
-impl Task {
-    /// Reads a layer to its end and keeps it.
-    ///
-    /// # Errors
-    /// Why there is none; nothing is kept then.
-    pub fn read(self, pieces: mpsc::Receiver<Piece>) -> Result<Layer, LayerError> {
-        let reservation = self.blobs.reserve(self.size.unwrap_or(0));
-        let reservation = reservation.map_err(CommitError::from)?;
-        let staged = self.blobs.stage_unnamed(&self.key, reservation, None);
-        let mut kept = Kept {
-            staged: staged.map_err(CommitError::from)?,
+/// What a layer that is in the store is to clients of v2. What has to be packed anew is kept, staged as `key`.
+///
+/// # Errors
+/// Why it is nothing; nothing more is kept then.
+pub(super) fn examined(blobs: &Blobs, key: &Digest, kept: KeptLayer) -> Result<Layer, LayerError> {
+    let KeptLayer {
+        digest,
+        size,
+        content,
+    } = kept;
+    let (kind, whole) = sniffed(opened(content)?)?;
+    let mut diff = Diff::default();
+    let (digest, size) = if kind == Kind::Gzip {
+        let read = copy(MultiGzDecoder::new(whole), &mut diff);
+        read.map_err(|_| diff.failure())?;
+        (digest, size)
+    } else {
+        let reservation = blobs.reserve(size).map_err(CommitError::from)?;
+        let staged = blobs.stage_unnamed(key, reservation, None);
+        let mut staged = Staged {
+            blob: staged.map_err(CommitError::from)?,
             failed: None,
         };
-        let (sum, expected) = self.checksum.unzip();
-        let mut body = Body {
-            pieces,
-            current: Bytes::new(),
-            received: 0,
-            sum,
-            ended: false,
-            broken: false,
-        };
-        let mut diff = Diff::default();
-        let unpacked = unpack(&mut body, &mut kept, &mut diff);
-        if let Some(failed) = kept.failed {
+        let packed = pack(kind, whole, &mut staged, &mut diff);
+        if let Some(failed) = staged.failed {
             return Err(failed.into());
         }
-        // The first cause: what is cut off cannot be unpacked either.
-        if body.broken {
-            return Err(LayerError::Broken);
-        }
-        unpacked?;
-        body.drain().map_err(|_| LayerError::Broken)?;
-        if let (Some(sum), Some(expected)) = (body.sum, expected)
-            && sum.finish() != expected
-        {
-            return Err(LayerError::Checksum);
-        }
-        let diff_id = diff.sum.finish();
-        if !diff.seen {
-            return Ok(Layer {
-                digest: diff_id,
-                size: body.received,
-                diff_id,
-                is_empty: true,
-            });
-        }
-        let size = kept.staged.written();
-        let digest = if self.known {
-            kept.staged.commit()?;
-            self.key
+        packed?;
+        if diff.seen {
+            let size = staged.blob.written();
+            (staged.blob.commit_unnamed()?.0, size)
         } else {
-            kept.staged.commit_unnamed()?.0
-        };
-        Ok(Layer {
-            digest,
-            size,
-            diff_id,
-            is_empty: false,
-        })
-    }
-}
-
-/// Unpacks a body into `diff`, and what is to be served into `kept`.
-fn unpack(body: &mut Body, kept: &mut Kept, diff: &mut Diff) -> Result<(), LayerError> {
-    let mut head = Vec::new();
-    let sniffed = body.by_ref().take(XZ.len() as u64).read_to_end(&mut head);
-    sniffed.map_err(|_| LayerError::Broken)?;
-    let is = |magic: &&[u8]| head.starts_with(magic);
-    if OTHERS.iter().any(is) {
-        return Err(LayerError::Kind);
-    }
-    let (is_gzip, is_xz) = (is(&GZIP), is(&XZ));
-    let whole = Read::chain(Cursor::new(head), body);
-    let copied = if is_gzip {
-        let mut decoder = MultiGzDecoder::new(Tee { whole, kept });
-        copy(&mut decoder, diff)
-    } else if is_xz {
-        Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)
-            .map_err(io::Error::from)
-            .and_then(|stream| pack(XzDecoder::new_stream(whole, stream), kept, diff))
-    } else {
-        pack(whole, kept, diff)
+            (digest, size)
+        }
     };
-    copied.map_err(|_| match diff.length {
-        length if length > MOST => LayerError::TooLong,
-        _ => LayerError::Packing,
+    let diff_id = diff.sum.finish();
+    Ok(Layer {
+        // One without entries is no blob of any manifest.
+        digest: if diff.seen { digest } else { diff_id },
+        size,
+        diff_id,
+        is_empty: !diff.seen,
     })
 }
 
-/// Packs an archive into `kept`.
-fn pack(archive: impl Read, kept: &mut Kept, diff: &mut Diff) -> io::Result<()> {
-    let mut packed = Gzip::new(kept)?;
+/// Writes what clients of v2 get of a layer.
+///
+/// # Errors
+/// Why that is nothing.
+pub(super) fn repacked(layer: impl Read, out: &mut impl Write) -> Result<(), LayerError> {
+    let (kind, whole) = sniffed(layer)?;
+    match kind {
+        Kind::Gzip => copy(whole, out).map_err(LayerError::Read),
+        Kind::Xz | Kind::Plain => pack(kind, whole, out, &mut Diff::default()),
+    }
+}
+
+/// Reads what is in the store.
+pub(super) fn opened(content: Content) -> Result<Box<dyn Read + Send>, LayerError> {
+    match content {
+        Content::Memory(bytes) => Ok(Box::new(Cursor::new(bytes))),
+        Content::File(blob) => Ok(Box::new(BufReader::with_capacity(
+            PIECE,
+            File { blob, at: 0 },
+        ))),
+        Content::Fill(..) | Content::Elsewhere(..) => {
+            let not_here = io::Error::from(io::ErrorKind::NotFound);
+            Err(LayerError::Read(not_here))
+        }
+    }
+}
+
+/// A layer whose first bytes were looked at.
+type Whole<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
+/// How a layer is packed, and all of it.
+fn sniffed<R: Read>(mut layer: R) -> Result<(Kind, Whole<R>), LayerError> {
+    let mut head = Vec::new();
+    let sniffed = layer.by_ref().take(XZ.len() as u64).read_to_end(&mut head);
+    sniffed.map_err(LayerError::Read)?;
+    let is = |magic: &&[u8]| head.starts_with(magic);
+    let kind = match () {
+        () if OTHERS.iter().any(is) => return Err(LayerError::Kind),
+        () if is(&GZIP) => Kind::Gzip,
+        () if is(&XZ) => Kind::Xz,
+        () => Kind::Plain,
+    };
+    Ok((kind, Cursor::new(head).chain(layer)))
+}
+
+/// Packs what is not packed by gzip.
+fn pack(
+    kind: Kind,
+    whole: impl Read,
+    out: &mut impl Write,
+    diff: &mut Diff,
+) -> Result<(), LayerError> {
+    let packed = if kind == Kind::Xz {
+        Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)
+            .map_err(io::Error::from)
+            .and_then(|stream| gzipped(XzDecoder::new_stream(whole, stream), out, diff))
+    } else {
+        gzipped(whole, out, diff)
+    };
+    packed.map_err(|_| diff.failure())
+}
+
+fn gzipped(archive: impl Read, out: &mut impl Write, diff: &mut Diff) -> io::Result<()> {
+    let mut packed = Gzip::new(out)?;
     let both = &mut Both {
         diff,
         packed: &mut packed,
@@ -180,56 +180,32 @@ fn copy(mut from: impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// A body as it arrives. It ends only where its sender said so.
-struct Body {
-    pieces: mpsc::Receiver<Piece>,
-    current: Bytes,
-    received: u64,
-    sum: Option<Hasher>,
-    ended: bool,
-    broken: bool,
+/// A blob from its begin to its end, whoever else reads it.
+struct File {
+    blob: Blob,
+    at: u64,
 }
 
-impl Body {
-    /// Reads on to the end.
-    fn drain(&mut self) -> io::Result<()> {
-        copy(self, &mut io::sink())
-    }
-}
-
-impl Read for Body {
+impl Read for File {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() && !self.ended {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => {
-                    self.received += bytes.len() as u64;
-                    if let Some(sum) = &mut self.sum {
-                        sum.update(&bytes);
-                    }
-                    self.current = bytes;
-                }
-                Some(Piece::End) => self.ended = true,
-                None => {
-                    self.broken = true;
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
-            }
+        let read = self.blob.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        if read == 0 && self.at < self.blob.size && !buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let read = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..read]);
         Ok(read)
     }
 }
 
 /// What is to be a blob.
-struct Kept {
-    staged: StagedBlob,
+struct Staged {
+    blob: StagedBlob,
     failed: Option<CommitError>,
 }
 
-impl Write for Kept {
+impl Write for Staged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.staged.append(bytes).map_err(|error| {
+        self.blob.append(bytes).map_err(|error| {
             self.failed = Some(error);
             io::Error::other("it cannot be kept")
         })?;
@@ -241,26 +217,22 @@ impl Write for Kept {
     }
 }
 
-/// Keeps what is read.
-struct Tee<'a, R> {
-    whole: R,
-    kept: &'a mut Kept,
-}
-
-impl<R: Read> Read for Tee<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.whole.read(buffer)?;
-        self.kept.write_all(&buffer[..read])?;
-        Ok(read)
-    }
-}
-
 /// An archive, as far as it counts.
 struct Diff {
     sum: Hasher,
     length: u64,
     /// Whether anything but zeros was seen: an archive of zeros has no entries.
     seen: bool,
+}
+
+impl Diff {
+    fn failure(&self) -> LayerError {
+        if self.length > MOST {
+            LayerError::TooLong
+        } else {
+            LayerError::Packing
+        }
+    }
 }
 
 impl Default for Diff {

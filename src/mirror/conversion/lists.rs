@@ -68,7 +68,7 @@ impl Shared {
         if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
             return asked.map_err(refused);
         }
-        let Some(of_v1) = side.tags().await? else {
+        let Some(of_v1) = side.tags(self).await? else {
             return asked.map_err(refused);
         };
         let mut all: BTreeSet<String> = of_v1.keys().cloned().collect();

@@ -4,13 +4,14 @@
 //! The v2 side is asked first, and what it has wins. What it says 404 to is asked of the v1 side, with our own
 //! login there; the client's right was to the repository that is read in either case. A conversion belongs to
 //! nobody: it goes on when its clients have left, and what it read of an image counts for every other that
-//! stands on it. Layers are evicted like all others, and read again; everything else is made anew from what is
-//! known of them.
+//! stands on it. Layers are read as those of clients of v1 are, and kept for them as well; those that are evicted
+//! come again by fills like any blob. Everything else is made anew from what is known of them.
 
 mod ask;
 mod gzip;
 mod layer;
 mod lists;
+mod packed;
 mod work;
 
 use std::sync::Arc;
@@ -20,9 +21,10 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::freshness::unix;
+use super::source::{Layer, Source};
 use super::tag::TagKey;
 use super::v1::V1Origin;
-use super::{MirrorError, Origin, Shared};
+use super::{MirrorError, Origin, Shared, v1_layer};
 use crate::flight::Flights;
 use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, DOCKER_MANIFEST};
@@ -30,10 +32,14 @@ use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::{ImageId, plain};
 use crate::store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, trouble};
 
+pub(super) use packed::Packed;
+
 /// How long a client waits for a conversion, from its request on: it hears of it within 25 s.
 const WAIT: Duration = Duration::from_secs(23);
 /// How many layers are read at once, whoever waits for them.
 const SLOTS: usize = 6;
+/// How many layers that were evicted are packed anew at once.
+const PACKED: usize = 16;
 /// How long an image that cannot be converted is not tried again, and how many of them are remembered.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 const FAILED: u64 = 10_000;
@@ -45,8 +51,8 @@ type ImageKey = (Registry, ImageId);
 pub(super) struct Conversions {
     converting: Flights<ImageKey, Result<Made, MirrorError>>,
     reading: Flights<ImageKey, Result<KnownImage, MirrorError>>,
-    restoring: Flights<(Registry, Digest), Result<(), MirrorError>>,
     slots: Semaphore,
+    packing: Arc<Semaphore>,
     failed: moka::sync::Cache<ImageKey, MirrorError>,
     listed: lists::Names,
 }
@@ -56,8 +62,8 @@ impl Conversions {
         Self {
             converting: Flights::default(),
             reading: Flights::default(),
-            restoring: Flights::default(),
             slots: Semaphore::new(SLOTS),
+            packing: Arc::new(Semaphore::new(PACKED)),
             failed: moka::sync::Cache::builder()
                 .max_capacity(FAILED)
                 .time_to_live(FAILED_FOR)
@@ -79,6 +85,14 @@ struct Side {
     registry: Registry,
     repository: Repository,
     v1: Arc<V1Origin>,
+}
+
+/// Where the bytes of a converted image's blob are to be had.
+#[derive(Debug)]
+pub(super) enum OfV1 {
+    /// Here: they were made anew.
+    Made(Bytes),
+    Layer(Source),
 }
 
 impl Shared {
@@ -110,7 +124,7 @@ impl Shared {
         let Some(side) = side.filter(|_| *class != AcceptClass::Schema1) else {
             return Ok(None);
         };
-        let Some(top) = side.tag(tag).await? else {
+        let Some(top) = side.tag(self, tag).await? else {
             return Ok(None);
         };
         let made = self.store.conversions.made(registry, &top).await;
@@ -177,36 +191,49 @@ impl Shared {
         None
     }
 
-    /// Brings the bytes of a converted image's blob back: true when they are here.
-    ///
-    /// # Errors
-    /// [`MirrorError::Converting`] while a layer is under way, and why the v1 side could not be asked.
-    pub(super) async fn restored(
-        self: &Arc<Self>,
+    /// Where the bytes of a converted image's blob are to be had that are not here; `None` where it is none of
+    /// the repository's.
+    pub(super) async fn of_v1(
+        &self,
         origin: &Origin,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<bool, MirrorError> {
-        let Some((side, id, kind)) = self.claim_of_v1(origin, repository, digest).await else {
-            return Ok(false);
-        };
+    ) -> Option<OfV1> {
+        let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
         match kind {
-            MadeKind::Manifest => return Ok(false),
-            MadeKind::Config => return Ok(self.remade(origin, digest).await.is_some()),
-            MadeKind::Layer => {}
+            MadeKind::Manifest => None,
+            MadeKind::Config => self.remade(origin, digest).await.map(OfV1::Made),
+            MadeKind::Layer => {
+                let source = self.layer_of_v1(side, id, *digest).await?;
+                Some(OfV1::Layer(source))
+            }
         }
-        let start = || self.clone().restore(side, id.clone(), *digest);
-        let key = (origin.registry.clone(), *digest);
-        let restoring = self.conversions.restoring.join(key, start);
-        match tokio::time::timeout(WAIT, restoring).await {
-            Ok((restored, _)) => match restored.unwrap_or(Err(MirrorError::Lost)) {
-                Ok(()) => Ok(true),
-                // The v1 side no longer has it. The v2 side may.
-                Err(MirrorError::Unusable(_) | MirrorError::Untrue(_)) => Ok(false),
-                Err(error) => Err(error),
-            },
-            Err(_) => Err(MirrorError::Converting(id)),
-        }
+    }
+
+    /// Where to get a layer again, which must come out as it was.
+    async fn layer_of_v1(&self, side: Side, id: ImageId, digest: Digest) -> Option<Source> {
+        let known = self.known_image(&side.registry, &id).await?;
+        let kept = self.v1_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
+        let layer = Arc::new(Layer {
+            origin: side.v1,
+            repository: Some(side.repository),
+            id,
+            json: known.json.into(),
+            size: kept.as_ref().map(|kept| kept.size),
+            checksums: Vec::new(),
+            digest: kept.map(|kept| kept.digest),
+        });
+        // Without a word of what it was, its first bytes tell.
+        Some(if layer.digest == Some(digest) {
+            Source::Layer(layer)
+        } else {
+            Source::Packed(Arc::new(Packed {
+                layer,
+                size: known.layer.size,
+                store: self.store.clone(),
+                slots: self.conversions.packing.clone(),
+            }))
+        })
     }
 
     /// Links a blob that the v2 side does not have, or not any more, where it is of a converted image of the
@@ -221,7 +248,7 @@ impl Shared {
         let Some((side, id, kind)) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest) else {
             return false;
         };
-        if matches!(side.has(&id).await, Ok(false)) {
+        if matches!(side.has(self, &id).await, Ok(false)) {
             return false;
         }
         let length = match kind {
@@ -254,7 +281,7 @@ impl Shared {
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
         let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
-        if kind != MadeKind::Manifest || matches!(side.has(&id).await, Ok(false)) {
+        if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
         let made = self.store.conversions.made(&side.registry, &id).await;

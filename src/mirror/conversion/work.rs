@@ -6,15 +6,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::mpsc;
 
 use super::Side;
 use super::ask::wrong;
-use super::layer::{LayerError, Task};
+use super::layer::{LayerError, examined};
 use crate::mirror::freshness::unix;
 use crate::mirror::{MirrorError, Shared};
 use crate::spec::conversion::{self, Converted, Image, Layer};
-use crate::spec::digest::{Algorithm, Digest, Hasher};
+use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::DOCKER_MANIFEST;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::ImageId;
@@ -23,8 +22,6 @@ use crate::upstream::UpstreamError;
 
 /// How many images of one chain are read at once.
 const AT_ONCE: usize = 3;
-/// How many pieces of a body wait to be unpacked.
-const AHEAD: usize = 8;
 
 /// An image and what is known of it.
 pub(super) type Link = (ImageId, KnownImage);
@@ -59,7 +56,7 @@ impl Shared {
     }
 
     async fn convert_now(self: Arc<Self>, side: &Side, top: &ImageId) -> Result<Made, MirrorError> {
-        let mut chain = side.ancestry(top).await?;
+        let mut chain = side.ancestry(&self, top).await?;
         chain.reverse();
         let parents = std::iter::once(None).chain(chain.iter().cloned().map(Some));
         let images: Vec<(ImageId, Option<ImageId>)> = chain.iter().cloned().zip(parents).collect();
@@ -110,25 +107,11 @@ impl Shared {
         if let Some(known) = self.known_image(&side.registry, &id).await {
             return Ok(known);
         }
-        let said = side.description(&id).await?;
+        let said = side.description(&self, &id).await?;
         // It is read again whenever a manifest is made of it, and must be right then.
         conversion::description(said.json.as_bytes(), &id, parent.as_ref())
             .map_err(|_| wrong("its description of an image is another's"))?;
-        let checksum = said.checksum.map(|expected| {
-            let mut sum = Hasher::new(Algorithm::Sha256);
-            sum.update(said.json.as_bytes());
-            sum.update(b"\n");
-            (sum, expected)
-        });
-        let seed = format!("{}/{id}", side.registry);
-        let task = Task {
-            blobs: self.store.blobs.clone(),
-            key: Digest::of(Algorithm::Sha256, seed.as_bytes()),
-            known: false,
-            size: said.size,
-            checksum,
-        };
-        let layer = self.read_layer(&side, &id, task).await?;
+        let layer = self.read_layer(&side, &id, said.size).await?;
         let image = KnownImage {
             parent,
             json: said.json,
@@ -139,47 +122,33 @@ impl Shared {
         Ok(image)
     }
 
-    /// Reads a layer as it comes, and keeps it.
+    /// Fetches a layer of `expected` bytes, where that was said, and sees what it is.
     async fn read_layer(
         &self,
         side: &Side,
         id: &ImageId,
-        task: Task,
+        expected: Option<u64>,
     ) -> Result<Layer, MirrorError> {
         let slot = self.conversions.slots.acquire().await;
         let _slot = slot.map_err(|_| MirrorError::Lost)?;
-        let (expected, (pieces, body)) = (task.size, mpsc::channel(AHEAD));
-        let reading = tokio::task::spawn_blocking(move || task.read(body));
-        let sent = side.layer(id, expected, pieces).await;
-        let read = reading.await.map_err(|_| MirrorError::Lost)?;
-        // Where the body was broken off, its sender knows why.
-        match (sent, read) {
-            (Err(error), _) => Err(error),
-            (Ok(()), Ok(layer)) => Ok(layer),
-            (Ok(()), Err(error)) => Err(unread(error)),
+        let kept = side.layer(self, id).await?;
+        if expected.is_some_and(|expected| expected != kept.size) {
+            return Err(wrong("a layer is not as long as it said"));
         }
-    }
-
-    /// Reads a layer once more, whose bytes had to go. They must come out as they were.
-    pub(super) async fn restore(
-        self: Arc<Self>,
-        side: Side,
-        id: ImageId,
-        digest: Digest,
-    ) -> Result<(), MirrorError> {
-        let said = side.description(&id).await?;
-        let task = Task {
-            blobs: self.store.blobs.clone(),
-            key: digest,
-            known: true,
-            size: said.size,
-            checksum: None,
-        };
-        self.read_layer(&side, &id, task).await.map(drop)
+        let blobs = self.store.blobs.clone();
+        let seed = format!("roadstead converted layer\0{}\0{id}", side.registry);
+        let key = Digest::of(Algorithm::Sha256, seed.as_bytes());
+        let examining = tokio::task::spawn_blocking(move || examined(&blobs, &key, kept));
+        let examined = examining.await.map_err(|_| MirrorError::Lost)?;
+        examined.map_err(unread)
     }
 
     /// What is known of an image. A disk that cannot say costs a question.
-    async fn known_image(&self, registry: &Registry, id: &ImageId) -> Option<KnownImage> {
+    pub(super) async fn known_image(
+        &self,
+        registry: &Registry,
+        id: &ImageId,
+    ) -> Option<KnownImage> {
         let known = self.store.conversions.image(registry, id).await;
         known.unwrap_or_else(|error| {
             trouble("a converted image cannot be read", &error);
@@ -301,18 +270,15 @@ pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
     Ok(conversion::convert(&images))
 }
 
-/// What it means that a layer cannot be had.
+/// What it means that a layer is nothing for clients of v2.
 fn unread(error: LayerError) -> MirrorError {
     let wrong = |what| MirrorError::Unusable(Arc::new(UpstreamError::Protocol(what)));
     match error {
-        LayerError::Commit(error @ CommitError::Mismatch(_)) => {
-            MirrorError::Untrue(Arc::new(error))
-        }
+        LayerError::Commit(CommitError::Full(_)) => MirrorError::no_room(),
         LayerError::Commit(error) => MirrorError::Disk(Arc::new(std::io::Error::other(error))),
         LayerError::Packing => wrong("a layer cannot be unpacked"),
         LayerError::Kind => wrong("a layer is packed by what clients do not read"),
         LayerError::TooLong => wrong("a layer unpacks to too much"),
-        LayerError::Checksum => wrong("a layer is not what its checksum says"),
-        LayerError::Broken => MirrorError::Lost,
+        LayerError::Read(error) => MirrorError::Disk(Arc::new(error)),
     }
 }
