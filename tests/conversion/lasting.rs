@@ -1,5 +1,6 @@
 //! What is left of a converted image when its bytes are evicted, its links are gone, and the registries stop.
 
+use crate::support::http::{End, Raw};
 use crate::support::{sha256, until};
 use crate::{Scene, blobs, configuration, exists, layers, push, stored};
 
@@ -53,7 +54,11 @@ fn what_is_evicted_comes_back_as_it_was() {
         assert!(exists(&stored(&scene.gateway, digest)));
         assert!(blob(&scene, digest).body == *before);
     }
-    assert_eq!(scene.v1.count("GET", "/layer"), 2, "each once");
+    assert_eq!(
+        scene.v1.count("GET", "/layer"),
+        1,
+        "what the other is made of was still here"
+    );
     assert_eq!(
         scene.v2.requests().len(),
         0,
@@ -71,10 +76,83 @@ fn what_comes_back_as_something_else_is_refused() {
     std::fs::remove_file(stored(&scene.gateway, &digests[0])).expect("evicted");
     scene.v1.put_layer(&ids[0], &layers(9)[0]);
     scene.gateway.restart();
-    let reply = scene.get(&format!("/v2/team/app/blobs/{}", digests[0]));
+    let path = format!("/v2/team/app/blobs/{}", digests[0]);
+    let reply = scene.get(&path);
+    assert_ne!(reply.end, End::Complete, "{reply:?}");
+    // One of another length gives itself away before its first byte.
+    scene.v1.put_layer(&ids[0], b"something short");
+    let reply = scene.get(&path);
     assert_eq!(reply.status(), 404, "the v2 side has it not: {reply:?}");
     assert!(!exists(&stored(&scene.gateway, &digests[0])));
     assert!(!exists(&stored(&scene.gateway, &sha256(&layers(9)[0]))));
+}
+
+/// A layer that was evicted is served as it comes, in parts as well.
+#[test]
+fn what_was_evicted_is_served_before_it_is_whole() {
+    let mut scene = Scene::with("tag_ttl: 1h");
+    push(&scene.v1, "team/app", "1", 1);
+    let (digests, _) = blobs(&scene.get(MANIFEST));
+    scene.gateway.terminate();
+    std::fs::remove_file(stored(&scene.gateway, &digests[0])).expect("evicted");
+    scene.gateway.restart();
+    scene.v1.forget();
+    scene.v1.script(|script| script.hold = Some(60_000));
+    let path = format!("/v2/team/app/blobs/{}", digests[0]);
+    let part = Raw::connect(scene.gateway.url(1), None).exchange(
+        "GET",
+        &path,
+        &[("Range", "bytes=1000-1999")],
+    );
+    let base = &layers(1)[0];
+    assert_eq!((part.status(), &part.end), (206, &End::Complete));
+    assert!(part.body == base[1000..2000]);
+    assert!(!exists(&stored(&scene.gateway, &digests[0])));
+    scene.v1.script(|script| script.hold = None);
+    assert!(scene.get(&path).body == *base);
+    assert_eq!(scene.v1.count("GET", "/layer"), 1);
+}
+
+/// Without room in the store, layers that were evicted pass through, and nothing new is converted, as clients
+/// and the log are told.
+#[test]
+fn without_room_layers_pass_through() {
+    let mut scene = Scene::start();
+    push(&scene.v1, "team/app", "1", 1);
+    push(&scene.v1, "team/app", "2", 3);
+    let manifest = scene.get(MANIFEST);
+    let (digests, _) = blobs(&manifest);
+    let path = |digest: &str| format!("/v2/team/app/blobs/{digest}");
+    let before = scene.get(&path(&digests[1])).body;
+    scene.gateway.terminate();
+    let [base, _, data] = layers(1);
+    for digest in [&digests[0], &digests[1], &sha256(&data)] {
+        std::fs::remove_file(stored(&scene.gateway, digest)).expect("evicted");
+    }
+    let yaml = configuration(&scene.v1.url(), &scene.v2.url(), "tag_ttl: 0s");
+    scene
+        .gateway
+        .restart_with(&format!("{yaml}store: {{min_free: 99.99%}}\n"));
+    for (digest, bytes) in [(&digests[0], &base), (&digests[1], &before)] {
+        let reply = scene.get(&path(digest));
+        assert_eq!((reply.status(), &reply.end), (200, &End::Complete));
+        assert!(reply.body == *bytes, "{digest}");
+        let status = reply.header("cache-status").expect("how it came about");
+        assert!(status.contains("detail=no-room"), "{status}");
+        assert!(!exists(&stored(&scene.gateway, digest)));
+    }
+    let reply = scene.get("/v2/team/app/manifests/2");
+    assert_eq!(reply.status(), 503, "{reply:?}");
+    assert_eq!(reply.header("retry-after"), Some("30"));
+    assert_eq!(reply.error_code().as_deref(), Some("UNAVAILABLE"));
+    let log = scene.gateway.log();
+    let said = log
+        .lines()
+        .find(|line| line.contains("an image of v1 cannot be converted"))
+        .expect("a line");
+    assert!(said.contains("the store has no room"), "{said}");
+    // What is known of the other is served all the same.
+    assert!(scene.get(MANIFEST).body == manifest.body);
 }
 
 /// Links go when nobody asked for long; what was converted is known for ever, and the image's link to the
