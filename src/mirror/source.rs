@@ -255,14 +255,15 @@ impl Source {
             }
             // Whose they are, links told before.
             Self::Packed(_) => *digest,
-            Self::Layer(layer) => match layer.digest {
-                Some(digest) => digest,
-                None => {
+            Self::Layer(layer) => {
+                if let Some(digest) = layer.digest {
+                    digest
+                } else {
                     let what = layer.endpoint();
                     let known = store.v1.open(&layer.origin.registry, &what);
                     known.await.ok()??.digest
                 }
-            },
+            }
         };
         let store = store.clone();
         let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));

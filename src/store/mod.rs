@@ -46,7 +46,7 @@ pub use images::Images;
 pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use purge::{Purge, Target};
-pub use read::{hash, read_at};
+pub use read::{BlobReader, hash, read_at};
 pub use repositories::KnownRepository;
 pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};

@@ -56,3 +56,27 @@ pub fn hash(file: &File, length: u64, mut hasher: Hasher) -> io::Result<Digest> 
     }
     Ok(hasher.finish())
 }
+
+/// A blob from its begin to its end, whoever else reads it. It blocks.
+#[derive(Debug)]
+pub struct BlobReader {
+    blob: super::Blob,
+    at: u64,
+}
+
+impl BlobReader {
+    pub const fn new(blob: super::Blob) -> Self {
+        Self { blob, at: 0 }
+    }
+}
+
+impl io::Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        if read == 0 && self.at < self.blob.size && !buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(read)
+    }
+}

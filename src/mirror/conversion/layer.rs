@@ -3,7 +3,6 @@
 //! whatever comes.
 
 use std::io::{self, BufReader, Cursor, Read, Write};
-use std::os::unix::fs::FileExt as _;
 
 use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
@@ -14,7 +13,7 @@ use crate::mirror::blob::Content;
 use crate::mirror::v1_layer::KeptLayer;
 use crate::spec::conversion::Layer;
 use crate::spec::digest::{Algorithm, Digest, Hasher};
-use crate::store::{Blob, Blobs, CommitError, StagedBlob};
+use crate::store::{BlobReader, Blobs, CommitError, StagedBlob};
 
 /// What is unpacked at once, in bytes.
 const PIECE: usize = 64 << 10;
@@ -114,7 +113,7 @@ pub(super) fn opened(content: Content) -> Result<Box<dyn Read + Send>, LayerErro
         Content::Memory(bytes) => Ok(Box::new(Cursor::new(bytes))),
         Content::File(blob) => Ok(Box::new(BufReader::with_capacity(
             PIECE,
-            File { blob, at: 0 },
+            BlobReader::new(blob),
         ))),
         Content::Fill(..) | Content::Elsewhere(..) => {
             let not_here = io::Error::from(io::ErrorKind::NotFound);
@@ -177,23 +176,6 @@ fn copy(mut from: impl Read, to: &mut impl Write) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// A blob from its begin to its end, whoever else reads it.
-struct File {
-    blob: Blob,
-    at: u64,
-}
-
-impl Read for File {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.blob.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        if read == 0 && self.at < self.blob.size && !buffer.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(read)
     }
 }
 
