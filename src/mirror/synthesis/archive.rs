@@ -87,7 +87,7 @@ impl<R: Read> Archive<R> {
                 continue;
             }
             if kind.is_pax_global_extensions() {
-                self.expect(announced);
+                self.expect(announced)?;
                 return Ok(Some(Entry {
                     raw,
                     path: Vec::new(),
@@ -112,7 +112,7 @@ impl<R: Read> Archive<R> {
                 || kind.is_block_special()
                 || kind.is_dir()
                 || kind.is_fifo();
-            self.expect(if bare { 0 } else { size.unwrap_or(announced) });
+            self.expect(if bare { 0 } else { size.unwrap_or(announced) })?;
             let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
             if path.len() > MAX_PATH {
                 return Err(broken("a path is too long"));
@@ -139,16 +139,19 @@ impl<R: Read> Archive<R> {
         Ok(())
     }
 
-    fn expect(&mut self, size: u64) {
+    /// Data of so many bytes comes next. A header may announce any number.
+    fn expect(&mut self, size: u64) -> io::Result<()> {
+        let padded = size.checked_next_multiple_of(BLOCK as u64);
+        self.padding = padded.ok_or_else(|| broken("a size cannot be read"))? - size;
         self.data = size;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        Ok(())
     }
 
     fn extension(&mut self, size: u64, raw: &mut Vec<u8>) -> io::Result<Vec<u8>> {
-        if size + raw.len() as u64 > MAX_EXTENSIONS {
+        if size.saturating_add(raw.len() as u64) > MAX_EXTENSIONS {
             return Err(broken("the extensions of an entry are too long"));
         }
-        self.expect(size);
+        self.expect(size)?;
         let from = raw.len();
         self.copy_data(raw)?;
         let until = from + usize::try_from(size).unwrap_or(0);
@@ -273,5 +276,29 @@ mod tests {
             assert!(count(&whole[..length]).is_err(), "{length}");
         }
         assert!(count(&[7; 2048]).is_err());
+    }
+
+    /// Sums of such numbers come out small where they wrap, and then there is no limit.
+    #[test]
+    fn sizes_that_no_archive_has_are_errors() {
+        for kind in [
+            tar::EntryType::Regular,
+            tar::EntryType::XHeader,
+            tar::EntryType::XGlobalHeader,
+            tar::EntryType::GNULongName,
+            tar::EntryType::GNULongLink,
+        ] {
+            for size in [u64::MAX, u64::MAX - 511, u64::MAX - 1023] {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(kind);
+                header.set_size(size);
+                header.set_cksum();
+                let source = header.as_bytes().chain(io::repeat(0).take(8 << 20));
+                let mut archive = Archive::new(source);
+                let outcome = std::iter::repeat_with(|| archive.next())
+                    .find(|entry| !matches!(entry, Ok(Some(_))));
+                assert!(matches!(outcome, Some(Err(_))), "{kind:?} {size}");
+            }
+        }
     }
 }
