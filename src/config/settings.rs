@@ -93,8 +93,8 @@ impl Config {
             if let Some(origin) = &registry.v1 {
                 let index = registry.v1_index.as_ref();
                 let mirrored = !registry.push && registry.cache;
-                // What everybody reads here is what everybody may have there.
-                let anonymous = mirrored && registry.visibility == Visibility::Public;
+                // What everybody reads here is what everybody may have there, kept or not.
+                let anonymous = !registry.push && registry.visibility == Visibility::Public;
                 let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
                 v1.push(mirror::V1Settings {
                     registry: Registry::new(&registry.name),
@@ -442,6 +442,29 @@ registries:
         let mut names: Vec<_> = views.keys().map(Registry::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "docker.io"]);
+    }
+
+    #[test]
+    fn a_v1_registry_that_everybody_reads_is_asked_as_everybody() {
+        for (keys, asks_as_us) in [
+            ("visibility: public", false),
+            ("visibility: public, cache: false", false),
+            ("visibility: rules, cache: false", true),
+            ("cache: false", true),
+            ("push: true", true),
+        ] {
+            let yaml = format!(
+                "registries: [{{name: a, v1: \"http://h\", v1_index: \"http://i\", \
+                 credentials: {{username: me, password: p}}, {keys}}}]\n"
+            );
+            let config = crate::config::tests::typed(&yaml).expect("a configuration");
+            let settings = config.mirror_settings().expect("no files");
+            let v1 = settings.v1.first().expect("a v1 registry");
+            let index = v1.index.as_ref().expect("an index");
+            for server in [&v1.upstream, index] {
+                assert_eq!(server.account.is_some(), asks_as_us, "{keys}");
+            }
+        }
     }
 
     #[test]
