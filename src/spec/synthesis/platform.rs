@@ -30,8 +30,13 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The longest name of an operating system or architecture; Go's are shorter.
-const LONGEST: usize = 16;
+/// What daemons run on, by Go's names. Every platform has ids of its own and they are kept, so that a client
+/// that makes names up must not have any.
+const SYSTEMS: &[&str] = &["linux", "windows", "freebsd", "solaris", "darwin"];
+const ARCHITECTURES: &[&str] = &[
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv64", "s390x",
+];
 
 impl Platform {
     /// What a daemon says that it runs on: the words `os/…` and `arch/…`, as Docker 1.0 to 1.12 write them.
@@ -42,14 +47,17 @@ impl Platform {
         let word = |key: &str| {
             let mut words = own.split_ascii_whitespace();
             let value = words.find_map(|word| word.strip_prefix(key)?.strip_prefix('/'))?;
-            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            let good = (1..=LONGEST).contains(&value.len()) && value.bytes().all(plain);
-            good.then(|| value.to_owned())
+            Some(value.to_owned())
         };
+        let known = |words: &[&str], word: &String| words.contains(&word.as_str());
         let default = Self::default();
         Self {
-            os: word("os").unwrap_or(default.os),
-            architecture: word("arch").unwrap_or(default.architecture),
+            os: word("os")
+                .filter(|os| known(SYSTEMS, os))
+                .unwrap_or(default.os),
+            architecture: word("arch")
+                .filter(|architecture| known(ARCHITECTURES, architecture))
+                .unwrap_or(default.architecture),
         }
     }
 
@@ -181,6 +189,9 @@ mod tests {
                 format!("{docker} os/ arch/{}", "a".repeat(17)),
                 "linux/amd64",
             ),
+            // what nobody builds for: each platform has ids of its own, which are kept
+            (format!("{docker} os/linux1 arch/amd65"), "linux/amd64"),
+            (format!("{docker} os/solaris arch/x9"), "solaris/amd64"),
             // the command line is elsewhere than the daemon
             (
                 format!("{docker} UpstreamClient(Docker-Client/1.12 os/darwin arch/arm64)"),
