@@ -130,13 +130,19 @@ impl Paths {
 
     /// The names directly in a folder, and whether each is a folder.
     fn children(&self, folder: &[u8]) -> BTreeMap<Vec<u8>, bool> {
-        let length = join(folder, b"").len();
+        let prefix = join(folder, b"");
         let mut children = BTreeMap::new();
-        for (path, is_directory) in self.below(folder) {
-            let slash = path[length..].iter().position(|&byte| byte == b'/');
-            match slash {
-                Some(at) => children.insert(path[..length + at].to_vec(), true),
-                None => children.insert(path.clone(), *is_directory),
+        let mut from = prefix.clone();
+        while let Some((path, is_directory)) = self.entries.range(from..).next()
+            && let Some(name) = path.strip_prefix(&prefix[..])
+        {
+            let slash = name.iter().position(|&byte| byte == b'/');
+            let length = prefix.len() + slash.unwrap_or(name.len());
+            children.insert(path[..length].to_vec(), slash.is_some() || *is_directory);
+            // What is in a folder is passed over: `0` is the byte after `/`.
+            from = match slash {
+                Some(_) => [&path[..length], b"0"].concat(),
+                None => [path, &b"\0"[..]].concat(),
             };
         }
         children
@@ -144,12 +150,9 @@ impl Paths {
 
     /// For each opaque folder of this layer, the paths of `lower` that are to be said to be gone.
     pub fn hidden(&self, lower: &Self) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
-        let mut said = BTreeSet::new();
         let folders = self.opaque.iter().map(|folder| {
             let mut hidden = Vec::new();
             self.hide(lower, folder, &mut hidden);
-            // A folder in an opaque one may be opaque itself.
-            hidden.retain(|path| said.insert(path.clone()));
             (folder.clone(), hidden)
         });
         folders.collect()
@@ -159,6 +162,8 @@ impl Paths {
         let own = self.children(folder);
         for (path, is_directory) in lower.children(folder) {
             match own.get(&path) {
+                // One that is opaque itself has its own turn.
+                Some(true) if is_directory && self.opaque.contains(&path) => {}
                 Some(true) if is_directory => self.hide(lower, &path, hidden),
                 Some(_) => {}
                 None if self.whiteouts.contains(&path) => {}
