@@ -107,6 +107,10 @@ impl Mirror {
     ) -> Result<Option<BlobAnswer>, SynthesisFailure> {
         let mut known = self.record(permit, &wanted.layer).await;
         if known.as_deref() == Some(&PreparedLayer::Opaque) {
+            // What is made of it has names of what lies below it: that must be the repository's as well.
+            for layer in &wanted.layers {
+                self.blob_head(permit, layer).await?;
+            }
             known = self.record(permit, &wanted.chain).await;
         }
         match known.as_deref() {
@@ -177,12 +181,11 @@ impl Mirror {
         let mut lower = Paths::default();
         for layer in wanted.layers.iter().rev().skip(1).rev() {
             let above = self.paths(permit, *layer, &opaque).await?;
-            lower.lay(above).map_err(failed)?;
+            let laid = computed(move || lower.lay(above).map(|()| lower));
+            lower = laid.await?.map_err(failed)?;
         }
-        let hidden = self
-            .paths(permit, wanted.layer, &opaque)
-            .await?
-            .hidden(&lower);
+        let own = self.paths(permit, wanted.layer, &opaque).await?;
+        let hidden = computed(move || own.hidden(&lower)).await?;
         let mut staging = self.staging(wanted);
         let made = self.through(permit, wanted.layer, move |source| {
             unpack::rewrite(source, hidden, &mut staging)?;
@@ -224,6 +227,7 @@ impl Mirror {
         let fed = Fed {
             take,
             piece: Bytes::new(),
+            ended: false,
         };
         let working = tokio::task::spawn_blocking(move || work(fed));
         loop {
@@ -234,7 +238,10 @@ impl Mirror {
                     reader.written(piece, Duration::ZERO);
                     given
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    let _ = give.send(Ok(Bytes::new())).await;
+                    break;
+                }
                 Err(error) => {
                     let _ = give.send(Err(error)).await;
                     break;
@@ -249,6 +256,14 @@ impl Mirror {
         let worked = working.await.map_err(|_| MirrorError::Lost)?;
         worked.map_err(failed)
     }
+}
+
+/// Does something with very many paths where it holds nobody up.
+async fn computed<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, MirrorError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| MirrorError::Lost)
 }
 
 /// What an image's layer is known by; `None` for the empty one.
@@ -282,19 +297,21 @@ fn failed(error: io::Error) -> SynthesisFailure {
     }
 }
 
-/// What a thread reads of a body that arrives.
+/// What a thread reads of a body that arrives. An empty piece is its end; without one it was broken off, as
+/// when the process ends.
 struct Fed {
     take: mpsc::Receiver<Result<Bytes, ReadError>>,
     piece: Bytes,
+    ended: bool,
 }
 
 impl Read for Fed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.take.blocking_recv() {
-                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
-                None => return Ok(0),
-            }
+        if self.piece.is_empty() && !self.ended {
+            let piece = self.take.blocking_recv();
+            let piece = piece.ok_or(io::ErrorKind::UnexpectedEof)?;
+            self.piece = piece.map_err(io::Error::other)?;
+            self.ended = self.piece.is_empty();
         }
         let length = self.piece.len().min(buffer.len());
         self.piece.copy_to_slice(&mut buffer[..length]);
@@ -339,5 +356,32 @@ impl Write for Staging {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_ends_only_where_that_was_said() {
+        for (ended, expected) in [(true, Ok(3)), (false, Err(io::ErrorKind::UnexpectedEof))] {
+            let (give, take) = mpsc::channel(PIECES);
+            let pieces = [&b"ab"[..], b"c", b""];
+            for piece in pieces.iter().take(if ended { 3 } else { 2 }) {
+                let given = give.try_send(Ok(Bytes::from_static(piece)));
+                given.expect("room for it");
+            }
+            drop(give);
+            let mut fed = Fed {
+                take,
+                piece: Bytes::new(),
+                ended: false,
+            };
+            let mut all = Vec::new();
+            let read = fed.read_to_end(&mut all);
+            assert_eq!(read.map_err(|error| error.kind()), expected);
+            assert_eq!(all, b"abc");
+        }
     }
 }
