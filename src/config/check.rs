@@ -180,6 +180,13 @@ fn alone(registry: &Registry, node: &Node, report: &mut Report) {
             format!("an index without v1; {write}"),
         );
     }
+    // Reads on v1 and pushes go by one account, and so would everybody's reads.
+    let account = registry.credentials.is_some() && registry.v1.is_some() && registry.push;
+    if account && registry.visibility == Visibility::Public {
+        let write = "write visibility: rules";
+        let message = format!("v1 with credentials and push cannot be public; {write}");
+        report.fault(node.near("visibility").at, message);
+    }
     let upstreams = [
         ("v2", &registry.v2),
         ("v1", &registry.v1),
@@ -381,6 +388,10 @@ mod tests {
             (
                 r#"registries: [{name: a, bridge: true, v1: "http://h"}]"#,
                 &[],
+            ),
+            (
+                r#"registries: [{name: a, v1: "http://h", push: true, visibility: public, credentials: {username: u, password: p}}]"#,
+                &["1:64: v1 with credentials and push cannot be public; write visibility: rules"],
             ),
             (
                 r#"registries: [{name: a, v1_index: "http://h"}]"#,

@@ -194,6 +194,32 @@ impl Links {
             .await
     }
 
+    /// A link to what only this gateway has: what it converted.
+    pub async fn link_manifest_here(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        link: ManifestLink,
+    ) -> Arc<ManifestLink> {
+        self.manifests
+            .keep_here(path(registry, repository, "_manifests", digest), link)
+            .await
+    }
+
+    /// As [`Links::link_manifest_here`].
+    pub async fn link_blob_here(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        link: BlobLink,
+    ) -> Arc<BlobLink> {
+        self.blobs
+            .keep_here(path(registry, repository, "_blobs", digest), link)
+            .await
+    }
+
     pub async fn link_blob(
         &self,
         registry: &Registry,

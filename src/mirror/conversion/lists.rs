@@ -1,7 +1,8 @@
 //! Lists of both sides as one: the tags of a repository, and the names of a registry.
 //!
-//! Where one side cannot be asked there is no list, since a list that is short without a word would be taken
-//! for whole.
+//! Where the v2 side cannot be asked there is no list, since a list that is short without a word would be taken
+//! for whole. Where the v1 side is away the list is that of v2, which is all that a client of v2 would see
+//! without a bridge: an old registry must not take the new one down with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,8 +69,14 @@ impl Shared {
         if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
             return asked.map_err(refused);
         }
-        let Some(of_v1) = side.tags(self).await? else {
-            return asked.map_err(refused);
+        let of_v1 = match side.tags(self).await {
+            Ok(Some(of_v1)) => of_v1,
+            Ok(None) => return asked.map_err(refused),
+            Err(error) if asked.is_ok() && is_away(&error) => {
+                alone(&origin.registry, &error);
+                return asked.map_err(refused);
+            }
+            Err(error) => return Err(error),
         };
         let mut all: BTreeSet<String> = of_v1.keys().cloned().collect();
         if let Ok(first) = asked {
@@ -88,8 +95,14 @@ impl Shared {
         budget: &mut Budget,
         listed: Listed,
     ) -> Result<Listed, MirrorError> {
-        let Some(names) = self.names_of_v1(origin, budget).await? else {
-            return Ok(listed);
+        let names = match self.names_of_v1(origin, budget).await {
+            Ok(Some(names)) => names,
+            Ok(None) => return Ok(listed),
+            Err(error) if !origin.upstream.is_absent() && is_away(&error) => {
+                alone(&origin.registry, &error);
+                return Ok(listed);
+            }
+            Err(error) => return Err(error),
         };
         let behind = |name: &&Repository| after.is_none_or(|after| name.as_str() > after);
         let of_v1 = names.iter().filter(behind).filter(|name| seen(name));
@@ -145,6 +158,21 @@ impl Shared {
         known.insert(origin.registry.clone(), names.clone());
         Ok(Some(names))
     }
+}
+
+/// Whether a side cannot be asked at the moment, which says nothing of what it has.
+fn is_away(error: &MirrorError) -> bool {
+    matches!(
+        error,
+        MirrorError::Unavailable(_)
+            | MirrorError::Busy { .. }
+            | MirrorError::TooManyRequests { .. }
+    )
+}
+
+fn alone(registry: &Registry, error: &MirrorError) {
+    let error = crate::telemetry::chain(error);
+    tracing::warn!(%registry, error, "the v1 side cannot be asked: a list is of the v2 side alone");
 }
 
 /// All tags of the v2 side, of which `first` answered `query`.

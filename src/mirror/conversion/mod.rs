@@ -268,7 +268,7 @@ impl Shared {
         };
         let links = &self.store.links;
         links
-            .link_blob(&side.registry, repository, digest, link)
+            .link_blob_here(&side.registry, repository, digest, link)
             .await;
         length.is_some()
     }
@@ -293,7 +293,7 @@ impl Shared {
             stored: None,
         };
         let links = &self.store.links;
-        let link = links.link_manifest(&side.registry, repository, digest, link);
+        let link = links.link_manifest_here(&side.registry, repository, digest, link);
         Some(link.await)
     }
 

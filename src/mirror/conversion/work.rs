@@ -227,12 +227,12 @@ impl Shared {
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let Layer { digest, size, .. } = image.layer;
             links
-                .link_blob(registry, repository, &digest, blob(size))
+                .link_blob_here(registry, repository, &digest, blob(size))
                 .await;
         }
         let config = blob(converted.config.len() as u64);
         links
-            .link_blob(registry, repository, &converted.config_digest, config)
+            .link_blob_here(registry, repository, &converted.config_digest, config)
             .await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
@@ -243,7 +243,7 @@ impl Shared {
         };
         // Last: who finds it finds the others.
         links
-            .link_manifest(registry, repository, &converted.manifest_digest, manifest)
+            .link_manifest_here(registry, repository, &converted.manifest_digest, manifest)
             .await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = &self.store.images;
