@@ -1,11 +1,10 @@
 //! What a purge takes of the v1 API: on disk, from memory, and no more.
 
-use super::super::Settings;
 use super::*;
 use crate::spec::conversion::Layer;
 use crate::spec::digest::Algorithm;
 use crate::spec::v1::{Endpoint, ImageId, Part, Resource};
-use crate::store::{KnownImage, Made, MadeKind};
+use crate::store::{KnownImage, Made, MadeKind, Settings};
 
 fn digest_of(name: &str) -> Digest {
     Digest::of(Algorithm::Sha256, name.as_bytes())

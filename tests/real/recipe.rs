@@ -28,9 +28,9 @@ struct Block {
 /// The recipe, from its heading to the next one.
 fn recipe() -> &'static str {
     let (_, rest) = TEXT.split_once(HEADING).expect("the recipe");
-    rest.find("\n## ")
-        .or_else(|| rest.find("\n### "))
-        .map_or(rest, |end| &rest[..end])
+    let end = [rest.find("\n## "), rest.find("\n### ")];
+    let end = end.into_iter().flatten().min();
+    end.map_or(rest, |end| &rest[..end])
 }
 
 fn blocks() -> Vec<Block> {
@@ -80,10 +80,14 @@ impl Place {
         );
         let front = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/front.yaml");
         let front = std::fs::read_to_string(front).expect("the configuration");
-        // The one line that is not as it is shipped: here the Hub is another registry.
+        // Two lines are not as they are shipped: here the Hub is another registry, and of the two behind the
+        // one hostname there is only v2.
         let hub = "  - {name: docker.io, v2: \"http://127.0.0.1:6003\"}\n";
         let with_hub = front.replace("  - docker.io\n", hub);
         assert_ne!(with_hub, front);
+        let without_v1 = with_hub.replace("    v1: http://127.0.0.1:6001\n", "");
+        assert_ne!(without_v1, with_hub);
+        let with_hub = without_v1;
         std::fs::create_dir(machine.dir().join("conf")).expect("a folder");
         std::fs::write(machine.dir().join("conf/front.yaml"), with_hub).expect("writable");
         let mut place = Self {
