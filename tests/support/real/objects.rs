@@ -41,7 +41,7 @@ impl ObjectStore {
         Ok(store)
     }
 
-    /// crates.io's `s3s-fs`.
+    /// The crate `s3s-fs`.
     pub fn s3s_fs() -> Result<Self, Missing> {
         let program = part("s3s-fs")?;
         let (address, dir) = (private_address(), temp_dir());
