@@ -19,7 +19,7 @@ use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v2::Resource;
-use crate::store::{Blob, BlobLink, trouble};
+use crate::store::{Blob, BlobLink, Reach, trouble};
 use crate::upstream::UpstreamError;
 
 /// A blob of a repository.
@@ -145,12 +145,11 @@ impl Mirror {
             Some(link) => Some(link),
             None => shared.shared_blob(&origin, permit, digest).await,
         };
-        let mut claimed = link.is_some();
         if let Some(content) = shared
             .open_blob(digest, link.as_ref().and_then(|link| link.size))
             .await
         {
-            let cache = if let Some(link) = link {
+            let cache = if let Some(link) = &link {
                 if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
                     == Freshness::Stale
                 {
@@ -166,11 +165,24 @@ impl Mirror {
             };
             return Ok(BlobAnswer::here(content, cache));
         }
+        self.fill_blob(&origin, permit, digest, link.is_some())
+            .await
+    }
+
+    /// A blob that is not here, from a fill. `claimed` says that the repository is known to have it.
+    async fn fill_blob(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+        mut claimed: bool,
+    ) -> Result<BlobAnswer, MirrorError> {
+        let shared = &self.shared;
         let upstream = Source::Blob {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         };
-        let mut source = match shared.of_v1(&origin, permit.repository(), digest).await {
+        let mut source = match shared.of_v1(origin, permit.repository(), digest).await {
             Some(OfV1::Made(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
                 let cache = cache.detail("converted");
@@ -225,13 +237,11 @@ impl Mirror {
                             strangers += 1;
                             continue;
                         }
-                        Err(error) => {
-                            Err(shared.blob_refused(&origin, permit, digest, error).await)
-                        }
+                        Err(error) => Err(shared.blob_refused(origin, permit, digest, error).await),
                     };
                 }
                 Joined::Unclaimed => {
-                    self.claim_blob(&origin, permit, digest).await?;
+                    self.claim_blob(origin, permit, digest).await?;
                     claimed = true;
                 }
             }
@@ -309,7 +319,7 @@ impl Mirror {
                         shared
                             .store
                             .links
-                            .link_blob(registry, repository, &digest, link)
+                            .link_blob(registry, repository, &digest, link, Reach::Shared)
                             .await;
                         Ok(())
                     }

@@ -26,7 +26,7 @@ use crate::spec::manifest::{AcceptClass, is_signed_schema1};
 use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
-use crate::store::{BlobLink, ManifestLink};
+use crate::store::{BlobLink, ManifestLink, Reach};
 use crate::upstream::UpstreamError;
 
 /// How long a caller who was let into a repository need not be asked about again.
@@ -267,7 +267,9 @@ impl Shared {
         let checked_at = unix(SystemTime::now());
         let link = BlobLink { checked_at, size };
         let links = &self.store.links;
-        links.link_blob(registry, repository, digest, link).await;
+        links
+            .link_blob(registry, repository, digest, link, Reach::Shared)
+            .await;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::spec::manifest::{AcceptClass, facts};
 use crate::spec::name::{Reference, Registry, Repository};
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
-use crate::store::{CommitError, ManifestLink, Mismatch, trouble};
+use crate::store::{CommitError, ManifestLink, Mismatch, Reach, trouble};
 use crate::upstream::{Manifest, UpstreamError};
 
 /// How long a client waits for a manifest that is not here.
@@ -334,7 +334,7 @@ impl Shared {
         let link = self
             .store
             .links
-            .link_manifest(registry, repository, digest, link)
+            .link_manifest(registry, repository, digest, link, Reach::Shared)
             .await;
         Ok(Fetched {
             link,
@@ -362,7 +362,7 @@ impl Shared {
         }
         self.store
             .links
-            .link_manifest(registry, repository, digest, link)
+            .link_manifest(registry, repository, digest, link, Reach::Shared)
             .await
     }
 }

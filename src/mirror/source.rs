@@ -18,7 +18,7 @@ use crate::spec::digest::{Algorithm, Digest, Hasher};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v1::{Endpoint, ImageId, Part};
-use crate::store::{Blob, BlobLink, Store, V1Body};
+use crate::store::{Blob, BlobLink, Reach, Store, V1Body};
 use crate::upstream::{BlobBody, UpstreamError};
 
 /// Where a fill can get its bytes.
@@ -281,7 +281,7 @@ impl Source {
         };
         let links = &store.links;
         links
-            .link_blob(&origin.registry, repository, digest, link)
+            .link_blob(&origin.registry, repository, digest, link, Reach::Shared)
             .await;
     }
 

@@ -19,7 +19,7 @@ use crate::spec::digest::Algorithm;
 use crate::spec::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::schema1;
-use crate::store::{ManifestLink, Pointer, trouble};
+use crate::store::{ManifestLink, Pointer, Reach, trouble};
 use crate::upstream::{ManifestHead, UpstreamError};
 
 /// A tag of a repository, as one class of clients sees it.
@@ -333,7 +333,9 @@ impl Shared {
             },
         };
         let tags = &self.store.tags;
-        let pointer = tags.point(registry, repository, *class, tag, pointer).await;
+        let pointer = tags
+            .point(registry, repository, *class, tag, pointer, Reach::Shared)
+            .await;
         self.unless_written(&origin, &key, asked_at).await;
         Ok(Resolved {
             pointer,
@@ -367,7 +369,7 @@ impl Shared {
             let (registry, repository, class, tag) = key;
             let tags = &self.store.tags;
             // Other nodes convert it themselves: the bytes are not at their upstream.
-            let pointer = tags.point_here(registry, repository, *class, tag, pointer);
+            let pointer = tags.point(registry, repository, *class, tag, pointer, Reach::Here);
             let pointer = pointer.await;
             self.unless_written(origin, key, asked_at).await;
             return Ok(Resolved {

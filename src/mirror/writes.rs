@@ -20,7 +20,7 @@ use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Reference, Repository, Tag};
 use crate::spec::v2::{Endpoint, Resource};
-use crate::store::{BlobLink, Pointer};
+use crate::store::{BlobLink, Pointer, Reach};
 use crate::upstream::{Manifest, ManifestHead, Passing};
 
 /// A request for something of the permit's repository.
@@ -157,7 +157,9 @@ impl Mirror {
                 let link = BlobLink { checked_at, size };
                 let (registry, repository) = (permit.registry(), permit.repository());
                 let links = &shared.store.links;
-                links.link_blob(registry, repository, &digest, link).await;
+                links
+                    .link_blob(registry, repository, &digest, link, Reach::Shared)
+                    .await;
                 shared
                     .missing
                     .forget(&super::blob::missing_key(permit, &digest));
@@ -217,7 +219,8 @@ impl Shared {
             };
             let class = AcceptClass::Full;
             let tags = &self.store.tags;
-            tags.point(registry, repository, class, &tag, pointer).await;
+            tags.point(registry, repository, class, &tag, pointer, Reach::Shared)
+                .await;
         }
     }
 

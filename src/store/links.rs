@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
 use super::files::Files;
-use super::records::{Records, component};
+use super::records::{Reach, Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
 
@@ -188,35 +188,14 @@ impl Links {
         repository: &Repository,
         digest: &Digest,
         link: ManifestLink,
+        reach: Reach,
     ) -> Arc<ManifestLink> {
         self.manifests
-            .keep(path(registry, repository, "_manifests", digest), link)
-            .await
-    }
-
-    /// A link to what only this gateway has: what it converted.
-    pub async fn link_manifest_here(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        digest: &Digest,
-        link: ManifestLink,
-    ) -> Arc<ManifestLink> {
-        self.manifests
-            .keep_here(path(registry, repository, "_manifests", digest), link)
-            .await
-    }
-
-    /// As [`Links::link_manifest_here`].
-    pub async fn link_blob_here(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        digest: &Digest,
-        link: BlobLink,
-    ) -> Arc<BlobLink> {
-        self.blobs
-            .keep_here(path(registry, repository, "_blobs", digest), link)
+            .keep_for(
+                reach,
+                path(registry, repository, "_manifests", digest),
+                link,
+            )
             .await
     }
 
@@ -226,9 +205,10 @@ impl Links {
         repository: &Repository,
         digest: &Digest,
         link: BlobLink,
+        reach: Reach,
     ) -> Arc<BlobLink> {
         self.blobs
-            .keep(path(registry, repository, "_blobs", digest), link)
+            .keep_for(reach, path(registry, repository, "_blobs", digest), link)
             .await
     }
 

@@ -47,6 +47,7 @@ pub use links::{BlobLink, Links, ManifestLink, PublicLink};
 pub use partials::Note;
 pub use purge::{Purge, Target};
 pub use read::{BlobReader, hash, read_at};
+pub use records::Reach;
 pub use repositories::KnownRepository;
 pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};

@@ -20,6 +20,15 @@ use super::purge::absent_is_fine;
 use super::space::unix;
 use super::trouble::trouble;
 
+/// Whom a record concerns, where there is a bucket that gateways share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Every gateway: it is what the upstream said.
+    Shared,
+    /// This gateway: it is about what only it has.
+    Here,
+}
+
 /// Records of one kind, addressed by their path below `repositories`. Cloning is cheap.
 pub struct Records<V> {
     files: Arc<Files>,
@@ -124,8 +133,16 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         self.keep_written(path, record, json).await
     }
 
+    /// Keeps a record for whom it concerns.
+    pub async fn keep_for(&self, reach: Reach, path: String, record: V) -> Arc<V> {
+        match reach {
+            Reach::Shared => self.keep(path, record).await,
+            Reach::Here => self.keep_here(path, record).await,
+        }
+    }
+
     /// Keeps a record that is nobody else's.
-    pub async fn keep_here(&self, path: String, record: V) -> Arc<V> {
+    async fn keep_here(&self, path: String, record: V) -> Arc<V> {
         let Some(json) = self.written(&path, &record) else {
             self.remove_here(path).await;
             return Arc::new(record);

@@ -7,7 +7,7 @@ use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
 use crate::spec::v1::{Endpoint, ImageId, Part, Resource};
-use crate::store::{BlobLink, Made, MadeKind, ManifestLink, Pointer, PreparedLayer, V1Body};
+use crate::store::{BlobLink, Made, MadeKind, ManifestLink, Pointer, PreparedLayer, Reach, V1Body};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -45,7 +45,7 @@ async fn link(store: &Store, registry: &str, n: u8) {
     let (registry, repository) = (Registry::new(registry), repository());
     let links = &store.links;
     links
-        .link_blob(&registry, &repository, &digest(n), link)
+        .link_blob(&registry, &repository, &digest(n), link, Reach::Shared)
         .await;
 }
 
@@ -131,7 +131,7 @@ async fn records_that_are_used_stay() {
     };
     let links = &store.links;
     links
-        .link_manifest(&registry, &repository, &digest(1), manifest)
+        .link_manifest(&registry, &repository, &digest(1), manifest, Reach::Shared)
         .await;
     for name in ["old", "new"] {
         let pointer = Pointer {
@@ -142,8 +142,15 @@ async fn records_that_are_used_stay() {
         };
         let class = AcceptClass::Full;
         let tags = &store.tags;
-        tags.point(&registry, &repository, class, &tag(name), pointer)
-            .await;
+        tags.point(
+            &registry,
+            &repository,
+            class,
+            &tag(name),
+            pointer,
+            Reach::Shared,
+        )
+        .await;
     }
     age(&root.join("repositories"), 40 * DAY);
     let used = root.join("repositories/hub.example/team/app/_tags/full/new");

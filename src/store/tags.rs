@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
 use super::files::Files;
-use super::records::{Records, component};
+use super::records::{Reach, Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
@@ -86,23 +86,10 @@ impl Tags {
         class: AcceptClass,
         tag: &Tag,
         pointer: Pointer,
+        reach: Reach,
     ) -> Arc<Pointer> {
         self.pointers
-            .keep(path(registry, repository, class, tag), pointer)
-            .await
-    }
-
-    /// A pointer to what only this gateway has: what it converted.
-    pub async fn point_here(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        class: AcceptClass,
-        tag: &Tag,
-        pointer: Pointer,
-    ) -> Arc<Pointer> {
-        self.pointers
-            .keep_here(path(registry, repository, class, tag), pointer)
+            .keep_for(reach, path(registry, repository, class, tag), pointer)
             .await
     }
 

@@ -149,28 +149,8 @@ impl V1Registry {
 
     /// Puts an image of these layers there, the first of which is the root; ids from root to top.
     pub fn push_image(&self, name: &str, tag: &str, layers: &[&[u8]]) -> Vec<String> {
-        let mut state = self.state();
-        let mut ids: Vec<String> = Vec::new();
-        for layer in layers {
-            let seed = format!("{name}{:?}{}", ids.last(), layer.len());
-            let id = super::sha256(&[seed.as_bytes(), layer].concat())[7..].to_owned();
-            let json = match ids.last() {
-                Some(parent) => json!({"id": id, "parent": parent}),
-                None => json!({"id": id}),
-            };
-            let held = Held {
-                json: json.to_string().into_bytes(),
-                layer: Some(layer.to_vec()),
-                complete: true,
-            };
-            state.images.insert(id.clone(), held);
-            ids.push(id);
-        }
-        let (list, tags) = state.repositories.entry(name.to_owned()).or_default();
-        list.extend(ids.iter().map(|id| json!({"id": id})));
-        let top = ids.last().expect("a layer").clone();
-        tags.insert(tag.to_owned(), top);
-        ids
+        let images: Vec<_> = layers.iter().map(|layer| (json!({}), *layer)).collect();
+        self.put_image(name, tag, &images)
     }
 
     /// Puts an image there of what is said about each, root first, and its layer. `id` and `parent` are added;
@@ -233,22 +213,9 @@ impl V1Registry {
 
     /// How often it was asked so: `GET`, and what the path ends with.
     pub fn count(&self, method: &str, end: &str) -> usize {
-        let seen = self.seen();
-        let counts = seen.iter().filter(|seen| {
-            let mut words = seen.line.split(' ');
-            words.next() == Some(method) && words.next().is_some_and(|path| path.ends_with(end))
-        });
-        counts.count()
-    }
-
-    /// Moves a tag, or takes it away.
-    pub fn point(&self, name: &str, tag: &str, id: Option<&str>) {
-        let mut state = self.state();
-        let (_, tags) = state.repositories.get_mut(name).expect("a repository");
-        match id {
-            Some(id) => tags.insert(tag.to_owned(), id.to_owned()),
-            None => tags.remove(tag),
-        };
+        let mut asked = self.asked(end);
+        asked.retain(|seen| seen.line.starts_with(&format!("{method} ")));
+        asked.len()
     }
 
     /// What was asked so far whose path ends like this.

@@ -461,3 +461,21 @@ fn ok<'r>(reply: &'r Reply, step: &'static str) -> Result<&'r Reply, Told> {
         status => Err((step, status)),
     }
 }
+
+/// Who pulls what, and what else than the whole image each is told.
+pub type Pull<'a> = (Option<(&'a str, &'a str)>, &'a str, Option<Told>);
+
+/// Pulls as each of them does with this version, layers from top to root.
+#[track_caller]
+pub fn pulls(version: Version, gateway: &Gateway, tag: &str, whole: &[Vec<u8>], all: &[Pull<'_>]) {
+    for (who, name, told) in all {
+        let pulled = Daemon::new(version, gateway, *who).pull(name, tag);
+        let expected = told.map_or_else(|| Ok(whole.to_vec()), Err);
+        assert!(
+            pulled == expected,
+            "{} {who:?} {name}: {:?}",
+            version.agent,
+            pulled.err()
+        );
+    }
+}

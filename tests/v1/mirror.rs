@@ -128,7 +128,7 @@ fn tags_are_trusted_for_a_while() {
     let first = fetch(&gateway, &one);
     assert_eq!(first.text(), top, "{first:?}");
     assert!(cache(&first).contains("fwd=uri-miss; stored"), "{first:?}");
-    registry.point("team/app", "1", Some(&ids[0]));
+    registry.put_tag("team/app", "1", &ids[0]);
     let again = fetch(&gateway, &one);
     assert_eq!(again.text(), top, "it is trusted");
     assert!(cache(&again).contains("hit; ttl=17"), "{again:?}");
@@ -173,7 +173,7 @@ fn a_deleted_tag_is_404() {
     let gateway = mirror_with(&registry, ", tag_ttl: 0s");
     let one = named("team/app", "tags/1");
     assert_eq!(fetch(&gateway, &one).status(), 200);
-    registry.point("team/app", "1", None);
+    registry.delete_tag("team/app", "1");
     assert_eq!(fetch(&gateway, &one).status(), 404);
     registry.script(|script| script.broken = Some(500));
     let reply = fetch(&gateway, &one);

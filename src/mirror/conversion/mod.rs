@@ -30,7 +30,7 @@ use crate::spec::digest::Digest;
 use crate::spec::manifest::{AcceptClass, DOCKER_MANIFEST};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::{ImageId, plain};
-use crate::store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, trouble};
+use crate::store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, Reach, trouble};
 
 pub(super) use packed::Packed;
 
@@ -268,7 +268,7 @@ impl Shared {
         };
         let links = &self.store.links;
         links
-            .link_blob_here(&side.registry, repository, digest, link)
+            .link_blob(&side.registry, repository, digest, link, Reach::Here)
             .await;
         length.is_some()
     }
@@ -293,7 +293,7 @@ impl Shared {
             stored: None,
         };
         let links = &self.store.links;
-        let link = links.link_manifest_here(&side.registry, repository, digest, link);
+        let link = links.link_manifest(&side.registry, repository, digest, link, Reach::Here);
         Some(link.await)
     }
 

@@ -17,7 +17,9 @@ use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::DOCKER_MANIFEST;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::ImageId;
-use crate::store::{BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestLink, trouble};
+use crate::store::{
+    BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestLink, Reach, trouble,
+};
 use crate::upstream::UpstreamError;
 
 /// How many images of one chain are read at once.
@@ -227,12 +229,18 @@ impl Shared {
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let Layer { digest, size, .. } = image.layer;
             links
-                .link_blob_here(registry, repository, &digest, blob(size))
+                .link_blob(registry, repository, &digest, blob(size), Reach::Here)
                 .await;
         }
         let config = blob(converted.config.len() as u64);
         links
-            .link_blob_here(registry, repository, &converted.config_digest, config)
+            .link_blob(
+                registry,
+                repository,
+                &converted.config_digest,
+                config,
+                Reach::Here,
+            )
             .await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
@@ -243,7 +251,13 @@ impl Shared {
         };
         // Last: who finds it finds the others.
         links
-            .link_manifest_here(registry, repository, &converted.manifest_digest, manifest)
+            .link_manifest(
+                registry,
+                repository,
+                &converted.manifest_digest,
+                manifest,
+                Reach::Here,
+            )
             .await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = &self.store.images;
