@@ -250,6 +250,80 @@ fn a_listener_that_only_reads_knows_nobody() {
     }
 }
 
+/// Whatever a client shows there: a token of a user who may is worth no more than nothing.
+#[test]
+fn a_users_token_is_worth_nothing_where_only_reads_are() {
+    let registry = V1Registry::start();
+    let open = registry.push_image("open/app", "1", &[b"layer"]);
+    let secret = registry.push_image("secret/app", "1", &[b"other"]);
+    let mut gateway = gateway(&registry);
+    let mine = token(&gateway, "pusher", "secret/app");
+    let token = format!("Token {mine}");
+    assert_eq!(
+        ask(&gateway, "GET", &image(&secret[0], "layer"), &token).body,
+        b"other"
+    );
+    let password = basic("pusher", "password");
+    let v2 = Raw::connect(gateway.url(1), None).exchange(
+        "GET",
+        "/token?scope=repository:secret/app:pull",
+        &[("Authorization", &password)],
+    );
+    let v2: serde_json::Value = serde_json::from_str(&v2.text()).expect("JSON");
+    let bearer = format!("Bearer {}", v2["token"].as_str().expect("a token"));
+    let path = gateway.dir().join("roadstead.yaml");
+    let yaml = std::fs::read_to_string(path).expect("its configuration");
+    gateway.restart_with(&yaml.replace("tls: off}", "tls: off, read_only: true}"));
+    for with in [&token, &bearer, &password, &format!("Basic {mine}")] {
+        for path in [
+            "/v1/repositories/secret/app/images".to_owned(),
+            "/v1/repositories/secret/app/tags".to_owned(),
+            "/v1/repositories/secret/app/tags/1".to_owned(),
+            "/v2/secret/app/manifests/1".to_owned(),
+            "/v2/secret/app/tags/list".to_owned(),
+        ] {
+            let plain = Raw::connect(gateway.url(1), None);
+            let reply = { plain }.exchange("GET", &path, &[("Authorization", with)]);
+            assert_eq!(reply.status(), 403, "{path} {with}");
+            assert_eq!(reply.header("x-docker-token"), None, "{path}");
+            let cookie = [
+                ("Cookie", with.as_str()),
+                ("X-Docker-Token", mine.as_str()),
+                ("Proxy-Authorization", with.as_str()),
+            ];
+            let reply = Raw::connect(gateway.url(1), None).exchange("GET", &path, &cookie);
+            assert_eq!(reply.status(), 403, "{path} {with} elsewhere");
+        }
+        for part in ["json", "layer", "ancestry"] {
+            let reply = ask(&gateway, "GET", &image(&secret[0], part), with);
+            assert!(
+                matches!(reply.status(), 401 | 403),
+                "{part} {with}: {reply:?}"
+            );
+            let reply = ask(&gateway, "HEAD", &image(&secret[0], part), with);
+            assert!(
+                matches!(reply.status(), 401 | 403),
+                "{part} {with}: {reply:?}"
+            );
+        }
+        // What everybody may, they may with any header, also with a token that is for something else.
+        let list = ask(&gateway, "GET", "/v1/repositories/open/app/images", with);
+        assert_eq!(list.status(), 200, "{with}");
+        let anybody = list.header("x-docker-token").expect("a token");
+        let reply = ask(
+            &gateway,
+            "GET",
+            &image(&open[0], "layer"),
+            &format!("Token {anybody}"),
+        );
+        assert_eq!(reply.body, b"layer");
+        let found = ask(&gateway, "GET", "/v1/search?q=app", with);
+        assert!(!found.text().contains("secret"), "{}", found.text());
+        let users = ask(&gateway, "GET", "/v1/users/", with);
+        assert_eq!(users.status(), 200);
+    }
+}
+
 fn gateway_with_listener(registry: &V1Registry) -> Gateway {
     let mut gateway = gateway(registry);
     let path = gateway.dir().join("roadstead.yaml");

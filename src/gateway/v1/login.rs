@@ -1,12 +1,12 @@
 //! Who asks over v1, and what they are told who may not.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use http::{StatusCode, header};
 use pingora::proxy::Session;
 
 use super::super::Gateway;
+use super::super::login::address;
 use super::super::route::Refusal;
 use crate::access::{Action, Caller, Denied, Login, Permit, Refused};
 use crate::spec::authorization::{self, Authorization};
@@ -75,17 +75,6 @@ impl From<Refused> for Denial {
     }
 }
 
-/// The same token, of nobody.
-pub fn nobody(caller: &Caller) -> Caller {
-    match caller {
-        Caller::Narrowed { actions, .. } => Caller::Narrowed {
-            user: None,
-            actions: *actions,
-        },
-        Caller::User(_) | Caller::Anonymous => Caller::Anonymous,
-    }
-}
-
 /// What a token of the v1 API says that it is for: `signature=…,repository="<name>",access=read`.
 fn repository_of(token: &str) -> Option<&str> {
     let (_, rest) = token.split_once("repository=")?;
@@ -100,37 +89,43 @@ impl Gateway {
         authenticator.is_some_and(crate::access::Authenticator::has_accounts)
     }
 
-    /// Who came. On a listener that only reads, what a client says counts for nothing but the repository
-    /// that its token is for.
+    /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
     pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Denial> {
         let Some(authenticator) = &self.house.authenticator else {
             return Ok(Login::ANONYMOUS);
         };
+        if self.listener.read_only {
+            return Ok(Login::ANONYMOUS);
+        }
         let lines = session.req_header().headers.get_all(header::AUTHORIZATION);
         let lines: Vec<&[u8]> = lines.iter().map(http::HeaderValue::as_bytes).collect();
         let authorization = authorization::parse(&lines.join(&b", "[..]));
-        let reads = self.listener.read_only;
-        let authorization = match authorization {
-            Ok(authorization) => authorization,
-            Err(_) if reads => Authorization::Anonymous,
-            Err(malformed) => {
-                tracing::debug!(error = %malformed, "a login that cannot be read");
-                return Err(Denial::unauthorized(
-                    "the Authorization header cannot be read",
-                ));
-            }
-        };
-        if reads && !matches!(authorization, Authorization::Token(_)) {
-            return Ok(Login::ANONYMOUS);
+        let authorization = authorization.map_err(|malformed| {
+            tracing::debug!(error = %malformed, "a login that cannot be read");
+            Denial::unauthorized("the Authorization header cannot be read")
+        })?;
+        let login = authenticator.login(&authorization, address(session), SystemTime::now());
+        Ok(login.await?)
+    }
+
+    /// The repository that a token of ours is for, which requests for images say nowhere else. Where everybody
+    /// is anonymous it gives no right, but says which repository's image is meant.
+    pub(super) async fn v1_token_repository(
+        &self,
+        session: &Session,
+        login: &Login,
+    ) -> Option<String> {
+        if !self.listener.read_only {
+            return login.repository().map(str::to_owned);
         }
-        let address = session.client_addr().and_then(|address| address.as_inet());
-        let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), std::net::SocketAddr::ip);
-        let login = authenticator.login(&authorization, address, SystemTime::now());
-        match login.await {
-            // With `--registry-mirror` it is another index's, which says nothing here.
-            Err(Refused::Token) if reads => Ok(Login::ANONYMOUS),
-            login => Ok(login?),
+        let authenticator = self.house.authenticator.as_ref()?;
+        let line = session.req_header().headers.get(header::AUTHORIZATION)?;
+        let token = authorization::parse(line.as_bytes()).ok()?;
+        if !matches!(token, Authorization::Token(_)) {
+            return None;
         }
+        let shown = authenticator.login(&token, address(session), SystemTime::now());
+        Some(shown.await.ok()?.repository()?.to_owned())
     }
 
     /// The repository that a token names which is not ours: no right, but what Docker with `--registry-mirror`

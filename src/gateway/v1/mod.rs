@@ -169,7 +169,7 @@ impl Gateway {
     ) -> Result<(), Failed> {
         let login = self.v1_login(session).await?;
         seen.user = login.user().map(str::to_owned);
-        let Some(name) = login.repository().map(str::to_owned) else {
+        let Some(name) = self.v1_token_repository(session, &login).await else {
             if self.v1_synthesised_by_id(session, &image).await? {
                 return Ok(());
             }
@@ -224,12 +224,7 @@ impl Gateway {
         if action != Action::Pull && !entry.push {
             return Err(route::no_pushes(&entry.registry).into());
         }
-        let caller = if self.listener.read_only {
-            login::nobody(&login.caller(name))
-        } else {
-            login.caller(name)
-        };
-        Ok(self.v1_decide(&caller, action, &entry.registry, &repository)?)
+        Ok(self.v1_decide(&login.caller(name), action, &entry.registry, &repository)?)
     }
 }
 
