@@ -3,6 +3,7 @@
 //! Every value that came from a stranger becomes one of these types, or an error that names the
 //! specification's code, before anything else looks at it.
 
+pub mod addresses;
 pub mod authorization;
 pub mod byteranges;
 pub mod cache_status;

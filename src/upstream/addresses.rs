@@ -2,11 +2,13 @@
 //! inside of the network that the registry itself is not on.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::spec::addresses::is_global;
 
 /// The variables that may name a proxy, whose address is the operator's own choice.
 const PROXY_VARIABLES: [&str; 6] = [
@@ -43,7 +45,7 @@ impl Home {
             .filter_map(|name| std::env::var(name).ok());
         let mut chosen: HashSet<String> = proxies.filter_map(|url| proxy_host(&url)).collect();
         chosen.insert(host.clone());
-        let private = host.parse().is_ok_and(is_private);
+        let private = host.parse().is_ok_and(|host| !is_global(host));
         Self(Arc::new(Known {
             chosen,
             host,
@@ -53,7 +55,7 @@ impl Home {
 
     /// Whether a connection to this address may be made on a redirect's or a challenge's word.
     pub fn allows(&self, address: IpAddr) -> bool {
-        !is_private(address) || self.0.private.load(Ordering::Relaxed)
+        is_global(address) || self.0.private.load(Ordering::Relaxed)
     }
 
     /// Whether a URL's host may be asked: an address is judged here, a name when it is resolved.
@@ -64,7 +66,7 @@ impl Home {
 
     fn admit(&self, name: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let name = name.to_ascii_lowercase();
-        if name == self.0.host && addresses.iter().any(|address| is_private(address.ip())) {
+        if name == self.0.host && addresses.iter().any(|address| !is_global(address.ip())) {
             self.0.private.store(true, Ordering::Relaxed);
         }
         if self.0.chosen.contains(&name) {
@@ -102,68 +104,9 @@ fn proxy_host(url: &str) -> Option<String> {
         .map(|host| host.trim_matches(['[', ']']).to_ascii_lowercase())
 }
 
-/// Loopback, link-local, private, shared, unspecified and multicast addresses.
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_private_v4(v4),
-        IpAddr::V6(v6) => v6
-            .to_ipv4_mapped()
-            .map_or_else(|| is_private_v6(v6), is_private_v4),
-    }
-}
-
-fn is_private_v4(v4: Ipv4Addr) -> bool {
-    let [a, b, ..] = v4.octets();
-    v4.is_loopback()
-        || v4.is_private()
-        || v4.is_link_local()
-        || v4.is_unspecified()
-        || v4.is_multicast()
-        || v4.is_broadcast()
-        || a == 0
-        || (a == 100 && (64..128).contains(&b))
-}
-
-fn is_private_v6(v6: Ipv6Addr) -> bool {
-    v6.is_loopback()
-        || v6.is_unspecified()
-        || v6.is_multicast()
-        || v6.is_unique_local()
-        || v6.is_unicast_link_local()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_addresses() {
-        for (address, private) in [
-            ("127.0.0.1", true),
-            ("10.1.2.3", true),
-            ("172.16.0.1", true),
-            ("192.168.1.1", true),
-            ("169.254.169.254", true),
-            ("100.64.0.1", true),
-            ("0.0.0.0", true),
-            ("224.0.0.1", true),
-            ("::1", true),
-            ("fe80::1", true),
-            ("fd00::1", true),
-            ("::ffff:127.0.0.1", true),
-            ("::ffff:8.8.8.8", false),
-            ("8.8.8.8", false),
-            ("172.32.0.1", false),
-            ("100.128.0.1", false),
-            ("2606:4700::1", false),
-        ] {
-            assert_eq!(
-                is_private(address.parse().expect("an address")),
-                private,
-                "{address}"
-            );
-        }
-    }
 
     #[test]
     fn a_registry_on_the_internet_cannot_point_inside() {
@@ -178,6 +121,7 @@ mod tests {
                 .is_empty()
         );
         assert!(!home.allows_host("169.254.169.254") && !home.allows_host("[::1]"));
+        assert!(!home.allows_host("[64:ff9b::a9fe:a9fe]") && !home.allows_host("[2002:a00:1::]"));
         assert!(home.allows_host("cdn.example"));
         // Its own name may lead inside; then its redirects may as well.
         assert_eq!(
