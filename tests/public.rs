@@ -125,6 +125,38 @@ fn a_repository_that_was_closed_is_denied_when_its_day_is_over() {
     assert!(denied(&get(gateway.url(1), None, &open.layer_path(0))));
 }
 
+/// A page that asks for a login, or greets, is no proof that everybody may read something.
+#[test]
+fn a_login_page_does_not_make_a_repository_public() {
+    for kind in ["text/html; charset=utf-8", "application/json", "text/plain"] {
+        let (origin, open, closed, gateway) = scene("");
+        let page = || {
+            let headers = vec![("Content-Type".to_owned(), kind.to_owned())];
+            Fault::Status(200, headers)
+                .on("*", "/v2/team/closed/*")
+                .times(1)
+        };
+        let paths = [
+            closed.tag_path(),
+            closed.digest_path(),
+            closed.layer_path(0),
+        ];
+        for path in paths {
+            origin.fault(page());
+            let reply = get(gateway.url(1), None, &path);
+            assert!(denied(&reply), "{kind} {path} {reply:?}");
+        }
+        origin.fault(page());
+        let tags = get(gateway.url(1), None, "/v2/team/closed/tags/list");
+        assert!(denied(&tags), "{kind} {tags:?}");
+        let record = gateway.store().join("repositories/up/team/closed/_public");
+        assert!(!record.exists());
+        for path in [open.layer_path(0), open.tag_path()] {
+            assert_eq!(get(gateway.url(1), None, &path).status(), 200, "{path}");
+        }
+    }
+}
+
 #[test]
 fn the_rules_come_first() {
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"up/team/closed\"], actions: [pull]}]}\n";

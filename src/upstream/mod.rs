@@ -9,6 +9,7 @@ mod auth;
 mod catalogue;
 mod clients;
 mod error;
+mod evidence;
 mod limits;
 mod pass;
 mod transport;
@@ -436,14 +437,19 @@ impl Upstream {
             .ask(method, endpoint.path(), repository)
             .header(header::ACCEPT, accept);
         ask.whose = Whose::Nobody;
-        match self.question(ask.clone()).await {
+        if ask.method == Method::GET {
+            let (_, bytes) = self.whole(ask, MAX_PAGE).await?;
+            return evidence::of_anybody(evidence::is_list(resource, &bytes));
+        }
+        let answered = match self.question(ask.clone()).await {
             // Some registries know no HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
                 ask.method = Method::GET;
-                self.question(ask).await.map(drop)
+                self.question(ask).await?
             }
-            answered => answered.map(drop),
-        }
+            answered => answered?,
+        };
+        evidence::of_anybody(evidence::shows(resource, answered.headers()))
     }
 
     /// `/v2/`
