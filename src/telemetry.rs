@@ -65,6 +65,16 @@ impl Seldom {
     }
 }
 
+/// What a stranger wrote, as it may stand in the log: at most `longest` characters, control characters escaped.
+pub fn harmless(text: &str, longest: usize) -> String {
+    let shown = text.chars().take(longest);
+    let mut shown: String = shown.flat_map(char::escape_debug).collect();
+    if text.chars().nth(longest).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Milliseconds since then; a number in JSON, which u128 would not be.
 pub fn ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -76,4 +86,24 @@ pub fn host_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_write_is_short_and_harmless_in_the_log() {
+        for (text, shown) in [
+            ("alice", "alice"),
+            ("", ""),
+            ("a\nb\u{1b}[0m\"", "a\\nb\\u{1b}[0m\\\""),
+            ("häfen", "häfen"),
+        ] {
+            assert_eq!(harmless(text, 64), shown);
+        }
+        assert_eq!(harmless(&"n".repeat(64), 64), "n".repeat(64));
+        assert_eq!(harmless(&"n".repeat(65), 64), "n".repeat(64) + "…");
+        assert!(harmless(&"\u{7f}".repeat(10_000), 64).len() <= 64 * 10 + 3);
+    }
 }

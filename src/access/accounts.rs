@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::disk;
-use super::failures::{Failures, Pair, network};
+use super::failures::{Attempted, Failures, Guess, Known, Pair};
 use super::htpasswd::{Account, Htpasswd, HtpasswdError};
 use crate::flight::Flights;
+use crate::spec::addresses::network;
+use crate::telemetry::harmless;
 
 /// How often the file is looked at, while there are requests.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,9 +26,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// A change that was seen is read again after this, so that no half of a file is taken for the whole.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long a password that was right need not be verified again.
-const REMEMBERED: Duration = Duration::from_secs(300);
-const MOST_REMEMBERED: u64 = 10_000;
+/// How long a login waits for a pause to end, rather than being told to come back.
+const SLOWED: Duration = Duration::from_secs(4);
+/// How much of a user's name goes to the log, in characters.
+const LONGEST_NAME: usize = 64;
+/// How many logins wait so at once.
+const WAITING: usize = 64;
 /// How long a request waits for its turn to have a password verified.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -171,13 +174,13 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct Accounts {
     source: Arc<Source>,
-    /// Keyed hashes of user, password and line that were found to belong together.
-    remembered: Cache<[u8; 32], ()>,
     /// Made at each start.
     key: Hmac<Sha256>,
     /// As many verifications at once as there are cores.
     turns: Arc<Semaphore>,
-    under_way: Flights<([u8; 32], Pair), Result<(), Wrong>>,
+    /// Logins that are slowed down.
+    waiting: Arc<Semaphore>,
+    under_way: Flights<(Guess, Pair), Result<(), Wrong>>,
     failures: Arc<Failures>,
 }
 
@@ -190,7 +193,6 @@ impl Accounts {
         let bytes = read(path)?;
         let accounts = parse(path, &bytes)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let remembered = Cache::builder().max_capacity(MOST_REMEMBERED);
         Ok(Self {
             source: Arc::new(Source {
                 path: path.to_owned(),
@@ -199,12 +201,9 @@ impl Accounts {
                 started: Instant::now(),
                 looked: AtomicU64::new(0),
             }),
-            remembered: remembered
-                .time_to_live(REMEMBERED)
-                .eviction_policy(EvictionPolicy::lru())
-                .build(),
             key: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             turns: Arc::new(Semaphore::new(cores)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
             under_way: Flights::default(),
             failures: Arc::default(),
         })
@@ -228,14 +227,18 @@ impl Accounts {
     /// So many wrong guesses, without the wait between them.
     #[cfg(test)]
     pub fn guessed(&self, user: &str, address: IpAddr, times: u32) {
-        for _ in 0..times {
-            let pair = self.pair(user, address);
-            self.failures.failed(address, pair, Instant::now());
+        for number in 0..times {
+            let attempted = Attempted {
+                guess: self.keyed(&[user.as_bytes(), &number.to_be_bytes()]),
+                pair: self.pair(user, address),
+                address,
+            };
+            self.failures.failed(&attempted, Instant::now());
         }
     }
 
     /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
-    /// for five minutes or until the line changes, and is then free.
+    /// for a day or until the line changes, and is then free.
     ///
     /// # Errors
     /// [`Wrong`], in the same time for users that exist and users that do not.
@@ -248,31 +251,31 @@ impl Accounts {
         let file = self.current().await;
         let account = file.account(user).cloned();
         let line = account.as_ref().map_or("", |account| account.line());
-        let guess = self.keyed(&[user.as_bytes(), password, line.as_bytes()]);
-        if let Some(account) = &account
-            && self.remembered.contains_key(&guess)
-        {
-            return Ok(account.clone());
+        let attempted = Attempted {
+            guess: self.keyed(&[user.as_bytes(), password, line.as_bytes()]),
+            pair: self.pair(user, address),
+            address,
+        };
+        match (self.failures.known(&attempted, Instant::now()), &account) {
+            (Known::Right, Some(account)) => return Ok(account.clone()),
+            (Known::Wrong, _) => return Err(Wrong::Password),
+            (Known::Right | Known::After(_), _) => {}
         }
-        let pair = self.pair(user, address);
         let attempt = Attempt {
             file,
             account: account.clone(),
+            user: harmless(user, LONGEST_NAME),
             password: password.to_vec(),
-            address,
-            pair,
+            attempted,
             turns: self.turns.clone(),
+            waiting: self.waiting.clone(),
             failures: self.failures.clone(),
         };
         // A client's parallel requests say the same, and are answered together.
-        let (verdict, _) = self
-            .under_way
-            .join((guess, pair), || attempt.verdict())
-            .await;
+        let key = (attempted.guess, attempted.pair);
+        let (verdict, _) = self.under_way.join(key, || attempt.verdict()).await;
         verdict.unwrap_or(Err(Wrong::Password))?;
-        let account = account.ok_or(Wrong::Password)?;
-        self.remembered.insert(guess, ());
-        Ok(account)
+        account.ok_or(Wrong::Password)
     }
 
     fn pair(&self, user: &str, address: IpAddr) -> Pair {
@@ -296,22 +299,29 @@ impl Accounts {
 struct Attempt {
     file: Arc<Htpasswd>,
     account: Option<Arc<Account>>,
+    /// For the log.
+    user: String,
     password: Vec<u8>,
-    address: IpAddr,
-    pair: Pair,
+    attempted: Attempted,
     turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     failures: Arc<Failures>,
 }
 
 impl Attempt {
     async fn verdict(self) -> Result<(), Wrong> {
-        self.not_too_soon()?;
-        let turn = timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            return Err(Wrong::SlowDown(Duration::from_secs(5)));
+        let slowed_until = Instant::now() + SLOWED;
+        let turn = loop {
+            self.slow_down(slowed_until).await?;
+            let turn = timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                return Err(Wrong::SlowDown(Duration::from_secs(5)));
+            };
+            // Again: a flood of guesses has waited together with this one.
+            if self.pause().is_zero() {
+                break turn;
+            }
         };
-        // Again: a flood of guesses has waited together with this one.
-        self.not_too_soon()?;
         let work = move || {
             let hash = self
                 .account
@@ -320,9 +330,11 @@ impl Attempt {
             let right = hash.verify(&self.password) && self.account.is_some();
             let now = Instant::now();
             if right {
-                self.failures.succeeded(self.pair);
+                self.failures.succeeded(&self.attempted, now);
             } else {
-                self.failures.failed(self.address, self.pair, now);
+                self.failures.failed(&self.attempted, now);
+                let (user, client) = (&self.user, self.attempted.address);
+                tracing::warn!(user, %client, "a login failed: the user or the password is wrong");
             }
             // The turn ends after the failure counts.
             drop(turn);
@@ -334,13 +346,26 @@ impl Attempt {
         }
     }
 
-    fn not_too_soon(&self) -> Result<(), Wrong> {
-        let now = Instant::now();
-        let pause = self.failures.pause(self.address, &self.pair, now);
+    /// Waits while a short pause lasts, so that a right password gets through and a wrong one is still told
+    /// so; a pause that ends after `until` is told instead.
+    async fn slow_down(&self, until: Instant) -> Result<(), Wrong> {
+        let pause = self.pause();
         if pause.is_zero() {
-            Ok(())
-        } else {
-            Err(Wrong::SlowDown(pause))
+            return Ok(());
+        }
+        let place = self.waiting.try_acquire();
+        if place.is_err() || Instant::now() + pause > until {
+            return Err(Wrong::SlowDown(pause));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// How long this must not be verified yet.
+    fn pause(&self) -> Duration {
+        match self.failures.known(&self.attempted, Instant::now()) {
+            Known::After(pause) => pause,
+            Known::Right | Known::Wrong => Duration::ZERO,
         }
     }
 }

@@ -1,17 +1,25 @@
 //! Failed logins slow down whoever makes them: an address, and an address with one user. Never a user
 //! alone, so nobody can lock another out by guessing; and where a user has logged in lately, what others
 //! at the same address do does not count against that user.
+//!
+//! What was found out already is no guess. A password that was right lately is right, whatever others at the
+//! same address do; one that was wrong lately from there is wrong, and does not count again: tools go on with
+//! an old password for days.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-/// How many addresses, and addresses with a user, are remembered.
+use crate::spec::addresses::network;
+
+/// How many addresses, addresses with a user, and guesses of each outcome are remembered.
 const CAPACITY: u64 = 100_000;
-/// How long a user is known at an address after a success.
+/// How long a password that was right need not be verified again, and its user is known at an address.
 const KNOWN: Duration = Duration::from_secs(24 * 3600);
+/// How long a password that was wrong need not be verified again.
+const KNOWN_WRONG: Duration = Duration::from_secs(3600);
 
 /// How failures add up.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +34,13 @@ struct Measure {
 
 /// Of one user at one address: in the long run one guess a minute.
 const PAIR: Measure = Measure {
-    free: 5,
+    free: 10,
     forgiven: Duration::from_secs(60),
     most: Duration::from_secs(60),
 };
 /// Of one address, behind which many may be: a guess in ten seconds.
 const ADDRESS: Measure = Measure {
-    free: 50,
+    free: 200,
     forgiven: Duration::from_secs(10),
     most: Duration::from_secs(10),
 };
@@ -81,13 +89,36 @@ impl Measure {
 
 /// Somebody, as a keyed hash of the user's name at an address: names of strangers are not kept.
 pub(super) type Pair = [u8; 32];
+/// A keyed hash of a user, a password, and the user's line.
+pub(super) type Guess = [u8; 32];
+
+/// Somebody's attempt to log in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempted {
+    pub guess: Guess,
+    pub pair: Pair,
+    pub address: IpAddr,
+}
+
+/// What is known of an attempt before its password is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It was right lately.
+    Right,
+    /// It was wrong lately, from the same address: another's attempts are nobody's business.
+    Wrong,
+    /// It has to be verified, after this pause.
+    After(Duration),
+}
 
 /// Who failed, and who did not.
 #[derive(Debug)]
 pub(super) struct Failures {
     addresses: Cache<IpAddr, Tally>,
     pairs: Cache<Pair, Tally>,
-    known: Cache<Pair, ()>,
+    known: Cache<Pair, Instant>,
+    right: Cache<Guess, Instant>,
+    wrong: Cache<(Guess, IpAddr), Instant>,
 }
 
 impl Default for Failures {
@@ -96,6 +127,8 @@ impl Default for Failures {
             addresses: bounded(Duration::from_secs(3600)),
             pairs: bounded(Duration::from_secs(3600)),
             known: bounded(KNOWN),
+            right: bounded(KNOWN),
+            wrong: bounded(KNOWN_WRONG),
         }
     }
 }
@@ -110,35 +143,40 @@ where
 }
 
 impl Failures {
-    /// How long until an attempt is looked at; zero: now.
-    pub fn pause(&self, address: IpAddr, pair: &Pair, now: Instant) -> Duration {
-        let own = PAIR.left(self.pairs.get(pair), now);
-        if self.known.contains_key(pair) {
-            return own;
+    /// What is known of an attempt; what was right comes before all pauses.
+    pub fn known(&self, attempt: &Attempted, now: Instant) -> Known {
+        let lately = |at: Instant, life| now.saturating_duration_since(at) < life;
+        let network = network(attempt.address);
+        let right = self.right.get(&attempt.guess);
+        if right.is_some_and(|at| lately(at, KNOWN)) {
+            return Known::Right;
         }
-        own.max(ADDRESS.left(self.addresses.get(&network(address)), now))
+        let wrong = self.wrong.get(&(attempt.guess, network));
+        if wrong.is_some_and(|at| lately(at, KNOWN_WRONG)) {
+            return Known::Wrong;
+        }
+        let own = PAIR.left(self.pairs.get(&attempt.pair), now);
+        let known = self.known.get(&attempt.pair);
+        if known.is_some_and(|at| lately(at, KNOWN)) {
+            return Known::After(own);
+        }
+        Known::After(own.max(ADDRESS.left(self.addresses.get(&network), now)))
     }
 
-    pub fn failed(&self, address: IpAddr, pair: Pair, now: Instant) {
-        let network = network(address);
+    pub fn failed(&self, attempt: &Attempted, now: Instant) {
+        let network = network(attempt.address);
         let tally = ADDRESS.add(self.addresses.get(&network), now);
         self.addresses.insert(network, tally);
-        self.pairs
-            .insert(pair, PAIR.add(self.pairs.get(&pair), now));
+        let tally = PAIR.add(self.pairs.get(&attempt.pair), now);
+        self.pairs.insert(attempt.pair, tally);
+        self.wrong.insert((attempt.guess, network), now);
     }
 
     /// The address stays slow: else a guesser with one good account could guess others' for ever.
-    pub fn succeeded(&self, pair: Pair) {
-        self.pairs.invalidate(&pair);
-        self.known.insert(pair, ());
-    }
-}
-
-/// What one customer has: an IPv4 address, or an IPv6 network of 64 bits.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    pub fn succeeded(&self, attempt: &Attempted, now: Instant) {
+        self.pairs.invalidate(&attempt.pair);
+        self.known.insert(attempt.pair, now);
+        self.right.insert(attempt.guess, now);
     }
 }
 
@@ -157,15 +195,31 @@ mod tests {
         Duration::from_secs(number)
     }
 
+    /// A guess that nobody has made before.
+    fn new(pair: Pair, last: u8, number: u8) -> Attempted {
+        let mut guess = pair;
+        guess[1] = number;
+        guess[2] = 1;
+        Attempted {
+            guess,
+            pair,
+            address: at(last),
+        }
+    }
+
+    fn after(time: u64) -> Known {
+        Known::After(seconds(time))
+    }
+
     #[test]
     fn pauses_grow_and_end() {
         let pauses = |measure: Measure, failures: &[u32]| {
             let pause = |&failures| measure.pause(failures).as_secs();
             failures.iter().map(pause).collect::<Vec<_>>()
         };
-        let counts = [0, 4, 5, 6, 7, 10, 11, u32::MAX];
+        let counts = [0, 9, 10, 11, 12, 15, 16, u32::MAX];
         assert_eq!(pauses(PAIR, &counts), [0, 0, 1, 2, 4, 32, 60, 60]);
-        let counts = [0, 49, 50, 51, 52, 53, 54, u32::MAX];
+        let counts = [0, 199, 200, 201, 202, 203, 204, u32::MAX];
         assert_eq!(pauses(ADDRESS, &counts), [0, 0, 1, 2, 4, 8, 10, 10]);
     }
 
@@ -173,14 +227,14 @@ mod tests {
     fn failures_are_forgiven() {
         let start = Instant::now();
         let mut tally = None;
-        for _ in 0..6 {
+        for _ in 0..11 {
             tally = Some(PAIR.add(tally, start));
         }
         assert_eq!(PAIR.left(tally, start), seconds(2));
         assert_eq!(PAIR.left(tally, start + seconds(1)), seconds(1));
         assert_eq!(PAIR.left(tally, start + seconds(2)), Duration::ZERO);
         let later = PAIR.add(tally, start + seconds(120));
-        assert_eq!(later.failures, 5);
+        assert_eq!(later.failures, 10);
         assert_eq!(PAIR.add(tally, start + seconds(86_400)).failures, 1);
         // However many there were, an hour forgives them.
         for _ in 0..1000 {
@@ -192,44 +246,74 @@ mod tests {
     #[test]
     fn nobody_is_locked_out_from_elsewhere() {
         let (failures, now) = (Failures::default(), Instant::now());
-        for _ in 0..100 {
-            failures.failed(at(1), A, now);
+        for number in 0..250 {
+            failures.failed(&new(A, 1, number), now);
         }
-        assert_eq!(failures.pause(at(1), &A, now), seconds(60));
+        assert_eq!(failures.known(&new(A, 1, 255), now), after(60));
         // The same user at another address is another pair, and the address has done nothing.
-        assert_eq!(failures.pause(at(2), &B, now), Duration::ZERO);
+        assert_eq!(failures.known(&new(B, 2, 0), now), after(0));
         // A stranger at the address waits, a user who is known there does not.
-        assert_eq!(failures.pause(at(1), &B, now), seconds(10));
-        failures.succeeded(B);
-        assert_eq!(failures.pause(at(1), &B, now), Duration::ZERO);
-        assert_eq!(failures.pause(at(1), &A, now), seconds(60));
+        assert_eq!(failures.known(&new(B, 1, 0), now), after(10));
+        failures.succeeded(&new(B, 1, 1), now);
+        assert_eq!(failures.known(&new(B, 1, 0), now), after(0));
+        assert_eq!(failures.known(&new(A, 1, 255), now), after(60));
     }
 
     #[test]
     fn a_few_mistakes_cost_nothing() {
         let (failures, now) = (Failures::default(), Instant::now());
-        for _ in 0..4 {
-            failures.failed(at(1), A, now);
-            assert_eq!(failures.pause(at(1), &A, now), Duration::ZERO);
+        for number in 0..9 {
+            failures.failed(&new(A, 1, number), now);
+            assert_eq!(failures.known(&new(A, 1, 255), now), after(0));
         }
-        failures.succeeded(A);
-        for _ in 0..4 {
-            failures.failed(at(1), A, now);
+        failures.succeeded(&new(A, 1, 100), now);
+        for number in 10..19 {
+            failures.failed(&new(A, 1, number), now);
         }
-        assert_eq!(failures.pause(at(1), &A, now), Duration::ZERO);
-        failures.failed(at(1), A, now);
-        assert_eq!(failures.pause(at(1), &A, now), seconds(1));
+        assert_eq!(failures.known(&new(A, 1, 255), now), after(0));
+        failures.failed(&new(A, 1, 19), now);
+        assert_eq!(failures.known(&new(A, 1, 255), now), after(1));
     }
 
+    /// Others guess the password of a user who has logged in lately, from the same address.
     #[test]
-    fn networks() {
-        for (address, expected) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            let address: IpAddr = address.parse().expect("an address");
-            assert_eq!(network(address).to_string(), expected);
+    fn what_was_right_lately_is_right_whatever_others_do() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        let right = new(A, 1, 200);
+        failures.succeeded(&right, start);
+        for hour in 0..24 {
+            let now = start + seconds(hour * 3600);
+            for number in 0..100 {
+                failures.failed(&new(A, 1, number), now);
+            }
+            assert_eq!(failures.known(&right, now), Known::Right, "{hour}");
+            let elsewhere = Attempted {
+                address: at(7),
+                ..right
+            };
+            assert_eq!(failures.known(&elsewhere, now), Known::Right, "{hour}");
+            assert_eq!(failures.known(&new(A, 1, 255), now), after(60), "{hour}");
         }
+        // After a day it is a guess like any other.
+        let now = start + seconds(24 * 3600);
+        assert_eq!(failures.known(&right, now), after(0));
+    }
+
+    /// Many tools with an old password, behind one address.
+    #[test]
+    fn the_same_wrong_password_again_is_no_guess() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let old = new(A, 1, 1);
+        assert_eq!(failures.known(&old, now), after(0));
+        failures.failed(&old, now);
+        assert_eq!(failures.known(&old, now), Known::Wrong);
+        // Elsewhere nobody learns that somebody tried it here.
+        let elsewhere = Attempted {
+            address: at(2),
+            ..old
+        };
+        assert_eq!(failures.known(&elsewhere, now), after(0));
+        let later = now + KNOWN_WRONG;
+        assert_eq!(failures.known(&old, later), after(0));
     }
 }
