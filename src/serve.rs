@@ -14,10 +14,11 @@ use crate::access::Authenticator;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::gateway::{
-    Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
+    Admission, Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
     with_files,
 };
 use crate::mirror::Mirror;
+use crate::share::Shares;
 use crate::store::{Bucket, Store};
 use crate::telemetry;
 
@@ -117,7 +118,10 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     store.tend()?;
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
     let operated = mirror.clone();
+    let shares = Shares::new(config.limits.per_client);
     let house = Arc::new(House {
+        admission: Admission::new(shares.clone(), config.limits.connections),
+        form_timeout: config.limits.header_timeout,
         table: config.routing_table(),
         policy: config.policy(),
         authenticator,
@@ -129,7 +133,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // Before "ready" is said: who waited for it may stop us at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
-    let front = Front::new(config.front_settings(), down.clone());
+    let front = Front::new(config.front_settings(), shares, down.clone());
     let mut urls = Vec::new();
     let mut doors = Vec::new();
     for (listen, tls) in config.listen.iter().zip(tls) {

@@ -26,7 +26,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use support::gateway::Gateway;
-use support::http::{Raw, Reply, get};
+use support::http::{Connect, Raw, Reply, get};
 use support::image::random;
 use support::origin::{Image, Origin};
 use support::process;

@@ -14,6 +14,8 @@ mod connections;
 mod heads;
 #[path = "front/reload.rs"]
 mod reload;
+#[path = "front/shares.rs"]
+mod shares;
 #[path = "front/shutdown.rs"]
 mod shutdown;
 #[path = "front/start.rs"]

@@ -19,6 +19,7 @@ const GROUND: &[&str] = &[
     "telemetry",
     "metrics",
     "reload",
+    "share",
     "socket_file",
 ];
 
@@ -39,6 +40,11 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         "reload",
         &[],
         "files that change, whoever reads them: it knows nobody",
+    ),
+    (
+        "share",
+        &[],
+        "what one client may have open, whoever listens: it knows nobody",
     ),
     (
         "socket_file",

@@ -525,6 +525,37 @@ fn failed_logins_are_logged_with_their_user_and_without_the_password() {
     assert!(!log.contains("s3cret"), "{log}");
 }
 
+/// `POST /token` has as long for its form as a request has for its head.
+#[test]
+fn a_form_that_dribbles_is_too_late() {
+    let scene = scene("limits: {header_timeout: 1s, idle_timeout: 60s}\n");
+    for head in [
+        "Content-Length: 60000\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
+        let mut raw = Raw::connect(scene.gateway.url(1), None);
+        raw.send(format!("POST /token HTTP/1.1\r\nHost: a\r\n{head}\r\n"));
+        let since = std::time::Instant::now();
+        while raw.is_silent(std::time::Duration::from_millis(50)) {
+            assert!(since.elapsed().as_secs() < 20, "it may dribble for ever");
+            let _ = raw.try_send(if head.starts_with('C') {
+                "a"
+            } else {
+                "1\r\na\r\n"
+            });
+        }
+        let reply = raw.reply("POST");
+        assert_eq!(outcome(&reply), (408, Some("UNSUPPORTED".into())), "{head}");
+    }
+    let whole = "grant_type=password&username=reader&password=s3cret";
+    let mut raw = Raw::connect(scene.gateway.url(1), None);
+    raw.send(format!(
+        "POST /token HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{whole}",
+        whole.len()
+    ));
+    assert_eq!(raw.reply("POST").status(), 200);
+}
+
 #[test]
 fn the_log_names_users() {
     let scene = scene("");

@@ -37,15 +37,18 @@ pub use target::{Named, TargetError, image};
 
 use crate::metrics::{self, StoreFigures};
 use crate::mirror::Mirror;
+use crate::share::{Kind, PerClient, Shares};
 use crate::store::Store;
+use crate::telemetry::Seldom;
 use route::{Peer, Refusal, Route};
 
 /// How long a request's head may take, and how long a connection may rest.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection to the metrics listener may last: one scrape.
 const SCRAPE: Duration = Duration::from_secs(30);
-/// Connections of one listener at once.
+/// Connections of one listener at once, and of one client that is not on this machine.
 const CONNECTIONS: usize = 64;
+const PER_CLIENT: usize = 16;
 /// The longest request head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 /// How long what the disk said of itself is believed: whoever may ask may ask often.
@@ -112,12 +115,25 @@ impl Admin {
 
     /// Accepts for ever. Dropping this closes the listener.
     pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope) {
+        static FULL: Seldom = Seldom::new();
+
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let shares = Shares::new(PerClient {
+            connections: Some(PER_CLIENT),
+            requests: None,
+        });
         loop {
             match bound.accept().await {
                 Ok((accepted, peer)) => {
-                    let Ok(slot) = slots.clone().try_acquire_owned() else {
-                        tracing::warn!(url = %bound.url, "too many connections of operators: one was closed");
+                    let share = shares.take(Kind::Connection, peer.remote());
+                    let slot = slots.clone().try_acquire_owned();
+                    let (Ok(share), Ok(slot)) = (share, slot) else {
+                        if FULL.now() {
+                            tracing::warn!(
+                                url = %bound.url,
+                                "closed a connection: too many are open; logged at most once a minute"
+                            );
+                        }
                         continue;
                     };
                     let admin = self.clone();
@@ -130,7 +146,7 @@ impl Admin {
                                 admin.connection(stream, peer, scope).await;
                             }
                         }
-                        drop(slot);
+                        drop((slot, share));
                     });
                 }
                 Err(error) => {

@@ -48,6 +48,14 @@ impl Peer {
         }
     }
 
+    /// The address it comes from; `None` for a socket file.
+    pub fn remote(self) -> Option<IpAddr> {
+        match self {
+            Self::Unix => None,
+            Self::Tcp { remote, .. } => Some(remote),
+        }
+    }
+
     /// Whether that is on this machine.
     fn is_local(self) -> bool {
         match self {

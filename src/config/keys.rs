@@ -303,9 +303,9 @@ mod tests {
             (
                 "limits: {fills 3, drain:5s, x:y}",
                 &[
-                    "1:10: unknown key; write header_bytes, header_timeout, idle_timeout, connections, fills or drain, then a colon, a space and a value",
+                    "1:10: unknown key; write header_bytes, header_timeout, idle_timeout, connections, per_client, fills or drain, then a colon, a space and a value",
                     "1:19: no space after `drain:`; write `drain: ` and then the value",
-                    "1:29: unknown key; write header_bytes, header_timeout, idle_timeout, connections, fills or drain, then a colon, a space and a value",
+                    "1:29: unknown key; write header_bytes, header_timeout, idle_timeout, connections, per_client, fills or drain, then a colon, a space and a value",
                 ],
             ),
             (

@@ -9,6 +9,7 @@ use super::fault::Report;
 use super::keys::{list, mapping, value};
 use super::tree::Node;
 use super::units::{Parsed, boolean, count, duration, header_bytes, some_duration};
+use crate::share::PerClient;
 use crate::telemetry::Format;
 
 /// Which clients are old.
@@ -38,11 +39,19 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Open at once; at least 1.
     pub connections: usize,
+    /// How much of them one client address may have.
+    pub per_client: PerClient,
     /// Running at once; at least 1.
     pub fills: usize,
     /// How long running requests have after SIGTERM.
     pub drain: Duration,
 }
+
+/// More than an office behind one address needs, and a small part of what there is.
+const PER_CLIENT: PerClient = PerClient {
+    connections: Some(256),
+    requests: Some(512),
+};
 
 /// What is logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,10 +101,32 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
             .value("idle_timeout", some_duration)
             .unwrap_or(Duration::from_secs(75)),
         connections: keys.value("connections", count).unwrap_or(10_000),
+        per_client: match keys.node("per_client") {
+            Some(node) if node.is_off() => PerClient {
+                connections: None,
+                requests: None,
+            },
+            Some(node) => per_client(node, keys.report),
+            None => PER_CLIENT,
+        },
         fills: keys.value("fills", count).unwrap_or(64),
         drain: keys
             .value("drain", duration)
             .unwrap_or(Duration::from_secs(30)),
+    })
+}
+
+fn per_client(node: &Node, report: &mut Report) -> PerClient {
+    mapping(node, report, |keys| {
+        let per_client = PerClient {
+            connections: keys.value_or_off("connections", count, PER_CLIENT.connections),
+            requests: keys.value_or_off("requests", count, PER_CLIENT.requests),
+        };
+        if let Some(rate) = keys.node("rate").filter(|rate| !rate.is_off()) {
+            let message = "rate is not built yet; leave it out, or write off";
+            keys.report.fault(rate.at, message.to_owned());
+        }
+        per_client
     })
 }
 
@@ -128,7 +159,29 @@ fn log_level(text: &str) -> Parsed<Level> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use super::PerClient;
+    use crate::config::tests::{assert_told, typed};
+
+    #[test]
+    fn a_client_has_a_share_unless_it_is_off() {
+        for (yaml, connections, requests) in [
+            ("", Some(256), Some(512)),
+            ("limits: {per_client: {requests: 7}}", Some(256), Some(7)),
+            (
+                "limits: {per_client: {connections: off, rate: off}}",
+                None,
+                Some(512),
+            ),
+            ("limits: {per_client: off}", None, None),
+        ] {
+            let config = typed(yaml).expect("good");
+            let expected = PerClient {
+                connections,
+                requests,
+            };
+            assert_eq!(config.limits.per_client, expected, "{yaml}");
+        }
+    }
 
     #[test]
     fn faults_of_the_process() {
@@ -158,6 +211,20 @@ mod tests {
                     r#"1:24: "2MiB" is out of range; write a size from 1KiB to 1MiB"#,
                     r#"1:46: "forever" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
                     r#"1:62: "off" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
+                ],
+            ),
+            (
+                "limits: {per_client: {connections: 0, request: 5, rate: 200/s}}",
+                &[
+                    r#"1:36: "0" is not a count; write a whole number from 1 to 4294967295, or off"#,
+                    r#"1:39: unknown key "request"; did you mean "requests"?"#,
+                    "1:57: rate is not built yet; leave it out, or write off",
+                ],
+            ),
+            (
+                "limits: {per_client: 256}",
+                &[
+                    "1:22: expected keys and values here, not a single value; write `connections: …`",
                 ],
             ),
             (

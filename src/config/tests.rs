@@ -11,6 +11,7 @@ use super::fault::Report;
 use super::*;
 use crate::access::Action;
 use crate::gateway::CertificateFiles;
+use crate::share::PerClient;
 use crate::spec::glob::Pattern;
 use crate::store::MinFree;
 use crate::telemetry::Format;
@@ -119,6 +120,10 @@ fn assert_defaults(config: &Config) {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
         connections: 10_000,
+        per_client: PerClient {
+            connections: Some(256),
+            requests: Some(512),
+        },
         fills: 64,
         drain: Duration::from_secs(30),
     };
@@ -203,7 +208,7 @@ access:
     - {users: [anonymous], repositories: ["docker.io/**"], actions: [pull]}
 routing:
   old_clients: default
-limits: {header_bytes: 64KiB, header_timeout: 10s, idle_timeout: 75s, connections: 10000, fills: 64, drain: 30s}
+limits: {header_bytes: 64KiB, header_timeout: 10s, idle_timeout: 75s, connections: 10000, per_client: {connections: 256, requests: 512}, fills: 64, drain: 30s}
 log: {format: text, level: info, access: true}
 "#;
 

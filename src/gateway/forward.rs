@@ -25,8 +25,6 @@ use crate::spec::v2::Resource;
 pub(super) const ANSWER: Duration = Duration::from_secs(900);
 /// How much of a body is read that nobody wants, so that its sender hears the answer.
 const DRAINED: usize = 1 << 20;
-/// How long a client may be silent in the middle of a form.
-pub(super) const FORM_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Request headers that a registry needs; all others stay here, Authorization above all.

@@ -1,35 +1,48 @@
 //! The front: connections, before and between requests.
 //!
-//! It accepts, speaks TLS, bounds how long and how large a request's head may be, and drains. It counts
-//! bytes and time and never parses: that is pingora's part.
+//! It accepts, gives each client its share, speaks TLS, bounds how long and how large a request's head may be
+//! and what an HTTP/2 connection may make us hold, and drains.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
+use super::head::{self, GOODBYE, Head, refuse};
 use super::preface::Prefaced;
 use super::socket::Socket;
 use super::tls::CurrentTls;
-use crate::spec::error::{ErrorCode, body};
+use crate::share::{Kind, Share, Shares};
+use crate::telemetry::Seldom;
 
-/// How long the last words to a client may take.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How many HTTP/2 connections at once have wide windows, and how many of one client. All others have the
+/// least that HTTP/2 allows, so that memory stays bounded however many there are.
+const WIDE: usize = 128;
+const WIDE_PER_CLIENT: usize = 16;
+/// Of wide windows: what a connection, and a stream of it, may send that nobody has read, in bytes.
+const WIDE_CONNECTION: u32 = 2 << 20;
+const WIDE_STREAM: u32 = 512 << 10;
+/// The same of the others: the window that a connection has by RFC 9113, which nobody can make smaller.
+const NARROW_CONNECTION: u32 = 65_535;
+const NARROW_STREAM: u32 = 32 << 10;
+/// How much of an answer each stream holds that its client does not take, in bytes.
+const STREAM_SENDS: usize = 128 << 10;
+/// How many streams a connection may have at once.
+pub(super) const STREAMS: usize = 100;
 
 /// `limits` of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +133,10 @@ impl Bound {
 
     async fn accept(&self, patience: Duration) -> io::Result<Socket> {
         match &self.socket {
-            Listening::Tcp(socket) => Ok(Socket::tcp(socket.accept().await?.0, patience)),
+            Listening::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok(Socket::tcp(stream, peer, patience))
+            }
             Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, patience)),
         }
     }
@@ -131,40 +147,50 @@ impl Bound {
 pub struct Front {
     settings: FrontSettings,
     connections: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    wide: Arc<Semaphore>,
     shutdown: watch::Receiver<bool>,
 }
 
 /// One listener's connections.
 struct Door {
     front: Front,
-    app: Arc<HttpProxy<Gateway>>,
+    /// For HTTP/2 connections with wide windows.
+    wide: Arc<HttpProxy<Gateway>>,
+    /// For all others.
+    narrow: Arc<HttpProxy<Gateway>>,
     tls: Option<CurrentTls>,
+}
+
+/// What a connection takes up, until it ends.
+struct Slot {
+    _connection: OwnedSemaphorePermit,
+    share: Share,
 }
 
 impl Front {
     /// `shutdown` turns true when no more connections are to be taken.
-    pub fn new(settings: FrontSettings, shutdown: watch::Receiver<bool>) -> Self {
-        let connections = Arc::new(Semaphore::new(settings.connections));
+    pub fn new(
+        settings: FrontSettings,
+        shares: Arc<Shares>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             settings,
-            connections,
+            connections: Arc::new(Semaphore::new(settings.connections)),
+            shares,
+            wide: Arc::new(Semaphore::new(WIDE)),
             shutdown,
         }
     }
 
     /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
     pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<CurrentTls>) {
-        let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(self.settings.idle_timeout);
-        // Not that it would be allowed: else pingora answers it, without our JSON.
-        options.allow_connect_method_proxying = true;
-        app.server_options = Some(options);
-        app.h2_options = Some(h2_options(self.settings.header_bytes));
         let mut shutdown = self.shutdown.clone();
         let door = Arc::new(Door {
+            wide: self.app(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
+            narrow: self.app(gateway, NARROW_CONNECTION, NARROW_STREAM),
             front: self,
-            app: Arc::new(app),
             tls,
         });
         loop {
@@ -173,14 +199,12 @@ impl Front {
                 _ = shutdown.wait_for(|&down| down) => return,
             };
             match accepted {
+                // Over the limit a connection is closed at once: a client that waits for an answer would
+                // not try elsewhere.
                 Ok(socket) => {
-                    // Over the limit a connection is closed at once: a client that waits for an answer
-                    // would not try elsewhere.
-                    let Ok(slot) = door.front.connections.clone().try_acquire_owned() else {
-                        tracing::warn!(url = %bound.url, "a connection was closed: limits.connections is reached");
-                        continue;
-                    };
-                    tokio::spawn(door.clone().connection(socket, slot));
+                    if let Some(slot) = door.front.admit(&bound.url, socket.peer()) {
+                        tokio::spawn(door.clone().connection(socket, slot));
+                    }
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: others must end first.
@@ -189,6 +213,55 @@ impl Front {
                 }
             }
         }
+    }
+
+    fn app(&self, gateway: Gateway, connection: u32, stream: u32) -> Arc<HttpProxy<Gateway>> {
+        let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(self.settings.idle_timeout);
+        // Not that it would be allowed: else pingora answers it, without our JSON.
+        options.allow_connect_method_proxying = true;
+        app.server_options = Some(options);
+        let mut options = default_h2_options();
+        options.initial_window_size(stream);
+        options.initial_connection_window_size(connection);
+        options.max_send_buffer_size(STREAM_SENDS);
+        options.max_concurrent_streams(u32::try_from(STREAMS).unwrap_or(u32::MAX));
+        let header_bytes = u32::try_from(self.settings.header_bytes);
+        options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
+        app.h2_options = Some(options);
+        Arc::new(app)
+    }
+
+    /// Room for a connection, where there is some left for this client.
+    fn admit(&self, url: &str, peer: Option<IpAddr>) -> Option<Slot> {
+        static CLIENT_FULL: Seldom = Seldom::new();
+        static FULL: Seldom = Seldom::new();
+
+        let Ok(share) = self.shares.take(Kind::Connection, peer) else {
+            if let (true, Some(client)) = (CLIENT_FULL.now(), peer) {
+                tracing::warn!(
+                    url,
+                    %client,
+                    "closed a connection: this client has limits.per_client.connections open; \
+                     logged at most once a minute"
+                );
+            }
+            return None;
+        };
+        let Ok(connection) = self.connections.clone().try_acquire_owned() else {
+            if FULL.now() {
+                tracing::warn!(
+                    url,
+                    "closed a connection: limits.connections is reached; logged at most once a minute"
+                );
+            }
+            return None;
+        };
+        Some(Slot {
+            _connection: connection,
+            share,
+        })
     }
 
     /// Waits until all connections have ended, or the drain's time is over. True when all have.
@@ -200,16 +273,8 @@ impl Front {
     }
 }
 
-fn h2_options(header_bytes: usize) -> H2Options {
-    let mut options = default_h2_options();
-    options.initial_window_size(1 << 20);
-    options.initial_connection_window_size(8 << 20);
-    options.max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
-    options
-}
-
 impl Door {
-    async fn connection(self: Arc<Self>, socket: Socket, _slot: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, socket: Socket, slot: Slot) {
         let deadline = Instant::now() + self.front.settings.header_timeout;
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
@@ -217,8 +282,15 @@ impl Door {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             // Who has not even sent the preface by now gets no more time.
             if let Ok(Ok(stream)) = timeout_at(deadline, Prefaced::read(stream)).await {
-                self.app
-                    .process_new(Box::new(stream), &self.front.shutdown)
+                let few = slot.share.number() <= WIDE_PER_CLIENT;
+                let wide = self.front.wide.clone().try_acquire_owned();
+                let wide = wide.ok().filter(|_| few);
+                let app = if wide.is_some() {
+                    &self.wide
+                } else {
+                    &self.narrow
+                };
+                app.process_new(Box::new(stream), &self.front.shutdown)
                     .await;
             }
         } else {
@@ -237,13 +309,7 @@ impl Door {
             Ok(Ok(Some(HANDSHAKE))) => {}
             Ok(Ok(Some(_))) => {
                 let message = "this port speaks HTTPS: write https:// in the URL";
-                refuse(
-                    &mut socket,
-                    "400 Bad Request",
-                    ErrorCode::Unsupported,
-                    message,
-                )
-                .await;
+                refuse(&mut socket, "400 Bad Request", message).await;
                 return None;
             }
             _ => return None,
@@ -262,22 +328,34 @@ impl Door {
     /// HTTP/1: one request after the other.
     async fn http1(&self, mut stream: Stream, deadline: Instant) {
         let FrontSettings {
+            header_bytes,
             header_timeout,
             idle_timeout,
             ..
         } = self.front.settings;
+        let mut shutdown = self.front.shutdown.clone();
+        let mut limits = head::Limits {
+            first_by: deadline,
+            within: header_timeout,
+            bytes: header_bytes,
+        };
         let mut settings = None;
-        let mut first_by = deadline;
         loop {
-            let head = match self.head(&mut stream, first_by, header_timeout).await {
+            let head = match head::read(&mut stream, limits, &mut shutdown).await {
                 Head::Complete(head) => head,
                 Head::Nothing => {
                     // Over TLS an end without close_notify looks like a truncation.
                     let _ = timeout(GOODBYE, AsyncWriteExt::shutdown(&mut stream)).await;
                     return;
                 }
-                Head::Refused(status, code, message) => {
-                    return refuse(&mut stream, status, code, message).await;
+                Head::TooLate => {
+                    let message = "the request did not arrive in time";
+                    return refuse(&mut stream, "408 Request Timeout", message).await;
+                }
+                Head::TooLong => {
+                    let status = "431 Request Header Fields Too Large";
+                    let message = "the request's headers are too long";
+                    return refuse(&mut stream, status, message).await;
                 }
             };
             let mut session = ServerSession::new_http1(stream);
@@ -288,131 +366,14 @@ impl Door {
             }
             session.set_pipelined_prefix(head);
             let reused = self
-                .app
+                .narrow
                 .process_new_http(session, &self.front.shutdown)
                 .await;
             let Some((next, persistent)) = reused.map(ReusedHttpStream::consume) else {
                 return;
             };
             (stream, settings) = (next, persistent);
-            first_by = Instant::now() + idle_timeout;
-        }
-    }
-
-    /// Reads up to the blank line that ends a head. The first byte may come until `first_by`; from there
-    /// on the head has `within`.
-    async fn head(&self, stream: &mut Stream, first_by: Instant, within: Duration) -> Head {
-        let mut shutdown = self.front.shutdown.clone();
-        let mut head = BytesMut::with_capacity(4096);
-        let first = tokio::select! {
-            first = timeout_at(first_by, stream.read_buf(&mut head)) => first,
-            _ = shutdown.wait_for(|&down| down) => return Head::Nothing,
-        };
-        match first {
-            Ok(Ok(read)) if read > 0 => {}
-            _ => return Head::Nothing,
-        }
-        let deadline = Instant::now() + within;
-        let mut searched = 0;
-        loop {
-            if let Some(end) = end_of_head(&head, searched) {
-                if end > self.front.settings.header_bytes {
-                    break;
-                }
-                return Head::Complete(head);
-            }
-            if head.len() > self.front.settings.header_bytes {
-                break;
-            }
-            searched = head.len();
-            match timeout_at(deadline, stream.read_buf(&mut head)).await {
-                Ok(Ok(read)) if read > 0 => {}
-                Ok(_) => return Head::Nothing,
-                Err(_) => {
-                    let message = "the request did not arrive in time";
-                    return Head::Refused("408 Request Timeout", ErrorCode::Unsupported, message);
-                }
-            }
-        }
-        let message = "the request's headers are too long";
-        Head::Refused(
-            "431 Request Header Fields Too Large",
-            ErrorCode::Unsupported,
-            message,
-        )
-    }
-}
-
-/// What reading a head came to.
-enum Head {
-    /// The head, and perhaps the beginning of a body.
-    Complete(BytesMut),
-    /// The client left, or was silent: there is nobody to answer.
-    Nothing,
-    Refused(&'static str, ErrorCode, &'static str),
-}
-
-/// One past the blank line that ends a head, if it is there; what lies before `searched` was looked at.
-fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
-    let from = searched.saturating_sub(3);
-    let newline = |at: &usize| bytes[*at] == b'\n';
-    (from..bytes.len())
-        .filter(newline)
-        .find_map(|at| match &bytes[at + 1..] {
-            [b'\n', ..] => Some(at + 2),
-            [b'\r', b'\n', ..] => Some(at + 3),
-            _ => None,
-        })
-}
-
-/// Answers what could not even become a request, and ends the connection.
-async fn refuse(
-    stream: &mut (impl AsyncWriteExt + AsyncReadExt + Unpin),
-    status: &str,
-    code: ErrorCode,
-    message: &str,
-) {
-    let body = body(code, message);
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Docker-Distribution-Api-Version: registry/2.0\r\nCache-Status: roadstead; detail=refused\r\n\
-         Connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let goodbye = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.flush().await?;
-        stream.shutdown().await?;
-        // What the client still sends is read for a moment: closing on it would reset the connection
-        // before the answer is seen.
-        let mut rest = [0; 4096];
-        let mut budget = 64;
-        while budget > 0 && stream.read(&mut rest).await? > 0 {
-            budget -= 1;
-        }
-        io::Result::Ok(())
-    };
-    let _ = timeout(GOODBYE, goodbye).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_head() {
-        for (bytes, end) in [
-            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody"[..], Some(27)),
-            (b"GET / HTTP/1.1\nHost: a\n\n", Some(24)),
-            (b"GET / HTTP/1.1\n\r\n", Some(17)),
-            (b"GET / HTTP/1.1\r\nHost: a\r\n", None),
-            (b"GET / HTTP/1.1\r\nHost: a\r\n\r", None),
-            (b"", None),
-        ] {
-            assert_eq!(end_of_head(bytes, 0), end);
-            // Also when it arrives byte by byte.
-            let stepwise = (1..=bytes.len()).find_map(|have| end_of_head(&bytes[..have], have - 1));
-            assert_eq!(stepwise, end);
+            limits.first_by = Instant::now() + idle_timeout;
         }
     }
 }

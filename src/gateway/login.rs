@@ -163,12 +163,15 @@ fn authorization(session: &Session) -> Option<Authorization> {
     authorization::parse(&all).ok()
 }
 
+/// Where a connection comes from; `None` for a Unix socket.
+pub(super) fn client(session: &Session) -> Option<IpAddr> {
+    let address = session.client_addr()?.as_inet()?;
+    Some(address.ip().to_canonical())
+}
+
 /// Where a connection comes from; whoever uses a Unix socket is this machine.
 pub(super) fn address(session: &Session) -> IpAddr {
-    let address = session.client_addr().and_then(|address| address.as_inet());
-    address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| {
-        address.ip().to_canonical()
-    })
+    client(session).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Answers with a denial, before the body was wanted.

@@ -1,9 +1,11 @@
 //! Floor 4, the only place that names pingora: the phases of a request, and no policy.
 
+mod admission;
 mod caller;
 mod catalogue;
 mod forward;
 mod front;
+mod head;
 mod location;
 mod login;
 mod measure;
@@ -28,6 +30,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+pub use admission::Admission;
 pub use front::{Bound, Front, FrontSettings, ListenAddress};
 pub use route::{Entry, Listener, Table};
 pub use tls::{
@@ -43,6 +46,7 @@ use crate::spec::error::ErrorCode;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Reference, Registry, Repository};
 use crate::spec::v2::Resource;
+use admission::Admitted;
 use login::{Denial, scope_of};
 use pass::Pass;
 use respond::{Shareable, Wanted};
@@ -58,6 +62,10 @@ pub struct House {
     pub mirror: Mirror,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// Room for requests.
+    pub admission: Admission,
+    /// How long the form of a `POST /token` may take to arrive.
+    pub form_timeout: Duration,
     /// How long a write may make no progress.
     pub patience: Duration,
 }
@@ -76,6 +84,7 @@ pub struct Exchange {
     target: Option<Target>,
     login: Login,
     in_flight: Option<InFlight>,
+    admitted: Option<Admitted>,
     v1: v1::Seen,
 }
 
@@ -329,6 +338,7 @@ impl ProxyHttp for Gateway {
             target: None,
             login: Login::ANONYMOUS,
             in_flight: None,
+            admitted: None,
             v1: v1::Seen::default(),
         }
     }
@@ -341,6 +351,14 @@ impl ProxyHttp for Gateway {
         let request = session.req_header();
         exchange.in_flight = Some(measure::begun(request));
         let wanted = Wanted::of(&request.method, &request.headers);
+        match self.house.admission.request(login::client(session)) {
+            Ok(admitted) => exchange.admitted = Some(admitted),
+            Err(denial) => {
+                login::deny(session, &wanted, &denial).await?;
+                return Ok(true);
+            }
+        }
+        let request = session.req_header();
         let Ok(host) = host(request) else {
             let refused = Refusal {
                 status: StatusCode::BAD_REQUEST,

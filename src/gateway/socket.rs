@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -53,13 +54,18 @@ pub struct Socket {
 
 impl Socket {
     /// `patience` is how long a write may make no progress.
-    pub fn tcp(stream: TcpStream, patience: Duration) -> Self {
+    pub fn tcp(stream: TcpStream, peer: SocketAddr, patience: Duration) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         // Else the kernel takes megabytes at once, and a slow reader seems to make no progress until a
         // third of them has gone.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-        Self::new(Transport::Tcp(stream), patience)
+        let local = stream.local_addr().ok();
+        let socket = Self::new(Transport::Tcp(stream), patience);
+        // Asked later, a socket that its client has reset no longer knows them.
+        let _ = socket.digest.peer_addr.set(Some(peer.into()));
+        let _ = socket.digest.local_addr.set(local.map(Into::into));
+        socket
     }
 
     pub fn unix(stream: UnixStream, patience: Duration) -> Self {
@@ -83,6 +89,12 @@ impl Socket {
             digest: Arc::new(SocketDigest::from_raw_fd(fd)),
             fd,
         }
+    }
+
+    /// Where the client is; `None` for a Unix socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        let address = self.digest.peer_addr()?.as_inet()?;
+        Some(address.ip().to_canonical())
     }
 
     /// The first byte, without consuming it; `None` at the end of the stream.

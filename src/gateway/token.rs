@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use pingora::Result;
 use pingora::proxy::Session;
+use tokio::time::{Instant, timeout_at};
 
 use super::login::{Denial, address, deny};
 use super::respond::{self, Wanted};
@@ -62,9 +63,12 @@ impl Gateway {
                 let query = session.req_header().uri.query().unwrap_or_default();
                 Request::parse(query.as_bytes())
             }
-            Method::POST => match read_form(session).await? {
-                Some(form) => Request::parse(&form),
-                None => return refuse(session, wanted, "the form is longer than 64 KiB").await,
+            Method::POST => match self.read_form(session).await? {
+                Form::Whole(form) => Request::parse(&form),
+                Form::TooLong => {
+                    return refuse(session, wanted, "the form is longer than 64 KiB").await;
+                }
+                Form::TooLate => return too_late(session, wanted).await,
             },
             _ => {
                 let refused = route::unsupported("tokens are asked for by GET or POST");
@@ -105,6 +109,24 @@ impl Gateway {
         send::whole(session, response, wanted.head, body.into()).await
     }
 
+    /// Reads the body of a login, whole and in time.
+    async fn read_form(&self, session: &mut Session) -> Result<Form> {
+        let deadline = Instant::now() + self.house.form_timeout;
+        let mut form = BytesMut::new();
+        loop {
+            let piece = session.downstream_session.read_request_body();
+            match timeout_at(deadline, piece).await {
+                Err(_) => return Ok(Form::TooLate),
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(None)) => return Ok(Form::Whole(form.freeze())),
+                Ok(Ok(Some(piece))) if form.len() + piece.len() > MAX_FORM => {
+                    return Ok(Form::TooLong);
+                }
+                Ok(Ok(Some(piece))) => form.extend_from_slice(&piece),
+            }
+        }
+    }
+
     /// What of the scopes the login may use today: told, not carried.
     fn granted(&self, login: &Login, scopes: &Scopes, host: Option<&str>) -> Scopes {
         let resolve = |name: &str| route::repository(&self.house.table, &self.listener, host, name);
@@ -132,16 +154,22 @@ async fn refuse(session: &mut Session, wanted: &Wanted, message: &'static str) -
     super::forward::refuse(session, wanted, &refused).await
 }
 
-/// The body; `None` when it is too long.
-async fn read_form(session: &mut Session) -> Result<Option<Bytes>> {
-    let mut form = BytesMut::new();
-    while let Some(piece) = super::forward::read(session, super::forward::FORM_WITHIN).await? {
-        if form.len() + piece.len() > MAX_FORM {
-            return Ok(None);
-        }
-        form.extend_from_slice(&piece);
-    }
-    Ok(Some(form.freeze()))
+/// The body of a login.
+enum Form {
+    Whole(Bytes),
+    TooLong,
+    TooLate,
+}
+
+/// Answers a form that did not arrive in time, and ends the connection.
+async fn too_late(session: &mut Session, wanted: &Wanted) -> Result<()> {
+    session.set_keepalive(None);
+    let refused = Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        code: ErrorCode::Unsupported,
+        message: "the form did not arrive in time".into(),
+    };
+    respond::refusal(session, wanted, &refused).await
 }
 
 #[cfg(test)]

@@ -204,3 +204,22 @@ fn the_metrics_listener_answers_three_things() {
         assert_eq!(fetch(&gateway, path).status(), 404, "{path}");
     }
 }
+
+/// Somebody who holds connections open does not keep others from the metrics.
+#[test]
+fn one_address_cannot_take_all_connections_of_the_metrics() {
+    let more = "admin: {address: off, metrics: \"127.0.0.1:0\"}\n";
+    let (_origin, _, gateway) = scene(1, more);
+    let url = gateway.operators("admin.metrics");
+    let connect = |last: u8| {
+        let how = Connect {
+            source: Some(std::net::IpAddr::from([127, 0, 0, last])),
+            ..Connect::default()
+        };
+        Raw::connect_with(url, how)
+    };
+    let open: Vec<Raw> = (0..64).filter_map(|_| connect(9).ok()).collect();
+    assert_eq!(open.len(), 64, "the kernel accepts them");
+    let mut other = connect(8).expect("the kernel accepts it");
+    assert_eq!(other.get("/metrics").status(), 200);
+}

@@ -97,6 +97,50 @@ fn a_dribbled_head_is_too_late() {
     }
 }
 
+/// A server ignores blank lines before a request line (RFC 9112 section 2.2), but neither for ever nor
+/// without a limit.
+#[test]
+fn blank_lines_before_a_request_are_under_the_limits() {
+    let scene = Scene::new(
+        10,
+        "limits: {header_timeout: 1s, idle_timeout: 2s, header_bytes: 2KiB}\n",
+    );
+    for mut raw in doors(&scene) {
+        for before in ["\r\n", "\n", "\r\n\r\n", "\n\n\r\n"] {
+            raw.send(format!("{before}GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!(raw.reply("GET").status(), 200, "{before:?}");
+        }
+        // A bare CR is no line end.
+        raw.send("\rGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(raw.reply("GET").status(), 400);
+    }
+    for first in [false, true] {
+        for mut raw in doors(&scene) {
+            if !first {
+                assert_eq!(raw.get("/v2/").status(), 200);
+            }
+            let since = Instant::now();
+            raw.send("\r\n\r\n");
+            while raw.is_silent(Duration::from_millis(50)) {
+                assert!(since.elapsed() < LATE, "blank lines keep it open");
+                let _ = raw.try_send("\r\n");
+            }
+            let (rest, cut) = raw.read_to_end();
+            assert!(cut != Cut::TimedOut, "{cut:?}");
+            assert!(
+                rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "),
+                "{}",
+                rest.escape_ascii()
+            );
+        }
+    }
+    for mut raw in doors(&scene) {
+        let _ = raw.try_send("\r\n".repeat(50_000));
+        let head = raw.read_head().expect("an answer");
+        assert_eq!(head.status, 431);
+    }
+}
+
 /// The deadline is the head's, not the connection's.
 #[test]
 fn the_second_head_has_its_own_deadline() {

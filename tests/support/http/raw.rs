@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ pub struct Connect<'a> {
     pub identity: Option<&'a Leaf>,
     /// The socket's receive buffer in bytes, so that a slow reader is slow for the sender too.
     pub receive_buffer: Option<u32>,
+    /// The address to connect from, such as another one of 127.0.0.0/8.
+    pub source: Option<IpAddr>,
 }
 
 impl Raw {
@@ -68,7 +70,7 @@ impl Raw {
         }
         let (scheme, authority) = url.split_once("://").ok_or(io::ErrorKind::InvalidInput)?;
         let authority = authority.trim_end_matches('/');
-        let stream = dial(authority, how.receive_buffer)?;
+        let stream = dial(authority, how)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(WAIT))?;
         let timer = Timer::Tcp(stream.try_clone()?);
@@ -343,22 +345,27 @@ impl Raw {
     }
 }
 
-fn dial(authority: &str, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+fn dial(authority: &str, how: Connect<'_>) -> io::Result<TcpStream> {
     let address: SocketAddr = match authority.parse() {
         Ok(address) => address,
         Err(_) => std::net::ToSocketAddrs::to_socket_addrs(authority)?
             .next()
             .ok_or(io::ErrorKind::NotFound)?,
     };
-    let Some(bytes) = receive_buffer else {
+    if how.receive_buffer.is_none() && how.source.is_none() {
         return TcpStream::connect_timeout(&address, WAIT);
-    };
+    }
     let stream = runtime().block_on(async {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
             SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
         };
-        socket.set_recv_buffer_size(bytes)?;
+        if let Some(bytes) = how.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(source) = how.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
         socket.connect(address).await?.into_std()
     })?;
     stream.set_nonblocking(false)?;
