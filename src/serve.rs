@@ -14,7 +14,7 @@ use crate::access::Authenticator;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::gateway::{
-    Admission, Authority, Bound, CurrentTls, Front, Gateway, House, TlsError, TlsSettings, with_authority,
+    Admission, Authority, Bound, Front, Gateway, House, ListenerTls, OwnTls, TlsError, TlsSettings,
     with_files,
 };
 use crate::mirror::Mirror;
@@ -226,7 +226,7 @@ struct Certificates {
     /// Present where a listener has `tls: auto`.
     authority: Option<Authority>,
     /// Of that authority, for all such listeners.
-    own: Option<CurrentTls>,
+    own: Option<Arc<OwnTls>>,
 }
 
 impl Certificates {
@@ -240,25 +240,29 @@ impl Certificates {
         }
         let authority = Authority::open(&config.keys)?;
         Ok(Self {
-            own: Some(with_authority(authority.clone(), names(config))?),
+            own: Some(Arc::new(OwnTls::open(authority.clone(), names(config))?)),
             authority: Some(authority),
         })
     }
 
     /// What one listener speaks TLS with; `None` for plain HTTP.
-    fn of(&self, listen: &Listen) -> Result<Option<CurrentTls>, TlsError> {
+    fn of(&self, listen: &Listen) -> Result<Option<ListenerTls>, TlsError> {
         match listen.tls() {
             None => Ok(None),
-            Some(TlsSettings::Own) => Ok(self.own.clone()),
+            Some(TlsSettings::Own) => Ok(self.own.clone().map(ListenerTls::Own)),
             Some(TlsSettings::Files {
                 certificates,
                 client_ca,
-            }) => with_files(&certificates, client_ca.as_deref()).map(Some),
+            }) => {
+                let current = with_files(&certificates, client_ca.as_deref())?;
+                Ok(Some(ListenerTls::Files(current)))
+            }
         }
     }
 }
 
-/// Everything this machine may be called: localhost, its name, its addresses, every `hosts`.
+/// What clients may call this machine: localhost, its name, every `hosts` and `public_url`, and the addresses
+/// that are listened on. Other addresses of its interfaces are nobody's business who did not connect to them.
 fn names(config: &Config) -> BTreeSet<String> {
     let mut names = config.certificate_names();
     names.extend([
@@ -274,13 +278,6 @@ fn names(config: &Config) -> BTreeSet<String> {
     {
         names.insert(host);
     }
-    names.extend(
-        if_addrs::get_if_addrs()
-            .unwrap_or_default()
-            .iter()
-            .map(|interface| interface.ip().to_string()),
-    );
-    // An address that is listened on, such as one of 127.0.0.0/8, need not be an interface's.
     let listened = config
         .listen
         .iter()

@@ -25,7 +25,7 @@ use super::Gateway;
 use super::head::{self, GOODBYE, Head, refuse};
 use super::preface::Prefaced;
 use super::socket::Socket;
-use super::tls::CurrentTls;
+use super::tls::ListenerTls;
 use crate::share::{Kind, Share, Shares};
 use crate::telemetry::Seldom;
 
@@ -159,7 +159,7 @@ struct Door {
     wide: Arc<HttpProxy<Gateway>>,
     /// For all others.
     narrow: Arc<HttpProxy<Gateway>>,
-    tls: Option<CurrentTls>,
+    tls: Option<ListenerTls>,
 }
 
 /// What a connection takes up, until it ends.
@@ -185,7 +185,7 @@ impl Front {
     }
 
     /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
-    pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<CurrentTls>) {
+    pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
         let mut shutdown = self.shutdown.clone();
         let door = Arc::new(Door {
             wide: self.app(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
@@ -314,7 +314,9 @@ impl Door {
             }
             _ => return None,
         }
-        let acceptor = Acceptor::from_server_config(tls.borrow().clone());
+        let config = tls.config(socket.local(), socket.peer());
+        let config = timeout_at(deadline, config).await.ok()?;
+        let acceptor = Acceptor::from_server_config(config);
         match timeout_at(deadline, acceptor.tls_handshake(socket)).await {
             Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err(error)) => {

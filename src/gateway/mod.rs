@@ -34,7 +34,7 @@ pub use admission::Admission;
 pub use front::{Bound, Front, FrontSettings, ListenAddress};
 pub use route::{Entry, Listener, Table};
 pub use tls::{
-    Authority, CertificateFiles, CurrentTls, TlsError, TlsSettings, with_authority, with_files,
+    Authority, CertificateFiles, ListenerTls, OwnTls, TlsError, TlsSettings, with_files,
 };
 pub use v1::OldClients;
 

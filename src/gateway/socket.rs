@@ -97,6 +97,12 @@ impl Socket {
         Some(address.ip().to_canonical())
     }
 
+    /// The address of ours that the client connected to; `None` for a Unix socket.
+    pub fn local(&self) -> Option<IpAddr> {
+        let address = self.digest.local_addr()?.as_inet()?;
+        Some(address.ip().to_canonical())
+    }
+
     /// The first byte, without consuming it; `None` at the end of the stream.
     pub async fn first_byte(&mut self) -> io::Result<Option<u8>> {
         use tokio::io::AsyncReadExt as _;

@@ -91,6 +91,69 @@ fn an_address_of_its_own_is_in_the_certificate() {
     );
 }
 
+/// The addresses in the certificate that a client on `source` is shown when it connects to `address`.
+fn shown_addresses(gateway: &Gateway, source: &str, address: &str) -> Vec<std::net::IpAddr> {
+    use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+    let port = gateway.authority(0).rsplit_once(':').expect("a port").1;
+    let ip = |text: &str| -> std::net::IpAddr { text.parse().expect("an address") };
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let at =
+        |text: &str, port: u16| socket2::SockAddr::from(std::net::SocketAddr::new(ip(text), port));
+    socket.bind(&at(source, 0)).expect("ours");
+    let port = port.parse().expect("a port");
+    socket.connect(&at(address, port)).expect("a connection");
+    let config = client_config(&gateway.ca_path(), &["http/1.1"]);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(config, name).expect("a session");
+    let mut stream = StreamOwned::new(session, TcpStream::from(socket));
+    while stream.conn.is_handshaking() {
+        stream
+            .conn
+            .complete_io(&mut stream.sock)
+            .expect("a handshake");
+    }
+    let leaf = stream.conn.peer_certificates().expect("certificates")[0].clone();
+    let (_, leaf) = X509Certificate::from_der(&leaf).expect("a certificate");
+    let names = leaf
+        .subject_alternative_name()
+        .expect("readable")
+        .expect("names");
+    let addresses = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::IPAddress(bytes) => match *bytes {
+                [a, b, c, d] => Some(std::net::IpAddr::from([*a, *b, *c, *d])),
+                bytes => Some(<[u8; 16]>::try_from(bytes).expect("16 bytes").into()),
+            },
+            _ => None,
+        });
+    addresses.collect()
+}
+
+/// A listener on all addresses names the one that the client reached, and no other of the machine's.
+#[test]
+fn on_all_addresses_the_certificate_names_the_one_connected_to() {
+    let gateway = Gateway::start("listen: [{address: \"0.0.0.0:0\"}]\n");
+    let port = gateway.authority(0).rsplit_once(':').expect("a port").1;
+    for address in ["127.0.0.1", "127.6.5.4", "127.0.0.1", "127.4.5.6"] {
+        let url = format!("https://{address}:{port}");
+        assert_eq!(ask(&url, &gateway.ca_path(), address), Ok(200), "{address}");
+        let shown = shown_addresses(&gateway, "127.0.0.1", address);
+        let mut expected: Vec<std::net::IpAddr> = ["127.0.0.1", "::1", address]
+            .map(|ip| ip.parse().expect("one"))
+            .to_vec();
+        expected.sort();
+        expected.dedup();
+        let mut told = shown.clone();
+        told.sort();
+        assert_eq!(told, expected, "{address}");
+    }
+}
+
 /// What clients call a listener with our certificate, they find in it; where another proxy has the name,
 /// or plain HTTP, nobody looks for it there.
 #[test]

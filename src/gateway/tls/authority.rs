@@ -6,13 +6,15 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{CertificateFiles, TlsError, chain, load, read};
@@ -20,9 +22,9 @@ use super::{CertificateFiles, TlsError, chain, load, read};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// Clients refuse longer lives.
-const LEAF_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
+pub(super) const LEAF_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
 /// A leaf this near to its end is issued anew.
-const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Clocks differ.
 const BACKDATE: Duration = DAY;
 
@@ -85,6 +87,34 @@ impl Authority {
         if current.is_some_and(|leaf| fits(&leaf, names, now)) {
             return Ok(files);
         }
+        let (leaf, leaf_key) = self.sign(names, now)?;
+        write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
+        write(&files.certificate, leaf.pem().as_bytes())?;
+        tracing::info!(certificate = %files.certificate.display(), "our certificate was issued");
+        Ok(files)
+    }
+
+    /// A new leaf for `names` that stays in memory.
+    ///
+    /// # Errors
+    /// When the authority's key cannot be read.
+    pub(super) fn issue(
+        &self,
+        names: &BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<Arc<CertifiedKey>, TlsError> {
+        let (leaf, key) = self.sign(names, now)?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let certified = CertifiedKey::from_der(vec![leaf.der().clone()], key, &provider)?;
+        Ok(Arc::new(certified))
+    }
+
+    fn sign(
+        &self,
+        names: &BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<(Certificate, KeyPair), TlsError> {
         let key_path = self.folder.join("ca.key");
         let key_error = |reason: String| TlsError::Key {
             path: key_path.clone(),
@@ -100,10 +130,7 @@ impl Authority {
             })?;
         let leaf_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let leaf = leaf_params(names, now)?.signed_by(&leaf_key, &issuer)?;
-        write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
-        write(&files.certificate, leaf.pem().as_bytes())?;
-        tracing::info!(certificate = %files.certificate.display(), "our certificate was issued");
-        Ok(files)
+        Ok((leaf, leaf_key))
     }
 }
 

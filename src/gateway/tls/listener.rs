@@ -5,6 +5,7 @@
 //! tickets belong to a configuration, so nobody resumes what was agreed on before a change.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,11 +18,31 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
 use super::authority::{Authority, fits};
+use super::own::OwnTls;
 use super::{CertificateFiles, TlsError, chain, load};
 use crate::reload::{self, Reloaded};
 
 /// What a new connection shakes hands with.
 pub type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
+
+/// What a listener speaks TLS with.
+#[derive(Clone, Debug)]
+pub enum ListenerTls {
+    /// The operator's certificates.
+    Files(CurrentTls),
+    /// Certificates of our own authority.
+    Own(Arc<OwnTls>),
+}
+
+impl ListenerTls {
+    /// What to speak TLS with to a client at `peer` that connected to `local`.
+    pub async fn config(&self, local: Option<IpAddr>, peer: Option<IpAddr>) -> Arc<ServerConfig> {
+        match self {
+            Self::Files(current) => current.borrow().clone(),
+            Self::Own(own) => own.config(local, peer).await,
+        }
+    }
+}
 
 /// How long to wait when our certificate could not be issued anew.
 const TRY_AGAIN: Duration = Duration::from_secs(3600);
@@ -52,7 +73,7 @@ pub fn with_files(
 ///
 /// # Panics
 /// Outside of a runtime.
-pub fn with_authority(
+pub(super) fn with_authority(
     authority: Authority,
     names: BTreeSet<String>,
 ) -> Result<CurrentTls, TlsError> {
@@ -126,18 +147,28 @@ impl Listener {
 
     fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let certificates = self.certificates.iter().map(|pair| pair.value().clone());
-        let certificates = certificates.collect();
-        let builder = ServerConfig::builder();
-        let builder = match &self.client_ca {
-            Some(verifier) => builder.with_client_cert_verifier(verifier.value().clone()),
-            None => builder.with_no_client_auth(),
-        };
-        let mut config = builder.with_cert_resolver(Arc::new(BySni { certificates }));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Its keys are its own: a ticket of before a change, or of another listener, is worth nothing here.
-        config.ticketer = Ticketer::new()?;
-        Ok(Arc::new(config))
+        let client_ca = self.client_ca.as_ref();
+        let client_ca = client_ca.map(|verifier| verifier.value().clone());
+        server_config(certificates.collect(), client_ca)
     }
+}
+
+/// TLS with these certificates, the first of which is the default. Where there is a `client_ca`, clients need
+/// a certificate too.
+pub(super) fn server_config(
+    certificates: Vec<Arc<CertifiedKey>>,
+    client_ca: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder();
+    let builder = match client_ca {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(BySni { certificates }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Its keys are its own: a ticket of before a change, or of another listener, is worth nothing here.
+    config.ticketer = Ticketer::new()?;
+    Ok(Arc::new(config))
 }
 
 /// Checks client certificates against the CAs of a PEM file.

@@ -2,6 +2,7 @@
 
 mod authority;
 mod listener;
+mod own;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 pub use authority::Authority;
-pub use listener::{CurrentTls, with_authority, with_files};
+pub use listener::{ListenerTls, with_files};
+pub use own::OwnTls;
 
 use crate::reload;
 
