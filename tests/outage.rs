@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "outage/resting.rs"]
+mod resting;
+
 use std::time::{Duration, Instant};
 
 use support::gateway::Gateway;

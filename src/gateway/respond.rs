@@ -338,6 +338,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
             (StatusCode::FORBIDDEN, ErrorCode::Denied)
         }
+        MirrorError::TooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
         MirrorError::TooManyRequests { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
@@ -358,7 +359,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
 const fn fate(failure: &MirrorError) -> CacheStatus {
     let asked = CacheStatus::forward(Forward::UriMiss);
     match failure {
-        MirrorError::NotServed => CacheStatus::own("refused"),
+        MirrorError::NotServed | MirrorError::TooLong => CacheStatus::own("refused"),
         MirrorError::Unknown {
             remembered: true, ..
         } => CacheStatus::HIT.detail("negative"),

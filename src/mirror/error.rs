@@ -50,6 +50,8 @@ pub enum MirrorError {
     /// An image that only the v1 side has is being made one of v2, which goes on.
     #[error("the image is being converted; try again later")]
     Converting(ImageId),
+    #[error("the request is longer than can be passed on")]
+    TooLong,
     #[error("the upstream registry cannot be asked")]
     Unavailable(#[source] Arc<UpstreamError>),
     #[error("the upstream registry gave an answer that cannot be used")]
@@ -152,6 +154,7 @@ impl MirrorError {
             UpstreamError::TooManyRequests { retry_after } => Self::TooManyRequests {
                 retry_after: *retry_after,
             },
+            UpstreamError::Unsendable => Self::TooLong,
             UpstreamError::Status(status) if status.is_server_error() => Self::Unavailable(error),
             UpstreamError::Timeout | UpstreamError::Network(_) | UpstreamError::Resting => {
                 Self::Unavailable(error)

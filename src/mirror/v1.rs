@@ -25,8 +25,9 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const TOKENS: u64 = 10_000;
 /// Of how many images it is known where they were seen.
 const SEEN: u64 = 100_000;
-/// The longest list of images, tags or ancestors, in bytes.
+/// The longest list of images, tags or ancestors, in bytes, and how long it may take to arrive.
 pub(super) const MAX_LIST: usize = 8 << 20;
+const LIST_WITHIN: Duration = Duration::from_secs(8);
 
 /// One registry of the v1 API.
 #[derive(Clone, Debug)]
@@ -73,8 +74,8 @@ impl V1Origin {
             let origin = Self {
                 registry: settings.registry.clone(),
                 mirrored: settings.mirrored,
-                upstream: Upstream::new(settings.upstream)?,
-                index: settings.index.map(Upstream::new).transpose()?,
+                upstream: Upstream::of_v1(settings.upstream)?,
+                index: settings.index.map(Upstream::of_v1).transpose()?,
                 tag_ttl: settings.tag_ttl,
                 max_stale: settings.max_stale,
                 patience: settings.patience,
@@ -336,16 +337,20 @@ impl Mirror {
 /// Reads a list of at most 8 MiB.
 ///
 /// # Errors
-/// When it is longer, or broken off.
+/// When it is longer, broken off, or does not come to its end.
 pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = passed.next().await.map_err(failed)? {
-        if bytes.len() + piece.len() > MAX_LIST {
-            return Err(failed(UpstreamError::TooLarge { limit: MAX_LIST }));
+    let read = async {
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = passed.next().await? {
+            if bytes.len() + piece.len() > MAX_LIST {
+                return Err(UpstreamError::TooLarge { limit: MAX_LIST });
+            }
+            bytes.extend_from_slice(&piece);
         }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes.freeze())
+        Ok(bytes.freeze())
+    };
+    let read = tokio::time::timeout(LIST_WITHIN, read).await;
+    read.unwrap_or(Err(UpstreamError::Timeout)).map_err(failed)
 }
 
 pub(super) fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {

@@ -255,6 +255,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::CallerDenied
         | MirrorError::NotPublic
         | MirrorError::NoRoom { .. }
+        | MirrorError::TooLong
         | MirrorError::Unavailable(_)
         | MirrorError::Unusable(_)
         | MirrorError::Untrue(_)

@@ -31,6 +31,9 @@ pub enum UpstreamError {
     Protocol(&'static str),
     #[error("the upstream failed a moment ago and is not asked again yet")]
     Resting,
+    /// It did not even go out: its client wants too much.
+    #[error("the question is longer than can be sent")]
+    Unsendable,
     #[error("no token could be had")]
     Token(#[source] Arc<UpstreamError>),
     #[error("the credential helper failed: {0}")]
@@ -103,7 +106,9 @@ impl UpstreamError {
 impl From<reqwest::Error> for UpstreamError {
     fn from(error: reqwest::Error) -> Self {
         // A presigned URL is a secret, so the URL is left out of what may be logged.
-        if error.is_timeout() && !error.is_connect() {
+        if error.is_builder() {
+            Self::Unsendable
+        } else if error.is_timeout() && !error.is_connect() {
             Self::Timeout
         } else {
             Self::Network(error.without_url())

@@ -12,6 +12,7 @@ mod error;
 mod evidence;
 mod limits;
 mod pass;
+mod probe;
 mod transport;
 mod v1;
 
@@ -39,6 +40,7 @@ use addresses::Home;
 use auth::Auth;
 use clients::Clients;
 use limits::{Kind, Limits};
+use probe::Probe;
 use transport::{Answered, Ask, Transport, Whose};
 
 /// How long a short question may take, all attempts together: a client without a cached answer hears of it
@@ -181,6 +183,19 @@ impl Upstream {
     /// # Panics
     /// With a CA file, outside of a runtime.
     pub fn new(settings: Settings) -> Result<Self, SetUpError> {
+        Self::with_base(settings, "/v2/")
+    }
+
+    /// A registry of the v1 API, or its index.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`].
+    pub fn of_v1(settings: Settings) -> Result<Self, SetUpError> {
+        Self::with_base(settings, "/v1/_ping")
+    }
+
+    /// `base` is what says whether the host is there.
+    fn with_base(settings: Settings, base: &str) -> Result<Self, SetUpError> {
         let Settings {
             registry,
             origin,
@@ -203,11 +218,13 @@ impl Upstream {
             login,
             clients.clone(),
         );
+        let limits = Arc::new(Limits::default());
         let transport = Transport {
+            probe: Probe::new(&url, base, &limits),
             origin: url,
             home,
             auth,
-            limits: Limits::default(),
+            limits,
             counted: metrics::Upstream::of(&registry),
             absent: false,
         };

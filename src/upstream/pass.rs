@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::limits::Kind;
 use super::transport::Whose;
-use super::{Upstream, UpstreamError};
+use super::{BODY_HEADERS, QUESTION, Upstream, UpstreamError};
 
 /// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
 /// it says so.
@@ -163,13 +163,14 @@ impl Upstream {
         if transport.absent {
             return Err(UpstreamError::NotFound);
         }
-        transport
-            .limits
-            .admit(Kind::Other, std::time::Instant::now())?;
+        let client = self.clients.passing();
+        let began = Instant::now();
+        transport.probe.admit(&client, Kind::Other, &[]).await?;
         let url = transport
             .origin
             .join(&passing.target)
-            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+            .map_err(|_| UpstreamError::Unsendable)?;
+        let within = patience(&passing.method, BODY_HEADERS);
         let scope = Some(passing.scope.as_str());
         let theirs = matches!(self.whose, Whose::Caller(_));
         let authorization = if let Whose::Caller(authorization) = &self.whose {
@@ -179,11 +180,9 @@ impl Upstream {
             transport.auth.authorization(scope, false).await?
         };
         let request = |authorization: Option<HeaderValue>| {
-            let request = self
-                .clients
-                .passing()
-                .request(passing.method.clone(), url.clone());
-            let request = request.headers(passing.headers.clone());
+            let request = client
+                .request(passing.method.clone(), url.clone())
+                .headers(passing.headers.clone());
             match authorization {
                 Some(value) => request.header(header::AUTHORIZATION, value),
                 None => request,
@@ -194,7 +193,7 @@ impl Upstream {
             let request = request(authorization).body(reqwest::Body::wrap(body));
             request.send().await.map_err(UpstreamError::from)
         } else {
-            let first = answered(request(authorization.clone())).await;
+            let first = answered(request(authorization.clone()), within).await;
             match first {
                 Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && !theirs => {
                     let (challenges, sent) = (refused.headers(), authorization.as_ref());
@@ -203,18 +202,14 @@ impl Upstream {
                         .answer(challenges, scope, sent, false)
                         .await?
                     {
-                        Some(answer) => answered(request(Some(answer))).await,
+                        Some(answer) => answered(request(Some(answer)), within).await,
                         None => Ok(refused),
                     }
                 }
                 first => first,
             }
         };
-        let now = std::time::Instant::now();
-        match &response {
-            Err(error) if error.means_down() => transport.limits.failed(now),
-            _ => transport.limits.answered(),
-        }
+        transport.passed(&client, &response, began);
         let code = response.as_ref().ok().map(|got| got.status().as_u16());
         transport.counted.request("pass", code);
         let response = response?;
@@ -243,19 +238,29 @@ impl Upstream {
             .transport
             .origin
             .join("/v2/")
-            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+            .map_err(|_| UpstreamError::Unsendable)?;
         let asked = self.clients.questions().get(base).send();
-        let answer = tokio::time::timeout(super::QUESTION, asked).await;
+        let answer = tokio::time::timeout(QUESTION, asked).await;
         let answer = answer.map_err(|_| UpstreamError::Timeout)??;
         auth.learn(answer.status(), answer.headers());
         Ok(())
     }
 }
 
+/// How long an upstream may take to answer a request without a body: a read has a client that waits for its
+/// headers, everything else may move a whole layer.
+pub(super) fn patience(method: &Method, read: Duration) -> Duration {
+    match *method {
+        Method::GET | Method::HEAD => read,
+        _ => ANSWER,
+    }
+}
+
 /// Sends a request without a body.
 pub(super) async fn answered(
     request: reqwest::RequestBuilder,
+    within: Duration,
 ) -> Result<reqwest::Response, UpstreamError> {
-    let sent = tokio::time::timeout(ANSWER, request.send());
+    let sent = tokio::time::timeout(within, request.send());
     Ok(sent.await.map_err(|_| UpstreamError::Timeout)??)
 }

@@ -3,6 +3,7 @@
 //! Redirects are followed here rather than by the client, because each hop needs a decision: the account
 //! stays with the registry's own origin, https is not left, and no hop leads inside of the network.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,8 @@ use reqwest::{Response, Url};
 use super::UpstreamError;
 use super::addresses::Home;
 use super::auth::Auth;
-use super::limits::{Kind, Limits};
+use super::limits::{Kind, Limits, Subject, Suspicion};
+use super::probe::Probe;
 use crate::metrics;
 
 const MAX_REDIRECTS: usize = 10;
@@ -74,7 +76,8 @@ pub(super) struct Transport {
     pub origin: Url,
     pub home: Home,
     pub auth: Auth,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
+    pub probe: Probe,
     /// What is sent there is counted here.
     pub counted: metrics::Upstream,
     /// There is no such registry: it has nothing.
@@ -94,8 +97,10 @@ impl Transport {
         if self.absent {
             return Err(UpstreamError::NotFound);
         }
-        self.limits.admit(ask.kind, Instant::now())?;
-        let deadline = tokio::time::Instant::now() + ask.within;
+        let about = self.about(ask);
+        let began = Instant::now();
+        let deadline = tokio::time::Instant::from_std(began) + ask.within;
+        self.probe.admit(client, ask.kind, &about).await?;
         let mut attempt = 0;
         let outcome = loop {
             attempt += 1;
@@ -117,17 +122,84 @@ impl Transport {
             }
         };
         match &outcome {
-            Err(error) if error.means_down() => self.limits.failed(Instant::now()),
+            Err(error) if error.means_down() => self.failed(client, error, about, began),
             // One caller's limit is not another's.
             Err(UpstreamError::TooManyRequests { retry_after })
                 if !matches!(ask.whose, Whose::Caller(_)) =>
             {
-                self.limits.answered();
                 self.limits.limited(*retry_after, Instant::now());
             }
-            _ => self.limits.answered(),
+            _ => self.limits.answered(&about),
         }
         outcome
+    }
+
+    /// Notes that a question failed, and what that says of the host.
+    fn failed(
+        &self,
+        client: &reqwest::Client,
+        error: &UpstreamError,
+        [question, token]: [Subject; 2],
+        began: Instant,
+    ) {
+        let now = Instant::now();
+        let subject = match error {
+            UpstreamError::Token(_) => token,
+            _ => question,
+        };
+        let suspicion = self.limits.failed(subject, began, now);
+        self.blame(client, error, suspicion);
+    }
+
+    fn blame(&self, client: &reqwest::Client, error: &UpstreamError, suspicion: Suspicion) {
+        match (error, suspicion) {
+            (_, Suspicion::None) => {}
+            // Had it been heard meanwhile, it would be another host: one that it sent us to.
+            (UpstreamError::Network(error), Suspicion::Away) if error.is_connect() => {
+                self.limits.away(Instant::now());
+            }
+            (_, Suspicion::Away) => self.probe.look_into(client),
+        }
+    }
+
+    /// Notes what became of a request that passed through. It is not sent again, and rests nothing but a host
+    /// that is away.
+    pub fn passed(
+        &self,
+        client: &reqwest::Client,
+        outcome: &Result<Response, UpstreamError>,
+        began: Instant,
+    ) {
+        let now = Instant::now();
+        match outcome {
+            Ok(response) if !response.status().is_server_error() => self.limits.heard(now),
+            Err(error) if error.means_down() => {
+                self.blame(client, error, self.limits.suspicion(began, now));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a question is about: itself, and what its token is for.
+    fn about(&self, ask: &Ask) -> [Subject; 2] {
+        let login = match &ask.whose {
+            Whose::Gateway => (0, None),
+            Whose::Nobody => (1, None),
+            Whose::Caller(login) => (2, login.as_ref()),
+            Whose::V1(login) => (3, login.as_ref()),
+        };
+        let mut headers: Vec<_> = ask.headers.iter().collect();
+        headers.sort_by_key(|(name, _)| name.as_str());
+        let headers: Vec<_> = headers
+            .into_iter()
+            .map(|(name, value)| (name, value.as_bytes()))
+            .collect();
+        let login = (login.0, login.1.map(HeaderValue::as_bytes));
+        [
+            self.limits
+                .subject((&ask.method, &ask.path, headers, login)),
+            self.limits.subject((&ask.scope, login)),
+        ]
     }
 
     /// Asks for a body of at most `limit` bytes, with the headers it came with. One that is dropped under way
@@ -203,9 +275,14 @@ impl Transport {
         let mut url = self
             .origin
             .join(&ask.path)
-            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+            .map_err(|_| UpstreamError::Unsendable)?;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.hop(client, ask, &url).await?;
+            let response = match self.hop(client, ask, &url).await {
+                Err(UpstreamError::Unsendable) if !self.is_own(&url) => {
+                    return Err(UpstreamError::Protocol("a redirect to no usable URL"));
+                }
+                response => response?,
+            };
             let Some(target) = redirect_target(&response, &url)? else {
                 let host = url.host_str().unwrap_or_default().to_owned();
                 return Ok(Answered { response, host });
@@ -265,7 +342,11 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, UpstreamError> {
         let response = request(client, ask, url, authorization).await;
-        let code = response.as_ref().ok().map(|got| got.status().as_u16());
+        let status = response.as_ref().ok().map(Response::status);
+        if status.is_some_and(|status| !status.is_server_error()) && self.is_own(url) {
+            self.limits.heard(Instant::now());
+        }
+        let code = status.map(|status| status.as_u16());
         self.counted.request(kind(&ask.method, &ask.path), code);
         response
     }

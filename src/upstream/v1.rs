@@ -5,16 +5,17 @@
 //! challenge to learn from. Its servers close idle connections after two seconds, so that a request may meet
 //! one that is just being closed: what changes nothing is sent again, once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::limits::Kind;
-use super::pass::answered;
+use super::pass::{answered, patience};
 use super::transport::{Answered, Ask, Whose};
 use super::{
-    BODY_HEADERS, BlobBody, Passed, Passing, Sent, Upstream, UpstreamError, content_length,
+    BODY_HEADERS, BlobBody, Passed, Passing, QUESTION, Sent, Upstream, UpstreamError,
+    content_length,
 };
 use crate::spec::range::Span;
 
@@ -29,19 +30,20 @@ impl Upstream {
         token: Option<HeaderValue>,
     ) -> Result<Passed, UpstreamError> {
         let transport = &self.transport;
-        transport.limits.admit(Kind::Other, Instant::now())?;
+        let client = self.clients.passing();
+        let began = Instant::now();
+        transport.probe.admit(&client, Kind::Other, &[]).await?;
         let url = transport
             .origin
             .join(&passing.target)
-            .map_err(|_| UpstreamError::Protocol("the path makes no URL"))?;
+            .map_err(|_| UpstreamError::Unsendable)?;
+        let within = patience(&passing.method, read_within(&passing.target));
         let authorization = match token {
             Some(token) => Some(token),
             None => transport.auth.account().await?,
         };
         let request = || {
-            let request = self
-                .clients
-                .passing()
+            let request = client
                 .request(passing.method.clone(), url.clone())
                 .headers(passing.headers.clone());
             match &authorization {
@@ -56,18 +58,14 @@ impl Upstream {
                 let request = request().body(reqwest::Body::wrap(body));
                 request.send().await.map_err(UpstreamError::from)
             }
-            None => match answered(request()).await {
+            None => match answered(request(), within).await {
                 Err(UpstreamError::Network(error)) if repeatable && !error.is_connect() => {
-                    answered(request()).await
+                    answered(request(), within).await
                 }
                 first => first,
             },
         };
-        let now = Instant::now();
-        match &response {
-            Err(error) if error.means_down() => transport.limits.failed(now),
-            _ => transport.limits.answered(),
-        }
+        transport.passed(&client, &response, began);
         let response = response?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));
@@ -165,6 +163,15 @@ impl Upstream {
         let mut ask = self.ask_for(Method::GET, path, String::new());
         ask.whose = Whose::V1(authorization);
         Ok(ask)
+    }
+}
+
+/// How long a registry may take to answer a read: lists, tags and searches are short.
+fn read_within(target: &str) -> Duration {
+    if target.ends_with("/layer") {
+        BODY_HEADERS
+    } else {
+        QUESTION
     }
 }
 

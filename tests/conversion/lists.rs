@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::support::http::Reply;
+use crate::support::gateway::Gateway;
+use crate::support::http::{Reply, at_once};
 use crate::support::image::random;
-use crate::support::origin::Fault;
-use crate::{Scene, push};
+use crate::support::origin::{Fault, Origin};
+use crate::support::until;
+use crate::support::v1::V1Registry;
+use crate::{Scene, configuration, push};
 
 const TAGS: &str = "/v2/team/app/tags/list";
 
@@ -119,4 +122,32 @@ fn the_catalogue_of_both_sides() {
     }
     let behind = body(&scene.get("/v2/_catalog?n=2&last=team/c"));
     assert_eq!(behind["repositories"], json!(["team/d", "team/e"]));
+}
+
+/// Whoever asks hears of it while they still listen, and then at once.
+#[test]
+fn a_v1_side_that_hangs_holds_nobody() {
+    let (v1, v2) = (V1Registry::start(), Origin::start());
+    let yaml = configuration(&v1.url(), &v2.url(), "push: true");
+    let rules = "[{users: [anonymous], repositories: [\"**\"], actions: [pull]}]";
+    let gateway = Gateway::start(&format!("{yaml}access: {{rules: {rules}}}\n"));
+    let scene = Scene { v1, v2, gateway };
+    push(&scene.v1, "team/old", "1.0", 1);
+    scene.v2.push_image("team/app", "2.0", &[random(1, 100)]);
+    scene.v1.script(|script| script.mute = true);
+    let paths = [
+        ("/v2/_catalog", 200),
+        ("/v1/search?q=app", 200),
+        ("/v1/repositories/team/old/images", 503),
+        ("/v1/repositories/team/old/tags", 503),
+        ("/v1/repositories/team/old/tags/1.0", 503),
+    ];
+    let statuses = at_once(paths.len(), |n| scene.get(paths[n].0).status());
+    assert_eq!(statuses, paths.map(|(_, status)| status));
+    let listed = body(&scene.get("/v2/_catalog"));
+    assert_eq!(listed["repositories"], json!(["team/app"]));
+    scene.v1.script(|script| script.mute = false);
+    until("the names of the v1 side", || {
+        body(&scene.get("/v2/_catalog"))["repositories"] == json!(["team/app", "team/old"])
+    });
 }

@@ -52,6 +52,8 @@ pub struct Script {
     pub no_tags: bool,
     /// An image that it lost.
     pub lost: Option<String>,
+    /// It takes requests and answers none of them, for as long as this is so.
+    pub mute: bool,
 }
 
 /// A request as it arrived.
@@ -283,6 +285,12 @@ fn serve(
         let (answer, hangs_up) = {
             let Ok(mut state) = state.lock() else { return };
             state.seen.push(request.clone());
+            while state.script.mute && !ended.load(Ordering::SeqCst) {
+                let Ok(woken) = changed.wait(state) else {
+                    return;
+                };
+                state = woken;
+            }
             (answer(&mut state, &request), state.script.hangs_up)
         };
         let bytes = answer.bytes(request.line.starts_with("HEAD "));
