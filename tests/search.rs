@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::Value;
 
 use support::gateway::Gateway;
-use support::http::{Raw, Reply};
+use support::http::{Raw, Reply, at_once};
 use support::origin::{Auth, Bearer, CHALLENGE, Fault, Image, Origin};
 use support::{basic, temp_dir};
 
@@ -264,4 +266,41 @@ fn what_is_here_by_a_login_is_found_by_nobody_else() {
     assert_eq!(found(&ask(&gateway, "/v1/search?q=team", &ann)), [""; 0]);
     let elsewhere = search(&gateway, "x");
     assert!(!elsewhere.text().contains("team"), "{elsewhere:?}");
+}
+
+/// What is here is looked through by one thread for all who search, so that none are missing where bytes are read.
+#[test]
+fn many_searches_hold_no_reads() {
+    let (origin, images) = origin_with(&["team/app"]);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    pull(&gateway, &images[0].tag_path());
+    pull(&gateway, &images[0].layer_path(0));
+    let folder = gateway.store().join("repositories/docker.io/team");
+    for n in 0..10_000 {
+        let manifests = folder.join(format!("filler{n}/_manifests"));
+        std::fs::create_dir_all(&manifests).expect("writable");
+    }
+    let threads = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()));
+        let status = status.expect("a running process");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Threads:"));
+        let count: usize = line.expect("a count").trim().parse().expect("a number");
+        count
+    };
+    let (before, most) = (threads(), AtomicUsize::new(0));
+    let replies = at_once(48, |n| {
+        if n == 0 {
+            pull(&gateway, &images[0].layer_path(0));
+        }
+        let reply = ask(&gateway, "/v1/search?q=app", &[]);
+        most.fetch_max(threads(), Ordering::Relaxed);
+        reply
+    });
+    for reply in &replies {
+        assert_eq!(found(reply), ["team/app"]);
+    }
+    let more = most.into_inner() - before;
+    assert!(more < 16, "{more} threads for 48 searches");
 }

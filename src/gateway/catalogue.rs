@@ -5,6 +5,8 @@
 //! `push`, `hosts` or `owns`, and the default one. A page's end says where the next one begins, so nothing
 //! is kept between them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::Result;
@@ -24,8 +26,9 @@ use crate::spec::v2::Query;
 /// How many names a page has where the client does not say, and the most it may ask for (as distribution's).
 const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
-/// How often upstreams are asked for one page.
+/// How often upstreams are asked for one page, and how long that may take in all.
 const QUESTIONS: usize = 64;
+const WITHIN: Duration = Duration::from_secs(25);
 
 /// A page of names that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +134,8 @@ impl Gateway {
             }
         };
         let host = super::host(session.req_header()).ok().flatten();
-        let names = match self.names(&viewer, listing, host).await {
+        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, host)).await;
+        let names = match names.unwrap_or_else(|_| Err(MirrorError::late())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
                 let message = "the registry has no catalogue";

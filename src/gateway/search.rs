@@ -20,7 +20,7 @@ use super::respond::{self, Wanted};
 use super::route::{self, Listener, Refusal, Table};
 use super::{Gateway, send};
 use crate::access::{Login, Viewer};
-use crate::mirror::MirrorError;
+use crate::mirror::{MirrorError, picked};
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::error::ErrorCode;
 use crate::spec::name::{Registry, Repository};
@@ -112,12 +112,15 @@ impl Gateway {
             }
         };
         let host = super::host(session.req_header()).ok().flatten();
-        let names = match self.names_with(&viewer, search, host).await {
+        // Where a v1 registry is behind this name, its own results come first.
+        let (names, described) = tokio::join!(
+            self.names_with(&viewer, search, host),
+            self.v1_found(session, search, login)
+        );
+        let names = match names {
             Ok(names) => names,
             Err(error) => return self.failure(session, wanted, error).await,
         };
-        // Where a v1 registry is behind this name, its own results come first.
-        let described = self.v1_found(session, search, login).await;
         let body = results(search, described, names).to_string();
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(StatusCode::OK, wanted, cache)?;
@@ -135,24 +138,33 @@ impl Gateway {
         search: &Search,
         host: Option<&str>,
     ) -> std::result::Result<BTreeSet<String>, MirrorError> {
+        let seen = search.registries.iter().filter(|it| viewer.sees(it));
+        // One that is slow is waited for by itself.
+        let found = seen.map(|registry| self.names_of(viewer, search, host, registry));
+        let found = futures_util::future::try_join_all(found).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Those of one registry.
+    async fn names_of(
+        &self,
+        viewer: &Viewer<'_>,
+        search: &Search,
+        host: Option<&str>,
+        registry: &Registry,
+    ) -> std::result::Result<Vec<String>, MirrorError> {
         let mirror = &self.house.mirror;
-        let mut names = BTreeSet::new();
-        let mut take = |registry: &Registry, found: Vec<Repository>| {
-            let namespace = search.namespace.as_deref();
-            names.extend(found.iter().filter_map(|repository| {
-                let of = (registry, repository);
-                let typed = typed_name(&self.house.table, &self.listener, namespace, host, of);
-                typed.filter(|typed| typed.contains(&search.word))
-            }));
+        let namespace = search.namespace.as_deref();
+        let typed = |repository: &Repository| {
+            let of = (registry, repository);
+            let typed = typed_name(&self.house.table, &self.listener, namespace, host, of);
+            typed.filter(|typed| typed.contains(&search.word))
         };
-        for registry in search.registries.iter().filter(|it| viewer.sees(it)) {
-            take(registry, mirror.cached_names(viewer, registry).await);
-            if !search.hosted.contains(registry) {
-                continue;
-            }
+        let mut found = mirror.cached_names(viewer, registry).await;
+        if search.hosted.contains(registry) {
             let listed = mirror.searched_names(viewer, registry);
             match tokio::time::timeout(WITHIN, listed).await {
-                Ok(Ok(listed)) => take(registry, listed),
+                Ok(Ok(listed)) => found.extend(listed),
                 // How to log in there is its answer.
                 Ok(Err(error @ MirrorError::Challenged(_))) => return Err(error),
                 Ok(Err(error)) => {
@@ -162,7 +174,7 @@ impl Gateway {
                 Err(_) => tracing::debug!(%registry, "a catalogue is too slow to be searched"),
             }
         }
-        Ok(names)
+        Ok(picked(&found, typed).await)
     }
 }
 

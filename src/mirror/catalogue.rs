@@ -13,7 +13,7 @@ use super::{Mirror, MirrorError, Origin};
 use crate::access::Viewer;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::Query;
-use crate::store::trouble;
+use crate::store::{KnownRepository, trouble};
 use crate::upstream::UpstreamError;
 
 /// The longest page that registries give (distribution's `catalog.maxentries`).
@@ -118,8 +118,11 @@ impl Mirror {
             let (all, _) = shared.searching.join(registry.clone(), start).await;
             all.unwrap_or(Err(MirrorError::Lost))?
         };
-        let seen = |name: &&Repository| viewer.may_pull(registry, name).is_some();
-        Ok(all.iter().filter(seen).cloned().collect())
+        let seen = |name: &Repository| {
+            let seen = viewer.may_pull(registry, name).is_some();
+            seen.then(|| name.clone())
+        };
+        Ok(picked(&all, seen).await)
     }
 }
 
@@ -182,19 +185,33 @@ impl Mirror {
         if origin.callers {
             return Vec::new();
         }
-        let (store, wanted) = (self.shared.store.clone(), registry.clone());
-        let known = tokio::task::spawn_blocking(move || store.links.repositories(&wanted)).await;
-        let known = known.map_err(std::io::Error::other).and_then(|known| known);
-        let known = known.unwrap_or_else(|error| {
-            trouble("the repositories cannot be listed", &error);
-            Vec::new()
-        });
-        let seen = known.into_iter().filter(|known| {
+        let known = match self.shared.store.links.repositories(registry).await {
+            Ok(known) => known,
+            Err(error) => {
+                trouble("the repositories cannot be listed", &error);
+                return Vec::new();
+            }
+        };
+        let seen = |known: &KnownRepository| {
             (known.public || !origin.only_public)
                 && viewer.may_pull(registry, &known.repository).is_some()
-        });
-        seen.map(|known| known.repository).collect()
+        };
+        let seen = |known: &KnownRepository| seen(known).then(|| known.repository.clone());
+        picked(&known, seen).await
     }
+}
+
+/// What is picked of many. Whoever else is served by this thread is not held up meanwhile.
+pub async fn picked<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
+    /// How many are looked at without a break.
+    const SLICE: usize = 256;
+
+    let mut picked = Vec::new();
+    for slice in all.chunks(SLICE) {
+        picked.extend(slice.iter().filter_map(&pick));
+        tokio::task::yield_now().await;
+    }
+    picked
 }
 
 fn refused(error: UpstreamError) -> MirrorError {

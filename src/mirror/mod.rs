@@ -37,7 +37,7 @@ use moka::policy::EvictionPolicy;
 
 pub use crate::store::SynthesisedImage;
 pub use blob::{BlobAnswer, BlobHead};
-pub use catalogue::{Budget, Listed};
+pub use catalogue::{Budget, Listed, picked};
 pub use error::{Asked, MirrorError};
 pub use lists::PageAnswer;
 pub use manifest::ManifestAnswer;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::bucket::Bucket;
 use super::files::Files;
 use super::records::{Reach, Records, component};
+use super::repositories::Walks;
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
 
@@ -68,6 +69,7 @@ pub struct Links {
     manifests: Records<ManifestLink>,
     blobs: Records<BlobLink>,
     public: Records<PublicLink>,
+    pub(super) walks: Walks,
 }
 
 impl Links {
@@ -77,6 +79,7 @@ impl Links {
             manifests: Records::new(files, RECENT),
             blobs: Records::new(files, RECENT),
             public: Records::new(files, RECENT),
+            walks: Walks::new(),
         }
     }
 
@@ -103,7 +106,11 @@ impl Links {
     ) -> Option<Arc<ManifestLink>> {
         let path = path(registry, repository, "_manifests", digest);
         let good = |link: &ManifestLink| good(link.checked_at);
-        self.manifests.shared(path, good).await
+        let link = self.manifests.shared(path, good).await;
+        if link.is_some() {
+            self.walks.note(registry, repository, None);
+        }
+        link
     }
 
     /// The link that another node made, if when its upstream said so is `good`; it is kept here.
@@ -128,7 +135,11 @@ impl Links {
     ) -> Option<Arc<PublicLink>> {
         let path = public_path(registry, repository);
         let good = |link: &PublicLink| good(link.checked_at);
-        self.public.shared(path, good).await
+        let link = self.public.shared(path, good).await;
+        if link.is_some() {
+            self.walks.note(registry, repository, Some(true));
+        }
+        link
     }
 
     /// # Errors
@@ -174,12 +185,15 @@ impl Links {
         link: PublicLink,
     ) -> Arc<PublicLink> {
         let path = public_path(registry, repository);
-        self.public.keep(path, link).await
+        let link = self.public.keep(path, link).await;
+        self.walks.note(registry, repository, Some(true));
+        link
     }
 
     /// The upstream no longer shows it to everybody.
     pub async fn unlink_public(&self, registry: &Registry, repository: &Repository) {
         self.public.remove(public_path(registry, repository)).await;
+        self.walks.note(registry, repository, Some(false));
     }
 
     pub async fn link_manifest(
@@ -190,13 +204,10 @@ impl Links {
         link: ManifestLink,
         reach: Reach,
     ) -> Arc<ManifestLink> {
-        self.manifests
-            .keep_for(
-                reach,
-                path(registry, repository, "_manifests", digest),
-                link,
-            )
-            .await
+        let path = path(registry, repository, "_manifests", digest);
+        let link = self.manifests.keep_for(reach, path, link).await;
+        self.walks.note(registry, repository, None);
+        link
     }
 
     pub async fn link_blob(
@@ -215,6 +226,7 @@ impl Links {
     /// Removes the record at this path, of whichever kind. Blocks on the disk.
     pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
         let (manifests, blobs) = (self.manifests.remove_now(path), self.blobs.remove_now(path));
+        self.walks.forget();
         manifests.and(blobs).and(self.public.remove_now(path))
     }
 
@@ -228,6 +240,7 @@ impl Links {
         self.manifests
             .remove(path(registry, repository, "_manifests", digest))
             .await;
+        self.walks.forget();
     }
 
     /// The upstream no longer has it.

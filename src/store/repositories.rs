@@ -1,7 +1,15 @@
 //! What repositories there are: the folders that hold manifests.
+//!
+//! They are walked by one thread for all who ask, so that none are missing where bytes are read, and remembered for a
+//! minute, or until a repository comes that is not among them.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::Links;
 use super::records::component;
@@ -9,6 +17,9 @@ use crate::spec::name::{Registry, Repository};
 
 /// How many folders are looked at. More names than that nobody reads.
 const FOLDERS: usize = 200_000;
+/// How many names are remembered in all, and how long.
+const REMEMBERED: u64 = 200_000;
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// A repository of which something is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,46 +29,117 @@ pub struct KnownRepository {
     pub public: bool,
 }
 
+/// By name.
+type Repositories = Arc<[KnownRepository]>;
+
+/// What was found, and whose turn it is to look.
+#[derive(Debug)]
+pub(super) struct Walks {
+    turn: Semaphore,
+    known: moka::sync::Cache<Registry, Repositories>,
+    /// Counts what made something remembered wrong.
+    changes: AtomicU64,
+}
+
+impl Walks {
+    pub fn new() -> Self {
+        let weight = |_: &Registry, known: &Repositories| {
+            u32::try_from(known.len()).map_or(u32::MAX, |names| names.saturating_add(1))
+        };
+        Self {
+            turn: Semaphore::new(1),
+            known: moka::sync::Cache::builder()
+                .max_capacity(REMEMBERED)
+                .weigher(weight)
+                .time_to_live(REMEMBERED_FOR)
+                .build(),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// A repository is here; `public` is whether everybody may read it, where that is known now.
+    pub fn note(&self, registry: &Registry, repository: &Repository, public: Option<bool>) {
+        let known = self.known.get(registry);
+        let same = known.is_some_and(|known| {
+            let at = known.binary_search_by(|other| other.repository.cmp(repository));
+            at.is_ok_and(|at| public.is_none_or(|public| known[at].public == public))
+        });
+        if !same {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+            self.known.invalidate(registry);
+        }
+    }
+
+    /// Something is gone, whatever it was.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate_all();
+    }
+}
+
 impl Links {
-    /// The repositories of a registry that have a manifest here, in no order. Blocks.
+    /// The repositories of a registry that have a manifest here, by name.
     ///
     /// # Errors
     /// When the disk cannot say.
-    pub fn repositories(&self, registry: &Registry) -> io::Result<Vec<KnownRepository>> {
+    pub async fn repositories(&self, registry: &Registry) -> io::Result<Arc<[KnownRepository]>> {
+        let walks = &self.walks;
+        if let Some(known) = walks.known.get(registry) {
+            return Ok(known);
+        }
+        let _turn = walks.turn.acquire().await.map_err(io::Error::other)?;
+        // Whoever had the turn before may have walked there.
+        if let Some(known) = walks.known.get(registry) {
+            return Ok(known);
+        }
+        let changes = walks.changes.load(Ordering::SeqCst);
         let root = self.root.join(component(registry.as_str()));
-        let mut found = Vec::new();
-        let mut folders = vec![root.clone()];
-        let mut left = FOLDERS;
-        while let Some(folder) = folders.pop() {
-            let Some(less) = left.checked_sub(1) else {
-                break;
-            };
-            left = less;
-            let entries = match std::fs::read_dir(&folder) {
-                Ok(entries) => entries,
-                // It is gone, or nothing was ever kept.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
-                let entry = entry?;
-                // The kinds of records begin with `_`, components of names never do.
-                if !entry.file_name().as_encoded_bytes().starts_with(b"_")
-                    && entry.file_type()?.is_dir()
-                {
-                    folders.push(entry.path());
-                }
-            }
-            if is_empty(&folder.join("_manifests")) {
-                continue;
-            }
-            if let Some(repository) = name(&root, &folder) {
-                let public = folder.join("_public").exists();
-                found.push(KnownRepository { repository, public });
-            }
+        let walking = tokio::task::spawn_blocking(move || walk(&root));
+        let found: Repositories = walking.await.map_err(io::Error::other)??.into();
+        tracing::debug!(%registry, repositories = found.len(), "walked");
+        walks.known.insert(registry.clone(), found.clone());
+        if walks.changes.load(Ordering::SeqCst) != changes {
+            walks.known.invalidate(registry);
         }
         Ok(found)
     }
+}
+
+/// The repositories below a registry's folder, by name. Blocks.
+fn walk(root: &Path) -> io::Result<Vec<KnownRepository>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    let mut left = FOLDERS;
+    while let Some(folder) = folders.pop() {
+        let Some(less) = left.checked_sub(1) else {
+            break;
+        };
+        left = less;
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // It is gone, or nothing was ever kept.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            // The kinds of records begin with `_`, components of names never do.
+            if !entry.file_name().as_encoded_bytes().starts_with(b"_")
+                && entry.file_type()?.is_dir()
+            {
+                folders.push(entry.path());
+            }
+        }
+        if is_empty(&folder.join("_manifests")) {
+            continue;
+        }
+        if let Some(repository) = name(root, &folder) {
+            let public = folder.join("_public").exists();
+            found.push(KnownRepository { repository, public });
+        }
+    }
+    found.sort_unstable_by(|one, other| one.repository.cmp(&other.repository));
+    Ok(found)
 }
 
 fn is_empty(folder: &PathBuf) -> bool {
@@ -71,19 +153,20 @@ fn name(root: &Path, folder: &Path) -> Option<Repository> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{self, ManifestLink, PublicLink, Reach, Store};
+
+    fn named(found: &[KnownRepository]) -> Vec<(&str, bool)> {
+        let named = found.iter();
+        named
+            .map(|known| (known.repository.as_str(), known.public))
+            .collect()
+    }
 
     #[test]
     fn repositories_are_the_folders_with_manifests() {
         let dir = tempfile::tempdir().expect("a folder");
-        let registry = Registry::new("registry.local:5000");
-        let space = std::sync::Arc::new(super::super::Space::new(&super::super::Settings::at(
-            dir.path(),
-        )));
-        space.settle();
-        let files = super::super::files::Files::new(dir.path(), space, 3600);
-        let links = Links::new(&std::sync::Arc::new(files));
-        assert_eq!(links.repositories(&registry).expect("readable"), []);
-        let root = dir.path().join("repositories/registry.local%3A5000");
+        let root = dir.path().join("registry.local%3A5000");
+        assert_eq!(walk(&root).expect("readable"), []);
         for (folder, file) in [
             ("app/_manifests", "sha256-x"),
             ("team/app/_manifests", "sha256-x"),
@@ -100,15 +183,58 @@ mod tests {
                 std::fs::write(folder.join(file), b"{}").expect("writable");
             }
         }
-        let found = links.repositories(&registry).expect("readable");
-        let mut found: Vec<_> = found
-            .iter()
-            .map(|known| (known.repository.as_str(), known.public))
-            .collect();
-        found.sort_unstable();
+        let found = walk(&root).expect("readable");
         let expected = [("app", false), ("team/app", true), ("team/app/sub", false)];
-        assert_eq!(found, expected);
-        let other = Registry::new("other");
-        assert_eq!(links.repositories(&other).expect("readable"), []);
+        assert_eq!(named(&found), expected);
+    }
+
+    #[tokio::test]
+    async fn what_comes_and_goes_is_seen_by_the_next_who_ask() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&store::Settings::at(dir.path())).expect("a store");
+        store.scan();
+        let (links, registry) = (&store.links, Registry::new("up.example"));
+        let manifest = |name: &'static str, n: u8| {
+            let digest =
+                crate::spec::digest::Digest::of(crate::spec::digest::Algorithm::Sha256, &[n]);
+            let link = ManifestLink {
+                media_type: "x".into(),
+                size: 1,
+                checked_at: 0,
+                subject: None,
+                stored: None,
+            };
+            let repository: Repository = name.parse().expect("a name");
+            async move {
+                let registry = Registry::new("up.example");
+                links
+                    .link_manifest(&registry, &repository, &digest, link, Reach::Here)
+                    .await;
+            }
+        };
+        let found = || async { links.repositories(&registry).await.expect("readable") };
+        assert_eq!(named(&found().await), []);
+        manifest("team/app", 1).await;
+        let first = found().await;
+        assert_eq!(named(&first), [("team/app", false)]);
+        manifest("team/app", 2).await;
+        assert!(Arc::ptr_eq(&first, &found().await), "nothing new");
+        manifest("base/app", 3).await;
+        assert_eq!(
+            named(&found().await),
+            [("base/app", false), ("team/app", false)]
+        );
+        let app: Repository = "team/app".parse().expect("a name");
+        let link = PublicLink { checked_at: 0 };
+        links.link_public(&registry, &app, link).await;
+        assert_eq!(
+            named(&found().await),
+            [("base/app", false), ("team/app", true)]
+        );
+        links.unlink_public(&registry, &app).await;
+        assert_eq!(
+            named(&found().await),
+            [("base/app", false), ("team/app", false)]
+        );
     }
 }
