@@ -164,7 +164,7 @@ impl Blobs {
                 if let Ok(file) = File::open(&aside) {
                     let _ = file.set_modified(SystemTime::now());
                 }
-                let _ = self.space.take_aside(|known| known == aside);
+                self.space.forget_aside(&aside);
                 self.space.set_aside(aside.clone(), size);
                 tracing::error!(
                     %digest,

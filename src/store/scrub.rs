@@ -1,8 +1,8 @@
 //! The scrub: everything on disk is hashed again within `scrub_every`, evenly spread, and whatever is wrong
 //! goes into quarantine, so that the next pull fetches it anew. What cannot be read is wrong as well.
 //!
-//! A pass goes through the folders of blobs in order, and remembers on disk where it is: a restart goes on
-//! there. [`Store::verify`] does the same at once and as fast as it can.
+//! A pass goes through the folders of blobs in order, and notes on disk where it is: a restart goes on there. A
+//! disk that takes no note costs a restart its place, nothing else. [`Store::verify`] does the same at once and as fast as it can.
 
 use std::fs::File;
 use std::io;
@@ -19,6 +19,7 @@ use super::blobs::blob_path;
 use super::files::write_atomic;
 use super::scan::{named, read_dir, shards};
 use super::space::unix;
+use super::trouble::trouble;
 use crate::spec::digest::{Algorithm, Digest, Hasher};
 
 /// How much is read at once, in bytes.
@@ -98,9 +99,8 @@ impl Store {
         verified
     }
 
-    /// Does one folder of the pass, evenly over its share of `every`, and remembers it. `stop` is asked often.
-    pub(super) fn scrub_some(&self, every: Duration, stop: &dyn Fn() -> bool) {
-        let mut pass = self.pass();
+    /// Does one folder of the pass, evenly over its share of `every`, and notes it. `stop` is asked often.
+    pub(super) fn scrub_some(&self, pass: &mut Pass, every: Duration, stop: &dyn Fn() -> bool) {
         let all = shards(&self.root);
         let next = all.iter().find(|(_, shard)| {
             let done = pass.done.as_ref();
@@ -111,11 +111,15 @@ impl Store {
             // Done: the next pass begins when its time has come.
             let ends = pass.began.saturating_add(every.as_secs());
             if now >= ends || pass.began > now {
-                pass = Pass {
+                if pass.began == now {
+                    // It took no time: nothing is there.
+                    std::thread::sleep(NAP);
+                }
+                *pass = Pass {
                     began: now,
                     done: None,
                 };
-                self.keep_pass(&pass);
+                self.keep_pass(pass);
             } else {
                 std::thread::sleep(NAP.min(Duration::from_secs(ends - now)));
             }
@@ -130,7 +134,7 @@ impl Store {
             return;
         }
         pass.done = Some(name(&self.root, shard));
-        self.keep_pass(&pass);
+        self.keep_pass(pass);
     }
 
     /// Whether it was not stopped.
@@ -183,7 +187,7 @@ impl Store {
             Ok(ControlFlow::Continue(right)) => right,
             Ok(ControlFlow::Break(())) => return Outcome::Stopped,
             Err(error) => {
-                tracing::warn!(%digest, %error, "a blob cannot be read");
+                trouble("a blob cannot be read", &error);
                 false
             }
         };
@@ -204,15 +208,19 @@ impl Store {
         Outcome::Wrong
     }
 
-    fn pass(&self) -> Pass {
+    /// The pass that was noted last.
+    pub(super) fn pass(&self) -> Pass {
         let bytes = std::fs::read(self.root.join("scrub")).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     fn keep_pass(&self, pass: &Pass) {
         if let Ok(json) = serde_json::to_vec(pass) {
-            // A disk that refuses it costs a pass from its start.
-            let _ = write_atomic(&self.root.join("partials"), &self.root.join("scrub"), &json);
+            let written =
+                write_atomic(&self.root.join("partials"), &self.root.join("scrub"), &json);
+            if let Err(error) = written {
+                trouble("how far the scrub is cannot be noted", &error);
+            }
         }
     }
 }

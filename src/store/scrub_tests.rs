@@ -60,26 +60,42 @@ fn a_scrub_goes_on_where_it_was_and_begins_anew_in_time() {
     let (first, wrong) = damaged(root);
     let every = Duration::from_millis(20);
     let folders = shards(root).len();
+    let mut pass = first.pass();
     for _ in 0..folders / 2 {
-        first.scrub_some(every, &|| false);
+        first.scrub_some(&mut pass, every, &|| false);
     }
     let before = first.quarantined().len();
     let reached = first.pass().done;
     drop(first);
     let second = open(root);
-    assert_eq!(second.pass().done, reached);
+    let mut pass = second.pass();
+    assert_eq!(pass.done, reached);
     // Stopped, it remembers nothing.
-    second.scrub_some(Duration::from_secs(3600), &|| true);
+    second.scrub_some(&mut pass, Duration::from_secs(3600), &|| true);
     assert_eq!(second.pass().done, reached);
     for _ in folders / 2..folders {
-        second.scrub_some(every, &|| false);
+        second.scrub_some(&mut pass, every, &|| false);
     }
     assert!(before <= 3 && second.quarantined().len() == wrong.len());
     let last = shards(root).pop().map(|(_, shard)| name(root, &shard));
     assert_eq!(second.pass().done, last);
     // The time of a whole pass is over: the next begins.
     let done = second.pass();
-    second.scrub_some(Duration::ZERO, &|| false);
+    second.scrub_some(&mut pass, Duration::ZERO, &|| false);
     assert_eq!(second.pass().done, None);
     assert!(second.pass().began >= done.began);
+}
+
+/// A disk that takes no note costs a restart its place, not the scrub its progress.
+#[test]
+fn a_scrub_goes_on_without_its_note() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, wrong) = damaged(folder.path());
+    // No file takes the place of a folder.
+    std::fs::create_dir_all(folder.path().join("scrub/in-its-place")).expect("writable");
+    let (mut pass, every) = (store.pass(), Duration::from_millis(20));
+    for _ in 0..shards(folder.path()).len() {
+        store.scrub_some(&mut pass, every, &|| false);
+    }
+    assert_eq!(store.quarantined().len(), wrong.len());
 }

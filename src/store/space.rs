@@ -108,6 +108,16 @@ impl Account {
     }
 }
 
+/// What trimming came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trimmed {
+    Enough,
+    /// There may be more to do.
+    More,
+    /// The disk does not let go, or cannot say how full it is.
+    Refused,
+}
+
 /// Something that is to be removed.
 #[derive(Debug)]
 enum Victim {
@@ -261,15 +271,15 @@ impl Space {
         self.account().aside.push((path, footprint(size)));
     }
 
-    /// Takes those out of the damaged files that are `gone`.
-    pub(super) fn take_aside(&self, gone: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-        let mut account = self.account();
-        let (gone, stay) = std::mem::take(&mut account.aside)
-            .into_iter()
-            .partition(|(path, _)| gone(path));
-        account.aside = stay;
-        let gone: Vec<(PathBuf, u64)> = gone;
-        gone.into_iter().map(|(path, _)| path).collect()
+    /// The damaged files that were set aside.
+    pub(super) fn aside(&self) -> Vec<PathBuf> {
+        let account = self.account();
+        account.aside.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// A damaged file is gone.
+    pub(super) fn forget_aside(&self, path: &Path) {
+        self.account().aside.retain(|(known, _)| known != path);
     }
 
     /// Everything on disk has been counted.
@@ -372,11 +382,11 @@ impl Space {
         }
     }
 
-    /// Evicts a slice of what is too much, and of what makes room for the next fills. True when there may be
-    /// more to do. Blocks on the disk; for the background.
-    pub(super) fn trim(&self) -> bool {
+    /// Evicts a slice of what is too much, and of what makes room for the next fills. Blocks on the disk; for the
+    /// background.
+    pub(super) fn trim(&self) -> Trimmed {
         let Some(disk) = Disk::of(&self.root, self.min_free) else {
-            return false;
+            return Trimmed::Refused;
         };
         let mut account = self.account();
         let used = account.used();
@@ -393,17 +403,19 @@ impl Space {
         };
         let short = too_much.max(missing);
         if !account.settled || short == 0 {
-            return false;
+            return Trimmed::Enough;
         }
         let victims = account.give_up(short);
         drop(account);
-        let some = !victims.is_empty();
-        if some {
-            let removed = self.remove(victims);
-            // What a file system frees later is seen at the next look.
-            return removed.is_ok() && too_much > 0;
+        if victims.is_empty() {
+            return Trimmed::Enough;
         }
-        false
+        match self.remove(victims) {
+            Err(()) => Trimmed::Refused,
+            // What a file system frees later is seen at the next look.
+            Ok(()) if too_much > 0 => Trimmed::More,
+            Ok(()) => Trimmed::Enough,
+        }
     }
 
     /// Whether there is more than there may be.

@@ -19,6 +19,7 @@ use super::files::Files;
 use super::records::component;
 use super::scan::read_dir;
 use super::space::{blocks, unix};
+use super::trouble::trouble;
 use super::{Conversions, Settings, Store};
 
 /// How many entries are looked at without a pause, and how long that is.
@@ -145,15 +146,25 @@ impl Store {
                 }
             });
         }
-        let old = unix(now).saturating_sub(QUARANTINE.as_secs());
-        let is_old = |path: &Path| {
-            let set_aside = std::fs::metadata(path).and_then(|meta| meta.modified());
-            set_aside.map_or(true, |at| unix(at) < old)
-        };
-        for path in self.space.take_aside(is_old) {
-            let _ = std::fs::remove_file(path);
-        }
+        self.remove_damaged(unix(now).saturating_sub(QUARANTINE.as_secs()));
         swept
+    }
+
+    /// Removes what was set aside before `cutoff`, in seconds since 1970. What the disk does not let go stays,
+    /// and counts.
+    fn remove_damaged(&self, cutoff: u64) {
+        for path in self.space.aside() {
+            let set_aside = std::fs::metadata(&path).and_then(|meta| meta.modified());
+            if set_aside.is_ok_and(|at| unix(at) >= cutoff) {
+                continue;
+            }
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    trouble("a damaged file cannot be removed", &error);
+                }
+                _ => self.space.forget_aside(&path),
+            }
+        }
     }
 
     /// Removes the records that were not used for the longest time, where they take too much: an eighth more

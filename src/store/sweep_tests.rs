@@ -438,3 +438,25 @@ fn damaged_files_stay_a_week_unless_the_room_is_needed() {
     store.sweep(SystemTime::now() + 8 * DAY);
     assert_eq!((store.quarantined().len(), store.space.used()), (0, 0));
 }
+
+/// What the disk does not let go still takes its room, and is tried again.
+#[test]
+fn damaged_files_that_cannot_be_removed_still_count() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    store.blobs.keep(&digest(1), &[1]).expect("room");
+    store.blobs.quarantine(&digest(1));
+    let used = store.space.used();
+    assert_eq!(used, 4096);
+    // A folder is no file to be removed.
+    let aside = store.quarantined().pop().expect("a damaged file");
+    std::fs::remove_file(&aside).expect("writable");
+    std::fs::create_dir(&aside).expect("writable");
+    let later = SystemTime::now() + 8 * DAY;
+    store.sweep(later);
+    assert_eq!(store.space.used(), used);
+    std::fs::remove_dir(&aside).expect("writable");
+    std::fs::write(&aside, [1]).expect("writable");
+    store.sweep(later);
+    assert_eq!((store.quarantined().len(), store.space.used()), (0, 0));
+}
