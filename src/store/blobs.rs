@@ -181,14 +181,24 @@ impl Blobs {
         }
     }
 
-    /// Notes a use of a blob that was served from memory.
+    /// Notes a use of a blob that was served from memory. What of it goes to the disk goes there behind the
+    /// answer.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn touch(&self, digest: &Digest) {
         let now = SystemTime::now();
-        if let Some(known) = self.space.touch(digest, now)
-            && known.behind
-            && let Ok(file) = File::open(blob_path(&self.root, digest))
+        if self
+            .space
+            .touch(digest, now)
+            .is_some_and(|known| known.behind)
         {
-            let _ = file.set_modified(now);
+            let path = blob_path(&self.root, digest);
+            tokio::task::spawn_blocking(move || {
+                if let Ok(file) = File::open(path) {
+                    let _ = file.set_modified(now);
+                }
+            });
         }
     }
 

@@ -1,0 +1,115 @@
+//! A disk that does not answer holds whoever asked it, and nobody else.
+//!
+//! A FIFO stands for such a disk: who opens it waits until somebody writes to it.
+
+mod support;
+
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use support::gateway::Gateway;
+use support::http::{Raw, get};
+use support::image::random;
+use support::origin::{Image, Origin};
+use support::{process, until};
+
+/// More than there are threads that serve.
+const MANY: usize = 64;
+
+/// Puts a FIFO in a file's place.
+fn stall(path: &Path) {
+    std::fs::remove_file(path).expect("a file");
+    let made = process::command("mkfifo").arg(path).status();
+    assert!(made.expect("mkfifo runs").success());
+}
+
+/// Lets whoever waits at a FIFO go on; whether somebody did.
+fn release(path: &Path) -> bool {
+    // O_NONBLOCK: without anybody at the other end it fails at once.
+    let mut options = std::fs::File::options();
+    options.write(true).custom_flags(0o4000);
+    options.open(path).is_ok()
+}
+
+fn stored(gateway: &Gateway, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").expect("sha256");
+    let folder = gateway.store().join("blobs/sha256").join(&hex[..2]);
+    folder.join(hex)
+}
+
+fn images(origin: &Origin) -> Vec<Image> {
+    let push = |n| origin.push_image("team/app", &format!("v{n}"), &[random(n, 100_000)]);
+    (0..=MANY as u64).map(push).collect()
+}
+
+#[track_caller]
+fn pull(gateway: &Gateway, image: &Image) {
+    for path in [image.tag_path(), image.digest_path(), image.layer_path(0)] {
+        let reply = get(gateway.url(1), None, &path);
+        assert!(reply.status() == 200 && reply.is_complete(), "{path}");
+    }
+}
+
+#[test]
+fn blobs_that_cannot_be_opened_hold_no_other() {
+    let origin = Origin::start();
+    let images = images(&origin);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    for image in &images {
+        pull(&gateway, image);
+    }
+    let (well, stalled) = images.split_first().expect("many");
+    for image in stalled {
+        stall(&stored(&gateway, &image.layer(0).0));
+    }
+    let waiting: Vec<Raw> = stalled
+        .iter()
+        .map(|image| {
+            let mut client = Raw::connect(gateway.url(1), None);
+            client.send(format!(
+                "GET {} HTTP/1.1\r\nHost: x\r\n\r\n",
+                image.layer_path(0)
+            ));
+            client
+        })
+        .collect();
+    pull(&gateway, well);
+    for image in stalled {
+        let fifo = stored(&gateway, &image.layer(0).0);
+        until("it to be waited for", || release(&fifo));
+    }
+    pull(&gateway, well);
+    drop(waiting);
+}
+
+/// A use is written down in the file's time, behind the answer.
+#[test]
+fn uses_that_cannot_be_written_hold_no_answer() {
+    let origin = Origin::start();
+    let images = images(&origin);
+    // Uses are written every 5 s.
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {unused_ttl: 20s}\n");
+    let began = SystemTime::now();
+    for image in &images {
+        pull(&gateway, image);
+    }
+    for image in &images {
+        stall(&stored(&gateway, &image.digest));
+    }
+    // They are in memory.
+    let mut waited = vec![false; images.len()];
+    until("all uses to be due", || {
+        for image in &images {
+            let reply = get(gateway.url(1), None, &image.digest_path());
+            assert!(reply.status() == 200 && reply.body == image.manifest);
+        }
+        began
+            .elapsed()
+            .is_ok_and(|since| since > Duration::from_secs(6))
+    });
+    for (image, waited) in images.iter().zip(&mut waited) {
+        *waited = release(&stored(&gateway, &image.digest));
+    }
+    assert!(waited.contains(&true), "a use was to be written");
+}
