@@ -133,8 +133,7 @@ impl Download {
         }
         let blobs = self.fills.shared.store.blobs.clone();
         // What the upstream cannot bring either is said there.
-        let room = blobs.reserve(object.size).ok()?;
-        let mut staged = blobs.stage_apart(&digest, room, None).ok()?;
+        let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
         self.announce(size);
         let patience = size.map_or(SHORT_PATIENCE, |_| PATIENCE);
         while let Some(piece) = object.next().await {

@@ -307,7 +307,7 @@ impl Download {
                 }
                 staged
             }
-            None => staged.insert(self.stage(source, &body)?),
+            None => staged.insert(self.stage(source, &body).await?),
         };
         loop {
             let next = body.next();
@@ -355,7 +355,11 @@ impl Download {
         source.link(store, &self.fill.digest, size).await;
     }
 
-    fn stage(&mut self, source: &Source, body: &BlobBody) -> Result<StagedBlob, Interruption> {
+    async fn stage(
+        &mut self,
+        source: &Source,
+        body: &BlobBody,
+    ) -> Result<StagedBlob, Interruption> {
         let (blobs, total) = (&self.fills.shared.store.blobs, body.total);
         // An empty body is complete with its headers, so it is judged by them.
         if total == Some(0) {
@@ -368,11 +372,9 @@ impl Download {
             sources: self.fill.source_names(),
             version: body.version.clone(),
         };
-        let staged = blobs
-            .reserve(total.unwrap_or(TAIL))
-            .map_err(CommitError::from)
-            .and_then(|room| Ok(blobs.stage(&self.fill.digest, room, note)?))
-            .map_err(|error| no_room(&error, total))?;
+        let size = total.unwrap_or(TAIL);
+        let staged = blobs.begin(&self.fill.digest, size, note).await;
+        let staged = staged.map_err(|error| no_room(&error, total))?;
         self.show(&staged);
         Ok(staged)
     }

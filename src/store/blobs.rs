@@ -215,6 +215,37 @@ impl Blobs {
         }
     }
 
+    /// [`Blobs::reserve`] and [`Blobs::stage`] on a thread of their own, since both may wait for the disk.
+    ///
+    /// # Errors
+    /// As theirs.
+    pub async fn begin(
+        &self,
+        digest: &Digest,
+        size: u64,
+        note: Note,
+    ) -> Result<StagedBlob, CommitError> {
+        let (blobs, digest) = (self.clone(), *digest);
+        let begun = tokio::task::spawn_blocking(move || {
+            let room = blobs.reserve(size)?;
+            Ok(blobs.stage(&digest, room, note)?)
+        });
+        begun.await.map_err(io::Error::other)?
+    }
+
+    /// [`Blobs::begin`] in a file of its own, of [`Blobs::stage_apart`].
+    ///
+    /// # Errors
+    /// As [`Blobs::begin`].
+    pub async fn begin_apart(&self, digest: &Digest, size: u64) -> Result<StagedBlob, CommitError> {
+        let (blobs, digest) = (self.clone(), *digest);
+        let begun = tokio::task::spawn_blocking(move || {
+            let room = blobs.reserve(size)?;
+            Ok(blobs.stage_apart(&digest, room, None)?)
+        });
+        begun.await.map_err(io::Error::other)?
+    }
+
     /// Begins a blob.
     ///
     /// # Errors

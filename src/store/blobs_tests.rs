@@ -234,3 +234,22 @@ fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
     assert!(store.blobs.open(&key, None).expect("readable").is_none());
     assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
 }
+
+/// Room may take a while to be had. On a runtime's only thread everything else would wait for as long.
+#[test]
+fn room_is_waited_for_beside_the_runtime() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(&Settings::at(folder.path())).expect("a store");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .expect("a runtime");
+    let (blobs, space) = (store.blobs.clone(), store.space.clone());
+    let digest = Digest::of(Algorithm::Sha256, b"x");
+    // Nothing is known of the disk yet, so there is no room yet.
+    let begun = runtime.spawn(async move { blobs.begin(&digest, 1, Note::default()).await });
+    let settled = runtime.spawn(async move { space.settle() });
+    runtime.block_on(settled).expect("no panic");
+    let begun = runtime.block_on(begun).expect("no panic");
+    assert!(begun.is_ok(), "{begun:?}");
+}
