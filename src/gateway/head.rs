@@ -53,6 +53,7 @@ pub(super) async fn read(
         };
         match read {
             Ok(Ok(read)) if read > 0 => {}
+            Err(_) if blank > 0 || !head.is_empty() => return Head::TooLate,
             _ => return Head::Nothing,
         }
         let lines = blank_lines(&head);
