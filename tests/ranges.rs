@@ -73,10 +73,13 @@ fn cases(size: usize, tag: &str) -> Vec<(Vec<(&'static str, String)>, Expect)> {
         ),
         ("bytes=0-9,99999999-", Part(0, 10)),
         ("bytes=99999999-,-0,88888888-99999999", Unsatisfiable),
+        // One that ends before it begins names no byte either.
+        ("bytes=500-0", Unsatisfiable),
+        ("bytes=9-8,-0", Unsatisfiable),
+        ("bytes=0-9,9-8", Part(0, 10)),
         // As much as the whole, or malformed.
         ("bytes=0-9999,10110-", Whole),
         ("bytes=0-9,x", Whole),
-        ("bytes=0-9,9-8", Whole),
     ] {
         cases.push((vec![("Range", set.to_owned())], expected));
     }

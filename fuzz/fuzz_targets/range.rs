@@ -105,10 +105,7 @@ fn write(range: &RangeSpec) -> String {
         RangeSpec::From {
             first,
             last: Some(last),
-        } => {
-            assert!(first <= last);
-            format!("{first}-{last}")
-        }
+        } => format!("{first}-{last}"),
         RangeSpec::From { first, last: None } => format!("{first}-"),
         RangeSpec::Suffix(length) => format!("-{length}"),
     }
