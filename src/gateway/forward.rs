@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
@@ -13,12 +14,15 @@ use super::pass::Pass;
 use super::respond::{self, Wanted};
 use super::route::Refusal;
 use super::send;
+use super::unframed::{self, Proof};
 use super::{Failure, Gateway};
 use crate::access::Permit;
-use crate::mirror::{self, Body, Feed, Passed};
+use crate::mirror::{self, Body, BodyEnd, Feed, Passed};
 use crate::spec::cache_status::{CacheStatus, Forward};
+use crate::spec::digest::Digest;
 use crate::spec::error::ErrorCode;
 use crate::spec::manifest::MAX_MANIFEST;
+use crate::spec::schema1;
 use crate::spec::v2::Resource;
 
 /// How long a registry may take to answer once it has the body, or to take the next piece of it.
@@ -268,7 +272,52 @@ impl Gateway {
             let length = length.filter(|_| !bodiless);
             return Ok(send::head(session, response, length).await?);
         }
+        if passed.end() == BodyEnd::Connection {
+            return self
+                .answer_unframed(session, wanted, pass, response, passed)
+                .await;
+        }
         Ok(send::relay(session, response, length, passed).await?)
+    }
+
+    /// Gives an answer back that only the end of its connection ends.
+    async fn answer_unframed(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        response: ResponseHeader,
+        mut passed: Passed,
+    ) -> Result<(), Failure> {
+        let refused = |message: &'static str| Refusal {
+            status: StatusCode::BAD_GATEWAY,
+            code: ErrorCode::Unknown,
+            message: message.into(),
+        };
+        let resource = &pass.target.endpoint.resource;
+        let method = session.req_header().method.clone();
+        let body = match (unframed::of_v2(&method, resource, &passed), resource) {
+            (None, _) => Err(unframed::UNPROVEN),
+            (Some(Proof::Status), _) => Ok(unframed::json(passed).await.unwrap_or_default()),
+            (Some(Proof::Json), _) => unframed::json(passed).await.ok_or(unframed::CUT),
+            (Some(Proof::Digest(digest)), Resource::Blob(_)) => {
+                return Ok(send::relay_verified(session, response, digest, passed).await?);
+            }
+            // What was signed is named by its payload, so that it must be read whole.
+            (Some(Proof::Digest(digest)), _) => {
+                let whole = unframed::whole(&mut passed, MAX_MANIFEST).await;
+                let is_it = |bytes: &Bytes| {
+                    let algorithm = digest.algorithm();
+                    Digest::of(algorithm, bytes) == digest
+                        || schema1::digest_of(algorithm, bytes) == digest
+                };
+                whole.ok().flatten().filter(is_it).ok_or(unframed::CUT)
+            }
+        };
+        match body {
+            Ok(bytes) => Ok(send::whole(session, response, false, bytes).await?),
+            Err(message) => Ok(respond::refusal(session, wanted, &refused(message)).await?),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod send;
 mod socket;
 mod tls;
 mod token;
+mod unframed;
 mod v1;
 
 use std::sync::Arc;

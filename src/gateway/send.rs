@@ -13,6 +13,7 @@ use pingora::{Error, ErrorType, Result};
 
 use crate::mirror::{Passed, PassedError, Reader};
 use crate::spec::byteranges::Byteranges;
+use crate::spec::digest::{Digest, Hasher};
 
 /// Sends headers alone, as HEAD wants them.
 pub async fn head(
@@ -135,6 +136,33 @@ pub async fn relay(
         match next_passed(session, &mut passed).await? {
             Ok(Some(piece)) => session.write_response_body(Some(piece), false).await?,
             Ok(None) => return session.write_response_body(None, true).await,
+            Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
+        }
+    }
+}
+
+/// [`relay`] for a body that only the end of its connection ends: it ends here only if it has this digest.
+pub async fn relay_verified(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    digest: Digest,
+    mut passed: Passed,
+) -> Result<()> {
+    frame(session, &mut response, None)?;
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    loop {
+        match next_passed(session, &mut passed).await? {
+            Ok(Some(piece)) => {
+                hasher.update(&piece);
+                session.write_response_body(Some(piece), false).await?;
+            }
+            Ok(None) if hasher.finish() == digest => {
+                return session.write_response_body(None, true).await;
+            }
+            Ok(None) => return broken_off(session, "the answer was cut off".into()).await,
             Err(error) => return broken_off(session, crate::telemetry::chain(&error)).await,
         }
     }

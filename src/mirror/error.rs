@@ -156,9 +156,10 @@ impl MirrorError {
             },
             UpstreamError::Unsendable => Self::TooLong,
             UpstreamError::Status(status) if status.is_server_error() => Self::Unavailable(error),
-            UpstreamError::Timeout | UpstreamError::Network(_) | UpstreamError::Resting => {
-                Self::Unavailable(error)
-            }
+            UpstreamError::Timeout
+            | UpstreamError::Network(_)
+            | UpstreamError::Cut
+            | UpstreamError::Resting => Self::Unavailable(error),
             UpstreamError::Status(_)
             | UpstreamError::TooLarge { .. }
             | UpstreamError::Protocol(_)

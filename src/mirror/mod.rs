@@ -47,7 +47,7 @@ pub use synthesis::{MadeUp, SynthesisFailure, SynthesisLayer};
 pub use v1::{Claim, V1Pass, V1Settings, v1_list};
 pub use v1_kept::V1Answer;
 pub use warm::{Image, WarmError, WarmProgress};
-pub use writes::{Body, Feed, Lesson, Pass, Passed, PassedError, lesson};
+pub use writes::{Body, BodyEnd, Feed, Lesson, Pass, Passed, PassedError, is_whole_json, lesson};
 
 use crate::access::Permit;
 use crate::flight::Flights;

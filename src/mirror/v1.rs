@@ -17,7 +17,9 @@ use super::{Mirror, MirrorError, Passed};
 use crate::access::{Action, Open, Permit};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::{Endpoint, ImageId, Part, Resource};
-use crate::upstream::{self, Body, Passing, SetUpError, Upstream, UpstreamError};
+use crate::upstream::{
+    self, Body, BodyEnd, Passing, SetUpError, Upstream, UpstreamError, is_whole_json,
+};
 
 /// How long an index's token is used. Indexes do not say how long theirs are good; one that is refused is
 /// fetched anew.
@@ -339,6 +341,7 @@ impl Mirror {
 /// # Errors
 /// When it is longer, broken off, or does not come to its end.
 pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
+    let end = passed.end();
     let read = async {
         let mut bytes = BytesMut::new();
         while let Some(piece) = passed.next().await? {
@@ -346,6 +349,9 @@ pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
                 return Err(UpstreamError::TooLarge { limit: MAX_LIST });
             }
             bytes.extend_from_slice(&piece);
+        }
+        if end == BodyEnd::Connection && !is_whole_json(&bytes) {
+            return Err(UpstreamError::Cut);
         }
         Ok(bytes.freeze())
     };

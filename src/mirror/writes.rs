@@ -9,7 +9,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use crate::upstream::{Body, Feed, Passed, UpstreamError as PassedError};
+pub use crate::upstream::{
+    Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is_whole_json,
+};
 
 use super::error::Asked;
 use super::freshness::unix;

@@ -3,7 +3,7 @@
 use http::{Method, header};
 use serde::Deserialize;
 
-use super::transport::Whose;
+use super::transport::{Whole, Whose};
 use super::{MAX_PAGE, Upstream, UpstreamError};
 use crate::spec::v2::Query;
 
@@ -36,7 +36,7 @@ impl Upstream {
         if anonymous {
             ask.whose = Whose::Nobody;
         }
-        let (headers, bytes) = self.whole(ask, MAX_PAGE).await?;
+        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
         let body: Body = serde_json::from_slice(&bytes)
             .map_err(|_| UpstreamError::Protocol("its catalogue cannot be read"))?;
         let links = headers.get_all(header::LINK).iter();

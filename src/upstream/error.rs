@@ -27,6 +27,9 @@ pub enum UpstreamError {
     Timeout,
     #[error("the upstream's body is longer than {limit} bytes")]
     TooLarge { limit: usize },
+    /// It said neither how long its body was nor where it ended, and this is not all of it.
+    #[error("the upstream's body was cut off")]
+    Cut,
     #[error("the upstream broke the protocol: {0}")]
     Protocol(&'static str),
     #[error("the upstream failed a moment ago and is not asked again yet")]
@@ -49,7 +52,7 @@ impl UpstreamError {
             Self::Status(status) => {
                 status.is_server_error() || *status == StatusCode::REQUEST_TIMEOUT
             }
-            Self::Timeout | Self::Network(_) => true,
+            Self::Timeout | Self::Network(_) | Self::Cut => true,
             _ => false,
         }
     }

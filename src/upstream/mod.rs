@@ -6,6 +6,7 @@
 mod account;
 mod addresses;
 mod auth;
+mod body_end;
 mod catalogue;
 mod clients;
 mod error;
@@ -26,14 +27,16 @@ use reqwest::Url;
 use tokio::sync::mpsc;
 
 pub use account::{Account, Credentials};
+pub use body_end::{BodyEnd, is_whole_json};
 pub use catalogue::CataloguePage;
 pub use error::UpstreamError;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
 use crate::metrics::{self, Content};
-use crate::spec::digest::Digest;
-use crate::spec::manifest::{AcceptClass, MAX_MANIFEST};
+use crate::spec::digest::{Algorithm, Digest};
+use crate::spec::manifest::{AcceptClass, MAX_MANIFEST, is_signed_schema1};
 use crate::spec::name::{Reference, Repository};
+use crate::spec::schema1;
 use crate::spec::v2::{Endpoint, Query, Resource};
 use account::Login;
 use addresses::Home;
@@ -41,7 +44,7 @@ use auth::Auth;
 use clients::Clients;
 use limits::{Kind, Limits};
 use probe::Probe;
-use transport::{Answered, Ask, Transport, Whose};
+use transport::{Answered, Ask, Transport, Whole, Whose};
 
 /// How long a short question may take, all attempts together: a client without a cached answer hears of it
 /// within 10 s.
@@ -292,25 +295,57 @@ impl Upstream {
         Ok(manifest_head(response.headers()))
     }
 
-    /// Fetches a manifest of at most 4 MiB.
+    /// Fetches a manifest of at most 4 MiB. One that names no digest and that only its connection ends is asked for
+    /// again by the digest that its bytes have: were they cut off, the upstream knows none such.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// What the upstream said, or why it could not be asked; [`UpstreamError::Cut`] for one that was cut off.
     pub async fn manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
         class: AcceptClass,
     ) -> Result<Manifest, UpstreamError> {
+        let (mut manifest, end) = self.manifest_once(repository, reference, class).await?;
+        let Manifest { head, bytes } = &manifest;
+        // What was signed ends itself; some upstreams know it by its tag alone.
+        let signed = head.media_type.as_deref().is_some_and(is_signed_schema1);
+        let named = head.digest.is_some() || matches!(reference, Reference::Digest(_));
+        if named || signed || end == BodyEnd::Announced {
+            return Ok(manifest);
+        }
+        let digest = schema1::digest_of(Algorithm::Sha256, bytes);
+        let again = Reference::Digest(digest);
+        let again = self.manifest_once(repository, &again, class).await;
+        match again {
+            Ok((again, _)) if again.bytes == manifest.bytes => {
+                manifest.head.digest = Some(digest);
+                Ok(manifest)
+            }
+            Ok(_) | Err(UpstreamError::NotFound) => Err(UpstreamError::Cut),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn manifest_once(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> Result<(Manifest, BodyEnd), UpstreamError> {
         let path = manifest_path(repository, reference);
         let mut ask = self
             .ask(Method::GET, path, repository)
             .header(header::ACCEPT, class.upstream_accept());
         ask.kind = Kind::ManifestGet;
-        let (headers, bytes) = self.whole(ask, MAX_MANIFEST).await?;
+        let Whole {
+            headers,
+            bytes,
+            end,
+        } = self.whole(ask, MAX_MANIFEST).await?;
         let head = manifest_head(&headers);
         metrics::pulled(Content::Manifest, bytes.len());
-        Ok(Manifest { head, bytes })
+        Ok((Manifest { head, bytes }, end))
     }
 
     /// Asks whether a repository has a blob; its length in bytes where that is said.
@@ -416,7 +451,7 @@ impl Upstream {
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
         let ask = self.ask(Method::GET, path, &endpoint.repository);
-        let (headers, bytes) = self.whole(ask, MAX_PAGE).await?;
+        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
         let text = |name: &str| {
             headers
                 .get(name)
@@ -496,7 +531,7 @@ impl Upstream {
         ask.header(header::ACCEPT_ENCODING, "identity")
     }
 
-    async fn whole(&self, ask: Ask, limit: usize) -> Result<(HeaderMap, Bytes), UpstreamError> {
+    async fn whole(&self, ask: Ask, limit: usize) -> Result<Whole, UpstreamError> {
         self.transport
             .whole(&self.clients.questions(), &ask, limit)
             .await

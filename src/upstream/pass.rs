@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::limits::Kind;
 use super::transport::Whose;
-use super::{BODY_HEADERS, QUESTION, Upstream, UpstreamError};
+use super::{BODY_HEADERS, BodyEnd, QUESTION, Upstream, UpstreamError};
 
 /// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
 /// it says so.
@@ -52,10 +52,15 @@ impl From<reqwest::Response> for Passed {
 }
 
 impl Passed {
+    /// What ends the body.
+    pub fn end(&self) -> BodyEnd {
+        BodyEnd::of(&self.response)
+    }
+
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
-    /// A body that is cut off or stalls is an error, never an end.
+    /// A body that is cut off or stalls is an error, never an end, but where [`BodyEnd::Connection`] ends it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let next = tokio::time::timeout(super::clients::READ_TIMEOUT, self.response.chunk());
         let chunk = next.await.map_err(|_| UpstreamError::Timeout)?;

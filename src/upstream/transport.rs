@@ -13,6 +13,7 @@ use reqwest::{Response, Url};
 use super::UpstreamError;
 use super::addresses::Home;
 use super::auth::Auth;
+use super::body_end::{BodyEnd, is_whole_json};
 use super::limits::{Kind, Limits, Subject, Suspicion};
 use super::probe::Probe;
 use crate::metrics;
@@ -68,6 +69,14 @@ pub(super) struct Answered {
     pub response: Response,
     /// The host that answered in the end.
     pub host: String,
+}
+
+/// A short answer, read to its end.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+    pub end: BodyEnd,
 }
 
 /// How one registry is reached.
@@ -203,7 +212,7 @@ impl Transport {
     }
 
     /// Asks for a body of at most `limit` bytes, with the headers it came with. One that is dropped under way
-    /// is asked for again.
+    /// is asked for again; so is one that ended with its connection and is no whole JSON.
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked.
@@ -212,18 +221,31 @@ impl Transport {
         client: &reqwest::Client,
         ask: &Ask,
         limit: usize,
-    ) -> Result<(HeaderMap, Bytes), UpstreamError> {
+    ) -> Result<Whole, UpstreamError> {
         let deadline = tokio::time::Instant::now() + WHOLE_BODY;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let response = self.send(client, ask).await?.response;
             let headers = response.headers().clone();
+            let end = BodyEnd::of(&response);
             let read = tokio::time::timeout_at(deadline, body(response, limit)).await;
-            match read.unwrap_or(Err(UpstreamError::Timeout)) {
-                Ok(bytes) => return Ok((headers, bytes)),
+            let read = match read.unwrap_or(Err(UpstreamError::Timeout)) {
+                Ok(bytes) if end == BodyEnd::Connection && !is_whole_json(&bytes) => {
+                    Err(UpstreamError::Cut)
+                }
+                read => read,
+            };
+            match read {
+                Ok(bytes) => {
+                    return Ok(Whole {
+                        headers,
+                        bytes,
+                        end,
+                    });
+                }
                 // A stall took its time already.
-                Err(UpstreamError::Network(_)) if attempt < ATTEMPTS => {
+                Err(UpstreamError::Network(_) | UpstreamError::Cut) if attempt < ATTEMPTS => {
                     tokio::time::sleep(jittered(FIRST_WAIT * 2_u32.pow(attempt - 1))).await;
                 }
                 Err(error) => return Err(error),

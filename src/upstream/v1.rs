@@ -12,9 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::limits::Kind;
 use super::pass::{answered, patience};
-use super::transport::{Answered, Ask, Whose};
+use super::transport::{Answered, Ask, Whole, Whose};
 use super::{
-    BODY_HEADERS, BlobBody, Passed, Passing, QUESTION, Sent, Upstream, UpstreamError,
+    BODY_HEADERS, BlobBody, BodyEnd, Passed, Passing, QUESTION, Sent, Upstream, UpstreamError,
     content_length,
 };
 use crate::spec::range::Span;
@@ -89,7 +89,8 @@ impl Upstream {
         // An index answers with a token to whom it is asked for.
         let wants = HeaderValue::from_static("true");
         ask.headers.insert("x-docker-token", wants);
-        self.whole(ask, limit).await
+        let Whole { headers, bytes, .. } = self.whole(ask, limit).await?;
+        Ok((headers, bytes))
     }
 
     /// Begins to fetch a layer, whole or a part. A registry whose ranges are none that one can use is asked
@@ -143,7 +144,7 @@ impl Upstream {
                 }
                 _ => (0, length.or(size)),
             };
-            if total.is_none() && !tells_its_end(&response) {
+            if total.is_none() && BodyEnd::of(&response) == BodyEnd::Connection {
                 return Err(UpstreamError::Protocol("a layer without length or end"));
             }
             return Ok(BlobBody {
@@ -195,12 +196,6 @@ fn part_of(value: &str, asked: Span) -> Option<u64> {
     let (total, last): (u64, u64) = (total.parse().ok()?, last.parse().ok()?);
     let right = first.parse() == Ok(asked.first) && last.checked_add(1) == Some(asked.end);
     (right && asked.end <= total).then_some(total)
-}
-
-/// Whether a body says where it ends, so that one that is cut off does not look whole.
-fn tells_its_end(response: &reqwest::Response) -> bool {
-    let chunked = response.headers().get(header::TRANSFER_ENCODING);
-    response.version() >= http::Version::HTTP_2 || chunked.is_some()
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::super::unframed::{self, Proof};
 use super::super::{Gateway, forward, send};
 use super::route::{Image, Named};
 use super::{Failed, respond, synthesis, unusable};
 use crate::access::{Action, Login, Permit, V1Access};
-use crate::mirror::{self, Body, Claim, MirrorError, Passed, V1Pass};
+use crate::mirror::{self, Body, BodyEnd, Claim, MirrorError, Passed, V1Pass};
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::name::Registry;
 use crate::spec::v1::{Part, Resource, ids_in_list, ids_of_tags};
@@ -285,6 +286,17 @@ impl Gateway {
             session
                 .write_response_header(Box::new(response), true)
                 .await?;
+        } else if passed.end() == BodyEnd::Connection {
+            let method = session.req_header().method.clone();
+            let bytes = match unframed::of_v1(&method, &passed) {
+                None => return Err(unusable(unframed::UNPROVEN).into()),
+                Some(Proof::Status) => unframed::json(passed).await.unwrap_or_default(),
+                Some(_) => {
+                    let whole = unframed::json(passed).await;
+                    whole.ok_or_else(|| unusable(unframed::CUT))?
+                }
+            };
+            send::whole(session, response, false, bytes).await?;
         } else {
             send::relay(session, response, length, passed).await?;
         }
