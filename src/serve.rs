@@ -79,7 +79,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         .enable_all()
         .build()?;
     let outcome = serving.block_on(run(config, filling.handle().clone()));
-    // What still runs is cut off: partials are discarded at the next start.
+    // What still runs is cut off: the next start goes on with the partials.
     filling.shutdown_background();
     serving.shutdown_background();
     outcome
@@ -148,6 +148,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
+    let blobs = store.blobs.clone();
     let admin = Admin::new(config.admin_settings(), operated, store, up, down);
     let admin = Arc::new(admin);
     let desks = desks
@@ -170,6 +171,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         desk.abort();
         let _ = desk.await;
     }
+    blobs.stop();
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use support::gateway::Gateway;
-use support::http::{Raw, get};
+use support::http::{End, Raw, get};
 use support::image::random;
 use support::origin::{Fault, Image, Latch, Origin};
 use support::until;
@@ -119,4 +119,109 @@ fn what_is_here_goes_when_another_version_differs() {
     committed(&gateway, 1);
     let whole = get(gateway.url(1), None, &image.layer_path(0));
     assert!(whole.is_complete() && whole.body == image.layer(0).1);
+}
+
+/// What SIGKILL leaves, a graceful stop leaves as well, whether somebody still reads it or not.
+#[test]
+fn what_a_graceful_stop_interrupts_is_gone_on_with() {
+    for reads in [true, false] {
+        let origin = Origin::start();
+        let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
+        let drain = "limits: {drain: 1s}\n";
+        let mut gateway = Gateway::mirror("docker.io", &origin.url(), drain);
+        let pause = Fault::PauseAt(SIZE as u64 / 2, Latch::new());
+        let pause = origin.fault(pause.on("GET", "*/blobs/*"));
+        let mut raw = Raw::connect(gateway.url(1), None);
+        raw.request("GET", &image.layer_path(0), &[]);
+        raw.read_head().expect("a head");
+        assert!(raw.read_exactly(SIZE as u64 / 2) == image.layer(0).1[..SIZE / 2]);
+        let raw = reads.then_some(raw);
+        assert!(gateway.terminate().success());
+        drop(raw);
+        origin.heal(pause);
+        gateway.restart();
+        committed(&gateway, 1);
+        let rest = Some(format!("bytes={}-", SIZE / 2));
+        assert_eq!(ranges(&origin, &image), [None, rest], "read: {reads}");
+        let reply = get(gateway.url(1), None, &image.layer_path(0));
+        assert!(reply.body == image.layer(0).1);
+    }
+}
+
+/// A download that came to nothing takes what it wrote, not what it would have taken.
+#[test]
+fn a_parked_partial_pushes_nothing_out() {
+    let origin = Origin::start();
+    let large = random(1, 40 << 20);
+    let path = format!(
+        "/v2/library/app/blobs/{}",
+        origin.push_blob("library/app", large.clone())
+    );
+    origin.fault(Fault::TruncateAt(1 << 20).on("GET", &path).times(1));
+    let gone = origin.fault(Fault::status(404).on("GET", &path).after(1));
+    let gateway = Gateway::mirror(
+        "docker.io",
+        &origin.url(),
+        "store: {max_size: 64MiB, min_free: 0}\n",
+    );
+    assert!(!get(gateway.url(1), None, &path).is_complete());
+    until("the fill to fail", || {
+        gateway.log().contains("fill: failed")
+    });
+    let small: Vec<String> = (0..20)
+        .map(|seed| origin.push_blob("library/app", random(100 + seed, 2 << 20)))
+        .map(|digest| format!("/v2/library/app/blobs/{digest}"))
+        .collect();
+    for round in 1..=2 {
+        for path in &small {
+            let reply = get(gateway.url(1), None, path);
+            assert_eq!((reply.status(), reply.end.clone()), (200, End::Complete));
+        }
+        committed(&gateway, small.len());
+        let asked: Vec<usize> = small.iter().map(|path| origin.count("GET", path)).collect();
+        assert_eq!(asked, vec![1; small.len()], "round {round}");
+    }
+    // It can be gone on with: what it has room for is found then.
+    origin.heal(gone);
+    let reply = get(gateway.url(1), None, &path);
+    assert!(reply.is_complete() && reply.body == large);
+    let asked = origin.requests_for("GET", &path);
+    let last = asked.last().and_then(|request| request.header("range"));
+    assert_eq!(last, Some("bytes=1048576-"));
+}
+
+/// Large partials of an earlier process are hashed where that holds nobody up.
+#[test]
+fn while_partials_are_hashed_others_are_served() {
+    let origin = Origin::start();
+    let cold = origin.push_blob("library/app", random(1, 100_000));
+    let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    gateway.terminate();
+    let size = 8_u64 << 30;
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    for n in 0..=workers {
+        let name = format!("sha256-{:064x}", n + 1);
+        let file = gateway.store().join("partials").join(&name);
+        // It takes no room: what was never written reads as zeros.
+        let sparse = std::fs::File::create(&file).expect("a file");
+        sparse.set_len(size).expect("a sparse file");
+        let note = format!(
+            "{{\"total\": {}, \"sources\": [[\"docker.io\", \"library/app\"]]}}",
+            size * 2
+        );
+        std::fs::write(file.with_extension("json"), note).expect("a note");
+    }
+    gateway.restart();
+    let reply = get(
+        gateway.url(1),
+        None,
+        &format!("/v2/library/app/blobs/{cold}"),
+    );
+    assert_eq!((reply.status(), reply.end), (200, End::Complete));
+    // None of them is hashed yet: they would be asked for then.
+    let resumed = origin.requests_for("GET", "*/blobs/*");
+    let resumed = resumed
+        .iter()
+        .filter(|request| request.header("range").is_some());
+    assert_eq!(resumed.count(), 0);
 }

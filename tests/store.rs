@@ -364,7 +364,7 @@ impl World {
         assert!(self.committed.contains(&key), "it was never committed");
         assert_eq!(blob.size, expected, "a wrong length is noticed");
         let mut bytes = Vec::new();
-        (&*blob.file).read_to_end(&mut bytes).expect("readable");
+        (&**blob.file).read_to_end(&mut bytes).expect("readable");
         if !self.corrupted.contains(&key) {
             assert!(bytes == content(key), "{key}");
         }

@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use super::conversion::OfV1;
 use super::error::Asked;
-use super::fill::{Fill, FillError, Joined, Phase};
+use super::fill::{FillError, Follower, Joined, Phase};
 use super::freshness::{Freshness, freshness, unix};
-use super::reader::{Reader, Through};
+use super::reader::Reader;
 use super::source::Source;
+use super::through::Through;
 use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared, v1_layer};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
@@ -51,7 +52,7 @@ pub struct BlobAnswer {
 pub(super) enum Content {
     Memory(Bytes),
     File(Blob),
-    Fill(Arc<Fill>, Source),
+    Fill(Follower, Source),
     /// There is no room in the store.
     Elsewhere(Source, Digest),
 }
@@ -60,7 +61,7 @@ pub(super) enum Content {
 pub(super) enum Whereabouts {
     Here,
     /// They come with this fill.
-    Coming(Arc<Fill>),
+    Coming(Follower),
     /// They cannot be kept.
     Elsewhere,
 }
@@ -69,7 +70,7 @@ impl BlobAnswer {
     pub(super) fn whereabouts(self) -> Whereabouts {
         match self.content {
             Content::Memory(_) | Content::File(_) => Whereabouts::Here,
-            Content::Fill(fill, _) => Whereabouts::Coming(fill),
+            Content::Fill(follower, _) => Whereabouts::Coming(follower),
             Content::Elsewhere(..) => Whereabouts::Elsewhere,
         }
     }
@@ -111,7 +112,9 @@ impl BlobAnswer {
         Ok(match self.content {
             Content::Memory(bytes) => Reader::memory(bytes, part),
             Content::File(blob) => Reader::blob(blob, part),
-            Content::Fill(fill, source) => Reader::fill(fill, source, self.size, part.first, end),
+            Content::Fill(follower, source) => {
+                Reader::fill(follower, source, self.size, part.first, end)
+            }
             Content::Elsewhere(source, digest) => {
                 // Only a body read from its first to its last byte can be verified.
                 let verify = end == self.size;
@@ -199,13 +202,16 @@ impl Mirror {
                 .fills
                 .join(*digest, source.clone(), claimed || is_of_v1);
             match joined {
-                Joined::Fill { fill, collapsed } => {
+                Joined::Fill {
+                    mut follower,
+                    collapsed,
+                } => {
                     let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
-                    return match opened(&fill, &source).await {
+                    return match opened(&mut follower, &source).await {
                         // It gave its slot up before it saw us: it goes on for us.
                         Err(FillError::Paused) => continue,
                         Ok(size) => {
-                            let content = Content::Fill(fill, source);
+                            let content = Content::Fill(follower, source);
                             Ok(BlobAnswer {
                                 size,
                                 cache: cache.stored(),
@@ -232,7 +238,7 @@ impl Mirror {
                         },
                         // It ended by what another caller was told, before it came to this one.
                         Err(FillError::Upstream(_) | FillError::Commit(_))
-                            if fill.ended_without(&source) && strangers < STRANGERS =>
+                            if follower.fill.ended_without(&source) && strangers < STRANGERS =>
                         {
                             strangers += 1;
                             continue;
@@ -367,13 +373,16 @@ impl Mirror {
 }
 
 /// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
-pub(super) async fn opened(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
-    let opened = tokio::time::timeout(HEADER_DEADLINE, begun(fill, source)).await;
+pub(super) async fn opened(
+    follower: &mut Follower,
+    source: &Source,
+) -> Result<Option<u64>, FillError> {
+    let opened = tokio::time::timeout(HEADER_DEADLINE, begun(follower, source)).await;
     opened.unwrap_or_else(|_| Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))))
 }
 
-async fn begun(fill: &Fill, source: &Source) -> Result<Option<u64>, FillError> {
-    let mut progress = fill.follow();
+async fn begun(follower: &mut Follower, source: &Source) -> Result<Option<u64>, FillError> {
+    let Follower { fill, progress } = follower;
     loop {
         if let Some(refusal) = fill.refusal(source) {
             return Err(refusal);

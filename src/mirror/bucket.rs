@@ -5,7 +5,6 @@
 //! them. A body from the bucket is staged apart and shown to nobody before it is verified, so that one that lies or
 //! fails costs time and nothing else; its readers know its length meanwhile.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +18,9 @@ use super::{HOT_BODY, Origin, Shared};
 use crate::metrics::{self, BucketEvent};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::MAX_MANIFEST;
-use crate::store::{Blob, Bucket, CommitError, Lease, Leased, Object, StagedBlob, trouble};
+use crate::store::{
+    Blob, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, trouble,
+};
 use crate::telemetry;
 
 /// How long a fill waits for another node that fetches the same, and how often it looks.
@@ -67,7 +68,7 @@ impl Shared {
 
 /// What the bucket came to for a fill.
 pub(super) enum Tried {
-    Done(Arc<File>),
+    Done(Arc<OpenFile>),
     /// The upstream is asked, while others wait for us if there is a lease.
     Upstream(Option<Lease>),
 }
@@ -124,7 +125,7 @@ impl Download {
         bucket: &Bucket,
         mut object: Object,
         source: &Source,
-    ) -> Option<Arc<File>> {
+    ) -> Option<Arc<OpenFile>> {
         let (digest, started) = (self.fill.digest, Instant::now());
         let size = self.claimed_size(source).await?;
         if size.is_some_and(|size| size != object.size) {

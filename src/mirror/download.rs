@@ -3,7 +3,6 @@
 //! A drop or stall resumes from where it was, at the registry's own URL, first at the same source, then at
 //! another joiner's. A lie discards everything and starts at a source that is not to blame for it.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -17,7 +16,7 @@ use super::source::{Check, Source};
 use crate::metrics::{self, Liar};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
-use crate::store::{self, CommitError, Mismatch, Note, StagedBlob, trouble};
+use crate::store::{self, CommitError, Mismatch, Note, OpenFile, StagedBlob, trouble};
 use crate::telemetry;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -116,13 +115,17 @@ impl Download {
         let Some(mut source) = self.fill.next_source() else {
             return (Phase::Failed(FillError::Lost), None);
         };
+        // Hashing one may take long: that needs no slot.
+        let mut staged = self.earlier_partial().await;
         let Some(_slots) = self.slots(source.registry()).await else {
+            if let Some(staged) = staged {
+                staged.park();
+            }
             return (Phase::Failed(FillError::Busy), Some(source));
         };
         if let Some(file) = self.came_meanwhile(&source).await {
             return (Phase::Done { file }, Some(source));
         }
-        let mut staged = self.earlier_partial();
         let mut lease = None;
         // What was begun from an upstream is gone on with there.
         if staged.is_none() {
@@ -218,7 +221,7 @@ impl Download {
 
     /// What another fill committed between somebody's look and this one's begin, if this source is known to
     /// have it.
-    async fn came_meanwhile(&self, source: &Source) -> Option<Arc<File>> {
+    async fn came_meanwhile(&self, source: &Source) -> Option<Arc<OpenFile>> {
         let store = &self.fills.shared.store;
         let blob = source.came_meanwhile(store, &self.fill.digest).await?;
         self.fill
@@ -243,13 +246,18 @@ impl Download {
 
     /// What was downloaded before, by this process or an earlier one. That it is here says nothing of who may
     /// have it, so it is not shown yet.
-    fn earlier_partial(&mut self) -> Option<StagedBlob> {
-        let staged = self
-            .fills
-            .shared
-            .store
-            .blobs
-            .resume(&self.fill.digest)
+    async fn earlier_partial(&mut self) -> Option<StagedBlob> {
+        let shared = &self.fills.shared;
+        let (blobs, digest) = (shared.store.blobs.clone(), self.fill.digest);
+        let _turn = if blobs.resume_hashes(&digest) {
+            shared.hashing.acquire().await.ok()
+        } else {
+            None
+        };
+        let resumed = tokio::task::spawn_blocking(move || blobs.resume(&digest));
+        let resumed = resumed.await.map_err(std::io::Error::other);
+        let staged = resumed
+            .and_then(|resumed| resumed)
             .unwrap_or_else(|error| {
                 trouble("a partial cannot be resumed", &error);
                 None
@@ -336,7 +344,7 @@ impl Download {
             staged.append(new).map_err(|error| self.broken(error))?;
             self.publish(staged, STEP);
             self.report(staged);
-            if !self.fill.is_followed() && self.fills.shared.waiting.load(Ordering::Relaxed) > 0 {
+            if self.fills.give_way(&self.fill) {
                 return Err(Interruption::Pause);
             }
         }
@@ -355,6 +363,7 @@ impl Download {
         source.link(store, &self.fill.digest, size).await;
     }
 
+    /// Begins a staged file, with room for what was announced.
     async fn stage(
         &mut self,
         source: &Source,
@@ -410,7 +419,7 @@ impl Download {
         &self,
         source: &Source,
         staged: &mut Option<StagedBlob>,
-    ) -> Result<Arc<File>, Interruption> {
+    ) -> Result<Arc<OpenFile>, Interruption> {
         let lost = || Interruption::Refusal(FillError::Lost);
         let whole = staged.take().ok_or_else(lost)?;
         let digest = self.fill.digest;

@@ -5,7 +5,6 @@
 //! complete body that is wrong.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,13 +15,15 @@ use super::download::Download;
 use super::source::Source;
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
-use crate::store::{CommitError, Store};
+use crate::store::{CommitError, OpenFile, Store};
 use crate::upstream::UpstreamError;
 
 /// What is held back of a body until it is verified, in bytes.
 pub(super) const TAIL: u64 = 64 << 10;
 /// Side requests that one fill allows.
 const SIDE_REQUESTS: usize = 4;
+/// How many partials of an earlier process are hashed at once.
+const HASHED_AT_ONCE: usize = 2;
 
 /// Why a fill, or one of its sources, came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -61,12 +62,12 @@ pub(super) enum Phase {
     /// Waiting for a slot or for the upstream's headers.
     Asking,
     Streaming {
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         since: Instant,
     },
     /// Committed: everything may be read.
     Done {
-        file: Arc<File>,
+        file: Arc<OpenFile>,
     },
     Failed(FillError),
 }
@@ -126,10 +127,6 @@ impl Fill {
         }
     }
 
-    pub fn follow(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
-    }
-
     /// Why this source gave nothing, if that is known.
     pub fn refusal(&self, source: &Source) -> Option<FillError> {
         self.sources()
@@ -183,7 +180,7 @@ impl Fill {
         self.sources().known.iter().filter_map(name).collect()
     }
 
-    /// Whether anybody reads or waits.
+    /// Whether anybody reads or waits. Only [`Fills::give_way`] may act on it.
     pub fn is_followed(&self) -> bool {
         self.progress.receiver_count() > 0
     }
@@ -193,11 +190,18 @@ impl Fill {
     }
 }
 
+/// A place among those who follow a fill, from the moment of joining: while there is one, the fill is not paused.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub fill: Arc<Fill>,
+    pub progress: watch::Receiver<Progress>,
+}
+
 /// What joining came to.
 #[derive(Debug)]
 pub(super) enum Joined {
     /// This fill, and whether it was under way already.
-    Fill { fill: Arc<Fill>, collapsed: bool },
+    Fill { follower: Follower, collapsed: bool },
     /// A fill is under way from other repositories: the right to its bytes must be shown first.
     Unclaimed,
 }
@@ -221,6 +225,8 @@ pub(super) struct FillsShared {
     pub waiting: AtomicUsize,
     /// Fills that gave their slot up while nobody read them.
     paused: Mutex<VecDeque<(Digest, Source)>>,
+    /// Turns to hash what an earlier process left: each takes a thread that computes.
+    pub hashing: Semaphore,
 }
 
 impl Fills {
@@ -234,6 +240,7 @@ impl Fills {
             share: limit.div_ceil(2),
             waiting: AtomicUsize::new(0),
             paused: Mutex::default(),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
         };
         Self {
             shared: Arc::new(shared),
@@ -249,20 +256,48 @@ impl Fills {
                 return Joined::Unclaimed;
             }
             fill.add(source);
-            return Joined::Fill {
+            let follower = Follower {
+                progress: fill.progress.subscribe(),
                 fill: fill.clone(),
+            };
+            return Joined::Fill {
+                follower,
                 collapsed: true,
             };
         }
         let fill = Arc::new(Fill::new(digest, source));
+        let follower = Follower {
+            progress: fill.progress.subscribe(),
+            fill: fill.clone(),
+        };
         running.insert(digest, fill.clone());
         drop(running);
-        let download = Download::new(self.clone(), fill.clone());
+        // Who asks for it does not wait until its turn comes again.
+        lock(&self.shared.paused).retain(|(paused, _)| *paused != digest);
+        let download = Download::new(self.clone(), fill);
         self.shared.runtime.spawn(download.run());
         Joined::Fill {
-            fill,
+            follower,
             collapsed: false,
         }
+    }
+
+    /// Whether a fill gives its slot to those who wait: only one that nobody follows. Who joins from then on is
+    /// answered nothing before it is over.
+    pub fn give_way(&self, fill: &Fill) -> bool {
+        if fill.is_followed() || self.shared.waiting.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        // Who joins does so under this lock.
+        let _running = lock(&self.shared.running);
+        if fill.is_followed() {
+            return false;
+        }
+        fill.progress.send_modify(|progress| {
+            progress.phase = Phase::Asking;
+            progress.total = None;
+        });
+        true
     }
 
     /// The slots of one registry.
@@ -306,7 +341,8 @@ mod tests {
 
     #[test]
     fn the_tail_is_held_back_until_commit() {
-        let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
+        let file = tempfile::tempfile().expect("a temporary file");
+        let file = Arc::new(OpenFile::staged(file));
         let streaming = Phase::Streaming {
             file: file.clone(),
             since: Instant::now(),

@@ -3,6 +3,7 @@
 //! Every function takes a [`Permit`], so nothing is looked up before it is allowed. Blobs and manifests
 //! by digest are immutable; tags are pointers with a life.
 
+mod beside;
 mod blob;
 mod bucket;
 mod caller;
@@ -11,6 +12,7 @@ mod conversion;
 mod download;
 mod error;
 mod fill;
+mod following;
 mod freshness;
 mod lists;
 mod manifest;
@@ -21,6 +23,7 @@ mod reader;
 mod source;
 mod synthesis;
 mod tag;
+mod through;
 mod v1;
 mod v1_kept;
 mod v1_layer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::blob::{BlobAnswer, Content, opened};
 use super::error::Asked;
 use super::error::BUSY_RETRY;
-use super::fill::{Fill, FillError, Joined, Phase};
+use super::fill::{FillError, Follower, Joined, Phase};
 use super::source::{Layer, Source, checksums};
 use super::v1::{Claim, V1Origin};
 use super::{Mirror, MirrorError, Shared, v1_kept};
@@ -44,10 +44,10 @@ impl Mirror {
         }
         let source = self.shared.layer_source(&origin, repository, id).await?;
         loop {
-            let (fill, collapsed) = self.shared.layer_fill(&origin, id, &source);
+            let (mut follower, collapsed) = self.shared.layer_fill(&origin, id, &source);
             let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
-            let (size, cache, content) = match opened(&fill, &source).await {
-                Ok(size) => (size, cache.stored(), Content::Fill(fill, source)),
+            let (size, cache, content) = match opened(&mut follower, &source).await {
+                Ok(size) => (size, cache.stored(), Content::Fill(follower, source)),
                 // It gave its slot up before it saw us: it goes on for us.
                 Err(FillError::Paused) => continue,
                 Err(FillError::NoRoom { total }) => {
@@ -124,8 +124,8 @@ impl Shared {
                 Some(source) => source,
                 None => source.insert(self.layer_source(origin, repository.clone(), id).await?),
             };
-            let (fill, _) = self.layer_fill(origin, id, source);
-            match ended(&fill).await {
+            let (follower, _) = self.layer_fill(origin, id, source);
+            match ended(follower).await {
                 Ok(()) | Err(FillError::Paused) => {}
                 Err(error) => return Err(refused(error)),
             }
@@ -167,12 +167,16 @@ impl Shared {
     }
 
     /// The fill of a layer, and whether it was under way already.
-    fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &Source) -> (Arc<Fill>, bool) {
+    fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &Source) -> (Follower, bool) {
         let (fills, key) = (&self.fills, Layer::key(&origin.registry, id));
         loop {
             // Whose images are was decided before.
-            if let Joined::Fill { fill, collapsed } = fills.join(key, source.clone(), true) {
-                return (fill, collapsed);
+            if let Joined::Fill {
+                follower,
+                collapsed,
+            } = fills.join(key, source.clone(), true)
+            {
+                return (follower, collapsed);
             }
         }
     }
@@ -186,8 +190,8 @@ pub(super) fn endpoint(id: &ImageId) -> Endpoint {
 }
 
 /// Waits until a fill is over.
-async fn ended(fill: &Fill) -> Result<(), FillError> {
-    let mut progress = fill.follow();
+async fn ended(follower: Follower) -> Result<(), FillError> {
+    let mut progress = follower.progress;
     loop {
         match &progress.borrow_and_update().phase {
             Phase::Asking | Phase::Streaming { .. } => {}

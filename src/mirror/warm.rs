@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::blob::Whereabouts;
-use super::fill::{Fill, FillError, Phase};
+use super::fill::{FillError, Follower, Phase};
 use super::{Mirror, MirrorError};
 use crate::access::Permit;
 use crate::spec::digest::Digest;
@@ -165,7 +165,7 @@ impl Warming<'_> {
             match self.patiently(ask).await?.whereabouts() {
                 Whereabouts::Here => break,
                 Whereabouts::Elsewhere => return Err(WarmError::NoRoom),
-                Whereabouts::Coming(fill) => match self.follow(&fill).await {
+                Whereabouts::Coming(follower) => match self.follow(follower).await {
                     Ok(()) => break,
                     // It gave its slot up before it saw us.
                     Err(FillError::Paused) => {}
@@ -185,8 +185,11 @@ impl Warming<'_> {
     }
 
     /// Waits for the end of a fill.
-    async fn follow(&self, fill: &Fill) -> Result<(), FillError> {
-        let mut follower = fill.follow();
+    async fn follow(&self, follower: Follower) -> Result<(), FillError> {
+        let Follower {
+            fill,
+            progress: mut follower,
+        } = follower;
         loop {
             let (written, total, end) = {
                 let now = follower.borrow_and_update();

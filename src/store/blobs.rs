@@ -11,8 +11,9 @@ use std::time::SystemTime;
 
 use super::files::create_folder;
 use super::index::{Kind, LARGEST};
-use super::partials::{self, Begun, Note, Partials};
-use super::space::{Full, Pin, Reservation, Space, unix};
+use super::open_file::{Counted, OpenFile};
+use super::partials::{self, Begun, Note, Partials, Resumed};
+use super::space::{Full, Reservation, Space, unix};
 use super::trouble::trouble;
 use crate::spec::digest::{Digest, Hasher};
 
@@ -27,15 +28,14 @@ pub struct Blobs {
     partials: Arc<Partials>,
 }
 
-/// A committed blob, open for reading. It is not evicted while this lives.
+/// A committed blob, open for reading. It is not evicted while its file is open.
 #[derive(Debug)]
 pub struct Blob {
-    pub file: Arc<File>,
+    pub file: Arc<OpenFile>,
     /// In bytes.
     pub size: u64,
     /// Whether this process saw that its digest is right.
     verified: bool,
-    _pin: Pin,
 }
 
 impl Blobs {
@@ -60,7 +60,7 @@ impl Blobs {
         let now = SystemTime::now();
         let (pin, known) = self.space.pin(digest, now);
         let file = match File::open(blob_path(&self.root, digest)) {
-            Ok(file) => Arc::new(file),
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 drop(pin);
                 self.space.lost(digest);
@@ -90,10 +90,9 @@ impl Blobs {
             let _ = file.set_modified(now);
         }
         Ok(Some(Blob {
-            file,
+            file: Arc::new(OpenFile::blob(file, pin)),
             size,
             verified: known.is_some_and(|known| known.verified),
-            _pin: pin,
         }))
     }
 
@@ -109,7 +108,7 @@ impl Blobs {
             return Ok(None);
         };
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-        (&*blob.file).take(blob.size).read_to_end(&mut bytes)?;
+        (&**blob.file).take(blob.size).read_to_end(&mut bytes)?;
         let hashed = blob.size <= HASHED || !blob.verified;
         if hashed && Digest::of(digest.algorithm(), &bytes) != *digest {
             drop(blob);
@@ -207,6 +206,8 @@ impl Blobs {
     /// # Errors
     /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
     pub fn reserve(&self, size: u64) -> Result<Reservation, Full> {
+        // What nobody went on with for long goes before what is whole.
+        while !self.space.has_room(size) && self.partials.drop_idle(SystemTime::now()) {}
         loop {
             match self.space.reserve(size) {
                 Err(_) if self.partials.drop_oldest() => {}
@@ -279,7 +280,7 @@ impl Blobs {
             ..Note::default()
         };
         let mut staged = self.stage_at(digest, path, reservation, note)?;
-        staged.leftovers.note = false;
+        staged.staged.has_note = false;
         Ok(staged)
     }
 
@@ -311,18 +312,33 @@ impl Blobs {
     /// # Errors
     /// When the partial cannot be read.
     pub fn resume(&self, digest: &Digest) -> io::Result<Option<StagedBlob>> {
-        let mut begun = self.partials.take(digest)?;
+        let Some(mut resumed) = self.partials.take(digest)? else {
+            return Ok(None);
+        };
+        // Where that is too much, what comes passes through once the room is full.
+        let _ = resumed.reservation.grow_to(resumed.note.total.unwrap_or(0));
         let path = self.partials.path(digest);
-        if let Some(begun) = &mut begun {
-            // Where that is too much, what comes passes through once the room is full.
-            let _ = begun.reservation.grow_to(begun.note.total.unwrap_or(0));
-        }
-        Ok(begun.map(|begun| StagedBlob::new(self, digest, path, begun)))
+        Ok(Some(StagedBlob::new(self, digest, path, resumed)))
+    }
+
+    /// Whether [`Blobs::resume`] has to hash what an earlier process left.
+    pub fn resume_hashes(&self, digest: &Digest) -> bool {
+        self.partials.needs_hashing(digest)
+    }
+
+    /// Leaves what is being staged on disk from now on, for the next process to go on with: this one ends.
+    pub fn stop(&self) {
+        self.partials.stop();
     }
 
     /// Gives up the partial that was parked longest ago. False when there is none.
     pub(super) fn drop_partial(&self) -> bool {
         self.partials.drop_oldest()
+    }
+
+    /// Gives up the partials that waited too long.
+    pub(super) fn drop_expired_partials(&self, now: SystemTime) {
+        while self.partials.drop_expired(now) {}
     }
 
     /// The partials that nobody fills.
@@ -347,8 +363,8 @@ impl Blobs {
             }
             opened => opened?,
         };
-        let begun = Begun {
-            file: Arc::new(file),
+        let begun = Resumed {
+            file: Arc::new(OpenFile::staged(file)),
             hasher: Hasher::new(digest.algorithm()),
             written: 0,
             reservation,
@@ -407,63 +423,104 @@ pub struct Mismatch {
 #[derive(Debug)]
 pub struct StagedBlob {
     digest: Digest,
-    begun: Begun,
-    leftovers: Leftovers,
+    note: Note,
+    hasher: Hasher,
+    written: u64,
+    staged: StagedFile,
     blobs: Blobs,
 }
 
-/// Removes a staged file, and what was noted of it, unless it found another use.
+/// A staged file and the room that it takes. Dropped before it found another use, it is removed, and its room is
+/// given back when the last who reads it closed it.
 #[derive(Debug)]
-struct Leftovers {
+struct StagedFile {
     path: PathBuf,
-    note: bool,
-    armed: bool,
+    /// Whether something was noted beside it.
+    has_note: bool,
+    file: Arc<OpenFile>,
+    /// Absent once it found another use.
+    room: Option<Reservation>,
+    partials: Arc<Partials>,
 }
 
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        if self.armed {
-            let _ = std::fs::remove_file(&self.path);
+impl StagedFile {
+    fn grow_to(&mut self, size: u64) -> Result<(), Full> {
+        self.room.as_mut().map_or(Ok(()), |room| room.grow_to(size))
+    }
+
+    fn wrote(&mut self, size: u64) {
+        if let Some(room) = &mut self.room {
+            room.wrote(size);
         }
-        if self.armed && self.note {
+    }
+
+    /// It stays where it is now.
+    fn keep(mut self) -> (Arc<OpenFile>, Option<Reservation>) {
+        let room = self.room.take();
+        (self.file.clone(), room)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        let Some(mut room) = self.room.take() else {
+            return;
+        };
+        if self.has_note && self.partials.is_stopping() {
+            return;
+        }
+        let _ = std::fs::remove_file(&self.path);
+        if self.has_note {
             partials::remove_note(&self.path);
         }
+        room.shrink_to_written();
+        self.file.count(Counted::GivenUp(room));
     }
 }
 
 impl StagedBlob {
-    fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, begun: Begun) -> Self {
-        let note = begun.note.is_worth_keeping();
+    fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, begun: Resumed) -> Self {
+        let Resumed {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        } = begun;
         Self {
             digest: *digest,
-            begun,
-            leftovers: Leftovers {
+            hasher,
+            written,
+            staged: StagedFile {
                 path,
-                note,
-                armed: true,
+                has_note: note.is_worth_keeping(),
+                file,
+                room: Some(reservation),
+                partials: blobs.partials.clone(),
             },
+            note,
             blobs: blobs.clone(),
         }
     }
 
     /// The staged file, for readers that follow it.
-    pub fn file(&self) -> Arc<File> {
-        self.begun.file.clone()
+    pub fn file(&self) -> Arc<OpenFile> {
+        self.staged.file.clone()
     }
 
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
-        self.begun.written
+        self.written
     }
 
     /// The whole length in bytes, where announced.
     pub fn total(&self) -> Option<u64> {
-        self.begun.note.total
+        self.note.total
     }
 
     /// What was noted when it was begun.
     pub fn note(&self) -> &Note {
-        &self.begun.note
+        &self.note
     }
 
     /// Whether these bytes, some of those written, stand at `offset`. Blocks on the disk.
@@ -472,13 +529,13 @@ impl StagedBlob {
     /// When the disk cannot say.
     pub fn holds(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
         let mut written = vec![0; bytes.len()];
-        self.begun.file.read_exact_at(&mut written, offset)?;
+        self.staged.file.read_exact_at(&mut written, offset)?;
         Ok(written == bytes)
     }
 
     /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
     pub fn is_whole(&self) -> bool {
-        self.begun.hasher.clone().finish() == self.digest
+        self.hasher.clone().finish() == self.digest
     }
 
     /// Writes and hashes the next bytes. Blocks on the disk.
@@ -487,18 +544,17 @@ impl StagedBlob {
     /// When the disk refuses, there is no room for more than was reserved, or there is more than was
     /// announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
-        let begun = &mut self.begun;
-        let end = begun.written + bytes.len() as u64;
-        if let Some(expected) = begun.note.total
+        let end = self.written + bytes.len() as u64;
+        if let Some(expected) = self.note.total
             && end > expected
         {
             return Err(CommitError::Overlong { expected });
         }
-        begun.reservation.grow_to(end)?;
-        begun.file.write_all_at(bytes, begun.written)?;
-        begun.hasher.update(bytes);
-        begun.written = end;
-        begun.reservation.wrote(end);
+        self.staged.grow_to(end)?;
+        self.staged.file.write_all_at(bytes, self.written)?;
+        self.hasher.update(bytes);
+        self.written = end;
+        self.staged.wrote(end);
         Ok(())
     }
 
@@ -515,7 +571,7 @@ impl StagedBlob {
     /// # Errors
     /// Nothing is kept when the length is not what was promised.
     pub fn commit_unnamed(mut self) -> Result<(Digest, Blob), CommitError> {
-        self.digest = self.begun.hasher.clone().finish();
+        self.digest = self.hasher.clone().finish();
         let digest = self.digest;
         Ok((digest, self.commit()?))
     }
@@ -523,12 +579,13 @@ impl StagedBlob {
     fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {
         let Self {
             digest,
-            begun,
-            mut leftovers,
+            note,
+            hasher,
+            written: size,
+            staged,
             blobs,
         } = self;
-        let size = begun.written;
-        if let Some(expected) = begun.note.total
+        if let Some(expected) = note.total
             && size < expected
         {
             return Err(CommitError::Truncated {
@@ -536,7 +593,7 @@ impl StagedBlob {
                 received: size,
             });
         }
-        let actual = begun.hasher.finish();
+        let actual = hasher.finish();
         if actual != digest {
             let mismatch = Mismatch {
                 expected: digest,
@@ -544,46 +601,59 @@ impl StagedBlob {
             };
             return Err(CommitError::Mismatch(Box::new(mismatch)));
         }
-        begun.file.sync_all()?;
+        staged.file.sync_all()?;
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);
         create_folder(folder)?;
-        // Nobody may evict it before it is entered.
+        // Nobody may evict it before it is entered, nor while one of its readers has it open.
         let (pin, _) = blobs.space.pin(&digest, SystemTime::now());
-        std::fs::rename(&leftovers.path, &target)?;
-        leftovers.armed = false;
-        if leftovers.note {
-            partials::remove_note(&leftovers.path);
+        std::fs::rename(&staged.path, &target)?;
+        if staged.has_note {
+            partials::remove_note(&staged.path);
         }
+        let (file, room) = staged.keep();
+        file.count(Counted::Blob(pin));
         if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
             // It may or may not outlive a power cut: it takes its room, but nobody was promised it.
-            drop(pin);
+            drop(room);
             blobs.space.lost(&digest);
             return Err(error.into());
         }
-        begun
-            .reservation
-            .settle(digest, size, SystemTime::now(), kind);
+        if let Some(room) = room {
+            room.settle(digest, size, SystemTime::now(), kind);
+        }
         Ok(Blob {
-            file: begun.file,
+            file,
             size,
             verified: true,
-            _pin: pin,
         })
     }
 
-    /// Puts the blob aside, to be gone on with by [`Blobs::resume`]. One that is not worth it goes.
+    /// Puts the blob aside, to be gone on with by [`Blobs::resume`]; it counts as what is on disk. One that is not
+    /// worth it goes.
     pub fn park(self) {
         let Self {
             digest,
-            begun,
-            mut leftovers,
+            note,
+            hasher,
+            written,
+            staged,
             blobs,
         } = self;
-        if leftovers.note && begun.written > 0 {
-            leftovers.armed = false;
-            blobs.partials.park(digest, begun);
+        if !staged.has_note || written == 0 {
+            return;
         }
+        let (file, room) = staged.keep();
+        let Some(mut reservation) = room else { return };
+        reservation.shrink_to(written);
+        let begun = Begun {
+            file: Arc::downgrade(&file),
+            hasher,
+            written,
+            reservation,
+            note,
+        };
+        blobs.partials.park(digest, begun);
     }
 }
 

@@ -253,3 +253,111 @@ fn room_is_waited_for_beside_the_runtime() {
     let begun = runtime.block_on(begun).expect("no panic");
     assert!(begun.is_ok(), "{begun:?}");
 }
+
+/// A file that was removed takes its room until the last who has it open closes it, whoever that is.
+#[test]
+fn what_is_deleted_but_open_counts_until_it_is_closed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    let bytes = vec![1; 1 << 20];
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    // A committed blob, opened and purged.
+    store.blobs.keep(&digest, &bytes).expect("room");
+    let first = store.blobs.open(&digest, None).expect("readable");
+    let second = store.blobs.open(&digest, None).expect("readable");
+    store.blobs.remove(&digest).expect("removable");
+    drop(first);
+    assert_eq!(store.space.used(), 1 << 20);
+    drop(second);
+    assert_eq!(store.space.used(), 0);
+    // A staged file, followed and given up; what it was promised beyond is free at once.
+    let mut staged = stage(&store, &digest, Some(3 << 20));
+    staged.append(&bytes).expect("room");
+    let reader = staged.file();
+    drop(staged);
+    let used = store.space.used();
+    assert!((1 << 20..2 << 20).contains(&used), "{used}");
+    drop(reader);
+    assert_eq!(store.space.used(), 0);
+    // A staged file, followed and committed: it is not evicted under its reader.
+    let mut staged = stage(&store, &digest, None);
+    staged.append(&bytes).expect("room");
+    let reader = staged.file();
+    drop(staged.commit().expect("it matches"));
+    assert!(store.blobs.reserve(7 << 19).is_err());
+    drop(reader);
+    let room = store.blobs.reserve(7 << 19).expect("room");
+    assert_eq!(store.space.blobs(), 0);
+    drop(room);
+    // A partial, followed and dropped.
+    let large = Digest::of(Algorithm::Sha256, b"large");
+    let mut staged = stage(&store, &large, Some(2 << 20));
+    staged.append(&bytes).expect("room");
+    let reader = staged.file();
+    staged.park();
+    assert!(store.blobs.drop_partial());
+    assert!(store.space.used() >= 1 << 20);
+    drop(reader);
+    assert_eq!(store.space.used(), 0);
+}
+
+/// What waits to be gone on with takes what is on disk, goes before what is whole once it is idle, and at last by
+/// itself.
+#[test]
+fn a_parked_partial_takes_what_it_wrote() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    let whole = vec![7; 2 << 20];
+    let digest = Digest::of(Algorithm::Sha256, &whole);
+    let park = || {
+        let note = Note {
+            total: Some(2 << 20),
+            ..Note::default()
+        };
+        let room = store.blobs.reserve(2 << 20).expect("room");
+        let staged = store.blobs.stage(&digest, room, note);
+        let mut staged = staged.expect("a partial");
+        staged.append(&whole[..100]).expect("room");
+        staged.park();
+    };
+    park();
+    // A block and its note.
+    assert_eq!(store.space.used(), 2 * 4096);
+    let resumed = store.blobs.resume(&digest).expect("readable");
+    let mut resumed = resumed.expect("a partial");
+    assert_eq!(store.space.used(), (2 << 20) + 4096);
+    resumed.append(&whole[100..]).expect("room");
+    drop(resumed.commit().expect("it matches"));
+    store.blobs.remove(&digest).expect("removable");
+
+    park();
+    let now = SystemTime::now();
+    let hours = |hours: u64| now + std::time::Duration::from_secs(hours * 3600);
+    assert!(!store.blobs.partials.drop_idle(now));
+    assert!(!store.blobs.partials.drop_expired(hours(2)));
+    assert!(store.blobs.partials.drop_idle(hours(2)));
+    park();
+    store.blobs.drop_expired_partials(hours(25));
+    assert!(store.blobs.partials().is_empty());
+    assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
+    assert_eq!(store.space.used(), 0);
+}
+
+/// The process ends: what is being staged stays, and what was wrong goes as ever when it is found out.
+#[test]
+fn what_is_staged_when_the_process_ends_is_gone_on_with() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let whole = vec![7; 2 << 20];
+    let digest = Digest::of(Algorithm::Sha256, &whole);
+    {
+        let store = store(folder.path());
+        let mut staged = stage(&store, &digest, Some(2 << 20));
+        staged.append(&whole[..1 << 20]).expect("room");
+        store.blobs.stop();
+        drop(staged);
+    }
+    let store = store(folder.path());
+    assert!(store.blobs.resume_hashes(&digest));
+    let resumed = store.blobs.resume(&digest).expect("readable");
+    assert_eq!(resumed.map(|staged| staged.written()), Some(1 << 20));
+}

@@ -140,6 +140,8 @@ pub struct Index {
     persist_after: u32,
     /// Readers of blobs that are not here any more.
     strays: HashMap<Digest, u32>,
+    /// What files take that were removed while somebody read them, until nobody does.
+    deleted: HashMap<Digest, u64>,
 }
 
 /// Bytes that a file of `size` bytes takes on disk; even an empty one has an inode.
@@ -162,7 +164,18 @@ impl Index {
             manifests: Ends::NONE,
             persist_after,
             strays: HashMap::new(),
+            deleted: HashMap::new(),
         }
+    }
+
+    /// Bytes of files that were removed but are open still.
+    pub fn deleted_but_open(&self) -> u64 {
+        self.deleted.values().sum()
+    }
+
+    /// Whether there is an entry.
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.find(digest).is_some()
     }
 
     /// Bytes that all entries take.
@@ -250,6 +263,7 @@ impl Index {
                 *pins -= 1;
                 if *pins == 0 {
                     self.strays.remove(digest);
+                    self.deleted.remove(digest);
                 }
             }
             return;
@@ -262,10 +276,11 @@ impl Index {
         if entry.pins == 0 {
             let (kind, bytes) = (entry.state.kind(), footprint(entry.size()));
             self.list(kind).pinned -= bytes;
+            self.deleted.remove(digest);
         }
     }
 
-    /// Forgets a blob; its readers stay its readers, should it come again.
+    /// Forgets a blob; its readers stay its readers, should it come again, and what they have open counts.
     pub fn remove(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             self.release(slot);
@@ -397,6 +412,7 @@ impl Index {
         if pins > 0 {
             list.pinned -= bytes;
             self.strays.insert(digest, pins);
+            *self.deleted.entry(digest).or_default() += bytes;
         }
         if let Ok(found) = self
             .table

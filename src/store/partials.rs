@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::files::write_atomic;
 use super::index::BLOCK;
+use super::open_file::{Counted, OpenFile};
 use super::space::{Reservation, Space};
 use crate::spec::digest::{Digest, Hasher};
 
@@ -21,6 +23,8 @@ pub(super) const WORTH: u64 = 1 << 20;
 const LONGEST_VERSION: usize = 512;
 /// How long a partial waits to be resumed.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a partial goes after what is whole, where room is wanted.
+const PREFERRED: Duration = Duration::from_secs(3600);
 
 /// What is known of a blob beside its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +54,21 @@ impl Note {
     }
 }
 
-/// The bytes of a partial and how far they are hashed.
+/// A partial that this process began: how far it is hashed. Its file is closed, but for those who read it still.
 #[derive(Debug)]
 pub(super) struct Begun {
-    pub file: Arc<File>,
+    pub file: Weak<OpenFile>,
+    pub hasher: Hasher,
+    pub written: u64,
+    /// Of what is on disk.
+    pub reservation: Reservation,
+    pub note: Note,
+}
+
+/// A partial to go on with.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    pub file: Arc<OpenFile>,
     pub hasher: Hasher,
     pub written: u64,
     pub reservation: Reservation,
@@ -65,6 +80,8 @@ pub(super) struct Begun {
 pub(super) struct Partials {
     root: PathBuf,
     parked: Mutex<HashMap<Digest, Parked>>,
+    /// Whether what is being staged stays on disk when it is dropped: the process ends.
+    stopping: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -103,6 +120,7 @@ impl Partials {
         let partials = Self {
             root: root.join("partials"),
             parked: Mutex::default(),
+            stopping: AtomicBool::new(false),
         };
         let mut parked = HashMap::new();
         for entry in std::fs::read_dir(&partials.root)? {
@@ -154,22 +172,67 @@ impl Partials {
             .insert(digest, Parked::Begun(begun, SystemTime::now()));
     }
 
+    /// Leaves what is being staged on disk from now on: a later process goes on with it.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether going on with a partial means to hash it first: an earlier process began it.
+    pub fn needs_hashing(&self, digest: &Digest) -> bool {
+        matches!(self.parked().get(digest), Some(Parked::OnDisk { .. }))
+    }
+
     /// Takes a partial in order to go on with it. Hashes one of an earlier process: that may take a while.
     ///
     /// # Errors
     /// When it cannot be read; it is gone then.
-    pub fn take(&self, digest: &Digest) -> io::Result<Option<Begun>> {
-        let (reservation, note) = match self.parked().remove(digest) {
+    pub fn take(&self, digest: &Digest) -> io::Result<Option<Resumed>> {
+        // Not under the lock: hashing takes its time.
+        let parked = self.parked().remove(digest);
+        let resumed = match parked {
             None => return Ok(None),
-            Some(Parked::Begun(begun, _)) => return Ok(Some(begun)),
+            Some(Parked::Begun(begun, _)) => self.reopened(digest, begun),
             Some(Parked::OnDisk {
                 reservation, note, ..
-            }) => (reservation, note),
+            }) => self.hashed(digest, reservation, note),
         };
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(self.path(digest))?;
+        if resumed.is_err() {
+            self.remove(digest);
+        }
+        resumed.map(Some)
+    }
+
+    fn reopened(&self, digest: &Digest, begun: Begun) -> io::Result<Resumed> {
+        let Begun {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        } = begun;
+        let file = match file.upgrade() {
+            Some(file) => file,
+            None => Arc::new(OpenFile::staged(self.open_partial(digest)?)),
+        };
+        if file.metadata()?.len() != written {
+            // Something else wrote to it.
+            return self.hashed(digest, reservation, note);
+        }
+        Ok(Resumed {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        })
+    }
+
+    fn hashed(&self, digest: &Digest, reservation: Reservation, note: Note) -> io::Result<Resumed> {
+        let file = self.open_partial(digest)?;
         let mut hasher = Hasher::new(digest.algorithm());
         let (mut written, mut buffer) = (0, vec![0; 1 << 20]);
         loop {
@@ -180,29 +243,57 @@ impl Partials {
             hasher.update(&buffer[..read]);
             written += read as u64;
         }
-        Ok(Some(Begun {
-            file: Arc::new(file),
+        Ok(Resumed {
+            file: Arc::new(OpenFile::staged(file)),
             hasher,
             written,
             reservation,
             note,
-        }))
+        })
+    }
+
+    fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).open(self.path(digest))
+    }
+
+    /// Gives up the partial that was parked longest ago, if that is too long to prefer it to what is whole. False
+    /// when there is none.
+    pub fn drop_idle(&self, now: SystemTime) -> bool {
+        self.drop_parked_before(now.checked_sub(PREFERRED))
+    }
+
+    /// Gives up a partial that waited in vain. False when there is none.
+    pub fn drop_expired(&self, now: SystemTime) -> bool {
+        self.drop_parked_before(now.checked_sub(LIFE))
     }
 
     /// Gives up the partial that was parked longest ago, to make room. False when there is none.
     pub fn drop_oldest(&self) -> bool {
+        self.drop_parked_before(Some(SystemTime::now() + LIFE))
+    }
+
+    fn drop_parked_before(&self, time: Option<SystemTime>) -> bool {
         let mut parked = self.parked();
         let oldest = parked
             .iter()
-            .min_by_key(|(_, parked)| parked.since())
-            .map(|(digest, _)| *digest);
-        let Some(oldest) = oldest else { return false };
-        parked.remove(&oldest);
+            .map(|(digest, parked)| (*digest, parked.since()))
+            .filter(|(_, since)| time.is_some_and(|time| *since < time))
+            .min_by_key(|(_, since)| *since);
+        let Some((oldest, _)) = oldest else {
+            return false;
+        };
+        let dropped = parked.remove(&oldest);
         drop(parked);
         self.remove(&oldest);
+        if let Some(Parked::Begun(begun, _)) = dropped
+            && let Some(file) = begun.file.upgrade()
+        {
+            // Slow readers have it open still.
+            file.count(Counted::GivenUp(begun.reservation));
+        }
         true
     }
-
     /// Removes a partial's files.
     pub fn remove(&self, digest: &Digest) {
         let path = self.path(digest);

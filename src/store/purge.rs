@@ -236,7 +236,7 @@ impl Store {
 
         let Blob { file, .. } = &self.blobs.open(stored, None).ok()??;
         let mut bytes = Vec::new();
-        (&**file)
+        (&***file)
             .take(MAX_MANIFEST as u64)
             .read_to_end(&mut bytes)
             .ok()?;

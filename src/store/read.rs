@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::OpenFile;
 use crate::spec::digest::{Digest, Hasher};
 
 /// Fills `buffer` (its whole length) from `offset` of `file`, as far as one read goes, and returns it
@@ -16,12 +17,13 @@ use crate::spec::digest::{Digest, Hasher};
 /// # Errors
 /// What the disk says. The buffer is lost then.
 pub async fn read_at(
-    file: &Arc<File>,
+    file: &Arc<OpenFile>,
     mut buffer: BytesMut,
     offset: u64,
 ) -> io::Result<(BytesMut, usize)> {
+    let descriptor: &File = file;
     match preadv2(
-        file,
+        descriptor,
         &mut [IoSliceMut::new(&mut buffer)],
         offset,
         ReadWriteFlags::NOWAIT,
@@ -44,17 +46,44 @@ pub async fn read_at(
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn hash(file: &File, length: u64, mut hasher: Hasher) -> io::Result<Digest> {
+pub fn hash(file: &File, length: u64, hasher: Hasher) -> io::Result<Digest> {
+    hash_part(file, 0, length, hasher)
+}
+
+/// Hashes the bytes of a file from `offset` up to `end`. Blocks on the disk.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn hash_part(file: &File, mut offset: u64, end: u64, mut hasher: Hasher) -> io::Result<Digest> {
     let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    while offset < length {
-        let most = usize::try_from(length - offset).unwrap_or(usize::MAX);
+    while offset < end {
+        let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let piece = most.min(buffer.len());
         file.read_exact_at(&mut buffer[..piece], offset)?;
         hasher.update(&buffer[..piece]);
         offset += piece as u64;
     }
     Ok(hasher.finish())
+}
+
+/// Whether two files begin with the same `length` bytes. Blocks on the disk.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn same(one: &File, other: &File, length: u64) -> io::Result<bool> {
+    let (mut ours, mut theirs) = (vec![0; 256 << 10], vec![0; 256 << 10]);
+    let mut offset = 0;
+    while offset < length {
+        let most = usize::try_from(length - offset).unwrap_or(usize::MAX);
+        let piece = most.min(ours.len());
+        one.read_exact_at(&mut ours[..piece], offset)?;
+        other.read_exact_at(&mut theirs[..piece], offset)?;
+        if ours[..piece] != theirs[..piece] {
+            return Ok(false);
+        }
+        offset += piece as u64;
+    }
+    Ok(true)
 }
 
 /// A blob from its begin to its end, whoever else reads it. It blocks.

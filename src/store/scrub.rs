@@ -14,12 +14,12 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::blobs::blob_path;
 use super::files::write_atomic;
 use super::scan::{named, read_dir, shards};
 use super::space::unix;
 use super::trouble::trouble;
+use super::{OpenFile, Store};
 use crate::spec::digest::{Algorithm, Digest, Hasher};
 
 /// How much is read at once, in bytes.
@@ -180,12 +180,20 @@ impl Store {
     /// Hashes one blob; one that is wrong goes into quarantine.
     fn check(&self, digest: &Digest, read: impl FnMut(u64) -> ControlFlow<()>) -> Outcome {
         let path = blob_path(&self.root, digest);
-        let Ok(file) = File::open(&path) else {
+        let Ok(meta) = std::fs::metadata(&path) else {
             return Outcome::Gone;
         };
-        let right = match hash(&file, digest, read) {
-            Ok(ControlFlow::Continue(right)) => right,
+        let inode = (meta.dev(), meta.ino());
+        let open = || {
+            let file = OpenFile::blob(File::open(&path)?, self.space.hold(digest));
+            let meta = file.metadata()?;
+            Ok(((meta.dev(), meta.ino()) == inode).then_some(file))
+        };
+        let right = match hash(open, digest, read) {
+            Ok(ControlFlow::Continue(Some(right))) => right,
+            Ok(ControlFlow::Continue(None)) => return Outcome::Gone,
             Ok(ControlFlow::Break(())) => return Outcome::Stopped,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Gone,
             Err(error) => {
                 trouble("a blob cannot be read", &error);
                 false
@@ -196,10 +204,7 @@ impl Store {
             return Outcome::Right;
         }
         // Meanwhile it may have been fetched anew.
-        let same = std::fs::metadata(&path).is_ok_and(|now| {
-            file.metadata()
-                .is_ok_and(|then| (now.dev(), now.ino()) == (then.dev(), then.ino()))
-        });
+        let same = std::fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == inode);
         if !same {
             return Outcome::Gone;
         }
@@ -225,21 +230,26 @@ impl Store {
     }
 }
 
-/// Whether a file has a digest. `read` hears how many bytes were read, and may stop it.
+/// Whether a file has a digest; `None` if it goes meanwhile. It is open for one piece at a time: `read` hears how
+/// many bytes were read, may stop it, and may take days, and nothing that was removed may take room as long.
 fn hash(
-    file: &File,
+    open: impl Fn() -> io::Result<Option<OpenFile>>,
     digest: &Digest,
     mut read: impl FnMut(u64) -> ControlFlow<()>,
-) -> io::Result<ControlFlow<(), bool>> {
-    // What is hashed is not what is used.
-    let _ = fadvise(file, 0, None, Advice::NoReuse);
+) -> io::Result<ControlFlow<(), Option<bool>>> {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;
     loop {
+        let Some(file) = open()? else {
+            return Ok(ControlFlow::Continue(None));
+        };
+        // What is hashed is not what is used.
+        let _ = fadvise(&*file, 0, None, Advice::NoReuse);
         let length = file.read_at(&mut buffer, offset)?;
+        drop(file);
         if length == 0 {
-            return Ok(ControlFlow::Continue(hasher.finish() == *digest));
+            return Ok(ControlFlow::Continue(Some(hasher.finish() == *digest)));
         }
         hasher.update(&buffer[..length]);
         offset += length as u64;

@@ -99,3 +99,22 @@ fn a_scrub_goes_on_without_its_note() {
     }
     assert_eq!(store.quarantined().len(), wrong.len());
 }
+
+/// Between two pieces a pass may sleep for days: what is removed meanwhile must not take room as long.
+#[test]
+fn what_is_being_hashed_is_not_open_between_two_pieces() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = open(folder.path());
+    let bytes = vec![1; 3 * PIECE];
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    store.blobs.keep(&digest, &bytes).expect("room");
+    let mut pieces = 0;
+    let outcome = store.check(&digest, |_| {
+        pieces += 1;
+        store.blobs.remove(&digest).expect("removable");
+        assert_eq!(store.space.used(), 0);
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(outcome, Outcome::Gone));
+    assert_eq!(pieces, 1);
+}

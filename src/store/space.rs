@@ -80,7 +80,13 @@ struct Account {
 impl Account {
     fn used(&self) -> u64 {
         let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
-        self.index.bytes() + self.reserved + self.leaving + self.record_blocks * BLOCK + aside
+        let open = self.index.deleted_but_open();
+        self.index.bytes()
+            + open
+            + self.reserved
+            + self.leaving
+            + self.record_blocks * BLOCK
+            + aside
     }
 
     fn evictable(&self) -> u64 {
@@ -168,6 +174,11 @@ impl Space {
         Ok(reservation)
     }
 
+    /// Whether a file of `size` bytes fits beside all that is here, as far as `max_size` goes.
+    pub(super) fn has_room(&self, size: u64) -> bool {
+        self.used().saturating_add(with_note(size)) <= self.max_size
+    }
+
     /// Reserves room for one record of `size` bytes.
     ///
     /// # Errors
@@ -224,6 +235,15 @@ impl Space {
             space: self.clone(),
         };
         (pin, known)
+    }
+
+    /// Keeps a blob from eviction until the pin is dropped, without noting a use.
+    pub(super) fn hold(self: &Arc<Self>, digest: &Digest) -> Pin {
+        self.account().index.pin(digest);
+        Pin {
+            digest: *digest,
+            space: self.clone(),
+        }
     }
 
     /// Does something with the index, briefly: hits wait meanwhile.
@@ -448,6 +468,12 @@ impl Space {
             drop(account);
             match removed {
                 Ok(()) => {
+                    if let Victim::Blob(digest, _) = &victim
+                        && self.index(|index| index.knows(digest))
+                    {
+                        // Somebody opened it just before: they read on, but nobody finds it any more.
+                        self.lost(digest);
+                    }
                     crate::metrics::evicted(victim.bytes());
                     tracing::debug!(?victim, "evicted");
                 }
@@ -526,6 +552,21 @@ impl Reservation {
             self.bytes = wanted;
         }
         Ok(())
+    }
+
+    /// Gives back what a file of `size` bytes, all of them on disk, and its note do not take.
+    pub(super) fn shrink_to(&mut self, size: u64) {
+        let kept = (footprint(size) + BLOCK).clamp(self.written, self.bytes);
+        let mut account = self.space.account();
+        account.reserved -= self.bytes - kept;
+        account.unwritten -= self.bytes - kept;
+        drop(account);
+        self.bytes = kept;
+    }
+
+    /// Gives back what is not on disk.
+    pub(super) fn shrink_to_written(&mut self) {
+        self.shrink_to(self.written);
     }
 
     /// `size` bytes of it are on disk: the file system counts them by itself now.

@@ -98,6 +98,7 @@ fn keep(store: &Weak<Store>) {
     drop(first);
     let mut retreat = Retreat::default();
     while let Some(this) = store.upgrade() {
+        this.blobs.drop_expired_partials(SystemTime::now());
         let mut refused = !this.trim();
         if sweep_at <= Instant::now() || this.space.excess_records() > 0 {
             refused |= !this.sweep_now();

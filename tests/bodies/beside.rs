@@ -1,0 +1,192 @@
+//! Requests beside a fill that stands still: what they bring is compared with the verified file before the tail
+//! leaves.
+
+use std::time::Duration;
+
+use crate::support::gateway::Gateway;
+use crate::support::http::{End, Raw, Web, block_on};
+use crate::support::origin::{Fault, Image, Latch, Origin};
+use crate::{TAIL, scene};
+
+const SIZE: usize = 2 << 20;
+/// Where the ranges begin: far beyond what the fill has.
+const FIRST: usize = SIZE - (300 << 10);
+
+/// A fill that stands still near its beginning.
+fn stalled() -> (Origin, Image, Gateway, Latch) {
+    let (origin, image, gateway) = scene(SIZE);
+    let latch = Latch::new();
+    let stall = Fault::PauseAt(1000, latch.clone());
+    origin.fault(stall.on("GET", "*/blobs/*").times(1));
+    (origin, image, gateway, latch)
+}
+
+/// Asks for a part; headers are read.
+fn ask(gateway: &Gateway, image: &Image, range: &str) -> Raw {
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.request("GET", &image.layer_path(0), &[("Range", range)]);
+    assert_eq!(raw.read_head().expect("a head").status, 206);
+    raw
+}
+
+#[test]
+fn a_suffix_with_a_wrong_byte_from_a_side_request_is_never_complete() {
+    let (origin, image, gateway, latch) = stalled();
+    let wrong = Fault::WrongByteAt(FIRST as u64 + 50_000);
+    origin.fault(wrong.on("GET", "*/blobs/*").with_header("Range"));
+    let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-"));
+    let h2 = Web::h2(Some(&gateway.ca_path()));
+    let url = format!("{}{}", gateway.url(0), image.layer_path(0));
+    let request = h2.client().get(&url);
+    let request = request.header("Range", format!("bytes={}-", FIRST + 1));
+    let mut answer = block_on(async { request.send().await }).expect("an answer");
+    // All that a side request may bring.
+    let early = SIZE - TAIL - FIRST;
+    let part = raw.read_exactly(early as u64);
+    assert!(
+        part != image.layer(0).1[FIRST..SIZE - TAIL],
+        "no wrong byte"
+    );
+    let mut arrived = 0;
+    while arrived < early - 1 {
+        let piece = block_on(answer.chunk()).expect("no error yet");
+        arrived += piece.expect("not the end").len();
+    }
+    latch.release();
+    let (rest, _) = raw.read_to_end();
+    assert_eq!(rest.len(), 0, "the tail followed what was wrong");
+    assert!(block_on(answer.chunk()).is_err(), "h2: it ended in order");
+}
+
+#[test]
+fn a_suffix_from_an_honest_side_request_is_whole() {
+    let (origin, image, gateway, latch) = stalled();
+    let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-"));
+    let early = SIZE - TAIL - FIRST;
+    let mut body = raw.read_exactly(early as u64);
+    latch.release();
+    body.extend(raw.read_exactly(TAIL as u64));
+    assert!(body == image.layer(0).1[FIRST..]);
+    assert_eq!(origin.count("GET", "*/blobs/*"), 2);
+}
+
+/// The first part comes from beside the fill, the last is the blob's end.
+#[test]
+fn the_last_part_waits_for_the_bytes_of_the_parts_before() {
+    for wrong in [true, false] {
+        let (origin, image, gateway, latch) = stalled();
+        if wrong {
+            let wrong = Fault::WrongByteAt(FIRST as u64 + 5);
+            origin.fault(wrong.on("GET", "*/blobs/*").with_header("Range"));
+        }
+        let mut raw = Raw::connect(gateway.url(1), None);
+        let range = format!("bytes={FIRST}-{},-20", FIRST + 999);
+        raw.request("GET", &image.layer_path(0), &[("Range", &range)]);
+        let head = raw.read_head().expect("a head");
+        let mut body = raw.read_exactly(1100);
+        latch.release();
+        let length = head.length().expect("a length");
+        while (body.len() as u64) < length {
+            match raw.read_some(1000) {
+                Ok(bytes) => body.extend(bytes),
+                Err(_) => break,
+            }
+        }
+        assert_eq!(body.len() as u64 == length, !wrong);
+        let tail = &image.layer(0).1[SIZE - 20..];
+        let has_tail = body.windows(20).any(|window| window == tail);
+        assert_eq!(has_tail, !wrong);
+    }
+}
+
+/// The disk breaks after a side request brought a wrong byte: what passes through then is compared with it.
+#[test]
+fn without_a_disk_bytes_from_beside_are_compared_with_what_passes_through() {
+    for wrong in [true, false] {
+        let (origin, image, gateway, latch) = stalled();
+        if wrong {
+            let wrong = Fault::WrongByteAt(FIRST as u64 + 50_000);
+            origin.fault(wrong.on("GET", "*/blobs/*").with_header("Range"));
+        }
+        let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-"));
+        let early = SIZE - TAIL - FIRST;
+        let mut body = raw.read_exactly(early as u64);
+        // Where a whole blob should go there is no folder.
+        let blobs = gateway.store().join("blobs");
+        std::fs::remove_dir_all(&blobs).expect("no blobs yet");
+        std::fs::write(&blobs, "").expect("a file in their place");
+        latch.release();
+        if wrong {
+            let (rest, _) = raw.read_to_end();
+            assert_eq!(rest.len(), 0, "the tail followed what was wrong");
+        } else {
+            body.extend(raw.read_exactly(TAIL as u64));
+            assert!(body == image.layer(0).1[FIRST..]);
+        }
+    }
+}
+
+/// The second download of a blob announces no length. Its receiver was told one, and the tail is still that of
+/// the verified file.
+#[test]
+fn a_side_request_never_brings_the_tail_of_a_download_without_a_length() {
+    let (origin, image, gateway) = scene(SIZE);
+    let (first, second) = (Latch::new(), Latch::new());
+    let blobs = "*/blobs/*";
+    origin.fault(Fault::PauseAt(0, first.clone()).on("GET", blobs).times(1));
+    origin.fault(Fault::WrongByteAt(10).on("GET", blobs).times(1));
+    origin.fault(Fault::Chunked.on("GET", blobs).after(1).times(1));
+    let stall = Fault::PauseAt(1000, second.clone());
+    origin.fault(stall.on("GET", blobs).after(1).times(1));
+    let wrong = Fault::WrongByteAt(SIZE as u64 - 5);
+    origin.fault(wrong.on("GET", blobs).with_header("Range"));
+    let mut raw = ask(&gateway, &image, "bytes=-60000");
+    first.release();
+    second.wait_reached(1);
+    assert!(
+        raw.is_silent(Duration::from_millis(2500)),
+        "the tail came before the last byte"
+    );
+    second.release();
+    assert!(raw.read_exactly(60_000) == image.layer(0).1[SIZE - 60_000..]);
+}
+
+/// Of the tail nothing may come from beside a fill, so that nothing is asked for.
+#[test]
+fn who_wants_the_tail_asks_nothing_beside_the_fill() {
+    let (origin, image, gateway, latch) = stalled();
+    let mut tail = ask(&gateway, &image, "bytes=-10");
+    // This one is served from beside it, so that both have looked.
+    let mut far = ask(&gateway, &image, &format!("bytes={FIRST}-{}", FIRST + 9));
+    assert!(far.read_exactly(10) == image.layer(0).1[FIRST..FIRST + 10]);
+    let asked = origin.requests_for("GET", "*/blobs/*");
+    assert_eq!(asked.len(), 2, "the fill and one beside it");
+    latch.release();
+    assert!(tail.read_exactly(10) == image.layer(0).1[SIZE - 10..]);
+}
+
+/// A part that ends inside of the tail does not reach the end.
+#[test]
+fn what_lies_in_the_tail_but_not_at_the_end_comes_from_beside() {
+    let (_origin, image, gateway, latch) = stalled();
+    let first = SIZE - 1000;
+    let mut raw = ask(&gateway, &image, &format!("bytes={first}-{}", first + 99));
+    assert!(raw.read_exactly(100) == image.layer(0).1[first..first + 100]);
+    latch.release();
+}
+
+/// Side requests that bring nothing are not asked for without end.
+#[test]
+fn side_requests_that_fail_end() {
+    let (origin, image, gateway, latch) = stalled();
+    let cut = Fault::TruncateAt(0).on("GET", "*/blobs/*");
+    origin.fault(cut.with_header("Range"));
+    let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-{}", FIRST + 9));
+    origin.wait_for("GET", "*/blobs/*", 2);
+    assert!(raw.is_silent(Duration::from_millis(2500)));
+    let asked = origin.count("GET", "*/blobs/*");
+    assert!(asked <= 5, "{asked} requests");
+    latch.release();
+    assert_eq!(raw.read_exactly(10), image.layer(0).1[FIRST..FIRST + 10]);
+    assert_eq!(raw.get("/v2/").end, End::Complete);
+}

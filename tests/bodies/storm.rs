@@ -1,0 +1,38 @@
+//! Many cold blobs for many clients at once, and few slots.
+
+use crate::support::gateway::Gateway;
+use crate::support::http::{at_once, get};
+use crate::support::image::random;
+use crate::support::origin::{Fault, Origin};
+
+const BLOBS: usize = 64;
+const CLIENTS: usize = 4;
+const ROUNDS: usize = 4;
+
+/// Who was answered is a reader from then on: no fill is paused under them.
+#[test]
+fn nobody_who_was_answered_is_cut_off_because_others_wait() {
+    let origin = Origin::start();
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "limits: {fills: 8}\n");
+    for round in 0..ROUNDS {
+        let blobs: Vec<(String, Vec<u8>)> = (0..BLOBS + 8)
+            .map(|n| random((round * 100 + n) as u64, 200_000))
+            .map(|bytes| (origin.push_blob("library/app", bytes.clone()), bytes))
+            .collect();
+        let path = |n: usize| format!("/v2/library/app/blobs/{}", blobs[n].0);
+        // Some that the upstream corrupted come first.
+        let wrong = origin.fault(Fault::WrongByteAt(7).on("GET", "*/blobs/*"));
+        at_once(8, |n| {
+            assert!(!get(gateway.url(1), None, &path(BLOBS + n)).is_complete());
+        });
+        origin.heal(wrong);
+        let replies = at_once(BLOBS * CLIENTS, |n| {
+            get(gateway.url(1), None, &path(n % BLOBS))
+        });
+        for (n, reply) in replies.iter().enumerate() {
+            assert_eq!(reply.status(), 200, "{reply:?}");
+            assert!(reply.is_complete(), "client {n} was cut off: {reply:?}");
+            assert!(reply.body == blobs[n % BLOBS].1, "client {n}");
+        }
+    }
+}
