@@ -9,6 +9,8 @@ use super::{Action, Actions};
 const MAX_NAME: usize = 512;
 /// How much all scopes of a token may take, in bytes, since the token travels in a header.
 const MAX_TOTAL: usize = 6 << 10;
+/// How many scopes are read. All that a token has room for are fewer.
+const MAX_SCOPES: usize = 256;
 /// What a scope takes at most beside its name.
 const AROUND: usize = "repository::pull,push,delete ".len();
 
@@ -23,12 +25,13 @@ pub struct Scopes {
 
 impl Scopes {
     /// Reads values of `scope`, each of which may hold several scopes between spaces. What cannot be
-    /// read, and what is beyond 6 KiB, is not granted; asking for it is no error.
+    /// read, and what is beyond 6 KiB or the 256th, is not granted; asking for it is no error.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut scopes = Self::default();
         for scope in values
             .into_iter()
             .flat_map(|value| value.split([' ', '\t']))
+            .take(MAX_SCOPES)
         {
             scopes.add(scope);
         }

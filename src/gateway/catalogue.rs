@@ -62,6 +62,14 @@ pub(super) fn listing(
             return Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message));
         }
     };
+    let last = query.value("last").map(str::to_owned);
+    if last
+        .as_ref()
+        .is_some_and(|last| last.len() > route::LONGEST_NAME)
+    {
+        let message = "last is the name that the page before ended with; this is longer than any";
+        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+    }
     let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
     let registries = listed(table, fixed);
     if registries.is_empty() {
@@ -71,7 +79,7 @@ pub(super) fn listing(
     Ok(Listing {
         registries,
         n,
-        last: query.value("last").map(str::to_owned),
+        last,
         namespace,
     })
 }

@@ -4,13 +4,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
-use super::location::leading_here;
-use super::pass::Pass;
+use super::location::{leading_here, next_link};
+use super::pass::{self, Pass};
 use super::respond::{self, Wanted};
 use super::route::Refusal;
 use super::send;
@@ -22,6 +22,7 @@ use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::error::ErrorCode;
 use crate::spec::manifest::MAX_MANIFEST;
+use crate::spec::page;
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
 
@@ -30,17 +31,6 @@ pub(super) const ANSWER: Duration = Duration::from_secs(900);
 /// How much of a body is read that nobody wants, so that its sender hears the answer.
 const DRAINED: usize = 1 << 20;
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
-
-/// Request headers that a registry needs; all others stay here, Authorization above all.
-const GOING_UP: &[HeaderName] = &[
-    header::ACCEPT,
-    header::CONTENT_TYPE,
-    header::CONTENT_RANGE,
-    header::RANGE,
-    header::IF_RANGE,
-    header::IF_NONE_MATCH,
-    header::USER_AGENT,
-];
 
 /// Response headers that go back as they are.
 const COMING_BACK: &[&str] = &[
@@ -69,24 +59,15 @@ impl Gateway {
         pass: &Pass,
         permit: &Permit,
     ) -> Result<(), Failure> {
-        let resource = &pass.target.endpoint.resource;
+        let endpoint = &pass.target.endpoint;
+        let resource = &endpoint.resource;
         let method = session.req_header().method.clone();
-        let headers = session.req_header().headers.clone();
-        let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes()
-                .to_ascii_lowercase()
-                .starts_with(b"application/x-www-form-urlencoded")
-        });
-        let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
-        if is_form && is_upload {
-            // A form could name another source or digest than the query that was looked at.
-            let refused = Refusal {
-                status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                code: ErrorCode::Unsupported,
-                message: "an upload is no form".into(),
-            };
-            return Ok(refuse(session, wanted, &refused).await?);
-        }
+        let received = &session.req_header().headers;
+        let media_type = media_type(received);
+        let headers = match pass::headers(&method, resource, received) {
+            Ok(headers) => headers,
+            Err(refused) => return Ok(refuse(session, wanted, &refused).await?),
+        };
         go_on(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
             let Some(bytes) = read_manifest(session, self.house.patience).await? else {
@@ -101,14 +82,23 @@ impl Gateway {
         } else {
             None
         };
-        let passed = self.send(session, pass, permit, manifest.clone()).await;
-        let status = passed.as_ref().ok().map(|passed| passed.status);
-        let manifest = manifest.map(|bytes| (media_type(&headers), bytes));
-        let lesson = mirror::lesson(&method, resource, status, pass.digest, manifest);
+        let passed = self
+            .send(session, pass, permit, headers, manifest.clone())
+            .await;
+        let written = mirror::Written {
+            method: method.clone(),
+            endpoint: endpoint.clone(),
+            blob: pass.digest,
+            manifest: manifest.map(|bytes| (media_type, bytes)),
+        };
+        let answer = passed.as_ref().ok();
+        let answer = answer.map(|passed| (passed.status, &passed.headers));
+        let lesson = mirror::lesson(written, answer);
         // Before the client hears of it: what it asks for next must not be what was.
-        self.house.mirror.learn(permit, lesson).await;
+        let learned = self.house.mirror.learn(permit, lesson, &pass.tags);
+        learned.await;
         let passed = passed?;
-        if is_upload || method != Method::GET {
+        if method != Method::GET {
             tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
         }
         let answered = self.answer(session, wanted, pass, passed).await;
@@ -122,16 +112,9 @@ impl Gateway {
         session: &mut Session,
         pass: &Pass,
         permit: &Permit,
+        headers: HeaderMap,
         manifest: Option<Bytes>,
     ) -> Result<Passed, Failure> {
-        let request = session.req_header();
-        let mut headers = HeaderMap::new();
-        for name in GOING_UP {
-            for value in request.headers.get_all(name) {
-                headers.append(name, value.clone());
-            }
-        }
-        self.forwarded(session, &mut headers);
         let method = session.req_header().method.clone();
         let (feed, body) = if let Some(manifest) = manifest {
             let (feed, body) = Body::new(Some(manifest.len() as u64));
@@ -142,7 +125,7 @@ impl Gateway {
             });
             drop(whole);
             (None, Some(body))
-        } else if matches!(method, Method::GET | Method::HEAD) || session.is_body_empty() {
+        } else if !pass::has_body(&method) || session.is_body_empty() {
             (None, None)
         } else {
             let length = content_length(&session.req_header().headers);
@@ -172,25 +155,6 @@ impl Gateway {
         Ok(answer.map_err(|_| mirror::MirrorError::late())??)
     }
 
-    /// Says who asks, and by which name: ours to say, whatever the client wrote.
-    pub(super) fn forwarded(&self, session: &Session, headers: &mut HeaderMap) {
-        let mut set = |name: &'static str, value: String| {
-            if let Ok(value) = value.parse() {
-                headers.insert(name, value);
-            }
-        };
-        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-            set("x-forwarded-for", address.ip().to_string());
-        }
-        let external = self.external(session);
-        if let Some((scheme, authority)) = external.split_once("://") {
-            set("x-forwarded-proto", scheme.to_owned());
-            if !authority.is_empty() {
-                set("x-forwarded-host", authority.to_owned());
-            }
-        }
-    }
-
     /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is
     /// relative then.
     pub(super) fn external(&self, session: &Session) -> String {
@@ -214,9 +178,12 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, wanted, cache)?;
-        if let Some(code) = code_of(&passed) {
+        if let Some(code) = code_of(&passed, &pass.target.endpoint.resource) {
             // What stands before a registry speaks HTML, which no client can show.
-            let message = "what stands before the registry refused the request";
+            let message = match code {
+                ErrorCode::Denied => "denied by what stands before the registry",
+                _ => "what stands before the registry refused the request",
+            };
             if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
                 response.insert_header(header::RETRY_AFTER, wait.clone())?;
             }
@@ -244,24 +211,26 @@ impl Gateway {
                     tracing::error!(
                         registry = %pass.target.registry,
                         repository = %pass.target.endpoint.repository,
-                        "the registry wants an upload to go elsewhere; that is not supported"
+                        "the registry wants an upload to go elsewhere; that is not supported. If it is itself \
+                         by another name, have it answer with relative URLs (distribution: http.relativeurls)"
                     );
-                    let refused = Refusal {
-                        status: StatusCode::BAD_GATEWAY,
-                        code: ErrorCode::Unknown,
-                        message: "the registry wants the upload to go elsewhere".into(),
-                    };
+                    let refused = bad_gateway("the registry wants the upload to go elsewhere");
                     return Ok(respond::refusal(session, wanted, &refused).await?);
                 }
             }
         }
-        if let Some(link) = passed.headers.get(header::LINK) {
-            let link = link.to_str().ok();
-            if let Some(link) = link
-                .and_then(|link| respond::next_page(link, &pass.target, &self.external(session)))
-            {
+        let links = passed.headers.get_all(header::LINK).iter();
+        let links = links.filter_map(|link| link.to_str().ok());
+        match page::next(&pass.target.endpoint.resource, links) {
+            Ok(Some(next)) => {
+                let link = next_link(&pass.target, &next, &self.external(session));
                 response.insert_header(header::LINK, link)?;
             }
+            Err(_) if is_list(&pass.target.endpoint.resource) => {
+                let refused = bad_gateway("the registry's next page cannot be asked for here");
+                return Ok(respond::refusal(session, wanted, &refused).await?);
+            }
+            Ok(None) | Err(_) => {}
         }
         let length = content_length(&passed.headers);
         let bodiless = matches!(
@@ -321,8 +290,20 @@ impl Gateway {
     }
 }
 
+fn is_list(resource: &Resource) -> bool {
+    matches!(resource, Resource::Tags | Resource::Referrers(_))
+}
+
+fn bad_gateway(message: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_GATEWAY,
+        code: ErrorCode::Unknown,
+        message: message.into(),
+    }
+}
+
 /// The specification's code for an error that is not told in its JSON; `None` for what can go back as it is.
-fn code_of(passed: &Passed) -> Option<ErrorCode> {
+fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     let kind = passed.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let is_empty = content_length(&passed.headers) == Some(0);
@@ -331,7 +312,13 @@ fn code_of(passed: &Passed) -> Option<ErrorCode> {
     }
     Some(match passed.status.as_u16() {
         403 => ErrorCode::Denied,
-        404 => ErrorCode::NameUnknown,
+        404 => match resource {
+            Resource::Manifest(_) => ErrorCode::ManifestUnknown,
+            Resource::Blob(_) => ErrorCode::BlobUnknown,
+            // After NAME_UNKNOWN clients do not look for the referrers tag.
+            Resource::Referrers(_) => ErrorCode::Unsupported,
+            Resource::Tags | Resource::Uploads | Resource::Upload(_) => ErrorCode::NameUnknown,
+        },
         405 => ErrorCode::Unsupported,
         413 => ErrorCode::SizeInvalid,
         416 => ErrorCode::RangeInvalid,

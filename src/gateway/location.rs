@@ -1,11 +1,13 @@
 //! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
 
 use super::route::Target;
-use crate::spec::v2::{self, Endpoint, Path, Resource};
+use crate::spec::v2::{self, Resource};
 
 /// The `Location` of an answer, leading here. `external` is what the client calls us, scheme and authority;
-/// `origins` are the registry's own names for itself. What follows `?` stays byte for byte: it is the
-/// registry's own state (distribution-spec 1.1, "Pushing a blob in chunks").
+/// `origins` are the registry's own names for itself: what it is asked under, which registries render what they
+/// are not told otherwise, and what clients call us, where it was configured with that (distribution's
+/// `http.host`). What follows `?` stays byte for byte: it is the registry's own state (distribution-spec 1.1,
+/// "Pushing a blob in chunks").
 ///
 /// `None` for what leads anywhere but to an upload, a blob or a manifest of the same repository.
 pub fn leading_here(
@@ -14,40 +16,24 @@ pub fn leading_here(
     target: &Target,
     external: &str,
 ) -> Option<String> {
-    let rooted = match location.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            // It may not know that it stands behind TLS, so its scheme says nothing.
-            let known = matches!(scheme, "http" | "https")
-                && origins.iter().any(|origin| is_authority(origin, authority));
-            known.then_some(path)?
-        }
-        None => location.strip_prefix('/').map(|_| location)?,
-    };
-    let (path, query) = match rooted.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (rooted, None),
-    };
-    if query.is_some_and(|query| query.contains(['#', ' ', '\r', '\n'])) {
+    let led = v2::Target::split(location)?;
+    // It may not know that it stands behind TLS, so its scheme says nothing.
+    let is_own = |authority| origins.iter().any(|origin| is_authority(origin, authority));
+    if !led.authority.is_none_or(is_own) {
         return None;
     }
-    let segments = v2::segments(path).ok()?;
-    let (first, rest) = segments.split_first()?;
-    let Path::Named { name, resource } = v2::parse(rest).ok()? else {
-        return None;
-    };
-    let same = name == target.endpoint.repository.as_str() || name == target.typed;
+    let (name, resource) = led.named()?;
     let leads = matches!(
         resource,
         Resource::Upload(_) | Resource::Blob(_) | Resource::Manifest(_)
     );
-    if first != "v2" || !same || !leads {
+    if name != target.endpoint.repository.as_str() || !leads {
         return None;
     }
-    let mut here = format!("{external}{}", typed_path(target, resource));
+    let mut here = format!("{external}{}", resource.path_in(&target.typed));
     let namespace = target.namespace.as_ref();
     let namespace = namespace.map(|namespace| v2::Query::default().with("ns", namespace).render());
-    match (query, namespace) {
+    match (led.query, namespace) {
         (Some(query), Some(namespace)) => {
             here = format!("{here}?{query}&{}", &namespace[1..]);
         }
@@ -58,14 +44,14 @@ pub fn leading_here(
     Some(here)
 }
 
-/// The path of a resource under the name that the client typed.
-pub fn typed_path(target: &Target, resource: Resource) -> String {
-    let endpoint = Endpoint {
-        repository: target.endpoint.repository.clone(),
-        resource,
-    };
-    let canonical = target.endpoint.repository.as_str();
-    endpoint.path().replacen(canonical, &target.typed, 1)
+/// The `Link` to a next page: the list that the client asked for, under the name that it typed.
+pub fn next_link(target: &Target, next: &v2::Query, external: &str) -> String {
+    let mut query = next.clone();
+    if let Some(namespace) = &target.namespace {
+        query = query.with("ns", namespace);
+    }
+    let path = target.endpoint.resource.path_in(&target.typed);
+    format!("<{external}{path}{}>; rel=\"next\"", query.render())
 }
 
 /// Whether `authority` is that of an origin (`scheme://authority`). A default port says nothing, since the
@@ -86,6 +72,7 @@ pub fn is_authority(origin: &str, authority: &str) -> bool {
 mod tests {
     use super::*;
     use crate::spec::name::Registry;
+    use crate::spec::v2::Endpoint;
 
     fn target(typed: &str, namespace: Option<&str>) -> Target {
         Target {
@@ -208,6 +195,38 @@ mod tests {
         ] {
             let found = leading_here(&location, &origins, &target(typed, namespace), here);
             assert_eq!(found, expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn names_that_look_like_the_path_stay_themselves() {
+        for name in [
+            "v2",
+            "v",
+            "2",
+            "v2/v2",
+            "blobs",
+            "blobs/uploads",
+            "list",
+            "tags/list",
+        ] {
+            for (typed, namespace) in [(name.to_owned(), None), (format!("v2/{name}"), Some("v2"))]
+            {
+                let mut target = target(&typed, namespace);
+                target.endpoint.repository = name.parse().expect("a name");
+                let upload = format!("/v2/{name}/blobs/uploads/u");
+                let found = leading_here(&upload, &[], &target, "https://gate");
+                let ns = namespace.map_or("", |_| "?ns=v2");
+                let expected = format!("https://gate/v2/{typed}/blobs/uploads/u{ns}");
+                assert_eq!(found, Some(expected), "{typed}");
+                target.endpoint.resource = Resource::Tags;
+                let next = v2::Query::default().with("last", "x y");
+                let ns = namespace.map_or("", |_| "&ns=v2");
+                let link = next_link(&target, &next, "https://gate");
+                let expected =
+                    format!("<https://gate/v2/{typed}/tags/list?last=x%20y{ns}>; rel=\"next\"");
+                assert_eq!(link, expected, "{typed}");
+            }
         }
     }
 }

@@ -109,7 +109,10 @@ impl Gateway {
                 "the token is not for that",
                 self.challenge(session, wanted, Some(ChallengeError::InsufficientScope)),
             ),
-            Denied::Anonymous | Denied::User => Denial::forbidden("you may not do that"),
+            // Docker with containerd's store shows a denied push as this message alone.
+            Denied::Anonymous | Denied::User => {
+                Denial::forbidden("denied by the access rules: none of them lets you do that")
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod head;
 mod location;
 mod login;
 mod measure;
+mod mount;
 mod pass;
 mod preface;
 mod respond;
@@ -223,14 +224,10 @@ impl Gateway {
                 return login::deny(session, wanted, &denial).await;
             }
         };
-        // Who may not read the source gets a plain upload instead of a mount.
-        if let Some(from) = &pass.from {
-            let typed = pass.target.query.value("from").unwrap_or_default();
-            let (policy, registry) = (&self.house.policy, &pass.target.registry);
-            let readable = policy.decide(&login.caller(typed), Action::Pull, registry, from);
-            if readable.is_err() {
-                pass.unmount();
-            }
+        if let Some(mount) = pass.mount.take()
+            && let Some(from) = self.source_of(login, &pass, &mount).await
+        {
+            pass.mount_from(mount.digest, from);
         }
         match self.forward(session, wanted, &pass, &permit).await {
             Ok(()) => Ok(()),

@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::Failure;
+use super::location::next_link;
 use super::measure;
 use super::route::{Refusal, Target};
 use super::send;
@@ -18,7 +19,6 @@ use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
 use crate::spec::error::{ErrorCode, body};
 use crate::spec::range::{self, Selection, Span};
-use crate::spec::v2::{Endpoint, Query};
 
 /// What a client is told to wait for an image that is being converted.
 const CONVERTING_RETRY: Duration = Duration::from_secs(5);
@@ -254,37 +254,13 @@ pub async fn page(
     response.insert_header(header::CONTENT_TYPE, media_type)?;
     response.insert_header(header::CACHE_CONTROL, Shareable::Private.cache_control())?;
     warn_of_age(&mut response, answer.stale)?;
-    if let Some(link) = answer
-        .page()
-        .link
-        .as_deref()
-        .and_then(|link| next_page(link, target, external))
-    {
-        response.insert_header(header::LINK, link)?;
+    if let Some(next) = &answer.page().next {
+        response.insert_header(header::LINK, next_link(target, next, external))?;
     }
     if let Some(filters) = &answer.page().filters_applied {
         response.insert_header("OCI-Filters-Applied", filters.as_str())?;
     }
     send::whole(session, response, wanted.head, answer.page().bytes.clone()).await
-}
-
-/// The upstream's `Link` to the next page, as the client has to ask here: the path it asked, with the
-/// query that the upstream wants. `external` is what the client calls us, scheme and authority.
-pub fn next_page(link: &str, target: &Target, external: &str) -> Option<String> {
-    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    if !parameters.replace([' ', '"'], "").contains("rel=next") {
-        return None;
-    }
-    let mut query = Query::parse(url.split_once('?')?.1).ok()?.without("ns");
-    if let Some(namespace) = &target.namespace {
-        query = query.with("ns", namespace);
-    }
-    let canonical = target.endpoint.repository.as_str();
-    let path = Endpoint::path(&target.endpoint).replacen(canonical, &target.typed, 1);
-    Some(format!(
-        "<{external}{path}{}>; rel=\"next\"",
-        query.render()
-    ))
 }
 
 /// A request that was not routed or not allowed.
@@ -331,6 +307,8 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
             Asked::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
             Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            // Not NAME_UNKNOWN, after which clients do not look for the referrers tag.
+            Asked::Referrers => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
         },
         MirrorError::Challenged(_) | MirrorError::LoginWanted => {
             (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
@@ -460,47 +438,4 @@ pub async fn error(
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
     send::whole(session, response, wanted.head, body(code, message).into()).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::name::Registry;
-    use crate::spec::v2::Resource;
-
-    #[test]
-    fn links_lead_back_here() {
-        let target = |typed: &str, namespace: Option<&str>| Target {
-            registry: Registry::new("ghcr.io"),
-            endpoint: Endpoint {
-                repository: "a/b".parse().expect("valid"),
-                resource: Resource::Tags,
-            },
-            typed: typed.into(),
-            query: Query::default(),
-            namespace: namespace.map(str::to_owned),
-        };
-        for (link, typed, namespace, expected) in [
-            (
-                "</v2/a/b/tags/list?last=x&n=5>; rel=\"next\"",
-                "ghcr.io/a/b",
-                None,
-                Some("<https://gate/v2/ghcr.io/a/b/tags/list?last=x&n=5>; rel=\"next\""),
-            ),
-            (
-                "<https://up.example/v2/a/b/tags/list?n=5&last=x%2By>; rel=next",
-                "a/b",
-                Some("ghcr.io"),
-                Some("<https://gate/v2/a/b/tags/list?n=5&last=x%2By&ns=ghcr.io>; rel=\"next\""),
-            ),
-            ("</v2/a/b/tags/list?n=5>; rel=\"prev\"", "a/b", None, None),
-            ("garbage", "a/b", None, None),
-        ] {
-            assert_eq!(
-                next_page(link, &target(typed, namespace), "https://gate").as_deref(),
-                expected,
-                "{link}"
-            );
-        }
-    }
 }

@@ -16,7 +16,12 @@ use crate::access::Action;
 use crate::spec::error::ErrorCode;
 use crate::spec::glob::Pattern;
 use crate::spec::name::{Registry, Repository};
-use crate::spec::v2::{self, Endpoint, Path, PathError, Query, QueryError, Resource};
+use crate::spec::page::{self, PageError};
+use crate::spec::query::{Query, QueryError};
+use crate::spec::v2::{self, Endpoint, Path, PathError, Resource};
+
+/// The longest name as it is typed: a registry's and a repository's, each of 255 bytes.
+pub const LONGEST_NAME: usize = 511;
 
 /// What routing knows of one registry.
 #[derive(Clone, Debug)]
@@ -133,7 +138,7 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The name as the client typed it, registry prefix and all.
     pub typed: String,
-    /// Without `ns`.
+    /// Which page is asked for of a list; empty for everything else.
     pub query: Query,
     /// The value of `ns`, to be echoed.
     pub namespace: Option<String>,
@@ -226,33 +231,32 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         )));
     }
     let action = pass::action(asked.method, &resource)?;
-    check_page(&resource, &query)?;
+    let page = page::selection(&resource, &query).map_err(refused_page)?;
     let target = Target {
         registry: entry.registry.clone(),
         endpoint: Endpoint {
             repository,
             resource,
         },
-        query: query.without("ns"),
+        query: page,
         typed: name,
-        namespace,
+        namespace: namespace.clone(),
     };
     if action == Action::Pull && entry.cached {
         return Ok(Route::Pull(target));
     }
-    let from = target.query.value("from");
-    let from = from.and_then(|from| {
-        let (owner, rest) = owner(
-            table,
-            listener,
-            target.namespace.as_deref(),
-            asked.host,
-            from,
-        )
-        .ok()?;
+    let source = |from: &str, origin: Option<&str>| {
+        // Another registry's repository of that name is none of ours.
+        let host = asked.host.unwrap_or_default();
+        if origin.is_some_and(|origin| !origin.eq_ignore_ascii_case(host)) {
+            return None;
+        }
+        let named = owner(table, listener, namespace.as_deref(), asked.host, from);
+        let (owner, rest) = named.ok()?;
         (owner.registry == entry.registry).then(|| canonical(owner, rest).ok())?
-    });
-    Ok(Route::Pass(pass::pass(target, action, asked.query, from)?))
+    };
+    let pass = pass::pass(target, action, (asked.query, &query), source)?;
+    Ok(Route::Pass(pass))
 }
 
 /// What a name in a path stands for.
@@ -274,6 +278,11 @@ pub fn owner<'t, 'n>(
     host: Option<&str>,
     name: &'n str,
 ) -> Result<(&'t Entry, &'n str), Refusal> {
+    // Before patterns are matched, which takes longer the longer a name is.
+    if name.len() > LONGEST_NAME {
+        let message = "the name is longer than that of any registry and repository";
+        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+    }
     if let Some(entry) = fixed(table, listener, namespace, host)? {
         return Ok((entry, name));
     }
@@ -399,16 +408,6 @@ pub(super) fn canonical(entry: &Entry, name: &str) -> Result<Repository, Refusal
     })
 }
 
-/// `n` of a list must be a number (distribution-spec 1.1, "Listing Tags").
-fn check_page(resource: &Resource, query: &Query) -> Result<(), Refusal> {
-    let is_list = matches!(resource, Resource::Tags | Resource::Referrers(_));
-    if is_list && query.value("n").is_some_and(|n| n.parse::<u32>().is_err()) {
-        let message = "n is the number of results wanted, a whole number";
-        return Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message));
-    }
-    Ok(())
-}
-
 pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::new(ErrorCode::Unsupported, message)
 }
@@ -423,8 +422,16 @@ fn refused_path(error: PathError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-fn refused_query(error: &QueryError) -> Refusal {
+pub fn refused_query(error: &QueryError) -> Refusal {
     Refusal::new(ErrorCode::NameInvalid, error.to_string())
+}
+
+fn refused_page(error: PageError) -> Refusal {
+    let code = match error {
+        PageError::Number => ErrorCode::PaginationNumberInvalid,
+        PageError::Long { .. } => ErrorCode::NameInvalid,
+    };
+    Refusal::new(code, error.to_string())
 }
 
 #[cfg(test)]

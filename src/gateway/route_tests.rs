@@ -398,55 +398,119 @@ fn an_uploads_state_goes_out_as_it_came() {
 }
 
 #[test]
-fn mounts_come_from_the_same_registry_or_not_at_all() {
+fn mounts_come_from_the_same_registry() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let encoded = digest.replace(':', "%3A");
     for (query, goes_out, from) in [
         (
             format!("mount={digest}&from=team/base"),
-            format!("mount={encoded}&from=team%2Fbase"),
+            "",
             Some("team/base"),
         ),
         (
-            format!("from=hosted/team/base&mount={digest}"),
-            format!("mount={encoded}&from=team%2Fbase"),
+            format!("from=hosted/team/base&mount={digest}&origin=X"),
+            "",
             Some("team/base"),
         ),
-        (format!("mount={digest}"), String::new(), None),
-        (
-            format!("mount={digest}&from=library/alpine"),
-            String::new(),
-            None,
-        ),
+        (format!("mount={digest}"), "", None),
+        (format!("mount={digest}&from=library/alpine"), "", None),
         (
             format!("mount={digest}&from=docker.io/library/alpine"),
-            String::new(),
+            "",
             None,
         ),
+        (format!("mount={digest}&from=team/../x"), "", None),
         (
-            format!("mount={digest}&from=team/../x"),
-            String::new(),
+            format!("mount={digest}&from=team/base&origin=index.docker.io"),
+            "",
             None,
         ),
         (
             format!("digest={digest}"),
-            format!("digest={encoded}"),
+            &*format!("digest={encoded}"),
             None,
         ),
-        (String::new(), String::new(), None),
+        (
+            format!("digest={digest}&from=team/base"),
+            &*format!("digest={encoded}"),
+            None,
+        ),
+        (
+            "digest-algorithm=sha512".into(),
+            "digest-algorithm=sha512",
+            None,
+        ),
+        ("from=team/base".into(), "", None),
+        (String::new(), "", None),
     ] {
         let pass = passed(
             &Method::POST,
             &format!("/v2/team/app/blobs/uploads/?{query}"),
         );
-        let pass = pass.expect("a push");
+        let mut pass = pass.expect("a push");
         assert_eq!(pass.query, goes_out, "{query}");
-        assert_eq!(pass.from.as_ref().map(Repository::as_str), from, "{query}");
-        let mut plain = pass;
-        if plain.from.is_some() {
-            plain.unmount();
-            assert_eq!((plain.query.as_str(), plain.digest), ("", None));
+        let mount = pass.mount.take();
+        assert_eq!(mount.is_some(), query.contains("mount="), "{query}");
+        let source = mount.as_ref().and_then(|mount| match &mount.source {
+            crate::gateway::pass::Source::Named { repository, .. } => Some(repository.as_str()),
+            crate::gateway::pass::Source::Any => None,
+        });
+        assert_eq!(source, from, "{query}");
+        // It goes out only once somebody decided where it comes from.
+        assert_eq!(pass.from, None);
+        if let Some(mount) = mount {
+            pass.mount_from(mount.digest, "team/base".parse().expect("a name"));
+            assert_eq!(pass.query, format!("mount={encoded}&from=team%2Fbase"));
         }
+    }
+    for (query, code) in [
+        (
+            format!("mount={digest}&digest={digest}"),
+            ErrorCode::DigestInvalid,
+        ),
+        ("mount=".into(), ErrorCode::DigestInvalid),
+        ("digest-algorithm=md5".into(), ErrorCode::DigestInvalid),
+        (format!("Mount={digest}"), ErrorCode::NameInvalid),
+        ("tag=x".into(), ErrorCode::NameInvalid),
+        (
+            format!("mount={digest};from=team/base"),
+            ErrorCode::NameInvalid,
+        ),
+    ] {
+        let pass = passed(
+            &Method::POST,
+            &format!("/v2/team/app/blobs/uploads/?{query}"),
+        );
+        assert_eq!(pass.err(), Some(code), "{query}");
+    }
+}
+
+/// What goes out is what was understood.
+#[test]
+fn queries_are_rendered_from_what_was_read() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    for (method, path, goes_out) in [
+        (Method::PUT, "manifests/x?x=y".to_owned(), ""),
+        (
+            Method::PUT,
+            format!("manifests/{digest}?tag=a&x=y&tag=b"),
+            "tag=a&tag=b",
+        ),
+        (Method::DELETE, "manifests/x?tag=a&digest=b".into(), ""),
+        (Method::DELETE, format!("blobs/{digest}?x=y"), ""),
+    ] {
+        let pass = passed(&method, &format!("/v2/team/app/{path}")).expect("a write");
+        assert_eq!(pass.query, goes_out, "{method} {path}");
+    }
+    let bad = format!("/v2/team/app/manifests/{digest}?tag=.a");
+    assert_eq!(passed(&Method::PUT, &bad), Err(ErrorCode::TagInvalid));
+    for (path, goes_out) in [
+        ("tags/list?last=a&n=05&x=y", "n=5&last=a"),
+        ("manifests/x?n=1", ""),
+        ("manifests/x?digest=a", ""),
+    ] {
+        let pass = passed(&Method::GET, &format!("/v2/backend/a/{path}")).expect("a read");
+        assert_eq!(pass.query, goes_out, "{path}");
     }
 }
 

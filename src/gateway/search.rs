@@ -80,6 +80,11 @@ pub(super) fn search(
         size: number("n")?.map(|n| n.clamp(1, LONGEST_PAGE)),
         number: number("page")?.unwrap_or(1).max(1),
     };
+    let word = query.value("q").unwrap_or_default();
+    if word.len() > route::LONGEST_NAME {
+        let message = "the word is longer than any name that it could be in";
+        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+    }
     let namespace = query.value("ns").map(str::to_owned);
     let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
     let entries = table
@@ -89,7 +94,7 @@ pub(super) fn search(
     Ok(Search {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
         hosted: catalogue::listed(table, fixed),
-        word: query.value("q").unwrap_or_default().to_lowercase(),
+        word: word.to_lowercase(),
         page,
         namespace,
     })

@@ -29,10 +29,17 @@ struct Request {
     password: Option<String>,
 }
 
+/// The most fields that are read of a request.
+const MAX_FIELDS: usize = 32;
+
 impl Request {
-    fn parse(text: &[u8]) -> Self {
+    /// Reads a query or form; `None` for one of more fields than any client sends.
+    fn parse(text: &[u8]) -> Option<Self> {
         let mut request = Self::default();
-        for (key, value) in url::form_urlencoded::parse(text) {
+        for (index, (key, value)) in url::form_urlencoded::parse(text).enumerate() {
+            if index == MAX_FIELDS {
+                return None;
+            }
             match &*key {
                 "scope" => request.scopes.push(value.into_owned()),
                 "grant_type" => request.grant_type = Some(value.into_owned()),
@@ -41,7 +48,7 @@ impl Request {
                 _ => {}
             }
         }
-        request
+        Some(request)
     }
 }
 
@@ -74,6 +81,14 @@ impl Gateway {
                 let refused = route::unsupported("tokens are asked for by GET or POST");
                 return respond::refusal(session, wanted, &refused).await;
             }
+        };
+        let Some(request) = request else {
+            return refuse(
+                session,
+                wanted,
+                "a token is asked for with at most 32 fields",
+            )
+            .await;
         };
         let login = match request.grant_type.as_deref() {
             None => self.login(session, &Scopes::default()).await,
@@ -180,21 +195,26 @@ mod tests {
     fn queries_and_forms() {
         let request = Request::parse(
             b"service=x&scope=repository%3Aa%2Fb%3Apull&scope=registry:catalog:*&account=me&offline_token=true",
-        );
+        )
+        .expect("few fields");
         let scopes = ["repository:a/b:pull", "registry:catalog:*"].map(str::to_owned);
         assert_eq!(request.scopes, scopes);
         assert_eq!(request.grant_type, None);
         let request = Request::parse(
             b"grant_type=password&username=me&password=a%26b+c&scope=repository:a:pull+repository:b:push",
-        );
+        )
+        .expect("few fields");
         assert_eq!(request.password.as_deref(), Some("a&b c"));
         assert_eq!(request.scopes, ["repository:a:pull repository:b:push"]);
         assert_eq!(
             Request::parse(b"%ff&&=&scope"),
-            Request {
+            Some(Request {
                 scopes: vec![String::new()],
                 ..Request::default()
-            }
+            })
         );
+        let scopes = |n: usize| Request::parse("scope=a&".repeat(n).as_bytes());
+        assert_eq!(scopes(32).map(|request| request.scopes.len()), Some(32));
+        assert_eq!(scopes(33), None);
     }
 }

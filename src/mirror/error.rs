@@ -26,7 +26,7 @@ pub enum MirrorError {
         /// Whether the upstream said so a short while ago, rather than now.
         remembered: bool,
     },
-    #[error("the upstream registry refused the gateway's account")]
+    #[error("denied by the upstream registry: it refused the gateway's account")]
     Denied,
     /// 401 of a v1 registry, to our account or token or to none.
     #[error("the upstream registry wants a login that the gateway does not have")]
@@ -72,6 +72,8 @@ pub enum Asked {
     Image,
     Manifest,
     Repository,
+    /// Who refers to a manifest, of a registry that does not know such a question.
+    Referrers,
 }
 
 impl Asked {
@@ -81,6 +83,7 @@ impl Asked {
             Self::Image => "image",
             Self::Manifest => "manifest",
             Self::Repository => "repository",
+            Self::Referrers => "referrers API",
         }
     }
 
@@ -146,6 +149,10 @@ impl MirrorError {
         match error.root() {
             UpstreamError::NotFound => Self::Unknown {
                 asked,
+                remembered: false,
+            },
+            UpstreamError::NoReferrers => Self::Unknown {
+                asked: Asked::Referrers,
                 remembered: false,
             },
             UpstreamError::Denied(_) => Self::Denied,

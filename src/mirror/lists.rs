@@ -17,7 +17,9 @@ use crate::upstream::Page;
 const PAGE_TTL: Duration = Duration::from_secs(60);
 /// How long a page is kept in case the upstream fails.
 const PAGE_LIFE: Duration = Duration::from_secs(3600);
-/// What is kept of pages, in KiB.
+/// Up to how many results a page is an ordinary one: no registry has nothing because of that.
+const ORDINARY_PAGE: u32 = 1000;
+/// What is kept of pages and of the queries for them, in KiB.
 const PAGES_KIB: u64 = 8 << 10;
 
 pub(super) type PageKey = (Registry, Repository, Resource, Query);
@@ -33,8 +35,10 @@ pub(super) struct Kept {
 pub(super) fn pages() -> Pages {
     moka::sync::Cache::builder()
         .max_capacity(PAGES_KIB)
-        .weigher(|_, kept: &Arc<Kept>| {
-            u32::try_from(kept.page.bytes.len() / 1024 + 1).unwrap_or(u32::MAX)
+        .weigher(|key: &PageKey, kept: &Arc<Kept>| {
+            let next = kept.page.next.as_ref().map_or(0, Query::weight);
+            let bytes = key.3.weight() + next + kept.page.bytes.len();
+            u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
         })
         .time_to_live(PAGE_LIFE)
         .build()
@@ -56,7 +60,8 @@ impl PageAnswer {
 }
 
 impl Mirror {
-    /// A page of `resource` (tags or referrers). `query` goes to the upstream, so it must not hold `ns`.
+    /// A page of `resource` (tags or referrers). `query` goes to the upstream: it is a
+    /// [selection](crate::spec::page::selection).
     ///
     /// # Errors
     /// What the upstream said, where it had to be asked.
@@ -78,8 +83,8 @@ impl Mirror {
             resource.clone(),
             AcceptClass::Full,
         );
-        if shared.missing.knows(&missing) {
-            return Err(Asked::Repository.still_unknown());
+        if let Some(asked) = shared.missing.asked(&missing) {
+            return Err(asked.still_unknown());
         }
         let key = (
             registry,
@@ -105,10 +110,12 @@ impl Mirror {
             async move {
                 let fetched = shared.page(&origin, &endpoint, &query).await;
                 let page = fetched.map_err(|error| {
-                    if matches!(error, MirrorError::Unknown { .. }) {
+                    if let MirrorError::Unknown { asked, .. } = error {
                         shared.pages.invalidate(&key);
-                        if origin.writes() == asked_at {
-                            shared.missing.remember(missing, origin.missing_ttl);
+                        // An odd page that is not there says nothing of the list.
+                        if origin.writes() == asked_at && is_ordinary(&query) {
+                            let missing_ttl = origin.missing_ttl;
+                            shared.missing.remember_as(missing, asked, missing_ttl);
                         }
                     }
                     error
@@ -145,6 +152,12 @@ impl Mirror {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// Whether a query asks for the first results of a list, all or not too many.
+fn is_ordinary(query: &Query) -> bool {
+    let n = query.value("n").and_then(|n| n.parse().ok());
+    query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=ORDINARY_PAGE).contains(&n))
 }
 
 /// A page as one caller gets it, which is kept for nobody.

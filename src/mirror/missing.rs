@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::error::Asked;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
 use crate::spec::v2::Resource;
@@ -19,46 +20,67 @@ pub type MissingKey = (Registry, Repository, Resource, AcceptClass);
 /// The remembered 404s.
 #[derive(Debug)]
 pub struct Missing {
-    until: moka::sync::Cache<MissingKey, Instant>,
+    missed: moka::sync::Cache<MissingKey, Missed>,
+}
+
+/// Until when, and what it was that the upstream did not have.
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    until: Instant,
+    asked: Asked,
 }
 
 impl Missing {
     pub fn new() -> Self {
         Self {
-            until: moka::sync::Cache::new(ENTRIES),
+            missed: moka::sync::Cache::new(ENTRIES),
         }
     }
 
     pub fn remember(&self, key: MissingKey, ttl: Duration) {
+        let asked = match key.2 {
+            Resource::Manifest(_) => Asked::Manifest,
+            Resource::Blob(_) => Asked::Blob,
+            _ => Asked::Repository,
+        };
+        self.remember_as(key, asked, ttl);
+    }
+
+    /// [`Missing::remember`] of something else than the resource itself.
+    pub fn remember_as(&self, key: MissingKey, asked: Asked, ttl: Duration) {
         if !ttl.is_zero() {
-            self.until.insert(key, Instant::now() + ttl);
+            let until = Instant::now() + ttl;
+            self.missed.insert(key, Missed { until, asked });
         }
     }
 
     /// It is there now.
     pub fn forget(&self, key: &MissingKey) {
-        self.until.invalidate(key);
+        self.missed.invalidate(key);
     }
 
     /// It may be there now, as far as `gone` says.
     pub fn forget_where(&self, gone: impl Fn(&MissingKey) -> bool) {
-        for (key, _) in &self.until {
+        for (key, _) in &self.missed {
             if gone(&key) {
-                self.until.invalidate(&*key);
+                self.missed.invalidate(&*key);
             }
         }
     }
 
     /// Whether the upstream said so a short while ago.
     pub fn knows(&self, key: &MissingKey) -> bool {
-        match self.until.get(key) {
-            Some(until) if Instant::now() < until => true,
-            Some(_) => {
-                self.until.invalidate(key);
-                false
-            }
-            None => false,
+        self.asked(key).is_some()
+    }
+
+    /// What the upstream said a short while ago that it does not have.
+    pub fn asked(&self, key: &MissingKey) -> Option<Asked> {
+        let missed = self.missed.get(key)?;
+        if Instant::now() < missed.until {
+            return Some(missed.asked);
         }
+        self.missed.invalidate(key);
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests that pass through to a registry, and what they teach the cache.
+//! Requests that pass through to a registry, and what the cache does with what they teach.
 //!
 //! What was written is known at once: a pull that follows finds it. What may have been written, because the
 //! answer got lost, is forgotten, so that the next pull asks.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 pub use crate::upstream::{
     Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is_whole_json,
@@ -15,10 +15,10 @@ pub use crate::upstream::{
 
 use super::error::Asked;
 use super::freshness::unix;
+use super::lesson::{Lesson, digest_of};
 use super::manifest::missing_key;
 use super::{Mirror, MirrorError, Shared};
 use crate::access::{Action, Permit};
-use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Reference, Repository, Tag};
 use crate::spec::v2::{Endpoint, Resource};
@@ -36,66 +36,6 @@ pub struct Pass {
     pub from: Option<Repository>,
     pub headers: HeaderMap,
     pub body: Option<Body>,
-}
-
-/// What an answered write says about the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lesson {
-    /// The repository has this manifest, under this reference.
-    Manifest {
-        reference: Reference,
-        media_type: String,
-        bytes: Bytes,
-    },
-    /// The repository has this blob; its length in bytes, where known.
-    Blob {
-        digest: Digest,
-        size: Option<u64>,
-    },
-    /// The repository no longer has this.
-    Gone(Resource),
-    /// It may or may not have been done.
-    Doubt(Resource),
-    Nothing,
-}
-
-/// What an answer teaches; `status` is absent where it got lost. `blob` is the digest that an upload was
-/// finished with or a mount asked for, `manifest` what was put.
-pub fn lesson(
-    method: &Method,
-    resource: &Resource,
-    status: Option<StatusCode>,
-    blob: Option<Digest>,
-    manifest: Option<(String, Bytes)>,
-) -> Lesson {
-    if matches!(*method, Method::GET | Method::HEAD) {
-        return Lesson::Nothing;
-    }
-    let Some(status) = status.filter(|status| !status.is_server_error()) else {
-        return Lesson::Doubt(resource.clone());
-    };
-    match (method, resource) {
-        (&Method::PUT, Resource::Manifest(reference)) if status == StatusCode::CREATED => manifest
-            .map_or(Lesson::Doubt(resource.clone()), |(media_type, bytes)| {
-                Lesson::Manifest {
-                    reference: reference.clone(),
-                    media_type,
-                    bytes,
-                }
-            }),
-        (&Method::PUT | &Method::POST, Resource::Upload(_) | Resource::Uploads)
-            if status == StatusCode::CREATED =>
-        {
-            blob.map_or(Lesson::Nothing, |digest| Lesson::Blob {
-                digest,
-                size: None,
-            })
-        }
-        (&Method::DELETE, Resource::Manifest(_) | Resource::Blob(_)) if status.is_success() => {
-            Lesson::Gone(resource.clone())
-        }
-        _ => Lesson::Nothing,
-    }
 }
 
 impl Mirror {
@@ -133,8 +73,9 @@ impl Mirror {
         passed.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
     }
 
-    /// Lets the cache know what a write did.
-    pub async fn learn(&self, permit: &Permit, lesson: Lesson) {
+    /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have
+    /// moved, whatever its answer says of them.
+    pub async fn learn(&self, permit: &Permit, lesson: Lesson, tags: &[Tag]) {
         let Ok(origin) = self.origin(permit) else {
             return;
         };
@@ -144,6 +85,11 @@ impl Mirror {
         // Whoever was asking before this may hear what is no longer so; that is not kept.
         origin.written(SystemTime::now());
         let shared = &self.shared;
+        for tag in tags {
+            let reference = Reference::Tag(tag.clone());
+            let resource = Resource::Manifest(reference);
+            shared.forget(permit, &resource, false).await;
+        }
         match lesson {
             Lesson::Manifest {
                 reference,
@@ -191,13 +137,8 @@ impl Shared {
         media_type: String,
         bytes: Bytes,
     ) {
-        use crate::spec::digest::Algorithm;
-
         let (registry, repository) = (permit.registry(), permit.repository());
-        let digest = match &reference {
-            Reference::Digest(digest) => *digest,
-            Reference::Tag(_) => crate::spec::schema1::digest_of(Algorithm::Sha256, &bytes),
-        };
+        let digest = digest_of(&reference, &bytes);
         self.forget_lists(permit);
         self.forget_missing(permit, &reference);
         self.forget_missing(permit, &Reference::Digest(digest));
@@ -291,49 +232,5 @@ impl Shared {
             AcceptClass::Full,
         );
         self.missing.forget(&tags);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::digest::Algorithm;
-
-    #[test]
-    fn what_answers_teach() {
-        let digest = Digest::of(Algorithm::Sha256, b"x");
-        let tag = || Resource::Manifest("latest".parse().expect("a tag"));
-        let manifest = || Some(("a/b".to_owned(), Bytes::from_static(b"{}")));
-        let blob = Lesson::Blob { digest, size: None };
-        let upload = || Resource::Upload("u".into());
-        let put = Lesson::Manifest {
-            reference: "latest".parse().expect("a tag"),
-            media_type: "a/b".into(),
-            bytes: Bytes::from_static(b"{}"),
-        };
-        for (method, resource, status, expected) in [
-            (Method::PUT, tag(), Some(201), put),
-            (Method::PUT, tag(), Some(400), Lesson::Nothing),
-            (Method::PUT, tag(), Some(500), Lesson::Doubt(tag())),
-            (Method::PUT, tag(), None, Lesson::Doubt(tag())),
-            (Method::DELETE, tag(), Some(202), Lesson::Gone(tag())),
-            (Method::DELETE, tag(), Some(404), Lesson::Nothing),
-            (
-                Method::DELETE,
-                Resource::Blob(digest),
-                Some(202),
-                Lesson::Gone(Resource::Blob(digest)),
-            ),
-            (Method::PUT, upload(), Some(201), blob.clone()),
-            (Method::POST, Resource::Uploads, Some(201), blob),
-            (Method::POST, Resource::Uploads, Some(202), Lesson::Nothing),
-            (Method::PATCH, upload(), Some(202), Lesson::Nothing),
-            (Method::DELETE, upload(), Some(204), Lesson::Nothing),
-            (Method::GET, tag(), Some(500), Lesson::Nothing),
-        ] {
-            let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
-            let learned = lesson(&method, &resource, status, Some(digest), manifest());
-            assert_eq!(learned, expected, "{method} {resource:?} {status:?}");
-        }
     }
 }

@@ -71,9 +71,35 @@ pub fn body(code: ErrorCode, message: &str) -> String {
     serde_json::json!({"errors": [{"code": code.as_str(), "message": message}]}).to_string()
 }
 
+/// Whether an error body names a code.
+pub fn names(body: &[u8], code: ErrorCode) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        errors: Vec<Named>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Named {
+        code: String,
+    }
+    let body = serde_json::from_slice::<Body>(body);
+    body.is_ok_and(|body| body.errors.iter().any(|error| error.code == code.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_are_found_in_bodies() {
+        let unknown = |body: &str| names(body.as_bytes(), ErrorCode::NameUnknown);
+        assert!(unknown(&body(ErrorCode::NameUnknown, "x")));
+        let two = r#"{"errors":[{"code":"X","detail":{}},{"code":"NAME_UNKNOWN"}]}"#;
+        assert!(unknown(two));
+        for other in ["404 page not found", "", "{}", "{\"errors\":[]}", "[]"] {
+            assert!(!unknown(other), "{other}");
+        }
+        assert!(!unknown(&body(ErrorCode::ManifestUnknown, "NAME_UNKNOWN")));
+    }
 
     #[test]
     fn body_escapes_what_it_quotes() {

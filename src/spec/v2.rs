@@ -4,12 +4,12 @@
 //! A path is read from the right, since a repository may be called `a/manifests`. What is rendered
 //! comes only from parsed parts, so nothing a client writes reaches an upstream unread.
 
-use std::fmt::Write as _;
-
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use super::digest::{Digest, DigestError};
 use super::name::{Reference, ReferenceError, Repository, TagError};
+pub use super::query::Query;
+use super::query::UNRESERVED;
 
 /// What a v2 path asks for. The name is still as typed: it may begin with a registry's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,128 +112,76 @@ impl Endpoint {
     /// The path to ask an upstream for. Every part of it was parsed; only an upload's id is foreign
     /// text, and that is encoded.
     pub fn path(&self) -> String {
-        let repository = &self.repository;
-        match &self.resource {
-            Resource::Manifest(reference) => format!("/v2/{repository}/manifests/{reference}"),
-            Resource::Blob(digest) => format!("/v2/{repository}/blobs/{digest}"),
-            Resource::Tags => format!("/v2/{repository}/tags/list"),
-            Resource::Referrers(digest) => format!("/v2/{repository}/referrers/{digest}"),
-            Resource::Uploads => format!("/v2/{repository}/blobs/uploads/"),
-            Resource::Upload(id) => {
-                format!(
-                    "/v2/{repository}/blobs/uploads/{}",
-                    utf8_percent_encode(id, QUERY)
-                )
+        self.resource.path_in(self.repository.as_str())
+    }
+}
+
+impl Resource {
+    /// The path of this resource in a repository that is called `name`.
+    pub fn path_in(&self, name: &str) -> String {
+        match self {
+            Self::Manifest(reference) => format!("/v2/{name}/manifests/{reference}"),
+            Self::Blob(digest) => format!("/v2/{name}/blobs/{digest}"),
+            Self::Tags => format!("/v2/{name}/tags/list"),
+            Self::Referrers(digest) => format!("/v2/{name}/referrers/{digest}"),
+            Self::Uploads => format!("/v2/{name}/blobs/uploads/"),
+            Self::Upload(id) => {
+                let id = utf8_percent_encode(id, UNRESERVED);
+                format!("/v2/{name}/blobs/uploads/{id}")
             }
         }
     }
 }
 
-/// What stays as it is in a rendered query.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// A decoded query without duplicate keys, in the order it came.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Query(Vec<(String, String)>);
-
-/// Why a query is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QueryError {
-    #[error("the query is not valid percent-encoded UTF-8")]
-    Encoding,
-    #[error("the query names {0:?} more than once")]
-    Duplicate(String),
+/// A `Location` or `Link` target, in its parts. Nothing of it is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Host and port of an absolute URL; `None` where only a path is given.
+    pub authority: Option<&'a str>,
+    /// With a slash at its beginning.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
 }
 
-impl Query {
-    /// Parses the text after `?`.
-    ///
-    /// # Errors
-    /// Malformed escapes, control characters, and a key that stands twice: two readers could
-    /// disagree about which one counts.
-    pub fn parse(text: &str) -> Result<Self, QueryError> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (key, value) = (decode(key)?, decode(value)?);
-            if pairs.iter().any(|(known, _)| *known == key) {
-                return Err(QueryError::Duplicate(key));
+impl<'a> Target<'a> {
+    /// Splits an `http` or `https` URL, or an absolute path with its query. `None` for everything else,
+    /// relative paths and fragments among it.
+    pub fn split(location: &'a str) -> Option<Self> {
+        let unfit = |c: char| c == '#' || c == '\\' || c == ' ' || c.is_control();
+        if location.contains(unfit) {
+            return None;
+        }
+        let (authority, rooted) = match location.split_once("://") {
+            Some((scheme, rest)) if !scheme.contains('/') => {
+                let (authority, rooted) =
+                    rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                let is_http = ["http", "https"].contains(&scheme);
+                (is_http.then_some(authority).map(Some)?, rooted)
             }
-            pairs.push((key, value));
+            _ => (None, location),
+        };
+        let (path, query) = match rooted.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rooted, None),
+        };
+        // Two slashes would begin an authority.
+        let is_path = path.starts_with('/') && !path.starts_with("//");
+        is_path.then_some(Self {
+            authority,
+            path,
+            query,
+        })
+    }
+
+    /// The repository and resource that its path names.
+    pub fn named(&self) -> Option<(String, Resource)> {
+        let segments = segments(self.path).ok()?;
+        let (first, rest) = segments.split_first()?;
+        match parse(rest).ok()? {
+            Path::Named { name, resource } if first == "v2" => Some((name, resource)),
+            _ => None,
         }
-        Ok(Self(pairs))
     }
-
-    /// The value of `key`.
-    pub fn value(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == key)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// Everything but `key`.
-    #[must_use]
-    pub fn without(mut self, key: &str) -> Self {
-        self.0.retain(|(known, _)| known != key);
-        self
-    }
-
-    /// With `key` set to `value`.
-    #[must_use]
-    pub fn with(self, key: &str, value: &str) -> Self {
-        let mut query = self.without(key);
-        query.0.push((key.to_owned(), value.to_owned()));
-        query
-    }
-
-    /// Renders `?key=value&…`, or nothing when empty.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        for (key, value) in &self.0 {
-            let separator = if text.is_empty() { '?' } else { '&' };
-            let (key, value) = (
-                utf8_percent_encode(key, QUERY),
-                utf8_percent_encode(value, QUERY),
-            );
-            let _ = write!(text, "{separator}{key}={value}");
-        }
-        text
-    }
-}
-
-/// A raw query without the pairs of `key`, byte for byte as they stood.
-pub fn raw_without(query: &str, key: &str) -> String {
-    let others = query.split('&').filter(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        !pair.is_empty() && decode(name).as_deref() != Ok(key)
-    });
-    others.collect::<Vec<_>>().join("&")
-}
-
-/// Decodes one form-encoded part, strictly.
-fn decode(text: &str) -> Result<String, QueryError> {
-    let bytes = text.as_bytes();
-    let is_escape = |at: usize| {
-        bytes
-            .get(at + 1..at + 3)
-            .is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
-    };
-    if (0..bytes.len()).any(|at| bytes[at] == b'%' && !is_escape(at)) {
-        return Err(QueryError::Encoding);
-    }
-    let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced)
-        .decode_utf8()
-        .map_err(|_| QueryError::Encoding)?;
-    if decoded.contains(char::is_control) {
-        return Err(QueryError::Encoding);
-    }
-    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
@@ -303,6 +251,46 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_split() {
+        let target = |authority, path, query| {
+            Some(Target {
+                authority,
+                path,
+                query,
+            })
+        };
+        for (location, expected) in [
+            ("/v2/a", target(None, "/v2/a", None)),
+            (
+                "/v2/a?b=http://c",
+                target(None, "/v2/a", Some("b=http://c")),
+            ),
+            ("/v2/a?b?c", target(None, "/v2/a", Some("b?c"))),
+            ("http://h:1/v2/a?b", target(Some("h:1"), "/v2/a", Some("b"))),
+            ("https://h/v2/a", target(Some("h"), "/v2/a", None)),
+            ("https://h", None),
+            ("https://h?b", None),
+            ("https://h//v2/a", None),
+            ("//h/v2/a", None),
+            ("ftp://h/v2/a", None),
+            ("v2/a", None),
+            ("?b", None),
+            ("", None),
+            ("/v2/a#b", None),
+            ("/v2/a b", None),
+            ("/v2/a\\b", None),
+            ("/v2/a\r\nX: y", None),
+        ] {
+            assert_eq!(Target::split(location), expected, "{location}");
+        }
+        let named = |location| Target::split(location).and_then(|target| target.named());
+        let tags = || Some(("v2/v2".to_owned(), Resource::Tags));
+        assert_eq!(named("/v2/v2/v2/tags/list?n=1"), tags());
+        assert_eq!(named("/v1/v2/v2/tags/list"), None);
+        assert_eq!(named("/v2/_catalog"), None);
+    }
+
+    #[test]
     fn hostile_paths_are_refused() {
         for (text, error) in [
             ("/v2/../etc/passwd", PathError::Encoding),
@@ -328,53 +316,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn raw_queries_keep_their_bytes() {
-        for (query, without) in [
-            ("_state=a%2bB-_~==&digest=x", "_state=a%2bB-_~==&digest=x"),
-            ("ns=docker.io&_state=%41", "_state=%41"),
-            ("a=1&ns=x&b=2", "a=1&b=2"),
-            ("n%73=x&a", "a"),
-            ("nsx=1", "nsx=1"),
-            ("ns", ""),
-            ("", ""),
-        ] {
-            assert_eq!(raw_without(query, "ns"), without, "{query}");
-        }
-    }
-
-    #[test]
-    fn queries() {
-        let query = Query::parse("n=5&last=a%2Fb&ns=docker.io&flag").expect("valid");
-        assert_eq!(query.value("last"), Some("a/b"));
-        assert_eq!(query.value("flag"), Some(""));
-        assert_eq!(query.value("none"), None);
-        assert_eq!(
-            query.clone().without("ns").render(),
-            "?n=5&last=a%2Fb&flag="
-        );
-        assert_eq!(query.with("n", "6").value("n"), Some("6"));
-        assert_eq!(Query::parse("").expect("valid").render(), "");
-        assert_eq!(
-            Query::parse("a=1&a=2"),
-            Err(QueryError::Duplicate("a".into()))
-        );
-        assert_eq!(
-            Query::parse("a=1&%61=2"),
-            Err(QueryError::Duplicate("a".into()))
-        );
-        for bad in ["a=%", "a=%4", "a=%zz", "a=%ff", "a=%00", "a=%0d%0aX: y"] {
-            assert_eq!(Query::parse(bad), Err(QueryError::Encoding), "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn parsing_never_panics(text in "\\PC{0,60}") {
             if let Ok(segments) = segments(&text) {
                 let _ = parse(&segments);
             }
-            let _ = Query::parse(&text);
         }
 
         /// What is rendered parses back to the same value.
@@ -386,13 +333,6 @@ mod tests {
             };
             let rendered = endpoint.path();
             prop_assert_eq!(path(&rendered), named(&name, endpoint.resource));
-        }
-
-        #[test]
-        fn query_round_trips(pairs in proptest::collection::btree_map("\\PC{1,5}", "\\PC{0,9}", 0..4)) {
-            let query = pairs.iter().fold(Query::default(), |query, (key, value)| query.with(key, value));
-            let rendered = query.render();
-            prop_assert_eq!(Query::parse(rendered.trim_start_matches('?')), Ok(query));
         }
     }
 }

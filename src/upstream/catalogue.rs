@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::transport::{Whole, Whose};
 use super::{MAX_PAGE, Upstream, UpstreamError};
+use crate::spec::page::next_url;
 use crate::spec::v2::Query;
 
 /// A page of names, as they were written.
@@ -50,13 +51,9 @@ impl Upstream {
     }
 }
 
-/// The query of a `Link` to the next page (RFC 8288). Where it leads beside that is not ours to follow.
+/// The query of a `Link` to the next page. Where it leads beside that is not ours to follow.
 fn next_query(link: &str) -> Option<Query> {
-    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    if !parameters.replace([' ', '"'], "").contains("rel=next") {
-        return None;
-    }
-    Query::parse(url.split_once('?')?.1).ok()
+    Query::parse(next_url(link)?.split_once('?')?.1).ok()
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 pub enum UpstreamError {
     #[error("the upstream does not have it")]
     NotFound,
+    /// A 404 to a question for referrers that does not say that the repository is unknown: registries without
+    /// that API say so.
+    #[error("the upstream has no referrers API")]
+    NoReferrers,
     /// 401 after our own login, or 403.
     #[error("the upstream refused the gateway's account ({0})")]
     Denied(StatusCode),

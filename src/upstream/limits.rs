@@ -30,6 +30,8 @@ const VOUCHED_FOR: Duration = Duration::from_secs(5);
 pub(super) enum Kind {
     /// The one that is counted.
     ManifestGet,
+    /// Not every registry knows it, which it says by a 404 of its own.
+    Referrers,
     Other,
 }
 

@@ -36,6 +36,7 @@ use crate::metrics::{self, Content};
 use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::{AcceptClass, MAX_MANIFEST, is_signed_schema1};
 use crate::spec::name::{Reference, Repository};
+use crate::spec::page;
 use crate::spec::schema1;
 use crate::spec::v2::{Endpoint, Query, Resource};
 use account::Login;
@@ -126,8 +127,8 @@ pub struct Manifest {
 pub struct Page {
     pub bytes: Bytes,
     pub media_type: Option<String>,
-    /// The `Link` header, as received.
-    pub link: Option<String>,
+    /// What to ask for the next page with; `None`: this is the last.
+    pub next: Option<Query>,
     /// `OCI-Filters-Applied`
     pub filters_applied: Option<String>,
 }
@@ -450,8 +451,15 @@ impl Upstream {
     /// What the upstream said, or why it could not be asked.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
-        let ask = self.ask(Method::GET, path, &endpoint.repository);
+        let mut ask = self.ask(Method::GET, path, &endpoint.repository);
+        if let Resource::Referrers(_) = endpoint.resource {
+            ask.kind = Kind::Referrers;
+        }
         let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
+        let links = headers.get_all(header::LINK).iter();
+        let links = links.filter_map(|link| link.to_str().ok());
+        let next = page::next(&endpoint.resource, links)
+            .map_err(|_| UpstreamError::Protocol("its next page cannot be asked for"))?;
         let text = |name: &str| {
             headers
                 .get(name)
@@ -460,7 +468,7 @@ impl Upstream {
         };
         Ok(Page {
             media_type: text("content-type"),
-            link: text("link"),
+            next,
             filters_applied: text("oci-filters-applied"),
             bytes,
         })

@@ -17,10 +17,13 @@ use super::body_end::{BodyEnd, is_whole_json};
 use super::limits::{Kind, Limits, Subject, Suspicion};
 use super::probe::Probe;
 use crate::metrics;
+use crate::spec::error::{self, ErrorCode};
 
 const MAX_REDIRECTS: usize = 10;
 /// How long the body of a short question may take, all attempts together.
 const WHOLE_BODY: Duration = Duration::from_secs(60);
+/// The longest error that is read, in bytes.
+const MAX_ERROR: usize = 16 << 10;
 /// How often a question is sent at most.
 const ATTEMPTS: u32 = 3;
 /// The longest wait before the second attempt; it doubles.
@@ -273,6 +276,9 @@ impl Transport {
         if let Some(remaining) = self.limits.read(headers, self.origin.as_str()) {
             self.counted.remaining(remaining);
         }
+        if status == StatusCode::NOT_FOUND && ask.kind == Kind::Referrers {
+            return Err(no_referrers(answered.response).await);
+        }
         if !status.is_success() {
             return Err(match (&ask.whose, self.is_own(answered.response.url())) {
                 (Whose::Caller(_), true) => UpstreamError::of_caller(status, headers),
@@ -376,6 +382,16 @@ impl Transport {
     /// Whether a URL is of the registry's own origin: scheme, host and port.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.origin.origin()
+    }
+}
+
+/// The meaning of a 404 to a question for referrers: the repository is unknown only if it says so.
+async fn no_referrers(response: Response) -> UpstreamError {
+    let body = body(response, MAX_ERROR).await.unwrap_or_default();
+    if error::names(&body, ErrorCode::NameUnknown) {
+        UpstreamError::NotFound
+    } else {
+        UpstreamError::NoReferrers
     }
 }
 

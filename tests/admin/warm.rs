@@ -139,7 +139,7 @@ fn what_cannot_be_had_is_told() {
     );
     for words in [
         "roadstead: nothing:1: the manifest is unknown to the registry",
-        "roadstead: broken:1: the upstream registry refused the gateway's account",
+        "roadstead: broken:1: denied by the upstream registry: it refused the gateway's account",
         "roadstead: app:absent: the manifest is unknown to the registry",
     ] {
         assert!(

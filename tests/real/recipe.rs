@@ -228,7 +228,7 @@ fn wrong_things(place: &mut Place) {
         let login = typed("docker login --username someone registry.example.com");
         place.machine.run(&login, PASSWORD).is_ok()
     });
-    place.fails(push, "denied: you may not do that");
+    place.fails(push, "denied: denied by the access rules");
     place.does("docker logout registry.example.com");
 
     let pull = "docker pull registry.example.com/team/none:1";

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::super::location::is_authority;
 use super::super::unframed::{self, Proof};
 use super::super::{Gateway, forward, send};
 use super::route::{Image, Named};
@@ -17,10 +18,11 @@ use crate::mirror::{self, Body, BodyEnd, Claim, MirrorError, Passed, V1Pass};
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::name::Registry;
 use crate::spec::v1::{Part, Resource, ids_in_list, ids_of_tags};
+use crate::spec::v2;
 
 /// Request headers that a registry needs. Authorization stays here, and so does If-Modified-Since, to which
 /// docker-registry says 304 whether there is an image or not.
-const GOING_UP: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE, header::USER_AGENT];
+const GOING_UP: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE];
 const CHECKSUMS: &[&str] = &["x-docker-checksum", "x-docker-checksum-payload"];
 
 /// Response headers that go back as they are. No coding is among them: bytes are passed on as they come,
@@ -51,7 +53,7 @@ impl Gateway {
         if mirrored && named.action == Action::Pull {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
-        let mut headers = self.v1_headers(session);
+        let mut headers = headers_up(session);
         if named.resource.is_of_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
         }
@@ -102,7 +104,7 @@ impl Gateway {
         if mirrored && is_kept && *action == Action::Pull {
             return self.v1_mirrored_image(session, image, claim).await;
         }
-        let headers = self.v1_headers(session);
+        let headers = headers_up(session);
         if *part == Part::Layer && *action == Action::Pull {
             return self.v1_layer(session, image, claim, headers).await;
         }
@@ -166,28 +168,6 @@ impl Gateway {
             response.insert_header("X-Docker-Token", token)?;
         }
         Ok(())
-    }
-
-    /// The headers that go up. Who asks, and by which name, is ours to say.
-    pub(super) fn v1_headers(&self, session: &Session) -> HeaderMap {
-        let request = session.req_header();
-        let mut headers = HeaderMap::new();
-        for name in GOING_UP {
-            for value in request.headers.get_all(name) {
-                headers.append(name, value.clone());
-            }
-        }
-        for name in CHECKSUMS {
-            if let Some(value) = request.headers.get(*name) {
-                headers.insert(*name, value.clone());
-            }
-        }
-        headers.insert(
-            header::ACCEPT_ENCODING,
-            header::HeaderValue::from_static("identity"),
-        );
-        self.forwarded(session, &mut headers);
-        headers
     }
 
     /// Sends a request and its body until there is an answer.
@@ -305,21 +285,38 @@ impl Gateway {
     }
 }
 
+/// The headers of a request that its registry needs. Who asks, and by which name, is not the registry's to
+/// know.
+pub(super) fn headers_up(session: &Session) -> HeaderMap {
+    let request = session.req_header();
+    let mut headers = HeaderMap::new();
+    for name in GOING_UP {
+        for value in request.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    for name in CHECKSUMS {
+        if let Some(value) = request.headers.get(*name) {
+            headers.insert(*name, value.clone());
+        }
+    }
+    let identity = header::HeaderValue::from_static("identity");
+    headers.insert(header::ACCEPT_ENCODING, identity);
+    headers
+}
+
 /// A `Location` on one of the registry's own names, as the client has to ask for it here.
 fn leading_here(location: &str, own: &[&str], external: &str) -> Option<String> {
-    let path = match location.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            let known = matches!(scheme, "http" | "https")
-                && own
-                    .iter()
-                    .any(|origin| super::super::location::is_authority(origin, authority));
-            known.then_some(path)?
-        }
-        None => location,
-    };
-    let rooted = path.starts_with("/v1/") && !path.contains(['\r', '\n', ' ', '#']);
-    rooted.then(|| format!("{external}{path}"))
+    let led = v2::Target::split(location)?;
+    let is_own = |authority| own.iter().any(|origin| is_authority(origin, authority));
+    let segments = v2::segments(led.path).ok()?;
+    if !led.authority.is_none_or(is_own) || segments.first().is_none_or(|first| first != "v1") {
+        return None;
+    }
+    let query = led
+        .query
+        .map_or_else(String::new, |query| format!("?{query}"));
+    Some(format!("{external}{}{query}", led.path))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl Gateway {
             let open = self.house.policy.search(registry);
             let pass = V1Pass {
                 method: Method::GET,
-                headers: self.v1_headers(session),
+                headers: super::pass::headers_up(session),
                 body: None,
             };
             let query = Query::default().with("q", &search.word).render();

@@ -106,7 +106,7 @@ impl Gateway {
     async fn v1_knows(&self, session: &Session, permit: &Permit) -> Result<bool, Failed> {
         let pass = V1Pass {
             method: Method::GET,
-            headers: self.v1_headers(session),
+            headers: super::pass::headers_up(session),
             body: None,
         };
         let tags = self

@@ -316,7 +316,7 @@ impl Mirror {
                 "its list of tags cannot be read",
             )))
         })?;
-        Ok((tags, page.link.as_deref().and_then(next_page)))
+        Ok((tags, page.next.clone()))
     }
 
     async fn known_tags(&self, permit: &Permit) -> Vec<Tag> {
@@ -393,13 +393,4 @@ impl Mirror {
 
 fn first_page() -> Query {
     Query::default().with("n", PAGE)
-}
-
-/// The query of a `Link` to the next page (RFC 8288). Where it leads beside that is not ours to follow.
-fn next_page(link: &str) -> Option<Query> {
-    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    if !parameters.replace([' ', '"'], "").contains("rel=next") {
-        return None;
-    }
-    Query::parse(url.split_once('?')?.1).ok()
 }

@@ -1,0 +1,107 @@
+//! Uploads through a gateway whose users have different rights: no request may read, mount or teach the cache
+//! anything but what it was checked for, however leniently the registry behind parses it.
+
+#[path = "uploads/headers.rs"]
+mod headers;
+#[path = "uploads/lists.rs"]
+mod lists;
+#[path = "uploads/names.rs"]
+mod names;
+#[path = "uploads/smuggling.rs"]
+mod smuggling;
+mod support;
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply};
+use support::{basic, sha256};
+
+/// `reader` and `pusher`, both with the password `s3cret` (cost 4).
+const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\
+                     pusher:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
+
+/// `pusher` has `mine/**` alone, `reader` reads everything.
+const RULES: &str = "  rules:
+  - {users: [pusher], repositories: [\"hosted/mine/**\"], actions: [pull, push, delete]}
+  - {users: [reader], repositories: [\"**\"], actions: [pull]}
+";
+
+/// A gateway in front of a registry, with two users.
+struct Place {
+    gateway: Gateway,
+    _users: tempfile::TempDir,
+}
+
+impl Place {
+    fn of(v2: &str) -> Self {
+        let users = tempfile::tempdir().expect("a folder");
+        let path = users.path().join("users");
+        std::fs::write(&path, USERS).expect("writable");
+        let gateway = Gateway::start(&format!(
+            "registries: [{{name: hosted, v2: \"{v2}\", push: true}}]\naccess:\n  htpasswd: {}\n{RULES}",
+            path.display()
+        ));
+        Self {
+            gateway,
+            _users: users,
+        }
+    }
+
+    /// A request with a body by a user.
+    fn send(
+        &self,
+        user: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        send(self.gateway.url(1), Some(user), method, path, headers, body)
+    }
+
+    fn get(&self, user: &str, path: &str) -> Reply {
+        self.send(user, "GET", path, &[], b"")
+    }
+
+    /// Pushes a blob through the gateway as `pusher`.
+    fn push(&self, repository: &str, bytes: &[u8]) -> String {
+        push(self.gateway.url(1), Some("pusher"), repository, bytes)
+    }
+}
+
+fn send(
+    url: &str,
+    user: Option<&str>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
+    let authorization = user.map(|user| basic(user, "s3cret"));
+    let length = body.len().to_string();
+    let mut all = headers.to_vec();
+    if let Some(authorization) = &authorization {
+        all.push(("Authorization", authorization));
+    }
+    if method != "GET" && method != "HEAD" {
+        all.push(("Content-Length", &length));
+    }
+    let mut raw = Raw::connect(url, None);
+    raw.request(method, path, &all);
+    raw.send(body);
+    raw.reply(method)
+}
+
+/// Pushes a blob in one PUT; its digest.
+fn push(url: &str, user: Option<&str>, repository: &str, bytes: &[u8]) -> String {
+    let digest = sha256(bytes);
+    let begin = format!("/v2/{repository}/blobs/uploads/");
+    let begun = send(url, user, "POST", &begin, &[], b"");
+    assert_eq!(begun.status(), 202, "{begun:?}");
+    let location = begun.header("location").expect("a Location");
+    let path = &location[location.find("/v2/").expect("a path")..];
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let path = format!("{path}{separator}digest={digest}");
+    let done = send(url, user, "PUT", &path, &[], bytes);
+    assert_eq!(done.status(), 201, "{done:?}");
+    digest
+}

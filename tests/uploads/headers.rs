@@ -1,0 +1,102 @@
+//! What of a client's request a registry sees.
+
+use crate::Place;
+use crate::support::http::get;
+use crate::support::image::random;
+use crate::support::origin::{Fault, Origin};
+use crate::support::real::{Registry, found};
+
+const OWN: &str = concat!("roadstead/", env!("CARGO_PKG_VERSION"));
+
+/// Headers that say who asks or through whom, or that only the gateway's own connection has a use for.
+const NOISE: &[(&str, &str)] = &[
+    ("User-Agent", "docker/28.5.2 secret"),
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("X-Forwarded-Host", "evil.example"),
+    ("X-Forwarded-Proto", "gopher"),
+    ("Forwarded", "for=6.6.6.6"),
+    ("Via", "1.1 somewhere"),
+    ("Referer", "https://internal.example/"),
+    ("Cookie", "a=b"),
+    ("Accept-Encoding", "gzip"),
+    ("X-Registry-Auth", "e30="),
+    ("X-Http-Method-Override", "DELETE"),
+    ("Content-Encoding", "gzip"),
+    ("Content-Disposition", "form-data; name=\"mount\""),
+];
+
+#[test]
+fn nothing_of_a_client_goes_upstream_but_what_the_protocol_needs() {
+    let origin = Origin::start();
+    origin.fault(Fault::status(202).on("P*", "*"));
+    origin.fault(Fault::status(202).on("DELETE", "*"));
+    let place = Place::of(&origin.url());
+    let upload = "/v2/mine/a/blobs/uploads/u";
+    for (method, path, needed) in [
+        ("POST", "/v2/mine/a/blobs/uploads/", &["content-type"][..]),
+        ("PATCH", upload, &["content-type", "content-range"]),
+        ("PUT", upload, &["content-type", "content-range"]),
+        ("GET", upload, &[]),
+        ("DELETE", upload, &[]),
+        ("PUT", "/v2/mine/a/manifests/x", &["content-type"]),
+        ("DELETE", "/v2/mine/a/manifests/x", &[]),
+    ] {
+        let mut headers = NOISE.to_vec();
+        headers.extend([
+            ("Content-Type", "application/octet-stream"),
+            ("Content-Range", "0-1"),
+            ("Range", "bytes=0-1"),
+            ("If-None-Match", "\"x\""),
+        ]);
+        let body: &[u8] = if method == "GET" { b"" } else { b"{}" };
+        place.send("pusher", method, path, &headers, body);
+        let sent = origin.requests_for(method, path).pop().expect("a request");
+        let mut names: Vec<String> = sent
+            .headers
+            .iter()
+            .map(|(name, _)| name.to_lowercase())
+            .collect();
+        names.sort_unstable();
+        let mut expected = vec!["accept", "host", "user-agent"];
+        expected.extend(needed);
+        if !needed.is_empty() {
+            expected.push("content-length");
+        }
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{method} {path}");
+        assert_eq!(sent.header("user-agent"), Some(OWN), "{method}");
+        assert_eq!(sent.header("host"), Some(&*origin.authority()));
+    }
+}
+
+/// A registry that is told nothing of who asks calls itself what we call it, and that leads here.
+#[test]
+fn a_real_registrys_own_authority_leads_here() {
+    let Some(registry) = found(Registry::start()) else {
+        return;
+    };
+    let place = Place::of(&registry.url());
+    let begun = place.send(
+        "pusher",
+        "POST",
+        "/v2/mine/a/blobs/uploads/",
+        &[("X-Forwarded-Host", "evil.example")],
+        b"",
+    );
+    let location = begun.header("location").expect("a Location");
+    assert!(
+        location.starts_with("http://localhost/v2/mine/a/blobs/uploads/"),
+        "{location}"
+    );
+    let digest = place.push("mine/a", &random(1, 1000));
+    assert_eq!(
+        place
+            .get("pusher", &format!("/v2/mine/a/blobs/{digest}"))
+            .status(),
+        200
+    );
+    assert_eq!(
+        get(&registry.url(), None, &format!("/v2/mine/a/blobs/{digest}")).status(),
+        200
+    );
+}
