@@ -1,6 +1,8 @@
 //! Uploads through a gateway whose users have different rights: no request may read, mount or teach the cache
 //! anything but what it was checked for, however leniently the registry behind parses it.
 
+#[path = "uploads/automatic_mount.rs"]
+mod automatic_mount;
 #[path = "uploads/headers.rs"]
 mod headers;
 #[path = "uploads/lists.rs"]

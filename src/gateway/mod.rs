@@ -225,7 +225,7 @@ impl Gateway {
             }
         };
         if let Some(mount) = pass.mount.take()
-            && let Some(from) = self.source_of(login, &pass, &mount).await
+            && let Some(from) = self.source_of(session, login, &pass, &mount).await
         {
             pass.mount_from(mount.digest, from);
         }

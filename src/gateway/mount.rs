@@ -1,15 +1,20 @@
 //! Mounts: the right to read the source is decided before the registry hears of it.
 
+use pingora::proxy::Session;
+
 use super::Gateway;
+use super::catalogue::typed_name;
 use super::pass::{Mount, Pass, Source};
 use crate::access::{Action, Login};
 use crate::spec::name::Repository;
 
 impl Gateway {
-    /// The repository that a mount comes from: the named one, if the caller may pull from there. Without one a mount begins a plain upload (distribution-spec 1.1, "Mounting
+    /// The repository that a mount comes from: the named one, or any that is known to have the blob, if the
+    /// caller may pull from there. Without one a mount begins a plain upload (distribution-spec 1.1, "Mounting
     /// a blob from another repository").
     pub(super) async fn source_of(
         &self,
+        session: &Session,
         login: &Login,
         pass: &Pass,
         mount: &Mount,
@@ -23,7 +28,19 @@ impl Gateway {
                 let mountable = mirror.may_be_mounted(&permit.ok()?, digest).await;
                 mountable.then(|| repository.clone())
             }
-            Source::Any => None,
+            Source::Any => {
+                let host = super::host(session.req_header()).ok().flatten();
+                let namespace = pass.target.namespace.as_deref();
+                let (table, listener) = (&self.house.table, &self.listener);
+                let may_pull = |repository: &Repository| {
+                    let of = (registry, repository);
+                    let typed = typed_name(table, listener, namespace, host, of)?;
+                    let caller = login.caller(&typed);
+                    let decided = policy.decide(&caller, Action::Pull, registry, repository);
+                    decided.ok()
+                };
+                mirror.mountable_from(registry, digest, may_pull).await
+            }
         }
     }
 }

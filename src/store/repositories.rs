@@ -21,6 +21,9 @@ const FOLDERS: usize = 200_000;
 const REMEMBERED: u64 = 200_000;
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
+/// How many folders are looked at for repositories with blobs: somebody waits for them.
+const FOLDERS_OF_BLOBS: usize = 20_000;
+
 /// A repository of which something is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownRepository {
@@ -103,13 +106,40 @@ impl Links {
         }
         Ok(found)
     }
+
+    /// The repositories of a registry that have a blob here, of the first 20,000 folders, in no order. Blocks.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn repositories_with_blobs(&self, registry: &Registry) -> io::Result<Vec<Repository>> {
+        let mut found = Vec::new();
+        let root = self.root.join(component(registry.as_str()));
+        visit(&root, FOLDERS_OF_BLOBS, |repository, folder| {
+            if folder.join("_blobs").exists() {
+                found.push(repository);
+            }
+        })?;
+        Ok(found)
+    }
 }
 
-/// The repositories below a registry's folder, by name. Blocks.
+/// The repositories below a registry's folder that have a manifest, by name. Blocks.
 fn walk(root: &Path) -> io::Result<Vec<KnownRepository>> {
     let mut found = Vec::new();
+    visit(root, FOLDERS, |repository, folder| {
+        if !is_empty(&folder.join("_manifests")) {
+            let public = folder.join("_public").exists();
+            found.push(KnownRepository { repository, public });
+        }
+    })?;
+    found.sort_unstable_by(|one, other| one.repository.cmp(&other.repository));
+    Ok(found)
+}
+
+/// Visits those of the first `most` folders below a registry's that are called like a repository. Blocks.
+fn visit(root: &Path, most: usize, mut visit: impl FnMut(Repository, &Path)) -> io::Result<()> {
     let mut folders = vec![root.to_owned()];
-    let mut left = FOLDERS;
+    let mut left = most;
     while let Some(folder) = folders.pop() {
         let Some(less) = left.checked_sub(1) else {
             break;
@@ -130,16 +160,11 @@ fn walk(root: &Path) -> io::Result<Vec<KnownRepository>> {
                 folders.push(entry.path());
             }
         }
-        if is_empty(&folder.join("_manifests")) {
-            continue;
-        }
         if let Some(repository) = name(root, &folder) {
-            let public = folder.join("_public").exists();
-            found.push(KnownRepository { repository, public });
+            visit(repository, &folder);
         }
     }
-    found.sort_unstable_by(|one, other| one.repository.cmp(&other.repository));
-    Ok(found)
+    Ok(())
 }
 
 fn is_empty(folder: &PathBuf) -> bool {
@@ -236,5 +261,19 @@ mod tests {
             named(&found().await),
             [("base/app", false), ("team/app", false)]
         );
+    }
+
+    #[test]
+    fn repositories_with_blobs_are_the_folders_with_blobs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&store::Settings::at(dir.path())).expect("a store");
+        let root = dir.path().join("repositories/up.example");
+        for folder in ["team/blobs/_blobs", "team/app/_manifests"] {
+            std::fs::create_dir_all(root.join(folder)).expect("writable");
+        }
+        let found = store
+            .links
+            .repositories_with_blobs(&Registry::new("up.example"));
+        assert_eq!(found.expect("readable"), ["team/blobs".parse().expect("a name")]);
     }
 }
