@@ -3,9 +3,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::v2::{Endpoint, Path, Query, parse, segments};
+use roadstead_fuzz::spec::page;
+use roadstead_fuzz::spec::v2::{Endpoint, Path, Query, Resource, Target, parse, segments};
 
 fuzz_target!(|text: &str| {
+    // What an upstream says of where things are.
+    if let Ok(Some(next)) = page::next(&Resource::Tags, [text]) {
+        assert_eq!(page::selection(&Resource::Tags, &next).as_ref(), Ok(&next));
+    }
+    if let Some(target) = Target::split(text) {
+        assert!(target.path.starts_with('/') && !target.path.starts_with("//"));
+        let _ = target.named();
+    }
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     if let Ok(query) = Query::parse(query) {
         query_holds(&query);
