@@ -498,7 +498,7 @@ impl Upstream {
             .header(header::ACCEPT, accept);
         ask.whose = Whose::Nobody;
         if ask.method == Method::GET {
-            let (_, bytes) = self.whole(ask, MAX_PAGE).await?;
+            let Whole { bytes, .. } = self.whole(ask, MAX_PAGE).await?;
             return evidence::of_anybody(evidence::is_list(resource, &bytes));
         }
         let answered = match self.question(ask.clone()).await {
