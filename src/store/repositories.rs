@@ -274,6 +274,9 @@ mod tests {
         let found = store
             .links
             .repositories_with_blobs(&Registry::new("up.example"));
-        assert_eq!(found.expect("readable"), ["team/blobs".parse().expect("a name")]);
+        assert_eq!(
+            found.expect("readable"),
+            ["team/blobs".parse().expect("a name")]
+        );
     }
 }
