@@ -195,6 +195,8 @@ fn metrics_after(gateway: &Gateway, handler: &str, requests: u64) -> Metrics {
     );
     support::eventually(&format!("{requests} GETs of a {handler}"), || {
         let metrics = Metrics::of(gateway);
-        (metrics.get(&series) >= requests).then_some(metrics)
+        // A fill ends after its readers.
+        let ended = metrics.get("roadstead_fills_in_flight") == 0;
+        (ended && metrics.get(&series) >= requests).then_some(metrics)
     })
 }
