@@ -123,6 +123,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
             // what is on disk
             "src/store/",
             // handles of files that the store opened, by the rule after this one
+            "src/mirror/beside.rs",
             "src/mirror/bucket.rs",
             "src/mirror/download.rs",
             "src/mirror/fill.rs",
@@ -214,7 +215,7 @@ const NAMED: &[(&[&str], &[&str], &str)] = &[
 const ONLY_THE_TYPE: (&str, &[&str]) = ("src/mirror/", &["std", "::", "fs", "::", "File"]);
 
 /// The longest file in src, in lines.
-const LONGEST: usize = 600;
+const LONGEST: usize = 680;
 
 /// What is wrong with these sources: `file:line: rule`.
 fn faults(sources: &[Source]) -> Vec<String> {
