@@ -12,6 +12,7 @@ mod clients;
 mod error;
 mod evidence;
 mod limits;
+mod lists;
 mod pass;
 mod probe;
 mod transport;
@@ -30,15 +31,15 @@ pub use account::{Account, Credentials};
 pub use body_end::{BodyEnd, is_whole_json};
 pub use catalogue::CataloguePage;
 pub use error::UpstreamError;
+pub use lists::Page;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
 use crate::metrics::{self, Content};
 use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::{AcceptClass, MAX_MANIFEST, is_signed_schema1};
 use crate::spec::name::{Reference, Repository};
-use crate::spec::page;
 use crate::spec::schema1;
-use crate::spec::v2::{Endpoint, Query, Resource};
+use crate::spec::v2::{Endpoint, Resource};
 use account::Login;
 use addresses::Home;
 use auth::Auth;
@@ -120,17 +121,6 @@ pub struct ManifestHead {
 pub struct Manifest {
     pub head: ManifestHead,
     pub bytes: Bytes,
-}
-
-/// A page of tags or referrers.
-#[derive(Clone, Debug)]
-pub struct Page {
-    pub bytes: Bytes,
-    pub media_type: Option<String>,
-    /// What to ask for the next page with; `None`: this is the last.
-    pub next: Option<Query>,
-    /// `OCI-Filters-Applied`
-    pub filters_applied: Option<String>,
 }
 
 /// A blob's body, headers received.
@@ -442,35 +432,6 @@ impl Upstream {
             offset,
             version,
             sent: Sent::Response(response),
-        })
-    }
-
-    /// Fetches a page of tags or referrers of at most 8 MiB.
-    ///
-    /// # Errors
-    /// What the upstream said, or why it could not be asked.
-    pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
-        let path = endpoint.path() + &query.render();
-        let mut ask = self.ask(Method::GET, path, &endpoint.repository);
-        if let Resource::Referrers(_) = endpoint.resource {
-            ask.kind = Kind::Referrers;
-        }
-        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
-        let links = headers.get_all(header::LINK).iter();
-        let links = links.filter_map(|link| link.to_str().ok());
-        let next = page::next(&endpoint.resource, links)
-            .map_err(|_| UpstreamError::Protocol("its next page cannot be asked for"))?;
-        let text = |name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        Ok(Page {
-            media_type: text("content-type"),
-            next,
-            filters_applied: text("oci-filters-applied"),
-            bytes,
         })
     }
 
