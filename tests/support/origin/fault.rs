@@ -13,6 +13,8 @@ pub enum Fault {
     Throttle(u64),
     /// Headers after this long.
     Delay(Duration),
+    /// Headers once the latch is released; they say what was so when the request came.
+    Hold(Latch),
     /// The body stops before this byte until the latch is released.
     PauseAt(u64, Latch),
     /// The body stops before this byte for ever, the connection stays open.

@@ -55,6 +55,7 @@ struct State {
     content: Content,
     rules: Rules,
     auth: Auth,
+    takes_pushes: bool,
     requests: Vec<Recorded>,
     /// How many requests were forgotten; the first of `requests` has this number.
     forgotten: usize,
@@ -262,6 +263,11 @@ impl Origin {
 
     pub fn delete_blob(&self, repository: &str, digest: &str) {
         self.shared.state().content.delete_blob(repository, digest);
+    }
+
+    /// Takes pushes and deletes from now on; a blob comes in the PUT that ends its upload.
+    pub fn take_pushes(&self) {
+        self.shared.state().takes_pushes = true;
     }
 
     // ---- how it misbehaves, and whom it lets in ----

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::{parameters, repository};
-use super::content::{MEDIA_INDEX, Repository};
+use super::content::{Content, MEDIA_INDEX, Repository};
 use super::fault::{Fault, Plan};
 use super::wire::{Answer, Connection, Delivery, Framing, Request, Socket, Stop, Wanted, index};
 use super::{Recorded, Shared};
@@ -100,7 +100,10 @@ async fn answer(
         state.requests.push(request.clone());
         let id = state.forgotten + state.requests.len() - 1;
         let plan = state.rules.apply(&request);
-        let answer = look_up(&state, &request, &plan, shared.url());
+        let mut answer = look_up(&state, &request, &plan, shared.url());
+        if state.takes_pushes && answer.status == 405 {
+            answer = take(&mut state.content, &request).unwrap_or(answer);
+        }
         (id, plan, answer)
     };
     if let Some(delay) = plan.find(|fault| match fault {
@@ -108,6 +111,12 @@ async fn answer(
         _ => None,
     }) {
         tokio::time::sleep(delay).await;
+    }
+    if let Some(latch) = plan.find(|fault| match fault {
+        Fault::Hold(latch) => Some(latch),
+        _ => None,
+    }) {
+        latch.pass().await;
     }
     if plan.has(|fault| matches!(fault, Fault::Stall)) {
         return Err(connection.gone().await);
@@ -190,6 +199,43 @@ fn look_up(state: &super::State, request: &Recorded, plan: &Plan, url: &str) -> 
     let mut answer = content(state, request, plan);
     answer.set("Docker-Distribution-Api-Version", "registry/2.0");
     answer
+}
+
+/// Does what a write asks for: a manifest is put or deleted, a blob deleted, or put by one request.
+fn take(content: &mut Content, request: &Recorded) -> Option<Answer> {
+    let path = request.path.replace("%3A", ":");
+    if let Some((name, _)) = path.strip_prefix("/v2/")?.split_once("/blobs/uploads/") {
+        let query = parameters(&request.query);
+        let digest = query.iter().find(|(key, _)| key == "digest");
+        let mut answer = Answer::new(202, "text/plain", Bytes::new());
+        let mut location = format!("/v2/{name}/blobs/uploads/u");
+        if let (Some((_, digest)), "PUT") = (digest, request.method.as_str()) {
+            content.push_blob_as(name, digest, request.body.clone());
+            answer.status = 201;
+            answer.set("Docker-Content-Digest", digest.as_str());
+            location = format!("/v2/{name}/blobs/{digest}");
+        }
+        answer.set("Location", location);
+        return Some(answer);
+    }
+    let name = repository(&path)?.to_owned();
+    let (kind, reference) = path["/v2/".len() + name.len() + 1..].split_once('/')?;
+    let mut answer = Answer::new(202, "text/plain", Bytes::new());
+    match (request.method.as_str(), kind) {
+        ("PUT", "manifests") => {
+            let tag = Some(reference).filter(|reference| !reference.contains(':'));
+            let media_type = request.header("content-type").unwrap_or(MEDIA_INDEX);
+            let bytes = request.body.clone();
+            let digest = content.push_manifest(&name, tag, media_type, bytes);
+            answer.status = 201;
+            answer.set("Location", format!("/v2/{name}/manifests/{digest}"));
+            answer.set("Docker-Content-Digest", digest);
+        }
+        ("DELETE", "manifests") => content.delete_manifest(&name, reference),
+        ("DELETE", "blobs") => content.delete_blob(&name, reference),
+        _ => return None,
+    }
+    Some(answer)
 }
 
 fn content(state: &super::State, request: &Recorded, plan: &Plan) -> Answer {
