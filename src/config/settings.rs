@@ -125,6 +125,11 @@ impl Config {
                     && registry.credentials.is_some(),
                 callers: registry.visibility == Visibility::Caller,
                 bridge: registry.bridge,
+                heads: if registry.push {
+                    mirror::Heads::Revalidated
+                } else {
+                    mirror::Heads::Cached
+                },
             });
         }
         Ok(mirror::Settings {

@@ -81,7 +81,7 @@ pub(super) fn store(node: &Node, report: &mut Report) -> Store {
         tag_ttl: keys.value("tag_ttl", duration).unwrap_or(10 * MINUTE),
         missing_ttl: keys
             .value("missing_ttl", duration)
-            .unwrap_or(Duration::from_secs(30)),
+            .unwrap_or(Duration::from_secs(10)),
         link_ttl: keys.value("link_ttl", duration).unwrap_or(7 * DAY),
         max_stale: keys
             .value("max_stale", max_stale)

@@ -101,7 +101,7 @@ fn assert_defaults(config: &Config) {
     assert_eq!(store.min_free, MinFree::Percent(5.0));
     assert_eq!(store.unused_ttl, Some(30 * DAY));
     assert_eq!(store.tag_ttl, 10 * MINUTE);
-    assert_eq!(store.missing_ttl, Duration::from_secs(30));
+    assert_eq!(store.missing_ttl, Duration::from_secs(10));
     assert_eq!(store.link_ttl, 7 * DAY);
     assert_eq!(store.max_stale, MaxStale::For(7 * DAY));
     assert_eq!(store.scrub_every, Some(30 * DAY));
@@ -146,7 +146,7 @@ fn assert_bare(registry: &Registry, name: &str, v2: &str) {
     assert_eq!(registry.visibility, Visibility::Public);
     assert!(!registry.push && registry.cache && !registry.bridge);
     assert_eq!(registry.tag_ttl, 10 * MINUTE);
-    assert_eq!(registry.missing_ttl, Duration::from_secs(30));
+    assert_eq!(registry.missing_ttl, Duration::from_secs(10));
     assert_eq!(registry.link_ttl, 7 * DAY);
     assert_eq!(registry.unused_ttl, Some(30 * DAY));
 }
@@ -173,7 +173,7 @@ store:
   min_free: 5%
   unused_ttl: 30d
   tag_ttl: 10m
-  missing_ttl: 30s
+  missing_ttl: 10s
   link_ttl: 7d
   max_stale: 7d
   scrub_every: 30d
@@ -268,7 +268,7 @@ fn the_whole_contract_is_read() {
     assert_eq!(github.auth_hosts, ["auth.example.org"]);
     assert_eq!(github.visibility, Visibility::Rules);
     assert_eq!(github.tag_ttl, 60 * MINUTE);
-    assert_eq!(github.missing_ttl, Duration::from_secs(30));
+    assert_eq!(github.missing_ttl, Duration::from_secs(10));
 
     assert_eq!(hosted.hosts, ["registry.example.com"]);
     assert_eq!(
