@@ -9,7 +9,7 @@
 //! | 4 | [`gateway`]: connections, routing, answers; the only place that names pingora · [`admin`]: metrics, health, the operator's API |
 //! | 2 | [`mirror`]: cached reads, fills, freshness |
 //! | 1 | [`store`]: disk · [`upstream`]: network · [`access`]: who may do what |
-//! | 0 | [`spec`]: what the protocols say, pure · [`flight`]: one question for many · [`reload`]: files that change · [`share`]: what one client may have open · [`metrics`]: what is counted |
+//! | 0 | [`spec`]: what the protocols say, pure · [`flight`]: one question for many · [`generation`]: which answers still count · [`reload`]: files that change · [`share`]: what one client may have open · [`metrics`]: what is counted |
 //!
 //! [`config`] knows every floor's settings and no floor knows it; [`serve`] puts the house together;
 //! [`cli`] holds the commands; [`telemetry`] is how all of it speaks.
@@ -27,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod flight;
 pub mod gateway;
+pub mod generation;
 pub mod metrics;
 pub mod mirror;
 pub mod reload;

@@ -16,6 +16,7 @@ use source::Source;
 const GROUND: &[&str] = &[
     "spec",
     "flight",
+    "generation",
     "telemetry",
     "metrics",
     "reload",
@@ -30,6 +31,11 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         "flight",
         &[],
         "one question for many, whoever asks: it knows nobody",
+    ),
+    (
+        "generation",
+        &[],
+        "which answers still count, whatever they are about: it knows nobody",
     ),
     (
         "telemetry",
@@ -103,7 +109,14 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Rooms on the ground that use nothing at all, not even each other.
-const SOLITARY: &[&str] = &["spec", "flight", "telemetry", "metrics", "socket_file"];
+const SOLITARY: &[&str] = &[
+    "spec",
+    "flight",
+    "generation",
+    "telemetry",
+    "metrics",
+    "socket_file",
+];
 
 /// Words that only these files may say outside of tests, and why. A path that ends in `/` is a room.
 const NAMED: &[(&[&str], &[&str], &str)] = &[
