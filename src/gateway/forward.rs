@@ -82,6 +82,8 @@ impl Gateway {
         } else {
             None
         };
+        let mirror = &self.house.mirror;
+        let writing = mirror.writing(permit, resource, manifest.as_ref(), pass.digest);
         let passed = self
             .send(session, pass, permit, headers, manifest.clone())
             .await;
@@ -95,8 +97,7 @@ impl Gateway {
         let answer = answer.map(|passed| (passed.status, &passed.headers));
         let lesson = mirror::lesson(written, answer);
         // Before the client hears of it: what it asks for next must not be what was.
-        let learned = self.house.mirror.learn(permit, lesson, &pass.tags);
-        learned.await;
+        mirror.learn(permit, lesson, writing, &pass.tags).await;
         let passed = passed?;
         if method != Method::GET {
             tracing::debug!(%method, status = passed.status.as_u16(), "passed through");

@@ -196,7 +196,9 @@ pub async fn blob_head(
     }
     // A Range is defined for GET alone (RFC 9110 §14.2).
     let shape = Shape::Whole { size: answer.size };
-    let response = shape.response(wanted, &tag, cache, shareable)?;
+    let mut response = shape.response(wanted, &tag, cache, shareable)?;
+    measure::stale(cache, answer.stale);
+    warn_of_age(&mut response, answer.stale)?;
     send::head(session, response, shape.length()).await
 }
 

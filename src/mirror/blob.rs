@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::conversion::OfV1;
 use super::error::Asked;
 use super::fill::{FillError, Follower, Joined, Phase};
-use super::freshness::{Freshness, freshness, unix};
+use super::freshness::{Freshness, freshness, stale_age, unix};
 use super::reader::Reader;
 use super::source::Source;
 use super::through::Through;
-use super::{HOT_BODY, Mirror, MirrorError, Origin, Shared, v1_layer};
+use super::{HOT_BODY, Heads, Mirror, MirrorError, Origin, Shared, v1_layer};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
@@ -20,7 +20,7 @@ use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v2::Resource;
-use crate::store::{Blob, BlobLink, Reach, trouble};
+use crate::store::{Blob, BlobLink, Question, Reach, trouble};
 use crate::upstream::UpstreamError;
 
 /// A blob of a repository.
@@ -37,6 +37,16 @@ pub struct BlobHead {
     /// In bytes, where known.
     pub size: Option<u64>,
     pub cache: CacheStatus,
+    /// How old the answer is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
+}
+
+/// A question whether a repository has a blob: what was known is changed by its answer, unless somebody wrote
+/// meanwhile.
+#[derive(Debug)]
+pub(super) struct BlobClaim {
+    link: Question,
+    missing: crate::generation::Question<super::missing::MissingKey>,
 }
 
 /// What to answer a blob's GET with.
@@ -66,6 +76,17 @@ pub(super) enum Whereabouts {
     Elsewhere,
 }
 
+impl Content {
+    /// In bytes, of what is here.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            Self::File(blob) => Some(blob.size),
+            Self::Memory(bytes) => Some(bytes.len() as u64),
+            Self::Fill(..) | Self::Elsewhere(..) => None,
+        }
+    }
+}
+
 impl BlobAnswer {
     pub(super) fn whereabouts(self) -> Whereabouts {
         match self.content {
@@ -77,13 +98,8 @@ impl BlobAnswer {
 
     /// With content that is here.
     fn here(content: Content, cache: CacheStatus) -> Self {
-        let size = Some(match &content {
-            Content::File(blob) => blob.size,
-            Content::Memory(bytes) => bytes.len() as u64,
-            Content::Fill(..) | Content::Elsewhere(..) => 0,
-        });
         Self {
-            size,
+            size: content.length(),
             cache,
             content,
         }
@@ -161,7 +177,7 @@ impl Mirror {
                 CacheStatus::HIT
             } else {
                 // The bytes came through another repository; this one's claim costs a HEAD.
-                let collapsed = self.claim_blob(&origin, permit, digest).await?;
+                let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
                     .detail("claimed")
@@ -196,6 +212,7 @@ impl Mirror {
         };
         let mut strangers = 0;
         loop {
+            let claim = shared.ask_blob(permit, digest);
             let is_of_v1 = source.blob().is_none();
             // That an image of v1 is the repository's was looked up.
             let joined = shared
@@ -243,7 +260,17 @@ impl Mirror {
                             strangers += 1;
                             continue;
                         }
-                        Err(error) => Err(shared.blob_refused(origin, permit, digest, error).await),
+                        // It may have been asked for before it was put there, of which the link tells.
+                        Err(FillError::Upstream(error))
+                            if collapsed
+                                && claimed
+                                && strangers < STRANGERS
+                                && matches!(error.root(), UpstreamError::NotFound) =>
+                        {
+                            strangers = STRANGERS;
+                            continue;
+                        }
+                        Err(error) => Err(shared.blob_refused(origin, &claim, error).await),
                     };
                 }
                 Joined::Unclaimed => {
@@ -265,86 +292,96 @@ impl Mirror {
     ) -> Result<BlobHead, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let shared = &self.shared;
-        let mut link = shared.blob_link(permit, digest).await;
-        if link.is_none() && !shared.missing.knows(&missing_key(permit, digest)) {
-            link = shared.shared_blob(&origin, permit, digest).await;
-        }
-        if let Some(link) = link {
-            let local = match shared.open_blob(digest, link.size).await {
-                Some(Content::File(blob)) => Some(blob.size),
-                Some(Content::Memory(bytes)) => Some(bytes.len() as u64),
-                _ => None,
-            };
-            if let Some(size) = local.or(link.size) {
-                return Ok(BlobHead {
-                    size: Some(size),
-                    cache: CacheStatus::HIT,
-                });
+        let link = match shared.blob_link(permit, digest).await {
+            None if shared.missing.knows(&missing_key(permit, digest)) => {
+                return Err(Asked::Blob.still_unknown());
             }
-        } else if shared.missing.knows(&missing_key(permit, digest)) {
-            return Err(Asked::Blob.still_unknown());
+            None => shared.shared_blob(&origin, permit, digest).await,
+            link => link,
+        };
+        let here = match &link {
+            Some(link) => shared.open_blob(digest, link.size).await,
+            None => None,
+        };
+        let here = here.as_ref().and_then(Content::length);
+        if let (Some(link), Some(size), Heads::Cached) = (&link, here, origin.heads) {
+            if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+                self.recheck_blob(&origin, permit, digest);
+            }
+            return Ok(BlobHead {
+                size: Some(size),
+                cache: CacheStatus::HIT,
+                stale: None,
+            });
         }
-        let collapsed = self.claim_blob(&origin, permit, digest).await?;
-        let size = shared
-            .blob_link(permit, digest)
-            .await
-            .and_then(|link| link.size);
-        Ok(BlobHead {
-            size,
-            cache: CacheStatus::forward(Forward::UriMiss).collapsed(collapsed),
-        })
+        let claimed = self.claim_blob(&origin, permit, digest).await;
+        match (claimed, link, here) {
+            (Ok((size, collapsed)), ..) => Ok(BlobHead {
+                size: size.or(here),
+                cache: CacheStatus::forward(Forward::UriMiss).collapsed(collapsed),
+                stale: None,
+            }),
+            (Err(error), Some(link), Some(size)) => {
+                let reason = error.excuses_stale();
+                let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
+                let (Some(reason), Some(age)) = (reason, age) else {
+                    return Err(error);
+                };
+                Ok(BlobHead {
+                    size: Some(size),
+                    cache: CacheStatus::forward(Forward::Stale).detail(reason),
+                    stale: Some(age),
+                })
+            }
+            (Err(error), ..) => Err(error),
+        }
     }
 
-    /// Asks whether the repository has the blob, and links it if so; says whether somebody else had asked.
+    /// Asks whether the repository has the blob, and links it if so; says how long it is, and whether somebody else
+    /// had asked.
     async fn claim_blob(
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
         digest: &Digest,
-    ) -> Result<bool, MirrorError> {
+    ) -> Result<(Option<u64>, bool), MirrorError> {
         let key = (
             permit.registry().clone(),
             permit.repository().clone(),
             *digest,
         );
+        let claim = self.shared.ask_blob(permit, digest);
+        let generation = claim.link.generation();
         let start = || {
-            let (shared, origin, permit, digest) =
-                (self.shared.clone(), origin.clone(), permit.clone(), *digest);
+            let (shared, origin) = (self.shared.clone(), origin.clone());
+            let (repository, digest) = (permit.repository().clone(), *digest);
             async move {
-                match origin
-                    .upstream
-                    .blob_head(permit.repository(), &digest)
-                    .await
-                {
+                let error = match origin.upstream.blob_head(&repository, &digest).await {
                     Ok(size) => {
-                        let link = BlobLink {
-                            checked_at: unix(SystemTime::now()),
-                            size,
-                        };
-                        let (registry, repository) = (permit.registry(), permit.repository());
-                        shared
-                            .store
-                            .links
-                            .link_blob(registry, repository, &digest, link, Reach::Shared)
-                            .await;
-                        Ok(())
+                        let checked_at = unix(SystemTime::now());
+                        let link = BlobLink { checked_at, size };
+                        let links = &shared.store.links;
+                        links.link_blob(&claim.link, link, Reach::Shared).await;
+                        return Ok(size);
                     }
-                    Err(UpstreamError::NotFound)
-                        if shared
-                            .relink_blob_of_v1(&origin, permit.repository(), &digest)
-                            .await =>
-                    {
-                        Ok(())
-                    }
-                    Err(error) => {
-                        let error = FillError::Upstream(Arc::new(error));
-                        Err(shared.blob_refused(&origin, &permit, &digest, error).await)
+                    Err(error) => error,
+                };
+                if matches!(error, UpstreamError::NotFound) {
+                    let size = shared
+                        .relink_blob_of_v1(&origin, &repository, &digest)
+                        .await;
+                    if size.is_some() {
+                        return Ok(size);
                     }
                 }
+                let error = FillError::Upstream(Arc::new(error));
+                Err(shared.blob_refused(&origin, &claim, error).await)
             }
         };
-        let (claim, collapsed) = self.shared.claiming.join((key, origin.who), start).await;
-        claim.unwrap_or(Err(MirrorError::Lost)).map(|()| collapsed)
+        let claiming = &self.shared.claiming;
+        let (claim, collapsed) = claiming.join((key, origin.who, generation), start).await;
+        let size = claim.unwrap_or(Err(MirrorError::Lost))?;
+        Ok((size, collapsed))
     }
 
     /// Asks behind an answer whether the repository still has a blob.
@@ -360,13 +397,11 @@ impl Mirror {
             {
                 return;
             }
+            let claim = shared.ask_blob(&permit, &digest);
             if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
                 && error.ends_a_claim()
             {
-                let links = &mirror.shared.store.links;
-                links
-                    .unlink_blob(permit.registry(), permit.repository(), &digest)
-                    .await;
+                shared.store.links.blob_gone(&claim.link).await;
             }
         });
     }
@@ -448,7 +483,7 @@ impl Shared {
             }
         };
         if blob.size <= HOT_BODY
-            && let Ok(bytes) = self.small(digest).await
+            && let Ok(bytes) = self.small(digest, HOT_BODY).await
         {
             // Or it was damaged.
             return bytes.map(Content::Memory);
@@ -466,22 +501,26 @@ impl Shared {
         })
     }
 
+    /// Begins to ask whether a repository has a blob.
+    pub(super) fn ask_blob(&self, permit: &Permit, digest: &Digest) -> BlobClaim {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        BlobClaim {
+            link: self.store.links.ask_blob(registry, repository, digest),
+            missing: self.missing.ask(missing_key(permit, digest)),
+        }
+    }
+
     /// What a source's refusal means for the client; what the upstream does not have is remembered.
     async fn blob_refused(
         &self,
         origin: &Origin,
-        permit: &Permit,
-        digest: &Digest,
+        claim: &BlobClaim,
         error: FillError,
     ) -> MirrorError {
         let error = MirrorError::of_fill(error);
         if matches!(error, MirrorError::Unknown { .. }) {
-            self.missing
-                .remember(missing_key(permit, digest), origin.missing_ttl);
-            self.store
-                .links
-                .unlink_blob(permit.registry(), permit.repository(), digest)
-                .await;
+            self.missing.remember(&claim.missing, origin.missing_ttl);
+            self.store.links.blob_gone(&claim.link).await;
         }
         error
     }

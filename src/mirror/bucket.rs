@@ -35,9 +35,8 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl Origin {
-    /// Notes that something was written or purged at `now`: what anybody learned before is not kept.
+    /// Notes that something was written or purged at `now`: what another node learned before is not believed.
     pub(super) fn written(&self, now: SystemTime) {
-        self.writes.fetch_add(1, Ordering::SeqCst);
         self.written_at.fetch_max(unix(now), Ordering::SeqCst);
     }
 
@@ -178,13 +177,14 @@ impl Download {
         {
             return Some(link.size);
         }
+        let claim = self.claim(source);
         // Where it refuses, asking it for the bytes says why.
         let size = origin
             .upstream
             .blob_head(repository, &self.fill.digest)
             .await
             .ok()?;
-        self.link(source, size).await;
+        self.link(source, claim, size).await;
         Some(size)
     }
 

@@ -26,7 +26,7 @@ use crate::spec::manifest::{AcceptClass, is_signed_schema1};
 use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
-use crate::store::{BlobLink, ManifestLink, Reach};
+use crate::store::{BlobLink, ManifestLink, Question, Reach};
 use crate::upstream::UpstreamError;
 
 /// How long a caller who was let into a repository need not be asked about again.
@@ -107,9 +107,9 @@ impl Origin {
             patience: self.patience,
             only_public: false,
             bridge: self.bridge,
+            heads: self.heads,
             callers: true,
             who: Some(who),
-            writes: AtomicU64::new(0),
             written_at: AtomicU64::new(0),
         }
     }
@@ -217,6 +217,8 @@ impl Mirror {
         let reference = Reference::Tag(tag.clone());
         let refused = |error: UpstreamError| MirrorError::of(Arc::new(error), Asked::Manifest);
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
+        // It is not kept, but ends when somebody writes.
+        let asked = shared.store.tags.ask(registry, repository, class, tag);
         match upstream.manifest_head(repository, &reference, class).await {
             Ok(head) => {
                 // What is made up for clients of the first schema can be had by its tag alone.
@@ -224,9 +226,13 @@ impl Mirror {
                 if let (Some(digest), Some(size)) = (head.digest, head.size)
                     && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
                 {
-                    shared
-                        .confirm_manifest(permit, &digest, media_type, size)
-                        .await;
+                    let links = &shared.store.links;
+                    let link = links.ask_manifest(registry, repository, &digest);
+                    if asked.is_current() {
+                        shared
+                            .confirm_manifest(&link, permit, &digest, media_type, size)
+                            .await;
+                    }
                     let answer = self.manifest_by_digest(origin, permit, &digest, with_bytes);
                     let mut answer = answer.await?;
                     answer.cache = cache.or(answer.cache);
@@ -242,7 +248,9 @@ impl Mirror {
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let kept = shared.keep(registry, repository, &digest, manifest).await?;
+        let links = &shared.store.links;
+        let link = links.ask_manifest(registry, repository, &digest);
+        let kept = shared.keep(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
             digest,
             media_type: kept.link.media_type.clone(),
@@ -262,14 +270,13 @@ impl Shared {
         digest: &Digest,
     ) -> Result<(), MirrorError> {
         let (registry, repository) = (permit.registry(), permit.repository());
+        let links = &self.store.links;
+        let question = links.ask_blob(registry, repository, digest);
         let size = origin.upstream.blob_head(repository, digest).await;
         let size = size.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
         let checked_at = unix(SystemTime::now());
         let link = BlobLink { checked_at, size };
-        let links = &self.store.links;
-        links
-            .link_blob(registry, repository, digest, link, Reach::Shared)
-            .await;
+        links.link_blob(&question, link, Reach::Shared).await;
         Ok(())
     }
 
@@ -281,6 +288,13 @@ impl Shared {
     ) -> Result<(), MirrorError> {
         let (upstream, repository) = (&origin.upstream, permit.repository());
         let class = AcceptClass::Full;
+        let links = &self.store.links;
+        let asked = match reference {
+            Reference::Digest(digest) => {
+                Some(links.ask_manifest(permit.registry(), repository, digest))
+            }
+            Reference::Tag(_) => None,
+        };
         let head = match upstream.manifest_head(repository, reference, class).await {
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
@@ -290,10 +304,11 @@ impl Shared {
             head => head,
         };
         let head = head.map_err(|error| MirrorError::of(Arc::new(error), Asked::Manifest))?;
-        if let (Reference::Digest(digest), Some(kind), Some(size)) =
-            (reference, head.media_type, head.size)
+        if let (Reference::Digest(digest), Some(asked)) = (reference, asked)
+            && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {
-            self.confirm_manifest(permit, digest, kind, size).await;
+            self.confirm_manifest(&asked, permit, digest, kind, size)
+                .await;
         }
         Ok(())
     }
@@ -301,6 +316,7 @@ impl Shared {
     /// Notes that the registry has a manifest.
     async fn confirm_manifest(
         &self,
+        question: &Question,
         permit: &Permit,
         digest: &Digest,
         media_type: String,
@@ -313,7 +329,8 @@ impl Shared {
             subject: None,
             stored: None,
         };
-        self.relink(permit.registry(), permit.repository(), digest, link)
+        let (registry, repository) = (permit.registry(), permit.repository());
+        self.relink(question, registry, repository, digest, link)
             .await;
     }
 }

@@ -16,7 +16,7 @@ use super::source::{Check, Source};
 use crate::metrics::{self, Liar};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
-use crate::store::{self, CommitError, Mismatch, Note, OpenFile, StagedBlob, trouble};
+use crate::store::{self, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, trouble};
 use crate::telemetry;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -278,9 +278,10 @@ impl Download {
             && staged.total() == Some(offset)
         {
             if !self.shown {
+                let claim = self.claim(source);
                 let has = source.has(&self.fill.digest);
                 has.await.map_err(interruption)?;
-                self.link(source, staged.total()).await;
+                self.link(source, claim, staged.total()).await;
                 self.show(staged);
             }
             return Ok(());
@@ -290,6 +291,7 @@ impl Download {
             staged.as_ref().and_then(StagedBlob::total),
         );
         let ask = |from| source.body(&digest, from, None, total);
+        let claim = self.claim(source);
         let mut body = ask(offset).await.map_err(interruption)?;
         if let Some(staged) = staged
             && staged.note().contradicts(body.version.as_ref())
@@ -297,7 +299,7 @@ impl Download {
             // The host names its content otherwise now: what is here is compared with what comes.
             body = ask(0).await.map_err(interruption)?;
         }
-        self.link(source, body.total).await;
+        self.link(source, claim, body.total).await;
         if let Some(staged) = staged
             && staged
                 .total()
@@ -357,10 +359,15 @@ impl Download {
         Ok(())
     }
 
+    /// Begins to ask whether the source's repository has it.
+    pub(super) fn claim(&self, source: &Source) -> Option<Question> {
+        source.ask(&self.fills.shared.store, &self.fill.digest)
+    }
+
     /// The repository has it: its upstream just said so.
-    pub(super) async fn link(&self, source: &Source, size: Option<u64>) {
+    pub(super) async fn link(&self, source: &Source, claim: Option<Question>, size: Option<u64>) {
         let store = &self.fills.shared.store;
-        source.link(store, &self.fill.digest, size).await;
+        source.link(store, claim.as_ref(), size).await;
     }
 
     /// Begins a staged file, with room for what was announced.

@@ -100,7 +100,12 @@ impl Mirror {
                 stale: None,
             });
         }
-        let asked_at = origin.writes();
+        let repository_key = (key.0.clone(), key.1.clone());
+        let (question, missing) = (
+            shared.lists.ask(repository_key),
+            shared.missing.ask(missing),
+        );
+        let generation = question.generation();
         let start = || {
             let (shared, key, query) = (shared.clone(), key.clone(), query.clone());
             let endpoint = Endpoint {
@@ -111,11 +116,11 @@ impl Mirror {
                 let fetched = shared.page(&origin, &endpoint, &query).await;
                 let page = fetched.map_err(|error| {
                     if let MirrorError::Unknown { asked, .. } = error {
-                        shared.pages.invalidate(&key);
+                        question.unwritten(|| shared.pages.invalidate(&key));
                         // An odd page that is not there says nothing of the list.
-                        if origin.writes() == asked_at && is_ordinary(&query) {
+                        if is_ordinary(&query) {
                             let missing_ttl = origin.missing_ttl;
-                            shared.missing.remember_as(missing, asked, missing_ttl);
+                            shared.missing.remember_as(&missing, asked, missing_ttl);
                         }
                     }
                     error
@@ -124,14 +129,12 @@ impl Mirror {
                     page,
                     at: Instant::now(),
                 });
-                shared.pages.insert(key.clone(), kept.clone());
-                if origin.writes() != asked_at {
-                    shared.pages.invalidate(&key);
-                }
+                // One from before a write is not kept.
+                question.unwritten(|| shared.pages.insert(key, kept.clone()));
                 Ok(kept)
             }
         };
-        let (fetched, collapsed) = shared.listing.join((key.clone(), asked_at), start).await;
+        let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
         match (fetched.unwrap_or(Err(MirrorError::Lost)), known) {
             (Ok(kept), _) => {
                 let cache = CacheStatus::forward(Forward::UriMiss)

@@ -6,17 +6,17 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::error::Asked;
-use super::freshness::{Freshness, freshness, unix};
-use super::{Mirror, MirrorError, Origin, Shared};
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::{Heads, Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
 use crate::metrics;
 use crate::spec::cache_status::{CacheStatus, Forward};
 use crate::spec::digest::Digest;
-use crate::spec::manifest::{AcceptClass, facts};
+use crate::spec::manifest::{AcceptClass, MAX_MANIFEST, facts};
 use crate::spec::name::{Reference, Registry, Repository};
 use crate::spec::schema1;
 use crate::spec::v2::Resource;
-use crate::store::{CommitError, ManifestLink, Mismatch, Reach, trouble};
+use crate::store::{CommitError, ManifestLink, Mismatch, Question, Reach, trouble};
 use crate::upstream::{Manifest, UpstreamError};
 
 /// How long a client waits for a manifest that is not here.
@@ -98,11 +98,11 @@ impl Mirror {
             AcceptClass::Full,
         );
         let link = match link {
-            None if !shared.missing.knows(&missing) => {
-                shared.shared_manifest(origin, permit, digest).await
-            }
+            None if shared.missing.knows(&missing) => return Err(Asked::Manifest.still_unknown()),
+            None => shared.shared_manifest(origin, permit, digest).await,
             link => link,
         };
+        let mut known = None;
         if let Some(link) = &link {
             let mut bytes = None;
             if with_bytes {
@@ -111,7 +111,9 @@ impl Mirror {
                     bytes = shared.remade(origin, digest).await;
                 }
             }
-            if bytes.is_some() || !with_bytes {
+            let is_here = bytes.is_some()
+                || (!with_bytes && shared.open_blob(&link.stored(digest), None).await.is_some());
+            if is_here && (with_bytes || origin.heads == Heads::Cached) {
                 if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
                     == Freshness::Stale
                 {
@@ -119,21 +121,67 @@ impl Mirror {
                 }
                 return Ok(answer(digest, link, bytes, CacheStatus::HIT));
             }
-        }
-        if link.is_none() && shared.missing.knows(&missing) {
-            return Err(Asked::Manifest.still_unknown());
+            known = Some(link).filter(|_| is_here);
         }
         // Bytes that came through another repository only lack this one's claim: a HEAD, which is free.
-        let local = if with_bytes && link.is_none() {
-            shared.local(digest).await
-        } else {
-            None
+        let is_local = with_bytes && link.is_none() && shared.has_manifest(digest).await;
+        let known_at = link.as_ref().map(|link| link.checked_at);
+        let claim = |fetch| self.claimed(origin, permit, digest, fetch, known_at);
+        let claimed = claim(with_bytes && !is_local);
+        let (mut fetched, mut collapsed) = match (claimed.await, known) {
+            (Ok(claimed), _) => claimed,
+            (Err(error), Some(link)) => {
+                let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
+                let (Some(reason), Some(age)) = (error.excuses_stale(), age) else {
+                    return Err(error);
+                };
+                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+                let stale = Some(age);
+                return Ok(ManifestAnswer {
+                    stale,
+                    ..answer(digest, link, None, cache)
+                });
+            }
+            (Err(error), None) => return Err(error),
         };
-        let fetch = with_bytes && local.is_none();
-        let key = (registry.clone(), repository.clone(), *digest, fetch);
-        let start = || shared.clone().claim_manifest(origin.clone(), key.clone());
-        let fetch = shared.fetching.join((key.clone(), origin.who), start);
-        let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetch)
+        if is_local && fetched.bytes.is_none() {
+            fetched.bytes = shared.local(&fetched.link.stored(digest)).await;
+        }
+        if with_bytes && fetched.bytes.is_none() {
+            // It was evicted meanwhile.
+            (fetched, collapsed) = claim(true).await?;
+        }
+        let cache = CacheStatus::forward(Forward::UriMiss)
+            .stored()
+            .collapsed(collapsed);
+        Ok(answer(digest, &fetched.link, fetched.bytes, cache))
+    }
+
+    /// Makes sure that a repository has a manifest, by a GET if `fetch`; says whether somebody else had asked. What is
+    /// known is no answer: `known_at` is when it was confirmed.
+    async fn claimed(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+        fetch: bool,
+        known_at: Option<u64>,
+    ) -> Result<(Fetched, bool), MirrorError> {
+        let (shared, repository) = (&self.shared, permit.repository());
+        let key = (
+            permit.registry().clone(),
+            repository.clone(),
+            *digest,
+            fetch,
+        );
+        let claim = shared.ask_manifest(&key);
+        let asked = (key.clone(), origin.who, claim.link.generation());
+        let start = || {
+            let (shared, origin) = (shared.clone(), origin.clone());
+            shared.claim_manifest(origin, key, claim, known_at)
+        };
+        let fetching = shared.fetching.join(asked, start);
+        let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetching)
             .await
             .map_err(|_| MirrorError::late())?;
         let fetched = match fetched.unwrap_or(Err(MirrorError::Lost)) {
@@ -145,63 +193,76 @@ impl Mirror {
             }
             fetched => fetched?,
         };
-        let cache = CacheStatus::forward(Forward::UriMiss)
-            .stored()
-            .collapsed(collapsed);
-        Ok(answer(
-            digest,
-            &fetched.link,
-            fetched.bytes.or(local),
-            cache,
-        ))
+        Ok((fetched, collapsed))
     }
 
     /// Asks behind an answer whether the repository still has a manifest.
     fn recheck_manifest(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
-        let (shared, origin) = (self.shared.clone(), origin.clone());
+        let (mirror, origin) = (self.clone(), origin.clone());
         let (permit, digest) = (permit.clone(), *digest);
-        let who = origin.who;
-        let key = (
-            permit.registry().clone(),
-            permit.repository().clone(),
-            digest,
-            false,
-        );
-        let asked = origin.clone();
         tokio::spawn(async move {
+            let shared = &mirror.shared;
             let known = shared.shared_manifest(&origin, &permit, &digest).await;
             if known.is_some() {
                 return;
             }
-            let start = || shared.clone().claim_manifest(origin, key.clone());
-            if let (Some(Err(error)), _) = shared.fetching.join((key.clone(), who), start).await
+            let (registry, repository) = (permit.registry(), permit.repository());
+            let links = &shared.store.links;
+            let question = links.ask_manifest(registry, repository, &digest);
+            let claimed = mirror.claimed(&origin, &permit, &digest, false, None);
+            if let Err(error) = claimed.await
                 && error.ends_a_claim()
-                && shared
-                    .relink_manifest_of_v1(&asked, &key.1, &key.2)
-                    .await
-                    .is_none()
             {
-                shared
-                    .store
-                    .links
-                    .unlink_manifest(&key.0, &key.1, &key.2)
-                    .await;
+                links.manifest_gone(&question).await;
             }
         });
     }
+}
+
+/// A question whether a repository has a manifest: what was known is changed by its answer, unless somebody wrote
+/// meanwhile.
+pub(super) struct ManifestClaim {
+    link: Question,
+    missing: crate::generation::Question<super::missing::MissingKey>,
 }
 
 impl Shared {
     /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
     /// absent: slower, not wrong.
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
-        let here = self.small(digest).await.unwrap_or_else(|error| {
+        let here = self.small(digest, MAX_MANIFEST as u64).await;
+        let here = here.unwrap_or_else(|error| {
             trouble("a manifest cannot be read", &error);
             None
         });
         match here {
             Some(bytes) => Some(bytes),
             None => self.fetch_shared(digest).await,
+        }
+    }
+
+    /// Whether bytes that may be a manifest are here, or in the bucket. None are read.
+    async fn has_manifest(&self, digest: &Digest) -> bool {
+        let most = MAX_MANIFEST as u64;
+        match self.open_blob(digest, None).await {
+            Some(content) => content.length().is_some_and(|length| length <= most),
+            None => match self.store.bucket() {
+                Some(bucket) => bucket
+                    .open(digest)
+                    .await
+                    .is_some_and(|object| object.size <= most),
+                None => false,
+            },
+        }
+    }
+
+    /// Begins to ask whether a repository has a manifest.
+    fn ask_manifest(&self, (registry, repository, digest, _): &ManifestKey) -> ManifestClaim {
+        let reference = Reference::Digest(*digest);
+        let missing = missing_key(registry, repository, &reference, AcceptClass::Full);
+        ManifestClaim {
+            link: self.store.links.ask_manifest(registry, repository, digest),
+            missing: self.missing.ask(missing),
         }
     }
 
@@ -225,26 +286,17 @@ impl Shared {
         self: Arc<Self>,
         origin: Arc<Origin>,
         key: ManifestKey,
+        claim: ManifestClaim,
+        known_at: Option<u64>,
     ) -> Result<Fetched, MirrorError> {
-        let (registry, repository, digest, fetch) = &key;
-        let reference = Reference::Digest(*digest);
-        if let Some(fetched) = self.came_meanwhile(&origin, &key).await {
+        let (_, repository, digest, fetch) = &key;
+        let (upstream, reference) = (&origin.upstream, Reference::Digest(*digest));
+        if let Some(fetched) = self.came_meanwhile(&origin, &key, known_at).await {
             return Ok(fetched);
         }
-        let asked_at = origin.writes();
-        let refused = |error: UpstreamError| {
-            if matches!(error, UpstreamError::NotFound) && origin.writes() == asked_at {
-                let missing = missing_key(registry, repository, &reference, AcceptClass::Full);
-                self.missing.remember(missing, origin.missing_ttl);
-            }
-            MirrorError::of(Arc::new(error), Asked::Manifest)
-        };
         if !fetch {
-            match origin
-                .upstream
-                .manifest_head(repository, &reference, AcceptClass::Full)
-                .await
-            {
+            let asked = upstream.manifest_head(repository, &reference, AcceptClass::Full);
+            match asked.await {
                 Ok(head) => {
                     if let (Some(media_type), Some(size)) = (head.media_type, head.size) {
                         let checked_at = unix(SystemTime::now());
@@ -255,28 +307,50 @@ impl Shared {
                             subject: None,
                             stored: None,
                         };
-                        let link = self.relink(registry, repository, digest, link).await;
+                        let link = self.relink(&claim.link, &key.0, repository, digest, link);
+                        let link = link.await;
                         return Ok(Fetched { link, bytes: None });
                     }
                 }
                 Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => {}
-                Err(error) => return Err(refused(error)),
+                Err(error) => return Err(self.manifest_refused(&origin, &claim, error).await),
             }
         }
-        let manifest = origin
-            .upstream
-            .manifest(repository, &reference, AcceptClass::Full)
-            .await;
-        self.keep(registry, repository, digest, manifest.map_err(refused)?)
-            .await
+        let asked = upstream.manifest(repository, &reference, AcceptClass::Full);
+        match asked.await {
+            Ok(manifest) => self.keep(&claim.link, digest, manifest).await,
+            Err(error) => Err(self.manifest_refused(&origin, &claim, error).await),
+        }
+    }
+
+    /// What a refusal means for the client; what the upstream does not have is remembered.
+    async fn manifest_refused(
+        &self,
+        origin: &Origin,
+        claim: &ManifestClaim,
+        error: UpstreamError,
+    ) -> MirrorError {
+        if matches!(error, UpstreamError::NotFound) {
+            self.missing.remember(&claim.missing, origin.missing_ttl);
+            self.store.links.manifest_gone(&claim.link).await;
+        }
+        MirrorError::of(Arc::new(error), Asked::Manifest)
     }
 
     /// What somebody else fetched between this one's look and its turn to ask.
-    async fn came_meanwhile(&self, origin: &Origin, key: &ManifestKey) -> Option<Fetched> {
+    async fn came_meanwhile(
+        &self,
+        origin: &Origin,
+        key: &ManifestKey,
+        known_at: Option<u64>,
+    ) -> Option<Fetched> {
         let (registry, repository, digest, fetch) = key;
         let links = &self.store.links;
         let link = links.manifest(registry, repository, digest).await.ok()??;
         if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+            return None;
+        }
+        if !fetch && known_at.is_some_and(|known_at| link.checked_at <= known_at) {
             return None;
         }
         let bytes = if *fetch {
@@ -287,15 +361,28 @@ impl Shared {
         Some(Fetched { link, bytes })
     }
 
-    /// Verifies a manifest, keeps its bytes and links it. A store that cannot keep it does not keep it
-    /// from the client.
+    /// Verifies a manifest, keeps its bytes and links it, if the question still counts. A store that cannot keep it
+    /// does not keep it from the client.
     pub(super) async fn keep(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        question: &Question,
         digest: &Digest,
         manifest: Manifest,
     ) -> Result<Fetched, MirrorError> {
+        let bytes = manifest.bytes.clone();
+        let link = self.keep_manifest(digest, manifest).await?;
+        let links = &self.store.links;
+        let link = links.link_manifest(question, link, Reach::Shared).await;
+        let bytes = Some(bytes);
+        Ok(Fetched { link, bytes })
+    }
+
+    /// Verifies a manifest and keeps its bytes; what the link of who has it says.
+    pub(super) async fn keep_manifest(
+        &self,
+        digest: &Digest,
+        manifest: Manifest,
+    ) -> Result<ManifestLink, MirrorError> {
         let Manifest { head, bytes } = manifest;
         let actual = Digest::of(digest.algorithm(), &bytes);
         if actual != *digest && schema1::digest_of(digest.algorithm(), &bytes) != *digest {
@@ -321,7 +408,7 @@ impl Shared {
             Err(_) => {}
         }
         let facts = facts(&bytes);
-        let link = ManifestLink {
+        Ok(ManifestLink {
             media_type: head
                 .media_type
                 .or(facts.media_type)
@@ -330,40 +417,24 @@ impl Shared {
             checked_at: unix(SystemTime::now()),
             subject: facts.subject,
             stored: (actual != *digest).then_some(actual),
-        };
-        let link = self
-            .store
-            .links
-            .link_manifest(registry, repository, digest, link, Reach::Shared)
-            .await;
-        Ok(Fetched {
-            link,
-            bytes: Some(bytes),
         })
     }
 
     /// Notes that the upstream confirmed a claim; what only the bytes told stays.
     pub(super) async fn relink(
         &self,
+        question: &Question,
         registry: &Registry,
         repository: &Repository,
         digest: &Digest,
         mut link: ManifestLink,
     ) -> Arc<ManifestLink> {
-        let known = self
-            .store
-            .links
-            .manifest(registry, repository, digest)
-            .await
-            .ok()
-            .flatten();
-        if let Some(known) = known {
+        let links = &self.store.links;
+        let known = links.manifest(registry, repository, digest).await;
+        if let Some(known) = known.ok().flatten() {
             (link.subject, link.stored) = (known.subject, known.stored);
         }
-        self.store
-            .links
-            .link_manifest(registry, repository, digest, link, Reach::Shared)
-            .await
+        links.link_manifest(question, link, Reach::Shared).await
     }
 }
 

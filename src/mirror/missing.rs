@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::Asked;
+use crate::generation::{Generations, Question};
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
 use crate::spec::v2::Resource;
@@ -21,6 +22,7 @@ pub type MissingKey = (Registry, Repository, Resource, AcceptClass);
 #[derive(Debug)]
 pub struct Missing {
     missed: moka::sync::Cache<MissingKey, Missed>,
+    generations: Generations<MissingKey>,
 }
 
 /// Until when, and what it was that the upstream did not have.
@@ -34,33 +36,42 @@ impl Missing {
     pub fn new() -> Self {
         Self {
             missed: moka::sync::Cache::new(ENTRIES),
+            generations: Generations::default(),
         }
     }
 
-    pub fn remember(&self, key: MissingKey, ttl: Duration) {
-        let asked = match key.2 {
+    /// Begins a question about whether it is there; ask it before the upstream is asked.
+    pub fn ask(&self, key: MissingKey) -> Question<MissingKey> {
+        self.generations.ask(key)
+    }
+
+    /// The upstream answered that it is not there. An answer to a question from before it was put there is not kept.
+    pub fn remember(&self, question: &Question<MissingKey>, ttl: Duration) {
+        let asked = match question.key().2 {
             Resource::Manifest(_) => Asked::Manifest,
             Resource::Blob(_) => Asked::Blob,
             _ => Asked::Repository,
         };
-        self.remember_as(key, asked, ttl);
+        self.remember_as(question, asked, ttl);
     }
 
     /// [`Missing::remember`] of something else than the resource itself.
-    pub fn remember_as(&self, key: MissingKey, asked: Asked, ttl: Duration) {
+    pub fn remember_as(&self, question: &Question<MissingKey>, asked: Asked, ttl: Duration) {
         if !ttl.is_zero() {
             let until = Instant::now() + ttl;
-            self.missed.insert(key, Missed { until, asked });
+            let missed = Missed { until, asked };
+            question.answer(|| self.missed.insert(question.key().clone(), missed));
         }
     }
 
     /// It is there now.
     pub fn forget(&self, key: &MissingKey) {
-        self.missed.invalidate(key);
+        self.generations.write(key, || self.missed.invalidate(key));
     }
 
     /// It may be there now, as far as `gone` says.
     pub fn forget_where(&self, gone: impl Fn(&MissingKey) -> bool) {
+        self.generations.write_where(&gone, || ());
         for (key, _) in &self.missed {
             if gone(&key) {
                 self.missed.invalidate(&*key);

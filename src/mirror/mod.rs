@@ -34,7 +34,7 @@ mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,10 +53,11 @@ pub use synthesis::{MadeUp, SynthesisFailure, SynthesisLayer};
 pub use v1::{Claim, V1Pass, V1Settings, v1_list};
 pub use v1_kept::V1Answer;
 pub use warm::{Image, WarmError, WarmProgress};
-pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, is_whole_json};
+pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, Writing, is_whole_json};
 
 use crate::access::Permit;
 use crate::flight::Flights;
+use crate::generation::Generations;
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
 use crate::store::Store;
@@ -97,6 +98,16 @@ pub struct OriginSettings {
     pub callers: bool,
     /// Whether images that only the v1 API has are served as well.
     pub bridge: bool,
+    pub heads: Heads,
+}
+
+/// What a HEAD of content that is here is answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    /// By what is here.
+    Cached,
+    /// By the upstream, each time: a pusher skips the upload of what a HEAD finds, and the upstream may have lost it.
+    Revalidated,
 }
 
 #[derive(Clone, Debug)]
@@ -120,19 +131,12 @@ struct Origin {
     only_public: bool,
     callers: bool,
     bridge: bool,
+    heads: Heads,
     /// Whose view of it this is, where it decides for each caller.
     who: Option<Who>,
-    /// Counts what was written through us: an answer to a question from before is not kept.
-    writes: AtomicU64,
     /// When something was last written through us, in seconds since 1970: what another node learned before
     /// may no longer be so.
     written_at: AtomicU64,
-}
-
-impl Origin {
-    fn writes(&self) -> u64 {
-        self.writes.load(Ordering::SeqCst)
-    }
 }
 
 /// The cached read side of all registries. Cloning is cheap.
@@ -150,14 +154,16 @@ struct Shared {
     hot: moka::sync::Cache<Digest, Bytes>,
     missing: Missing,
     pages: lists::Pages,
+    /// Of the lists of each repository.
+    lists: Generations<(Registry, Repository)>,
     listing: Flights<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
     resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
     callers: Callers,
     searched: catalogue::Searched,
     conversions: conversion::Conversions,
     searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
-    fetching: Flights<(ManifestKey, Option<Who>), Result<manifest::Fetched, MirrorError>>,
-    claiming: Flights<(blob::ClaimKey, Option<Who>), Result<(), MirrorError>>,
+    fetching: Flights<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
+    claiming: Flights<(blob::ClaimKey, Option<Who>, u64), Result<Option<u64>, MirrorError>>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
     asking: v1_kept::Asking,
     preparing: synthesis::Preparing,
@@ -191,8 +197,8 @@ impl Mirror {
                 only_public: settings.only_public,
                 callers: settings.callers,
                 bridge: settings.bridge,
+                heads: settings.heads,
                 who: None,
-                writes: AtomicU64::new(0),
                 written_at: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
@@ -214,6 +220,7 @@ impl Mirror {
             conversions: conversion::Conversions::new(),
             searching: Flights::default(),
             pages: lists::pages(),
+            lists: Generations::default(),
             listing: Flights::default(),
             resolving: Flights::default(),
             fetching: Flights::default(),
@@ -263,15 +270,16 @@ impl Mirror {
 }
 
 impl Shared {
-    /// A small body: from memory, or from the disk into memory. `None` when it is not here.
-    async fn small(&self, digest: &Digest) -> Result<Option<Bytes>, MirrorError> {
+    /// A body of at most `most` bytes: from memory, or from the disk into memory. `None` when it is not here, or
+    /// longer, of which nothing is read.
+    async fn small(&self, digest: &Digest, most: u64) -> Result<Option<Bytes>, MirrorError> {
         if let Some(bytes) = self.hot.get(digest) {
             self.store.blobs.touch(digest);
             return Ok(Some(bytes));
         }
         let (blobs, digest) = (self.store.blobs.clone(), *digest);
         let read = tokio::task::spawn_blocking(move || {
-            let bytes = blobs.load(&digest)?;
+            let bytes = blobs.load(&digest, most)?;
             Ok(bytes.map(Bytes::from))
         });
         let bytes = read

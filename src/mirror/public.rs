@@ -87,6 +87,7 @@ impl Shared {
     ) -> Result<(), MirrorError> {
         let (registry, repository, resource) = &key;
         let links = &self.store.links;
+        let question = links.ask_public(registry, repository);
         let good = origin.believes(PUBLIC_TTL);
         let shared = links.shared_public(registry, repository, good).await;
         if shared.is_some() {
@@ -96,7 +97,7 @@ impl Shared {
             Ok(()) => {
                 let checked_at = unix(SystemTime::now());
                 links
-                    .link_public(registry, repository, PublicLink { checked_at })
+                    .link_public(&question, PublicLink { checked_at })
                     .await;
                 Ok(())
             }
@@ -111,7 +112,7 @@ impl Shared {
                     error => error,
                 };
                 if error.ends_a_claim() {
-                    links.unlink_public(registry, repository).await;
+                    links.public_gone(&question).await;
                 }
                 Err(error)
             }

@@ -57,6 +57,8 @@ impl Mirror {
                 shared.conversions.forget(registry);
             }
         }
+        let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
+        shared.lists.write_where(concerned, || ());
         for (key, _) in &shared.pages {
             if target.concerns(&key.0, &key.1) {
                 shared.pages.invalidate(&*key);

@@ -18,7 +18,7 @@ use crate::spec::digest::{Algorithm, Digest, Hasher};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::range::Span;
 use crate::spec::v1::{Endpoint, ImageId, Part};
-use crate::store::{Blob, BlobLink, Reach, Store, V1Body};
+use crate::store::{Blob, BlobLink, Question, Reach, Store, V1Body};
 use crate::upstream::{BlobBody, UpstreamError};
 
 /// Where a fill can get its bytes.
@@ -270,9 +270,16 @@ impl Source {
         opened.await.ok()?.ok()?
     }
 
+    /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
+    pub fn ask(&self, store: &Store, digest: &Digest) -> Option<Question> {
+        let (origin, repository) = self.blob()?;
+        let links = &store.links;
+        Some(links.ask_blob(&origin.registry, repository, digest))
+    }
+
     /// It has it: its upstream just said so. What is known of an image's layer is known once it is whole.
-    pub async fn link(&self, store: &Store, digest: &Digest, size: Option<u64>) {
-        let Self::Blob { origin, repository } = self else {
+    pub async fn link(&self, store: &Store, claim: Option<&Question>, size: Option<u64>) {
+        let Some(claim) = claim else {
             return;
         };
         let link = BlobLink {
@@ -280,9 +287,7 @@ impl Source {
             size,
         };
         let links = &store.links;
-        links
-            .link_blob(&origin.registry, repository, digest, link, Reach::Shared)
-            .await;
+        links.link_blob(claim, link, Reach::Shared).await;
     }
 
     /// The bytes are committed under this digest.
@@ -296,7 +301,8 @@ impl Source {
             checksum: None,
         };
         let registry = &layer.origin.registry;
-        store.v1.point(registry, &layer.endpoint(), body).await;
+        let question = store.v1.ask(registry, &layer.endpoint());
+        store.v1.point(&question, body).await;
     }
 }
 

@@ -15,12 +15,12 @@ use super::missing;
 use super::{Mirror, MirrorError, Origin, Shared};
 use crate::access::Permit;
 use crate::spec::cache_status::{CacheStatus, Forward};
-use crate::spec::digest::Algorithm;
+use crate::spec::digest::{Algorithm, Digest};
 use crate::spec::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use crate::spec::name::{Reference, Registry, Repository, Tag};
 use crate::spec::schema1;
-use crate::store::{ManifestLink, Pointer, Reach, trouble};
-use crate::upstream::{ManifestHead, UpstreamError};
+use crate::store::{ManifestLink, Pointer, Question, Reach, trouble};
+use crate::upstream::{Manifest, ManifestHead, UpstreamError};
 
 /// A tag of a repository, as one class of clients sees it.
 pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
@@ -33,6 +33,12 @@ pub(super) struct Resolved {
     bytes: Option<Bytes>,
     /// Another node had asked.
     shared: bool,
+}
+
+/// A question what a tag points at: what was known is changed by its answer, unless somebody wrote meanwhile.
+pub(super) struct TagQuestion {
+    pointer: Question,
+    missing: crate::generation::Question<missing::MissingKey>,
 }
 
 impl Mirror {
@@ -105,6 +111,29 @@ impl Mirror {
                 }
             }
         };
+        let is_hit = age.is_none() && cache.is_hit();
+        let found = self.found(origin, permit, resolved, (cache, age), with_bytes);
+        match found.await {
+            // The tag is fresh and its manifest is gone: it may have moved since.
+            Err(MirrorError::Unknown { .. }) if is_hit => {}
+            found => return found,
+        }
+        let known = shared.known_pointer(&key).await;
+        let asked = shared.clone().revalidate(origin.clone(), key, known);
+        let (resolved, cache, age) = asked.await?;
+        self.found(origin, permit, resolved, (cache, age), with_bytes)
+            .await
+    }
+
+    /// The manifest that a tag was resolved to.
+    async fn found(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        resolved: Resolved,
+        (cache, stale): (CacheStatus, Option<Duration>),
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
         let Resolved { pointer, bytes, .. } = resolved;
         let mut answer = ManifestAnswer {
             digest: pointer.digest,
@@ -112,7 +141,7 @@ impl Mirror {
             size: pointer.size.unwrap_or(0),
             bytes,
             cache,
-            stale: age,
+            stale,
         };
         if answer.bytes.is_none() && (with_bytes || pointer.size.is_none()) {
             let by_digest = self
@@ -184,9 +213,10 @@ impl Shared {
         let stale = known
             .as_ref()
             .and_then(|known| Some((known.clone(), age(known)?)));
-        let asked_at = origin.writes();
-        let start = || self.clone().resolve(origin.clone(), key.clone(), asked_at);
-        let asked = self.resolving.join((key.clone(), asked_at), start);
+        let question = self.ask_tag(&key);
+        let asked = (key.clone(), question.pointer.generation());
+        let start = || self.clone().resolve(origin.clone(), key.clone(), question);
+        let asked = self.resolving.join(asked, start);
         let answer = |(pointer, age), reason| {
             let cache = CacheStatus::forward(Forward::Stale).detail(reason);
             Ok((
@@ -243,12 +273,7 @@ impl Shared {
     }
 
     /// What another node learned of a tag after we did, while it is fresh.
-    async fn shared_pointer(
-        &self,
-        origin: &Origin,
-        key: &TagKey,
-        asked_at: u64,
-    ) -> Option<Arc<Pointer>> {
+    async fn shared_pointer(&self, origin: &Origin, key: &TagKey) -> Option<Arc<Pointer>> {
         let (registry, repository, class, tag) = key;
         if origin.tag_ttl.is_zero() {
             return None;
@@ -258,10 +283,6 @@ impl Shared {
         let good = |at: u64| known_at.is_none_or(|known_at| at > known_at) && believes(at);
         let tags = &self.store.tags;
         let pointer = tags.shared(registry, repository, *class, tag, good).await?;
-        if origin.writes() != asked_at {
-            tags.remove(registry, repository, *class, tag).await;
-            return None;
-        }
         self.is_reachable(key, &pointer).await.then_some(pointer)
     }
 
@@ -270,10 +291,10 @@ impl Shared {
         self: Arc<Self>,
         origin: Arc<Origin>,
         key: TagKey,
-        asked_at: u64,
+        question: TagQuestion,
     ) -> Result<Resolved, MirrorError> {
-        let (registry, repository, class, tag) = &key;
-        if let Some(pointer) = self.shared_pointer(&origin, &key, asked_at).await {
+        let (_, repository, class, tag) = &key;
+        if let Some(pointer) = self.shared_pointer(&origin, &key).await {
             return Ok(Resolved {
                 pointer,
                 bytes: None,
@@ -289,7 +310,7 @@ impl Shared {
             Ok(head) => Some(head),
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
-            Err(error) => return self.not_in_v2(&origin, &key, asked_at, error).await,
+            Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
         };
         let checked_at = unix(SystemTime::now());
         let pointer = head.and_then(|head| pointer(head, checked_at));
@@ -303,8 +324,7 @@ impl Shared {
                         subject: None,
                         stored: None,
                     };
-                    self.relink(registry, repository, &pointer.digest, link)
-                        .await;
+                    self.confirm(&key, &question, &pointer.digest, link).await;
                 }
                 (pointer, None)
             }
@@ -319,7 +339,7 @@ impl Shared {
                     let digest = named
                         .unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
                     let Fetched { link, bytes } =
-                        self.keep(registry, repository, &digest, manifest).await?;
+                        self.keep_of_tag(&key, &question, &digest, manifest).await?;
                     let media_type = link.media_type.clone();
                     let pointer = Pointer {
                         digest,
@@ -329,14 +349,11 @@ impl Shared {
                     };
                     (pointer, bytes)
                 }
-                Err(error) => return self.not_in_v2(&origin, &key, asked_at, error).await,
+                Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
             },
         };
         let tags = &self.store.tags;
-        let pointer = tags
-            .point(registry, repository, *class, tag, pointer, Reach::Shared)
-            .await;
-        self.unless_written(&origin, &key, asked_at).await;
+        let pointer = tags.point(&question.pointer, pointer, Reach::Shared).await;
         Ok(Resolved {
             pointer,
             bytes,
@@ -344,14 +361,51 @@ impl Shared {
         })
     }
 
-    /// Forgets where a tag points if somebody pushed meanwhile: it may be what was there before.
-    async fn unless_written(&self, origin: &Origin, key: &TagKey, asked_at: u64) {
+    /// Begins to ask what a tag points at.
+    fn ask_tag(&self, key: &TagKey) -> TagQuestion {
         let (registry, repository, class, tag) = key;
-        if origin.writes() != asked_at {
-            self.store
-                .tags
-                .remove(registry, repository, *class, tag)
-                .await;
+        let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
+        TagQuestion {
+            pointer: self.store.tags.ask(registry, repository, *class, tag),
+            missing: self.missing.ask(missing),
+        }
+    }
+
+    /// The link of a manifest that a tag was found to point at; `None` where that is no longer so. Who deletes a
+    /// manifest ends the generation of the tags first, then that of the link.
+    fn ask_link(&self, key: &TagKey, question: &TagQuestion, digest: &Digest) -> Option<Question> {
+        let link = self.store.links.ask_manifest(&key.0, &key.1, digest);
+        question.pointer.is_current().then_some(link)
+    }
+
+    /// Notes that the upstream has a manifest that it says a tag points at.
+    async fn confirm(
+        &self,
+        key: &TagKey,
+        question: &TagQuestion,
+        digest: &Digest,
+        link: ManifestLink,
+    ) {
+        if let Some(asked) = self.ask_link(key, question, digest) {
+            self.relink(&asked, &key.0, &key.1, digest, link).await;
+        }
+    }
+
+    /// Keeps a manifest that was fetched by its tag.
+    async fn keep_of_tag(
+        &self,
+        key: &TagKey,
+        question: &TagQuestion,
+        digest: &Digest,
+        manifest: Manifest,
+    ) -> Result<Fetched, MirrorError> {
+        match self.ask_link(key, question, digest) {
+            Some(asked) => self.keep(&asked, digest, manifest).await,
+            None => {
+                let bytes = Some(manifest.bytes.clone());
+                let link = Arc::new(self.keep_manifest(digest, manifest).await?);
+                Ok(Fetched { link, bytes })
+            }
         }
     }
 
@@ -360,25 +414,23 @@ impl Shared {
         &self,
         origin: &Origin,
         key: &TagKey,
-        asked_at: u64,
+        question: &TagQuestion,
         error: UpstreamError,
     ) -> Result<Resolved, MirrorError> {
         if matches!(error, UpstreamError::NotFound)
             && let Some(pointer) = self.tag_of_v1(origin, key).await?
         {
-            let (registry, repository, class, tag) = key;
             let tags = &self.store.tags;
             // Other nodes convert it themselves: the bytes are not at their upstream.
-            let pointer = tags.point(registry, repository, *class, tag, pointer, Reach::Here);
+            let pointer = tags.point(&question.pointer, pointer, Reach::Here);
             let pointer = pointer.await;
-            self.unless_written(origin, key, asked_at).await;
             return Ok(Resolved {
                 pointer,
                 bytes: None,
                 shared: false,
             });
         }
-        Err(self.tag_refused(origin, key, asked_at, error).await)
+        Err(self.tag_refused(origin, key, question, error).await)
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
@@ -386,20 +438,13 @@ impl Shared {
         &self,
         origin: &Origin,
         key: &TagKey,
-        asked_at: u64,
+        question: &TagQuestion,
         error: UpstreamError,
     ) -> MirrorError {
-        let (registry, repository, class, tag) = key;
         if matches!(error, UpstreamError::NotFound) {
-            self.store
-                .tags
-                .remove(registry, repository, *class, tag)
-                .await;
-            let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
-            let life = missing::life(tag, origin.missing_ttl);
-            if origin.writes() == asked_at {
-                self.missing.remember(missing, life);
-            }
+            self.store.tags.gone(&question.pointer).await;
+            let life = missing::life(&key.3, origin.missing_ttl);
+            self.missing.remember(&question.missing, life);
         }
         MirrorError::of(Arc::new(error), Asked::Manifest)
     }

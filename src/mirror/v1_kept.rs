@@ -322,7 +322,7 @@ impl Shared {
 
     /// The bytes of a pointer, if they are here.
     async fn v1_bytes(&self, known: &Arc<V1Body>) -> Option<Fetched> {
-        let bytes = match self.small(&known.digest).await {
+        let bytes = match self.small(&known.digest, MAX_LIST as u64).await {
             Ok(bytes) => bytes?,
             Err(MirrorError::Disk(error)) => {
                 trouble("a body of the v1 API cannot be read", &*error);
@@ -342,17 +342,18 @@ async fn fetched(
     question: Question,
 ) -> Result<Fetched, MirrorError> {
     let (registry, what, repository) = question;
+    let asked = store.v1.ask(&registry, &what);
     let (headers, bytes) = match ask(&origin, &what, repository.as_ref()).await {
         Ok(answered) => answered,
         Err(error) => {
             if matches!(error, UpstreamError::NotFound) {
-                store.v1.remove(&registry, &what).await;
+                store.v1.gone(&asked).await;
             }
-            let asked = match what {
+            let kind = match what {
                 Endpoint::Image { .. } => Asked::Image,
                 Endpoint::Named { .. } => Asked::Repository,
             };
-            return Err(failed(error, asked));
+            return Err(failed(error, kind));
         }
     };
     if !is_usable(&what, &bytes) {
@@ -376,7 +377,7 @@ async fn fetched(
     if let Ok(Err(error)) = keep.await {
         trouble("a body of the v1 API cannot be kept", &error);
     }
-    let body = store.v1.point(&registry, &what, body).await;
+    let body = store.v1.point(&asked, body).await;
     Ok(Fetched { body, bytes })
 }
 

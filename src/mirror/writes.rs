@@ -19,10 +19,11 @@ use super::lesson::{Lesson, digest_of};
 use super::manifest::missing_key;
 use super::{Mirror, MirrorError, Shared};
 use crate::access::{Action, Permit};
+use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Reference, Repository, Tag};
 use crate::spec::v2::{Endpoint, Resource};
-use crate::store::{BlobLink, Pointer, Reach};
+use crate::store::{BlobLink, Pointer, Question};
 use crate::upstream::{Manifest, ManifestHead, Passing};
 
 /// A request for something of the permit's repository.
@@ -73,50 +74,65 @@ impl Mirror {
         passed.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
     }
 
-    /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have
-    /// moved, whatever its answer says of them.
-    pub async fn learn(&self, permit: &Permit, lesson: Lesson, tags: &[Tag]) {
+    /// Begins a write; call it before the registry is sent anything. `manifest` is what is put, `blob` the digest that
+    /// an upload is to end with.
+    pub fn writing(
+        &self,
+        permit: &Permit,
+        resource: &Resource,
+        manifest: Option<&Bytes>,
+        blob: Option<Digest>,
+    ) -> Writing {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let store = &self.shared.store;
+        let mut writing = Writing::default();
+        match (resource, manifest, blob) {
+            (Resource::Manifest(reference), Some(bytes), _) => {
+                let digest = digest_of(reference, bytes);
+                let link = store.links.ask_manifest(registry, repository, &digest);
+                writing.link = Some(link);
+                if let Reference::Tag(tag) = reference {
+                    let class = AcceptClass::Full;
+                    writing.tag = Some(store.tags.ask(registry, repository, class, tag));
+                }
+            }
+            (Resource::Uploads | Resource::Upload(_), _, Some(digest)) => {
+                let link = store.links.ask_blob(registry, repository, &digest);
+                writing.link = Some(link);
+            }
+            _ => {}
+        }
+        writing
+    }
+
+    /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have moved,
+    /// whatever its answer says of them. It is done to its end, also where the client leaves meanwhile.
+    pub async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing, tags: &[Tag]) {
         let Ok(origin) = self.origin(permit) else {
             return;
         };
         if lesson == Lesson::Nothing {
             return;
         }
-        // Whoever was asking before this may hear what is no longer so; that is not kept.
         origin.written(SystemTime::now());
-        let shared = &self.shared;
-        for tag in tags {
-            let reference = Reference::Tag(tag.clone());
-            let resource = Resource::Manifest(reference);
-            shared.forget(permit, &resource, false).await;
-        }
-        match lesson {
-            Lesson::Manifest {
-                reference,
-                media_type,
-                bytes,
-            } => {
-                shared
-                    .learn_manifest(permit, reference, media_type, bytes)
-                    .await;
+        let (shared, permit, tags) = (self.shared.clone(), permit.clone(), tags.to_vec());
+        let learning = async move {
+            for tag in tags {
+                let moved = Resource::Manifest(Reference::Tag(tag));
+                shared.forget(&permit, &moved, false).await;
             }
-            Lesson::Blob { digest, size } => {
-                let checked_at = unix(SystemTime::now());
-                let link = BlobLink { checked_at, size };
-                let (registry, repository) = (permit.registry(), permit.repository());
-                let links = &shared.store.links;
-                links
-                    .link_blob(registry, repository, &digest, link, Reach::Shared)
-                    .await;
-                shared
-                    .missing
-                    .forget(&super::blob::missing_key(permit, &digest));
-            }
-            Lesson::Gone(resource) => shared.forget(permit, &resource, true).await,
-            Lesson::Doubt(resource) => shared.forget(permit, &resource, false).await,
-            Lesson::Nothing => {}
-        }
+            shared.learn(&permit, lesson, writing).await;
+        };
+        let _ = tokio::spawn(learning).await;
     }
+}
+
+/// A write from before it was sent until it is known what it did: where another one ended meanwhile, only the registry
+/// knows which of the two counts.
+#[derive(Debug, Default)]
+pub struct Writing {
+    tag: Option<Question>,
+    link: Option<Question>,
 }
 
 /// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
@@ -130,41 +146,73 @@ fn actions(action: Action, pass: &Pass) -> &'static str {
 }
 
 impl Shared {
+    async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing) {
+        match lesson {
+            Lesson::Manifest {
+                reference,
+                media_type,
+                bytes,
+            } => {
+                let manifest = Manifest {
+                    head: ManifestHead {
+                        digest: Some(digest_of(&reference, &bytes)),
+                        media_type: Some(media_type),
+                        size: None,
+                    },
+                    bytes,
+                };
+                self.learn_manifest(permit, reference, manifest, writing)
+                    .await;
+            }
+            Lesson::Blob { digest, size } => {
+                let checked_at = unix(SystemTime::now());
+                let link = BlobLink { checked_at, size };
+                if let Some(question) = &writing.link {
+                    self.store.links.blob_written(question, link).await;
+                }
+                let missing = super::blob::missing_key(permit, &digest);
+                self.missing.forget(&missing);
+            }
+            Lesson::Gone(resource) => self.forget(permit, &resource, true).await,
+            Lesson::Doubt(resource) => self.forget(permit, &resource, false).await,
+            Lesson::Nothing => {}
+        }
+    }
+
     async fn learn_manifest(
         &self,
         permit: &Permit,
         reference: Reference,
-        media_type: String,
-        bytes: Bytes,
+        manifest: Manifest,
+        writing: Writing,
     ) {
-        let (registry, repository) = (permit.registry(), permit.repository());
-        let digest = digest_of(&reference, &bytes);
+        let digest = digest_of(&reference, &manifest.bytes);
+        let media_type = manifest.head.media_type.clone().unwrap_or_default();
+        let link = self.keep_manifest(&digest, manifest).await;
+        if let (Ok(link), Some(question)) = (&link, &writing.link) {
+            self.store
+                .links
+                .manifest_written(question, link.clone())
+                .await;
+        }
+        if let Reference::Tag(tag) = &reference {
+            match (link, &writing.tag) {
+                (Ok(link), Some(question)) => {
+                    let pointer = Pointer {
+                        digest,
+                        media_type,
+                        size: Some(link.size),
+                        checked_at: unix(SystemTime::now()),
+                    };
+                    self.store.tags.written(question, pointer).await;
+                    self.forget_tag(permit, AcceptClass::Schema1, tag).await;
+                }
+                _ => self.forget_both(permit, tag).await,
+            }
+        }
         self.forget_lists(permit);
         self.forget_missing(permit, &reference);
         self.forget_missing(permit, &Reference::Digest(digest));
-        let head = ManifestHead {
-            digest: Some(digest),
-            media_type: Some(media_type.clone()),
-            size: None,
-        };
-        let manifest = Manifest { head, bytes };
-        let kept = self.keep(registry, repository, &digest, manifest).await;
-        let Reference::Tag(tag) = reference else {
-            return;
-        };
-        self.forget_tag(permit, &tag).await;
-        if let Ok(kept) = kept {
-            let pointer = Pointer {
-                digest,
-                media_type,
-                size: Some(kept.link.size),
-                checked_at: unix(SystemTime::now()),
-            };
-            let class = AcceptClass::Full;
-            let tags = &self.store.tags;
-            tags.point(registry, repository, class, &tag, pointer, Reach::Shared)
-                .await;
-        }
     }
 
     /// Forgets what was known of a resource; what is `gone` is no longer the repository's.
@@ -176,14 +224,13 @@ impl Shared {
                 self.forget_lists(permit);
                 self.forget_missing(permit, reference);
                 match reference {
-                    Reference::Tag(tag) => self.forget_tag(permit, tag).await,
+                    Reference::Tag(tag) => self.forget_both(permit, tag).await,
                     Reference::Digest(digest) if gone => {
+                        // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
+                        let tags = &store.tags;
+                        tags.remove_all_of(registry, repository, *digest).await;
                         let links = &store.links;
                         links.unlink_manifest(registry, repository, digest).await;
-                        store
-                            .tags
-                            .remove_all_of(registry, repository, *digest)
-                            .await;
                     }
                     Reference::Digest(_) => {}
                 }
@@ -200,14 +247,16 @@ impl Shared {
         }
     }
 
-    async fn forget_tag(&self, permit: &Permit, tag: &Tag) {
-        let (registry, repository) = (permit.registry(), permit.repository());
+    async fn forget_both(&self, permit: &Permit, tag: &Tag) {
         for class in [AcceptClass::Full, AcceptClass::Schema1] {
-            self.store
-                .tags
-                .remove(registry, repository, class, tag)
-                .await;
+            self.forget_tag(permit, class, tag).await;
         }
+    }
+
+    async fn forget_tag(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let tags = &self.store.tags;
+        tags.remove(registry, repository, class, tag).await;
     }
 
     fn forget_missing(&self, permit: &Permit, reference: &Reference) {
@@ -220,6 +269,8 @@ impl Shared {
     /// Forgets the pages of a repository: its tags, and who refers to what.
     fn forget_lists(&self, permit: &Permit) {
         let (registry, repository) = (permit.registry(), permit.repository());
+        self.lists
+            .write(&(registry.clone(), repository.clone()), || ());
         for (key, _) in &self.pages {
             if key.0 == *registry && key.1 == *repository {
                 self.pages.invalidate(key.as_ref());

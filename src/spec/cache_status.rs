@@ -82,6 +82,11 @@ impl CacheStatus {
         }
     }
 
+    /// Whether no upstream was asked.
+    pub const fn is_hit(&self) -> bool {
+        self.hit
+    }
+
     /// How an answer came about that needed two look-ups: a hit gives way to what the second one came to.
     #[must_use]
     pub const fn or(self, second: Self) -> Self {

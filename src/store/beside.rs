@@ -198,12 +198,10 @@ impl Store {
     /// # Errors
     /// When it cannot be removed; that it is not there is none.
     pub(super) fn remove_now(&self, room: Room, path: &str) -> std::io::Result<()> {
-        let removed = match room {
-            Room::Repositories => self.links.remove_now(path),
-            Room::V1 => self.images.remove_now(path),
-            Room::Conversions => self.conversions.remove_now(path),
-        };
-        self.forget(room, path);
+        let removed = self
+            .files(room)
+            .remove(path, || self.forget(room, path));
+        self.links.walks.forget();
         removed
     }
 

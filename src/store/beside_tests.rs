@@ -65,7 +65,7 @@ async fn filled(root: &Path) -> Store {
             layer_size: None,
             checksum: None,
         };
-        store.v1.point(&registry, &what, body).await;
+        store.v1.point(&store.v1.ask(&registry, &what), body).await;
     }
     let registry = Registry::new("old");
     for (name, ids) in [("app", ["a", "b"]), ("app/sub", ["b", "c"])] {

@@ -96,17 +96,20 @@ impl Blobs {
         }))
     }
 
-    /// A blob's bytes as a whole. They are hashed: small ones each time, large ones once by each process.
-    /// What is damaged is not here.
+    /// The bytes as a whole of a blob that has at most `most`. They are hashed: small ones each time, large ones once
+    /// by each process. What is damaged is not here, nor is what is longer, of which nothing is read.
     ///
     /// # Errors
     /// When the disk cannot say whether it is there.
-    pub fn load(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+    pub fn load(&self, digest: &Digest, most: u64) -> io::Result<Option<Vec<u8>>> {
         use std::io::Read as _;
 
         let Some(blob) = self.open(digest, None)? else {
             return Ok(None);
         };
+        if blob.size > most {
+            return Ok(None);
+        }
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
         (&**blob.file).take(blob.size).read_to_end(&mut bytes)?;
         let hashed = blob.size <= HASHED || !blob.verified;

@@ -196,7 +196,7 @@ fn what_is_loaded_whole_is_hashed() {
     let root = folder.path();
     let small = store(root);
     let (digest, path) = kept(&small, root, b"manifest");
-    let load = |store: &Store, digest| store.blobs.load(digest).expect("readable");
+    let load = |store: &Store, digest| store.blobs.load(digest, u64::MAX).expect("readable");
     assert_eq!(load(&small, &digest).as_deref(), Some(&b"manifest"[..]));
     std::fs::write(&path, b"Manifest").expect("writable");
     assert_eq!(load(&small, &digest), None);
@@ -228,7 +228,11 @@ fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
         assert!(attempt(b"hello", Some(total)).is_err(), "{total}");
     }
     assert_eq!(
-        store.blobs.load(&digest).expect("readable").as_deref(),
+        store
+            .blobs
+            .load(&digest, u64::MAX)
+            .expect("readable")
+            .as_deref(),
         Some(&b"hello"[..])
     );
     assert!(store.blobs.open(&key, None).expect("readable").is_none());

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use super::record::{Outcome, Reach, Record};
 use super::records::{Records, component};
 use crate::spec::conversion::Layer;
 use crate::spec::digest::Digest;
@@ -36,7 +37,7 @@ pub struct KnownImage {
 }
 
 /// The record of one.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct ImageRecord {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     parent: Option<String>,
@@ -74,6 +75,14 @@ pub enum MadeKind {
     Layer,
 }
 
+impl Record for ImageRecord {}
+
+impl Record for String {}
+
+impl Record for Made {}
+
+impl Record for MadeOf {}
+
 /// All conversions of all registries.
 #[derive(Debug)]
 pub struct Conversions {
@@ -99,14 +108,6 @@ impl Conversions {
     /// Whether the record at a path is one of those that lead to all others: without them they are made anew.
     pub(super) fn is_top(path: &str) -> bool {
         path.split('/').nth(1) == Some("tops")
-    }
-
-    /// Removes the record at this path, of whichever kind. Blocks on the disk.
-    ///
-    /// # Errors
-    /// When it cannot be removed; that it is not there is none.
-    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
-        self.tops.remove_now(path)
     }
 
     /// Forgets what is in memory of a record.
@@ -148,14 +149,14 @@ impl Conversions {
         // The text first: the record says that it is whole.
         for (part, text) in pieces(&image.json).into_iter().enumerate() {
             let part = format!("{path}.{part}");
-            self.texts.keep(part, text.to_owned()).await;
+            self.texts.put(part, text.to_owned()).await;
         }
         let record = ImageRecord {
             parent: image.parent.as_ref().map(ToString::to_string),
             layer: image.layer,
             length: image.json.len(),
         };
-        self.images.keep(path, record).await;
+        self.images.put(path, record).await;
     }
 
     /// # Errors
@@ -166,7 +167,7 @@ impl Conversions {
 
     pub async fn keep_made(&self, registry: &Registry, top: &ImageId, made: Made) {
         let path = path(registry, "tops", top.as_str());
-        self.tops.keep(path, made).await;
+        self.tops.put(path, made).await;
     }
 
     /// # Errors
@@ -192,15 +193,22 @@ impl Conversions {
     ) -> io::Result<()> {
         let path = digest_path(registry, digest);
         let _one_at_a_time = self.adding.lock().await;
-        let known = self.digests.open(path.clone()).await?;
-        let mut ids = known.map_or_else(Vec::new, |known| known.ids.clone());
-        if ids.iter().any(|known| known == id.as_str()) {
-            return Ok(());
+        loop {
+            let question = self.digests.ask(path.clone());
+            let known = self.digests.open(path.clone()).await?;
+            let mut ids = known.map_or_else(Vec::new, |known| known.ids.clone());
+            if ids.iter().any(|known| known == id.as_str()) {
+                return Ok(());
+            }
+            ids.truncate(MOST - 1);
+            ids.insert(0, id.to_string());
+            let made = MadeOf { kind, ids };
+            let kept = self.digests.keep(&question, made, Reach::Here).await;
+            // What was known may have been removed meanwhile.
+            if let Outcome::Current(_) = kept {
+                return Ok(());
+            }
         }
-        ids.truncate(MOST - 1);
-        ids.insert(0, id.to_string());
-        self.digests.keep(path, MadeOf { kind, ids }).await;
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! A record takes one block, but for a few kinds that may take more. It is written among the partials first,
 //! so that what a crash leaves of it goes at the next start; a reader sees the old one or the new one.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read as _, Write as _};
@@ -11,8 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use super::purge::absent_is_fine;
 use super::records::is_absent;
 use super::space::{Space, unix};
+use crate::generation::{Generations, Question};
+
+/// How many records may wait for the disk to let them go; with more, none of the room is believed.
+const MOST_STUCK: usize = 10_000;
+/// How many of them are tried again after a change that the disk made.
+const TRIED_AGAIN: usize = 8;
 
 /// The folder of all records.
 #[derive(Debug)]
@@ -25,6 +33,18 @@ pub(super) struct Files {
     /// One record is changed by one at a time, so that each is counted once; by the hash of its path.
     changing: [Mutex<()>; 16],
     hasher: RandomState,
+    /// Which answers about a record still count.
+    generations: Generations<String>,
+    /// What the disk would not let go: absent, whatever it says.
+    stuck: Mutex<HashSet<String>>,
+}
+
+/// A record that nobody else changes meanwhile.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    files: &'a Files,
+    path: &'a str,
+    _alone: MutexGuard<'a, ()>,
 }
 
 impl Files {
@@ -42,6 +62,8 @@ impl Files {
             persist_after: persist_after.into(),
             changing: Default::default(),
             hasher: RandomState::new(),
+            generations: Generations::default(),
+            stuck: Mutex::default(),
         }
     }
 
@@ -53,11 +75,27 @@ impl Files {
         self.persist_after
     }
 
+    /// Begins a question about a record.
+    pub fn ask(&self, path: String) -> Question<String> {
+        self.generations.ask(path)
+    }
+
+    /// Ends the generations of all records whose path begins so: answers under way are of before.
+    pub fn end_generations(&self, prefix: &str) {
+        let ends = |path: &String| path.starts_with(prefix);
+        self.generations.write_where(ends, || ());
+    }
+
     /// A record's bytes, and its last use in seconds since 1970.
     ///
     /// # Errors
     /// What the disk says, also when there is none.
     pub fn read(&self, path: &str) -> io::Result<(Vec<u8>, u64)> {
+        let stuck = self.stuck();
+        if stuck.contains(path) || stuck.len() >= MOST_STUCK {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        drop(stuck);
         let mut file = File::open(self.root.join(path))?;
         let used = file.metadata()?.modified().map_or(0, unix);
         let mut bytes = Vec::new();
@@ -65,42 +103,35 @@ impl Files {
         Ok((bytes, used))
     }
 
-    /// Replaces or makes a record.
-    ///
-    /// # Errors
-    /// When there is no room, or the disk refuses.
-    pub fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        let file = self.root.join(path);
-        let _changing = self.changing(path);
-        // While it is replaced, there are two of it.
-        let room = self.space.reserve_record(bytes.len() as u64);
-        let room = room.map_err(io::Error::other)?;
-        let replaced = match std::fs::symlink_metadata(&file) {
-            Ok(meta) => Some(meta.len()),
-            Err(error) if is_absent(&error) => None,
-            Err(error) => return Err(error),
-        };
-        write_atomic(&self.staging, &file, bytes)?;
-        room.settle_record(replaced);
-        Ok(())
+    /// Begins to change a record. Blocks while others change it.
+    pub fn change<'a>(&'a self, path: &'a str) -> Change<'a> {
+        Change {
+            files: self,
+            path,
+            _alone: self.changing(path),
+        }
     }
 
-    /// Removes a record.
+    /// Removes a record, and ends its generation by `forget`.
     ///
     /// # Errors
-    /// What the disk says, also when there is none.
-    pub fn remove(&self, path: &str) -> io::Result<()> {
-        let _changing = self.changing(path);
-        let file = self.root.join(path);
-        let size = std::fs::symlink_metadata(&file)?.len();
-        std::fs::remove_file(file)?;
-        self.space.record_gone(size);
-        Ok(())
+    /// What the disk says; that there is none is no error.
+    pub fn remove(&self, path: &str, forget: impl FnOnce()) -> io::Result<()> {
+        let change = self.change(path);
+        let removed = change.remove();
+        self.end_generation(path, forget);
+        removed
     }
 
-    /// Removes a record that was last used before `cutoff`, in seconds since 1970; whether it was.
-    pub fn remove_unused(&self, path: &str, cutoff: u64) -> bool {
-        let _changing = self.changing(path);
+    /// Ends a record's generation by `forget`, while it is changed.
+    pub fn end_generation(&self, path: &str, forget: impl FnOnce()) {
+        self.generations.write(path, forget);
+    }
+
+    /// Removes a record that was last used before `cutoff`, in seconds since 1970, and has `forget` done then;
+    /// whether it was.
+    pub fn remove_unused(&self, path: &str, cutoff: u64, forget: impl FnOnce()) -> bool {
+        let _alone = self.changing(path);
         let file = self.root.join(path);
         let Ok(meta) = std::fs::metadata(&file) else {
             return false;
@@ -109,8 +140,32 @@ impl Files {
         let removed = unused && std::fs::remove_file(&file).is_ok();
         if removed {
             self.space.record_gone(meta.len());
+            self.generations.write(path, forget);
         }
         removed
+    }
+
+    /// Makes the removals last of which these are the folders.
+    pub fn sync(&self, folders: &HashSet<&Path>) {
+        for folder in folders {
+            let _ = File::open(self.root.join(folder)).and_then(|folder| folder.sync_all());
+        }
+    }
+
+    /// Tries to remove some of what the disk would not let go before.
+    pub fn retry_stuck(&self) {
+        let some: Vec<String> = self.stuck().iter().take(TRIED_AGAIN).cloned().collect();
+        for path in some {
+            let change = self.change(&path);
+            // It may have been written meanwhile.
+            if self.stuck().contains(&path) && change.take_away().is_ok() {
+                self.stuck().remove(&path);
+            }
+        }
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down that a record was used.
@@ -126,6 +181,70 @@ impl Files {
         self.changing[at]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Change<'_> {
+    /// Replaces or makes the record.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk refuses.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let files = self.files;
+        let file = files.root.join(self.path);
+        // While it is replaced, there are two of it.
+        let room = files.space.reserve_record(bytes.len() as u64);
+        let room = room.map_err(io::Error::other)?;
+        let replaced = match std::fs::symlink_metadata(&file) {
+            Ok(meta) => Some(meta.len()),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => return Err(error),
+        };
+        write_atomic(&files.staging, &file, bytes)?;
+        room.settle_record(replaced);
+        files.stuck().remove(self.path);
+        Ok(())
+    }
+
+    /// Removes the record, if there is one. Where the disk refuses, it is absent all the same until the process ends.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn remove(&self) -> io::Result<()> {
+        let removed = self.take_away();
+        let mut stuck = self.files.stuck();
+        if removed.is_ok() {
+            stuck.remove(self.path);
+        } else if stuck.len() < MOST_STUCK {
+            stuck.insert(self.path.to_owned());
+        }
+        removed
+    }
+
+    /// [`Change::remove`], so that a power cut does not bring it back.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn remove_for_good(&self) -> io::Result<()> {
+        let file = self.files.root.join(self.path);
+        let was_there = std::fs::symlink_metadata(&file).is_ok();
+        self.remove()?;
+        match file.parent().filter(|_| was_there) {
+            Some(folder) => absent_is_fine(File::open(folder).and_then(|folder| folder.sync_all())),
+            None => Ok(()),
+        }
+    }
+
+    fn take_away(&self) -> io::Result<()> {
+        let file = self.files.root.join(self.path);
+        let size = match std::fs::symlink_metadata(&file) {
+            Ok(meta) => meta.len(),
+            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        absent_is_fine(std::fs::remove_file(file))?;
+        self.files.space.record_gone(size);
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::files::Files;
+use super::record::{Outcome, Reach, Record};
 use super::records::{Records, component};
 use crate::spec::name::{Registry, Repository};
 use crate::spec::v1::ImageId;
@@ -22,6 +23,8 @@ const RECENT: u64 = 500_000;
 const MOST: usize = 16_384;
 /// The longest record in bytes: of each id its digits, two quotes and a comma.
 const LONGEST: u64 = MOST as u64 * 67 + 2;
+
+impl Record for BTreeSet<String> {}
 
 /// The images of all repositories.
 #[derive(Debug)]
@@ -74,29 +77,32 @@ impl Images {
             }
         }
         let _one_at_a_time = self.adding.lock().await;
-        for (digit, mut new) in by_digit {
+        for (digit, new) in by_digit {
             let path = path(registry, repository, digit);
-            let known = self.records.open(path.clone()).await?;
-            new.retain(|id| known.as_ref().is_none_or(|known| !known.contains(*id)));
-            if new.is_empty() {
-                continue;
-            }
-            let old = known.filter(|known| known.len() + new.len() <= MOST);
-            let old = old.map_or_else(BTreeSet::new, |old| (*old).clone());
-            let all = new.into_iter().map(str::to_owned).chain(old).collect();
-            let _: Arc<_> = self.records.keep(path, all).await;
+            // What was known may be removed meanwhile: it is not to come back.
+            while !self.add(path.clone(), new.clone()).await? {}
         }
         Ok(())
+    }
+
+    /// Adds ids to a record; false where that was changed meanwhile.
+    async fn add(&self, path: String, mut new: BTreeSet<&str>) -> io::Result<bool> {
+        let question = self.records.ask(path.clone());
+        let known = self.records.open(path).await?;
+        new.retain(|id| known.as_ref().is_none_or(|known| !known.contains(*id)));
+        if new.is_empty() {
+            return Ok(true);
+        }
+        let old = known.filter(|known| known.len() + new.len() <= MOST);
+        let old = old.map_or_else(BTreeSet::new, |old| (*old).clone());
+        let all = new.into_iter().map(str::to_owned).chain(old).collect();
+        let kept = self.records.keep(&question, all, Reach::Here).await;
+        Ok(matches!(kept, Outcome::Current(_)))
     }
 
     /// Whether a record of this name may take more than a block.
     pub(super) fn may_be_long(name: &str) -> bool {
         name.starts_with(FILE)
-    }
-
-    /// [`super::records::Records::remove_now`]
-    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
-        self.records.remove_now(path)
     }
 
     /// Forgets what is in memory of a record.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
 use super::files::Files;
-use super::records::{Reach, Records, component};
+use super::record::{Question, Reach, Record};
+use super::records::{Records, component};
 use super::repositories::Walks;
 use crate::spec::digest::Digest;
 use crate::spec::name::{Registry, Repository};
@@ -37,6 +38,21 @@ pub struct ManifestLink {
     pub stored: Option<Digest>,
 }
 
+impl Record for ManifestLink {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let checked_at = self.checked_at;
+        *self
+            == Self {
+                checked_at,
+                ..other.clone()
+            }
+    }
+}
+
 impl ManifestLink {
     /// What the bytes of the manifest `digest` are stored under.
     pub fn stored(&self, digest: &Digest) -> Digest {
@@ -54,11 +70,36 @@ pub struct BlobLink {
     pub size: Option<u64>,
 }
 
+impl Record for BlobLink {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let checked_at = self.checked_at;
+        *self
+            == Self {
+                checked_at,
+                ..other.clone()
+            }
+    }
+}
+
 /// That everybody may read a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicLink {
     /// When the upstream last said so, in seconds since 1970.
     pub checked_at: u64,
+}
+
+impl Record for PublicLink {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// All links of all repositories.
@@ -178,59 +219,98 @@ impl Links {
         self.public.open(public_path(registry, repository)).await
     }
 
-    pub async fn link_public(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        link: PublicLink,
-    ) -> Arc<PublicLink> {
-        let path = public_path(registry, repository);
-        let link = self.public.keep(path, link).await;
-        self.walks.note(registry, repository, Some(true));
-        link
+    /// The repository that a question is about is here.
+    fn note(&self, question: &Question, public: Option<bool>) {
+        if let Some((registry, repository)) = repository_of(question.key()) {
+            self.walks.note(&registry, &repository, public);
+        }
     }
 
-    /// The upstream no longer shows it to everybody.
-    pub async fn unlink_public(&self, registry: &Registry, repository: &Repository) {
-        self.public.remove(public_path(registry, repository)).await;
-        self.walks.note(registry, repository, Some(false));
-    }
-
-    pub async fn link_manifest(
+    /// Begins a question about the link of a manifest.
+    pub fn ask_manifest(
         &self,
         registry: &Registry,
         repository: &Repository,
         digest: &Digest,
+    ) -> Question {
+        let path = path(registry, repository, "_manifests", digest);
+        self.manifests.ask(path)
+    }
+
+    /// Begins a question about the link of a blob.
+    pub fn ask_blob(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Question {
+        let path = path(registry, repository, "_blobs", digest);
+        self.blobs.ask(path)
+    }
+
+    /// Begins a question about whether everybody may read a repository.
+    pub fn ask_public(&self, registry: &Registry, repository: &Repository) -> Question {
+        self.public.ask(public_path(registry, repository))
+    }
+
+    /// Everybody may read it, as the upstream answered.
+    pub async fn link_public(&self, question: &Question, link: PublicLink) {
+        self.public.keep(question, link, Reach::Shared).await;
+        self.note(question, Some(true));
+    }
+
+    /// The upstream answered that not everybody may read it any more.
+    pub async fn public_gone(&self, question: &Question) {
+        self.public.gone(question).await;
+        self.note(question, Some(false));
+    }
+
+    /// The upstream answered that the repository has it.
+    pub async fn link_manifest(
+        &self,
+        question: &Question,
         link: ManifestLink,
         reach: Reach,
     ) -> Arc<ManifestLink> {
-        let path = path(registry, repository, "_manifests", digest);
-        let link = self.manifests.keep_for(reach, path, link).await;
-        self.walks.note(registry, repository, None);
-        link
+        let link = self.manifests.keep(question, link, reach).await;
+        self.note(question, None);
+        link.into_record()
     }
 
+    /// The upstream answered that the repository has it.
     pub async fn link_blob(
         &self,
-        registry: &Registry,
-        repository: &Repository,
-        digest: &Digest,
+        question: &Question,
         link: BlobLink,
         reach: Reach,
     ) -> Arc<BlobLink> {
-        self.blobs
-            .keep_for(reach, path(registry, repository, "_blobs", digest), link)
-            .await
+        let outcome = self.blobs.keep(question, link, reach).await;
+        outcome.into_record()
     }
 
-    /// Removes the record at this path, of whichever kind. Blocks on the disk.
-    pub(super) fn remove_now(&self, path: &str) -> io::Result<()> {
-        let (manifests, blobs) = (self.manifests.remove_now(path), self.blobs.remove_now(path));
+    /// It was put there through us, when `question` was asked.
+    pub async fn manifest_written(&self, question: &Question, link: ManifestLink) {
+        self.manifests.write(question, link).await;
+        self.note(question, None);
+    }
+
+    /// It was put there through us, when `question` was asked.
+    pub async fn blob_written(&self, question: &Question, link: BlobLink) {
+        self.blobs.write(question, link).await;
+    }
+
+    /// The upstream answered that the repository has it no more.
+    pub async fn manifest_gone(&self, question: &Question) {
+        self.manifests.gone(question).await;
         self.walks.forget();
-        manifests.and(blobs).and(self.public.remove_now(path))
     }
 
-    /// The upstream no longer has it.
+    /// The upstream answered that the repository has it no more.
+    pub async fn blob_gone(&self, question: &Question) {
+        self.blobs.gone(question).await;
+    }
+
+    /// It was removed through us.
     pub async fn unlink_manifest(
         &self,
         registry: &Registry,
@@ -243,12 +323,21 @@ impl Links {
         self.walks.forget();
     }
 
-    /// The upstream no longer has it.
+    /// It was removed through us.
     pub async fn unlink_blob(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
         self.blobs
             .remove(path(registry, repository, "_blobs", digest))
             .await;
     }
+}
+
+/// Whose record is at a path below `repositories`.
+fn repository_of(path: &str) -> Option<(Registry, Repository)> {
+    let (registry, rest) = path.split_once('/')?;
+    let registry = percent_encoding::percent_decode_str(registry);
+    let registry = registry.decode_utf8().ok()?;
+    let (repository, _) = rest.split_once("/_")?;
+    Some((Registry::new(&registry), repository.parse().ok()?))
 }
 
 /// Repository components never begin with `_`, so the folders of the kinds cannot be mistaken for one.

@@ -163,13 +163,20 @@ impl Store {
     /// The first thing that could not be removed; the rest was.
     pub fn purge(&self, purge: &Purge) -> io::Result<()> {
         let mut outcome = Ok(());
-        for (room, record) in &purge.records {
-            outcome = outcome.and(self.remove_now(*room, record));
-            if let Some(bucket) = &self.bucket
-                && *room == Room::Repositories
-            {
-                bucket.remove_record(record);
+        for room in [Room::Repositories, Room::V1, Room::Conversions] {
+            // Answers that are under way are of before.
+            self.files(room).end_generations("");
+            let mut folders = HashSet::new();
+            for (_, record) in purge.records.iter().filter(|(its, _)| *its == room) {
+                if let Some(bucket) = &self.bucket
+                    && room == Room::Repositories
+                {
+                    bucket.remove_record(record);
+                }
+                outcome = outcome.and(self.remove_now(room, record));
+                folders.extend(Path::new(record).parent());
             }
+            self.files(room).sync(&folders);
         }
         for (digest, _) in &purge.files {
             outcome = outcome.and(self.blobs.remove(digest));

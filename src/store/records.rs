@@ -1,7 +1,10 @@
 //! Small records: JSON files with a cache in front.
 //!
-//! What the cache holds is what the disk holds or is about to. A record's last use is written as its file's
-//! mtime, at most hourly: what nobody asks for goes ([`super::sweep`]).
+//! What the cache holds is what the disk holds or is about to, but for the time of the last confirmation, which is
+//! written at most hourly: after a restart a record is taken for older than it is, never for fresher. A record's last
+//! use is written as its file's mtime, as seldom: what nobody asks for goes ([`super::sweep`]).
+//!
+//! An answer is kept under the [`Question`] that it is an answer to: one from before a write or removal is not kept.
 
 use std::io;
 use std::path::Path;
@@ -10,24 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use moka::policy::EvictionPolicy;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::bucket::Bucket;
-use super::files::Files;
+use super::files::{Change, Files};
 use super::index::BLOCK;
-use super::purge::absent_is_fine;
+use super::record::{Outcome, Question, Reach, Record};
 use super::space::unix;
 use super::trouble::trouble;
 
-/// Whom a record concerns, where there is a bucket that gateways share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Every gateway: it is what the upstream said.
-    Shared,
-    /// This gateway: it is about what only it has.
-    Here,
-}
+/// How much later a confirmation may be than the one on disk, in seconds.
+const CONFIRMED_WITHIN: u64 = 3600;
 
 /// Records of one kind, addressed by their path below `repositories`. Cloning is cheap.
 pub struct Records<V> {
@@ -43,6 +38,19 @@ struct Recent<V> {
     record: Arc<V>,
     /// Its last use as it is on disk, in seconds since 1970.
     persisted_use: AtomicU64,
+    /// What the disk has is no older than so many seconds since 1970; `None`: it does not have this.
+    persisted_check: Option<u64>,
+}
+
+impl<V> Clone for Records<V> {
+    fn clone(&self) -> Self {
+        Self {
+            files: self.files.clone(),
+            longest: self.longest,
+            recent: self.recent.clone(),
+            bucket: self.bucket.clone(),
+        }
+    }
 }
 
 impl<V> std::fmt::Debug for Records<V> {
@@ -51,7 +59,7 @@ impl<V> std::fmt::Debug for Records<V> {
     }
 }
 
-impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
+impl<V: Record> Records<V> {
     /// Records of a block at most. `entries` bounds what is kept in memory.
     pub fn new(files: &Arc<Files>, entries: u64) -> Self {
         Self::long(files, BLOCK, entries, |_| 1)
@@ -77,13 +85,24 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         self.bucket = Some(bucket.clone());
     }
 
+    /// Begins a question about the record at `path`.
+    pub fn ask(&self, path: String) -> Question {
+        self.files.ask(path)
+    }
+
     /// The record that the bucket has at `path`, kept here, if there is one that is `good`.
     pub async fn shared(&self, path: String, good: impl Fn(&V) -> bool) -> Option<Arc<V>> {
-        let record = self.bucket.as_ref()?.record::<V>(&path).await?;
+        let bucket = self.bucket.as_ref()?;
+        let question = self.ask(path);
+        let record = bucket.record::<V>(question.key()).await?;
         if !good(&record) {
             return None;
         }
-        Some(self.keep_here(path, record).await)
+        match self.keep(&question, record, Reach::Here).await {
+            Outcome::Current(record) => Some(record),
+            // It was taken back meanwhile.
+            Outcome::Outdated(_) => None,
+        }
     }
 
     /// The record at `path`. One that cannot be parsed counts as absent: it is asked for anew.
@@ -91,67 +110,199 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
     /// # Errors
     /// When the disk cannot say whether there is one.
     pub async fn open(&self, path: String) -> io::Result<Option<Arc<V>>> {
-        let now = unix(SystemTime::now());
-        if let Some(recent) = self.recent.get(&path) {
-            let persisted = recent.persisted_use.load(Ordering::Relaxed);
-            if now.saturating_sub(persisted) >= self.files.persist_after() {
-                recent.persisted_use.store(now, Ordering::Relaxed);
-                let files = self.files.clone();
-                tokio::task::spawn_blocking(move || files.touch(&path));
+        loop {
+            let now = unix(SystemTime::now());
+            if let Some(recent) = self.recent.get(&path) {
+                let persisted = recent.persisted_use.load(Ordering::Relaxed);
+                if now.saturating_sub(persisted) >= self.files.persist_after() {
+                    recent.persisted_use.store(now, Ordering::Relaxed);
+                    self.touch(path);
+                }
+                return Ok(Some(recent.record.clone()));
             }
-            return Ok(Some(recent.record.clone()));
-        }
-        let (files, file) = (self.files.clone(), path.clone());
-        let read = tokio::task::spawn_blocking(move || files.read(&file));
-        let (bytes, used) = match read.await.map_err(io::Error::other)? {
-            Ok(read) => read,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Ok(record) = serde_json::from_slice::<V>(&bytes) else {
-            tracing::warn!(record = %path, "a record on disk cannot be read; it is asked for anew");
-            return Ok(None);
-        };
-        if now.saturating_sub(used) >= self.files.persist_after() {
+            let question = self.ask(path.clone());
             let (files, file) = (self.files.clone(), path.clone());
-            tokio::task::spawn_blocking(move || files.touch(&file));
+            let read = tokio::task::spawn_blocking(move || files.read(&file));
+            let (bytes, used) = match read.await.map_err(io::Error::other)? {
+                Ok(read) => read,
+                Err(error) if is_absent(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let Ok(record) = serde_json::from_slice::<V>(&bytes) else {
+                tracing::warn!(record = %path, "a record on disk cannot be read; it is asked for anew");
+                return Ok(None);
+            };
+            let record = Arc::new(record);
+            // Or what was read is no longer so, and there is something else to be read.
+            if let Some(()) = question.unchanged(|| self.remember(&path, &record, Disk::Has)) {
+                if now.saturating_sub(used) >= self.files.persist_after() {
+                    self.touch(path);
+                }
+                return Ok(Some(record));
+            }
         }
-        Ok(Some(self.remember(path, record, now)))
     }
 
-    /// Keeps a record. It counts from now on; a disk that refuses it costs a question after a restart,
-    /// so that is only logged. One that is too long, since a stranger may say what is in it, is kept nowhere,
-    /// nor is the one before it, which is no longer so.
-    pub async fn keep(&self, path: String, record: V) -> Arc<V> {
-        let Some(json) = self.written(&path, &record) else {
-            self.remove(path).await;
-            return Arc::new(record);
+    fn touch(&self, path: String) {
+        let files = self.files.clone();
+        tokio::task::spawn_blocking(move || files.touch(&path));
+    }
+
+    /// Keeps an answer, if that still counts. It counts from now on; a disk that refuses it costs a question after a
+    /// restart, so that is only logged. One that is too long, since a stranger may say what is in it, is kept
+    /// nowhere, nor is the one before it, which is no longer so.
+    pub async fn keep(&self, question: &Question, record: V, reach: Reach) -> Outcome<V> {
+        let record = Arc::new(record);
+        if let Some(outcome) = self.confirm(question, &record, reach) {
+            return outcome;
+        }
+        let Some(json) = self.json(question.key(), &record) else {
+            self.gone(question).await;
+            return Outcome::Current(record);
         };
-        if let Some(bucket) = &self.bucket {
-            bucket.keep_record(&path, &record);
-        }
-        self.keep_written(path, record, json).await
-    }
-
-    /// Keeps a record for whom it concerns.
-    pub async fn keep_for(&self, reach: Reach, path: String, record: V) -> Arc<V> {
-        match reach {
-            Reach::Shared => self.keep(path, record).await,
-            Reach::Here => self.keep_here(path, record).await,
+        let (records, question, kept) = (self.clone(), question.clone(), record.clone());
+        let keep =
+            tokio::task::spawn_blocking(move || records.keep_now(&question, &kept, &json, reach));
+        if keep.await.unwrap_or(false) {
+            Outcome::Current(record)
+        } else {
+            Outcome::Outdated(record)
         }
     }
 
-    /// Keeps a record that is nobody else's.
-    async fn keep_here(&self, path: String, record: V) -> Arc<V> {
-        let Some(json) = self.written(&path, &record) else {
-            self.remove_here(path).await;
-            return Arc::new(record);
+    /// [`Records::keep`] of what this gateway itself knows, whoever asked.
+    pub async fn put(&self, path: String, record: V) -> Arc<V> {
+        let question = self.ask(path);
+        let outcome = self.keep(&question, record, Reach::Here).await;
+        outcome.into_record()
+    }
+
+    /// Keeps what was written through us when `question` was asked. Where another write ended meanwhile, which of the
+    /// two counts is forgotten, and asked for again.
+    pub async fn write(&self, question: &Question, record: V) {
+        let Some(json) = self.json(question.key(), &record) else {
+            return self.remove(question.key().clone()).await;
         };
-        self.keep_written(path, record, json).await
+        let (records, question, record) = (self.clone(), question.clone(), Arc::new(record));
+        let write = move || records.write_now(&question, &record, &json);
+        let _ = tokio::task::spawn_blocking(write).await;
+    }
+
+    /// An answer says that there is none: forgets it, if that still counts.
+    pub async fn gone(&self, question: &Question) {
+        let (records, question) = (self.clone(), question.clone());
+        let remove = move || {
+            let change = records.files.change(question.key());
+            if question.is_current() {
+                records.take_back(question.key());
+                removed(change.remove_for_good());
+                question.answer(|| records.recent.invalidate(question.key()));
+            }
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
+    }
+
+    /// Forgets a record, and what answers to questions under way say of it.
+    pub async fn remove(&self, path: String) {
+        let records = self.clone();
+        let remove = move || {
+            records.take_back(&path);
+            let change = records.files.change(&path);
+            removed(change.remove_for_good());
+            records
+                .files
+                .end_generation(&path, || records.recent.invalidate(&path));
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
+    }
+
+    /// Notes that an answer says what is known already, where that needs no writing.
+    fn confirm(&self, question: &Question, record: &Arc<V>, reach: Reach) -> Option<Outcome<V>> {
+        let path = question.key();
+        let same = question.answer(|| {
+            let known = self.recent.get(path)?;
+            let persisted = known.persisted_check?;
+            // One from before what is on disk is not for the disk to contradict.
+            let since = record
+                .checked_at()
+                .unwrap_or(persisted)
+                .checked_sub(persisted)?;
+            let same = known.record.says_the_same(record) && since < CONFIRMED_WITHIN;
+            same.then(|| {
+                let used = known.persisted_use.load(Ordering::Relaxed);
+                let recent = Recent {
+                    record: record.clone(),
+                    persisted_use: AtomicU64::new(used),
+                    persisted_check: known.persisted_check,
+                };
+                self.recent.insert(path.clone(), Arc::new(recent));
+            })
+        });
+        match same {
+            None => Some(Outcome::Outdated(record.clone())),
+            Some(None) => None,
+            Some(Some(())) => {
+                self.tell(path, record, reach);
+                Some(Outcome::Current(record.clone()))
+            }
+        }
+    }
+
+    /// Keeps an answer on disk and in memory; whether it still counts. Blocks.
+    fn keep_now(&self, question: &Question, record: &Arc<V>, json: &[u8], reach: Reach) -> bool {
+        let path = question.key();
+        let change = self.files.change(path);
+        if !question.is_current() {
+            return false;
+        }
+        let disk = self.write_file(&change, path, record, json);
+        let kept = question.answer(|| self.remember(path, record, disk));
+        if kept.is_none() {
+            removed(change.remove());
+            return false;
+        }
+        self.tell(path, record, reach);
+        drop(change);
+        self.files.retry_stuck();
+        true
+    }
+
+    /// Keeps what was written, or forgets it and what was kept before. Blocks.
+    fn write_now(&self, question: &Question, record: &Arc<V>, json: &[u8]) {
+        let path = question.key();
+        let change = self.files.change(path);
+        let disk = self.write_file(&change, path, record, json);
+        let is_alone = question.write(|is_alone| {
+            if is_alone {
+                self.remember(path, record, disk);
+            } else {
+                self.recent.invalidate(path);
+            }
+            is_alone
+        });
+        if is_alone {
+            self.tell(path, record, Reach::Shared);
+        } else {
+            self.take_back(path);
+            removed(change.remove_for_good());
+        }
+    }
+
+    /// Writes a record's file. What was there before must not stay in its place.
+    fn write_file(&self, change: &Change<'_>, path: &String, record: &V, json: &[u8]) -> Disk {
+        let Err(error) = change.write(json) else {
+            return Disk::Has;
+        };
+        trouble("a record cannot be written", &error);
+        let known = self.recent.get(path);
+        if !known.is_some_and(|known| known.record.says_the_same(record)) {
+            removed(change.remove());
+        }
+        Disk::HasNot
     }
 
     /// A record as it is on disk; `None` if it would be too long.
-    fn written(&self, path: &str, record: &V) -> Option<Vec<u8>> {
+    fn json(&self, path: &str, record: &V) -> Option<Vec<u8>> {
         let json = serde_json::to_vec(record).ok()?;
         if json.len() as u64 > self.longest {
             let (bytes, most) = (json.len(), self.longest);
@@ -161,28 +312,37 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         Some(json)
     }
 
-    async fn keep_written(&self, path: String, record: V, json: Vec<u8>) -> Arc<V> {
-        let record = self.remember(path.clone(), record, unix(SystemTime::now()));
-        let files = self.files.clone();
-        let write = tokio::task::spawn_blocking(move || files.write(&path, &json));
-        if let Ok(Err(error)) = write.await {
-            trouble("a record cannot be written", &error);
+    fn remember(&self, path: &str, record: &Arc<V>, disk: Disk) {
+        let persisted_check = match disk {
+            Disk::Has => record.checked_at().or(Some(0)),
+            Disk::HasNot => None,
+        };
+        let recent = Recent {
+            record: record.clone(),
+            persisted_use: AtomicU64::new(unix(SystemTime::now())),
+            persisted_check,
+        };
+        self.recent.insert(path.to_owned(), Arc::new(recent));
+    }
+
+    /// Lets other gateways know a record that concerns them.
+    fn tell(&self, path: &str, record: &V, reach: Reach) {
+        if let (Some(bucket), Reach::Shared) = (&self.bucket, reach) {
+            bucket.keep_record(path, record);
         }
-        record
     }
 
-    fn remember(&self, path: String, record: V, used: u64) -> Arc<V> {
-        let recent = Arc::new(Recent {
-            record: Arc::new(record),
-            persisted_use: AtomicU64::new(used),
-        });
-        self.recent.insert(path, recent.clone());
-        recent.record.clone()
+    fn take_back(&self, path: &str) {
+        if let Some(bucket) = &self.bucket {
+            bucket.remove_record(path);
+        }
     }
 
-    /// Forgets the records two levels below `folder` (`<class>/<name>`) that `gone` is true of.
+    /// Ends the generations of all records below `folder`, and forgets those two levels below it
+    /// (`<class>/<name>`) that `gone` is true of.
     pub async fn remove_where(&self, folder: String, gone: impl Fn(&V) -> bool + Send + 'static) {
         let root = self.files.root().to_owned();
+        self.files.end_generations(&format!("{folder}/"));
         let found = tokio::task::spawn_blocking(move || {
             let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
             let mut found = Vec::new();
@@ -202,39 +362,22 @@ impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Records<V> {
         }
     }
 
-    /// [`Records::remove`] where the disk may be waited for.
-    ///
-    /// # Errors
-    /// When it cannot be removed; that it is not there is none.
-    pub fn remove_now(&self, path: &str) -> io::Result<()> {
-        let removed = absent_is_fine(self.files.remove(path));
-        // In this order: who read it just now may have put it here again.
-        self.recent.invalidate(path);
-        removed
-    }
-
-    /// Forgets a record.
-    pub async fn remove(&self, path: String) {
-        if let Some(bucket) = &self.bucket {
-            bucket.remove_record(&path);
-        }
-        self.remove_here(path).await;
-    }
-
-    async fn remove_here(&self, path: String) {
-        self.recent.invalidate(&path);
-        let files = self.files.clone();
-        let removal = tokio::task::spawn_blocking(move || files.remove(&path));
-        if let Ok(Err(error)) = removal.await
-            && !is_absent(&error)
-        {
-            trouble("a record cannot be removed", &error);
-        }
-    }
-
     /// Forgets what is in memory of a record.
     pub fn forget(&self, path: &str) {
         self.recent.invalidate(path);
+    }
+}
+
+/// Whether the disk has a record as it is in memory.
+#[derive(Clone, Copy)]
+enum Disk {
+    Has,
+    HasNot,
+}
+
+fn removed(outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        trouble("a record cannot be removed", &error);
     }
 }
 
@@ -260,103 +403,5 @@ pub fn component(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Settings;
-    use super::super::space::Space;
-    use super::*;
-
-    #[test]
-    fn components_are_safe() {
-        for (name, file) in [
-            ("docker.io", "docker.io"),
-            ("registry.local:5000", "registry.local%3A5000"),
-            (".", "%2E"),
-            ("..", "%2E."),
-            ("a/b", "a%2Fb"),
-        ] {
-            assert_eq!(component(name), file);
-        }
-    }
-
-    fn records(root: &Path) -> Records<Vec<u32>> {
-        let space = Arc::new(Space::new(&Settings::at(root)));
-        space.settle();
-        let files = Arc::new(Files::new(root, space, 3600));
-        Records::new(&files, 10)
-    }
-
-    #[tokio::test]
-    async fn records_outlive_the_cache() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("repositories/a/b");
-        let first = records(folder.path());
-        let open = async |records: &Records<Vec<u32>>, path: &str| {
-            records.open(path.into()).await.expect("readable")
-        };
-        assert_eq!(open(&first, "a/b").await, None);
-        first.keep("a/b".into(), vec![1, 2]).await;
-        first.keep("a/b".into(), vec![3]).await;
-
-        let again = records(folder.path());
-        assert_eq!(open(&again, "a/b").await.as_deref(), Some(&vec![3]));
-        // A file where a folder would be: absent, as ENOTDIR says.
-        assert_eq!(open(&again, "a/b/c").await, None);
-
-        std::fs::write(&file, b"{broken").expect("writable");
-        let again = records(folder.path());
-        assert_eq!(open(&again, "a/b").await, None);
-        again.remove("a/b".into()).await;
-        assert!(!file.exists());
-    }
-
-    /// What is in a record may be a stranger's choice.
-    #[tokio::test]
-    async fn a_record_that_is_too_long_is_kept_nowhere() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let first = records(folder.path());
-        let long = vec![1_000_000; 512];
-        first.keep("a/b".into(), vec![1]).await;
-        let kept = first.keep("a/b".into(), long.clone()).await;
-        assert_eq!(*kept, long, "who kept it goes on");
-        for records in [first, records(folder.path())] {
-            let open = records.open("a/b".into()).await.expect("readable");
-            assert_eq!(open, None, "neither it nor what was before");
-        }
-
-        let space = Arc::new(Space::new(&Settings::at(folder.path())));
-        space.settle();
-        let files = Arc::new(Files::new(folder.path(), space.clone(), 3600));
-        let records: Records<Vec<u32>> = Records::long(&files, 2 * BLOCK, 10, |_| 1);
-        for (record, blocks) in [(vec![1], 1), (long.clone(), 2), (vec![1], 1), (long, 2)] {
-            records.keep("a/b".into(), record.clone()).await;
-            assert_eq!((space.records(), space.used()), (1, blocks * BLOCK));
-            let again: Records<Vec<u32>> = Records::new(&files, 10);
-            let open = again.open("a/b".into()).await.expect("readable");
-            assert_eq!(open.as_deref(), Some(&record));
-        }
-        records.remove("a/b".into()).await;
-        assert_eq!((space.records(), space.used()), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn a_last_use_is_written_hourly() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("repositories/a/b");
-        let first = records(folder.path());
-        first.keep("a/b".into(), vec![1]).await;
-        let old = SystemTime::now() - std::time::Duration::from_secs(3700);
-        let handle = std::fs::File::open(&file).expect("readable");
-        handle.set_modified(old).expect("writable");
-        let used = || {
-            let meta = std::fs::metadata(&file).expect("a record");
-            meta.modified().expect("a time")
-        };
-        first.open("a/b".into()).await.expect("readable");
-        assert!(used() <= old, "it is known to be used");
-        let again = records(folder.path());
-        again.open("a/b".into()).await.expect("readable");
-        while used() <= old {
-            tokio::task::yield_now().await;
-        }
-    }
-}
+#[path = "records_tests.rs"]
+mod tests;

@@ -212,14 +212,12 @@ impl Store {
 
     /// Removes a record unless it was used meanwhile; whether it did.
     fn remove_record(&self, found: &Found<'_>, cutoff: u64) -> bool {
-        let removed = self.files(found.room).remove_unused(found.path, cutoff);
-        if removed {
-            self.forget(found.room, found.path);
-        }
-        removed
+        let forget = || self.forget(found.room, found.path);
+        let files = self.files(found.room);
+        files.remove_unused(found.path, cutoff, forget)
     }
 
-    fn files(&self, room: Room) -> &Files {
+    pub(super) fn files(&self, room: Room) -> &Files {
         match room {
             Room::Repositories => &self.files,
             Room::V1 => &self.image_files,

@@ -44,9 +44,8 @@ async fn link(store: &Store, registry: &str, n: u8) {
     };
     let (registry, repository) = (Registry::new(registry), repository());
     let links = &store.links;
-    links
-        .link_blob(&registry, &repository, &digest(n), link, Reach::Shared)
-        .await;
+    let question = links.ask_blob(&registry, &repository, &digest(n));
+    links.link_blob(&question, link, Reach::Shared).await;
 }
 
 /// Everything below a folder was last used that long ago.
@@ -130,8 +129,9 @@ async fn records_that_are_used_stay() {
         stored: None,
     };
     let links = &store.links;
+    let question = links.ask_manifest(&registry, &repository, &digest(1));
     links
-        .link_manifest(&registry, &repository, &digest(1), manifest, Reach::Shared)
+        .link_manifest(&question, manifest, Reach::Shared)
         .await;
     for name in ["old", "new"] {
         let pointer = Pointer {
@@ -142,15 +142,8 @@ async fn records_that_are_used_stay() {
         };
         let class = AcceptClass::Full;
         let tags = &store.tags;
-        tags.point(
-            &registry,
-            &repository,
-            class,
-            &tag(name),
-            pointer,
-            Reach::Shared,
-        )
-        .await;
+        let question = tags.ask(&registry, &repository, class, &tag(name));
+        tags.point(&question, pointer, Reach::Shared).await;
     }
     age(&root.join("repositories"), 40 * DAY);
     let used = root.join("repositories/hub.example/team/app/_tags/full/new");
@@ -273,7 +266,7 @@ async fn a_blob_lives_by_what_else_leads_to_it() {
             layer_size: None,
             checksum: None,
         };
-        first.v1.point(&hub, &what, body).await;
+        first.v1.point(&first.v1.ask(&hub, &what), body).await;
     }
     let layer = PreparedLayer::Derived {
         digest: digest(3),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use super::record::Record;
 use super::records::{Records, component, is_absent};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
@@ -51,6 +52,10 @@ pub enum PreparedLayer {
     /// It hides what lies below it, so that it depends on that: there is a record of the whole chain.
     Opaque,
 }
+
+impl Record for SynthesisedImage {}
+
+impl Record for PreparedLayer {}
 
 /// All records of this kind.
 #[derive(Debug)]
@@ -101,7 +106,7 @@ impl Synthesis {
         // What named it last is what lives longest.
         let known = self.images.open(path.clone()).await;
         if !known.is_ok_and(|known| known.as_deref() == Some(&image)) {
-            self.images.keep(path, image).await;
+            self.images.put(path, image).await;
         }
     }
 
@@ -119,7 +124,7 @@ impl Synthesis {
 
     /// Notes what became of a layer or chain.
     pub async fn keep_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
-        self.layers.keep(layer_path(registry, key), layer).await;
+        self.layers.put(layer_path(registry, key), layer).await;
     }
 }
 

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
 use super::files::Files;
-use super::records::{Reach, Records, component};
+use super::record::{Question, Reach, Record};
+use super::records::{Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::manifest::AcceptClass;
 use crate::spec::name::{Registry, Repository, Tag};
@@ -26,6 +27,21 @@ pub struct Pointer {
     pub size: Option<u64>,
     /// When the upstream last said so, in seconds since 1970.
     pub checked_at: u64,
+}
+
+impl Record for Pointer {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let checked_at = self.checked_at;
+        *self
+            == Self {
+                checked_at,
+                ..other.clone()
+            }
+    }
 }
 
 /// All pointers of all repositories.
@@ -79,21 +95,34 @@ impl Tags {
             .await
     }
 
-    pub async fn point(
+    /// Begins a question about where a tag points.
+    pub fn ask(
         &self,
         registry: &Registry,
         repository: &Repository,
         class: AcceptClass,
         tag: &Tag,
-        pointer: Pointer,
-        reach: Reach,
-    ) -> Arc<Pointer> {
-        self.pointers
-            .keep_for(reach, path(registry, repository, class, tag), pointer)
-            .await
+    ) -> Question {
+        self.pointers.ask(path(registry, repository, class, tag))
     }
 
-    /// The upstream no longer has the tag.
+    /// Where it points, as the upstream answered.
+    pub async fn point(&self, question: &Question, pointer: Pointer, reach: Reach) -> Arc<Pointer> {
+        let outcome = self.pointers.keep(question, pointer, reach).await;
+        outcome.into_record()
+    }
+
+    /// Where it points since it was put through us, when `question` was asked.
+    pub async fn written(&self, question: &Question, pointer: Pointer) {
+        self.pointers.write(question, pointer).await;
+    }
+
+    /// The upstream answered that it does not have the tag.
+    pub async fn gone(&self, question: &Question) {
+        self.pointers.gone(question).await;
+    }
+
+    /// Forgets where a tag points: it was changed through us.
     pub async fn remove(
         &self,
         registry: &Registry,
@@ -106,7 +135,8 @@ impl Tags {
             .await;
     }
 
-    /// Removes every pointer of a repository at a manifest that it no longer has. Looks at all of its tags.
+    /// Removes every pointer of a repository at a manifest that it no longer has, and has no answer kept that was
+    /// asked for before. Looks at all of its tags.
     pub async fn remove_all_of(
         &self,
         registry: &Registry,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use super::record::{Question, Reach, Record};
 use super::records::{Records, component};
 use crate::spec::digest::Digest;
 use crate::spec::name::Registry;
@@ -35,6 +36,21 @@ pub struct V1Body {
     pub checksum: Option<String>,
 }
 
+impl Record for V1Body {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let checked_at = self.checked_at;
+        *self
+            == Self {
+                checked_at,
+                ..other.clone()
+            }
+    }
+}
+
 /// All pointers of all registries.
 #[derive(Debug)]
 pub struct V1Bodies {
@@ -58,8 +74,15 @@ impl V1Bodies {
         self.records.open(path(registry, what)).await
     }
 
-    pub async fn point(&self, registry: &Registry, what: &Endpoint, body: V1Body) -> Arc<V1Body> {
-        self.records.keep(path(registry, what), body).await
+    /// Begins a question about something.
+    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question {
+        self.records.ask(path(registry, what))
+    }
+
+    /// What the upstream answered.
+    pub async fn point(&self, question: &Question, body: V1Body) -> Arc<V1Body> {
+        let outcome = self.records.keep(question, body, Reach::Here).await;
+        outcome.into_record()
     }
 
     /// Forgets what is in memory of a record.
@@ -67,9 +90,9 @@ impl V1Bodies {
         self.records.forget(path);
     }
 
-    /// The upstream no longer has it.
-    pub async fn remove(&self, registry: &Registry, what: &Endpoint) {
-        self.records.remove(path(registry, what)).await;
+    /// The upstream answered that it has it no more.
+    pub async fn gone(&self, question: &Question) {
+        self.records.gone(question).await;
     }
 }
 

@@ -243,13 +243,15 @@ impl Shared {
         origin: &Origin,
         repository: &Repository,
         digest: &Digest,
-    ) -> bool {
+    ) -> Option<u64> {
         let claim = self.claim_of_v1(origin, repository, digest).await;
-        let Some((side, id, kind)) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest) else {
-            return false;
-        };
+        let (side, id, kind) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest)?;
+        let question = self
+            .store
+            .links
+            .ask_blob(&side.registry, repository, digest);
         if matches!(side.has(self, &id).await, Ok(false)) {
-            return false;
+            return None;
         }
         let length = match kind {
             MadeKind::Layer => {
@@ -267,10 +269,8 @@ impl Shared {
             size: length,
         };
         let links = &self.store.links;
-        links
-            .link_blob(&side.registry, repository, digest, link, Reach::Here)
-            .await;
-        length.is_some()
+        links.link_blob(&question, link, Reach::Here).await;
+        length
     }
 
     /// [`Shared::relink_blob_of_v1`] of a manifest; its link.
@@ -281,6 +281,8 @@ impl Shared {
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
         let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
+        let links = &self.store.links;
+        let question = links.ask_manifest(&side.registry, repository, digest);
         if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
@@ -292,9 +294,7 @@ impl Shared {
             subject: None,
             stored: None,
         };
-        let links = &self.store.links;
-        let link = links.link_manifest(&side.registry, repository, digest, link, Reach::Here);
-        Some(link.await)
+        Some(links.link_manifest(&question, link, Reach::Here).await)
     }
 
     /// What a digest of a converted image is, and an image of the repository that it is of.

@@ -228,20 +228,12 @@ impl Shared {
         };
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let Layer { digest, size, .. } = image.layer;
-            links
-                .link_blob(registry, repository, &digest, blob(size), Reach::Here)
-                .await;
+            let question = links.ask_blob(registry, repository, &digest);
+            links.link_blob(&question, blob(size), Reach::Here).await;
         }
         let config = blob(converted.config.len() as u64);
-        links
-            .link_blob(
-                registry,
-                repository,
-                &converted.config_digest,
-                config,
-                Reach::Here,
-            )
-            .await;
+        let question = links.ask_blob(registry, repository, &converted.config_digest);
+        links.link_blob(&question, config, Reach::Here).await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
             size: converted.manifest.len() as u64,
@@ -250,15 +242,8 @@ impl Shared {
             stored: None,
         };
         // Last: who finds it finds the others.
-        links
-            .link_manifest(
-                registry,
-                repository,
-                &converted.manifest_digest,
-                manifest,
-                Reach::Here,
-            )
-            .await;
+        let question = links.ask_manifest(registry, repository, &converted.manifest_digest);
+        links.link_manifest(&question, manifest, Reach::Here).await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = &self.store.images;
         let linked = images.link(registry, repository, &ids).await;

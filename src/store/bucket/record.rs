@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::outbox::Change;
 use super::{Bucket, SMALL};
 use crate::metrics::{self, BucketEvent};
+use crate::store::record::Record;
 
 /// The longest record, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -25,10 +26,7 @@ struct Named {
 
 impl Bucket {
     /// The record at a path, if the bucket has one that is whole.
-    pub(in crate::store) async fn record<V>(&self, path: &str) -> Option<V>
-    where
-        V: Serialize + DeserializeOwned,
-    {
+    pub(in crate::store) async fn record<V: Record>(&self, path: &str) -> Option<V> {
         let key = self.record_key(path)?;
         let outbox = &self.inner.outbox;
         if !outbox.trusts(key.as_ref()) {
@@ -46,15 +44,14 @@ impl Bucket {
             metrics::bucket(BucketEvent::Miss);
             return None;
         };
-        let record = bytes.and_then(|bytes| parse(path, &bytes));
+        let record = bytes.and_then(|bytes| parse::<V>(path, &bytes));
         if record.is_none() {
             metrics::bucket(BucketEvent::Lie);
             tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
             return None;
         }
         metrics::bucket(BucketEvent::Hit);
-        // It may have been taken back meanwhile.
-        record.filter(|_| !outbox.was_taken_back(key.as_ref()))
+        record
     }
 
     /// Lets the others know a record, behind the answer.

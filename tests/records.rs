@@ -1,0 +1,454 @@
+//! What is known of a registry, while it changes: an answer to a question from before a write is not believed
+//! after it, what is gone stays gone, and what may be gone is asked for.
+
+mod support;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::gateway::Gateway;
+use support::http::{Raw, Reply, get};
+use support::image::random;
+use support::origin::{Fault, Latch, MEDIA_MANIFEST, Origin};
+use support::{sha256, until};
+
+const ANYTHING: &str = "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull, push, delete]}]}\n";
+const TAG: &str = "/v2/team/app/manifests/latest";
+
+/// A gateway in front of a registry that takes pushes.
+fn pushed(more: &str) -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.take_pushes();
+    let yaml = format!(
+        "registries: [{{name: hosted, v2: \"{}\", push: true, {more}}}]\n{ANYTHING}",
+        origin.url()
+    );
+    let gateway = Gateway::start(&yaml);
+    (origin, gateway)
+}
+
+fn ask(gateway: &Gateway, path: &str) -> Reply {
+    get(gateway.url(1), None, path)
+}
+
+fn head(gateway: &Gateway, path: &str) -> Reply {
+    Raw::connect(gateway.url(1), None).head(path)
+}
+
+fn is_hit(reply: &Reply) -> bool {
+    let status = reply.header("cache-status").unwrap_or_default();
+    status.starts_with("roadstead; hit")
+}
+
+/// A small manifest, another one for each number.
+fn manifest(number: usize) -> Vec<u8> {
+    format!("{{\"schemaVersion\":2,\"mediaType\":\"{MEDIA_MANIFEST}\",\"annotations\":{{\"n\":\"{number}\"}}}}")
+        .into_bytes()
+}
+
+/// Sends a request with a body; its status.
+fn send(gateway: &Gateway, method: &str, path: &str, body: &[u8]) -> u16 {
+    let mut raw = Raw::connect(gateway.url(1), None);
+    let length = body.len().to_string();
+    let kind = if path.contains("/manifests/") {
+        MEDIA_MANIFEST
+    } else {
+        "application/octet-stream"
+    };
+    raw.request(
+        method,
+        path,
+        &[("Content-Length", &length), ("Content-Type", kind)],
+    );
+    raw.send(body);
+    raw.reply(method).status()
+}
+
+#[track_caller]
+fn put(gateway: &Gateway, path: &str, body: &[u8]) {
+    assert_eq!(send(gateway, "PUT", path, body), 201, "{path}");
+}
+
+#[track_caller]
+fn delete(gateway: &Gateway, path: &str) {
+    assert_eq!(send(gateway, "DELETE", path, b""), 202, "{path}");
+}
+
+/// Has the first `method` of `path` answered with what is so when it arrives, but only after `meanwhile`.
+fn held(
+    origin: &Origin,
+    gateway: &Gateway,
+    (method, path): (&str, &str),
+    meanwhile: impl FnOnce(),
+) -> Reply {
+    let latch = Latch::new();
+    let fault = origin.fault(Fault::Hold(latch.clone()).on("*", path).times(1));
+    let reply = std::thread::scope(|threads| {
+        let asked =
+            threads.spawn(|| Raw::connect(gateway.url(1), None).exchange(method, path, &[]));
+        latch.wait_reached(1);
+        meanwhile();
+        latch.release();
+        asked.join().expect("an answer")
+    });
+    origin.heal(fault);
+    reply
+}
+
+#[test]
+fn a_tag_asked_for_before_a_push_does_not_undo_it() {
+    let (origin, gateway) = pushed("tag_ttl: 1h");
+    origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
+    let before = held(&origin, &gateway, ("GET", TAG), || {
+        put(&gateway, TAG, &manifest(1));
+        assert!(ask(&gateway, TAG).body == manifest(1));
+    });
+    assert_eq!(before.status(), 200);
+    let after = ask(&gateway, TAG);
+    assert!(after.body == manifest(1), "{}", after.text());
+    assert!(is_hit(&after), "what was pushed stays known: {after:?}");
+}
+
+#[test]
+fn a_push_leaves_the_pointers_of_other_tags_alone() {
+    let (origin, gateway) = pushed("tag_ttl: 1h");
+    origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
+    let asked = held(&origin, &gateway, ("GET", TAG), || {
+        put(&gateway, "/v2/team/app/manifests/other", &manifest(1));
+        put(&gateway, "/v2/team/more/manifests/latest", &manifest(2));
+    });
+    assert!(asked.body == manifest(0));
+    let after = ask(&gateway, TAG);
+    assert!(after.body == manifest(0));
+    assert!(is_hit(&after), "{after:?}");
+}
+
+/// Whoever asks once a push is answered gets what was pushed or what came later, whoever else asks meanwhile.
+#[test]
+fn no_read_after_a_push_sees_what_was_before() {
+    const MOVES: usize = 300;
+    const READERS: usize = 4;
+    let (origin, gateway) = pushed("tag_ttl: 10m");
+    // Answers of different ages are under way at once.
+    origin.fault(Fault::Delay(Duration::from_millis(3)).on("HEAD", "*"));
+    let (pushed, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let begun = AtomicUsize::new(0);
+    put(&gateway, TAG, &manifest(0));
+    let number = |reply: &Reply| -> usize {
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let text = reply.text();
+        let number = text
+            .split("\"n\":\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("a number")
+    };
+    let check = |raw: &mut Raw| {
+        let least = pushed.load(Ordering::SeqCst);
+        let seen = number(&raw.get(TAG));
+        assert!(seen >= least, "{seen} was read after {least} was pushed");
+        let most = begun.load(Ordering::SeqCst);
+        assert!(seen <= most, "{seen} was read before it was pushed");
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..READERS {
+            threads.spawn(|| {
+                let _done = Done(&done);
+                let mut raw = Raw::connect(gateway.url(1), None);
+                while !done.load(Ordering::SeqCst) {
+                    check(&mut raw);
+                }
+            });
+        }
+        // What is known of the tag is dropped now and then, so that it is asked for while it moves.
+        threads.spawn(|| {
+            let _done = Done(&done);
+            while !done.load(Ordering::SeqCst) {
+                send(&gateway, "DELETE", "/v2/team/app/manifests/latest", b"");
+                send(
+                    &gateway,
+                    "PUT",
+                    "/v2/team/app/manifests/other",
+                    &manifest(0),
+                );
+            }
+        });
+        let _done = Done(&done);
+        let mut raw = Raw::connect(gateway.url(1), None);
+        for count in 1..=MOVES {
+            begun.store(count, Ordering::SeqCst);
+            put(&gateway, TAG, &manifest(count));
+            pushed.store(count, Ordering::SeqCst);
+            check(&mut raw);
+        }
+    });
+}
+
+/// Ends the other threads with this one, also by a panic.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_is_deleted_is_not_brought_back_by_a_question_from_before() {
+    let (origin, gateway) = pushed("tag_ttl: 1h, link_ttl: 1h");
+    let digest = origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
+    let by_digest = format!("/v2/team/app/manifests/{digest}");
+    for path in [TAG, by_digest.as_str()] {
+        origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
+        held(&origin, &gateway, ("GET", path), || {
+            delete(&gateway, &by_digest)
+        });
+        for path in [TAG, by_digest.as_str()] {
+            assert_eq!(ask(&gateway, path).status(), 404, "{path}");
+            assert_eq!(head(&gateway, path).status(), 404, "{path}");
+        }
+    }
+    let layer = random(1, 1000);
+    let digest = origin.push_blob("team/app", layer.clone());
+    let path = format!("/v2/team/app/blobs/{digest}");
+    for method in ["HEAD", "GET"] {
+        origin.push_blob("team/app", layer.clone());
+        held(&origin, &gateway, (method, &path), || {
+            delete(&gateway, &path)
+        });
+        assert_eq!(ask(&gateway, &path).status(), 404, "{method}");
+    }
+}
+
+#[test]
+fn what_is_pushed_is_not_hidden_by_a_question_from_before() {
+    let layer = random(1, 1000);
+    let blob = format!("/v2/team/app/blobs/{}", sha256(&layer));
+    let upload = format!("/v2/team/app/blobs/uploads/u?digest={}", sha256(&layer));
+    let by_digest = format!("/v2/team/app/manifests/{}", sha256(&manifest(1)));
+    let list = "/v2/team/app/tags/list";
+    for (method, path) in [
+        ("HEAD", blob.as_str()),
+        ("GET", &blob),
+        ("HEAD", &by_digest),
+        ("GET", &by_digest),
+        ("GET", TAG),
+        ("GET", list),
+    ] {
+        let (origin, gateway) = pushed("tag_ttl: 1h, missing_ttl: 10m, link_ttl: 1h");
+        let before = held(&origin, &gateway, (method, path), || {
+            put(&gateway, &upload, &layer);
+            put(&gateway, TAG, &manifest(1));
+        });
+        assert_eq!(before.status(), 404, "{path}");
+        let after = ask(&gateway, path);
+        assert_eq!(after.status(), 200, "{method} {path}: {}", after.text());
+        // What nobody pushed meanwhile is known to be missing.
+        let never = path.replace("team/app", "team/never");
+        assert_eq!(ask(&gateway, &never).status(), 404);
+        let asked = origin.requests().len();
+        assert_eq!(ask(&gateway, &never).status(), 404);
+        assert_eq!(origin.requests().len(), asked, "{path}");
+    }
+}
+
+/// Which of two pushes the registry took last, only the registry knows.
+#[test]
+fn of_two_pushes_at_once_the_registry_says_which_counts() {
+    let (origin, gateway) = pushed("tag_ttl: 1h");
+    let latch = Latch::new();
+    let fault = origin.fault(Fault::Hold(latch.clone()).on("PUT", TAG).times(1));
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| put(&gateway, TAG, &manifest(1)));
+        latch.wait_reached(1);
+        put(&gateway, TAG, &manifest(2));
+        assert!(ask(&gateway, TAG).body == manifest(2));
+        latch.release();
+        first.join().expect("an answer");
+    });
+    origin.heal(fault);
+    let after = ask(&gateway, TAG);
+    assert!(after.body == manifest(2), "{}", after.text());
+}
+
+#[test]
+fn a_tag_whose_manifest_is_gone_is_asked_for_again() {
+    let (origin, gateway) = pushed("tag_ttl: 1h, missing_ttl: 10m");
+    let first = origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(1));
+    assert_eq!(head(&gateway, TAG).status(), 200);
+    origin.delete_manifest("team/app", &first);
+    origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(2));
+    let moved = ask(&gateway, TAG);
+    assert!(moved.body == manifest(2), "{}", moved.text());
+}
+
+/// Where the bytes of a digest are in the store.
+fn blob_file(gateway: &Gateway, digest: &str) -> std::path::PathBuf {
+    let (algorithm, hex) = digest.split_once(':').expect("a digest");
+    let blobs = gateway.store().join("blobs").join(algorithm);
+    blobs.join(&hex[..2]).join(hex)
+}
+
+/// A pusher skips the upload of what a HEAD finds.
+#[test]
+fn a_head_does_not_find_what_a_registry_that_takes_pushes_lost() {
+    let (origin, gateway) = pushed("link_ttl: 7d, tag_ttl: 1h");
+    let image = origin.push_image("team/app", "latest", &[random(1, 100_000)]);
+    let (blob, by_digest) = (image.layer_path(0), image.digest_path());
+    for path in [&blob, &by_digest] {
+        assert_eq!(ask(&gateway, path).status(), 200);
+        assert_eq!(head(&gateway, path).status(), 200);
+    }
+    // While the registry cannot say, what is here is what there is.
+    let down = origin.fault(Fault::status(500));
+    for path in [&blob, &by_digest] {
+        let stale = head(&gateway, path);
+        assert_eq!(stale.status(), 200, "{path}");
+        let status = stale.header("cache-status").unwrap_or_default();
+        assert!(status.starts_with("roadstead; fwd=stale"), "{status}");
+    }
+    origin.heal(down);
+    origin.delete_blob("team/app", &image.layer(0).0);
+    origin.delete_manifest("team/app", &image.digest);
+    for path in [&blob, &by_digest] {
+        until("the registry is asked again", || {
+            head(&gateway, path).status() != 200
+        });
+        assert_eq!(head(&gateway, path).status(), 404, "{path}");
+        assert_eq!(ask(&gateway, path).status(), 404, "{path}");
+    }
+}
+
+#[test]
+fn a_head_asks_for_what_is_not_here() {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "latest", &[random(1, 100_000)]);
+    let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    for (path, digest) in [
+        (image.layer_path(0), &image.layer(0).0),
+        (image.digest_path(), &image.digest),
+    ] {
+        assert_eq!(ask(&gateway, &path).status(), 200);
+        gateway.terminate();
+        std::fs::remove_file(blob_file(&gateway, digest)).expect("it is kept");
+        gateway.restart();
+        let asked = origin.count("HEAD", &path);
+        assert_eq!(head(&gateway, &path).status(), 200, "{path}");
+        assert_eq!(origin.count("HEAD", &path), asked + 1, "{path}");
+        origin.delete_blob("library/app", digest);
+        origin.delete_manifest("library/app", digest);
+        assert_eq!(head(&gateway, &path).status(), 404, "{path}");
+    }
+}
+
+/// A layer is no manifest, whatever repository asks for it as one.
+#[test]
+fn a_layer_is_not_read_into_memory_as_a_manifest() {
+    const LAYER: usize = 192 << 20;
+    let origin = Origin::start();
+    let layer = vec![7; LAYER];
+    let digest = origin.push_blob("library/app", layer.clone());
+    // One that has it as a manifest, as no registry does.
+    origin.push_manifest("library/odd", None, MEDIA_MANIFEST, layer);
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    let blob = ask(&gateway, &format!("/v2/library/app/blobs/{digest}"));
+    assert_eq!(blob.body.len(), LAYER);
+    drop(blob);
+    for (repository, method, status) in [
+        ("library/app", "GET", 404),
+        ("library/other", "GET", 404),
+        ("library/odd", "GET", 502),
+        ("library/odd", "HEAD", 200),
+        ("library/odd", "GET", 502),
+    ] {
+        gateway.reset_peak();
+        let before = gateway.rss_kib();
+        let path = format!("/v2/{repository}/manifests/{digest}");
+        let reply = Raw::connect(gateway.url(1), None).exchange(method, &path, &[]);
+        assert_eq!(reply.status(), status, "{repository} {}", reply.text());
+        let peak = gateway.peak_rss_kib();
+        assert!(peak < before + (48 << 10), "{before} to {peak} KiB");
+    }
+}
+
+/// The file of a record, held by another name: another file in its place is another one.
+struct Watched<'a> {
+    file: std::path::PathBuf,
+    gateway: &'a Gateway,
+    serial: usize,
+}
+
+impl<'a> Watched<'a> {
+    fn new(gateway: &'a Gateway, record: &str) -> Self {
+        let file = gateway.store().join("repositories").join(record);
+        Self {
+            file,
+            gateway,
+            serial: 0,
+        }
+    }
+
+    /// Whether it is the same file after `act`.
+    fn stays_during(&mut self, act: impl FnOnce()) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let inode = |path: &Path| std::fs::metadata(path).map(|meta| meta.ino()).ok();
+        self.serial += 1;
+        let name = format!(
+            "held-{}-{}",
+            self.serial,
+            self.file.file_name().expect("a name").display()
+        );
+        let held = self.gateway.dir().join(name);
+        std::fs::hard_link(&self.file, &held).expect("the record is on disk");
+        act();
+        inode(&held) == inode(&self.file)
+    }
+}
+
+#[test]
+fn what_did_not_change_is_not_written_again() {
+    let (origin, gateway) = pushed("");
+    let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
+    assert_eq!(ask(&gateway, TAG).status(), 200);
+    assert_eq!(ask(&gateway, &image.layer_path(0)).status(), 200);
+    let name = |digest: &str| digest.replace(':', "-");
+    let mut records = [
+        Watched::new(&gateway, "hosted/team/app/_tags/full/latest"),
+        Watched::new(
+            &gateway,
+            &format!("hosted/team/app/_manifests/{}", name(&image.digest)),
+        ),
+        Watched::new(
+            &gateway,
+            &format!("hosted/team/app/_blobs/{}", name(&image.layer(0).0)),
+        ),
+    ];
+    for record in &mut records {
+        let heads = origin.count("HEAD", "*");
+        let stays = record.stays_during(|| {
+            for _ in 0..5 {
+                // Another second: it was confirmed since.
+                let now = std::time::SystemTime::now();
+                until("the next second", || {
+                    now.elapsed()
+                        .is_ok_and(|elapsed| elapsed.as_millis() > 1001)
+                });
+                assert_eq!(ask(&gateway, TAG).status(), 200);
+                assert_eq!(head(&gateway, &image.layer_path(0)).status(), 200);
+            }
+        });
+        assert!(stays, "{} was written again", record.file.display());
+        assert_eq!(
+            origin.count("HEAD", "*"),
+            heads + 10,
+            "it is asked each time"
+        );
+    }
+    let moved = origin.push_image("team/app", "latest", &[random(2, 1000)]);
+    let stays = records[0].stays_during(|| assert!(ask(&gateway, TAG).body == moved.manifest));
+    assert!(!stays, "what changed is written");
+}
