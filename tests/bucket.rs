@@ -7,6 +7,8 @@ mod support;
 mod operators;
 #[path = "bucket/rights.rs"]
 mod rights;
+#[path = "bucket/taken_back.rs"]
+mod taken_back;
 
 use std::time::{Duration, Instant};
 

@@ -199,9 +199,11 @@ impl Store {
         })
     }
 
-    /// The same store with a bucket behind it, which others share.
+    /// The same store with a bucket behind it, which others share. What was to be taken back from it when the last
+    /// process ended still is. Blocks on the disk.
     #[must_use]
     pub fn with_bucket(mut self, bucket: Bucket) -> Self {
+        bucket.remember_in(&self.root);
         self.links.share(&bucket);
         self.tags.share(&bucket);
         self.bucket = Some(bucket);

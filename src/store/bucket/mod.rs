@@ -14,6 +14,7 @@
 //! ```
 
 mod body;
+mod journal;
 mod lease;
 mod outbox;
 mod record;
@@ -94,6 +95,8 @@ pub struct Bucket {
 struct Inner {
     s3: AmazonS3,
     name: String,
+    /// Where it is asked, as one word.
+    endpoint: String,
     prefix: String,
     /// What no message may hold.
     secrets: Vec<String>,
@@ -160,6 +163,7 @@ impl Bucket {
             inner: Arc::new(Inner {
                 s3,
                 name: settings.name.clone(),
+                endpoint: settings.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
                 prefix: settings.prefix.clone(),
                 secrets,
                 views: views

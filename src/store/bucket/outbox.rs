@@ -1,11 +1,11 @@
 //! Small changes on their way to the bucket: the last one of a key counts, those of one key go one after another.
 //!
 //! What is put and does not get there within a minute is dropped: what it says may be wrong by then. What is taken
-//! back stays until it is done.
+//! back stays until it is done, over restarts ([`super::journal`]), and is not believed meanwhile.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use object_store::ObjectStoreExt as _;
@@ -13,17 +13,17 @@ use object_store::path::Path;
 use tokio::sync::Notify;
 
 use super::Bucket;
+use super::journal::{Facts, Journal, MOST};
 use crate::metrics::{self, BucketEvent};
+use crate::store::space::unix;
+use crate::store::trouble;
 
 /// How many changes are under way at once.
 pub(super) const WORKERS: usize = 4;
-/// How many may wait.
-const MOST: usize = 10_000;
 /// How long one may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// How long something that is put may wait.
 const LIFE: Duration = Duration::from_secs(60);
-const LONGER_THAN_A_QUESTION: Duration = Duration::from_secs(3);
 /// The wait after a failure.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -41,19 +41,8 @@ pub(super) enum Change {
 pub(super) struct Outbox {
     state: Mutex<State>,
     news: Notify,
-    /// What was taken back a moment ago: a question from before may still bring it.
-    recently: Recently,
-}
-
-/// Keys, remembered for longer than any question takes.
-#[derive(Debug)]
-struct Recently(moka::sync::Cache<String, ()>);
-
-impl Default for Recently {
-    fn default() -> Self {
-        let builder = moka::sync::Cache::builder().max_capacity(MOST as u64);
-        Self(builder.time_to_live(LONGER_THAN_A_QUESTION).build())
-    }
+    /// What is owed, on disk. Locked before the state.
+    journal: Mutex<Option<Journal>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,26 +51,31 @@ struct State {
     order: VecDeque<String>,
     /// Keys that are being changed.
     busy: HashSet<String>,
-    /// Those of them that are taken back.
-    leaving: HashSet<String>,
-    /// A removal did not fit: nothing there is believed before all is done.
-    overrun: bool,
+    /// What is to be taken back, waiting, under way, or overtaken by what is to be put in its place.
+    facts: Facts,
+}
+
+/// What became of a change that was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queued {
+    Waiting,
+    /// There are too many.
+    Dropped,
 }
 
 impl State {
-    /// Queues a change in place of an earlier one; false when it does not fit.
-    fn push(&mut self, key: &str, change: Change, now: Instant) -> bool {
+    /// Queues a change in place of an earlier one.
+    fn push(&mut self, key: &str, change: Change, now: Instant) -> Queued {
         if let Some(waiting) = self.changes.get_mut(key) {
             *waiting = (change, now);
-            return true;
+            return Queued::Waiting;
         }
         if self.changes.len() >= MOST {
-            self.overrun |= change == Change::TakeBack;
-            return false;
+            return Queued::Dropped;
         }
         self.changes.insert(key.to_owned(), (change, now));
         self.order.push_back(key.to_owned());
-        true
+        Queued::Waiting
     }
 
     /// The next change of a key that nobody changes.
@@ -90,25 +84,37 @@ impl State {
         let key = self.order.remove(at)?;
         let (change, since) = self.changes.remove(&key)?;
         self.busy.insert(key.clone());
-        if change == Change::TakeBack {
-            self.leaving.insert(key.clone());
-        }
         Some((key, change, since))
     }
 
-    fn done(&mut self, key: &str) {
+    /// A change was tried. What was not done waits again: what is put for a while, in whose place a right is taken
+    /// back that is owed since.
+    fn settle(&mut self, key: &str, change: Change, since: Instant, done: Done) -> Queued {
         self.busy.remove(key);
-        self.leaving.remove(key);
-        self.overrun &= !(self.changes.is_empty() && self.busy.is_empty());
+        // What came in meanwhile counts instead.
+        if done == Done::Yes || self.changes.contains_key(key) {
+            return Queued::Waiting;
+        }
+        match change {
+            Change::TakeBack => self.push(key, change, since),
+            _ if since.elapsed() < LIFE => self.push(key, change, since),
+            _ if self.facts.owed.contains(key) => {
+                self.push(key, Change::TakeBack, since);
+                Queued::Dropped
+            }
+            _ => Queued::Dropped,
+        }
     }
 
     fn trusts(&self, key: &str) -> bool {
-        let waits = self
-            .changes
-            .get(key)
-            .is_some_and(|(change, _)| *change == Change::TakeBack);
-        !self.overrun && !waits && !self.leaving.contains(key)
+        !self.facts.owed.contains(key)
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Yes,
+    No,
 }
 
 impl Outbox {
@@ -117,40 +123,117 @@ impl Outbox {
         self.state().trusts(key)
     }
 
-    /// Whether a key was taken back a moment ago.
-    pub fn was_taken_back(&self, key: &str) -> bool {
-        self.recently.0.contains_key(key)
+    /// Whether what was confirmed at a time, in seconds since 1970, may be believed: not where a removal from then
+    /// on did not fit.
+    pub fn trusts_what_was_confirmed(&self, at: u64) -> bool {
+        at > self.state().facts.distrusted_until
     }
 
-    /// A change was tried: what was not done waits again, as far as it may. False when it is given up.
-    fn settle(&self, key: &str, change: Change, since: Instant, done: bool) -> bool {
-        let mut state = self.state();
-        state.done(key);
-        // What came in meanwhile counts instead.
-        if done || state.changes.contains_key(key) {
-            return true;
+    /// Goes on with what the journal in `root` says. Blocks on the disk.
+    pub fn remember_in(&self, root: &std::path::Path, whose: &str) {
+        let mut journal = self.journal();
+        match Journal::open(root, whose) {
+            Ok((opened, facts)) => {
+                let mut state = self.state();
+                for key in &facts.owed {
+                    state.push(key, Change::TakeBack, Instant::now());
+                }
+                state.facts = facts;
+                *journal = Some(opened);
+            }
+            Err(error) => {
+                trouble("the journal of the bucket cannot be read", &error);
+                self.state().facts.distrusted_until = unix(SystemTime::now());
+            }
         }
-        let keeps = change == Change::TakeBack || since.elapsed() < LIFE;
-        keeps && state.push(key, change, since)
+        self.news.notify_one();
+    }
+
+    /// Owes it to the others to take a key back: from now on it is not believed, and after a restart neither. Blocks
+    /// on the disk.
+    fn owe(&self, key: &str) -> Queued {
+        let mut journal = self.journal();
+        let now = unix(SystemTime::now());
+        let fits = {
+            let mut state = self.state();
+            let fits = state.facts.owed.len() < MOST || !state.trusts(key);
+            if fits && !state.facts.owed.insert(key.to_owned()) {
+                // It is noted already.
+                return state.push(key, Change::TakeBack, Instant::now());
+            }
+            if !fits {
+                // Nothing is, that may be it.
+                state.facts.distrusted_until = now;
+            }
+            fits
+        };
+        let noted = match journal.as_mut() {
+            Some(journal) if fits => journal.owe(key),
+            Some(journal) => journal.distrust(now),
+            None => Ok(()),
+        };
+        if let Err(error) = noted {
+            trouble(
+                "what is to be taken back from the bucket cannot be noted",
+                &error,
+            );
+        }
+        if !fits {
+            return Queued::Dropped;
+        }
+        let mut state = self.state();
+        state.push(key, Change::TakeBack, Instant::now())
+    }
+
+    /// What was owed of a key is done, unless it is owed anew. Blocks on the disk.
+    fn pay(&self, key: &str) {
+        let mut journal = self.journal();
+        let mut state = self.state();
+        let is_owed_anew = state.changes.contains_key(key) || state.busy.contains(key);
+        if is_owed_anew || !state.facts.owed.remove(key) {
+            return;
+        }
+        if let Some(journal) = journal.as_mut() {
+            let noted = journal
+                .paid(key)
+                .and_then(|()| journal.compact(&state.facts));
+            if let Err(error) = noted {
+                trouble(
+                    "what was taken back from the bucket cannot be noted",
+                    &error,
+                );
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn journal(&self) -> MutexGuard<'_, Option<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Bucket {
-    /// Has a change made, behind whatever is going on.
+    /// Goes on with what was to be taken back when the process ended that had the store in `root`. Blocks on the
+    /// disk.
+    pub(in crate::store) fn remember_in(&self, root: &std::path::Path) {
+        let inner = &self.inner;
+        let whose = format!("s3 {} {}", inner.name, inner.endpoint);
+        inner.outbox.remember_in(root, &whose);
+    }
+
+    /// Has a change made, behind whatever is going on. Taking something back blocks on the disk.
     pub(super) fn change(&self, key: &Path, change: Change) {
         let outbox = &self.inner.outbox;
-        if change == Change::TakeBack {
-            outbox.recently.0.insert(key.to_string(), ());
-        }
-        let queued = outbox.state().push(key.as_ref(), change, Instant::now());
-        if queued {
-            outbox.news.notify_one();
-        } else {
-            metrics::bucket(BucketEvent::RecordDropped);
+        let queued = match change {
+            Change::TakeBack => outbox.owe(key.as_ref()),
+            change => outbox.state().push(key.as_ref(), change, Instant::now()),
+        };
+        match queued {
+            Queued::Waiting => outbox.news.notify_one(),
+            Queued::Dropped => metrics::bucket(BucketEvent::RecordDropped),
         }
     }
 
@@ -166,18 +249,25 @@ impl Bucket {
                 continue;
             };
             let done = self.make(&key, &change).await;
-            if !outbox.settle(&key, change, since, done) {
+            let queued = outbox.state().settle(&key, change, since, done);
+            if queued == Queued::Dropped {
                 metrics::bucket(BucketEvent::RecordDropped);
             }
-            if !done {
-                tokio::time::sleep(WAIT).await;
+            match done {
+                Done::Yes if outbox.trusts(&key) => {}
+                Done::Yes => {
+                    let bucket = self.clone();
+                    let pay = move || bucket.inner.outbox.pay(&key);
+                    let _ = tokio::task::spawn_blocking(pay).await;
+                }
+                Done::No => tokio::time::sleep(WAIT).await,
             }
         }
     }
 
-    async fn make(&self, key: &str, change: &Change) -> bool {
+    async fn make(&self, key: &str, change: &Change) -> Done {
         let (s3, path) = (&self.inner.s3, super::raw_path(key));
-        match change {
+        let made = match change {
             Change::Put(bytes) => {
                 let put = s3.put(&path, bytes.clone().into());
                 self.write(WITHIN, put).await.is_ok()
@@ -185,7 +275,8 @@ impl Bucket {
             Change::TakeBack | Change::Release => {
                 self.write(WITHIN, s3.delete(&path)).await.is_ok()
             }
-        }
+        };
+        if made { Done::Yes } else { Done::No }
     }
 }
 
@@ -193,36 +284,83 @@ impl Bucket {
 mod tests {
     use super::*;
 
+    fn put(text: &'static str) -> Change {
+        Change::Put(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn key(popped: Option<(String, Change, Instant)>) -> Option<(String, Change)> {
+        popped.map(|(key, change, _)| (key, change))
+    }
+
     #[test]
     fn the_last_change_counts_and_one_is_made_at_a_time() {
-        let (mut state, now) = (State::default(), Instant::now());
-        let put = |text: &'static str| Change::Put(Bytes::from_static(text.as_bytes()));
-        assert!(state.push("a", put("1"), now) && state.push("b", put("1"), now));
-        assert!(state.push("a", Change::TakeBack, now));
-        assert!(!state.trusts("a") && state.trusts("b"));
-        assert_eq!(state.pop(), Some(("a".into(), Change::TakeBack, now)));
-        assert!(!state.trusts("a"), "it is not done yet");
-        state.push("a", put("2"), now);
-        assert_eq!(state.pop().map(|(key, ..)| key).as_deref(), Some("b"));
-        assert_eq!(state.pop(), None, "a is being changed");
-        state.done("a");
-        assert!(state.trusts("a"));
-        assert_eq!(state.pop(), Some(("a".into(), put("2"), now)));
+        let (outbox, now) = (Outbox::default(), Instant::now());
+        let push = |key, change| outbox.state().push(key, change, now);
+        assert_eq!(push("a", put("1")), Queued::Waiting);
+        assert_eq!(push("b", put("1")), Queued::Waiting);
+        outbox.owe("a");
+        assert!(!outbox.trusts("a") && outbox.trusts("b"));
+        let popped = || key(outbox.state().pop());
+        assert_eq!(popped(), Some(("a".into(), Change::TakeBack)));
+        assert!(!outbox.trusts("a"), "it is not done yet");
+        push("a", put("2"));
+        assert_eq!(popped(), Some(("b".into(), put("1"))));
+        assert_eq!(popped(), None, "a is being changed");
+        outbox.state().settle("a", Change::TakeBack, now, Done::Yes);
+        outbox.pay("a");
+        assert!(!outbox.trusts("a"), "what comes next is to be in its place");
+        assert_eq!(popped(), Some(("a".into(), put("2"))));
+        outbox.state().settle("a", put("2"), now, Done::Yes);
+        outbox.pay("a");
+        assert!(outbox.trusts("a"));
+    }
+
+    /// What was to be put in the place of a right that is none is dropped after a while; the right is none still.
+    #[test]
+    fn what_is_owed_outlives_what_was_to_be_put_there() {
+        let outbox = Outbox::default();
+        outbox.owe("a");
+        let Some(long_ago) = Instant::now().checked_sub(LIFE) else {
+            return;
+        };
+        let mut state = outbox.state();
+        assert_eq!(state.push("a", put("1"), long_ago), Queued::Waiting);
+        let (name, change, since) = state.pop().expect("a change");
+        assert_eq!(
+            state.settle(&name, change, since, Done::No),
+            Queued::Dropped
+        );
+        assert_eq!(key(state.pop()), Some(("a".into(), Change::TakeBack)));
+        assert!(!state.trusts("a"));
     }
 
     #[test]
     fn what_cannot_be_taken_back_is_not_believed() {
-        let (mut state, now) = (State::default(), Instant::now());
+        let root = tempfile::tempdir().expect("a folder");
+        let outbox = Outbox::default();
+        outbox.remember_in(root.path(), "s3 a");
         for index in 0..MOST {
-            assert!(state.push(&index.to_string(), Change::TakeBack, now));
+            assert_eq!(outbox.owe(&index.to_string()), Queued::Waiting);
         }
-        assert!(!state.push("more", Change::Put(Bytes::new()), now));
-        assert!(state.trusts("other"));
-        assert!(!state.push("more", Change::TakeBack, now));
-        assert!(!state.trusts("more") && !state.trusts("other"));
-        while let Some((key, ..)) = state.pop() {
-            state.done(&key);
+        let now = unix(SystemTime::now());
+        assert!(outbox.trusts("other") && outbox.trusts_what_was_confirmed(now));
+        assert_eq!(outbox.owe("more"), Queued::Dropped);
+        assert_eq!(outbox.owe("1"), Queued::Waiting, "it is owed already");
+        // Nor after a restart.
+        let again = Outbox::default();
+        again.remember_in(root.path(), "s3 a");
+        for outbox in [&outbox, &again] {
+            assert!(!outbox.trusts_what_was_confirmed(now));
+            assert!(outbox.trusts_what_was_confirmed(now + 60));
+            assert!(!outbox.trusts("1") && outbox.trusts("other"));
         }
-        assert!(state.trusts("more"));
+        for number in 0..MOST {
+            let (key, change, since) = again.state().pop().expect("a change");
+            assert_eq!(change, Change::TakeBack);
+            again.state().settle(&key, change, since, Done::Yes);
+            again.pay(&key);
+            assert!(again.trusts(&key), "{number}");
+        }
+        assert!(!again.trusts_what_was_confirmed(now));
     }
 }

@@ -51,7 +51,7 @@ impl Bucket {
             return None;
         }
         metrics::bucket(BucketEvent::Hit);
-        record
+        record.filter(|record| outbox.trusts_what_was_confirmed(record.checked_at().unwrap_or(0)))
     }
 
     /// Lets the others know a record, behind the answer.
