@@ -326,7 +326,7 @@ fn a_head_does_not_find_what_a_registry_that_takes_pushes_lost() {
 fn a_head_asks_for_what_is_not_here() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 100_000)]);
-    let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
+    let mut gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
     for (path, digest) in [
         (image.layer_path(0), &image.layer(0).0),
         (image.digest_path(), &image.digest),
@@ -406,6 +406,22 @@ impl<'a> Watched<'a> {
         std::fs::hard_link(&self.file, &held).expect("the record is on disk");
         act();
         inode(&held) == inode(&self.file)
+    }
+}
+
+/// Others may push to such a registry, so that its tags are asked for each time, and so are their lists.
+#[test]
+fn a_list_shows_what_others_pushed() {
+    let (origin, gateway) = pushed("");
+    let list = "/v2/team/app/tags/list";
+    for tag in ["one", "two"] {
+        origin.push_manifest("team/app", Some(tag), MEDIA_MANIFEST, manifest(0));
+        let listed = ask(&gateway, list);
+        assert!(
+            listed.text().contains(&format!("\"{tag}\"")),
+            "{}",
+            listed.text()
+        );
     }
 }
 

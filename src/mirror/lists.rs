@@ -13,7 +13,7 @@ use crate::spec::name::{Registry, Repository};
 use crate::spec::v2::{Endpoint, Query, Resource};
 use crate::upstream::Page;
 
-/// How long a page is believed.
+/// How long a page is believed at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
 /// How long a page is kept in case the upstream fails.
 const PAGE_LIFE: Duration = Duration::from_secs(3600);
@@ -93,7 +93,9 @@ impl Mirror {
             query.clone(),
         );
         let known = shared.pages.get(&key);
-        if let Some(kept) = known.clone().filter(|kept| kept.at.elapsed() < PAGE_TTL) {
+        // No longer than a tag is.
+        let ttl = PAGE_TTL.min(origin.tag_ttl);
+        if let Some(kept) = known.clone().filter(|kept| kept.at.elapsed() < ttl) {
             return Ok(PageAnswer {
                 kept,
                 cache: CacheStatus::HIT,
