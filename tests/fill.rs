@@ -153,13 +153,15 @@ fn a_fill_goes_on_when_its_client_leaves() {
 fn head_never_downloads() {
     let (origin, image, gateway) = scene(SIZE);
     let mut raw = Raw::connect(gateway.url(1), None);
-    for expected in ["roadstead; fwd=uri-miss", "roadstead; hit"] {
+    // What is not here is asked for each time: it may be gone.
+    for _ in 0..2 {
         let head = raw.head(&image.layer_path(0));
         assert_eq!(
             (head.status(), head.head.length()),
             (200, Some(SIZE as u64))
         );
-        assert_eq!(head.header("cache-status"), Some(expected));
+        let expected = Some("roadstead; fwd=uri-miss");
+        assert_eq!(head.header("cache-status"), expected);
         assert_eq!(head.header("accept-ranges"), Some("bytes"));
         assert_eq!(
             head.header("docker-content-digest"),
@@ -168,7 +170,7 @@ fn head_never_downloads() {
     }
     assert_eq!(
         (origin.count("HEAD", "*"), origin.count("GET", "*")),
-        (1, 0)
+        (2, 0)
     );
 }
 

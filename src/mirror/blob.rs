@@ -300,10 +300,9 @@ impl Mirror {
             link => link,
         };
         let here = match &link {
-            Some(link) => shared.open_blob(digest, link.size).await,
+            Some(link) => shared.length_here(&origin, permit, digest, link).await,
             None => None,
         };
-        let here = here.as_ref().and_then(Content::length);
         if let (Some(link), Some(size), Heads::Cached) = (&link, here, origin.heads) {
             if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
                 self.recheck_blob(&origin, permit, digest);
@@ -489,6 +488,21 @@ impl Shared {
             return bytes.map(Content::Memory);
         }
         Some(Content::File(blob))
+    }
+
+    /// How long a linked blob is that is here, or is made here of what the v1 side has.
+    async fn length_here(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+        link: &BlobLink,
+    ) -> Option<u64> {
+        if let Some(content) = self.open_blob(digest, link.size).await {
+            return content.length();
+        }
+        let of_v1 = self.of_v1(origin, permit.repository(), digest).await;
+        link.size.filter(|_| of_v1.is_some())
     }
 
     /// A blob that was made here, of a layer that the caller's repository has.

@@ -111,8 +111,8 @@ impl Mirror {
                     bytes = shared.remade(origin, digest).await;
                 }
             }
-            let is_here = bytes.is_some()
-                || (!with_bytes && shared.open_blob(&link.stored(digest), None).await.is_some());
+            let is_here =
+                bytes.is_some() || (!with_bytes && shared.has_bytes(origin, digest, link).await);
             if is_here && (with_bytes || origin.heads == Heads::Cached) {
                 if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
                     == Freshness::Stale
@@ -120,6 +120,11 @@ impl Mirror {
                     self.recheck_manifest(origin, permit, digest);
                 }
                 return Ok(answer(digest, link, bytes, CacheStatus::HIT));
+            }
+            // A HEAD by its tag would ask as seldom.
+            let confirmed = freshness(link.checked_at, origin.tag_ttl, SystemTime::now());
+            if !with_bytes && origin.heads == Heads::Cached && confirmed != Freshness::Stale {
+                return Ok(answer(digest, link, None, CacheStatus::HIT));
             }
             known = Some(link).filter(|_| is_here);
         }
@@ -239,6 +244,12 @@ impl Shared {
             Some(bytes) => Some(bytes),
             None => self.fetch_shared(digest).await,
         }
+    }
+
+    /// Whether the bytes of a linked manifest are here, or are made here.
+    async fn has_bytes(&self, origin: &Origin, digest: &Digest, link: &ManifestLink) -> bool {
+        let here = self.open_blob(&link.stored(digest), None).await;
+        here.is_some() || self.remade(origin, digest).await.is_some()
     }
 
     /// Whether bytes that may be a manifest are here, or in the bucket. None are read.

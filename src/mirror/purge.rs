@@ -16,11 +16,12 @@ impl Mirror {
         let store = self.shared.store.clone();
         let mirror = self.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let purge = store.plan(&target);
             if dry_run {
-                return Ok(purge);
+                return Ok(store.plan(&target));
             }
             // Answers that are under way are of before, and so is what the bucket has: they are not kept.
+            store.end_generations();
+            let purge = store.plan(&target);
             for origin in mirror.shared.origins.values() {
                 origin.written(SystemTime::now());
             }

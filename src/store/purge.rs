@@ -156,6 +156,13 @@ impl Store {
         purge
     }
 
+    /// Has no answer kept to a question that was asked before this.
+    pub fn end_generations(&self) {
+        for room in [Room::Repositories, Room::V1, Room::Conversions] {
+            self.files(room).end_generations("");
+        }
+    }
+
     /// Carries a purge out. Other gateways do not learn of these records from the bucket any more either. Blocks
     /// on the disk.
     ///
@@ -164,8 +171,6 @@ impl Store {
     pub fn purge(&self, purge: &Purge) -> io::Result<()> {
         let mut outcome = Ok(());
         for room in [Room::Repositories, Room::V1, Room::Conversions] {
-            // Answers that are under way are of before.
-            self.files(room).end_generations("");
             let mut folders = HashSet::new();
             for (_, record) in purge.records.iter().filter(|(its, _)| *its == room) {
                 if let Some(bucket) = &self.bucket
