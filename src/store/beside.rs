@@ -198,9 +198,7 @@ impl Store {
     /// # Errors
     /// When it cannot be removed; that it is not there is none.
     pub(super) fn remove_now(&self, room: Room, path: &str) -> std::io::Result<()> {
-        let removed = self
-            .files(room)
-            .remove(path, || self.forget(room, path));
+        let removed = self.files(room).remove(path, || self.forget(room, path));
         self.links.walks.forget();
         removed
     }

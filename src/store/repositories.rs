@@ -233,7 +233,11 @@ mod tests {
             async move {
                 let registry = Registry::new("up.example");
                 links
-                    .link_manifest(&registry, &repository, &digest, link, Reach::Here)
+                    .link_manifest(
+                        &links.ask_manifest(&registry, &repository, &digest),
+                        link,
+                        Reach::Here,
+                    )
                     .await;
             }
         };
@@ -251,12 +255,14 @@ mod tests {
         );
         let app: Repository = "team/app".parse().expect("a name");
         let link = PublicLink { checked_at: 0 };
-        links.link_public(&registry, &app, link).await;
+        links
+            .link_public(&links.ask_public(&registry, &app), link)
+            .await;
         assert_eq!(
             named(&found().await),
             [("base/app", false), ("team/app", true)]
         );
-        links.unlink_public(&registry, &app).await;
+        links.public_gone(&links.ask_public(&registry, &app)).await;
         assert_eq!(
             named(&found().await),
             [("base/app", false), ("team/app", false)]
