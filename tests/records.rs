@@ -204,7 +204,7 @@ fn what_is_deleted_is_not_brought_back_by_a_question_from_before() {
     for path in [TAG, by_digest.as_str()] {
         origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
         held(&origin, &gateway, ("GET", path), || {
-            delete(&gateway, &by_digest)
+            delete(&gateway, &by_digest);
         });
         for path in [TAG, by_digest.as_str()] {
             assert_eq!(ask(&gateway, path).status(), 404, "{path}");
@@ -217,7 +217,7 @@ fn what_is_deleted_is_not_brought_back_by_a_question_from_before() {
     for method in ["HEAD", "GET"] {
         origin.push_blob("team/app", layer.clone());
         held(&origin, &gateway, (method, &path), || {
-            delete(&gateway, &path)
+            delete(&gateway, &path);
         });
         assert_eq!(ask(&gateway, &path).status(), 404, "{method}");
     }

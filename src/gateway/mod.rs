@@ -159,7 +159,7 @@ impl Gateway {
             Route::Pass(pass) => {
                 wanted.namespace.clone_from(&pass.target.namespace);
                 exchange.target = Some(pass.target.clone());
-                self.pass(session, &wanted, pass, login).await?;
+                self.pass(session, &wanted, *pass, login).await?;
             }
             Route::Pull(target) => {
                 wanted.namespace.clone_from(&target.namespace);

@@ -126,7 +126,7 @@ pub enum Route {
     /// A cached read.
     Pull(Target),
     /// A write, or a read of a registry whose bytes stay there.
-    Pass(Pass),
+    Pass(Box<Pass>),
     V1(v1::Route),
 }
 
@@ -256,7 +256,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         (owner.registry == entry.registry).then(|| canonical(owner, rest).ok())?
     };
     let pass = pass::pass(target, action, (asked.query, &query), source)?;
-    Ok(Route::Pass(pass))
+    Ok(Route::Pass(Box::new(pass)))
 }
 
 /// What a name in a path stands for.

@@ -343,7 +343,7 @@ fn passed(method: &Method, target: &str) -> Result<Pass, ErrorCode> {
         agent: "",
     };
     match route(&hosting(), &Listener::default(), asked) {
-        Ok(Route::Pass(pass)) => Ok(pass),
+        Ok(Route::Pass(pass)) => Ok(*pass),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal.code),
     }

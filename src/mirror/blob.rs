@@ -25,6 +25,8 @@ use crate::upstream::UpstreamError;
 
 /// A blob of a repository.
 pub(super) type ClaimKey = (Registry, Repository, Digest);
+/// The length in bytes that a registry gave with a claim, where it gave one.
+pub(super) type Claimed = Result<Option<u64>, MirrorError>;
 
 /// How long a client waits for the first sign of a cold blob.
 const HEADER_DEADLINE: Duration = Duration::from_secs(25);

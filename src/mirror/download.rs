@@ -118,9 +118,7 @@ impl Download {
         // Hashing one may take long: that needs no slot.
         let mut staged = self.earlier_partial().await;
         let Some(_slots) = self.slots(source.registry()).await else {
-            if let Some(staged) = staged {
-                staged.park();
-            }
+            park(staged);
             return (Phase::Failed(FillError::Busy), Some(source));
         };
         if let Some(file) = self.came_meanwhile(&source).await {
@@ -198,9 +196,7 @@ impl Download {
                 }
                 Interruption::Disk(error) => return (Phase::Failed(error), Some(source)),
                 Interruption::Pause => {
-                    if let Some(staged) = staged {
-                        staged.park();
-                    }
+                    park(staged);
                     self.fills.pause(self.fill.digest, source.clone());
                     return (Phase::Failed(FillError::Paused), Some(source));
                 }
@@ -210,9 +206,7 @@ impl Download {
             self.fill.refuse(source.clone(), failure.clone());
             drops = 0;
             let Some(next) = self.fill.next_source() else {
-                if let Some(staged) = staged {
-                    staged.park();
-                }
+                park(staged);
                 return (Phase::Failed(failure), Some(source));
             };
             source = next;
@@ -494,6 +488,13 @@ impl Drop for Download {
             .take()
             .unwrap_or(Phase::Failed(FillError::Lost));
         self.fills.land(&self.fill, outcome);
+    }
+}
+
+/// Leaves what was begun to a fill that goes on with it.
+fn park(staged: Option<StagedBlob>) {
+    if let Some(staged) = staged {
+        staged.park();
     }
 }
 

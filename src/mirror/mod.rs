@@ -163,7 +163,7 @@ struct Shared {
     conversions: conversion::Conversions,
     searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
     fetching: Flights<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
-    claiming: Flights<(blob::ClaimKey, Option<Who>, u64), Result<Option<u64>, MirrorError>>,
+    claiming: Flights<(blob::ClaimKey, Option<Who>, u64), blob::Claimed>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
     asking: v1_kept::Asking,
     preparing: synthesis::Preparing,

@@ -399,14 +399,12 @@ impl Shared {
         digest: &Digest,
         manifest: Manifest,
     ) -> Result<Fetched, MirrorError> {
-        match self.ask_link(key, question, digest) {
-            Some(asked) => self.keep(&asked, digest, manifest).await,
-            None => {
-                let bytes = Some(manifest.bytes.clone());
-                let link = Arc::new(self.keep_manifest(digest, manifest).await?);
-                Ok(Fetched { link, bytes })
-            }
+        if let Some(asked) = self.ask_link(key, question, digest) {
+            return self.keep(&asked, digest, manifest).await;
         }
+        let bytes = Some(manifest.bytes.clone());
+        let link = Arc::new(self.keep_manifest(digest, manifest).await?);
+        Ok(Fetched { link, bytes })
     }
 
     /// A tag that the v2 side gave no answer to. One that it does not have may be on the v1 side.

@@ -123,8 +123,8 @@ fn rewritten(path: &Path, staging: &Path, whose: &str, facts: &Facts) -> io::Res
 fn read(text: &str, whose: &str) -> Facts {
     let mut facts = Facts::default();
     // What is behind the last line break was cut off.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let mut lines = whole.lines();
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut lines = complete.lines();
     if lines.next() != Some(whose) {
         return facts;
     }
