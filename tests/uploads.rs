@@ -96,8 +96,8 @@ fn send(
 /// Pushes a blob in one PUT; its digest.
 fn push(url: &str, user: Option<&str>, repository: &str, bytes: &[u8]) -> String {
     let digest = sha256(bytes);
-    let begin = format!("/v2/{repository}/blobs/uploads/");
-    let begun = send(url, user, "POST", &begin, &[], b"");
+    let uploads = format!("/v2/{repository}/blobs/uploads/");
+    let begun = send(url, user, "POST", &uploads, &[], b"");
     assert_eq!(begun.status(), 202, "{begun:?}");
     let location = begun.header("location").expect("a Location");
     let path = &location[location.find("/v2/").expect("a path")..];

@@ -30,7 +30,7 @@ fn no_form_mounts_what_its_sender_may_not_read() {
     let secret = random(1, 10_000);
     let digest = push(&registry.url(), None, "secret/app", &secret);
     let place = Place::of(&registry.url());
-    let begin = "/v2/mine/a/blobs/uploads/";
+    let uploads = "/v2/mine/a/blobs/uploads/";
     let body = form(&digest);
     for kinds in [
         &[BOUNDARY][..],
@@ -47,7 +47,7 @@ fn no_form_mounts_what_its_sender_may_not_read() {
     ] {
         let headers: Vec<_> = kinds.iter().map(|kind| ("Content-Type", *kind)).collect();
         for (method, path) in [
-            ("POST", begin),
+            ("POST", uploads),
             ("PATCH", "/v2/mine/a/blobs/uploads/u"),
             ("PUT", "/v2/mine/a/blobs/uploads/u"),
         ] {
@@ -68,7 +68,7 @@ fn no_form_mounts_what_its_sender_may_not_read() {
         "application/json",
         "application/vnd.oci.image.layer.v1.tar+gzip",
     ] {
-        let begun = place.send("pusher", "POST", begin, &[("Content-Type", kind)], b"");
+        let begun = place.send("pusher", "POST", uploads, &[("Content-Type", kind)], b"");
         assert_eq!(begun.status(), 202, "{kind} {begun:?}");
     }
 }
