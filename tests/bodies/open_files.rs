@@ -126,8 +126,8 @@ fn what_the_readers_of_a_fill_have_open_is_not_evicted_under_them() {
     until("the first blob", || {
         gateway.log().matches("fill: committed").count() == 1
     });
-    for n in 1..4 {
-        assert!(get(gateway.url(1), None, &path(n)).body == blobs[n].1);
+    for (n, (_, bytes)) in blobs.iter().enumerate().take(4).skip(1) {
+        assert!(get(gateway.url(1), None, &path(n)).body == *bytes);
         assert_eq!(deleted(&gateway), [], "it was evicted under its reader");
     }
     let (body, end) = reader.read_body("GET", &head);
