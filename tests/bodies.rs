@@ -7,6 +7,8 @@ mod support;
 mod beside;
 #[path = "bodies/close_delimited.rs"]
 mod close_delimited;
+#[path = "bodies/http10.rs"]
+mod http10;
 #[path = "bodies/open_files.rs"]
 mod open_files;
 #[path = "bodies/storm.rs"]

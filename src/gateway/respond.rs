@@ -214,6 +214,11 @@ pub async fn blob(
     if wanted.matches(&tag) {
         return Ok(not_modified(session, wanted, &tag, cache, shareable).await?);
     }
+    let answer = if send::needs_length(session) {
+        answer.settled().await
+    } else {
+        answer
+    };
     let shape = match wanted.shape(answer.size, &tag) {
         // Every part would be a request of its own upstream; a server may ignore a Range.
         Ok(Shape::Parts(_)) if !answer.is_seekable() => Shape::Whole { size: answer.size },

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType, Result};
 use crate::mirror::{Passed, PassedError, Reader};
 use crate::spec::byteranges::Byteranges;
 use crate::spec::digest::{Digest, Hasher};
+use crate::spec::error::{ErrorCode, body};
 
 /// Sends headers alone, as HEAD wants them.
 pub async fn head(
@@ -55,7 +56,9 @@ pub async fn stream(
     length: Option<u64>,
     mut reader: Reader,
 ) -> Result<()> {
-    frame(session, &mut response, length)?;
+    if !frame(session, &mut response, length).await? {
+        return Ok(());
+    }
     session
         .write_response_header(Box::new(response), length == Some(0))
         .await?;
@@ -73,19 +76,21 @@ pub async fn filled<E: std::error::Error>(
     mut response: ResponseHeader,
     filler: Bytes,
     every: Duration,
-    body: impl Future<Output = std::result::Result<Reader, E>>,
+    made: impl Future<Output = std::result::Result<Reader, E>>,
 ) -> Result<()> {
-    frame(session, &mut response, None)?;
+    if !frame(session, &mut response, None).await? {
+        return Ok(());
+    }
     session
         .write_response_header(Box::new(response), false)
         .await?;
-    let mut body = pin!(body);
+    let mut made = pin!(made);
     let reader = loop {
         session
             .write_response_body(Some(filler.clone()), false)
             .await?;
         flush(session).await?;
-        if let Ok(reader) = tokio::time::timeout(every, &mut body).await {
+        if let Ok(reader) = tokio::time::timeout(every, &mut made).await {
             break reader;
         }
     };
@@ -128,7 +133,9 @@ pub async fn relay(
     length: Option<u64>,
     mut passed: Passed,
 ) -> Result<()> {
-    frame(session, &mut response, length)?;
+    if !frame(session, &mut response, length).await? {
+        return Ok(());
+    }
     session
         .write_response_header(Box::new(response), false)
         .await?;
@@ -148,7 +155,9 @@ pub async fn relay_verified(
     digest: Digest,
     mut passed: Passed,
 ) -> Result<()> {
-    frame(session, &mut response, None)?;
+    if !frame(session, &mut response, None).await? {
+        return Ok(());
+    }
     session
         .write_response_header(Box::new(response), false)
         .await?;
@@ -215,13 +224,34 @@ async fn next_passed(
     }
 }
 
-/// Says how long the body is, or how its end is told.
-fn frame(session: &Session, response: &mut ResponseHeader, length: Option<u64>) -> Result<()> {
+/// Whether a client knows no end of a body but its length and the end of the connection (RFC 9112 §7.1).
+pub fn needs_length(session: &Session) -> bool {
+    session.req_header().version <= Version::HTTP_10
+}
+
+/// Says how long the body is, or how its end is told. False where the client cannot be told: it was refused, since
+/// a body that is broken off would look whole.
+async fn frame(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    length: Option<u64>,
+) -> Result<bool> {
     match length {
-        Some(length) => response.insert_header(header::CONTENT_LENGTH, length),
-        None if session.is_http2() => Ok(()),
-        None => response.insert_header(header::TRANSFER_ENCODING, "chunked"),
+        Some(length) => response.insert_header(header::CONTENT_LENGTH, length)?,
+        None if session.is_http2() => {}
+        None if needs_length(session) => {
+            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+            let mut refused = ResponseHeader::build(status, None)?;
+            refused.insert_header(header::CONTENT_TYPE, "application/json")?;
+            refused.insert_header(header::CACHE_CONTROL, "no-store")?;
+            let message = "the length of this answer is not known: ask by HTTP/1.1";
+            let told = body(ErrorCode::Unsupported, message);
+            whole(session, refused, false, told.into()).await?;
+            return Ok(false);
+        }
+        None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
     }
+    Ok(true)
 }
 
 /// Ends a body before its end. What there was still reaches the client: it may resume from there.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::conversion::OfV1;
 use super::error::Asked;
-use super::fill::{FillError, Follower, Joined, Phase};
+use super::fill::{FillError, Follower, Joined, Phase, Progress};
 use super::freshness::{Freshness, freshness, stale_age, unix};
 use super::reader::Reader;
 use super::source::Source;
@@ -114,6 +114,23 @@ impl BlobAnswer {
             Content::Memory(_) | Content::File(_) | Content::Fill(..) => true,
             Content::Elsewhere(..) => false,
         }
+    }
+
+    /// Waits until the length is known, for a client that knows no other end of a body.
+    pub async fn settled(mut self) -> Self {
+        let Content::Fill(follower, _) = &mut self.content else {
+            return self;
+        };
+        let over = |progress: &Progress| {
+            !matches!(progress.phase, Phase::Asking | Phase::Streaming { .. })
+        };
+        if self.size.is_none()
+            && let Ok(progress) = follower.progress.wait_for(over).await
+            && matches!(progress.phase, Phase::Done { .. })
+        {
+            self.size = Some(progress.written);
+        }
+        self
     }
 
     /// Opens the body, whole or in part. A part needs a known size.

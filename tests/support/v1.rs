@@ -46,6 +46,8 @@ pub struct Script {
     pub lies: bool,
     /// It says nothing of a layer's length beside its description, and sends it in chunks.
     pub chunked: bool,
+    /// It says of no answer how long it is: it ends with the connection.
+    pub unframed: bool,
     /// It leaves `X-Docker-Size` out.
     pub no_sizes: bool,
     /// Lists and tags are unknown to it: its index has them.
@@ -291,7 +293,9 @@ fn serve(
                 };
                 state = woken;
             }
-            (answer(&mut state, &request), state.script.hangs_up)
+            let mut answer = answer(&mut state, &request);
+            answer.unframed = state.script.unframed;
+            (answer, state.script.hangs_up || state.script.unframed)
         };
         let bytes = answer.bytes(request.line.starts_with("HEAD "));
         let head = bytes.len() - answer.body_length(&request);
@@ -377,6 +381,7 @@ struct Answer {
     length: Option<usize>,
     body: Vec<u8>,
     chunked: bool,
+    unframed: bool,
 }
 
 impl Answer {
@@ -387,6 +392,7 @@ impl Answer {
             length: None,
             body: body.to_string().into_bytes(),
             chunked: false,
+            unframed: false,
         }
     }
 
@@ -413,6 +419,8 @@ impl Answer {
         }
         if self.chunked {
             text += "Transfer-Encoding: chunked\r\n";
+        } else if self.unframed {
+            text += "Connection: close\r\n";
         } else if self.status != 204 && self.status != 304 {
             let _ = write!(text, "Content-Length: {length}\r\n");
         }
@@ -660,6 +668,7 @@ fn layer(bytes: &[u8], range: Option<&str>) -> Answer {
         length: None,
         body: bytes.to_vec(),
         chunked: false,
+        unframed: false,
     };
     let size = bytes.len();
     let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))

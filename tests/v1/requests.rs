@@ -363,3 +363,42 @@ fn a_layer_streams_up_and_down() {
     let peak = gateway.peak_rss_kib();
     assert!(peak < 200 << 10, "{peak} KiB");
 }
+
+/// Nobody can tell whether an answer is whole that only its connection ends: JSON tells itself, a layer does not.
+#[test]
+fn what_only_the_connection_ends_is_whole_json_or_refused() {
+    let registry = V1Registry::start();
+    let (gateway, _, layer) = open(&registry);
+    let id = layer.split('/').nth(3).expect("an id").to_owned();
+    let paths = [
+        format!("/v1/images/{id}/json"),
+        format!("/v1/images/{id}/ancestry"),
+        "/v1/repositories/library/app/tags".to_owned(),
+        "/v1/repositories/library/app/images".to_owned(),
+    ];
+    let whole: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| ask(&gateway, "GET", path, &[]).body)
+        .collect();
+    registry.script(|script| script.unframed = true);
+    for (path, whole) in paths.iter().zip(&whole) {
+        let reply = ask(&gateway, "GET", path, &[]);
+        assert_eq!(
+            (reply.status(), reply.end.clone()),
+            (200, End::Complete),
+            "{path}"
+        );
+        assert!(reply.body == *whole, "{path}");
+    }
+    let refused = ask(&gateway, "GET", &layer, &[]);
+    assert_eq!(refused.status(), 502);
+    assert!(
+        refused.text().contains("neither a length nor a digest"),
+        "{refused:?}"
+    );
+    registry.script(|script| script.truncate = Some(5));
+    for path in &paths[..2] {
+        let cut = ask(&gateway, "GET", path, &[]);
+        assert!(cut.status() >= 500, "{path}: {cut:?}");
+    }
+}

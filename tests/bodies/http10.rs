@@ -1,0 +1,46 @@
+//! Clients of HTTP/1.0, as some proxies are: they know no end of a body but its length and the connection's end, and
+//! what was cut off would look whole.
+
+use crate::scene;
+use crate::support::gateway::Gateway;
+use crate::support::http::{End, Raw, Reply};
+use crate::support::image::random;
+use crate::support::origin::{Fault, Origin};
+
+fn ask(gateway: &Gateway, path: &str) -> Reply {
+    let mut raw = Raw::connect(gateway.url(1), None);
+    raw.send(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"));
+    raw.reply("GET")
+}
+
+#[test]
+fn a_blob_of_unknown_length_is_waited_for() {
+    let (origin, image, gateway) = scene(300_000);
+    origin.fault(Fault::Chunked.on("GET", "*/blobs/*"));
+    for _ in 0..2 {
+        let reply = ask(&gateway, &image.layer_path(0));
+        assert_eq!((reply.status(), reply.end.clone()), (200, End::Complete));
+        assert_eq!(reply.header("transfer-encoding"), None);
+        assert_eq!(reply.head.length(), Some(300_000));
+        assert!(reply.body == image.layer(0).1);
+    }
+    assert_eq!(origin.count("GET", "*/blobs/*"), 1);
+}
+
+#[test]
+fn what_passes_through_without_a_length_is_refused() {
+    let origin = Origin::start();
+    let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v2: \"{}\", cache: false}}]\n",
+        origin.url()
+    ));
+    assert!(ask(&gateway, &image.layer_path(0)).body == image.layer(0).1);
+    origin.fault(Fault::Chunked.on("GET", "*/blobs/*"));
+    let refused = ask(&gateway, &image.layer_path(0));
+    assert_eq!(
+        (refused.status(), refused.end.clone()),
+        (505, End::Complete)
+    );
+    assert_eq!(refused.error_code().as_deref(), Some("UNSUPPORTED"));
+}
