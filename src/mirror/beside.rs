@@ -1,12 +1,11 @@
 //! What a receiver was sent that did not come from the file it follows: remembered by its hash, and compared with
 //! verified bytes before a body may end.
 
-use std::fs::File;
 use std::io;
 
 use crate::spec::digest::{Algorithm, Digest, Hasher};
 use crate::spec::range::Span;
-use crate::store;
+use crate::store::{OpenFile, hash_part};
 
 /// Stretches of a blob that a receiver has from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -49,10 +48,10 @@ impl SentBeside {
     ///
     /// # Errors
     /// When the disk cannot say.
-    pub fn stands_in(self, file: &File) -> io::Result<bool> {
+    pub fn stands_in(self, file: &OpenFile) -> io::Result<bool> {
         for Stretch { span, hasher } in self.stretches {
             let there = Hasher::new(Algorithm::Sha256);
-            if store::hash_part(file, span.first, span.end, there)? != hasher.finish() {
+            if hash_part(file, span.first, span.end, there)? != hasher.finish() {
                 return Ok(false);
             }
         }
@@ -126,6 +125,7 @@ mod tests {
             let was_sent = (3..12).contains(&wrong) || (20..26).contains(&wrong);
             let mut file = tempfile::tempfile().expect("a temporary file");
             file.write_all(&other).expect("room");
+            let file = OpenFile::staged(file);
             let stands = sent(&body).stands_in(&file).expect("readable");
             assert_eq!(stands, !was_sent, "in a file, {wrong}");
             for piece in [1, 4, 7, 30] {
@@ -146,11 +146,8 @@ mod tests {
         let body: Vec<u8> = (0..30).collect();
         let replay = sent(&body).replay();
         assert!(!replay.is_within(25) && replay.is_within(26));
-        assert!(
-            sent(&body)
-                .stands_in(&tempfile::tempfile().expect("a file"))
-                .is_err()
-        );
+        let empty = OpenFile::staged(tempfile::tempfile().expect("a file"));
+        assert!(sent(&body).stands_in(&empty).is_err());
         assert!(SentBeside::default().replay().is_within(0));
     }
 }

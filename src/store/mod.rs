@@ -26,6 +26,7 @@ mod repositories;
 mod scan;
 mod scrub;
 mod space;
+mod staged;
 mod sweep;
 mod synthesis;
 mod tags;
@@ -39,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use blobs::{Blob, Blobs, CommitError, Mismatch, StagedBlob};
+pub use blobs::{Blob, Blobs};
 pub use bucket::{
     Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
 };
@@ -54,6 +55,7 @@ pub use record::{Question, Reach};
 pub use repositories::KnownRepository;
 pub use scrub::Verified;
 pub use space::{Full, MinFree, Reservation, Space};
+pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
 pub use synthesis::{PreparedLayer, Synthesis, SynthesisedImage};
 pub use tags::{Pointer, Tags};
