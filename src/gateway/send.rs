@@ -246,7 +246,7 @@ async fn frame(
             refused.insert_header(header::CACHE_CONTROL, "no-store")?;
             let message = "the length of this answer is not known: ask by HTTP/1.1";
             let told = body(ErrorCode::Unsupported, message);
-            whole(session, refused, false, told.into()).await?;
+            Box::pin(whole(session, refused, false, told.into())).await?;
             return Ok(false);
         }
         None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,

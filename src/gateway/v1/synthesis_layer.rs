@@ -58,7 +58,7 @@ impl Gateway {
                     Ok::<_, SynthesisFailure>(answer.open(None).await?)
                 };
                 let filler = Bytes::from_static(FILLER);
-                Ok(send::filled(session, response, filler, FILLER_EVERY, body).await?)
+                Ok(Box::pin(send::filled(session, response, filler, FILLER_EVERY, body)).await?)
             }
         }
     }
