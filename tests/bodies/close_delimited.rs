@@ -77,14 +77,16 @@ fn a_manifest_by_tag_that_was_cut_off_is_not_passed_for_whole() {
 
 #[test]
 fn a_list_that_was_cut_off_is_not_passed_for_whole() {
-    let (origin, _image, gateway) = scene(1000);
-    let path = "/v2/library/app/tags/list";
-    close(&origin, path);
-    let fault = origin.fault(Fault::TruncateAt(10).on("GET", path));
-    assert_eq!(complete(&gateway, path), [None, None], "{path}");
-    origin.heal(fault);
-    let [plain, h2] = complete(&gateway, path);
-    assert!(plain.is_some() && plain == h2, "{path}");
+    let (origin, image, gateway) = scene(1000);
+    let referrers = format!("/v2/library/app/referrers/{}", sha256(&image.manifest));
+    for path in ["/v2/library/app/tags/list", &referrers] {
+        close(&origin, path);
+        let fault = origin.fault(Fault::TruncateAt(10).on("GET", path));
+        assert_eq!(complete(&gateway, path), [None, None], "{path}");
+        origin.heal(fault);
+        let [plain, h2] = complete(&gateway, path);
+        assert!(plain.is_some() && plain == h2, "{path}");
+    }
 }
 
 #[test]
