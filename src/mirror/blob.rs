@@ -272,7 +272,7 @@ impl Mirror {
                             }
                             error => Err(error),
                         },
-                        // It ended by what another caller was told, before it came to this one.
+                        // It ended by what another source said, before it came to this one.
                         Err(FillError::Upstream(_) | FillError::Commit(_))
                             if follower.fill.ended_without(&source) && strangers < STRANGERS =>
                         {

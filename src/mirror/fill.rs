@@ -136,12 +136,10 @@ impl Fill {
             .map(|(_, error)| error.clone())
     }
 
-    /// Whether it failed before it asked this source, where a source is one caller's: what it failed with
-    /// was said to others.
+    /// Whether it failed before it asked this source: what it failed with was said by another, which may have
+    /// given nothing more when this one joined.
     pub fn ended_without(&self, source: &Source) -> bool {
-        source.is_callers()
-            && matches!(self.progress.borrow().phase, Phase::Failed(_))
-            && self.refusal(source).is_none()
+        matches!(self.progress.borrow().phase, Phase::Failed(_)) && self.refusal(source).is_none()
     }
 
     fn knows(&self, source: &Source) -> bool {

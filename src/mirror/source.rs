@@ -178,11 +178,6 @@ impl Source {
         }
     }
 
-    /// Whether it is one caller's.
-    pub fn is_callers(&self) -> bool {
-        self.blob().is_some_and(|(origin, _)| origin.who.is_some())
-    }
-
     /// Begins to fetch from byte `offset` up to `end` (excluded) or to the end, of `total` bytes where that is
     /// known.
     ///
