@@ -21,7 +21,7 @@ bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
 
 soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
 	@scripts/build.sh --tests
-	@ROADSTEAD_SOAK=600 cargo test --locked --test soak -- --nocapture | grep '^|'
+	@ROADSTEAD_SOAK=600 cargo test --locked --test integration soak:: -- --nocapture | grep '^|'
 
 demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, an upstream that stops and breaks
 	@scripts/real-parts.sh docker-registry skopeo python3
@@ -29,11 +29,11 @@ demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, 
 	@scripts/demo.sh
 
 fmt: ## format the code
-	@cargo fmt
+	@cargo fmt --all
 
 lint: ## format check, clippy, licences and sources
-	@cargo fmt --check
-	@cargo clippy --locked --all-targets -- -D warnings
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 
 clean: ## remove what builds made; keys and store in var/ stay

@@ -51,7 +51,7 @@ parts() {
 }
 
 format() {
-    cargo fmt --check && cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --all --check && cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 
 deny() {
@@ -72,16 +72,16 @@ deny() {
 
 # Shows everything but the tests that went well.
 tests() {
-    brief cargo test --locked --no-fail-fast | tee "$log" | grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
+    brief cargo test --locked --workspace --no-fail-fast | tee "$log" | grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
 }
 
 documentation() {
-    RUSTDOCFLAGS=-Dwarnings brief cargo doc --locked --no-deps --document-private-items
+    RUSTDOCFLAGS=-Dwarnings brief cargo doc --locked --workspace --no-deps --document-private-items
 }
 
 check "real parts" parts
 check "format" format
-check "clippy" brief cargo clippy --locked --all-targets -- -D warnings
+check "clippy" brief cargo clippy --locked --workspace --all-targets -- -D warnings
 check "licences and sources" deny
 check "tests" tests
 check "fuzz" scripts/fuzz.sh

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config};
-use crate::spec::platform::Platforms;
-use crate::{access, serve, telemetry};
+use crate::serve;
+use oci::platform::Platforms;
 
 /// `EX_CONFIG` of sysexits.h: the configuration is at fault.
 const CONFIGURATION: u8 = 78;

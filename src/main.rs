@@ -1,7 +1,12 @@
-//! The command line: parse, call one function, map its error to an exit code.
+//! The program: commands, configuration, the admin listeners, the composition root.
+
+mod admin;
+mod cli;
+mod config;
+mod serve;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    roadstead::cli::main()
+    cli::main()
 }

@@ -10,17 +10,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::access::Authenticator;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
-use crate::gateway::{
+use access::Authenticator;
+use gateway::{
     Admission, Authority, Bound, Front, Gateway, House, ListenerTls, OwnTls, TlsError, TlsSettings,
     with_files,
 };
-use crate::mirror::Mirror;
-use crate::share::Shares;
-use crate::store::{Bucket, Store};
-use crate::telemetry;
+use mirror::Mirror;
+use runtime::share::Shares;
+use store::{Bucket, Store};
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +29,9 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
-    Access(#[from] crate::access::OpenError),
+    Access(#[from] access::OpenError),
     #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
+    Store(#[from] store::OpenError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
     #[error("cannot listen on {address}, the {key} of the configuration: {source}")]
@@ -42,9 +41,9 @@ pub enum ServeError {
         source: io::Error,
     },
     #[error(transparent)]
-    Bucket(#[from] crate::store::BucketError),
+    Bucket(#[from] store::BucketError),
     #[error(transparent)]
-    Upstream(#[from] crate::upstream::SetUpError),
+    Upstream(#[from] upstream::SetUpError),
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
 }

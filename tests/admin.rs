@@ -1,23 +1,13 @@
 //! What operators see and do: figures, health, purges, verifications, over the admin address of the real
 //! binary and with its own commands.
 
-mod support;
-
-#[path = "admin/commands.rs"]
 mod commands;
-#[path = "admin/doors.rs"]
 mod doors;
-#[path = "admin/figures.rs"]
 mod figures;
-#[path = "admin/health.rs"]
 mod health;
-#[path = "admin/purge.rs"]
 mod purge;
-#[path = "admin/purge_v1.rs"]
 mod purge_v1;
-#[path = "admin/verify.rs"]
 mod verify;
-#[path = "admin/warm.rs"]
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +15,11 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{Connect, Raw, Reply, get};
-use support::image::random;
-use support::origin::{Image, Origin};
-use support::process;
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, Raw, Reply, get};
+use testkit::image::random;
+use testkit::origin::{Image, Origin};
+use testkit::process;
 
 /// The admin address on a port of the kernel's choice.
 const ANYWHERE: &str = "admin: {address: \"127.0.0.1:0\"}\n";
@@ -93,7 +83,7 @@ fn command(gateway: &Gateway, arguments: &[&str]) -> Output {
 }
 
 fn command_in(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+    let mut command = process::command(testkit::binary());
     command
         .current_dir(dir)
         .args(arguments)
@@ -193,7 +183,7 @@ fn metrics_after(gateway: &Gateway, handler: &str, requests: u64) -> Metrics {
     let series = format!(
         "registry_http_requests_total{{code=\"200\",handler=\"{handler}\",method=\"get\"}}"
     );
-    support::eventually(&format!("{requests} GETs of a {handler}"), || {
+    testkit::eventually(&format!("{requests} GETs of a {handler}"), || {
         let metrics = Metrics::of(gateway);
         // A fill ends after its readers.
         let ended = metrics.get("roadstead_fills_in_flight") == 0;

@@ -2,29 +2,21 @@
 //! HTTP/2. What could be parsed gets the specification's JSON and a 4xx, or what was wrong in it is
 //! ignored where RFC 9110 says so; never a 5xx, a crash, a hang, or a request upstream.
 
-mod support;
-mod wire;
-
-#[path = "bad_input/case.rs"]
 mod case;
-#[path = "bad_input/fields.rs"]
 mod fields;
-#[path = "bad_input/frames.rs"]
 mod frames;
-#[path = "bad_input/paths.rs"]
 mod paths;
-#[path = "bad_input/unparsable.rs"]
 mod unparsable;
 
 use std::collections::HashSet;
 
+use crate::wire::h2::H2;
 use case::Case;
 use fields::Stored;
-use support::gateway::Gateway;
-use support::http::{self, Raw};
-use support::image::random;
-use support::origin::Origin;
-use wire::h2::H2;
+use testkit::gateway::Gateway;
+use testkit::http::{self, Raw};
+use testkit::image::random;
+use testkit::origin::Origin;
 
 /// Fewer than this and the tables were cut.
 const AT_LEAST: usize = 300;
@@ -41,7 +33,7 @@ impl Scene {
         let origin = Origin::start();
         let image = origin.push_image("library/app", "latest", &[random(1, 5_000)]);
         let bytes = random(2, 3_000);
-        let sha512 = support::sha512(&bytes);
+        let sha512 = testkit::sha512(&bytes);
         origin.push_blob_as("library/app", &sha512, bytes.clone());
         let v2 = origin.url();
         let gateway = Gateway::start(&format!(
@@ -74,10 +66,10 @@ impl Scene {
             );
         }
         // The other class of clients has a pointer of its own.
-        let accept = [("Accept", support::origin::MEDIA_MANIFEST)];
+        let accept = [("Accept", testkit::origin::MEDIA_MANIFEST)];
         let by_tag = image.tag_path();
         Raw::connect(gateway.url(1), None).exchange("GET", &by_tag, &accept);
-        support::until("all of it to be served without asking", || {
+        testkit::until("all of it to be served without asking", || {
             origin.forget_requests();
             for (path, ..) in &blobs {
                 http::get(gateway.url(1), None, path);

@@ -1,25 +1,20 @@
 //! `store.bucket`: what one gateway fetched costs the next one nothing, and a bucket that is down, slow, full or
 //! lying is as if there were none.
 
-mod support;
-
-#[path = "bucket/operators.rs"]
 mod operators;
-#[path = "bucket/rights.rs"]
 mod rights;
-#[path = "bucket/taken_back.rs"]
 mod taken_back;
 
 use std::time::{Duration, Instant};
 
 use operators::counted;
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, get};
-use support::image::random;
-use support::origin::{Auth, Fault, Image, Latch, Origin};
-use support::real::{ObjectStore, found};
-use support::s3::{Ill, S3, blob_key};
-use support::{eventually_within, sha256, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, get};
+use testkit::image::random;
+use testkit::origin::{Auth, Fault, Image, Latch, Origin};
+use testkit::real::{ObjectStore, found};
+use testkit::s3::{Ill, S3, blob_key};
+use testkit::{eventually_within, sha256, until};
 
 /// Over the size of a part, so that it goes up in several.
 const BIG: usize = 9 << 20;

@@ -1,12 +1,10 @@
 //! The cached read side: tags and their life, conditional requests, ranges, links, lists, 404s.
 
-mod support;
-
-use support::gateway::Gateway;
-use support::http::{End, Raw, Reply, get};
-use support::image::random;
-use support::origin::{Fault, Image, Origin};
-use support::{sha256, until};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Reply, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Origin};
+use testkit::{sha256, until};
 
 const FULL: [(&str, &str); 4] = [
     (
@@ -147,9 +145,9 @@ fn a_tag_is_trusted_for_its_life_and_then_costs_one_head() {
 #[test]
 fn many_clients_share_one_revalidation() {
     let (origin, image, gateway) = scene("");
-    let latch = support::origin::Latch::new();
+    let latch = testkit::origin::Latch::new();
     origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
-    let replies = support::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
+    let replies = testkit::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
     assert!(replies.iter().all(|reply| reply.body == image.manifest));
     assert_eq!(
         (origin.count("HEAD", "*"), origin.count("GET", "*")),
@@ -376,7 +374,7 @@ fn a_digest_of_one_repository_is_unknown_to_another() {
 #[test]
 fn joining_a_fill_needs_a_claim_of_ones_own() {
     let (origin, image, gateway) = scene("");
-    let latch = support::origin::Latch::new();
+    let latch = testkit::origin::Latch::new();
     origin.fault(Fault::PauseAt(50_000, latch.clone()).on("GET", "*/blobs/*"));
     let (digest, bytes) = image.layer(0).clone();
     origin.push_blob_as("library/third", &digest, bytes.clone());
@@ -610,7 +608,7 @@ fn what_is_not_allowed_is_denied_before_anybody_is_asked() {
 #[test]
 fn an_account_is_used_where_basic_is_asked_for() {
     let (origin, image, _) = scene("");
-    origin.require(support::origin::Auth::basic("me", "s3cret-word"));
+    origin.require(testkit::origin::Auth::basic("me", "s3cret-word"));
     let yaml = |password: &str| {
         format!(
             "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: me, password: {password}}}}}]\n\

@@ -1,15 +1,13 @@
 //! `visibility: caller`: the registry decides for each caller, and nobody gets by the cache what it would not
 //! give them.
 
-mod support;
-
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, at_once};
-use support::image::random;
-use support::origin::{Auth, CHALLENGE, Fault, Image, Latch, Origin, Recorded};
-use support::{basic, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, at_once};
+use testkit::image::random;
+use testkit::origin::{Auth, CHALLENGE, Fault, Image, Latch, Origin, Recorded};
+use testkit::{basic, until};
 
 /// Ann and Cleo may read `team/app`; Bob may read `team/other`.
 const ANN: &str = "Bearer ann-s3cret";
@@ -476,7 +474,7 @@ fn a_listener_that_only_reads_shows_nothing_and_challenges_nobody() {
 #[test]
 fn accounts_of_ours_say_nothing_there() {
     let scene = scene(1000);
-    let users = support::temp_dir();
+    let users = testkit::temp_dir();
     let path = users.path().join("users");
     let line = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
     std::fs::write(&path, line).expect("writable");

@@ -1,13 +1,11 @@
 //! `/v2/_catalog`: whose names are listed, under which names, to whom, and in which pages.
 
-mod support;
-
 use serde_json::Value;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply};
-use support::origin::{Auth, Fault, Origin};
-use support::{basic, temp_dir};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::origin::{Auth, Fault, Origin};
+use testkit::{basic, temp_dir};
 
 /// `reader` and `pusher`, both with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\

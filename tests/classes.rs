@@ -1,16 +1,14 @@
 //! What clients get who cannot read every manifest: an index for who knows images only, the first schema
 //! for who knows nothing newer.
 
-mod support;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply};
-use support::image::random;
-use support::origin::{Fault, Image, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
-use support::sha256;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
+use testkit::sha256;
 
 const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -251,7 +249,7 @@ fn absent_companions_are_remembered_longer() {
         assert_eq!(ask(&gateway, "GET", &path(tag), &[]).status(), 404);
     }
     // Once the memory of the plain one is over, that of the others, which is older, is not.
-    support::until("the plain tag is asked for again", || {
+    testkit::until("the plain tag is asked for again", || {
         ask(&gateway, "GET", &path("plain"), &[]);
         origin.count("HEAD", &path("plain")) > 1
     });

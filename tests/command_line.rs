@@ -1,14 +1,12 @@
 //! The command line's contract: which file is read, what `check` and `serve` say about a bad one, and
 //! the exit codes.
 
-mod support;
-
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use support::process;
-use support::temp_dir;
+use testkit::process;
+use testkit::temp_dir;
 
 /// `EX_CONFIG`.
 const CONFIGURATION: i32 = 78;
@@ -61,7 +59,7 @@ impl Told {
 }
 
 fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Told {
-    let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+    let mut command = process::command(testkit::binary());
     command.current_dir(dir).args(arguments);
     command.envs(environment.iter().copied());
     let output = process::run(&mut command, Duration::from_secs(30));

@@ -3,17 +3,15 @@
 //! Images cannot be built or pulled here; what can be read off the files is, and what would run in the
 //! containers runs on a machine of its own.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_yaml::Value;
 
-use support::image::Layout;
-use support::real::{Machine, Missing, found, program};
-use support::{basic, process};
+use testkit::image::Layout;
+use testkit::real::{Machine, Missing, found, program};
+use testkit::{basic, process};
 
 const WITHIN: Duration = Duration::from_secs(30);
 /// Before anybody has an account, `check` says how to make one, and nothing else.
@@ -88,7 +86,7 @@ fn the_configuration_is_good_in_the_environment_that_compose_gives() {
     let compose = yaml("compose.yaml");
     for host in [None, Some("hub.example.org")] {
         let environment = environment(&compose["services"]["gateway"], host);
-        let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+        let mut command = process::command(testkit::binary());
         // Whoever runs the tests may have it set.
         command.env_clear().envs(&environment);
         command

@@ -1,33 +1,24 @@
 //! Images that only the v1 side of a registry has, for clients of v2: what they become, how long that may
 //! take, what is left when layers are evicted and registries stop, and whose right it takes.
 
-mod support;
-
-#[path = "conversion/lasting.rs"]
 mod lasting;
-#[path = "conversion/lists.rs"]
 mod lists;
-#[path = "conversion/made.rs"]
 mod made;
-#[path = "conversion/real.rs"]
 mod real;
-#[path = "conversion/rights.rs"]
 mod rights;
-#[path = "conversion/slow.rs"]
 mod slow;
-#[path = "conversion/tree.rs"]
 mod tree;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use support::gateway::Gateway;
-use support::gzip;
-use support::http::{Raw, Reply};
-use support::image::{random, tar};
-use support::origin::Origin;
-use support::v1::V1Registry;
+use testkit::gateway::Gateway;
+use testkit::gzip;
+use testkit::http::{Raw, Reply};
+use testkit::image::{random, tar};
+use testkit::origin::Origin;
+use testkit::v1::V1Registry;
 
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 

@@ -2,20 +2,17 @@
 //! gateway, and what is kept again once it is mended, without a restart.
 //!
 //! Disks that can be filled and broken are mounted in a namespace of the gateway's own, so that they go with
-//! it. What this machine cannot mount is named, see [`support::real::found`].
+//! it. What this machine cannot mount is named, see [`testkit::real::found`].
 
-mod support;
-
-#[path = "disk/mount.rs"]
-mod mount;
+pub mod mount;
 
 use mount::Disk;
-use support::gateway::Gateway;
-use support::http::{End, Raw, Reply, get};
-use support::image::random;
-use support::origin::{Fault, Image, Latch, Origin};
-use support::real::{Missing, found};
-use support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Reply, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Latch, Origin};
+use testkit::real::{Missing, found};
+use testkit::until;
 
 /// A layer's length: worth a partial, and more than a full disk still takes.
 const SIZE: usize = 2 << 20;
@@ -89,7 +86,7 @@ fn breaks(disk: Result<Disk, Missing>) {
     latch.release();
     let (rest, end) = raw.read_body(
         "GET",
-        &support::http::Head {
+        &testkit::http::Head {
             headers: vec![("content-length".into(), (SIZE / 2).to_string())],
             ..head
         },

@@ -5,15 +5,9 @@
 //! and a manifest by digest come to. Sixteen at once must see what one cold request sees, and cost no more
 //! downloads.
 
-mod support;
-
-#[path = "faults/cell.rs"]
 mod cell;
-#[path = "faults/client.rs"]
 mod client;
-#[path = "faults/scene.rs"]
 mod scene;
-#[path = "faults/table.rs"]
 mod table;
 
 use std::collections::VecDeque;
@@ -56,7 +50,7 @@ fn every_fault_against_every_way_to_ask() {
         let mut cells = cells.lock().unwrap_or_else(PoisonError::into_inner);
         cells.pop_front()
     };
-    let wrong = support::http::at_once(WORKERS, |_| {
+    let wrong = testkit::http::at_once(WORKERS, |_| {
         let mut wrong = Vec::new();
         while let Some(cell) = next() {
             wrong.extend(cell.run().err());
@@ -75,8 +69,8 @@ fn every_fault_against_every_way_to_ask() {
 /// Whether a repository has a blob can be asked of a registry without HEAD as well, and costs no download.
 #[test]
 fn a_registry_without_head_is_asked_for_a_byte() {
-    use support::http::{Raw, get};
-    use support::origin::Fault;
+    use testkit::http::{Raw, get};
+    use testkit::origin::Fault;
 
     let scene::Scene { world, gateway } = scene::Scene::new(scene::Reach::Direct);
     let (origin, image) = (&world.origin, &world.images[0]);

@@ -1,14 +1,12 @@
 //! Fills: one download for many readers, and never a complete body that is wrong (laws 1 to 3).
 
-mod support;
-
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{End, Raw, Web, at_once};
-use support::image::random;
-use support::origin::{Fault, Image, Latch, Origin};
-use support::{sha512, until};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Web, at_once};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Latch, Origin};
+use testkit::{sha512, until};
 
 /// Well over the held-back tail of 64 KiB.
 const SIZE: usize = 2 << 20;
@@ -143,7 +141,7 @@ fn a_fill_goes_on_when_its_client_leaves() {
     latch.wait_reached(1);
     latch.release();
     committed(&gateway, 1);
-    let warm = support::http::get(gateway.url(1), None, &image.layer_path(0));
+    let warm = testkit::http::get(gateway.url(1), None, &image.layer_path(0));
     assert_eq!(warm.header("cache-status"), Some("roadstead; hit"));
     assert!(warm.body == image.layer(0).1);
     assert_eq!(blob_gets(&origin, &image), 1);
@@ -305,11 +303,11 @@ fn lies() -> Vec<(&'static str, Vec<Fault>)> {
 fn read_whole(gateway: &Gateway, path: &str) -> [Option<Vec<u8>>; 3] {
     let ca = gateway.ca_path();
     let url = format!("{}{path}", gateway.url(0));
-    let plain = support::http::get(gateway.url(1), None, path);
+    let plain = testkit::http::get(gateway.url(1), None, path);
     let whole = plain.status() == 200 && plain.is_complete();
     // A stream that is reset before its headers arrived is an error as well.
     let [h1, h2] = [Web::h1(Some(&ca)), Web::h2(Some(&ca))].map(|web| {
-        let fetched = support::http::block_on(web.fetch_async("GET", &url, &[])).ok();
+        let fetched = testkit::http::block_on(web.fetch_async("GET", &url, &[])).ok();
         fetched
             .filter(|fetched| fetched.status == 200 && fetched.broken.is_none())
             .map(|fetched| fetched.body)
@@ -398,9 +396,9 @@ fn a_source_that_lied_once_is_asked_again() {
         let path = image.layer_path(0);
         let replies = at_once(4, |i| {
             if i == 0 {
-                support::http::get(gateway.url(1), None, &path)
+                testkit::http::get(gateway.url(1), None, &path)
             } else {
-                support::http::get(gateway.url(0), Some(&gateway.ca_path()), &path)
+                testkit::http::get(gateway.url(0), Some(&gateway.ca_path()), &path)
             }
         });
         committed(&gateway, 1);
@@ -413,7 +411,7 @@ fn a_source_that_lied_once_is_asked_again() {
                 "{name}"
             );
         }
-        let after = support::http::get(gateway.url(1), None, &path);
+        let after = testkit::http::get(gateway.url(1), None, &path);
         assert!(after.is_complete() && after.body == image.layer(0).1);
         assert_eq!(blob_gets(&origin, &image), 2, "{name}");
     }
@@ -456,12 +454,12 @@ fn honest_bodies_in_every_framing_and_size_are_whole() {
                 let digest = if sha512_too {
                     sha512(&bytes)
                 } else {
-                    support::sha256(&bytes)
+                    testkit::sha256(&bytes)
                 };
                 origin.push_blob_as("library/app", &digest, bytes.clone());
                 let path = format!("/v2/library/app/blobs/{digest}");
                 let case = format!("{size} bytes, {faults:?}, {digest}");
-                let cold = support::http::get(gateway.url(1), None, &path);
+                let cold = testkit::http::get(gateway.url(1), None, &path);
                 assert_eq!(
                     (cold.status(), cold.end.clone()),
                     (200, End::Complete),
@@ -519,7 +517,7 @@ fn fills_are_limited_and_who_waits_too_long_gets_503() {
     let mut running = [get(&digests[0]), get(&digests[1])];
     latch.wait_reached(2);
     // Another registry has slots of its own.
-    let free = support::http::get(
+    let free = testkit::http::get(
         gateway.url(1),
         None,
         &format!("/v2/other/a/b/blobs/{elsewhere}"),
@@ -554,7 +552,7 @@ fn without_room_bodies_pass_through_verified() {
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 1MiB}\n");
     let path = image.layer_path(0);
     for n in 1..=2 {
-        let reply = support::http::get(gateway.url(1), None, &path);
+        let reply = testkit::http::get(gateway.url(1), None, &path);
         assert_eq!((reply.status(), reply.end.clone()), (200, End::Complete));
         assert!(reply.body == image.layer(0).1);
         let status = reply.header("cache-status").expect("a status").to_owned();
@@ -567,7 +565,7 @@ fn without_room_bodies_pass_through_verified() {
         assert!(part.body == image.layer(0).1[from..to]);
     }
     origin.fault(Fault::WrongByteAt(7).on("GET", "*/blobs/*"));
-    let lie = support::http::get(gateway.url(1), None, &path);
+    let lie = testkit::http::get(gateway.url(1), None, &path);
     assert!(
         !lie.is_complete() && lie.body.len() <= SIZE - TAIL,
         "{}",
@@ -589,7 +587,7 @@ fn without_room_a_length_that_changes_is_visibly_incomplete() {
             origin.fault(framing.on("GET", "*/blobs/*").after(1));
         }
         let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 64KiB}\n");
-        let reply = support::http::get(gateway.url(1), None, &image.layer_path(0));
+        let reply = testkit::http::get(gateway.url(1), None, &image.layer_path(0));
         assert_eq!(origin.count("GET", "*/blobs/*"), 2);
         assert!(!reply.is_complete() || reply.status() >= 500, "{reply:?}");
     }
@@ -600,7 +598,7 @@ fn a_long_fill_reports_how_far_it_is() {
     let (origin, image, gateway) = scene(9 << 20);
     origin.fault(Fault::Throttle(1500 << 10).on("GET", "*/blobs/*"));
     assert_eq!(
-        support::http::get(gateway.url(1), None, &image.layer_path(0)).end,
+        testkit::http::get(gateway.url(1), None, &image.layer_path(0)).end,
         End::Complete
     );
     committed(&gateway, 1);

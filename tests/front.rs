@@ -1,29 +1,18 @@
 //! The front: certificates, connections and their limits, start and end, seen from outside of the real
 //! binary.
 
-mod support;
-mod wire;
-
-#[path = "front/certificates.rs"]
 mod certificates;
-#[path = "front/client_ca.rs"]
 mod client_ca;
-#[path = "front/connections.rs"]
 mod connections;
-#[path = "front/heads.rs"]
 mod heads;
-#[path = "front/reload.rs"]
 mod reload;
-#[path = "front/shares.rs"]
 mod shares;
-#[path = "front/shutdown.rs"]
 mod shutdown;
-#[path = "front/start.rs"]
 mod start;
 
-use support::gateway::Gateway;
-use support::image::random;
-use support::origin::Origin;
+use testkit::gateway::Gateway;
+use testkit::image::random;
+use testkit::origin::Origin;
 
 /// An upstream with one blob, `bytes` long and made of seed 1, and a gateway in front of it.
 struct Scene {
@@ -48,7 +37,7 @@ impl Scene {
     /// [`Scene::new`] with the blob in the store already.
     fn warm(bytes: usize, more: &str) -> Self {
         let scene = Self::new(bytes, more);
-        let reply = support::http::get(scene.gateway.url(1), None, &scene.path);
+        let reply = testkit::http::get(scene.gateway.url(1), None, &scene.path);
         assert_eq!((reply.status(), reply.body.len()), (200, bytes));
         scene
     }

@@ -1,19 +1,17 @@
 //! The harness against itself: what the scripted upstream does wrong is what the raw clients report, and
 //! what is started ends.
 
-mod support;
-
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{Cut, End, Raw, Web, at_once};
-use support::image::random;
-use support::origin::{Auth, Bearer, Fault, Latch, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{Cut, End, Raw, Web, at_once};
+use testkit::image::random;
+use testkit::origin::{Auth, Bearer, Fault, Latch, Origin};
 
 /// A body over any internal step.
 const SIZE: usize = 300_000;
 
-fn origin() -> (Origin, support::origin::Image) {
+fn origin() -> (Origin, testkit::origin::Image) {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
     (origin, image)
@@ -118,7 +116,7 @@ fn tls_tells_a_clean_end_from_a_reset() {
     let path = image.layer_path(0);
     let ca = origin.ca_path();
     origin.fault(Fault::TruncateAt(1000).on("GET", "*").times(1));
-    let short = support::http::get(&origin.url(), Some(&ca), &path);
+    let short = testkit::http::get(&origin.url(), Some(&ca), &path);
     let announced = SIZE as u64;
     assert_eq!(
         short.end,
@@ -128,7 +126,7 @@ fn tls_tells_a_clean_end_from_a_reset() {
         }
     );
     origin.fault(Fault::ResetAt(1000).on("GET", "*").times(1));
-    let torn = support::http::get(&origin.url(), Some(&ca), &path);
+    let torn = testkit::http::get(&origin.url(), Some(&ca), &path);
     assert_eq!(
         torn.end,
         End::Short {
@@ -148,7 +146,7 @@ fn tls_tells_a_clean_end_from_a_reset() {
 fn lies_are_told_as_ordered() {
     let (origin, image) = origin();
     let path = image.layer_path(0);
-    let get = |path: &str| support::http::get(&origin.url(), None, path);
+    let get = |path: &str| testkit::http::get(&origin.url(), None, path);
     origin.fault(Fault::WrongByteAt(7).on("GET", &path).times(1));
     assert_eq!(get(&path).body[7], random(1, SIZE)[7] ^ 0xff);
     assert_eq!(get(&path).body, random(1, SIZE));
@@ -182,7 +180,7 @@ fn lies_are_told_as_ordered() {
     let squeezed = get(&image.tag_path());
     assert_eq!(squeezed.header("content-encoding"), Some("gzip"));
     assert_eq!(squeezed.header("etag"), None);
-    assert_eq!(squeezed.body, support::gzip(&image.manifest));
+    assert_eq!(squeezed.body, testkit::gzip(&image.manifest));
 }
 
 #[test]
@@ -193,7 +191,7 @@ fn a_latch_holds_answers_until_it_is_released() {
     let replies = std::thread::scope(|scope| {
         let readers = scope.spawn(|| {
             at_once(4, |_| {
-                support::http::get(&origin.url(), None, &image.layer_path(0))
+                testkit::http::get(&origin.url(), None, &image.layer_path(0))
             })
         });
         latch.wait_reached(4);
@@ -213,7 +211,7 @@ fn it_can_hang_and_go_down_and_come_back() {
     assert!(raw.is_silent(Duration::from_millis(200)));
     drop(raw);
     origin.heal(stall);
-    support::until("the hung connection to go", || {
+    testkit::until("the hung connection to go", || {
         origin.open_connections() == 0
     });
     origin.fault(Fault::StallAt(10));
@@ -226,12 +224,12 @@ fn it_can_hang_and_go_down_and_come_back() {
     );
     origin.down();
     assert_ne!(raw.read_some(1), Err(Cut::TimedOut));
-    let refused = Raw::connect_with(&origin.url(), support::http::Connect::default());
+    let refused = Raw::connect_with(&origin.url(), testkit::http::Connect::default());
     assert!(refused.is_err());
     origin.heal_all();
     origin.up();
     assert_eq!(
-        support::http::get(&origin.url(), None, &image.layer_path(0))
+        testkit::http::get(&origin.url(), None, &image.layer_path(0))
             .body
             .len(),
         SIZE
@@ -242,7 +240,7 @@ fn it_can_hang_and_go_down_and_come_back() {
 fn tokens_come_from_the_token_endpoint() {
     let (origin, image) = origin();
     origin.require(Auth::bearer());
-    let refused = support::http::get(&origin.url(), None, &image.tag_path());
+    let refused = testkit::http::get(&origin.url(), None, &image.tag_path());
     let scope = "repository:library/app:pull";
     let challenge = format!(
         "Bearer realm=\"{}/token\",service=\"origin\",scope=\"{scope}\"",
@@ -251,7 +249,7 @@ fn tokens_come_from_the_token_endpoint() {
     assert_eq!(refused.header("www-authenticate"), Some(&*challenge));
     let token = |more: &str| {
         let path = format!("/token?service=origin&scope=repository%3Alibrary%2Fapp%3Apull{more}");
-        let reply = support::http::get(&origin.url(), None, &path);
+        let reply = testkit::http::get(&origin.url(), None, &path);
         let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
         format!("Bearer {}", body["token"].as_str().unwrap())
     };
@@ -276,11 +274,11 @@ fn tokens_come_from_the_token_endpoint() {
         ..Bearer::default()
     }));
     assert_eq!(
-        support::http::get(&origin.url(), None, "/token").status(),
+        testkit::http::get(&origin.url(), None, "/token").status(),
         401
     );
     let mut raw = Raw::connect(&origin.url(), None);
-    let basic = support::basic("me", "secret");
+    let basic = testkit::basic("me", "secret");
     assert_eq!(basic, "Basic bWU6c2VjcmV0");
     assert_eq!(
         raw.exchange("GET", "/token", &[("Authorization", &basic)])
@@ -302,7 +300,7 @@ fn lists_are_paged_and_referrers_are_found() {
     for tag in ["1", "2", "3"] {
         origin.tag("library/app", tag, &image.digest);
     }
-    let get = |path: &str| support::http::get(&origin.url(), None, path);
+    let get = |path: &str| testkit::http::get(&origin.url(), None, path);
     let page = get("/v2/library/app/tags/list?n=2&last=1");
     assert_eq!(page.text(), r#"{"name":"library/app","tags":["2","3"]}"#);
     let next = "</v2/library/app/tags/list?last=3&n=2>; rel=\"next\"";
@@ -320,7 +318,7 @@ fn the_binary_is_started_followed_and_ended() {
     let (origin, image) = origin();
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
     let path = image.layer_path(0);
-    let over_tls = support::http::get(gateway.url(0), Some(&gateway.ca_path()), &path);
+    let over_tls = testkit::http::get(gateway.url(0), Some(&gateway.ca_path()), &path);
     assert_eq!(over_tls.body, random(1, SIZE));
     let plain = Web::h1(None).get(&format!("{}{path}", gateway.url(1)));
     assert_eq!((plain.status, plain.body), (200, over_tls.body));
@@ -329,7 +327,7 @@ fn the_binary_is_started_followed_and_ended() {
     assert!(!gateway.is_running());
     gateway.restart();
     assert_eq!(
-        support::http::get(gateway.url(1), None, &path).end,
+        testkit::http::get(gateway.url(1), None, &path).end,
         End::Complete
     );
     assert!(gateway.terminate().success());
@@ -337,7 +335,7 @@ fn the_binary_is_started_followed_and_ended() {
 
 #[test]
 fn a_program_that_is_not_there_is_missing() {
-    use support::real::{Missing, program};
+    use testkit::real::{Missing, program};
     assert_eq!(
         program("no-such-program"),
         Err(Missing("no-such-program".to_owned()))
@@ -347,7 +345,7 @@ fn a_program_that_is_not_there_is_missing() {
 
 #[test]
 fn private_addresses_are_free_and_differ() {
-    let (one, other) = (support::private_address(), support::private_address());
+    let (one, other) = (testkit::private_address(), testkit::private_address());
     assert_ne!(one.ip(), other.ip());
     assert!(one.ip().is_loopback() && std::net::TcpListener::bind(one).is_ok());
 }
@@ -357,9 +355,9 @@ fn a_slow_reader_is_slow_for_the_sender() {
     let origin = Origin::start();
     let size = 32 << 20;
     let digest = origin.push_blob("library/app", random(2, size));
-    let how = support::http::Connect {
+    let how = testkit::http::Connect {
         receive_buffer: Some(16 << 10),
-        ..support::http::Connect::default()
+        ..testkit::http::Connect::default()
     };
     let mut raw = Raw::connect_with(&origin.url(), how).unwrap();
     raw.request("GET", &format!("/v2/library/app/blobs/{digest}"), &[]);
@@ -374,7 +372,7 @@ fn a_slow_reader_is_slow_for_the_sender() {
 
 #[test]
 fn h1_and_h2_are_what_they_say() {
-    use support::real::{Registry, found};
+    use testkit::real::{Registry, found};
     let Some(registry) = found(Registry::start_tls()) else {
         return;
     };

@@ -3,16 +3,14 @@
 //! A moment is a number of bytes that the upstream has sent, drawn from a seed that is printed;
 //! `ROADSTEAD_SEED` repeats a run.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use support::gateway::Gateway;
-use support::http::{End, Raw, at_once, get};
-use support::image::random;
-use support::origin::{Fault, Image, Latch, Origin};
-use support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, at_once, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Latch, Origin};
+use testkit::until;
 
 /// Kills on each of two gateways.
 const ROUNDS: u64 = 100;
@@ -163,7 +161,7 @@ impl Lane {
             let place = place.to_string_lossy().into_owned();
             if place.starts_with("blobs/") {
                 let bytes = hashed.then(|| std::fs::read(&file).expect("a blob"));
-                let digest = bytes.map(|bytes| support::sha256(&bytes));
+                let digest = bytes.map(|bytes| testkit::sha256(&bytes));
                 let named = format!("sha256:{name}");
                 assert!(digest.is_none_or(|digest| digest == named), "{place}");
             } else if place.starts_with("partials/") {
@@ -210,7 +208,7 @@ fn content<'a>(image: &'a Image, path: &str) -> &'a [u8] {
 /// Pulls from a gateway that may go at any moment: what came, and whether that looked complete.
 fn pull(url: &str, path: &str) -> (Vec<u8>, bool) {
     let nothing = (Vec::new(), false);
-    let Ok(mut raw) = Raw::connect_with(url, support::http::Connect::default()) else {
+    let Ok(mut raw) = Raw::connect_with(url, testkit::http::Connect::default()) else {
         return nothing;
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");

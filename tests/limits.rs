@@ -1,26 +1,18 @@
 //! The store's limits and its checks over the real binary: what is on disk never exceeds `max_size` nor eats
 //! into `min_free`, what nobody asked for goes, what is damaged is noticed and fetched anew.
 
-mod support;
-
-#[path = "store/disk.rs"]
-mod disk;
-#[path = "disk/mount.rs"]
-#[allow(dead_code, reason = "only one of its disks is needed here")]
-mod mount;
-
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use disk::{files, measured};
-use support::gateway::Gateway;
-use support::http::{End, at_once, get};
-use support::image::random;
-use support::origin::{Image, Origin};
-use support::real::found;
-use support::until;
+use testkit::disk::{files, measured};
+use testkit::gateway::Gateway;
+use testkit::http::{End, at_once, get};
+use testkit::image::random;
+use testkit::origin::{Image, Origin};
+use testkit::real::found;
+use testkit::until;
 
 const MIB: u64 = 1 << 20;
 
@@ -319,7 +311,7 @@ fn free(store: &Path) -> u64 {
 /// The file system has 12 MiB, of which 4 are not ours.
 #[test]
 fn concurrent_fills_leave_min_free_to_others() {
-    let Some(disk) = found(mount::Disk::full()) else {
+    let Some(disk) = found(crate::disk::mount::Disk::full()) else {
         return;
     };
     let origin = Origin::start();

@@ -1,14 +1,12 @@
 //! Logging in upstream: the Bearer flow, Basic, accounts from files and helpers, and where secrets go.
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use support::gateway::Gateway;
-use support::http::{at_once, get};
-use support::image::random;
-use support::origin::{Auth, Bearer, Fault, Image, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{at_once, get};
+use testkit::image::random;
+use testkit::origin::{Auth, Bearer, Fault, Image, Origin};
 
 const RULES: &str =
     "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull]}]}\n";
@@ -148,7 +146,7 @@ fn the_account_goes_to_its_own_realm() {
     let token = &origin.requests_for("GET", "/token")[0];
     assert_eq!(
         token.header("authorization"),
-        Some(&*support::basic("me", "s3cret-word"))
+        Some(&*testkit::basic("me", "s3cret-word"))
     );
     for request in origin.requests_for("*", "/v2/*") {
         let sent = request.header("authorization").unwrap_or_default();
@@ -226,7 +224,7 @@ fn helper(folder: &Path, script: &str) -> String {
 fn helpers_tell_the_account() {
     let (origin, image) = scene();
     origin.require(Auth::basic("robot", "s3cret-word"));
-    let folder = support::temp_dir();
+    let folder = testkit::temp_dir();
     let calls = folder.path().join("calls");
     let script = format!(
         "read server; echo \"$1 $server\" >> {}\n\
@@ -249,7 +247,7 @@ fn helpers_tell_the_account() {
         "head -c 100000 /dev/zero",
         "exit 0",
     ] {
-        let folder = support::temp_dir();
+        let folder = testkit::temp_dir();
         let path = helper(folder.path(), script);
         let gateway = Gateway::start_with(&yaml, &[("PATH", &path)]);
         let reply = get(gateway.url(1), None, &image.tag_path());
@@ -262,7 +260,7 @@ fn helpers_tell_the_account() {
 fn a_password_file_is_read() {
     let (origin, image) = scene();
     origin.require(Auth::basic("me", "s3cret-word"));
-    let folder = support::temp_dir();
+    let folder = testkit::temp_dir();
     let file = folder.path().join("password");
     std::fs::write(&file, "s3cret-word\n").expect("writable");
     let account = format!("{{username: me, password_file: {}}}", file.display());

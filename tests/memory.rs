@@ -1,11 +1,9 @@
 //! Memory stays flat, whoever reads: 16 cold and 100 slow warm readers of 200 MB blobs.
 
-mod support;
-
-use support::gateway::Gateway;
-use support::http::{Raw, at_once};
-use support::image::random;
-use support::origin::Origin;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, at_once};
+use testkit::image::random;
+use testkit::origin::Origin;
 
 const SIZE: usize = 200_000_000;
 const COLD: usize = 16;
@@ -29,7 +27,7 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
     // The slow ones take one piece each and then stay, as long as the cold ones are busy.
     let slow: Vec<Raw> = (0..SLOW)
         .map(|_| {
-            let how = support::http::Connect {
+            let how = testkit::http::Connect {
                 ca: Some(&ca),
                 receive_buffer: Some(16 << 10),
                 ..Default::default()

@@ -1,17 +1,14 @@
 //! Outages and limits: what is here is served when the upstream cannot answer, and what it says is kept.
 
-mod support;
-
-#[path = "outage/resting.rs"]
 mod resting;
 
 use std::time::{Duration, Instant};
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, at_once, get};
-use support::image::random;
-use support::origin::{Fault, Image, Origin};
-use support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, at_once, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Origin};
+use testkit::until;
 
 fn scene(more: &str) -> (Origin, Image, Gateway) {
     let origin = Origin::start();

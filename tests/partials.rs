@@ -1,12 +1,10 @@
 //! Partials: what was begun is gone on with, after a drop, by another version's host, after a SIGKILL.
 
-mod support;
-
-use support::gateway::Gateway;
-use support::http::{End, Raw, get};
-use support::image::random;
-use support::origin::{Fault, Image, Latch, Origin};
-use support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Latch, Origin};
+use testkit::until;
 
 const SIZE: usize = 4 << 20;
 
@@ -25,7 +23,7 @@ fn committed(gateway: &Gateway, n: usize) {
 
 fn ranges(origin: &Origin, image: &Image) -> Vec<Option<String>> {
     let asked = origin.requests_for("GET", &image.layer_path(0));
-    let range = |request: &support::origin::Recorded| request.header("range").map(str::to_owned);
+    let range = |request: &testkit::origin::Recorded| request.header("range").map(str::to_owned);
     asked.iter().map(range).collect()
 }
 

@@ -1,17 +1,14 @@
 //! `roadstead passwd`: what it writes, what it keeps, what it refuses, and what Apache's tool says to it.
 
-mod support;
-
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use support::real::{found, program};
-use support::{process, temp_dir};
+use testkit::real::{found, program};
+use testkit::{process, temp_dir};
 
-const BIN: &str = env!("CARGO_BIN_EXE_roadstead");
 const WITHIN: Duration = Duration::from_secs(30);
 const SHA: &str = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
 
@@ -29,7 +26,7 @@ fn told(output: Output) -> Told {
 
 /// Runs it with this standard input.
 fn passwd(dir: &Path, arguments: &[&str], input: &[u8]) -> Told {
-    let mut command = process::command(BIN);
+    let mut command = process::command(testkit::binary());
     command.current_dir(dir).arg("passwd").args(arguments);
     command
         .stdin(Stdio::piped())
@@ -218,9 +215,10 @@ fn a_terminal_is_asked_twice_without_echo() {
     ] {
         let _ = std::fs::remove_file(dir.join("htpasswd"));
         let mut command = process::command(&script);
-        command
-            .current_dir(dir)
-            .args(["-qefc", &format!("{BIN} passwd htpasswd alice")]);
+        command.current_dir(dir).args([
+            "-qefc",
+            &format!("{} passwd htpasswd alice", testkit::binary().display()),
+        ]);
         command
             .arg("typescript")
             .stdin(Stdio::piped())
@@ -230,7 +228,7 @@ fn a_terminal_is_asked_twice_without_echo() {
         let typescript = dir.join("typescript");
         // What is typed before it asks is echoed, as by any program.
         for (prompt, line) in [("New password: ", "s3cret-1"), ("The same again: ", again)] {
-            support::until(prompt, || process::read_lossy(&typescript).contains(prompt));
+            testkit::until(prompt, || process::read_lossy(&typescript).contains(prompt));
             writeln!(keyboard, "{line}").expect("it listens");
         }
         let (status, out, _) = told(child.wait_with_output().expect("it ends"));

@@ -1,11 +1,9 @@
 //! `visibility: public` where the gateway has an account: only what everybody may read is served.
 
-mod support;
-
-use support::gateway::Gateway;
-use support::http::{Reply, get};
-use support::image::random;
-use support::origin::{Auth, Bearer, Fault, Image, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{Reply, get};
+use testkit::image::random;
+use testkit::origin::{Auth, Bearer, Fault, Image, Origin};
 
 /// An upstream with an open and a closed repository, and a gateway whose account may read both.
 fn scene(more: &str) -> (Origin, Image, Image, Gateway) {
@@ -118,7 +116,7 @@ fn a_repository_that_was_closed_is_denied_when_its_day_is_over() {
     let down = origin.fault(Fault::status(503));
     assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
     origin.heal(down);
-    support::until("the pause after the failure is over", || {
+    testkit::until("the pause after the failure is over", || {
         denied(&get(gateway.url(1), None, &open.tag_path()))
     });
     assert!(!record.exists());

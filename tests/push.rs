@@ -1,19 +1,17 @@
 //! Pushes: bodies that stream through, places that lead back here, rights before bytes, and a cache that
 //! knows what was written. The registry behind is a real one where its word counts.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, Web, block_on, get};
-use support::image::{Layout, random};
-use support::origin::{Auth, Bearer, Fault, MEDIA_MANIFEST, Origin};
-use support::real::{Missing, Registry, found, program, run};
-use support::{process, sha256};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, Web, block_on, get};
+use testkit::image::{Layout, random};
+use testkit::origin::{Auth, Bearer, Fault, MEDIA_MANIFEST, Origin};
+use testkit::real::{Missing, Registry, found, program, run};
+use testkit::{process, sha256};
 
 /// Everybody may do everything to everything.
 const ANYTHING: &str = "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull, push, delete]}]}\n";
@@ -416,7 +414,7 @@ fn what_may_have_been_written_is_asked_for_again() {
         );
         assert!(put.status >= 500, "{put:?}");
         origin.heal(fault);
-        support::until("the tag is asked for again", || {
+        testkit::until("the tag is asked for again", || {
             client.ask("GET", &tag);
             origin.count("HEAD", &tag) > fresh
         });
@@ -880,7 +878,7 @@ fn skopeo_pushes_and_pulls_what_it_pushed() {
     let multi = layout.add_index("multi", 2, 1 << 20);
     let ca = gateway.ca_path();
     let skopeo = |arguments: &[&str]| -> Result<(), Missing> {
-        let certificates = support::real::certificates(gateway.dir(), &ca);
+        let certificates = testkit::real::certificates(gateway.dir(), &ca);
         let mut skopeo = process::command(program("skopeo")?);
         skopeo.args([
             "--insecure-policy",

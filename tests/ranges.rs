@@ -1,14 +1,12 @@
 //! Several ranges in one request: `multipart/byteranges`, read byte by byte, wherever the blob is.
 
-mod support;
-
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{End, Fetched, Head, Raw, Reply, Web, block_on};
-use support::image::random;
-use support::origin::{Fault, Image, Latch, Origin};
-use support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Fetched, Head, Raw, Reply, Web, block_on};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Latch, Origin};
+use testkit::until;
 
 /// Kept in memory once it is here.
 const SMALL: usize = 20_000;

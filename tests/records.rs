@@ -1,17 +1,15 @@
 //! What is known of a registry, while it changes: an answer to a question from before a write is not believed
 //! after it, what is gone stays gone, and what may be gone is asked for.
 
-mod support;
-
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, get};
-use support::image::random;
-use support::origin::{Fault, Latch, MEDIA_MANIFEST, Origin};
-use support::{sha256, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Latch, MEDIA_MANIFEST, Origin};
+use testkit::{sha256, until};
 
 const ANYTHING: &str = "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull, push, delete]}]}\n";
 const TAG: &str = "/v2/team/app/manifests/latest";

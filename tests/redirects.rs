@@ -1,13 +1,11 @@
 //! Redirects upstream: followed as registries mean them, never with the account, never inside.
 
-mod support;
-
 use std::net::Ipv4Addr;
 
-use support::gateway::Gateway;
-use support::http::{End, Raw, get};
-use support::image::random;
-use support::origin::{Auth, Fault, Image, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, get};
+use testkit::image::random;
+use testkit::origin::{Auth, Fault, Image, Origin};
 
 const RULES: &str =
     "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull]}]}\n";

@@ -1,15 +1,13 @@
 //! `/v1/search`: what is found, under which names, by whom, and in which pages.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, at_once};
-use support::origin::{Auth, Bearer, CHALLENGE, Fault, Image, Origin};
-use support::{basic, temp_dir};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, at_once};
+use testkit::origin::{Auth, Bearer, CHALLENGE, Fault, Image, Origin};
+use testkit::{basic, temp_dir};
 
 /// `reader`, with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";

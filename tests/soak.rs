@@ -5,19 +5,17 @@
 //!
 //! Two minutes; `ROADSTEAD_SOAK` says how many seconds instead (`make soak`: 600).
 
-mod support;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use support::gateway::Gateway;
-use support::http::{Connect, End, Raw};
-use support::image::random;
-use support::origin::{Fault, Image, Origin};
-use support::sha256;
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, End, Raw};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Origin};
+use testkit::sha256;
 
 const CLIENTS: usize = 32;
 const IMAGES: usize = 60;
@@ -118,7 +116,7 @@ fn a_store_can_be_left_alone() {
         origin.heal_all();
     });
     let late = gateway.rss_kib();
-    let descriptors = support::eventually("the clients' connections to end", || {
+    let descriptors = testkit::eventually("the clients' connections to end", || {
         Some(gateway.open_fds()).filter(|open| *open < 60)
     });
     let ended = Ended {

@@ -2,17 +2,15 @@
 //!
 //! A FIFO stands for such a disk: who opens it waits until somebody writes to it.
 
-mod support;
-
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use support::gateway::Gateway;
-use support::http::{Raw, get};
-use support::image::random;
-use support::origin::{Image, Origin};
-use support::{process, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, get};
+use testkit::image::random;
+use testkit::origin::{Image, Origin};
+use testkit::{process, until};
 
 /// More than there are threads that serve.
 const MANY: usize = 64;

@@ -1,32 +1,20 @@
 //! Images of the v2 API pulled by clients of the v1 API: request for request, and file for file.
 
-mod support;
-
-#[path = "v1/daemon.rs"]
-#[expect(dead_code, reason = "what pushes and searches is for another test")]
-mod daemon;
-#[path = "synthesis/image.rs"]
-mod image;
-#[path = "synthesis/layers.rs"]
+pub mod image;
 mod layers;
-#[path = "synthesis/refusals.rs"]
 mod refusals;
-#[path = "synthesis/rights.rs"]
 mod rights;
-#[path = "synthesis/tags.rs"]
 mod tags;
-#[path = "synthesis/tree.rs"]
 mod tree;
-#[path = "synthesis/unreachable.rs"]
 mod unreachable;
 
 use serde_json::Value;
 
-use daemon::{BY_TAG, Daemon, FALLS_BACK, OLD, Version};
+use crate::v1::daemon::{BY_TAG, Daemon, FALLS_BACK, OLD, Version};
 use image::{Entry, GZIP, TAR, ZSTD, file, gzip, mark, push, tar, zstd};
-use support::gateway::Gateway;
-use support::http::{Raw, Reply};
-use support::origin::Origin;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::origin::Origin;
 use tree::{Client, unpack};
 
 /// A registry that speaks v2 alone, for which v1 is made up.

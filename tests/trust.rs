@@ -1,16 +1,14 @@
 //! Whom an upstream's `ca` makes trusted, and files of it that change while the gateway runs.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
-use support::gateway::Gateway;
-use support::http::{Raw, get};
-use support::image::random;
-use support::origin::{Auth, Fault, Image, Latch, Origin};
-use support::tls::Ca;
-use support::{temp_dir, until};
 use tempfile::TempDir;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, get};
+use testkit::image::random;
+use testkit::origin::{Auth, Fault, Image, Latch, Origin};
+use testkit::tls::Ca;
+use testkit::{temp_dir, until};
 
 const IN_USE: &str = "changed files are in use from now on";
 const REFUSED: &str = "changed files are refused";

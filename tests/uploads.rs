@@ -1,21 +1,15 @@
 //! Uploads through a gateway whose users have different rights: no request may read, mount or teach the cache
 //! anything but what it was checked for, however leniently the registry behind parses it.
 
-#[path = "uploads/automatic_mount.rs"]
 mod automatic_mount;
-#[path = "uploads/headers.rs"]
 mod headers;
-#[path = "uploads/lists.rs"]
 mod lists;
-#[path = "uploads/names.rs"]
 mod names;
-#[path = "uploads/smuggling.rs"]
 mod smuggling;
-mod support;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply};
-use support::{basic, sha256};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::{basic, sha256};
 
 /// `reader` and `pusher`, both with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\

@@ -1,15 +1,13 @@
 //! Users and their rights: who may do what, what a challenge says, what a token is worth, and what nobody
 //! learns who may not know it.
 
-mod support;
-
 use serde_json::Value;
 
-use support::gateway::Gateway;
-use support::http::{Raw, Reply, Web, block_on};
-use support::image::random;
-use support::origin::{Fault, Image, Origin};
-use support::{basic, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, Web, block_on};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Origin};
+use testkit::{basic, until};
 
 /// `reader` and `pusher`, both with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\

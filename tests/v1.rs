@@ -1,35 +1,22 @@
 //! The v1 API: old Docker, request for request, against a scripted registry that has the faults of the real
 //! one; rights that hang on tokens; images that are one repository's and no other's.
 
-mod support;
-
-#[path = "v1/clients.rs"]
 mod clients;
-#[path = "v1/daemon.rs"]
-mod daemon;
-#[path = "v1/mirror.rs"]
+pub mod daemon;
 mod mirror;
-#[path = "v1/mirror_fills.rs"]
 mod mirror_fills;
-#[path = "v1/mirror_kept.rs"]
-mod mirror_kept;
-#[path = "v1/mirror_real.rs"]
 mod mirror_real;
-#[path = "v1/real.rs"]
 mod real;
-#[path = "v1/recorded.rs"]
 mod recorded;
-#[path = "v1/requests.rs"]
 mod requests;
-#[path = "v1/rights.rs"]
 mod rights;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use support::gateway::Gateway;
-use support::image::random;
-use support::v1::V1Registry;
+use testkit::gateway::Gateway;
+use testkit::image::random;
+use testkit::v1::V1Registry;
 
 use daemon::{BY_TAG, Daemon, FALLS_BACK, MODERN, OLD};
 

@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::authorization::{Authorization, parse};
+use oci::authorization::{Authorization, parse};
 
 fuzz_target!(|header: &[u8]| {
     let Ok(found) = parse(header) else { return };

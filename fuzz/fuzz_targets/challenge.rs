@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::challenge::{Challenge, parse};
+use oci::challenge::{Challenge, parse};
 
 /// The longest header that is read, in bytes.
 const LONGEST: usize = 8 << 10;

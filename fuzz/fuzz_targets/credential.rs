@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::credential::{LONGEST_LIFE, parse};
+use oci::credential::{LONGEST_LIFE, parse};
 use serde_json::Value;
 use time::OffsetDateTime;
 

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::page;
-use roadstead_fuzz::spec::v2::{Endpoint, Path, Query, Resource, Target, parse, segments};
+use oci::page;
+use oci::v2::{Endpoint, Path, Query, Resource, Target, parse, segments};
 
 fuzz_target!(|text: &str| {
     // What an upstream says of where things are.

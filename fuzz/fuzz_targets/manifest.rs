@@ -4,12 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::client::Generation;
-use roadstead_fuzz::spec::digest::{Algorithm, Digest};
-use roadstead_fuzz::spec::manifest::{
+use oci::client::Generation;
+use oci::digest::{Algorithm, Digest};
+use oci::manifest::{
     AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts,
 };
-use roadstead_fuzz::spec::schema1;
+use oci::schema1;
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {

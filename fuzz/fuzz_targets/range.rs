@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::byteranges::Byteranges;
-use roadstead_fuzz::spec::range::{
+use oci::byteranges::Byteranges;
+use oci::range::{
     MAX_RANGES, PART_OVERHEAD, RangeSpec, Selection, Span, if_none_match, if_range, parse, select,
 };
 

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::digest::Digest;
-use roadstead_fuzz::spec::name::{Reference, Repository, Tag};
+use oci::digest::Digest;
+use oci::name::{Reference, Repository, Tag};
 
 fuzz_target!(|text: &str| {
     assert_eq!(

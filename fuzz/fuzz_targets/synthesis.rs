@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::digest::{Algorithm, Digest};
-use roadstead_fuzz::spec::synthesis::{Image, Platform, chain, choose, top_id};
+use oci::digest::{Algorithm, Digest};
+use oci::synthesis::{Image, Platform, chain, choose, top_id};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roadstead_fuzz::spec::v1::{Endpoint, Path, ids_in_list, ids_of_tags, parse, plain};
-use roadstead_fuzz::spec::v2::segments;
+use oci::v1::{Endpoint, Path, ids_in_list, ids_of_tags, parse, plain};
+use oci::v2::segments;
 
 fuzz_target!(|bytes: &[u8]| {
     for id in ids_in_list(bytes).iter().chain(&ids_of_tags(bytes)) {
@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
     let rendered = endpoint.path();
     let graphic = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
     assert!(rendered.bytes().all(graphic), "{rendered}");
-    let again = roadstead_fuzz::spec::v2::segments(&rendered).expect("a rendered path is valid");
+    let again = oci::v2::segments(&rendered).expect("a rendered path is valid");
     let again = parse(&again, rendered.ends_with('/'));
     match (again, endpoint) {
         (Ok(Path::Image { id, part }), Endpoint::Image { id: was, part: had }) => {

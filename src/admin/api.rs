@@ -18,9 +18,8 @@ use super::report::{
     VerifyEnd, VerifyFailures, VerifyLine,
 };
 use super::{Admin, Body, json, target};
-use crate::metrics::{self, ProxyFigures};
-use crate::mirror::{Purge, Verified};
-use crate::telemetry;
+use mirror::{Purge, Verified};
+use telemetry::metrics::{self, ProxyFigures};
 
 /// The longest body of a request, in bytes.
 const ASKED: usize = 4 << 10;

@@ -95,7 +95,7 @@ impl Drop for Bound {
 /// A socket file of mode 0600. It has that mode from its first moment, since Linux gives the file the mode of
 /// the socket that is bound to it: nobody else can slip in before a chmod.
 fn private_socket(path: &Path) -> io::Result<UnixListener> {
-    crate::socket_file::remove_stale(path)?;
+    runtime::socket_file::remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;

@@ -5,7 +5,7 @@
 
 mod api;
 mod listen;
-mod report;
+pub mod report;
 mod route;
 mod target;
 mod warm;
@@ -29,18 +29,18 @@ use tokio::task::AbortHandle;
 
 pub use listen::{Address, Bound};
 pub use report::{
-    BucketStats, Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats,
-    VerifyEnd, VerifyFailures, VerifyLine, WarmAsked, WarmBlob, WarmEnd, WarmLine,
+    BucketStats, Pulls, PurgeAsked, PurgeReport, Refused, Stats, VerifyEnd, VerifyLine, WarmAsked,
+    WarmLine,
 };
 pub use route::Scope;
-pub use target::{Named, TargetError, image};
+pub use target::{Named, image};
 
-use crate::metrics::{self, StoreFigures};
-use crate::mirror::Mirror;
-use crate::share::{Kind, PerClient, Shares};
-use crate::store::Store;
-use crate::telemetry::Seldom;
+use mirror::Mirror;
 use route::{Peer, Refusal, Route};
+use runtime::share::{Kind, PerClient, Shares};
+use store::Store;
+use telemetry::Seldom;
+use telemetry::metrics::{self, StoreFigures};
 
 /// How long a request's head may take, and how long a connection may rest.
 const HEAD: Duration = Duration::from_secs(10);

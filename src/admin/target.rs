@@ -1,9 +1,9 @@
 //! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
 
-use crate::mirror::{Image, Target};
-use crate::spec::digest::Digest;
-use crate::spec::glob::Pattern;
-use crate::spec::name::{Reference, Registry, Repository};
+use mirror::{Image, Target};
+use oci::digest::Digest;
+use oci::glob::Pattern;
+use oci::name::{Reference, Registry, Repository};
 
 /// A configured registry, as far as names lead to it.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum TargetError {
     #[error("{0} is no registry's: write the registry's name before it")]
     NoRegistry(String),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
-    Name(#[from] crate::spec::name::NameError),
+    Name(#[from] oci::name::NameError),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
     Reference(String),
     #[error("{0} is no image; write [registry/]repository[:tag|@digest]")]
@@ -108,14 +108,13 @@ pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
         None => Target::Repository(registry, repository),
         Some(Written::Tag(tag)) => {
             let tag = tag.parse();
-            let tag = tag.map_err(|error: crate::spec::name::TagError| {
-                TargetError::Reference(error.to_string())
-            })?;
+            let tag = tag
+                .map_err(|error: oci::name::TagError| TargetError::Reference(error.to_string()))?;
             Target::Tag(registry, repository, tag)
         }
         Some(Written::Digest(digest)) => {
             let digest = digest.parse();
-            let digest = digest.map_err(|error: crate::spec::digest::DigestError| {
+            let digest = digest.map_err(|error: oci::digest::DigestError| {
                 TargetError::Reference(error.to_string())
             })?;
             Target::Content(registry, repository, digest)

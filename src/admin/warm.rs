@@ -10,9 +10,8 @@ use tokio::sync::{mpsc, watch};
 use super::api::{error, lines_of_json, read, render};
 use super::report::{WarmAsked, WarmBlob, WarmEnd, WarmLine};
 use super::{Admin, Body, target};
-use crate::mirror::{Image, WarmProgress};
-use crate::spec::platform::{Platform, Platforms};
-use crate::telemetry;
+use mirror::{Image, WarmProgress};
+use oci::platform::{Platform, Platforms};
 
 /// How often the progress is told, where there is any.
 const REPORT_EVERY: Duration = Duration::from_millis(250);

@@ -258,7 +258,7 @@ fn silent() -> AskError {
 }
 
 fn told(error: &hyper::Error) -> String {
-    crate::telemetry::chain(error)
+    telemetry::chain(error)
 }
 
 #[cfg(test)]

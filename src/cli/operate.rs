@@ -8,7 +8,7 @@ use super::ask::{AskError, Desk};
 use super::show;
 use crate::admin::{self, PurgeAsked, PurgeReport, Stats, VerifyLine, WarmAsked, WarmLine};
 use crate::config::Config;
-use crate::spec::platform::{Platform, Platforms};
+use oci::platform::{Platform, Platforms};
 
 /// What a wrong command line exits with.
 const USAGE: u8 = 2;
@@ -80,7 +80,7 @@ pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> 
             Err(error @ AskError::NotRunning { .. }) => {
                 return answered(Err::<(), _>(error), |()| String::new());
             }
-            Err(error) => eprintln!("roadstead: {image}: {}", crate::telemetry::chain(&error)),
+            Err(error) => eprintln!("roadstead: {image}: {}", telemetry::chain(&error)),
         }
     }
     if images.len() > 1 {
@@ -137,7 +137,7 @@ fn answered<A>(answer: Result<A, AskError>, show: impl FnOnce(A) -> String) -> E
             Err(_) => ExitCode::FAILURE,
         },
         Err(error) => {
-            eprintln!("roadstead: {}", crate::telemetry::chain(&error));
+            eprintln!("roadstead: {}", telemetry::chain(&error));
             ExitCode::from(error.exit_code())
         }
     }

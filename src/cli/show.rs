@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn warmings() {
-        let blob = |bytes| crate::admin::WarmBlob {
+        let blob = |bytes| crate::admin::report::WarmBlob {
             bytes,
             ..Default::default()
         };
@@ -405,7 +405,7 @@ mod tests {
                 of_bytes,
                 blobs,
                 of_blobs,
-                done: done.then(crate::admin::WarmEnd::default),
+                done: done.then(crate::admin::report::WarmEnd::default),
                 ..WarmLine::default()
             };
             assert_eq!(warm_share(&line), share, "{line:?}");

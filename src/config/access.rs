@@ -7,9 +7,9 @@ use super::fault::Report;
 use super::keys::{Keys, list, mapping, path, refuse_empty, value};
 use super::tree::Node;
 use super::units::Parsed;
-use crate::access::Action;
-pub use crate::access::{Rule, Scheme as AuthScheme, Users};
-use crate::spec::glob::Pattern;
+use ::access::Action;
+pub use access::{Rule, Scheme as AuthScheme, Users};
+use oci::glob::Pattern;
 
 /// In characters.
 const SHORTEST_KEY: usize = 32;

@@ -3,7 +3,7 @@
 use super::fault::{Report, nearest, shown};
 use super::tree::Node;
 use super::{Config, ReadAccounts, Users};
-use crate::access::AccountsError;
+use ::access::AccountsError;
 
 /// Notes every line of the file that is no account, and users of rules that are not in it. A file that
 /// cannot be read is only dubious here: the configuration may be checked where the accounts are not.
@@ -18,7 +18,7 @@ pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report
     let accounts = match read(path) {
         Ok(accounts) => accounts,
         Err(error @ AccountsError::Read { .. }) => {
-            let message = crate::telemetry::chain(&error);
+            let message = telemetry::chain(&error);
             return report.warn(node.near("htpasswd").at, message);
         }
         Err(AccountsError::Lines { path, reason }) => {
@@ -55,7 +55,7 @@ mod tests {
     use super::super::tests::no_env;
     use super::super::{check as cross, read as typed, yaml};
     use super::*;
-    use crate::access::Htpasswd;
+    use ::access::Htpasswd;
 
     const RULES: &str = "access:
   htpasswd: conf/users

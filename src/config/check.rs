@@ -6,8 +6,8 @@ use super::fault::{Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
 use super::{Config, Origin, Registry, Rule, Scheme, Users, Visibility};
-use crate::access::Action;
-use crate::spec::glob::Pattern;
+use ::access::Action;
+use oci::glob::Pattern;
 
 /// Notes everything in `config` that contradicts itself; `tree`, of which it was read, has the
 /// places.

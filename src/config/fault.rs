@@ -53,7 +53,7 @@ pub struct Faults(Vec<Fault>);
 
 impl Faults {
     /// The faults in the order of the file; at least one.
-    #[must_use]
+    #[cfg(test)]
     pub fn as_slice(&self) -> &[Fault] {
         &self.0
     }

@@ -10,7 +10,7 @@ use super::origin::Origin;
 use super::registry::Registry;
 use super::tree::{Node, Value};
 use super::units::boolean;
-use crate::gateway::CertificateFiles;
+use gateway::CertificateFiles;
 
 /// One listener of the data plane.
 #[derive(Debug, Clone)]

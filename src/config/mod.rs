@@ -38,7 +38,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-pub use access::{Access, AuthScheme, Rule, Users};
+pub use access::{Access, Rule, Users};
 pub use address::ListenAddress;
 pub use credentials::Credentials;
 pub use fault::{Fault, Faults};
@@ -47,9 +47,9 @@ pub use listen::{Admin, Listen, Tls};
 pub use origin::{Origin, Scheme};
 pub use process::{Limits, Log, OldClients, Routing};
 pub use registry::{Registry, Visibility};
-pub use store::{Bucket, BucketAccount, MaxStale, Store};
+pub use store::{MaxStale, Store};
 
-use crate::access::{AccountsError, Htpasswd};
+use ::access::{AccountsError, Htpasswd};
 use fault::{Position, Report};
 use tree::Node;
 
@@ -85,7 +85,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
         };
         fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
     })?;
-    examine(text, &name, &env, Some(&crate::access::load))
+    examine(text, &name, &env, Some(&::access::load))
 }
 
 /// Reads `text`; `file` is what faults call it, `env` looks variables up. Files that it names are not read.

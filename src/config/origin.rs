@@ -71,15 +71,6 @@ impl Origin {
         })
     }
 
-    /// The given port, or else 80 or 443.
-    #[must_use]
-    pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(match self.scheme {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        })
-    }
-
     /// `host` or `host:port`, as in a Host header; v6 in brackets.
     #[must_use]
     pub fn authority(&self) -> String {

@@ -9,8 +9,8 @@ use super::fault::Report;
 use super::keys::{list, mapping, value};
 use super::tree::Node;
 use super::units::{Parsed, boolean, count, duration, header_bytes, some_duration};
-use crate::share::PerClient;
-use crate::telemetry::Format;
+use runtime::share::PerClient;
+use telemetry::Format;
 
 /// Which clients are old.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::store::Store;
 use super::tree::{Node, Value};
 use super::units::{MINUTE, Parsed, boolean, duration, some_duration};
-use crate::spec::glob::Pattern;
+use oci::glob::Pattern;
 
 /// One upstream registry, with every default resolved.
 #[derive(Debug, Clone)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, Credentials, ListenAddress, MaxStale, OldClients, Origin, Tls, Visibility};
-use crate::spec::digest::{Algorithm, Digest};
-use crate::spec::name::Registry;
-use crate::upstream::Account;
-use crate::{access, admin, gateway, mirror, store, upstream};
+use crate::admin;
+use oci::digest::{Algorithm, Digest};
+use oci::name::Registry;
+use upstream::Account;
 
 /// A password file that cannot be used.
 #[derive(Debug, thiserror::Error)]

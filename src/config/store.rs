@@ -9,7 +9,7 @@ use super::keys::{mapping, path, text};
 use super::origin::Origin;
 use super::tree::Node;
 use super::units::{DAY, MINUTE, Parsed, duration, max_stale, min_free, size, some_duration};
-use crate::store::MinFree;
+use ::store::MinFree;
 
 /// What is kept on disk, and how long it is believed. Each [`super::Registry`] holds its own resolved
 /// values of the times that it may override.

@@ -9,12 +9,12 @@ use tracing::Level;
 
 use super::fault::Report;
 use super::*;
-use crate::access::Action;
-use crate::gateway::CertificateFiles;
-use crate::share::PerClient;
-use crate::spec::glob::Pattern;
-use crate::store::MinFree;
-use crate::telemetry::Format;
+use ::access::Action;
+use ::store::MinFree;
+use gateway::CertificateFiles;
+use oci::glob::Pattern;
+use runtime::share::PerClient;
+use telemetry::Format;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -295,7 +295,7 @@ fn the_whole_contract_is_read() {
     let access = config.access.as_ref().unwrap();
     assert_eq!(access.htpasswd.as_deref(), Some(Path::new("conf/htpasswd")));
     assert_eq!(access.realm, "Roadstead");
-    assert_eq!(access.scheme, AuthScheme::Bearer);
+    assert_eq!(access.scheme, super::access::AuthScheme::Bearer);
     assert!(access.token_key.is_none());
     let [deployer, everyone, anybody] = access.rules.as_slice() else {
         panic!("three rules");

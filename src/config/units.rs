@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::store::MaxStale;
-use crate::store::MinFree;
+use ::store::MinFree;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);

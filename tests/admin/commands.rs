@@ -1,7 +1,7 @@
 //! The commands, and what they say when there is nobody to ask.
 
 use super::*;
-use crate::support::{private_address, temp_dir};
+use testkit::{private_address, temp_dir};
 
 #[test]
 fn stats_are_for_people() {

@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use super::*;
-use crate::support::http::at_once;
-use crate::support::origin::{Fault, Latch};
-use crate::support::real::{found, program};
-use crate::support::{gateway, sha256, until};
+use testkit::http::at_once;
+use testkit::origin::{Fault, Latch};
+use testkit::real::{found, program};
+use testkit::{gateway, sha256, until};
 
 #[test]
 fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {

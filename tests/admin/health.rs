@@ -1,8 +1,8 @@
 //! `/livez` and `/readyz`.
 
 use super::*;
-use crate::support::origin::{Fault, Latch};
-use crate::support::until;
+use testkit::origin::{Fault, Latch};
+use testkit::until;
 
 #[track_caller]
 fn told(gateway: &Gateway, path: &str) -> (u16, String) {

@@ -1,7 +1,7 @@
 //! Purges: what goes, what stays, what is said of it.
 
 use super::*;
-use crate::support::origin::Fault;
+use testkit::origin::Fault;
 
 /// What the command says of a purge.
 #[track_caller]

@@ -1,8 +1,8 @@
 //! Purges of what is kept of the v1 API: it goes, is told, and is asked for again.
 
 use super::*;
-use crate::purge::{files, purge, sum};
-use crate::support::v1::V1Registry;
+use crate::admin::purge::{files, purge, sum};
+use testkit::v1::V1Registry;
 
 /// A mirror with one image of two layers, pulled, and what that asked for.
 fn pulled() -> (V1Registry, Gateway, Vec<String>) {

@@ -1,8 +1,8 @@
 //! `/api/warm` and `roadstead warm`.
 
 use super::*;
-use crate::support::origin::{Fault, Latch};
-use crate::support::{eventually, private_address, until};
+use testkit::origin::{Fault, Latch};
+use testkit::{eventually, private_address, until};
 
 /// Everything a client asks for of an image, from what is here alone.
 #[track_caller]

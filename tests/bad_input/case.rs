@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::http::{Cut, End, Raw, Reply};
 use crate::wire::h2::{self, H2, Refused};
+use testkit::http::{Cut, End, Raw, Reply};
 
 /// How long any answer may take.
 const BOUND: Duration = Duration::from_secs(15);

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::support::http::Cut;
 use crate::wire::h2::{
     self, ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Field, Frame, GOAWAY, H2, HEADERS,
     PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, settings,
 };
+use testkit::http::Cut;
 
 /// What becomes of a connection on which something went wrong, told by a PING behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ pub fn connections() -> Vec<Broken> {
         ),
         (
             "a hundred kilobytes of noise",
-            [PREFACE, &crate::support::image::random(9, 100_000)].concat(),
+            [PREFACE, &testkit::image::random(9, 100_000)].concat(),
             Refused,
         ),
     ];

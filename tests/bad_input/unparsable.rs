@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::http::{Cut, End, Raw};
+use testkit::http::{Cut, End, Raw};
 
 /// How long an answer, or the end of the connection, may take. The scene's timeouts are 1 s.
 const BOUND: Duration = Duration::from_secs(10);

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Raw, Web, block_on};
-use crate::support::origin::{Fault, Image, Latch, Origin};
-use crate::{TAIL, scene};
+use crate::bodies::{TAIL, scene};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Web, block_on};
+use testkit::origin::{Fault, Image, Latch, Origin};
 
 const SIZE: usize = 2 << 20;
 /// Where the ranges begin: far beyond what the fill has.

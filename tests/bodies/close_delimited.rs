@@ -1,12 +1,12 @@
 //! Upstream bodies without a length that end with their connection: one that was cut off looks like one that is
 //! whole. What can be verified is served, what cannot is refused.
 
-use crate::scene;
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply, Web, block_on, get};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Image, Origin};
-use crate::support::sha256;
+use crate::bodies::scene;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, Web, block_on, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Image, Origin};
+use testkit::sha256;
 
 /// Manifests and lists end with their connection.
 fn close(origin: &Origin, path: &str) {

@@ -1,11 +1,11 @@
 //! Clients of HTTP/1.0, as some proxies are: they know no end of a body but its length and the connection's end, and
 //! what was cut off would look whole.
 
-use crate::scene;
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Raw, Reply};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
+use crate::bodies::scene;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Reply};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
 
 fn ask(gateway: &Gateway, path: &str) -> Reply {
     let mut raw = Raw::connect(gateway.url(1), None);

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Connect, End, Raw, at_once, get};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Latch, Origin};
-use crate::support::until;
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, End, Raw, at_once, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Latch, Origin};
+use testkit::until;
 
 const MAX_SIZE: u64 = 64 << 20;
 const BLOCK: u64 = 4096;

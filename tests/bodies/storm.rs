@@ -1,9 +1,9 @@
 //! Many cold blobs for many clients at once, and few slots.
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{at_once, get};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{at_once, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
 
 const BLOBS: usize = 64;
 const CLIENTS: usize = 4;

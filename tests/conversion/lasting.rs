@@ -1,8 +1,8 @@
 //! What is left of a converted image when its bytes are evicted, its links are gone, and the registries stop.
 
-use crate::support::http::{End, Raw};
-use crate::support::{sha256, until};
-use crate::{Scene, blobs, configuration, exists, layers, push, stored};
+use crate::conversion::{Scene, blobs, configuration, exists, layers, push, stored};
+use testkit::http::{End, Raw};
+use testkit::{sha256, until};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 
@@ -221,7 +221,7 @@ fn only_a_404_leads_to_the_v1_side() {
     push(&v1, "team/app", "2", 3);
     let scene = Scene {
         v1,
-        v2: crate::support::origin::Origin::start(),
+        v2: testkit::origin::Origin::start(),
         gateway,
     };
     let known = scene.get(MANIFEST);

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Reply, at_once};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::until;
-use crate::support::v1::V1Registry;
-use crate::{Scene, configuration, push};
+use crate::conversion::{Scene, configuration, push};
+use testkit::gateway::Gateway;
+use testkit::http::{Reply, at_once};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::until;
+use testkit::v1::V1Registry;
 
 const TAGS: &str = "/v2/team/app/tags/list";
 

@@ -5,11 +5,11 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::Gateway;
-use crate::support::http::End;
-use crate::support::image::{random, tar};
-use crate::support::{gzip, process, sha256};
-use crate::{DOCKER_MANIFEST, Scene, blobs, descriptions, layers, push};
+use crate::conversion::{DOCKER_MANIFEST, Scene, blobs, descriptions, layers, push};
+use testkit::gateway::Gateway;
+use testkit::http::End;
+use testkit::image::{random, tar};
+use testkit::{gzip, process, sha256};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 
@@ -264,7 +264,7 @@ fn the_v2_side_wins() {
 /// pushed by them.
 #[test]
 fn a_registry_without_a_v2_side() {
-    let v1 = crate::support::v1::V1Registry::start();
+    let v1 = testkit::v1::V1Registry::start();
     push(&v1, "team/app", "1", 1);
     let config = |keys: &str| {
         format!(
@@ -273,7 +273,7 @@ fn a_registry_without_a_v2_side() {
         )
     };
     let gateway = Gateway::start(&config(""));
-    let get = |path: &str| crate::support::http::get(gateway.url(1), None, path);
+    let get = |path: &str| testkit::http::get(gateway.url(1), None, path);
     let manifest = get(MANIFEST);
     assert_eq!(manifest.status(), 200, "{manifest:?}");
     for digest in blobs(&manifest).0 {
@@ -300,7 +300,7 @@ fn names_redirects_and_broken_lines() {
     // On the v1 side that is `app`, to which another right leads.
     assert_eq!(scene.get("/v2/library/app/manifests/1").status(), 404);
 
-    let elsewhere = crate::support::origin::Origin::start();
+    let elsewhere = testkit::origin::Origin::start();
     let layer = gzip(&tar(&[("a", b"1")]));
     let digest = elsewhere.push_blob("store", layer.clone());
     scene.v1.script(|script| {
@@ -325,7 +325,7 @@ fn bridge_is_a_choice() {
         scene.v1.url()
     ));
     let path = "/v2/team/app/manifests/1";
-    let reply = crate::support::http::get(gateway.url(1), None, path);
+    let reply = testkit::http::get(gateway.url(1), None, path);
     assert_eq!(reply.status(), 404);
     assert_eq!(scene.v1.seen().len(), 0, "it was asked nothing");
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::gateway::Gateway;
-use crate::support::origin::Origin;
-use crate::support::real::{
+use crate::conversion::tree::{self, Tree};
+use crate::conversion::{Scene, configuration};
+use testkit::gateway::Gateway;
+use testkit::origin::Origin;
+use testkit::real::{
     Client, Containerd, Docker, DockerRegistry, Missing, Registry, found, found_perhaps,
 };
-use crate::support::{private_address, sha256, temp_dir};
-use crate::tree::{self, Tree};
-use crate::{Scene, configuration};
+use testkit::{private_address, sha256, temp_dir};
 
 #[test]
 fn docker_registry_and_distribution_behind_one_gateway() {
@@ -34,7 +34,7 @@ fn docker_registry_and_distribution_behind_one_gateway() {
         ),
         ("/v2/_catalog", json!({"repositories": ["team/app"]})),
     ] {
-        let reply = crate::support::http::get(gateway.url(1), None, path);
+        let reply = testkit::http::get(gateway.url(1), None, path);
         let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
         assert_eq!(body, expected, "{path}");
     }
@@ -42,7 +42,7 @@ fn docker_registry_and_distribution_behind_one_gateway() {
     let scene = Scene::start();
     scene.v1.put_image("team/app", "1", &tree::images(&layers));
     let manifest = |gateway: &Gateway| {
-        let reply = crate::support::http::get(gateway.url(1), None, "/v2/team/app/manifests/1");
+        let reply = testkit::http::get(gateway.url(1), None, "/v2/team/app/manifests/1");
         sha256(&reply.body)
     };
     assert_eq!(manifest(&gateway), manifest(&scene.gateway));
@@ -58,7 +58,7 @@ fn pulls<T: Client>(
     reference: impl Fn(&Gateway) -> String,
     check: impl Fn(&T, &Tree, &str),
 ) {
-    let (v1, v2) = (crate::support::v1::V1Registry::start(), Origin::start());
+    let (v1, v2) = (testkit::v1::V1Registry::start(), Origin::start());
     let tree = Tree::new();
     let layers = tree.layers();
     v1.put_image("team/app", "1", &tree::images(&layers));

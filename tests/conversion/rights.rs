@@ -1,12 +1,12 @@
 //! The right that is asked is to the repository that is read; pushes of v2 clients never reach the v1 side.
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply};
-use crate::support::image::random;
-use crate::support::origin::Origin;
-use crate::support::v1::{Script, V1Registry};
-use crate::support::{basic, sha256, temp_dir};
-use crate::{DOCKER_MANIFEST, blobs, push};
+use crate::conversion::{DOCKER_MANIFEST, blobs, push};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::image::random;
+use testkit::origin::Origin;
+use testkit::v1::{Script, V1Registry};
+use testkit::{basic, sha256, temp_dir};
 
 /// `reader` and `pusher`, both of `password`.
 const ACCOUNTS: &str =

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::http::{Raw, Reply, at_once};
-use crate::support::{sha256, until};
-use crate::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
+use crate::conversion::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
+use testkit::http::{Raw, Reply, at_once};
+use testkit::{sha256, until};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 

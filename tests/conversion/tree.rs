@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::gateway::Gateway;
-use crate::support::process;
-use crate::support::real::{Missing, found, program, run};
-use crate::support::temp_dir;
-use crate::{Scene, descriptions};
+use crate::conversion::{Scene, descriptions};
+use testkit::gateway::Gateway;
+use testkit::process;
+use testkit::real::{Missing, found, program, run};
+use testkit::temp_dir;
 
 /// What is below an image, as three layers of v1 and as the tree that they make: files, modes, links of both
 /// kinds, something replaced and something removed.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::support::gateway::Gateway;
-use crate::support::process;
-use crate::support::real::{Missing, program};
+use testkit::gateway::Gateway;
+use testkit::process;
+use testkit::real::{Missing, program};
 
 /// Mounts a store of 12 MiB in memory, then becomes the gateway.
 const MEMORY: &str =

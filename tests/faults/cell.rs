@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::client::{BOTH, PATIENCE, View, open};
 use super::scene::{HALF, Scene, World};
 use super::table::{Case, Expected, Seen, When};
-use crate::support::SOON;
-use crate::support::http::{Web, at_once};
-use crate::support::origin::{Fault, Image, Latch};
+use testkit::SOON;
+use testkit::http::{Web, at_once};
+use testkit::origin::{Fault, Image, Latch};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

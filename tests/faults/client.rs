@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Head, Raw, Web, block_on, chain};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Head, Raw, Web, block_on, chain};
 
 /// More than the gateway's own deadlines, so that these are what is seen.
 pub const PATIENCE: Duration = Duration::from_secs(45);

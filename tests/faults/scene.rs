@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::support::gateway::Gateway;
-use crate::support::image::random;
-use crate::support::origin::{Auth, Image, Origin};
+use testkit::gateway::Gateway;
+use testkit::image::random;
+use testkit::origin::{Auth, Image, Origin};
 
 /// A layer's length: well over the held-back tail.
 pub const SIZE: usize = 600_000;

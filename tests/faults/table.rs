@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::scene::{Reach, SIZE, World};
-use crate::support::origin::{Auth, Bearer, Fault};
+use testkit::origin::{Auth, Bearer, Fault};
 
 /// What a client sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

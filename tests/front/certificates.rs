@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Connect, Raw};
-use crate::support::tls::{Ca, Leaf, client_config};
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, Raw};
+use testkit::tls::{Ca, Leaf, client_config};
 
 const HOSTS: &str = "registries: [{name: docker.io, hosts: [one.example, Two.Example:5000]}]\n";
 
@@ -263,7 +263,7 @@ fn sni_chooses_and_the_first_is_the_default() {
 fn a_certificate_that_cannot_be_used_is_named_before_a_port_is_opened() {
     let ca = Ca::new();
     let (good, other) = (ca.issue(&["a.example"]), ca.issue(&["b.example"]));
-    let dir = crate::support::temp_dir();
+    let dir = testkit::temp_dir();
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).expect("writable");
@@ -327,7 +327,7 @@ fn alpn_offers_both_versions() {
 
 #[test]
 fn sessions_are_resumed() {
-    crate::support::tls::install_provider();
+    testkit::tls::install_provider();
     let gateway = Gateway::start("registries: [docker.io]\n");
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(gateway.ca_path()).expect("our CA");
@@ -364,8 +364,5 @@ fn plain_http_on_a_tls_port_is_told_so() {
         reply.error_code().is_some() && reply.text().contains("https://"),
         "{reply:?}"
     );
-    assert_eq!(
-        raw.read_to_end(),
-        (Vec::new(), crate::support::http::Cut::Closed)
-    );
+    assert_eq!(raw.read_to_end(), (Vec::new(), testkit::http::Cut::Closed));
 }

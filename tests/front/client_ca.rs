@@ -13,10 +13,10 @@ use rustls::{
 };
 
 use super::certificates::pair;
-use crate::support::gateway::Gateway;
-use crate::support::http::{Connect, Raw};
-use crate::support::tls::{Ca, Leaf, certificates, client_config_as};
-use crate::support::{SOON, temp_dir, until};
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, Raw};
+use testkit::tls::{Ca, Leaf, certificates, client_config_as};
+use testkit::{SOON, temp_dir, until};
 
 /// A gateway that asks for certificates of `client_ca`, on listener 0, and its CA. Listener 1 has the same
 /// certificate and asks for none.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::support::http::{Connect, Cut, End, Raw};
-use crate::support::image::random;
-use crate::support::{eventually, until};
 use crate::wire::h2::{self, DATA, END_STREAM, GOAWAY, H2, RST_STREAM};
+use testkit::http::{Connect, Cut, End, Raw};
+use testkit::image::random;
+use testkit::{eventually, until};
 
 /// More than all buffers between two sockets hold.
 const LARGE: usize = 48 << 20;
@@ -103,7 +103,7 @@ fn a_reader_that_stops_is_cut_off_and_others_go_on() {
     let mut idle: Vec<Raw> = (0..4).map(|index| stopped(&scene, index % 2)).collect();
     assert!(scene.gateway.open_fds() >= quiet + 4);
     // Somebody else's download is whole meanwhile.
-    let reply = crate::support::http::get(scene.gateway.url(1), None, &scene.path);
+    let reply = testkit::http::get(scene.gateway.url(1), None, &scene.path);
     assert_eq!((reply.body.len(), reply.end), (LARGE, End::Complete));
     let since = Instant::now();
     until("the stopped readers to go", || {
@@ -200,6 +200,6 @@ fn an_h2_connection_that_is_not_read_is_cut_off() {
     for connection in &mut connections {
         assert_ne!(connection.end(), Cut::TimedOut);
     }
-    let reply = crate::support::http::get(scene.gateway.url(1), None, "/v2/");
+    let reply = testkit::http::get(scene.gateway.url(1), None, "/v2/");
     assert_eq!(reply.status(), 200);
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::support::http::{Cut, End, Raw};
-use crate::support::image::random;
 use crate::wire::h2::{self, H2, PREFACE, Refused};
+use testkit::http::{Cut, End, Raw};
+use testkit::image::random;
 
 /// Within this much of the configured second a deadline is kept.
 const LATE: Duration = Duration::from_secs(6);

@@ -7,13 +7,13 @@ use rustls::pki_types::CertificateDer;
 
 use super::Scene;
 use super::certificates::{listening_with, pair};
-use crate::support::gateway::Gateway;
-use crate::support::http::{Connect, End, Raw};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Latch};
-use crate::support::tls::{Ca, Leaf, certificates, shown};
-use crate::support::{temp_dir, until};
 use crate::wire::h2::{self, DATA, END_STREAM, H2};
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, End, Raw};
+use testkit::image::random;
+use testkit::origin::{Fault, Latch};
+use testkit::tls::{Ca, Leaf, certificates, shown};
+use testkit::{temp_dir, until};
 
 const IN_USE: &str = "changed files are in use from now on";
 const REFUSED: &str = "changed files are refused";

@@ -4,12 +4,12 @@ use std::io;
 use std::net::IpAddr;
 
 use super::Scene;
-use crate::support::gateway::Gateway;
-use crate::support::http::{Connect, Raw};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::{eventually, until};
 use crate::wire::h2::{self, H2, HEADERS, WINDOW_UPDATE};
+use testkit::gateway::Gateway;
+use testkit::http::{Connect, Raw};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::{eventually, until};
 
 /// A client on an address of its own. 127.0.0.1 is this machine itself and has no share.
 fn from(last: u8) -> Connect<'static> {

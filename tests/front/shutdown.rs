@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::support::http::{Connect, Cut, End, Raw};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Latch};
-use crate::support::until;
 use crate::wire::h2::{self, DATA, END_STREAM, GOAWAY, H2, HEADERS};
+use testkit::http::{Connect, Cut, End, Raw};
+use testkit::image::random;
+use testkit::origin::{Fault, Latch};
+use testkit::until;
 
 const SIZE: usize = 3 << 20;
 /// What the origin gives before it waits.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tempfile::TempDir;
 
-use crate::support::gateway::Gateway;
-use crate::support::process::{self, Process};
-use crate::support::{eventually, http, sha256, temp_dir};
+use testkit::gateway::Gateway;
+use testkit::process::{self, Process};
+use testkit::{eventually, http, sha256, temp_dir};
 
 /// Starts the binary under a shell's limits; what it printed until it was ready.
 fn start(yaml: &str, limits: &str) -> (Process, String, TempDir) {
@@ -20,7 +20,7 @@ fn start(yaml: &str, limits: &str) -> (Process, String, TempDir) {
     std::fs::write(file("f.yaml"), yaml).expect("writable");
     let mut command = process::command("sh");
     let script = format!("{limits}\nexec \"$0\" serve -c f.yaml");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_roadstead")]);
+    command.args(["-c", &script]).arg(testkit::binary());
     command.current_dir(dir.path());
     command.stdout(Stdio::from(File::create(file("out")).expect("writable")));
     let process = Process::spawn(&mut command, &file("err")).expect("sh runs");
@@ -140,7 +140,7 @@ fn a_socket_file_over_tls() {
     socket
         .set_read_timeout(Some(http::WAIT))
         .expect("a timeout");
-    let config = crate::support::tls::client_config(&gateway.ca_path(), &["http/1.1"]);
+    let config = testkit::tls::client_config(&gateway.ca_path(), &["http/1.1"]);
     let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
     let session = rustls::ClientConnection::new(config, name).expect("a session");
     let mut stream = rustls::StreamOwned::new(session, socket);

@@ -2,12 +2,12 @@
 
 use std::net::TcpListener;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::get;
-use crate::support::image::{Layout, random};
-use crate::support::origin::{Auth, Bearer, Fault, Origin};
-use crate::support::real::{Registry, found};
-use crate::support::until;
+use testkit::gateway::Gateway;
+use testkit::http::get;
+use testkit::image::{Layout, random};
+use testkit::origin::{Auth, Bearer, Fault, Origin};
+use testkit::real::{Registry, found};
+use testkit::until;
 
 fn scene() -> (Origin, Gateway) {
     let origin = Origin::start();

@@ -4,14 +4,14 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::image::{Entry, GZIP, ZSTD, file, gzip, mark, tar, zstd};
-use crate::support::gateway::Gateway;
-use crate::support::image::Layout;
-use crate::support::real::{
+use crate::synthesis::image::{Entry, GZIP, ZSTD, file, gzip, mark, tar, zstd};
+use testkit::gateway::Gateway;
+use testkit::image::Layout;
+use testkit::real::{
     Account, Client, Containerd, Marks, Member, Missing, OldRegistry, Registry, Skopeo, Unpacked,
     V1Client, V1Found, V1Session, check_same, found,
 };
-use crate::support::temp_dir;
+use testkit::temp_dir;
 
 /// What only the v2 side has, and what only the v1 side has.
 const NEW: &str = "team/new";
@@ -238,7 +238,7 @@ fn each_pulls_what_only_the_other_has() {
     assert_eq!(asked.1, 5, "four layers and a configuration, each once");
     for stopped in [false, true] {
         if stopped {
-            scene.v1 = OldRegistry::Scripted(crate::support::v1::V1Registry::start());
+            scene.v1 = OldRegistry::Scripted(testkit::v1::V1Registry::start());
             scene.v2.down();
         }
         let again = npm(&scene, NEW, reader).expect("it was there before");

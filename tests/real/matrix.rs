@@ -1,11 +1,11 @@
 //! One hostname for everybody: every client as nobody, as a reader, as the one who may push and with a wrong
-//! password, and what comes of everything that it tries, at the registries of [`one_host`](crate::one_host).
+//! password, and what comes of everything that it tries, at the registries of [`one_host`](crate::real::one_host).
 
 use std::cell::Cell;
 
-use crate::one_host::{Backend, PASSWORD, PUSHERS, Scene};
-use crate::support::http::get;
-use crate::support::real::{Account, Containerd, Docker, Member, Missing, RawMember, Tool, found};
+use crate::real::one_host::{Backend, PASSWORD, PUSHERS, Scene};
+use testkit::http::get;
+use testkit::real::{Account, Containerd, Docker, Member, Missing, RawMember, Tool, found};
 
 use Outcome::{Refused, Works};
 use Role::{Anonymous, Pusher, Reader, Wrong};

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::gateway::Gateway;
-use crate::support::image::Layout;
-use crate::support::real::{Account, Counters, HOST, Missing, Registry, Wire, program};
-use crate::support::{basic, temp_dir};
+use testkit::gateway::Gateway;
+use testkit::image::Layout;
+use testkit::real::{Account, Counters, HOST, Missing, Registry, Wire, program};
+use testkit::{basic, temp_dir};
 
 /// Everybody's.
 pub const PASSWORD: &str = "s3cret";

@@ -4,9 +4,9 @@
 //! is the gateway's. The peer asks upstream for a tag every time, so only its blobs are expected to be free
 //! the second time.
 
-use crate::scene::{Pulls, Upstream, cold_and_warm};
-use crate::support::image::Made;
-use crate::support::real::{
+use crate::real::scene::{Pulls, Upstream, cold_and_warm};
+use testkit::image::Made;
+use testkit::real::{
     Client, Containerd, Count, Docker, Mirror, Missing, Podman, Registry, Skopeo, found,
 };
 

@@ -1,10 +1,10 @@
 //! Real clients through the gateway from a real registry: a cold pull, then a warm one by an empty client
 //! that costs upstream nothing at all.
 
-use crate::scene::{Pulls, Upstream, cold_and_warm};
-use crate::support::gateway::Gateway;
-use crate::support::image::Made;
-use crate::support::real::{
+use crate::real::scene::{Pulls, Upstream, cold_and_warm};
+use testkit::gateway::Gateway;
+use testkit::image::Made;
+use testkit::real::{
     Asked, Client, Containerd, Docker, Mirror, Missing, Podman, Registry, Skopeo, TokenServer,
     found,
 };

@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::image::Layout;
-use crate::support::process::Process;
-use crate::support::real::{Machine, Missing, found, program};
-use crate::support::until;
+use testkit::image::Layout;
+use testkit::process::Process;
+use testkit::real::{Machine, Missing, found, program};
+use testkit::until;
 
 /// Where the recipe is.
 const TEXT: &str = include_str!("../../README.md");

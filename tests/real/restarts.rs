@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Web, at_once, block_on};
-use crate::support::image::Layout;
-use crate::support::real::{Missing, Registry, TokenServer, found};
-use crate::support::{eventually_within, http, sha256};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Web, at_once, block_on};
+use testkit::image::Layout;
+use testkit::real::{Missing, Registry, TokenServer, found};
+use testkit::{eventually_within, http, sha256};
 
 const USER: &str = "mirror";
 const PASSWORD: &str = "s3cret: of the tokens";

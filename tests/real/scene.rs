@@ -1,7 +1,7 @@
 //! What every pull test shares: an upstream with images, and the comparison of cold and warm.
 
-use crate::support::image::{Layout, Made};
-use crate::support::real::{Client, Count, Counters, Missing, Pulled, Registry};
+use testkit::image::{Layout, Made};
+use testkit::real::{Client, Count, Counters, Missing, Pulled, Registry};
 
 /// Bytes in the larger layer of the images.
 const PAYLOAD: usize = 3 << 20;

@@ -8,11 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply};
-use crate::support::image::Layout;
-use crate::support::real::{Missing, Registry, found};
-use crate::support::{http, sha256};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::image::Layout;
+use testkit::real::{Missing, Registry, found};
+use testkit::{http, sha256};
 
 const TAG: &str = "/v2/library/old/manifests/1";
 const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";

@@ -1,9 +1,9 @@
 //! `docker search` and `podman search`, with and without a login.
 
-use crate::scene::Upstream;
-use crate::support::gateway::Gateway;
-use crate::support::real::{Docker, Mirror, Missing, Podman, Registry, found};
-use crate::support::temp_dir;
+use crate::real::scene::Upstream;
+use testkit::gateway::Gateway;
+use testkit::real::{Docker, Mirror, Missing, Podman, Registry, found};
+use testkit::temp_dir;
 
 /// `reader`, with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";

@@ -3,13 +3,11 @@
 //!
 //! A tag's life is 0 s here, so every pull would ask upstream: what is served is stale, and says so.
 
-use crate::scene::Upstream;
-use crate::support::gateway::Gateway;
-use crate::support::http::get;
-use crate::support::real::{
-    Client, Containerd, Docker, Mirror, Missing, Podman, Registry, Skopeo, found,
-};
-use crate::support::{eventually, private_address};
+use crate::real::scene::Upstream;
+use testkit::gateway::Gateway;
+use testkit::http::get;
+use testkit::real::{Client, Containerd, Docker, Mirror, Missing, Podman, Registry, Skopeo, found};
+use testkit::{eventually, private_address};
 
 const WARNING: &str = r#"299 - "stale copy, upstream unavailable""#;
 const TAG: &str = "/v2/library/small/manifests/1";

@@ -1,8 +1,8 @@
 //! `roadstead warm` with a real registry: what it fetched is all that real clients need, once the registry is gone.
 
-use crate::scene::Upstream;
-use crate::support::gateway::Gateway;
-use crate::support::real::{Client, Containerd, Missing, Registry, Skopeo, found};
+use crate::real::scene::Upstream;
+use testkit::gateway::Gateway;
+use testkit::real::{Client, Containerd, Missing, Registry, Skopeo, found};
 
 /// Warms an image, stops the registry, and pulls.
 #[track_caller]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::image::{Entry, file, gzip, mark, tar};
-use crate::support::gateway::Gateway;
-use crate::support::origin::Origin;
-use crate::support::process::{self, Process};
-use crate::support::real::{Client, Marks, Missing, Skopeo, Unpacked, check_same, found};
-use crate::support::v1::V1Registry;
-use crate::support::{eventually_within, temp_dir};
+use crate::synthesis::image::{Entry, file, gzip, mark, tar};
+use testkit::gateway::Gateway;
+use testkit::origin::Origin;
+use testkit::process::{self, Process};
+use testkit::real::{Client, Marks, Missing, Skopeo, Unpacked, check_same, found};
+use testkit::v1::V1Registry;
+use testkit::{eventually_within, temp_dir};
 
 const SOCKET: &str = "admin: {address: \"unix:admin.sock\"}\n";
 /// A conversion is waited for 23 s before anybody is told to come again.
@@ -76,7 +76,7 @@ fn a_conversion_is_waited_for() {
     v1.script(|script| script.hold = Some(1));
     let dir = temp_dir();
     let log = dir.path().join("warm.log");
-    let mut command = process::command(env!("CARGO_BIN_EXE_roadstead"));
+    let mut command = process::command(testkit::binary());
     command
         .args(["warm", "team/app:1", "-c", "roadstead.yaml"])
         .current_dir(gateway.dir());

@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::support::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
-use crate::support::{image::random, sha256};
+use testkit::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
+use testkit::{image::random, sha256};
 
 pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";

@@ -1,13 +1,13 @@
 //! Lengths, ranges and waiting.
 
-use crate::image::{GZIP, ZSTD, file, gzip, push, tar, zstd};
-use crate::support::http::Raw;
-use crate::support::image::random;
-use crate::support::origin::{Fault, Latch, Origin};
-use crate::{Entry, OLD, ancestry, ask, bridged, compressed, json, layers, top};
+use crate::synthesis::image::{GZIP, ZSTD, file, gzip, push, tar, zstd};
+use crate::synthesis::{Entry, OLD, ancestry, ask, bridged, compressed, json, layers, top};
+use testkit::http::Raw;
+use testkit::image::random;
+use testkit::origin::{Fault, Latch, Origin};
 
 /// Bytes that no resumed download may get wrong.
-fn check_ranges(gateway: &crate::Gateway, id: &str) -> Vec<u8> {
+fn check_ranges(gateway: &crate::synthesis::Gateway, id: &str) -> Vec<u8> {
     let path = format!("GET /v1/images/{id}/layer");
     let whole = ask(gateway, &OLD[4], &path, &[]);
     assert_eq!((whole.status(), whole.is_complete()), (200, true));
@@ -81,7 +81,7 @@ fn ranges_and_sizes_of_every_kind_of_layer() {
     }
     gateway.terminate();
     for layer in &pulled[1..] {
-        let digest = crate::support::sha256(layer);
+        let digest = testkit::sha256(layer);
         let hex = &digest[7..];
         let path = gateway
             .store()
@@ -103,7 +103,7 @@ fn what_was_made_is_not_served_over_v2() {
     push(&origin, "team/app", Some("1"), "amd64", &[(ZSTD, part)]);
     let gateway = bridged(&origin);
     let layer = check_ranges(&gateway, &top(&gateway, "team/app", "1"));
-    let path = format!("/v2/team/app/blobs/{}", crate::support::sha256(&layer));
+    let path = format!("/v2/team/app/blobs/{}", testkit::sha256(&layer));
     let mut connection = Raw::connect(gateway.url(1), None);
     assert_eq!(connection.get(&path).status(), 404);
 }

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::image::{GZIP, TAR, file, gzip, push, push_index, push_manifest, tar};
-use crate::support::gateway::Gateway;
-use crate::support::http::Reply;
-use crate::support::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
-use crate::{BY_TAG, OLD, ancestry, ask, bridged, top};
+use crate::synthesis::image::{GZIP, TAR, file, gzip, push, push_index, push_manifest, tar};
+use crate::synthesis::{BY_TAG, OLD, ancestry, ask, bridged, top};
+use testkit::gateway::Gateway;
+use testkit::http::Reply;
+use testkit::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Origin};
 
 fn error(reply: &Reply) -> String {
     let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");

@@ -1,12 +1,12 @@
 //! Rights are those of v2, and a registry's own v1 side comes first.
 
-use crate::daemon::{Daemon, FALLS_BACK};
-use crate::image::{GZIP, file, gzip, push, tar};
-use crate::support::gateway::Gateway;
-use crate::support::image::random;
-use crate::support::origin::Origin;
-use crate::support::v1::V1Registry;
-use crate::{BY_TAG, OLD, ask, json};
+use crate::synthesis::image::{GZIP, file, gzip, push, tar};
+use crate::synthesis::{BY_TAG, OLD, ask, json};
+use crate::v1::daemon::{Daemon, FALLS_BACK};
+use testkit::gateway::Gateway;
+use testkit::image::random;
+use testkit::origin::Origin;
+use testkit::v1::V1Registry;
 
 /// `reader`, `other` and `pusher`, all of `password`.
 const ACCOUNTS: &str = "reader:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n\
@@ -58,7 +58,7 @@ fn pulls_of_every_version_and_principal() {
             (OTHER, "secret/none", Some(("images", 404))),
             (READER, "secret/none", Some(("images", 403))),
         ];
-        crate::daemon::pulls(version, &gateway, "1", &whole, &all);
+        crate::v1::daemon::pulls(version, &gateway, "1", &whole, &all);
     }
 }
 
@@ -78,7 +78,7 @@ fn ids_of_other_repositories_are_unknown() {
     push(&origin, "secret/app", Some("1"), "amd64", &[base, layer(3)]);
     let mut gateway = gateway(&format!("v2: \"{}\"", origin.url()));
     let of = |gateway: &Gateway, name: &str, who: (&str, &str)| {
-        let basic = crate::support::basic(who.0, who.1);
+        let basic = testkit::basic(who.0, who.1);
         let asked = [("X-Docker-Token", "true"), ("Authorization", &*basic)];
         let line = format!("GET /v1/repositories/{name}/images");
         let list = ask(gateway, &BY_TAG[0], &line, &asked);

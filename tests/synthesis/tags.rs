@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::image::{GZIP, file, gzip, push, push_index, tar};
-use crate::support::origin::{MEDIA_MANIFEST, Origin};
-use crate::{BY_TAG, OLD, ancestry, ask, bridged, json, top};
+use crate::synthesis::image::{GZIP, file, gzip, push, push_index, tar};
+use crate::synthesis::{BY_TAG, OLD, ancestry, ask, bridged, json, top};
+use testkit::origin::{MEDIA_MANIFEST, Origin};
 
 /// How long old Docker waits for a list.
 const GIVES_UP: Duration = Duration::from_secs(60);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use crate::support::sha256;
+use testkit::sha256;
 
 /// What is at a path: its kind, owner and mode, and what is in it or where it leads.
 pub type Tree = BTreeMap<String, String>;

@@ -1,11 +1,11 @@
 //! A registry whose own v1 side cannot be asked: what that did not have when it could be is shown all the same,
 //! and nothing else, since it may have that.
 
-use crate::image::{GZIP, file, gzip, push, tar};
-use crate::support::gateway::Gateway;
-use crate::support::origin::Origin;
-use crate::support::v1::V1Registry;
-use crate::{BY_TAG, Daemon, FALLS_BACK, OLD};
+use crate::synthesis::image::{GZIP, file, gzip, push, tar};
+use crate::synthesis::{BY_TAG, Daemon, FALLS_BACK, OLD};
+use testkit::gateway::Gateway;
+use testkit::origin::Origin;
+use testkit::v1::V1Registry;
 
 #[test]
 fn what_the_v1_side_did_not_have_is_still_shown() {
@@ -34,7 +34,7 @@ fn what_the_v1_side_did_not_have_is_still_shown() {
         let whole = Ok(vec![layer.clone()]);
         // That clients of v2 read it says nothing of v1.
         let manifest = "/v2/team/other/manifests/1";
-        let read = crate::support::http::get(gateway.url(1), None, manifest);
+        let read = testkit::http::get(gateway.url(1), None, manifest);
         assert_eq!(read.status(), 200);
         assert_eq!(pull(&gateway, OLD[0], "team/modern"), whole);
         drop(registry);

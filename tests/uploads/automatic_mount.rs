@@ -1,10 +1,10 @@
 //! Mounts that name no source (distribution-spec, "Mounting a blob from another repository").
 
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::real::{Registry, found};
-use crate::support::sha256;
-use crate::{Place, push};
+use crate::uploads::{Place, push};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::real::{Registry, found};
+use testkit::sha256;
 
 #[test]
 fn a_mount_without_a_source_finds_one_that_may_be_read() {

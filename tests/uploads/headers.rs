@@ -1,10 +1,10 @@
 //! What of a client's request a registry sees.
 
-use crate::Place;
-use crate::support::http::get;
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::real::{Registry, found};
+use crate::uploads::Place;
+use testkit::http::get;
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::real::{Registry, found};
 
 const OWN: &str = concat!("roadstead/", env!("CARGO_PKG_VERSION"));
 

@@ -1,11 +1,11 @@
 //! Lists: which parameters mean something, which go upstream, and what one request leaves behind for others.
 
-use crate::Place;
-use crate::support::gateway::Gateway;
-use crate::support::http::get;
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::sha256;
+use crate::uploads::Place;
+use testkit::gateway::Gateway;
+use testkit::http::get;
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::sha256;
 
 const TAGS: &str = "/v2/team/app/tags/list";
 
@@ -93,7 +93,7 @@ fn a_registry_without_referrers_is_not_one_without_the_repository() {
     let passing = Place::of(&origin.url());
     let path = |name: &str| format!("/v2/{name}/referrers/{}", sha256(b"x"));
     let told = |url: &str, path: &str| {
-        let reply = crate::send(url, Some("reader"), "GET", path, &[], b"");
+        let reply = crate::uploads::send(url, Some("reader"), "GET", path, &[], b"");
         assert_eq!(reply.status(), 404, "{reply:?}");
         reply.error_code()
     };

@@ -1,9 +1,9 @@
 //! Repositories whose names look like parts of a path.
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, get};
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
 
 /// Every `Location` and `Link` leads to the repository that was asked for.
 #[test]

@@ -1,11 +1,11 @@
 //! Requests that say one thing to the gateway and another to the registry.
 
-use crate::support::http::Web;
-use crate::support::image::random;
-use crate::support::origin::{Fault, Origin};
-use crate::support::real::{Registry, found};
-use crate::support::sha256;
-use crate::{Place, push};
+use crate::uploads::{Place, push};
+use testkit::http::Web;
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+use testkit::real::{Registry, found};
+use testkit::sha256;
 
 const BOUNDARY: &str = "multipart/form-data; boundary=x";
 
@@ -79,7 +79,7 @@ fn no_form_mounts_over_http2() {
     let place = Place::of(&origin.url());
     let web = Web::h2(Some(&place.gateway.ca_path()));
     let url = format!("{}/v2/mine/a/blobs/uploads/", place.gateway.url(0));
-    let login = crate::support::basic("pusher", "s3cret");
+    let login = testkit::basic("pusher", "s3cret");
     for kinds in [
         &[BOUNDARY][..],
         &["application/octet-stream", "multipart/form-data"],

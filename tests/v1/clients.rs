@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::Gateway;
-use crate::support::gzip;
-use crate::support::http::{at_once, get};
-use crate::support::image::random;
-use crate::support::real::{OldRegistry, V1Client, V1Found, V1Session, found};
-use crate::{Daemon, OLD, PUSHER, READER, RULES, WRONG, accounts};
+use crate::v1::{Daemon, OLD, PUSHER, READER, RULES, WRONG, accounts};
+use testkit::gateway::Gateway;
+use testkit::gzip;
+use testkit::http::{at_once, get};
+use testkit::image::random;
+use testkit::real::{OldRegistry, V1Client, V1Found, V1Session, found};
 
 type Account = Option<(&'static str, &'static str)>;
 

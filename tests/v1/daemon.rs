@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::support::basic;
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply};
+use testkit::basic;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
 
 /// One version.
 #[derive(Clone, Copy, Debug)]
@@ -325,9 +325,7 @@ impl<'a> Daemon<'a> {
         self.ping()?;
         let ids: Vec<String> = (0..layers.len())
             .map(|at| {
-                crate::support::sha256(
-                    &[name.as_bytes(), layers[..=at].concat().as_slice()].concat(),
-                )[7..]
+                testkit::sha256(&[name.as_bytes(), layers[..=at].concat().as_slice()].concat())[7..]
                     .to_owned()
             })
             .collect();
@@ -406,7 +404,7 @@ impl<'a> Daemon<'a> {
             Body::Chunks(layer),
         );
         ok(&put, "layer")?;
-        let sum = crate::support::sha256(&[json.as_bytes(), b"\n", layer].concat());
+        let sum = testkit::sha256(&[json.as_bytes(), b"\n", layer].concat());
         let headers = [self.usual(), ("X-Docker-Checksum-Payload", sum)];
         let put = self.say(
             &format!("PUT /v1/images/{id}/checksum"),

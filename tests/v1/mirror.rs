@@ -1,12 +1,12 @@
 //! A registry without pushes is mirrored: what is asked for once is here, its lists for a while, and nothing of
 //! the upstream's but the bytes and what belongs to them comes down.
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply, get};
-use crate::support::image::random;
-use crate::support::v1::{Script, V1Registry};
-use crate::support::{basic, sha256};
-use crate::{Daemon, OLD};
+use crate::v1::{Daemon, OLD};
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply, get};
+use testkit::image::random;
+use testkit::v1::{Script, V1Registry};
+use testkit::{basic, sha256};
 
 pub fn mirror(registry: &V1Registry) -> Gateway {
     mirror_with(registry, "")
@@ -487,7 +487,7 @@ fn a_registry_mirror_serves_images_alone() {
         index.push_image("library/app", "1", &[b"root", &layer]);
         let secret = registry.push_image("secret/app", "1", &[b"theirs"]);
         let accounts = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("v1-mirror-htpasswd");
-        std::fs::write(&accounts, crate::ACCOUNTS).expect("writable");
+        std::fs::write(&accounts, crate::v1::ACCOUNTS).expect("writable");
         let access = if rules {
             format!(
                 "access: {{htpasswd: {}, rules: [{{users: [anonymous], \
@@ -537,7 +537,7 @@ fn lists_are_asked_for_once_by_many() {
     let registry = V1Registry::start();
     registry.push_image("team/app", "1", &[b"layer"]);
     let gateway = mirror(&registry);
-    let replies = crate::support::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
+    let replies = testkit::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
     assert!(replies.iter().all(|reply| reply.status() == 200));
     let asked = registry.asked("/tags").len();
     assert_eq!(asked, 1, "five asked at once");

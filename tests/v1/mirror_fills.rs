@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use crate::Daemon;
-use crate::OLD;
-use crate::mirror::{blob, fetch, mirror, part};
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Raw, at_once};
-use crate::support::image::random;
-use crate::support::until;
-use crate::support::v1::{Script, V1Registry};
+use crate::v1::Daemon;
+use crate::v1::OLD;
+use crate::v1::mirror::{blob, fetch, mirror, part};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, at_once};
+use testkit::image::random;
+use testkit::until;
+use testkit::v1::{Script, V1Registry};
 
 const TAIL: usize = 64 << 10;
 

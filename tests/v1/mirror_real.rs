@@ -1,13 +1,13 @@
 //! docker-registry 0.9.1 itself, mirrored: what old Docker pushed there is pulled here, and its checksums are
 //! what came.
 
-use crate::mirror::{blob, fetch, part};
-use crate::support::gzip;
-use crate::support::http::Raw;
-use crate::support::image::random;
-use crate::support::real::{DockerRegistry, found_perhaps};
-use crate::support::sha256;
-use crate::{Daemon, FALLS_BACK, OLD, PUSHER, gateway_before};
+use crate::v1::mirror::{blob, fetch, part};
+use crate::v1::{Daemon, FALLS_BACK, OLD, PUSHER, gateway_before};
+use testkit::gzip;
+use testkit::http::Raw;
+use testkit::image::random;
+use testkit::real::{DockerRegistry, found_perhaps};
+use testkit::sha256;
 
 #[test]
 fn docker_registry_is_mirrored() {
@@ -21,7 +21,7 @@ fn docker_registry_is_mirrored() {
         .push("team/app", "1", &parts)
         .expect("pushed");
     drop(hosted);
-    let mut mirror = crate::support::gateway::Gateway::start(&format!(
+    let mut mirror = testkit::gateway::Gateway::start(&format!(
         "registries: [{{name: old, v1: \"{}\"}}]",
         registry.url()
     ));

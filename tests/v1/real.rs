@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::support::basic;
-use crate::support::gateway::Gateway;
-use crate::support::gzip;
-use crate::support::http::{End, Raw, Reply, get};
-use crate::support::image::random;
-use crate::support::real::{DockerRegistry, found_perhaps};
-use crate::{Daemon, FALLS_BACK, OLD, PUSHER, READER, gateway_before};
+use crate::v1::{Daemon, FALLS_BACK, OLD, PUSHER, READER, gateway_before};
+use testkit::basic;
+use testkit::gateway::Gateway;
+use testkit::gzip;
+use testkit::http::{End, Raw, Reply, get};
+use testkit::image::random;
+use testkit::real::{DockerRegistry, found_perhaps};
 
 fn scene() -> Option<(DockerRegistry, Gateway)> {
     let registry = found_perhaps(DockerRegistry::start())?;

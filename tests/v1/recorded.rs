@@ -5,12 +5,12 @@
 
 use serde_json::Value;
 
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Raw, Reply};
-use crate::support::image::random;
-use crate::support::sha256;
-use crate::support::v1::V1Registry;
-use crate::{RULES, accounts};
+use crate::v1::{RULES, accounts};
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Reply};
+use testkit::image::random;
+use testkit::sha256;
+use testkit::v1::V1Registry;
 
 const RECORDED: [(&str, &str); 6] = [
     ("1.0", include_str!("recorded/docker-1.0.http")),

@@ -1,11 +1,11 @@
 //! What goes up and what comes back: headers, ranges, places, broken connections, broken registries.
 
-use crate::support::basic;
-use crate::support::gateway::Gateway;
-use crate::support::http::{End, Raw, Reply, get};
-use crate::support::image::random;
-use crate::support::v1::{Script, V1Registry};
-use crate::{PUSHER, gateway, gateway_with};
+use crate::v1::{PUSHER, gateway, gateway_with};
+use testkit::basic;
+use testkit::gateway::Gateway;
+use testkit::http::{End, Raw, Reply, get};
+use testkit::image::random;
+use testkit::v1::{Script, V1Registry};
 
 const OLD_AGENT: &str =
     "docker/1.5.0 go/go1.4.1 git-commit/a8a31ef kernel/3.18.0 os/linux arch/amd64";
@@ -241,7 +241,7 @@ fn answers_are_private_where_rights_differ() {
         Some("public, max-age=31536000")
     );
 
-    let guarded = crate::gateway(&registry);
+    let guarded = crate::v1::gateway(&registry);
     let authorization = basic("pusher", "password");
     let headers = [("Authorization", &*authorization)];
     let list = ask(&guarded, "GET", "/v1/repositories/app/images", &headers);
@@ -356,7 +356,7 @@ fn a_layer_streams_up_and_down() {
     let registry = V1Registry::start();
     let gateway = gateway_with(&registry, ", hosts: [localhost]");
     let layer = random(9, 40 << 20);
-    let mut daemon = crate::Daemon::new(crate::OLD[4], &gateway, PUSHER);
+    let mut daemon = crate::v1::Daemon::new(crate::v1::OLD[4], &gateway, PUSHER);
     let ids = daemon.push("team/large", "1", &[&layer]).expect("pushed");
     assert!(registry.layer(&ids[0]) == Some(layer.clone()));
     assert!(daemon.pull("team/large", "1") == Ok(vec![layer]));

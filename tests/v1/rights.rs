@@ -1,11 +1,11 @@
 //! Rights that hang on tokens: what a token is good for, and that an image is one repository's.
 
-use crate::support::basic;
-use crate::support::gateway::Gateway;
-use crate::support::http::{Raw, Reply};
-use crate::support::image::random;
-use crate::support::v1::{Script, V1Registry};
-use crate::{Daemon, OLD, PUSHER, READER, gateway, gateway_with};
+use crate::v1::{Daemon, OLD, PUSHER, READER, gateway, gateway_with};
+use testkit::basic;
+use testkit::gateway::Gateway;
+use testkit::http::{Raw, Reply};
+use testkit::image::random;
+use testkit::v1::{Script, V1Registry};
 
 fn ask(gateway: &Gateway, method: &str, path: &str, authorization: &str) -> Reply {
     let headers = [("Authorization", authorization), ("X-Docker-Token", "true")];

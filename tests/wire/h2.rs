@@ -13,7 +13,7 @@ use rustls::{ClientConnection, StreamOwned};
 pub use super::hpack::encode;
 
 use super::hpack;
-use crate::support::http::{Cut, End, Head, Reply};
+use testkit::http::{Cut, End, Head, Reply};
 
 /// What every connection begins with (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -106,7 +106,7 @@ pub struct H2 {
 impl H2 {
     /// Shakes hands with `https://host:port` and agrees on h2, no more.
     pub fn bare(url: &str, ca: &Path) -> io::Result<Self> {
-        Self::with(url, crate::support::tls::client_config(ca, &["h2"]))
+        Self::with(url, testkit::tls::client_config(ca, &["h2"]))
     }
 
     fn with(url: &str, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {

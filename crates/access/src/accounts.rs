@@ -1,0 +1,371 @@
+//! The accounts as they are now: the htpasswd file, read again when it changes, and passwords verified
+//! against it without stopping anything else.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::disk;
+use super::failures::{Attempted, Failures, Guess, Known, Pair};
+use super::htpasswd::{Account, Htpasswd, HtpasswdError};
+use oci::addresses::network;
+use runtime::flight::Flights;
+use telemetry::harmless;
+
+/// How often the file is looked at, while there are requests.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a request waits for that; a disk that stalls leaves the accounts as they are.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+/// A change that was seen is read again after this, so that no half of a file is taken for the whole.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long a login waits for a pause to end, rather than being told to come back.
+const SLOWED: Duration = Duration::from_secs(4);
+/// How much of a user's name goes to the log, in characters.
+const LONGEST_NAME: usize = 64;
+/// How many logins wait so at once.
+const WAITING: usize = 64;
+/// How long a request waits for its turn to have a password verified.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why there are no accounts.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    #[error("{} cannot be read; `roadstead passwd` makes it", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {reason}", path.display())]
+    Lines {
+        path: PathBuf,
+        reason: HtpasswdError,
+    },
+}
+
+/// Why a password is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It is not that user's, or there is no such user.
+    Password,
+    /// Nothing is looked at for so long.
+    SlowDown(Duration),
+}
+
+/// Reads the file once.
+///
+/// # Errors
+/// When it cannot be read or has a line that is no account.
+pub fn load(path: &Path) -> Result<Htpasswd, AccountsError> {
+    parse(path, &read(path)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, AccountsError> {
+    disk::read_accounts(path).map_err(|source| AccountsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Htpasswd, AccountsError> {
+    Htpasswd::parse(bytes).map_err(|reason| AccountsError::Lines {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// The file as it was read last, and how it is read again.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    current: RwLock<Arc<Htpasswd>>,
+    seen: Mutex<Seen>,
+    started: Instant,
+    /// When it was looked at last, in milliseconds since `started`.
+    looked: AtomicU64,
+}
+
+struct Seen {
+    /// Of the current accounts.
+    bytes: Vec<u8>,
+    /// The error that was told last, so that each is told once.
+    told: Option<String>,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seen")
+    }
+}
+
+impl Source {
+    fn current(&self) -> Arc<Htpasswd> {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is the caller's turn to look.
+    fn is_due(&self) -> bool {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.looked.load(Ordering::Relaxed);
+        let due = u128::from(now.saturating_sub(looked)) >= LOOK_EVERY.as_millis();
+        let order = Ordering::Relaxed;
+        due && self
+            .looked
+            .compare_exchange(looked, now, order, order)
+            .is_ok()
+    }
+
+    /// Takes over what the file says now. It sleeps, so it has a thread of its own.
+    fn look(&self) {
+        // Somebody looks already, at a disk that stalls.
+        let Ok(mut seen) = self.seen.try_lock() else {
+            return;
+        };
+        let changed = match read(&self.path) {
+            Ok(bytes) if bytes == seen.bytes => {
+                seen.told = None;
+                return;
+            }
+            Ok(bytes) => bytes,
+            Err(error) => return seen.tell(&error),
+        };
+        std::thread::sleep(SETTLE);
+        match read(&self.path) {
+            Ok(bytes) if bytes == changed => {}
+            // It is being written: next time.
+            Ok(_) => return,
+            Err(error) => return seen.tell(&error),
+        }
+        match parse(&self.path, &changed) {
+            Ok(accounts) => {
+                let path = self.path.display();
+                tracing::info!(%path, accounts = accounts.len(), "the accounts were read again");
+                let current = self.current.write();
+                *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+                *seen = Seen {
+                    bytes: changed,
+                    told: None,
+                };
+            }
+            Err(error) => seen.tell(&error),
+        }
+    }
+}
+
+impl Seen {
+    fn tell(&mut self, error: &AccountsError) {
+        let error = telemetry::chain(error);
+        if self.told.as_ref() != Some(&error) {
+            tracing::error!(%error, "the accounts stay as they were");
+            self.told = Some(error);
+        }
+    }
+}
+
+/// The accounts, and who tried to log in.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    source: Arc<Source>,
+    /// Made at each start.
+    key: Hmac<Sha256>,
+    /// As many verifications at once as there are cores.
+    turns: Arc<Semaphore>,
+    /// Logins that are slowed down.
+    waiting: Arc<Semaphore>,
+    under_way: Flights<(Guess, Pair), Result<(), Wrong>>,
+    failures: Arc<Failures>,
+}
+
+impl Accounts {
+    /// Reads the file for the first time.
+    ///
+    /// # Errors
+    /// When it cannot be read, has a line that is no account, or there is no randomness.
+    pub fn open(path: &Path, key: [u8; 32]) -> Result<Self, AccountsError> {
+        let bytes = read(path)?;
+        let accounts = parse(path, &bytes)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            source: Arc::new(Source {
+                path: path.to_owned(),
+                current: RwLock::new(Arc::new(accounts)),
+                seen: Mutex::new(Seen { bytes, told: None }),
+                started: Instant::now(),
+                looked: AtomicU64::new(0),
+            }),
+            key: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
+            turns: Arc::new(Semaphore::new(cores)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            under_way: Flights::default(),
+            failures: Arc::default(),
+        })
+    }
+
+    /// The accounts as the file says now, or a second ago.
+    pub async fn current(&self) -> Arc<Htpasswd> {
+        if self.source.is_due() {
+            let source = self.source.clone();
+            let _ = timeout(LOOK_WITHIN, spawn_blocking(move || source.look())).await;
+        }
+        self.source.current()
+    }
+
+    /// Looks at the file now.
+    #[cfg(test)]
+    pub fn look(&self) {
+        self.source.look();
+    }
+
+    /// So many wrong guesses, without the wait between them.
+    #[cfg(test)]
+    pub fn guessed(&self, user: &str, address: IpAddr, times: u32) {
+        for number in 0..times {
+            let attempted = Attempted {
+                guess: self.keyed(&[user.as_bytes(), &number.to_be_bytes()]),
+                pair: self.pair(user, address),
+                address,
+            };
+            self.failures.failed(&attempted, Instant::now());
+        }
+    }
+
+    /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
+    /// for a day or until the line changes, and is then free.
+    ///
+    /// # Errors
+    /// [`Wrong`], in the same time for users that exist and users that do not.
+    pub async fn verify(
+        &self,
+        user: &str,
+        password: &[u8],
+        address: IpAddr,
+    ) -> Result<Arc<Account>, Wrong> {
+        let file = self.current().await;
+        let account = file.account(user).cloned();
+        let line = account.as_ref().map_or("", |account| account.line());
+        let attempted = Attempted {
+            guess: self.keyed(&[user.as_bytes(), password, line.as_bytes()]),
+            pair: self.pair(user, address),
+            address,
+        };
+        match (self.failures.known(&attempted, Instant::now()), &account) {
+            (Known::Right, Some(account)) => return Ok(account.clone()),
+            (Known::Wrong, _) => return Err(Wrong::Password),
+            (Known::Right | Known::After(_), _) => {}
+        }
+        let attempt = Attempt {
+            file,
+            account: account.clone(),
+            user: harmless(user, LONGEST_NAME),
+            password: password.to_vec(),
+            attempted,
+            turns: self.turns.clone(),
+            waiting: self.waiting.clone(),
+            failures: self.failures.clone(),
+        };
+        // A client's parallel requests say the same, and are answered together.
+        let key = (attempted.guess, attempted.pair);
+        let (verdict, _) = self.under_way.join(key, || attempt.verdict()).await;
+        verdict.unwrap_or(Err(Wrong::Password))?;
+        account.ok_or(Wrong::Password)
+    }
+
+    fn pair(&self, user: &str, address: IpAddr) -> Pair {
+        let network = network(address).to_string();
+        self.keyed(&[user.as_bytes(), network.as_bytes()])
+    }
+
+    /// One hash of several parts, of which none can be moved into another.
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = self.key.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// One password to verify. It runs to its end when the client leaves, so that leaving saves a guesser
+/// nothing.
+struct Attempt {
+    file: Arc<Htpasswd>,
+    account: Option<Arc<Account>>,
+    /// For the log.
+    user: String,
+    password: Vec<u8>,
+    attempted: Attempted,
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    failures: Arc<Failures>,
+}
+
+impl Attempt {
+    async fn verdict(self) -> Result<(), Wrong> {
+        let slowed_until = Instant::now() + SLOWED;
+        let turn = loop {
+            self.slow_down(slowed_until).await?;
+            let turn = timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                return Err(Wrong::SlowDown(Duration::from_secs(5)));
+            };
+            // Again: a flood of guesses has waited together with this one.
+            if self.pause().is_zero() {
+                break turn;
+            }
+        };
+        let work = move || {
+            let hash = self
+                .account
+                .as_ref()
+                .map_or(&self.file.decoy, |account| &account.hash);
+            let right = hash.verify(&self.password) && self.account.is_some();
+            let now = Instant::now();
+            if right {
+                self.failures.succeeded(&self.attempted, now);
+            } else {
+                self.failures.failed(&self.attempted, now);
+                let (user, client) = (&self.user, self.attempted.address);
+                tracing::warn!(user, %client, "a login failed: the user or the password is wrong");
+            }
+            // The turn ends after the failure counts.
+            drop(turn);
+            right
+        };
+        match spawn_blocking(work).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(Wrong::Password),
+        }
+    }
+
+    /// Waits while a short pause lasts, so that a right password gets through and a wrong one is still told
+    /// so; a pause that ends after `until` is told instead.
+    async fn slow_down(&self, until: Instant) -> Result<(), Wrong> {
+        let pause = self.pause();
+        if pause.is_zero() {
+            return Ok(());
+        }
+        let place = self.waiting.try_acquire();
+        if place.is_err() || Instant::now() + pause > until {
+            return Err(Wrong::SlowDown(pause));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// How long this must not be verified yet.
+    fn pause(&self) -> Duration {
+        match self.failures.known(&self.attempted, Instant::now()) {
+            Known::After(pause) => pause,
+            Known::Right | Known::Wrong => Duration::ZERO,
+        }
+    }
+}

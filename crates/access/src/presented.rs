@@ -1,0 +1,119 @@
+//! What a caller shows where another decides: registries of `visibility: caller`.
+//!
+//! There the rules say nothing. The `Authorization` goes to that registry as it came, and what may be read
+//! is what the registry gives for it.
+
+use std::fmt;
+
+use http::HeaderValue;
+
+use super::{Action, Permit, Policy, Viewer};
+use oci::name::{Registry, Repository};
+
+/// The `Authorization` of a request, if it had one. Never printed.
+#[derive(Clone)]
+pub struct Presented(Option<HeaderValue>);
+
+impl Presented {
+    pub const NOTHING: Self = Self(None);
+
+    /// Several lines of the field are one list (RFC 9110 §5.3).
+    pub fn new<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Self {
+        let lines: Vec<&[u8]> = lines.into_iter().map(HeaderValue::as_bytes).collect();
+        if lines.is_empty() {
+            return Self::NOTHING;
+        }
+        // Joined values are a value.
+        let value = HeaderValue::from_bytes(&lines.join(&b", "[..])).ok();
+        Self(value.map(|mut value| {
+            value.set_sensitive(true);
+            value
+        }))
+    }
+
+    pub fn value(&self) -> Option<&HeaderValue> {
+        self.0.as_ref()
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref().map_or("nothing", |_| "[redacted]"))
+    }
+}
+
+impl Policy {
+    /// Whether the registry itself decides, for each caller.
+    pub fn leaves_to(&self, registry: &Registry) -> bool {
+        self.callers.contains(registry)
+    }
+
+    /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
+    /// registry. It allows nothing that the registry does not.
+    pub fn pass_on(
+        &self,
+        presented: &Presented,
+        registry: &Registry,
+        repository: &Repository,
+    ) -> Option<Permit> {
+        self.leaves_to(registry).then(|| Permit {
+            action: Action::Pull,
+            registry: registry.clone(),
+            repository: repository.clone(),
+            presented: Some(presented.clone()),
+        })
+    }
+
+    /// Somebody who asks such a registry what there is; `None` for any other.
+    pub fn viewer_of(&self, presented: &Presented, registry: &Registry) -> Option<Viewer<'_>> {
+        let of = (registry.clone(), presented.clone());
+        self.leaves_to(registry)
+            .then(|| Viewer::presenting(self, of))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_kept_whole_and_never_printed() {
+        let lines = [
+            HeaderValue::from_static("Basic s3cret"),
+            HeaderValue::from_static("Bearer other"),
+        ];
+        for (lines, value) in [
+            (&lines[..0], None),
+            (&lines[..1], Some("Basic s3cret")),
+            (&lines[..], Some("Basic s3cret, Bearer other")),
+        ] {
+            let presented = Presented::new(lines);
+            let found = presented.value().map(HeaderValue::as_bytes);
+            assert_eq!(found, value.map(str::as_bytes));
+            assert!(!format!("{presented:?} {:?}", presented.value()).contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn rules_and_callers_keep_to_their_registries() {
+        let theirs = Registry::new("theirs");
+        let policy = Policy {
+            callers: [theirs.clone()].into(),
+            public: [theirs.clone(), Registry::new("public")].into(),
+            ..Policy::default()
+        };
+        let name: Repository = "a/b".parse().expect("a name");
+        let shown = Presented::NOTHING;
+        let other = Registry::new("public");
+        assert!(policy.pass_on(&shown, &theirs, &name).is_some());
+        assert!(policy.pass_on(&shown, &other, &name).is_none());
+        let anybody = super::super::Caller::Anonymous;
+        let decide = |registry| policy.decide(&anybody, Action::Pull, registry, &name);
+        assert!(decide(&theirs).is_err(), "nobody but who shows something");
+        assert!(decide(&other).is_ok());
+        let viewer = policy.viewer_of(&shown, &theirs).expect("a viewer");
+        assert!(viewer.may_pull(&theirs, &name).is_some());
+        assert!(viewer.may_pull(&other, &name).is_none());
+        assert!(policy.viewer_of(&shown, &other).is_none());
+    }
+}

@@ -1,0 +1,82 @@
+//! Who asks what there is: lists of names, of which everybody sees what they may pull.
+
+use super::{Action, Caller, Denied, Login, Permit, Policy, Presented};
+use oci::glob::Pattern;
+use oci::name::{Registry, Repository};
+
+/// Somebody who asks for names. Only [`Policy::viewer`] makes one.
+#[derive(Clone, Debug)]
+pub struct Viewer<'p> {
+    policy: &'p Policy,
+    caller: Caller,
+    /// The one registry that is asked, where it decides for each caller.
+    presented: Option<(Registry, Presented)>,
+}
+
+impl Policy {
+    /// Who asks what there is.
+    ///
+    /// # Errors
+    /// [`Denied::Scope`]: the token is for something else.
+    pub fn viewer(&self, login: &Login) -> Result<Viewer<'_>, Denied> {
+        let caller = login.catalog_caller().ok_or(Denied::Scope)?;
+        Ok(Viewer {
+            policy: self,
+            caller,
+            presented: None,
+        })
+    }
+}
+
+impl<'p> Viewer<'p> {
+    pub(super) fn presenting(policy: &'p Policy, presented: (Registry, Presented)) -> Self {
+        Self {
+            policy,
+            caller: Caller::Anonymous,
+            presented: Some(presented),
+        }
+    }
+
+    /// What the registry is asked with, where it decides for each caller.
+    pub fn presented(&self) -> Option<&Presented> {
+        self.presented.as_ref().map(|(_, presented)| presented)
+    }
+
+    /// What allows to pull a repository; `None`: it is not to be seen either.
+    pub fn may_pull(&self, registry: &Registry, repository: &Repository) -> Option<Permit> {
+        if let Some((asked, presented)) = &self.presented {
+            let permit = self.policy.pass_on(presented, registry, repository);
+            return permit.filter(|_| asked == registry);
+        }
+        let decided = self
+            .policy
+            .decide(&self.caller, Action::Pull, registry, repository);
+        decided.ok()
+    }
+
+    /// Whether anything of a registry could be seen: it need not be asked where nothing can.
+    pub fn sees(&self, registry: &Registry) -> bool {
+        if let Some((asked, _)) = &self.presented {
+            return asked == registry;
+        }
+        match &self.policy.rules {
+            _ if self.policy.leaves_to(registry) => false,
+            None => self.policy.public.contains(registry),
+            Some(rules) => rules.iter().any(|rule| {
+                rule.actions.contains(&Action::Pull)
+                    && rule.is_about(&self.caller)
+                    && rule
+                        .repositories
+                        .iter()
+                        .any(|pattern| begins_with(pattern, registry))
+            }),
+        }
+    }
+}
+
+/// Whether a pattern can be about a registry: it begins with its name, or with anything.
+fn begins_with(pattern: &Pattern, registry: &Registry) -> bool {
+    let text = pattern.as_str();
+    let first = text.split_once('/').map_or(text, |(first, _)| first);
+    first == registry.as_str() || first.contains('*')
+}

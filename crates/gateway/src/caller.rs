@@ -1,0 +1,71 @@
+//! Registries that decide for each caller: what is theirs on the way through.
+
+use http::header;
+use pingora::Result;
+use pingora::proxy::Session;
+
+use super::Gateway;
+use super::respond::{self, Wanted};
+use super::route::Route;
+use access::Presented;
+use mirror::MirrorError;
+use oci::name::Registry;
+
+impl Gateway {
+    /// What a request shows to a registry that decides for each caller. A listener that only reads knows
+    /// nobody.
+    pub(super) fn presented(&self, session: &Session) -> Presented {
+        if self.listener.read_only {
+            return Presented::NOTHING;
+        }
+        let headers = &session.req_header().headers;
+        Presented::new(headers.get_all(header::AUTHORIZATION))
+    }
+
+    /// Whether a request is for such a registry: a login there is none of ours.
+    pub(super) fn leaves(&self, route: &Route) -> bool {
+        let policy = &self.house.policy;
+        match route {
+            Route::Ping { of, .. } => of.is_some(),
+            Route::Pull(target) => policy.leaves_to(&target.registry),
+            Route::Pass(pass) => policy.leaves_to(&pass.target.registry),
+            Route::Catalogue(listing) => {
+                let mut registries = listing.registries.iter();
+                registries.any(|registry| policy.leaves_to(registry))
+            }
+            Route::Search(search) => {
+                let mut registries = search.registries.iter();
+                registries.any(|registry| policy.leaves_to(registry))
+            }
+            Route::Token | Route::V1(_) => false,
+        }
+    }
+
+    /// Answers a ping as the registry does.
+    pub(super) async fn ping_for_caller(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        registry: &Registry,
+    ) -> Result<()> {
+        let presented = self.presented(session);
+        match self.house.mirror.ping(registry, &presented).await {
+            Ok(()) => respond::ping(session, wanted).await,
+            Err(error) => self.failure(session, wanted, error).await,
+        }
+    }
+
+    /// Answers with why there is nothing. A listener that only reads challenges nobody.
+    pub(super) async fn failure(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        error: MirrorError,
+    ) -> Result<()> {
+        let error = match error {
+            MirrorError::Challenged(_) if self.listener.read_only => MirrorError::CallerDenied,
+            error => error,
+        };
+        respond::failure(session, wanted, &error).await
+    }
+}

@@ -1,0 +1,360 @@
+//! `/v2/_catalog`: what there is, as far as the caller may pull it, under the names that are typed here.
+//!
+//! Where one registry is everything (the listener's, that of `?ns=`, the Host's), its catalogue is the
+//! answer. Elsewhere it is that of every registry that is hosted here, one after the other: those with
+//! `push`, `hosts` or `owns`, and the default one. A page's end says where the next one begins, so nothing
+//! is kept between them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::Result;
+use pingora::proxy::Session;
+
+use super::login::deny;
+use super::respond::{self, Wanted};
+use super::route::{self, Entry, Listener, Refusal, Table};
+use super::{Gateway, send};
+use access::{Denied, Login, Scopes, Viewer};
+use mirror::{Budget, Listed, MirrorError};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::error::ErrorCode;
+use oci::name::{Registry, Repository};
+use oci::v2::Query;
+
+/// How many names a page has where the client does not say, and the most it may ask for (as distribution's).
+const PAGE: usize = 100;
+const LONGEST_PAGE: usize = 1000;
+/// How often upstreams are asked for one page, and how long that may take in all.
+const QUESTIONS: usize = 64;
+const WITHIN: Duration = Duration::from_secs(25);
+
+/// A page of names that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Whose names, in this order.
+    pub registries: Vec<Registry>,
+    pub n: usize,
+    /// The name that the page before ended with, as it was given.
+    pub last: Option<String>,
+    pub namespace: Option<String>,
+}
+
+/// What a token has to be for.
+pub(super) fn scope() -> Scopes {
+    Scopes::parse(["registry:catalog:*"])
+}
+
+/// What a request for a page of names asks for.
+pub(super) fn listing(
+    table: &Table,
+    listener: &Listener,
+    host: Option<&str>,
+    namespace: Option<String>,
+    query: &Query,
+) -> Result<Listing, Refusal> {
+    let n = match query.value("n").map(str::parse::<usize>) {
+        None => PAGE,
+        Some(Ok(n)) if n <= LONGEST_PAGE => n,
+        Some(_) => {
+            let message = "n is the number of names wanted, a whole number up to 1000";
+            return Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message));
+        }
+    };
+    let last = query.value("last").map(str::to_owned);
+    if last
+        .as_ref()
+        .is_some_and(|last| last.len() > route::LONGEST_NAME)
+    {
+        let message = "last is the name that the page before ended with; this is longer than any";
+        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+    }
+    let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
+    let registries = listed(table, fixed);
+    if registries.is_empty() {
+        let message = "there is no catalogue here";
+        return Err(Refusal::new(ErrorCode::NameUnknown, message));
+    }
+    Ok(Listing {
+        registries,
+        n,
+        last,
+        namespace,
+    })
+}
+
+/// The registries whose catalogues are given: the one that is everything here, or all that are hosted.
+pub(super) fn listed(table: &Table, fixed: Option<&Entry>) -> Vec<Registry> {
+    let is_hosted = |entry: &Entry| {
+        let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
+        !entry.callers && (hosted || entry.default)
+    };
+    let is_listed = |entry: &&Entry| {
+        let chosen = fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
+        // The Hub has none.
+        chosen && !entry.library
+    };
+    let entries = table.entries.iter().filter(is_listed);
+    entries.map(|entry| entry.registry.clone()).collect()
+}
+
+/// How a repository is asked for here: by its own name where that leads to it, else behind its registry's.
+pub(super) fn typed_name(
+    table: &Table,
+    listener: &Listener,
+    namespace: Option<&str>,
+    host: Option<&str>,
+    (registry, repository): (&Registry, &Repository),
+) -> Option<String> {
+    let leads = |typed: &String| {
+        let chosen = route::owner(table, listener, namespace, host, typed);
+        chosen.is_ok_and(|(entry, rest)| {
+            entry.registry == *registry
+                && route::canonical(entry, rest).is_ok_and(|name| name == *repository)
+        })
+    };
+    let plain = repository.to_string();
+    let prefixed = format!("{registry}/{repository}");
+    Some(plain).filter(leads).or(Some(prefixed).filter(leads))
+}
+
+/// A page of names as they are typed here, and whether there are more.
+struct Names {
+    names: Vec<String>,
+    more: bool,
+}
+
+impl Gateway {
+    /// Answers with a page of names.
+    pub(super) async fn catalogue(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        listing: &Listing,
+        login: &Login,
+    ) -> Result<()> {
+        let viewer = match self.viewer(session, login, &listing.registries) {
+            Ok(viewer) => viewer,
+            Err(denied) => {
+                let denial = self.denial(session, denied, &scope());
+                return deny(session, wanted, &denial).await;
+            }
+        };
+        let host = super::host(session.req_header()).ok().flatten();
+        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, host)).await;
+        let names = match names.unwrap_or_else(|_| Err(MirrorError::late())) {
+            Ok(names) => names,
+            Err(MirrorError::Unknown { .. }) => {
+                let message = "the registry has no catalogue";
+                let refused = Refusal::new(ErrorCode::NameUnknown, message);
+                return respond::refusal(session, wanted, &refused).await;
+            }
+            Err(error) => return self.failure(session, wanted, error).await,
+        };
+        let cache = CacheStatus::forward(Forward::Bypass);
+        let mut response = respond::response(StatusCode::OK, wanted, cache)?;
+        response.insert_header(header::CONTENT_TYPE, "application/json")?;
+        response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        if let Some(last) = names.names.last().filter(|_| names.more) {
+            let query = Query::default().with("last", last);
+            let mut query = query.with("n", &listing.n.to_string());
+            if let Some(namespace) = &listing.namespace {
+                query = query.with("ns", namespace);
+            }
+            let link = format!("</v2/_catalog{}>; rel=\"next\"", query.render());
+            response.insert_header(header::LINK, link)?;
+        }
+        let body = serde_json::json!({"repositories": names.names}).to_string();
+        send::whole(session, response, wanted.head, Bytes::from(body)).await
+    }
+
+    /// Who asks what there is in these registries.
+    ///
+    /// # Errors
+    /// [`Denied`] where nothing in them could be seen.
+    pub(super) fn viewer(
+        &self,
+        session: &Session,
+        login: &Login,
+        registries: &[Registry],
+    ) -> Result<Viewer<'_>, Denied> {
+        let policy = &self.house.policy;
+        if let [registry] = registries
+            && let Some(viewer) = policy.viewer_of(&self.presented(session), registry)
+        {
+            return Ok(viewer);
+        }
+        let viewer = self.house.policy.viewer(login)?;
+        if registries.iter().any(|registry| viewer.sees(registry)) {
+            return Ok(viewer);
+        }
+        Err(login.user().map_or(Denied::Anonymous, |_| Denied::User))
+    }
+
+    /// A page of names of one registry after the other, from where the page before ended.
+    async fn names(
+        &self,
+        viewer: &Viewer<'_>,
+        listing: &Listing,
+        host: Option<&str>,
+    ) -> Result<Names, MirrorError> {
+        let (table, mirror) = (&self.house.table, &self.house.mirror);
+        let namespace = listing.namespace.as_deref();
+        let registries = &listing.registries;
+        let (first, mut after) = self.begin(listing, host);
+        let mut budget = Budget(QUESTIONS);
+        let mut names = Vec::new();
+        let mut refused = None;
+        let mut answered = false;
+        for registry in registries[first..].iter().filter(|it| viewer.sees(it)) {
+            let left = listing.n - names.len();
+            let (after, budget) = (after.take(), &mut budget);
+            let listed = mirror
+                .catalogue(viewer, registry, after.as_deref(), left, budget)
+                .await;
+            let Listed {
+                names: more,
+                more: has_more,
+            } = match listed {
+                Ok(listed) => listed,
+                // It has none, or none for us. What cannot be asked now is not left out: a list that is
+                // short without a word would be taken for whole.
+                Err(error @ (MirrorError::Unknown { .. } | MirrorError::Denied)) => {
+                    refused = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            answered = true;
+            names.extend(more.iter().filter_map(|repository| {
+                let of = (registry, repository);
+                typed_name(table, &self.listener, namespace, host, of)
+            }));
+            if has_more && names.is_empty() && listing.n > 0 {
+                return Err(MirrorError::too_sparse());
+            }
+            if has_more {
+                return Ok(Names { names, more: true });
+            }
+        }
+        match refused {
+            Some(error) if !answered => Err(error),
+            _ => Ok(Names { names, more: false }),
+        }
+    }
+
+    /// Which registry a page begins in, and behind which name of it.
+    fn begin(&self, listing: &Listing, host: Option<&str>) -> (usize, Option<String>) {
+        let Some(last) = &listing.last else {
+            return (0, None);
+        };
+        let namespace = listing.namespace.as_deref();
+        let (table, listener) = (&self.house.table, &self.listener);
+        let chosen = route::owner(table, listener, namespace, host, last);
+        let found = chosen.ok().and_then(|(entry, rest)| {
+            let registries = listing.registries.iter();
+            let at = registries.clone().position(|it| *it == entry.registry)?;
+            Some((at, Some(rest.to_owned())))
+        });
+        found.unwrap_or((0, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::glob::Pattern;
+
+    fn table() -> Table {
+        Table {
+            entries: vec![
+                Entry {
+                    default: true,
+                    ..Entry::named("docker.io")
+                },
+                Entry::named("ghcr.io"),
+                Entry {
+                    push: true,
+                    owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                    ..Entry::named("hosted")
+                },
+                Entry {
+                    hosts: vec!["r.example.com".into()],
+                    ..Entry::named("other")
+                },
+            ],
+            ..Table::default()
+        }
+    }
+
+    #[test]
+    fn whose_names_are_listed() {
+        let any = Listener::default();
+        let pinned = Listener {
+            registry: Some(Registry::new("ghcr.io")),
+            ..Listener::default()
+        };
+        let none = Err(ErrorCode::NameUnknown);
+        for (listener, host, namespace, expected) in [
+            (&any, "x", None, Ok("[hosted, other]")),
+            (&any, "r.example.com:5000", None, Ok("[other]")),
+            (&any, "r.example.com", Some("hosted"), Ok("[hosted]")),
+            (&any, "x", Some("ghcr.io"), Ok("[ghcr.io]")),
+            (&any, "x", Some("docker.io"), none),
+            (&any, "x", Some("quay.io"), none),
+            (&pinned, "r.example.com", None, Ok("[ghcr.io]")),
+            (&pinned, "x", Some("hosted"), none),
+        ] {
+            let namespace = namespace.map(str::to_owned);
+            let listed = listing(&table(), listener, Some(host), namespace, &Query::default());
+            let listed = listed.map(|listing| format!("{:?}", listing.registries));
+            let listed = listed.map_err(|refusal| refusal.code);
+            assert_eq!(listed, expected.map(str::to_owned), "{host}");
+        }
+    }
+
+    #[test]
+    fn how_long_a_page_may_be() {
+        let invalid = Err(ErrorCode::PaginationNumberInvalid);
+        for (query, expected) in [
+            ("", Ok(100)),
+            ("n=0", Ok(0)),
+            ("n=1000", Ok(1000)),
+            ("n=1001", invalid),
+            ("n=-1", invalid),
+            ("n=x", invalid),
+            ("n=", invalid),
+        ] {
+            let query = Query::parse(query).expect("a query");
+            let asked = listing(&table(), &Listener::default(), None, None, &query);
+            let n = asked
+                .map(|listing| listing.n)
+                .map_err(|refusal| refusal.code);
+            assert_eq!(n, expected, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn names_as_they_are_typed_here() {
+        let any = Listener::default();
+        for (registry, repository, host, typed) in [
+            ("hosted", "team/app", "x", Some("team/app")),
+            ("hosted", "app", "x", Some("hosted/app")),
+            ("other", "team/app", "x", Some("other/team/app")),
+            ("other", "team/app", "r.example.com", Some("team/app")),
+            ("docker.io", "library/app", "x", Some("library/app")),
+            // This would be another registry's here.
+            ("docker.io", "team/app", "x", Some("docker.io/team/app")),
+            ("hosted", "other/app", "x", Some("hosted/other/app")),
+            ("hosted", "app", "r.example.com", None),
+        ] {
+            let of = (
+                &Registry::new(registry),
+                &repository.parse().expect("a name"),
+            );
+            let found = typed_name(&table(), &any, None, Some(host), of);
+            assert_eq!(found.as_deref(), typed, "{registry} {repository} at {host}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Requests that pass through to a registry: bodies stream both ways, a piece at a time.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+use super::location::{leading_here, next_link};
+use super::pass::{self, Pass};
+use super::respond::{self, Wanted};
+use super::route::Refusal;
+use super::send;
+use super::unframed::{self, Proof};
+use super::{Failure, Gateway};
+use access::Permit;
+use mirror::{self, Body, BodyEnd, Feed, Passed};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::Digest;
+use oci::error::ErrorCode;
+use oci::manifest::MAX_MANIFEST;
+use oci::page;
+use oci::schema1;
+use oci::v2::Resource;
+
+/// How long a registry may take to answer once it has the body, or to take the next piece of it.
+pub(super) const ANSWER: Duration = Duration::from_secs(900);
+/// How much of a body is read that nobody wants, so that its sender hears the answer.
+const DRAINED: usize = 1 << 20;
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Response headers that go back as they are.
+const COMING_BACK: &[&str] = &[
+    "accept-ranges",
+    "cache-control",
+    "content-range",
+    "content-type",
+    "docker-content-digest",
+    "docker-upload-uuid",
+    "etag",
+    "oci-chunk-min-length",
+    "oci-filters-applied",
+    "oci-subject",
+    "oci-tag",
+    "range",
+    "retry-after",
+    "warning",
+];
+
+impl Gateway {
+    /// Passes a request on and its answer back, and lets the cache know.
+    pub(super) async fn forward(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        permit: &Permit,
+    ) -> Result<(), Failure> {
+        let endpoint = &pass.target.endpoint;
+        let resource = &endpoint.resource;
+        let method = session.req_header().method.clone();
+        let received = &session.req_header().headers;
+        let media_type = media_type(received);
+        let headers = match pass::headers(&method, resource, received) {
+            Ok(headers) => headers,
+            Err(refused) => return Ok(refuse(session, wanted, &refused).await?),
+        };
+        go_on(session).await?;
+        let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
+            let Some(bytes) = read_manifest(session, self.house.patience).await? else {
+                let refused = Refusal {
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    code: ErrorCode::ManifestInvalid,
+                    message: "a manifest has at most 4 MiB".into(),
+                };
+                return Ok(refuse(session, wanted, &refused).await?);
+            };
+            Some(bytes)
+        } else {
+            None
+        };
+        let mirror = &self.house.mirror;
+        let writing = mirror.writing(permit, resource, manifest.as_ref(), pass.digest);
+        let passed = self
+            .send(session, pass, permit, headers, manifest.clone())
+            .await;
+        let written = mirror::Written {
+            method: method.clone(),
+            endpoint: endpoint.clone(),
+            blob: pass.digest,
+            manifest: manifest.map(|bytes| (media_type, bytes)),
+        };
+        let answer = passed.as_ref().ok();
+        let answer = answer.map(|passed| (passed.status, &passed.headers));
+        let lesson = mirror::lesson(written, answer);
+        // Before the client hears of it: what it asks for next must not be what was.
+        mirror.learn(permit, lesson, writing, &pass.tags).await;
+        let passed = passed?;
+        if method != Method::GET {
+            tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
+        }
+        let answered = self.answer(session, wanted, pass, passed).await;
+        drain(session).await;
+        answered
+    }
+
+    /// Sends the request and its body until there is an answer.
+    async fn send(
+        &self,
+        session: &mut Session,
+        pass: &Pass,
+        permit: &Permit,
+        headers: HeaderMap,
+        manifest: Option<Bytes>,
+    ) -> Result<Passed, Failure> {
+        let method = session.req_header().method.clone();
+        let (feed, body) = if let Some(manifest) = manifest {
+            let (feed, body) = Body::new(Some(manifest.len() as u64));
+            let whole = tokio::spawn(async move {
+                if feed.send(manifest).await {
+                    feed.end().await;
+                }
+            });
+            drop(whole);
+            (None, Some(body))
+        } else if !pass::has_body(&method) || session.is_body_empty() {
+            (None, None)
+        } else {
+            let length = content_length(&session.req_header().headers);
+            let (feed, body) = Body::new(length);
+            (Some(feed), Some(body))
+        };
+        let sending = self.house.mirror.pass(
+            permit,
+            mirror::Pass {
+                method,
+                resource: pass.target.endpoint.resource.clone(),
+                query: pass.query.clone(),
+                from: pass.from.clone(),
+                headers,
+                body,
+            },
+        );
+        let mut sending = pin!(sending);
+        if let Some(feed) = feed {
+            tokio::select! {
+                biased;
+                passed = &mut sending => return Ok(passed?),
+                outcome = feed_body(session, feed, self.house.patience) => outcome?,
+            }
+        }
+        let answer = tokio::time::timeout(ANSWER, sending).await;
+        Ok(answer.map_err(|_| mirror::MirrorError::late())??)
+    }
+
+    /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is
+    /// relative then.
+    pub(super) fn external(&self, session: &Session) -> String {
+        if let Some(url) = &self.listener.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let host = super::host(session.req_header()).ok().flatten();
+        let host = host.filter(|host| !host.is_empty());
+        host.map_or_else(String::new, |host| {
+            format!("{}://{host}", self.listener.scheme)
+        })
+    }
+
+    /// Gives an answer back.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        passed: Passed,
+    ) -> Result<(), Failure> {
+        let cache = CacheStatus::forward(Forward::Bypass);
+        let mut response = respond::response(passed.status, wanted, cache)?;
+        if let Some(code) = code_of(&passed, &pass.target.endpoint.resource) {
+            // What stands before a registry speaks HTML, which no client can show.
+            let message = match code {
+                ErrorCode::Denied => "denied by what stands before the registry",
+                _ => "what stands before the registry refused the request",
+            };
+            if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
+                response.insert_header(header::RETRY_AFTER, wait.clone())?;
+            }
+            return Ok(respond::error(session, response, wanted, code, message).await?);
+        }
+        for name in COMING_BACK {
+            for value in passed.headers.get_all(*name) {
+                response.append_header(*name, value.clone())?;
+            }
+        }
+        if let Some(location) = passed.headers.get(header::LOCATION) {
+            let upstream = self.house.mirror.upstream_of(&pass.target.registry);
+            let external = self.external(session);
+            let here = location.to_str().ok().and_then(|location| {
+                let origins = [upstream, external.as_str()];
+                leading_here(location, &origins, &pass.target, &external)
+            });
+            let elsewhere = passed.status.is_redirection() && pass.action == access::Action::Pull;
+            match here {
+                Some(here) => response.insert_header(header::LOCATION, here)?,
+                // Bytes that a registry keeps elsewhere are fetched there: nobody's login goes along.
+                None if elsewhere => response.insert_header(header::LOCATION, location.clone())?,
+                None => {
+                    tracing::error!(
+                        registry = %pass.target.registry,
+                        repository = %pass.target.endpoint.repository,
+                        "the registry wants an upload to go elsewhere; that is not supported. If it is itself \
+                         by another name, have it answer with relative URLs (distribution: http.relativeurls)"
+                    );
+                    let refused = bad_gateway("the registry wants the upload to go elsewhere");
+                    return Ok(respond::refusal(session, wanted, &refused).await?);
+                }
+            }
+        }
+        let links = passed.headers.get_all(header::LINK).iter();
+        let links = links.filter_map(|link| link.to_str().ok());
+        match page::next(&pass.target.endpoint.resource, links) {
+            Ok(Some(next)) => {
+                let link = next_link(&pass.target, &next, &self.external(session));
+                response.insert_header(header::LINK, link)?;
+            }
+            Err(_) if is_list(&pass.target.endpoint.resource) => {
+                let refused = bad_gateway("the registry's next page cannot be asked for here");
+                return Ok(respond::refusal(session, wanted, &refused).await?);
+            }
+            Ok(None) | Err(_) => {}
+        }
+        let length = content_length(&passed.headers);
+        let bodiless = matches!(
+            passed.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if bodiless || wanted.head || length == Some(0) {
+            let length = length.filter(|_| !bodiless);
+            return Ok(send::head(session, response, length).await?);
+        }
+        if passed.end() == BodyEnd::Connection {
+            return self
+                .answer_unframed(session, wanted, pass, response, passed)
+                .await;
+        }
+        Ok(send::relay(session, response, length, passed).await?)
+    }
+
+    /// Gives an answer back that only the end of its connection ends.
+    async fn answer_unframed(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        pass: &Pass,
+        response: ResponseHeader,
+        mut passed: Passed,
+    ) -> Result<(), Failure> {
+        let refused = |message: &'static str| Refusal {
+            status: StatusCode::BAD_GATEWAY,
+            code: ErrorCode::Unknown,
+            message: message.into(),
+        };
+        let resource = &pass.target.endpoint.resource;
+        let method = session.req_header().method.clone();
+        let body = match (unframed::of_v2(&method, resource, &passed), resource) {
+            (None, _) => Err(unframed::UNPROVEN),
+            (Some(Proof::Status), _) => Ok(unframed::json(passed).await.unwrap_or_default()),
+            (Some(Proof::Json), _) => unframed::json(passed).await.ok_or(unframed::CUT),
+            (Some(Proof::Digest(digest)), Resource::Blob(_)) => {
+                return Ok(send::relay_verified(session, response, digest, passed).await?);
+            }
+            // What was signed is named by its payload, so that it must be read whole.
+            (Some(Proof::Digest(digest)), _) => {
+                let whole = unframed::whole(&mut passed, MAX_MANIFEST).await;
+                let is_it = |bytes: &Bytes| {
+                    let algorithm = digest.algorithm();
+                    Digest::of(algorithm, bytes) == digest
+                        || schema1::digest_of(algorithm, bytes) == digest
+                };
+                whole.ok().flatten().filter(is_it).ok_or(unframed::CUT)
+            }
+        };
+        match body {
+            Ok(bytes) => Ok(send::whole(session, response, false, bytes).await?),
+            Err(message) => Ok(respond::refusal(session, wanted, &refused(message)).await?),
+        }
+    }
+}
+
+fn is_list(resource: &Resource) -> bool {
+    matches!(resource, Resource::Tags | Resource::Referrers(_))
+}
+
+fn bad_gateway(message: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_GATEWAY,
+        code: ErrorCode::Unknown,
+        message: message.into(),
+    }
+}
+
+/// The specification's code for an error that is not told in its JSON; `None` for what can go back as it is.
+fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
+    let kind = passed.headers.get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let is_empty = content_length(&passed.headers) == Some(0);
+    if is_json || is_empty || passed.status.as_u16() < 400 {
+        return None;
+    }
+    Some(match passed.status.as_u16() {
+        403 => ErrorCode::Denied,
+        404 => match resource {
+            Resource::Manifest(_) => ErrorCode::ManifestUnknown,
+            Resource::Blob(_) => ErrorCode::BlobUnknown,
+            // After NAME_UNKNOWN clients do not look for the referrers tag.
+            Resource::Referrers(_) => ErrorCode::Unsupported,
+            Resource::Tags | Resource::Uploads | Resource::Upload(_) => ErrorCode::NameUnknown,
+        },
+        405 => ErrorCode::Unsupported,
+        413 => ErrorCode::SizeInvalid,
+        416 => ErrorCode::RangeInvalid,
+        429 => ErrorCode::TooManyRequests,
+        502..=504 => ErrorCode::Unavailable,
+        _ => ErrorCode::Unknown,
+    })
+}
+
+/// Hands the body on as it arrives. Ends well only where the client ended it.
+pub(super) async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Result<()> {
+    while let Some(bytes) = read(session, patience).await? {
+        match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
+            Ok(true) => {}
+            // The registry has what it wants, or fails: its answer tells.
+            Ok(false) => return Ok(()),
+            Err(_) => {
+                return Error::e_explain(ErrorType::WriteTimedout, "the registry takes no more");
+            }
+        }
+    }
+    feed.end().await;
+    Ok(())
+}
+
+/// The next piece of the body, within the time that a client may be silent.
+pub(super) async fn read(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+    let next = tokio::time::timeout(patience, session.downstream_session.read_request_body());
+    match next.await {
+        Ok(read) => read,
+        Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the client sends nothing"),
+    }
+}
+
+/// A manifest whole; `None` when it is too long.
+async fn read_manifest(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = read(session, patience).await? {
+        if bytes.len() + piece.len() > MAX_MANIFEST {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes.freeze()))
+}
+
+/// Answers before the body was wanted. A short one is read first, so that the connection can go on.
+pub(super) async fn refuse(
+    session: &mut Session,
+    wanted: &Wanted,
+    refused: &Refusal,
+) -> Result<()> {
+    take_short_body(session).await;
+    respond::refusal(session, wanted, refused).await?;
+    drain(session).await;
+    Ok(())
+}
+
+/// Reads a body that is announced to be short, whoever wants it: an answer before its end closes the
+/// connection.
+pub(super) async fn take_short_body(session: &mut Session) {
+    let headers = &session.req_header().headers;
+    let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
+    if short && !expects_continue(headers) {
+        drain(session).await;
+    }
+}
+
+/// Tells a client that waits for it to send its body.
+pub(super) async fn go_on(session: &mut Session) -> Result<()> {
+    if expects_continue(&session.req_header().headers) && !session.is_http2() {
+        session.downstream_session.write_continue_response().await?;
+    }
+    Ok(())
+}
+
+/// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.
+pub(super) async fn drain(session: &mut Session) {
+    let read = async {
+        let mut drained = 0;
+        while drained < DRAINED {
+            match session.downstream_session.read_request_body().await {
+                Ok(Some(bytes)) => drained += bytes.len(),
+                _ => return true,
+            }
+        }
+        false
+    };
+    if !tokio::time::timeout(DRAIN_WITHIN, read)
+        .await
+        .unwrap_or(false)
+    {
+        session.set_keepalive(None);
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok());
+    kind.unwrap_or_default().to_owned()
+}
+
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}

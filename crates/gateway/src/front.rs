@@ -1,0 +1,381 @@
+//! The front: connections, before and between requests.
+//!
+//! It accepts, gives each client its share, speaks TLS, bounds how long and how large a request's head may be
+//! and what an HTTP/2 connection may make us hold, and drains.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::protocols::{ALPN, Stream};
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Gateway;
+use super::head::{self, GOODBYE, Head, refuse};
+use super::preface::Prefaced;
+use super::socket::Socket;
+use super::tls::ListenerTls;
+use runtime::share::{Kind, Share, Shares};
+use telemetry::Seldom;
+
+/// How many HTTP/2 connections at once have wide windows, and how many of one client. All others have the
+/// least that HTTP/2 allows, so that memory stays bounded however many there are.
+const WIDE: usize = 128;
+const WIDE_PER_CLIENT: usize = 16;
+/// Of wide windows: what a connection, and a stream of it, may send that nobody has read, in bytes.
+const WIDE_CONNECTION: u32 = 2 << 20;
+const WIDE_STREAM: u32 = 512 << 10;
+/// The same of the others: the window that a connection has by RFC 9113, which nobody can make smaller.
+const NARROW_CONNECTION: u32 = 65_535;
+const NARROW_STREAM: u32 = 32 << 10;
+/// How much of an answer each stream holds that its client does not take, in bytes.
+const STREAM_SENDS: usize = 128 << 10;
+/// How many streams a connection may have at once.
+pub(super) const STREAMS: usize = 100;
+
+/// `limits` of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontSettings {
+    /// The longest request head, in bytes.
+    pub header_bytes: usize,
+    /// From a request's first byte, or from accepting a connection, to the end of its head.
+    pub header_timeout: Duration,
+    /// Between requests, and for a write that makes no progress.
+    pub idle_timeout: Duration,
+    /// How many connections there may be at once, on all listeners.
+    pub connections: usize,
+    /// How long requests under way may go on after a SIGTERM.
+    pub drain: Duration,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `host:port`
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Listening,
+    /// How a client names it: `https://127.0.0.1:5000`.
+    pub url: String,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    /// With the socket file, removed when this closes.
+    Unix(
+        UnixListener,
+        #[allow(dead_code, reason = "held for its drop")] RemoveOnDrop,
+    ),
+}
+
+/// Removes a socket file.
+#[derive(Debug)]
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Bound {
+    /// Opens a listener.
+    ///
+    /// # Errors
+    /// What the system says: the address is taken, or not ours.
+    pub async fn bind(address: &ListenAddress, tls: bool) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let socket = TcpListener::bind(address).await?;
+                let scheme = if tls { "https" } else { "http" };
+                let url = format!("{scheme}://{}", socket.local_addr()?);
+                Ok(Self {
+                    socket: Listening::Tcp(socket),
+                    url,
+                })
+            }
+            ListenAddress::Unix(path) => {
+                runtime::socket_file::remove_stale(path)?;
+                let socket = UnixListener::bind(path)?;
+                let url = format!("unix:{}", path.display());
+                Ok(Self {
+                    socket: Listening::Unix(socket, RemoveOnDrop(path.clone())),
+                    url,
+                })
+            }
+        }
+    }
+
+    /// The address and port, for TCP.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(socket) => socket.local_addr().ok(),
+            Listening::Unix(..) => None,
+        }
+    }
+
+    async fn accept(&self, patience: Duration) -> io::Result<Socket> {
+        match &self.socket {
+            Listening::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok(Socket::tcp(stream, peer, patience))
+            }
+            Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, patience)),
+        }
+    }
+}
+
+/// All connections of all listeners.
+#[derive(Clone, Debug)]
+pub struct Front {
+    settings: FrontSettings,
+    connections: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    wide: Arc<Semaphore>,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// One listener's connections.
+struct Door {
+    front: Front,
+    /// For HTTP/2 connections with wide windows.
+    wide: Arc<HttpProxy<Gateway>>,
+    /// For all others.
+    narrow: Arc<HttpProxy<Gateway>>,
+    tls: Option<ListenerTls>,
+}
+
+/// What a connection takes up, until it ends.
+struct Slot {
+    _connection: OwnedSemaphorePermit,
+    share: Share,
+}
+
+impl Front {
+    /// `shutdown` turns true when no more connections are to be taken.
+    pub fn new(
+        settings: FrontSettings,
+        shares: Arc<Shares>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            settings,
+            connections: Arc::new(Semaphore::new(settings.connections)),
+            shares,
+            wide: Arc::new(Semaphore::new(WIDE)),
+            shutdown,
+        }
+    }
+
+    /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
+    pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
+        let mut shutdown = self.shutdown.clone();
+        let door = Arc::new(Door {
+            wide: self.app(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
+            narrow: self.app(gateway, NARROW_CONNECTION, NARROW_STREAM),
+            front: self,
+            tls,
+        });
+        loop {
+            let accepted = tokio::select! {
+                accepted = bound.accept(door.front.settings.idle_timeout) => accepted,
+                _ = shutdown.wait_for(|&down| down) => return,
+            };
+            match accepted {
+                // Over the limit a connection is closed at once: a client that waits for an answer would
+                // not try elsewhere.
+                Ok(socket) => {
+                    if let Some(slot) = door.front.admit(&bound.url, socket.peer()) {
+                        tokio::spawn(door.clone().connection(socket, slot));
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: others must end first.
+                    tracing::warn!(url = %bound.url, %error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn app(&self, gateway: Gateway, connection: u32, stream: u32) -> Arc<HttpProxy<Gateway>> {
+        let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(self.settings.idle_timeout);
+        // Not that it would be allowed: else pingora answers it, without our JSON.
+        options.allow_connect_method_proxying = true;
+        app.server_options = Some(options);
+        let mut options = default_h2_options();
+        options.initial_window_size(stream);
+        options.initial_connection_window_size(connection);
+        options.max_send_buffer_size(STREAM_SENDS);
+        options.max_concurrent_streams(u32::try_from(STREAMS).unwrap_or(u32::MAX));
+        let header_bytes = u32::try_from(self.settings.header_bytes);
+        options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
+        app.h2_options = Some(options);
+        Arc::new(app)
+    }
+
+    /// Room for a connection, where there is some left for this client.
+    fn admit(&self, url: &str, peer: Option<IpAddr>) -> Option<Slot> {
+        static CLIENT_FULL: Seldom = Seldom::new();
+        static FULL: Seldom = Seldom::new();
+
+        let Ok(share) = self.shares.take(Kind::Connection, peer) else {
+            if let (true, Some(client)) = (CLIENT_FULL.now(), peer) {
+                tracing::warn!(
+                    url,
+                    %client,
+                    "closed a connection: this client has limits.per_client.connections open; \
+                     logged at most once a minute"
+                );
+            }
+            return None;
+        };
+        let Ok(connection) = self.connections.clone().try_acquire_owned() else {
+            if FULL.now() {
+                tracing::warn!(
+                    url,
+                    "closed a connection: limits.connections is reached; logged at most once a minute"
+                );
+            }
+            return None;
+        };
+        Some(Slot {
+            _connection: connection,
+            share,
+        })
+    }
+
+    /// Waits until all connections have ended, or the drain's time is over. True when all have.
+    pub async fn drained(&self) -> bool {
+        let all = u32::try_from(self.settings.connections).unwrap_or(u32::MAX);
+        timeout(self.settings.drain, self.connections.acquire_many(all))
+            .await
+            .is_ok()
+    }
+}
+
+impl Door {
+    async fn connection(self: Arc<Self>, socket: Socket, slot: Slot) {
+        let deadline = Instant::now() + self.front.settings.header_timeout;
+        let Some(stream) = self.secure(socket, deadline).await else {
+            return;
+        };
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            // Who has not even sent the preface by now gets no more time.
+            if let Ok(Ok(stream)) = timeout_at(deadline, Prefaced::read(stream)).await {
+                let few = slot.share.number() <= WIDE_PER_CLIENT;
+                let wide = self.front.wide.clone().try_acquire_owned();
+                let wide = wide.ok().filter(|_| few);
+                let app = if wide.is_some() {
+                    &self.wide
+                } else {
+                    &self.narrow
+                };
+                app.process_new(Box::new(stream), &self.front.shutdown)
+                    .await;
+            }
+        } else {
+            self.http1(stream, deadline).await;
+        }
+    }
+
+    /// TLS, where the listener has it.
+    async fn secure(&self, mut socket: Socket, deadline: Instant) -> Option<Stream> {
+        const HANDSHAKE: u8 = 22;
+
+        let Some(tls) = &self.tls else {
+            return Some(Box::new(socket));
+        };
+        match timeout_at(deadline, socket.first_byte()).await {
+            Ok(Ok(Some(HANDSHAKE))) => {}
+            Ok(Ok(Some(_))) => {
+                let message = "this port speaks HTTPS: write https:// in the URL";
+                refuse(&mut socket, "400 Bad Request", message).await;
+                return None;
+            }
+            _ => return None,
+        }
+        let config = tls.config(socket.local(), socket.peer());
+        let config = timeout_at(deadline, config).await.ok()?;
+        let acceptor = Acceptor::from_server_config(config);
+        match timeout_at(deadline, acceptor.tls_handshake(socket)).await {
+            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// HTTP/1: one request after the other.
+    async fn http1(&self, mut stream: Stream, deadline: Instant) {
+        let FrontSettings {
+            header_bytes,
+            header_timeout,
+            idle_timeout,
+            ..
+        } = self.front.settings;
+        let mut shutdown = self.front.shutdown.clone();
+        let mut limits = head::Limits {
+            first_by: deadline,
+            within: header_timeout,
+            bytes: header_bytes,
+        };
+        let mut settings = None;
+        loop {
+            let head = match head::read(&mut stream, limits, &mut shutdown).await {
+                Head::Complete(head) => head,
+                Head::Nothing => {
+                    // Over TLS an end without close_notify looks like a truncation.
+                    let _ = timeout(GOODBYE, AsyncWriteExt::shutdown(&mut stream)).await;
+                    return;
+                }
+                Head::TooLate => {
+                    let message = "the request did not arrive in time";
+                    return refuse(&mut stream, "408 Request Timeout", message).await;
+                }
+                Head::TooLong => {
+                    let status = "431 Request Header Fields Too Large";
+                    let message = "the request's headers are too long";
+                    return refuse(&mut stream, status, message).await;
+                }
+            };
+            let mut session = ServerSession::new_http1(stream);
+            session.set_keepalive(Some(idle_timeout.as_secs()));
+            if let Some(settings) = settings.take() {
+                let settings: pingora::apps::HttpPersistentSettings = settings;
+                settings.apply_to_session(&mut session);
+            }
+            session.set_pipelined_prefix(head);
+            let reused = self
+                .narrow
+                .process_new_http(session, &self.front.shutdown)
+                .await;
+            let Some((next, persistent)) = reused.map(ReusedHttpStream::consume) else {
+                return;
+            };
+            (stream, settings) = (next, persistent);
+            limits.first_by = Instant::now() + idle_timeout;
+        }
+    }
+}

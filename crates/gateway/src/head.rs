@@ -1,0 +1,177 @@
+//! Heads of HTTP/1 requests, read under limits of time and length, and the answer to those that break one.
+//!
+//! It counts bytes and time and never parses: that is pingora's part.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use oci::error::{ErrorCode, body};
+
+/// How long the last words to a client may take.
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What a head may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// When its first byte must have come.
+    pub first_by: Instant,
+    /// From its first byte to its end.
+    pub within: Duration,
+    /// In bytes; blank lines before it may take as much again.
+    pub bytes: usize,
+}
+
+/// What reading a head came to.
+#[derive(Debug)]
+pub(super) enum Head {
+    /// The head, and perhaps the beginning of a body.
+    Complete(BytesMut),
+    /// The client left, or was silent: there is nobody to answer.
+    Nothing,
+    TooLong,
+    TooLate,
+}
+
+/// Reads up to the blank line that ends a head. Blank lines before it are dropped (RFC 9112 section 2.2); they
+/// do not begin it, so they gain a client no time.
+pub(super) async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    limits: Limits,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Head {
+    let mut head = BytesMut::with_capacity(4096);
+    let mut blank = 0;
+    while !has_begun(&head) {
+        let read = tokio::select! {
+            read = timeout_at(limits.first_by, stream.read_buf(&mut head)) => read,
+            _ = shutdown.wait_for(|&down| down) => return Head::Nothing,
+        };
+        match read {
+            Ok(Ok(read)) if read > 0 => {}
+            Err(_) if blank > 0 || !head.is_empty() => return Head::TooLate,
+            _ => return Head::Nothing,
+        }
+        let lines = blank_lines(&head);
+        head.advance(lines);
+        blank += lines;
+        if blank > limits.bytes {
+            return Head::TooLong;
+        }
+    }
+    let deadline = Instant::now() + limits.within;
+    let mut searched = 0;
+    loop {
+        match end_of_head(&head, searched) {
+            Some(end) if end > limits.bytes => return Head::TooLong,
+            Some(_) => return Head::Complete(head),
+            None if head.len() > limits.bytes => return Head::TooLong,
+            None => searched = head.len(),
+        }
+        match timeout_at(deadline, stream.read_buf(&mut head)).await {
+            Ok(Ok(read)) if read > 0 => {}
+            Ok(_) => return Head::Nothing,
+            Err(_) => return Head::TooLate,
+        }
+    }
+}
+
+/// Whether there is more than what may become a blank line.
+fn has_begun(bytes: &[u8]) -> bool {
+    !matches!(bytes, [] | [b'\r'])
+}
+
+/// How many bytes of blank lines there are at the beginning.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
+        rest = after;
+    }
+    bytes.len() - rest.len()
+}
+
+/// One past the blank line that ends a head, if it is there; what lies before `searched` was looked at.
+fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
+    let from = searched.saturating_sub(3);
+    let newline = |at: &usize| bytes[*at] == b'\n';
+    (from..bytes.len())
+        .filter(newline)
+        .find_map(|at| match &bytes[at + 1..] {
+            [b'\n', ..] => Some(at + 2),
+            [b'\r', b'\n', ..] => Some(at + 3),
+            _ => None,
+        })
+}
+
+/// Answers what could not even become a request, and ends the connection.
+pub(super) async fn refuse(
+    stream: &mut (impl AsyncWriteExt + AsyncReadExt + Unpin),
+    status: &str,
+    message: &str,
+) {
+    let body = body(ErrorCode::Unsupported, message);
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Docker-Distribution-Api-Version: registry/2.0\r\nCache-Status: roadstead; detail=refused\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let goodbye = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.flush().await?;
+        stream.shutdown().await?;
+        // What the client still sends is read for a moment: closing on it would reset the connection
+        // before the answer is seen.
+        let mut rest = [0; 4096];
+        let mut budget = 64;
+        while budget > 0 && stream.read(&mut rest).await? > 0 {
+            budget -= 1;
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(GOODBYE, goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_head() {
+        for (bytes, end) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody"[..], Some(27)),
+            (b"GET / HTTP/1.1\nHost: a\n\n", Some(24)),
+            (b"GET / HTTP/1.1\n\r\n", Some(17)),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n", None),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r", None),
+            (b"", None),
+        ] {
+            assert_eq!(end_of_head(bytes, 0), end);
+            // Also when it arrives byte by byte.
+            let stepwise = (1..=bytes.len()).find_map(|have| end_of_head(&bytes[..have], have - 1));
+            assert_eq!(stepwise, end);
+        }
+    }
+
+    #[test]
+    fn blank_lines_before_a_head() {
+        for (bytes, blank, begun) in [
+            (&b""[..], 0, false),
+            (b"\r", 0, false),
+            (b"\r\n", 2, false),
+            (b"\n\r\n\n", 4, false),
+            (b"\r\n\r", 2, false),
+            (b"\r\n\rG", 2, true),
+            (b"\r\r\n", 0, true),
+            (b"\nGET", 1, true),
+            (b"GET\r\n\r\n", 0, true),
+        ] {
+            assert_eq!(blank_lines(bytes), blank, "{bytes:?}");
+            assert_eq!(has_begun(&bytes[blank..]), begun, "{bytes:?}");
+        }
+    }
+}

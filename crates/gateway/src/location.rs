@@ -1,0 +1,232 @@
+//! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
+
+use super::route::Target;
+use oci::v2::{self, Resource};
+
+/// The `Location` of an answer, leading here. `external` is what the client calls us, scheme and authority;
+/// `origins` are the registry's own names for itself: what it is asked under, which registries render what they
+/// are not told otherwise, and what clients call us, where it was configured with that (distribution's
+/// `http.host`). What follows `?` stays byte for byte: it is the registry's own state (distribution-spec 1.1,
+/// "Pushing a blob in chunks").
+///
+/// `None` for what leads anywhere but to an upload, a blob or a manifest of the same repository.
+pub fn leading_here(
+    location: &str,
+    origins: &[&str],
+    target: &Target,
+    external: &str,
+) -> Option<String> {
+    let led = v2::Target::split(location)?;
+    // It may not know that it stands behind TLS, so its scheme says nothing.
+    let is_own = |authority| origins.iter().any(|origin| is_authority(origin, authority));
+    if !led.authority.is_none_or(is_own) {
+        return None;
+    }
+    let (name, resource) = led.named()?;
+    let leads = matches!(
+        resource,
+        Resource::Upload(_) | Resource::Blob(_) | Resource::Manifest(_)
+    );
+    if name != target.endpoint.repository.as_str() || !leads {
+        return None;
+    }
+    let mut here = format!("{external}{}", resource.path_in(&target.typed));
+    let namespace = target.namespace.as_ref();
+    let namespace = namespace.map(|namespace| v2::Query::default().with("ns", namespace).render());
+    match (led.query, namespace) {
+        (Some(query), Some(namespace)) => {
+            here = format!("{here}?{query}&{}", &namespace[1..]);
+        }
+        (Some(query), None) => here = format!("{here}?{query}"),
+        (None, Some(namespace)) => here = format!("{here}{namespace}"),
+        (None, None) => {}
+    }
+    Some(here)
+}
+
+/// The `Link` to a next page: the list that the client asked for, under the name that it typed.
+pub fn next_link(target: &Target, next: &v2::Query, external: &str) -> String {
+    let mut query = next.clone();
+    if let Some(namespace) = &target.namespace {
+        query = query.with("ns", namespace);
+    }
+    let path = target.endpoint.resource.path_in(&target.typed);
+    format!("<{external}{path}{}>; rel=\"next\"", query.render())
+}
+
+/// Whether `authority` is that of an origin (`scheme://authority`). A default port says nothing, since the
+/// scheme does not either.
+pub fn is_authority(origin: &str, authority: &str) -> bool {
+    let bare = |authority: &str| {
+        let authority = authority.to_ascii_lowercase();
+        let portless = authority
+            .strip_suffix(":443")
+            .or(authority.strip_suffix(":80"));
+        portless.map(str::to_owned).unwrap_or(authority)
+    };
+    let known = origin.split_once("://").map_or(origin, |(_, known)| known);
+    bare(known.trim_end_matches('/')) == bare(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::name::Registry;
+    use oci::v2::Endpoint;
+
+    fn target(typed: &str, namespace: Option<&str>) -> Target {
+        Target {
+            registry: Registry::new("hosted"),
+            endpoint: Endpoint {
+                repository: "team/app".parse().expect("a name"),
+                resource: Resource::Uploads,
+            },
+            typed: typed.into(),
+            query: v2::Query::default(),
+            namespace: namespace.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
+    fn locations_lead_here_or_nowhere() {
+        let origins = ["http://127.0.0.1:6002", "https://gate.example.com"];
+        let here = "https://gate.example.com";
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let state = "_state=a%2bB-_~==&x=%41";
+        let upload = format!("{here}/v2/team/app/blobs/uploads/u-1_x.y?{state}");
+        for (location, typed, namespace, expected) in [
+            (
+                format!("/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
+                "team/app",
+                None,
+                Some(upload.clone()),
+            ),
+            (
+                format!("http://127.0.0.1:6002/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
+                "team/app",
+                None,
+                Some(upload.clone()),
+            ),
+            // http behind TLS, and a name of ours that it was told
+            (
+                format!("http://gate.example.com/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
+                "team/app",
+                None,
+                Some(upload.clone()),
+            ),
+            (
+                format!("https://GATE.example.com:443/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
+                "team/app",
+                None,
+                Some(upload),
+            ),
+            // a registry prefix comes back on, and ns
+            (
+                "/v2/team/app/blobs/uploads/u".into(),
+                "hosted/team/app",
+                None,
+                Some(format!("{here}/v2/hosted/team/app/blobs/uploads/u")),
+            ),
+            (
+                "/v2/team/app/blobs/uploads/u?a=b".into(),
+                "team/app",
+                Some("hosted"),
+                Some(format!("{here}/v2/team/app/blobs/uploads/u?a=b&ns=hosted")),
+            ),
+            (
+                "/v2/team/app/blobs/uploads/u".into(),
+                "team/app",
+                Some("hosted"),
+                Some(format!("{here}/v2/team/app/blobs/uploads/u?ns=hosted")),
+            ),
+            (
+                format!("/v2/team/app/blobs/{digest}"),
+                "team/app",
+                None,
+                Some(format!("{here}/v2/team/app/blobs/{digest}")),
+            ),
+            (
+                format!("/v2/team/app/manifests/{digest}"),
+                "hosted/team/app",
+                None,
+                Some(format!("{here}/v2/hosted/team/app/manifests/{digest}")),
+            ),
+            // elsewhere
+            (
+                format!("https://bucket.example.com/v2/team/app/blobs/uploads/u?{state}"),
+                "team/app",
+                None,
+                None,
+            ),
+            (
+                "http://127.0.0.1:6003/v2/team/app/blobs/uploads/u".into(),
+                "team/app",
+                None,
+                None,
+            ),
+            (
+                "//evil.example.com/v2/team/app/blobs/uploads/u".into(),
+                "team/app",
+                None,
+                None,
+            ),
+            (
+                "/v2/team/other/blobs/uploads/u".into(),
+                "team/app",
+                None,
+                None,
+            ),
+            (
+                "/v2/team/app/blobs/uploads/../../x".into(),
+                "team/app",
+                None,
+                None,
+            ),
+            ("/somewhere".into(), "team/app", None, None),
+            (
+                "ftp://127.0.0.1:6002/v2/team/app/blobs/uploads/u".into(),
+                "team/app",
+                None,
+                None,
+            ),
+            ("uploads/u".into(), "team/app", None, None),
+            (String::new(), "team/app", None, None),
+        ] {
+            let found = leading_here(&location, &origins, &target(typed, namespace), here);
+            assert_eq!(found, expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn names_that_look_like_the_path_stay_themselves() {
+        for name in [
+            "v2",
+            "v",
+            "2",
+            "v2/v2",
+            "blobs",
+            "blobs/uploads",
+            "list",
+            "tags/list",
+        ] {
+            for (typed, namespace) in [(name.to_owned(), None), (format!("v2/{name}"), Some("v2"))]
+            {
+                let mut target = target(&typed, namespace);
+                target.endpoint.repository = name.parse().expect("a name");
+                let upload = format!("/v2/{name}/blobs/uploads/u");
+                let found = leading_here(&upload, &[], &target, "https://gate");
+                let ns = namespace.map_or("", |_| "?ns=v2");
+                let expected = format!("https://gate/v2/{typed}/blobs/uploads/u{ns}");
+                assert_eq!(found, Some(expected), "{typed}");
+                target.endpoint.resource = Resource::Tags;
+                let next = v2::Query::default().with("last", "x y");
+                let ns = namespace.map_or("", |_| "&ns=v2");
+                let link = next_link(&target, &next, "https://gate");
+                let expected =
+                    format!("<https://gate/v2/{typed}/tags/list?last=x%20y{ns}>; rel=\"next\"");
+                assert_eq!(link, expected, "{typed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Who asks, and what they are told who may not.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime};
+
+use http::{StatusCode, header};
+use pingora::Result;
+use pingora::proxy::Session;
+
+use super::respond::{self, Wanted};
+use super::route::Target;
+use super::{Gateway, forward};
+use access::{Action, Actions, Authenticator, ChallengeError, Denied, Login, Refused, Scopes};
+use oci::authorization::{self, Authorization};
+use oci::cache_status::CacheStatus;
+use oci::error::ErrorCode;
+
+/// A request that is refused for what its sender may do, or says that they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Denial {
+    pub status: StatusCode,
+    pub code: ErrorCode,
+    pub message: &'static str,
+    pub challenge: Option<String>,
+    pub retry_after: Option<Duration>,
+}
+
+impl Denial {
+    fn forbidden(message: &'static str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            code: ErrorCode::Denied,
+            message,
+            challenge: None,
+            retry_after: None,
+        }
+    }
+
+    pub fn unauthorized(message: &'static str, challenge: String) -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: ErrorCode::Unauthorized,
+            message,
+            challenge: Some(challenge),
+            retry_after: None,
+        }
+    }
+
+    pub fn slow_down(retry_after: Duration) -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: ErrorCode::TooManyRequests,
+            message: "too many failed logins; try again later",
+            challenge: None,
+            retry_after: Some(retry_after),
+        }
+    }
+}
+
+impl Gateway {
+    /// Whoever checks logins on this listener; `None` where everybody is anonymous.
+    pub(super) fn authenticator(&self) -> Option<&Authenticator> {
+        let authenticator = self.house.authenticator.as_ref()?;
+        (authenticator.has_accounts() && !self.listener.read_only).then_some(authenticator)
+    }
+
+    /// Who asks. `wanted` is what a challenge asks for.
+    ///
+    /// # Errors
+    /// What to answer instead, whatever was asked for.
+    pub(super) async fn login(
+        &self,
+        session: &Session,
+        wanted: &Scopes,
+    ) -> Result<Login, Box<Denial>> {
+        let Some(authenticator) = self.authenticator() else {
+            return Ok(Login::ANONYMOUS);
+        };
+        let Some(authorization) = authorization(session) else {
+            let message = "the Authorization header is not one that is understood here";
+            let challenge = self.challenge(session, wanted, None);
+            return Err(Box::new(Denial::unauthorized(message, challenge)));
+        };
+        let login = authenticator.login(&authorization, address(session), SystemTime::now());
+        login.await.map_err(|refused| {
+            Box::new(match refused {
+                Refused::Password => Denial::unauthorized(
+                    "the user or the password is wrong",
+                    self.challenge(session, wanted, None),
+                ),
+                Refused::Token => Denial::unauthorized(
+                    "the token is not valid any more, or never was",
+                    self.challenge(session, wanted, Some(ChallengeError::InvalidToken)),
+                ),
+                Refused::SlowDown { retry_after } => Denial::slow_down(retry_after),
+            })
+        })
+    }
+
+    /// What a caller is told who may not do what `wanted` says.
+    pub(super) fn denial(&self, session: &Session, denied: Denied, wanted: &Scopes) -> Denial {
+        match denied {
+            Denied::Anonymous if self.authenticator().is_some() => {
+                Denial::unauthorized("log in to do that", self.challenge(session, wanted, None))
+            }
+            Denied::Scope => Denial::unauthorized(
+                "the token is not for that",
+                self.challenge(session, wanted, Some(ChallengeError::InsufficientScope)),
+            ),
+            // Docker with containerd's store shows a denied push as this message alone.
+            Denied::Anonymous | Denied::User => {
+                Denial::forbidden("denied by the access rules: none of them lets you do that")
+            }
+        }
+    }
+
+    /// Whether a ping has to be answered with a challenge: clients learn from it alone how to log in.
+    pub(super) fn is_nobody(&self, session: &Session) -> bool {
+        self.authenticator().is_some()
+            && matches!(authorization(session), Some(Authorization::Anonymous))
+    }
+
+    pub(super) fn challenge(
+        &self,
+        session: &Session,
+        wanted: &Scopes,
+        error: Option<ChallengeError>,
+    ) -> String {
+        let external = self.external(session);
+        let service = external
+            .split_once("://")
+            .map_or("", |(_, service)| service);
+        let realm = format!("{external}/token");
+        self.authenticator()
+            .map_or_else(String::new, |authenticator| {
+                authenticator.challenge(&realm, service, wanted, error)
+            })
+    }
+}
+
+/// What a request about a repository needs a token for, as a challenge says it.
+pub(super) fn scope_of(target: &Target, action: Action) -> Scopes {
+    let actions: Actions = match action {
+        // Clients push with one token, and look first.
+        Action::Push => [Action::Pull, Action::Push].into_iter().collect(),
+        action => action.into(),
+    };
+    Scopes::repository(&target.typed, actions)
+}
+
+/// The request's login; `None` where it cannot be read.
+fn authorization(session: &Session) -> Option<Authorization> {
+    let headers = &session.req_header().headers;
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(first) = lines.next() else {
+        return Some(Authorization::Anonymous);
+    };
+    // Lines of one field are one list (RFC 9110 §5.3).
+    let all = lines.fold(first.as_bytes().to_vec(), |mut all, line| {
+        all.extend_from_slice(b", ");
+        all.extend_from_slice(line.as_bytes());
+        all
+    });
+    authorization::parse(&all).ok()
+}
+
+/// Where a connection comes from; `None` for a Unix socket.
+pub(super) fn client(session: &Session) -> Option<IpAddr> {
+    let address = session.client_addr()?.as_inet()?;
+    Some(address.ip().to_canonical())
+}
+
+/// Where a connection comes from; whoever uses a Unix socket is this machine.
+pub(super) fn address(session: &Session) -> IpAddr {
+    client(session).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Answers with a denial, before the body was wanted.
+pub(super) async fn deny(session: &mut Session, wanted: &Wanted, denial: &Denial) -> Result<()> {
+    forward::take_short_body(session).await;
+    let mut response = respond::response(denial.status, wanted, CacheStatus::own("refused"))?;
+    if let Some(challenge) = &denial.challenge {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
+    }
+    if let Some(wait) = denial.retry_after {
+        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
+    }
+    respond::error(session, response, wanted, denial.code, denial.message).await?;
+    forward::drain(session).await;
+    Ok(())
+}

@@ -1,0 +1,448 @@
+//! Answers: what the mirror gave, as HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::Failure;
+use super::location::next_link;
+use super::measure;
+use super::route::{Refusal, Target};
+use super::send;
+use mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer};
+use oci::byteranges::{Byteranges, PART_TYPE};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::Digest;
+use oci::error::{ErrorCode, body};
+use oci::range::{self, Selection, Span};
+
+/// What a client is told to wait for an image that is being converted.
+const CONVERTING_RETRY: Duration = Duration::from_secs(5);
+
+/// What of a request shapes its answer.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// HEAD: everything but the body.
+    pub head: bool,
+    pub range: Option<String>,
+    pub if_range: Option<String>,
+    pub if_none_match: Option<String>,
+    /// `ns`, to be echoed as `OCI-Namespace`.
+    pub namespace: Option<String>,
+}
+
+impl Wanted {
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        // Lines of one field are one list (RFC 9110 §5.3). What is not text matches nothing, but a
+        // condition that was stated must not count as none.
+        let text = |name| {
+            let lines = headers.get_all(name).iter();
+            let lines: Vec<_> = lines.map(|line| line.to_str().unwrap_or("")).collect();
+            (!lines.is_empty()).then(|| lines.join(", "))
+        };
+        Self {
+            head: method == Method::HEAD,
+            range: text(header::RANGE),
+            if_range: text(header::IF_RANGE),
+            if_none_match: text(header::IF_NONE_MATCH),
+            namespace: None,
+        }
+    }
+
+    fn matches(&self, tag: &str) -> bool {
+        self.if_none_match
+            .as_deref()
+            .is_some_and(|header| range::if_none_match(header, tag))
+    }
+
+    /// What to send of a blob of `size` bytes; of one of unknown size only the whole. A Range whose
+    /// If-Range does not match is ignored.
+    fn shape(&self, size: Option<u64>, tag: &str) -> std::result::Result<Shape, Unsatisfiable> {
+        let Some(size) = size else {
+            return Ok(Shape::Whole { size });
+        };
+        let applies = self
+            .if_range
+            .as_deref()
+            .is_none_or(|header| range::if_range(header, tag));
+        let ranges = self
+            .range
+            .as_deref()
+            .filter(|_| applies)
+            .and_then(range::parse);
+        match range::select(ranges.as_deref(), size) {
+            Selection::Whole => Ok(Shape::Whole { size: Some(size) }),
+            Selection::Part(span) => Ok(Shape::Part { span, size }),
+            Selection::Parts(spans) => {
+                let frame = Byteranges::new(fastrand::u128(..), spans, size);
+                Ok(Shape::Parts(frame))
+            }
+            Selection::Unsatisfiable => Err(Unsatisfiable { size }),
+        }
+    }
+}
+
+/// What of a blob is sent. Sizes are the whole blob's, in bytes.
+enum Shape {
+    Whole { size: Option<u64> },
+    Part { span: Span, size: u64 },
+    Parts(Byteranges),
+}
+
+/// A Range that no byte answers to.
+struct Unsatisfiable {
+    size: u64,
+}
+
+impl Shape {
+    /// `Content-Length`, where it is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Whole { size } => *size,
+            Self::Part { span, .. } => Some(span.len()),
+            Self::Parts(frame) => Some(frame.length()),
+        }
+    }
+
+    /// The headers that go with it, but for the length.
+    fn response(
+        &self,
+        wanted: &Wanted,
+        tag: &str,
+        cache: CacheStatus,
+        shareable: Shareable,
+    ) -> Result<ResponseHeader> {
+        let status = match self {
+            Self::Whole { .. } => StatusCode::OK,
+            Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
+        };
+        let mut response = content(status, wanted, tag, cache, shareable)?;
+        response.insert_header(header::ACCEPT_RANGES, "bytes")?;
+        match self {
+            Self::Parts(frame) => {
+                response.insert_header(header::CONTENT_TYPE, frame.content_type())?;
+            }
+            Self::Part { span, size } => {
+                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
+                response.insert_header(header::CONTENT_RANGE, span.content_range(*size))?;
+            }
+            Self::Whole { .. } => {
+                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// How long answers may be kept between us and the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shareable {
+    /// By digest, of a public registry that anybody may read here.
+    Forever,
+    Private,
+}
+
+impl Shareable {
+    const fn cache_control(self) -> &'static str {
+        match self {
+            Self::Forever => "public, max-age=31536000, immutable",
+            Self::Private => "private",
+        }
+    }
+}
+
+/// `/v2/`
+pub async fn ping(session: &mut Session, wanted: &Wanted) -> Result<()> {
+    let mut response = response(StatusCode::OK, wanted, CacheStatus::own("ping"))?;
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    send::whole(session, response, wanted.head, Bytes::from_static(b"{}")).await
+}
+
+pub async fn manifest(
+    session: &mut Session,
+    wanted: &Wanted,
+    answer: ManifestAnswer,
+    shareable: Shareable,
+) -> Result<()> {
+    let tag = answer.digest.to_string();
+    measure::manifest(wanted.head, answer.cache, answer.stale);
+    if wanted.matches(&tag) {
+        return not_modified(session, wanted, &tag, answer.cache, shareable).await;
+    }
+    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
+    response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
+    warn_of_age(&mut response, answer.stale)?;
+    match answer.bytes {
+        Some(bytes) => send::whole(session, response, wanted.head, bytes).await,
+        None => send::head(session, response, Some(answer.size)).await,
+    }
+}
+
+/// Answers with the headers that a GET would have (RFC 9110 §9.3.2), those of its Range included.
+pub async fn blob_head(
+    session: &mut Session,
+    wanted: &Wanted,
+    digest: &Digest,
+    answer: BlobHead,
+    shareable: Shareable,
+) -> Result<()> {
+    let (tag, cache) = (digest.to_string(), answer.cache);
+    if wanted.matches(&tag) {
+        return not_modified(session, wanted, &tag, cache, shareable).await;
+    }
+    // A Range is defined for GET alone (RFC 9110 §14.2).
+    let shape = Shape::Whole { size: answer.size };
+    let mut response = shape.response(wanted, &tag, cache, shareable)?;
+    measure::stale(cache, answer.stale);
+    warn_of_age(&mut response, answer.stale)?;
+    send::head(session, response, shape.length()).await
+}
+
+pub async fn blob(
+    session: &mut Session,
+    wanted: &Wanted,
+    digest: &Digest,
+    answer: BlobAnswer,
+    shareable: Shareable,
+) -> Result<(), Failure> {
+    let (tag, cache) = (digest.to_string(), answer.cache);
+    measure::blob(cache);
+    if wanted.matches(&tag) {
+        return Ok(not_modified(session, wanted, &tag, cache, shareable).await?);
+    }
+    let answer = if send::needs_length(session) {
+        answer.settled().await
+    } else {
+        answer
+    };
+    let shape = match wanted.shape(answer.size, &tag) {
+        // Every part would be a request of its own upstream; a server may ignore a Range.
+        Ok(Shape::Parts(_)) if !answer.is_seekable() => Shape::Whole { size: answer.size },
+        Ok(shape) => shape,
+        Err(refused) => return Ok(unsatisfiable(session, wanted, refused, cache).await?),
+    };
+    let response = shape.response(wanted, &tag, cache, shareable)?;
+    let length = shape.length();
+    match shape {
+        Shape::Whole { .. } => {
+            let reader = answer.open(None).await?;
+            send::stream(session, response, length, reader).await?;
+        }
+        Shape::Part { span, .. } => {
+            let reader = answer.open(Some(span)).await?;
+            send::stream(session, response, length, reader).await?;
+        }
+        Shape::Parts(frame) => {
+            let reader = answer.open(None).await?;
+            send::parts(session, response, &frame, reader).await?;
+        }
+    }
+    Ok(())
+}
+
+pub async fn page(
+    session: &mut Session,
+    wanted: &Wanted,
+    target: &Target,
+    answer: PageAnswer,
+    external: &str,
+) -> Result<()> {
+    let mut response = response(StatusCode::OK, wanted, answer.cache)?;
+    measure::stale(answer.cache, answer.stale);
+    let media_type = answer
+        .page()
+        .media_type
+        .as_deref()
+        .unwrap_or("application/json");
+    response.insert_header(header::CONTENT_TYPE, media_type)?;
+    response.insert_header(header::CACHE_CONTROL, Shareable::Private.cache_control())?;
+    warn_of_age(&mut response, answer.stale)?;
+    if let Some(next) = &answer.page().next {
+        response.insert_header(header::LINK, next_link(target, next, external))?;
+    }
+    if let Some(filters) = &answer.page().filters_applied {
+        response.insert_header("OCI-Filters-Applied", filters.as_str())?;
+    }
+    send::whole(session, response, wanted.head, answer.page().bytes.clone()).await
+}
+
+/// A request that was not routed or not allowed.
+pub async fn refusal(session: &mut Session, wanted: &Wanted, refusal: &Refusal) -> Result<()> {
+    let mut response = response(refusal.status, wanted, CacheStatus::own("refused"))?;
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        response.insert_header(header::ALLOW, "GET, HEAD")?;
+    }
+    error(session, response, wanted, refusal.code, &refusal.message).await
+}
+
+/// A read that came to nothing. The log gets the causes, the client the message.
+pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorError) -> Result<()> {
+    let (status, code) = status(failure);
+    if status.is_server_error() {
+        tracing::warn!(error = telemetry::chain(failure), "a read failed");
+    }
+    let mut response = response(status, wanted, fate(failure))?;
+    let retry_after = match failure {
+        MirrorError::TooManyRequests { retry_after } => *retry_after,
+        MirrorError::Busy { retry_after } | MirrorError::NoRoom { retry_after } => {
+            Some(*retry_after)
+        }
+        MirrorError::Converting(_) => Some(CONVERTING_RETRY),
+        MirrorError::Unavailable(_) => Some(Duration::from_secs(1)),
+        _ => None,
+    };
+    if let Some(wait) = retry_after {
+        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
+    }
+    if let MirrorError::Challenged(challenges) = failure {
+        for challenge in challenges {
+            response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
+        }
+    }
+    error(session, response, wanted, code, &failure.to_string()).await
+}
+
+/// The one table from what went wrong to what is said.
+pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
+    match error {
+        MirrorError::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        MirrorError::Unknown { asked, .. } => match asked {
+            Asked::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+            Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            // Not NAME_UNKNOWN, after which clients do not look for the referrers tag.
+            Asked::Referrers => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+        },
+        MirrorError::Challenged(_) | MirrorError::LoginWanted => {
+            (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
+        }
+        MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
+            (StatusCode::FORBIDDEN, ErrorCode::Denied)
+        }
+        MirrorError::TooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
+        MirrorError::TooManyRequests { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+        }
+        MirrorError::Busy { .. }
+        | MirrorError::NoRoom { .. }
+        | MirrorError::Converting(_)
+        | MirrorError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
+            (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
+        }
+        MirrorError::Disk(_) | MirrorError::Lost => {
+            (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown)
+        }
+    }
+}
+
+/// How the cache came to have no answer.
+const fn fate(failure: &MirrorError) -> CacheStatus {
+    let asked = CacheStatus::forward(Forward::UriMiss);
+    match failure {
+        MirrorError::NotServed | MirrorError::TooLong => CacheStatus::own("refused"),
+        MirrorError::Unknown {
+            remembered: true, ..
+        } => CacheStatus::HIT.detail("negative"),
+        MirrorError::Unknown { .. } => asked.detail("unknown"),
+        MirrorError::Challenged(_)
+        | MirrorError::LoginWanted
+        | MirrorError::Denied
+        | MirrorError::NotPublic
+        | MirrorError::CallerDenied => asked.detail("denied"),
+        MirrorError::TooManyRequests { .. } => asked.detail("limited"),
+        MirrorError::Busy { .. } => CacheStatus::own("busy"),
+        MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
+        MirrorError::Converting(_) => asked.detail("converting"),
+        MirrorError::Unavailable(_) => asked.detail("unavailable"),
+        MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),
+        MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),
+    }
+}
+
+/// A response with what every answer carries.
+pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(status, Some(14))?;
+    response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
+    response.insert_header("Cache-Status", cache.to_string())?;
+    if let Some(namespace) = &wanted.namespace {
+        response.insert_header("OCI-Namespace", namespace.as_str())?;
+    }
+    Ok(response)
+}
+
+/// A response about content that has a digest.
+fn content(
+    status: StatusCode,
+    wanted: &Wanted,
+    tag: &str,
+    cache: CacheStatus,
+    shareable: Shareable,
+) -> Result<ResponseHeader> {
+    let mut response = response(status, wanted, cache)?;
+    response.insert_header("Docker-Content-Digest", tag)?;
+    response.insert_header(header::ETAG, format!("\"{tag}\""))?;
+    response.insert_header(header::CACHE_CONTROL, shareable.cache_control())?;
+    Ok(response)
+}
+
+/// Says that an answer may be out of date, and how old it is (distribution-spec 1.1, "Warnings").
+pub fn warn_of_age(response: &mut ResponseHeader, stale: Option<Duration>) -> Result<()> {
+    if let Some(age) = stale {
+        response.insert_header(
+            header::WARNING,
+            "299 - \"stale copy, upstream unavailable\"",
+        )?;
+        response.insert_header(header::AGE, age.as_secs())?;
+    }
+    Ok(())
+}
+
+async fn not_modified(
+    session: &mut Session,
+    wanted: &Wanted,
+    tag: &str,
+    cache: CacheStatus,
+    shareable: Shareable,
+) -> Result<()> {
+    let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, shareable)?;
+    session
+        .write_response_header(Box::new(response), true)
+        .await
+}
+
+async fn unsatisfiable(
+    session: &mut Session,
+    wanted: &Wanted,
+    refused: Unsatisfiable,
+    cache: CacheStatus,
+) -> Result<()> {
+    let Unsatisfiable { size } = refused;
+    let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, wanted, cache)?;
+    response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
+    error(
+        session,
+        response,
+        wanted,
+        ErrorCode::RangeInvalid,
+        "the range is outside of the blob",
+    )
+    .await
+}
+
+/// Finishes a response with an error's JSON.
+pub async fn error(
+    session: &mut Session,
+    mut response: ResponseHeader,
+    wanted: &Wanted,
+    code: ErrorCode,
+    message: &str,
+) -> Result<()> {
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    send::whole(session, response, wanted.head, body(code, message).into()).await
+}

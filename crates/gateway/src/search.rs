@@ -1,0 +1,284 @@
+//! `/v1/search`: names that hold a word, as `docker search` and `podman search` ask for them
+//! (docker-registry's search, `GET /v1/search?q=&n=&page=`).
+//!
+//! Found are the names of hosted registries' catalogues and of repositories that are in the cache, as far as
+//! the caller may pull them. A catalogue that cannot be had just now leaves the search poorer, not without
+//! an answer.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::Result;
+use pingora::proxy::Session;
+use serde_json::{Value, json};
+
+use super::catalogue::{self, typed_name};
+use super::login::deny;
+use super::respond::{self, Wanted};
+use super::route::{self, Listener, Refusal, Table};
+use super::{Gateway, send};
+use access::{Login, Viewer};
+use mirror::{MirrorError, picked};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::error::ErrorCode;
+use oci::name::{Registry, Repository};
+use oci::v2::Query;
+
+/// How many results a page has at most.
+const LONGEST_PAGE: usize = 100;
+/// How long the names of one registry are waited for.
+const WITHIN: Duration = Duration::from_secs(8);
+
+/// What is searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// Whose cached names are looked through, in this order.
+    pub registries: Vec<Registry>,
+    /// Of those, the ones whose catalogues are.
+    pub hosted: Vec<Registry>,
+    /// In lower case, as names are; empty: everything.
+    pub word: String,
+    pub page: Page,
+    pub namespace: Option<String>,
+}
+
+/// A part of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Results on a page; `None`: all of them on one.
+    pub size: Option<usize>,
+    /// From 1 on.
+    pub number: usize,
+}
+
+/// One result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// As it is typed here.
+    pub name: String,
+    pub description: String,
+}
+
+/// What a request searches for.
+pub(super) fn search(
+    table: &Table,
+    listener: &Listener,
+    host: Option<&str>,
+    query: &Query,
+) -> std::result::Result<Search, Refusal> {
+    let number = |key: &str| match query.value(key).map(str::parse::<usize>) {
+        None => Ok(None),
+        Some(Ok(number)) => Ok(Some(number)),
+        Some(Err(_)) => {
+            let message = format!("{key} is a whole number");
+            Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message))
+        }
+    };
+    let page = Page {
+        size: number("n")?.map(|n| n.clamp(1, LONGEST_PAGE)),
+        number: number("page")?.unwrap_or(1).max(1),
+    };
+    let word = query.value("q").unwrap_or_default();
+    if word.len() > route::LONGEST_NAME {
+        let message = "the word is longer than any name that it could be in";
+        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+    }
+    let namespace = query.value("ns").map(str::to_owned);
+    let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
+    let entries = table
+        .entries
+        .iter()
+        .filter(|entry| fixed.map_or(!entry.callers, |fixed| fixed.registry == entry.registry));
+    Ok(Search {
+        registries: entries.map(|entry| entry.registry.clone()).collect(),
+        hosted: catalogue::listed(table, fixed),
+        word: word.to_lowercase(),
+        page,
+        namespace,
+    })
+}
+
+impl Gateway {
+    /// Answers a search.
+    pub(super) async fn search(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        search: &Search,
+        login: &Login,
+    ) -> Result<()> {
+        let viewer = match self.viewer(session, login, &search.registries) {
+            Ok(viewer) => viewer,
+            Err(denied) => {
+                let denial = self.denial(session, denied, &catalogue::scope());
+                return deny(session, wanted, &denial).await;
+            }
+        };
+        let host = super::host(session.req_header()).ok().flatten();
+        // Where a v1 registry is behind this name, its own results come first.
+        let (names, described) = tokio::join!(
+            self.names_with(&viewer, search, host),
+            self.v1_found(session, search, login)
+        );
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => return self.failure(session, wanted, error).await,
+        };
+        let body = results(search, described, names).to_string();
+        let cache = CacheStatus::forward(Forward::Bypass);
+        let mut response = respond::response(StatusCode::OK, wanted, cache)?;
+        response.insert_header(header::CONTENT_TYPE, "application/json")?;
+        response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        // An answer of the v1 API's.
+        response.remove_header("Docker-Distribution-Api-Version");
+        send::whole(session, response, wanted.head, Bytes::from(body)).await
+    }
+
+    /// The names that hold the word and may be pulled, as they are typed here.
+    async fn names_with(
+        &self,
+        viewer: &Viewer<'_>,
+        search: &Search,
+        host: Option<&str>,
+    ) -> std::result::Result<BTreeSet<String>, MirrorError> {
+        let seen = search.registries.iter().filter(|it| viewer.sees(it));
+        // One that is slow is waited for by itself.
+        let found = seen.map(|registry| self.names_of(viewer, search, host, registry));
+        let found = futures_util::future::try_join_all(found).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Those of one registry.
+    async fn names_of(
+        &self,
+        viewer: &Viewer<'_>,
+        search: &Search,
+        host: Option<&str>,
+        registry: &Registry,
+    ) -> std::result::Result<Vec<String>, MirrorError> {
+        let mirror = &self.house.mirror;
+        let namespace = search.namespace.as_deref();
+        let typed = |repository: &Repository| {
+            let of = (registry, repository);
+            let typed = typed_name(&self.house.table, &self.listener, namespace, host, of);
+            typed.filter(|typed| typed.contains(&search.word))
+        };
+        let mut found = mirror.cached_names(viewer, registry).await;
+        if search.hosted.contains(registry) {
+            let listed = mirror.searched_names(viewer, registry);
+            match tokio::time::timeout(WITHIN, listed).await {
+                Ok(Ok(listed)) => found.extend(listed),
+                // How to log in there is its answer.
+                Ok(Err(error @ MirrorError::Challenged(_))) => return Err(error),
+                Ok(Err(error)) => {
+                    let error = telemetry::chain(&error);
+                    tracing::debug!(%registry, error, "a catalogue is not searched");
+                }
+                Err(_) => tracing::debug!(%registry, "a catalogue is too slow to be searched"),
+            }
+        }
+        Ok(picked(&found, typed).await)
+    }
+}
+
+/// The answer: what is described by a v1 registry first, then the other names.
+fn results(search: &Search, described: Vec<Found>, names: BTreeSet<String>) -> Value {
+    let mut known = BTreeSet::new();
+    let mut found: Vec<Found> = Vec::new();
+    let plain = names.into_iter().map(|name| Found {
+        name,
+        description: String::new(),
+    });
+    for result in described.into_iter().chain(plain) {
+        if known.insert(result.name.clone()) {
+            found.push(result);
+        }
+    }
+    let size = search.page.size.unwrap_or(found.len()).max(1);
+    let first = (search.page.number - 1).saturating_mul(size);
+    let page = found.iter().skip(first).take(size).map(|result| {
+        json!({
+            "name": result.name,
+            "description": result.description,
+            "star_count": 0,
+            "is_official": false,
+            "is_trusted": false,
+            "is_automated": false,
+        })
+    });
+    json!({
+        "query": search.word,
+        "num_results": found.len(),
+        "num_pages": found.len().div_ceil(size),
+        "page": search.page.number,
+        "page_size": size,
+        "results": page.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> std::result::Result<Search, ErrorCode> {
+        let query = Query::parse(text).expect("a query");
+        let found = search(&Table::default(), &Listener::default(), None, &query);
+        found.map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let invalid = Err(ErrorCode::PaginationNumberInvalid);
+        for (text, expected) in [
+            ("", Ok((String::new(), None, 1))),
+            ("q=App&n=25", Ok(("app".into(), Some(25), 1))),
+            ("q=a%2Fb&n=500&page=3", Ok(("a/b".into(), Some(100), 3))),
+            ("n=0&page=0", Ok((String::new(), Some(1), 1))),
+            ("n=x", invalid.clone()),
+            ("page=-1", invalid),
+        ] {
+            let found = asked(text);
+            let found = found.map(|it| (it.word, it.page.size, it.page.number));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn results_are_merged_and_cut_into_pages() {
+        let found = |name: &str| Found {
+            name: name.into(),
+            description: "of v1".into(),
+        };
+        let names = || ["a", "b", "c", "d"].map(str::to_owned).into();
+        for (text, count, pages, page) in [
+            ("", 5, 1, vec!["z", "b", "a", "c", "d"]),
+            ("n=2", 5, 3, vec!["z", "b"]),
+            ("n=2&page=3", 5, 3, vec!["d"]),
+            ("n=2&page=4", 5, 3, vec![]),
+        ] {
+            let search = asked(text).expect("a search");
+            let described = vec![found("z"), found("b"), found("z")];
+            let body = results(&search, described, names());
+            assert_eq!(body["num_results"], count, "{text}");
+            assert_eq!(body["num_pages"], pages, "{text}");
+            let results = body["results"].as_array().expect("a list").iter();
+            let listed: Vec<_> = results.clone().map(|it| it["name"].clone()).collect();
+            assert_eq!(listed, page, "{text}");
+            for result in results {
+                let described = result["name"] == "b" || result["name"] == "z";
+                assert_eq!(result["description"] == "of v1", described);
+            }
+        }
+        let nothing = results(
+            &asked("q=x").expect("a search"),
+            Vec::new(),
+            BTreeSet::new(),
+        );
+        assert_eq!(
+            (&nothing["num_results"], &nothing["query"]),
+            (&json!(0), &json!("x"))
+        );
+    }
+}

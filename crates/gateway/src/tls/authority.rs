@@ -1,0 +1,279 @@
+//! Our own certificate authority, and the certificate of it that `tls: auto` serves with.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{CertificateFiles, TlsError, chain, load, read};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Clients refuse longer lives.
+pub(super) const LEAF_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
+/// A leaf this near to its end is issued anew.
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Clocks differ.
+const BACKDATE: Duration = DAY;
+
+/// Our own certificate authority. It, not the leaf, is what clients trust.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// The certificate to trust, in PEM form.
+    pub path: PathBuf,
+    /// SHA-256 of the certificate, as `AB:CD:…`.
+    pub fingerprint: String,
+    folder: PathBuf,
+}
+
+impl Authority {
+    /// Opens the authority in `folder`, or makes one: the folder 0700, the key 0600.
+    ///
+    /// # Errors
+    /// When the folder cannot be used or what is in it cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, TlsError> {
+        let write_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TlsError::Write { path, source }
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(write_error(folder))?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+            .map_err(write_error(folder))?;
+        let (path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !path.exists() && !key_path.exists() {
+            let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+            let certificate = authority_params().self_signed(&key)?;
+            write_private(&key_path, key.serialize_pem().as_bytes())?;
+            write(&path, certificate.pem().as_bytes())?;
+        }
+        let certificate = chain(&path)?.swap_remove(0);
+        Ok(Self {
+            fingerprint: fingerprint(&certificate),
+            path,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// A leaf for `names` (host names and addresses): the one on disk while it fits, else a new one.
+    ///
+    /// # Errors
+    /// When the authority's key cannot be read or the leaf cannot be written.
+    pub fn leaf(
+        &self,
+        names: &BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<CertificateFiles, TlsError> {
+        let files = CertificateFiles {
+            certificate: self.folder.join("leaf.pem"),
+            key: self.folder.join("leaf.key"),
+        };
+        let current = load(&files).ok().and_then(|key| key.cert.first().cloned());
+        if current.is_some_and(|leaf| fits(&leaf, names, now)) {
+            return Ok(files);
+        }
+        let (leaf, leaf_key) = self.sign(names, now)?;
+        write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
+        write(&files.certificate, leaf.pem().as_bytes())?;
+        tracing::info!(certificate = %files.certificate.display(), "our certificate was issued");
+        Ok(files)
+    }
+
+    /// A new leaf for `names` that stays in memory.
+    ///
+    /// # Errors
+    /// When the authority's key cannot be read.
+    pub(super) fn issue(
+        &self,
+        names: &BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<Arc<CertifiedKey>, TlsError> {
+        let (leaf, key) = self.sign(names, now)?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let certified = CertifiedKey::from_der(vec![leaf.der().clone()], key, &provider)?;
+        Ok(Arc::new(certified))
+    }
+
+    fn sign(
+        &self,
+        names: &BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<(Certificate, KeyPair), TlsError> {
+        let key_path = self.folder.join("ca.key");
+        let key_error = |reason: String| TlsError::Key {
+            path: key_path.clone(),
+            reason,
+        };
+        let key = String::from_utf8_lossy(&read(&key_path)?).into_owned();
+        let key = KeyPair::from_pem(&key).map_err(|error| key_error(error.to_string()))?;
+        let issuer = chain(&self.path)?.swap_remove(0);
+        let issuer =
+            Issuer::from_ca_cert_der(&issuer, key).map_err(|error| TlsError::Certificate {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })?;
+        let leaf_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let leaf = leaf_params(names, now)?.signed_by(&leaf_key, &issuer)?;
+        Ok((leaf, leaf_key))
+    }
+}
+
+fn authority_params() -> CertificateParams {
+    let now = SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(&format!("Roadstead CA {}", telemetry::host_name()));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + AUTHORITY_LIFE).into();
+    params
+}
+
+fn leaf_params(names: &BTreeSet<String>, now: SystemTime) -> Result<CertificateParams, TlsError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name("Roadstead");
+    for name in names {
+        params.subject_alt_names.push(match name.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(name.as_str().try_into()?),
+        });
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + LEAF_LIFE).into();
+    Ok(params)
+}
+
+fn name(common: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common);
+    name
+}
+
+/// Whether a leaf is for exactly these names and lives long enough.
+pub(super) fn fits(leaf: &CertificateDer<'_>, names: &BTreeSet<String>, now: SystemTime) -> bool {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
+        return false;
+    };
+    let Ok(Some(alternatives)) = leaf.subject_alternative_name() else {
+        return false;
+    };
+    let known: BTreeSet<String> = alternatives
+        .value
+        .general_names
+        .iter()
+        .filter_map(san_text)
+        .collect();
+    let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
+    known == *names && SystemTime::UNIX_EPOCH + Duration::from_secs(end) > now + RENEW_BEFORE
+}
+
+fn san_text(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+            address.ok().map(|address| address.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    use oci::digest::{Algorithm, Digest};
+
+    let hex = Digest::of(Algorithm::Sha256, certificate)
+        .hex()
+        .to_uppercase();
+    let pairs: Vec<&str> = (0..hex.len())
+        .step_by(2)
+        .map(|at| &hex[at..at + 2])
+        .collect();
+    pairs.join(":")
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
+    write_with(path, bytes, 0o644)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
+    write_with(path, bytes, 0o600)
+}
+
+fn write_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
+    let temporary = path.with_extension("new");
+    let written = fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| TlsError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_leaf_is_kept_while_it_fits() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = folder.path().join("keys");
+        let authority = Authority::open(&keys).expect("an authority");
+        let wanted = names(&["localhost", "127.0.0.1", "::1"]);
+        let now = SystemTime::now();
+        let leaf = |names: &BTreeSet<String>, now| {
+            let files = authority.leaf(names, now).expect("a leaf");
+            fs::read(files.certificate).expect("readable")
+        };
+        let first = leaf(&wanted, now);
+        assert_eq!(leaf(&wanted, now), first);
+        assert_eq!(leaf(&wanted, now + 366 * DAY), first);
+        let renewed = leaf(&wanted, now + 368 * DAY);
+        assert_ne!(renewed, first);
+        assert_ne!(leaf(&names(&["localhost"]), now + 368 * DAY), renewed);
+
+        let mode = |name: &str| {
+            fs::metadata(keys.join(name))
+                .expect("there")
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        assert_eq!(
+            (mode("ca.key"), mode("leaf.key"), mode("")),
+            (0o600, 0o600, 0o700)
+        );
+        let again = Authority::open(&keys).expect("the same authority");
+        assert_eq!(again.fingerprint, authority.fingerprint);
+        assert_eq!(again.fingerprint.len(), 95);
+    }
+}

@@ -1,0 +1,96 @@
+//! TLS of the listeners: whose certificate they show, and whose they ask for.
+
+mod authority;
+mod listener;
+mod own;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+pub use authority::Authority;
+pub use listener::{ListenerTls, with_files};
+pub use own::OwnTls;
+
+use runtime::reload;
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Where a listener's certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsSettings {
+    /// Of our own authority.
+    Own,
+    /// The operator's.
+    Files {
+        /// At least one. Chosen by SNI; the first is the default.
+        certificates: Vec<CertificateFiles>,
+        /// PEM file of CAs; where given, a client certificate of one of them is required.
+        client_ca: Option<PathBuf>,
+    },
+}
+
+/// Why there is no certificate to serve with. All of it is the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} holds no certificate in PEM form: {reason}", path.display())]
+    Certificate { path: PathBuf, reason: String },
+    #[error("{} holds no private key in PEM form that fits its certificate: {reason}", path.display())]
+    Key { path: PathBuf, reason: String },
+    #[error("{} holds no CA that clients can be checked against: {reason}", path.display())]
+    ClientCa { path: PathBuf, reason: String },
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("cannot set TLS up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// A certificate chain with its key, which fits.
+fn load(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = chain(&files.certificate)?;
+    let key_error = |reason: String| TlsError::Key {
+        path: files.key.clone(),
+        reason,
+    };
+    let pem = read(&files.key)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| key_error(error.to_string()))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = CertifiedKey::from_der(chain, key, &provider);
+    Ok(Arc::new(
+        certified.map_err(|error| key_error(error.to_string()))?,
+    ))
+}
+
+/// The certificates of a PEM file, at least one.
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificate_error = |reason: String| TlsError::Certificate {
+        path: path.to_owned(),
+        reason,
+    };
+    let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(certificate_error("there is none".into())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(certificate_error(error.to_string())),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    reload::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,220 @@
+//! `/token`: where clients of the v2 API get what they show instead of a password
+//! (distribution's docs/content/spec/auth/token.md and oauth.md).
+
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, header};
+use pingora::Result;
+use pingora::proxy::Session;
+use tokio::time::{Instant, timeout_at};
+
+use super::login::{Denial, address, deny};
+use super::respond::{self, Wanted};
+use super::route::{self, Refusal};
+use super::{Gateway, send};
+use access::{Login, Refused, Scopes, token_answer};
+use oci::cache_status::CacheStatus;
+use oci::error::ErrorCode;
+
+/// The longest form that is read, in bytes.
+const MAX_FORM: usize = 64 << 10;
+
+/// What a token is asked for, in a query or a form.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Request {
+    scopes: Vec<String>,
+    grant_type: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+/// The most fields that are read of a request.
+const MAX_FIELDS: usize = 32;
+
+impl Request {
+    /// Reads a query or form; `None` for one of more fields than any client sends.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut request = Self::default();
+        for (index, (key, value)) in url::form_urlencoded::parse(text).enumerate() {
+            if index == MAX_FIELDS {
+                return None;
+            }
+            match &*key {
+                "scope" => request.scopes.push(value.into_owned()),
+                "grant_type" => request.grant_type = Some(value.into_owned()),
+                "username" => request.username = Some(value.into_owned()),
+                "password" => request.password = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        Some(request)
+    }
+}
+
+impl Gateway {
+    /// Answers a request for a token.
+    pub(super) async fn token(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        host: Option<&str>,
+    ) -> Result<()> {
+        let Some(authenticator) = self.authenticator() else {
+            let refused = Refusal::new(ErrorCode::NameUnknown, "there are no tokens here");
+            return respond::refusal(session, wanted, &refused).await;
+        };
+        let method = session.req_header().method.clone();
+        let request = match method {
+            Method::GET | Method::HEAD => {
+                let query = session.req_header().uri.query().unwrap_or_default();
+                Request::parse(query.as_bytes())
+            }
+            Method::POST => match self.read_form(session).await? {
+                Form::Whole(form) => Request::parse(&form),
+                Form::TooLong => {
+                    return refuse(session, wanted, "the form is longer than 64 KiB").await;
+                }
+                Form::TooLate => return too_late(session, wanted).await,
+            },
+            _ => {
+                let refused = route::unsupported("tokens are asked for by GET or POST");
+                return respond::refusal(session, wanted, &refused).await;
+            }
+        };
+        let Some(request) = request else {
+            return refuse(
+                session,
+                wanted,
+                "a token is asked for with at most 32 fields",
+            )
+            .await;
+        };
+        let login = match request.grant_type.as_deref() {
+            None => self.login(session, &Scopes::default()).await,
+            Some("password") => {
+                let user = request.username.as_deref().unwrap_or_default();
+                let password = request.password.as_deref().unwrap_or_default();
+                let login = authenticator.password(user, password.as_bytes(), address(session));
+                login.await.map_err(|refused| Box::new(denied(refused)))
+            }
+            // No refresh token is ever given out: Docker would forget the password that v1 needs.
+            Some(_) => return refuse(session, wanted, "only grant_type=password is known").await,
+        };
+        let login = match login {
+            Ok(login) => login,
+            Err(mut denial) => {
+                // Here a password is what helps.
+                if denial.challenge.is_some() {
+                    denial.challenge = Some(authenticator.basic_challenge());
+                }
+                return deny(session, wanted, &denial).await;
+            }
+        };
+        let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
+        let now = SystemTime::now();
+        let Some(token) = authenticator.token(&login, &scopes, now) else {
+            return refuse(session, wanted, "a token gives no other token").await;
+        };
+        let granted = self.granted(&login, &scopes, host);
+        let body = token_answer(&token, &granted, now);
+        let mut response = respond::response(StatusCode::OK, wanted, CacheStatus::own("token"))?;
+        response.insert_header(header::CONTENT_TYPE, "application/json")?;
+        response.insert_header(header::CACHE_CONTROL, "no-store")?;
+        send::whole(session, response, wanted.head, body.into()).await
+    }
+
+    /// Reads the body of a login, whole and in time.
+    async fn read_form(&self, session: &mut Session) -> Result<Form> {
+        let deadline = Instant::now() + self.house.form_timeout;
+        let mut form = BytesMut::new();
+        loop {
+            let piece = session.downstream_session.read_request_body();
+            match timeout_at(deadline, piece).await {
+                Err(_) => return Ok(Form::TooLate),
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(None)) => return Ok(Form::Whole(form.freeze())),
+                Ok(Ok(Some(piece))) if form.len() + piece.len() > MAX_FORM => {
+                    return Ok(Form::TooLong);
+                }
+                Ok(Ok(Some(piece))) => form.extend_from_slice(&piece),
+            }
+        }
+    }
+
+    /// What of the scopes the login may use today: told, not carried.
+    fn granted(&self, login: &Login, scopes: &Scopes, host: Option<&str>) -> Scopes {
+        let resolve = |name: &str| route::repository(&self.house.table, &self.listener, host, name);
+        self.house.policy.granted(login, scopes, resolve)
+    }
+}
+
+fn denied(refused: Refused) -> Denial {
+    match refused {
+        Refused::Password | Refused::Token => Denial::unauthorized(
+            "the user or the password is wrong",
+            // Replaced by the one of this place.
+            String::new(),
+        ),
+        Refused::SlowDown { retry_after } => Denial::slow_down(retry_after),
+    }
+}
+
+async fn refuse(session: &mut Session, wanted: &Wanted, message: &'static str) -> Result<()> {
+    let refused = Refusal {
+        status: StatusCode::BAD_REQUEST,
+        code: ErrorCode::Unsupported,
+        message: message.into(),
+    };
+    super::forward::refuse(session, wanted, &refused).await
+}
+
+/// The body of a login.
+enum Form {
+    Whole(Bytes),
+    TooLong,
+    TooLate,
+}
+
+/// Answers a form that did not arrive in time, and ends the connection.
+async fn too_late(session: &mut Session, wanted: &Wanted) -> Result<()> {
+    session.set_keepalive(None);
+    let refused = Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        code: ErrorCode::Unsupported,
+        message: "the form did not arrive in time".into(),
+    };
+    respond::refusal(session, wanted, &refused).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_and_forms() {
+        let request = Request::parse(
+            b"service=x&scope=repository%3Aa%2Fb%3Apull&scope=registry:catalog:*&account=me&offline_token=true",
+        )
+        .expect("few fields");
+        let scopes = ["repository:a/b:pull", "registry:catalog:*"].map(str::to_owned);
+        assert_eq!(request.scopes, scopes);
+        assert_eq!(request.grant_type, None);
+        let request = Request::parse(
+            b"grant_type=password&username=me&password=a%26b+c&scope=repository:a:pull+repository:b:push",
+        )
+        .expect("few fields");
+        assert_eq!(request.password.as_deref(), Some("a&b c"));
+        assert_eq!(request.scopes, ["repository:a:pull repository:b:push"]);
+        assert_eq!(
+            Request::parse(b"%ff&&=&scope"),
+            Some(Request {
+                scopes: vec![String::new()],
+                ..Request::default()
+            })
+        );
+        let scopes = |n: usize| Request::parse("scope=a&".repeat(n).as_bytes());
+        assert_eq!(scopes(32).map(|request| request.scopes.len()), Some(32));
+        assert_eq!(scopes(33), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! Which clients are old: they speak v1, and fail where they see v2. It routes; it never authorises.
+
+use regex::Regex;
+
+use oci::client::Generation;
+
+/// Old clients, by their User-Agent.
+#[derive(Clone, Debug, Default)]
+pub enum OldClients {
+    /// The built-in table: Docker to 1.5, and what its ping calls itself.
+    #[default]
+    Default,
+    /// Whatever one of these finds something in.
+    Patterns(Vec<Regex>),
+}
+
+impl OldClients {
+    pub fn include(&self, agent: &str) -> bool {
+        match self {
+            Self::Default => Generation::of(agent) == Generation::V1,
+            Self::Patterns(patterns) => patterns.iter().any(|pattern| pattern.is_match(agent)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_by_the_table_or_by_patterns() {
+        let patterns = |texts: &[&str]| {
+            let patterns = texts
+                .iter()
+                .map(|text| Regex::new(text).expect("a pattern"));
+            OldClients::Patterns(patterns.collect())
+        };
+        let agents = [
+            "docker/1.0.1 go/go1.2.1",
+            "docker/1.4.1 go/go1.3.3",
+            "docker/1.5.0 go/go1.4.1",
+            "docker/1.5.0-dev go/go1.4.1",
+            "docker/1.6.2 go/go1.4.2",
+            "Go 1.1 package http",
+            "Go-http-client/1.1",
+            "",
+        ];
+        for (table, old) in [
+            (
+                OldClients::Default,
+                [true, true, true, false, false, true, false, false],
+            ),
+            (patterns(&[]), [false; 8]),
+            (
+                patterns(&[r"^docker/1\.[0-6]\.", "^Go-http"]),
+                [true, true, true, true, true, false, true, false],
+            ),
+        ] {
+            for (agent, old) in agents.iter().zip(old) {
+                assert_eq!(table.include(agent), old, "{table:?} {agent}");
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Who asks over v1, and what they are told who may not.
+
+use std::time::SystemTime;
+
+use http::{StatusCode, header};
+use pingora::proxy::Session;
+
+use super::super::Gateway;
+use super::super::login::address;
+use super::super::route::Refusal;
+use access::{Action, Caller, Denied, Login, Permit, Refused};
+use oci::authorization::{self, Authorization};
+use oci::error::ErrorCode;
+use oci::name::{Registry, Repository};
+
+/// A refusal, and how it could be overcome.
+#[derive(Debug)]
+pub struct Denial {
+    pub refusal: Refusal,
+    pub challenge: Challenge,
+    /// In seconds.
+    pub retry_after: Option<u64>,
+}
+
+/// What a client that is refused could log in with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    None,
+    Basic,
+    Token,
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            challenge: Challenge::None,
+            retry_after: None,
+        }
+    }
+}
+
+impl Denial {
+    /// 401. Old Docker understands nothing else as "log in".
+    pub fn unauthorized(message: &'static str) -> Self {
+        Self {
+            challenge: Challenge::Basic,
+            ..Refusal::new(ErrorCode::Unauthorized, message).into()
+        }
+    }
+
+    fn forbidden(message: &'static str) -> Self {
+        Refusal::new(ErrorCode::Denied, message).into()
+    }
+}
+
+impl From<Refused> for Denial {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Password => Self::unauthorized("the user or the password is wrong"),
+            Refused::Token => Self {
+                challenge: Challenge::Token,
+                ..Self::unauthorized("the token is not valid any more, or never was")
+            },
+            Refused::SlowDown { retry_after } => Self {
+                refusal: Refusal {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    code: ErrorCode::TooManyRequests,
+                    message: refused.to_string().into(),
+                },
+                challenge: Challenge::None,
+                retry_after: Some(retry_after.as_secs()),
+            },
+        }
+    }
+}
+
+/// What a token of the v1 API says that it is for: `signature=…,repository="<name>",access=read`.
+fn repository_of(token: &str) -> Option<&str> {
+    let (_, rest) = token.split_once("repository=")?;
+    let rest = rest.trim_start_matches('"');
+    let end = rest.find(['"', ',', ' ']).unwrap_or(rest.len());
+    Some(&rest[..end]).filter(|name| !name.is_empty())
+}
+
+impl Gateway {
+    pub(super) fn v1_has_accounts(&self) -> bool {
+        let authenticator = self.house.authenticator.as_ref();
+        authenticator.is_some_and(access::Authenticator::has_accounts)
+    }
+
+    /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
+    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Denial> {
+        let Some(authenticator) = &self.house.authenticator else {
+            return Ok(Login::ANONYMOUS);
+        };
+        if self.listener.read_only {
+            return Ok(Login::ANONYMOUS);
+        }
+        let lines = session.req_header().headers.get_all(header::AUTHORIZATION);
+        let lines: Vec<&[u8]> = lines.iter().map(http::HeaderValue::as_bytes).collect();
+        let authorization = authorization::parse(&lines.join(&b", "[..]));
+        let authorization = authorization.map_err(|malformed| {
+            tracing::debug!(error = %malformed, "a login that cannot be read");
+            Denial::unauthorized("the Authorization header cannot be read")
+        })?;
+        let login = authenticator.login(&authorization, address(session), SystemTime::now());
+        Ok(login.await?)
+    }
+
+    /// The repository that a token of ours is for, which requests for images say nowhere else. Where everybody
+    /// is anonymous it gives no right, but says which repository's image is meant.
+    pub(super) async fn v1_token_repository(
+        &self,
+        session: &Session,
+        login: &Login,
+    ) -> Option<String> {
+        if !self.listener.read_only {
+            return login.repository().map(str::to_owned);
+        }
+        let authenticator = self.house.authenticator.as_ref()?;
+        let line = session.req_header().headers.get(header::AUTHORIZATION)?;
+        let token = authorization::parse(line.as_bytes()).ok()?;
+        if !matches!(token, Authorization::Token(_)) {
+            return None;
+        }
+        let shown = authenticator.login(&token, address(session), SystemTime::now());
+        Some(shown.await.ok()?.repository()?.to_owned())
+    }
+
+    /// The repository that a token names which is not ours: no right, but what Docker with `--registry-mirror`
+    /// asks for. Only where nothing is done but reading.
+    pub(super) fn v1_foreign_name(&self, session: &Session) -> Option<String> {
+        let line = session.req_header().headers.get(header::AUTHORIZATION)?;
+        let Ok(Authorization::Token(text)) = authorization::parse(line.as_bytes()) else {
+            return None;
+        };
+        let name = repository_of(&text).filter(|_| self.listener.read_only);
+        name.map(str::to_owned)
+    }
+
+    /// Decides, before anybody looks.
+    pub(super) fn v1_decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        registry: &Registry,
+        repository: &Repository,
+    ) -> Result<Permit, Denial> {
+        let decided = self
+            .house
+            .policy
+            .decide(caller, action, registry, repository);
+        let challenged = self.v1_has_accounts() && !self.listener.read_only;
+        decided.map_err(|denied| match denied {
+            Denied::Anonymous if challenged => Denial::unauthorized("you have to log in for that"),
+            Denied::Scope if !self.listener.read_only => Denial {
+                challenge: Challenge::Token,
+                ..Denial::unauthorized("the token is not for that")
+            },
+            Denied::Anonymous | Denied::User | Denied::Scope => {
+                Denial::forbidden("you may not do that to this repository")
+            }
+        })
+    }
+
+    /// The `WWW-Authenticate` of a refusal.
+    pub(super) fn v1_challenge(&self, challenge: Challenge) -> Option<String> {
+        let authenticator = self.house.authenticator.as_ref()?;
+        match challenge {
+            Challenge::Basic if authenticator.has_accounts() => {
+                Some(authenticator.basic_challenge())
+            }
+            Challenge::Token => Some("Token".to_owned()),
+            Challenge::Basic | Challenge::None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_that_tokens_name() {
+        for (token, name) in [
+            (
+                "signature=X,repository=\"library/ubuntu\",access=read",
+                Some("library/ubuntu"),
+            ),
+            (
+                "signature=X, repository=\"team/app\", access=read",
+                Some("team/app"),
+            ),
+            ("signature=X,repository=app,access=read", Some("app")),
+            ("repository=\"app", Some("app")),
+            ("signature=X,repository=\"\"", None),
+            ("signature=X", None),
+            ("", None),
+        ] {
+            assert_eq!(repository_of(token), name, "{token}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The v1 API, for old Docker and for search: pings and logins are answered here, everything else passes
+//! through to the registry, once its rights are clear.
+//!
+//! Requests for images name no repository, so where there are rules the right to one hangs on a token of
+//! ours, which answers about the repository carry (`X-Docker-Token`), and the ping says that this is no
+//! standalone registry, which is what makes clients send it. An image that is not linked to the token's
+//! repository is 404, whether there is one or not.
+
+mod clients;
+mod layer;
+mod login;
+mod mirrored;
+mod pass;
+mod respond;
+mod route;
+mod search;
+mod synthesis;
+mod synthesis_layer;
+
+use pingora::Result;
+use pingora::proxy::Session;
+
+pub use clients::OldClients;
+pub use route::{Route, is_v1, not_for_old_clients, route};
+
+use super::route::Refusal;
+use super::{Failure, Gateway, forward};
+use access::{Action, Permit};
+use login::{Challenge, Denial};
+use mirror::{Claim, MirrorError};
+use oci::error::ErrorCode;
+use oci::name::{Registry, Repository};
+use route::{Image, Named};
+
+/// What of a request goes to the log.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub user: Option<String>,
+    pub registry: Option<Registry>,
+    pub repository: Option<Repository>,
+}
+
+/// Why a v1 request has no answer yet.
+enum Failed {
+    Denied(Denial),
+    Mirror(MirrorError),
+    /// The connection is of no more use.
+    Connection(Box<pingora::Error>),
+}
+
+impl From<Denial> for Failed {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Denied(Denial::from(refusal))
+    }
+}
+
+impl From<MirrorError> for Failed {
+    fn from(error: MirrorError) -> Self {
+        Self::Mirror(error)
+    }
+}
+
+impl From<Box<pingora::Error>> for Failed {
+    fn from(error: Box<pingora::Error>) -> Self {
+        Self::Connection(error)
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Mirror(error) => Self::Mirror(error),
+            Failure::Connection(error) => Self::Connection(error),
+        }
+    }
+}
+
+impl Gateway {
+    /// Answers a v1 request.
+    pub(super) async fn v1(
+        &self,
+        session: &mut Session,
+        route: Route,
+        seen: &mut Seen,
+    ) -> Result<()> {
+        let head = session.req_header().method == http::Method::HEAD;
+        let failed = match self.v1_answer(session, head, route, seen).await {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        match failed {
+            Failed::Connection(error) => return Err(error),
+            Failed::Mirror(error) => respond::failure(session, head, &error).await?,
+            Failed::Denied(denial) => {
+                // A short body is read first, so that the connection can go on.
+                forward::take_short_body(session).await;
+                let challenge = self.v1_challenge(denial.challenge);
+                let (refused, again) = (&denial.refusal, denial.retry_after);
+                respond::refusal(session, head, refused, challenge.as_deref(), again).await?;
+            }
+        }
+        forward::drain(session).await;
+        Ok(())
+    }
+
+    async fn v1_answer(
+        &self,
+        session: &mut Session,
+        head: bool,
+        route: Route,
+        seen: &mut Seen,
+    ) -> Result<(), Failed> {
+        match route {
+            Route::Refused(refusal) => Err(refusal.into()),
+            Route::Ping => {
+                let standalone = self.house.authenticator.is_none();
+                Ok(respond::ping(session, head, standalone).await?)
+            }
+            Route::Users => self.v1_users(session, head, seen).await,
+            Route::Named(named) => self.v1_named(session, &named, seen).await,
+            Route::Image(image) => self.v1_image(session, image, seen).await,
+        }
+    }
+
+    /// A login: accounts are made by the operator, never by a client, so that creating one is refused in the
+    /// way after which clients try to log in.
+    async fn v1_users(
+        &self,
+        session: &mut Session,
+        head: bool,
+        seen: &mut Seen,
+    ) -> Result<(), Failed> {
+        let creates = session.req_header().method == http::Method::POST;
+        let login = self.v1_login(session).await?;
+        seen.user = login.user().map(str::to_owned);
+        let must = self.v1_has_accounts() && !self.listener.read_only;
+        if creates || (must && login.user().is_none()) {
+            return Err(Denial::unauthorized("log in with your user and password").into());
+        }
+        Ok(respond::welcome(session, head).await?)
+    }
+
+    async fn v1_named(
+        &self,
+        session: &mut Session,
+        named: &Named,
+        seen: &mut Seen,
+    ) -> Result<(), Failed> {
+        seen.registry = Some(named.registry.clone());
+        seen.repository = Some(named.repository.clone());
+        let login = self.v1_login(session).await?;
+        seen.user = login.user().map(str::to_owned);
+        let caller = login.caller(&named.name);
+        let permit = self.v1_decide(&caller, named.action, &named.registry, &named.repository)?;
+        self.v1_either(session, named, &login, &permit).await
+    }
+
+    async fn v1_image(
+        &self,
+        session: &mut Session,
+        image: Image,
+        seen: &mut Seen,
+    ) -> Result<(), Failed> {
+        let login = self.v1_login(session).await?;
+        seen.user = login.user().map(str::to_owned);
+        let Some(name) = self.v1_token_repository(session, &login).await else {
+            if self.v1_synthesised_by_id(session, &image).await? {
+                return Ok(());
+            }
+            let open = image.registry.as_ref();
+            let open = open.and_then(|registry| self.house.policy.open(registry));
+            let foreign = self.v1_foreign_name(session);
+            if let (None, Some(name)) = (&open, &foreign) {
+                let permit = self.v1_permit(session, &login, name, image.action)?;
+                seen.registry = Some(permit.registry().clone());
+                seen.repository = Some(permit.repository().clone());
+                let claim = Claim::Repository(&permit);
+                return self.v1_pass_image(session, &image, claim).await;
+            }
+            let open = open.ok_or_else(|| Denial {
+                challenge: Challenge::Token,
+                ..Denial::unauthorized("an image is asked for with the token of its repository")
+            })?;
+            seen.registry = Some(open.registry().clone());
+            if let Some(name) = foreign {
+                let host = super::host(session.req_header()).ok().flatten();
+                if let Ok((entry, repository)) =
+                    route::resolve(&self.house.table, &self.listener, host, &name)
+                    && entry.registry == *open.registry()
+                {
+                    let mirror = &self.house.mirror;
+                    mirror.v1_said_to_be_in(&entry.registry, &image.id, &repository);
+                }
+            }
+            let claim = Claim::Everything(&open);
+            return self.v1_pass_image(session, &image, claim).await;
+        };
+        let permit = self.v1_permit(session, &login, &name, image.action)?;
+        seen.registry = Some(permit.registry().clone());
+        seen.repository = Some(permit.repository().clone());
+        if self.v1_synthesised(session, &image, &permit).await? {
+            return Ok(());
+        }
+        let claim = Claim::Repository(&permit);
+        self.v1_pass_image(session, &image, claim).await
+    }
+
+    /// What a token is good for at this moment.
+    fn v1_permit(
+        &self,
+        session: &Session,
+        login: &access::Login,
+        name: &str,
+        action: Action,
+    ) -> Result<Permit, Failed> {
+        let host = super::host(session.req_header()).ok().flatten();
+        let (entry, repository) = route::resolve(&self.house.table, &self.listener, host, name)?;
+        if action != Action::Pull && !entry.push {
+            return Err(route::no_pushes(&entry.registry).into());
+        }
+        Ok(self.v1_decide(&login.caller(name), action, &entry.registry, &repository)?)
+    }
+}
+
+/// What is said of an answer that cannot be passed on.
+fn unusable(message: &'static str) -> Refusal {
+    Refusal {
+        status: http::StatusCode::BAD_GATEWAY,
+        code: ErrorCode::Unknown,
+        message: message.into(),
+    }
+}

@@ -1,0 +1,345 @@
+//! Requests that pass through to a v1 registry, what their answers teach, and what they carry back.
+
+use std::pin::pin;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::super::location::is_authority;
+use super::super::unframed::{self, Proof};
+use super::super::{Gateway, forward, send};
+use super::route::{Image, Named};
+use super::{Failed, respond, synthesis, unusable};
+use access::{Action, Login, Permit, V1Access};
+use mirror::{self, Body, BodyEnd, Claim, MirrorError, Passed, V1Pass};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::name::Registry;
+use oci::v1::{Part, Resource, ids_in_list, ids_of_tags};
+use oci::v2;
+
+/// Request headers that a registry needs. Authorization stays here, and so does If-Modified-Since, to which
+/// docker-registry says 304 whether there is an image or not.
+const GOING_UP: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE];
+const CHECKSUMS: &[&str] = &["x-docker-checksum", "x-docker-checksum-payload"];
+
+/// Response headers that go back as they are. No coding is among them: bytes are passed on as they come,
+/// and one registry calls every layer gzip.
+const COMING_BACK: &[&str] = &[
+    "content-type",
+    "etag",
+    "pragma",
+    "retry-after",
+    "warning",
+    "x-docker-checksum-payload",
+    "x-docker-payload-checksum",
+    "x-docker-size",
+];
+/// Those that say how long others may keep it.
+const KEEPING: &[&str] = &["cache-control", "expires", "last-modified"];
+
+impl Gateway {
+    /// Passes on a request for something of a repository.
+    pub(super) async fn v1_pass_named(
+        &self,
+        session: &mut Session,
+        named: &Named,
+        login: &Login,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
+        let mirrored = self.house.mirror.v1_is_mirrored(&named.registry);
+        if mirrored && named.action == Action::Pull {
+            return self.v1_mirrored_named(session, named, login, permit).await;
+        }
+        let mut headers = headers_up(session);
+        if named.resource.is_of_index() {
+            headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
+        }
+        let mirror = &self.house.mirror;
+        let passed = self
+            .v1_send(session, headers, |pass| {
+                mirror.v1_repository(permit, &named.resource, pass)
+            })
+            .await?;
+        if self.v1_is_elsewhere(named, passed.status) {
+            return Err(synthesis::unknown(mirror::Asked::Repository).into());
+        }
+        let method = session.req_header().method.clone();
+        let teaches = passed.status == StatusCode::OK && method == Method::GET;
+        let gone = matches!(named.resource, Resource::Repository | Resource::Tags);
+        if method == Method::DELETE && gone && passed.status.is_success() {
+            mirror.v1_unlink_all(permit).await;
+        }
+        let mut response = self.v1_response(session, &named.registry, named.action, &passed)?;
+        if passed.status.is_success() && named.resource.is_of_index() {
+            self.v1_endpoints(session, &mut response, named, login)?;
+        }
+        let learn: fn(&[u8]) -> Vec<_> = match named.resource {
+            Resource::Images => ids_in_list,
+            Resource::Tags | Resource::Tag(_) => ids_of_tags,
+            _ => return self.v1_relay(session, response, passed).await,
+        };
+        if !teaches {
+            return self.v1_relay(session, response, passed).await;
+        }
+        let bytes = self.v1_learn(permit, learn, passed).await?;
+        Ok(send::whole(session, response, false, bytes).await?)
+    }
+
+    /// Passes on a request for a part of an image.
+    pub(super) async fn v1_pass_image(
+        &self,
+        session: &mut Session,
+        image: &Image,
+        claim: Claim<'_>,
+    ) -> Result<(), Failed> {
+        let Image {
+            id, part, action, ..
+        } = image;
+        let method = session.req_header().method.clone();
+        let mirrored = self.house.mirror.v1_is_mirrored(claim.registry());
+        let is_kept = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
+        if mirrored && is_kept && *action == Action::Pull {
+            return self.v1_mirrored_image(session, image, claim).await;
+        }
+        let headers = headers_up(session);
+        if *part == Part::Layer && *action == Action::Pull {
+            return self.v1_layer(session, image, claim, headers).await;
+        }
+        let mirror = &self.house.mirror;
+        let passed = self
+            .v1_send(session, headers, |pass| {
+                mirror.v1_image(claim, id, *part, pass)
+            })
+            .await?;
+        let permit = match claim {
+            Claim::Repository(permit) => Some(permit),
+            Claim::Everything(_) => None,
+        };
+        let registry = claim.registry();
+        let response = self.v1_response(session, registry, *action, &passed)?;
+        let (Some(permit), true) = (permit, passed.status == StatusCode::OK) else {
+            return self.v1_relay(session, response, passed).await;
+        };
+        if method == Method::PUT && *part == Part::Json {
+            // Whoever may push here made it: it is the repository's from now on.
+            mirror.v1_link(permit, std::slice::from_ref(id)).await?;
+        } else if method == Method::GET && *part == Part::Ancestry {
+            let bytes = self.v1_learn(permit, ids_in_list, passed).await?;
+            return Ok(send::whole(session, response, false, bytes).await?);
+        }
+        self.v1_relay(session, response, passed).await
+    }
+
+    /// Reads a list whole, and links the images that it names.
+    async fn v1_learn(
+        &self,
+        permit: &Permit,
+        ids: fn(&[u8]) -> Vec<oci::v1::ImageId>,
+        mut passed: Passed,
+    ) -> Result<Bytes, MirrorError> {
+        let bytes = mirror::v1_list(&mut passed).await?;
+        self.house.mirror.v1_link(permit, &ids(&bytes)).await?;
+        Ok(bytes)
+    }
+
+    /// What clients need to go on with a repository: where its images are, and by what right.
+    pub(super) fn v1_endpoints(
+        &self,
+        session: &Session,
+        response: &mut ResponseHeader,
+        named: &Named,
+        login: &Login,
+    ) -> pingora::Result<()> {
+        let external = self.external(session);
+        let authority = external.split_once("://").map_or("", |(_, rest)| rest);
+        response.insert_header("X-Docker-Endpoints", authority)?;
+        let access = match named.action {
+            Action::Pull => V1Access::Read,
+            Action::Push => V1Access::Write,
+            Action::Delete => V1Access::Delete,
+        };
+        let token = self.house.authenticator.as_ref().and_then(|authenticator| {
+            authenticator.v1_token(login, &named.name, access, SystemTime::now())
+        });
+        if let Some(token) = token {
+            response.insert_header("X-Docker-Token", token)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request and its body until there is an answer.
+    async fn v1_send<F, A>(
+        &self,
+        session: &mut Session,
+        headers: HeaderMap,
+        ask: F,
+    ) -> Result<Passed, Failed>
+    where
+        F: FnOnce(V1Pass) -> A,
+        A: Future<Output = Result<Passed, MirrorError>>,
+    {
+        let method = session.req_header().method.clone();
+        let bodiless = matches!(method, Method::GET | Method::HEAD) || session.is_body_empty();
+        let (feed, body) = if bodiless {
+            (None, None)
+        } else {
+            forward::go_on(session).await?;
+            let length = forward::content_length(&session.req_header().headers);
+            let (feed, body) = Body::new(length);
+            (Some(feed), Some(body))
+        };
+        let sending = ask(V1Pass {
+            method,
+            headers,
+            body,
+        });
+        let mut sending = pin!(sending);
+        if let Some(feed) = feed {
+            tokio::select! {
+                biased;
+                passed = &mut sending => return Ok(passed?),
+                sent = forward::feed_body(session, feed, self.house.patience) => sent?,
+            }
+        }
+        let answer = tokio::time::timeout(forward::ANSWER, sending).await;
+        Ok(answer.map_err(|_| MirrorError::late())??)
+    }
+
+    /// The head of what goes back, `Location` leading here where it led to the registry.
+    pub(super) fn v1_response(
+        &self,
+        session: &Session,
+        registry: &Registry,
+        action: Action,
+        passed: &Passed,
+    ) -> Result<ResponseHeader, Failed> {
+        let cache = CacheStatus::forward(Forward::Bypass);
+        let mut response = respond::response(passed.status, cache)?;
+        let names = COMING_BACK.iter().chain(
+            KEEPING
+                .iter()
+                .filter(|_| self.house.policy.is_open(registry)),
+        );
+        for name in names {
+            for value in passed.headers.get_all(*name) {
+                response.append_header(*name, value.clone())?;
+            }
+        }
+        if !self.house.policy.is_open(registry) {
+            response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        }
+        let Some(location) = passed.headers.get(header::LOCATION) else {
+            return Ok(response);
+        };
+        let external = self.external(session);
+        let mut own = self.house.mirror.v1_upstreams_of(registry);
+        own.push(&external);
+        let here = location.to_str().ok();
+        match here.and_then(|location| leading_here(location, &own, &external)) {
+            Some(here) => response.insert_header(header::LOCATION, here)?,
+            // Bytes that a registry keeps elsewhere are fetched there: nobody's login goes along.
+            None if action == Action::Pull => {
+                response.insert_header(header::LOCATION, location.clone())?;
+            }
+            None => return Err(unusable("the registry wants the push to go elsewhere").into()),
+        }
+        Ok(response)
+    }
+
+    /// Gives an answer back as it comes.
+    pub(super) async fn v1_relay(
+        &self,
+        session: &mut Session,
+        mut response: ResponseHeader,
+        passed: Passed,
+    ) -> Result<(), Failed> {
+        let length = forward::content_length(&passed.headers);
+        let head = session.req_header().method == Method::HEAD;
+        let bodiless = head || passed.status == StatusCode::NO_CONTENT;
+        if bodiless || length == Some(0) {
+            if let Some(length) = length.filter(|_| passed.status != StatusCode::NO_CONTENT) {
+                response.insert_header(header::CONTENT_LENGTH, length)?;
+            }
+            session
+                .write_response_header(Box::new(response), true)
+                .await?;
+        } else if passed.end() == BodyEnd::Connection {
+            let method = session.req_header().method.clone();
+            let bytes = match unframed::of_v1(&method, &passed) {
+                None => return Err(unusable(unframed::UNPROVEN).into()),
+                Some(Proof::Status) => unframed::json(passed).await.unwrap_or_default(),
+                Some(_) => {
+                    let whole = unframed::json(passed).await;
+                    whole.ok_or_else(|| unusable(unframed::CUT))?
+                }
+            };
+            send::whole(session, response, false, bytes).await?;
+        } else {
+            send::relay(session, response, length, passed).await?;
+        }
+        forward::drain(session).await;
+        Ok(())
+    }
+}
+
+/// The headers of a request that its registry needs. Who asks, and by which name, is not the registry's to
+/// know.
+pub(super) fn headers_up(session: &Session) -> HeaderMap {
+    let request = session.req_header();
+    let mut headers = HeaderMap::new();
+    for name in GOING_UP {
+        for value in request.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    for name in CHECKSUMS {
+        if let Some(value) = request.headers.get(*name) {
+            headers.insert(*name, value.clone());
+        }
+    }
+    let identity = header::HeaderValue::from_static("identity");
+    headers.insert(header::ACCEPT_ENCODING, identity);
+    headers
+}
+
+/// A `Location` on one of the registry's own names, as the client has to ask for it here.
+fn leading_here(location: &str, own: &[&str], external: &str) -> Option<String> {
+    let led = v2::Target::split(location)?;
+    let is_own = |authority| own.iter().any(|origin| is_authority(origin, authority));
+    let segments = v2::segments(led.path).ok()?;
+    if !led.authority.is_none_or(is_own) || segments.first().is_none_or(|first| first != "v1") {
+        return None;
+    }
+    let query = led
+        .query
+        .map_or_else(String::new, |query| format!("?{query}"));
+    Some(format!("{external}{}{query}", led.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_lead_here_or_stay() {
+        let own = ["http://127.0.0.1:6001", "https://gate.example:5000"];
+        let here = |location: &str| leading_here(location, &own, "https://gate.example:5000");
+        let users = Some("https://gate.example:5000/v1/users/".to_owned());
+        for (location, expected) in [
+            ("http://127.0.0.1:6001/v1/users/", users.clone()),
+            ("http://gate.example:5000/v1/users/", users.clone()),
+            ("/v1/users/", users),
+            ("http://127.0.0.1:6002/v1/users/", None),
+            ("https://bucket.example/v1/users/", None),
+            ("http://127.0.0.1:6001/elsewhere", None),
+            ("//evil.example/v1/", None),
+            ("ftp://127.0.0.1:6001/v1/", None),
+            ("", None),
+        ] {
+            assert_eq!(here(location), expected, "{location}");
+        }
+    }
+}

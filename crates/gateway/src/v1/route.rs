@@ -1,0 +1,366 @@
+//! Routing of the v1 API: from a request to a [`Route`], pure. Names belong to registries as in v2.
+
+use http::{Method, StatusCode};
+
+use super::super::route::{Asked, Entry, Listener, Refusal, Table, fixed, owner, unsupported};
+use access::Action;
+use oci::error::ErrorCode;
+use oci::name::{Registry, Repository};
+use oci::v1::{self, ImageId, Part, Path, Resource};
+use oci::v2;
+
+/// Where a v1 request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Answered by ourselves.
+    Ping,
+    /// A login, answered by ourselves.
+    Users,
+    Named(Named),
+    Image(Image),
+    Refused(Refusal),
+}
+
+/// Something of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub registry: Registry,
+    /// With the canonical name.
+    pub repository: Repository,
+    pub resource: Resource,
+    pub action: Action,
+    /// The name as the client typed it, without `library/`: what a token says.
+    pub name: String,
+}
+
+/// A part of an image: whose it is, a token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub id: ImageId,
+    pub part: Part,
+    pub action: Action,
+    /// Whose it is where no token says it.
+    pub registry: Option<Registry>,
+}
+
+/// Whether a path is the v1 API's. It is still encoded.
+pub fn is_v1(path: &str) -> bool {
+    let first = path.split('/').find(|segment| !segment.is_empty());
+    matches!(first, Some("v1" | "_ping"))
+}
+
+/// Routes a request whose path [`is_v1`].
+pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Route {
+    routed(table, listener, asked).unwrap_or_else(Route::Refused)
+}
+
+/// What an old client gets at `/v2/`, so that it goes on with v1.
+pub fn not_for_old_clients() -> Route {
+    Route::Refused(Refusal::new(
+        ErrorCode::NameUnknown,
+        "this client speaks the v1 API",
+    ))
+}
+
+fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route, Refusal> {
+    let path = v2::segments(asked.path)
+        .and_then(|segments| v1::parse(&segments, asked.path.ends_with('/')))
+        .map_err(|error| {
+            let status = match error {
+                v2::PathError::Encoding | v2::PathError::Tag(_) => StatusCode::BAD_REQUEST,
+                v2::PathError::Unknown | v2::PathError::Digest(_) => StatusCode::NOT_FOUND,
+            };
+            Refusal {
+                status,
+                code: ErrorCode::NameUnknown,
+                message: error.to_string().into(),
+            }
+        })?;
+    let reads = matches!(*asked.method, Method::GET | Method::HEAD);
+    match path {
+        Path::Ping | Path::Users => {
+            nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
+            match path {
+                Path::Ping if reads => Ok(Route::Ping),
+                Path::Users if reads => Ok(Route::Users),
+                Path::Users if *asked.method == Method::POST && !listener.read_only => {
+                    Ok(Route::Users)
+                }
+                _ => Err(unsupported("there is no such method here")),
+            }
+        }
+        // Routed before, since what is found is not v1's alone.
+        Path::Search => Err(unsupported("there is no such method here")),
+        Path::Image { id, part } => {
+            let entry = nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
+            let action = action_on_image(asked.method, part)?;
+            if action != Action::Pull && (listener.read_only || !entry.v1) {
+                return Err(no_pushes(&entry.registry));
+            }
+            Ok(Route::Image(Image {
+                id,
+                part,
+                action,
+                registry: Some(entry.registry.clone()),
+            }))
+        }
+        Path::Named { name, resource } => {
+            let (entry, repository) = resolve(table, listener, asked.host, &name)?;
+            let action = action_on_repository(asked.method, &resource)?;
+            if action != Action::Pull && (listener.read_only || !entry.push || !entry.v1) {
+                return Err(no_pushes(&entry.registry));
+            }
+            Ok(Route::Named(Named {
+                registry: entry.registry.clone(),
+                repository,
+                resource,
+                action,
+                name: v1::plain(&name).to_owned(),
+            }))
+        }
+    }
+}
+
+/// The registry and repository that a typed name stands for.
+///
+/// # Errors
+/// When it is nobody's, or a registry's that speaks no v1.
+pub fn resolve<'t>(
+    table: &'t Table,
+    listener: &Listener,
+    host: Option<&str>,
+    name: &str,
+) -> Result<(&'t Entry, Repository), Refusal> {
+    let (entry, rest) = owner(table, listener, None, host, v1::plain(name))?;
+    if !speaks_v1(entry) {
+        return Err(not_served());
+    }
+    let rest = v1::plain(rest);
+    let canonical = if entry.library && !rest.contains('/') {
+        format!("library/{rest}").parse()
+    } else {
+        rest.parse()
+    };
+    let repository = canonical.map_err(|error: oci::name::NameError| {
+        Refusal::new(ErrorCode::NameInvalid, error.to_string())
+    })?;
+    Ok((entry, repository))
+}
+
+/// The registry of a request that names no repository: the one that the listener or the Host fixes; else the
+/// default one, or else any, that speaks v1.
+fn nameless<'t>(
+    table: &'t Table,
+    listener: &Listener,
+    host: Option<&str>,
+) -> Result<Option<&'t Entry>, Refusal> {
+    if let Some(entry) = fixed(table, listener, None, host)? {
+        return Ok(Some(entry).filter(|entry| speaks_v1(entry)));
+    }
+    let v1 = || table.entries.iter().filter(|entry| entry.v1);
+    let bridged = || table.entries.iter().filter(|entry| speaks_v1(entry));
+    let own = v1().find(|entry| entry.default).or_else(|| v1().next());
+    let made_up = || {
+        let default = bridged().find(|entry| entry.default);
+        default.or_else(|| bridged().next())
+    };
+    Ok(own.or_else(made_up))
+}
+
+/// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up
+/// for them. That takes that they are kept here, and that we decide who may read them.
+pub fn speaks_v1(entry: &Entry) -> bool {
+    entry.v1 || entry.bridge && entry.cached && !entry.callers
+}
+
+fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
+    use Resource::{Auth, Images, Properties, Repository, Tag, Tags};
+
+    match (method, resource) {
+        (&Method::GET | &Method::HEAD, Repository | Auth) => {
+            Err(unsupported("there is no such method here"))
+        }
+        (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
+        (&Method::PUT, Repository | Images | Auth | Properties | Tag(_)) => Ok(Action::Push),
+        (&Method::DELETE, Repository | Images | Tags | Tag(_)) => Ok(Action::Delete),
+        _ => Err(unsupported("there is no such method here")),
+    }
+}
+
+fn action_on_image(method: &Method, part: Part) -> Result<Action, Refusal> {
+    match (method, part) {
+        (&Method::GET | &Method::HEAD, Part::Checksum) => {
+            Err(unsupported("there is no such method here"))
+        }
+        (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
+        (&Method::PUT, Part::Json | Part::Layer | Part::Checksum) => Ok(Action::Push),
+        _ => Err(unsupported("there is no such method here")),
+    }
+}
+
+fn not_served() -> Refusal {
+    let message = "the v1 API is not served here; `bridge: true` at a registry serves its images";
+    Refusal::new(ErrorCode::NameUnknown, message)
+}
+
+/// What a push is told that no registry takes.
+pub fn no_pushes(registry: &Registry) -> Refusal {
+    unsupported(format!(
+        "{registry} takes no pushes here: it has no `push: true`, or this listener only reads"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::glob::Pattern;
+
+    fn table() -> Table {
+        Table {
+            entries: vec![
+                Entry {
+                    default: true,
+                    library: true,
+                    ..Entry::named("docker.io")
+                },
+                Entry {
+                    hosts: vec!["hosted.example.com".into()],
+                    owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                    push: true,
+                    v1: true,
+                    ..Entry::named("hosted")
+                },
+                Entry {
+                    hosts: vec!["v2.example.com".into()],
+                    ..Entry::named("modern")
+                },
+            ],
+            ..Table::default()
+        }
+    }
+
+    fn ask(method: &Method, path: &str, host: &str, listener: &Listener) -> Route {
+        let asked = Asked {
+            method,
+            path,
+            query: "",
+            host: Some(host),
+            agent: "",
+        };
+        route(&table(), listener, asked)
+    }
+
+    fn status(route: &Route) -> u16 {
+        match route {
+            Route::Refused(refusal) => refusal.status.as_u16(),
+            _ => 200,
+        }
+    }
+
+    #[test]
+    fn hosts_and_names_choose_the_registry() {
+        let listener = Listener::default();
+        let id = "0".repeat(64);
+        let layer = format!("/v1/images/{id}/layer");
+        for (path, host, expected) in [
+            // a host that speaks v1, one that does not, and one that fixes nothing
+            ("/_ping", "hosted.example.com", 200),
+            ("/v1/_ping", "hosted.example.com:5000", 200),
+            ("/_ping", "v2.example.com", 404),
+            ("/_ping", "localhost", 200),
+            ("/v1/users/", "hosted.example.com", 200),
+            ("/v1/users/", "v2.example.com", 404),
+            (&layer, "hosted.example.com", 200),
+            (&layer, "v2.example.com", 404),
+            ("/v1/repositories/team/app/images", "localhost", 200),
+            ("/v1/repositories/hosted/app/images", "localhost", 200),
+            ("/v1/repositories/alpine/images", "localhost", 404),
+            ("/v1/repositories/alpine/images", "hosted.example.com", 200),
+            ("/v1/repositories/UPPER/images", "hosted.example.com", 400),
+            ("/v1/repositories/team/app/images", "v2.example.com", 404),
+            ("/v1/nothing", "hosted.example.com", 404),
+            ("/v1", "hosted.example.com", 404),
+            ("/v1/%2e%2e/x", "hosted.example.com", 400),
+        ] {
+            let routed = ask(&Method::GET, path, host, &listener);
+            assert_eq!(status(&routed), expected, "{path} at {host}: {routed:?}");
+        }
+        let fixed = Listener {
+            registry: Some(Registry::new("docker.io")),
+            ..Listener::default()
+        };
+        let routed = ask(&Method::GET, "/_ping", "hosted.example.com", &fixed);
+        assert_eq!(status(&routed), 404);
+    }
+
+    #[test]
+    fn library_is_no_part_of_a_name() {
+        let listener = Listener::default();
+        for (path, host) in [
+            ("/v1/repositories/app/tags", "hosted.example.com"),
+            ("/v1/repositories/library/app/tags", "hosted.example.com"),
+        ] {
+            let Route::Named(named) = ask(&Method::GET, path, host, &listener) else {
+                panic!("{path}");
+            };
+            assert_eq!((named.repository.as_str(), &*named.name), ("app", "app"));
+            assert_eq!(
+                (named.registry.as_str(), named.action),
+                ("hosted", Action::Pull)
+            );
+        }
+    }
+
+    #[test]
+    fn methods() {
+        let id = "0".repeat(64);
+        let image = |part: &str| format!("/v1/images/{id}/{part}");
+        let (get, put, delete, post) = (Method::GET, Method::PUT, Method::DELETE, Method::POST);
+        let reads = Listener {
+            read_only: true,
+            ..Listener::default()
+        };
+        for (method, path, expected, read_only) in [
+            (&put, "/v1/repositories/team/app/".to_owned(), 200, 405),
+            (&get, "/v1/repositories/team/app/".into(), 405, 405),
+            (&put, "/v1/repositories/team/app/images".into(), 200, 405),
+            (&put, "/v1/repositories/team/app/tags/1".into(), 200, 405),
+            (&delete, "/v1/repositories/team/app/tags/1".into(), 200, 405),
+            (&delete, "/v1/repositories/team/app/".into(), 200, 405),
+            (&put, "/v1/repositories/team/app/tags".into(), 405, 405),
+            (&post, "/v1/repositories/team/app/images".into(), 405, 405),
+            (
+                &Method::PATCH,
+                "/v1/repositories/team/app/".into(),
+                405,
+                405,
+            ),
+            (&put, image("layer"), 200, 405),
+            (&put, image("checksum"), 200, 405),
+            (&put, image("ancestry"), 405, 405),
+            (&get, image("checksum"), 405, 405),
+            (&delete, image("json"), 405, 405),
+            (&get, image("layer"), 200, 200),
+            (&post, "/v1/users/".into(), 200, 405),
+            (&put, "/v1/users/me/".into(), 405, 405),
+            (&post, "/v1/_ping".into(), 405, 405),
+            (&post, "/v1/search".into(), 405, 405),
+        ] {
+            for (listener, expected) in [(&Listener::default(), expected), (&reads, read_only)] {
+                let routed = ask(method, &path, "hosted.example.com", listener);
+                assert_eq!(status(&routed), expected, "{method} {path} {routed:?}");
+            }
+        }
+        // No `push: true`.
+        let mut table = table();
+        table.entries[1].push = false;
+        let asked = Asked {
+            method: &put,
+            path: "/v1/repositories/team/app/",
+            query: "",
+            host: None,
+            agent: "",
+        };
+        assert_eq!(status(&route(&table, &Listener::default(), asked)), 405);
+    }
+}

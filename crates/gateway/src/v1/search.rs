@@ -1,0 +1,89 @@
+//! The search of v1 registries: theirs, of which everybody is shown what they may pull.
+
+use http::{Method, StatusCode};
+use pingora::proxy::Session;
+use serde_json::Value;
+
+use super::super::Gateway;
+use super::super::search::{Found, Search};
+use super::route;
+use access::{Action, Login};
+use mirror::{self, V1Pass};
+use oci::name::Registry;
+use oci::v2::Query;
+
+impl Gateway {
+    /// What the v1 registries of a search find, as far as the caller may pull it. One that cannot be asked
+    /// leaves the search poorer.
+    pub(crate) async fn v1_found(
+        &self,
+        session: &Session,
+        search: &Search,
+        login: &Login,
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
+        for registry in &search.registries {
+            let entries = &self.house.table.entries;
+            let speaks_v1 = |name: &Registry| {
+                let entry = entries.iter().find(|entry| entry.registry == *name);
+                entry.is_some_and(|entry| entry.v1)
+            };
+            if !speaks_v1(registry) {
+                continue;
+            }
+            let open = self.house.policy.search(registry);
+            let pass = V1Pass {
+                method: Method::GET,
+                headers: super::pass::headers_up(session),
+                body: None,
+            };
+            let query = Query::default().with("q", &search.word).render();
+            let query = query.trim_start_matches('?');
+            let answer = match self.house.mirror.v1_search(&open, query, pass).await {
+                Ok(mut passed) if passed.status == StatusCode::OK => {
+                    mirror::v1_list(&mut passed).await.unwrap_or_default()
+                }
+                Ok(_) => continue,
+                Err(error) => {
+                    let error = telemetry::chain(&error);
+                    tracing::debug!(%registry, error, "a v1 registry is not searched");
+                    continue;
+                }
+            };
+            found.extend(self.may_be_shown(session, login, registry, &answer));
+        }
+        found
+    }
+
+    /// Of what was found, what the caller may pull.
+    fn may_be_shown(
+        &self,
+        session: &Session,
+        login: &Login,
+        registry: &Registry,
+        answer: &[u8],
+    ) -> Vec<Found> {
+        let host = super::super::host(session.req_header()).ok().flatten();
+        let Some(caller) = login.catalog_caller() else {
+            return Vec::new();
+        };
+        let mut answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let results = match answer.get_mut("results").map(Value::take) {
+            Some(Value::Array(results)) => results,
+            _ => Vec::new(),
+        };
+        let shown = results.iter().filter_map(|result| {
+            let text = |key: &str| result.get(key).and_then(Value::as_str);
+            let name = text("name")?;
+            let (table, listener) = (&self.house.table, &self.listener);
+            let (entry, repository) = route::resolve(table, listener, host, name).ok()?;
+            let policy = &self.house.policy;
+            let decided = policy.decide(&caller, Action::Pull, registry, &repository);
+            (entry.registry == *registry && decided.is_ok()).then(|| Found {
+                name: name.to_owned(),
+                description: text("description").unwrap_or_default().to_owned(),
+            })
+        });
+        shown.collect()
+    }
+}

@@ -1,0 +1,304 @@
+//! Images that only the v2 API has, for clients of v1. A registry's own v1 side comes first: what it does not
+//! know is made up.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode, header};
+use pingora::proxy::Session;
+
+use super::super::route::{Refusal, fixed};
+use super::super::{Gateway, host, send};
+use super::route::{Image, Named, speaks_v1};
+use super::{Failed, respond};
+use access::{Action, Login, Permit};
+use mirror::{Asked, MirrorError, SynthesisFailure, SynthesisedImage, V1Pass};
+use oci::error::ErrorCode;
+use oci::name::Registry;
+use oci::synthesis::Platform;
+use oci::v1::{Part, Resource};
+
+/// How long a description waits to say how long its layer is. It may leave that out.
+const SIZE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl From<SynthesisFailure> for Failed {
+    fn from(failure: SynthesisFailure) -> Self {
+        let status = match &failure {
+            SynthesisFailure::Mirror(error) => return Self::Mirror(error.clone()),
+            SynthesisFailure::Image(_) => StatusCode::NOT_FOUND,
+            SynthesisFailure::Archive(_) => StatusCode::BAD_GATEWAY,
+            SynthesisFailure::Keep(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if status.is_server_error() {
+            tracing::warn!(
+                error = telemetry::chain(&failure),
+                "an image cannot be shown to a client of v1"
+            );
+        }
+        let refusal = Refusal {
+            status,
+            code: ErrorCode::ManifestUnknown,
+            message: failure.to_string().into(),
+        };
+        refusal.into()
+    }
+}
+
+impl Gateway {
+    /// Whether a request is one that is answered for images of v2.
+    fn v1_may_synthesise(&self, named: &Named) -> bool {
+        let read = matches!(
+            named.resource,
+            Resource::Images | Resource::Tags | Resource::Tag(_)
+        );
+        read && named.action == Action::Pull && self.house.mirror.synthesises(&named.registry)
+    }
+
+    /// Whether a registry itself speaks v1.
+    fn v1_has_own(&self, registry: &Registry) -> bool {
+        let mut entries = self.house.table.entries.iter();
+        entries.any(|entry| entry.registry == *registry && entry.v1)
+    }
+
+    /// Answers for something of a repository: as the registry's v1 side does, or where that does not know
+    /// the name, from what its v2 side has.
+    pub(super) async fn v1_either(
+        &self,
+        session: &mut Session,
+        named: &Named,
+        login: &Login,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
+        if !self.v1_may_synthesise(named) {
+            return if self.v1_has_own(&named.registry) {
+                self.v1_pass_named(session, named, login, permit).await
+            } else {
+                Err(unknown(Asked::Repository).into())
+            };
+        }
+        if self.v1_has_own(&named.registry) {
+            match self.v1_pass_named(session, named, login, permit).await {
+                Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
+                Err(Failed::Mirror(error)) => {
+                    let everybody = self.house.policy.is_open(permit.registry());
+                    let platform = Platform::of_agent(agent(session));
+                    let mirror = &self.house.mirror;
+                    let before = mirror.synthesised_before(&error, permit, everybody, &platform);
+                    if !before.await {
+                        return Err(error.into());
+                    }
+                    return self.v1_synthesise(session, named, login, permit).await;
+                }
+                answered => return answered,
+            }
+            if matches!(named.resource, Resource::Tag(_)) && self.v1_knows(session, permit).await? {
+                return Err(tag_unknown());
+            }
+        }
+        self.v1_synthesise(session, named, login, permit).await
+    }
+
+    /// Whether what the v1 side says of this request is to be told to the client, or what v2 has.
+    pub(super) fn v1_is_elsewhere(&self, named: &Named, status: StatusCode) -> bool {
+        status == StatusCode::NOT_FOUND && self.v1_may_synthesise(named)
+    }
+
+    /// Whether the registry's v1 side has a repository.
+    async fn v1_knows(&self, session: &Session, permit: &Permit) -> Result<bool, Failed> {
+        let pass = V1Pass {
+            method: Method::GET,
+            headers: super::pass::headers_up(session),
+            body: None,
+        };
+        let tags = self
+            .house
+            .mirror
+            .v1_repository(permit, &Resource::Tags, pass);
+        Ok(tags.await?.status == StatusCode::OK)
+    }
+
+    async fn v1_synthesise(
+        &self,
+        session: &mut Session,
+        named: &Named,
+        login: &Login,
+        permit: &Permit,
+    ) -> Result<(), Failed> {
+        let mirror = &self.house.mirror;
+        let everybody = self.house.policy.is_open(permit.registry());
+        let platform = Platform::of_agent(agent(session));
+        let mut response = respond::own(StatusCode::OK)?;
+        let body = match &named.resource {
+            Resource::Images => {
+                mirror.synthesised_repository(permit).await?;
+                // Clients fill it from the tags.
+                self.v1_endpoints(session, &mut response, named, login)?;
+                "[]".to_owned()
+            }
+            Resource::Tag(tag) => {
+                let id = mirror
+                    .synthesised_tag(permit, everybody, tag, &platform)
+                    .await;
+                let id = id.map_err(|error| match error {
+                    MirrorError::Unknown { .. } => tag_unknown(),
+                    error => error.into(),
+                })?;
+                serde_json::json!(id.as_str()).to_string()
+            }
+            _ => {
+                let tags = mirror
+                    .synthesised_tags(permit, everybody, &platform)
+                    .await?;
+                let tags = tags
+                    .iter()
+                    .map(|(tag, id)| (tag.clone(), id.as_str().into()));
+                serde_json::Value::Object(tags.collect()).to_string()
+            }
+        };
+        let head = session.req_header().method == Method::HEAD;
+        Ok(send::whole(session, response, head, body.into()).await?)
+    }
+
+    /// Answers for an image that was made up here, with a right to its repository; `false` where there is
+    /// none of this id.
+    pub(super) async fn v1_synthesised(
+        &self,
+        session: &mut Session,
+        image: &Image,
+        permit: &Permit,
+    ) -> Result<bool, Failed> {
+        let registry = permit.registry();
+        if !is_read(image) || !self.house.mirror.synthesises(registry) {
+            return Ok(false);
+        }
+        if let Some(open) = self.house.policy.open(registry) {
+            return self
+                .v1_synthesised_openly(session, image, open.registry())
+                .await;
+        }
+        let repository = Some(permit.repository());
+        let known = self
+            .house
+            .mirror
+            .synthesised_id(registry, repository, &image.id)
+            .await?;
+        let Some(known) = known else {
+            return Ok(false);
+        };
+        Box::pin(self.v1_image_of(session, image, permit, false, &known)).await?;
+        Ok(true)
+    }
+
+    /// [`Gateway::v1_synthesised`] for who names no repository: of the registries that everybody may read.
+    pub(super) async fn v1_synthesised_by_id(
+        &self,
+        session: &mut Session,
+        image: &Image,
+    ) -> Result<bool, Failed> {
+        if !is_read(image) {
+            return Ok(false);
+        }
+        for registry in self.v1_registries(session)? {
+            let answers = self.house.policy.is_open(&registry)
+                && self
+                    .v1_synthesised_openly(session, image, &registry)
+                    .await?;
+            if answers {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn v1_synthesised_openly(
+        &self,
+        session: &mut Session,
+        image: &Image,
+        registry: &Registry,
+    ) -> Result<bool, Failed> {
+        let mirror = &self.house.mirror;
+        if !mirror.synthesises(registry) {
+            return Ok(false);
+        }
+        let Some(known) = mirror.synthesised_id(registry, None, &image.id).await? else {
+            return Ok(false);
+        };
+        let Ok(repository) = known.repository.parse() else {
+            return Ok(false);
+        };
+        let nobody = access::Caller::Anonymous;
+        let permit = self.v1_decide(&nobody, Action::Pull, registry, &repository)?;
+        Box::pin(self.v1_image_of(session, image, &permit, true, &known)).await?;
+        Ok(true)
+    }
+
+    /// The registries that a request without a name may mean.
+    fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failed> {
+        let host = host(session.req_header()).ok().flatten();
+        let table = &self.house.table;
+        if let Some(entry) = fixed(table, &self.listener, None, host)? {
+            return Ok(vec![entry.registry.clone()]);
+        }
+        let speaking = table.entries.iter().filter(|entry| speaks_v1(entry));
+        Ok(speaking.map(|entry| entry.registry.clone()).collect())
+    }
+
+    async fn v1_image_of(
+        &self,
+        session: &mut Session,
+        image: &Image,
+        permit: &Permit,
+        everybody: bool,
+        known: &SynthesisedImage,
+    ) -> Result<(), Failed> {
+        let mirror = &self.house.mirror;
+        let made = mirror.synthesised_image(permit, &image.id, known).await?;
+        let head = session.req_header().method == Method::HEAD;
+        let mut response = respond::own(StatusCode::OK)?;
+        let body = match image.part {
+            Part::Layer => return self.v1_made_layer(session, permit, everybody, &made).await,
+            Part::Ancestry => {
+                mirror.note_ancestry(permit, everybody, known, &made).await;
+                serde_json::json!(made.ancestry()).to_string()
+            }
+            _ => {
+                let layer = mirror.synthesised_layer(permit, &made);
+                let layer = tokio::time::timeout(SIZE_PATIENCE, layer).await;
+                // What is wrong with it is said where it is asked for.
+                let size = layer.ok().and_then(|layer| layer.ok()?.size());
+                if let Some(size) = size {
+                    response.insert_header("X-Docker-Size", size)?;
+                }
+                made.json().to_owned()
+            }
+        };
+        Ok(send::whole(session, response, head, body.into()).await?)
+    }
+}
+
+fn is_read(image: &Image) -> bool {
+    image.action == Action::Pull && matches!(image.part, Part::Json | Part::Ancestry | Part::Layer)
+}
+
+fn agent(session: &Session) -> &str {
+    let agent = session.req_header().headers.get(header::USER_AGENT);
+    agent
+        .and_then(|agent| agent.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// What is not there.
+pub fn unknown(asked: Asked) -> MirrorError {
+    MirrorError::Unknown {
+        asked,
+        remembered: false,
+    }
+}
+
+fn tag_unknown() -> Failed {
+    Refusal {
+        status: StatusCode::NOT_FOUND,
+        code: ErrorCode::ManifestUnknown,
+        message: "Tag not found".into(),
+    }
+    .into()
+}

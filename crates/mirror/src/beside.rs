@@ -1,0 +1,153 @@
+//! What a receiver was sent that did not come from the file it follows: remembered by its hash, and compared with
+//! verified bytes before a body may end.
+
+use std::io;
+
+use oci::digest::{Algorithm, Digest, Hasher};
+use oci::range::Span;
+use store::{OpenFile, hash_part};
+
+/// Stretches of a blob that a receiver has from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SentBeside {
+    stretches: Vec<Stretch>,
+}
+
+#[derive(Clone, Debug)]
+struct Stretch {
+    span: Span,
+    hasher: Hasher,
+}
+
+impl SentBeside {
+    pub fn is_empty(&self) -> bool {
+        self.stretches.is_empty()
+    }
+
+    /// These bytes were sent, which should stand at `offset`.
+    pub fn note(&mut self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let end = offset + bytes.len() as u64;
+        match self.stretches.last_mut() {
+            Some(last) if last.span.end == offset => {
+                last.span.end = end;
+                last.hasher.update(bytes);
+            }
+            _ => {
+                let mut hasher = Hasher::new(Algorithm::Sha256);
+                hasher.update(bytes);
+                let span = Span { first: offset, end };
+                self.stretches.push(Stretch { span, hasher });
+            }
+        }
+    }
+
+    /// Whether all of it stands in a file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn stands_in(self, file: &OpenFile) -> io::Result<bool> {
+        for Stretch { span, hasher } in self.stretches {
+            let there = Hasher::new(Algorithm::Sha256);
+            if hash_part(file, span.first, span.end, there)? != hasher.finish() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// To compare it with a body that is read from its first byte on.
+    pub fn replay(&self) -> Replay {
+        let expected = self.stretches.iter().map(|stretch| Expected {
+            span: stretch.span,
+            sent: stretch.hasher.clone().finish(),
+            there: Hasher::new(Algorithm::Sha256),
+        });
+        Replay(expected.collect())
+    }
+}
+
+/// Stretches that a body must have.
+#[derive(Debug)]
+pub(super) struct Replay(Vec<Expected>);
+
+#[derive(Debug)]
+struct Expected {
+    span: Span,
+    sent: Digest,
+    there: Hasher,
+}
+
+impl Replay {
+    /// Takes the body's next bytes, which stand at `offset`. False when a stretch of it is not what was sent.
+    pub fn goes_on(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let end = offset + bytes.len() as u64;
+        self.0.iter_mut().all(|Expected { span, sent, there }| {
+            let within = |position: u64| {
+                let position = position.clamp(offset, end) - offset;
+                usize::try_from(position).unwrap_or(bytes.len())
+            };
+            there.update(&bytes[within(span.first)..within(span.end)]);
+            let ends_here = offset < span.end && span.end <= end;
+            !ends_here || there.clone().finish() == *sent
+        })
+    }
+
+    /// Whether a body of this length had all of them.
+    pub fn is_within(&self, length: u64) -> bool {
+        self.0.iter().all(|expected| expected.span.end <= length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Sent in pieces of three: 3..12 and 20..26 of a body.
+    fn sent(body: &[u8]) -> SentBeside {
+        let mut sent = SentBeside::default();
+        for first in [3, 6, 9, 20, 23] {
+            sent.note(first as u64, &body[first..first + 3]);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_wrong_byte_is_found_where_it_was_sent() {
+        let body: Vec<u8> = (0..30).collect();
+        for wrong in 0..body.len() {
+            let mut other = body.clone();
+            other[wrong] ^= 1;
+            let was_sent = (3..12).contains(&wrong) || (20..26).contains(&wrong);
+            let mut file = tempfile::tempfile().expect("a temporary file");
+            file.write_all(&other).expect("room");
+            let file = OpenFile::staged(file);
+            let stands = sent(&body).stands_in(&file).expect("readable");
+            assert_eq!(stands, !was_sent, "in a file, {wrong}");
+            for piece in [1, 4, 7, 30] {
+                let mut replay = sent(&body).replay();
+                let mut offset = 0;
+                let right = other.chunks(piece).all(|bytes| {
+                    let right = replay.goes_on(offset, bytes);
+                    offset += bytes.len() as u64;
+                    right
+                });
+                assert_eq!(right, !was_sent, "in pieces of {piece}, {wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_too_short_had_not_all_of_it() {
+        let body: Vec<u8> = (0..30).collect();
+        let replay = sent(&body).replay();
+        assert!(!replay.is_within(25) && replay.is_within(26));
+        let empty = OpenFile::staged(tempfile::tempfile().expect("a file"));
+        assert!(sent(&body).stands_in(&empty).is_err());
+        assert!(SentBeside::default().replay().is_within(0));
+    }
+}

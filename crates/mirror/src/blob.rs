@@ -1,0 +1,569 @@
+//! Blobs: from the store where they are here, from a fill where they are not.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::conversion::OfV1;
+use super::error::Asked;
+use super::fill::{FillError, Follower, Joined, Phase, Progress};
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::reader::Reader;
+use super::source::Source;
+use super::through::Through;
+use super::{HOT_BODY, Heads, Mirror, MirrorError, Origin, Shared, v1_layer};
+use access::Permit;
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::Digest;
+use oci::manifest::AcceptClass;
+use oci::name::{Registry, Repository};
+use oci::range::Span;
+use oci::v2::Resource;
+use store::{Blob, BlobLink, Question, Reach, trouble};
+use upstream::UpstreamError;
+
+/// A blob of a repository.
+pub(super) type ClaimKey = (Registry, Repository, Digest);
+/// The length in bytes that a registry gave with a claim, where it gave one.
+pub(super) type Claimed = Result<Option<u64>, MirrorError>;
+
+/// How long a client waits for the first sign of a cold blob.
+const HEADER_DEADLINE: Duration = Duration::from_secs(25);
+/// How often a caller starts anew because a fill ended with what others were told.
+const STRANGERS: u32 = 3;
+
+/// What to answer a blob's HEAD with.
+#[derive(Clone, Copy, Debug)]
+pub struct BlobHead {
+    /// In bytes, where known.
+    pub size: Option<u64>,
+    pub cache: CacheStatus,
+    /// How old the answer is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
+}
+
+/// A question whether a repository has a blob: what was known is changed by its answer, unless somebody wrote
+/// meanwhile.
+#[derive(Debug)]
+pub(super) struct BlobClaim {
+    link: Question,
+    missing: runtime::generation::Question<super::missing::MissingKey>,
+}
+
+/// What to answer a blob's GET with.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// In bytes; unknown while an upstream sends it without a length.
+    pub size: Option<u64>,
+    pub cache: CacheStatus,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Memory(Bytes),
+    File(Blob),
+    Fill(Follower, Source),
+    /// There is no room in the store.
+    Elsewhere(Source, Digest),
+}
+
+/// Where a blob's bytes are.
+pub(super) enum Whereabouts {
+    Here,
+    /// They come with this fill.
+    Coming(Follower),
+    /// They cannot be kept.
+    Elsewhere,
+}
+
+impl Content {
+    /// In bytes, of what is here.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            Self::File(blob) => Some(blob.size),
+            Self::Memory(bytes) => Some(bytes.len() as u64),
+            Self::Fill(..) | Self::Elsewhere(..) => None,
+        }
+    }
+}
+
+impl BlobAnswer {
+    pub(super) fn whereabouts(self) -> Whereabouts {
+        match self.content {
+            Content::Memory(_) | Content::File(_) => Whereabouts::Here,
+            Content::Fill(follower, _) => Whereabouts::Coming(follower),
+            Content::Elsewhere(..) => Whereabouts::Elsewhere,
+        }
+    }
+
+    /// With content that is here.
+    fn here(content: Content, cache: CacheStatus) -> Self {
+        Self {
+            size: content.length(),
+            cache,
+            content,
+        }
+    }
+
+    /// Whether one reader can go from part to part ([`Reader::turn_to`]); where there is no room in the
+    /// store, each would have to be asked for upstream.
+    pub const fn is_seekable(&self) -> bool {
+        match self.content {
+            Content::Memory(_) | Content::File(_) | Content::Fill(..) => true,
+            Content::Elsewhere(..) => false,
+        }
+    }
+
+    /// Waits until the length is known, for a client that knows no other end of a body.
+    pub async fn settled(mut self) -> Self {
+        let Content::Fill(follower, _) = &mut self.content else {
+            return self;
+        };
+        let over = |progress: &Progress| {
+            !matches!(progress.phase, Phase::Asking | Phase::Streaming { .. })
+        };
+        if self.size.is_none()
+            && let Ok(progress) = follower.progress.wait_for(over).await
+            && matches!(progress.phase, Phase::Done { .. })
+        {
+            self.size = Some(progress.written);
+        }
+        self
+    }
+
+    /// Opens the body, whole or in part. A part needs a known size.
+    ///
+    /// # Errors
+    /// What the upstream said, where it has to be asked again.
+    pub async fn open(self, span: Option<Span>) -> Result<Reader, MirrorError> {
+        let whole = Span {
+            first: 0,
+            end: self.size.unwrap_or(0),
+        };
+        let part = span.unwrap_or(whole);
+        let end = span.map(|span| span.end).or(self.size);
+        Ok(match self.content {
+            Content::Memory(bytes) => Reader::memory(bytes, part),
+            Content::File(blob) => Reader::blob(blob, part),
+            Content::Fill(follower, source) => {
+                Reader::fill(follower, source, self.size, part.first, end)
+            }
+            Content::Elsewhere(source, digest) => {
+                // Only a body read from its first to its last byte can be verified.
+                let verify = end == self.size;
+                let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
+                let body = source.body(&digest, offset, stop, self.size).await;
+                let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+                let check = verify.then(|| source.check(&digest));
+                Reader::through(
+                    Through::new(body, digest, part.first, check, self.size),
+                    part.first,
+                    end,
+                )
+            }
+        })
+    }
+}
+
+impl Mirror {
+    /// A blob with its bytes, as they arrive if they are not here yet.
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
+        let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+        let shared = &self.shared;
+        let link = shared.blob_link(permit, digest).await;
+        if link.is_none() && shared.missing.knows(&missing_key(permit, digest)) {
+            return Err(Asked::Blob.still_unknown());
+        }
+        let link = match link {
+            Some(link) => Some(link),
+            None => shared.shared_blob(&origin, permit, digest).await,
+        };
+        if let Some(content) = shared
+            .open_blob(digest, link.as_ref().and_then(|link| link.size))
+            .await
+        {
+            let cache = if let Some(link) = &link {
+                if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
+                    == Freshness::Stale
+                {
+                    self.recheck_blob(&origin, permit, digest);
+                }
+                CacheStatus::HIT
+            } else {
+                // The bytes came through another repository; this one's claim costs a HEAD.
+                let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
+                CacheStatus::forward(Forward::UriMiss)
+                    .collapsed(collapsed)
+                    .detail("claimed")
+            };
+            return Ok(BlobAnswer::here(content, cache));
+        }
+        self.fill_blob(&origin, permit, digest, link.is_some())
+            .await
+    }
+
+    /// A blob that is not here, from a fill. `claimed` says that the repository is known to have it.
+    async fn fill_blob(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+        mut claimed: bool,
+    ) -> Result<BlobAnswer, MirrorError> {
+        let shared = &self.shared;
+        let upstream = Source::Blob {
+            origin: origin.clone(),
+            repository: permit.repository().clone(),
+        };
+        let mut source = match shared.of_v1(origin, permit.repository(), digest).await {
+            Some(OfV1::Made(bytes)) => {
+                let cache = CacheStatus::forward(Forward::UriMiss).stored();
+                let cache = cache.detail("converted");
+                return Ok(BlobAnswer::here(Content::Memory(bytes), cache));
+            }
+            Some(OfV1::Layer(source)) => source,
+            None => upstream.clone(),
+        };
+        let mut strangers = 0;
+        loop {
+            let claim = shared.ask_blob(permit, digest);
+            let is_of_v1 = source.blob().is_none();
+            // That an image of v1 is the repository's was looked up.
+            let joined = shared
+                .fills
+                .join(*digest, source.clone(), claimed || is_of_v1);
+            match joined {
+                Joined::Fill {
+                    mut follower,
+                    collapsed,
+                } => {
+                    let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
+                    return match opened(&mut follower, &source).await {
+                        // It gave its slot up before it saw us: it goes on for us.
+                        Err(FillError::Paused) => continue,
+                        Ok(size) => {
+                            let content = Content::Fill(follower, source);
+                            Ok(BlobAnswer {
+                                size,
+                                cache: cache.stored(),
+                                content,
+                            })
+                        }
+                        Err(FillError::NoRoom { total }) => {
+                            let content = Content::Elsewhere(source, *digest);
+                            Ok(BlobAnswer {
+                                size: total,
+                                cache: cache.detail("no-room"),
+                                content,
+                            })
+                        }
+                        Err(error) if is_of_v1 => match v1_layer::refused(error) {
+                            // The v1 side has it no more. The v2 side may.
+                            MirrorError::Unknown { .. }
+                            | MirrorError::Unusable(_)
+                            | MirrorError::Untrue(_) => {
+                                source = upstream.clone();
+                                continue;
+                            }
+                            error => Err(error),
+                        },
+                        // It ended by what another source said, before it came to this one.
+                        Err(FillError::Upstream(_) | FillError::Commit(_))
+                            if follower.fill.ended_without(&source) && strangers < STRANGERS =>
+                        {
+                            strangers += 1;
+                            continue;
+                        }
+                        // It may have been asked for before it was put there, of which the link tells.
+                        Err(FillError::Upstream(error))
+                            if collapsed
+                                && claimed
+                                && strangers < STRANGERS
+                                && matches!(error.root(), UpstreamError::NotFound) =>
+                        {
+                            strangers = STRANGERS;
+                            continue;
+                        }
+                        Err(error) => Err(shared.blob_refused(origin, &claim, error).await),
+                    };
+                }
+                Joined::Unclaimed => {
+                    self.claim_blob(origin, permit, digest).await?;
+                    claimed = true;
+                }
+            }
+        }
+    }
+
+    /// A blob without its bytes: a HEAD never downloads.
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn blob_head(
+        &self,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Result<BlobHead, MirrorError> {
+        let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+        let shared = &self.shared;
+        let link = match shared.blob_link(permit, digest).await {
+            None if shared.missing.knows(&missing_key(permit, digest)) => {
+                return Err(Asked::Blob.still_unknown());
+            }
+            None => shared.shared_blob(&origin, permit, digest).await,
+            link => link,
+        };
+        let here = match &link {
+            Some(link) => shared.length_here(&origin, permit, digest, link).await,
+            None => None,
+        };
+        if let (Some(link), Some(size), Heads::Cached) = (&link, here, origin.heads) {
+            if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+                self.recheck_blob(&origin, permit, digest);
+            }
+            return Ok(BlobHead {
+                size: Some(size),
+                cache: CacheStatus::HIT,
+                stale: None,
+            });
+        }
+        let claimed = self.claim_blob(&origin, permit, digest).await;
+        match (claimed, link, here) {
+            (Ok((size, collapsed)), ..) => Ok(BlobHead {
+                size: size.or(here),
+                cache: CacheStatus::forward(Forward::UriMiss).collapsed(collapsed),
+                stale: None,
+            }),
+            (Err(error), Some(link), Some(size)) => {
+                let reason = error.excuses_stale();
+                let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
+                let (Some(reason), Some(age)) = (reason, age) else {
+                    return Err(error);
+                };
+                Ok(BlobHead {
+                    size: Some(size),
+                    cache: CacheStatus::forward(Forward::Stale).detail(reason),
+                    stale: Some(age),
+                })
+            }
+            (Err(error), ..) => Err(error),
+        }
+    }
+
+    /// Asks whether the repository has the blob, and links it if so; says how long it is, and whether somebody else
+    /// had asked.
+    async fn claim_blob(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Result<(Option<u64>, bool), MirrorError> {
+        let key = (
+            permit.registry().clone(),
+            permit.repository().clone(),
+            *digest,
+        );
+        let claim = self.shared.ask_blob(permit, digest);
+        let generation = claim.link.generation();
+        let start = || {
+            let (shared, origin) = (self.shared.clone(), origin.clone());
+            let (repository, digest) = (permit.repository().clone(), *digest);
+            async move {
+                let error = match origin.upstream.blob_head(&repository, &digest).await {
+                    Ok(size) => {
+                        let checked_at = unix(SystemTime::now());
+                        let link = BlobLink { checked_at, size };
+                        let links = &shared.store.links;
+                        links.link_blob(&claim.link, link, Reach::Shared).await;
+                        return Ok(size);
+                    }
+                    Err(error) => error,
+                };
+                if matches!(error, UpstreamError::NotFound) {
+                    let size = shared
+                        .relink_blob_of_v1(&origin, &repository, &digest)
+                        .await;
+                    if size.is_some() {
+                        return Ok(size);
+                    }
+                }
+                let error = FillError::Upstream(Arc::new(error));
+                Err(shared.blob_refused(&origin, &claim, error).await)
+            }
+        };
+        let claiming = &self.shared.claiming;
+        let (claim, collapsed) = claiming.join((key, origin.who, generation), start).await;
+        let size = claim.unwrap_or(Err(MirrorError::Lost))?;
+        Ok((size, collapsed))
+    }
+
+    /// Asks behind an answer whether the repository still has a blob.
+    fn recheck_blob(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
+        let (mirror, origin, permit, digest) =
+            (self.clone(), origin.clone(), permit.clone(), *digest);
+        tokio::spawn(async move {
+            let shared = &mirror.shared;
+            if shared
+                .shared_blob(&origin, &permit, &digest)
+                .await
+                .is_some()
+            {
+                return;
+            }
+            let claim = shared.ask_blob(&permit, &digest);
+            if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
+                && error.ends_a_claim()
+            {
+                shared.store.links.blob_gone(&claim.link).await;
+            }
+        });
+    }
+}
+
+/// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
+pub(super) async fn opened(
+    follower: &mut Follower,
+    source: &Source,
+) -> Result<Option<u64>, FillError> {
+    let opened = tokio::time::timeout(HEADER_DEADLINE, begun(follower, source)).await;
+    opened.unwrap_or_else(|_| Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))))
+}
+
+async fn begun(follower: &mut Follower, source: &Source) -> Result<Option<u64>, FillError> {
+    let Follower { fill, progress } = follower;
+    loop {
+        if let Some(refusal) = fill.refusal(source) {
+            return Err(refusal);
+        }
+        {
+            let progress = progress.borrow_and_update();
+            match &progress.phase {
+                // The bucket has it, and its length is known from elsewhere.
+                Phase::Asking if progress.total.is_some() => return Ok(progress.total),
+                Phase::Asking => {}
+                Phase::Streaming { .. } => return Ok(progress.total),
+                Phase::Done { .. } => return Ok(Some(progress.written)),
+                Phase::Failed(error) => return Err(error.clone()),
+            }
+        }
+        progress.changed().await.map_err(|_| FillError::Lost)?;
+    }
+}
+
+impl Shared {
+    async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        self.store
+            .links
+            .blob(registry, repository, digest)
+            .await
+            .unwrap_or_else(|error| {
+                trouble("a link cannot be read", &error);
+                None
+            })
+    }
+
+    /// The link that another node made, while it is fresh.
+    async fn shared_blob(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Option<Arc<BlobLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let good = origin.believes(origin.link_ttl);
+        let links = &self.store.links;
+        links.shared_blob(registry, repository, digest, good).await
+    }
+
+    /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot
+    /// say counts as absent: slower, not wrong.
+    pub(super) async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
+        if let Some(bytes) = self.hot.get(digest) {
+            self.store.blobs.touch(digest);
+            return Some(Content::Memory(bytes));
+        }
+        let (blobs, wanted) = (self.store.blobs.clone(), *digest);
+        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted, size)).await;
+        let blob = match opened
+            .map_err(std::io::Error::other)
+            .and_then(|opened| opened)
+        {
+            Ok(blob) => blob?,
+            Err(error) => {
+                trouble("a blob cannot be opened", &error);
+                return None;
+            }
+        };
+        if blob.size <= HOT_BODY
+            && let Ok(bytes) = self.small(digest, HOT_BODY).await
+        {
+            // Or it was damaged.
+            return bytes.map(Content::Memory);
+        }
+        Some(Content::File(blob))
+    }
+
+    /// How long a linked blob is that is here, or is made here of what the v1 side has.
+    async fn length_here(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+        link: &BlobLink,
+    ) -> Option<u64> {
+        if let Some(content) = self.open_blob(digest, link.size).await {
+            return content.length();
+        }
+        let of_v1 = self.of_v1(origin, permit.repository(), digest).await;
+        link.size.filter(|_| of_v1.is_some())
+    }
+
+    /// A blob that was made here, of a layer that the caller's repository has.
+    pub(super) async fn derived_blob(&self, digest: &Digest, size: u64) -> Option<BlobAnswer> {
+        let content = self.open_blob(digest, Some(size)).await?;
+        Some(BlobAnswer {
+            size: Some(size),
+            cache: CacheStatus::HIT.detail("derived"),
+            content,
+        })
+    }
+
+    /// Begins to ask whether a repository has a blob.
+    pub(super) fn ask_blob(&self, permit: &Permit, digest: &Digest) -> BlobClaim {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        BlobClaim {
+            link: self.store.links.ask_blob(registry, repository, digest),
+            missing: self.missing.ask(missing_key(permit, digest)),
+        }
+    }
+
+    /// What a source's refusal means for the client; what the upstream does not have is remembered.
+    async fn blob_refused(
+        &self,
+        origin: &Origin,
+        claim: &BlobClaim,
+        error: FillError,
+    ) -> MirrorError {
+        let error = MirrorError::of_fill(error);
+        if matches!(error, MirrorError::Unknown { .. }) {
+            self.missing.remember(&claim.missing, origin.missing_ttl);
+            self.store.links.blob_gone(&claim.link).await;
+        }
+        error
+    }
+}
+
+pub(super) fn missing_key(permit: &Permit, digest: &Digest) -> super::missing::MissingKey {
+    (
+        permit.registry().clone(),
+        permit.repository().clone(),
+        Resource::Blob(*digest),
+        AcceptClass::Full,
+    )
+}

@@ -1,0 +1,230 @@
+//! The bucket as the first source of everything: what another node fetched, or learned, is not asked of the
+//! upstream again.
+//!
+//! Rights come first as everywhere: bytes are taken from the bucket only for a repository that is known to have
+//! them. A body from the bucket is staged apart and shown to nobody before it is verified, so that one that lies or
+//! fails costs time and nothing else; its readers know its length meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::download::Download;
+use super::freshness::{Freshness, freshness, unix};
+use super::source::Source;
+use super::{HOT_BODY, Origin, Shared};
+use oci::digest::Digest;
+use oci::manifest::MAX_MANIFEST;
+use store::{Blob, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, trouble};
+use telemetry::metrics::{self, BucketEvent};
+
+/// How long a fill waits for another node that fetches the same, and how often it looks.
+const LEASE_WAIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// At which of these looks it asks for the lease again, in case the other one gave it up.
+const LEASE_EVERY: u32 = 4;
+/// How long the bytes may take that nobody sees before the last is verified; it is judged after a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where nobody knows the length: its readers have no headers yet.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+const JUDGED_AFTER: Duration = Duration::from_secs(5);
+
+impl Origin {
+    /// Notes that something was written or purged at `now`: what another node learned before is not believed.
+    pub(super) fn written(&self, now: SystemTime) {
+        self.written_at.fetch_max(unix(now), Ordering::SeqCst);
+    }
+
+    /// Whether what another node learned at a time may be believed for so long: not what is from the future, and
+    /// not what is from before a write that went through us.
+    pub(super) fn believes(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
+        let written_at = self.written_at.load(Ordering::SeqCst);
+        move |checked_at| {
+            checked_at > written_at
+                && freshness(checked_at, ttl, SystemTime::now()) != Freshness::Stale
+        }
+    }
+}
+
+impl Shared {
+    /// A small body that another node fetched, kept here.
+    pub(super) async fn fetch_shared(&self, digest: &Digest) -> Option<Bytes> {
+        let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
+        let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
+        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
+            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
+            Ok(Ok(())) if bytes.len() as u64 <= HOT_BODY => self.hot.insert(*digest, bytes.clone()),
+            _ => {}
+        }
+        Some(bytes)
+    }
+}
+
+/// What the bucket came to for a fill.
+pub(super) enum Tried {
+    Done(Arc<OpenFile>),
+    /// The upstream is asked, while others wait for us if there is a lease.
+    Upstream(Option<Lease>),
+}
+
+impl Download {
+    /// Fills from the bucket, or finds out who asks the upstream.
+    pub(super) async fn try_bucket(&mut self, source: &Source) -> Tried {
+        let bucket = self.fills.shared.store.bucket();
+        // A layer of the v1 API has no digest yet to look for.
+        let (Some(bucket), Some(_)) = (bucket.cloned(), source.blob()) else {
+            return Tried::Upstream(None);
+        };
+        let waiting_since = Instant::now();
+        let mut looks = 0;
+        loop {
+            if let Some(object) = bucket.open(&self.fill.digest).await {
+                let taken = self.take(&bucket, object, source).await;
+                self.announce(None);
+                return taken.map_or(Tried::Upstream(None), Tried::Done);
+            }
+            looks += 1;
+            if looks % LEASE_EVERY != 1 && waiting_since.elapsed() < LEASE_WAIT {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            match bucket.lease(&self.fill.digest).await {
+                Leased::Held(lease) => return Tried::Upstream(Some(lease)),
+                Leased::Unavailable => return Tried::Upstream(None),
+                Leased::Taken if waiting_since.elapsed() < LEASE_WAIT => {
+                    tracing::debug!(digest = %self.fill.digest, "another node fetches it");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Leased::Taken => {
+                    metrics::bucket(BucketEvent::LeaseTimeout);
+                    let digest = self.fill.digest;
+                    tracing::info!(target: "fill", %digest, "another node takes too long");
+                    return Tried::Upstream(None);
+                }
+            }
+        }
+    }
+
+    /// Has what was committed written to the bucket.
+    pub(super) fn share(&self, source: &Source, lease: Option<Lease>) {
+        let store = &self.fills.shared.store;
+        if let (Some(bucket), Some(_)) = (store.bucket(), source.blob()) {
+            bucket.write_through(&store.blobs, &self.fill.digest, lease);
+        }
+    }
+
+    /// Takes a body from the bucket, once the source's repository is known to have it.
+    async fn take(
+        &mut self,
+        bucket: &Bucket,
+        mut object: Object,
+        source: &Source,
+    ) -> Option<Arc<OpenFile>> {
+        let (digest, started) = (self.fill.digest, Instant::now());
+        let size = self.claimed_size(source).await?;
+        if size.is_some_and(|size| size != object.size) {
+            bucket.lied(&digest);
+            return None;
+        }
+        let blobs = self.fills.shared.store.blobs.clone();
+        // What the upstream cannot bring either is said there.
+        let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
+        self.announce(size);
+        let patience = size.map_or(SHORT_PATIENCE, |_| PATIENCE);
+        while let Some(piece) = object.next().await {
+            staged.append(&piece).ok()?;
+            let written = staged.written();
+            if written > object.size || is_slow(written, object.size, started.elapsed(), patience) {
+                break;
+            }
+        }
+        let written = staged.written();
+        if written < object.size {
+            tracing::info!(target: "fill", %digest, written, "the bucket did not give it all in time");
+            return None;
+        }
+        let blob = match commit(staged).await? {
+            Ok(blob) => blob,
+            Err(CommitError::Mismatch(_)) => {
+                bucket.lied(&digest);
+                return None;
+            }
+            Err(error) => {
+                trouble("a blob cannot be kept", &error);
+                return None;
+            }
+        };
+        let ms = telemetry::ms(started);
+        tracing::info!(target: "fill", %digest, bytes = blob.size, ms, "came from the bucket");
+        let size = blob.size;
+        let progress = &self.fill.progress;
+        progress.send_modify(|progress| progress.written = size);
+        Some(blob.file.clone())
+    }
+
+    /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
+    async fn claimed_size(&self, source: &Source) -> Option<Option<u64>> {
+        let (origin, repository) = source.blob()?;
+        let links = &self.fills.shared.store.links;
+        if let Ok(Some(link)) = links
+            .blob(&origin.registry, repository, &self.fill.digest)
+            .await
+        {
+            return Some(link.size);
+        }
+        let claim = self.claim(source);
+        // Where it refuses, asking it for the bytes says why.
+        let size = origin
+            .upstream
+            .blob_head(repository, &self.fill.digest)
+            .await
+            .ok()?;
+        self.link(source, claim, size).await;
+        Some(size)
+    }
+
+    /// Tells readers how long it will be, or that this is unknown again.
+    fn announce(&self, total: Option<u64>) {
+        let progress = &self.fill.progress;
+        progress.send_modify(|progress| progress.total = total);
+    }
+}
+
+async fn commit(staged: StagedBlob) -> Option<Result<Blob, CommitError>> {
+    tokio::task::spawn_blocking(move || staged.commit())
+        .await
+        .ok()
+}
+
+/// Whether a body takes longer than its readers should wait for its first byte.
+fn is_slow(written: u64, size: u64, elapsed: Duration, patience: Duration) -> bool {
+    let whole = elapsed.as_millis() * u128::from(size) / u128::from(written.max(1));
+    elapsed >= JUDGED_AFTER && whole > patience.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_judged_after_a_while() {
+        for (written, seconds, slow) in [
+            (0, 4, false),
+            (1, 4, false),
+            (10, 5, false),
+            (9, 5, false),
+            (8, 5, true),
+            (0, 5, true),
+            (90, 55, true),
+            (99, 59, false),
+            (100, 61, true),
+        ] {
+            let elapsed = Duration::from_secs(seconds);
+            let judged = is_slow(written, 100, elapsed, PATIENCE);
+            assert_eq!(judged, slow, "{written} % after {seconds} s");
+        }
+        assert!(is_slow(40, 100, JUDGED_AFTER, SHORT_PATIENCE));
+    }
+}

@@ -1,0 +1,368 @@
+//! Registries that decide for each caller: asked with the caller's own `Authorization`, and served from the
+//! store only to who was let in by them a short while ago.
+//!
+//! A digest is served after a HEAD with that very `Authorization` gave 2xx: for this digest, or within five
+//! minutes for anything of the same repository where the digest is linked. Tags and lists are asked for
+//! every time, and what is not there is not remembered. Nothing of a login is kept but its HMAC, under a key
+//! that ends with the process.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderValue, StatusCode};
+use sha2::Sha256;
+
+use super::error::Asked;
+use super::freshness::unix;
+use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
+use super::{Mirror, MirrorError, Origin, Shared};
+use access::{Permit, Presented};
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::{Algorithm, Digest};
+use oci::manifest::{AcceptClass, is_signed_schema1};
+use oci::name::{Reference, Registry, Repository, Tag};
+use oci::schema1;
+use oci::v2::Resource;
+use store::{BlobLink, ManifestLink, Question, Reach};
+use upstream::UpstreamError;
+
+/// How long a caller who was let into a repository need not be asked about again.
+const LET_IN: Duration = Duration::from_secs(300);
+/// How many of them are remembered.
+const CALLERS: u64 = 65_536;
+
+/// Who asks, as far as this process can tell them apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Who([u8; 32]);
+
+impl fmt::Debug for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Who was let into what.
+pub(super) struct Callers {
+    key: Hmac<Sha256>,
+    let_in: moka::sync::Cache<(Who, Registry, Repository), ()>,
+}
+
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callers")
+    }
+}
+
+impl Callers {
+    pub fn new() -> Self {
+        let mut key = [0; 32];
+        // Without it nobody's memory is safe from another's guess.
+        getrandom::fill(&mut key).expect("the system has random numbers");
+        // Any length is a key.
+        let key = Hmac::new_from_slice(&key).expect("a key");
+        let let_in = moka::sync::Cache::builder()
+            .max_capacity(CALLERS)
+            .time_to_live(LET_IN)
+            .build();
+        Self { key, let_in }
+    }
+
+    /// What an answer to a caller's own login says of a repository: who was let in may have what is here.
+    fn learn<T>(&self, key: (Who, Registry, Repository), answer: &Result<T, MirrorError>) {
+        match answer {
+            Ok(_) => self.let_in.insert(key, ()),
+            Err(error) if error.ends_a_claim() => self.let_in.invalidate(&key),
+            Err(_) => {}
+        }
+    }
+
+    fn who(&self, presented: &Presented) -> Who {
+        let mut mac = self.key.clone();
+        match presented.value().map(HeaderValue::as_bytes) {
+            // An empty value is not the same as none.
+            Some(value) => {
+                mac.update(b"\x01");
+                mac.update(value);
+            }
+            None => mac.update(b"\x00"),
+        }
+        Who(mac.finalize().into_bytes().into())
+    }
+}
+
+impl Origin {
+    /// This registry as one caller sees it: every question goes out with what they showed, and nothing is
+    /// believed for longer than the answer.
+    fn seen_by(&self, presented: &Presented, who: Who) -> Self {
+        Self {
+            registry: self.registry.clone(),
+            upstream: self.upstream.for_caller(presented.value().cloned()),
+            tag_ttl: Duration::ZERO,
+            missing_ttl: Duration::ZERO,
+            link_ttl: self.link_ttl,
+            max_stale: Some(Duration::ZERO),
+            patience: self.patience,
+            only_public: false,
+            bridge: self.bridge,
+            heads: self.heads,
+            callers: true,
+            who: Some(who),
+            written_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Mirror {
+    /// A registry as the bearer of a permit may ask it.
+    pub(super) fn origin_for(
+        &self,
+        registry: &Registry,
+        presented: Option<&Presented>,
+    ) -> Result<Arc<Origin>, MirrorError> {
+        let Shared {
+            origins, callers, ..
+        } = &*self.shared;
+        let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
+        match presented {
+            None if !origin.callers => Ok(origin.clone()),
+            Some(presented) if origin.callers => {
+                Ok(Arc::new(origin.seen_by(presented, callers.who(presented))))
+            }
+            _ => Err(MirrorError::NotServed),
+        }
+    }
+
+    /// `/v2/` of a registry that decides for each caller.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn ping(
+        &self,
+        registry: &Registry,
+        presented: &Presented,
+    ) -> Result<(), MirrorError> {
+        let origin = self.origin_for(registry, Some(presented))?;
+        let pinged = origin.upstream.ping().await;
+        pinged.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+    }
+
+    /// Makes sure that the registry lets this caller have `resource`. Tags and lists are asked for anyway.
+    pub(super) async fn admit_caller(
+        &self,
+        origin: &Origin,
+        who: Who,
+        permit: &Permit,
+        resource: &Resource,
+    ) -> Result<(), MirrorError> {
+        let shared = &self.shared;
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let links = &shared.store.links;
+        let linked = match resource {
+            Resource::Blob(digest) => {
+                let link = links.blob(registry, repository, digest).await;
+                link.is_ok_and(|link| link.is_some())
+            }
+            Resource::Manifest(Reference::Digest(digest)) => {
+                let link = links.manifest(registry, repository, digest).await;
+                link.is_ok_and(|link| link.is_some())
+            }
+            _ => return Ok(()),
+        };
+        let key = (who, registry.clone(), repository.clone());
+        if linked && shared.callers.let_in.contains_key(&key) {
+            return Ok(());
+        }
+        let asked = match resource {
+            Resource::Blob(digest) => shared.head_blob(origin, permit, digest).await,
+            Resource::Manifest(reference) => shared.head_manifest(origin, permit, reference).await,
+            _ => Ok(()),
+        };
+        shared.callers.learn(key, &asked);
+        asked
+    }
+
+    /// What a tag points at, asked with the caller's login: the answer lets them into the repository.
+    pub(super) async fn manifest_for_caller(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let found = self.find_for_caller(origin, permit, tag, class, with_bytes);
+        let found = tokio::time::timeout(UNCACHED_DEADLINE, found).await;
+        let found = found.unwrap_or_else(|_| Err(MirrorError::late()));
+        if let Some(who) = origin.who {
+            let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+            let key = (who, registry, repository);
+            self.shared.callers.learn(key, &found);
+        }
+        found
+    }
+
+    async fn find_for_caller(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let (shared, upstream) = (&self.shared, &origin.upstream);
+        let reference = Reference::Tag(tag.clone());
+        let refused = |error: UpstreamError| MirrorError::of(Arc::new(error), Asked::Manifest);
+        let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
+        // It is not kept, but ends when somebody writes.
+        let asked = shared.store.tags.ask(registry, repository, class, tag);
+        match upstream.manifest_head(repository, &reference, class).await {
+            Ok(head) => {
+                // What is made up for clients of the first schema can be had by its tag alone.
+                let by_tag = |kind: &String| is_signed_schema1(kind);
+                if let (Some(digest), Some(size)) = (head.digest, head.size)
+                    && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
+                {
+                    let links = &shared.store.links;
+                    let link = links.ask_manifest(registry, repository, &digest);
+                    if asked.is_current() {
+                        shared
+                            .confirm_manifest(&link, permit, &digest, media_type, size)
+                            .await;
+                    }
+                    let answer = self.manifest_by_digest(origin, permit, &digest, with_bytes);
+                    let mut answer = answer.await?;
+                    answer.cache = cache.or(answer.cache);
+                    return Ok(answer);
+                }
+            }
+            // Some registries know no HEAD here.
+            Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {}
+            Err(error) => return Err(refused(error)),
+        }
+        let manifest = upstream.manifest(repository, &reference, class).await;
+        let manifest = manifest.map_err(refused)?;
+        let digest = manifest.head.digest;
+        let digest =
+            digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
+        let links = &shared.store.links;
+        let link = links.ask_manifest(registry, repository, &digest);
+        let kept = shared.keep(&link, &digest, manifest).await?;
+        Ok(ManifestAnswer {
+            digest,
+            media_type: kept.link.media_type.clone(),
+            size: kept.link.size,
+            bytes: kept.bytes,
+            cache: CacheStatus::forward(Forward::UriMiss).stored(),
+            stale: None,
+        })
+    }
+}
+
+impl Shared {
+    async fn head_blob(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Result<(), MirrorError> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let links = &self.store.links;
+        let question = links.ask_blob(registry, repository, digest);
+        let size = origin.upstream.blob_head(repository, digest).await;
+        let size = size.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+        let checked_at = unix(SystemTime::now());
+        let link = BlobLink { checked_at, size };
+        links.link_blob(&question, link, Reach::Shared).await;
+        Ok(())
+    }
+
+    async fn head_manifest(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        reference: &Reference,
+    ) -> Result<(), MirrorError> {
+        let (upstream, repository) = (&origin.upstream, permit.repository());
+        let class = AcceptClass::Full;
+        let links = &self.store.links;
+        let asked = match reference {
+            Reference::Digest(digest) => {
+                Some(links.ask_manifest(permit.registry(), repository, digest))
+            }
+            Reference::Tag(_) => None,
+        };
+        let head = match upstream.manifest_head(repository, reference, class).await {
+            // Some registries know no HEAD here.
+            Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
+                let whole = upstream.manifest(repository, reference, class).await;
+                whole.map(|manifest| manifest.head)
+            }
+            head => head,
+        };
+        let head = head.map_err(|error| MirrorError::of(Arc::new(error), Asked::Manifest))?;
+        if let (Reference::Digest(digest), Some(asked)) = (reference, asked)
+            && let (Some(kind), Some(size)) = (head.media_type, head.size)
+        {
+            self.confirm_manifest(&asked, permit, digest, kind, size)
+                .await;
+        }
+        Ok(())
+    }
+
+    /// Notes that the registry has a manifest.
+    async fn confirm_manifest(
+        &self,
+        question: &Question,
+        permit: &Permit,
+        digest: &Digest,
+        media_type: String,
+        size: u64,
+    ) {
+        let link = ManifestLink {
+            media_type,
+            size,
+            checked_at: unix(SystemTime::now()),
+            subject: None,
+            stored: None,
+        };
+        let (registry, repository) = (permit.registry(), permit.repository());
+        self.relink(question, registry, repository, digest, link)
+            .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_told_apart_by_what_they_show() {
+        let callers = Callers::new();
+        let presented = |values: &[&'static str]| {
+            let values: Vec<_> = values
+                .iter()
+                .map(|it| HeaderValue::from_static(it))
+                .collect();
+            Presented::new(&values)
+        };
+        let shown = [
+            Presented::NOTHING,
+            presented(&[""]),
+            presented(&["Bearer a"]),
+            presented(&["Bearer b"]),
+            presented(&["bearer a"]),
+        ];
+        for (one, first) in shown.iter().enumerate() {
+            for (other, second) in shown.iter().enumerate() {
+                let same = callers.who(first) == callers.who(second);
+                assert_eq!(same, one == other, "{one} {other}");
+            }
+        }
+        let elsewhere = Callers::new();
+        assert!(callers.who(&shown[2]) != elsewhere.who(&shown[2]));
+    }
+}

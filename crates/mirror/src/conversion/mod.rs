@@ -1,0 +1,341 @@
+//! Images that only the v1 side of a registry has, for clients of v2: each is converted once, and its manifest
+//! and configuration are the same on every machine.
+//!
+//! The v2 side is asked first, and what it has wins. What it says 404 to is asked of the v1 side, with our own
+//! login there; the client's right was to the repository that is read in either case. A conversion belongs to
+//! nobody: it goes on when its clients have left, and what it read of an image counts for every other that
+//! stands on it. Layers are read as those of clients of v1 are, and kept for them as well; those that are evicted
+//! come again by fills like any blob. Everything else is made anew from what is known of them.
+
+mod ask;
+mod gzip;
+mod layer;
+mod lists;
+mod packed;
+mod work;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::freshness::unix;
+use super::source::{Layer, Source};
+use super::tag::TagKey;
+use super::v1::V1Origin;
+use super::{MirrorError, Origin, Shared, v1_layer};
+use oci::digest::Digest;
+use oci::manifest::{AcceptClass, DOCKER_MANIFEST};
+use oci::name::{Registry, Repository};
+use oci::v1::{ImageId, plain};
+use runtime::flight::Flights;
+use store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, Reach, trouble};
+
+pub(super) use packed::Packed;
+
+/// How long a client waits for a conversion, from its request on: it hears of it within 25 s.
+const WAIT: Duration = Duration::from_secs(23);
+/// How many layers are read at once, whoever waits for them.
+const SLOTS: usize = 6;
+/// How many layers that were evicted are packed anew at once.
+const PACKED: usize = 16;
+/// How long an image that cannot be converted is not tried again, and how many of them are remembered.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+const FAILED: u64 = 10_000;
+
+type ImageKey = (Registry, ImageId);
+
+/// The conversions under way.
+#[derive(Debug)]
+pub(super) struct Conversions {
+    converting: Flights<ImageKey, Result<Made, MirrorError>>,
+    reading: Flights<ImageKey, Result<KnownImage, MirrorError>>,
+    slots: Semaphore,
+    packing: Arc<Semaphore>,
+    failed: moka::sync::Cache<ImageKey, MirrorError>,
+    listed: lists::Names,
+}
+
+impl Conversions {
+    pub fn new() -> Self {
+        Self {
+            converting: Flights::default(),
+            reading: Flights::default(),
+            slots: Semaphore::new(SLOTS),
+            packing: Arc::new(Semaphore::new(PACKED)),
+            failed: moka::sync::Cache::builder()
+                .max_capacity(FAILED)
+                .time_to_live(FAILED_FOR)
+                .build(),
+            listed: lists::names(),
+        }
+    }
+
+    /// Forgets what failed, and what a registry listed: it is asked again.
+    pub fn forget(&self, registry: &Registry) {
+        self.failed.invalidate_all();
+        self.listed.invalidate(registry);
+    }
+}
+
+/// A repository on the v1 side.
+#[derive(Clone, Debug)]
+struct Side {
+    registry: Registry,
+    repository: Repository,
+    v1: Arc<V1Origin>,
+}
+
+/// Where the bytes of a converted image's blob are to be had.
+#[derive(Debug)]
+pub(super) enum OfV1 {
+    /// Here: they were made anew.
+    Made(Bytes),
+    Layer(Source),
+}
+
+impl Shared {
+    /// Where a repository is on the v1 side; `None` where its images are not served from there. There
+    /// `library/x` is `x`, another name to which another right leads.
+    fn side(&self, origin: &Origin, repository: &Repository) -> Option<Side> {
+        let v1 = self.v1.get(&origin.registry).filter(|v1| v1.bridge)?;
+        let serves = origin.bridge && !origin.callers && !origin.only_public;
+        (serves && plain(repository.as_str()) == repository.as_str()).then(|| Side {
+            registry: origin.registry.clone(),
+            repository: repository.clone(),
+            v1: v1.clone(),
+        })
+    }
+
+    /// Where a tag that the v2 side does not have points on the v1 side; `None` where that does not have it
+    /// either.
+    ///
+    /// # Errors
+    /// [`MirrorError::Converting`] where its image was not converted yet, and why it could not be asked.
+    pub(super) async fn tag_of_v1(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+    ) -> Result<Option<Pointer>, MirrorError> {
+        let (registry, repository, class, tag) = key;
+        let side = self.side(origin, repository);
+        // Clients that read the first schema alone speak v1.
+        let Some(side) = side.filter(|_| *class != AcceptClass::Schema1) else {
+            return Ok(None);
+        };
+        let Some(top) = side.tag(self, tag).await? else {
+            return Ok(None);
+        };
+        let made = self.store.conversions.made(registry, &top).await;
+        let made = made.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
+        let Some(made) = made else {
+            return Err(MirrorError::Converting(top));
+        };
+        let links = &self.store.links;
+        let linked = links.manifest(registry, repository, &made.manifest).await;
+        if !linked.is_ok_and(|link| link.is_some()) {
+            self.link_converted(registry, repository, &top).await?;
+        }
+        Ok(Some(Pointer {
+            digest: made.manifest,
+            media_type: DOCKER_MANIFEST.to_owned(),
+            size: Some(made.size),
+            checked_at: unix(SystemTime::now()),
+        }))
+    }
+
+    /// Has an image converted, and waits for it until 23 s after `began`.
+    ///
+    /// # Errors
+    /// [`MirrorError::Converting`] while it goes on, and why it cannot be converted.
+    pub(super) async fn converted_in_time(
+        self: &Arc<Self>,
+        origin: &Origin,
+        repository: &Repository,
+        top: &ImageId,
+        began: Instant,
+    ) -> Result<(), MirrorError> {
+        let side = self
+            .side(origin, repository)
+            .ok_or(MirrorError::NotServed)?;
+        let start = || self.clone().convert(side, top.clone());
+        let key = (origin.registry.clone(), top.clone());
+        let converting = self.conversions.converting.join(key, start);
+        let left = WAIT.saturating_sub(began.elapsed());
+        match tokio::time::timeout(left, converting).await {
+            Ok((converted, _)) => converted.unwrap_or(Err(MirrorError::Lost)).map(drop),
+            Err(_) => Err(MirrorError::Converting(top.clone())),
+        }
+    }
+
+    /// The manifest or configuration of a converted image, made anew.
+    pub(super) async fn remade(&self, origin: &Origin, digest: &Digest) -> Option<Bytes> {
+        let (kind, images) = self.made_of(origin, digest).await?;
+        for top in images {
+            let Some(chain) = self.chain(&origin.registry, &top).await else {
+                continue;
+            };
+            let converted = work::converted(&chain).ok()?;
+            let (made, bytes) = match kind {
+                MadeKind::Manifest => (converted.manifest_digest, converted.manifest),
+                MadeKind::Config => (converted.config_digest, converted.config),
+                MadeKind::Layer => return None,
+            };
+            if made == *digest {
+                let bytes = Bytes::from(bytes);
+                self.keep_bytes(made, bytes.clone()).await;
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    /// Where the bytes of a converted image's blob are to be had that are not here; `None` where it is none of
+    /// the repository's.
+    pub(super) async fn of_v1(
+        &self,
+        origin: &Origin,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<OfV1> {
+        let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
+        match kind {
+            MadeKind::Manifest => None,
+            MadeKind::Config => self.remade(origin, digest).await.map(OfV1::Made),
+            MadeKind::Layer => {
+                let source = self.layer_of_v1(side, id, *digest).await?;
+                Some(OfV1::Layer(source))
+            }
+        }
+    }
+
+    /// Where to get a layer again, which must come out as it was.
+    async fn layer_of_v1(&self, side: Side, id: ImageId, digest: Digest) -> Option<Source> {
+        let known = self.known_image(&side.registry, &id).await?;
+        let kept = self.v1_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
+        let layer = Arc::new(Layer {
+            origin: side.v1,
+            repository: Some(side.repository),
+            id,
+            json: known.json.into(),
+            size: kept.as_ref().map(|kept| kept.size),
+            checksums: Vec::new(),
+            digest: kept.map(|kept| kept.digest),
+        });
+        // Without a word of what it was, its first bytes tell.
+        Some(if layer.digest == Some(digest) {
+            Source::Layer(layer)
+        } else {
+            Source::Packed(Arc::new(Packed {
+                layer,
+                size: known.layer.size,
+                store: self.store.clone(),
+                slots: self.conversions.packing.clone(),
+            }))
+        })
+    }
+
+    /// Links a blob that the v2 side does not have, or not any more, where it is of a converted image of the
+    /// repository; whether it is.
+    pub(super) async fn relink_blob_of_v1(
+        &self,
+        origin: &Origin,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<u64> {
+        let claim = self.claim_of_v1(origin, repository, digest).await;
+        let (side, id, kind) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest)?;
+        let question = self
+            .store
+            .links
+            .ask_blob(&side.registry, repository, digest);
+        if matches!(side.has(self, &id).await, Ok(false)) {
+            return None;
+        }
+        let length = match kind {
+            MadeKind::Layer => {
+                let known = self.store.conversions.image(&side.registry, &id).await;
+                let known = known.ok().flatten();
+                known.map(|image| image.layer.size)
+            }
+            MadeKind::Config | MadeKind::Manifest => {
+                let bytes = self.remade(origin, digest).await;
+                bytes.map(|bytes| bytes.len() as u64)
+            }
+        };
+        let link = BlobLink {
+            checked_at: unix(SystemTime::now()),
+            size: length,
+        };
+        let links = &self.store.links;
+        links.link_blob(&question, link, Reach::Here).await;
+        length
+    }
+
+    /// [`Shared::relink_blob_of_v1`] of a manifest; its link.
+    pub(super) async fn relink_manifest_of_v1(
+        &self,
+        origin: &Origin,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<Arc<ManifestLink>> {
+        let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
+        let links = &self.store.links;
+        let question = links.ask_manifest(&side.registry, repository, digest);
+        if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
+            return None;
+        }
+        let made = self.store.conversions.made(&side.registry, &id).await;
+        let link = ManifestLink {
+            media_type: DOCKER_MANIFEST.to_owned(),
+            size: made.ok()??.size,
+            checked_at: unix(SystemTime::now()),
+            subject: None,
+            stored: None,
+        };
+        Some(links.link_manifest(&question, link, Reach::Here).await)
+    }
+
+    /// What a digest of a converted image is, and an image of the repository that it is of.
+    async fn claim_of_v1(
+        &self,
+        origin: &Origin,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<(Side, ImageId, MadeKind)> {
+        let side = self.side(origin, repository)?;
+        let (kind, images) = self.made_of(origin, digest).await?;
+        for id in images.iter().cloned() {
+            let known = &self.store.images;
+            match known.is_linked(&origin.registry, repository, &id).await {
+                Ok(true) => return Some((side, id, kind)),
+                Ok(false) => {}
+                Err(error) => trouble("the images of a repository cannot be read", &error),
+            }
+        }
+        let links = &self.store.links;
+        let linked = if kind == MadeKind::Manifest {
+            let link = links.manifest(&origin.registry, repository, digest).await;
+            link.is_ok_and(|link| link.is_some())
+        } else {
+            let link = links.blob(&origin.registry, repository, digest).await;
+            link.is_ok_and(|link| link.is_some())
+        };
+        let id = images.into_iter().next().filter(|_| linked)?;
+        Some((side, id, kind))
+    }
+
+    async fn made_of(&self, origin: &Origin, digest: &Digest) -> Option<(MadeKind, Vec<ImageId>)> {
+        if !origin.bridge {
+            return None;
+        }
+        let conversions = &self.store.conversions;
+        let made_of = conversions.made_of(&origin.registry, digest).await;
+        let made_of = made_of.unwrap_or_else(|error| {
+            trouble("a conversion cannot be read", &error);
+            None
+        })?;
+        Some((made_of.kind, made_of.images().collect()))
+    }
+}

@@ -1,0 +1,281 @@
+//! The conversion itself: each image of a chain is read once, and once for all that stand on it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::Side;
+use super::ask::wrong;
+use super::layer::{LayerError, examined};
+use crate::freshness::unix;
+use crate::{MirrorError, Shared};
+use oci::conversion::{self, Converted, Image, Layer};
+use oci::digest::{Algorithm, Digest};
+use oci::manifest::DOCKER_MANIFEST;
+use oci::name::{Registry, Repository};
+use oci::v1::ImageId;
+use store::{BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestLink, Reach, trouble};
+use upstream::UpstreamError;
+
+/// How many images of one chain are read at once.
+const AT_ONCE: usize = 3;
+
+/// An image and what is known of it.
+pub(super) type Link = (ImageId, KnownImage);
+
+impl Shared {
+    /// Makes an image one of v2, unless that was done before.
+    pub(super) async fn convert(
+        self: Arc<Self>,
+        side: Side,
+        top: ImageId,
+    ) -> Result<Made, MirrorError> {
+        let failed = &self.conversions.failed;
+        let key = (side.registry.clone(), top.clone());
+        if let Some(error) = failed.get(&key) {
+            return Err(error);
+        }
+        let converted = self.clone().convert_now(&side, &top).await;
+        match &converted {
+            Ok(made) => tracing::info!(
+                registry = %side.registry, repository = %side.repository, image = %top,
+                digest = %made.manifest, "an image of v1 was converted"
+            ),
+            Err(error) => tracing::warn!(
+                registry = %side.registry, repository = %side.repository, image = %top,
+                error = telemetry::chain(error), "an image of v1 cannot be converted"
+            ),
+        }
+        if let Err(error @ (MirrorError::Unusable(_) | MirrorError::Untrue(_))) = &converted {
+            failed.insert(key, error.clone());
+        }
+        converted
+    }
+
+    async fn convert_now(self: Arc<Self>, side: &Side, top: &ImageId) -> Result<Made, MirrorError> {
+        let mut chain = side.ancestry(&self, top).await?;
+        chain.reverse();
+        let parents = std::iter::once(None).chain(chain.iter().cloned().map(Some));
+        let images: Vec<(ImageId, Option<ImageId>)> = chain.iter().cloned().zip(parents).collect();
+        let reading = stream::iter(images).map(|(id, parent)| {
+            let (shared, side) = (self.clone(), side.clone());
+            async move {
+                let image = shared.image(side, id.clone(), parent).await?;
+                Ok::<Link, MirrorError>((id, image))
+            }
+        });
+        let known: Vec<Link> = reading.buffered(AT_ONCE).try_collect().await?;
+        let converted = converted(&known)?;
+        self.keep_converted(&side.registry, &known, &converted)
+            .await;
+        let made = Made {
+            manifest: converted.manifest_digest,
+            size: converted.manifest.len() as u64,
+        };
+        let conversions = &self.store.conversions;
+        conversions.keep_made(&side.registry, top, made).await;
+        Ok(made)
+    }
+
+    /// An image, read from the registry where it was not before.
+    async fn image(
+        self: Arc<Self>,
+        side: Side,
+        id: ImageId,
+        parent: Option<ImageId>,
+    ) -> Result<KnownImage, MirrorError> {
+        let known = self.known_image(&side.registry, &id).await;
+        if let Some(known) = known.filter(|known| known.parent == parent) {
+            return Ok(known);
+        }
+        let key = (side.registry.clone(), id.clone());
+        let shared = self.clone();
+        let start = || shared.read_image(side, id, parent);
+        let (read, _) = self.conversions.reading.join(key, start).await;
+        read.unwrap_or(Err(MirrorError::Lost))
+    }
+
+    async fn read_image(
+        self: Arc<Self>,
+        side: Side,
+        id: ImageId,
+        parent: Option<ImageId>,
+    ) -> Result<KnownImage, MirrorError> {
+        if let Some(known) = self.known_image(&side.registry, &id).await {
+            return Ok(known);
+        }
+        let said = side.description(&self, &id).await?;
+        // It is read again whenever a manifest is made of it, and must be right then.
+        conversion::description(said.json.as_bytes(), &id, parent.as_ref())
+            .map_err(|_| wrong("its description of an image is another's"))?;
+        let layer = self.read_layer(&side, &id, said.size).await?;
+        let image = KnownImage {
+            parent,
+            json: said.json,
+            layer,
+        };
+        let conversions = &self.store.conversions;
+        conversions.keep_image(&side.registry, &id, &image).await;
+        Ok(image)
+    }
+
+    /// Fetches a layer of `expected` bytes, where that was said, and sees what it is.
+    async fn read_layer(
+        &self,
+        side: &Side,
+        id: &ImageId,
+        expected: Option<u64>,
+    ) -> Result<Layer, MirrorError> {
+        let slot = self.conversions.slots.acquire().await;
+        let _slot = slot.map_err(|_| MirrorError::Lost)?;
+        let kept = side.layer(self, id).await?;
+        if expected.is_some_and(|expected| expected != kept.size) {
+            return Err(wrong("a layer is not as long as it said"));
+        }
+        let blobs = self.store.blobs.clone();
+        let seed = format!("roadstead converted layer\0{}\0{id}", side.registry);
+        let key = Digest::of(Algorithm::Sha256, seed.as_bytes());
+        let examining = tokio::task::spawn_blocking(move || examined(&blobs, &key, kept));
+        let examined = examining.await.map_err(|_| MirrorError::Lost)?;
+        examined.map_err(unread)
+    }
+
+    /// What is known of an image. A disk that cannot say costs a question.
+    pub(super) async fn known_image(
+        &self,
+        registry: &Registry,
+        id: &ImageId,
+    ) -> Option<KnownImage> {
+        let known = self.store.conversions.image(registry, id).await;
+        known.unwrap_or_else(|error| {
+            trouble("a converted image cannot be read", &error);
+            None
+        })
+    }
+
+    /// An image and those that it is made on, root first, as far as they were read; `None` where one was not.
+    pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<Link>> {
+        let mut seen = HashSet::new();
+        let mut links = Vec::new();
+        let mut next = Some(top.clone());
+        while let Some(id) = next {
+            // What stands on itself stands on nothing.
+            if !seen.insert(id.clone()) {
+                return None;
+            }
+            let image = self.known_image(registry, &id).await?;
+            let parent = image.parent.clone();
+            links.push((id, image));
+            next = parent;
+        }
+        links.reverse();
+        Some(links)
+    }
+
+    /// Keeps what an image became, and of what each digest is.
+    async fn keep_converted(&self, registry: &Registry, chain: &[Link], converted: &Converted) {
+        let Some((top, _)) = chain.last() else { return };
+        let conversions = &self.store.conversions;
+        let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);
+        let made = layers.map(|(id, image)| (image.layer.digest, MadeKind::Layer, id));
+        let made = made.chain([
+            (converted.config_digest, MadeKind::Config, top),
+            (converted.manifest_digest, MadeKind::Manifest, top),
+        ]);
+        for (digest, kind, id) in made {
+            let kept = conversions.keep_made_of(registry, &digest, kind, id).await;
+            kept.unwrap_or_else(|error| trouble("a conversion cannot be noted", &error));
+        }
+        self.keep_bytes(converted.config_digest, converted.config.clone().into())
+            .await;
+        self.keep_bytes(converted.manifest_digest, converted.manifest.clone().into())
+            .await;
+    }
+
+    /// Keeps a manifest or configuration. Where the store cannot, it is made anew each time.
+    pub(super) async fn keep_bytes(&self, digest: Digest, bytes: Bytes) {
+        if bytes.len() as u64 <= crate::HOT_BODY {
+            self.hot.insert(digest, bytes.clone());
+        }
+        let blobs = self.store.blobs.clone();
+        let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
+        if let Ok(Err(CommitError::Io(error))) = kept {
+            trouble("a conversion cannot be kept", &error);
+        }
+    }
+
+    /// Gives a repository everything of a converted image.
+    pub(super) async fn link_converted(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        top: &ImageId,
+    ) -> Result<(), MirrorError> {
+        let Some(chain) = self.chain(registry, top).await else {
+            return Err(MirrorError::Converting(top.clone()));
+        };
+        let converted = converted(&chain)?;
+        let links = &self.store.links;
+        let checked_at = unix(SystemTime::now());
+        let blob = |size| BlobLink {
+            checked_at,
+            size: Some(size),
+        };
+        for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
+            let Layer { digest, size, .. } = image.layer;
+            let question = links.ask_blob(registry, repository, &digest);
+            links.link_blob(&question, blob(size), Reach::Here).await;
+        }
+        let config = blob(converted.config.len() as u64);
+        let question = links.ask_blob(registry, repository, &converted.config_digest);
+        links.link_blob(&question, config, Reach::Here).await;
+        let manifest = ManifestLink {
+            media_type: DOCKER_MANIFEST.to_owned(),
+            size: converted.manifest.len() as u64,
+            checked_at,
+            subject: None,
+            stored: None,
+        };
+        // Last: who finds it finds the others.
+        let question = links.ask_manifest(registry, repository, &converted.manifest_digest);
+        links.link_manifest(&question, manifest, Reach::Here).await;
+        let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
+        let images = &self.store.images;
+        let linked = images.link(registry, repository, &ids).await;
+        linked.map_err(|error| MirrorError::Disk(Arc::new(error)))
+    }
+}
+
+/// What a chain becomes.
+pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
+    let mut descriptions = Vec::with_capacity(chain.len());
+    for (id, image) in chain {
+        let description = conversion::description(image.json.as_bytes(), id, image.parent.as_ref());
+        descriptions.push(description.map_err(|_| MirrorError::Lost)?);
+    }
+    let images: Vec<Image<'_>> = descriptions
+        .iter()
+        .zip(chain)
+        .map(|(description, (_, image))| Image {
+            description,
+            layer: image.layer,
+        })
+        .collect();
+    Ok(conversion::convert(&images))
+}
+
+/// What it means that a layer is nothing for clients of v2.
+fn unread(error: LayerError) -> MirrorError {
+    let wrong = |what| MirrorError::Unusable(Arc::new(UpstreamError::Protocol(what)));
+    match error {
+        LayerError::Commit(CommitError::Full(_)) => MirrorError::no_room(),
+        LayerError::Commit(error) => MirrorError::Disk(Arc::new(std::io::Error::other(error))),
+        LayerError::Packing => wrong("a layer cannot be unpacked"),
+        LayerError::Kind => wrong("a layer is packed by what clients do not read"),
+        LayerError::TooLong => wrong("a layer unpacks to too much"),
+        LayerError::Read(error) => MirrorError::Disk(Arc::new(error)),
+    }
+}

@@ -1,0 +1,381 @@
+//! Fills: what one download and its many readers share.
+//!
+//! A fill belongs to no request. It writes to a staged file and publishes how far it is; whoever reads
+//! follows. Its last chunk is held back until length and digest match, so that nobody ever receives a
+//! complete body that is wrong.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::download::Download;
+use super::source::Source;
+use oci::digest::Digest;
+use oci::name::Registry;
+use store::{CommitError, OpenFile, Store};
+use upstream::UpstreamError;
+
+/// What is held back of a body until it is verified, in bytes.
+pub(super) const TAIL: u64 = 64 << 10;
+/// Side requests that one fill allows.
+const SIDE_REQUESTS: usize = 4;
+/// How many partials of an earlier process are hashed at once.
+const HASHED_AT_ONCE: usize = 2;
+
+/// Why a fill, or one of its sources, came to nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum FillError {
+    #[error("the upstream did not give it")]
+    Upstream(#[source] Arc<UpstreamError>),
+    #[error("what the upstream gave cannot be kept")]
+    Commit(#[source] Arc<CommitError>),
+    /// The store has no room or cannot be written; the bytes can still pass through.
+    #[error("the store cannot keep it")]
+    NoRoom { total: Option<u64> },
+    #[error("other fills need the slot; it goes on later")]
+    Paused,
+    #[error("too many fills are under way")]
+    Busy,
+    #[error("the fill ended without a result")]
+    Lost,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub phase: Phase,
+    /// The whole length in bytes, where announced.
+    pub total: Option<u64>,
+    /// Bytes in the staged file.
+    pub written: u64,
+    /// Counts the staged files: a source that lied is given up with all it sent.
+    pub generation: u32,
+    /// Counts refusals, so that a change wakes those who wait.
+    pub refusals: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// Waiting for a slot or for the upstream's headers.
+    Asking,
+    Streaming {
+        file: Arc<OpenFile>,
+        since: Instant,
+    },
+    /// Committed: everything may be read.
+    Done {
+        file: Arc<OpenFile>,
+    },
+    Failed(FillError),
+}
+
+impl Progress {
+    /// Up to where a reader may read that wants bytes up to `end`; `None` means to the end of the blob.
+    pub fn readable(&self, end: Option<u64>) -> u64 {
+        match (&self.phase, self.total) {
+            (Phase::Done { .. }, _) => self.written,
+            (_, Some(total)) if end.is_some_and(|end| end < total) => self.written,
+            (_, Some(total)) => self.written.min(total - TAIL.min(total)),
+            (_, None) => self.written.saturating_sub(TAIL),
+        }
+    }
+}
+
+/// One download.
+#[derive(Debug)]
+pub(super) struct Fill {
+    /// What it is known by; a layer of the v1 API, whose digest only its end tells, has a key in its place.
+    pub digest: Digest,
+    pub progress: watch::Sender<Progress>,
+    sources: Mutex<Sources>,
+    /// Slots for readers that cannot wait for their range.
+    pub side_requests: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    /// Those not tried yet.
+    waiting: VecDeque<Source>,
+    /// All that were ever added.
+    known: Vec<Source>,
+    /// Those that failed, with the reason.
+    refused: Vec<(Source, FillError)>,
+}
+
+impl Fill {
+    fn new(digest: Digest, source: Source) -> Self {
+        let asking = Progress {
+            phase: Phase::Asking,
+            total: None,
+            written: 0,
+            generation: 0,
+            refusals: 0,
+        };
+        let sources = Sources {
+            waiting: VecDeque::from([source.clone()]),
+            known: vec![source],
+            refused: Vec::new(),
+        };
+        Self {
+            digest,
+            progress: watch::Sender::new(asking),
+            sources: Mutex::new(sources),
+            side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
+        }
+    }
+
+    /// Why this source gave nothing, if that is known.
+    pub fn refusal(&self, source: &Source) -> Option<FillError> {
+        self.sources()
+            .refused
+            .iter()
+            .find(|(known, _)| known.is(source))
+            .map(|(_, error)| error.clone())
+    }
+
+    /// Whether it failed before it asked this source: what it failed with was said by another, which may have
+    /// given nothing more when this one joined.
+    pub fn ended_without(&self, source: &Source) -> bool {
+        matches!(self.progress.borrow().phase, Phase::Failed(_)) && self.refusal(source).is_none()
+    }
+
+    fn knows(&self, source: &Source) -> bool {
+        self.sources().known.iter().any(|known| known.is(source))
+    }
+
+    fn add(&self, source: Source) {
+        let mut sources = self.sources();
+        if !sources.known.iter().any(|known| known.is(&source)) {
+            sources.known.push(source.clone());
+            sources.waiting.push_back(source);
+        }
+    }
+
+    pub fn refuse(&self, source: Source, error: FillError) {
+        self.sources().refused.push((source, error));
+        self.progress.send_modify(|progress| progress.refusals += 1);
+    }
+
+    /// The next source that was not tried.
+    pub fn next_source(&self) -> Option<Source> {
+        self.sources().waiting.pop_front()
+    }
+
+    /// Whether there is a source that was not tried.
+    pub fn has_more_sources(&self) -> bool {
+        !self.sources().waiting.is_empty()
+    }
+
+    /// Every source that was ever added and can be asked again after a restart: registry and repository.
+    pub fn source_names(&self) -> Vec<(String, String)> {
+        let name = |source: &Source| {
+            let (origin, repository) = source.blob()?;
+            Some((origin.registry.to_string(), repository.to_string()))
+        };
+        self.sources().known.iter().filter_map(name).collect()
+    }
+
+    /// Whether anybody reads or waits. Only [`Fills::give_way`] may act on it.
+    pub fn is_followed(&self) -> bool {
+        self.progress.receiver_count() > 0
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among those who follow a fill, from the moment of joining: while there is one, the fill is not paused.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub fill: Arc<Fill>,
+    pub progress: watch::Receiver<Progress>,
+}
+
+/// What joining came to.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// This fill, and whether it was under way already.
+    Fill { follower: Follower, collapsed: bool },
+    /// A fill is under way from other repositories: the right to its bytes must be shown first.
+    Unclaimed,
+}
+
+/// All fills under way.
+#[derive(Clone, Debug)]
+pub(super) struct Fills {
+    pub shared: Arc<FillsShared>,
+}
+
+#[derive(Debug)]
+pub(super) struct FillsShared {
+    running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    pub store: Arc<Store>,
+    runtime: tokio::runtime::Handle,
+    pub slots: Arc<Semaphore>,
+    per_registry: Mutex<HashMap<Registry, Arc<Semaphore>>>,
+    /// Half of all slots.
+    share: usize,
+    /// Fills that wait for a slot.
+    pub waiting: AtomicUsize,
+    /// Fills that gave their slot up while nobody read them.
+    paused: Mutex<VecDeque<(Digest, Source)>>,
+    /// Turns to hash what an earlier process left: each takes a thread that computes.
+    pub hashing: Semaphore,
+}
+
+impl Fills {
+    pub fn new(limit: usize, store: Arc<Store>, runtime: tokio::runtime::Handle) -> Self {
+        let shared = FillsShared {
+            running: Mutex::default(),
+            store,
+            runtime,
+            slots: Arc::new(Semaphore::new(limit)),
+            per_registry: Mutex::default(),
+            share: limit.div_ceil(2),
+            waiting: AtomicUsize::new(0),
+            paused: Mutex::default(),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Joins the fill of `digest`, or starts it. `claimed` says that the source's repository is known to
+    /// have it; otherwise only a fill that asks that very repository proves it.
+    pub fn join(&self, digest: Digest, source: Source, claimed: bool) -> Joined {
+        let mut running = lock(&self.shared.running);
+        if let Some(fill) = running.get(&digest) {
+            if !claimed && !fill.knows(&source) {
+                return Joined::Unclaimed;
+            }
+            fill.add(source);
+            let follower = Follower {
+                progress: fill.progress.subscribe(),
+                fill: fill.clone(),
+            };
+            return Joined::Fill {
+                follower,
+                collapsed: true,
+            };
+        }
+        let fill = Arc::new(Fill::new(digest, source));
+        let follower = Follower {
+            progress: fill.progress.subscribe(),
+            fill: fill.clone(),
+        };
+        running.insert(digest, fill.clone());
+        drop(running);
+        // Who asks for it does not wait until its turn comes again.
+        lock(&self.shared.paused).retain(|(paused, _)| *paused != digest);
+        let download = Download::new(self.clone(), fill);
+        self.shared.runtime.spawn(download.run());
+        Joined::Fill {
+            follower,
+            collapsed: false,
+        }
+    }
+
+    /// Whether a fill gives its slot to those who wait: only one that nobody follows. Who joins from then on is
+    /// answered nothing before it is over.
+    pub fn give_way(&self, fill: &Fill) -> bool {
+        if fill.is_followed() || self.shared.waiting.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        // Who joins does so under this lock.
+        let _running = lock(&self.shared.running);
+        if fill.is_followed() {
+            return false;
+        }
+        fill.progress.send_modify(|progress| {
+            progress.phase = Phase::Asking;
+            progress.total = None;
+        });
+        true
+    }
+
+    /// The slots of one registry.
+    pub fn slots_of(&self, registry: &Registry) -> Arc<Semaphore> {
+        let share = self.shared.share;
+        let mut per_registry = lock(&self.shared.per_registry);
+        let slots = per_registry.entry(registry.clone());
+        slots
+            .or_insert_with(|| Arc::new(Semaphore::new(share)))
+            .clone()
+    }
+
+    /// Goes on with this fill when a slot is free.
+    pub fn pause(&self, digest: Digest, source: Source) {
+        lock(&self.shared.paused).push_back((digest, source));
+    }
+
+    /// The fill is over: it leaves the map before anybody hears of it, so that who comes now finds the
+    /// committed blob or starts anew. A paused one takes its place if nobody waits for the slot.
+    pub fn land(&self, fill: &Fill, outcome: Phase) {
+        lock(&self.shared.running).remove(&fill.digest);
+        let paused = matches!(outcome, Phase::Failed(FillError::Paused));
+        fill.progress
+            .send_modify(|progress| progress.phase = outcome);
+        if !paused && self.shared.waiting.load(Ordering::Relaxed) == 0 {
+            let next = lock(&self.shared.paused).pop_front();
+            if let Some((digest, source)) = next {
+                self.join(digest, source, true);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_held_back_until_commit() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let file = Arc::new(OpenFile::staged(file));
+        let streaming = Phase::Streaming {
+            file: file.clone(),
+            since: Instant::now(),
+        };
+        let at = |phase: &Phase, total, written| Progress {
+            phase: phase.clone(),
+            total,
+            written,
+            generation: 1,
+            refusals: 0,
+        };
+        let big = 10 * TAIL;
+        for (total, written, end, readable) in [
+            (Some(big), 0, None, 0),
+            (Some(big), 3 * TAIL, None, 3 * TAIL),
+            (Some(big), big, None, big - TAIL),
+            (Some(big), big, Some(big), big - TAIL),
+            // A range that does not reach the end is released as it arrives.
+            (Some(big), big, Some(big - 1), big),
+            // A blob smaller than the tail is held back whole.
+            (Some(10), 10, None, 0),
+            (Some(10), 10, Some(10), 0),
+            (Some(0), 0, None, 0),
+            (None, 3 * TAIL, None, 2 * TAIL),
+            (None, 10, None, 0),
+        ] {
+            assert_eq!(
+                at(&streaming, total, written).readable(end),
+                readable,
+                "{total:?} {written} {end:?}"
+            );
+            assert_eq!(
+                at(&Phase::Done { file: file.clone() }, total, written).readable(end),
+                written
+            );
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Following a fill: from the staged file as far as it may be read, from a request beside the fill where that would
+//! take too long, past the store where that has no room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::beside::SentBeside;
+use super::fill::{Fill, FillError, Follower, Phase, Progress, TAIL};
+use super::reader::ReadError;
+use super::source::Source;
+use super::through::Through;
+use store::{OpenFile, same};
+use upstream::BlobBody;
+
+/// A reader that would wait longer than this for its range asks the upstream beside the fill.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a waiting reader looks whether its patience suffices.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often one part is asked for beside a fill: requests that bring nothing must end.
+const SIDE_REQUESTS: u32 = 4;
+
+/// A fill being followed.
+#[derive(Debug)]
+pub(super) struct Following {
+    fill: Arc<Fill>,
+    source: Source,
+    progress: watch::Receiver<Progress>,
+    /// The length that the receiver was told.
+    announced: Option<u64>,
+    taken: Option<Taken>,
+    /// What the receiver has that did not come from the file.
+    beside: SentBeside,
+    side: Option<Side>,
+    /// How often this part may still be asked for beside the fill.
+    sides_left: u32,
+    /// Once the fill has failed for want of room.
+    through: Option<Box<Through>>,
+}
+
+/// The staged file that bytes were taken from. If another one takes its place, none may follow before both
+/// were compared as far as the receiver has them.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    generation: u32,
+    pub file: Arc<OpenFile>,
+    /// How many bytes it has at least.
+    pub written: u64,
+    /// How far the receiver has them.
+    sent: u64,
+}
+
+/// A request beside a fill, for bytes that it will reach only later.
+#[derive(Debug)]
+struct Side {
+    body: BlobBody,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Where a piece came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    File,
+    /// A request that nothing has verified yet.
+    Beside,
+    /// A body that is verified before it ends.
+    Verified,
+}
+
+/// What a fill has for a reader.
+pub(super) enum More {
+    /// The file holds everything up to `limit`.
+    File {
+        file: Arc<OpenFile>,
+        limit: u64,
+    },
+    /// From a request beside the fill, or from one in its place.
+    Bytes(Bytes, From),
+    End,
+}
+
+impl Following {
+    /// `announced` is the length of the whole blob that the receiver was told, where it was.
+    pub fn new(follower: Follower, source: Source, announced: Option<u64>) -> Self {
+        let Follower { fill, progress } = follower;
+        Self {
+            fill,
+            source,
+            progress,
+            announced,
+            taken: None,
+            beside: SentBeside::default(),
+            side: None,
+            sides_left: SIDE_REQUESTS,
+            through: None,
+        }
+    }
+
+    /// Another part is wanted.
+    pub fn turn(&mut self) {
+        (self.side, self.through) = (None, None);
+        self.sides_left = SIDE_REQUESTS;
+    }
+
+    /// Notes what the receiver was sent.
+    pub fn sent(&mut self, offset: u64, piece: &[u8], from: From) {
+        match from {
+            From::File => {
+                if let Some(taken) = &mut self.taken {
+                    taken.sent = taken.sent.max(offset + piece.len() as u64);
+                }
+            }
+            From::Beside => self.beside.note(offset, piece),
+            From::Verified => {}
+        }
+    }
+
+    /// Waits until there is something at `offset`.
+    pub async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
+        loop {
+            if let Some(through) = &mut self.through {
+                let from = if through.is_verified() {
+                    From::Verified
+                } else {
+                    From::Beside
+                };
+                let next = through.next().await?;
+                return Ok(next.map_or(More::End, |bytes| More::Bytes(bytes, from)));
+            }
+            if let Some(bytes) = self.side_bytes(offset, end).await {
+                return Ok(More::Bytes(bytes, From::Beside));
+            }
+            let wait = match self.look(offset, end)? {
+                Look::Verified(more, file) => {
+                    self.verify(file).await?;
+                    return Ok(more);
+                }
+                Look::More(more) => return Ok(more),
+                Look::Elsewhere => {
+                    self.through = Some(self.pass_through(offset, end).await?);
+                    continue;
+                }
+                Look::Compare(now) => {
+                    self.compare(&now).await?;
+                    self.taken = Some(now);
+                    continue;
+                }
+                Look::Wait(wait) => wait,
+            };
+            if wait > PATIENCE
+                && offset < self.release(end)
+                && self.sides_left > 0
+                && self.start_side(offset, end).await
+            {
+                continue;
+            }
+            let changed = tokio::time::timeout(LOOK_EVERY, self.progress.changed()).await;
+            if let Ok(Err(_)) = changed {
+                return Err(ReadError::Fill(Arc::new(FillError::Lost)));
+            }
+        }
+    }
+
+    /// What the fill's progress means for this reader.
+    fn look(&mut self, offset: u64, end: Option<u64>) -> Result<Look, ReadError> {
+        let progress = self.progress.borrow_and_update();
+        let limit = progress.readable(end);
+        let file = match &progress.phase {
+            Phase::Asking => return Ok(Look::Wait(Duration::ZERO)),
+            Phase::Failed(FillError::NoRoom { .. }) => return Ok(Look::Elsewhere),
+            Phase::Failed(error) => return Err(ReadError::Fill(Arc::new(error.clone()))),
+            Phase::Done { file } | Phase::Streaming { file, .. } => file.clone(),
+        };
+        let total = match progress.phase {
+            Phase::Done { .. } => Some(progress.written),
+            _ => progress.total,
+        };
+        let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
+        let taken = self.taken.as_ref();
+        if other_length {
+            return Err(ReadError::Untrue);
+        }
+        if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
+            // The file that was read was given up for this one.
+            return if limit >= taken.sent {
+                let now = Taken {
+                    generation: progress.generation,
+                    file,
+                    written: limit,
+                    ..taken.clone()
+                };
+                Ok(Look::Compare(now))
+            } else {
+                Ok(Look::Wait(Duration::ZERO))
+            };
+        }
+        if limit > offset {
+            self.taken = Some(Taken {
+                generation: progress.generation,
+                file: file.clone(),
+                written: taken.map_or(limit, |taken| taken.written.max(limit)),
+                sent: taken.map_or(0, |taken| taken.sent),
+            });
+            let more = More::File {
+                file: file.clone(),
+                limit,
+            };
+            return Ok(match progress.phase {
+                Phase::Done { .. } => Look::Verified(more, file),
+                _ => Look::More(more),
+            });
+        }
+        Ok(match progress.phase {
+            Phase::Streaming { since, .. } => {
+                Look::Wait(wait_for(offset, progress.written, since.elapsed()))
+            }
+            Phase::Done { .. } => Look::Verified(More::End, file),
+            _ => Look::More(More::End),
+        })
+    }
+
+    /// The file is verified: what the receiver has from elsewhere must stand in it before it gets any more.
+    async fn verify(&mut self, file: Arc<OpenFile>) -> Result<(), ReadError> {
+        if self.beside.is_empty() {
+            return Ok(());
+        }
+        let beside = std::mem::take(&mut self.beside);
+        let stands = blocking(move || beside.stands_in(&file)).await?;
+        if !stands {
+            telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
+            return Err(ReadError::Untrue);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what the receiver has stands in another file as well.
+    async fn compare(&self, now: &Taken) -> Result<(), ReadError> {
+        let Some(taken) = &self.taken else {
+            return Ok(());
+        };
+        let (then, now, sent) = (taken.file.clone(), now.file.clone(), taken.sent);
+        if blocking(move || same(&then, &now, sent)).await? {
+            Ok(())
+        } else {
+            Err(ReadError::Untrue)
+        }
+    }
+
+    /// Goes on without the store. What was sent already must be what comes now.
+    async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<Box<Through>, ReadError> {
+        let verify = end.is_none() || end == self.announced;
+        let (from, stop) = if verify { (0, None) } else { (offset, end) };
+        let (source, digest) = (&self.source, self.fill.digest);
+        let body = source.body(&digest, from, stop, self.announced).await?;
+        let check = verify.then(|| source.check(&digest));
+        let through = Through::new(body, digest, offset, check, self.announced);
+        Ok(Box::new(through.after(self.taken.clone(), &self.beside)))
+    }
+
+    /// Up to where bytes may come from beside the fill: a part that does not reach the blob's end as a whole, else
+    /// all but the tail, which is only ever read from the verified file.
+    fn release(&self, end: Option<u64>) -> u64 {
+        let total = self.progress.borrow().total.or(self.announced);
+        match (end, total) {
+            (Some(end), Some(total)) if end < total => end,
+            (_, Some(total)) => total - TAIL.min(total),
+            // Nobody knows where the tail begins.
+            (_, None) => 0,
+        }
+    }
+
+    /// The next bytes of a side request, if there is one and the rest is not better read from the file.
+    async fn side_bytes(&mut self, offset: u64, end: Option<u64>) -> Option<Bytes> {
+        let release = self.release(end);
+        let side = self.side.as_mut()?;
+        if offset < release
+            && let Ok(Some(bytes)) = side.body.next().await
+        {
+            let most = usize::try_from(release - offset).unwrap_or(usize::MAX);
+            return Some(bytes.slice(..bytes.len().min(most)));
+        }
+        self.side = None;
+        None
+    }
+
+    /// Asks the upstream for the range itself, if one more side request is allowed.
+    async fn start_side(&mut self, offset: u64, end: Option<u64>) -> bool {
+        let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
+            return false;
+        };
+        self.sides_left -= 1;
+        let (digest, total) = (self.fill.digest, self.progress.borrow().total);
+        let total = total.or(self.announced);
+        match self.source.body(&digest, offset, end, total).await {
+            Ok(body) if body.offset == offset && body.total == total => {
+                tracing::debug!(digest = %self.fill.digest, offset, "a side request");
+                self.side = Some(Side { body, _slot: slot });
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a look at the progress came to.
+enum Look {
+    More(More),
+    /// The same, of this verified file.
+    Verified(More, Arc<OpenFile>),
+    /// Another file took the place of the one that was read.
+    Compare(Taken),
+    /// The fill has failed for want of room.
+    Elsewhere,
+    /// How long the fill will take to get there.
+    Wait(Duration),
+}
+
+/// Does something that blocks on the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(std::io::Error::other)?
+}
+
+/// How long a fill will take to reach `offset` at the speed it had so far; nothing is known of its first
+/// second.
+fn wait_for(offset: u64, written: u64, elapsed: Duration) -> Duration {
+    let missing = offset.saturating_sub(written);
+    if missing == 0 || elapsed < Duration::from_secs(1) {
+        return Duration::ZERO;
+    }
+    if written == 0 {
+        return Duration::MAX;
+    }
+    let seconds = u128::from(missing) * elapsed.as_millis() / u128::from(written) / 1000;
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience() {
+        let seconds = Duration::from_secs;
+        for (offset, written, elapsed, wait) in [
+            (100, 100, seconds(5), Duration::ZERO),
+            (1000, 10, Duration::from_millis(500), Duration::ZERO),
+            (1000, 100, seconds(10), seconds(90)),
+            (1000, 900, seconds(9), seconds(1)),
+            (1000, 0, seconds(2), Duration::MAX),
+            (u64::MAX, 1, seconds(u64::MAX >> 10), seconds(u64::MAX)),
+        ] {
+            assert_eq!(
+                wait_for(offset, written, elapsed),
+                wait,
+                "{offset} {written} {elapsed:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What the answer to a write says about the registry. Pure.
+//!
+//! Nothing is learnt from what a client claims: content is linked to a repository only if the answer names it
+//! and the client asked for it.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use oci::digest::{Algorithm, Digest};
+use oci::name::{Reference, Repository};
+use oci::v2::{Endpoint, Resource, Target};
+
+/// What an answered write says about the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// The repository has this manifest, under this reference.
+    Manifest {
+        reference: Reference,
+        media_type: String,
+        bytes: Bytes,
+    },
+    /// The repository has this blob; its length in bytes, where known.
+    Blob {
+        digest: Digest,
+        size: Option<u64>,
+    },
+    /// The repository no longer has this.
+    Gone(Resource),
+    /// It may or may not have been done.
+    Doubt(Resource),
+    Nothing,
+}
+
+/// What was written, as far as its answer can teach something.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub method: Method,
+    pub endpoint: Endpoint,
+    /// The digest that an upload was finished with or a mount asked for.
+    pub blob: Option<Digest>,
+    /// The type and bytes of a manifest.
+    pub manifest: Option<(String, Bytes)>,
+}
+
+/// What an answer teaches: that the repository has what the answer itself names, if it is what was asked for.
+/// `answer` is absent where it got lost.
+pub fn lesson(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> Lesson {
+    let Written {
+        method,
+        endpoint,
+        blob,
+        manifest,
+    } = written;
+    let resource = &endpoint.resource;
+    if matches!(method, Method::GET | Method::HEAD) {
+        return Lesson::Nothing;
+    }
+    let answer = answer.filter(|(status, _)| !status.is_server_error());
+    let Some((status, headers)) = answer else {
+        return Lesson::Doubt(resource.clone());
+    };
+    match (&method, resource) {
+        (&Method::PUT, Resource::Manifest(reference)) if status == StatusCode::CREATED => {
+            let named = named(headers, &endpoint.repository);
+            let manifest = manifest.filter(|(_, bytes)| {
+                named.is_some_and(|named| named == digest_of(reference, bytes))
+            });
+            manifest.map_or(Lesson::Doubt(resource.clone()), |(media_type, bytes)| {
+                Lesson::Manifest {
+                    reference: reference.clone(),
+                    media_type,
+                    bytes,
+                }
+            })
+        }
+        (&Method::PUT | &Method::POST, Resource::Upload(_) | Resource::Uploads)
+            if status == StatusCode::CREATED =>
+        {
+            let named = named(headers, &endpoint.repository);
+            let blob = blob.filter(|digest| named == Some(*digest));
+            blob.map_or(Lesson::Nothing, |digest| Lesson::Blob {
+                digest,
+                size: None,
+            })
+        }
+        (&Method::DELETE, Resource::Manifest(_) | Resource::Blob(_)) if status.is_success() => {
+            Lesson::Gone(resource.clone())
+        }
+        _ => Lesson::Nothing,
+    }
+}
+
+/// The digest of the content that an answer to a write names: in `Docker-Content-Digest`, in the `Location` of
+/// what was written, or in both alike.
+fn named(headers: &HeaderMap, repository: &Repository) -> Option<Digest> {
+    let mut lines = headers.get_all("docker-content-digest").iter();
+    let stated = lines
+        .next()
+        .map(|line| line.to_str().ok()?.trim().parse().ok());
+    if lines.next().is_some() {
+        return None;
+    }
+    let location = headers.get(header::LOCATION);
+    let located = location.and_then(|location| {
+        let (name, resource) = Target::split(location.to_str().ok()?)?.named()?;
+        match resource {
+            Resource::Blob(digest) | Resource::Manifest(Reference::Digest(digest)) => {
+                Some((name == repository.as_str()).then_some(digest))
+            }
+            _ => None,
+        }
+    });
+    match (stated, located) {
+        (Some(stated), Some(located)) if stated != located => None,
+        (stated, located) => stated.or(located).flatten(),
+    }
+}
+
+/// What a manifest is called that was put under a reference.
+pub(super) fn digest_of(reference: &Reference, bytes: &[u8]) -> Digest {
+    match reference {
+        Reference::Digest(digest) => *digest,
+        Reference::Tag(_) => oci::schema1::digest_of(Algorithm::Sha256, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repository() -> Repository {
+        "team/app".parse().expect("a name")
+    }
+
+    #[test]
+    fn what_answers_teach() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let tag = || Resource::Manifest("latest".parse().expect("a tag"));
+        let bytes = Bytes::from_static(b"{}");
+        let manifest = || Some(("a/b".to_owned(), bytes.clone()));
+        let blob = Lesson::Blob { digest, size: None };
+        let upload = || Resource::Upload("u".into());
+        let put = Lesson::Manifest {
+            reference: "latest".parse().expect("a tag"),
+            media_type: "a/b".into(),
+            bytes: bytes.clone(),
+        };
+        for (method, resource, status, expected) in [
+            (Method::PUT, tag(), Some(201), put),
+            (Method::PUT, tag(), Some(400), Lesson::Nothing),
+            (Method::PUT, tag(), Some(500), Lesson::Doubt(tag())),
+            (Method::PUT, tag(), None, Lesson::Doubt(tag())),
+            (Method::DELETE, tag(), Some(202), Lesson::Gone(tag())),
+            (Method::DELETE, tag(), Some(404), Lesson::Nothing),
+            (
+                Method::DELETE,
+                Resource::Blob(digest),
+                Some(202),
+                Lesson::Gone(Resource::Blob(digest)),
+            ),
+            (Method::PUT, upload(), Some(201), blob.clone()),
+            (Method::POST, Resource::Uploads, Some(201), blob),
+            (Method::POST, Resource::Uploads, Some(202), Lesson::Nothing),
+            (Method::PATCH, upload(), Some(202), Lesson::Nothing),
+            (Method::DELETE, upload(), Some(204), Lesson::Nothing),
+            (Method::GET, tag(), Some(500), Lesson::Nothing),
+        ] {
+            let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+            let answered = match resource {
+                Resource::Manifest(_) => Digest::of(Algorithm::Sha256, &bytes),
+                _ => digest,
+            };
+            let mut headers = HeaderMap::new();
+            let answered = answered.to_string().parse().expect("a value");
+            headers.insert("docker-content-digest", answered);
+            let written = Written {
+                method: method.clone(),
+                endpoint: Endpoint {
+                    repository: repository(),
+                    resource: resource.clone(),
+                },
+                blob: Some(digest),
+                manifest: manifest(),
+            };
+            let learned = lesson(written.clone(), status.map(|status| (status, &headers)));
+            assert_eq!(learned, expected, "{method} {resource:?} {status:?}");
+            // Without a name of what was written nothing is known of it.
+            let unnamed = HeaderMap::new();
+            let learned = lesson(written, status.map(|status| (status, &unnamed)));
+            let teaches = matches!(learned, Lesson::Manifest { .. } | Lesson::Blob { .. });
+            assert!(!teaches, "{method} {resource:?} {status:?}");
+        }
+    }
+
+    #[test]
+    fn what_answers_name() {
+        let (one, two) = (
+            Digest::of(Algorithm::Sha256, b"1"),
+            Digest::of(Algorithm::Sha512, b"2"),
+        );
+        let at = |kind: &str, digest: Digest| format!("http://up:1/v2/team/app/{kind}/{digest}");
+        let blob = |digest| at("blobs", digest);
+        for (stated, location, expected) in [
+            (vec![one.to_string()], None, Some(one)),
+            (vec![], Some(blob(one)), Some(one)),
+            (vec![], Some(at("manifests", two)), Some(two)),
+            (vec![one.to_string()], Some(blob(one)), Some(one)),
+            (vec![one.to_string()], Some(blob(two)), None),
+            (vec![one.to_string(), one.to_string()], None, None),
+            (vec!["sha256:1".into()], Some(blob(one)), None),
+            (vec!["sha256:1".into()], None, None),
+            (vec![], Some(format!("/v2/team/other/blobs/{one}")), None),
+            (
+                vec![one.to_string()],
+                Some(format!("/v2/team/other/blobs/{one}")),
+                None,
+            ),
+            (vec![], Some("/v2/team/app/manifests/latest".into()), None),
+            // A place that names no content says nothing for or against.
+            (
+                vec![one.to_string()],
+                Some("/v2/team/app/manifests/latest".into()),
+                Some(one),
+            ),
+            (vec![], None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in &stated {
+                headers.append("docker-content-digest", line.parse().expect("a value"));
+            }
+            if let Some(location) = &location {
+                headers.insert(header::LOCATION, location.parse().expect("a value"));
+            }
+            let found = named(&headers, &repository());
+            assert_eq!(found, expected, "{stated:?} {location:?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Lists: tags and referrers, passed through as the upstream gives them, kept for a minute, and answered
+//! stale for a while where the upstream cannot be asked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::Asked;
+use super::{Mirror, MirrorError, Origin};
+use access::Permit;
+use oci::cache_status::{CacheStatus, Forward};
+use oci::manifest::AcceptClass;
+use oci::name::{Registry, Repository};
+use oci::v2::{Endpoint, Query, Resource};
+use upstream::Page;
+
+/// How long a page is believed at most.
+const PAGE_TTL: Duration = Duration::from_secs(60);
+/// How long a page is kept in case the upstream fails.
+const PAGE_LIFE: Duration = Duration::from_secs(3600);
+/// Up to how many results a page is an ordinary one: no registry has nothing because of that.
+const ORDINARY_PAGE: u32 = 1000;
+/// What is kept of pages and of the queries for them, in KiB.
+const PAGES_KIB: u64 = 8 << 10;
+
+pub(super) type PageKey = (Registry, Repository, Resource, Query);
+pub(super) type Pages = moka::sync::Cache<PageKey, Arc<Kept>>;
+
+/// A page and when it was fetched.
+#[derive(Debug)]
+pub(super) struct Kept {
+    page: Page,
+    at: Instant,
+}
+
+pub(super) fn pages() -> Pages {
+    moka::sync::Cache::builder()
+        .max_capacity(PAGES_KIB)
+        .weigher(|key: &PageKey, kept: &Arc<Kept>| {
+            let next = kept.page.next.as_ref().map_or(0, Query::weight);
+            let bytes = key.3.weight() + next + kept.page.bytes.len();
+            u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
+        })
+        .time_to_live(PAGE_LIFE)
+        .build()
+}
+
+/// A page of tags or referrers.
+#[derive(Clone, Debug)]
+pub struct PageAnswer {
+    kept: Arc<Kept>,
+    pub cache: CacheStatus,
+    /// How old it is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
+}
+
+impl PageAnswer {
+    pub fn page(&self) -> &Page {
+        &self.kept.page
+    }
+}
+
+impl Mirror {
+    /// A page of `resource` (tags or referrers). `query` goes to the upstream: it is a
+    /// [selection](oci::page::selection).
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn list(
+        &self,
+        permit: &Permit,
+        resource: &Resource,
+        query: &Query,
+    ) -> Result<PageAnswer, MirrorError> {
+        let (origin, shared) = (self.admit(permit, resource).await?, &self.shared);
+        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        if origin.who.is_some() {
+            let (endpoint, resource) = (repository.clone(), resource.clone());
+            return fetch_for_caller(&origin, endpoint, resource, query).await;
+        }
+        let missing = (
+            registry.clone(),
+            repository.clone(),
+            resource.clone(),
+            AcceptClass::Full,
+        );
+        if let Some(asked) = shared.missing.asked(&missing) {
+            return Err(asked.still_unknown());
+        }
+        let key = (
+            registry,
+            repository.clone(),
+            resource.clone(),
+            query.clone(),
+        );
+        let known = shared.pages.get(&key);
+        // No longer than a tag is.
+        let ttl = PAGE_TTL.min(origin.tag_ttl);
+        if let Some(kept) = known.clone().filter(|kept| kept.at.elapsed() < ttl) {
+            return Ok(PageAnswer {
+                kept,
+                cache: CacheStatus::HIT,
+                stale: None,
+            });
+        }
+        let repository_key = (key.0.clone(), key.1.clone());
+        let (question, missing) = (
+            shared.lists.ask(repository_key),
+            shared.missing.ask(missing),
+        );
+        let generation = question.generation();
+        let start = || {
+            let (shared, key, query) = (shared.clone(), key.clone(), query.clone());
+            let endpoint = Endpoint {
+                repository,
+                resource: resource.clone(),
+            };
+            async move {
+                let fetched = shared.page(&origin, &endpoint, &query).await;
+                let page = fetched.map_err(|error| {
+                    if let MirrorError::Unknown { asked, .. } = error {
+                        question.unwritten(|| shared.pages.invalidate(&key));
+                        // An odd page that is not there says nothing of the list.
+                        if is_ordinary(&query) {
+                            let missing_ttl = origin.missing_ttl;
+                            shared.missing.remember_as(&missing, asked, missing_ttl);
+                        }
+                    }
+                    error
+                })?;
+                let kept = Arc::new(Kept {
+                    page,
+                    at: Instant::now(),
+                });
+                // One from before a write is not kept.
+                question.unwritten(|| shared.pages.insert(key, kept.clone()));
+                Ok(kept)
+            }
+        };
+        let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
+        match (fetched.unwrap_or(Err(MirrorError::Lost)), known) {
+            (Ok(kept), _) => {
+                let cache = CacheStatus::forward(Forward::UriMiss)
+                    .stored()
+                    .collapsed(collapsed);
+                Ok(PageAnswer {
+                    kept,
+                    cache,
+                    stale: None,
+                })
+            }
+            (Err(error), Some(kept)) if error.excuses_stale().is_some() => {
+                let reason = error.excuses_stale().unwrap_or("unavailable");
+                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+                let stale = Some(kept.at.elapsed());
+                Ok(PageAnswer { kept, cache, stale })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+/// Whether a query asks for the first results of a list, all or not too many.
+fn is_ordinary(query: &Query) -> bool {
+    let n = query.value("n").and_then(|n| n.parse().ok());
+    query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=ORDINARY_PAGE).contains(&n))
+}
+
+/// A page as one caller gets it, which is kept for nobody.
+async fn fetch_for_caller(
+    origin: &Origin,
+    repository: Repository,
+    resource: Resource,
+    query: &Query,
+) -> Result<PageAnswer, MirrorError> {
+    let endpoint = Endpoint {
+        repository,
+        resource,
+    };
+    let page = origin.upstream.page(&endpoint, query).await;
+    let page = page.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))?;
+    let at = Instant::now();
+    Ok(PageAnswer {
+        kept: Arc::new(Kept { page, at }),
+        cache: CacheStatus::forward(Forward::Bypass),
+        stale: None,
+    })
+}

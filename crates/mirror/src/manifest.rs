@@ -1,0 +1,481 @@
+//! Manifests: immutable by digest. A GET goes out only when the bytes are not here.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::error::Asked;
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::{Heads, Mirror, MirrorError, Origin, Shared};
+use access::Permit;
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::Digest;
+use oci::manifest::{AcceptClass, MAX_MANIFEST, facts};
+use oci::name::{Reference, Registry, Repository};
+use oci::schema1;
+use oci::v2::Resource;
+use store::{CommitError, ManifestLink, Mismatch, Question, Reach, trouble};
+use telemetry::metrics;
+use upstream::{Manifest, UpstreamError};
+
+/// How long a client waits for a manifest that is not here.
+pub(super) const UNCACHED_DEADLINE: Duration = Duration::from_millis(9500);
+
+/// A manifest of a repository, with or without its bytes.
+pub(super) type ManifestKey = (Registry, Repository, Digest, bool);
+
+/// What to answer a manifest request with.
+#[derive(Clone, Debug)]
+pub struct ManifestAnswer {
+    pub digest: Digest,
+    pub media_type: String,
+    /// In bytes.
+    pub size: u64,
+    /// Present if it was asked for.
+    pub bytes: Option<Bytes>,
+    pub cache: CacheStatus,
+    /// How old it is, where the upstream could not be asked whether it is still right.
+    pub stale: Option<Duration>,
+}
+
+/// What fetching a manifest by digest came to.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub link: Arc<ManifestLink>,
+    pub bytes: Option<Bytes>,
+}
+
+impl Mirror {
+    /// The manifest that `reference` names, with its bytes if `with_bytes`.
+    ///
+    /// # Errors
+    /// What the upstream said, where it had to be asked.
+    pub async fn manifest(
+        &self,
+        permit: &Permit,
+        reference: &Reference,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let origin = self
+            .admit(permit, &Resource::Manifest(reference.clone()))
+            .await?;
+        match reference {
+            Reference::Digest(digest) => {
+                self.manifest_by_digest(&origin, permit, digest, with_bytes)
+                    .await
+            }
+            Reference::Tag(tag) => {
+                self.manifest_by_tag(&origin, permit, tag, class, with_bytes)
+                    .await
+            }
+        }
+    }
+
+    pub(super) async fn manifest_by_digest(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let shared = &self.shared;
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let link = shared
+            .store
+            .links
+            .manifest(registry, repository, digest)
+            .await
+            .unwrap_or_else(|error| {
+                trouble("a link cannot be read", &error);
+                None
+            });
+        let missing = missing_key(
+            registry,
+            repository,
+            &Reference::Digest(*digest),
+            AcceptClass::Full,
+        );
+        let link = match link {
+            None if shared.missing.knows(&missing) => return Err(Asked::Manifest.still_unknown()),
+            None => shared.shared_manifest(origin, permit, digest).await,
+            link => link,
+        };
+        let mut known = None;
+        if let Some(link) = &link {
+            let mut bytes = None;
+            if with_bytes {
+                bytes = shared.local(&link.stored(digest)).await;
+                if bytes.is_none() {
+                    bytes = shared.remade(origin, digest).await;
+                }
+            }
+            let is_here =
+                bytes.is_some() || (!with_bytes && shared.has_bytes(origin, digest, link).await);
+            if is_here && (with_bytes || origin.heads == Heads::Cached) {
+                if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
+                    == Freshness::Stale
+                {
+                    self.recheck_manifest(origin, permit, digest);
+                }
+                return Ok(answer(digest, link, bytes, CacheStatus::HIT));
+            }
+            // A HEAD by its tag would ask as seldom.
+            let confirmed = freshness(link.checked_at, origin.tag_ttl, SystemTime::now());
+            if !with_bytes && origin.heads == Heads::Cached && confirmed != Freshness::Stale {
+                return Ok(answer(digest, link, None, CacheStatus::HIT));
+            }
+            known = Some(link).filter(|_| is_here);
+        }
+        // Bytes that came through another repository only lack this one's claim: a HEAD, which is free.
+        let is_local = with_bytes && link.is_none() && shared.has_manifest(digest).await;
+        let known_at = link.as_ref().map(|link| link.checked_at);
+        let claim = |fetch| self.claimed(origin, permit, digest, fetch, known_at);
+        let claimed = claim(with_bytes && !is_local);
+        let (mut fetched, mut collapsed) = match (claimed.await, known) {
+            (Ok(claimed), _) => claimed,
+            (Err(error), Some(link)) => {
+                let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
+                let (Some(reason), Some(age)) = (error.excuses_stale(), age) else {
+                    return Err(error);
+                };
+                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+                let stale = Some(age);
+                return Ok(ManifestAnswer {
+                    stale,
+                    ..answer(digest, link, None, cache)
+                });
+            }
+            (Err(error), None) => return Err(error),
+        };
+        if is_local && fetched.bytes.is_none() {
+            fetched.bytes = shared.local(&fetched.link.stored(digest)).await;
+        }
+        if with_bytes && fetched.bytes.is_none() {
+            // It was evicted meanwhile.
+            (fetched, collapsed) = claim(true).await?;
+        }
+        let cache = CacheStatus::forward(Forward::UriMiss)
+            .stored()
+            .collapsed(collapsed);
+        Ok(answer(digest, &fetched.link, fetched.bytes, cache))
+    }
+
+    /// Makes sure that a repository has a manifest, by a GET if `fetch`; says whether somebody else had asked. What is
+    /// known is no answer: `known_at` is when it was confirmed.
+    async fn claimed(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        digest: &Digest,
+        fetch: bool,
+        known_at: Option<u64>,
+    ) -> Result<(Fetched, bool), MirrorError> {
+        let (shared, repository) = (&self.shared, permit.repository());
+        let key = (
+            permit.registry().clone(),
+            repository.clone(),
+            *digest,
+            fetch,
+        );
+        let claim = shared.ask_manifest(&key);
+        let asked = (key.clone(), origin.who, claim.link.generation());
+        let start = || {
+            let (shared, origin) = (shared.clone(), origin.clone());
+            shared.claim_manifest(origin, key, claim, known_at)
+        };
+        let fetching = shared.fetching.join(asked, start);
+        let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetching)
+            .await
+            .map_err(|_| MirrorError::late())?;
+        let fetched = match fetched.unwrap_or(Err(MirrorError::Lost)) {
+            Err(error @ MirrorError::Unknown { .. }) => {
+                let converted = shared.relink_manifest_of_v1(origin, repository, digest);
+                let link = converted.await.ok_or(error)?;
+                let bytes = shared.remade(origin, digest).await;
+                Fetched { link, bytes }
+            }
+            fetched => fetched?,
+        };
+        Ok((fetched, collapsed))
+    }
+
+    /// Asks behind an answer whether the repository still has a manifest.
+    fn recheck_manifest(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
+        let (mirror, origin) = (self.clone(), origin.clone());
+        let (permit, digest) = (permit.clone(), *digest);
+        tokio::spawn(async move {
+            let shared = &mirror.shared;
+            let known = shared.shared_manifest(&origin, &permit, &digest).await;
+            if known.is_some() {
+                return;
+            }
+            let (registry, repository) = (permit.registry(), permit.repository());
+            let links = &shared.store.links;
+            let question = links.ask_manifest(registry, repository, &digest);
+            let claimed = mirror.claimed(&origin, &permit, &digest, false, None);
+            if let Err(error) = claimed.await
+                && error.ends_a_claim()
+            {
+                links.manifest_gone(&question).await;
+            }
+        });
+    }
+}
+
+/// A question whether a repository has a manifest: what was known is changed by its answer, unless somebody wrote
+/// meanwhile.
+pub(super) struct ManifestClaim {
+    link: Question,
+    missing: runtime::generation::Question<super::missing::MissingKey>,
+}
+
+impl Shared {
+    /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
+    /// absent: slower, not wrong.
+    pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
+        let here = self.small(digest, MAX_MANIFEST as u64).await;
+        let here = here.unwrap_or_else(|error| {
+            trouble("a manifest cannot be read", &error);
+            None
+        });
+        match here {
+            Some(bytes) => Some(bytes),
+            None => self.fetch_shared(digest).await,
+        }
+    }
+
+    /// Whether the bytes of a linked manifest are here, or are made here.
+    async fn has_bytes(&self, origin: &Origin, digest: &Digest, link: &ManifestLink) -> bool {
+        let here = self.open_blob(&link.stored(digest), None).await;
+        here.is_some() || self.remade(origin, digest).await.is_some()
+    }
+
+    /// Whether bytes that may be a manifest are here, or in the bucket. None are read.
+    async fn has_manifest(&self, digest: &Digest) -> bool {
+        let most = MAX_MANIFEST as u64;
+        match self.open_blob(digest, None).await {
+            Some(content) => content.length().is_some_and(|length| length <= most),
+            None => match self.store.bucket() {
+                Some(bucket) => bucket
+                    .open(digest)
+                    .await
+                    .is_some_and(|object| object.size <= most),
+                None => false,
+            },
+        }
+    }
+
+    /// Begins to ask whether a repository has a manifest.
+    fn ask_manifest(&self, (registry, repository, digest, _): &ManifestKey) -> ManifestClaim {
+        let reference = Reference::Digest(*digest);
+        let missing = missing_key(registry, repository, &reference, AcceptClass::Full);
+        ManifestClaim {
+            link: self.store.links.ask_manifest(registry, repository, digest),
+            missing: self.missing.ask(missing),
+        }
+    }
+
+    /// The link that another node made, while it is fresh.
+    async fn shared_manifest(
+        &self,
+        origin: &Origin,
+        permit: &Permit,
+        digest: &Digest,
+    ) -> Option<Arc<ManifestLink>> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let good = origin.believes(origin.link_ttl);
+        let links = &self.store.links;
+        links
+            .shared_manifest(registry, repository, digest, good)
+            .await
+    }
+
+    /// Makes sure that a repository has a manifest: by a GET that brings the bytes, or by a HEAD.
+    async fn claim_manifest(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: ManifestKey,
+        claim: ManifestClaim,
+        known_at: Option<u64>,
+    ) -> Result<Fetched, MirrorError> {
+        let (_, repository, digest, fetch) = &key;
+        let (upstream, reference) = (&origin.upstream, Reference::Digest(*digest));
+        if let Some(fetched) = self.came_meanwhile(&origin, &key, known_at).await {
+            return Ok(fetched);
+        }
+        if !fetch {
+            let asked = upstream.manifest_head(repository, &reference, AcceptClass::Full);
+            match asked.await {
+                Ok(head) => {
+                    if let (Some(media_type), Some(size)) = (head.media_type, head.size) {
+                        let checked_at = unix(SystemTime::now());
+                        let link = ManifestLink {
+                            media_type,
+                            size,
+                            checked_at,
+                            subject: None,
+                            stored: None,
+                        };
+                        let link = self.relink(&claim.link, &key.0, repository, digest, link);
+                        let link = link.await;
+                        return Ok(Fetched { link, bytes: None });
+                    }
+                }
+                Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => {}
+                Err(error) => return Err(self.manifest_refused(&origin, &claim, error).await),
+            }
+        }
+        let asked = upstream.manifest(repository, &reference, AcceptClass::Full);
+        match asked.await {
+            Ok(manifest) => self.keep(&claim.link, digest, manifest).await,
+            Err(error) => Err(self.manifest_refused(&origin, &claim, error).await),
+        }
+    }
+
+    /// What a refusal means for the client; what the upstream does not have is remembered.
+    async fn manifest_refused(
+        &self,
+        origin: &Origin,
+        claim: &ManifestClaim,
+        error: UpstreamError,
+    ) -> MirrorError {
+        if matches!(error, UpstreamError::NotFound) {
+            self.missing.remember(&claim.missing, origin.missing_ttl);
+            self.store.links.manifest_gone(&claim.link).await;
+        }
+        MirrorError::of(Arc::new(error), Asked::Manifest)
+    }
+
+    /// What somebody else fetched between this one's look and its turn to ask.
+    async fn came_meanwhile(
+        &self,
+        origin: &Origin,
+        key: &ManifestKey,
+        known_at: Option<u64>,
+    ) -> Option<Fetched> {
+        let (registry, repository, digest, fetch) = key;
+        let links = &self.store.links;
+        let link = links.manifest(registry, repository, digest).await.ok()??;
+        if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+            return None;
+        }
+        if !fetch && known_at.is_some_and(|known_at| link.checked_at <= known_at) {
+            return None;
+        }
+        let bytes = if *fetch {
+            Some(self.local(&link.stored(digest)).await?)
+        } else {
+            None
+        };
+        Some(Fetched { link, bytes })
+    }
+
+    /// Verifies a manifest, keeps its bytes and links it, if the question still counts. A store that cannot keep it
+    /// does not keep it from the client.
+    pub(super) async fn keep(
+        &self,
+        question: &Question,
+        digest: &Digest,
+        manifest: Manifest,
+    ) -> Result<Fetched, MirrorError> {
+        let bytes = manifest.bytes.clone();
+        let link = self.keep_manifest(digest, manifest).await?;
+        let links = &self.store.links;
+        let link = links.link_manifest(question, link, Reach::Shared).await;
+        let bytes = Some(bytes);
+        Ok(Fetched { link, bytes })
+    }
+
+    /// Verifies a manifest and keeps its bytes; what the link of who has it says.
+    pub(super) async fn keep_manifest(
+        &self,
+        digest: &Digest,
+        manifest: Manifest,
+    ) -> Result<ManifestLink, MirrorError> {
+        let Manifest { head, bytes } = manifest;
+        let actual = Digest::of(digest.algorithm(), &bytes);
+        if actual != *digest && schema1::digest_of(digest.algorithm(), &bytes) != *digest {
+            let mismatch = Mismatch {
+                expected: *digest,
+                actual,
+            };
+            let error = CommitError::Mismatch(Box::new(mismatch));
+            metrics::lie(metrics::Liar::Upstream);
+            return Err(MirrorError::Untrue(Arc::new(error)));
+        }
+        let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);
+        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
+            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
+            Ok(Ok(())) => {
+                if bytes.len() as u64 <= super::HOT_BODY {
+                    self.hot.insert(actual, bytes.clone());
+                }
+                if let Some(bucket) = self.store.bucket() {
+                    bucket.write_through(&self.store.blobs, &actual, None);
+                }
+            }
+            Err(_) => {}
+        }
+        let facts = facts(&bytes);
+        Ok(ManifestLink {
+            media_type: head
+                .media_type
+                .or(facts.media_type)
+                .unwrap_or_else(|| "application/octet-stream".into()),
+            size: bytes.len() as u64,
+            checked_at: unix(SystemTime::now()),
+            subject: facts.subject,
+            stored: (actual != *digest).then_some(actual),
+        })
+    }
+
+    /// Notes that the upstream confirmed a claim; what only the bytes told stays.
+    pub(super) async fn relink(
+        &self,
+        question: &Question,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        mut link: ManifestLink,
+    ) -> Arc<ManifestLink> {
+        let links = &self.store.links;
+        let known = links.manifest(registry, repository, digest).await;
+        if let Some(known) = known.ok().flatten() {
+            (link.subject, link.stored) = (known.subject, known.stored);
+        }
+        links.link_manifest(question, link, Reach::Shared).await
+    }
+}
+
+fn answer(
+    digest: &Digest,
+    link: &ManifestLink,
+    bytes: Option<Bytes>,
+    cache: CacheStatus,
+) -> ManifestAnswer {
+    let size = bytes.as_ref().map_or(link.size, |bytes| bytes.len() as u64);
+    ManifestAnswer {
+        digest: *digest,
+        media_type: link.media_type.clone(),
+        size,
+        bytes,
+        cache,
+        stale: None,
+    }
+}
+
+pub(super) fn missing_key(
+    registry: &Registry,
+    repository: &Repository,
+    reference: &Reference,
+    class: AcceptClass,
+) -> super::missing::MissingKey {
+    (
+        registry.clone(),
+        repository.clone(),
+        Resource::Manifest(reference.clone()),
+        class,
+    )
+}

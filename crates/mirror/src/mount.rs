@@ -1,0 +1,66 @@
+//! Sources of mounts: repositories that are known to have a blob.
+
+use std::time::Duration;
+
+use super::Mirror;
+use access::Permit;
+use oci::digest::Digest;
+use oci::name::{Registry, Repository};
+use oci::v2::Resource;
+use store::trouble;
+
+/// In how many repositories a blob is looked for.
+const CANDIDATES: usize = 256;
+/// How long a source is looked for; without one a mount becomes an upload.
+const WITHIN: Duration = Duration::from_secs(2);
+
+impl Mirror {
+    /// Whether what the permit's repository has may be read, by all that is known of it: where our account may
+    /// read more than everybody, only what everybody may read is mounted with it.
+    pub async fn may_be_mounted(&self, permit: &Permit, digest: &Digest) -> bool {
+        let blob = Resource::Blob(*digest);
+        let admitted = self.admit(permit, &blob);
+        let admitted = tokio::time::timeout(WITHIN, admitted).await;
+        admitted.is_ok_and(|admitted| admitted.is_ok())
+    }
+
+    /// A repository of a registry that is linked to a blob here, of those that `may_pull` gives a permit for.
+    /// Links of others are never looked at, so that the time it takes says nothing of them.
+    pub async fn mountable_from(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+        may_pull: impl Fn(&Repository) -> Option<Permit>,
+    ) -> Option<Repository> {
+        let found = self.find_source(registry, digest, may_pull);
+        tokio::time::timeout(WITHIN, found).await.ok().flatten()
+    }
+
+    async fn find_source(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+        may_pull: impl Fn(&Repository) -> Option<Permit>,
+    ) -> Option<Repository> {
+        let (store, wanted) = (self.shared.store.clone(), registry.clone());
+        let listed =
+            tokio::task::spawn_blocking(move || store.links.repositories_with_blobs(&wanted)).await;
+        let listed = listed
+            .map_err(std::io::Error::other)
+            .and_then(|listed| listed);
+        let listed = listed.unwrap_or_else(|error| {
+            trouble("the repositories cannot be listed", &error);
+            Vec::new()
+        });
+        let permits = listed.iter().filter_map(may_pull).take(CANDIDATES);
+        for permit in permits {
+            let links = &self.shared.store.links;
+            let link = links.blob(registry, permit.repository(), digest).await;
+            let is_linked = link.is_ok_and(|link| link.is_some());
+            if is_linked && self.may_be_mounted(&permit, digest).await {
+                return Some(permit.repository().clone());
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,121 @@
+//! Who is admitted to a registry where our account may read more than everybody: only what everybody may
+//! read is served there.
+//!
+//! A repository is public once the upstream showed something of it to a question without our account. That
+//! is remembered for a day; the next question asks again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::error::Asked;
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::{Mirror, MirrorError, Origin, Shared};
+use access::Permit;
+use oci::name::{Registry, Repository};
+use oci::v2::Resource;
+use store::{PublicLink, trouble};
+
+/// How long a repository is known to be public.
+const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What of a repository is asked for without our account.
+pub(super) type PublicKey = (Registry, Repository, Resource);
+
+impl Mirror {
+    /// The origin of a permit's registry, once it is known that `resource` may be served from there.
+    pub(super) async fn admit(
+        &self,
+        permit: &Permit,
+        resource: &Resource,
+    ) -> Result<Arc<Origin>, MirrorError> {
+        let origin = self.origin(permit)?;
+        if origin.only_public {
+            let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+            let key = (registry, repository, resource.clone());
+            self.shared.clone().admit_public(&origin, key).await?;
+        }
+        if let Some(who) = origin.who {
+            self.admit_caller(&origin, who, permit, resource).await?;
+        }
+        Ok(origin)
+    }
+}
+
+impl Shared {
+    /// Makes sure that everybody may read a repository. Where the upstream cannot be asked, what it said
+    /// last counts for as long as a stale tag does.
+    async fn admit_public(
+        self: Arc<Self>,
+        origin: &Arc<Origin>,
+        key: PublicKey,
+    ) -> Result<(), MirrorError> {
+        let (registry, repository, _) = &key;
+        let known = self.store.links.public(registry, repository).await;
+        let known = known.unwrap_or_else(|error| {
+            trouble("a record of what is public cannot be read", &error);
+            None
+        });
+        let now = SystemTime::now();
+        let checked_at = known.map(|known| known.checked_at);
+        let fresh = |at| freshness(at, PUBLIC_TTL, now) != Freshness::Stale;
+        if checked_at.is_some_and(fresh) {
+            return Ok(());
+        }
+        let stale = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
+        let start = || self.clone().prove_public(origin.clone(), key.clone());
+        let asked = self.proving.join(key.clone(), start);
+        let within = if stale.is_some() {
+            origin.patience
+        } else {
+            super::manifest::UNCACHED_DEADLINE
+        };
+        match (tokio::time::timeout(within, asked).await, stale) {
+            (Err(_), Some(_)) => Ok(()),
+            (Err(_), None) => Err(MirrorError::late()),
+            (Ok((proof, _)), stale) => match proof.unwrap_or(Err(MirrorError::Lost)) {
+                Err(error) if stale.is_some() && error.excuses_stale().is_some() => Ok(()),
+                proof => proof,
+            },
+        }
+    }
+
+    /// Asks the upstream as everybody may, and keeps the answer.
+    async fn prove_public(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: PublicKey,
+    ) -> Result<(), MirrorError> {
+        let (registry, repository, resource) = &key;
+        let links = &self.store.links;
+        let question = links.ask_public(registry, repository);
+        let good = origin.believes(PUBLIC_TTL);
+        let shared = links.shared_public(registry, repository, good).await;
+        if shared.is_some() {
+            return Ok(());
+        }
+        match origin.upstream.ask_as_anybody(repository, resource).await {
+            Ok(()) => {
+                let checked_at = unix(SystemTime::now());
+                links
+                    .link_public(&question, PublicLink { checked_at })
+                    .await;
+                Ok(())
+            }
+            Err(error) => {
+                let asked = match resource {
+                    Resource::Manifest(_) => Asked::Manifest,
+                    Resource::Blob(_) => Asked::Blob,
+                    _ => Asked::Repository,
+                };
+                let error = match MirrorError::of(Arc::new(error), asked) {
+                    MirrorError::Denied => MirrorError::NotPublic,
+                    error => error,
+                };
+                if error.ends_a_claim() {
+                    links.public_gone(&question).await;
+                }
+                Err(error)
+            }
+        }
+    }
+}

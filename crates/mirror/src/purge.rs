@@ -1,0 +1,81 @@
+//! What operators do to the cache: removing some of it, rehashing all of it. What is kept in memory follows.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::SystemTime;
+
+use super::Mirror;
+pub use store::{Purge, Target, Verified};
+
+impl Mirror {
+    /// Removes what `target` names, or with `dry_run` only finds out what that would be.
+    ///
+    /// # Errors
+    /// When something cannot be removed; the rest was.
+    pub async fn purge(&self, target: Target, dry_run: bool) -> io::Result<Purge> {
+        let store = self.shared.store.clone();
+        let mirror = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            if dry_run {
+                return Ok(store.plan(&target));
+            }
+            // Answers that are under way are of before, and so is what the bucket has: they are not kept.
+            store.end_generations();
+            let purge = store.plan(&target);
+            for origin in mirror.shared.origins.values() {
+                origin.written(SystemTime::now());
+            }
+            if let (Target::Everywhere(digest), Some(bucket)) = (&target, store.bucket()) {
+                bucket.remove_blob(digest);
+            }
+            let outcome = store.purge(&purge);
+            mirror.forget(&target, &purge);
+            outcome.map(|()| purge)
+        });
+        work.await
+            .map_err(io::Error::other)
+            .and_then(|outcome| outcome)
+    }
+
+    /// Forgets what is in memory of what went.
+    fn forget(&self, target: &Target, purge: &Purge) {
+        let shared = &self.shared;
+        for (digest, _) in &purge.files {
+            shared.hot.invalidate(digest);
+        }
+        shared
+            .missing
+            .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
+        for (registry, v1) in &shared.v1 {
+            let concerned = match target {
+                Target::Registry(own) | Target::Repository(own, _) => own == registry,
+                Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => false,
+            };
+            if concerned {
+                // Whose token an image was read with: that is found out again.
+                v1.seen_in.invalidate_all();
+                v1.said_to_be_in.invalidate_all();
+                shared.conversions.forget(registry);
+            }
+        }
+        let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
+        shared.lists.write_where(concerned, || ());
+        for (key, _) in &shared.pages {
+            if target.concerns(&key.0, &key.1) {
+                shared.pages.invalidate(&*key);
+            }
+        }
+    }
+
+    /// Rehashes everything that is here, and sets aside what is damaged. Blocks for as long as that takes.
+    pub fn verify(&self, mut progress: impl FnMut(&Verified)) -> Verified {
+        let verified = self.shared.store.verify(|verified| {
+            progress(verified);
+            ControlFlow::Continue(())
+        });
+        for digest in &verified.damaged {
+            self.shared.hot.invalidate(digest);
+        }
+        verified
+    }
+}

@@ -1,0 +1,204 @@
+//! Reading a body, wherever it is: one code for first, late, slow and ranged readers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::fill::Follower;
+use super::following::{Following, From, More};
+use super::source::Source;
+use super::through::Through;
+use oci::range::Span;
+use store::{Blob, OpenFile, read_at};
+use upstream::UpstreamError;
+
+/// A wait for the receiver that makes it a slow one. Shorter ones are how a bounded socket buffer works.
+const SLOW: Duration = Duration::from_millis(50);
+/// The smallest piece that is read at once, in bytes: for a slow receiver.
+const MIN_CHUNK: usize = 16 << 10;
+/// The largest piece for a receiver that may yet turn out slow, in bytes.
+const MID_CHUNK: usize = 32 << 10;
+/// The largest piece, in bytes.
+const MAX_CHUNK: usize = 256 << 10;
+/// What a receiver must have taken without being slow to get the largest pieces, in bytes: more than the
+/// kernel's buffers swallow for one that does not read at all.
+const FAST_AFTER: u64 = 8 << 20;
+/// Why a body ended before its end. The connection must be broken off then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the fill failed")]
+    Fill(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error("the upstream's body ended early")]
+    Upstream(#[from] UpstreamError),
+    #[error("the file on disk is shorter than it was")]
+    Short,
+    #[error("the store cannot be read")]
+    Disk(#[from] std::io::Error),
+    #[error("the upstream sent other bytes than it promised")]
+    Untrue,
+}
+
+/// A body being read. Pieces are small while the receiver is slow, so that a thousand slow receivers
+/// cost little memory, and grow while it takes what it gets.
+#[derive(Debug)]
+pub struct Reader {
+    feed: Feed,
+    offset: u64,
+    /// One past the last byte wanted; unknown while the length of the blob is.
+    end: Option<u64>,
+    chunk: usize,
+    /// Bytes taken since the receiver was last slow.
+    taken: u64,
+    spare: BytesMut,
+}
+
+#[derive(Debug)]
+enum Feed {
+    Memory(Bytes),
+    Blob(Blob),
+    Fill(Box<Following>),
+    Through(Box<Through>),
+    /// The part that is wanted cannot be had: the body breaks off.
+    Nothing,
+}
+
+impl Reader {
+    fn new(feed: Feed, offset: u64, end: Option<u64>) -> Self {
+        Self {
+            feed,
+            offset,
+            end,
+            chunk: MIN_CHUNK,
+            taken: 0,
+            spare: BytesMut::new(),
+        }
+    }
+
+    pub(super) fn memory(bytes: Bytes, span: Span) -> Self {
+        Self::new(Feed::Memory(bytes), span.first, Some(span.end))
+    }
+
+    pub(super) fn blob(blob: Blob, span: Span) -> Self {
+        Self::new(Feed::Blob(blob), span.first, Some(span.end))
+    }
+
+    /// `announced` is the length of the whole blob that the receiver was told, where it was.
+    pub(super) fn fill(
+        follower: Follower,
+        source: Source,
+        announced: Option<u64>,
+        first: u64,
+        end: Option<u64>,
+    ) -> Self {
+        let following = Following::new(follower, source, announced);
+        Self::new(Feed::Fill(Box::new(following)), first, end)
+    }
+
+    pub(super) fn through(through: Through, first: u64, end: Option<u64>) -> Self {
+        Self::new(Feed::Through(Box::new(through)), first, end)
+    }
+
+    /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
+    /// began with. A body that only passes by has no other part: reading it fails then.
+    pub fn turn_to(&mut self, span: Span) {
+        (self.offset, self.end) = (span.first, Some(span.end));
+        match &mut self.feed {
+            Feed::Memory(_) | Feed::Blob(_) => {}
+            Feed::Fill(following) => following.turn(),
+            Feed::Through(_) | Feed::Nothing => self.feed = Feed::Nothing,
+        }
+    }
+
+    /// The next piece; `None` when everything wanted was read.
+    ///
+    /// # Errors
+    /// What ended the body before its end. Nothing more can be read then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        if self.end.is_some_and(|end| self.offset >= end) {
+            return Ok(None);
+        }
+        let mut from = From::File;
+        let piece = match &mut self.feed {
+            Feed::Memory(bytes) => {
+                let end = self.end.unwrap_or(bytes.len() as u64);
+                let at = |position: u64| {
+                    usize::try_from(position)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len())
+                };
+                Some(bytes.slice(at(self.offset)..at(end)))
+            }
+            Feed::Blob(blob) => {
+                let (file, limit) = (blob.file.clone(), blob.size);
+                Some(self.read(&file, limit).await?)
+            }
+            Feed::Fill(following) => match following.more(self.offset, self.end).await? {
+                More::File { file, limit } => Some(self.read(&file, limit).await?),
+                More::Bytes(bytes, origin) => {
+                    from = origin;
+                    Some(bytes)
+                }
+                More::End => None,
+            },
+            Feed::Through(through) => through.next().await?,
+            Feed::Nothing => None,
+        };
+        let Some(piece) = piece else {
+            // Only a body without an announced length may end where its bytes do.
+            return if self.end.is_none() {
+                Ok(None)
+            } else {
+                Err(ReadError::Short)
+            };
+        };
+        // A side or passed-through body may bring more than was asked for.
+        let wanted = self.end.map_or(u64::MAX, |end| end - self.offset);
+        let piece = piece.slice(
+            ..piece
+                .len()
+                .min(usize::try_from(wanted).unwrap_or(usize::MAX)),
+        );
+        if let Feed::Fill(following) = &mut self.feed {
+            following.sent(self.offset, &piece, from);
+        }
+        self.offset += piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// Gives a written piece back, with how long writing it had to wait for the receiver.
+    pub fn written(&mut self, piece: Bytes, waited: Duration) {
+        if waited >= SLOW {
+            (self.taken, self.chunk) = (0, MIN_CHUNK);
+        } else {
+            self.taken += piece.len() as u64;
+            let most = if self.taken < FAST_AFTER {
+                MID_CHUNK
+            } else {
+                MAX_CHUNK
+            };
+            self.chunk = (self.chunk * 2).min(most);
+        }
+        if let Ok(buffer) = piece.try_into_mut()
+            && buffer.capacity() <= self.chunk
+        {
+            self.spare = buffer;
+        }
+    }
+
+    /// One read of the file, of at most a chunk and not beyond `limit`.
+    async fn read(&mut self, file: &Arc<OpenFile>, limit: u64) -> Result<Bytes, ReadError> {
+        let limit = self.end.map_or(limit, |end| end.min(limit));
+        let want = usize::try_from(limit.saturating_sub(self.offset))
+            .unwrap_or(usize::MAX)
+            .min(self.chunk);
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.resize(want, 0);
+        let (mut buffer, read) = read_at(file, buffer, self.offset).await?;
+        if read == 0 {
+            return Err(ReadError::Short);
+        }
+        buffer.truncate(read);
+        Ok(buffer.freeze())
+    }
+}

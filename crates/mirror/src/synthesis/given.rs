@@ -1,0 +1,44 @@
+//! What clients of v1 were given of a repository before: while the registry's own v1 side cannot be asked, that is
+//! all there is to tell that it does not have the name.
+
+use crate::{Mirror, MirrorError};
+use access::Permit;
+use oci::manifest::AcceptClass;
+use oci::synthesis::{self, Platform};
+use store::trouble;
+
+impl Mirror {
+    /// Whether a repository is shown to clients of v1 although its own v1 side failed so: where that cannot be
+    /// asked, and did not know the name when a tag's present image was given out. `everybody` is whether
+    /// everybody may read the whole registry.
+    pub async fn synthesised_before(
+        &self,
+        error: &MirrorError,
+        permit: &Permit,
+        everybody: bool,
+        platform: &Platform,
+    ) -> bool {
+        if error.excuses_stale().is_none() {
+            return false;
+        }
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let whose = (!everybody).then_some(repository);
+        let store = &self.shared.store;
+        for tag in self.known_tags(permit).await {
+            let pointer = store
+                .tags
+                .open(registry, repository, AcceptClass::Full, &tag)
+                .await;
+            let Ok(Some(pointer)) = pointer else {
+                continue;
+            };
+            let id = synthesis::top_id(&pointer.digest, platform);
+            match store.synthesis.image(registry, whose, &id).await {
+                Ok(Some(given)) if given.repository == repository.as_str() => return true,
+                Ok(_) => {}
+                Err(error) => trouble("what an image's id stands for cannot be read", &error),
+            }
+        }
+        false
+    }
+}

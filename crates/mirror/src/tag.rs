@@ -1,0 +1,459 @@
+//! Tags: pointers at manifests, trusted for a while.
+//!
+//! A tag past its life costs one HEAD. A GET by tag goes out only where a HEAD cannot tell, or where the
+//! manifest exists under its tag alone, because GETs are what upstreams count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::error::Asked;
+use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::manifest::{Fetched, ManifestAnswer, UNCACHED_DEADLINE, missing_key};
+use super::missing;
+use super::{Mirror, MirrorError, Origin, Shared};
+use access::Permit;
+use oci::cache_status::{CacheStatus, Forward};
+use oci::digest::{Algorithm, Digest};
+use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
+use oci::name::{Reference, Registry, Repository, Tag};
+use oci::schema1;
+use store::{ManifestLink, Pointer, Question, Reach, trouble};
+use upstream::{Manifest, ManifestHead, UpstreamError};
+
+/// A tag of a repository, as one class of clients sees it.
+pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
+
+/// What resolving a tag came to.
+#[derive(Clone, Debug)]
+pub(super) struct Resolved {
+    pointer: Arc<Pointer>,
+    /// The bytes, where the tag had to be fetched to learn its digest.
+    bytes: Option<Bytes>,
+    /// Another node had asked.
+    shared: bool,
+}
+
+/// A question what a tag points at: what was known is changed by its answer, unless somebody wrote meanwhile.
+pub(super) struct TagQuestion {
+    pointer: Question,
+    missing: runtime::generation::Question<missing::MissingKey>,
+}
+
+impl Mirror {
+    pub(super) async fn manifest_by_tag(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let answer = self
+            .manifest_at(origin, permit, tag, class.asked_as(), with_bytes)
+            .await?;
+        if class == AcceptClass::NoList && is_index(&answer.media_type) {
+            return self.image_of(origin, permit, answer, with_bytes).await;
+        }
+        Ok(answer)
+    }
+
+    /// What a tag points at.
+    async fn manifest_at(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        tag: &Tag,
+        class: AcceptClass,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        if origin.who.is_some() {
+            return self
+                .manifest_for_caller(origin, permit, tag, class, with_bytes)
+                .await;
+        }
+        let shared = &self.shared;
+        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        let key = (registry, repository, class, tag.clone());
+        let known = shared.known_pointer(&key).await;
+        let fresh = known
+            .as_ref()
+            .map(|known| freshness(known.checked_at, origin.tag_ttl, SystemTime::now()));
+        let (resolved, cache, age) = match (known, fresh) {
+            (Some(pointer), Some(Freshness::Fresh { left }))
+                if shared.is_reachable(&key, &pointer).await =>
+            {
+                let resolved = Resolved {
+                    pointer,
+                    bytes: None,
+                    shared: false,
+                };
+                (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
+            }
+            (known, _) => {
+                let began = Instant::now();
+                let ask = || {
+                    shared
+                        .clone()
+                        .revalidate(origin.clone(), key.clone(), known.clone())
+                };
+                match ask().await {
+                    Err(MirrorError::Converting(image)) => {
+                        let repository = permit.repository();
+                        shared
+                            .converted_in_time(origin, repository, &image, began)
+                            .await?;
+                        // Anew, since the v2 side wins.
+                        ask().await?
+                    }
+                    asked => asked?,
+                }
+            }
+        };
+        let is_hit = age.is_none() && cache.is_hit();
+        let found = self.found(origin, permit, resolved, (cache, age), with_bytes);
+        match found.await {
+            // The tag is fresh and its manifest is gone: it may have moved since.
+            Err(MirrorError::Unknown { .. }) if is_hit => {}
+            found => return found,
+        }
+        let known = shared.known_pointer(&key).await;
+        let asked = shared.clone().revalidate(origin.clone(), key, known);
+        let (resolved, cache, age) = asked.await?;
+        self.found(origin, permit, resolved, (cache, age), with_bytes)
+            .await
+    }
+
+    /// The manifest that a tag was resolved to.
+    async fn found(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        resolved: Resolved,
+        (cache, stale): (CacheStatus, Option<Duration>),
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let Resolved { pointer, bytes, .. } = resolved;
+        let mut answer = ManifestAnswer {
+            digest: pointer.digest,
+            media_type: pointer.media_type.clone(),
+            size: pointer.size.unwrap_or(0),
+            bytes,
+            cache,
+            stale,
+        };
+        if answer.bytes.is_none() && (with_bytes || pointer.size.is_none()) {
+            let by_digest = self
+                .manifest_by_digest(origin, permit, &pointer.digest, true)
+                .await?;
+            answer.size = by_digest.size;
+            answer.bytes = by_digest.bytes;
+            answer.cache = answer.cache.or(by_digest.cache);
+        }
+        Ok(answer)
+    }
+
+    /// The image of a list or index for a client that can read neither; where it has none for
+    /// linux/amd64, itself.
+    async fn image_of(
+        &self,
+        origin: &Arc<Origin>,
+        permit: &Permit,
+        index: ManifestAnswer,
+        with_bytes: bool,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let bytes = if let Some(bytes) = &index.bytes {
+            Some(bytes.clone())
+        } else {
+            let whole = self.manifest_by_digest(origin, permit, &index.digest, true);
+            whole.await?.bytes
+        };
+        let Some(image) = bytes.and_then(|bytes| default_image(&bytes)) else {
+            return Ok(index);
+        };
+        let mut answer = self
+            .manifest_by_digest(origin, permit, &image, with_bytes)
+            .await?;
+        answer.cache = index.cache.or(answer.cache);
+        answer.stale = index.stale;
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    /// Where a tag pointed when it was last asked for. A disk that cannot say counts as never.
+    async fn known_pointer(&self, key: &TagKey) -> Option<Arc<Pointer>> {
+        let (registry, repository, class, tag) = key;
+        let opened = self
+            .store
+            .tags
+            .open(registry, repository, *class, tag)
+            .await;
+        opened.unwrap_or_else(|error| {
+            trouble("a tag cannot be read", &error);
+            None
+        })
+    }
+
+    /// Asks where a tag points now. Where the upstream cannot answer, or not soon enough, what was `known`
+    /// is the answer, with its age; the question goes on behind it.
+    async fn revalidate(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: TagKey,
+        known: Option<Arc<Pointer>>,
+    ) -> Result<(Resolved, CacheStatus, Option<Duration>), MirrorError> {
+        let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
+        if self.missing.knows(&missing) {
+            return Err(Asked::Manifest.still_unknown());
+        }
+        let age =
+            |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
+        let stale = known
+            .as_ref()
+            .and_then(|known| Some((known.clone(), age(known)?)));
+        let question = self.ask_tag(&key);
+        let asked = (key.clone(), question.pointer.generation());
+        let start = || self.clone().resolve(origin.clone(), key.clone(), question);
+        let asked = self.resolving.join(asked, start);
+        let answer = |(pointer, age), reason| {
+            let cache = CacheStatus::forward(Forward::Stale).detail(reason);
+            Ok((
+                Resolved {
+                    pointer,
+                    bytes: None,
+                    shared: false,
+                },
+                cache,
+                Some(age),
+            ))
+        };
+        let within = if stale.is_some() {
+            origin.patience
+        } else {
+            UNCACHED_DEADLINE
+        };
+        let (resolved, collapsed) = match (tokio::time::timeout(within, asked).await, stale) {
+            (Ok((Some(Err(error)), _)), Some(stale)) if error.excuses_stale().is_some() => {
+                return answer(stale, error.excuses_stale().unwrap_or("unavailable"));
+            }
+            (Err(_), Some(stale)) => return answer(stale, "slow"),
+            (Err(_), None) => return Err(MirrorError::late()),
+            (Ok((resolved, collapsed)), _) => {
+                (resolved.unwrap_or(Err(MirrorError::Lost))?, collapsed)
+            }
+        };
+        let cache = match known {
+            _ if resolved.shared => CacheStatus::HIT.detail("bucket"),
+            Some(known) if known.digest == resolved.pointer.digest => {
+                CacheStatus::forward(Forward::Stale).detail("revalidated")
+            }
+            Some(_) => CacheStatus::forward(Forward::Stale)
+                .stored()
+                .detail("moved"),
+            None => CacheStatus::forward(Forward::UriMiss).stored(),
+        };
+        Ok((resolved, cache.collapsed(collapsed), None))
+    }
+
+    /// Whether the manifest that a pointer names can be had by its digest: one that the upstream makes up
+    /// for clients of the first schema can be had there by tag only, so it has to be here.
+    async fn is_reachable(&self, key: &TagKey, pointer: &Pointer) -> bool {
+        if !is_signed_schema1(&pointer.media_type) {
+            return true;
+        }
+        let (registry, repository, ..) = key;
+        let links = &self.store.links;
+        let link = links.manifest(registry, repository, &pointer.digest).await;
+        match link {
+            Ok(Some(link)) => self.local(&link.stored(&pointer.digest)).await.is_some(),
+            _ => false,
+        }
+    }
+
+    /// What another node learned of a tag after we did, while it is fresh.
+    async fn shared_pointer(&self, origin: &Origin, key: &TagKey) -> Option<Arc<Pointer>> {
+        let (registry, repository, class, tag) = key;
+        if origin.tag_ttl.is_zero() {
+            return None;
+        }
+        let known_at = self.known_pointer(key).await.map(|known| known.checked_at);
+        let believes = origin.believes(origin.tag_ttl);
+        let good = |at: u64| known_at.is_none_or(|known_at| at > known_at) && believes(at);
+        let tags = &self.store.tags;
+        let pointer = tags.shared(registry, repository, *class, tag, good).await?;
+        self.is_reachable(key, &pointer).await.then_some(pointer)
+    }
+
+    /// Asks the upstream what a tag points at, and keeps the answer.
+    async fn resolve(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        key: TagKey,
+        question: TagQuestion,
+    ) -> Result<Resolved, MirrorError> {
+        let (_, repository, class, tag) = &key;
+        if let Some(pointer) = self.shared_pointer(&origin, &key).await {
+            return Ok(Resolved {
+                pointer,
+                bytes: None,
+                shared: true,
+            });
+        }
+        let reference = Reference::Tag(tag.clone());
+        let head = match origin
+            .upstream
+            .manifest_head(repository, &reference, *class)
+            .await
+        {
+            Ok(head) => Some(head),
+            // Some registries know no HEAD here.
+            Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
+            Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+        };
+        let checked_at = unix(SystemTime::now());
+        let pointer = head.and_then(|head| pointer(head, checked_at));
+        let (pointer, bytes) = match pointer {
+            Some(pointer) if self.is_reachable(&key, &pointer).await => {
+                if let Some(size) = pointer.size {
+                    let link = ManifestLink {
+                        media_type: pointer.media_type.clone(),
+                        size,
+                        checked_at,
+                        subject: None,
+                        stored: None,
+                    };
+                    self.confirm(&key, &question, &pointer.digest, link).await;
+                }
+                (pointer, None)
+            }
+            // A HEAD without the digest or the type, or a manifest that only its tag leads to.
+            _ => match origin
+                .upstream
+                .manifest(repository, &reference, *class)
+                .await
+            {
+                Ok(manifest) => {
+                    let named = manifest.head.digest;
+                    let digest = named
+                        .unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
+                    let Fetched { link, bytes } =
+                        self.keep_of_tag(&key, &question, &digest, manifest).await?;
+                    let media_type = link.media_type.clone();
+                    let pointer = Pointer {
+                        digest,
+                        media_type,
+                        size: Some(link.size),
+                        checked_at,
+                    };
+                    (pointer, bytes)
+                }
+                Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+            },
+        };
+        let tags = &self.store.tags;
+        let pointer = tags.point(&question.pointer, pointer, Reach::Shared).await;
+        Ok(Resolved {
+            pointer,
+            bytes,
+            shared: false,
+        })
+    }
+
+    /// Begins to ask what a tag points at.
+    fn ask_tag(&self, key: &TagKey) -> TagQuestion {
+        let (registry, repository, class, tag) = key;
+        let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
+        TagQuestion {
+            pointer: self.store.tags.ask(registry, repository, *class, tag),
+            missing: self.missing.ask(missing),
+        }
+    }
+
+    /// The link of a manifest that a tag was found to point at; `None` where that is no longer so. Who deletes a
+    /// manifest ends the generation of the tags first, then that of the link.
+    fn ask_link(&self, key: &TagKey, question: &TagQuestion, digest: &Digest) -> Option<Question> {
+        let link = self.store.links.ask_manifest(&key.0, &key.1, digest);
+        question.pointer.is_current().then_some(link)
+    }
+
+    /// Notes that the upstream has a manifest that it says a tag points at.
+    async fn confirm(
+        &self,
+        key: &TagKey,
+        question: &TagQuestion,
+        digest: &Digest,
+        link: ManifestLink,
+    ) {
+        if let Some(asked) = self.ask_link(key, question, digest) {
+            self.relink(&asked, &key.0, &key.1, digest, link).await;
+        }
+    }
+
+    /// Keeps a manifest that was fetched by its tag.
+    async fn keep_of_tag(
+        &self,
+        key: &TagKey,
+        question: &TagQuestion,
+        digest: &Digest,
+        manifest: Manifest,
+    ) -> Result<Fetched, MirrorError> {
+        if let Some(asked) = self.ask_link(key, question, digest) {
+            return self.keep(&asked, digest, manifest).await;
+        }
+        let bytes = Some(manifest.bytes.clone());
+        let link = Arc::new(self.keep_manifest(digest, manifest).await?);
+        Ok(Fetched { link, bytes })
+    }
+
+    /// A tag that the v2 side gave no answer to. One that it does not have may be on the v1 side.
+    async fn not_in_v2(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+        question: &TagQuestion,
+        error: UpstreamError,
+    ) -> Result<Resolved, MirrorError> {
+        if matches!(error, UpstreamError::NotFound)
+            && let Some(pointer) = self.tag_of_v1(origin, key).await?
+        {
+            let tags = &self.store.tags;
+            // Other nodes convert it themselves: the bytes are not at their upstream.
+            let pointer = tags.point(&question.pointer, pointer, Reach::Here);
+            let pointer = pointer.await;
+            return Ok(Resolved {
+                pointer,
+                bytes: None,
+                shared: false,
+            });
+        }
+        Err(self.tag_refused(origin, key, question, error).await)
+    }
+
+    /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
+    async fn tag_refused(
+        &self,
+        origin: &Origin,
+        key: &TagKey,
+        question: &TagQuestion,
+        error: UpstreamError,
+    ) -> MirrorError {
+        if matches!(error, UpstreamError::NotFound) {
+            self.store.tags.gone(&question.pointer).await;
+            let life = missing::life(&key.3, origin.missing_ttl);
+            self.missing.remember(&question.missing, life);
+        }
+        MirrorError::of(Arc::new(error), Asked::Manifest)
+    }
+}
+
+/// What a HEAD tells of a tag, if it tells enough.
+fn pointer(head: ManifestHead, checked_at: u64) -> Option<Pointer> {
+    Some(Pointer {
+        digest: head.digest?,
+        media_type: head.media_type?,
+        size: head.size,
+        checked_at,
+    })
+}

@@ -1,0 +1,153 @@
+//! A body that passes by the store.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::beside::{Replay, SentBeside};
+use super::fill::TAIL;
+use super::following::Taken;
+use super::reader::ReadError;
+use super::source::Check;
+use oci::digest::Digest;
+use store::read_at;
+use upstream::BlobBody;
+
+/// A body that goes to one reader without being kept, because the store has no room. Its tail is held
+/// back until its digest is known to be right.
+#[derive(Debug)]
+pub(super) struct Through {
+    body: BlobBody,
+    digest: Digest,
+    /// Absent for a part that does not reach the blob's end: it cannot be verified.
+    check: Option<Check>,
+    /// Whether there was such a check at first.
+    verified: bool,
+    /// The length that the receiver was told, where it was.
+    announced: Option<u64>,
+    /// Bytes before this are only hashed.
+    skip: u64,
+    /// What was sent of those already, from a file and from elsewhere: it must be the same.
+    sent: Option<Taken>,
+    beside: Option<Replay>,
+    received: u64,
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    started: Instant,
+}
+
+impl Through {
+    /// `check` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
+    pub fn new(
+        body: BlobBody,
+        digest: Digest,
+        first: u64,
+        check: Option<Check>,
+        announced: Option<u64>,
+    ) -> Self {
+        let (skip, received) = (first, body.offset);
+        let held = VecDeque::new();
+        Self {
+            body,
+            digest,
+            verified: check.is_some(),
+            check,
+            announced,
+            skip,
+            sent: None,
+            beside: None,
+            received,
+            held,
+            held_bytes: 0,
+            started: Instant::now(),
+        }
+    }
+
+    /// Its receiver has bytes already.
+    pub fn after(mut self, sent: Option<Taken>, beside: &SentBeside) -> Self {
+        self.sent = sent;
+        self.beside = self.check.is_some().then(|| beside.replay());
+        self
+    }
+
+    /// Whether it ends only if it is right.
+    pub const fn is_verified(&self) -> bool {
+        self.verified
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        loop {
+            let keep = if self.check.is_some() { TAIL } else { 0 };
+            if let Some(first) = self.held.front()
+                && self.held_bytes - first.len() as u64 >= keep
+            {
+                self.held_bytes -= first.len() as u64;
+                return Ok(self.held.pop_front());
+            }
+            let Some(chunk) = self.body.next().await? else {
+                let Some(check) = self.check.take() else {
+                    return Ok(None);
+                };
+                let had = |beside: &Replay| beside.is_within(self.received);
+                let whole = self.body.total.is_none_or(|total| total == self.received)
+                    && self.beside.as_ref().is_none_or(had);
+                if !whole || !check.is_right(&check.hasher.clone().finish()) {
+                    telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
+                    return Err(ReadError::Untrue);
+                }
+                let ms = telemetry::ms(self.started);
+                tracing::info!(target: "fill", digest = %self.digest, bytes = self.received, ms, "passed through");
+                continue;
+            };
+            if let Some(check) = &mut self.check {
+                check.hasher.update(&chunk);
+            }
+            let known = self
+                .skip
+                .saturating_sub(self.received)
+                .min(chunk.len() as u64);
+            let known = usize::try_from(known).unwrap_or(chunk.len());
+            self.compare(&chunk[..known]).await?;
+            if let Some(beside) = &mut self.beside
+                && !beside.goes_on(self.received, &chunk)
+            {
+                telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
+                return Err(ReadError::Untrue);
+            }
+            self.received += chunk.len() as u64;
+            // What the receiver takes for the end must be held back like one.
+            if self.check.is_some() && self.announced.is_some_and(|end| self.received > end) {
+                return Err(ReadError::Untrue);
+            }
+            let wanted = chunk.slice(known..);
+            if !wanted.is_empty() {
+                self.held_bytes += wanted.len() as u64;
+                self.held.push_back(wanted);
+            }
+        }
+    }
+}
+
+impl Through {
+    /// Compares what the receiver has with what comes now.
+    async fn compare(&self, known: &[u8]) -> Result<(), ReadError> {
+        let Some(sent) = &self.sent else {
+            return Ok(());
+        };
+        // Who jumps from part to part may skip bytes that the file never had.
+        let there = sent.written.saturating_sub(self.received);
+        let there = usize::try_from(there).unwrap_or(usize::MAX);
+        let known = &known[..known.len().min(there)];
+        let mut at = 0;
+        while at < known.len() {
+            let buffer = BytesMut::zeroed(known.len() - at);
+            let (buffer, read) = read_at(&sent.file, buffer, self.received + at as u64).await?;
+            if read == 0 || buffer[..read] != known[at..at + read] {
+                return Err(ReadError::Untrue);
+            }
+            at += read;
+        }
+        Ok(())
+    }
+}

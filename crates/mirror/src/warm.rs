@@ -1,0 +1,268 @@
+//! Pulls beforehand, for operators: an image with every blob that a client would ask for. The bytes come by the
+//! same fills as a client's, so that one who comes meanwhile shares them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::watch;
+
+use super::blob::Whereabouts;
+use super::fill::{FillError, Follower, Phase};
+use super::{Mirror, MirrorError};
+use access::Permit;
+use oci::digest::Digest;
+use oci::manifest::{AcceptClass, is_index};
+use oci::name::{Reference, Registry, Repository};
+use oci::platform::{Platform, Platforms, choose};
+use oci::references::{Part, parts};
+
+/// Blobs of one image that are fetched at once, as clients do.
+const AT_ONCE: usize = 4;
+/// How deep indexes may be in one another.
+const DEPTH: u32 = 3;
+/// The longest that an upstream's own limit is waited for.
+const SHORT_LIMIT: Duration = Duration::from_secs(60);
+/// How long all waits for one image may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long one wait is at least, and at most.
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// An image as an operator names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub registry: Registry,
+    pub repository: Repository,
+    pub reference: Reference,
+}
+
+/// How far a pull is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WarmProgress {
+    /// Blobs that are here.
+    pub blobs: u64,
+    pub of_blobs: u64,
+    /// Bytes of them, as far as manifests say how many.
+    pub bytes: u64,
+    pub of_bytes: u64,
+    /// Bytes of blobs that were not whole here before.
+    pub fetched: u64,
+    /// Blobs that are coming: bytes here, and the length where it is known.
+    pub coming: Vec<(Digest, u64, Option<u64>)>,
+    /// Why it waits, while it does.
+    pub waits: Option<String>,
+}
+
+/// Why an image is not here.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WarmError {
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error("its registry decides for each caller, and the gateway itself is none")]
+    Callers,
+    #[error("it has no image for {wanted}; there are: {}", listed(there))]
+    NoPlatform {
+        wanted: Platforms,
+        there: Vec<Platform>,
+    },
+    #[error("its index has indexes in indexes")]
+    Nested,
+    #[error("there is no room for it in the store")]
+    NoRoom,
+}
+
+fn listed(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// One pull.
+struct Warming<'a> {
+    mirror: &'a Mirror,
+    permit: Permit,
+    told: &'a watch::Sender<WarmProgress>,
+    began: Instant,
+}
+
+impl Mirror {
+    /// Sees to it that an image is here with all its blobs; `told` hears how it goes. Like a purge it is an
+    /// operator's, who needs no rule. Dropping it leaves downloads that are under way to themselves.
+    ///
+    /// # Errors
+    /// Why something of it is not here. What came, stays.
+    pub async fn warm(
+        &self,
+        image: &Image,
+        wanted: &Platforms,
+        told: &watch::Sender<WarmProgress>,
+    ) -> Result<(), WarmError> {
+        let origin = self.shared.origins.get(&image.registry);
+        if origin.ok_or(MirrorError::NotServed)?.callers {
+            return Err(WarmError::Callers);
+        }
+        let warming = Warming {
+            mirror: self,
+            permit: Permit::of_operator(image.registry.clone(), image.repository.clone()),
+            told,
+            began: Instant::now(),
+        };
+        let parts = warming.manifests(&image.reference, wanted).await?;
+        told.send_modify(|progress| {
+            progress.of_blobs = parts.len() as u64;
+            progress.of_bytes = parts.iter().filter_map(|part| part.size).sum();
+        });
+        stream::iter(parts)
+            .map(|part| warming.blob(part))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+}
+
+impl Warming<'_> {
+    /// Fetches what the reference names and what is wanted below it; the blobs of all that.
+    async fn manifests(
+        &self,
+        reference: &Reference,
+        wanted: &Platforms,
+    ) -> Result<Vec<Part>, WarmError> {
+        let mut all: Vec<Part> = Vec::new();
+        let mut queue = VecDeque::from([(reference.clone(), 0)]);
+        while let Some((reference, depth)) = queue.pop_front() {
+            let ask = || {
+                let class = AcceptClass::Full;
+                self.mirror.manifest(&self.permit, &reference, class, true)
+            };
+            let answer = self.patiently(ask).await?;
+            let bytes = answer.bytes.ok_or(MirrorError::Lost)?;
+            if !is_index(&answer.media_type) {
+                all.extend(parts(&bytes));
+                continue;
+            }
+            if depth == DEPTH {
+                return Err(WarmError::Nested);
+            }
+            let children = choose(&bytes, wanted).map_err(|there| WarmError::NoPlatform {
+                wanted: wanted.clone(),
+                there,
+            })?;
+            let children = children.into_iter().map(Reference::Digest);
+            queue.extend(children.map(|child| (child, depth + 1)));
+        }
+        let mut seen = std::collections::HashSet::new();
+        all.retain(|part| seen.insert(part.digest));
+        Ok(all)
+    }
+
+    async fn blob(&self, part: Part) -> Result<(), WarmError> {
+        loop {
+            let ask = || self.mirror.blob(&self.permit, &part.digest);
+            match self.patiently(ask).await?.whereabouts() {
+                Whereabouts::Here => break,
+                Whereabouts::Elsewhere => return Err(WarmError::NoRoom),
+                Whereabouts::Coming(follower) => match self.follow(follower).await {
+                    Ok(()) => break,
+                    // It gave its slot up before it saw us.
+                    Err(FillError::Paused) => {}
+                    Err(FillError::NoRoom { .. }) => return Err(WarmError::NoRoom),
+                    Err(error) => self.pause(MirrorError::of_fill(error)).await?,
+                },
+            }
+        }
+        self.told.send_modify(|progress| {
+            progress
+                .coming
+                .retain(|(digest, ..)| *digest != part.digest);
+            progress.blobs += 1;
+            progress.bytes += part.size.unwrap_or(0);
+        });
+        Ok(())
+    }
+
+    /// Waits for the end of a fill.
+    async fn follow(&self, follower: Follower) -> Result<(), FillError> {
+        let Follower {
+            fill,
+            progress: mut follower,
+        } = follower;
+        loop {
+            let (written, total, end) = {
+                let now = follower.borrow_and_update();
+                let end = match &now.phase {
+                    Phase::Asking | Phase::Streaming { .. } => None,
+                    Phase::Done { .. } => Some(Ok(())),
+                    Phase::Failed(error) => Some(Err(error.clone())),
+                };
+                (now.written, now.total, end)
+            };
+            self.told.send_modify(|progress| {
+                progress
+                    .coming
+                    .retain(|(digest, ..)| *digest != fill.digest);
+                match &end {
+                    None => progress.coming.push((fill.digest, written, total)),
+                    Some(_) => progress.fetched += written,
+                }
+            });
+            if let Some(end) = end {
+                return end;
+            }
+            follower.changed().await.map_err(|_| FillError::Lost)?;
+        }
+    }
+
+    /// Asks until there is an answer that is not to wait.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T, WarmError>
+    where
+        F: Future<Output = Result<T, MirrorError>>,
+    {
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.pause(error).await?,
+            }
+        }
+    }
+
+    /// Waits as long as an error asks for, where it does.
+    async fn pause(&self, error: MirrorError) -> Result<(), WarmError> {
+        let (least, most) = WAIT;
+        let wait = match retry_after(&error) {
+            Some(wait) if self.began.elapsed() < PATIENCE => wait.clamp(least, most),
+            _ => return Err(error.into()),
+        };
+        let why = error.to_string();
+        self.told.send_modify(|progress| progress.waits = Some(why));
+        tokio::time::sleep(wait).await;
+        self.told.send_modify(|progress| progress.waits = None);
+        Ok(())
+    }
+}
+
+/// How long to wait before asking again, where that is of use.
+fn retry_after(error: &MirrorError) -> Option<Duration> {
+    match error {
+        MirrorError::Busy { retry_after } => Some(*retry_after),
+        MirrorError::Converting(_) => Some(WAIT.0),
+        MirrorError::TooManyRequests { retry_after } => retry_after.filter(|it| *it <= SHORT_LIMIT),
+        MirrorError::NotServed
+        | MirrorError::Unknown { .. }
+        | MirrorError::Denied
+        | MirrorError::LoginWanted
+        | MirrorError::Challenged(_)
+        | MirrorError::CallerDenied
+        | MirrorError::NotPublic
+        | MirrorError::NoRoom { .. }
+        | MirrorError::TooLong
+        | MirrorError::Unavailable(_)
+        | MirrorError::Unusable(_)
+        | MirrorError::Untrue(_)
+        | MirrorError::Disk(_)
+        | MirrorError::Lost => None,
+    }
+}

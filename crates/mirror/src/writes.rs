@@ -1,0 +1,285 @@
+//! Requests that pass through to a registry, and what the cache does with what they teach.
+//!
+//! What was written is known at once: a pull that follows finds it. What may have been written, because the
+//! answer got lost, is forgotten, so that the next pull asks.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is_whole_json};
+
+use super::error::Asked;
+use super::freshness::unix;
+use super::lesson::{Lesson, digest_of};
+use super::manifest::missing_key;
+use super::{Mirror, MirrorError, Shared};
+use access::{Action, Permit};
+use oci::digest::Digest;
+use oci::manifest::AcceptClass;
+use oci::name::{Reference, Repository, Tag};
+use oci::v2::{Endpoint, Resource};
+use store::{BlobLink, Pointer, Question};
+use upstream::{Manifest, ManifestHead, Passing};
+
+/// A request for something of the permit's repository.
+#[derive(Debug)]
+pub struct Pass {
+    pub method: Method,
+    pub resource: Resource,
+    /// Without `?`, as it goes out.
+    pub query: String,
+    /// Another repository that a blob is mounted from.
+    pub from: Option<Repository>,
+    pub headers: HeaderMap,
+    pub body: Option<Body>,
+}
+
+impl Mirror {
+    /// Passes a request on to the permit's registry. Its statuses are no errors, save that it refuses our
+    /// account.
+    ///
+    /// # Errors
+    /// Why it could not be asked.
+    pub async fn pass(&self, permit: &Permit, pass: Pass) -> Result<Passed, MirrorError> {
+        let origin = self.origin(permit)?;
+        let repository = permit.repository();
+        let mut scope = format!(
+            "repository:{repository}:{}",
+            actions(permit.action(), &pass)
+        );
+        if let Some(from) = &pass.from {
+            scope = format!("{scope} repository:{from}:pull");
+        }
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: pass.resource,
+        };
+        let mut target = endpoint.path();
+        if !pass.query.is_empty() {
+            target = format!("{target}?{}", pass.query);
+        }
+        let passing = Passing {
+            method: pass.method,
+            target,
+            headers: pass.headers,
+            scope,
+            body: pass.body,
+        };
+        let passed = origin.upstream.pass(passing).await;
+        passed.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+    }
+
+    /// Begins a write; call it before the registry is sent anything. `manifest` is what is put, `blob` the digest that
+    /// an upload is to end with.
+    pub fn writing(
+        &self,
+        permit: &Permit,
+        resource: &Resource,
+        manifest: Option<&Bytes>,
+        blob: Option<Digest>,
+    ) -> Writing {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let store = &self.shared.store;
+        let mut writing = Writing::default();
+        match (resource, manifest, blob) {
+            (Resource::Manifest(reference), Some(bytes), _) => {
+                let digest = digest_of(reference, bytes);
+                let link = store.links.ask_manifest(registry, repository, &digest);
+                writing.link = Some(link);
+                if let Reference::Tag(tag) = reference {
+                    let class = AcceptClass::Full;
+                    writing.tag = Some(store.tags.ask(registry, repository, class, tag));
+                }
+            }
+            (Resource::Uploads | Resource::Upload(_), _, Some(digest)) => {
+                let link = store.links.ask_blob(registry, repository, &digest);
+                writing.link = Some(link);
+            }
+            _ => {}
+        }
+        writing
+    }
+
+    /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have moved,
+    /// whatever its answer says of them. It is done to its end, also where the client leaves meanwhile.
+    pub async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing, tags: &[Tag]) {
+        let Ok(origin) = self.origin(permit) else {
+            return;
+        };
+        if lesson == Lesson::Nothing {
+            return;
+        }
+        origin.written(SystemTime::now());
+        let (shared, permit, tags) = (self.shared.clone(), permit.clone(), tags.to_vec());
+        let learning = async move {
+            for tag in tags {
+                let moved = Resource::Manifest(Reference::Tag(tag));
+                shared.forget(&permit, &moved, false).await;
+            }
+            shared.learn(&permit, lesson, writing).await;
+        };
+        let _ = tokio::spawn(learning).await;
+    }
+}
+
+/// A write from before it was sent until it is known what it did: where another one ended meanwhile, only the registry
+/// knows which of the two counts.
+#[derive(Debug, Default)]
+pub struct Writing {
+    tag: Option<Question>,
+    link: Option<Question>,
+}
+
+/// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
+fn actions(action: Action, pass: &Pass) -> &'static str {
+    match (action, &pass.method, &pass.resource) {
+        (Action::Push, &Method::DELETE, Resource::Upload(_)) => "pull,push,delete",
+        (Action::Push, ..) => "pull,push",
+        (Action::Delete, ..) => "delete",
+        (Action::Pull, ..) => "pull",
+    }
+}
+
+impl Shared {
+    async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing) {
+        match lesson {
+            Lesson::Manifest {
+                reference,
+                media_type,
+                bytes,
+            } => {
+                let manifest = Manifest {
+                    head: ManifestHead {
+                        digest: Some(digest_of(&reference, &bytes)),
+                        media_type: Some(media_type),
+                        size: None,
+                    },
+                    bytes,
+                };
+                self.learn_manifest(permit, reference, manifest, writing)
+                    .await;
+            }
+            Lesson::Blob { digest, size } => {
+                let checked_at = unix(SystemTime::now());
+                let link = BlobLink { checked_at, size };
+                if let Some(question) = &writing.link {
+                    self.store.links.blob_written(question, link).await;
+                }
+                let missing = super::blob::missing_key(permit, &digest);
+                self.missing.forget(&missing);
+            }
+            Lesson::Gone(resource) => self.forget(permit, &resource, true).await,
+            Lesson::Doubt(resource) => self.forget(permit, &resource, false).await,
+            Lesson::Nothing => {}
+        }
+    }
+
+    async fn learn_manifest(
+        &self,
+        permit: &Permit,
+        reference: Reference,
+        manifest: Manifest,
+        writing: Writing,
+    ) {
+        let digest = digest_of(&reference, &manifest.bytes);
+        let media_type = manifest.head.media_type.clone().unwrap_or_default();
+        let link = self.keep_manifest(&digest, manifest).await;
+        if let (Ok(link), Some(question)) = (&link, &writing.link) {
+            self.store
+                .links
+                .manifest_written(question, link.clone())
+                .await;
+        }
+        if let Reference::Tag(tag) = &reference {
+            match (link, &writing.tag) {
+                (Ok(link), Some(question)) => {
+                    let pointer = Pointer {
+                        digest,
+                        media_type,
+                        size: Some(link.size),
+                        checked_at: unix(SystemTime::now()),
+                    };
+                    self.store.tags.written(question, pointer).await;
+                    self.forget_tag(permit, AcceptClass::Schema1, tag).await;
+                }
+                _ => self.forget_both(permit, tag).await,
+            }
+        }
+        self.forget_lists(permit);
+        self.forget_missing(permit, &reference);
+        self.forget_missing(permit, &Reference::Digest(digest));
+    }
+
+    /// Forgets what was known of a resource; what is `gone` is no longer the repository's.
+    async fn forget(&self, permit: &Permit, resource: &Resource, gone: bool) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let Shared { store, .. } = self;
+        match resource {
+            Resource::Manifest(reference) => {
+                self.forget_lists(permit);
+                self.forget_missing(permit, reference);
+                match reference {
+                    Reference::Tag(tag) => self.forget_both(permit, tag).await,
+                    Reference::Digest(digest) if gone => {
+                        // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
+                        let tags = &store.tags;
+                        tags.remove_all_of(registry, repository, *digest).await;
+                        let links = &store.links;
+                        links.unlink_manifest(registry, repository, digest).await;
+                    }
+                    Reference::Digest(_) => {}
+                }
+            }
+            Resource::Blob(digest) => {
+                self.missing
+                    .forget(&super::blob::missing_key(permit, digest));
+                if gone {
+                    store.links.unlink_blob(registry, repository, digest).await;
+                }
+            }
+            Resource::Tags | Resource::Referrers(_) => self.forget_lists(permit),
+            Resource::Uploads | Resource::Upload(_) => {}
+        }
+    }
+
+    async fn forget_both(&self, permit: &Permit, tag: &Tag) {
+        for class in [AcceptClass::Full, AcceptClass::Schema1] {
+            self.forget_tag(permit, class, tag).await;
+        }
+    }
+
+    async fn forget_tag(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let tags = &self.store.tags;
+        tags.remove(registry, repository, class, tag).await;
+    }
+
+    fn forget_missing(&self, permit: &Permit, reference: &Reference) {
+        for class in [AcceptClass::Full, AcceptClass::Schema1] {
+            let key = missing_key(permit.registry(), permit.repository(), reference, class);
+            self.missing.forget(&key);
+        }
+    }
+
+    /// Forgets the pages of a repository: its tags, and who refers to what.
+    fn forget_lists(&self, permit: &Permit) {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        self.lists
+            .write(&(registry.clone(), repository.clone()), || ());
+        for (key, _) in &self.pages {
+            if key.0 == *registry && key.1 == *repository {
+                self.pages.invalidate(key.as_ref());
+            }
+        }
+        let tags = (
+            registry.clone(),
+            repository.clone(),
+            Resource::Tags,
+            AcceptClass::Full,
+        );
+        self.missing.forget(&tags);
+    }
+}

@@ -1,0 +1,103 @@
+//! What other rooms build on: an image's description and ancestry whole, and its layer in the store, whether the
+//! registry is mirrored or pushed to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::{Action, Caller, Policy};
+use oci::name::{Registry, Repository};
+use oci::v1::{ImageId, Resource};
+use roadstead_mirror::{Claim, Mirror, MirrorError, Settings, V1Settings};
+
+use testkit::http::block_on;
+use testkit::image::random;
+use testkit::sha256;
+use testkit::v1::V1Registry;
+
+fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
+    let upstream = upstream::Settings {
+        registry: "old".into(),
+        origin: registry.url(),
+        account: None,
+        ca: None,
+        auth_hosts: Vec::new(),
+        idle: None,
+    };
+    Settings {
+        origins: Vec::new(),
+        v1: vec![V1Settings {
+            registry: Registry::new("old"),
+            mirrored,
+            bridge: true,
+            upstream,
+            index: None,
+            tag_ttl: Duration::from_secs(600),
+            max_stale: None,
+            patience: Duration::from_secs(5),
+        }],
+        fills: 4,
+    }
+}
+
+#[test]
+fn a_layer_can_be_had_in_the_store() {
+    for mirrored in [true, false] {
+        let registry = V1Registry::start();
+        let layers = [random(41, 300_000), random(42, 10)];
+        let parts: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+        let ids = registry.push_image("team/app", "1", &parts);
+        let dir = testkit::temp_dir();
+        let store = store::Store::open(&store::Settings::at(dir.path())).expect("a store");
+        let store = Arc::new(store);
+        store.scan();
+        let handle = testkit::http::runtime().handle().clone();
+        let mirror = Mirror::new(settings(&registry, mirrored), store.clone(), handle);
+        let mirror = mirror.expect("a mirror");
+
+        let old = Registry::new("old");
+        let policy = Policy {
+            public: [old.clone()].into(),
+            ..Policy::default()
+        };
+        let repository: Repository = "team/app".parse().expect("a name");
+        let permit = policy.decide(&Caller::Anonymous, Action::Pull, &old, &repository);
+        let permit = permit.expect("everybody may");
+        let claim = Claim::Repository(&permit);
+        let id = |index: usize| ids[index].parse::<ImageId>().expect("an id");
+        block_on(async {
+            // Nothing is anybody's before the repository is known to have it.
+            let list = mirror.v1_named(&permit, &Resource::Tags).await;
+            assert!(list.is_ok(), "{list:?}");
+            let ancestry = mirror
+                .v1_ancestry(claim, &id(1))
+                .await
+                .expect("an ancestry");
+            assert_eq!(
+                String::from_utf8_lossy(&ancestry.bytes),
+                format!("[\"{}\",\"{}\"]", ids[1], ids[0])
+            );
+            for (index, layer) in layers.iter().enumerate() {
+                let json = mirror.v1_image_json(claim, &id(index)).await.expect("JSON");
+                assert_eq!(json.layer_size, Some(layer.len() as u64));
+                for _ in 0..2 {
+                    let (digest, size) =
+                        mirror.v1_layer_kept(claim, &id(index)).await.expect("kept");
+                    assert_eq!(
+                        (digest.to_string(), size),
+                        (sha256(layer), layer.len() as u64)
+                    );
+                    let blob = store.blobs.load(&digest, u64::MAX).expect("readable");
+                    assert!(blob.as_ref() == Some(layer));
+                }
+                let asked = registry.asked(&format!("{}/layer", ids[index]));
+                assert_eq!(asked.len(), 1, "{asked:?}");
+            }
+            let absent = "0".repeat(64).parse().expect("an id");
+            let unknown = mirror.v1_layer_kept(claim, &absent).await;
+            assert!(
+                matches!(unknown, Err(MirrorError::Unknown { .. })),
+                "{unknown:?}"
+            );
+        });
+    }
+}

@@ -1,0 +1,219 @@
+//! Pages of lists: which part of a query selects one, and where the next one is.
+//!
+//! `n` and `last` are the specification's, `artifactType` filters referrers (distribution-spec 1.1, "Listing
+//! Tags", "Listing Referrers"). `next_page` is the cursor that Quay writes into its `Link`. Clients send
+//! nothing else to lists; anything else would only make one answer many.
+
+use super::query::Query;
+use super::v2::Resource;
+
+/// The longest `last` or `next_page`, in bytes: some registries write encrypted cursors of several hundred.
+const MAX_CURSOR: usize = 2048;
+/// The longest `artifactType`, in bytes: a media type has at most 127 on each side (RFC 6838 §4.2).
+const MAX_TYPE: usize = 255;
+
+/// The keys that say where a page begins.
+const CURSORS: [&str; 2] = ["last", "next_page"];
+
+/// Why a query selects no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    #[error("n is the number of results wanted, a whole number")]
+    Number,
+    #[error("{key} is longer than {most} bytes")]
+    Long { key: &'static str, most: usize },
+}
+
+/// The part of a client's query that means something for `resource`, in one order whatever order it came in.
+/// Everything else is left out; of what is no list nothing is left.
+///
+/// # Errors
+/// [`PageError`] for an `n` that is no number, and for values that are too long.
+pub fn selection(resource: &Resource, query: &Query) -> Result<Query, PageError> {
+    let mut selected = Query::default();
+    if !matches!(resource, Resource::Tags | Resource::Referrers(_)) {
+        return Ok(selected);
+    }
+    if let Some(n) = query.value("n") {
+        let n: u32 = n.parse().map_err(|_| PageError::Number)?;
+        selected = selected.with("n", &n.to_string());
+    }
+    let filters = matches!(resource, Resource::Referrers(_));
+    let filter = filters.then_some(("artifactType", MAX_TYPE));
+    let cursors = CURSORS.map(|key| (key, MAX_CURSOR));
+    for (key, most) in cursors.into_iter().chain(filter) {
+        match query.value(key) {
+            Some(value) if value.len() > most => return Err(PageError::Long { key, most }),
+            Some(value) => selected = selected.with(key, value),
+            None => {}
+        }
+    }
+    Ok(selected)
+}
+
+/// A `Link` to a next page that cannot be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its next page cannot be asked for")]
+pub struct NoCursor;
+
+/// What to ask for the next page of `resource` with, as the lines of `Link` say; `None` where this is the last
+/// page. Where a link leads beside that is not ours to follow.
+///
+/// # Errors
+/// [`NoCursor`] where there is a next page, but nothing in its link that says where it begins: without that
+/// the list would look whole, or never end.
+pub fn next<'a>(
+    resource: &Resource,
+    links: impl IntoIterator<Item = &'a str>,
+) -> Result<Option<Query>, NoCursor> {
+    let Some(url) = links.into_iter().find_map(next_url) else {
+        return Ok(None);
+    };
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = Query::parse(query).map_err(|_| NoCursor)?;
+    let selected = selection(resource, &query).map_err(|_| NoCursor)?;
+    let begins = CURSORS.iter().any(|key| selected.value(key).is_some());
+    begins.then_some(Some(selected)).ok_or(NoCursor)
+}
+
+/// The target of the link with `rel="next"` in one line of `Link` (RFC 8288 §3).
+pub fn next_url(line: &str) -> Option<&str> {
+    let mut rest = line;
+    loop {
+        let (url, parameters) = rest.split_once('<')?.1.split_once('>')?;
+        let end = end_of_parameters(parameters);
+        let is_next = parameters[..end].split(';').any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+            name.trim().eq_ignore_ascii_case("rel")
+                && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
+        });
+        if is_next {
+            return Some(url);
+        }
+        rest = &parameters[end..];
+    }
+}
+
+/// Where the parameters of one link end: at a comma outside of quotes.
+fn end_of_parameters(text: &str) -> usize {
+    let mut quoted = false;
+    let end = text.find(|c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    end.unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::{Algorithm, Digest};
+
+    fn referrers() -> Resource {
+        Resource::Referrers(Digest::of(Algorithm::Sha256, b"x"))
+    }
+
+    #[test]
+    fn what_selects_a_page() {
+        let long = |key: &str, n: usize| format!("{key}={}", "a".repeat(n));
+        for (resource, query, expected) in [
+            (Resource::Tags, "n=5&last=a", Ok("?n=5&last=a".to_owned())),
+            (Resource::Tags, "last=a&x=y&n=005", Ok("?n=5&last=a".into())),
+            (Resource::Tags, "artifactType=a", Ok(String::new())),
+            (Resource::Tags, "N=5&Last=a", Ok(String::new())),
+            (Resource::Tags, "n=-1", Err(PageError::Number)),
+            (Resource::Tags, "n=4294967296", Err(PageError::Number)),
+            (
+                Resource::Tags,
+                &long("last", 2049),
+                Err(PageError::Long {
+                    key: "last",
+                    most: 2048,
+                }),
+            ),
+            (
+                referrers(),
+                "artifactType=a%2Fb&n=1",
+                Ok("?n=1&artifactType=a%2Fb".into()),
+            ),
+            (
+                referrers(),
+                &long("artifactType", 256),
+                Err(PageError::Long {
+                    key: "artifactType",
+                    most: 255,
+                }),
+            ),
+            (Resource::Uploads, "n=x&last=a", Ok(String::new())),
+        ] {
+            let query = Query::parse(query).expect("a query");
+            let selected = selection(&resource, &query);
+            let selected = selected.map(|selected| selected.render());
+            assert_eq!(selected, expected, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_next_page_is() {
+        for (link, expected) in [
+            (
+                "</v2/a/tags/list?last=x&n=5>; rel=\"next\"",
+                Ok(Some("?n=5&last=x")),
+            ),
+            (
+                "<https://up.example/y?n=5&last=x%2By>; rel=next",
+                Ok(Some("?n=5&last=x%2By")),
+            ),
+            ("<?next_page=a%3D>;REL=Next", Ok(Some("?next_page=a%3D"))),
+            (
+                "<?last=a>; title=\"x, <y>; rel=no\"; rel=\"prev next\"",
+                Ok(Some("?last=a")),
+            ),
+            (
+                "<?last=a>; rel=prev, <?last=b>; rel=next",
+                Ok(Some("?last=b")),
+            ),
+            ("<?last=a>; rel=\"prev\"", Ok(None)),
+            ("<?last=a>; title=\"rel=next\"", Ok(None)),
+            ("<?last=a>", Ok(None)),
+            ("garbage", Ok(None)),
+            ("", Ok(None)),
+            ("</v2/a/tags/list>; rel=next", Err(NoCursor)),
+            ("<?page=2>; rel=next", Err(NoCursor)),
+            ("<?last=a&last=b>; rel=next", Err(NoCursor)),
+            ("<?last=%zz>; rel=next", Err(NoCursor)),
+        ] {
+            let found = next(&Resource::Tags, [link]);
+            let found = found.map(|query| query.map(|query| query.render()));
+            assert_eq!(
+                found,
+                expected.map(|next| next.map(str::to_owned)),
+                "{link}"
+            );
+        }
+        let lines = ["<?last=a>; rel=prev", "<?last=b>; rel=next"];
+        let found = next(&Resource::Tags, lines).expect("a cursor");
+        assert_eq!(
+            found.map(|query| query.render()).as_deref(),
+            Some("?last=b")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn links_never_panic(line in "[<>;,=\"a-z ?&]{0,60}") {
+            let _ = next(&Resource::Tags, [line.as_str()]);
+        }
+
+        /// A selection is its own selection: what goes upstream is what was weighed and compared.
+        #[test]
+        fn selections_are_stable(n in 0_u32.., last in "\\PC{0,20}") {
+            let query = Query::default().with("last", &last).with("n", &n.to_string());
+            let selected = selection(&Resource::Tags, &query).expect("a page");
+            prop_assert_eq!(selection(&Resource::Tags, &selected), Ok(selected));
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The chain of v1 images that one v2 image becomes: its ids and descriptions.
+//!
+//! History entries without a layer are left out: each image of a chain costs an old client two connections,
+//! and all that an entry says is in the configuration, which the top image has. An image without any layer
+//! becomes one image with the empty one.
+
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Image, Layer, Platform, SynthesisError};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::v1::ImageId;
+
+/// The most images of a chain: Docker refuses to run one whose depth, with what it puts on top, reaches 127.
+pub const LONGEST: usize = 124;
+
+/// The layer of an image that changes nothing: an empty archive, compressed.
+pub const EMPTY_LAYER: &[u8] = &[
+    31, 139, 8, 0, 0, 9, 110, 136, 0, 255, 98, 24, 5, 163, 96, 20, 140, 88, 0, 8, 0, 0, 255, 255,
+    46, 175, 181, 239, 0, 4, 0, 0,
+];
+
+/// What is hashed first, so that an id of another making cannot be the same. To be counted up when what an
+/// id stands for changes.
+const TOP: &str = "roadstead v1 top 1";
+const BELOW: &str = "roadstead v1 image 1";
+
+/// When something was made that does not say it in a way that Go could read.
+const LONG_AGO: &str = "1970-01-01T00:00:00Z";
+
+/// One v1 image of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub id: ImageId,
+    /// `None`: the empty one.
+    pub layer: Option<Layer>,
+    /// The description, as it is sent.
+    pub json: String,
+}
+
+/// The id of the image that a manifest or index is for a platform.
+pub fn top_id(manifest: &Digest, platform: &Platform) -> ImageId {
+    let Platform { os, architecture } = platform;
+    id(&[TOP, &manifest.to_string(), os, architecture])
+}
+
+/// The chain of an image, from the root to the top. `named` is what the tag points at: the image's manifest,
+/// or an index that it is in.
+///
+/// # Errors
+/// When the configuration cannot be read, or there are too many layers.
+pub fn chain(
+    named: &Digest,
+    platform: &Platform,
+    image: &Image,
+    config: &[u8],
+) -> Result<Vec<Link>, SynthesisError> {
+    if image.layers.len() > LONGEST {
+        return Err(SynthesisError::Layers(image.layers.len()));
+    }
+    let Ok(Value::Object(config)) = serde_json::from_slice(config) else {
+        return Err(SynthesisError::Config);
+    };
+    let origins = origins(&config, image.layers.len());
+    let mut layers: Vec<Option<Layer>> = image.layers.iter().copied().map(Some).collect();
+    if layers.is_empty() {
+        layers.push(None);
+    }
+    let top = layers.len() - 1;
+    let mut links: Vec<Link> = Vec::with_capacity(layers.len());
+    for (at, layer) in layers.into_iter().enumerate() {
+        let parent = links.last().map(|link| link.id.clone());
+        let (id, json) = if at == top {
+            let id = top_id(named, platform);
+            let json = top_json(&id, parent.as_ref(), &config, platform);
+            (id, json)
+        } else {
+            let origin = origins.get(at).cloned().unwrap_or_default();
+            below(parent.as_ref(), layer.as_ref(), &origin, &config, platform)
+        };
+        links.push(Link {
+            id,
+            layer,
+            json: json.to_string(),
+        });
+    }
+    Ok(links)
+}
+
+/// What the history says of a layer.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    created: String,
+    created_by: String,
+    author: String,
+    comment: String,
+}
+
+/// What the history says of each layer, from the root on: nothing where it does not fit the layers.
+fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
+    let history = config.get("history").and_then(Value::as_array);
+    let entries = history.map_or(&[][..], Vec::as_slice).iter();
+    let origins: Vec<Origin> = entries
+        .filter(|entry| entry["empty_layer"] != Value::Bool(true))
+        .map(|entry| {
+            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            Origin {
+                created: moment(&entry["created"]),
+                created_by: text("created_by"),
+                author: text("author"),
+                comment: text("comment"),
+            }
+        })
+        .collect();
+    if origins.len() == layers {
+        origins
+    } else {
+        Vec::new()
+    }
+}
+
+/// An image below the top one.
+fn below(
+    parent: Option<&ImageId>,
+    layer: Option<&Layer>,
+    origin: &Origin,
+    config: &Map<String, Value>,
+    platform: &Platform,
+) -> (ImageId, Value) {
+    let created = if origin.created.is_empty() {
+        LONG_AGO
+    } else {
+        &origin.created
+    };
+    let (os, architecture) = (
+        text(config, "os", &platform.os),
+        text(config, "architecture", &platform.architecture),
+    );
+    let id = id(&[
+        BELOW,
+        parent.map_or("", ImageId::as_str),
+        &layer.map_or_else(String::new, |layer| layer.digest.to_string()),
+        created,
+        &origin.created_by,
+        &origin.author,
+        &origin.comment,
+        &os,
+        &architecture,
+    ]);
+    let mut json = json!({
+        "id": id.as_str(),
+        "created": created,
+        "container_config": {"Cmd": [origin.created_by]},
+        "config": {},
+        "os": os,
+        "architecture": architecture,
+    });
+    if let Some(parent) = parent {
+        json["parent"] = parent.as_str().into();
+    }
+    for (key, value) in [("author", &origin.author), ("comment", &origin.comment)] {
+        if !value.is_empty() {
+            json[key] = value.as_str().into();
+        }
+    }
+    (id, json)
+}
+
+/// The top image: the configuration without what v1 does not know.
+fn top_json(
+    id: &ImageId,
+    parent: Option<&ImageId>,
+    config: &Map<String, Value>,
+    platform: &Platform,
+) -> Value {
+    let run = run_config(config.get("config"));
+    let container = match config.get("container_config") {
+        Some(own @ Value::Object(_)) => run_config(Some(own)),
+        _ => run.clone(),
+    };
+    let mut json = json!({
+        "id": id.as_str(),
+        "created": moment(config.get("created").unwrap_or(&Value::Null)),
+        "config": run,
+        "container_config": container,
+        "os": text(config, "os", &platform.os),
+        "architecture": text(config, "architecture", &platform.architecture),
+    });
+    if let Some(parent) = parent {
+        json["parent"] = parent.as_str().into();
+    }
+    for key in ["author", "comment", "container", "docker_version"] {
+        if let Some(Value::String(value)) = config.get(key) {
+            json[key] = value.as_str().into();
+        }
+    }
+    json
+}
+
+/// What a value of the run configuration has to be, for Go to read it.
+#[derive(Clone, Copy)]
+enum Shape {
+    Text,
+    Flag,
+    Number,
+    Texts,
+    /// An object whose members mean only that they are there.
+    Set,
+    /// An object of texts.
+    Labels,
+}
+
+/// What Docker 1.0 to 1.12 know of a run configuration. Go compares names without regard to case and gives
+/// up at a value of another type, so that nothing else goes along.
+const KNOWN: [(&str, Shape); 25] = [
+    ("AttachStderr", Shape::Flag),
+    ("AttachStdin", Shape::Flag),
+    ("AttachStdout", Shape::Flag),
+    ("Cmd", Shape::Texts),
+    ("CpuShares", Shape::Number),
+    ("Cpuset", Shape::Text),
+    ("Domainname", Shape::Text),
+    ("Entrypoint", Shape::Texts),
+    ("Env", Shape::Texts),
+    ("ExposedPorts", Shape::Set),
+    ("Hostname", Shape::Text),
+    ("Image", Shape::Text),
+    ("Labels", Shape::Labels),
+    ("MacAddress", Shape::Text),
+    ("Memory", Shape::Number),
+    ("MemorySwap", Shape::Number),
+    ("NetworkDisabled", Shape::Flag),
+    ("OnBuild", Shape::Texts),
+    ("OpenStdin", Shape::Flag),
+    ("StdinOnce", Shape::Flag),
+    ("StopSignal", Shape::Text),
+    ("Tty", Shape::Flag),
+    ("User", Shape::Text),
+    ("Volumes", Shape::Set),
+    ("WorkingDir", Shape::Text),
+];
+
+fn run_config(config: Option<&Value>) -> Value {
+    let mut known = Map::new();
+    if let Some(Value::Object(config)) = config {
+        for (name, shape) in KNOWN {
+            if let Some(value) = config.get(name).and_then(|value| shaped(value, shape)) {
+                known.insert(name.to_owned(), value);
+            }
+        }
+    }
+    Value::Object(known)
+}
+
+fn shaped(value: &Value, shape: Shape) -> Option<Value> {
+    match (shape, value) {
+        (Shape::Text, Value::String(_)) | (Shape::Flag, Value::Bool(_)) => Some(value.clone()),
+        (Shape::Number, Value::Number(number)) if number.is_i64() => Some(value.clone()),
+        (Shape::Texts, Value::Array(items)) if items.iter().all(Value::is_string) => {
+            Some(value.clone())
+        }
+        (Shape::Set, Value::Object(members)) => {
+            let members = members.keys().map(|name| (name.clone(), json!({})));
+            Some(Value::Object(members.collect()))
+        }
+        (Shape::Labels, Value::Object(members)) if members.values().all(Value::is_string) => {
+            Some(value.clone())
+        }
+        _ => None,
+    }
+}
+
+fn text(config: &Map<String, Value>, key: &str, default: &str) -> String {
+    let value = config.get(key).and_then(Value::as_str);
+    let value = value.filter(|value| !value.is_empty());
+    value.unwrap_or(default).to_owned()
+}
+
+/// A moment as Go reads it.
+fn moment(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(_) => text.to_owned(),
+        Err(_) => LONG_AGO.to_owned(),
+    }
+}
+
+/// 64 digits of these words: each with its length, so that none can run into the next.
+fn id(words: &[&str]) -> ImageId {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    for word in words {
+        hasher.update(&(word.len() as u64).to_be_bytes());
+        hasher.update(word.as_bytes());
+    }
+    ImageId::of_digest(&hasher.finish())
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -1,0 +1,173 @@
+//! An image's manifest, as far as its layers and its configuration are named there.
+
+use serde::Deserialize;
+
+use super::SynthesisError;
+use crate::digest::Digest;
+use crate::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
+
+const CONFIGS: [&str; 2] = [
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.oci.image.config.v1+json",
+];
+
+/// An image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub config: Digest,
+    /// From the root on.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer as the manifest describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    pub compression: Compression,
+}
+
+/// What a layer's media type says of it. The bytes have the last word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    #[serde(default)]
+    schema_version: u64,
+    #[serde(default)]
+    media_type: String,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    artifact_type: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    #[serde(default)]
+    size: u64,
+}
+
+impl Image {
+    /// Reads the manifest of one image.
+    ///
+    /// # Errors
+    /// Why it is none that a v1 client could use.
+    pub fn parse(manifest: &[u8]) -> Result<Self, SynthesisError> {
+        let outline: Outline =
+            serde_json::from_slice(manifest).map_err(|_| SynthesisError::Manifest)?;
+        let first = [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&&*outline.media_type);
+        if first || outline.schema_version == 1 {
+            return Err(SynthesisError::FirstSchema);
+        }
+        let config = outline.config.ok_or(SynthesisError::Manifest)?;
+        if !CONFIGS.contains(&&*config.media_type) {
+            let kind = outline.artifact_type.unwrap_or(config.media_type);
+            return Err(SynthesisError::Artifact(kind));
+        }
+        let layers = outline.layers.iter().map(|layer| {
+            Ok(Layer {
+                digest: layer.digest,
+                size: layer.size,
+                compression: compression(&layer.media_type)?,
+            })
+        });
+        Ok(Self {
+            config: config.digest,
+            layers: layers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn compression(media_type: &str) -> Result<Compression, SynthesisError> {
+    match media_type {
+        "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.oci.image.layer.v1.tar" => Ok(Compression::None),
+        "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.oci.image.layer.v1.tar+gzip" => Ok(Compression::Gzip),
+        "application/vnd.docker.image.rootfs.diff.tar.zstd"
+        | "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
+        foreign if foreign.contains(".foreign.") || foreign.contains(".nondistributable.") => {
+            Err(SynthesisError::Foreign(foreign.to_owned()))
+        }
+        other => Err(SynthesisError::LayerType(other.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn descriptor(media_type: &str) -> Value {
+        let digest = Digest::of(Algorithm::Sha256, media_type.as_bytes());
+        json!({"mediaType": media_type, "digest": digest.to_string(), "size": 5})
+    }
+
+    #[test]
+    fn layers_by_their_types() {
+        let oci = "application/vnd.oci.image";
+        let docker = "application/vnd.docker.image.rootfs";
+        let artifact = Some(SynthesisError::Artifact("application/x".into()));
+        let foreign = |kind: String| Some(SynthesisError::Foreign(kind));
+        for (config, layer, error) in [
+            (CONFIGS[0], format!("{docker}.diff.tar.gzip"), None),
+            (CONFIGS[1], format!("{oci}.layer.v1.tar+gzip"), None),
+            (CONFIGS[1], format!("{oci}.layer.v1.tar+zstd"), None),
+            (CONFIGS[1], format!("{oci}.layer.v1.tar"), None),
+            ("application/x", format!("{oci}.layer.v1.tar"), artifact),
+            (
+                CONFIGS[0],
+                format!("{docker}.foreign.diff.tar.gzip"),
+                foreign(format!("{docker}.foreign.diff.tar.gzip")),
+            ),
+            (
+                CONFIGS[1],
+                format!("{oci}.layer.nondistributable.v1.tar+gzip"),
+                foreign(format!("{oci}.layer.nondistributable.v1.tar+gzip")),
+            ),
+            (
+                CONFIGS[1],
+                format!("{oci}.layer.v1.tar+gzip+encrypted"),
+                Some(SynthesisError::LayerType(format!(
+                    "{oci}.layer.v1.tar+gzip+encrypted"
+                ))),
+            ),
+        ] {
+            let manifest = json!({
+                "schemaVersion": 2,
+                "config": descriptor(config),
+                "layers": [descriptor(&layer)],
+            });
+            let image = Image::parse(manifest.to_string().as_bytes());
+            match error {
+                None => assert_eq!(image.expect("an image").layers.len(), 1, "{layer}"),
+                Some(error) => assert_eq!(image, Err(error)),
+            }
+        }
+        let first = json!({"schemaVersion": 1, "fsLayers": []}).to_string();
+        assert_eq!(
+            Image::parse(first.as_bytes()),
+            Err(SynthesisError::FirstSchema)
+        );
+        for broken in ["", "{}", "[]", r#"{"schemaVersion":2,"layers":[]}"#] {
+            assert_eq!(
+                Image::parse(broken.as_bytes()),
+                Err(SynthesisError::Manifest)
+            );
+        }
+    }
+}

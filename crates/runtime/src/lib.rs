@@ -1,0 +1,7 @@
+//! Mechanisms that several crates share, without a policy of their own.
+
+pub mod flight;
+pub mod generation;
+pub mod reload;
+pub mod share;
+pub mod socket_file;

@@ -1,0 +1,235 @@
+//! Fair shares: how many connections and requests one client address may have at once, so that no client can
+//! shut the others out.
+//!
+//! A client is an IPv4 address or an IPv6 network of 64 bits. This machine itself (127.0.0.1, `::1`, Unix
+//! sockets) is not counted: a proxy on it speaks for many clients.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use oci::addresses::network;
+
+/// `limits.per_client` of the configuration. `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerClient {
+    pub connections: Option<usize>,
+    pub requests: Option<usize>,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Connection,
+    Request,
+}
+
+/// A client has as much open as its share is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client has as much open as it may")]
+pub struct Exhausted;
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: usize,
+    requests: usize,
+}
+
+impl Counts {
+    fn of(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Connection => &mut self.connections,
+            Kind::Request => &mut self.requests,
+        }
+    }
+}
+
+/// What each client has open. A client is forgotten when it has nothing open, so that there are never more
+/// entries than connections and requests.
+#[derive(Debug)]
+pub struct Shares {
+    limits: PerClient,
+    clients: Mutex<HashMap<IpAddr, Counts>>,
+}
+
+/// One place of a client's share, given back when this is dropped.
+#[derive(Debug)]
+pub struct Share {
+    /// `None`: this client is not counted.
+    _place: Option<Place>,
+    number: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    shares: Arc<Shares>,
+    client: IpAddr,
+    kind: Kind,
+}
+
+impl Shares {
+    pub fn new(limits: PerClient) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            clients: Mutex::default(),
+        })
+    }
+
+    /// Takes one place. `client` is the address that a connection came from; `None` for a Unix socket.
+    ///
+    /// # Errors
+    /// [`Exhausted`] when the client has its whole share already.
+    pub fn take(self: &Arc<Self>, kind: Kind, client: Option<IpAddr>) -> Result<Share, Exhausted> {
+        let Some(client) = client.filter(|client| is_counted(*client)) else {
+            return Ok(Share {
+                _place: None,
+                number: 0,
+            });
+        };
+        let client = network(client);
+        let most = match kind {
+            Kind::Connection => self.limits.connections,
+            Kind::Request => self.limits.requests,
+        };
+        let mut clients = self.clients();
+        let count = clients.entry(client).or_default().of(kind);
+        // A client at its limit has an entry above zero already: none is left behind empty.
+        if most.is_some_and(|most| *count >= most) {
+            return Err(Exhausted);
+        }
+        *count += 1;
+        Ok(Share {
+            number: *count,
+            _place: Some(Place {
+                shares: self.clone(),
+                client,
+                kind,
+            }),
+        })
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Counts>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// How many places the client had when it took this one, this one included; 0 where it is not counted.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clients = self.shares.clients();
+        if let Entry::Occupied(mut entry) = clients.entry(self.client) {
+            let count = entry.get_mut().of(self.kind);
+            *count = count.saturating_sub(1);
+            if entry.get().connections == 0 && entry.get().requests == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+fn is_counted(client: IpAddr) -> bool {
+    let local = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    !local.contains(&client.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(connections: usize, requests: usize) -> Arc<Shares> {
+        Shares::new(PerClient {
+            connections: Some(connections),
+            requests: Some(requests),
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_client_has_its_share_and_no_more() {
+        let shares = shares(2, 1);
+        let take = |kind, client| shares.take(kind, Some(ip(client)));
+        let first = take(Kind::Connection, "192.0.2.1").expect("room");
+        // The same client, however its address is written.
+        let second = take(Kind::Connection, "::ffff:192.0.2.1").expect("room");
+        assert_eq!((first.number(), second.number()), (1, 2));
+        assert!(take(Kind::Connection, "192.0.2.1").is_err());
+        assert!(take(Kind::Connection, "192.0.2.2").is_ok());
+        let request = take(Kind::Request, "192.0.2.1").expect("they count apart");
+        assert!(take(Kind::Request, "192.0.2.1").is_err());
+        drop((first, request));
+        assert!(take(Kind::Connection, "192.0.2.1").is_ok());
+        assert!(take(Kind::Request, "192.0.2.1").is_ok());
+        let six = [
+            take(Kind::Connection, "2001:db8:1:2::1"),
+            take(Kind::Connection, "2001:db8:1:2:ffff::1"),
+        ];
+        assert!(six.iter().all(Result::is_ok));
+        assert!(take(Kind::Connection, "2001:db8:1:2:3::").is_err());
+        assert!(take(Kind::Connection, "2001:db8:1:3::1").is_ok());
+    }
+
+    #[test]
+    fn this_machine_is_not_counted() {
+        let shares = shares(1, 1);
+        for client in [
+            None,
+            Some(ip("127.0.0.1")),
+            Some(ip("::1")),
+            Some(ip("::ffff:127.0.0.1")),
+        ] {
+            let open: Vec<_> = (0..10)
+                .map(|_| shares.take(Kind::Connection, client))
+                .collect();
+            assert!(open.iter().all(Result::is_ok), "{client:?}");
+        }
+        assert!(shares.clients().is_empty());
+        let counted = shares.take(Kind::Connection, Some(ip("127.0.0.2")));
+        assert!(
+            counted.is_ok()
+                && shares
+                    .take(Kind::Connection, Some(ip("127.0.0.2")))
+                    .is_err()
+        );
+    }
+
+    #[test]
+    fn clients_with_nothing_open_are_forgotten() {
+        let shares = shares(1, 1);
+        let open: Vec<_> = (0..=255)
+            .map(|last| shares.take(Kind::Connection, Some(IpAddr::from([192, 0, 2, last]))))
+            .collect();
+        let refused = shares.take(Kind::Connection, Some(ip("192.0.2.7")));
+        assert!(refused.is_err());
+        let request = shares.take(Kind::Request, Some(ip("192.0.2.7")));
+        assert_eq!(shares.clients().len(), 256);
+        drop(open);
+        assert_eq!(shares.clients().len(), 1);
+        drop(request);
+        assert!(shares.clients().is_empty());
+    }
+
+    #[test]
+    fn without_limits_nothing_is_refused() {
+        let shares = Shares::new(PerClient {
+            connections: None,
+            requests: None,
+        });
+        let open: Vec<_> = (0..1000)
+            .map(|_| shares.take(Kind::Request, Some(ip("192.0.2.1"))))
+            .collect();
+        assert!(open.iter().all(Result::is_ok));
+    }
+}

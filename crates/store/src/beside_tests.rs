@@ -1,0 +1,281 @@
+//! What a purge takes of the v1 API: on disk, from memory, and no more.
+
+use super::*;
+use crate::{KnownImage, Made, MadeKind, Settings};
+use oci::conversion::Layer;
+use oci::digest::Algorithm;
+use oci::v1::{Endpoint, ImageId, Part, Resource};
+
+fn digest_of(name: &str) -> Digest {
+    Digest::of(Algorithm::Sha256, name.as_bytes())
+}
+
+fn id(digit: &str) -> ImageId {
+    digit.repeat(64).parse().expect("an id")
+}
+
+fn repository(name: &str) -> Repository {
+    name.parse().expect("a name")
+}
+
+fn named(name: &str, resource: Resource) -> Endpoint {
+    Endpoint::Named {
+        repository: repository(name),
+        resource,
+    }
+}
+
+fn layer_of(digit: &str) -> Endpoint {
+    Endpoint::Image {
+        id: id(digit),
+        part: Part::Layer,
+    }
+}
+
+fn tag(name: &str, tag: &str) -> Endpoint {
+    named(name, Resource::Tag(tag.parse().expect("a tag")))
+}
+
+/// What is pointed at, by the registry and what was asked for.
+fn pointers() -> Vec<(&'static str, Endpoint, &'static str)> {
+    vec![
+        ("old", layer_of("a"), "layer a"),
+        ("old", layer_of("b"), "layer b"),
+        ("old", tag("app", "1"), "app 1"),
+        ("old", tag("app", "2"), "app 2"),
+        ("old", named("app", Resource::Tags), "{\"1\": \"a\"}"),
+        // Of another repository whose name begins alike, and that is below it.
+        ("old", tag("app/sub", "1"), "sub 1"),
+        ("other", layer_of("a"), "layer a"),
+        ("other", tag("app", "1"), "other 1"),
+    ]
+}
+
+async fn filled(root: &Path) -> Store {
+    let store = Store::open(&Settings::at(root)).expect("a store");
+    store.scan();
+    for (registry, what, bytes) in pointers() {
+        let registry = Registry::new(registry);
+        let digest = digest_of(bytes);
+        store.blobs.keep(&digest, bytes.as_bytes()).expect("room");
+        let body = V1Body {
+            digest,
+            size: bytes.len() as u64,
+            checked_at: 0,
+            layer_size: None,
+            checksum: None,
+        };
+        store.v1.point(&store.v1.ask(&registry, &what), body).await;
+    }
+    let registry = Registry::new("old");
+    for (name, ids) in [("app", ["a", "b"]), ("app/sub", ["b", "c"])] {
+        let ids = ids.map(id);
+        let linked = store.images.link(&registry, &repository(name), &ids).await;
+        linked.expect("writable");
+    }
+    for place in [None, Some(&repository("app")), Some(&repository("app/sub"))] {
+        let image = SynthesisedImage {
+            repository: place.map_or("app", |own| own.as_str()).to_owned(),
+            manifest: digest_of("manifest"),
+            os: "linux".into(),
+            architecture: "arm64".into(),
+            position: None,
+        };
+        let synthesis = &store.synthesis;
+        synthesis
+            .keep_image(&registry, place, &id("d"), image)
+            .await;
+    }
+    let derived = b"derived";
+    let digest = digest_of("derived");
+    store.blobs.keep(&digest, derived).expect("room");
+    let layer = PreparedLayer::Derived { digest, size: 7 };
+    let synthesis = &store.synthesis;
+    synthesis
+        .keep_layer(&registry, &digest_of("key"), layer)
+        .await;
+
+    let image = KnownImage {
+        parent: None,
+        json: "{}".into(),
+        layer: Layer {
+            digest: digest_of("converted"),
+            size: 9,
+            diff_id: digest_of("plain"),
+            is_empty: false,
+        },
+    };
+    let digest = digest_of("converted");
+    store.blobs.keep(&digest, b"converted").expect("room");
+    let conversions = &store.conversions;
+    conversions.keep_image(&registry, &id("a"), &image).await;
+    conversions
+        .keep_made_of(&registry, &digest, MadeKind::Layer, &id("a"))
+        .await
+        .expect("readable");
+    let manifest = digest_of("manifest");
+    let made = Made { manifest, size: 1 };
+    conversions.keep_made(&registry, &id("a"), made).await;
+    store
+}
+
+/// What is still known, also in memory, and the blobs that are still here.
+async fn known(store: &Store) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for (registry, what, bytes) in pointers() {
+        let registry = Registry::new(registry);
+        let found = store.v1.open(&registry, &what).await;
+        if found.expect("readable").is_some() {
+            known.insert(format!("{registry} {bytes}"));
+        }
+    }
+    let registry = Registry::new("old");
+    for (name, digit) in [
+        ("app", "a"),
+        ("app", "b"),
+        ("app/sub", "b"),
+        ("app/sub", "c"),
+    ] {
+        let (images, repository) = (&store.images, repository(name));
+        let linked = images.is_linked(&registry, &repository, &id(digit)).await;
+        if linked.expect("readable") {
+            known.insert(format!("{name} has {digit}"));
+        }
+    }
+    for name in ["", "app", "app/sub"] {
+        let place = name.parse().ok();
+        let (synthesis, id) = (&store.synthesis, id("d"));
+        let image = synthesis.image(&registry, place.as_ref(), &id).await;
+        if image.expect("readable").is_some() {
+            known.insert(format!("{name} synthesised"));
+        }
+    }
+    let layer = store.synthesis.layer(&registry, &digest_of("key")).await;
+    if layer.expect("readable").is_some() {
+        known.insert("prepared layer".into());
+    }
+    let conversions = &store.conversions;
+    let image = conversions.image(&registry, &id("a")).await;
+    let made = conversions.made(&registry, &id("a")).await;
+    let of = conversions
+        .made_of(&registry, &digest_of("converted"))
+        .await;
+    let found = [
+        image.expect("readable").is_some(),
+        made.expect("readable").is_some(),
+        of.expect("readable").is_some(),
+    ];
+    assert!(found == [true; 3] || found == [false; 3], "{found:?}");
+    if found[0] {
+        known.insert("conversion".into());
+    }
+    let mut contents: BTreeSet<&str> = pointers().iter().map(|(.., bytes)| *bytes).collect();
+    contents.extend(["derived", "converted"]);
+    for bytes in contents {
+        let open = store.blobs.open(&digest_of(bytes), None);
+        if open.expect("readable").is_some() {
+            known.insert(format!("bytes of {bytes}"));
+        }
+    }
+    known
+}
+
+#[tokio::test]
+async fn a_purge_takes_what_is_of_the_v1_api() {
+    let old = || Registry::new("old");
+    let to_tag = |name: &str| Target::Tag(old(), repository("app"), name.parse().expect("a tag"));
+    let of_old: &[&str] = &[
+        "old layer a",
+        "old layer b",
+        "old app 1",
+        "old app 2",
+        "old {\"1\": \"a\"}",
+        "old sub 1",
+        "app has a",
+        "app has b",
+        "app/sub has b",
+        "app/sub has c",
+        " synthesised",
+        "app synthesised",
+        "app/sub synthesised",
+        "prepared layer",
+        "conversion",
+        "bytes of layer b",
+        "bytes of app 1",
+        "bytes of app 2",
+        "bytes of {\"1\": \"a\"}",
+        "bytes of sub 1",
+        "bytes of derived",
+        "bytes of converted",
+    ];
+    // What goes, and how many tags and other records are told.
+    let cases: Vec<(Target, &[&str], (usize, usize))> = vec![
+        (Target::Registry(old()), of_old, (3, 15)),
+        (
+            Target::Repository(old(), repository("app")),
+            &[
+                // Another repository has the other one.
+                "old layer a",
+                "old app 1",
+                "old app 2",
+                "old {\"1\": \"a\"}",
+                "app has a",
+                "app has b",
+                " synthesised",
+                "app synthesised",
+                "bytes of app 1",
+                "bytes of app 2",
+                "bytes of {\"1\": \"a\"}",
+            ],
+            (2, 6),
+        ),
+        (
+            to_tag("1"),
+            &[
+                "old app 1",
+                "old {\"1\": \"a\"}",
+                "bytes of app 1",
+                "bytes of {\"1\": \"a\"}",
+            ],
+            (1, 1),
+        ),
+        // The list does not name it.
+        (to_tag("2"), &["old app 2", "bytes of app 2"], (1, 0)),
+        (to_tag("tags"), &[], (0, 0)),
+        (
+            Target::Content(old(), repository("app"), digest_of("app 2")),
+            &["old app 2", "bytes of app 2"],
+            (1, 0),
+        ),
+        (
+            Target::Everywhere(digest_of("layer a")),
+            &["old layer a", "other layer a", "bytes of layer a"],
+            (0, 2),
+        ),
+        (
+            Target::Everywhere(digest_of("derived")),
+            &["prepared layer", "bytes of derived"],
+            (0, 1),
+        ),
+    ];
+    for (target, goes, told) in cases {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = filled(folder.path()).await;
+        let before = known(&store).await;
+        let purge = store.plan(&target);
+        assert_eq!((purge.tags.len(), purge.beside.len()), told, "{purge:?}");
+        assert_eq!(known(&store).await, before, "a plan is no deed");
+        store.purge(&purge).expect("removed");
+        let after = known(&store).await;
+        let gone: BTreeSet<&str> = before.difference(&after).map(String::as_str).collect();
+        assert_eq!(gone, goes.iter().copied().collect(), "{target:?}");
+        let (records, used) = (store.space.records(), store.space.used());
+        drop(store);
+        // Not from memory alone, and counted.
+        let store = Store::open(&Settings::at(folder.path())).expect("a store");
+        store.scan();
+        assert_eq!(known(&store).await, after, "{target:?}");
+        assert_eq!((store.space.records(), store.space.used()), (records, used));
+        assert!(store.plan(&target).beside.is_empty(), "{target:?}");
+    }
+}

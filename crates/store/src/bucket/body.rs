@@ -1,0 +1,110 @@
+//! Bodies from the bucket. Nothing of them may be used before its digest was checked.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use object_store::ObjectStoreExt as _;
+
+use super::outbox::Change;
+use super::{BODY, Bucket, Unavailable};
+use oci::digest::Digest;
+use telemetry::metrics::{self, BucketEvent};
+
+/// How long a body may bring nothing.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A body being read.
+pub struct Object {
+    /// In bytes, as the bucket says.
+    pub size: u64,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    bucket: Bucket,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Object({} bytes)", self.size)
+    }
+}
+
+impl Object {
+    /// The next bytes; `None` at the end of what there is, or where the bucket failed. What is missing shows in
+    /// the length.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let error = match tokio::time::timeout(PROGRESS, self.stream.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Ok(bytes))) => return Some(bytes),
+            Ok(Some(Err(error))) => error.to_string(),
+            Err(_) => "a body stalls".to_owned(),
+        };
+        self.bucket.failed(&self.bucket.inner.reads, error);
+        None
+    }
+}
+
+impl Bucket {
+    /// What the bucket has under a digest, if it can be asked. What was wrong once is not looked at again.
+    pub async fn open(&self, digest: &Digest) -> Option<Object> {
+        if self.damaged().contains(digest) {
+            return None;
+        }
+        let key = self.blob_key(digest);
+        if !self.inner.outbox.trusts(key.as_ref()) {
+            return None;
+        }
+        let got = self.read(BODY, self.inner.s3.get(&key)).await;
+        match got {
+            Ok(Some(got)) => {
+                metrics::bucket(BucketEvent::Hit);
+                Some(Object {
+                    size: got.meta.size,
+                    stream: got.into_stream(),
+                    bucket: self.clone(),
+                })
+            }
+            Ok(None) => {
+                metrics::bucket(BucketEvent::Miss);
+                None
+            }
+            Err(Unavailable) => None,
+        }
+    }
+
+    /// Removes what the bucket has under a digest. Until that is done it is not believed here.
+    pub fn remove_blob(&self, digest: &Digest) {
+        self.change(&self.blob_key(digest), Change::TakeBack);
+    }
+
+    /// A whole body of at most so many bytes, verified.
+    pub async fn bytes(&self, digest: &Digest, most: usize) -> Option<Bytes> {
+        let whole = async {
+            let mut object = self.open(digest).await?;
+            if object.size > most as u64 {
+                return None;
+            }
+            let mut bytes = Vec::new();
+            while let Some(piece) = object.next().await {
+                bytes.extend_from_slice(&piece);
+                if bytes.len() > most {
+                    break;
+                }
+            }
+            Some((object.size, bytes))
+        };
+        let Ok(whole) = tokio::time::timeout(BODY, whole).await else {
+            self.failed(&self.inner.reads, "a small body takes too long".to_owned());
+            return None;
+        };
+        let (size, bytes) = whole?;
+        if (bytes.len() as u64) < size {
+            return None;
+        }
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            self.lied(digest);
+            return None;
+        }
+        Some(Bytes::from(bytes))
+    }
+}

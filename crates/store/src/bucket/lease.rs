@@ -1,0 +1,137 @@
+//! Leases: of two nodes that want the same cold blob, one fetches it. A lease is an object that only one node can
+//! create; it expires, so that a node that died keeps nobody waiting.
+
+use std::time::SystemTime;
+
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
+use serde::{Deserialize, Serialize};
+
+use super::outbox::Change;
+use super::{Bucket, SMALL, Unavailable};
+use crate::space::unix;
+use oci::digest::Digest;
+
+/// How long a lease counts, in seconds.
+const LIFE: u64 = 60;
+
+/// The right to fetch a blob that others wait for. It is given up when this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    bucket: Bucket,
+    key: Path,
+}
+
+/// What asking for a lease came to.
+#[derive(Debug)]
+pub enum Leased {
+    Held(Lease),
+    /// Another node fetches it.
+    Taken,
+    /// The bucket cannot say: as if there were none.
+    Unavailable,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    node: String,
+    /// In seconds since 1970.
+    expires_at: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.bucket.change(&self.key, Change::Release);
+    }
+}
+
+impl Bucket {
+    /// Asks for the right to fetch a blob.
+    pub async fn lease(&self, digest: &Digest) -> Leased {
+        let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
+        let key = self.key(&format!("leases/{algorithm}-{hex}"));
+        let held = || {
+            Leased::Held(Lease {
+                bucket: self.clone(),
+                key: key.clone(),
+            })
+        };
+        match self.put_lease(&key, PutMode::Create).await {
+            Ok(true) => return held(),
+            Ok(false) => {}
+            Err(Unavailable) => return Leased::Unavailable,
+        }
+        let read = self.read(SMALL, async {
+            let got = self.inner.s3.get(&key).await?;
+            let version = UpdateVersion {
+                e_tag: got.meta.e_tag.clone(),
+                version: None,
+            };
+            let note = if got.meta.size < 1024 {
+                serde_json::from_slice::<Note>(&got.bytes().await?).ok()
+            } else {
+                None
+            };
+            Ok((note, version))
+        });
+        let (note, version) = match read.await {
+            Ok(Some(found)) => found,
+            // It was given up this moment; whether the blob is there is looked at next.
+            Ok(None) => return Leased::Taken,
+            Err(Unavailable) => return Leased::Unavailable,
+        };
+        if note
+            .as_ref()
+            .is_some_and(|note| note.node == self.inner.node)
+        {
+            return held();
+        }
+        if note.is_some_and(|note| counts(note.expires_at, unix(SystemTime::now()))) {
+            return Leased::Taken;
+        }
+        match self.put_lease(&key, PutMode::Update(version)).await {
+            Ok(true) => held(),
+            Ok(false) => Leased::Taken,
+            Err(Unavailable) => Leased::Unavailable,
+        }
+    }
+
+    async fn put_lease(&self, key: &Path, mode: PutMode) -> Result<bool, Unavailable> {
+        let note = Note {
+            node: self.inner.node.clone(),
+            expires_at: unix(SystemTime::now()) + LIFE,
+        };
+        let json = serde_json::to_vec(&note).unwrap_or_default();
+        let put = self
+            .inner
+            .s3
+            .put_opts(key, PutPayload::from(json), mode.into());
+        Ok(self.write(SMALL, put).await?.is_some())
+    }
+}
+
+/// Whether a lease still counts. One from too far in the future never did.
+fn counts(expires_at: u64, now: u64) -> bool {
+    (now + 1..=now + 2 * LIFE).contains(&expires_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_expire() {
+        for (expires_at, expected) in [
+            (0, false),
+            (99, false),
+            (100, false),
+            (101, true),
+            (160, true),
+            (220, true),
+            (221, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(counts(expires_at, 100), expected, "{expires_at}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Records in the bucket: pointers and links with their freshness, for all who ask an upstream with the same
+//! account. They are rights, so they are read strictly, and one that a node took back is not believed again.
+
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::outbox::Change;
+use super::{Bucket, SMALL};
+use crate::record::Record;
+use telemetry::metrics::{self, BucketEvent};
+
+/// The longest record, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+/// A record under its name, so that one that was moved is not taken for another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    /// Relative to `repositories`, as on disk.
+    path: String,
+    record: Value,
+}
+
+impl Bucket {
+    /// The record at a path, if the bucket has one that is whole.
+    pub(crate) async fn record<V: Record>(&self, path: &str) -> Option<V> {
+        let key = self.record_key(path)?;
+        let outbox = &self.inner.outbox;
+        if !outbox.trusts(key.as_ref()) {
+            return None;
+        }
+        let read = self.read(SMALL, async {
+            let got = self.inner.s3.get(&key).await?;
+            if got.meta.size > LONGEST {
+                return Ok(None);
+            }
+            got.bytes().await.map(Some)
+        });
+        let read = read.await.ok()?;
+        let Some(bytes) = read else {
+            metrics::bucket(BucketEvent::Miss);
+            return None;
+        };
+        let record = bytes.and_then(|bytes| parse::<V>(path, &bytes));
+        if record.is_none() {
+            metrics::bucket(BucketEvent::Lie);
+            tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
+            return None;
+        }
+        metrics::bucket(BucketEvent::Hit);
+        record.filter(|record| outbox.trusts_what_was_confirmed(record.checked_at().unwrap_or(0)))
+    }
+
+    /// Lets the others know a record, behind the answer.
+    pub(crate) fn keep_record<V: Serialize>(&self, path: &str, record: &V) {
+        let Some(key) = self.record_key(path) else {
+            return;
+        };
+        let named = serde_json::to_value(record).and_then(|record| {
+            let path = path.to_owned();
+            serde_json::to_vec(&Named { path, record })
+        });
+        if let Ok(json) = named {
+            self.change(&key, Change::Put(json.into()));
+        }
+    }
+
+    /// Takes a record back. Until that is done it is not believed here.
+    pub(crate) fn remove_record(&self, path: &str) {
+        if let Some(key) = self.record_key(path) {
+            self.change(&key, Change::TakeBack);
+        }
+    }
+
+    /// Where a record is; `None` where its registry shares none.
+    fn record_key(&self, path: &str) -> Option<Path> {
+        let (registry, rest) = path.split_once('/')?;
+        let view = self.inner.views.get(registry)?;
+        Some(self.key(&format!("repositories/{registry}/{view}/{rest}")))
+    }
+}
+
+/// Reads a record strictly: it has its name, nothing is there that we do not know, and what goes out as a header
+/// can be one.
+fn parse<V: Serialize + DeserializeOwned>(path: &str, bytes: &[u8]) -> Option<V> {
+    let named: Named = serde_json::from_slice(bytes).ok()?;
+    let record: V = serde_json::from_value(named.record.clone()).ok()?;
+    let same = serde_json::to_value(&record).ok()? == named.record;
+    let media_type = named.record.get("media_type").and_then(Value::as_str);
+    let sayable = media_type.is_none_or(|media_type| {
+        (1..256).contains(&media_type.len())
+            && media_type
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    });
+    (named.path == path && same && sayable).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pointer;
+
+    #[test]
+    fn records_are_read_strictly() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let good = format!(
+            r#"{{"path":"r/a/_tags/full/t","record":{{"digest":"{digest}","media_type":"a/b","size":3,"checked_at":7}}}}"#
+        );
+        let read = |json: &str| parse::<Pointer>("r/a/_tags/full/t", json.as_bytes());
+        assert_eq!(read(&good).map(|pointer| pointer.checked_at), Some(7));
+        for (what, from, to) in [
+            ("another name", "full/t", "full/u"),
+            ("an unknown field", r#""size":3"#, r#""size":3,"more":1"#),
+            (
+                "an unknown field outside",
+                r#""path""#,
+                r#""more":1,"path""#,
+            ),
+            ("no digest", "sha256:", "sha256:x"),
+            ("no length", r#""size":3"#, r#""size":-3"#),
+            ("no time", r#","checked_at":7"#, ""),
+            ("a header that is none", "a/b", r"a/b\r\nX: y"),
+            ("an empty header", "a/b", ""),
+            ("cut off", "}}", "}"),
+        ] {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good, "{what}");
+            assert_eq!(read(&bad), None, "{what}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Committed blobs on their way to the bucket: a bounded queue, in parts, tried again, dropped with a count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use object_store::path::Path;
+use object_store::{MultipartUpload as _, ObjectStoreExt as _};
+use tokio::sync::{Mutex, mpsc};
+
+use super::{BODY, Bucket, Lease, Unavailable};
+use crate::blobs::{Blob, Blobs};
+use crate::read::read_at;
+use oci::digest::Digest;
+use telemetry::metrics::{self, BucketEvent};
+
+/// How many blobs go up at once. Each holds one part in memory.
+pub(super) const WORKERS: usize = 2;
+/// How many may wait.
+const MOST: usize = 256;
+/// The least size of a part, in bytes, and into how many parts a blob is cut at most: services allow 10,000.
+const PART: u64 = 8 << 20;
+const PARTS: u64 = 9_000;
+/// How long a part may take.
+const PART_WITHIN: Duration = Duration::from_secs(60);
+/// The waits before a blob is tried again.
+const WAITS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
+
+/// A blob that the bucket should have.
+#[derive(Debug)]
+pub(super) struct Order {
+    digest: Digest,
+    blobs: Blobs,
+    /// Given up when it is there, or will not come.
+    _lease: Option<Lease>,
+}
+
+/// Where the workers take their orders from.
+pub(super) type Orders = Arc<Mutex<mpsc::Receiver<Order>>>;
+
+#[derive(Debug)]
+pub(super) struct Uploads(mpsc::Sender<Order>);
+
+impl Uploads {
+    pub fn new() -> (Self, Orders) {
+        let (sender, orders) = mpsc::channel(MOST);
+        (Self(sender), Arc::new(Mutex::new(orders)))
+    }
+}
+
+/// Why a blob did not get there.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    /// It is no longer here.
+    Gone,
+    Again,
+}
+
+impl From<Unavailable> for Left {
+    fn from(_: Unavailable) -> Self {
+        Self::Again
+    }
+}
+
+impl Bucket {
+    /// Has a committed blob written to the bucket, behind the answer.
+    pub fn write_through(&self, blobs: &Blobs, digest: &Digest, lease: Option<Lease>) {
+        let order = Order {
+            digest: *digest,
+            blobs: blobs.clone(),
+            _lease: lease,
+        };
+        if self.inner.uploads.0.try_send(order).is_err() {
+            drop_upload(digest, "too many wait");
+        }
+    }
+
+    /// Writes blobs for as long as the process lives.
+    pub(super) async fn send_blobs(self, orders: Orders) {
+        loop {
+            let order = orders.lock().await.recv().await;
+            let Some(order) = order else { return };
+            self.carry_out(&order).await;
+        }
+    }
+
+    async fn carry_out(&self, order: &Order) {
+        let (digest, started) = (&order.digest, Instant::now());
+        for wait in WAITS.into_iter().map(Some).chain([None]) {
+            let left = match self.upload(order).await {
+                Ok(bytes) => {
+                    let ms = telemetry::ms(started);
+                    tracing::info!(%digest, bytes, ms, "written to the bucket");
+                    metrics::bucket(BucketEvent::Uploaded);
+                    self.damaged().remove(digest);
+                    return;
+                }
+                Err(left) => left,
+            };
+            match wait {
+                Some(wait) if left == Left::Again => tokio::time::sleep(wait).await,
+                _ => break,
+            }
+        }
+        drop_upload(digest, "the bucket fails, or the blob is no longer here");
+    }
+
+    /// One attempt; the bytes that went out.
+    async fn upload(&self, order: &Order) -> Result<u64, Left> {
+        let (blobs, digest) = (order.blobs.clone(), order.digest);
+        let opened = tokio::task::spawn_blocking(move || blobs.open(&digest, None)).await;
+        let Ok(Ok(Some(blob))) = opened else {
+            return Err(Left::Gone);
+        };
+        let key = self.blob_key(&digest);
+        if !self.damaged().contains(&digest) {
+            let there = self.write(BODY, self.inner.s3.head(&key)).await?;
+            if there.is_some_and(|there| there.size == blob.size) {
+                return Ok(0);
+            }
+        }
+        if blob.size <= PART {
+            let bytes = part(&blob, 0, blob.size).await?;
+            let put = self.inner.s3.put(&key, bytes.into());
+            self.write(PART_WITHIN, put).await?;
+        } else {
+            self.upload_parts(&key, &blob).await?;
+        }
+        Ok(blob.size)
+    }
+
+    async fn upload_parts(&self, key: &Path, blob: &Blob) -> Result<(), Left> {
+        let begun = self.write(BODY, self.inner.s3.put_multipart(key)).await?;
+        let mut upload = begun.ok_or(Left::Again)?;
+        let parts = async {
+            let (size, mut at) = (blob.size.div_ceil(PARTS).max(PART), 0);
+            while at < blob.size {
+                let bytes = part(blob, at, size.min(blob.size - at)).await?;
+                at += bytes.len() as u64;
+                let sent = self.write(PART_WITHIN, upload.put_part(bytes.into()));
+                sent.await?.ok_or(Left::Again)?;
+            }
+            let completed = self.write(PART_WITHIN, upload.complete()).await?;
+            completed.map(drop).ok_or(Left::Again)
+        };
+        let outcome = parts.await;
+        if outcome.is_err() {
+            // Where this fails as well, the lifecycle rule for unfinished uploads removes the parts.
+            let _ = tokio::time::timeout(BODY, upload.abort()).await;
+        }
+        outcome
+    }
+}
+
+fn drop_upload(digest: &Digest, reason: &'static str) {
+    metrics::bucket(BucketEvent::UploadDropped);
+    tracing::warn!(%digest, reason, "not written to the bucket");
+}
+
+/// Bytes of a blob that is here.
+async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, Left> {
+    const PIECE: u64 = 1 << 20;
+
+    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+    while (bytes.len() as u64) < length {
+        let (at, left) = (from + bytes.len() as u64, length - bytes.len() as u64);
+        let want = usize::try_from(left.min(PIECE)).unwrap_or(0);
+        let read = read_at(&blob.file, BytesMut::zeroed(want), at).await;
+        let (piece, read) = read.map_err(|_| Left::Gone)?;
+        if read == 0 {
+            return Err(Left::Gone);
+        }
+        bytes.extend_from_slice(&piece[..read]);
+    }
+    Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use crate::bucket::Settings;
+    use oci::digest::Algorithm;
+
+    /// Nobody takes from the queue meanwhile: the test does not wait.
+    #[tokio::test]
+    async fn only_so_many_wait() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&crate::Settings::at(folder.path())).expect("a store");
+        let settings = Settings {
+            name: "b".into(),
+            prefix: String::new(),
+            endpoint: Some("http://127.0.0.1:1".into()),
+            region: None,
+            account: None,
+            views: std::collections::HashMap::new(),
+        };
+        let bucket = Bucket::new(&settings, &tokio::runtime::Handle::current()).expect("a client");
+        let dropped = || {
+            let figures = metrics::figures().bucket.expect("there is a bucket");
+            figures.uploads_dropped
+        };
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        for _ in 0..MOST {
+            bucket.write_through(&store.blobs, &digest, None);
+        }
+        assert_eq!(dropped(), 0);
+        bucket.write_through(&store.blobs, &digest, None);
+        assert_eq!(dropped(), 1);
+    }
+}

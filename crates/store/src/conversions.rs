@@ -1,0 +1,333 @@
+//! What images of the v1 API became: their descriptions, what is known of their layers, and the manifests made
+//! of them. Kept for ever, since a layer has to be read once to learn it, and a registry that has ended cannot
+//! be asked again; everything but the layers' bytes is made anew from here.
+//! Where the store is too small for that, they have half of what records may take (see [`super::sweep`]).
+//!
+//! Below `conversions/<registry>`: `images/<id>` and its text in parts, since a record takes one block;
+//! `tops/<id>` for those that became a manifest; `digests/<digest>` for what a digest is. An id says nothing
+//! about its content, so that what one registry calls by it is no other's.
+
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Files;
+use super::record::{Outcome, Reach, Record};
+use super::records::{Records, component};
+use oci::conversion::Layer;
+use oci::digest::Digest;
+use oci::name::Registry;
+use oci::v1::ImageId;
+
+/// How many records of each kind are kept in memory.
+const RECENT: u64 = 4096;
+/// What goes into one part of a text, in bytes: as a string of JSON it is twice as long at most.
+const PART: usize = 2000;
+/// How many images are remembered for one digest. Many may have one layer; any of them gives its bytes.
+const MOST: usize = 48;
+
+/// An image of the v1 API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownImage {
+    pub parent: Option<ImageId>,
+    /// What the registry calls its json, as it was sent.
+    pub json: String,
+    pub layer: Layer,
+}
+
+/// The record of one.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct ImageRecord {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    parent: Option<String>,
+    layer: Layer,
+    /// Of the text, in bytes.
+    length: usize,
+}
+
+/// What an image became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub manifest: Digest,
+    /// The length of the manifest in bytes.
+    pub size: u64,
+}
+
+/// What a digest is, and of which images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeOf {
+    pub kind: MadeKind,
+    ids: Vec<String>,
+}
+
+impl MadeOf {
+    pub fn images(&self) -> impl Iterator<Item = ImageId> + '_ {
+        self.ids.iter().filter_map(|id| id.parse().ok())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MadeKind {
+    Manifest,
+    Config,
+    Layer,
+}
+
+impl Record for ImageRecord {}
+
+impl Record for String {}
+
+impl Record for Made {}
+
+impl Record for MadeOf {}
+
+/// All conversions of all registries.
+#[derive(Debug)]
+pub struct Conversions {
+    images: Records<ImageRecord>,
+    texts: Records<String>,
+    tops: Records<Made>,
+    digests: Records<MadeOf>,
+    /// Held while a digest gets another image.
+    adding: tokio::sync::Mutex<()>,
+}
+
+impl Conversions {
+    pub(super) fn new(files: &Arc<Files>) -> Self {
+        Self {
+            images: Records::new(files, RECENT),
+            texts: Records::new(files, RECENT),
+            tops: Records::new(files, RECENT),
+            digests: Records::new(files, RECENT),
+            adding: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether the record at a path is one of those that lead to all others: without them they are made anew.
+    pub(super) fn is_top(path: &str) -> bool {
+        path.split('/').nth(1) == Some("tops")
+    }
+
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.images.forget(path);
+        self.texts.forget(path);
+        self.tops.forget(path);
+        self.digests.forget(path);
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn image(&self, registry: &Registry, id: &ImageId) -> io::Result<Option<KnownImage>> {
+        let path = path(registry, "images", id.as_str());
+        let Some(record) = self.images.open(path.clone()).await? else {
+            return Ok(None);
+        };
+        let mut json = String::new();
+        for part in 0..parts(record.length) {
+            let Some(text) = self.texts.open(format!("{path}.{part}")).await? else {
+                return Ok(None);
+            };
+            json.push_str(&text);
+        }
+        let parent = record.parent.as_deref().map(str::parse).transpose();
+        let (Ok(parent), true) = (parent, json.len() == record.length) else {
+            return Ok(None);
+        };
+        Ok(Some(KnownImage {
+            parent,
+            json,
+            layer: record.layer,
+        }))
+    }
+
+    /// What an image is, from now on.
+    pub async fn keep_image(&self, registry: &Registry, id: &ImageId, image: &KnownImage) {
+        let path = path(registry, "images", id.as_str());
+        // The text first: the record says that it is whole.
+        for (part, text) in pieces(&image.json).into_iter().enumerate() {
+            let part = format!("{path}.{part}");
+            self.texts.put(part, text.to_owned()).await;
+        }
+        let record = ImageRecord {
+            parent: image.parent.as_ref().map(ToString::to_string),
+            layer: image.layer,
+            length: image.json.len(),
+        };
+        self.images.put(path, record).await;
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn made(&self, registry: &Registry, top: &ImageId) -> io::Result<Option<Arc<Made>>> {
+        self.tops.open(path(registry, "tops", top.as_str())).await
+    }
+
+    pub async fn keep_made(&self, registry: &Registry, top: &ImageId, made: Made) {
+        let path = path(registry, "tops", top.as_str());
+        self.tops.put(path, made).await;
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn made_of(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+    ) -> io::Result<Option<Arc<MadeOf>>> {
+        self.digests.open(digest_path(registry, digest)).await
+    }
+
+    /// An image has this digest.
+    ///
+    /// # Errors
+    /// When the disk cannot say what is known already.
+    pub async fn keep_made_of(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+        kind: MadeKind,
+        id: &ImageId,
+    ) -> io::Result<()> {
+        let path = digest_path(registry, digest);
+        let _one_at_a_time = self.adding.lock().await;
+        loop {
+            let question = self.digests.ask(path.clone());
+            let known = self.digests.open(path.clone()).await?;
+            let mut ids = known.map_or_else(Vec::new, |known| known.ids.clone());
+            if ids.iter().any(|known| known == id.as_str()) {
+                return Ok(());
+            }
+            ids.truncate(MOST - 1);
+            ids.insert(0, id.to_string());
+            let made = MadeOf { kind, ids };
+            let kept = self.digests.keep(&question, made, Reach::Here).await;
+            // What was known may have been removed meanwhile.
+            if let Outcome::Current(_) = kept {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn path(registry: &Registry, kind: &str, name: &str) -> String {
+    format!("{}/{kind}/{name}", component(registry.as_str()))
+}
+
+fn digest_path(registry: &Registry, digest: &Digest) -> String {
+    let name = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
+    path(registry, "digests", &name)
+}
+
+/// How many parts a text of so many bytes has at most: none is shorter than [`PART`] less a letter.
+const fn parts(length: usize) -> usize {
+    length.div_ceil(PART - 3)
+}
+
+/// A text in parts, as many as [`parts`] says.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    for _ in 0..parts(text.len()) {
+        let mut end = rest.len().min(PART);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (piece, more) = rest.split_at(end);
+        pieces.push(piece);
+        rest = more;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, Space};
+    use super::*;
+
+    fn conversions_in(root: &std::path::Path) -> Conversions {
+        let space = Arc::new(Space::new(&Settings::at(root)));
+        space.settle();
+        Conversions::new(&Arc::new(Files::below(root, "conversions", space, 3600)))
+    }
+
+    fn id(digit: &str) -> ImageId {
+        digit.repeat(64).parse().expect("an id")
+    }
+
+    fn digest(digit: &str) -> Digest {
+        let text = format!("sha256:{}", digit.repeat(64));
+        text.parse().expect("a digest")
+    }
+
+    #[tokio::test]
+    async fn images_of_any_length_outlive_the_process() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let registry = Registry::new("hosted:5000");
+        let layer = Layer {
+            digest: digest("a"),
+            size: 5,
+            diff_id: digest("b"),
+            is_empty: false,
+        };
+        let texts = [
+            String::new(),
+            "{}".to_owned(),
+            // Twice as long when it is quoted, and letters on the edges of parts.
+            "\"".repeat(PART * 2),
+            "é€😀".repeat(3000),
+        ];
+        let conversions = conversions_in(folder.path());
+        let known = |number: usize| KnownImage {
+            parent: (number > 0).then(|| id("f")),
+            json: texts[number].clone(),
+            layer,
+        };
+        for number in 0..texts.len() {
+            let id = id(&number.to_string());
+            conversions.keep_image(&registry, &id, &known(number)).await;
+        }
+        for conversions in [conversions, conversions_in(folder.path())] {
+            for number in 0..texts.len() {
+                let id = id(&number.to_string());
+                let kept = conversions.image(&registry, &id).await.expect("readable");
+                assert_eq!(kept, Some(known(number)), "{number}");
+            }
+            let other = Registry::new("other");
+            let kept = conversions.image(&other, &id("1")).await;
+            assert_eq!(kept.expect("readable"), None);
+        }
+        // A part is lost: it is read from the registry again, rather than served short.
+        let part = format!("conversions/hosted%3A5000/images/{}.1", id("2"));
+        std::fs::remove_file(folder.path().join(part)).expect("a part");
+        let conversions = conversions_in(folder.path());
+        let kept = conversions.image(&registry, &id("2")).await;
+        assert_eq!(kept.expect("readable"), None);
+    }
+
+    #[tokio::test]
+    async fn a_digest_is_of_the_images_that_came_last() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let registry = Registry::new("hosted");
+        let conversions = conversions_in(folder.path());
+        let ids: Vec<ImageId> = (0..=MOST)
+            .map(|number| format!("{number:064x}").parse().expect("an id"))
+            .collect();
+        for id in ids.iter().chain(&ids[..1]) {
+            conversions
+                .keep_made_of(&registry, &digest("a"), MadeKind::Layer, id)
+                .await
+                .expect("readable");
+        }
+        let conversions = conversions_in(folder.path());
+        let kept = conversions.made_of(&registry, &digest("a")).await;
+        let kept = kept.expect("readable").expect("known");
+        let found: Vec<ImageId> = kept.images().collect();
+        assert_eq!((found.len(), kept.kind), (MOST, MadeKind::Layer));
+        assert_eq!(found[..2], [ids[0].clone(), ids[MOST].clone()]);
+        let unknown = conversions.made_of(&registry, &digest("b")).await;
+        assert_eq!(unknown.expect("readable"), None);
+    }
+}

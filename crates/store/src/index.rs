@@ -1,0 +1,469 @@
+//! The index of the disk: which blobs there are, how much they take, and in which order they may go.
+//!
+//! A slab threaded by two doubly linked lists, most recently used first, found through a table of slab
+//! numbers, so that an entry costs under 100 bytes and every act is O(1). One list has layers and
+//! configurations, the other manifests: indexes, their children, referrers. Those take little, and without
+//! them no layer is of use, so they go after the layers that nobody asked for. Pure: it never touches the
+//! disk.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
+use hashbrown::HashTable;
+
+use oci::digest::Digest;
+
+/// The unit in which disk space is counted, in bytes.
+pub const BLOCK: u64 = 4096;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// How many bytes a size takes.
+const SIZE: usize = 5;
+
+/// Manifests go after layers as long as they take at most this part of everything.
+const MANIFESTS_PART: u64 = 4;
+
+/// What a blob is, as far as it matters for the order in which blobs go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A layer, a configuration, or what nobody knows better.
+    Layer,
+    /// An index, an image's manifest or a referrer.
+    Manifest,
+}
+
+/// What is known of an entry, in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Found on disk.
+    FoundLayer,
+    FoundManifest,
+    /// Its digest was seen to be right by this process.
+    VerifiedLayer,
+    VerifiedManifest,
+}
+
+impl State {
+    fn found(kind: Kind) -> Self {
+        match kind {
+            Kind::Layer => Self::FoundLayer,
+            Kind::Manifest => Self::FoundManifest,
+        }
+    }
+
+    fn verified(kind: Kind) -> Self {
+        match kind {
+            Kind::Layer => Self::VerifiedLayer,
+            Kind::Manifest => Self::VerifiedManifest,
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Free | Self::FoundLayer | Self::VerifiedLayer => Kind::Layer,
+            Self::FoundManifest | Self::VerifiedManifest => Kind::Manifest,
+        }
+    }
+
+    fn is_verified(self) -> bool {
+        matches!(self, Self::VerifiedLayer | Self::VerifiedManifest)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    digest: Digest,
+    state: State,
+    /// Which of the configured lives it has; see [`Index::mark`].
+    life: u8,
+    size: [u8; SIZE],
+    /// Seconds since 1970, as it stands in the file's mtime.
+    persisted_use: u32,
+    newer: u32,
+    older: u32,
+    /// How many readers there are; a pinned entry is not evicted.
+    pins: u32,
+}
+
+impl Entry {
+    fn size(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..SIZE].copy_from_slice(&self.size);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+/// The ends of a list.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    newest: u32,
+    oldest: u32,
+    /// What all of it takes, and what of it is pinned.
+    bytes: u64,
+    pinned: u64,
+}
+
+impl Ends {
+    const NONE: Self = Self {
+        newest: NONE,
+        oldest: NONE,
+        bytes: 0,
+        pinned: 0,
+    };
+}
+
+/// What is known of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// In bytes; larger ones than 1 TiB are said to have that.
+    pub size: u64,
+    /// Whether this process saw that its digest is right.
+    pub verified: bool,
+    /// Whether the file's mtime has fallen behind and should be touched.
+    pub behind: bool,
+}
+
+/// Blobs in order of use.
+#[derive(Debug)]
+pub struct Index {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    table: HashTable<u32>,
+    hasher: RandomState,
+    layers: Ends,
+    manifests: Ends,
+    /// How long a last use may stay unwritten, in seconds.
+    persist_after: u32,
+    /// Readers of blobs that are not here any more.
+    strays: HashMap<Digest, u32>,
+    /// What files take that were removed while somebody read them, until nobody does.
+    deleted: HashMap<Digest, u64>,
+}
+
+/// Bytes that a file of `size` bytes takes on disk; even an empty one has an inode.
+pub fn footprint(size: u64) -> u64 {
+    size.div_ceil(BLOCK).max(1) * BLOCK
+}
+
+/// The largest size that an entry can hold.
+pub const LARGEST: u64 = (1 << 40) - 1;
+
+impl Index {
+    /// A last use may stay unwritten for `persist_after` seconds.
+    pub fn new(persist_after: u32) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            table: HashTable::new(),
+            hasher: RandomState::new(),
+            layers: Ends::NONE,
+            manifests: Ends::NONE,
+            persist_after,
+            strays: HashMap::new(),
+            deleted: HashMap::new(),
+        }
+    }
+
+    /// Bytes of files that were removed but are open still.
+    pub fn deleted_but_open(&self) -> u64 {
+        self.deleted.values().sum()
+    }
+
+    /// Whether there is an entry.
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.find(digest).is_some()
+    }
+
+    /// Bytes that all entries take.
+    pub fn bytes(&self) -> u64 {
+        self.layers.bytes + self.manifests.bytes
+    }
+
+    /// Bytes that nobody reads.
+    pub fn evictable(&self) -> u64 {
+        self.bytes() - self.layers.pinned - self.manifests.pinned
+    }
+
+    /// The number of blobs.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Enters a blob whose digest was verified as the most recently used; one that is known already only
+    /// moves.
+    pub fn insert(&mut self, digest: Digest, size: u64, now: u64, kind: Kind) {
+        self.remove(&digest);
+        let slot = self.place(digest, size, now, State::verified(kind));
+        self.thread_newest(slot);
+    }
+
+    /// Enters a blob that turned out to be on disk as the most recently used.
+    pub fn insert_found(&mut self, digest: Digest, size: u64, last_use: u64) {
+        if self.find(&digest).is_none() {
+            let slot = self.place(digest, size, last_use, State::FoundLayer);
+            self.thread_newest(slot);
+        }
+    }
+
+    /// Enters a blob found on disk as the least recently used: the scan goes from new to old.
+    pub fn insert_oldest(&mut self, digest: Digest, size: u64, last_use: u64, kind: Kind) {
+        if self.find(&digest).is_none() {
+            let slot = self.place(digest, size, last_use, State::found(kind));
+            self.thread_oldest(slot);
+        }
+    }
+
+    /// Notes a use, and says what is known of the blob.
+    pub fn touch(&mut self, digest: &Digest, now: u64) -> Option<Known> {
+        let slot = self.find(digest)?;
+        self.unthread(slot);
+        self.thread_newest(slot);
+        let (now, persist_after) = (seconds(now), self.persist_after);
+        let entry = &mut self.entries[slot as usize];
+        let behind = now.saturating_sub(entry.persisted_use) >= persist_after;
+        if behind {
+            entry.persisted_use = now;
+        }
+        Some(Known {
+            size: entry.size(),
+            verified: entry.state.is_verified(),
+            behind,
+        })
+    }
+
+    /// Notes that a blob's digest was found to be right.
+    pub fn verified(&mut self, digest: &Digest) {
+        if let Some(slot) = self.find(digest) {
+            let entry = &mut self.entries[slot as usize];
+            entry.state = State::verified(entry.state.kind());
+        }
+    }
+
+    /// Keeps a blob from being evicted while it is read, also one that is yet to be entered.
+    pub fn pin(&mut self, digest: &Digest) {
+        let Some(slot) = self.find(digest) else {
+            *self.strays.entry(*digest).or_default() += 1;
+            return;
+        };
+        let entry = &mut self.entries[slot as usize];
+        entry.pins += 1;
+        if entry.pins == 1 {
+            let (kind, bytes) = (entry.state.kind(), footprint(entry.size()));
+            self.list(kind).pinned += bytes;
+        }
+    }
+
+    pub fn unpin(&mut self, digest: &Digest) {
+        let Some(slot) = self.find(digest) else {
+            if let Some(pins) = self.strays.get_mut(digest) {
+                *pins -= 1;
+                if *pins == 0 {
+                    self.strays.remove(digest);
+                    self.deleted.remove(digest);
+                }
+            }
+            return;
+        };
+        let entry = &mut self.entries[slot as usize];
+        if entry.pins == 0 {
+            return;
+        }
+        entry.pins -= 1;
+        if entry.pins == 0 {
+            let (kind, bytes) = (entry.state.kind(), footprint(entry.size()));
+            self.list(kind).pinned -= bytes;
+            self.deleted.remove(digest);
+        }
+    }
+
+    /// Forgets a blob; its readers stay its readers, should it come again, and what they have open counts.
+    pub fn remove(&mut self, digest: &Digest) {
+        if let Some(slot) = self.find(digest) {
+            self.release(slot);
+        }
+    }
+
+    /// Takes out the blob that may go first, and says what it takes. A pinned one at the end is in use, so
+    /// it moves to the front: each is stepped over once.
+    pub fn pop_oldest(&mut self) -> Option<(Digest, u64)> {
+        let manifests_first = self.manifests.bytes > self.bytes() / MANIFESTS_PART;
+        let order = if manifests_first && self.layers.bytes > 0 {
+            [Kind::Manifest, Kind::Layer]
+        } else {
+            [Kind::Layer, Kind::Manifest]
+        };
+        order.into_iter().find_map(|kind| self.pop_oldest_of(kind))
+    }
+
+    fn pop_oldest_of(&mut self, kind: Kind) -> Option<(Digest, u64)> {
+        while self.list(kind).bytes > self.list(kind).pinned {
+            let slot = self.list(kind).oldest;
+            if self.entries[slot as usize].pins == 0 {
+                return Some(self.release(slot));
+            }
+            self.unthread(slot);
+            self.thread_newest(slot);
+        }
+        None
+    }
+
+    /// How many slots there are, for those who go through all of them in slices.
+    pub fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Gives all blobs in some slots the first of the lives.
+    pub fn unmark(&mut self, slots: Range<usize>) {
+        for entry in self.some(slots) {
+            entry.life = 0;
+        }
+    }
+
+    /// Gives a blob the life number `life`, unless it has a later one.
+    pub fn mark(&mut self, digest: &Digest, life: u8) {
+        if let Some(slot) = self.find(digest) {
+            let entry = &mut self.entries[slot as usize];
+            entry.life = entry.life.max(life);
+        }
+    }
+
+    /// Takes out those of some slots that were last used before what `cutoffs` has for their life.
+    pub fn pop_unused(&mut self, slots: Range<usize>, cutoffs: &[u64]) -> Vec<(Digest, u64)> {
+        let first = slots.start;
+        let unused = |entry: &Entry| {
+            let cutoff = cutoffs.get(usize::from(entry.life)).copied().unwrap_or(0);
+            entry.state != State::Free && entry.pins == 0 && u64::from(entry.persisted_use) < cutoff
+        };
+        let found = self.some(slots).iter().enumerate();
+        let found = found.filter(|(_, entry)| unused(entry));
+        let found: Vec<usize> = found.map(|(at, _)| first + at).collect();
+        found
+            .into_iter()
+            .filter_map(|slot| Some(self.release(u32::try_from(slot).ok()?)))
+            .collect()
+    }
+
+    fn some(&mut self, slots: Range<usize>) -> &mut [Entry] {
+        let end = slots.end.min(self.entries.len());
+        self.entries.get_mut(slots.start..end).unwrap_or_default()
+    }
+
+    fn list(&mut self, kind: Kind) -> &mut Ends {
+        match kind {
+            Kind::Layer => &mut self.layers,
+            Kind::Manifest => &mut self.manifests,
+        }
+    }
+
+    fn find(&self, digest: &Digest) -> Option<u32> {
+        let hash = self.hasher.hash_one(digest);
+        self.table
+            .find(hash, |&slot| self.entries[slot as usize].digest == *digest)
+            .copied()
+    }
+
+    fn place(&mut self, digest: Digest, size: u64, now: u64, state: State) -> u32 {
+        let mut held = [0; SIZE];
+        held.copy_from_slice(&size.min(LARGEST).to_le_bytes()[..SIZE]);
+        let entry = Entry {
+            digest,
+            state,
+            life: 0,
+            size: held,
+            persisted_use: seconds(now),
+            newer: NONE,
+            older: NONE,
+            pins: self.strays.remove(&digest).unwrap_or(0),
+        };
+        let bytes = footprint(entry.size());
+        let pinned = entry.pins > 0;
+        let list = self.list(state.kind());
+        list.bytes += bytes;
+        if pinned {
+            list.pinned += bytes;
+        }
+        let slot = if let Some(slot) = self.free.pop() {
+            self.entries[slot as usize] = entry;
+            slot
+        } else {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
+        };
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.table
+            .insert_unique(hasher.hash_one(digest), slot, |&slot| {
+                hasher.hash_one(entries[slot as usize].digest)
+            });
+        slot
+    }
+
+    fn release(&mut self, slot: u32) -> (Digest, u64) {
+        self.unthread(slot);
+        let entry = &mut self.entries[slot as usize];
+        let (digest, kind, pins) = (entry.digest, entry.state.kind(), entry.pins);
+        let bytes = footprint(entry.size());
+        entry.state = State::Free;
+        let list = self.list(kind);
+        list.bytes -= bytes;
+        if pins > 0 {
+            list.pinned -= bytes;
+            self.strays.insert(digest, pins);
+            *self.deleted.entry(digest).or_default() += bytes;
+        }
+        if let Ok(found) = self
+            .table
+            .find_entry(self.hasher.hash_one(digest), |&other| other == slot)
+        {
+            found.remove();
+        }
+        self.free.push(slot);
+        (digest, bytes)
+    }
+
+    fn thread_newest(&mut self, slot: u32) {
+        let kind = self.entries[slot as usize].state.kind();
+        let next = std::mem::replace(&mut self.list(kind).newest, slot);
+        let entry = &mut self.entries[slot as usize];
+        (entry.newer, entry.older) = (NONE, next);
+        match next {
+            NONE => self.list(kind).oldest = slot,
+            next => self.entries[next as usize].newer = slot,
+        }
+    }
+
+    fn thread_oldest(&mut self, slot: u32) {
+        let kind = self.entries[slot as usize].state.kind();
+        let next = std::mem::replace(&mut self.list(kind).oldest, slot);
+        let entry = &mut self.entries[slot as usize];
+        (entry.newer, entry.older) = (next, NONE);
+        match next {
+            NONE => self.list(kind).newest = slot,
+            next => self.entries[next as usize].older = slot,
+        }
+    }
+
+    fn unthread(&mut self, slot: u32) {
+        let entry = &self.entries[slot as usize];
+        let (newer, older, kind) = (entry.newer, entry.older, entry.state.kind());
+        match newer {
+            NONE => self.list(kind).newest = older,
+            newer => self.entries[newer as usize].older = older,
+        }
+        match older {
+            NONE => self.list(kind).oldest = newer,
+            older => self.entries[older as usize].newer = newer,
+        }
+    }
+}
+
+fn seconds(time: u64) -> u32 {
+    u32::try_from(time).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

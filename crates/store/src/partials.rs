@@ -1,0 +1,356 @@
+//! Partials: what was downloaded of a blob when its fill had to stop. It is resumed from there, by this
+//! process with its hash as it stood, by a later one after hashing the file anew.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::files::write_atomic;
+use super::index::BLOCK;
+use super::open_file::{Counted, OpenFile};
+use super::space::{Reservation, Space};
+use oci::digest::{Digest, Hasher};
+
+/// From which size on a partial is worth keeping, in bytes.
+pub(super) const WORTH: u64 = 1 << 20;
+/// The longest version that is noted, in bytes: as JSON it is six times as long at most.
+const LONGEST_VERSION: usize = 512;
+/// How long a partial waits to be resumed.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a partial goes after what is whole, where room is wanted.
+const PREFERRED: Duration = Duration::from_secs(3600);
+
+/// What is known of a blob beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The whole length in bytes, where announced.
+    pub total: Option<u64>,
+    /// The repositories that it can be had from: registry and name.
+    pub sources: Vec<(String, String)>,
+    /// The host that sent the first byte, and its `ETag`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<(String, String)>,
+}
+
+impl Note {
+    /// Whether the same host now names its content otherwise (RFC 9110 §13.1.5). Other hosts name it as
+    /// they like.
+    pub fn contradicts(&self, version: Option<&(String, String)>) -> bool {
+        match (&self.version, version) {
+            (Some((host, tag)), Some((now_host, now_tag))) => host == now_host && tag != now_tag,
+            _ => false,
+        }
+    }
+
+    /// Whether a blob of this length is worth resuming.
+    pub fn is_worth_keeping(&self) -> bool {
+        self.total.is_some_and(|total| total >= WORTH)
+    }
+}
+
+/// A partial that this process began: how far it is hashed. Its file is closed, but for those who read it still.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub file: Weak<OpenFile>,
+    pub hasher: Hasher,
+    pub written: u64,
+    /// Of what is on disk.
+    pub reservation: Reservation,
+    pub note: Note,
+}
+
+/// A partial to go on with.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    pub file: Arc<OpenFile>,
+    pub hasher: Hasher,
+    pub written: u64,
+    pub reservation: Reservation,
+    pub note: Note,
+}
+
+/// The folder of partials, and those that nobody fills at the moment.
+#[derive(Debug)]
+pub(super) struct Partials {
+    root: PathBuf,
+    parked: Mutex<HashMap<Digest, Parked>>,
+    /// Whether what is being staged stays on disk when it is dropped: the process ends.
+    stopping: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Parked {
+    /// By this process.
+    Begun(Begun, SystemTime),
+    /// By an earlier one.
+    OnDisk {
+        reservation: Reservation,
+        note: Note,
+        since: SystemTime,
+    },
+}
+
+impl Parked {
+    fn note(&self) -> &Note {
+        match self {
+            Self::Begun(begun, _) => &begun.note,
+            Self::OnDisk { note, .. } => note,
+        }
+    }
+
+    fn since(&self) -> SystemTime {
+        match self {
+            Self::Begun(_, since) | Self::OnDisk { since, .. } => *since,
+        }
+    }
+}
+
+impl Partials {
+    /// Takes stock of the folder: what can be resumed is kept, the rest removed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn open(root: &Path, space: &Arc<Space>) -> io::Result<Self> {
+        let partials = Self {
+            root: root.join("partials"),
+            parked: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        };
+        let mut parked = HashMap::new();
+        for entry in std::fs::read_dir(&partials.root)? {
+            let path = entry?.path();
+            if let Some((digest, found)) = resumable(&path, space) {
+                parked.insert(digest, found);
+            } else if path.extension().is_none_or(|extension| extension != "json") {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        for entry in std::fs::read_dir(&partials.root)? {
+            let path = entry?.path();
+            let orphaned = path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+                && !path.with_extension("").exists();
+            if orphaned {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        *partials.parked() = parked;
+        Ok(partials)
+    }
+
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.root.join(file_name(digest))
+    }
+
+    /// A file of its own for a body that is written whole: several may be written at once.
+    pub fn path_of(&self, digest: &Digest, serial: u64) -> PathBuf {
+        self.root.join(format!("{}.{serial}", file_name(digest)))
+    }
+
+    /// Notes what a later process needs in order to go on. A note takes one block: sources that are too many
+    /// for that, or a version of any length that a host may choose, are left out.
+    pub fn write_note(&self, digest: &Digest, note: &Note) -> io::Result<()> {
+        let mut note = note.clone();
+        note.version
+            .take_if(|(host, tag)| host.len() + tag.len() > LONGEST_VERSION);
+        let mut json = serde_json::to_vec(&note)?;
+        while json.len() as u64 > BLOCK && note.sources.pop().is_some() {
+            json = serde_json::to_vec(&note)?;
+        }
+        write_atomic(&self.root, &note_path(&self.path(digest)), &json)
+    }
+
+    pub fn park(&self, digest: Digest, begun: Begun) {
+        self.parked()
+            .insert(digest, Parked::Begun(begun, SystemTime::now()));
+    }
+
+    /// Leaves what is being staged on disk from now on: a later process goes on with it.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether going on with a partial means to hash it first: an earlier process began it.
+    pub fn needs_hashing(&self, digest: &Digest) -> bool {
+        matches!(self.parked().get(digest), Some(Parked::OnDisk { .. }))
+    }
+
+    /// Takes a partial in order to go on with it. Hashes one of an earlier process: that may take a while.
+    ///
+    /// # Errors
+    /// When it cannot be read; it is gone then.
+    pub fn take(&self, digest: &Digest) -> io::Result<Option<Resumed>> {
+        // Not under the lock: hashing takes its time.
+        let parked = self.parked().remove(digest);
+        let resumed = match parked {
+            None => return Ok(None),
+            Some(Parked::Begun(begun, _)) => self.reopened(digest, begun),
+            Some(Parked::OnDisk {
+                reservation, note, ..
+            }) => self.hashed(digest, reservation, note),
+        };
+        if resumed.is_err() {
+            self.remove(digest);
+        }
+        resumed.map(Some)
+    }
+
+    fn reopened(&self, digest: &Digest, begun: Begun) -> io::Result<Resumed> {
+        let Begun {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        } = begun;
+        let file = match file.upgrade() {
+            Some(file) => file,
+            None => Arc::new(OpenFile::staged(self.open_partial(digest)?)),
+        };
+        if file.metadata()?.len() != written {
+            // Something else wrote to it.
+            return self.hashed(digest, reservation, note);
+        }
+        Ok(Resumed {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        })
+    }
+
+    fn hashed(&self, digest: &Digest, reservation: Reservation, note: Note) -> io::Result<Resumed> {
+        let file = self.open_partial(digest)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let (mut written, mut buffer) = (0, vec![0; 1 << 20]);
+        loop {
+            let read = (&file).read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            written += read as u64;
+        }
+        Ok(Resumed {
+            file: Arc::new(OpenFile::staged(file)),
+            hasher,
+            written,
+            reservation,
+            note,
+        })
+    }
+
+    fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).open(self.path(digest))
+    }
+
+    /// Gives up the partial that was parked longest ago, if that is too long to prefer it to what is whole. False
+    /// when there is none.
+    pub fn drop_idle(&self, now: SystemTime) -> bool {
+        self.drop_parked_before(now.checked_sub(PREFERRED))
+    }
+
+    /// Gives up a partial that waited in vain. False when there is none.
+    pub fn drop_expired(&self, now: SystemTime) -> bool {
+        self.drop_parked_before(now.checked_sub(LIFE))
+    }
+
+    /// Gives up the partial that was parked longest ago, to make room. False when there is none.
+    pub fn drop_oldest(&self) -> bool {
+        self.drop_parked_before(Some(SystemTime::now() + LIFE))
+    }
+
+    fn drop_parked_before(&self, time: Option<SystemTime>) -> bool {
+        let mut parked = self.parked();
+        let oldest = parked
+            .iter()
+            .map(|(digest, parked)| (*digest, parked.since()))
+            .filter(|(_, since)| time.is_some_and(|time| *since < time))
+            .min_by_key(|(_, since)| *since);
+        let Some((oldest, _)) = oldest else {
+            return false;
+        };
+        let dropped = parked.remove(&oldest);
+        drop(parked);
+        self.remove(&oldest);
+        if let Some(Parked::Begun(begun, _)) = dropped
+            && let Some(file) = begun.file.upgrade()
+        {
+            // Slow readers have it open still.
+            file.count(Counted::GivenUp(begun.reservation));
+        }
+        true
+    }
+    /// Removes a partial's files.
+    pub fn remove(&self, digest: &Digest) {
+        let path = self.path(digest);
+        let _ = std::fs::remove_file(&path);
+        remove_note(&path);
+    }
+
+    /// What waits to be resumed.
+    pub fn waiting(&self) -> Vec<(Digest, Note)> {
+        self.parked()
+            .iter()
+            .map(|(digest, parked)| (*digest, parked.note().clone()))
+            .collect()
+    }
+
+    fn parked(&self) -> MutexGuard<'_, HashMap<Digest, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A partial of an earlier process that can be gone on with.
+fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
+    let digest: Digest = path
+        .file_name()?
+        .to_str()?
+        .replacen('-', ":", 1)
+        .parse()
+        .ok()?;
+    let note: Note = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
+    let meta = std::fs::metadata(path).ok()?;
+    let since = meta.modified().ok()?;
+    let young = SystemTime::now().duration_since(since).unwrap_or_default() < LIFE;
+    let plausible = meta.len() > 0 && note.total.is_some_and(|total| meta.len() <= total);
+    if !young || !plausible || !note.is_worth_keeping() {
+        return None;
+    }
+    let reservation = space.adopt(meta.len());
+    Some((
+        digest,
+        Parked::OnDisk {
+            reservation,
+            note,
+            since,
+        },
+    ))
+}
+
+/// Removes what was noted of a staged file.
+pub(super) fn remove_note(path: &Path) {
+    let _ = std::fs::remove_file(note_path(path));
+}
+
+fn note_path(path: &Path) -> PathBuf {
+    path.with_extension("json")
+}
+
+/// What a digest is called in a folder of its own.
+pub(super) fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}

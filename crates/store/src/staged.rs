@@ -1,0 +1,282 @@
+//! A blob being written: the only way into the folder of blobs is its commit.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::blobs::{Blob, Blobs, blob_path};
+use super::files::create_folder;
+use super::index::Kind;
+use super::open_file::{Counted, OpenFile};
+use super::partials::{self, Begun, Note, Partials, Resumed};
+use super::space::{Full, Reservation};
+use oci::digest::{Digest, Hasher};
+
+/// Why bytes did not become a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error("the body ended after {received} of {expected} bytes")]
+    Truncated { expected: u64, received: u64 },
+    #[error("the body went on after its {expected} bytes")]
+    Overlong { expected: u64 },
+    #[error("the body has the digest {}, not {}", .0.actual, .0.expected)]
+    Mismatch(Box<Mismatch>),
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("the store cannot keep it")]
+    Io(#[from] io::Error),
+}
+
+/// Two digests that should be one.
+#[derive(Debug)]
+pub struct Mismatch {
+    pub expected: Digest,
+    pub actual: Digest,
+}
+
+/// A blob being written. Dropped without a commit, it leaves nothing behind; parked, it can be gone on
+/// with.
+#[derive(Debug)]
+pub struct StagedBlob {
+    digest: Digest,
+    note: Note,
+    hasher: Hasher,
+    written: u64,
+    staged: StagedFile,
+    blobs: Blobs,
+}
+
+/// A staged file and the room that it takes. Dropped before it found another use, it is removed, and its room is
+/// given back when the last who reads it closed it.
+#[derive(Debug)]
+struct StagedFile {
+    path: PathBuf,
+    /// Whether something was noted beside it.
+    has_note: bool,
+    file: Arc<OpenFile>,
+    /// Absent once it found another use.
+    room: Option<Reservation>,
+    partials: Arc<Partials>,
+}
+
+impl StagedFile {
+    fn grow_to(&mut self, size: u64) -> Result<(), Full> {
+        self.room.as_mut().map_or(Ok(()), |room| room.grow_to(size))
+    }
+
+    fn wrote(&mut self, size: u64) {
+        if let Some(room) = &mut self.room {
+            room.wrote(size);
+        }
+    }
+
+    /// It stays where it is now.
+    fn keep(mut self) -> (Arc<OpenFile>, Option<Reservation>) {
+        let room = self.room.take();
+        (self.file.clone(), room)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        let Some(mut room) = self.room.take() else {
+            return;
+        };
+        if self.has_note && self.partials.is_stopping() {
+            return;
+        }
+        let _ = std::fs::remove_file(&self.path);
+        if self.has_note {
+            partials::remove_note(&self.path);
+        }
+        room.shrink_to_written();
+        self.file.count(Counted::GivenUp(room));
+    }
+}
+
+impl StagedBlob {
+    pub(super) fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, begun: Resumed) -> Self {
+        let Resumed {
+            file,
+            hasher,
+            written,
+            reservation,
+            note,
+        } = begun;
+        Self {
+            digest: *digest,
+            hasher,
+            written,
+            staged: StagedFile {
+                path,
+                has_note: note.is_worth_keeping(),
+                file,
+                room: Some(reservation),
+                partials: blobs.partials.clone(),
+            },
+            note,
+            blobs: blobs.clone(),
+        }
+    }
+
+    /// Nobody goes on with it, and nothing is noted beside it.
+    pub(super) fn forget_note(&mut self) {
+        self.staged.has_note = false;
+    }
+
+    /// The staged file, for readers that follow it.
+    pub fn file(&self) -> Arc<OpenFile> {
+        self.staged.file.clone()
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The whole length in bytes, where announced.
+    pub fn total(&self) -> Option<u64> {
+        self.note.total
+    }
+
+    /// What was noted when it was begun.
+    pub fn note(&self) -> &Note {
+        &self.note
+    }
+
+    /// Whether these bytes, some of those written, stand at `offset`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn holds(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+        let mut written = vec![0; bytes.len()];
+        self.staged.file.read_exact_at(&mut written, offset)?;
+        Ok(written == bytes)
+    }
+
+    /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
+    pub fn is_whole(&self) -> bool {
+        self.hasher.clone().finish() == self.digest
+    }
+
+    /// Writes and hashes the next bytes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses, there is no room for more than was reserved, or there is more than was
+    /// announced.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
+        let end = self.written + bytes.len() as u64;
+        if let Some(expected) = self.note.total
+            && end > expected
+        {
+            return Err(CommitError::Overlong { expected });
+        }
+        self.staged.grow_to(end)?;
+        self.staged.file.write_all_at(bytes, self.written)?;
+        self.hasher.update(bytes);
+        self.written = end;
+        self.staged.wrote(end);
+        Ok(())
+    }
+
+    /// Checks length and digest, makes the bytes durable and gives them their name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Nothing is kept when the length or the digest is not what was promised.
+    pub fn commit(self) -> Result<Blob, CommitError> {
+        self.commit_as(Kind::Layer)
+    }
+
+    /// Ends a blob that was begun by [`Blobs::stage_unnamed`], and says what its digest is. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Nothing is kept when the length is not what was promised.
+    pub fn commit_unnamed(mut self) -> Result<(Digest, Blob), CommitError> {
+        self.digest = self.hasher.clone().finish();
+        let digest = self.digest;
+        Ok((digest, self.commit()?))
+    }
+
+    pub(super) fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {
+        let Self {
+            digest,
+            note,
+            hasher,
+            written: size,
+            staged,
+            blobs,
+        } = self;
+        if let Some(expected) = note.total
+            && size < expected
+        {
+            return Err(CommitError::Truncated {
+                expected,
+                received: size,
+            });
+        }
+        let actual = hasher.finish();
+        if actual != digest {
+            let mismatch = Mismatch {
+                expected: digest,
+                actual,
+            };
+            return Err(CommitError::Mismatch(Box::new(mismatch)));
+        }
+        staged.file.sync_all()?;
+        let target = blob_path(&blobs.root, &digest);
+        let folder = target.parent().unwrap_or(&blobs.root);
+        create_folder(folder)?;
+        // Nobody may evict it before it is entered, nor while one of its readers has it open.
+        let (pin, _) = blobs.space.pin(&digest, SystemTime::now());
+        std::fs::rename(&staged.path, &target)?;
+        if staged.has_note {
+            partials::remove_note(&staged.path);
+        }
+        let (file, room) = staged.keep();
+        file.count(Counted::Blob(pin));
+        if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+            // It may or may not outlive a power cut: it takes its room, but nobody was promised it.
+            drop(room);
+            blobs.space.lost(&digest);
+            return Err(error.into());
+        }
+        if let Some(room) = room {
+            room.settle(digest, size, SystemTime::now(), kind);
+        }
+        Ok(Blob {
+            file,
+            size,
+            verified: true,
+        })
+    }
+
+    /// Puts the blob aside, to be gone on with by [`Blobs::resume`]; it counts as what is on disk. One that is not
+    /// worth it goes.
+    pub fn park(self) {
+        let Self {
+            digest,
+            note,
+            hasher,
+            written,
+            staged,
+            blobs,
+        } = self;
+        if !staged.has_note || written == 0 {
+            return;
+        }
+        let (file, room) = staged.keep();
+        let Some(mut reservation) = room else { return };
+        reservation.shrink_to(written);
+        let begun = Begun {
+            file: Arc::downgrade(&file),
+            hasher,
+            written,
+            reservation,
+            note,
+        };
+        blobs.partials.park(digest, begun);
+    }
+}

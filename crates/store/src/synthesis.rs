@@ -1,0 +1,217 @@
+//! What is known of images that were made up for clients of v1: which manifest an id stands for, and what
+//! became of a layer that such a client cannot read as it is.
+//!
+//! An id's record is its repository's, since image requests name none and this is all there is to tell whose
+//! they are: `repositories/<registry>/<repository>/_image-<id>`. Where everybody may read the whole
+//! registry it is the registry's, `repositories/<registry>/_image-<id>`, and says which repository to read.
+//! Layers are content, whoever has them: `repositories/<registry>/_layer-<key>`.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Files;
+use super::record::Record;
+use super::records::{Records, component, is_absent};
+use oci::digest::Digest;
+use oci::manifest::AcceptClass;
+use oci::name::{Registry, Repository, Tag};
+use oci::v1::ImageId;
+
+/// How many records of each kind are kept in memory.
+const RECENT: u64 = 16_384;
+
+/// What an id stands for. It never stands for anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynthesisedImage {
+    /// Where it is read.
+    pub repository: String,
+    /// What the tag pointed at: a manifest or an index.
+    pub manifest: Digest,
+    pub os: String,
+    pub architecture: String,
+    /// Its place in the chain, from the root on; `None` for the top.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub position: Option<usize>,
+}
+
+/// What clients of v1 get instead of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreparedLayer {
+    /// Itself.
+    AsItIs,
+    /// Other bytes, made of it; they may have been evicted.
+    Derived {
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+    },
+    /// It hides what lies below it, so that it depends on that: there is a record of the whole chain.
+    Opaque,
+}
+
+impl Record for SynthesisedImage {}
+
+impl Record for PreparedLayer {}
+
+/// All records of this kind.
+#[derive(Debug)]
+pub struct Synthesis {
+    /// Of all repositories' folders.
+    root: PathBuf,
+    images: Records<SynthesisedImage>,
+    layers: Records<PreparedLayer>,
+}
+
+impl Synthesis {
+    pub(super) fn new(files: &Arc<Files>) -> Self {
+        Self {
+            root: files.root().to_owned(),
+            images: Records::new(files, RECENT),
+            layers: Records::new(files, RECENT),
+        }
+    }
+
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.images.forget(path);
+        self.layers.forget(path);
+    }
+
+    /// What an id stands for in a repository, or in a registry that everybody may read.
+    ///
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn image(
+        &self,
+        registry: &Registry,
+        repository: Option<&Repository>,
+        id: &ImageId,
+    ) -> io::Result<Option<Arc<SynthesisedImage>>> {
+        self.images.open(image_path(registry, repository, id)).await
+    }
+
+    /// Notes what an id stands for.
+    pub async fn keep_image(
+        &self,
+        registry: &Registry,
+        repository: Option<&Repository>,
+        id: &ImageId,
+        image: SynthesisedImage,
+    ) {
+        let path = image_path(registry, repository, id);
+        // What named it last is what lives longest.
+        let known = self.images.open(path.clone()).await;
+        if !known.is_ok_and(|known| known.as_deref() == Some(&image)) {
+            self.images.put(path, image).await;
+        }
+    }
+
+    /// What became of the layer, or of the chain of layers, that `key` is made of.
+    ///
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn layer(
+        &self,
+        registry: &Registry,
+        key: &Digest,
+    ) -> io::Result<Option<Arc<PreparedLayer>>> {
+        self.layers.open(layer_path(registry, key)).await
+    }
+
+    /// Notes what became of a layer or chain.
+    pub async fn keep_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
+        self.layers.put(layer_path(registry, key), layer).await;
+    }
+}
+
+impl Synthesis {
+    /// The tags of a repository that were asked for before. Blocks.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
+        let class = AcceptClass::Full.as_str();
+        let folder = format!(
+            "{}/{repository}/_tags/{class}",
+            component(registry.as_str())
+        );
+        let entries = match std::fs::read_dir(self.root.join(folder)) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let tag =
+            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        Ok(entries.filter_map(tag).collect())
+    }
+}
+
+/// Components of names never begin with `_`.
+fn image_path(registry: &Registry, repository: Option<&Repository>, id: &ImageId) -> String {
+    let registry = component(registry.as_str());
+    match repository {
+        Some(repository) => format!("{registry}/{repository}/_image-{id}"),
+        None => format!("{registry}/_image-{id}"),
+    }
+}
+
+fn layer_path(registry: &Registry, key: &Digest) -> String {
+    let registry = component(registry.as_str());
+    format!(
+        "{registry}/_layer-{}-{}",
+        key.algorithm().as_str(),
+        key.hex()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::digest::Algorithm;
+
+    fn synthesis_in(root: &std::path::Path) -> Synthesis {
+        use super::super::{Settings, Space};
+
+        let space = Arc::new(Space::new(&Settings::at(root)));
+        space.settle();
+        Synthesis::new(&Arc::new(Files::new(root, space, 3600)))
+    }
+
+    #[tokio::test]
+    async fn records_outlive_the_process_and_are_one_repositorys() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let registry = Registry::new("hosted:5000");
+        let [app, other]: [Repository; 2] =
+            ["team/app", "team"].map(|name| name.parse().expect("a name"));
+        let id: ImageId = "0".repeat(64).parse().expect("an id");
+        let key = Digest::of(Algorithm::Sha256, b"layer");
+        let image = SynthesisedImage {
+            repository: "team/app".into(),
+            manifest: key,
+            os: "linux".into(),
+            architecture: "arm64".into(),
+            position: Some(3),
+        };
+        let layer = PreparedLayer::Derived {
+            digest: Digest::of(Algorithm::Sha256, b"derived"),
+            size: 7,
+        };
+        let first = synthesis_in(folder.path());
+        first
+            .keep_image(&registry, Some(&app), &id, image.clone())
+            .await;
+        first.keep_layer(&registry, &key, layer.clone()).await;
+        for synthesis in [first, synthesis_in(folder.path())] {
+            for (repository, known) in [(Some(&app), true), (Some(&other), false), (None, false)] {
+                let found = synthesis.image(&registry, repository, &id).await;
+                let found = found.expect("readable");
+                assert_eq!(found.as_deref(), known.then_some(&image), "{repository:?}");
+            }
+            let found = synthesis.layer(&registry, &key).await.expect("readable");
+            assert_eq!(found.as_deref(), Some(&layer));
+        }
+    }
+}

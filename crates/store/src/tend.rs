@@ -1,0 +1,154 @@
+//! What is done in the background, on two threads of the store's own: one scans, evicts and sweeps, the other
+//! hashes everything again. They end with the store.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Store;
+use super::space::Trimmed;
+
+/// How often the disk is looked at, whether or not anything is written.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often what nobody asked for is removed, at most and at least.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// A part of the shortest time that anything is kept.
+const SWEEP_PART: u32 = 30;
+/// How long a disk that refuses is left alone, at first and at most.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The longest sleep: whoever drops the store waits as long.
+const NAP: Duration = Duration::from_millis(500);
+
+/// How long a loop leaves its disk alone: twice as long after each refusal, whoever wakes it meanwhile.
+#[derive(Debug, Default)]
+struct Retreat {
+    wait: Duration,
+}
+
+impl Retreat {
+    /// How long to wait after a round.
+    fn after(&mut self, refused: bool) -> Duration {
+        self.wait = match (refused, self.wait) {
+            (false, _) => Duration::ZERO,
+            (true, Duration::ZERO) => REFUSED.0,
+            (true, wait) => (wait * 2).min(REFUSED.1),
+        };
+        self.wait
+    }
+}
+
+impl Store {
+    /// Begins to scan, and goes on to keep the store in its limits until it is dropped.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn tend(self: &Arc<Self>) -> std::io::Result<()> {
+        let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let store = Arc::downgrade(self);
+        name("store").spawn(move || keep(&store))?;
+        if let Some(every) = self.scrub_every {
+            let store = Arc::downgrade(self);
+            name("scrub").spawn(move || scrub(&store, every))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up what is too much, and what makes room for the next fills. Blocks on the disk. Whether the disk
+    /// let it go.
+    pub fn trim(&self) -> bool {
+        loop {
+            match self.space.trim() {
+                Trimmed::More => {}
+                _ if self.space.is_over() && self.blobs.drop_partial() => {}
+                Trimmed::Enough => return true,
+                Trimmed::Refused => return false,
+            }
+        }
+    }
+
+    /// Sweeps. Whether there are no more records than there may be, or fewer of them.
+    fn sweep_now(&self) -> bool {
+        let started = Instant::now();
+        let swept = self.sweep(SystemTime::now());
+        if swept != super::Swept::default() {
+            let (records, blobs, bytes) = (swept.records, swept.blobs, swept.bytes);
+            let ms = telemetry::ms(started);
+            tracing::info!(records, blobs, bytes, ms, "what nobody asked for is gone");
+        }
+        swept.records > 0 || self.space.excess_records() == 0
+    }
+}
+
+fn keep(store: &Weak<Store>) {
+    let started = Instant::now();
+    let Some(first) = store.upgrade() else { return };
+    let blobs = first.scan();
+    tracing::info!(
+        blobs,
+        records = first.space.records(),
+        bytes = first.space.used(),
+        ms = telemetry::ms(started),
+        "the store is known"
+    );
+    let every = first.lives.shortest().map_or(SWEEP_EVERY.1, |ttl| {
+        (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
+    });
+    // Soon after the start: who restarts daily has his sweeps as well.
+    let mut sweep_at = Instant::now() + every.min(LOOK_EVERY);
+    drop(first);
+    let mut retreat = Retreat::default();
+    while let Some(this) = store.upgrade() {
+        this.blobs.drop_expired_partials(SystemTime::now());
+        let mut refused = !this.trim();
+        if sweep_at <= Instant::now() || this.space.excess_records() > 0 {
+            refused |= !this.sweep_now();
+            sweep_at = Instant::now() + every;
+        }
+        let space = this.space.clone();
+        drop(this);
+        sleep(retreat.after(refused), store);
+        let left = sweep_at.saturating_duration_since(Instant::now());
+        space.wait_for_work(left.min(LOOK_EVERY));
+    }
+}
+
+/// Sleeps, but not beyond the store's end.
+fn sleep(mut left: Duration, store: &Weak<Store>) {
+    while !left.is_zero() && store.strong_count() > 0 {
+        let nap = left.min(NAP);
+        std::thread::sleep(nap);
+        left -= nap;
+    }
+}
+
+fn scrub(store: &Weak<Store>, every: Duration) {
+    let mut noted = None;
+    loop {
+        let Some(this) = store.upgrade() else { return };
+        if this.space.is_settled() {
+            let pass = noted.get_or_insert_with(|| this.pass());
+            // The last one to hold it, it holds up nobody.
+            this.scrub_some(pass, every, &|| Arc::strong_count(&this) == 1);
+        } else {
+            drop(this);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_refuses_is_left_alone_longer_each_time() {
+        let mut retreat = Retreat::default();
+        let mut waits = |refused: bool, rounds: usize| {
+            let waits = (0..rounds).map(|_| retreat.after(refused).as_secs());
+            waits.collect::<Vec<_>>()
+        };
+        assert_eq!(waits(false, 2), [0, 0]);
+        assert_eq!(waits(true, 8), [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits(false, 1), [0]);
+        assert_eq!(waits(true, 1), [1]);
+    }
+}

@@ -1,0 +1,160 @@
+//! What is kept of the v1 API, which names nothing by its content: pointers from what was asked for to the
+//! bytes that came. They outlive the bytes, which go and come again like any blob's.
+//!
+//! `v1/<registry>/_parts/<id>/<part>` for images, `v1/<registry>/<repository>/_named/<what>` for the lists of
+//! a repository. Its components never begin with `_`.
+
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Files;
+use super::record::{Question, Reach, Record};
+use super::records::{Records, component};
+use oci::digest::Digest;
+use oci::name::Registry;
+use oci::v1::{Endpoint, Resource};
+
+/// How many pointers are kept in memory.
+const RECENT: u64 = 16_384;
+
+/// A body, and what was said beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct V1Body {
+    /// The sha256 that was computed of it.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// When the upstream last said so, in seconds since 1970.
+    pub checked_at: u64,
+    /// `X-Docker-Size` of a description: the length of its layer in bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub layer_size: Option<u64>,
+    /// `X-Docker-Checksum-Payload` of a description, as it was written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checksum: Option<String>,
+}
+
+impl Record for V1Body {
+    fn checked_at(&self) -> Option<u64> {
+        Some(self.checked_at)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let checked_at = self.checked_at;
+        *self
+            == Self {
+                checked_at,
+                ..other.clone()
+            }
+    }
+}
+
+/// All pointers of all registries.
+#[derive(Debug)]
+pub struct V1Bodies {
+    records: Records<V1Body>,
+}
+
+impl V1Bodies {
+    pub(super) fn new(files: &Arc<Files>) -> Self {
+        Self {
+            records: Records::new(files, RECENT),
+        }
+    }
+
+    /// # Errors
+    /// When the disk cannot say; that is not the same as absent.
+    pub async fn open(
+        &self,
+        registry: &Registry,
+        what: &Endpoint,
+    ) -> io::Result<Option<Arc<V1Body>>> {
+        self.records.open(path(registry, what)).await
+    }
+
+    /// Begins a question about something.
+    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question {
+        self.records.ask(path(registry, what))
+    }
+
+    /// What the upstream answered.
+    pub async fn point(&self, question: &Question, body: V1Body) -> Arc<V1Body> {
+        let outcome = self.records.keep(question, body, Reach::Here).await;
+        outcome.into_record()
+    }
+
+    /// Forgets what is in memory of a record.
+    pub(super) fn forget(&self, path: &str) {
+        self.records.forget(path);
+    }
+
+    /// The upstream answered that it has it no more.
+    pub async fn gone(&self, question: &Question) {
+        self.records.gone(question).await;
+    }
+}
+
+fn path(registry: &Registry, what: &Endpoint) -> String {
+    let registry = component(registry.as_str());
+    let (repository, resource) = match what {
+        Endpoint::Image { id, part } => {
+            return format!("{registry}/_parts/{id}/{}", part.as_str());
+        }
+        Endpoint::Named {
+            repository,
+            resource,
+        } => (repository, resource),
+    };
+    let file = match resource {
+        Resource::Repository => "repository".to_owned(),
+        Resource::Images => "images".to_owned(),
+        Resource::Auth => "auth".to_owned(),
+        Resource::Json => "json".to_owned(),
+        Resource::Properties => "properties".to_owned(),
+        Resource::Tags => "tags".to_owned(),
+        Resource::Tag(tag) => format!("tag/{tag}"),
+        Resource::TagJson(tag) => format!("tag-json/{tag}"),
+    };
+    format!("{registry}/{repository}/_named/{file}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::v1::Part;
+
+    #[test]
+    fn paths_cannot_be_mistaken_for_one_another() {
+        let named = |repository: &str, resource| Endpoint::Named {
+            repository: repository.parse().expect("a name"),
+            resource,
+        };
+        let tag = |text: &str| text.parse().expect("a tag");
+        let id = "0".repeat(64).parse().expect("an id");
+        for (what, expected) in [
+            (
+                Endpoint::Image {
+                    id,
+                    part: Part::Json,
+                },
+                format!("hosted%3A5000/_parts/{}/json", "0".repeat(64)),
+            ),
+            (
+                named("team/app", Resource::Tags),
+                "hosted%3A5000/team/app/_named/tags".into(),
+            ),
+            (
+                named("team", Resource::Tag(tag("tags"))),
+                "hosted%3A5000/team/_named/tag/tags".into(),
+            ),
+            (
+                named("team", Resource::TagJson(tag("1"))),
+                "hosted%3A5000/team/_named/tag-json/1".into(),
+            ),
+        ] {
+            assert_eq!(path(&Registry::new("hosted:5000"), &what), expected);
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! The store against a reference model: random operations, faults and restarts (the rooms' own tests are in
+//! `src/store`).
+//!
+//! The model is what may be believed: which contents were committed, which were evicted by whom is the
+//! store's affair. After every act the disk is measured by its files, not by what the store says of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use oci::digest::{Algorithm, Digest};
+use oci::name::Registry;
+use proptest::prelude::*;
+use roadstead_store::{Blob, CommitError, MinFree, Note, Settings, StagedBlob, Store};
+
+use testkit::disk::{files, measured};
+
+/// The contents that there can be.
+const CONTENTS: u8 = 10;
+/// What the store may take in bytes: about half of all contents.
+const MAX_SIZE: u64 = 4 << 20;
+
+/// Every second content is large enough for a partial to be worth keeping.
+static ALL: LazyLock<Vec<(Vec<u8>, Digest)>> = LazyLock::new(|| {
+    let make = |key: u8| {
+        let length = if key.is_multiple_of(2) {
+            (1 << 20) + usize::from(key) * 50_000
+        } else {
+            usize::from(key) * 9000
+        };
+        let bytes: Vec<u8> = (0..=250_u8)
+            .map(|byte| byte ^ key)
+            .cycle()
+            .take(length)
+            .collect();
+        let algorithm = if key.is_multiple_of(5) {
+            Algorithm::Sha512
+        } else {
+            Algorithm::Sha256
+        };
+        let digest = Digest::of(algorithm, &bytes);
+        (bytes, digest)
+    };
+    (0..CONTENTS).map(make).collect()
+});
+
+fn content(key: u8) -> &'static [u8] {
+    &ALL[usize::from(key)].0
+}
+
+fn digest(key: u8) -> Digest {
+    ALL[usize::from(key)].1
+}
+
+fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
+    let hex = digest.hex();
+    let algorithm = digest.algorithm().as_str();
+    root.join("blobs").join(algorithm).join(&hex[..2]).join(hex)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Begins a download, with or without a length; goes on with a partial if there is one.
+    Stage(u8, bool),
+    /// Appends so many percent of what is missing.
+    Append(u8, u8),
+    /// Appends a byte that is wrong.
+    Lie(u8),
+    Commit(u8),
+    Park(u8),
+    /// The download is given up.
+    Drop(u8),
+    /// Keeps it whole, as manifests are.
+    Keep(u8),
+    Open(u8),
+    Close,
+    /// An orderly end and a new start, with another limit in MiB.
+    Restart(u8),
+    /// The process is killed: nothing is cleaned up.
+    Crash,
+    /// A byte on disk changes, or the end is cut off.
+    Corrupt(u8, bool),
+    /// Somebody removes a file.
+    Delete(u8),
+    /// Somebody leaves litter where only the store should be.
+    Litter,
+    /// A repository's list names so many images of the v1 API.
+    Link(u8, u16),
+    /// The folder of partials takes no file any more, until the next act of this kind.
+    Break,
+    Verify,
+    /// Nothing was used for two days.
+    Age,
+    Sweep,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let key = 0..CONTENTS;
+    prop_oneof![
+        4 => (key.clone(), any::<bool>()).prop_map(|(key, sized)| Act::Stage(key, sized)),
+        5 => (key.clone(), 1..=100_u8).prop_map(|(key, part)| Act::Append(key, part)),
+        1 => key.clone().prop_map(Act::Lie),
+        5 => key.clone().prop_map(Act::Commit),
+        2 => key.clone().prop_map(Act::Park),
+        1 => key.clone().prop_map(Act::Drop),
+        4 => key.clone().prop_map(Act::Keep),
+        5 => key.clone().prop_map(Act::Open),
+        2 => Just(Act::Close),
+        1 => (1..6_u8).prop_map(Act::Restart),
+        2 => Just(Act::Crash),
+        2 => (key.clone(), any::<bool>()).prop_map(|(key, cut)| Act::Corrupt(key, cut)),
+        1 => key.prop_map(Act::Delete),
+        1 => Just(Act::Litter),
+        2 => (0..3_u8, 1..3000_u16).prop_map(|(of, many)| Act::Link(of, many)),
+        1 => Just(Act::Break),
+        1 => Just(Act::Verify),
+        1 => Just(Act::Age),
+        1 => Just(Act::Sweep),
+    ]
+}
+
+/// The store and what is believed of it.
+struct World {
+    root: tempfile::TempDir,
+    max_size: u64,
+    /// `None` only while it is opened anew.
+    store: Option<Store>,
+    staged: BTreeMap<u8, StagedBlob>,
+    /// Downloads that were told a wrong byte.
+    lies: BTreeSet<u8>,
+    reading: Vec<(u8, Blob)>,
+    /// What was committed and may still be here.
+    committed: BTreeSet<u8>,
+    /// What was changed on disk behind the store.
+    corrupted: BTreeSet<u8>,
+    broken: bool,
+    /// Since the last start: what could not be removed then goes at the next one.
+    was_broken: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            root: tempfile::tempdir().expect("a temporary folder"),
+            max_size: MAX_SIZE,
+            store: None,
+            staged: BTreeMap::new(),
+            lies: BTreeSet::new(),
+            reading: Vec::new(),
+            committed: BTreeSet::new(),
+            corrupted: BTreeSet::new(),
+            broken: false,
+            was_broken: false,
+        };
+        world.open();
+        world
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open between acts")
+    }
+
+    fn open(&mut self) {
+        let settings = Settings {
+            max_size: self.max_size,
+            min_free: MinFree::Bytes(0),
+            unused_ttl: Some(Duration::from_secs(24 * 3600)),
+            ..Settings::at(self.root.path())
+        };
+        let store = Store::open(&settings).expect("it opens whatever happened");
+        store.scan();
+        store.trim();
+        // Records of which there are too many now.
+        store.sweep(SystemTime::now());
+        self.store = Some(store);
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Stage(key, sized) => self.stage(key, sized),
+            Act::Append(key, part) => self.append(key, part),
+            Act::Lie(key) => {
+                if let Some(staged) = self.staged.get_mut(&key)
+                    && let Ok(written) = usize::try_from(staged.written())
+                    && let Some(&right) = content(key).get(written)
+                    && staged.append(&[!right]).is_ok()
+                {
+                    self.lies.insert(key);
+                }
+            }
+            Act::Commit(key) => self.commit(key),
+            Act::Park(key) => {
+                // Wrong bytes are never parked: whoever notices them discards them.
+                if let Some(staged) = self.staged.remove(&key)
+                    && !self.lies.remove(&key)
+                {
+                    staged.park();
+                }
+            }
+            Act::Drop(key) => {
+                self.staged.remove(&key);
+                self.lies.remove(&key);
+            }
+            Act::Keep(key) => {
+                if self.store().blobs.keep(&digest(key), content(key)).is_ok() {
+                    self.committed.insert(key);
+                    self.corrupted.remove(&key);
+                }
+            }
+            Act::Open(key) => self.read(key),
+            Act::Close => {
+                for (key, blob) in self.reading.drain(..) {
+                    // Eviction did not take what was being read; what is unlinked stays readable anyway.
+                    let size = blob.file.metadata().expect("open").len();
+                    assert!(size == blob.size || self.corrupted.contains(&key));
+                }
+            }
+            Act::Restart(mib) => {
+                self.max_size = u64::from(mib) << 20;
+                self.reading.clear();
+                self.staged.clear();
+                self.lies.clear();
+                self.mend();
+                self.store = None;
+                self.open();
+            }
+            Act::Crash => self.crash(),
+            Act::Corrupt(key, cut) => self.corrupt(key, cut),
+            Act::Delete(key) => {
+                let _ = std::fs::remove_file(blob_path(self.root.path(), &digest(key)));
+                self.committed.remove(&key);
+                self.corrupted.remove(&key);
+            }
+            Act::Litter => {
+                // What a crash can leave among the partials.
+                let partials = self.root.path().join("partials");
+                if !self.broken {
+                    std::fs::write(partials.join(".tmp-7"), b"half a rec").expect("writable");
+                    let orphan = format!("sha256-{}.json", "0".repeat(64));
+                    std::fs::write(partials.join(orphan), b"{}").expect("writable");
+                }
+                self.crash();
+            }
+            Act::Link(of, many) => self.link(of, many),
+            Act::Break if self.broken => self.mend(),
+            Act::Break => {
+                let partials = self.root.path().join("partials");
+                std::fs::rename(&partials, partials.with_extension("away")).expect("movable");
+                std::fs::write(&partials, b"").expect("writable");
+                (self.broken, self.was_broken) = (true, true);
+            }
+            Act::Verify => self.verify(),
+            Act::Age => {
+                let used = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+                for file in files(&self.root.path().join("blobs")) {
+                    let file = std::fs::File::open(file).expect("readable");
+                    file.set_modified(used).expect("writable");
+                }
+            }
+            Act::Sweep => {
+                self.store().sweep(SystemTime::now());
+            }
+        }
+        self.inspect();
+    }
+
+    fn mend(&mut self) {
+        if std::mem::take(&mut self.broken) {
+            let partials = self.root.path().join("partials");
+            std::fs::remove_file(&partials).expect("a file");
+            std::fs::rename(partials.with_extension("away"), &partials).expect("movable");
+        }
+    }
+
+    /// Links what was not linked, in records of many blocks; a disk that refuses them is only told to the log.
+    fn link(&mut self, of: u8, many: u16) {
+        let repository = format!("team/app{of}").parse().expect("a name");
+        let id = |n: u16| format!("{:x}{n:063x}", n % 16).parse().expect("an id");
+        let ids: Vec<_> = (0..many).map(id).collect();
+        let (images, registry) = (&self.store().images, Registry::new("old.example"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let linked = images.link(&registry, &repository, &ids);
+        let linked = runtime.expect("a runtime").block_on(linked);
+        linked.expect("readable");
+    }
+
+    fn stage(&mut self, key: u8, sized: bool) {
+        if self.staged.contains_key(&key) {
+            return;
+        }
+        let blobs = &self.store().blobs;
+        let length = content(key).len() as u64;
+        let total = sized.then_some(length);
+        let note = Note {
+            total,
+            sources: vec![("hub.example".into(), "team/app".into())],
+            ..Note::default()
+        };
+        let staged = match blobs.resume(&digest(key)) {
+            Ok(Some(staged)) => Some(staged),
+            Ok(None) => blobs
+                .reserve(total.unwrap_or(0))
+                .ok()
+                .and_then(|room| blobs.stage(&digest(key), room, note).ok()),
+            Err(_) => None,
+        };
+        if let Some(staged) = staged {
+            let written = usize::try_from(staged.written()).expect("small");
+            let first = &content(key)[..written];
+            assert!(staged.holds(first, 0).expect("readable"), "other bytes");
+            self.staged.insert(key, staged);
+        }
+    }
+
+    fn append(&mut self, key: u8, part: u8) {
+        let Some(staged) = self.staged.get_mut(&key) else {
+            return;
+        };
+        let content = content(key);
+        let written = usize::try_from(staged.written()).expect("small");
+        let rest = &content[written..];
+        match staged.append(&rest[..rest.len() * usize::from(part) / 100]) {
+            Ok(()) => {}
+            Err(CommitError::Full(_) | CommitError::Io(_)) => {
+                self.staged.remove(&key);
+                self.lies.remove(&key);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn commit(&mut self, key: u8) {
+        let Some(staged) = self.staged.remove(&key) else {
+            return;
+        };
+        let whole = staged.written() == content(key).len() as u64;
+        let sized = staged.total().is_some();
+        let lie = self.lies.remove(&key);
+        match staged.commit() {
+            Ok(blob) => {
+                assert!(whole && !lie);
+                assert_eq!(blob.size, content(key).len() as u64);
+                self.committed.insert(key);
+                self.corrupted.remove(&key);
+            }
+            Err(CommitError::Truncated { .. }) => assert!(sized && !whole),
+            Err(CommitError::Mismatch(_)) => assert!(lie || !whole),
+            Err(CommitError::Io(_) | CommitError::Full(_)) => assert!(self.broken),
+            Err(CommitError::Overlong { .. }) => panic!("append says that"),
+        }
+    }
+
+    fn read(&mut self, key: u8) {
+        let expected = content(key).len() as u64;
+        let opened = self.store().blobs.open(&digest(key), Some(expected));
+        let Some(blob) = opened.expect("readable") else {
+            return;
+        };
+        assert!(self.committed.contains(&key), "it was never committed");
+        assert_eq!(blob.size, expected, "a wrong length is noticed");
+        let mut bytes = Vec::new();
+        (&**blob.file).read_to_end(&mut bytes).expect("readable");
+        if !self.corrupted.contains(&key) {
+            assert!(bytes == content(key), "{key}");
+        }
+        self.reading.push((key, blob));
+    }
+
+    fn crash(&mut self) {
+        // What is forgotten is not cleaned up; only the lock, which a killed process does not keep.
+        for (_, staged) in std::mem::take(&mut self.staged) {
+            std::mem::forget(staged);
+        }
+        let lies = std::mem::take(&mut self.lies);
+        for (_, blob) in self.reading.drain(..) {
+            std::mem::forget(blob);
+        }
+        self.mend();
+        // A partial with wrong bytes in it is found out at its commit; here it would be mistaken for a fault
+        // of the store.
+        for key in lies {
+            let name = digest(key).to_string().replace(':', "-");
+            let partials = self.root.path().join("partials");
+            let _ = std::fs::remove_file(partials.join(&name));
+        }
+        self.store = None;
+        self.was_broken = false;
+        self.open();
+    }
+
+    fn corrupt(&mut self, key: u8, cut: bool) {
+        let path = blob_path(self.root.path(), &digest(key));
+        let Ok(mut bytes) = std::fs::read(&path) else {
+            return;
+        };
+        if bytes.is_empty() || self.corrupted.contains(&key) {
+            return;
+        }
+        if cut {
+            bytes.pop();
+        } else {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        std::fs::write(&path, bytes).expect("writable");
+        self.corrupted.insert(key);
+    }
+
+    fn verify(&mut self) {
+        let verified = self.store().verify(|_| std::ops::ControlFlow::Continue(()));
+        let damaged: BTreeSet<Digest> = verified.damaged.iter().copied().collect();
+        let corrupted: BTreeSet<Digest> = self.corrupted.iter().map(|key| digest(*key)).collect();
+        assert!(damaged.is_subset(&corrupted), "what is right stays");
+        assert_eq!(verified.blobs, verified.of_blobs);
+        for key in std::mem::take(&mut self.corrupted) {
+            let path = blob_path(self.root.path(), &digest(key));
+            assert!(!path.exists(), "{key} is still wrong");
+            self.committed.remove(&key);
+        }
+    }
+
+    /// What must hold at any time.
+    fn inspect(&mut self) {
+        let root = self.root.path();
+        let on_disk = measured(root);
+        assert!(
+            on_disk <= self.max_size,
+            "{on_disk} bytes of {}",
+            self.max_size
+        );
+        let mut blobs = 0;
+        for key in 0..CONTENTS {
+            let Ok(bytes) = std::fs::read(blob_path(root, &digest(key))) else {
+                // It went: it is no longer wrong.
+                self.corrupted.remove(&key);
+                continue;
+            };
+            blobs += 1;
+            assert!(self.committed.contains(&key), "{key} was never committed");
+            let right = bytes == content(key);
+            assert_eq!(right, !self.corrupted.contains(&key), "{key}");
+        }
+        assert_eq!(files(&root.join("blobs")).len(), blobs, "nothing else");
+        // No orphan: a partial is being filled, or it waits with its note.
+        if !self.was_broken {
+            for file in files(&root.join("partials")) {
+                let name = file.file_name().expect("a name").to_string_lossy();
+                let bytes = name.strip_suffix(".json").unwrap_or(&name);
+                let filled = |key: &u8| bytes.ends_with(&digest(*key).hex());
+                let waits = self.store().blobs.partials();
+                let waits = waits
+                    .iter()
+                    .any(|(digest, _)| bytes.ends_with(&digest.hex()));
+                assert!(waits || self.staged.keys().any(filled), "an orphan: {name}");
+            }
+        }
+        let said = self.store().space.used();
+        assert!(said <= self.max_size, "{said}");
+        // Given up while its folder was away, a partial stays on disk until the next start.
+        assert!(
+            self.was_broken || said + 2 * 4096 >= on_disk,
+            "{said} {on_disk}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_a_reference_model(acts in proptest::collection::vec(act(), 1..60)) {
+        let mut world = World::new();
+        for act in acts {
+            world.act(act);
+        }
+        // In the end everything can be had again, whatever happened.
+        world.act(Act::Restart(16));
+        for key in 0..CONTENTS {
+            world.act(Act::Verify);
+            world.act(Act::Keep(key));
+            world.act(Act::Open(key));
+            prop_assert!(world.reading.pop().is_some(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Logging: where events go and how they look.
+
+pub mod metrics;
+
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Sends events of `level` and above to standard error. Other crates speak from
+/// `warn` on.
+pub fn start(format: Format, level: tracing::Level) {
+    let filter = EnvFilter::new(format!(
+        "warn,roadstead={level},access={level},fill={level},pingora=error,pingora_proxy=error,pingora_core=error"
+    ));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    // A second start (in tests) keeps the first.
+    let _ = match format {
+        Format::Text => subscriber.try_init(),
+        Format::Json => subscriber.json().flatten_event(true).try_init(),
+    };
+}
+
+/// An error with everything that caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Something that is worth a line at most once a minute.
+#[derive(Debug)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    #[expect(clippy::new_without_default, reason = "only statics are made of it")]
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Whether it is time to say it.
+    pub fn now(&self) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = said.is_none_or(|said| said.elapsed() >= Duration::from_secs(60));
+        if due {
+            *said = Some(Instant::now());
+        }
+        due
+    }
+}
+
+/// What a stranger wrote, as it may stand in the log: at most `longest` characters, control characters escaped.
+pub fn harmless(text: &str, longest: usize) -> String {
+    let shown = text.chars().take(longest);
+    let mut shown: String = shown.flat_map(char::escape_debug).collect();
+    if text.chars().nth(longest).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Milliseconds since then; a number in JSON, which u128 would not be.
+pub fn ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The machine's name.
+pub fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_write_is_short_and_harmless_in_the_log() {
+        for (text, shown) in [
+            ("alice", "alice"),
+            ("", ""),
+            ("a\nb\u{1b}[0m\"", "a\\nb\\u{1b}[0m\\\""),
+            ("häfen", "häfen"),
+        ] {
+            assert_eq!(harmless(text, 64), shown);
+        }
+        assert_eq!(harmless(&"n".repeat(64), 64), "n".repeat(64));
+        assert_eq!(harmless(&"n".repeat(65), 64), "n".repeat(64) + "…");
+        assert!(harmless(&"\u{7f}".repeat(10_000), 64).len() <= 64 * 10 + 3);
+    }
+}

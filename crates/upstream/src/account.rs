@@ -1,0 +1,151 @@
+//! The account that the gateway has at a registry: a password that is configured, or one that a
+//! `docker-credential-…` program tells.
+
+use std::fmt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+
+use super::UpstreamError;
+use oci::credential;
+
+/// How long a helper may take.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer of a helper, in bytes.
+const HELPER_ANSWER: u64 = 64 << 10;
+/// The user name with which a helper says that its secret is an identity token.
+const IDENTITY_TOKEN: &str = "<token>";
+
+/// A user name and a secret. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl Credentials {
+    /// Whether the secret is an identity token, good for nothing but a token endpoint.
+    pub(super) fn is_identity_token(&self) -> bool {
+        self.username == IDENTITY_TOKEN
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({}, [redacted])", self.username)
+    }
+}
+
+/// Where the credentials come from.
+#[derive(Clone, Debug)]
+pub enum Account {
+    Fixed(Credentials),
+    /// A program's bare name: `docker-credential-[a-z0-9-]+`.
+    Helper(String),
+}
+
+/// An account in use.
+#[derive(Debug)]
+pub(super) struct Login {
+    account: Account,
+    /// What a helper is asked about.
+    server: String,
+    told: Mutex<Option<(Credentials, Instant)>>,
+}
+
+impl Login {
+    /// `registry` is the configured name.
+    pub fn new(account: Account, registry: &str) -> Self {
+        // The name under which Docker has always kept the Hub's password.
+        let server = if registry == "docker.io" {
+            "https://index.docker.io/v1/"
+        } else {
+            registry
+        };
+        Self {
+            account,
+            server: server.to_owned(),
+            told: Mutex::new(None),
+        }
+    }
+
+    /// The credentials, from the helper if its last answer is too old.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Helper`] when the helper has none or misbehaves; what it printed is never told.
+    pub async fn credentials(&self) -> Result<Credentials, UpstreamError> {
+        let program = match &self.account {
+            Account::Fixed(credentials) => return Ok(credentials.clone()),
+            Account::Helper(program) => program,
+        };
+        let mut told = self.told.lock().await;
+        if let Some((credentials, until)) = &*told
+            && Instant::now() < *until
+        {
+            return Ok(credentials.clone());
+        }
+        let output = tokio::time::timeout(HELPER_TIMEOUT, ask(program, &self.server)).await;
+        let output =
+            output.map_err(|_| UpstreamError::Helper("it did not answer within 10 s"))??;
+        let answer = credential::parse(&output).map_err(|_| {
+            UpstreamError::Helper("its answer is not the JSON of a credential helper")
+        })?;
+        let lifetime = answer.lifetime(time::OffsetDateTime::now_utc());
+        let credentials = Credentials {
+            username: answer.username,
+            password: answer.secret,
+        };
+        *told = Some((credentials.clone(), Instant::now() + lifetime));
+        Ok(credentials)
+    }
+}
+
+/// Runs `<program> get` with the server on its standard input. No shell is involved.
+async fn ask(program: &str, server: &str) -> Result<Vec<u8>, UpstreamError> {
+    let broken = |_| UpstreamError::Helper("it cannot be run");
+    let mut child = tokio::process::Command::new(program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(broken)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read its input may have ended already.
+        let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
+    }
+    let mut answer = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout
+            .take(HELPER_ANSWER + 1)
+            .read_to_end(&mut answer)
+            .await
+            .map_err(broken)?;
+    }
+    if answer.len() as u64 > HELPER_ANSWER {
+        return Err(UpstreamError::Helper("its answer is longer than 64 KiB"));
+    }
+    if !child.wait().await.map_err(broken)?.success() {
+        return Err(UpstreamError::Helper(
+            "it has no credentials for this registry",
+        ));
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let fixed = Account::Fixed(Credentials {
+            username: "me".into(),
+            password: "s3cret".into(),
+        });
+        assert!(!format!("{:?}", Login::new(fixed, "docker.io")).contains("s3cret"));
+    }
+}

@@ -1,0 +1,82 @@
+//! The names that a registry has (`/v2/_catalog`, distribution's "Listing Repositories"): a page at a time.
+
+use http::{Method, header};
+use serde::Deserialize;
+
+use super::transport::{Whole, Whose};
+use super::{MAX_PAGE, Upstream, UpstreamError};
+use oci::page::next_url;
+use oci::v2::Query;
+
+/// A page of names, as they were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CataloguePage {
+    pub names: Vec<String>,
+    /// What to ask for the next page with; `None`: this was the last.
+    pub next: Option<Query>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    /// Some write `null` for none.
+    repositories: Option<Vec<String>>,
+}
+
+impl Upstream {
+    /// Fetches a page of at most 8 MiB. `anonymous`: what everybody may see, without the account.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn catalogue(
+        &self,
+        query: &Query,
+        anonymous: bool,
+    ) -> Result<CataloguePage, UpstreamError> {
+        let path = format!("/v2/_catalog{}", query.render());
+        let mut ask = self.ask_for(Method::GET, path, "registry:catalog:*".to_owned());
+        if anonymous {
+            ask.whose = Whose::Nobody;
+        }
+        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
+        let body: Body = serde_json::from_slice(&bytes)
+            .map_err(|_| UpstreamError::Protocol("its catalogue cannot be read"))?;
+        let links = headers.get_all(header::LINK).iter();
+        let next = links
+            .filter_map(|link| link.to_str().ok())
+            .find_map(next_query);
+        Ok(CataloguePage {
+            names: body.repositories.unwrap_or_default(),
+            next,
+        })
+    }
+}
+
+/// The query of a `Link` to the next page. Where it leads beside that is not ours to follow.
+fn next_query(link: &str) -> Option<Query> {
+    Query::parse(next_url(link)?.split_once('?')?.1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_the_next_page() {
+        for (link, next) in [
+            (
+                "</v2/_catalog?last=a%2Fb&n=5>; rel=\"next\"",
+                Some("?last=a%2Fb&n=5"),
+            ),
+            (
+                "<https://up.example/v2/_catalog?n=5&last=x>; rel=next",
+                Some("?n=5&last=x"),
+            ),
+            ("</v2/_catalog?last=a>; rel=\"prev\"", None),
+            ("</v2/_catalog>; rel=\"next\"", None),
+            ("garbage", None),
+        ] {
+            let found = next_query(link).map(|query| query.render());
+            assert_eq!(found.as_deref(), next, "{link}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Lists of a repository: its tags, and who refers to a manifest; a page at a time.
+
+use bytes::Bytes;
+use http::{Method, header};
+
+use super::limits::Kind;
+use super::transport::Whole;
+use super::{MAX_PAGE, Upstream, UpstreamError};
+use oci::page;
+use oci::v2::{Endpoint, Query, Resource};
+
+/// A page of tags or referrers.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub bytes: Bytes,
+    pub media_type: Option<String>,
+    /// What to ask for the next page with; `None`: this is the last.
+    pub next: Option<Query>,
+    /// `OCI-Filters-Applied`
+    pub filters_applied: Option<String>,
+}
+
+impl Upstream {
+    /// Fetches a page of tags or referrers of at most 8 MiB.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
+        let path = endpoint.path() + &query.render();
+        let mut ask = self.ask(Method::GET, path, &endpoint.repository);
+        if let Resource::Referrers(_) = endpoint.resource {
+            ask.kind = Kind::Referrers;
+        }
+        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
+        let links = headers.get_all(header::LINK).iter();
+        let links = links.filter_map(|link| link.to_str().ok());
+        let next = page::next(&endpoint.resource, links)
+            .map_err(|_| UpstreamError::Protocol("its next page cannot be asked for"))?;
+        let text = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        Ok(Page {
+            media_type: text("content-type"),
+            next,
+            filters_applied: text("oci-filters-applied"),
+            bytes,
+        })
+    }
+}
