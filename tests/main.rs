@@ -20,6 +20,7 @@ mod kill;
 mod limits;
 mod login;
 mod memory;
+mod model;
 mod outage;
 mod partials;
 mod passwd;
