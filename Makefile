@@ -1,10 +1,10 @@
 # `make` alone says what there is.
 
-.PHONY: help run test bench demo soak fmt lint clean
+.PHONY: help run test test-long bench demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on https://127.0.0.1:5000
 	@scripts/build.sh --release
@@ -12,6 +12,9 @@ run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on htt
 
 test: ## install the real registries and clients where possible, then check and test everything
 	@scripts/test.sh
+
+test-long: ## an hour of random users against their rights; ROADSTEAD_MODEL_SECONDS says how long instead
+	@scripts/test-long.sh
 
 bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
 	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
