@@ -439,6 +439,28 @@ fn missing_things_are_remembered_for_a_while() {
     }
 }
 
+/// Signatures, attestations and referrers by tag are pushed after their image, often elsewhere: that one is absent
+/// is believed no longer than of other tags.
+#[test]
+fn an_absent_tag_of_any_kind_is_missing_for_the_same_time() {
+    let (origin, _, gateway) = scene("store: {missing_ttl: 1s}\n");
+    let companion = format!("sha256-{}", "0".repeat(64));
+    let companions = ["", ".sig", ".att", ".sbom"].map(|kind| format!("{companion}{kind}"));
+    let tags = companions.into_iter().chain(["none".to_owned()]);
+    let paths: Vec<(String, String)> = tags
+        .map(|tag| (format!("/v2/library/app/manifests/{tag}"), tag))
+        .collect();
+    for (path, tag) in &paths {
+        assert_eq!(get(gateway.url(1), None, path).status(), 404, "{tag}");
+        origin.push_image("library/app", tag, &[random(1, 1000)]);
+    }
+    for (path, tag) in &paths {
+        until(&format!("{tag} is asked for again"), || {
+            get(gateway.url(1), None, path).status() == 200
+        });
+    }
+}
+
 #[test]
 fn refusals_keep_their_meaning() {
     for (status, answer, code) in [

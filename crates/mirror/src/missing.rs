@@ -4,16 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::error::Asked;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{Registry, Repository};
 use oci::v2::Resource;
 use runtime::generation::{Generations, Question};
 
 /// How many 404s are remembered.
 const ENTRIES: u64 = 65_536;
-
-/// How long the absence of what only few tags have is remembered: signatures and the like, which every
-/// pull asks for.
-const COMPANION: Duration = Duration::from_secs(300);
 
 /// What was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
 pub type MissingKey = (Registry, Repository, Resource, AcceptClass);
@@ -92,14 +88,5 @@ impl Missing {
         }
         self.missed.invalidate(key);
         None
-    }
-}
-
-/// How long the absence of a tag is remembered where that of others is for `ttl`; zero stays zero.
-pub fn life(tag: &Tag, ttl: Duration) -> Duration {
-    if ttl.is_zero() || !tag.is_companion() {
-        ttl
-    } else {
-        ttl.max(COMPANION)
     }
 }

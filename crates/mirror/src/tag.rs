@@ -428,21 +428,19 @@ impl Shared {
                 shared: false,
             });
         }
-        Err(self.tag_refused(origin, key, question, error).await)
+        Err(self.tag_refused(origin, question, error).await)
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
     async fn tag_refused(
         &self,
         origin: &Origin,
-        key: &TagKey,
         question: &TagQuestion,
         error: UpstreamError,
     ) -> MirrorError {
         if matches!(error, UpstreamError::NotFound) {
             self.store.tags.gone(&question.pointer).await;
-            let life = missing::life(&key.3, origin.missing_ttl);
-            self.missing.remember(&question.missing, life);
+            self.missing.remember(&question.missing, origin.missing_ttl);
         }
         MirrorError::of(Arc::new(error), Asked::Manifest)
     }
