@@ -4,7 +4,9 @@
 mod automatic_mount;
 mod headers;
 mod lists;
+mod more_tags;
 mod names;
+mod public_mounts;
 mod smuggling;
 
 use testkit::gateway::Gateway;

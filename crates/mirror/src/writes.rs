@@ -109,7 +109,8 @@ impl Mirror {
         let Ok(origin) = self.origin(permit) else {
             return;
         };
-        if lesson == Lesson::Nothing {
+        // A registry may put some of them and refuse the rest.
+        if lesson == Lesson::Nothing && tags.is_empty() {
             return;
         }
         origin.written(SystemTime::now());
