@@ -1,4 +1,4 @@
-//! The house put together: what `roadstead serve` opens, runs and drains.
+//! Composition root: what `roadstead serve` opens, runs and drains.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,8 +14,8 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use access::Authenticator;
 use gateway::{
-    Admission, Authority, Bound, Front, Gateway, House, ListenerTls, OwnTls, TlsError, TlsSettings,
-    with_files,
+    Admission, AppState, Authority, Bound, Front, Gateway, ListenerTls, OwnTls, TlsError,
+    TlsSettings, with_files,
 };
 use mirror::Mirror;
 use runtime::share::Shares;
@@ -118,7 +118,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
     let operated = mirror.clone();
     let shares = Shares::new(config.limits.per_client);
-    let house = Arc::new(House {
+    let state = Arc::new(AppState {
         admission: Admission::new(shares.clone(), config.limits.connections),
         form_timeout: config.limits.header_timeout,
         table: config.routing_table(),
@@ -126,7 +126,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         authenticator,
         mirror,
         access_log: config.log.access,
-        patience: config.limits.idle_timeout,
+        idle_timeout: config.limits.idle_timeout,
     });
 
     // Before "ready" is said: who waited for it may stop us at once.
@@ -134,15 +134,20 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let (shutdown, down) = watch::channel(false);
     let front = Front::new(config.front_settings(), shares, down.clone());
     let mut urls = Vec::new();
-    let mut doors = Vec::new();
+    let mut gateways = Vec::new();
     for (listen, tls) in config.listen.iter().zip(tls) {
         let bound = bind(listen).await?;
         urls.push(bound.url.clone());
-        doors.push((bound, Gateway::new(house.clone(), listen.routing()), tls));
+        gateways.push((bound, Gateway::new(state.clone(), listen.routing()), tls));
     }
-    let desks = open_desks(config).await?;
-    announce(&urls, &desks, config, certificates.authority.as_ref());
-    let listeners = doors
+    let admin_listeners = open_admin_listeners(config).await?;
+    announce(
+        &urls,
+        &admin_listeners,
+        config,
+        certificates.authority.as_ref(),
+    );
+    let listeners = gateways
         .into_iter()
         .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
@@ -150,10 +155,10 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let blobs = store.blobs.clone();
     let admin = Admin::new(config.admin_settings(), operated, store, up, down);
     let admin = Arc::new(admin);
-    let desks = desks
+    let admin_listeners = admin_listeners
         .into_iter()
         .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
-    let desks: Vec<JoinHandle<()>> = desks.collect();
+    let admin_listeners: Vec<JoinHandle<()>> = admin_listeners.collect();
 
     stop.wait().await;
     tracing::info!("draining");
@@ -166,17 +171,19 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         tracing::warn!("limits.drain is over; what was still under way is cut off");
     }
     // They answered all the while: alive, not ready.
-    for desk in desks {
-        desk.abort();
-        let _ = desk.await;
+    for listener in admin_listeners {
+        listener.abort();
+        let _ = listener.await;
     }
     blobs.stop();
     Ok(())
 }
 
 /// Opens the operators' listeners.
-async fn open_desks(config: &Config) -> Result<Vec<(admin::Bound, admin::Scope)>, ServeError> {
-    let mut desks = Vec::new();
+async fn open_admin_listeners(
+    config: &Config,
+) -> Result<Vec<(admin::Bound, admin::Scope)>, ServeError> {
+    let mut admin_listeners = Vec::new();
     for (address, scope) in config.admin.listeners() {
         let bound = admin::Bound::bind(&address).await;
         let bound = bound.map_err(|source| ServeError::Operate {
@@ -184,9 +191,9 @@ async fn open_desks(config: &Config) -> Result<Vec<(admin::Bound, admin::Scope)>
             address: address.to_string(),
             source,
         });
-        desks.push((bound?, scope));
+        admin_listeners.push((bound?, scope));
     }
-    Ok(desks)
+    Ok(admin_listeners)
 }
 
 async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
@@ -296,7 +303,7 @@ fn names(config: &Config) -> BTreeSet<String> {
 /// Says on standard output where we listen and what clients have to be told.
 fn announce(
     urls: &[String],
-    desks: &[(admin::Bound, admin::Scope)],
+    admin_listeners: &[(admin::Bound, admin::Scope)],
     config: &Config,
     authority: Option<&Authority>,
 ) {
@@ -304,7 +311,7 @@ fn announce(
     for url in urls {
         let _ = writeln!(text, "listening on {url}");
     }
-    for (bound, scope) in desks {
+    for (bound, scope) in admin_listeners {
         let _ = writeln!(text, "{} on {}", scope.key(), bound.url);
     }
     if let Some(authority) = authority {

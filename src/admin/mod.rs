@@ -39,7 +39,7 @@ use mirror::Mirror;
 use route::{Peer, Refusal, Route};
 use runtime::share::{Kind, PerClient, Shares};
 use store::Store;
-use telemetry::Seldom;
+use telemetry::LogThrottle;
 use telemetry::metrics::{self, StoreFigures};
 
 /// How long a request's head may take, and how long a connection may rest.
@@ -80,7 +80,7 @@ pub struct Settings {
     pub max_bytes: u64,
 }
 
-/// The operators' side of the house.
+/// Serves operators.
 #[derive(Debug)]
 pub struct Admin {
     settings: Settings,
@@ -115,7 +115,7 @@ impl Admin {
 
     /// Accepts for ever. Dropping this closes the listener.
     pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope) {
-        static FULL: Seldom = Seldom::new();
+        static FULL: LogThrottle = LogThrottle::new();
 
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let shares = Shares::new(PerClient {

@@ -68,7 +68,7 @@ impl AskError {
 
 /// Where a gateway of this configuration is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desk {
+pub struct AdminClient {
     /// As the configuration has it.
     address: String,
     at: At,
@@ -82,7 +82,7 @@ enum At {
     Unix(PathBuf),
 }
 
-impl Desk {
+impl AdminClient {
     /// # Errors
     /// When the configuration leaves nobody to ask.
     pub fn of(config: &Config) -> Result<Self, AskError> {
@@ -280,10 +280,10 @@ mod tests {
         ] {
             let yaml = format!("admin: {{address: {address:?}}}");
             let config = crate::config::parse(&yaml, "f", &|_| None).expect("good");
-            let desk = Desk::of(&config);
-            let told = desk
+            let client = AdminClient::of(&config);
+            let told = client
                 .as_ref()
-                .map(|desk| desk.host.as_str())
+                .map(|client| client.host.as_str())
                 .map_err(AskError::exit_code);
             assert_eq!(told, expected, "{address}");
         }

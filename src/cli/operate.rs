@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::ask::{AskError, Desk};
+use super::ask::{AdminClient, AskError};
 use super::show;
 use crate::admin::{self, PurgeAsked, PurgeReport, Stats, VerifyLine, WarmAsked, WarmLine};
 use crate::config::Config;
@@ -15,7 +15,7 @@ const USAGE: u8 = 2;
 
 pub fn stats(config: &Config) -> ExitCode {
     answered(
-        Desk::of(config).and_then(|desk| desk.get::<Stats>("/api/stats")),
+        AdminClient::of(config).and_then(|client| client.get::<Stats>("/api/stats")),
         |stats| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             show::stats(&stats, now.unwrap_or_default().as_secs())
@@ -25,7 +25,8 @@ pub fn stats(config: &Config) -> ExitCode {
 
 pub fn purge(config: &Config, target: String, dry_run: bool) -> ExitCode {
     let asked = PurgeAsked { target, dry_run };
-    let report = Desk::of(config).and_then(|desk| desk.post::<PurgeReport>("/api/purge", &asked));
+    let report =
+        AdminClient::of(config).and_then(|client| client.post::<PurgeReport>("/api/purge", &asked));
     answered(report, |report| show::purge(&report))
 }
 
@@ -33,8 +34,8 @@ pub fn purge(config: &Config, target: String, dry_run: bool) -> ExitCode {
 pub fn verify(config: &Config) -> ExitCode {
     let mut screen = Screen::new();
     let mut last = VerifyLine::default();
-    let outcome = Desk::of(config).and_then(|desk| {
-        desk.follow("/api/verify", &serde_json::json!({}), |line: VerifyLine| {
+    let outcome = AdminClient::of(config).and_then(|client| {
+        client.follow("/api/verify", &serde_json::json!({}), |line: VerifyLine| {
             let tenth = (line.bytes * 10).checked_div(line.of_bytes).unwrap_or(10);
             let news = line.done.is_some();
             screen.show(tenth, news, |bar| show::progress(&line, bar));
@@ -64,14 +65,14 @@ pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> 
             return ExitCode::from(USAGE);
         }
     }
-    let desk = match Desk::of(config) {
-        Ok(desk) => desk,
+    let client = match AdminClient::of(config) {
+        Ok(client) => client,
         Err(error) => return answered(Err::<(), _>(error), |()| String::new()),
     };
     let platform = platform.unwrap_or_else(|| Platforms::Only(Platform::host()));
     let (mut here, mut fetched) = (0, 0);
     for image in images {
-        match warm_one(&desk, image, &platform) {
+        match warm_one(&client, image, &platform) {
             Ok(line) => {
                 here += usize::from(line.done.as_ref().is_some_and(|end| end.error.is_none()));
                 fetched += line.fetched;
@@ -96,14 +97,14 @@ pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> 
 }
 
 /// Has one image pulled, shows how it goes and what it came to; the last line of the answer.
-fn warm_one(desk: &Desk, image: &str, platform: &Platforms) -> Result<WarmLine, AskError> {
+fn warm_one(client: &AdminClient, image: &str, platform: &Platforms) -> Result<WarmLine, AskError> {
     let asked = WarmAsked {
         image: image.to_owned(),
         platform: Some(platform.to_string()),
     };
     let mut screen = Screen::new();
     let mut last = WarmLine::default();
-    let outcome = desk.follow("/api/warm", &asked, |line: WarmLine| {
+    let outcome = client.follow("/api/warm", &asked, |line: WarmLine| {
         let news = line.done.is_some() || line.waits != last.waits;
         screen.show(show::warm_share(&line) / 10, news, |bar| {
             show::warming(image, &line, bar)

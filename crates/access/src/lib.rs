@@ -243,7 +243,7 @@ pub struct Policy {
     pub rules: Option<Vec<Rule>>,
     /// Registries whose `visibility` is `public`.
     pub public: HashSet<Registry>,
-    /// Registries whose `visibility` is `caller`: they decide, see [`Policy::pass_on`].
+    /// Registries whose `visibility` is `caller`: they decide, see [`Policy::delegated_permit`].
     pub callers: HashSet<Registry>,
 }
 
@@ -260,7 +260,7 @@ impl Policy {
         repository: &Repository,
     ) -> Result<Permit, Denied> {
         let allowed = match &self.rules {
-            _ if self.leaves_to(registry) => false,
+            _ if self.delegates_auth(registry) => false,
             None => action == Action::Pull && self.public.contains(registry),
             Some(rules) => rules
                 .iter()

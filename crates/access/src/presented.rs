@@ -44,19 +44,19 @@ impl fmt::Debug for Presented {
 
 impl Policy {
     /// Whether the registry itself decides, for each caller.
-    pub fn leaves_to(&self, registry: &Registry) -> bool {
+    pub fn delegates_auth(&self, registry: &Registry) -> bool {
         self.callers.contains(registry)
     }
 
     /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
     /// registry. It allows nothing that the registry does not.
-    pub fn pass_on(
+    pub fn delegated_permit(
         &self,
         presented: &Presented,
         registry: &Registry,
         repository: &Repository,
     ) -> Option<Permit> {
-        self.leaves_to(registry).then(|| Permit {
+        self.delegates_auth(registry).then(|| Permit {
             action: Action::Pull,
             registry: registry.clone(),
             repository: repository.clone(),
@@ -67,7 +67,7 @@ impl Policy {
     /// Somebody who asks such a registry what there is; `None` for any other.
     pub fn viewer_of(&self, presented: &Presented, registry: &Registry) -> Option<Viewer<'_>> {
         let of = (registry.clone(), presented.clone());
-        self.leaves_to(registry)
+        self.delegates_auth(registry)
             .then(|| Viewer::presenting(self, of))
     }
 }
@@ -105,8 +105,8 @@ mod tests {
         let name: Repository = "a/b".parse().expect("a name");
         let shown = Presented::NOTHING;
         let other = Registry::new("public");
-        assert!(policy.pass_on(&shown, &theirs, &name).is_some());
-        assert!(policy.pass_on(&shown, &other, &name).is_none());
+        assert!(policy.delegated_permit(&shown, &theirs, &name).is_some());
+        assert!(policy.delegated_permit(&shown, &other, &name).is_none());
         let anybody = super::super::Caller::Anonymous;
         let decide = |registry| policy.decide(&anybody, Action::Pull, registry, &name);
         assert!(decide(&theirs).is_err(), "nobody but who shows something");

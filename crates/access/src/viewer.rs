@@ -45,7 +45,9 @@ impl<'p> Viewer<'p> {
     /// What allows to pull a repository; `None`: it is not to be seen either.
     pub fn may_pull(&self, registry: &Registry, repository: &Repository) -> Option<Permit> {
         if let Some((asked, presented)) = &self.presented {
-            let permit = self.policy.pass_on(presented, registry, repository);
+            let permit = self
+                .policy
+                .delegated_permit(presented, registry, repository);
             return permit.filter(|_| asked == registry);
         }
         let decided = self
@@ -60,7 +62,7 @@ impl<'p> Viewer<'p> {
             return asked == registry;
         }
         match &self.policy.rules {
-            _ if self.policy.leaves_to(registry) => false,
+            _ if self.policy.delegates_auth(registry) => false,
             None => self.policy.public.contains(registry),
             Some(rules) => rules.iter().any(|rule| {
                 rule.actions.contains(&Action::Pull)

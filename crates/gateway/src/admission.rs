@@ -14,7 +14,7 @@ use super::front::STREAMS;
 use super::login::Denial;
 use oci::error::ErrorCode;
 use runtime::share::{Kind, Share, Shares};
-use telemetry::Seldom;
+use telemetry::LogThrottle;
 
 /// What a client is told to wait.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -45,8 +45,8 @@ impl Admission {
 
     /// Room for a request of this client; `None` for a Unix socket.
     pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, Denial> {
-        static CLIENT_FULL: Seldom = Seldom::new();
-        static FULL: Seldom = Seldom::new();
+        static CLIENT_FULL: LogThrottle = LogThrottle::new();
+        static FULL: LogThrottle = LogThrottle::new();
 
         let Ok(share) = self.shares.take(Kind::Request, client) else {
             if let (true, Some(client)) = (CLIENT_FULL.now(), client) {

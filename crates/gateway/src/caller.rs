@@ -24,18 +24,18 @@ impl Gateway {
 
     /// Whether a request is for such a registry: a login there is none of ours.
     pub(super) fn leaves(&self, route: &Route) -> bool {
-        let policy = &self.house.policy;
+        let policy = &self.state.policy;
         match route {
             Route::Ping { of, .. } => of.is_some(),
-            Route::Pull(target) => policy.leaves_to(&target.registry),
-            Route::Pass(pass) => policy.leaves_to(&pass.target.registry),
+            Route::Pull(target) => policy.delegates_auth(&target.registry),
+            Route::Pass(pass) => policy.delegates_auth(&pass.target.registry),
             Route::Catalogue(listing) => {
                 let mut registries = listing.registries.iter();
-                registries.any(|registry| policy.leaves_to(registry))
+                registries.any(|registry| policy.delegates_auth(registry))
             }
             Route::Search(search) => {
                 let mut registries = search.registries.iter();
-                registries.any(|registry| policy.leaves_to(registry))
+                registries.any(|registry| policy.delegates_auth(registry))
             }
             Route::Token | Route::V1(_) => false,
         }
@@ -49,7 +49,7 @@ impl Gateway {
         registry: &Registry,
     ) -> Result<()> {
         let presented = self.presented(session);
-        match self.house.mirror.ping(registry, &presented).await {
+        match self.state.mirror.ping(registry, &presented).await {
             Ok(()) => respond::ping(session, wanted).await,
             Err(error) => self.failure(session, wanted, error).await,
         }

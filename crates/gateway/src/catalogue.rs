@@ -179,13 +179,13 @@ impl Gateway {
         login: &Login,
         registries: &[Registry],
     ) -> Result<Viewer<'_>, Denied> {
-        let policy = &self.house.policy;
+        let policy = &self.state.policy;
         if let [registry] = registries
             && let Some(viewer) = policy.viewer_of(&self.presented(session), registry)
         {
             return Ok(viewer);
         }
-        let viewer = self.house.policy.viewer(login)?;
+        let viewer = self.state.policy.viewer(login)?;
         if registries.iter().any(|registry| viewer.sees(registry)) {
             return Ok(viewer);
         }
@@ -199,7 +199,7 @@ impl Gateway {
         listing: &Listing,
         host: Option<&str>,
     ) -> Result<Names, MirrorError> {
-        let (table, mirror) = (&self.house.table, &self.house.mirror);
+        let (table, mirror) = (&self.state.table, &self.state.mirror);
         let namespace = listing.namespace.as_deref();
         let registries = &listing.registries;
         let (first, mut after) = self.begin(listing, host);
@@ -250,7 +250,7 @@ impl Gateway {
             return (0, None);
         };
         let namespace = listing.namespace.as_deref();
-        let (table, listener) = (&self.house.table, &self.listener);
+        let (table, listener) = (&self.state.table, &self.listener);
         let chosen = route::owner(table, listener, namespace, host, last);
         let found = chosen.ok().and_then(|(entry, rest)| {
             let registries = listing.registries.iter();

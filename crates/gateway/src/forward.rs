@@ -70,7 +70,7 @@ impl Gateway {
         };
         go_on(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
-            let Some(bytes) = read_manifest(session, self.house.patience).await? else {
+            let Some(bytes) = read_manifest(session, self.state.idle_timeout).await? else {
                 let refused = Refusal {
                     status: StatusCode::PAYLOAD_TOO_LARGE,
                     code: ErrorCode::ManifestInvalid,
@@ -82,7 +82,7 @@ impl Gateway {
         } else {
             None
         };
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let writing = mirror.writing(permit, resource, manifest.as_ref(), pass.digest);
         let passed = self
             .send(session, pass, permit, headers, manifest.clone())
@@ -133,7 +133,7 @@ impl Gateway {
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
-        let sending = self.house.mirror.pass(
+        let sending = self.state.mirror.pass(
             permit,
             mirror::Pass {
                 method,
@@ -149,7 +149,7 @@ impl Gateway {
             tokio::select! {
                 biased;
                 passed = &mut sending => return Ok(passed?),
-                outcome = feed_body(session, feed, self.house.patience) => outcome?,
+                outcome = feed_body(session, feed, self.state.idle_timeout) => outcome?,
             }
         }
         let answer = tokio::time::timeout(ANSWER, sending).await;
@@ -196,7 +196,7 @@ impl Gateway {
             }
         }
         if let Some(location) = passed.headers.get(header::LOCATION) {
-            let upstream = self.house.mirror.upstream_of(&pass.target.registry);
+            let upstream = self.state.mirror.upstream_of(&pass.target.registry);
             let external = self.external(session);
             let here = location.to_str().ok().and_then(|location| {
                 let origins = [upstream, external.as_str()];
@@ -329,8 +329,12 @@ fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
 }
 
 /// Hands the body on as it arrives. Ends well only where the client ended it.
-pub(super) async fn feed_body(session: &mut Session, feed: Feed, patience: Duration) -> Result<()> {
-    while let Some(bytes) = read(session, patience).await? {
+pub(super) async fn feed_body(
+    session: &mut Session,
+    feed: Feed,
+    idle_timeout: Duration,
+) -> Result<()> {
+    while let Some(bytes) = read(session, idle_timeout).await? {
         match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
             Ok(true) => {}
             // The registry has what it wants, or fails: its answer tells.
@@ -345,8 +349,8 @@ pub(super) async fn feed_body(session: &mut Session, feed: Feed, patience: Durat
 }
 
 /// The next piece of the body, within the time that a client may be silent.
-pub(super) async fn read(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
-    let next = tokio::time::timeout(patience, session.downstream_session.read_request_body());
+pub(super) async fn read(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
+    let next = tokio::time::timeout(idle_timeout, session.downstream_session.read_request_body());
     match next.await {
         Ok(read) => read,
         Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the client sends nothing"),
@@ -354,9 +358,9 @@ pub(super) async fn read(session: &mut Session, patience: Duration) -> Result<Op
 }
 
 /// A manifest whole; `None` when it is too long.
-async fn read_manifest(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+async fn read_manifest(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
     let mut bytes = BytesMut::new();
-    while let Some(piece) = read(session, patience).await? {
+    while let Some(piece) = read(session, idle_timeout).await? {
         if bytes.len() + piece.len() > MAX_MANIFEST {
             return Ok(None);
         }

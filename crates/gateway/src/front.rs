@@ -27,7 +27,7 @@ use super::preface::Prefaced;
 use super::socket::Socket;
 use super::tls::ListenerTls;
 use runtime::share::{Kind, Share, Shares};
-use telemetry::Seldom;
+use telemetry::LogThrottle;
 
 /// How many HTTP/2 connections at once have wide windows, and how many of one client. All others have the
 /// least that HTTP/2 allows, so that memory stays bounded however many there are.
@@ -131,13 +131,13 @@ impl Bound {
         }
     }
 
-    async fn accept(&self, patience: Duration) -> io::Result<Socket> {
+    async fn accept(&self, write_timeout: Duration) -> io::Result<Socket> {
         match &self.socket {
             Listening::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok(Socket::tcp(stream, peer, patience))
+                Ok(Socket::tcp(stream, peer, write_timeout))
             }
-            Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, patience)),
+            Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, write_timeout)),
         }
     }
 }
@@ -153,7 +153,7 @@ pub struct Front {
 }
 
 /// One listener's connections.
-struct Door {
+struct ListenerContext {
     front: Front,
     /// For HTTP/2 connections with wide windows.
     wide: Arc<HttpProxy<Gateway>>,
@@ -187,7 +187,7 @@ impl Front {
     /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
     pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
         let mut shutdown = self.shutdown.clone();
-        let door = Arc::new(Door {
+        let context = Arc::new(ListenerContext {
             wide: self.app(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
             narrow: self.app(gateway, NARROW_CONNECTION, NARROW_STREAM),
             front: self,
@@ -195,15 +195,15 @@ impl Front {
         });
         loop {
             let accepted = tokio::select! {
-                accepted = bound.accept(door.front.settings.idle_timeout) => accepted,
+                accepted = bound.accept(context.front.settings.idle_timeout) => accepted,
                 _ = shutdown.wait_for(|&down| down) => return,
             };
             match accepted {
                 // Over the limit a connection is closed at once: a client that waits for an answer would
                 // not try elsewhere.
                 Ok(socket) => {
-                    if let Some(slot) = door.front.admit(&bound.url, socket.peer()) {
-                        tokio::spawn(door.clone().connection(socket, slot));
+                    if let Some(slot) = context.front.admit(&bound.url, socket.peer()) {
+                        tokio::spawn(context.clone().connection(socket, slot));
                     }
                 }
                 Err(error) => {
@@ -235,8 +235,8 @@ impl Front {
 
     /// Room for a connection, where there is some left for this client.
     fn admit(&self, url: &str, peer: Option<IpAddr>) -> Option<Slot> {
-        static CLIENT_FULL: Seldom = Seldom::new();
-        static FULL: Seldom = Seldom::new();
+        static CLIENT_FULL: LogThrottle = LogThrottle::new();
+        static FULL: LogThrottle = LogThrottle::new();
 
         let Ok(share) = self.shares.take(Kind::Connection, peer) else {
             if let (true, Some(client)) = (CLIENT_FULL.now(), peer) {
@@ -273,7 +273,7 @@ impl Front {
     }
 }
 
-impl Door {
+impl ListenerContext {
     async fn connection(self: Arc<Self>, socket: Socket, slot: Slot) {
         let deadline = Instant::now() + self.front.settings.header_timeout;
         let Some(stream) = self.secure(socket, deadline).await else {

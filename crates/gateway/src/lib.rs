@@ -54,9 +54,9 @@ use respond::{Shareable, Wanted};
 use route::{Asked, Refusal, Route, Target};
 use telemetry::metrics::InFlight;
 
-/// What all listeners share.
+/// State shared by all listeners.
 #[derive(Debug)]
-pub struct House {
+pub struct AppState {
     pub table: Table,
     pub policy: Policy,
     /// `None`: everybody is anonymous.
@@ -69,13 +69,13 @@ pub struct House {
     /// How long the form of a `POST /token` may take to arrive.
     pub form_timeout: Duration,
     /// How long a write may make no progress.
-    pub patience: Duration,
+    pub idle_timeout: Duration,
 }
 
 /// The gateway behind one listener.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    house: Arc<House>,
+    state: Arc<AppState>,
     listener: Listener,
 }
 
@@ -112,8 +112,8 @@ impl From<Box<Error>> for Failure {
 }
 
 impl Gateway {
-    pub fn new(house: Arc<House>, listener: Listener) -> Self {
-        Self { house, listener }
+    pub fn new(state: Arc<AppState>, listener: Listener) -> Self {
+        Self { state, listener }
     }
 
     /// Answers what is the v2 API's.
@@ -200,9 +200,9 @@ impl Gateway {
         action: Action,
     ) -> Result<Permit, Denied> {
         let (registry, repository) = (&target.registry, &target.endpoint.repository);
-        let policy = &self.house.policy;
-        if policy.leaves_to(registry) && action == Action::Pull {
-            let permit = policy.pass_on(&self.presented(session), registry, repository);
+        let policy = &self.state.policy;
+        if policy.delegates_auth(registry) && action == Action::Pull {
+            let permit = policy.delegated_permit(&self.presented(session), registry, repository);
             return permit.ok_or(Denied::User);
         }
         let caller = login.caller(&target.typed);
@@ -247,7 +247,7 @@ impl Gateway {
         target: &Target,
         permit: &Permit,
     ) -> Result<(), Failure> {
-        let House { policy, mirror, .. } = &*self.house;
+        let AppState { policy, mirror, .. } = &*self.state;
         let open = policy.is_open(permit.registry());
         let immutable = if open {
             Shareable::Forever
@@ -302,7 +302,7 @@ impl Gateway {
         let cache = header("cache-status").trim_start_matches("roadstead; ");
         let upstream = match target {
             Some(target) if cache.contains("fwd=") => {
-                self.house.mirror.upstream_of(&target.registry)
+                self.state.mirror.upstream_of(&target.registry)
             }
             _ => "-",
         };
@@ -344,12 +344,12 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         if session.is_http2() {
             // An HTTP/2 receiver that stops stalls its stream, not the socket, which has a deadline already.
-            session.set_write_timeout(Some(self.house.patience));
+            session.set_write_timeout(Some(self.state.idle_timeout));
         }
         let request = session.req_header();
         exchange.in_flight = Some(measure::begun(request));
         let wanted = Wanted::of(&request.method, &request.headers);
-        match self.house.admission.request(login::client(session)) {
+        match self.state.admission.request(login::client(session)) {
             Ok(admitted) => exchange.admitted = Some(admitted),
             Err(denial) => {
                 login::deny(session, &wanted, &denial).await?;
@@ -381,7 +381,7 @@ impl ProxyHttp for Gateway {
                 .and_then(|agent| agent.to_str().ok())
                 .unwrap_or_default(),
         };
-        let route = match route::route(&self.house.table, &self.listener, asked) {
+        let route = match route::route(&self.state.table, &self.listener, asked) {
             Ok(route) => route,
             Err(refusal) => {
                 forward::refuse(session, &wanted, &refusal).await?;
@@ -462,7 +462,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
         measure::ended(session, exchange);
-        if self.house.access_log {
+        if self.state.access_log {
             self.log(session, exchange);
         }
     }

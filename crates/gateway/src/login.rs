@@ -60,7 +60,7 @@ impl Denial {
 impl Gateway {
     /// Whoever checks logins on this listener; `None` where everybody is anonymous.
     pub(super) fn authenticator(&self) -> Option<&Authenticator> {
-        let authenticator = self.house.authenticator.as_ref()?;
+        let authenticator = self.state.authenticator.as_ref()?;
         (authenticator.has_accounts() && !self.listener.read_only).then_some(authenticator)
     }
 

@@ -19,7 +19,7 @@ impl Gateway {
         pass: &Pass,
         mount: &Mount,
     ) -> Option<Repository> {
-        let (policy, mirror) = (&self.house.policy, &self.house.mirror);
+        let (policy, mirror) = (&self.state.policy, &self.state.mirror);
         let (registry, digest) = (&pass.target.registry, &mount.digest);
         match &mount.source {
             Source::Named { repository, typed } => {
@@ -31,7 +31,7 @@ impl Gateway {
             Source::Any => {
                 let host = super::host(session.req_header()).ok().flatten();
                 let namespace = pass.target.namespace.as_deref();
-                let (table, listener) = (&self.house.table, &self.listener);
+                let (table, listener) = (&self.state.table, &self.listener);
                 let may_pull = |repository: &Repository| {
                     let of = (registry, repository);
                     let typed = typed_name(table, listener, namespace, host, of)?;

@@ -158,11 +158,11 @@ impl Gateway {
         host: Option<&str>,
         registry: &Registry,
     ) -> std::result::Result<Vec<String>, MirrorError> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let namespace = search.namespace.as_deref();
         let typed = |repository: &Repository| {
             let of = (registry, repository);
-            let typed = typed_name(&self.house.table, &self.listener, namespace, host, of);
+            let typed = typed_name(&self.state.table, &self.listener, namespace, host, of);
             typed.filter(|typed| typed.contains(&search.word))
         };
         let mut found = mirror.cached_names(viewer, registry).await;

@@ -38,7 +38,7 @@ enum Transport {
 #[derive(Debug)]
 struct Paced {
     transport: Transport,
-    patience: Duration,
+    write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
@@ -53,33 +53,33 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// `patience` is how long a write may make no progress.
-    pub fn tcp(stream: TcpStream, peer: SocketAddr, patience: Duration) -> Self {
+    /// `write_timeout` is how long a write may make no progress.
+    pub fn tcp(stream: TcpStream, peer: SocketAddr, write_timeout: Duration) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         // Else the kernel takes megabytes at once, and a slow reader seems to make no progress until a
         // third of them has gone.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let local = stream.local_addr().ok();
-        let socket = Self::new(Transport::Tcp(stream), patience);
+        let socket = Self::new(Transport::Tcp(stream), write_timeout);
         // Asked later, a socket that its client has reset no longer knows them.
         let _ = socket.digest.peer_addr.set(Some(peer.into()));
         let _ = socket.digest.local_addr.set(local.map(Into::into));
         socket
     }
 
-    pub fn unix(stream: UnixStream, patience: Duration) -> Self {
-        Self::new(Transport::Unix(stream), patience)
+    pub fn unix(stream: UnixStream, write_timeout: Duration) -> Self {
+        Self::new(Transport::Unix(stream), write_timeout)
     }
 
-    fn new(transport: Transport, patience: Duration) -> Self {
+    fn new(transport: Transport, write_timeout: Duration) -> Self {
         let fd = match &transport {
             Transport::Tcp(stream) => stream.as_raw_fd(),
             Transport::Unix(stream) => stream.as_raw_fd(),
         };
         let paced = Paced {
             transport,
-            patience,
+            write_timeout,
             deadline: None,
             waiting: false,
         };
@@ -129,7 +129,7 @@ impl Paced {
             self.waiting = false;
             return poll;
         }
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.write_timeout;
         let deadline = self
             .deadline
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));

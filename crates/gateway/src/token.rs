@@ -126,7 +126,7 @@ impl Gateway {
 
     /// Reads the body of a login, whole and in time.
     async fn read_form(&self, session: &mut Session) -> Result<Form> {
-        let deadline = Instant::now() + self.house.form_timeout;
+        let deadline = Instant::now() + self.state.form_timeout;
         let mut form = BytesMut::new();
         loop {
             let piece = session.downstream_session.read_request_body();
@@ -144,8 +144,8 @@ impl Gateway {
 
     /// What of the scopes the login may use today: told, not carried.
     fn granted(&self, login: &Login, scopes: &Scopes, host: Option<&str>) -> Scopes {
-        let resolve = |name: &str| route::repository(&self.house.table, &self.listener, host, name);
-        self.house.policy.granted(login, scopes, resolve)
+        let resolve = |name: &str| route::repository(&self.state.table, &self.listener, host, name);
+        self.state.policy.granted(login, scopes, resolve)
     }
 }
 

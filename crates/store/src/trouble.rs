@@ -2,12 +2,12 @@
 
 use std::error::Error;
 
-use telemetry::{self, Seldom};
+use telemetry::{self, LogThrottle};
 
 /// Says that the store could not do `what`: in the log for everybody at most once a minute, and each time on
 /// the level of debugging. What the store cannot do costs a question upstream, never an answer.
 pub fn trouble(what: &str, error: &(dyn Error + 'static)) {
-    static SAID: Seldom = Seldom::new();
+    static SAID: LogThrottle = LogThrottle::new();
 
     let error = telemetry::chain(error);
     if SAID.now() {

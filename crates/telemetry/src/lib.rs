@@ -48,9 +48,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Something that is worth a line at most once a minute.
 #[derive(Debug)]
-pub struct Seldom(Mutex<Option<Instant>>);
+pub struct LogThrottle(Mutex<Option<Instant>>);
 
-impl Seldom {
+impl LogThrottle {
     #[expect(clippy::new_without_default, reason = "only statics are made of it")]
     pub const fn new() -> Self {
         Self(Mutex::new(None))

@@ -22,7 +22,7 @@ const PROXY_VARIABLES: [&str; 6] = [
 
 /// What is known of a registry's own address.
 #[derive(Clone, Debug)]
-pub(super) struct Home(Arc<Known>);
+pub(super) struct RedirectPolicy(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -33,8 +33,8 @@ struct Known {
     private: AtomicBool,
 }
 
-impl Home {
-    /// The home of the registry at `host`.
+impl RedirectPolicy {
+    /// The redirects of the registry at `host`.
     pub fn new(host: &str) -> Self {
         let host = host
             .trim_start_matches('[')
@@ -79,13 +79,13 @@ impl Home {
     }
 }
 
-impl Resolve for Home {
+impl Resolve for RedirectPolicy {
     fn resolve(&self, name: Name) -> Resolving {
-        let home = self.clone();
+        let redirects = self.clone();
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let admitted = home.admit(name.as_str(), found);
+            let admitted = redirects.admit(name.as_str(), found);
             if admitted.is_empty() {
                 return Err("the name resolves to an address inside of the network".into());
             }
@@ -111,26 +111,31 @@ mod tests {
     #[test]
     fn a_registry_on_the_internet_cannot_point_inside() {
         let socket = |text: &str| SocketAddr::new(text.parse().expect("an address"), 0);
-        let home = Home::new("registry.example");
+        let redirects = RedirectPolicy::new("registry.example");
         assert_eq!(
-            home.admit("cdn.example", vec![socket("8.8.8.8"), socket("10.0.0.1")]),
+            redirects.admit("cdn.example", vec![socket("8.8.8.8"), socket("10.0.0.1")]),
             [socket("8.8.8.8")]
         );
         assert!(
-            home.admit("cdn.example", vec![socket("127.0.0.1")])
+            redirects
+                .admit("cdn.example", vec![socket("127.0.0.1")])
                 .is_empty()
         );
-        assert!(!home.allows_host("169.254.169.254") && !home.allows_host("[::1]"));
-        assert!(!home.allows_host("[64:ff9b::a9fe:a9fe]") && !home.allows_host("[2002:a00:1::]"));
-        assert!(home.allows_host("cdn.example"));
+        assert!(!redirects.allows_host("169.254.169.254") && !redirects.allows_host("[::1]"));
+        assert!(
+            !redirects.allows_host("[64:ff9b::a9fe:a9fe]")
+                && !redirects.allows_host("[2002:a00:1::]")
+        );
+        assert!(redirects.allows_host("cdn.example"));
         // Its own name may lead inside; then its redirects may as well.
         assert_eq!(
-            home.admit("Registry.example", vec![socket("10.0.0.7")])
+            redirects
+                .admit("Registry.example", vec![socket("10.0.0.7")])
                 .len(),
             1
         );
-        assert!(home.allows_host("10.0.0.8"));
-        assert!(Home::new("127.0.0.1").allows_host("127.0.0.2"));
+        assert!(redirects.allows_host("10.0.0.8"));
+        assert!(RedirectPolicy::new("127.0.0.1").allows_host("127.0.0.2"));
     }
 
     #[test]

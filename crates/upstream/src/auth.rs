@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::UpstreamError;
 use super::account::{Credentials, Login};
-use super::addresses::Home;
+use super::addresses::RedirectPolicy;
 use super::clients::Clients;
 use oci::challenge::{self, Challenge};
 use runtime::flight::Flights;
@@ -68,7 +68,7 @@ pub(super) struct Auth {
 
 struct Shared {
     origin: Url,
-    home: Home,
+    redirects: RedirectPolicy,
     /// Hosts of realms that are trusted beside the registry's own domain.
     auth_hosts: Vec<String>,
     login: Option<Login>,
@@ -87,14 +87,14 @@ impl std::fmt::Debug for Auth {
 impl Auth {
     pub fn new(
         origin: Url,
-        home: Home,
+        redirects: RedirectPolicy,
         auth_hosts: Vec<String>,
         login: Option<Login>,
         clients: Clients,
     ) -> Self {
         let shared = Shared {
             origin,
-            home,
+            redirects,
             auth_hosts,
             login,
             clients,
@@ -281,7 +281,10 @@ impl Shared {
         if plain && !(self.origin.scheme() == "http" && own_host) {
             return Err(UpstreamError::Protocol("the token realm is not https"));
         }
-        if !self.home.allows_host(url.host_str().unwrap_or_default()) {
+        if !self
+            .redirects
+            .allows_host(url.host_str().unwrap_or_default())
+        {
             return Err(UpstreamError::Protocol(
                 "the token realm is inside of the network",
             ));

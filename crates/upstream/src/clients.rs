@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 
 use super::SetUpError;
-use super::addresses::Home;
+use super::addresses::RedirectPolicy;
 use runtime::reload::{self, Reloaded};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -42,18 +42,18 @@ impl Clients {
     /// With a `ca`, outside of a runtime.
     pub fn open(
         registry: &str,
-        home: &Home,
+        redirects: &RedirectPolicy,
         ca: Option<PathBuf>,
         idle: Option<Duration>,
     ) -> Result<Self, SetUpError> {
-        let (registry, home) = (registry.to_owned(), home.clone());
+        let (registry, redirects) = (registry.to_owned(), redirects.clone());
         let Some(ca) = ca else {
-            let pair = Three::new(&registry, &home, &[], idle)?;
+            let pair = Three::new(&registry, &redirects, &[], idle)?;
             return Ok(Self(watch::channel(pair).1));
         };
         let files = vec![ca.clone()];
         let mut pair = Reloaded::open(files, move || {
-            Three::new(&registry, &home, &authorities(&registry, &ca)?, idle)
+            Three::new(&registry, &redirects, &authorities(&registry, &ca)?, idle)
         })?;
         let (sender, current) = watch::channel(pair.value().clone());
         reload::keep_looking(move || {
@@ -85,12 +85,12 @@ impl Clients {
 impl Three {
     fn new(
         registry: &str,
-        home: &Home,
+        redirects: &RedirectPolicy,
         extra: &[Certificate],
         idle: Option<Duration>,
     ) -> Result<Self, SetUpError> {
         let client = |read_timeout| {
-            client(home, extra, read_timeout, idle).map_err(|source| SetUpError::Tls {
+            client(redirects, extra, read_timeout, idle).map_err(|source| SetUpError::Tls {
                 registry: registry.to_owned(),
                 source: source.into(),
             })
@@ -132,7 +132,7 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
 
 /// A client that follows nothing by itself and trusts the system's roots, read now, and `extra`.
 fn client(
-    home: &Home,
+    redirects: &RedirectPolicy,
     extra: &[Certificate],
     read_timeout: Option<Duration>,
     idle: Option<Duration>,
@@ -142,7 +142,7 @@ fn client(
             .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(home.clone())
+            .dns_resolver(redirects.clone())
             .http2_adaptive_window(true)
             .tcp_nodelay(true);
         let builder = match read_timeout {

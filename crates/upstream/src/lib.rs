@@ -35,7 +35,7 @@ pub use lists::Page;
 pub use pass::{Body, BrokenOff, Feed, Passed, Passing};
 
 use account::Login;
-use addresses::Home;
+use addresses::RedirectPolicy;
 use auth::Auth;
 use clients::Clients;
 use limits::{Kind, Limits};
@@ -202,12 +202,12 @@ impl Upstream {
         let Some(url) = url else {
             return Err(SetUpError::Origin { registry, origin });
         };
-        let home = Home::new(url.host_str().unwrap_or_default());
-        let clients = Clients::open(&registry, &home, ca, idle)?;
+        let redirects = RedirectPolicy::new(url.host_str().unwrap_or_default());
+        let clients = Clients::open(&registry, &redirects, ca, idle)?;
         let login = account.map(|account| Login::new(account, &registry));
         let auth = Auth::new(
             url.clone(),
-            home.clone(),
+            redirects.clone(),
             auth_hosts,
             login,
             clients.clone(),
@@ -216,7 +216,7 @@ impl Upstream {
         let transport = Transport {
             probe: Probe::new(&url, base, &limits),
             origin: url,
-            home,
+            redirects,
             auth,
             limits,
             counted: metrics::Upstream::of(&registry),

@@ -175,7 +175,7 @@ impl Upstream {
             .origin
             .join(&passing.target)
             .map_err(|_| UpstreamError::Unsendable)?;
-        let within = patience(&passing.method, BODY_HEADERS);
+        let within = answer_timeout(&passing.method, BODY_HEADERS);
         let scope = Some(passing.scope.as_str());
         let theirs = matches!(self.whose, Whose::Caller(_));
         let authorization = if let Whose::Caller(authorization) = &self.whose {
@@ -254,7 +254,7 @@ impl Upstream {
 
 /// How long an upstream may take to answer a request without a body: a read has a client that waits for its
 /// headers, everything else may move a whole layer.
-pub(super) fn patience(method: &Method, read: Duration) -> Duration {
+pub(super) fn answer_timeout(method: &Method, read: Duration) -> Duration {
     match *method {
         Method::GET | Method::HEAD => read,
         _ => ANSWER,

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
-use super::addresses::Home;
+use super::addresses::RedirectPolicy;
 use super::auth::Auth;
 use super::body_end::{BodyEnd, is_whole_json};
 use super::limits::{Kind, Limits, Subject, Suspicion};
@@ -86,7 +86,7 @@ pub(super) struct Whole {
 #[derive(Debug)]
 pub(super) struct Transport {
     pub origin: Url,
-    pub home: Home,
+    pub redirects: RedirectPolicy,
     pub auth: Auth,
     pub limits: Arc<Limits>,
     pub probe: Probe,
@@ -318,7 +318,10 @@ impl Transport {
             if url.scheme() == "https" && target.scheme() != "https" {
                 return Err(UpstreamError::Protocol("a redirect from https to http"));
             }
-            if !self.home.allows_host(target.host_str().unwrap_or_default()) {
+            if !self
+                .redirects
+                .allows_host(target.host_str().unwrap_or_default())
+            {
                 return Err(UpstreamError::Protocol(
                     "a redirect to an address inside of the network",
                 ));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::limits::Kind;
-use super::pass::{answered, patience};
+use super::pass::{answer_timeout, answered};
 use super::transport::{Answered, Ask, Whole, Whose};
 use super::{
     BODY_HEADERS, BlobBody, BodyEnd, Passed, Passing, QUESTION, Sent, Upstream, UpstreamError,
@@ -37,7 +37,7 @@ impl Upstream {
             .origin
             .join(&passing.target)
             .map_err(|_| UpstreamError::Unsendable)?;
-        let within = patience(&passing.method, read_within(&passing.target));
+        let within = answer_timeout(&passing.method, read_within(&passing.target));
         let authorization = match token {
             Some(token) => Some(token),
             None => transport.auth.account().await?,

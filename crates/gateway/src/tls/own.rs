@@ -16,7 +16,7 @@ use super::TlsError;
 use super::authority::{Authority, LEAF_LIFE, RENEW_BEFORE};
 use super::listener::{CurrentTls, server_config, with_authority};
 use oci::addresses::is_global;
-use telemetry::Seldom;
+use telemetry::LogThrottle;
 
 /// How many addresses have a certificate at once. A machine has fewer.
 const ADDRESSES: usize = 64;
@@ -72,7 +72,7 @@ impl OwnTls {
 
     /// With a certificate for an address, too; `None` when none can be issued.
     async fn for_address(&self, address: IpAddr) -> Option<Arc<ServerConfig>> {
-        static FAILED: Seldom = Seldom::new();
+        static FAILED: LogThrottle = LogThrottle::new();
 
         let now = SystemTime::now();
         let mut issued = self.issued.lock().await;

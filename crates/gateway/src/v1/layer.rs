@@ -25,7 +25,7 @@ impl Gateway {
         claim: Claim<'_>,
         mut headers: HeaderMap,
     ) -> Result<(), Failed> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
         if wanted.head {

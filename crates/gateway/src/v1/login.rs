@@ -85,13 +85,13 @@ fn repository_of(token: &str) -> Option<&str> {
 
 impl Gateway {
     pub(super) fn v1_has_accounts(&self) -> bool {
-        let authenticator = self.house.authenticator.as_ref();
+        let authenticator = self.state.authenticator.as_ref();
         authenticator.is_some_and(access::Authenticator::has_accounts)
     }
 
     /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
     pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Denial> {
-        let Some(authenticator) = &self.house.authenticator else {
+        let Some(authenticator) = &self.state.authenticator else {
             return Ok(Login::ANONYMOUS);
         };
         if self.listener.read_only {
@@ -118,7 +118,7 @@ impl Gateway {
         if !self.listener.read_only {
             return login.repository().map(str::to_owned);
         }
-        let authenticator = self.house.authenticator.as_ref()?;
+        let authenticator = self.state.authenticator.as_ref()?;
         let line = session.req_header().headers.get(header::AUTHORIZATION)?;
         let token = authorization::parse(line.as_bytes()).ok()?;
         if !matches!(token, Authorization::Token(_)) {
@@ -148,7 +148,7 @@ impl Gateway {
         repository: &Repository,
     ) -> Result<Permit, Denial> {
         let decided = self
-            .house
+            .state
             .policy
             .decide(caller, action, registry, repository);
         let challenged = self.v1_has_accounts() && !self.listener.read_only;
@@ -166,7 +166,7 @@ impl Gateway {
 
     /// The `WWW-Authenticate` of a refusal.
     pub(super) fn v1_challenge(&self, challenge: Challenge) -> Option<String> {
-        let authenticator = self.house.authenticator.as_ref()?;
+        let authenticator = self.state.authenticator.as_ref()?;
         match challenge {
             Challenge::Basic if authenticator.has_accounts() => {
                 Some(authenticator.basic_challenge())

@@ -46,7 +46,7 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let answer = mirror.v1_named(permit, &named.resource).await?;
         let mut response = self.v1_mirrored(&named.registry, answer.cache, Life::Moving)?;
         measure::stale(answer.cache, answer.stale);
@@ -64,7 +64,7 @@ impl Gateway {
         image: &Image,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
-        let (mirror, id) = (&self.house.mirror, &image.id);
+        let (mirror, id) = (&self.state.mirror, &image.id);
         let answer = match image.part {
             Part::Json => mirror.v1_image_json(claim, id).await?,
             Part::Ancestry => mirror.v1_ancestry(claim, id).await?,
@@ -87,7 +87,7 @@ impl Gateway {
         id: &ImageId,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
-        let (mirror, registry) = (&self.house.mirror, claim.registry());
+        let (mirror, registry) = (&self.state.mirror, claim.registry());
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
         if wanted.head {
@@ -131,7 +131,7 @@ impl Gateway {
         id: &ImageId,
         claim: Claim<'_>,
     ) -> Result<(Option<u64>, CacheStatus), Failed> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         if let Some(size) = mirror.v1_known_size(claim, id).await? {
             return Ok((Some(size), CacheStatus::HIT));
         }
@@ -152,7 +152,7 @@ impl Gateway {
     ) -> pingora::Result<ResponseHeader> {
         let mut response = respond::response(StatusCode::OK, cache)?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
-        let open = self.house.policy.is_open(registry);
+        let open = self.state.policy.is_open(registry);
         response.insert_header(header::CACHE_CONTROL, life.cache_control(open))?;
         Ok(response)
     }

@@ -119,7 +119,7 @@ impl Gateway {
         match route {
             Route::Refused(refusal) => Err(refusal.into()),
             Route::Ping => {
-                let standalone = self.house.authenticator.is_none();
+                let standalone = self.state.authenticator.is_none();
                 Ok(respond::ping(session, head, standalone).await?)
             }
             Route::Users => self.v1_users(session, head, seen).await,
@@ -174,7 +174,7 @@ impl Gateway {
                 return Ok(());
             }
             let open = image.registry.as_ref();
-            let open = open.and_then(|registry| self.house.policy.open(registry));
+            let open = open.and_then(|registry| self.state.policy.open(registry));
             let foreign = self.v1_foreign_name(session);
             if let (None, Some(name)) = (&open, &foreign) {
                 let permit = self.v1_permit(session, &login, name, image.action)?;
@@ -191,10 +191,10 @@ impl Gateway {
             if let Some(name) = foreign {
                 let host = super::host(session.req_header()).ok().flatten();
                 if let Ok((entry, repository)) =
-                    route::resolve(&self.house.table, &self.listener, host, &name)
+                    route::resolve(&self.state.table, &self.listener, host, &name)
                     && entry.registry == *open.registry()
                 {
-                    let mirror = &self.house.mirror;
+                    let mirror = &self.state.mirror;
                     mirror.v1_said_to_be_in(&entry.registry, &image.id, &repository);
                 }
             }
@@ -220,7 +220,7 @@ impl Gateway {
         action: Action,
     ) -> Result<Permit, Failed> {
         let host = super::host(session.req_header()).ok().flatten();
-        let (entry, repository) = route::resolve(&self.house.table, &self.listener, host, name)?;
+        let (entry, repository) = route::resolve(&self.state.table, &self.listener, host, name)?;
         if action != Action::Pull && !entry.push {
             return Err(route::no_pushes(&entry.registry).into());
         }

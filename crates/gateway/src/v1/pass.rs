@@ -49,7 +49,7 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirrored = self.house.mirror.v1_is_mirrored(&named.registry);
+        let mirrored = self.state.mirror.v1_is_mirrored(&named.registry);
         if mirrored && named.action == Action::Pull {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
@@ -57,7 +57,7 @@ impl Gateway {
         if named.resource.is_of_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
         }
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let passed = self
             .v1_send(session, headers, |pass| {
                 mirror.v1_repository(permit, &named.resource, pass)
@@ -99,7 +99,7 @@ impl Gateway {
             id, part, action, ..
         } = image;
         let method = session.req_header().method.clone();
-        let mirrored = self.house.mirror.v1_is_mirrored(claim.registry());
+        let mirrored = self.state.mirror.v1_is_mirrored(claim.registry());
         let is_kept = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
         if mirrored && is_kept && *action == Action::Pull {
             return self.v1_mirrored_image(session, image, claim).await;
@@ -108,7 +108,7 @@ impl Gateway {
         if *part == Part::Layer && *action == Action::Pull {
             return self.v1_layer(session, image, claim, headers).await;
         }
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let passed = self
             .v1_send(session, headers, |pass| {
                 mirror.v1_image(claim, id, *part, pass)
@@ -141,7 +141,7 @@ impl Gateway {
         mut passed: Passed,
     ) -> Result<Bytes, MirrorError> {
         let bytes = mirror::v1_list(&mut passed).await?;
-        self.house.mirror.v1_link(permit, &ids(&bytes)).await?;
+        self.state.mirror.v1_link(permit, &ids(&bytes)).await?;
         Ok(bytes)
     }
 
@@ -161,7 +161,7 @@ impl Gateway {
             Action::Push => V1Access::Write,
             Action::Delete => V1Access::Delete,
         };
-        let token = self.house.authenticator.as_ref().and_then(|authenticator| {
+        let token = self.state.authenticator.as_ref().and_then(|authenticator| {
             authenticator.v1_token(login, &named.name, access, SystemTime::now())
         });
         if let Some(token) = token {
@@ -201,7 +201,7 @@ impl Gateway {
             tokio::select! {
                 biased;
                 passed = &mut sending => return Ok(passed?),
-                sent = forward::feed_body(session, feed, self.house.patience) => sent?,
+                sent = forward::feed_body(session, feed, self.state.idle_timeout) => sent?,
             }
         }
         let answer = tokio::time::timeout(forward::ANSWER, sending).await;
@@ -221,21 +221,21 @@ impl Gateway {
         let names = COMING_BACK.iter().chain(
             KEEPING
                 .iter()
-                .filter(|_| self.house.policy.is_open(registry)),
+                .filter(|_| self.state.policy.is_open(registry)),
         );
         for name in names {
             for value in passed.headers.get_all(*name) {
                 response.append_header(*name, value.clone())?;
             }
         }
-        if !self.house.policy.is_open(registry) {
+        if !self.state.policy.is_open(registry) {
             response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
         }
         let Some(location) = passed.headers.get(header::LOCATION) else {
             return Ok(response);
         };
         let external = self.external(session);
-        let mut own = self.house.mirror.v1_upstreams_of(registry);
+        let mut own = self.state.mirror.v1_upstreams_of(registry);
         own.push(&external);
         let here = location.to_str().ok();
         match here.and_then(|location| leading_here(location, &own, &external)) {

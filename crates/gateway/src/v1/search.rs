@@ -23,7 +23,7 @@ impl Gateway {
     ) -> Vec<Found> {
         let mut found = Vec::new();
         for registry in &search.registries {
-            let entries = &self.house.table.entries;
+            let entries = &self.state.table.entries;
             let speaks_v1 = |name: &Registry| {
                 let entry = entries.iter().find(|entry| entry.registry == *name);
                 entry.is_some_and(|entry| entry.v1)
@@ -31,7 +31,7 @@ impl Gateway {
             if !speaks_v1(registry) {
                 continue;
             }
-            let open = self.house.policy.search(registry);
+            let open = self.state.policy.search(registry);
             let pass = V1Pass {
                 method: Method::GET,
                 headers: super::pass::headers_up(session),
@@ -39,7 +39,7 @@ impl Gateway {
             };
             let query = Query::default().with("q", &search.word).render();
             let query = query.trim_start_matches('?');
-            let answer = match self.house.mirror.v1_search(&open, query, pass).await {
+            let answer = match self.state.mirror.v1_search(&open, query, pass).await {
                 Ok(mut passed) if passed.status == StatusCode::OK => {
                     mirror::v1_list(&mut passed).await.unwrap_or_default()
                 }
@@ -75,9 +75,9 @@ impl Gateway {
         let shown = results.iter().filter_map(|result| {
             let text = |key: &str| result.get(key).and_then(Value::as_str);
             let name = text("name")?;
-            let (table, listener) = (&self.house.table, &self.listener);
+            let (table, listener) = (&self.state.table, &self.listener);
             let (entry, repository) = route::resolve(table, listener, host, name).ok()?;
-            let policy = &self.house.policy;
+            let policy = &self.state.policy;
             let decided = policy.decide(&caller, Action::Pull, registry, &repository);
             (entry.registry == *registry && decided.is_ok()).then(|| Found {
                 name: name.to_owned(),

@@ -50,12 +50,12 @@ impl Gateway {
             named.resource,
             Resource::Images | Resource::Tags | Resource::Tag(_)
         );
-        read && named.action == Action::Pull && self.house.mirror.synthesises(&named.registry)
+        read && named.action == Action::Pull && self.state.mirror.synthesises(&named.registry)
     }
 
     /// Whether a registry itself speaks v1.
     fn v1_has_own(&self, registry: &Registry) -> bool {
-        let mut entries = self.house.table.entries.iter();
+        let mut entries = self.state.table.entries.iter();
         entries.any(|entry| entry.registry == *registry && entry.v1)
     }
 
@@ -79,9 +79,9 @@ impl Gateway {
             match self.v1_pass_named(session, named, login, permit).await {
                 Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
                 Err(Failed::Mirror(error)) => {
-                    let everybody = self.house.policy.is_open(permit.registry());
+                    let everybody = self.state.policy.is_open(permit.registry());
                     let platform = Platform::of_agent(agent(session));
-                    let mirror = &self.house.mirror;
+                    let mirror = &self.state.mirror;
                     let before = mirror.synthesised_before(&error, permit, everybody, &platform);
                     if !before.await {
                         return Err(error.into());
@@ -110,7 +110,7 @@ impl Gateway {
             body: None,
         };
         let tags = self
-            .house
+            .state
             .mirror
             .v1_repository(permit, &Resource::Tags, pass);
         Ok(tags.await?.status == StatusCode::OK)
@@ -123,8 +123,8 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirror = &self.house.mirror;
-        let everybody = self.house.policy.is_open(permit.registry());
+        let mirror = &self.state.mirror;
+        let everybody = self.state.policy.is_open(permit.registry());
         let platform = Platform::of_agent(agent(session));
         let mut response = respond::own(StatusCode::OK)?;
         let body = match &named.resource {
@@ -167,17 +167,17 @@ impl Gateway {
         permit: &Permit,
     ) -> Result<bool, Failed> {
         let registry = permit.registry();
-        if !is_read(image) || !self.house.mirror.synthesises(registry) {
+        if !is_read(image) || !self.state.mirror.synthesises(registry) {
             return Ok(false);
         }
-        if let Some(open) = self.house.policy.open(registry) {
+        if let Some(open) = self.state.policy.open(registry) {
             return self
                 .v1_synthesised_openly(session, image, open.registry())
                 .await;
         }
         let repository = Some(permit.repository());
         let known = self
-            .house
+            .state
             .mirror
             .synthesised_id(registry, repository, &image.id)
             .await?;
@@ -198,7 +198,7 @@ impl Gateway {
             return Ok(false);
         }
         for registry in self.v1_registries(session)? {
-            let answers = self.house.policy.is_open(&registry)
+            let answers = self.state.policy.is_open(&registry)
                 && self
                     .v1_synthesised_openly(session, image, &registry)
                     .await?;
@@ -215,7 +215,7 @@ impl Gateway {
         image: &Image,
         registry: &Registry,
     ) -> Result<bool, Failed> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         if !mirror.synthesises(registry) {
             return Ok(false);
         }
@@ -234,7 +234,7 @@ impl Gateway {
     /// The registries that a request without a name may mean.
     fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failed> {
         let host = host(session.req_header()).ok().flatten();
-        let table = &self.house.table;
+        let table = &self.state.table;
         if let Some(entry) = fixed(table, &self.listener, None, host)? {
             return Ok(vec![entry.registry.clone()]);
         }
@@ -250,7 +250,7 @@ impl Gateway {
         everybody: bool,
         known: &SynthesisedImage,
     ) -> Result<(), Failed> {
-        let mirror = &self.house.mirror;
+        let mirror = &self.state.mirror;
         let made = mirror.synthesised_image(permit, &image.id, known).await?;
         let head = session.req_header().method == Method::HEAD;
         let mut response = respond::own(StatusCode::OK)?;

@@ -40,7 +40,7 @@ impl Gateway {
     ) -> Result<(), Failed> {
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
-        let mut layer = Box::pin(self.house.mirror.synthesised_layer(permit, made));
+        let mut layer = Box::pin(self.state.mirror.synthesised_layer(permit, made));
         match tokio::time::timeout(LAYER_PATIENCE, &mut layer).await {
             Ok(layer) => made_layer(session, &wanted, everybody, layer?).await,
             Err(_) if wanted.head => {

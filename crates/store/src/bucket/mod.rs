@@ -38,7 +38,7 @@ use oci::digest::Digest;
 use oci::name::Registry;
 use outbox::Outbox;
 use rest::Rest;
-use telemetry::Seldom;
+use telemetry::LogThrottle;
 use telemetry::metrics::{self, BucketEvent};
 use upload::Uploads;
 
@@ -267,7 +267,7 @@ impl Bucket {
 
     /// Notes a failure: the bucket rests.
     fn failed(&self, rest: &Rest, error: String) -> Unavailable {
-        static SAID: Seldom = Seldom::new();
+        static SAID: LogThrottle = LogThrottle::new();
 
         rest.failed(Instant::now());
         metrics::bucket(BucketEvent::Failure);
