@@ -10,7 +10,7 @@ use super::error::Asked;
 use super::fill::{FillError, Follower, Joined, Phase, Progress};
 use super::freshness::{Freshness, freshness, stale_age, unix};
 use super::reader::Reader;
-use super::source::Source;
+use super::source::{BlobSource, FillKey, FillSource};
 use super::through::Through;
 use super::{HOT_BODY, Heads, Mirror, MirrorError, Origin, Shared, v1_layer};
 use access::Permit;
@@ -64,9 +64,9 @@ pub struct BlobAnswer {
 pub(super) enum Content {
     Memory(Bytes),
     File(Blob),
-    Fill(Follower, Source),
+    Fill(Follower, FillSource),
     /// There is no room in the store.
-    Elsewhere(Source, Digest),
+    Elsewhere(FillSource, FillKey),
 }
 
 /// Where a blob's bytes are.
@@ -150,15 +150,15 @@ impl BlobAnswer {
             Content::Fill(follower, source) => {
                 Reader::fill(follower, source, self.size, part.first, end)
             }
-            Content::Elsewhere(source, digest) => {
+            Content::Elsewhere(source, key) => {
                 // Only a body read from its first to its last byte can be verified.
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
-                let body = source.body(&digest, offset, stop, self.size).await;
+                let body = source.body(&key, offset, stop, self.size).await;
                 let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
-                let check = verify.then(|| source.check(&digest));
+                let check = verify.then(|| source.check(&key));
                 Reader::through(
-                    Through::new(body, digest, part.first, check, self.size),
+                    Through::new(body, key, part.first, check, self.size),
                     part.first,
                     end,
                 )
@@ -216,10 +216,11 @@ impl Mirror {
         mut claimed: bool,
     ) -> Result<BlobAnswer, MirrorError> {
         let shared = &self.shared;
-        let upstream = Source::Blob {
+        let key = FillKey::Digest(*digest);
+        let upstream = FillSource::Blob(BlobSource {
             origin: origin.clone(),
             repository: permit.repository().clone(),
-        };
+        });
         let mut source = match shared.of_v1(origin, permit.repository(), digest).await {
             Some(OfV1::Made(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
@@ -234,9 +235,7 @@ impl Mirror {
             let claim = shared.ask_blob(permit, digest);
             let is_of_v1 = source.blob().is_none();
             // That an image of v1 is the repository's was looked up.
-            let joined = shared
-                .fills
-                .join(*digest, source.clone(), claimed || is_of_v1);
+            let joined = shared.fills.join(key, source.clone(), claimed || is_of_v1);
             match joined {
                 Joined::Fill {
                     mut follower,
@@ -255,7 +254,7 @@ impl Mirror {
                             })
                         }
                         Err(FillError::NoRoom { total }) => {
-                            let content = Content::Elsewhere(source, *digest);
+                            let content = Content::Elsewhere(source, key);
                             Ok(BlobAnswer {
                                 size: total,
                                 cache: cache.detail("no-room"),
@@ -428,13 +427,13 @@ impl Mirror {
 /// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
 pub(super) async fn opened(
     follower: &mut Follower,
-    source: &Source,
+    source: &FillSource,
 ) -> Result<Option<u64>, FillError> {
     let opened = tokio::time::timeout(HEADER_DEADLINE, begun(follower, source)).await;
     opened.unwrap_or_else(|_| Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))))
 }
 
-async fn begun(follower: &mut Follower, source: &Source) -> Result<Option<u64>, FillError> {
+async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u64>, FillError> {
     let Follower { fill, progress } = follower;
     loop {
         if let Some(refusal) = fill.refusal(source) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::download::Download;
 use super::freshness::{Freshness, freshness, unix};
-use super::source::Source;
+use super::source::FillSource;
 use super::{HOT_BODY, Origin, Shared};
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
@@ -71,17 +71,16 @@ pub(super) enum Tried {
 
 impl Download {
     /// Fills from the bucket, or finds out who asks the upstream.
-    pub(super) async fn try_bucket(&mut self, source: &Source) -> Tried {
+    pub(super) async fn try_bucket(&mut self, source: &FillSource) -> Tried {
         let bucket = self.fills.shared.store.bucket();
-        // A layer of the v1 API has no digest yet to look for.
-        let (Some(bucket), Some(_)) = (bucket.cloned(), source.blob()) else {
+        let (Some(bucket), Some(digest)) = (bucket.cloned(), self.shared_digest(source)) else {
             return Tried::Upstream(None);
         };
         let waiting_since = Instant::now();
         let mut looks = 0;
         loop {
-            if let Some(object) = bucket.open(&self.fill.digest).await {
-                let taken = self.take(&bucket, object, source).await;
+            if let Some(object) = bucket.open(&digest).await {
+                let taken = self.take(&bucket, object, source, digest).await;
                 self.announce(None);
                 return taken.map_or(Tried::Upstream(None), Tried::Done);
             }
@@ -90,16 +89,15 @@ impl Download {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
-            match bucket.lease(&self.fill.digest).await {
+            match bucket.lease(&digest).await {
                 Leased::Held(lease) => return Tried::Upstream(Some(lease)),
                 Leased::Unavailable => return Tried::Upstream(None),
                 Leased::Taken if waiting_since.elapsed() < LEASE_WAIT => {
-                    tracing::debug!(digest = %self.fill.digest, "another node fetches it");
+                    tracing::debug!(%digest, "another node fetches it");
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
                 Leased::Taken => {
                     metrics::bucket(BucketEvent::LeaseTimeout);
-                    let digest = self.fill.digest;
                     tracing::info!(target: "fill", %digest, "another node takes too long");
                     return Tried::Upstream(None);
                 }
@@ -108,11 +106,17 @@ impl Download {
     }
 
     /// Has what was committed written to the bucket.
-    pub(super) fn share(&self, source: &Source, lease: Option<Lease>) {
+    pub(super) fn share(&self, source: &FillSource, lease: Option<Lease>) {
         let store = &self.fills.shared.store;
-        if let (Some(bucket), Some(_)) = (store.bucket(), source.blob()) {
-            bucket.write_through(&store.blobs, &self.fill.digest, lease);
+        if let (Some(bucket), Some(digest)) = (store.bucket(), self.shared_digest(source)) {
+            bucket.write_through(&store.blobs, &digest, lease);
         }
+    }
+
+    /// The digest under which other nodes share what a source has; `None` for what they do not share.
+    fn shared_digest(&self, source: &FillSource) -> Option<Digest> {
+        source.blob()?;
+        self.fill.key.digest()
     }
 
     /// Takes a body from the bucket, once the source's repository is known to have it.
@@ -120,10 +124,11 @@ impl Download {
         &mut self,
         bucket: &Bucket,
         mut object: Object,
-        source: &Source,
+        source: &FillSource,
+        digest: Digest,
     ) -> Option<Arc<OpenFile>> {
-        let (digest, started) = (self.fill.digest, Instant::now());
-        let size = self.claimed_size(source).await?;
+        let started = Instant::now();
+        let size = self.claimed_size(source, &digest).await?;
         if size.is_some_and(|size| size != object.size) {
             bucket.lied(&digest);
             return None;
@@ -165,22 +170,15 @@ impl Download {
     }
 
     /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
-    async fn claimed_size(&self, source: &Source) -> Option<Option<u64>> {
+    async fn claimed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
         let (origin, repository) = source.blob()?;
         let links = &self.fills.shared.store.links;
-        if let Ok(Some(link)) = links
-            .blob(&origin.registry, repository, &self.fill.digest)
-            .await
-        {
+        if let Ok(Some(link)) = links.blob(&origin.registry, repository, digest).await {
             return Some(link.size);
         }
         let claim = self.claim(source);
         // Where it refuses, asking it for the bytes says why.
-        let size = origin
-            .upstream
-            .blob_head(repository, &self.fill.digest)
-            .await
-            .ok()?;
+        let size = origin.upstream.blob_head(repository, digest).await.ok()?;
         self.link(source, claim, size).await;
         Some(size)
     }

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::bucket::Tried;
 use super::fill::{Fill, FillError, Fills, Phase, TAIL};
-use super::source::{Check, Source};
+use super::source::{Check, FillKey, FillSource};
 use oci::digest::Digest;
 use oci::name::Registry;
 use store::{self, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, trouble};
@@ -87,8 +87,8 @@ impl Download {
         let registry = source
             .as_ref()
             .map_or("-", |source| source.registry().as_str());
-        let repository = source.as_ref().map_or("-", Source::name);
-        let (digest, ms) = (self.fill.digest, telemetry::ms(self.started));
+        let repository = source.as_ref().map_or("-", FillSource::name);
+        let (digest, ms) = (self.fill.key, telemetry::ms(self.started));
         let (bytes, resumed) = (self.fill.progress.borrow().written, self.resumed);
         match &outcome {
             Phase::Failed(FillError::Paused) => {
@@ -110,7 +110,7 @@ impl Download {
     }
 
     /// Tries sources until the blob is whole, or none is left.
-    async fn attempts(&mut self) -> (Phase, Option<Source>) {
+    async fn attempts(&mut self) -> (Phase, Option<FillSource>) {
         let Some(mut source) = self.fill.next_source() else {
             return (Phase::Failed(FillError::Lost), None);
         };
@@ -178,7 +178,7 @@ impl Download {
                     // A last source that lied once may have been the line's fault.
                     if !lied && !self.fill.has_more_sources() {
                         lied = true;
-                        let digest = self.fill.digest;
+                        let digest = self.fill.key;
                         let error = telemetry::chain(&error);
                         tracing::info!(target: "fill", %digest, error, "begun anew");
                         continue;
@@ -196,11 +196,11 @@ impl Download {
                 Interruption::Disk(error) => return (Phase::Failed(error), Some(source)),
                 Interruption::Pause => {
                     park(staged);
-                    self.fills.pause(self.fill.digest, source.clone());
+                    self.fills.pause(self.fill.key, source.clone());
                     return (Phase::Failed(FillError::Paused), Some(source));
                 }
             };
-            let digest = self.fill.digest;
+            let digest = self.fill.key;
             tracing::debug!(target: "fill", %digest, error = telemetry::chain(&failure), "a source failed");
             self.fill.refuse(source.clone(), failure.clone());
             drops = 0;
@@ -214,9 +214,9 @@ impl Download {
 
     /// What another fill committed between somebody's look and this one's begin, if this source is known to
     /// have it.
-    async fn came_meanwhile(&self, source: &Source) -> Option<Arc<OpenFile>> {
+    async fn came_meanwhile(&self, source: &FillSource) -> Option<Arc<OpenFile>> {
         let store = &self.fills.shared.store;
-        let blob = source.came_meanwhile(store, &self.fill.digest).await?;
+        let blob = source.came_meanwhile(store, &self.fill.key).await?;
         self.fill
             .progress
             .send_modify(|progress| progress.written = blob.size);
@@ -241,13 +241,13 @@ impl Download {
     /// have it, so it is not shown yet.
     async fn earlier_partial(&mut self) -> Option<StagedBlob> {
         let shared = &self.fills.shared;
-        let (blobs, digest) = (shared.store.blobs.clone(), self.fill.digest);
-        let _turn = if blobs.resume_hashes(&digest) {
+        let (blobs, partial) = (shared.store.blobs.clone(), self.fill.key.partial());
+        let _turn = if blobs.resume_hashes(&partial) {
             shared.hashing.acquire().await.ok()
         } else {
             None
         };
-        let resumed = tokio::task::spawn_blocking(move || blobs.resume(&digest));
+        let resumed = tokio::task::spawn_blocking(move || blobs.resume(&partial));
         let resumed = resumed.await.map_err(std::io::Error::other);
         let staged = resumed
             .and_then(|resumed| resumed)
@@ -263,7 +263,7 @@ impl Download {
     /// Downloads what is missing from one source, until its body ends.
     async fn stream(
         &mut self,
-        source: &Source,
+        source: &FillSource,
         staged: &mut Option<StagedBlob>,
     ) -> Result<(), Interruption> {
         let offset = staged.as_ref().map_or(0, StagedBlob::written);
@@ -272,18 +272,15 @@ impl Download {
         {
             if !self.shown {
                 let claim = self.claim(source);
-                let has = source.has(&self.fill.digest);
+                let has = source.has(&self.fill.key);
                 has.await.map_err(interruption)?;
                 self.link(source, claim, staged.total()).await;
                 self.show(staged);
             }
             return Ok(());
         }
-        let (digest, total) = (
-            self.fill.digest,
-            staged.as_ref().and_then(StagedBlob::total),
-        );
-        let ask = |from| source.body(&digest, from, None, total);
+        let (key, total) = (self.fill.key, staged.as_ref().and_then(StagedBlob::total));
+        let ask = |from| source.body(&key, from, None, total);
         let claim = self.claim(source);
         let mut body = ask(offset).await.map_err(interruption)?;
         if let Some(staged) = staged
@@ -353,12 +350,17 @@ impl Download {
     }
 
     /// Begins to ask whether the source's repository has it.
-    pub(super) fn claim(&self, source: &Source) -> Option<Question> {
-        source.ask(&self.fills.shared.store, &self.fill.digest)
+    pub(super) fn claim(&self, source: &FillSource) -> Option<Question> {
+        source.ask(&self.fills.shared.store, &self.fill.key)
     }
 
     /// The repository has it: its upstream just said so.
-    pub(super) async fn link(&self, source: &Source, claim: Option<Question>, size: Option<u64>) {
+    pub(super) async fn link(
+        &self,
+        source: &FillSource,
+        claim: Option<Question>,
+        size: Option<u64>,
+    ) {
         let store = &self.fills.shared.store;
         source.link(store, claim.as_ref(), size).await;
     }
@@ -366,13 +368,13 @@ impl Download {
     /// Begins a staged file, with room for what was announced.
     async fn stage(
         &mut self,
-        source: &Source,
+        source: &FillSource,
         body: &BlobBody,
     ) -> Result<StagedBlob, Interruption> {
         let (blobs, total) = (&self.fills.shared.store.blobs, body.total);
         // An empty body is complete with its headers, so it is judged by them.
         if total == Some(0) {
-            let check = source.check(&self.fill.digest);
+            let check = source.check(&self.fill.key);
             let empty = check.hasher.clone().finish();
             compared(&check, &empty).map_err(|error| self.broken(error))?;
         }
@@ -382,7 +384,7 @@ impl Download {
             version: body.version.clone(),
         };
         let size = total.unwrap_or(TAIL);
-        let staged = blobs.begin(&self.fill.digest, size, note).await;
+        let staged = blobs.begin(&self.fill.key.partial(), size, note).await;
         let staged = staged.map_err(|error| no_room(&error, total))?;
         self.show(&staged);
         Ok(staged)
@@ -417,24 +419,22 @@ impl Download {
 
     async fn commit(
         &self,
-        source: &Source,
+        source: &FillSource,
         staged: &mut Option<StagedBlob>,
     ) -> Result<Arc<OpenFile>, Interruption> {
         let lost = || Interruption::Refusal(FillError::Lost);
         let whole = staged.take().ok_or_else(lost)?;
-        let digest = self.fill.digest;
-        let payload = source.unnamed(&digest);
-        let committed = tokio::task::spawn_blocking(move || match payload {
-            None => Ok((digest, whole.commit()?)),
-            Some(check) => {
+        let (key, check) = (self.fill.key, source.check(&self.fill.key));
+        let committed = tokio::task::spawn_blocking(move || match key {
+            FillKey::Digest(digest) => Ok((digest, whole.commit()?)),
+            FillKey::Name(_) => {
                 is_right(&check, &whole)?;
                 whole.commit_unnamed()
             }
         });
         match committed.await.map_err(|_| lost())? {
             Ok((digest, blob)) => {
-                let store = &self.fills.shared.store;
-                source.committed(store, digest, blob.size).await;
+                source.committed(digest, blob.size).await;
                 // What was not published yet: the last piece, where the body ended without its end.
                 self.fill
                     .progress
@@ -470,7 +470,7 @@ impl Download {
             staged.written() as f64 / self.started.elapsed().as_secs_f64() / f64::from(1 << 20);
         tracing::info!(
             target: "fill",
-            digest = %self.fill.digest,
+            digest = %self.fill.key,
             percent = staged.written() * 100 / total,
             bytes = staged.written(),
             total,

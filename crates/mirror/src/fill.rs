@@ -12,8 +12,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 
 use super::download::Download;
-use super::source::Source;
-use oci::digest::Digest;
+use super::source::{FillKey, FillSource};
 use oci::name::Registry;
 use store::{CommitError, OpenFile, Store};
 use upstream::UpstreamError;
@@ -87,8 +86,7 @@ impl Progress {
 /// One download.
 #[derive(Debug)]
 pub(super) struct Fill {
-    /// What it is known by; a layer of the v1 API, whose digest only its end tells, has a key in its place.
-    pub digest: Digest,
+    pub key: FillKey,
     pub progress: watch::Sender<Progress>,
     sources: Mutex<Sources>,
     /// Slots for readers that cannot wait for their range.
@@ -98,15 +96,15 @@ pub(super) struct Fill {
 #[derive(Debug, Default)]
 struct Sources {
     /// Those not tried yet.
-    waiting: VecDeque<Source>,
+    waiting: VecDeque<FillSource>,
     /// All that were ever added.
-    known: Vec<Source>,
+    known: Vec<FillSource>,
     /// Those that failed, with the reason.
-    refused: Vec<(Source, FillError)>,
+    refused: Vec<(FillSource, FillError)>,
 }
 
 impl Fill {
-    fn new(digest: Digest, source: Source) -> Self {
+    fn new(key: FillKey, source: FillSource) -> Self {
         let asking = Progress {
             phase: Phase::Asking,
             total: None,
@@ -120,7 +118,7 @@ impl Fill {
             refused: Vec::new(),
         };
         Self {
-            digest,
+            key,
             progress: watch::Sender::new(asking),
             sources: Mutex::new(sources),
             side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
@@ -128,7 +126,7 @@ impl Fill {
     }
 
     /// Why this source gave nothing, if that is known.
-    pub fn refusal(&self, source: &Source) -> Option<FillError> {
+    pub fn refusal(&self, source: &FillSource) -> Option<FillError> {
         self.sources()
             .refused
             .iter()
@@ -138,15 +136,15 @@ impl Fill {
 
     /// Whether it failed before it asked this source: what it failed with was said by another, which may have
     /// given nothing more when this one joined.
-    pub fn ended_without(&self, source: &Source) -> bool {
+    pub fn ended_without(&self, source: &FillSource) -> bool {
         matches!(self.progress.borrow().phase, Phase::Failed(_)) && self.refusal(source).is_none()
     }
 
-    fn knows(&self, source: &Source) -> bool {
+    fn knows(&self, source: &FillSource) -> bool {
         self.sources().known.iter().any(|known| known.is(source))
     }
 
-    fn add(&self, source: Source) {
+    fn add(&self, source: FillSource) {
         let mut sources = self.sources();
         if !sources.known.iter().any(|known| known.is(&source)) {
             sources.known.push(source.clone());
@@ -154,13 +152,13 @@ impl Fill {
         }
     }
 
-    pub fn refuse(&self, source: Source, error: FillError) {
+    pub fn refuse(&self, source: FillSource, error: FillError) {
         self.sources().refused.push((source, error));
         self.progress.send_modify(|progress| progress.refusals += 1);
     }
 
     /// The next source that was not tried.
-    pub fn next_source(&self) -> Option<Source> {
+    pub fn next_source(&self) -> Option<FillSource> {
         self.sources().waiting.pop_front()
     }
 
@@ -171,7 +169,7 @@ impl Fill {
 
     /// Every source that was ever added and can be asked again after a restart: registry and repository.
     pub fn source_names(&self) -> Vec<(String, String)> {
-        let name = |source: &Source| {
+        let name = |source: &FillSource| {
             let (origin, repository) = source.blob()?;
             Some((origin.registry.to_string(), repository.to_string()))
         };
@@ -212,7 +210,7 @@ pub(super) struct Fills {
 
 #[derive(Debug)]
 pub(super) struct FillsShared {
-    running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    running: Mutex<HashMap<FillKey, Arc<Fill>>>,
     pub store: Arc<Store>,
     runtime: tokio::runtime::Handle,
     pub slots: Arc<Semaphore>,
@@ -222,7 +220,7 @@ pub(super) struct FillsShared {
     /// Fills that wait for a slot.
     pub waiting: AtomicUsize,
     /// Fills that gave their slot up while nobody read them.
-    paused: Mutex<VecDeque<(Digest, Source)>>,
+    paused: Mutex<VecDeque<(FillKey, FillSource)>>,
     /// Turns to hash what an earlier process left: each takes a thread that computes.
     pub hashing: Semaphore,
 }
@@ -245,11 +243,11 @@ impl Fills {
         }
     }
 
-    /// Joins the fill of `digest`, or starts it. `claimed` says that the source's repository is known to
+    /// Joins the fill of `key`, or starts it. `claimed` says that the source's repository is known to
     /// have it; otherwise only a fill that asks that very repository proves it.
-    pub fn join(&self, digest: Digest, source: Source, claimed: bool) -> Joined {
+    pub fn join(&self, key: FillKey, source: FillSource, claimed: bool) -> Joined {
         let mut running = lock(&self.shared.running);
-        if let Some(fill) = running.get(&digest) {
+        if let Some(fill) = running.get(&key) {
             if !claimed && !fill.knows(&source) {
                 return Joined::Unclaimed;
             }
@@ -263,15 +261,15 @@ impl Fills {
                 collapsed: true,
             };
         }
-        let fill = Arc::new(Fill::new(digest, source));
+        let fill = Arc::new(Fill::new(key, source));
         let follower = Follower {
             progress: fill.progress.subscribe(),
             fill: fill.clone(),
         };
-        running.insert(digest, fill.clone());
+        running.insert(key, fill.clone());
         drop(running);
         // Who asks for it does not wait until its turn comes again.
-        lock(&self.shared.paused).retain(|(paused, _)| *paused != digest);
+        lock(&self.shared.paused).retain(|(paused, _)| *paused != key);
         let download = Download::new(self.clone(), fill);
         self.shared.runtime.spawn(download.run());
         Joined::Fill {
@@ -309,21 +307,21 @@ impl Fills {
     }
 
     /// Goes on with this fill when a slot is free.
-    pub fn pause(&self, digest: Digest, source: Source) {
-        lock(&self.shared.paused).push_back((digest, source));
+    pub fn pause(&self, key: FillKey, source: FillSource) {
+        lock(&self.shared.paused).push_back((key, source));
     }
 
     /// The fill is over: it leaves the map before anybody hears of it, so that who comes now finds the
     /// committed blob or starts anew. A paused one takes its place if nobody waits for the slot.
     pub fn land(&self, fill: &Fill, outcome: Phase) {
-        lock(&self.shared.running).remove(&fill.digest);
+        lock(&self.shared.running).remove(&fill.key);
         let paused = matches!(outcome, Phase::Failed(FillError::Paused));
         fill.progress
             .send_modify(|progress| progress.phase = outcome);
         if !paused && self.shared.waiting.load(Ordering::Relaxed) == 0 {
             let next = lock(&self.shared.paused).pop_front();
-            if let Some((digest, source)) = next {
-                self.join(digest, source, true);
+            if let Some((key, source)) = next {
+                self.join(key, source, true);
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::beside::SentBeside;
 use super::fill::{Fill, FillError, Follower, Phase, Progress, TAIL};
 use super::reader::ReadError;
-use super::source::Source;
+use super::source::FillSource;
 use super::through::Through;
 use store::{OpenFile, same};
 use upstream::BlobBody;
@@ -26,7 +26,7 @@ const SIDE_REQUESTS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Following {
     fill: Arc<Fill>,
-    source: Source,
+    source: FillSource,
     progress: watch::Receiver<Progress>,
     /// The length that the receiver was told.
     announced: Option<u64>,
@@ -83,7 +83,7 @@ pub(super) enum More {
 
 impl Following {
     /// `announced` is the length of the whole blob that the receiver was told, where it was.
-    pub fn new(follower: Follower, source: Source, announced: Option<u64>) -> Self {
+    pub fn new(follower: Follower, source: FillSource, announced: Option<u64>) -> Self {
         let Follower { fill, progress } = follower;
         Self {
             fill,
@@ -252,10 +252,10 @@ impl Following {
     async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<Box<Through>, ReadError> {
         let verify = end.is_none() || end == self.announced;
         let (from, stop) = if verify { (0, None) } else { (offset, end) };
-        let (source, digest) = (&self.source, self.fill.digest);
-        let body = source.body(&digest, from, stop, self.announced).await?;
-        let check = verify.then(|| source.check(&digest));
-        let through = Through::new(body, digest, offset, check, self.announced);
+        let (source, key) = (&self.source, self.fill.key);
+        let body = source.body(&key, from, stop, self.announced).await?;
+        let check = verify.then(|| source.check(&key));
+        let through = Through::new(body, key, offset, check, self.announced);
         Ok(Box::new(through.after(self.taken.clone(), &self.beside)))
     }
 
@@ -291,11 +291,11 @@ impl Following {
             return false;
         };
         self.sides_left -= 1;
-        let (digest, total) = (self.fill.digest, self.progress.borrow().total);
+        let (key, total) = (self.fill.key, self.progress.borrow().total);
         let total = total.or(self.announced);
-        match self.source.body(&digest, offset, end, total).await {
+        match self.source.body(&key, offset, end, total).await {
             Ok(body) if body.offset == offset && body.total == total => {
-                tracing::debug!(digest = %self.fill.digest, offset, "a side request");
+                tracing::debug!(digest = %self.fill.key, offset, "a side request");
                 self.side = Some(Side { body, _slot: slot });
                 true
             }

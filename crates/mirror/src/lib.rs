@@ -29,6 +29,7 @@ mod through;
 mod v1;
 mod v1_kept;
 mod v1_layer;
+mod v1_source;
 mod warm;
 mod writes;
 
@@ -65,7 +66,7 @@ use oci::name::{Registry, Repository};
 use public::PublicKey;
 use runtime::flight::Flights;
 use runtime::generation::Generations;
-use source::Source;
+use source::{BlobSource, FillKey, FillSource};
 use store::Store;
 use tag::{Resolved, TagKey};
 use upstream::{self, SetUpError, Upstream};
@@ -243,13 +244,14 @@ impl Mirror {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
                 let origin = self.shared.origins.get(&Registry::new(registry));
                 let origin = origin.filter(|origin| !origin.callers)?;
-                Some(Source::Blob {
+                Some(FillSource::Blob(BlobSource {
                     origin: origin.clone(),
                     repository: repository.parse().ok()?,
-                })
+                }))
             });
             for source in sources {
-                self.shared.fills.join(digest, source, true);
+                let key = FillKey::Digest(digest);
+                self.shared.fills.join(key, source, true);
             }
         }
     }

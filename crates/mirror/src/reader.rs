@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::fill::Follower;
 use super::following::{Following, From, More};
-use super::source::Source;
+use super::source::FillSource;
 use super::through::Through;
 use oci::range::Span;
 use store::{Blob, OpenFile, read_at};
@@ -86,7 +86,7 @@ impl Reader {
     /// `announced` is the length of the whole blob that the receiver was told, where it was.
     pub(super) fn fill(
         follower: Follower,
-        source: Source,
+        source: FillSource,
         announced: Option<u64>,
         first: u64,
         end: Option<u64>,

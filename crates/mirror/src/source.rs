@@ -1,180 +1,179 @@
-//! Where a fill can get its bytes, and by what it knows that they are right: a blob of a repository, which is
-//! named by its digest, or a layer of the v1 API, which is named by its image and whose digest only its end
-//! tells.
+//! Where a fill gets its bytes, what it is known by, and how its bytes are verified.
 //!
-//! A layer's fill has a key in place of a digest. What it is checked by is its length, and the payload
-//! checksum where the registry gives one: the sha256 of the image's description, a line feed and the layer.
+//! A blob of a repository is named by its digest. A [`ForeignSource`] may have content of which only the end tells
+//! the digest: its fill is known by a name, and the source says what its bytes are checked by.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::Origin;
-use super::conversion::Packed;
 use super::freshness::{Freshness, freshness, unix};
-use super::v1::V1Origin;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
-use oci::range::Span;
-use oci::v1::{Endpoint, ImageId, Part};
-use store::{Blob, BlobLink, Question, Reach, Store, V1Body};
+use store::{Blob, BlobLink, Question, Reach, Store};
 use upstream::{BlobBody, UpstreamError};
 
-/// Where a fill can get its bytes.
-#[derive(Clone, Debug)]
-pub(super) enum Source {
-    Blob {
-        origin: Arc<Origin>,
-        repository: Repository,
-    },
-    Layer(Arc<Layer>),
-    /// A layer that clients of v2 read only when it is packed anew.
-    Packed(Arc<Packed>),
+/// What a fill is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FillKey {
+    /// The digest of its content.
+    Digest(Digest),
+    /// A name, where only the content's end tells the digest.
+    Name(ContentName),
 }
 
-/// A layer of the v1 API.
-#[derive(Debug)]
-pub(super) struct Layer {
-    pub origin: Arc<V1Origin>,
-    /// Whose right it is asked for by, where that is known.
-    pub repository: Option<Repository>,
-    pub id: ImageId,
-    /// The image's description, byte for byte.
-    pub json: Bytes,
-    /// The length in bytes that the description came with.
-    pub size: Option<u64>,
-    /// What the registry says that the payload hashes to, one of these; empty where it says nothing.
-    pub checksums: Vec<Digest>,
-    /// Its own digest, where the fill is known by that.
-    pub digest: Option<Digest>,
-}
+/// The hash of a content's name, under which its partial is filed. No blob has it for a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContentName(Digest);
 
-/// What tells whether bytes are right: nothing, or that what is hashed from here on is one of these.
-#[derive(Debug)]
-pub(super) struct Check {
-    pub hasher: Hasher,
-    expected: Vec<Digest>,
-}
-
-impl Check {
-    pub fn is_right(&self, actual: &Digest) -> bool {
-        self.expected.is_empty() || self.expected.contains(actual)
+impl FillKey {
+    /// The key of a content that is named so.
+    pub fn named(name: &str) -> Self {
+        Self::Name(ContentName(Digest::of(Algorithm::Sha256, name.as_bytes())))
     }
 
-    /// Whether there is anything to compare with.
-    pub fn compares(&self) -> bool {
-        !self.expected.is_empty()
-    }
-
-    /// The first of what it could be.
-    pub fn expected(&self) -> Option<Digest> {
-        self.expected.first().copied()
-    }
-}
-
-impl Layer {
-    /// What stands for the digest of an image's layer while that is unknown. No blob has it.
-    pub fn key(registry: &Registry, id: &ImageId) -> Digest {
-        let name = format!("roadstead v1 layer\0{registry}\0{id}");
-        Digest::of(Algorithm::Sha256, name.as_bytes())
-    }
-
-    pub fn endpoint(&self) -> Endpoint {
-        Endpoint::Image {
-            id: self.id.clone(),
-            part: Part::Layer,
+    /// The digest of the content, where it is known before its end.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Digest(digest) => Some(*digest),
+            Self::Name(_) => None,
         }
     }
 
-    /// [`Source::body`].
-    pub async fn body(
+    /// What its partial is filed under.
+    pub(super) fn partial(&self) -> Digest {
+        match self {
+            Self::Digest(digest) | Self::Name(ContentName(digest)) => *digest,
+        }
+    }
+}
+
+impl fmt::Display for FillKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.partial().fmt(f)
+    }
+}
+
+/// A source that is no blob of a repository.
+pub trait ForeignSource: fmt::Debug + Send + Sync {
+    fn registry(&self) -> &Registry;
+
+    /// The repository by whose right it is asked, where that is known.
+    fn repository(&self) -> Option<&Repository>;
+
+    /// Its name there. With registry and repository it tells one source from another.
+    fn name(&self) -> &str;
+
+    /// Fetches from byte `offset` up to `end` (excluded) or to the end, of `total` bytes where that is known. A
+    /// body may begin before `offset`.
+    ///
+    /// # Errors
+    /// What the upstream said, or why it could not be asked.
+    fn fetch(
         &self,
         offset: u64,
         end: Option<u64>,
         total: Option<u64>,
-    ) -> Result<BlobBody, UpstreamError> {
-        let path = self.endpoint().path();
-        // It needs both ends to give a range rightly.
-        let end = end.or(total).filter(|end| *end > offset);
-        let part = end.map(|end| Span { first: offset, end });
-        let part = part.filter(|part| offset > 0 || Some(part.end) != total);
-        let upstream = &self.origin.upstream;
-        let ask = |token| upstream.v1_layer(&path, token, part, self.size);
-        let body = self.origin.asking(self.repository.as_ref(), ask).await?;
-        let is_other = |total| self.size.is_some_and(|size| size != total);
-        if self.digest.is_some() && body.total.is_some_and(is_other) {
-            return Err(UpstreamError::Protocol("a layer is not as long as it was"));
-        }
-        Ok(body)
+    ) -> BoxFuture<'_, Result<BlobBody, UpstreamError>>;
+
+    /// How a body is verified of which only the end tells the digest.
+    fn check(&self) -> Check;
+
+    /// The digest under which such content was committed before.
+    fn committed_as(&self) -> BoxFuture<'_, Option<Digest>>;
+
+    /// Its bytes were committed under this digest.
+    fn committed(&self, digest: Digest, size: u64) -> BoxFuture<'_, ()>;
+}
+
+/// Where a fill can get its bytes.
+#[derive(Clone, Debug)]
+pub enum FillSource {
+    /// A blob of a repository.
+    Blob(BlobSource),
+    Foreign(Arc<dyn ForeignSource>),
+}
+
+/// A repository of a v2 registry that may have a blob.
+#[derive(Clone, Debug)]
+pub struct BlobSource {
+    pub(super) origin: Arc<Origin>,
+    pub(super) repository: Repository,
+}
+
+/// How bytes are verified from their first on: not at all, or what is hashed must be one of these.
+#[derive(Debug)]
+pub struct Check {
+    pub(super) hasher: Hasher,
+    expected: Vec<Digest>,
+}
+
+impl Check {
+    /// What `hasher` comes to with a whole body must be one of `expected`, if there are any.
+    pub const fn new(hasher: Hasher, expected: Vec<Digest>) -> Self {
+        Self { hasher, expected }
+    }
+
+    fn of(digest: &Digest) -> Self {
+        Self::new(Hasher::new(digest.algorithm()), vec![*digest])
+    }
+
+    pub(super) fn is_right(&self, actual: &Digest) -> bool {
+        self.expected.is_empty() || self.expected.contains(actual)
+    }
+
+    /// Whether there is anything to compare with.
+    pub(super) fn compares(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// The first of what it could be.
+    pub(super) fn expected(&self) -> Option<Digest> {
+        self.expected.first().copied()
     }
 }
 
-impl Source {
+impl FillSource {
     /// The repository of a v2 registry that it is, if it is one.
-    pub fn blob(&self) -> Option<(&Arc<Origin>, &Repository)> {
+    pub(super) fn blob(&self) -> Option<(&Arc<Origin>, &Repository)> {
         match self {
-            Self::Blob { origin, repository } => Some((origin, repository)),
-            Self::Layer(_) | Self::Packed(_) => None,
+            Self::Blob(BlobSource { origin, repository }) => Some((origin, repository)),
+            Self::Foreign(_) => None,
         }
     }
 
-    /// The layer of the v1 API that it is, or is made of.
-    fn layer(&self) -> Option<&Layer> {
+    pub(super) fn registry(&self) -> &Registry {
         match self {
-            Self::Blob { .. } => None,
-            Self::Layer(layer) => Some(layer),
-            Self::Packed(packed) => Some(&packed.layer),
+            Self::Blob(blob) => &blob.origin.registry,
+            Self::Foreign(foreign) => foreign.registry(),
         }
     }
 
-    /// What tells whether a body is right of which only the end tells the digest.
-    pub fn unnamed(&self, key: &Digest) -> Option<Check> {
+    /// The repository or the foreign name, for the log.
+    pub(super) fn name(&self) -> &str {
         match self {
-            Self::Layer(layer) if layer.digest.is_none() => Some(self.check(key)),
-            Self::Blob { .. } | Self::Layer(_) | Self::Packed(_) => None,
+            Self::Blob(blob) => blob.repository.as_str(),
+            Self::Foreign(foreign) => foreign.name(),
         }
     }
 
-    pub fn registry(&self) -> &Registry {
-        match self {
-            Self::Blob { origin, .. } => &origin.registry,
-            Self::Layer(layer) => &layer.origin.registry,
-            Self::Packed(packed) => &packed.layer.origin.registry,
-        }
-    }
-
-    /// The repository or image, for the log.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Blob { repository, .. } => repository.as_str(),
-            Self::Layer(layer) => layer.id.as_str(),
-            Self::Packed(packed) => packed.layer.id.as_str(),
-        }
-    }
-
-    pub fn is(&self, other: &Self) -> bool {
+    pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             // What one caller is given says nothing of another.
-            (
-                Self::Blob { origin, repository },
-                Self::Blob {
-                    origin: other,
-                    repository: of_other,
-                },
-            ) => {
-                repository == of_other
-                    && origin.registry == other.registry
-                    && origin.who == other.who
+            (Self::Blob(one), Self::Blob(other)) => {
+                one.repository == other.repository
+                    && one.origin.registry == other.origin.registry
+                    && one.origin.who == other.origin.who
             }
-            (one, other) => {
-                let (Some(layer), Some(other)) = (one.layer(), other.layer()) else {
-                    return false;
-                };
-                layer.id == other.id
-                    && layer.repository == other.repository
-                    && layer.origin.registry == other.origin.registry
+            (Self::Foreign(one), Self::Foreign(other)) => {
+                one.name() == other.name()
+                    && one.repository() == other.repository()
+                    && one.registry() == other.registry()
             }
+            (Self::Blob(_), Self::Foreign(_)) | (Self::Foreign(_), Self::Blob(_)) => false,
         }
     }
 
@@ -183,21 +182,21 @@ impl Source {
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked.
-    pub async fn body(
+    pub(super) async fn body(
         &self,
-        digest: &Digest,
+        key: &FillKey,
         offset: u64,
         end: Option<u64>,
         total: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
-        match self {
-            Self::Blob { origin, repository } => {
+        match (self, key) {
+            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
                 let upstream = &origin.upstream;
                 upstream.blob(repository, digest, offset, end).await
             }
-            Self::Layer(layer) => layer.body(offset, end, total).await,
-            // It is made from its first byte on.
-            Self::Packed(packed) => packed.body().await,
+            // A repository has no content but by digest.
+            (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
+            (Self::Foreign(foreign), _) => foreign.fetch(offset, end, total).await,
         }
     }
 
@@ -205,41 +204,30 @@ impl Source {
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked.
-    pub async fn has(&self, digest: &Digest) -> Result<(), UpstreamError> {
-        match self {
-            Self::Blob { origin, repository } => {
+    pub(super) async fn has(&self, key: &FillKey) -> Result<(), UpstreamError> {
+        match (self, key) {
+            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
                 let size = origin.upstream.blob_head(repository, digest).await;
                 size.map(drop)
             }
-            // Whose images are, links tell before a fill is joined.
-            Self::Layer(_) | Self::Packed(_) => Ok(()),
+            (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
+            // Who may have it was decided before its fill was joined.
+            (Self::Foreign(_), _) => Ok(()),
         }
     }
 
-    /// What tells whether a body is right that is read from its first byte on.
-    pub fn check(&self, digest: &Digest) -> Check {
-        let layer = match self {
-            Self::Layer(layer) if layer.digest.is_none() => layer,
-            Self::Blob { .. } | Self::Layer(_) | Self::Packed(_) => {
-                return Check {
-                    hasher: Hasher::new(digest.algorithm()),
-                    expected: vec![*digest],
-                };
-            }
-        };
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        hasher.update(&layer.json);
-        hasher.update(b"\n");
-        Check {
-            hasher,
-            expected: layer.checksums.clone(),
+    /// How a body is verified that is read from its first byte on.
+    pub(super) fn check(&self, key: &FillKey) -> Check {
+        match (self, key) {
+            (Self::Foreign(foreign), FillKey::Name(_)) => foreign.check(),
+            (_, key) => Check::of(&key.partial()),
         }
     }
 
     /// What another fill committed meanwhile, if this source is known to have it.
-    pub async fn came_meanwhile(&self, store: &Arc<Store>, digest: &Digest) -> Option<Blob> {
-        let digest = match self {
-            Self::Blob { origin, repository } => {
+    pub(super) async fn came_meanwhile(&self, store: &Arc<Store>, key: &FillKey) -> Option<Blob> {
+        let digest = match (self, key) {
+            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
                 let link = store.links.blob(&origin.registry, repository, digest);
                 let link = link.await.ok()??;
                 let now = SystemTime::now();
@@ -248,17 +236,10 @@ impl Source {
                 }
                 *digest
             }
-            // Whose they are, links told before.
-            Self::Packed(_) => *digest,
-            Self::Layer(layer) => {
-                if let Some(digest) = layer.digest {
-                    digest
-                } else {
-                    let what = layer.endpoint();
-                    let known = store.v1.open(&layer.origin.registry, &what);
-                    known.await.ok()??.digest
-                }
-            }
+            (Self::Blob(_), FillKey::Name(_)) => return None,
+            // Who may have it was decided before.
+            (Self::Foreign(_), FillKey::Digest(digest)) => *digest,
+            (Self::Foreign(foreign), FillKey::Name(_)) => foreign.committed_as().await?,
         };
         let store = store.clone();
         let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));
@@ -266,14 +247,14 @@ impl Source {
     }
 
     /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
-    pub fn ask(&self, store: &Store, digest: &Digest) -> Option<Question> {
+    pub(super) fn ask(&self, store: &Store, key: &FillKey) -> Option<Question> {
         let (origin, repository) = self.blob()?;
         let links = &store.links;
-        Some(links.ask_blob(&origin.registry, repository, digest))
+        Some(links.ask_blob(&origin.registry, repository, &key.digest()?))
     }
 
-    /// It has it: its upstream just said so. What is known of an image's layer is known once it is whole.
-    pub async fn link(&self, store: &Store, claim: Option<&Question>, size: Option<u64>) {
+    /// It has it: its upstream just said so. What a foreign source has is noted once it is whole.
+    pub(super) async fn link(&self, store: &Store, claim: Option<&Question>, size: Option<u64>) {
         let Some(claim) = claim else {
             return;
         };
@@ -286,29 +267,11 @@ impl Source {
     }
 
     /// The bytes are committed under this digest.
-    pub async fn committed(&self, store: &Store, digest: Digest, size: u64) {
-        let Self::Layer(layer) = self else { return };
-        let body = V1Body {
-            digest,
-            size,
-            checked_at: unix(SystemTime::now()),
-            layer_size: None,
-            checksum: None,
-        };
-        let registry = &layer.origin.registry;
-        let question = store.v1.ask(registry, &layer.endpoint());
-        store.v1.point(&question, body).await;
+    pub(super) async fn committed(&self, digest: Digest, size: u64) {
+        if let Self::Foreign(foreign) = self {
+            foreign.committed(digest, size).await;
+        }
     }
-}
-
-/// The sha256 checksums in an `X-Docker-Checksum-Payload`. docker-registry writes one, or a list of all that it
-/// knows, tarsums among them, which are of something else.
-pub(super) fn checksums(text: &str) -> Vec<Digest> {
-    let is_of_digest = |byte: char| byte.is_ascii_alphanumeric() || matches!(byte, ':' | '+' | '.');
-    text.split(|byte| !is_of_digest(byte))
-        .filter(|word| word.starts_with("sha256:"))
-        .filter_map(|word| word.parse().ok())
-        .collect()
 }
 
 #[cfg(test)]
@@ -316,21 +279,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_read_as_they_are_written() {
-        let one = format!("sha256:{}", "1".repeat(64));
-        let two = format!("sha256:{}", "2".repeat(64));
-        let tarsum = format!("tarsum+{one}");
-        for (text, expected) in [
-            (one.clone(), vec![&one]),
-            (format!("[u'{tarsum}', u'{two}']"), vec![&two]),
-            (format!("[\"{one}\", \"{two}\"]"), vec![&one, &two]),
-            (tarsum.clone(), vec![]),
-            (format!("tarsum.v1+{one}"), vec![]),
-            ("sha256:12".into(), vec![]),
-            (String::new(), vec![]),
+    fn a_name_is_no_digest() {
+        let named = FillKey::named("a layer");
+        let same_hash = FillKey::Digest(Digest::of(Algorithm::Sha256, b"a layer"));
+        assert_eq!(named, FillKey::named("a layer"));
+        assert_ne!(named, FillKey::named("another layer"));
+        assert_ne!(named, same_hash);
+        assert_eq!(named.digest(), None);
+        assert_eq!(same_hash.digest(), Some(same_hash.partial()));
+    }
+
+    #[test]
+    fn a_body_is_one_of_the_digests_it_is_checked_by() {
+        let [right, wrong] = [b"right", b"wrong"].map(|body| Digest::of(Algorithm::Sha256, body));
+        for (expected, actual, is_right, compares) in [
+            (vec![], right, true, false),
+            (vec![right], right, true, true),
+            (vec![wrong, right], right, true, true),
+            (vec![right], wrong, false, true),
         ] {
-            let read: Vec<String> = checksums(&text).iter().map(Digest::to_string).collect();
-            assert_eq!(read.iter().collect::<Vec<_>>(), expected, "{text}");
+            let check = Check::new(Hasher::new(Algorithm::Sha256), expected.clone());
+            assert_eq!(check.is_right(&actual), is_right, "{expected:?} {actual}");
+            assert_eq!(check.compares(), compares);
+            assert_eq!(check.expected(), expected.first().copied());
         }
     }
 }

@@ -9,8 +9,7 @@ use super::beside::{Replay, SentBeside};
 use super::fill::TAIL;
 use super::following::Taken;
 use super::reader::ReadError;
-use super::source::Check;
-use oci::digest::Digest;
+use super::source::{Check, FillKey};
 use store::read_at;
 use upstream::BlobBody;
 
@@ -19,7 +18,7 @@ use upstream::BlobBody;
 #[derive(Debug)]
 pub(super) struct Through {
     body: BlobBody,
-    digest: Digest,
+    key: FillKey,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
     check: Option<Check>,
     /// Whether there was such a check at first.
@@ -41,7 +40,7 @@ impl Through {
     /// `check` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
     pub fn new(
         body: BlobBody,
-        digest: Digest,
+        key: FillKey,
         first: u64,
         check: Option<Check>,
         announced: Option<u64>,
@@ -50,7 +49,7 @@ impl Through {
         let held = VecDeque::new();
         Self {
             body,
-            digest,
+            key,
             verified: check.is_some(),
             check,
             announced,
@@ -97,7 +96,7 @@ impl Through {
                     return Err(ReadError::Untrue);
                 }
                 let ms = telemetry::ms(self.started);
-                tracing::info!(target: "fill", digest = %self.digest, bytes = self.received, ms, "passed through");
+                tracing::info!(target: "fill", digest = %self.key, bytes = self.received, ms, "passed through");
                 continue;
             };
             if let Some(check) = &mut self.check {

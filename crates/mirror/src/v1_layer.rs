@@ -8,8 +8,9 @@ use super::blob::{BlobAnswer, Content, opened};
 use super::error::Asked;
 use super::error::BUSY_RETRY;
 use super::fill::{FillError, Follower, Joined, Phase};
-use super::source::{Layer, Source, checksums};
+use super::source::FillSource;
 use super::v1::{Claim, V1Origin};
+use super::v1_source::{Layer, checksums};
 use super::{Mirror, MirrorError, Shared, v1_kept};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -151,12 +152,13 @@ impl Shared {
         origin: &Arc<V1Origin>,
         repository: Option<Repository>,
         id: &ImageId,
-    ) -> Result<Source, MirrorError> {
+    ) -> Result<FillSource, MirrorError> {
         let json = self
             .v1_part(origin, repository.clone(), id, Part::Json)
             .await?;
-        Ok(Source::Layer(Arc::new(Layer {
+        Ok(FillSource::Foreign(Arc::new(Layer {
             origin: origin.clone(),
+            store: self.store.clone(),
             repository,
             id: id.clone(),
             checksums: json.checksum.as_deref().map(checksums).unwrap_or_default(),
@@ -167,7 +169,7 @@ impl Shared {
     }
 
     /// The fill of a layer, and whether it was under way already.
-    fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &Source) -> (Follower, bool) {
+    fn layer_fill(&self, origin: &V1Origin, id: &ImageId, source: &FillSource) -> (Follower, bool) {
         let (fills, key) = (&self.fills, Layer::key(&origin.registry, id));
         loop {
             // Whose images are was decided before.

@@ -165,7 +165,7 @@ impl Warming<'_> {
             match self.patiently(ask).await?.whereabouts() {
                 Whereabouts::Here => break,
                 Whereabouts::Elsewhere => return Err(WarmError::NoRoom),
-                Whereabouts::Coming(follower) => match self.follow(follower).await {
+                Whereabouts::Coming(follower) => match self.follow(follower, &part.digest).await {
                     Ok(()) => break,
                     // It gave its slot up before it saw us.
                     Err(FillError::Paused) => {}
@@ -185,11 +185,8 @@ impl Warming<'_> {
     }
 
     /// Waits for the end of a fill.
-    async fn follow(&self, follower: Follower) -> Result<(), FillError> {
-        let Follower {
-            fill,
-            progress: mut follower,
-        } = follower;
+    async fn follow(&self, follower: Follower, part: &Digest) -> Result<(), FillError> {
+        let mut follower = follower.progress;
         loop {
             let (written, total, end) = {
                 let now = follower.borrow_and_update();
@@ -201,11 +198,9 @@ impl Warming<'_> {
                 (now.written, now.total, end)
             };
             self.told.send_modify(|progress| {
-                progress
-                    .coming
-                    .retain(|(digest, ..)| *digest != fill.digest);
+                progress.coming.retain(|(digest, ..)| digest != part);
                 match &end {
-                    None => progress.coming.push((fill.digest, written, total)),
+                    None => progress.coming.push((*part, written, total)),
                     Some(_) => progress.fetched += written,
                 }
             });

@@ -21,9 +21,10 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::freshness::unix;
-use super::source::{Layer, Source};
+use super::source::FillSource;
 use super::tag::TagKey;
 use super::v1::V1Origin;
+use super::v1_source::Layer;
 use super::{MirrorError, Origin, Shared, v1_layer};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, DOCKER_MANIFEST};
@@ -32,7 +33,7 @@ use oci::v1::{ImageId, plain};
 use runtime::flight::Flights;
 use store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, Reach, trouble};
 
-pub(super) use packed::Packed;
+use packed::Packed;
 
 /// How long a client waits for a conversion, from its request on: it hears of it within 25 s.
 const WAIT: Duration = Duration::from_secs(23);
@@ -92,7 +93,7 @@ struct Side {
 pub(super) enum OfV1 {
     /// Here: they were made anew.
     Made(Bytes),
-    Layer(Source),
+    Layer(FillSource),
 }
 
 impl Shared {
@@ -211,11 +212,12 @@ impl Shared {
     }
 
     /// Where to get a layer again, which must come out as it was.
-    async fn layer_of_v1(&self, side: Side, id: ImageId, digest: Digest) -> Option<Source> {
+    async fn layer_of_v1(&self, side: Side, id: ImageId, digest: Digest) -> Option<FillSource> {
         let known = self.known_image(&side.registry, &id).await?;
         let kept = self.v1_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
         let layer = Arc::new(Layer {
             origin: side.v1,
+            store: self.store.clone(),
             repository: Some(side.repository),
             id,
             json: known.json.into(),
@@ -225,12 +227,12 @@ impl Shared {
         });
         // Without a word of what it was, its first bytes tell.
         Some(if layer.digest == Some(digest) {
-            Source::Layer(layer)
+            FillSource::Foreign(layer)
         } else {
-            Source::Packed(Arc::new(Packed {
+            FillSource::Foreign(Arc::new(Packed {
                 layer,
+                digest,
                 size: known.layer.size,
-                store: self.store.clone(),
                 slots: self.conversions.packing.clone(),
             }))
         })

@@ -5,12 +5,16 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
+use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::layer::{opened, repacked};
 use crate::blob::Content;
-use crate::source::{Layer, Source};
-use store::Store;
+use crate::source::{Check, ForeignSource};
+use crate::v1_source::Layer;
+use oci::digest::{Algorithm, Digest, Hasher};
+use oci::name::{Registry, Repository};
+use store::Blob;
 use upstream::{BlobBody, UpstreamError};
 
 /// How many pieces wait on either side of the packing.
@@ -19,11 +23,12 @@ const UNPACKABLE: &str = "a layer cannot be packed as it was";
 
 /// A layer of the v1 API, and how long its blob is.
 #[derive(Debug)]
-pub(crate) struct Packed {
+pub(super) struct Packed {
     pub layer: Arc<Layer>,
+    /// Of the blob.
+    pub digest: Digest,
     /// Of the blob, in bytes.
     pub size: u64,
-    pub store: Arc<Store>,
     /// One for each that is packed at a time.
     pub slots: Arc<Semaphore>,
 }
@@ -31,16 +36,22 @@ pub(crate) struct Packed {
 type Piece = Result<Bytes, UpstreamError>;
 
 impl Packed {
+    /// The layer as the v1 side has it, if it is in the store.
+    async fn stored(&self) -> Option<Blob> {
+        let digest = self.layer.known_digest().await?;
+        let store = self.layer.store.clone();
+        let opened = tokio::task::spawn_blocking(move || store.blobs.open(&digest, None));
+        opened.await.ok()?.ok()?
+    }
+
     /// Begins to pack it, from the first byte on.
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked.
-    pub async fn body(&self) -> Result<BlobBody, UpstreamError> {
+    async fn body(&self) -> Result<BlobBody, UpstreamError> {
         let slot = self.slots.clone().acquire_owned().await;
         let slot = slot.map_err(|_| UpstreamError::Protocol(UNPACKABLE))?;
-        let key = Layer::key(&self.layer.origin.registry, &self.layer.id);
-        let source = Source::Layer(self.layer.clone());
-        let mut layer = match source.came_meanwhile(&self.store, &key).await {
+        let mut layer = match self.stored().await {
             Some(blob) => {
                 let opened = opened(Content::File(blob));
                 Raw::Here(opened.map_err(|_| UpstreamError::Protocol(UNPACKABLE))?)
@@ -58,6 +69,43 @@ impl Packed {
             }
         });
         Ok(BlobBody::made(self.size, pieces))
+    }
+}
+
+impl ForeignSource for Packed {
+    fn registry(&self) -> &Registry {
+        self.layer.registry()
+    }
+
+    fn repository(&self) -> Option<&Repository> {
+        self.layer.repository()
+    }
+
+    fn name(&self) -> &str {
+        self.layer.name()
+    }
+
+    /// It is packed from its first byte on.
+    fn fetch(
+        &self,
+        _: u64,
+        _: Option<u64>,
+        _: Option<u64>,
+    ) -> BoxFuture<'_, Result<BlobBody, UpstreamError>> {
+        Box::pin(self.body())
+    }
+
+    /// Its digest is known.
+    fn check(&self) -> Check {
+        Check::new(Hasher::new(Algorithm::Sha256), vec![self.digest])
+    }
+
+    fn committed_as(&self) -> BoxFuture<'_, Option<Digest>> {
+        Box::pin(std::future::ready(Some(self.digest)))
+    }
+
+    fn committed(&self, _: Digest, _: u64) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 
