@@ -5,6 +5,11 @@
 //!
 //! Two minutes; `ROADSTEAD_SOAK` says how many seconds instead (`make soak`: 600).
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "clients and observers pause on threads of their own"
+)]
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

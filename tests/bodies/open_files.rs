@@ -1,5 +1,10 @@
 //! Files that were deleted but are open: they count until they are closed, and they are closed.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "clients and observers pause on threads of their own"
+)]
+
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;

@@ -141,7 +141,7 @@ impl Cell {
         world
             .origin
             .fault(Fault::PauseAt(half, latch.clone()).on("GET", path));
-        let (arrived, arrivals) = mpsc::channel();
+        let (arrived, arrivals) = mpsc::sync_channel(BOTH.len());
         let (gateway, web, old) = (&gateway, &web, &old);
         let ask = move |which: usize| open(BOTH[which], gateway, web, &self.path(&old[which]));
         let [first, late] = std::thread::scope(|threads| {

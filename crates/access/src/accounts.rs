@@ -1,6 +1,11 @@
 //! The accounts as they are now: the htpasswd file, read again when it changes, and passwords verified
 //! against it without stopping anything else.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a changed file is read on a thread of its own, which holds no event loop"
+)]
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

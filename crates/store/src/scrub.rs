@@ -4,6 +4,11 @@
 //! A pass goes through the folders of blobs in order, and notes on disk where it is: a restart goes on there. A
 //! disk that takes no note costs a restart its place, nothing else. [`Store::verify`] does the same at once and as fast as it can.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "sleeps on a thread of the store, which holds no event loop"
+)]
+
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;

@@ -3,6 +3,11 @@
 //! What counts is what files take, in blocks of 4 KiB: blobs, partials with their notes, records, and what
 //! is set aside as damaged. Folders do not count. Until the scan has seen all of it nothing new is written.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "eviction runs on blocking threads, which hold no event loop"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};

@@ -10,6 +10,11 @@
 //! take beyond half of what records may take: they neither crowd out links nor are they crowded out. What led
 //! to them goes as well then, all of it, so that what was lost is made anew.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "sleeps on a thread of the store, which holds no event loop"
+)]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,11 @@
 //! What is done in the background, on two threads of the store's own: one scans, evicts and sweeps, the other
 //! hashes everything again. They end with the store.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "sleeps on a thread of the store, which holds no event loop"
+)]
+
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 

@@ -14,12 +14,13 @@
 //! port is fixed, every wait ends, every child dies with the value that started it.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
     clippy::new_without_default,
     clippy::return_self_not_must_use,
-    reason = "tests are its only users, and read the code"
+    reason = "tests are its only users, and read the code; their threads are their own"
 )]
 
 pub mod disk;
