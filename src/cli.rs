@@ -71,6 +71,9 @@ enum Command {
     /// Have the running gateway rehash everything it keeps, and remove what is damaged. Exits 1 if
     /// something is.
     Verify(File),
+    /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Args, Debug)]
@@ -95,6 +98,10 @@ pub fn main() -> ExitCode {
             file,
         } => with(&file, |config| operate::purge(config, target, dry_run)),
         Command::Verify(file) => with(&file, operate::verify),
+        Command::Reference => {
+            print!("{}", config::reference());
+            ExitCode::SUCCESS
+        }
         Command::Warm {
             images,
             platform,

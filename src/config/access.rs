@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Secret;
 use super::fault::Report;
 use super::keys::{Keys, list, mapping, path, refuse_empty, value};
+use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::Parsed;
 use ::access::Action;
@@ -13,6 +14,62 @@ use oci::glob::Pattern;
 
 /// In characters.
 const SHORTEST_KEY: usize = 32;
+
+/// The keys of `access`.
+pub(super) const KEYS: &[Key] = &[
+    Key::new(
+        "htpasswd",
+        Kind::Scalar("path"),
+        Absent::Means("no users; rules are for `anonymous`"),
+        "The users: bcrypt (`$2a$`, `$2b$`, `$2y$`), `$apr1$`, `{SHA}`. A change takes effect within a second; a broken file keeps the old one in use. `roadstead passwd FILE USER` writes it.",
+    ),
+    Key::new(
+        "realm",
+        Kind::Scalar("printable ASCII"),
+        Absent::Is("Roadstead"),
+        "What a login prompt calls the gateway.",
+    ),
+    Key::new(
+        "scheme",
+        Kind::Choice(&["bearer", "basic"]),
+        Absent::Is("bearer"),
+        "What v2 clients are challenged with: a token from `/token`, or Basic. Both are accepted.",
+    ),
+    Key::new(
+        "token_key",
+        Kind::Scalar("text of 32 characters or more"),
+        Absent::Means("made in `keys`"),
+        "Signs tokens. Several gateways that share it accept each other's.",
+    ),
+    Key::new(
+        "rules",
+        Kind::Items(RULE),
+        Absent::Means("nothing is allowed"),
+        "Allowed is what any rule allows.",
+    ),
+];
+
+/// The keys of a rule.
+pub(super) const RULE: &[Key] = &[
+    Key::new(
+        "users",
+        Kind::List("user"),
+        Absent::Required,
+        "Names from the htpasswd file, `\"*\"` (every user who is logged in) or `anonymous` (everybody).",
+    ),
+    Key::new(
+        "repositories",
+        Kind::List("pattern"),
+        Absent::Required,
+        "Begin with the registry's name: `docker.io/library/*`, `hosted/**`. `*` is anything within one component, `**` any number of components.",
+    ),
+    Key::new(
+        "actions",
+        Kind::List("action"),
+        Absent::Required,
+        "`pull`, `push`, `delete`.",
+    ),
+];
 
 /// Who may do what.
 #[derive(Debug, Clone)]
@@ -31,7 +88,7 @@ pub struct Access {
 }
 
 pub(super) fn access(node: &Node, report: &mut Report) -> Access {
-    mapping(node, report, |keys| Access {
+    mapping(node, KEYS, report, |keys| Access {
         htpasswd: keys.value("htpasswd", path),
         realm: keys
             .value("realm", realm)
@@ -73,7 +130,7 @@ fn scheme(text: &str) -> Parsed<AuthScheme> {
 }
 
 fn rule(node: &Node, report: &mut Report) -> Rule {
-    mapping(node, report, |keys| Rule {
+    mapping(node, RULE, report, |keys| Rule {
         users: keys.some_values("users", r#"["*"]"#, users),
         repositories: keys
             .required_node("repositories", r#"["**"]"#)

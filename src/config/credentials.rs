@@ -5,8 +5,37 @@ use std::path::PathBuf;
 use super::Secret;
 use super::fault::Report;
 use super::keys::{mapping, path, text};
+use super::reference::{Absent, Key, Kind};
 use super::tree::{Node, Value};
 use super::units::Parsed;
+
+/// The keys of `registries[].credentials`.
+pub(super) const KEYS: &[Key] = &[
+    Key::new(
+        "username",
+        Kind::Scalar("text"),
+        Absent::Nothing,
+        "Needed with `password` or `password_file`.",
+    ),
+    Key::new(
+        "password",
+        Kind::Scalar("text"),
+        Absent::Nothing,
+        "Never shown in messages or logs.",
+    ),
+    Key::new(
+        "password_file",
+        Kind::Scalar("path"),
+        Absent::Nothing,
+        "A file that holds the password.",
+    ),
+    Key::new(
+        "helper",
+        Kind::Scalar("`docker-credential-…`"),
+        Absent::Nothing,
+        "Bare name of a program that prints both; asked at most every 10 minutes.",
+    ),
+];
 
 /// How we log in to a registry.
 #[derive(Debug, Clone)]
@@ -31,7 +60,7 @@ pub enum Credentials {
 }
 
 pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credentials> {
-    mapping(node, report, |keys| {
+    mapping(node, KEYS, report, |keys| {
         let username = keys.value("username", text);
         let password = keys.secret("password");
         let password_file = keys.value("password_file", path);

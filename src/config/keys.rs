@@ -5,30 +5,35 @@ use std::path::PathBuf;
 
 use super::Secret;
 use super::fault::{Report, either, nearest, shown};
+use super::reference::Key;
 use super::tree::{Node, Value};
 use super::units::Parsed;
 
 /// The keys of one mapping, while they are being read.
 pub(super) struct Keys<'t, 'r> {
     node: &'t Node,
+    known: &'static [Key],
     asked: Vec<&'static str>,
     pub report: &'r mut Report,
 }
 
-/// Reads a mapping; anything else is a fault and is read as an empty one, so that what depends on
-/// it still has its defaults to be compared with.
+/// Reads a mapping of `known` keys; anything else is a fault and is read as an empty one, so that what
+/// depends on it still has its defaults to be compared with.
 pub(super) fn mapping<'t, T>(
     node: &'t Node,
+    known: &'static [Key],
     report: &mut Report,
     read: impl FnOnce(&mut Keys<'t, '_>) -> T,
 ) -> T {
     let mut keys = Keys {
         node,
+        known,
         asked: Vec::new(),
         report,
     };
     let result = read(&mut keys);
     keys.refuse_others();
+    debug_assert!(keys.is_complete(), "{:?} of {:?}", keys.asked, keys.known);
     result
 }
 
@@ -159,35 +164,45 @@ impl<'t> Keys<'t, '_> {
         items.into_iter().flatten().flatten().collect()
     }
 
+    /// Whether every key of the table was asked for, and no other.
+    fn is_complete(&self) -> bool {
+        self.known.iter().all(|key| self.asked.contains(&key.name))
+            && self
+                .asked
+                .iter()
+                .all(|asked| self.known.iter().any(|key| key.name == *asked))
+    }
+
     /// Once every key has been asked for: what else is here, or that this is no mapping at all.
     fn refuse_others(&mut self) {
+        let known: Vec<&str> = self.known.iter().map(|key| key.name).collect();
         let entries = match &self.node.value {
             Value::Mapping(entries) => entries,
             Value::Absent | Value::Broken => return,
             Value::Text(_) | Value::List(_) => {
                 let message = format!("expected keys and values here, not {}", self.node.kind());
-                let first = self.asked.first().unwrap_or(&"key");
+                let first = known.first().unwrap_or(&"key");
                 let message = format!("{message}; write `{first}: …`");
                 return self.report.fault(self.node.at, message);
             }
         };
         for entry in entries {
             let key = entry.key.as_str();
-            if self.asked.contains(&key) {
+            if known.contains(&key) {
                 continue;
             }
-            let known = either(&self.asked);
+            let choice = either(&known);
             let valueless = matches!(entry.node.value, Value::Absent);
             // What is not followed by a colon and a space may be a password that lost its key.
-            let message = match (key.split_once(':'), nearest(key, &self.asked)) {
-                (Some((key, _)), _) if self.asked.contains(&key) => {
+            let message = match (key.split_once(':'), nearest(key, &known)) {
+                (Some((key, _)), _) if known.contains(&key) => {
                     format!("no space after `{key}:`; write `{key}: ` and then the value")
                 }
                 (None, Some(meant)) if !valueless => {
                     format!("unknown key {}; did you mean \"{meant}\"?", shown(key))
                 }
-                (None, None) if !valueless => format!("unknown key {}; write {known}", shown(key)),
-                _ => format!("unknown key; write {known}, then a colon, a space and a value"),
+                (None, None) if !valueless => format!("unknown key {}; write {choice}", shown(key)),
+                _ => format!("unknown key; write {choice}, then a colon, a space and a value"),
             };
             self.report.fault(entry.key_at, message);
         }

@@ -7,10 +7,93 @@ use super::fault::Report;
 use super::host::HUB;
 use super::keys::{Keys, list, mapping, path, refuse_empty, text, value};
 use super::origin::Origin;
+use super::reference::{Absent, Key, Kind};
 use super::registry::Registry;
 use super::tree::{Node, Value};
 use super::units::boolean;
 use gateway::CertificateFiles;
+
+/// The keys of a listener.
+pub(super) const LISTENER: &[Key] = &[
+    Key::new(
+        "address",
+        Kind::Scalar("address"),
+        Absent::Required,
+        "`host:port`, `[v6]:port`, `:port` (all addresses) or `unix:PATH`. Port 0 lets the system choose.",
+    ),
+    Key::new(
+        "tls",
+        Kind::ChoiceOrSection(&["auto", "off"], TLS),
+        Absent::Is("auto"),
+        "`auto`: a certificate of the gateway's own authority. `off`: plain HTTP. See [Certificates](certificates.md).",
+    ),
+    Key::new(
+        "read_only",
+        Kind::Scalar("boolean"),
+        Absent::Is("false"),
+        "Only GET and HEAD, never a challenge; every caller is anonymous.",
+    ),
+    Key::new(
+        "registry",
+        Kind::Scalar("name of a registry"),
+        Absent::Nothing,
+        "Everything on this listener belongs to that registry, whatever the name or Host says.",
+    ),
+    Key::new(
+        "public_url",
+        Kind::Scalar("URL"),
+        Absent::Nothing,
+        "What clients call the gateway behind another proxy: `https://registry.example.com`. Used in token realms, `Location` and `Link`; its host is in the gateway's own certificate.",
+    ),
+];
+
+/// The keys of `listen[].tls`.
+pub(super) const TLS: &[Key] = &[
+    Key::new(
+        "certificates",
+        Kind::Items(CERTIFICATE),
+        Absent::Required,
+        "Chosen by SNI; the first is the default. Reloaded when the files change.",
+    ),
+    Key::new(
+        "client_ca",
+        Kind::Scalar("path"),
+        Absent::Nothing,
+        "PEM file of CAs. Where given, a client certificate issued by one of them is required. Reloaded likewise.",
+    ),
+];
+
+/// The keys of a certificate.
+pub(super) const CERTIFICATE: &[Key] = &[
+    Key::new(
+        "certificate",
+        Kind::Scalar("path"),
+        Absent::Required,
+        "PEM file of the chain, with the leaf first.",
+    ),
+    Key::new(
+        "key",
+        Kind::Scalar("path"),
+        Absent::Required,
+        "PEM file of the private key.",
+    ),
+];
+
+/// The keys of `admin`.
+pub(super) const ADMIN: &[Key] = &[
+    Key::new(
+        "address",
+        Kind::Scalar("address, or `off`"),
+        Absent::Is("127.0.0.1:5002"),
+        "Metrics, health and the commands' API, for this machine: loopback, or `unix:PATH` (mode 0600).",
+    ),
+    Key::new(
+        "metrics",
+        Kind::Scalar("address, or `off`"),
+        Absent::Is("off"),
+        "Another address with `/metrics`, `/livez` and `/readyz` alone, which may be public: `:9090`.",
+    ),
+];
 
 /// One listener of the data plane.
 #[derive(Debug, Clone)]
@@ -85,7 +168,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
 }
 
 fn listener(node: &Node, report: &mut Report) -> Listen {
-    mapping(node, report, |keys| Listen {
+    mapping(node, LISTENER, report, |keys| Listen {
         address: keys
             .required("address", r#"":443""#, ListenAddress::parse)
             .unwrap_or(ListenAddress::Tcp {
@@ -110,7 +193,7 @@ fn tls(node: &Node, report: &mut Report) -> Tls {
         };
         return value(node, word, report).unwrap_or(Tls::Auto);
     }
-    mapping(node, report, |keys| {
+    mapping(node, TLS, report, |keys| {
         const EXAMPLE: &str = "[{certificate: chain.pem, key: key.pem}]";
         let files = keys.required_node("certificates", EXAMPLE);
         if let Some(files) = files {
@@ -126,7 +209,7 @@ fn tls(node: &Node, report: &mut Report) -> Tls {
 }
 
 fn certificate_files(node: &Node, report: &mut Report) -> CertificateFiles {
-    mapping(node, report, |keys| CertificateFiles {
+    mapping(node, CERTIFICATE, report, |keys| CertificateFiles {
         certificate: keys
             .required("certificate", "chain.pem", path)
             .unwrap_or_default(),
@@ -135,7 +218,7 @@ fn certificate_files(node: &Node, report: &mut Report) -> CertificateFiles {
 }
 
 pub(super) fn admin(node: &Node, report: &mut Report) -> Admin {
-    mapping(node, report, |keys| Admin {
+    mapping(node, ADMIN, report, |keys| Admin {
         address: keys.value_or_off(
             "address",
             ListenAddress::parse,

@@ -20,6 +20,7 @@ mod listen;
 mod origin;
 mod process;
 mod proxies;
+mod reference;
 mod registry;
 mod settings;
 mod store;
@@ -30,6 +31,10 @@ mod yaml;
 
 #[cfg(test)]
 mod property_tests;
+#[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
+mod registry_tests;
 #[cfg(test)]
 mod tests;
 
@@ -46,11 +51,13 @@ pub use host::aliases;
 pub use listen::{Admin, Listen, Tls};
 pub use origin::{Origin, Scheme};
 pub use process::{Limits, Log, OldClients, Routing};
+pub use reference::reference;
 pub use registry::{Registry, Visibility};
 pub use store::{MaxStale, Store};
 
 use ::access::{AccountsError, Htpasswd};
 use fault::{Position, Report};
+use reference::{Absent, Key, Kind};
 use tree::Node;
 
 /// Reads the file at `path`, or else the built-in defaults: a mirror of Docker Hub. Variables come
@@ -121,6 +128,66 @@ fn examine(
     report.verdict(config)
 }
 
+/// The keys of the file.
+const KEYS: &[Key] = &[
+    Key::new(
+        "keys",
+        Kind::Scalar("path"),
+        Absent::Is("var/keys"),
+        "The folder (mode 0700) of the gateway's certificate authority, its certificate and the token key.",
+    ),
+    Key::new(
+        "listen",
+        Kind::Items(listen::LISTENER),
+        Absent::Means(
+            "`127.0.0.1:5000` with TLS and, where docker.io is a registry, `127.0.0.1:5001` as its read-only mirror in plain HTTP",
+        ),
+        "Where clients connect. A list replaces the default listeners.",
+    ),
+    Key::new(
+        "admin",
+        Kind::Section(listen::ADMIN),
+        Absent::Nothing,
+        "Where operators look: metrics, health, and the API that the commands ask.",
+    ),
+    Key::new(
+        "store",
+        Kind::Section(store::KEYS),
+        Absent::Nothing,
+        "What is stored on disk and in the bucket, and how long it is trusted.",
+    ),
+    Key::new(
+        "registries",
+        Kind::Items(registry::KEYS),
+        Absent::Means("`[docker.io]`"),
+        "The registries that can be asked; nothing else can be reached. A bare name stands for `{name: <name>}`.",
+    ),
+    Key::new(
+        "access",
+        Kind::ChoiceOrSection(&["off"], access::KEYS),
+        Absent::Means("everybody may pull from public registries, and nobody may push"),
+        "Who may do what.",
+    ),
+    Key::new(
+        "routing",
+        Kind::Section(process::ROUTING),
+        Absent::Nothing,
+        "Which clients are asked to speak v1.",
+    ),
+    Key::new(
+        "limits",
+        Kind::Section(process::LIMITS),
+        Absent::Nothing,
+        "What one client, and all together, may take.",
+    ),
+    Key::new(
+        "log",
+        Kind::Section(process::LOG),
+        Absent::Nothing,
+        "What is logged.",
+    ),
+];
+
 /// The whole configuration. The fields are the keys of the file, in its order.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -166,7 +233,7 @@ impl fmt::Debug for Secret {
 
 /// Types the whole tree.
 fn read(tree: &Node, report: &mut Report) -> Config {
-    keys::mapping(tree, report, |keys| {
+    keys::mapping(tree, KEYS, report, |keys| {
         let folder = keys.value("keys", keys::path);
         let listen = listen::listeners(keys);
         let admin = keys.section("admin", listen::admin);

@@ -7,10 +7,109 @@ use tracing::Level;
 
 use super::fault::Report;
 use super::keys::{list, mapping, value};
+use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::{Parsed, boolean, count, duration, header_bytes, some_duration};
 use runtime::share::PerClient;
 use telemetry::Format;
+
+/// The keys of `routing`.
+pub(super) const ROUTING: &[Key] = &[Key::new(
+    "old_clients",
+    Kind::ChoiceOrList(&["default"], "regular expression"),
+    Absent::Is("default"),
+    "Which User-Agents are not shown v2. `default`: Docker up to 1.5.",
+)];
+
+/// The keys of `limits`.
+pub(super) const LIMITS: &[Key] = &[
+    Key::new(
+        "header_bytes",
+        Kind::Scalar("size from 1KiB to 1MiB"),
+        Absent::Is("64KiB"),
+        "Of a request head. A longer one is a 431.",
+    ),
+    Key::new(
+        "header_timeout",
+        Kind::Scalar("duration above zero"),
+        Absent::Is("10s"),
+        "Within this a request head, or the form of a `POST /token`, must be complete. Later is a 408.",
+    ),
+    Key::new(
+        "idle_timeout",
+        Kind::Scalar("duration above zero"),
+        Absent::Is("75s"),
+        "Between requests of a connection, and for a write that makes no progress.",
+    ),
+    Key::new(
+        "connections",
+        Kind::Scalar("count"),
+        Absent::Is("10000"),
+        "At once; more are closed, so that clients try elsewhere. As many requests at once, at least 100; the next is a 503.",
+    ),
+    Key::new(
+        "per_client",
+        Kind::ChoiceOrSection(&["off"], PER_CLIENT_KEYS),
+        Absent::Means("the defaults below"),
+        "Share of one client: an IPv4 address, or an IPv6 network of 64 bits. 127.0.0.1, `::1` and Unix sockets have no limit. Raise it for a proxy at another address.",
+    ),
+    Key::new(
+        "fills",
+        Kind::Scalar("count"),
+        Absent::Is("64"),
+        "Downloads at once, half of them for one registry. A client that waits 20 s for one gets a 503.",
+    ),
+    Key::new(
+        "drain",
+        Kind::Scalar("duration"),
+        Absent::Is("30s"),
+        "Grace period for running requests after SIGTERM.",
+    ),
+];
+
+/// The keys of `limits.per_client`.
+pub(super) const PER_CLIENT_KEYS: &[Key] = &[
+    Key::new(
+        "connections",
+        Kind::Scalar("count, or `off`"),
+        Absent::Is("256"),
+        "More are closed at once.",
+    ),
+    Key::new(
+        "requests",
+        Kind::Scalar("count, or `off`"),
+        Absent::Is("512"),
+        "In flight; the next is a 429.",
+    ),
+    Key::new(
+        "rate",
+        Kind::Choice(&["off"]),
+        Absent::Is("off"),
+        "Not built yet.",
+    ),
+];
+
+/// The keys of `log`.
+pub(super) const LOG: &[Key] = &[
+    Key::new(
+        "format",
+        Kind::Choice(&["text", "json"]),
+        Absent::Is("text"),
+        "How a line is written, on standard error.",
+    ),
+    Key::new(
+        "level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        Absent::Is("info"),
+        "The least important that is written.",
+    ),
+    Key::new(
+        "access",
+        Kind::Scalar("boolean"),
+        Absent::Is("true"),
+        "One line for each request.",
+    ),
+];
 
 /// Which clients are old.
 #[derive(Debug, Clone)]
@@ -65,7 +164,7 @@ pub struct Log {
 }
 
 pub(super) fn routing(node: &Node, report: &mut Report) -> Routing {
-    mapping(node, report, |keys| {
+    mapping(node, ROUTING, report, |keys| {
         let node = keys.node("old_clients");
         let patterns = node
             .filter(|node| node.text() != Some("default"))
@@ -92,7 +191,7 @@ fn pattern(text: &str) -> Parsed<Regex> {
 }
 
 pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
-    mapping(node, report, |keys| Limits {
+    mapping(node, LIMITS, report, |keys| Limits {
         header_bytes: keys.value("header_bytes", header_bytes).unwrap_or(64 << 10),
         header_timeout: keys
             .value("header_timeout", some_duration)
@@ -117,7 +216,7 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
 }
 
 fn per_client(node: &Node, report: &mut Report) -> PerClient {
-    mapping(node, report, |keys| {
+    mapping(node, PER_CLIENT_KEYS, report, |keys| {
         let per_client = PerClient {
             connections: keys.value_or_off("connections", count, PER_CLIENT.connections),
             requests: keys.value_or_off("requests", count, PER_CLIENT.requests),
@@ -131,7 +230,7 @@ fn per_client(node: &Node, report: &mut Report) -> PerClient {
 }
 
 pub(super) fn log(node: &Node, report: &mut Report) -> Log {
-    mapping(node, report, |keys| Log {
+    mapping(node, LOG, report, |keys| Log {
         format: keys.value("format", log_format).unwrap_or(Format::Text),
         level: keys.value("level", log_level).unwrap_or(Level::INFO),
         access: keys.value("access", boolean).unwrap_or(true),

@@ -8,10 +8,123 @@ use super::fault::Report;
 use super::host::{self, HUB};
 use super::keys::{Keys, list, mapping, path, refuse_empty, value};
 use super::origin::Origin;
+use super::reference::{Absent, Key, Kind};
 use super::store::Store;
 use super::tree::{Node, Value};
 use super::units::{MINUTE, Parsed, boolean, duration, some_duration};
 use oci::glob::Pattern;
+
+/// The keys of a registry.
+pub(super) const KEYS: &[Key] = &[
+    Key::new(
+        "name",
+        Kind::Scalar("name of a registry"),
+        Absent::Required,
+        "What `?ns=`, path prefixes and rules call it: a host or a word. `docker.io` is Docker Hub, whose aliases are known.",
+    ),
+    Key::new(
+        "hosts",
+        Kind::List("host"),
+        Absent::Nothing,
+        "Host headers that choose it. They are in the gateway's own certificate too.",
+    ),
+    Key::new(
+        "v2",
+        Kind::Scalar("URL"),
+        Absent::Means("`https://<name>`, unless `v1` is given"),
+        "Where v2 is spoken: scheme, host and port.",
+    ),
+    Key::new(
+        "v1",
+        Kind::Scalar("URL"),
+        Absent::Nothing,
+        "Where v1 is spoken; `/v1` and old clients go there. Without `push` it is mirrored; see [A mirror of a v1 registry](recipes/v1-mirror.md).",
+    ),
+    Key::new(
+        "v1_index",
+        Kind::Scalar("URL"),
+        Absent::Means("`v1`"),
+        "Where v1's index is, if that is another server.",
+    ),
+    Key::new(
+        "credentials",
+        Kind::ChoiceOrSection(&["off"], super::credentials::KEYS),
+        Absent::Means("anonymous"),
+        "How the gateway logs in there. Nobody may pull with them unless `access.rules` or `visibility` say so.",
+    ),
+    Key::new(
+        "ca",
+        Kind::Scalar("path"),
+        Absent::Nothing,
+        "PEM file of CAs, added to the system's. Reloaded when it changes.",
+    ),
+    Key::new(
+        "auth_hosts",
+        Kind::List("host"),
+        Absent::Nothing,
+        "Hosts of token realms that may have the credentials, beside the registry's own registrable domain.",
+    ),
+    Key::new(
+        "visibility",
+        Kind::Choice(&["public", "rules", "caller"]),
+        Absent::Means("`rules` with credentials or `push`, else `public`"),
+        "`public`: everybody may pull; with credentials, only what the registry shows to everybody, asked once a day for each repository. `rules`: `access.rules` decide. `caller`: each client's own login decides, at the registry; it needs `hosts`.",
+    ),
+    Key::new(
+        "push",
+        Kind::Scalar("boolean"),
+        Absent::Is("false"),
+        "Whether it takes pushes and deletes.",
+    ),
+    Key::new(
+        "cache",
+        Kind::Scalar("boolean"),
+        Absent::Is("true"),
+        "`false`: route and guard only; nothing is stored.",
+    ),
+    Key::new(
+        "default",
+        Kind::Scalar("boolean"),
+        Absent::Means("`true` for a sole registry"),
+        "Whether names that nothing else claims belong to it.",
+    ),
+    Key::new(
+        "owns",
+        Kind::List("pattern"),
+        Absent::Nothing,
+        "Names that belong to it wherever they are asked: `team/**`, `intern-*`.",
+    ),
+    Key::new(
+        "bridge",
+        Kind::Scalar("boolean"),
+        Absent::Means("`true` where `v1` and `v2` are given"),
+        "Whether v1 clients see the images of v2 and the reverse; see [Old and new clients](recipes/old-and-new.md).",
+    ),
+    Key::new(
+        "tag_ttl",
+        Kind::Scalar("duration"),
+        Absent::Means("`0s` with `push`, else as in `store`"),
+        "As `store.tag_ttl`.",
+    ),
+    Key::new(
+        "missing_ttl",
+        Kind::Scalar("duration"),
+        Absent::Means("`0s` with `push`, else as in `store`"),
+        "As `store.missing_ttl`.",
+    ),
+    Key::new(
+        "link_ttl",
+        Kind::Scalar("duration"),
+        Absent::Means("`10m` with `push`, else as in `store`"),
+        "As `store.link_ttl`.",
+    ),
+    Key::new(
+        "unused_ttl",
+        Kind::Scalar("duration, or `off`"),
+        Absent::Means("as in `store`"),
+        "As `store.unused_ttl`. Content of several registries lives by the longest.",
+    ),
+];
 
 /// One upstream registry, with every default resolved.
 #[derive(Debug, Clone)]
@@ -116,7 +229,7 @@ fn registry(node: &Node, sole: bool, store: &Store, report: &mut Report) -> Regi
         let name = value(node, host::registry_name, report);
         return bare_registry(name.unwrap_or_else(meant), sole, store);
     }
-    mapping(node, report, |keys| {
+    mapping(node, KEYS, report, |keys| {
         let name = keys
             .required("name", "ghcr.io", host::registry_name)
             .unwrap_or_else(meant);
@@ -181,117 +294,5 @@ fn visibility(text: &str) -> Parsed<Visibility> {
         "rules" => Ok(Visibility::Rules),
         "caller" => Ok(Visibility::Caller),
         _ => Err("is not a visibility; write public, rules or caller".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::config::tests::assert_told;
-
-    #[test]
-    fn faults_of_registries() {
-        assert_told(&[
-            (
-                "registries: docker.io",
-                &[
-                    "1:13: expected a list here, not a single value; write [a, b] or lines that begin with -",
-                ],
-            ),
-            (
-                "registries: []",
-                &["1:13: registries is empty; write `registries: [docker.io]`"],
-            ),
-            (
-                "registries: [registry-1.docker.io]",
-                &[r#"1:14: "registry-1.docker.io" is another name of docker.io; write docker.io"#],
-            ),
-            (
-                "registries: [https://ghcr.io]",
-                &[
-                    r#"1:14: "https://ghcr.io" is a URL; write the host alone as the name, and the URL as v2"#,
-                ],
-            ),
-            (
-                "registries: [ghcr.io/team]",
-                &[
-                    r#"1:14: "ghcr.io/team" is not a registry's name; write a host or a word, such as ghcr.io"#,
-                ],
-            ),
-            (
-                "registries: [[ghcr.io]]",
-                &["1:14: expected keys and values here, not a list; write `name: …`"],
-            ),
-            (
-                "registries: [~]",
-                &["1:14: name is missing here; write `name: ghcr.io`"],
-            ),
-            (
-                r#"registries: [{v2: "http://h"}]"#,
-                &["1:14: name is missing here; write `name: ghcr.io`"],
-            ),
-            (
-                r#"registries: [{name: a, hosts: ["http://x", [h]], auth_hosts: h}]"#,
-                &[
-                    r#"1:32: "http://x" is not a host; write a name or address, such as registry.example.com"#,
-                    "1:44: expected a single value here, not a list; write one word, in quotes if need be",
-                    "1:62: expected a list here, not a single value; write [a, b] or lines that begin with -",
-                ],
-            ),
-            (
-                r#"registries: [{name: a, owns: ["Team/**", "a**", "app:latest", "a//b"]}]"#,
-                &[
-                    r#"1:31: "Team/**" is not a pattern of names; write a-z, 0-9, `.`, `_`, `-` and `*` between slashes"#,
-                    r#"1:42: "a**" mixes ** with letters; write ** alone between slashes"#,
-                    r#"1:49: "app:latest" names a tag or digest; write the repository alone"#,
-                    r#"1:63: "a//b" is not a pattern of names; write a-z, 0-9, `.`, `_`, `-` and `*` between slashes"#,
-                ],
-            ),
-            (
-                "registries: [{name: a, visibility: private}]",
-                &[r#"1:36: "private" is not a visibility; write public, rules or caller"#],
-            ),
-            (
-                "registries: [{name: a, push: maybe, cache: 1, default: on, bridge: no}]",
-                &[
-                    r#"1:30: "maybe" is neither true nor false; write one of them"#,
-                    r#"1:44: "1" is neither true nor false; write one of them"#,
-                    r#"1:56: "on" is neither true nor false; write one of them"#,
-                    r#"1:68: "no" is neither true nor false; write one of them"#,
-                ],
-            ),
-            (
-                r#"registries: [{name: a, v1: "h:5000"}]"#,
-                &[r#"1:28: "h:5000" is not a URL; write http://host:port or https://host"#],
-            ),
-            (
-                r#"registries: [{name: a, v2: "https://me:hunter2@h"}]"#,
-                &[r#"1:28: "…@h" holds a user or password; write them under credentials"#],
-            ),
-            (
-                r#"registries: [{name: a, v2: "https://h/v2/"}]"#,
-                &[
-                    r#"1:28: "https://h/v2/" has a path, and paths are not supported yet; write scheme, host and port only"#,
-                ],
-            ),
-            (
-                r#"registries: [{name: a, v2: "https://h?token=hunter2"}]"#,
-                &[
-                    r#"1:28: "https://h?…" holds a query or fragment; write scheme, host and port only"#,
-                ],
-            ),
-            (
-                r#"registries: [{name: a, v2: "https://h:0"}]"#,
-                &[
-                    r#"1:28: "https://h:0" has no usable host and port; write http://host:port or https://host"#,
-                ],
-            ),
-            (
-                r#"registries: [{name: a, tag_ttl: "${SECRET}", unused_ttl: soon}]"#,
-                &[
-                    r#"1:33: "${SECRET}" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m"#,
-                    r#"1:58: "soon" is not a duration; write a whole number and ms, s, m, h, d or w, such as 30s or 1h30m, or off"#,
-                ],
-            ),
-        ]);
     }
 }

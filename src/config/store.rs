@@ -7,9 +7,108 @@ use super::Secret;
 use super::fault::Report;
 use super::keys::{mapping, path, text};
 use super::origin::Origin;
+use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::{DAY, MINUTE, Parsed, duration, max_stale, min_free, size, some_duration};
 use ::store::MinFree;
+
+/// The keys of `store`.
+pub(super) const KEYS: &[Key] = &[
+    Key::new(
+        "path",
+        Kind::Scalar("path"),
+        Absent::Is("var/store"),
+        "The folder of the store. One process at a time uses it.",
+    ),
+    Key::new(
+        "max_size",
+        Kind::Scalar("size"),
+        Absent::Is("100GiB"),
+        "Hard cap on what is on disk, in blocks of 4 KiB: content, partials, records. The least recently used content is evicted.",
+    ),
+    Key::new(
+        "min_free",
+        Kind::Scalar("size, or share of the file system, or `off`"),
+        Absent::Is("5%"),
+        "Below this much free space nothing new is stored, and pulls pass through.",
+    ),
+    Key::new(
+        "unused_ttl",
+        Kind::Scalar("duration, or `off`"),
+        Absent::Is("30d"),
+        "Content unused for this long is deleted.",
+    ),
+    Key::new(
+        "tag_ttl",
+        Kind::Scalar("duration"),
+        Absent::Is("10m"),
+        "How long a tag is fresh. Then it is revalidated with one HEAD.",
+    ),
+    Key::new(
+        "missing_ttl",
+        Kind::Scalar("duration"),
+        Absent::Is("10s"),
+        "How long a 404 is remembered.",
+    ),
+    Key::new(
+        "link_ttl",
+        Kind::Scalar("duration"),
+        Absent::Is("7d"),
+        "After this, that a repository has a digest is checked again, behind the answer.",
+    ),
+    Key::new(
+        "max_stale",
+        Kind::Scalar("duration, or `forever`, or `off`"),
+        Absent::Is("7d"),
+        "How old a tag may be when the upstream cannot be asked.",
+    ),
+    Key::new(
+        "scrub_every",
+        Kind::Scalar("duration, or `off`"),
+        Absent::Is("30d"),
+        "Everything on disk is rehashed within this time; damaged content is quarantined and fetched again.",
+    ),
+    Key::new(
+        "bucket",
+        Kind::ChoiceOrSection(&["off"], BUCKET),
+        Absent::Nothing,
+        "An S3-compatible bucket that several gateways share; see [A shared bucket](recipes/bucket.md).",
+    ),
+];
+
+/// The keys of `store.bucket`.
+pub(super) const BUCKET: &[Key] = &[
+    Key::new(
+        "url",
+        Kind::Scalar("`s3://name/prefix`"),
+        Absent::Required,
+        "The bucket, and what its keys begin with.",
+    ),
+    Key::new(
+        "access_key",
+        Kind::Scalar("text"),
+        Absent::Means("unsigned requests"),
+        "Signs requests, together with `secret_key`.",
+    ),
+    Key::new(
+        "secret_key",
+        Kind::Scalar("text"),
+        Absent::Means("unsigned requests"),
+        "Never shown in messages or logs.",
+    ),
+    Key::new(
+        "endpoint",
+        Kind::Scalar("URL"),
+        Absent::Means("the cloud's own"),
+        "Where the service is, if not at AWS: `http://127.0.0.1:9000`.",
+    ),
+    Key::new(
+        "region",
+        Kind::Scalar("text"),
+        Absent::Means("`us-east-1`"),
+        "As the service calls it.",
+    ),
+];
 
 /// What is kept on disk, and how long it is believed. Each [`super::Registry`] holds its own resolved
 /// values of the times that it may override.
@@ -71,7 +170,7 @@ pub struct BucketAccount {
 }
 
 pub(super) fn store(node: &Node, report: &mut Report) -> Store {
-    mapping(node, report, |keys| Store {
+    mapping(node, KEYS, report, |keys| Store {
         path: keys.value("path", path).unwrap_or("var/store".into()),
         max_size: keys.value("max_size", size).unwrap_or(100 << 30),
         min_free: keys
@@ -92,7 +191,7 @@ pub(super) fn store(node: &Node, report: &mut Report) -> Store {
 }
 
 fn bucket(node: &Node, report: &mut Report) -> Bucket {
-    mapping(node, report, |keys| {
+    mapping(node, BUCKET, report, |keys| {
         let (name, prefix) = keys
             .required("url", r#""s3://name/prefix""#, bucket_url)
             .unwrap_or_default();
