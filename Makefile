@@ -16,7 +16,7 @@ test: ## install the real registries and clients where possible, then check and 
 test-long: ## an hour of random users against their rights; ROADSTEAD_MODEL_SECONDS says how long instead
 	@scripts/test-long.sh
 
-bench: ## measure beside nginx and docker-registry; writes BENCHMARKS.md
+bench: ## measure beside nginx and docker-registry; writes docs/benchmarks.md
 	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
 	@scripts/build.sh --release
 	@python3 scripts/bench.py

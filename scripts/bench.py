@@ -4,7 +4,7 @@
 All servers stand in front of the same docker-registry, hold the same blob and manifest, and show the same
 certificate. They are measured one at a time, in turn, ROUNDS times; the table gives medians. CPU seconds
 are user + system time of all processes of a server, from /proc. It prints the table and writes it into
-BENCHMARKS.md. About four minutes; no network but loopback.
+docs/benchmarks.md. About four minutes; no network but loopback.
 
 `bench.py large` measures a store of a million blobs instead: see large.py. Under two minutes.
 """
@@ -33,7 +33,7 @@ import large  # noqa: E402
 import oci  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGE = REPOSITORY / "BENCHMARKS.md"
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 LARGE = "<!-- large:begin -->", "<!-- large:end -->"
 

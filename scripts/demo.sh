@@ -306,7 +306,7 @@ for row in rows:
     first, rest = row[0].ljust(widths[0]), zip(row[1:], widths[1:])
     print("  " + "  ".join([first, *(cell.rjust(width) for cell, width in rest)]).rstrip())'
     tell
-    tell "Every promise held. \`make run\` serves Docker Hub in the same way; README.md says how clients use it."
+    tell "Every promise held. \`make run\` serves Docker Hub in the same way; docs/recipes says how clients use it."
 }
 
 start_upstream

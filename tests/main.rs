@@ -12,6 +12,7 @@ mod command_line;
 mod compose;
 mod conversion;
 mod disk;
+mod documents;
 mod faults;
 mod fill;
 mod front;

@@ -88,10 +88,10 @@ fn a_bucket_that_is_down_makes_nobody_unready() {
     }
 }
 
-/// README's rules for what may be forgotten, with what a pull leaves there.
+/// The rules of the recipe for what may be forgotten, with what a pull leaves there.
 #[test]
 fn the_lifecycle_recipe_is_about_what_is_there() {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../docs/recipes/bucket.md");
     let blocks = readme.split("```json\n").skip(1);
     let mut blocks = blocks.filter_map(|rest| rest.split_once("\n```").map(|(block, _)| block));
     let recipe = blocks.find(|block| block.contains("AbortIncompleteMultipartUpload"));

@@ -11,8 +11,7 @@ use testkit::real::{Machine, Missing, found, program};
 use testkit::until;
 
 /// Where the recipe is.
-const TEXT: &str = include_str!("../../README.md");
-const HEADING: &str = "### One hostname for v1 and v2";
+const TEXT: &str = include_str!("../../docs/recipes/one-hostname.md");
 const PASSWORD: &str = "s3cret: of the deployer\n";
 const START: Duration = Duration::from_secs(45);
 const NAMES: [&str; 2] = ["registry.example.com", "other.example.com"];
@@ -25,16 +24,8 @@ struct Block {
     above: String,
 }
 
-/// The recipe, from its heading to the next one.
-fn recipe() -> &'static str {
-    let (_, rest) = TEXT.split_once(HEADING).expect("the recipe");
-    let end = [rest.find("\n## "), rest.find("\n### ")];
-    let end = end.into_iter().flatten().min();
-    end.map_or(rest, |end| &rest[..end])
-}
-
 fn blocks() -> Vec<Block> {
-    let mut pieces = recipe().split("```");
+    let mut pieces = TEXT.split("```");
     let mut blocks = Vec::new();
     while let (Some(above), Some(block)) = (pieces.next(), pieces.next()) {
         let (language, text) = block.split_once('\n').expect("lines");
@@ -148,7 +139,7 @@ impl Place {
 
 /// What the recipe says one sees when something is wrong: the first words in backticks of every row.
 fn symptoms() -> Vec<&'static str> {
-    let rows = recipe().lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = TEXT.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split('`').next().unwrap_or_default())
         .collect()
 }
@@ -198,7 +189,7 @@ fn the_recipe_is_followed_line_by_line() {
     wrong_things(&mut place);
 }
 
-/// The recipe's last table, in its order.
+/// The recipe's table of symptoms, in its order.
 fn wrong_things(place: &mut Place) {
     let inspect = "skopeo inspect docker://registry.example.com/team/app:1";
     let trust = "/etc/docker/certs.d";

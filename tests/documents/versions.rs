@@ -1,0 +1,59 @@
+//! Versions that several files name are the same in all of them.
+
+use regex::Regex;
+
+use super::read;
+
+/// The one thing that `pattern` finds in a file.
+#[track_caller]
+fn the(pattern: &str, path: &str) -> String {
+    let pattern = Regex::new(pattern).expect("a pattern");
+    let text = read(path);
+    let found = pattern.captures(&text);
+    let found = found.unwrap_or_else(|| panic!("{path} has no {pattern}"));
+    found[1].to_owned()
+}
+
+#[test]
+fn the_supported_rust_version_is_one() {
+    let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
+    assert_eq!(the(r#"(?m)^msrv = "(.*)"$"#, "clippy.toml"), supported);
+    let tested = the(
+        r"(?m)^ +RUST_SUPPORTED: '(.*)'$",
+        ".github/workflows/ci.yml",
+    );
+    assert_eq!(tested, supported);
+    assert_eq!(
+        the(r"Rust (\d+\.\d+) or newer", "CONTRIBUTING.md"),
+        supported
+    );
+}
+
+/// What is unreleased comes first, then every release with its day, the newest one being this version.
+#[test]
+fn the_changelog_knows_this_version() {
+    let version = the(r#"(?m)^version = "(.*)"$"#, "Cargo.toml");
+    let changelog = read("CHANGELOG.md");
+    let headings: Vec<&str> = changelog
+        .lines()
+        .filter_map(|it| it.strip_prefix("## "))
+        .collect();
+    assert_eq!(headings[0], "[Unreleased]");
+    let release = Regex::new(r"^\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$").expect("a pattern");
+    let releases: Vec<String> = headings[1..]
+        .iter()
+        .map(|it| release.captures(it).unwrap_or_else(|| panic!("{it}"))[1].to_owned())
+        .collect();
+    assert_eq!(releases.first(), Some(&version));
+    let kinds = [
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    ];
+    for kind in changelog.lines().filter_map(|it| it.strip_prefix("### ")) {
+        assert!(kinds.contains(&kind), "{kind}");
+    }
+}
