@@ -17,7 +17,7 @@ use gateway::{
     Admission, AppState, Authority, Bound, Front, Gateway, ListenerTls, OwnTls, TlsError,
     TlsSettings, with_files,
 };
-use mirror::Mirror;
+use mirror::{Contents, Mirror};
 use runtime::share::Shares;
 use store::{Bucket, Store};
 
@@ -99,6 +99,10 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let mirror = config
         .mirror_settings()
         .map_err(|error| ServeError::Configuration(error.to_string()))?;
+    #[cfg(feature = "v1")]
+    let v1 = config
+        .v1_settings()
+        .map_err(|error| ServeError::Configuration(error.to_string()))?;
     let authenticator = config.authenticator_settings();
     let authenticator = authenticator.map(|settings| Authenticator::open(&settings));
     let authenticator = authenticator.transpose()?;
@@ -115,7 +119,14 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     }
     let store = Arc::new(store);
     store.tend()?;
-    let mirror = Mirror::new(mirror, store.clone(), fills_on)?;
+    let contents = Contents::new(store.clone(), config.limits.fills, fills_on);
+    #[cfg(feature = "v1")]
+    let registries = v1::Registries::new(v1, contents.clone())?;
+    #[cfg(feature = "v1")]
+    let fallback = Some(registries.clone() as Arc<dyn mirror::Fallback>);
+    #[cfg(not(feature = "v1"))]
+    let fallback = None;
+    let mirror = Mirror::new(mirror, contents, fallback)?;
     let operated = mirror.clone();
     let shares = Shares::new(config.limits.per_client);
     let state = Arc::new(AppState {
@@ -124,6 +135,8 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         table: config.routing_table(),
         policy: config.policy(),
         authenticator,
+        #[cfg(feature = "v1")]
+        v1: v1::V1::new(registries, mirror.clone()),
         mirror,
         access_log: config.log.access,
         idle_timeout: config.limits.idle_timeout,

@@ -88,29 +88,7 @@ impl Config {
     /// When one cannot be read.
     pub fn mirror_settings(&self) -> Result<mirror::Settings, PasswordFileError> {
         let mut origins = Vec::new();
-        let mut v1 = Vec::new();
-        for registry in &self.registries {
-            if let Some(origin) = &registry.v1 {
-                let index = registry.v1_index.as_ref();
-                let mirrored = !registry.push && registry.cache;
-                // What everybody reads here is what everybody may have there, kept or not.
-                let anonymous = !registry.push && registry.visibility == Visibility::Public;
-                let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
-                v1.push(mirror::V1Settings {
-                    registry: Registry::new(&registry.name),
-                    mirrored,
-                    bridge: registry.bridge,
-                    upstream: v1_upstream(origin)?,
-                    index: index.map(v1_upstream).transpose()?,
-                    tag_ttl: registry.tag_ttl,
-                    max_stale: self.max_stale(),
-                    patience: patience(registry),
-                });
-            }
-            // Without a v2 side, v2 clients get what the v1 side has, where that is asked for.
-            if registry.v2.is_none() && !(registry.bridge && registry.v1.is_some()) {
-                continue;
-            }
+        for registry in self.registries.iter().filter(|registry| has_v2(registry)) {
             let v2 = registry.v2.as_ref();
             let v2 = v2.map(|v2| v2_upstream(registry, v2)).transpose()?;
             origins.push(mirror::OriginSettings {
@@ -124,7 +102,6 @@ impl Config {
                 only_public: registry.visibility == Visibility::Public
                     && registry.credentials.is_some(),
                 callers: registry.visibility == Visibility::Caller,
-                bridge: registry.bridge,
                 heads: if registry.push {
                     mirror::Heads::Revalidated
                 } else {
@@ -132,10 +109,41 @@ impl Config {
                 },
             });
         }
-        Ok(mirror::Settings {
-            origins,
-            v1,
-            fills: self.limits.fills,
+        Ok(mirror::Settings { origins })
+    }
+
+    /// Reads password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    #[cfg(feature = "v1")]
+    pub fn v1_settings(&self) -> Result<v1::Settings, PasswordFileError> {
+        let mut registries = Vec::new();
+        for registry in &self.registries {
+            let Some(origin) = &registry.v1 else { continue };
+            let index = registry.v1_index.as_ref();
+            // What everybody reads here is what everybody may have there, kept or not.
+            let anonymous = !registry.push && registry.visibility == Visibility::Public;
+            let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
+            registries.push(v1::V1Settings {
+                registry: Registry::new(&registry.name),
+                mirrored: !registry.push && registry.cache,
+                bridge: registry.bridge,
+                upstream: v1_upstream(origin)?,
+                index: index.map(v1_upstream).transpose()?,
+                tag_ttl: registry.tag_ttl,
+                max_stale: self.max_stale(),
+                patience: patience(registry),
+            });
+        }
+        let bridged = self.registries.iter().filter(|registry| {
+            let rules = registry.visibility != Visibility::Caller;
+            registry.bridge && rules && has_v2(registry)
+        });
+        let bridged = bridged.map(|registry| Registry::new(&registry.name));
+        Ok(v1::Settings {
+            registries,
+            bridged: bridged.collect(),
         })
     }
 
@@ -337,7 +345,13 @@ fn v2_upstream(
     })
 }
 
+/// Whether clients of v2 are served. Without a v2 side they get what the v1 side has, where that is asked for.
+fn has_v2(registry: &super::Registry) -> bool {
+    registry.v2.is_some() || (registry.bridge && registry.v1.is_some())
+}
+
 /// A server of the v1 API. Those in use close idle connections after two seconds.
+#[cfg(feature = "v1")]
 fn v1_upstream(
     registry: &super::Registry,
     origin: &Origin,
@@ -449,6 +463,7 @@ registries:
         assert_eq!(names, ["a", "docker.io"]);
     }
 
+    #[cfg(feature = "v1")]
     #[test]
     fn a_v1_registry_that_everybody_reads_is_asked_as_everybody() {
         for (keys, asks_as_us) in [
@@ -463,8 +478,8 @@ registries:
                  credentials: {{username: me, password: p}}, {keys}}}]\n"
             );
             let config = crate::config::tests::typed(&yaml).expect("a configuration");
-            let settings = config.mirror_settings().expect("no files");
-            let v1 = settings.v1.first().expect("a v1 registry");
+            let settings = config.v1_settings().expect("no files");
+            let v1 = settings.registries.first().expect("a v1 registry");
             let index = v1.index.as_ref().expect("an index");
             for server in [&v1.upstream, index] {
                 assert_eq!(server.account.is_some(), asks_as_us, "{keys}");

@@ -10,6 +10,7 @@ mod location;
 mod login;
 mod measure;
 mod mount;
+mod old_clients;
 mod pass;
 mod preface;
 mod respond;
@@ -20,6 +21,7 @@ mod socket;
 mod tls;
 mod token;
 mod unframed;
+#[cfg_attr(not(feature = "v1"), path = "without_v1.rs")]
 mod v1;
 
 use std::sync::Arc;
@@ -34,11 +36,11 @@ use pingora::{Error, ErrorType, Result};
 
 pub use admission::Admission;
 pub use front::{Bound, Front, FrontSettings, ListenAddress};
+pub use old_clients::OldClients;
 pub use route::{Entry, Listener, Table};
 pub use tls::{
     Authority, CertificateFiles, ListenerTls, OwnTls, TlsError, TlsSettings, with_files,
 };
-pub use v1::OldClients;
 
 use access::{Action, Authenticator, Denied, Login, Permit, Policy, Scopes};
 use admission::Admitted;
@@ -62,6 +64,8 @@ pub struct AppState {
     /// `None`: everybody is anonymous.
     pub authenticator: Option<Authenticator>,
     pub mirror: Mirror,
+    #[cfg(feature = "v1")]
+    pub v1: ::v1::V1,
     /// Whether every request is logged.
     pub access_log: bool,
     /// Room for requests.

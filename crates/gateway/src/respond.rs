@@ -291,7 +291,7 @@ pub async fn failure(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
         MirrorError::Busy { retry_after } | MirrorError::NoRoom { retry_after } => {
             Some(*retry_after)
         }
-        MirrorError::Converting(_) => Some(CONVERTING_RETRY),
+        MirrorError::Preparing(_) => Some(CONVERTING_RETRY),
         MirrorError::Unavailable(_) => Some(Duration::from_secs(1)),
         _ => None,
     };
@@ -329,7 +329,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         }
         MirrorError::Busy { .. }
         | MirrorError::NoRoom { .. }
-        | MirrorError::Converting(_)
+        | MirrorError::Preparing(_)
         | MirrorError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
             (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
@@ -357,7 +357,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         MirrorError::TooManyRequests { .. } => asked.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
         MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
-        MirrorError::Converting(_) => asked.detail("converting"),
+        MirrorError::Preparing(_) => asked.detail("converting"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),
         MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),
         MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),

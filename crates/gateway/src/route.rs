@@ -9,9 +9,10 @@ use std::borrow::Cow;
 use http::{Method, StatusCode};
 
 use super::catalogue::{self, Listing};
+use super::old_clients::OldClients;
 use super::pass::{self, Pass};
 use super::search::{self, Search};
-use super::v1::{self, OldClients};
+use super::v1;
 use access::Action;
 use oci::error::ErrorCode;
 use oci::glob::Pattern;
@@ -177,23 +178,17 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
         let search = search::search(table, listener, asked.host, &query)?;
         return Ok(Route::Search(search));
     }
-    if v1::is_v1(asked.path) {
-        return Ok(Route::V1(v1::route(table, listener, asked)));
+    if let Some(route) = v1::route(table, listener, &asked) {
+        return Ok(Route::V1(route));
     }
     let segments = v2::segments(asked.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
-        Some("v2") if table.old_clients.include(asked.agent) => {
-            return Ok(Route::V1(v1::not_for_old_clients()));
+        Some("v2") => {
+            if let Some(route) = v1::instead_of_v2(table, listener, &asked) {
+                return Ok(Route::V1(route));
+            }
         }
-        // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
-        Some("v2") if table.is_v1_alone(listener, asked.host) => {
-            return Ok(Route::V1(v1::Route::Refused(Refusal::new(
-                ErrorCode::NameUnknown,
-                "this registry speaks the v1 API alone",
-            ))));
-        }
-        Some("v2") => {}
         _ => {
             return Err(Refusal::new(
                 ErrorCode::NameUnknown,
@@ -357,12 +352,6 @@ fn check_namespace<'t>(
 }
 
 impl Table {
-    /// Whether all that is asked here is of one registry that has nothing for v2.
-    fn is_v1_alone(&self, listener: &Listener, host: Option<&str>) -> bool {
-        let fixed = fixed(self, listener, None, host);
-        fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
-    }
-
     fn by_namespace(&self, namespace: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| {
             entry.registry.as_str() == namespace

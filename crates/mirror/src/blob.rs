@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-
-use super::conversion::OfV1;
+use super::contents::StoredBlob;
 use super::error::Asked;
+use super::fallback::FallbackBlob;
 use super::fill::{FillError, Follower, Joined, Phase, Progress};
 use super::freshness::{Freshness, freshness, stale_age, unix};
 use super::reader::Reader;
 use super::source::{BlobSource, FillKey, FillSource};
 use super::through::Through;
-use super::{HOT_BODY, Heads, Mirror, MirrorError, Origin, Shared, v1_layer};
+use super::{Heads, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -20,7 +19,7 @@ use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository};
 use oci::range::Span;
 use oci::v2::Resource;
-use store::{Blob, BlobLink, Question, Reach, trouble};
+use store::{BlobLink, Question, Reach, trouble};
 use upstream::UpstreamError;
 
 /// A blob of a repository.
@@ -62,48 +61,36 @@ pub struct BlobAnswer {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Memory(Bytes),
-    File(Blob),
+    Stored(StoredBlob),
     Fill(Follower, FillSource),
     /// There is no room in the store.
-    Elsewhere(FillSource, FillKey),
+    PassThrough(FillSource, FillKey),
 }
 
 /// Where a blob's bytes are.
-pub(super) enum Whereabouts {
-    Here,
+pub(super) enum BlobLocation {
+    Store,
     /// They come with this fill.
-    Coming(Follower),
-    /// They cannot be kept.
-    Elsewhere,
-}
-
-impl Content {
-    /// In bytes, of what is here.
-    pub(super) fn length(&self) -> Option<u64> {
-        match self {
-            Self::File(blob) => Some(blob.size),
-            Self::Memory(bytes) => Some(bytes.len() as u64),
-            Self::Fill(..) | Self::Elsewhere(..) => None,
-        }
-    }
+    Fill(Follower),
+    /// They cannot be stored.
+    PassThrough,
 }
 
 impl BlobAnswer {
-    pub(super) fn whereabouts(self) -> Whereabouts {
-        match self.content {
-            Content::Memory(_) | Content::File(_) => Whereabouts::Here,
-            Content::Fill(follower, _) => Whereabouts::Coming(follower),
-            Content::Elsewhere(..) => Whereabouts::Elsewhere,
+    /// With content that is stored.
+    pub fn stored(blob: StoredBlob, cache: CacheStatus) -> Self {
+        Self {
+            size: Some(blob.size()),
+            cache,
+            content: Content::Stored(blob),
         }
     }
 
-    /// With content that is here.
-    fn here(content: Content, cache: CacheStatus) -> Self {
-        Self {
-            size: content.length(),
-            cache,
-            content,
+    pub(super) fn location(self) -> BlobLocation {
+        match self.content {
+            Content::Stored(_) => BlobLocation::Store,
+            Content::Fill(follower, _) => BlobLocation::Fill(follower),
+            Content::PassThrough(..) => BlobLocation::PassThrough,
         }
     }
 
@@ -111,8 +98,8 @@ impl BlobAnswer {
     /// store, each would have to be asked for upstream.
     pub const fn is_seekable(&self) -> bool {
         match self.content {
-            Content::Memory(_) | Content::File(_) | Content::Fill(..) => true,
-            Content::Elsewhere(..) => false,
+            Content::Stored(_) | Content::Fill(..) => true,
+            Content::PassThrough(..) => false,
         }
     }
 
@@ -145,12 +132,12 @@ impl BlobAnswer {
         let part = span.unwrap_or(whole);
         let end = span.map(|span| span.end).or(self.size);
         Ok(match self.content {
-            Content::Memory(bytes) => Reader::memory(bytes, part),
-            Content::File(blob) => Reader::blob(blob, part),
+            Content::Stored(StoredBlob::Memory(bytes)) => Reader::memory(bytes, part),
+            Content::Stored(StoredBlob::File(blob)) => Reader::blob(blob, part),
             Content::Fill(follower, source) => {
                 Reader::fill(follower, source, self.size, part.first, end)
             }
-            Content::Elsewhere(source, key) => {
+            Content::PassThrough(source, key) => {
                 // Only a body read from its first to its last byte can be verified.
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
@@ -183,8 +170,9 @@ impl Mirror {
             Some(link) => Some(link),
             None => shared.shared_blob(&origin, permit, digest).await,
         };
-        if let Some(content) = shared
-            .open_blob(digest, link.as_ref().and_then(|link| link.size))
+        if let Some(blob) = shared
+            .contents
+            .open(digest, link.as_ref().and_then(|link| link.size))
             .await
         {
             let cache = if let Some(link) = &link {
@@ -201,7 +189,7 @@ impl Mirror {
                     .collapsed(collapsed)
                     .detail("claimed")
             };
-            return Ok(BlobAnswer::here(content, cache));
+            return Ok(BlobAnswer::stored(blob, cache));
         }
         self.fill_blob(&origin, permit, digest, link.is_some())
             .await
@@ -221,21 +209,25 @@ impl Mirror {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         });
-        let mut source = match shared.of_v1(origin, permit.repository(), digest).await {
-            Some(OfV1::Made(bytes)) => {
+        let given = shared.blob_of_fallback(origin, permit.repository(), digest);
+        let mut source = match given.await {
+            Some(FallbackBlob::Made(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
                 let cache = cache.detail("converted");
-                return Ok(BlobAnswer::here(Content::Memory(bytes), cache));
+                return Ok(BlobAnswer::stored(StoredBlob::Memory(bytes), cache));
             }
-            Some(OfV1::Layer(source)) => source,
+            Some(FallbackBlob::Source(source)) => FillSource::Foreign(source),
             None => upstream.clone(),
         };
         let mut strangers = 0;
         loop {
             let claim = shared.ask_blob(permit, digest);
-            let is_of_v1 = source.blob().is_none();
-            // That an image of v1 is the repository's was looked up.
-            let joined = shared.fills.join(key, source.clone(), claimed || is_of_v1);
+            let is_foreign = source.blob().is_none();
+            // That it is the repository's was looked up.
+            let joined = shared
+                .contents
+                .fills
+                .join(key, source.clone(), claimed || is_foreign);
             match joined {
                 Joined::Fill {
                     mut follower,
@@ -254,15 +246,15 @@ impl Mirror {
                             })
                         }
                         Err(FillError::NoRoom { total }) => {
-                            let content = Content::Elsewhere(source, key);
+                            let content = Content::PassThrough(source, key);
                             Ok(BlobAnswer {
                                 size: total,
                                 cache: cache.detail("no-room"),
                                 content,
                             })
                         }
-                        Err(error) if is_of_v1 => match v1_layer::refused(error) {
-                            // The v1 side has it no more. The v2 side may.
+                        Err(error) if is_foreign => match MirrorError::of_foreign(error) {
+                            // The fallback has it no more. The v2 side may.
                             MirrorError::Unknown { .. }
                             | MirrorError::Unusable(_)
                             | MirrorError::Untrue(_) => {
@@ -373,7 +365,8 @@ impl Mirror {
             let (shared, origin) = (self.shared.clone(), origin.clone());
             let (repository, digest) = (permit.repository().clone(), *digest);
             async move {
-                let error = match origin.upstream.blob_head(&repository, &digest).await {
+                let asked = async { origin.v2()?.blob_head(&repository, &digest).await };
+                let error = match asked.await {
                     Ok(size) => {
                         let checked_at = unix(SystemTime::now());
                         let link = BlobLink { checked_at, size };
@@ -384,11 +377,12 @@ impl Mirror {
                     Err(error) => error,
                 };
                 if matches!(error, UpstreamError::NotFound) {
-                    let size = shared
-                        .relink_blob_of_v1(&origin, &repository, &digest)
-                        .await;
-                    if size.is_some() {
-                        return Ok(size);
+                    let fallback = shared.fallback(&origin).cloned();
+                    if let Some(fallback) = fallback {
+                        let size = fallback.blob(&origin.registry, &repository, &digest);
+                        if let Some(size) = size.await {
+                            return Ok(Some(size));
+                        }
                     }
                 }
                 let error = FillError::Upstream(Arc::new(error));
@@ -480,35 +474,7 @@ impl Shared {
         links.shared_blob(registry, repository, digest, good).await
     }
 
-    /// A blob that is here, of that size where a link knows it; small ones stay in memory. A disk that cannot
-    /// say counts as absent: slower, not wrong.
-    pub(super) async fn open_blob(&self, digest: &Digest, size: Option<u64>) -> Option<Content> {
-        if let Some(bytes) = self.hot.get(digest) {
-            self.store.blobs.touch(digest);
-            return Some(Content::Memory(bytes));
-        }
-        let (blobs, wanted) = (self.store.blobs.clone(), *digest);
-        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted, size)).await;
-        let blob = match opened
-            .map_err(std::io::Error::other)
-            .and_then(|opened| opened)
-        {
-            Ok(blob) => blob?,
-            Err(error) => {
-                trouble("a blob cannot be opened", &error);
-                return None;
-            }
-        };
-        if blob.size <= HOT_BODY
-            && let Ok(bytes) = self.small(digest, HOT_BODY).await
-        {
-            // Or it was damaged.
-            return bytes.map(Content::Memory);
-        }
-        Some(Content::File(blob))
-    }
-
-    /// How long a linked blob is that is here, or is made here of what the v1 side has.
+    /// How long a linked blob is that is here, or is had from the fallback.
     async fn length_here(
         &self,
         origin: &Origin,
@@ -516,21 +482,12 @@ impl Shared {
         digest: &Digest,
         link: &BlobLink,
     ) -> Option<u64> {
-        if let Some(content) = self.open_blob(digest, link.size).await {
-            return content.length();
+        if let Some(blob) = self.contents.open(digest, link.size).await {
+            return Some(blob.size());
         }
-        let of_v1 = self.of_v1(origin, permit.repository(), digest).await;
-        link.size.filter(|_| of_v1.is_some())
-    }
-
-    /// A blob that was made here, of a layer that the caller's repository has.
-    pub(super) async fn derived_blob(&self, digest: &Digest, size: u64) -> Option<BlobAnswer> {
-        let content = self.open_blob(digest, Some(size)).await?;
-        Some(BlobAnswer {
-            size: Some(size),
-            cache: CacheStatus::HIT.detail("derived"),
-            content,
-        })
+        let repository = permit.repository();
+        let given = self.blob_of_fallback(origin, repository, digest).await;
+        link.size.filter(|_| given.is_some())
     }
 
     /// Begins to ask whether a repository has a blob.

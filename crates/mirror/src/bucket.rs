@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::download::Download;
 use super::freshness::{Freshness, freshness, unix};
 use super::source::FillSource;
-use super::{HOT_BODY, Origin, Shared};
+use super::{Origin, Shared};
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
 use store::{Blob, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, trouble};
@@ -55,8 +55,8 @@ impl Shared {
         let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
             Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
-            Ok(Ok(())) if bytes.len() as u64 <= HOT_BODY => self.hot.insert(*digest, bytes.clone()),
-            _ => {}
+            Ok(Ok(())) => self.contents.heat(*digest, &bytes),
+            Err(_) => {}
         }
         Some(bytes)
     }
@@ -178,7 +178,8 @@ impl Download {
         }
         let claim = self.claim(source);
         // Where it refuses, asking it for the bytes says why.
-        let size = origin.upstream.blob_head(repository, digest).await.ok()?;
+        let size = origin.v2().ok()?.blob_head(repository, digest).await;
+        let size = size.ok()?;
         self.link(source, claim, size).await;
         Some(size)
     }

@@ -97,16 +97,16 @@ impl Origin {
     /// This registry as one caller sees it: every question goes out with what they showed, and nothing is
     /// believed for longer than the answer.
     fn seen_by(&self, presented: &Presented, who: Who) -> Self {
+        let upstream = self.upstream.as_ref();
         Self {
             registry: self.registry.clone(),
-            upstream: self.upstream.for_caller(presented.value().cloned()),
+            upstream: upstream.map(|upstream| upstream.for_caller(presented.value().cloned())),
             tag_ttl: Duration::ZERO,
             missing_ttl: Duration::ZERO,
             link_ttl: self.link_ttl,
             max_stale: Some(Duration::ZERO),
             patience: self.patience,
             only_public: false,
-            bridge: self.bridge,
             heads: self.heads,
             callers: true,
             who: Some(who),
@@ -145,8 +145,10 @@ impl Mirror {
         presented: &Presented,
     ) -> Result<(), MirrorError> {
         let origin = self.origin_for(registry, Some(presented))?;
-        let pinged = origin.upstream.ping().await;
-        pinged.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+        let pinged = async { origin.v2()?.ping().await };
+        pinged
+            .await
+            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
     }
 
     /// Makes sure that the registry lets this caller have `resource`. Tags and lists are asked for anyway.
@@ -213,9 +215,10 @@ impl Mirror {
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let (shared, upstream) = (&self.shared, &origin.upstream);
+        let shared = &self.shared;
         let reference = Reference::Tag(tag.clone());
         let refused = |error: UpstreamError| MirrorError::of(Arc::new(error), Asked::Manifest);
+        let upstream = origin.v2().map_err(refused)?;
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
         // It is not kept, but ends when somebody writes.
         let asked = shared.store.tags.ask(registry, repository, class, tag);
@@ -272,8 +275,10 @@ impl Shared {
         let (registry, repository) = (permit.registry(), permit.repository());
         let links = &self.store.links;
         let question = links.ask_blob(registry, repository, digest);
-        let size = origin.upstream.blob_head(repository, digest).await;
-        let size = size.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+        let size = async { origin.v2()?.blob_head(repository, digest).await };
+        let size = size
+            .await
+            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
         let checked_at = unix(SystemTime::now());
         let link = BlobLink { checked_at, size };
         links.link_blob(&question, link, Reach::Shared).await;
@@ -286,7 +291,8 @@ impl Shared {
         permit: &Permit,
         reference: &Reference,
     ) -> Result<(), MirrorError> {
-        let (upstream, repository) = (&origin.upstream, permit.repository());
+        let refused = |error| MirrorError::of(Arc::new(error), Asked::Manifest);
+        let (upstream, repository) = (origin.v2().map_err(refused)?, permit.repository());
         let class = AcceptClass::Full;
         let links = &self.store.links;
         let asked = match reference {
@@ -303,7 +309,7 @@ impl Shared {
             }
             head => head,
         };
-        let head = head.map_err(|error| MirrorError::of(Arc::new(error), Asked::Manifest))?;
+        let head = head.map_err(refused)?;
         if let (Reference::Digest(digest), Some(asked)) = (reference, asked)
             && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {

@@ -71,7 +71,7 @@ impl Mirror {
     ) -> Result<Listed, MirrorError> {
         let origin = self.origin_for(registry, viewer.presented())?;
         let seen = |name: &Repository| viewer.may_pull(registry, name).is_some();
-        let listed = if origin.upstream.is_absent() {
+        let listed = if origin.upstream.is_none() {
             Listed {
                 names: Vec::new(),
                 more: false,
@@ -81,7 +81,7 @@ impl Mirror {
         };
         let shared = &self.shared;
         shared
-            .with_names_of_v1(&origin, seen, after, n, budget, listed)
+            .with_names_of_fallback(&origin, seen, after, n, budget, listed)
             .await
     }
 
@@ -143,7 +143,8 @@ async fn walk(
     }
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
-        let page = origin.upstream.catalogue(&query, origin.only_public).await;
+        let v2 = origin.v2().map_err(refused)?;
+        let page = v2.catalogue(&query, origin.only_public).await;
         let page = page.map_err(refused)?;
         // Some registries know no pages: everything comes, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::fallback::Preparation;
 use super::fill::FillError;
-use oci::v1::ImageId;
 use upstream::UpstreamError;
 
 /// What a client is told to wait when there is no slot.
-pub(super) const BUSY_RETRY: Duration = Duration::from_secs(5);
+pub const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// What a client is told to wait when there is no room.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ pub enum MirrorError {
     },
     #[error("denied by the upstream registry: it refused the gateway's account")]
     Denied,
-    /// 401 of a v1 registry, to our account or token or to none.
+    /// 401 of a registry whose clients bring the login, to our account or token or to none.
     #[error("the upstream registry wants a login that the gateway does not have")]
     LoginWanted,
     /// The registry decides for each caller, and wants another login from this one: its challenges, as it
@@ -47,9 +47,9 @@ pub enum MirrorError {
     Busy { retry_after: Duration },
     #[error("the store has no room for this; try again later")]
     NoRoom { retry_after: Duration },
-    /// An image that only the v1 side has is being made one of v2, which goes on.
+    /// What only a fallback has is being prepared, which goes on.
     #[error("the image is being converted; try again later")]
-    Converting(ImageId),
+    Preparing(Preparation),
     #[error("the request is longer than can be passed on")]
     TooLong,
     #[error("the upstream registry cannot be asked")]
@@ -68,7 +68,7 @@ pub enum MirrorError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     Blob,
-    /// Of the v1 API.
+    /// By its id.
     Image,
     Manifest,
     Repository,
@@ -111,7 +111,7 @@ impl MirrorError {
     }
 
     /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
-    pub(super) const fn excuses_stale(&self) -> Option<&'static str> {
+    pub const fn excuses_stale(&self) -> Option<&'static str> {
         match self {
             Self::Unavailable(_) => Some("unavailable"),
             Self::TooManyRequests { .. } => Some("limited"),
@@ -125,7 +125,7 @@ impl MirrorError {
     }
 
     /// What cannot pass by uncached does not fit into the store.
-    pub(super) const fn no_room() -> Self {
+    pub const fn no_room() -> Self {
         Self::NoRoom {
             retry_after: NO_ROOM_RETRY,
         }
@@ -144,8 +144,18 @@ impl MirrorError {
         }
     }
 
+    /// Why a fill from a foreign source came to nothing: one that is paused is asked for again.
+    pub(super) fn of_foreign(error: FillError) -> Self {
+        match error {
+            FillError::Paused => Self::Busy {
+                retry_after: BUSY_RETRY,
+            },
+            error => Self::of_fill(error),
+        }
+    }
+
     /// The upstream's refusal, as it concerns the client.
-    pub(super) fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
+    pub fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
         match error.root() {
             UpstreamError::NotFound => Self::Unknown {
                 asked,

@@ -26,7 +26,7 @@ const HASHED_AT_ONCE: usize = 2;
 
 /// Why a fill, or one of its sources, came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum FillError {
+pub enum FillError {
     #[error("the upstream did not give it")]
     Upstream(#[source] Arc<UpstreamError>),
     #[error("what the upstream gave cannot be kept")]

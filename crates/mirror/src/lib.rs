@@ -8,28 +8,25 @@ mod blob;
 mod bucket;
 mod caller;
 mod catalogue;
-mod conversion;
+mod contents;
 mod download;
 mod error;
+mod fallback;
 mod fill;
 mod following;
 mod freshness;
 mod lesson;
 mod lists;
 mod manifest;
+mod merged_lists;
 mod missing;
 mod mount;
 mod public;
 mod purge;
 mod reader;
 mod source;
-mod synthesis;
 mod tag;
 mod through;
-mod v1;
-mod v1_kept;
-mod v1_layer;
-mod v1_source;
 mod warm;
 mod writes;
 
@@ -38,49 +35,40 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use bytes::Bytes;
-use moka::policy::EvictionPolicy;
-
 pub use blob::{BlobAnswer, BlobHead};
 pub use catalogue::{Budget, Listed, picked};
-pub use error::{Asked, MirrorError};
+pub use contents::{Contents, StoredBlob};
+pub use error::{Asked, BUSY_RETRY, MirrorError};
+pub use fallback::{Fallback, FallbackBlob, Preparation};
+pub use fill::FillError;
+pub use freshness::{Freshness, freshness, stale_age, unix};
 pub use lesson::{Lesson, Written, lesson};
 pub use lists::PageAnswer;
-pub use manifest::ManifestAnswer;
+pub use manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
-pub use store::SynthesisedImage;
-pub use synthesis::{MadeUp, SynthesisFailure, SynthesisLayer};
-pub use v1::{Claim, V1Pass, V1Settings, v1_list};
-pub use v1_kept::V1Answer;
+pub use source::{Check, FillKey, ForeignSource};
 pub use warm::{Image, WarmError, WarmProgress};
 pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, Writing, is_whole_json};
 
 use access::Permit;
 use caller::{Callers, Who};
-use fill::Fills;
 use manifest::ManifestKey;
 use missing::Missing;
-use oci::digest::Digest;
 use oci::name::{Registry, Repository};
 use public::PublicKey;
 use runtime::flight::Flights;
 use runtime::generation::Generations;
-use source::{BlobSource, FillKey, FillSource};
+use source::{BlobSource, FillSource};
 use store::Store;
 use tag::{Resolved, TagKey};
-use upstream::{self, SetUpError, Upstream};
-
-/// What is kept in memory of small bodies, in KiB.
-const HOT_KIB: u64 = 16 << 10;
-/// The largest body that is kept in memory, in bytes.
-const HOT_BODY: u64 = 64 << 10;
+use upstream::{self, SetUpError, Upstream, UpstreamError};
 
 /// One registry as the mirror sees it.
 #[derive(Clone, Debug)]
 pub struct OriginSettings {
     pub registry: Registry,
-    /// `None` where v2 clients get only what the v1 side has.
+    /// `None` where clients get only what the fallback has.
     pub upstream: Option<upstream::Settings>,
     /// How long a tag is trusted.
     pub tag_ttl: Duration,
@@ -97,8 +85,6 @@ pub struct OriginSettings {
     pub only_public: bool,
     /// Whether it decides for each caller: it is asked with what they show, never with our account.
     pub callers: bool,
-    /// Whether images that only the v1 API has are served as well.
-    pub bridge: bool,
     pub heads: Heads,
 }
 
@@ -114,16 +100,13 @@ pub enum Heads {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub origins: Vec<OriginSettings>,
-    pub v1: Vec<V1Settings>,
-    /// How many fills run at once; one registry has at most half of them.
-    pub fills: usize,
 }
 
 /// A registry with its client.
 #[derive(Debug)]
 struct Origin {
     registry: Registry,
-    upstream: Upstream,
+    upstream: Option<Upstream>,
     tag_ttl: Duration,
     missing_ttl: Duration,
     link_ttl: Duration,
@@ -131,13 +114,19 @@ struct Origin {
     patience: Duration,
     only_public: bool,
     callers: bool,
-    bridge: bool,
     heads: Heads,
     /// Whose view of it this is, where it decides for each caller.
     who: Option<Who>,
     /// When something was last written through us, in seconds since 1970: what another node learned before
     /// may no longer be so.
     written_at: AtomicU64,
+}
+
+impl Origin {
+    /// The v2 side. What a registry without one is asked for, it does not have.
+    fn v2(&self) -> Result<&Upstream, UpstreamError> {
+        self.upstream.as_ref().ok_or(UpstreamError::NotFound)
+    }
 }
 
 /// The cached read side of all registries. Cloning is cheap.
@@ -148,11 +137,10 @@ pub struct Mirror {
 
 #[derive(Debug)]
 struct Shared {
+    contents: Contents,
     store: Arc<Store>,
     origins: HashMap<Registry, Arc<Origin>>,
-    v1: HashMap<Registry, Arc<v1::V1Origin>>,
-    fills: Fills,
-    hot: moka::sync::Cache<Digest, Bytes>,
+    fallback: Option<Arc<dyn Fallback>>,
     missing: Missing,
     pages: lists::Pages,
     /// Of the lists of each repository.
@@ -161,32 +149,26 @@ struct Shared {
     resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
     callers: Callers,
     searched: catalogue::Searched,
-    conversions: conversion::Conversions,
     searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
     fetching: Flights<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
     claiming: Flights<(blob::ClaimKey, Option<Who>, u64), blob::Claimed>,
     proving: Flights<PublicKey, Result<(), MirrorError>>,
-    asking: v1_kept::Asking,
-    preparing: synthesis::Preparing,
 }
 
 impl Mirror {
-    /// `fills_on` is the runtime that fills run on, so that their disk writes do not stall serving.
+    /// `fallback` is what registries have beside their v2 sides.
     ///
     /// # Errors
     /// When a client cannot be set up.
     pub fn new(
         settings: Settings,
-        store: Arc<Store>,
-        fills_on: tokio::runtime::Handle,
+        contents: Contents,
+        fallback: Option<Arc<dyn Fallback>>,
     ) -> Result<Self, SetUpError> {
         let mut origins = HashMap::new();
         for origin in settings.origins {
             let settings = origin;
-            let upstream = match settings.upstream {
-                Some(upstream) => Upstream::new(upstream)?,
-                None => Upstream::absent(settings.registry.as_str())?,
-            };
+            let upstream = settings.upstream.map(Upstream::new).transpose()?;
             let origin = Origin {
                 registry: settings.registry,
                 upstream,
@@ -197,28 +179,20 @@ impl Mirror {
                 patience: settings.patience,
                 only_public: settings.only_public,
                 callers: settings.callers,
-                bridge: settings.bridge,
                 heads: settings.heads,
                 who: None,
                 written_at: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
         }
-        let hot = moka::sync::Cache::builder()
-            .max_capacity(HOT_KIB)
-            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
         let mirror = Shared {
-            fills: Fills::new(settings.fills, store.clone(), fills_on),
-            store,
+            store: contents.store.clone(),
+            contents,
             origins,
-            v1: v1::V1Origin::all(settings.v1)?,
-            hot,
+            fallback,
             missing: Missing::new(),
             callers: Callers::new(),
             searched: catalogue::searched(),
-            conversions: conversion::Conversions::new(),
             searching: Flights::default(),
             pages: lists::pages(),
             lists: Generations::default(),
@@ -227,8 +201,6 @@ impl Mirror {
             fetching: Flights::default(),
             claiming: Flights::default(),
             proving: Flights::default(),
-            asking: Flights::default(),
-            preparing: synthesis::Preparing::default(),
         };
         let mirror = Self {
             shared: Arc::new(mirror),
@@ -251,7 +223,7 @@ impl Mirror {
             });
             for source in sources {
                 let key = FillKey::Digest(digest);
-                self.shared.fills.join(key, source, true);
+                self.shared.contents.fills.join(key, source, true);
             }
         }
     }
@@ -261,39 +233,12 @@ impl Mirror {
         self.shared
             .origins
             .get(registry)
-            .filter(|origin| !origin.upstream.is_absent())
-            .map_or("-", |origin| origin.upstream.origin())
+            .and_then(|origin| origin.upstream.as_ref())
+            .map_or("-", Upstream::origin)
     }
 
     /// The origin of a permit's registry.
     fn origin(&self, permit: &Permit) -> Result<Arc<Origin>, MirrorError> {
         self.origin_for(permit.registry(), permit.presented())
-    }
-}
-
-impl Shared {
-    /// A body of at most `most` bytes: from memory, or from the disk into memory. `None` when it is not here, or
-    /// longer, of which nothing is read.
-    async fn small(&self, digest: &Digest, most: u64) -> Result<Option<Bytes>, MirrorError> {
-        if let Some(bytes) = self.hot.get(digest) {
-            self.store.blobs.touch(digest);
-            return Ok(Some(bytes));
-        }
-        let (blobs, digest) = (self.store.blobs.clone(), *digest);
-        let read = tokio::task::spawn_blocking(move || {
-            let bytes = blobs.load(&digest, most)?;
-            Ok(bytes.map(Bytes::from))
-        });
-        let bytes = read
-            .await
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| bytes);
-        let bytes = bytes.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
-        if let Some(bytes) = &bytes
-            && bytes.len() as u64 <= HOT_BODY
-        {
-            self.hot.insert(digest, bytes.clone());
-        }
-        Ok(bytes)
     }
 }

@@ -176,8 +176,10 @@ async fn fetch_for_caller(
         repository,
         resource,
     };
-    let page = origin.upstream.page(&endpoint, query).await;
-    let page = page.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))?;
+    let page = async { origin.v2()?.page(&endpoint, query).await };
+    let page = page
+        .await
+        .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))?;
     let at = Instant::now();
     Ok(PageAnswer {
         kept: Arc::new(Kept { page, at }),

@@ -20,7 +20,7 @@ use telemetry::metrics;
 use upstream::{Manifest, UpstreamError};
 
 /// How long a client waits for a manifest that is not here.
-pub(super) const UNCACHED_DEADLINE: Duration = Duration::from_millis(9500);
+pub const UNCACHED_DEADLINE: Duration = Duration::from_millis(9500);
 
 /// A manifest of a repository, with or without its bytes.
 pub(super) type ManifestKey = (Registry, Repository, Digest, bool);
@@ -108,7 +108,7 @@ impl Mirror {
             if with_bytes {
                 bytes = shared.local(&link.stored(digest)).await;
                 if bytes.is_none() {
-                    bytes = shared.remade(origin, digest).await;
+                    bytes = shared.remade_manifest(origin, digest).await;
                 }
             }
             let is_here =
@@ -191,9 +191,12 @@ impl Mirror {
             .map_err(|_| MirrorError::late())?;
         let fetched = match fetched.unwrap_or(Err(MirrorError::Lost)) {
             Err(error @ MirrorError::Unknown { .. }) => {
-                let converted = shared.relink_manifest_of_v1(origin, repository, digest);
-                let link = converted.await.ok_or(error)?;
-                let bytes = shared.remade(origin, digest).await;
+                let Some(fallback) = shared.fallback(origin) else {
+                    return Err(error);
+                };
+                let link = fallback.manifest(&origin.registry, repository, digest);
+                let link = link.await.ok_or(error)?;
+                let bytes = shared.remade_manifest(origin, digest).await;
                 Fetched { link, bytes }
             }
             fetched => fetched?,
@@ -235,7 +238,7 @@ impl Shared {
     /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
     /// absent: slower, not wrong.
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
-        let here = self.small(digest, MAX_MANIFEST as u64).await;
+        let here = self.contents.small(digest, MAX_MANIFEST as u64).await;
         let here = here.unwrap_or_else(|error| {
             trouble("a manifest cannot be read", &error);
             None
@@ -248,15 +251,15 @@ impl Shared {
 
     /// Whether the bytes of a linked manifest are here, or are made here.
     async fn has_bytes(&self, origin: &Origin, digest: &Digest, link: &ManifestLink) -> bool {
-        let here = self.open_blob(&link.stored(digest), None).await;
-        here.is_some() || self.remade(origin, digest).await.is_some()
+        let here = self.contents.open(&link.stored(digest), None).await;
+        here.is_some() || self.remade_manifest(origin, digest).await.is_some()
     }
 
     /// Whether bytes that may be a manifest are here, or in the bucket. None are read.
     async fn has_manifest(&self, digest: &Digest) -> bool {
         let most = MAX_MANIFEST as u64;
-        match self.open_blob(digest, None).await {
-            Some(content) => content.length().is_some_and(|length| length <= most),
+        match self.contents.open(digest, None).await {
+            Some(blob) => blob.size() <= most,
             None => match self.store.bucket() {
                 Some(bucket) => bucket
                     .open(digest)
@@ -301,10 +304,14 @@ impl Shared {
         known_at: Option<u64>,
     ) -> Result<Fetched, MirrorError> {
         let (_, repository, digest, fetch) = &key;
-        let (upstream, reference) = (&origin.upstream, Reference::Digest(*digest));
+        let reference = Reference::Digest(*digest);
         if let Some(fetched) = self.came_meanwhile(&origin, &key, known_at).await {
             return Ok(fetched);
         }
+        let upstream = match origin.v2() {
+            Ok(upstream) => upstream,
+            Err(error) => return Err(self.manifest_refused(&origin, &claim, error).await),
+        };
         if !fetch {
             let asked = upstream.manifest_head(repository, &reference, AcceptClass::Full);
             match asked.await {
@@ -409,9 +416,7 @@ impl Shared {
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
             Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
             Ok(Ok(())) => {
-                if bytes.len() as u64 <= super::HOT_BODY {
-                    self.hot.insert(actual, bytes.clone());
-                }
+                self.contents.heat(actual, &bytes);
                 if let Some(bucket) = self.store.bucket() {
                     bucket.write_through(&self.store.blobs, &actual, None);
                 }

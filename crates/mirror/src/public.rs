@@ -93,7 +93,8 @@ impl Shared {
         if shared.is_some() {
             return Ok(());
         }
-        match origin.upstream.ask_as_anybody(repository, resource).await {
+        let asked = async { origin.v2()?.ask_as_anybody(repository, resource).await };
+        match asked.await {
             Ok(()) => {
                 let checked_at = unix(SystemTime::now());
                 links

@@ -41,22 +41,13 @@ impl Mirror {
     fn forget(&self, target: &Target, purge: &Purge) {
         let shared = &self.shared;
         for (digest, _) in &purge.files {
-            shared.hot.invalidate(digest);
+            shared.contents.hot.invalidate(digest);
         }
         shared
             .missing
             .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
-        for (registry, v1) in &shared.v1 {
-            let concerned = match target {
-                Target::Registry(own) | Target::Repository(own, _) => own == registry,
-                Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => false,
-            };
-            if concerned {
-                // Whose token an image was read with: that is found out again.
-                v1.seen_in.invalidate_all();
-                v1.said_to_be_in.invalidate_all();
-                shared.conversions.forget(registry);
-            }
+        if let Some(fallback) = &shared.fallback {
+            fallback.forget(target);
         }
         let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
         shared.lists.write_where(concerned, || ());
@@ -74,7 +65,7 @@ impl Mirror {
             ControlFlow::Continue(())
         });
         for digest in &verified.damaged {
-            self.shared.hot.invalidate(digest);
+            self.shared.contents.hot.invalidate(digest);
         }
         verified
     }

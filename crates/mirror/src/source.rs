@@ -191,7 +191,7 @@ impl FillSource {
     ) -> Result<BlobBody, UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let upstream = &origin.upstream;
+                let upstream = origin.v2()?;
                 upstream.blob(repository, digest, offset, end).await
             }
             // A repository has no content but by digest.
@@ -207,7 +207,7 @@ impl FillSource {
     pub(super) async fn has(&self, key: &FillKey) -> Result<(), UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let size = origin.upstream.blob_head(repository, digest).await;
+                let size = origin.v2()?.blob_head(repository, digest).await;
                 size.map(drop)
             }
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),

@@ -99,10 +99,12 @@ impl Mirror {
                         .revalidate(origin.clone(), key.clone(), known.clone())
                 };
                 match ask().await {
-                    Err(MirrorError::Converting(image)) => {
+                    Err(MirrorError::Preparing(named)) => {
+                        let fallback = shared.fallback(origin).cloned();
+                        let fallback = fallback.ok_or(MirrorError::NotServed)?;
                         let repository = permit.repository();
-                        shared
-                            .converted_in_time(origin, repository, &image, began)
+                        fallback
+                            .prepare(&origin.registry, repository, &named, began)
                             .await?;
                         // Anew, since the v2 side wins.
                         ask().await?
@@ -302,11 +304,11 @@ impl Shared {
             });
         }
         let reference = Reference::Tag(tag.clone());
-        let head = match origin
-            .upstream
-            .manifest_head(repository, &reference, *class)
-            .await
-        {
+        let upstream = match origin.v2() {
+            Ok(upstream) => upstream,
+            Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+        };
+        let head = match upstream.manifest_head(repository, &reference, *class).await {
             Ok(head) => Some(head),
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
@@ -329,11 +331,7 @@ impl Shared {
                 (pointer, None)
             }
             // A HEAD without the digest or the type, or a manifest that only its tag leads to.
-            _ => match origin
-                .upstream
-                .manifest(repository, &reference, *class)
-                .await
-            {
+            _ => match upstream.manifest(repository, &reference, *class).await {
                 Ok(manifest) => {
                     let named = manifest.head.digest;
                     let digest = named
@@ -407,7 +405,7 @@ impl Shared {
         Ok(Fetched { link, bytes })
     }
 
-    /// A tag that the v2 side gave no answer to. One that it does not have may be on the v1 side.
+    /// A tag that the v2 side gave no answer to. One that it does not have may be the fallback's.
     async fn not_in_v2(
         &self,
         origin: &Origin,
@@ -416,10 +414,10 @@ impl Shared {
         error: UpstreamError,
     ) -> Result<Resolved, MirrorError> {
         if matches!(error, UpstreamError::NotFound)
-            && let Some(pointer) = self.tag_of_v1(origin, key).await?
+            && let Some(pointer) = self.tag_of_fallback(origin, key).await?
         {
             let tags = &self.store.tags;
-            // Other nodes convert it themselves: the bytes are not at their upstream.
+            // Other nodes prepare it themselves: the bytes are not at their upstream.
             let pointer = tags.point(&question.pointer, pointer, Reach::Here);
             let pointer = pointer.await;
             return Ok(Resolved {

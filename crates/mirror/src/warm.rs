@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::blob::Whereabouts;
+use super::blob::BlobLocation;
 use super::fill::{FillError, Follower, Phase};
 use super::{Mirror, MirrorError};
 use access::Permit;
@@ -162,10 +162,10 @@ impl Warming<'_> {
     async fn blob(&self, part: Part) -> Result<(), WarmError> {
         loop {
             let ask = || self.mirror.blob(&self.permit, &part.digest);
-            match self.patiently(ask).await?.whereabouts() {
-                Whereabouts::Here => break,
-                Whereabouts::Elsewhere => return Err(WarmError::NoRoom),
-                Whereabouts::Coming(follower) => match self.follow(follower, &part.digest).await {
+            match self.patiently(ask).await?.location() {
+                BlobLocation::Store => break,
+                BlobLocation::PassThrough => return Err(WarmError::NoRoom),
+                BlobLocation::Fill(follower) => match self.follow(follower, &part.digest).await {
                     Ok(()) => break,
                     // It gave its slot up before it saw us.
                     Err(FillError::Paused) => {}
@@ -243,7 +243,7 @@ impl Warming<'_> {
 fn retry_after(error: &MirrorError) -> Option<Duration> {
     match error {
         MirrorError::Busy { retry_after } => Some(*retry_after),
-        MirrorError::Converting(_) => Some(WAIT.0),
+        MirrorError::Preparing(_) => Some(WAIT.0),
         MirrorError::TooManyRequests { retry_after } => retry_after.filter(|it| *it <= SHORT_LIMIT),
         MirrorError::NotServed
         | MirrorError::Unknown { .. }

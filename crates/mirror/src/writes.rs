@@ -68,8 +68,10 @@ impl Mirror {
             scope,
             body: pass.body,
         };
-        let passed = origin.upstream.pass(passing).await;
-        passed.map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+        let passed = async { origin.v2()?.pass(passing).await };
+        passed
+            .await
+            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
     }
 
     /// Begins a write; call it before the registry is sent anything. `manifest` is what is put, `blob` the digest that

@@ -12,7 +12,8 @@ use super::super::respond::Wanted;
 use super::super::{Gateway, forward, send};
 use super::route::Image;
 use super::{Failed, respond, unusable};
-use mirror::{Claim, Passed, V1Pass};
+use ::v1::{Claim, V1Pass};
+use mirror::Passed;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::range::{self, Selection, Span};
 
@@ -25,11 +26,11 @@ impl Gateway {
         claim: Claim<'_>,
         mut headers: HeaderMap,
     ) -> Result<(), Failed> {
-        let mirror = &self.state.mirror;
+        let v1 = &self.state.v1;
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
         if wanted.head {
-            let passed = mirror.v1_layer_head(claim, &image.id, &headers).await?;
+            let passed = v1.v1_layer_head(claim, &image.id, &headers).await?;
             return self.v1_whole_layer(session, image, claim, passed).await;
         }
         // Layers have no validator here, so that a condition never holds.
@@ -40,7 +41,7 @@ impl Gateway {
         let part = match ranges.and_then(range::parse) {
             None => None,
             Some(ranges) => {
-                let size = mirror.v1_layer_size(claim, &image.id, &headers).await?;
+                let size = v1.v1_layer_size(claim, &image.id, &headers).await?;
                 match size.map(|size| (size, range::select(Some(&ranges), size))) {
                     Some((size, Selection::Unsatisfiable)) => {
                         let cache = CacheStatus::forward(Forward::Bypass);
@@ -65,7 +66,7 @@ impl Gateway {
             headers,
             body: None,
         };
-        let passed = mirror.v1_image(claim, &image.id, image.part, pass).await?;
+        let passed = v1.v1_image(claim, &image.id, image.part, pass).await?;
         match part {
             Some((span, size)) if passed.status.is_success() => {
                 let cut = Cut { asked, span, size };

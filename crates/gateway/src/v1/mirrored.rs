@@ -10,8 +10,8 @@ use super::super::{Gateway, measure, send};
 use super::Failed;
 use super::respond;
 use super::route::{Image, Named};
+use ::v1::{Claim, V1Answer};
 use access::{Login, Permit};
-use mirror::{Claim, V1Answer};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::name::Registry;
 use oci::range::{self, Selection};
@@ -46,8 +46,8 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirror = &self.state.mirror;
-        let answer = mirror.v1_named(permit, &named.resource).await?;
+        let v1 = &self.state.v1;
+        let answer = v1.v1_named(permit, &named.resource).await?;
         let mut response = self.v1_mirrored(&named.registry, answer.cache, Life::Moving)?;
         measure::stale(answer.cache, answer.stale);
         warn_of_age(&mut response, answer.stale)?;
@@ -64,10 +64,10 @@ impl Gateway {
         image: &Image,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
-        let (mirror, id) = (&self.state.mirror, &image.id);
+        let (v1, id) = (&self.state.v1, &image.id);
         let answer = match image.part {
-            Part::Json => mirror.v1_image_json(claim, id).await?,
-            Part::Ancestry => mirror.v1_ancestry(claim, id).await?,
+            Part::Json => v1.v1_image_json(claim, id).await?,
+            Part::Ancestry => v1.v1_ancestry(claim, id).await?,
             _ => return self.v1_mirrored_layer(session, id, claim).await,
         };
         let registry = claim.registry();
@@ -87,7 +87,7 @@ impl Gateway {
         id: &ImageId,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
-        let (mirror, registry) = (&self.state.mirror, claim.registry());
+        let (v1, registry) = (&self.state.v1, claim.registry());
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
         if wanted.head {
@@ -95,7 +95,7 @@ impl Gateway {
             let response = self.v1_mirrored_bytes(registry, StatusCode::OK, cache)?;
             return Ok(send::head(session, response, size).await?);
         }
-        let answer = mirror.v1_layer(claim, id).await?;
+        let answer = v1.v1_layer(claim, id).await?;
         let (size, cache) = (answer.size, answer.cache);
         measure::blob(cache);
         // Layers have no validator here, so that a condition never holds.
@@ -131,16 +131,16 @@ impl Gateway {
         id: &ImageId,
         claim: Claim<'_>,
     ) -> Result<(Option<u64>, CacheStatus), Failed> {
-        let mirror = &self.state.mirror;
-        if let Some(size) = mirror.v1_known_size(claim, id).await? {
+        let v1 = &self.state.v1;
+        if let Some(size) = v1.v1_known_size(claim, id).await? {
             return Ok((Some(size), CacheStatus::HIT));
         }
         // The description says it as well, and will be asked for anyway.
-        let json = mirror.v1_image_json(claim, id).await?;
+        let json = v1.v1_image_json(claim, id).await?;
         if let Some(size) = json.layer_size {
             return Ok((Some(size), json.cache));
         }
-        let size = mirror.v1_layer_size(claim, id, &HeaderMap::new()).await?;
+        let size = v1.v1_layer_size(claim, id, &HeaderMap::new()).await?;
         Ok((size, CacheStatus::forward(Forward::UriMiss)))
     }
 

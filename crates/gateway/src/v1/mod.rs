@@ -6,7 +6,6 @@
 //! standalone registry, which is what makes clients send it. An image that is not linked to the token's
 //! repository is 404, whether there is one or not.
 
-mod clients;
 mod layer;
 mod login;
 mod mirrored;
@@ -20,14 +19,14 @@ mod synthesis_layer;
 use pingora::Result;
 use pingora::proxy::Session;
 
-pub use clients::OldClients;
-pub use route::{Route, is_v1, not_for_old_clients, route};
+pub use route::{Route, instead_of_v2, route};
 
 use super::route::Refusal;
 use super::{Failure, Gateway, forward};
+use ::v1::Claim;
 use access::{Action, Permit};
 use login::{Challenge, Denial};
-use mirror::{Claim, MirrorError};
+use mirror::MirrorError;
 use oci::error::ErrorCode;
 use oci::name::{Registry, Repository};
 use route::{Image, Named};
@@ -194,8 +193,8 @@ impl Gateway {
                     route::resolve(&self.state.table, &self.listener, host, &name)
                     && entry.registry == *open.registry()
                 {
-                    let mirror = &self.state.mirror;
-                    mirror.v1_said_to_be_in(&entry.registry, &image.id, &repository);
+                    let v1 = &self.state.v1;
+                    v1.v1_said_to_be_in(&entry.registry, &image.id, &repository);
                 }
             }
             let claim = Claim::Everything(&open);

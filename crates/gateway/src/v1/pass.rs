@@ -13,8 +13,9 @@ use super::super::unframed::{self, Proof};
 use super::super::{Gateway, forward, send};
 use super::route::{Image, Named};
 use super::{Failed, respond, synthesis, unusable};
+use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
-use mirror::{self, Body, BodyEnd, Claim, MirrorError, Passed, V1Pass};
+use mirror::{self, Body, BodyEnd, MirrorError, Passed};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::name::Registry;
 use oci::v1::{Part, Resource, ids_in_list, ids_of_tags};
@@ -49,7 +50,7 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirrored = self.state.mirror.v1_is_mirrored(&named.registry);
+        let mirrored = self.state.v1.v1_is_mirrored(&named.registry);
         if mirrored && named.action == Action::Pull {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
@@ -57,10 +58,10 @@ impl Gateway {
         if named.resource.is_of_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
         }
-        let mirror = &self.state.mirror;
+        let v1 = &self.state.v1;
         let passed = self
             .v1_send(session, headers, |pass| {
-                mirror.v1_repository(permit, &named.resource, pass)
+                v1.v1_repository(permit, &named.resource, pass)
             })
             .await?;
         if self.v1_is_elsewhere(named, passed.status) {
@@ -70,7 +71,7 @@ impl Gateway {
         let teaches = passed.status == StatusCode::OK && method == Method::GET;
         let gone = matches!(named.resource, Resource::Repository | Resource::Tags);
         if method == Method::DELETE && gone && passed.status.is_success() {
-            mirror.v1_unlink_all(permit).await;
+            v1.v1_unlink_all(permit).await;
         }
         let mut response = self.v1_response(session, &named.registry, named.action, &passed)?;
         if passed.status.is_success() && named.resource.is_of_index() {
@@ -99,7 +100,7 @@ impl Gateway {
             id, part, action, ..
         } = image;
         let method = session.req_header().method.clone();
-        let mirrored = self.state.mirror.v1_is_mirrored(claim.registry());
+        let mirrored = self.state.v1.v1_is_mirrored(claim.registry());
         let is_kept = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
         if mirrored && is_kept && *action == Action::Pull {
             return self.v1_mirrored_image(session, image, claim).await;
@@ -108,11 +109,9 @@ impl Gateway {
         if *part == Part::Layer && *action == Action::Pull {
             return self.v1_layer(session, image, claim, headers).await;
         }
-        let mirror = &self.state.mirror;
+        let v1 = &self.state.v1;
         let passed = self
-            .v1_send(session, headers, |pass| {
-                mirror.v1_image(claim, id, *part, pass)
-            })
+            .v1_send(session, headers, |pass| v1.v1_image(claim, id, *part, pass))
             .await?;
         let permit = match claim {
             Claim::Repository(permit) => Some(permit),
@@ -125,7 +124,7 @@ impl Gateway {
         };
         if method == Method::PUT && *part == Part::Json {
             // Whoever may push here made it: it is the repository's from now on.
-            mirror.v1_link(permit, std::slice::from_ref(id)).await?;
+            v1.v1_link(permit, std::slice::from_ref(id)).await?;
         } else if method == Method::GET && *part == Part::Ancestry {
             let bytes = self.v1_learn(permit, ids_in_list, passed).await?;
             return Ok(send::whole(session, response, false, bytes).await?);
@@ -140,8 +139,8 @@ impl Gateway {
         ids: fn(&[u8]) -> Vec<oci::v1::ImageId>,
         mut passed: Passed,
     ) -> Result<Bytes, MirrorError> {
-        let bytes = mirror::v1_list(&mut passed).await?;
-        self.state.mirror.v1_link(permit, &ids(&bytes)).await?;
+        let bytes = ::v1::v1_list(&mut passed).await?;
+        self.state.v1.v1_link(permit, &ids(&bytes)).await?;
         Ok(bytes)
     }
 
@@ -235,7 +234,7 @@ impl Gateway {
             return Ok(response);
         };
         let external = self.external(session);
-        let mut own = self.state.mirror.v1_upstreams_of(registry);
+        let mut own = self.state.v1.v1_upstreams_of(registry);
         own.push(&external);
         let here = location.to_str().ok();
         match here.and_then(|location| leading_here(location, &own, &external)) {

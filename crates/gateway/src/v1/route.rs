@@ -44,25 +44,37 @@ pub struct Image {
 }
 
 /// Whether a path is the v1 API's. It is still encoded.
-pub fn is_v1(path: &str) -> bool {
+fn is_v1(path: &str) -> bool {
     let first = path.split('/').find(|segment| !segment.is_empty());
     matches!(first, Some("v1" | "_ping"))
 }
 
-/// Routes a request whose path [`is_v1`].
-pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Route {
-    routed(table, listener, asked).unwrap_or_else(Route::Refused)
+/// Routes a request whose path is the v1 API's.
+pub fn route(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Route> {
+    is_v1(asked.path).then(|| routed(table, listener, asked).unwrap_or_else(Route::Refused))
 }
 
-/// What an old client gets at `/v2/`, so that it goes on with v1.
-pub fn not_for_old_clients() -> Route {
-    Route::Refused(Refusal::new(
-        ErrorCode::NameUnknown,
-        "this client speaks the v1 API",
-    ))
+/// What a client gets at `/v2/` that is to go on with v1.
+pub fn instead_of_v2(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Route> {
+    let message = if table.old_clients.include(asked.agent) {
+        "this client speaks the v1 API"
+    } else if is_v1_alone(table, listener, asked.host) {
+        // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
+        "this registry speaks the v1 API alone"
+    } else {
+        return None;
+    };
+    let refusal = Refusal::new(ErrorCode::NameUnknown, message);
+    Some(Route::Refused(refusal))
 }
 
-fn routed(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route, Refusal> {
+/// Whether all that is asked here is of one registry that has nothing for v2.
+fn is_v1_alone(table: &Table, listener: &Listener, host: Option<&str>) -> bool {
+    let fixed = fixed(table, listener, None, host);
+    fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
+}
+
+fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
     let path = v2::segments(asked.path)
         .and_then(|segments| v1::parse(&segments, asked.path.ends_with('/')))
         .map_err(|error| {
@@ -247,7 +259,7 @@ mod tests {
             host: Some(host),
             agent: "",
         };
-        route(&table(), listener, asked)
+        route(&table(), listener, &asked).expect("a path of the v1 API")
     }
 
     fn status(route: &Route) -> u16 {
@@ -361,6 +373,7 @@ mod tests {
             host: None,
             agent: "",
         };
-        assert_eq!(status(&route(&table, &Listener::default(), asked)), 405);
+        let route = route(&table, &Listener::default(), &asked).expect("a path of the v1 API");
+        assert_eq!(status(&route), 405);
     }
 }

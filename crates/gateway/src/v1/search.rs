@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::super::Gateway;
 use super::super::search::{Found, Search};
 use super::route;
+use ::v1::V1Pass;
 use access::{Action, Login};
-use mirror::{self, V1Pass};
 use oci::name::Registry;
 use oci::v2::Query;
 
@@ -39,9 +39,9 @@ impl Gateway {
             };
             let query = Query::default().with("q", &search.word).render();
             let query = query.trim_start_matches('?');
-            let answer = match self.state.mirror.v1_search(&open, query, pass).await {
+            let answer = match self.state.v1.v1_search(&open, query, pass).await {
                 Ok(mut passed) if passed.status == StatusCode::OK => {
-                    mirror::v1_list(&mut passed).await.unwrap_or_default()
+                    ::v1::v1_list(&mut passed).await.unwrap_or_default()
                 }
                 Ok(_) => continue,
                 Err(error) => {

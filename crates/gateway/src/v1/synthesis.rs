@@ -10,8 +10,9 @@ use super::super::route::{Refusal, fixed};
 use super::super::{Gateway, host, send};
 use super::route::{Image, Named, speaks_v1};
 use super::{Failed, respond};
+use ::v1::{SynthesisFailure, SynthesisedImage, V1Pass};
 use access::{Action, Login, Permit};
-use mirror::{Asked, MirrorError, SynthesisFailure, SynthesisedImage, V1Pass};
+use mirror::{Asked, MirrorError};
 use oci::error::ErrorCode;
 use oci::name::Registry;
 use oci::synthesis::Platform;
@@ -50,7 +51,7 @@ impl Gateway {
             named.resource,
             Resource::Images | Resource::Tags | Resource::Tag(_)
         );
-        read && named.action == Action::Pull && self.state.mirror.synthesises(&named.registry)
+        read && named.action == Action::Pull && self.state.v1.synthesises(&named.registry)
     }
 
     /// Whether a registry itself speaks v1.
@@ -81,8 +82,8 @@ impl Gateway {
                 Err(Failed::Mirror(error)) => {
                     let everybody = self.state.policy.is_open(permit.registry());
                     let platform = Platform::of_agent(agent(session));
-                    let mirror = &self.state.mirror;
-                    let before = mirror.synthesised_before(&error, permit, everybody, &platform);
+                    let v1 = &self.state.v1;
+                    let before = v1.synthesised_before(&error, permit, everybody, &platform);
                     if !before.await {
                         return Err(error.into());
                     }
@@ -109,10 +110,7 @@ impl Gateway {
             headers: super::pass::headers_up(session),
             body: None,
         };
-        let tags = self
-            .state
-            .mirror
-            .v1_repository(permit, &Resource::Tags, pass);
+        let tags = self.state.v1.v1_repository(permit, &Resource::Tags, pass);
         Ok(tags.await?.status == StatusCode::OK)
     }
 
@@ -123,21 +121,19 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirror = &self.state.mirror;
+        let v1 = &self.state.v1;
         let everybody = self.state.policy.is_open(permit.registry());
         let platform = Platform::of_agent(agent(session));
         let mut response = respond::own(StatusCode::OK)?;
         let body = match &named.resource {
             Resource::Images => {
-                mirror.synthesised_repository(permit).await?;
+                v1.synthesised_repository(permit).await?;
                 // Clients fill it from the tags.
                 self.v1_endpoints(session, &mut response, named, login)?;
                 "[]".to_owned()
             }
             Resource::Tag(tag) => {
-                let id = mirror
-                    .synthesised_tag(permit, everybody, tag, &platform)
-                    .await;
+                let id = v1.synthesised_tag(permit, everybody, tag, &platform).await;
                 let id = id.map_err(|error| match error {
                     MirrorError::Unknown { .. } => tag_unknown(),
                     error => error.into(),
@@ -145,9 +141,7 @@ impl Gateway {
                 serde_json::json!(id.as_str()).to_string()
             }
             _ => {
-                let tags = mirror
-                    .synthesised_tags(permit, everybody, &platform)
-                    .await?;
+                let tags = v1.synthesised_tags(permit, everybody, &platform).await?;
                 let tags = tags
                     .iter()
                     .map(|(tag, id)| (tag.clone(), id.as_str().into()));
@@ -167,7 +161,7 @@ impl Gateway {
         permit: &Permit,
     ) -> Result<bool, Failed> {
         let registry = permit.registry();
-        if !is_read(image) || !self.state.mirror.synthesises(registry) {
+        if !is_read(image) || !self.state.v1.synthesises(registry) {
             return Ok(false);
         }
         if let Some(open) = self.state.policy.open(registry) {
@@ -178,7 +172,7 @@ impl Gateway {
         let repository = Some(permit.repository());
         let known = self
             .state
-            .mirror
+            .v1
             .synthesised_id(registry, repository, &image.id)
             .await?;
         let Some(known) = known else {
@@ -215,11 +209,11 @@ impl Gateway {
         image: &Image,
         registry: &Registry,
     ) -> Result<bool, Failed> {
-        let mirror = &self.state.mirror;
-        if !mirror.synthesises(registry) {
+        let v1 = &self.state.v1;
+        if !v1.synthesises(registry) {
             return Ok(false);
         }
-        let Some(known) = mirror.synthesised_id(registry, None, &image.id).await? else {
+        let Some(known) = v1.synthesised_id(registry, None, &image.id).await? else {
             return Ok(false);
         };
         let Ok(repository) = known.repository.parse() else {
@@ -250,18 +244,18 @@ impl Gateway {
         everybody: bool,
         known: &SynthesisedImage,
     ) -> Result<(), Failed> {
-        let mirror = &self.state.mirror;
-        let made = mirror.synthesised_image(permit, &image.id, known).await?;
+        let v1 = &self.state.v1;
+        let made = v1.synthesised_image(permit, &image.id, known).await?;
         let head = session.req_header().method == Method::HEAD;
         let mut response = respond::own(StatusCode::OK)?;
         let body = match image.part {
             Part::Layer => return self.v1_made_layer(session, permit, everybody, &made).await,
             Part::Ancestry => {
-                mirror.note_ancestry(permit, everybody, known, &made).await;
+                v1.note_ancestry(permit, everybody, known, &made).await;
                 serde_json::json!(made.ancestry()).to_string()
             }
             _ => {
-                let layer = mirror.synthesised_layer(permit, &made);
+                let layer = v1.synthesised_layer(permit, &made);
                 let layer = tokio::time::timeout(SIZE_PATIENCE, layer).await;
                 // What is wrong with it is said where it is asked for.
                 let size = layer.ok().and_then(|layer| layer.ok()?.size());

@@ -14,8 +14,9 @@ use pingora::proxy::Session;
 use super::super::respond::Wanted;
 use super::super::{Gateway, measure, send};
 use super::{Failed, respond};
+use ::v1::{MadeUp, SynthesisFailure, SynthesisLayer};
 use access::Permit;
-use mirror::{MadeUp, MirrorError, SynthesisFailure, SynthesisLayer};
+use mirror::MirrorError;
 use oci::cache_status::CacheStatus;
 use oci::range::{self, Selection, Span};
 use oci::synthesis::EMPTY_LAYER;
@@ -40,7 +41,7 @@ impl Gateway {
     ) -> Result<(), Failed> {
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
-        let mut layer = Box::pin(self.state.mirror.synthesised_layer(permit, made));
+        let mut layer = Box::pin(self.state.v1.synthesised_layer(permit, made));
         match tokio::time::timeout(LAYER_PATIENCE, &mut layer).await {
             Ok(layer) => made_layer(session, &wanted, everybody, layer?).await,
             Err(_) if wanted.head => {

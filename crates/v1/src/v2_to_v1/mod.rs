@@ -21,9 +21,9 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::error::Asked;
-use super::{Mirror, MirrorError};
+use super::V1;
 use access::Permit;
+use mirror::{Asked, MirrorError};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, Tag};
@@ -92,11 +92,10 @@ struct TagsPage {
     tags: Option<Vec<String>>,
 }
 
-impl Mirror {
+impl V1 {
     /// Whether a registry's images are made up for v1 clients.
     pub fn synthesises(&self, registry: &Registry) -> bool {
-        let origin = self.shared.origins.get(registry);
-        origin.is_some_and(|origin| origin.bridge && !origin.callers)
+        self.registries.bridged.contains(registry)
     }
 
     /// Makes sure that there is such a repository.
@@ -161,6 +160,7 @@ impl Mirror {
     ) -> Result<ImageId, MirrorError> {
         let reference = Reference::Tag(tag.clone());
         let manifest = self
+            .mirror
             .manifest(permit, &reference, AcceptClass::Full, false)
             .await?;
         let id = synthesis::top_id(&manifest.digest, platform);
@@ -180,7 +180,7 @@ impl Mirror {
         repository: Option<&Repository>,
         id: &ImageId,
     ) -> Result<Option<Arc<SynthesisedImage>>, MirrorError> {
-        let known = self.shared.store.synthesis.image(registry, repository, id);
+        let known = self.store().synthesis.image(registry, repository, id);
         known
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
@@ -240,7 +240,7 @@ impl Mirror {
         noted.collect::<Vec<()>>().await;
     }
 
-    /// [`Mirror::synthesised_tag`] with the tag.
+    /// [`V1::synthesised_tag`] with the tag.
     fn named_tag<'a>(
         &'a self,
         permit: &'a Permit,
@@ -274,7 +274,7 @@ impl Mirror {
             position,
         };
         let whose = (!everybody).then_some(repository);
-        let synthesis = &self.shared.store.synthesis;
+        let synthesis = &self.store().synthesis;
         synthesis.keep_image(registry, whose, id, image).await;
     }
 
@@ -309,7 +309,7 @@ impl Mirror {
         permit: &Permit,
         query: &Query,
     ) -> Result<(TagsPage, Option<Query>), MirrorError> {
-        let answer = self.list(permit, &Resource::Tags, query).await?;
+        let answer = self.mirror.list(permit, &Resource::Tags, query).await?;
         let page = answer.page();
         let tags = serde_json::from_slice(&page.bytes).map_err(|_| {
             MirrorError::Unusable(Arc::new(upstream::UpstreamError::Protocol(
@@ -320,7 +320,7 @@ impl Mirror {
     }
 
     async fn known_tags(&self, permit: &Permit) -> Vec<Tag> {
-        let (store, permit) = (self.shared.store.clone(), permit.clone());
+        let (store, permit) = (self.registries.store.clone(), permit.clone());
         let known = tokio::task::spawn_blocking(move || {
             let known = store
                 .synthesis
@@ -350,6 +350,7 @@ impl Mirror {
             }
             let reference = Reference::Digest(digest);
             let manifest = self
+                .mirror
                 .manifest(permit, &reference, AcceptClass::Full, true)
                 .await?;
             let bytes = manifest.bytes.ok_or(MirrorError::Lost)?;
@@ -369,7 +370,7 @@ impl Mirror {
     }
 
     async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, SynthesisFailure> {
-        let answer = self.blob(permit, digest).await?;
+        let answer = self.mirror.blob(permit, digest).await?;
         let mut reader = answer.open(None).await?;
         let mut bytes = BytesMut::new();
         loop {

@@ -14,21 +14,23 @@ mod lists;
 mod packed;
 mod work;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use super::freshness::unix;
-use super::source::FillSource;
-use super::tag::TagKey;
-use super::v1::V1Origin;
-use super::v1_source::Layer;
-use super::{MirrorError, Origin, Shared, v1_layer};
+use super::layer_source::Layer;
+use super::registry::V1Origin;
+use super::{Registries, layer as v1_layer};
+use mirror::{
+    Budget, Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, Target, unix,
+};
 use oci::digest::Digest;
-use oci::manifest::{AcceptClass, DOCKER_MANIFEST};
-use oci::name::{Registry, Repository};
+use oci::manifest::DOCKER_MANIFEST;
+use oci::name::{Registry, Repository, Tag};
 use oci::v1::{ImageId, plain};
 use runtime::flight::Flights;
 use store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, Reach, trouble};
@@ -88,22 +90,23 @@ struct Side {
     v1: Arc<V1Origin>,
 }
 
-/// Where the bytes of a converted image's blob are to be had.
-#[derive(Debug)]
-pub(super) enum OfV1 {
-    /// Here: they were made anew.
-    Made(Bytes),
-    Layer(FillSource),
+/// What the conversion of an image is called.
+fn preparation(top: &ImageId) -> Preparation {
+    Preparation(top.to_string())
 }
 
-impl Shared {
+impl Registries {
+    /// The v1 side of a registry whose images are served to clients of v2.
+    fn bridging(&self, registry: &Registry) -> Option<&Arc<V1Origin>> {
+        self.origins.get(registry).filter(|v1| v1.bridge)
+    }
+
     /// Where a repository is on the v1 side; `None` where its images are not served from there. There
     /// `library/x` is `x`, another name to which another right leads.
-    fn side(&self, origin: &Origin, repository: &Repository) -> Option<Side> {
-        let v1 = self.v1.get(&origin.registry).filter(|v1| v1.bridge)?;
-        let serves = origin.bridge && !origin.callers && !origin.only_public;
-        (serves && plain(repository.as_str()) == repository.as_str()).then(|| Side {
-            registry: origin.registry.clone(),
+    fn side(&self, registry: &Registry, repository: &Repository) -> Option<Side> {
+        let v1 = self.bridging(registry)?;
+        (plain(repository.as_str()) == repository.as_str()).then(|| Side {
+            registry: registry.clone(),
             repository: repository.clone(),
             v1: v1.clone(),
         })
@@ -113,16 +116,14 @@ impl Shared {
     /// either.
     ///
     /// # Errors
-    /// [`MirrorError::Converting`] where its image was not converted yet, and why it could not be asked.
-    pub(super) async fn tag_of_v1(
+    /// [`MirrorError::Preparing`] where its image was not converted yet, and why it could not be asked.
+    async fn tag_of_v1(
         &self,
-        origin: &Origin,
-        key: &TagKey,
+        registry: &Registry,
+        repository: &Repository,
+        tag: &Tag,
     ) -> Result<Option<Pointer>, MirrorError> {
-        let (registry, repository, class, tag) = key;
-        let side = self.side(origin, repository);
-        // Clients that read the first schema alone speak v1.
-        let Some(side) = side.filter(|_| *class != AcceptClass::Schema1) else {
+        let Some(side) = self.side(registry, repository) else {
             return Ok(None);
         };
         let Some(top) = side.tag(self, tag).await? else {
@@ -131,7 +132,7 @@ impl Shared {
         let made = self.store.conversions.made(registry, &top).await;
         let made = made.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         let Some(made) = made else {
-            return Err(MirrorError::Converting(top));
+            return Err(MirrorError::Preparing(preparation(&top)));
         };
         let links = &self.store.links;
         let linked = links.manifest(registry, repository, &made.manifest).await;
@@ -149,32 +150,32 @@ impl Shared {
     /// Has an image converted, and waits for it until 23 s after `began`.
     ///
     /// # Errors
-    /// [`MirrorError::Converting`] while it goes on, and why it cannot be converted.
-    pub(super) async fn converted_in_time(
+    /// [`MirrorError::Preparing`] while it goes on, and why it cannot be converted.
+    async fn converted_in_time(
         self: &Arc<Self>,
-        origin: &Origin,
+        registry: &Registry,
         repository: &Repository,
-        top: &ImageId,
+        named: &Preparation,
         began: Instant,
     ) -> Result<(), MirrorError> {
-        let side = self
-            .side(origin, repository)
-            .ok_or(MirrorError::NotServed)?;
+        let side = self.side(registry, repository);
+        let side = side.ok_or(MirrorError::NotServed)?;
+        let top: ImageId = named.0.parse().map_err(|_| MirrorError::Lost)?;
         let start = || self.clone().convert(side, top.clone());
-        let key = (origin.registry.clone(), top.clone());
+        let key = (registry.clone(), top.clone());
         let converting = self.conversions.converting.join(key, start);
         let left = WAIT.saturating_sub(began.elapsed());
         match tokio::time::timeout(left, converting).await {
             Ok((converted, _)) => converted.unwrap_or(Err(MirrorError::Lost)).map(drop),
-            Err(_) => Err(MirrorError::Converting(top.clone())),
+            Err(_) => Err(MirrorError::Preparing(named.clone())),
         }
     }
 
     /// The manifest or configuration of a converted image, made anew.
-    pub(super) async fn remade(&self, origin: &Origin, digest: &Digest) -> Option<Bytes> {
-        let (kind, images) = self.made_of(origin, digest).await?;
+    async fn remade(&self, registry: &Registry, digest: &Digest) -> Option<Bytes> {
+        let (kind, images) = self.made_of(registry, digest).await?;
         for top in images {
-            let Some(chain) = self.chain(&origin.registry, &top).await else {
+            let Some(chain) = self.chain(registry, &top).await else {
                 continue;
             };
             let converted = work::converted(&chain).ok()?;
@@ -185,7 +186,7 @@ impl Shared {
             };
             if made == *digest {
                 let bytes = Bytes::from(bytes);
-                self.keep_bytes(made, bytes.clone()).await;
+                self.contents.keep(made, bytes.clone()).await;
                 return Some(bytes);
             }
         }
@@ -194,25 +195,30 @@ impl Shared {
 
     /// Where the bytes of a converted image's blob are to be had that are not here; `None` where it is none of
     /// the repository's.
-    pub(super) async fn of_v1(
+    async fn of_v1(
         &self,
-        origin: &Origin,
+        registry: &Registry,
         repository: &Repository,
         digest: &Digest,
-    ) -> Option<OfV1> {
-        let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
+    ) -> Option<FallbackBlob> {
+        let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         match kind {
             MadeKind::Manifest => None,
-            MadeKind::Config => self.remade(origin, digest).await.map(OfV1::Made),
+            MadeKind::Config => self.remade(registry, digest).await.map(FallbackBlob::Made),
             MadeKind::Layer => {
                 let source = self.layer_of_v1(side, id, *digest).await?;
-                Some(OfV1::Layer(source))
+                Some(FallbackBlob::Source(source))
             }
         }
     }
 
     /// Where to get a layer again, which must come out as it was.
-    async fn layer_of_v1(&self, side: Side, id: ImageId, digest: Digest) -> Option<FillSource> {
+    async fn layer_of_v1(
+        &self,
+        side: Side,
+        id: ImageId,
+        digest: Digest,
+    ) -> Option<Arc<dyn ForeignSource>> {
         let known = self.known_image(&side.registry, &id).await?;
         let kept = self.v1_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
         let layer = Arc::new(Layer {
@@ -227,26 +233,26 @@ impl Shared {
         });
         // Without a word of what it was, its first bytes tell.
         Some(if layer.digest == Some(digest) {
-            FillSource::Foreign(layer)
+            layer
         } else {
-            FillSource::Foreign(Arc::new(Packed {
+            Arc::new(Packed {
                 layer,
                 digest,
                 size: known.layer.size,
                 slots: self.conversions.packing.clone(),
-            }))
+            })
         })
     }
 
     /// Links a blob that the v2 side does not have, or not any more, where it is of a converted image of the
     /// repository; whether it is.
-    pub(super) async fn relink_blob_of_v1(
+    async fn relink_blob_of_v1(
         &self,
-        origin: &Origin,
+        registry: &Registry,
         repository: &Repository,
         digest: &Digest,
     ) -> Option<u64> {
-        let claim = self.claim_of_v1(origin, repository, digest).await;
+        let claim = self.claim_of_v1(registry, repository, digest).await;
         let (side, id, kind) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest)?;
         let question = self
             .store
@@ -262,7 +268,7 @@ impl Shared {
                 known.map(|image| image.layer.size)
             }
             MadeKind::Config | MadeKind::Manifest => {
-                let bytes = self.remade(origin, digest).await;
+                let bytes = self.remade(registry, digest).await;
                 bytes.map(|bytes| bytes.len() as u64)
             }
         };
@@ -276,13 +282,13 @@ impl Shared {
     }
 
     /// [`Shared::relink_blob_of_v1`] of a manifest; its link.
-    pub(super) async fn relink_manifest_of_v1(
+    async fn relink_manifest_of_v1(
         &self,
-        origin: &Origin,
+        registry: &Registry,
         repository: &Repository,
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
-        let (side, id, kind) = self.claim_of_v1(origin, repository, digest).await?;
+        let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         let links = &self.store.links;
         let question = links.ask_manifest(&side.registry, repository, digest);
         if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
@@ -302,15 +308,15 @@ impl Shared {
     /// What a digest of a converted image is, and an image of the repository that it is of.
     async fn claim_of_v1(
         &self,
-        origin: &Origin,
+        registry: &Registry,
         repository: &Repository,
         digest: &Digest,
     ) -> Option<(Side, ImageId, MadeKind)> {
-        let side = self.side(origin, repository)?;
-        let (kind, images) = self.made_of(origin, digest).await?;
+        let side = self.side(registry, repository)?;
+        let (kind, images) = self.made_of(registry, digest).await?;
         for id in images.iter().cloned() {
             let known = &self.store.images;
-            match known.is_linked(&origin.registry, repository, &id).await {
+            match known.is_linked(registry, repository, &id).await {
                 Ok(true) => return Some((side, id, kind)),
                 Ok(false) => {}
                 Err(error) => trouble("the images of a repository cannot be read", &error),
@@ -318,26 +324,124 @@ impl Shared {
         }
         let links = &self.store.links;
         let linked = if kind == MadeKind::Manifest {
-            let link = links.manifest(&origin.registry, repository, digest).await;
+            let link = links.manifest(registry, repository, digest).await;
             link.is_ok_and(|link| link.is_some())
         } else {
-            let link = links.blob(&origin.registry, repository, digest).await;
+            let link = links.blob(registry, repository, digest).await;
             link.is_ok_and(|link| link.is_some())
         };
         let id = images.into_iter().next().filter(|_| linked)?;
         Some((side, id, kind))
     }
 
-    async fn made_of(&self, origin: &Origin, digest: &Digest) -> Option<(MadeKind, Vec<ImageId>)> {
-        if !origin.bridge {
-            return None;
-        }
+    async fn made_of(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+    ) -> Option<(MadeKind, Vec<ImageId>)> {
+        self.bridging(registry)?;
         let conversions = &self.store.conversions;
-        let made_of = conversions.made_of(&origin.registry, digest).await;
+        let made_of = conversions.made_of(registry, digest).await;
         let made_of = made_of.unwrap_or_else(|error| {
             trouble("a conversion cannot be read", &error);
             None
         })?;
         Some((made_of.kind, made_of.images().collect()))
+    }
+}
+
+impl Fallback for Registries {
+    fn tag<'a>(
+        &'a self,
+        registry: &'a Registry,
+        repository: &'a Repository,
+        tag: &'a Tag,
+    ) -> BoxFuture<'a, Result<Option<Pointer>, MirrorError>> {
+        Box::pin(self.tag_of_v1(registry, repository, tag))
+    }
+
+    fn prepare<'a>(
+        self: Arc<Self>,
+        registry: &'a Registry,
+        repository: &'a Repository,
+        preparation: &'a Preparation,
+        began: Instant,
+    ) -> BoxFuture<'a, Result<(), MirrorError>> {
+        Box::pin(async move {
+            self.converted_in_time(registry, repository, preparation, began)
+                .await
+        })
+    }
+
+    fn manifest<'a>(
+        &'a self,
+        registry: &'a Registry,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Option<Arc<ManifestLink>>> {
+        Box::pin(self.relink_manifest_of_v1(registry, repository, digest))
+    }
+
+    fn blob<'a>(
+        &'a self,
+        registry: &'a Registry,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Option<u64>> {
+        Box::pin(self.relink_blob_of_v1(registry, repository, digest))
+    }
+
+    fn manifest_bytes<'a>(
+        &'a self,
+        registry: &'a Registry,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        Box::pin(self.remade(registry, digest))
+    }
+
+    fn blob_bytes<'a>(
+        &'a self,
+        registry: &'a Registry,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Option<FallbackBlob>> {
+        Box::pin(self.of_v1(registry, repository, digest))
+    }
+
+    fn tags<'a>(
+        &'a self,
+        registry: &'a Registry,
+        repository: &'a Repository,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<String>>, MirrorError>> {
+        Box::pin(async move {
+            let Some(side) = self.side(registry, repository) else {
+                return Ok(None);
+            };
+            let tags = side.tags(self).await?;
+            Ok(tags.map(|tags| tags.into_iter().map(|(tag, _)| tag).collect()))
+        })
+    }
+
+    fn names<'a>(
+        &'a self,
+        registry: &'a Registry,
+        budget: &'a mut Budget,
+    ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>> {
+        Box::pin(self.names_of_v1(registry, budget))
+    }
+
+    fn forget(&self, target: &Target) {
+        for (registry, v1) in &self.origins {
+            let concerned = match target {
+                Target::Registry(own) | Target::Repository(own, _) => own == registry,
+                Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => false,
+            };
+            if concerned {
+                // Whose token an image was read with: that is found out again.
+                v1.seen_in.invalidate_all();
+                v1.said_to_be_in.invalidate_all();
+                self.conversions.forget(registry);
+            }
+        }
     }
 }

@@ -16,8 +16,10 @@ use super::archive::broken;
 use super::hidden::Paths;
 use super::unpack::{self, Packing};
 use super::{MadeUp, SynthesisFailure};
-use crate::{BlobAnswer, Mirror, MirrorError, ReadError};
+use crate::V1;
 use access::Permit;
+use mirror::{BlobAnswer, MirrorError, ReadError};
+use oci::cache_status::CacheStatus;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::Registry;
 use runtime::flight::Flights;
@@ -72,7 +74,7 @@ struct Wanted {
     chain: Digest,
 }
 
-impl Mirror {
+impl V1 {
     /// An image's layer, once it is known what a v1 client can be given of it. That may take as long as its
     /// download; who stops waiting does not stop it.
     ///
@@ -93,7 +95,7 @@ impl Mirror {
             }
             let key = (permit.registry().clone(), wanted.chain);
             let start = || self.clone().prepare(permit.clone(), wanted.clone());
-            let (done, _) = self.shared.preparing.flights.join(key, start).await;
+            let (done, _) = self.preparing.flights.join(key, start).await;
             done.unwrap_or(Err(MirrorError::Lost.into()))?;
         }
         Err(MirrorError::Lost.into())
@@ -109,23 +111,29 @@ impl Mirror {
         if known.as_deref() == Some(&PreparedLayer::Opaque) {
             // What is made of it has names of what lies below it: that must be the repository's as well.
             for layer in &wanted.layers {
-                self.blob_head(permit, layer).await?;
+                self.mirror.blob_head(permit, layer).await?;
             }
             known = self.record(permit, &wanted.chain).await;
         }
         match known.as_deref() {
-            Some(PreparedLayer::AsItIs) => Ok(Some(self.blob(permit, &wanted.layer).await?)),
+            Some(PreparedLayer::AsItIs) => Ok(Some(self.mirror.blob(permit, &wanted.layer).await?)),
             Some(PreparedLayer::Derived { digest, size }) => {
                 // Who may have the one may have the other.
-                self.blob_head(permit, &wanted.layer).await?;
-                Ok(self.shared.derived_blob(digest, *size).await)
+                self.mirror.blob_head(permit, &wanted.layer).await?;
+                Ok(self.derived_blob(digest, *size).await)
             }
             Some(PreparedLayer::Opaque) | None => Ok(None),
         }
     }
 
+    /// A blob that was made here, of a layer that the caller's repository has.
+    async fn derived_blob(&self, digest: &Digest, size: u64) -> Option<BlobAnswer> {
+        let blob = self.registries.contents.open(digest, Some(size)).await?;
+        Some(BlobAnswer::stored(blob, CacheStatus::HIT.detail("derived")))
+    }
+
     async fn record(&self, permit: &Permit, key: &Digest) -> Option<Arc<PreparedLayer>> {
-        let known = self.shared.store.synthesis.layer(permit.registry(), key);
+        let known = self.store().synthesis.layer(permit.registry(), key);
         known.await.unwrap_or_else(|error| {
             trouble("the record of a layer cannot be read", &error);
             None
@@ -134,9 +142,9 @@ impl Mirror {
 
     /// Looks through a layer, and makes another one of it where that must be.
     async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), SynthesisFailure> {
-        let turns = self.shared.preparing.turns.clone();
+        let turns = self.preparing.turns.clone();
         let _turn = turns.acquire_owned().await.map_err(|_| MirrorError::Lost)?;
-        let (synthesis, registry) = (&self.shared.store.synthesis, permit.registry());
+        let (synthesis, registry) = (&self.store().synthesis, permit.registry());
         let known = self.record(&permit, &wanted.layer).await;
         if known.as_deref() != Some(&PreparedLayer::Opaque) {
             let mut staging = self.staging(&wanted);
@@ -209,7 +217,7 @@ impl Mirror {
 
     fn staging(&self, wanted: &Wanted) -> Staging {
         Staging {
-            blobs: self.shared.store.blobs.clone(),
+            blobs: self.store().blobs.clone(),
             key: wanted.chain,
             staged: None,
         }
@@ -222,7 +230,7 @@ impl Mirror {
         layer: Digest,
         work: impl FnOnce(Fed) -> io::Result<T> + Send + 'static,
     ) -> Result<T, SynthesisFailure> {
-        let mut reader = self.blob(permit, &layer).await?.open(None).await?;
+        let mut reader = self.mirror.blob(permit, &layer).await?.open(None).await?;
         let (give, take) = mpsc::channel(PIECES);
         let fed = Fed {
             take,

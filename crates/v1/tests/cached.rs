@@ -1,13 +1,15 @@
 //! What other rooms build on: an image's description and ancestry whole, and its layer in the store, whether the
 //! registry is mirrored or pushed to.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use access::{Action, Caller, Policy};
+use mirror::{Contents, Mirror, MirrorError};
 use oci::name::{Registry, Repository};
 use oci::v1::{ImageId, Resource};
-use roadstead_mirror::{Claim, Mirror, MirrorError, Settings, V1Settings};
+use roadstead_v1::{Claim, Registries, Settings, V1, V1Settings};
 
 use testkit::http::block_on;
 use testkit::image::random;
@@ -24,8 +26,7 @@ fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
         idle: None,
     };
     Settings {
-        origins: Vec::new(),
-        v1: vec![V1Settings {
+        registries: vec![V1Settings {
             registry: Registry::new("old"),
             mirrored,
             bridge: true,
@@ -35,7 +36,7 @@ fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
             max_stale: None,
             patience: Duration::from_secs(5),
         }],
-        fills: 4,
+        bridged: HashSet::new(),
     }
 }
 
@@ -51,8 +52,11 @@ fn a_layer_can_be_had_in_the_store() {
         let store = Arc::new(store);
         store.scan();
         let handle = testkit::http::runtime().handle().clone();
-        let mirror = Mirror::new(settings(&registry, mirrored), store.clone(), handle);
-        let mirror = mirror.expect("a mirror");
+        let contents = Contents::new(store.clone(), 4, handle);
+        let registries = Registries::new(settings(&registry, mirrored), contents.clone());
+        let origins = Vec::new();
+        let mirror = Mirror::new(mirror::Settings { origins }, contents, None);
+        let v1 = V1::new(registries.expect("registries"), mirror.expect("a mirror"));
 
         let old = Registry::new("old");
         let policy = Policy {
@@ -66,22 +70,18 @@ fn a_layer_can_be_had_in_the_store() {
         let id = |index: usize| ids[index].parse::<ImageId>().expect("an id");
         block_on(async {
             // Nothing is anybody's before the repository is known to have it.
-            let list = mirror.v1_named(&permit, &Resource::Tags).await;
+            let list = v1.v1_named(&permit, &Resource::Tags).await;
             assert!(list.is_ok(), "{list:?}");
-            let ancestry = mirror
-                .v1_ancestry(claim, &id(1))
-                .await
-                .expect("an ancestry");
+            let ancestry = v1.v1_ancestry(claim, &id(1)).await.expect("an ancestry");
             assert_eq!(
                 String::from_utf8_lossy(&ancestry.bytes),
                 format!("[\"{}\",\"{}\"]", ids[1], ids[0])
             );
             for (index, layer) in layers.iter().enumerate() {
-                let json = mirror.v1_image_json(claim, &id(index)).await.expect("JSON");
+                let json = v1.v1_image_json(claim, &id(index)).await.expect("JSON");
                 assert_eq!(json.layer_size, Some(layer.len() as u64));
                 for _ in 0..2 {
-                    let (digest, size) =
-                        mirror.v1_layer_kept(claim, &id(index)).await.expect("kept");
+                    let (digest, size) = v1.v1_layer_kept(claim, &id(index)).await.expect("kept");
                     assert_eq!(
                         (digest.to_string(), size),
                         (sha256(layer), layer.len() as u64)
@@ -93,7 +93,7 @@ fn a_layer_can_be_had_in_the_store() {
                 assert_eq!(asked.len(), 1, "{asked:?}");
             }
             let absent = "0".repeat(64).parse().expect("an id");
-            let unknown = mirror.v1_layer_kept(claim, &absent).await;
+            let unknown = v1.v1_layer_kept(claim, &absent).await;
             assert!(
                 matches!(unknown, Err(MirrorError::Unknown { .. })),
                 "{unknown:?}"

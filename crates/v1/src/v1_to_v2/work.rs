@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::Side;
 use super::ask::wrong;
 use super::layer::{LayerError, examined};
-use crate::freshness::unix;
-use crate::{MirrorError, Shared};
+use super::{Side, preparation};
+use crate::Registries;
+use mirror::{MirrorError, unix};
 use oci::conversion::{self, Converted, Image, Layer};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
@@ -26,7 +25,7 @@ const AT_ONCE: usize = 3;
 /// An image and what is known of it.
 pub(super) type Link = (ImageId, KnownImage);
 
-impl Shared {
+impl Registries {
     /// Makes an image one of v2, unless that was done before.
     pub(super) async fn convert(
         self: Arc<Self>,
@@ -189,22 +188,12 @@ impl Shared {
             let kept = conversions.keep_made_of(registry, &digest, kind, id).await;
             kept.unwrap_or_else(|error| trouble("a conversion cannot be noted", &error));
         }
-        self.keep_bytes(converted.config_digest, converted.config.clone().into())
+        self.contents
+            .keep(converted.config_digest, converted.config.clone().into())
             .await;
-        self.keep_bytes(converted.manifest_digest, converted.manifest.clone().into())
+        self.contents
+            .keep(converted.manifest_digest, converted.manifest.clone().into())
             .await;
-    }
-
-    /// Keeps a manifest or configuration. Where the store cannot, it is made anew each time.
-    pub(super) async fn keep_bytes(&self, digest: Digest, bytes: Bytes) {
-        if bytes.len() as u64 <= crate::HOT_BODY {
-            self.hot.insert(digest, bytes.clone());
-        }
-        let blobs = self.store.blobs.clone();
-        let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
-        if let Ok(Err(CommitError::Io(error))) = kept {
-            trouble("a conversion cannot be kept", &error);
-        }
     }
 
     /// Gives a repository everything of a converted image.
@@ -215,7 +204,7 @@ impl Shared {
         top: &ImageId,
     ) -> Result<(), MirrorError> {
         let Some(chain) = self.chain(registry, top).await else {
-            return Err(MirrorError::Converting(top.clone()));
+            return Err(MirrorError::Preparing(preparation(top)));
         };
         let converted = converted(&chain)?;
         let links = &self.store.links;

@@ -1,5 +1,5 @@
 //! The v1 API of a registry, and of its index where that is another server: what passes through, and which
-//! images are whose. What is kept of it is `v1_kept.rs`'s and `v1_layer.rs`'s.
+//! images are whose. What is kept of it is `cached.rs`'s and `layer.rs`'s.
 //!
 //! Image requests name no repository, so an image is asked for under a [`Claim`], and only where it is linked
 //! to the repository that the claim is about: its image list or its tags named it, it is an ancestor of a
@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::error::Asked;
-use super::{Mirror, MirrorError, Passed};
+use super::V1;
 use access::{Action, Open, Permit};
+use mirror::{Asked, MirrorError, Passed};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource};
 use upstream::{self, Body, BodyEnd, Passing, SetUpError, Upstream, UpstreamError, is_whole_json};
@@ -155,7 +155,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-impl Mirror {
+impl V1 {
     /// Passes a request for something of the permit's repository on, to the index where that keeps it.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Mirror {
         resource: &Resource,
         pass: V1Pass,
     ) -> Result<Passed, MirrorError> {
-        let origin = self.v1_origin(permit.registry())?;
+        let origin = self.origin(permit.registry())?;
         let repository = permit.repository();
         let writes = permit.action() != Action::Pull;
         let endpoint = Endpoint::Named {
@@ -196,7 +196,7 @@ impl Mirror {
         part: Part,
         pass: V1Pass,
     ) -> Result<Passed, MirrorError> {
-        let origin = self.v1_origin(claim.registry())?;
+        let origin = self.origin(claim.registry())?;
         let begins = pass.method == Method::PUT && part == Part::Json;
         let whose = match claim {
             Claim::Everything(_) => None,
@@ -217,7 +217,7 @@ impl Mirror {
     /// The length of a layer in bytes, where the registry says it.
     ///
     /// # Errors
-    /// As [`Mirror::v1_image`].
+    /// As [`V1::v1_image`].
     pub async fn v1_layer_size(
         &self,
         claim: Claim<'_>,
@@ -234,7 +234,7 @@ impl Mirror {
     /// listened to further.
     ///
     /// # Errors
-    /// As [`Mirror::v1_image`].
+    /// As [`V1::v1_image`].
     pub async fn v1_layer_head(
         &self,
         claim: Claim<'_>,
@@ -267,7 +267,7 @@ impl Mirror {
         query: &str,
         pass: V1Pass,
     ) -> Result<Passed, MirrorError> {
-        let origin = self.v1_origin(open.registry())?;
+        let origin = self.origin(open.registry())?;
         let passing = Passing {
             method: pass.method,
             target: format!("/v1/search?{query}"),
@@ -284,14 +284,14 @@ impl Mirror {
     /// # Errors
     /// When the disk fails.
     pub async fn v1_link(&self, permit: &Permit, ids: &[ImageId]) -> Result<(), MirrorError> {
-        if let Some(origin) = self.shared.v1.get(permit.registry()) {
+        if let Some(origin) = self.registries.origins.get(permit.registry()) {
             for id in ids {
                 origin
                     .seen_in
                     .insert(id.clone(), permit.repository().clone());
             }
         }
-        let images = &self.shared.store.images;
+        let images = &self.store().images;
         let linked = images.link(permit.registry(), permit.repository(), ids);
         linked
             .await
@@ -300,14 +300,14 @@ impl Mirror {
 
     /// The permit's repository is gone.
     pub async fn v1_unlink_all(&self, permit: &Permit) {
-        let images = &self.shared.store.images;
+        let images = &self.store().images;
         let (registry, repository) = (permit.registry(), permit.repository());
         images.unlink_all(registry, repository).await;
     }
 
     /// What a registry and its index call themselves: scheme and authority.
     pub fn v1_upstreams_of(&self, registry: &Registry) -> Vec<&str> {
-        let origin = self.shared.v1.get(registry);
+        let origin = self.registries.origins.get(registry);
         let servers = origin.map(|origin| std::iter::once(&origin.upstream).chain(&origin.index));
         servers
             .into_iter()
@@ -321,16 +321,11 @@ impl Mirror {
         permit: &Permit,
         id: &ImageId,
     ) -> Result<bool, MirrorError> {
-        let images = &self.shared.store.images;
+        let images = &self.store().images;
         let linked = images.is_linked(permit.registry(), permit.repository(), id);
         linked
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
-    }
-
-    pub(super) fn v1_origin(&self, registry: &Registry) -> Result<Arc<V1Origin>, MirrorError> {
-        let origin = self.shared.v1.get(registry);
-        origin.cloned().ok_or(MirrorError::NotServed)
     }
 }
 

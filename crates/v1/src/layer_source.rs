@@ -9,9 +9,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::freshness::unix;
-use super::source::{Check, FillKey, ForeignSource};
-use super::v1::V1Origin;
+use super::registry::V1Origin;
+use mirror::{Check, FillKey, ForeignSource, unix};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use oci::range::Span;

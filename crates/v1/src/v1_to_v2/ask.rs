@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::Side;
-use crate::error::Asked;
-use crate::v1_kept::V1Answer;
-use crate::v1_layer::KeptLayer;
-use crate::{MirrorError, Shared};
+use crate::Registries;
+use crate::cached::V1Answer;
+use crate::layer::KeptLayer;
+use mirror::{Asked, MirrorError};
 use oci::name::Tag;
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list};
 use upstream::UpstreamError;
@@ -32,14 +32,18 @@ pub(super) struct Description {
 
 impl Side {
     /// The image that a tag of the repository stands for; `None` where there is no such tag.
-    pub async fn tag(&self, shared: &Shared, tag: &Tag) -> Result<Option<ImageId>, MirrorError> {
-        let asked = self.named(shared, Resource::Tag(tag.clone()));
+    pub async fn tag(
+        &self,
+        registries: &Registries,
+        tag: &Tag,
+    ) -> Result<Option<ImageId>, MirrorError> {
+        let asked = self.named(registries, Resource::Tag(tag.clone()));
         let id = match asked.await {
             Ok(answer) => serde_json::from_slice::<String>(&answer.bytes).ok(),
             Err(MirrorError::Unknown { .. }) => return Ok(None),
             // Some know no single tags.
             Err(MirrorError::Unusable(error)) if is(&error, StatusCode::METHOD_NOT_ALLOWED) => {
-                let tags = self.tags(shared).await?.unwrap_or_default();
+                let tags = self.tags(registries).await?.unwrap_or_default();
                 match tags.get(tag.as_str()) {
                     Some(id) => id.as_str().map(str::to_owned),
                     None => return Ok(None),
@@ -54,9 +58,9 @@ impl Side {
     /// All tags of the repository; `None` where there is none.
     pub async fn tags(
         &self,
-        shared: &Shared,
+        registries: &Registries,
     ) -> Result<Option<serde_json::Map<String, serde_json::Value>>, MirrorError> {
-        match self.named(shared, Resource::Tags).await {
+        match self.named(registries, Resource::Tags).await {
             Ok(answer) => {
                 let tags = serde_json::from_slice(&answer.bytes);
                 tags.map(Some).map_err(|_| wrong("its tags cannot be read"))
@@ -69,10 +73,10 @@ impl Side {
     /// An image and those that it is made on, the root last.
     pub async fn ancestry(
         &self,
-        shared: &Shared,
+        registries: &Registries,
         top: &ImageId,
     ) -> Result<Vec<ImageId>, MirrorError> {
-        let answer = self.part(shared, top, Part::Ancestry).await?;
+        let answer = self.part(registries, top, Part::Ancestry).await?;
         let chain = ids_in_list(&answer.bytes);
         let mut seen: Vec<&ImageId> = chain.iter().collect();
         seen.sort();
@@ -86,10 +90,10 @@ impl Side {
     /// What the registry says of an image.
     pub async fn description(
         &self,
-        shared: &Shared,
+        registries: &Registries,
         id: &ImageId,
     ) -> Result<Description, MirrorError> {
-        let answer = self.part(shared, id, Part::Json).await?;
+        let answer = self.part(registries, id, Part::Json).await?;
         if answer.bytes.len() > MAX_DESCRIPTION {
             let limit = MAX_DESCRIPTION;
             return Err(failed(UpstreamError::TooLarge { limit }));
@@ -102,12 +106,12 @@ impl Side {
     }
 
     /// Whether the registry still lets us have an image for this repository.
-    pub async fn has(&self, shared: &Shared, id: &ImageId) -> Result<bool, MirrorError> {
+    pub async fn has(&self, registries: &Registries, id: &ImageId) -> Result<bool, MirrorError> {
         let what = Endpoint::Image {
             id: id.clone(),
             part: Part::Json,
         };
-        match self.anew(shared, what).await {
+        match self.anew(registries, what).await {
             Ok(_) => Ok(true),
             Err(MirrorError::Unknown { .. } | MirrorError::Denied) => Ok(false),
             Err(error) => Err(error),
@@ -115,36 +119,44 @@ impl Side {
     }
 
     /// A layer, which is in the store then.
-    pub async fn layer(&self, shared: &Shared, id: &ImageId) -> Result<KeptLayer, MirrorError> {
+    pub async fn layer(
+        &self,
+        registries: &Registries,
+        id: &ImageId,
+    ) -> Result<KeptLayer, MirrorError> {
         let whose = Some(self.repository.clone());
-        let kept = shared.layer_kept(&self.v1, whose, id).await;
+        let kept = registries.layer_kept(&self.v1, whose, id).await;
         kept.map_err(of_image)
     }
 
     async fn part(
         &self,
-        shared: &Shared,
+        registries: &Registries,
         id: &ImageId,
         which: Part,
     ) -> Result<V1Answer, MirrorError> {
         let whose = Some(self.repository.clone());
-        let asked = shared.v1_part(&self.v1, whose, id, which);
+        let asked = registries.v1_part(&self.v1, whose, id, which);
         let asked = tokio::time::timeout(QUESTION, asked).await;
         let late = |_| Err(MirrorError::late());
         asked.unwrap_or_else(late).map_err(of_image)
     }
 
-    async fn named(&self, shared: &Shared, resource: Resource) -> Result<V1Answer, MirrorError> {
+    async fn named(
+        &self,
+        registries: &Registries,
+        resource: Resource,
+    ) -> Result<V1Answer, MirrorError> {
         let repository = self.repository.clone();
         let what = Endpoint::Named {
             repository,
             resource,
         };
-        self.anew(shared, what).await
+        self.anew(registries, what).await
     }
 
-    async fn anew(&self, shared: &Shared, what: Endpoint) -> Result<V1Answer, MirrorError> {
-        let asked = shared.v1_anew(&self.v1, Some(self.repository.clone()), what);
+    async fn anew(&self, registries: &Registries, what: Endpoint) -> Result<V1Answer, MirrorError> {
+        let asked = registries.v1_anew(&self.v1, Some(self.repository.clone()), what);
         let asked = tokio::time::timeout(QUESTION, asked).await;
         asked
             .unwrap_or_else(|_| Err(MirrorError::late()))

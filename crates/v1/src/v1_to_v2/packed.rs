@@ -9,9 +9,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::layer::{opened, repacked};
-use crate::blob::Content;
-use crate::source::{Check, ForeignSource};
-use crate::v1_source::Layer;
+use crate::layer_source::Layer;
+use mirror::{Check, ForeignSource, StoredBlob};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use store::Blob;
@@ -52,10 +51,7 @@ impl Packed {
         let slot = self.slots.clone().acquire_owned().await;
         let slot = slot.map_err(|_| UpstreamError::Protocol(UNPACKABLE))?;
         let mut layer = match self.stored().await {
-            Some(blob) => {
-                let opened = opened(Content::File(blob));
-                Raw::Here(opened.map_err(|_| UpstreamError::Protocol(UNPACKABLE))?)
-            }
+            Some(blob) => Raw::Here(opened(StoredBlob::File(blob))),
             None => Raw::coming(self.layer.body(0, None, None).await?),
         };
         let (out, pieces) = mpsc::channel(AHEAD);

@@ -1,13 +1,14 @@
 //! What clients of v1 were given of a repository before: while the registry's own v1 side cannot be asked, that is
 //! all there is to tell that it does not have the name.
 
-use crate::{Mirror, MirrorError};
+use crate::V1;
 use access::Permit;
+use mirror::MirrorError;
 use oci::manifest::AcceptClass;
 use oci::synthesis::{self, Platform};
 use store::trouble;
 
-impl Mirror {
+impl V1 {
     /// Whether a repository is shown to clients of v1 although its own v1 side failed so: where that cannot be
     /// asked, and did not know the name when a tag's present image was given out. `everybody` is whether
     /// everybody may read the whole registry.
@@ -23,7 +24,7 @@ impl Mirror {
         }
         let (registry, repository) = (permit.registry(), permit.repository());
         let whose = (!everybody).then_some(repository);
-        let store = &self.shared.store;
+        let store = self.store();
         for tag in self.known_tags(permit).await {
             let pointer = store
                 .tags

@@ -10,12 +10,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::error::Asked;
-use super::freshness::{Freshness, freshness, stale_age, unix};
-use super::manifest::UNCACHED_DEADLINE;
-use super::v1::{Claim, MAX_LIST, V1Origin, keep_token};
-use super::{Mirror, MirrorError, Shared};
+use super::registry::{Claim, MAX_LIST, V1Origin, keep_token};
+use super::{Registries, V1};
 use access::Permit;
+use mirror::{Asked, Freshness, MirrorError, UNCACHED_DEADLINE, freshness, stale_age, unix};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
@@ -63,10 +61,10 @@ impl V1Answer {
     }
 }
 
-impl Mirror {
+impl V1 {
     /// Whether what a registry of the v1 API holds is kept here.
     pub fn v1_is_mirrored(&self, registry: &Registry) -> bool {
-        let origin = self.shared.v1.get(registry);
+        let origin = self.registries.origins.get(registry);
         origin.is_some_and(|origin| origin.mirrored)
     }
 
@@ -80,18 +78,18 @@ impl Mirror {
         permit: &Permit,
         resource: &Resource,
     ) -> Result<V1Answer, MirrorError> {
-        let origin = self.v1_origin(permit.registry())?;
+        let origin = self.origin(permit.registry())?;
         let repository = permit.repository();
         let what = Endpoint::Named {
             repository: repository.clone(),
             resource: resource.clone(),
         };
-        let known = self.shared.v1_pointer(&origin, &what).await;
+        let known = self.registries.v1_pointer(&origin, &what).await;
         let mut answer = None;
         if let Some(known) = known.as_ref().filter(|_| origin.mirrored)
             && let Freshness::Fresh { left } =
                 freshness(known.checked_at, origin.tag_ttl, SystemTime::now())
-            && let Some(fetched) = self.shared.v1_bytes(known).await
+            && let Some(fetched) = self.registries.v1_bytes(known).await
         {
             answer = Some(V1Answer::of(fetched, CacheStatus::HIT.ttl(left.as_secs())));
         }
@@ -117,10 +115,10 @@ impl Mirror {
         claim: Claim<'_>,
         id: &ImageId,
     ) -> Result<V1Answer, MirrorError> {
-        let origin = self.v1_origin(claim.registry())?;
+        let origin = self.origin(claim.registry())?;
         let repository = self.v1_claimed(&origin, claim, id).await?;
         let mut answer = self
-            .shared
+            .registries
             .v1_part(&origin, repository, id, Part::Json)
             .await?;
         if answer.layer_size.is_none() {
@@ -130,7 +128,7 @@ impl Mirror {
                 id: id.clone(),
                 part,
             };
-            let layer = self.shared.v1_pointer(&origin, &layer).await;
+            let layer = self.registries.v1_pointer(&origin, &layer).await;
             answer.layer_size = layer.map(|layer| layer.size);
         }
         Ok(answer)
@@ -139,17 +137,17 @@ impl Mirror {
     /// The ids of an image and of those below it, in JSON. They are the claim's, all of them.
     ///
     /// # Errors
-    /// As [`Mirror::v1_image_json`].
+    /// As [`V1::v1_image_json`].
     pub async fn v1_ancestry(
         &self,
         claim: Claim<'_>,
         id: &ImageId,
     ) -> Result<V1Answer, MirrorError> {
-        let origin = self.v1_origin(claim.registry())?;
+        let origin = self.origin(claim.registry())?;
         let repository = self.v1_claimed(&origin, claim, id).await?;
         let seen_in = repository.clone();
         let answer = self
-            .shared
+            .registries
             .v1_part(&origin, repository, id, Part::Ancestry)
             .await?;
         let ids = ids_in_list(&answer.bytes);
@@ -168,7 +166,7 @@ impl Mirror {
     /// A client says that an image is of this repository. That is no right to it, but tells whose token of our
     /// own to ask with.
     pub fn v1_said_to_be_in(&self, registry: &Registry, id: &ImageId, repository: &Repository) {
-        if let Some(origin) = self.shared.v1.get(registry) {
+        if let Some(origin) = self.registries.origins.get(registry) {
             let repository = repository.clone();
             origin.said_to_be_in.insert(id.clone(), repository);
         }
@@ -218,11 +216,15 @@ impl Mirror {
     ) -> Result<V1Answer, MirrorError> {
         let age = |known: &V1Body| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
         let stale = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
-            Some((known, age)) => self.shared.v1_bytes(known).await.map(|bytes| (bytes, age)),
+            Some((known, age)) => self
+                .registries
+                .v1_bytes(known)
+                .await
+                .map(|bytes| (bytes, age)),
             None => None,
         };
         let question = (origin.registry.clone(), what, Some(repository.clone()));
-        let asked = self.shared.v1_question(origin, question);
+        let asked = self.registries.v1_question(origin, question);
         let within = if stale.is_some() {
             origin.patience
         } else {
@@ -258,7 +260,7 @@ impl Mirror {
     }
 }
 
-impl Shared {
+impl Registries {
     /// A description or ancestry, from here or from its registry.
     pub(super) async fn v1_part(
         &self,
@@ -322,7 +324,7 @@ impl Shared {
 
     /// The bytes of a pointer, if they are here.
     async fn v1_bytes(&self, known: &Arc<V1Body>) -> Option<Fetched> {
-        let bytes = match self.small(&known.digest, MAX_LIST as u64).await {
+        let bytes = match self.contents.small(&known.digest, MAX_LIST as u64).await {
             Ok(bytes) => bytes?,
             Err(MirrorError::Disk(error)) => {
                 trouble("a body of the v1 API cannot be read", &*error);

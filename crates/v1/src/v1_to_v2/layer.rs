@@ -9,8 +9,8 @@ use liblzma::read::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 
 use super::gzip::Gzip;
-use crate::blob::Content;
-use crate::v1_layer::KeptLayer;
+use crate::layer::KeptLayer;
+use mirror::StoredBlob;
 use oci::conversion::Layer;
 use oci::digest::{Algorithm, Digest, Hasher};
 use store::{BlobReader, Blobs, CommitError, StagedBlob};
@@ -55,12 +55,8 @@ enum Kind {
 /// # Errors
 /// Why it is nothing; nothing more is kept then.
 pub(super) fn examined(blobs: &Blobs, key: &Digest, kept: KeptLayer) -> Result<Layer, LayerError> {
-    let KeptLayer {
-        digest,
-        size,
-        content,
-    } = kept;
-    let (kind, whole) = sniffed(opened(content)?)?;
+    let KeptLayer { digest, size, blob } = kept;
+    let (kind, whole) = sniffed(opened(blob))?;
     let mut diff = Diff::default();
     let (digest, size) = if kind == Kind::Gzip {
         let read = copy(MultiGzDecoder::new(whole), &mut diff);
@@ -108,17 +104,10 @@ pub(super) fn repacked(layer: impl Read, out: &mut impl Write) -> Result<(), Lay
 }
 
 /// Reads what is in the store.
-pub(super) fn opened(content: Content) -> Result<Box<dyn Read + Send>, LayerError> {
-    match content {
-        Content::Memory(bytes) => Ok(Box::new(Cursor::new(bytes))),
-        Content::File(blob) => Ok(Box::new(BufReader::with_capacity(
-            PIECE,
-            BlobReader::new(blob),
-        ))),
-        Content::Fill(..) | Content::Elsewhere(..) => {
-            let not_here = io::Error::from(io::ErrorKind::NotFound);
-            Err(LayerError::Read(not_here))
-        }
+pub(super) fn opened(blob: StoredBlob) -> Box<dyn Read + Send> {
+    match blob {
+        StoredBlob::Memory(bytes) => Box::new(Cursor::new(bytes)),
+        StoredBlob::File(blob) => Box::new(BufReader::with_capacity(PIECE, BlobReader::new(blob))),
     }
 }
 

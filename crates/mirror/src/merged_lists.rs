@@ -1,41 +1,24 @@
-//! Lists of both sides as one: the tags of a repository, and the names of a registry.
+//! Lists of both sides of a registry as one: the tags of a repository, and its names.
 //!
 //! Where the v2 side cannot be asked there is no list, since a list that is short without a word would be taken
-//! for whole. Where the v1 side is away the list is that of v2, which is all that a client of v2 would see
-//! without a bridge: an old registry must not take the new one down with it.
+//! for whole. Where the fallback is away the list is that of v2, which is all that there would be without it: an old
+//! registry must not take the new one down with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
-use super::ask::wrong;
-use crate::error::Asked;
-use crate::{Budget, Listed, MirrorError, Origin, Shared, v1_list};
+use super::error::Asked;
+use super::{Budget, Listed, MirrorError, Origin, Shared};
 use oci::name::{Registry, Repository};
-use oci::v1::plain;
 use oci::v2::{Endpoint, Query, Resource};
-use upstream::{Page, Passing, UpstreamError};
+use upstream::{Page, UpstreamError};
 
 /// How many tags are asked for at once, and how often for one list.
 const LONGEST_PAGE: usize = 1000;
 const PAGES: usize = 64;
-/// How long the names of the v1 side are believed, and of how many registries.
-const NAMES_FOR: Duration = Duration::from_secs(60);
-const REGISTRIES: u64 = 64;
-
-/// The names that the v1 side of a registry has.
-pub(super) type Names = moka::sync::Cache<Registry, Arc<BTreeSet<Repository>>>;
-
-pub(super) fn names() -> Names {
-    moka::sync::Cache::builder()
-        .max_capacity(REGISTRIES)
-        .time_to_live(NAMES_FOR)
-        .build()
-}
 
 #[derive(Deserialize)]
 struct Tags {
@@ -43,34 +26,25 @@ struct Tags {
     tags: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-struct Found {
-    results: Vec<Name>,
-}
-
-#[derive(Deserialize)]
-struct Name {
-    name: String,
-}
-
 impl Shared {
     /// A page of tags or referrers; of the tags of both sides, where both have the repository.
-    pub(crate) async fn page(
+    pub(super) async fn page(
         &self,
         origin: &Origin,
         endpoint: &Endpoint,
         query: &Query,
     ) -> Result<Page, MirrorError> {
-        let asked = origin.upstream.page(endpoint, query).await;
-        let side = self.side(origin, &endpoint.repository);
-        let Some(side) = side.filter(|_| endpoint.resource == Resource::Tags) else {
+        let asked = page_of_v2(origin, endpoint, query).await;
+        let fallback = self.fallback(origin);
+        let Some(fallback) = fallback.filter(|_| endpoint.resource == Resource::Tags) else {
             return asked.map_err(refused);
         };
         if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
             return asked.map_err(refused);
         }
-        let of_v1 = match side.tags(self).await {
-            Ok(Some(of_v1)) => of_v1,
+        let tags = fallback.tags(&origin.registry, &endpoint.repository);
+        let mut all = match tags.await {
+            Ok(Some(tags)) => tags,
             Ok(None) => return asked.map_err(refused),
             Err(error) if asked.is_ok() && is_away(&error) => {
                 alone(&origin.registry, &error);
@@ -78,15 +52,14 @@ impl Shared {
             }
             Err(error) => return Err(error),
         };
-        let mut all: BTreeSet<String> = of_v1.keys().cloned().collect();
         if let Ok(first) = asked {
             all.extend(all_tags(origin, endpoint, query, first).await?);
         }
         Ok(page_of(&endpoint.repository, &all, query))
     }
 
-    /// Adds the names of the v1 side to `n` of the v2 side that are behind `after`, in order.
-    pub(crate) async fn with_names_of_v1(
+    /// Adds the names of the fallback to `n` of the v2 side that are behind `after`, in order.
+    pub(super) async fn with_names_of_fallback(
         &self,
         origin: &Origin,
         seen: impl Fn(&Repository) -> bool,
@@ -95,69 +68,38 @@ impl Shared {
         budget: &mut Budget,
         listed: Listed,
     ) -> Result<Listed, MirrorError> {
-        let names = match self.names_of_v1(origin, budget).await {
+        let Some(fallback) = self.fallback(origin) else {
+            return Ok(listed);
+        };
+        let names = match fallback.names(&origin.registry, budget).await {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(listed),
-            Err(error) if !origin.upstream.is_absent() && is_away(&error) => {
+            Err(error) if origin.upstream.is_some() && is_away(&error) => {
                 alone(&origin.registry, &error);
                 return Ok(listed);
             }
             Err(error) => return Err(error),
         };
         let behind = |name: &&Repository| after.is_none_or(|after| name.as_str() > after);
-        let of_v1 = names.iter().filter(behind).filter(|name| seen(name));
+        let more_names = names.iter().filter(behind).filter(|name| seen(name));
         // What the v2 side has behind its last one may come before theirs.
         let last = listed.more.then(|| listed.names.last().cloned()).flatten();
-        let of_v1 = of_v1.take_while(|name| last.as_ref().is_none_or(|last| *name <= last));
-        let mut all: BTreeSet<Repository> = of_v1.cloned().collect();
+        let more_names =
+            more_names.take_while(|name| last.as_ref().is_none_or(|last| *name <= last));
+        let mut all: BTreeSet<Repository> = more_names.cloned().collect();
         all.extend(listed.names);
         let more = listed.more || all.len() > n;
         let names = all.into_iter().take(n).collect();
         Ok(Listed { names, more })
     }
+}
 
-    /// Everything that the v1 side finds; `None` where it has no search, or is not to be asked.
-    async fn names_of_v1(
-        &self,
-        origin: &Origin,
-        budget: &mut Budget,
-    ) -> Result<Option<Arc<BTreeSet<Repository>>>, MirrorError> {
-        let v1 = self.v1.get(&origin.registry).filter(|v1| v1.bridge);
-        let Some(v1) = v1.filter(|_| origin.bridge && !origin.callers && !origin.only_public)
-        else {
-            return Ok(None);
-        };
-        let known = &self.conversions.listed;
-        if let Some(names) = known.get(&origin.registry) {
-            return Ok(Some(names));
-        }
-        let Some(left) = budget.0.checked_sub(1) else {
-            return Err(MirrorError::too_sparse());
-        };
-        budget.0 = left;
-        let passing = Passing {
-            method: Method::GET,
-            target: "/v1/search?q=".to_owned(),
-            headers: HeaderMap::new(),
-            scope: String::new(),
-            body: None,
-        };
-        let asked = v1.of_index().pass_v1(passing, None).await;
-        let mut passed = asked.map_err(refused)?;
-        match passed.status {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => return Ok(None),
-            status => return Err(refused(UpstreamError::of(status, &passed.headers))),
-        }
-        let bytes = v1_list(&mut passed).await?;
-        let found: Found =
-            serde_json::from_slice(&bytes).map_err(|_| wrong("its search cannot be read"))?;
-        let names = found.results.iter();
-        let names = names.filter_map(|found| plain(&found.name).parse().ok());
-        let names: Arc<BTreeSet<Repository>> = Arc::new(names.collect());
-        known.insert(origin.registry.clone(), names.clone());
-        Ok(Some(names))
-    }
+async fn page_of_v2(
+    origin: &Origin,
+    endpoint: &Endpoint,
+    query: &Query,
+) -> Result<Page, UpstreamError> {
+    origin.v2()?.page(endpoint, query).await
 }
 
 /// Whether a side cannot be asked at the moment, which says nothing of what it has.
@@ -172,7 +114,7 @@ fn is_away(error: &MirrorError) -> bool {
 
 fn alone(registry: &Registry, error: &MirrorError) {
     let error = telemetry::chain(error);
-    tracing::warn!(%registry, error, "the v1 side cannot be asked: a list is of the v2 side alone");
+    tracing::warn!(%registry, error, "the fallback cannot be asked: a list is of the v2 side alone");
 }
 
 /// All tags of the v2 side, of which `first` answered `query`.
@@ -186,9 +128,7 @@ async fn all_tags(
     let mut page = first;
     if !whole {
         let query = Query::default().with("n", &LONGEST_PAGE.to_string());
-        page = origin
-            .upstream
-            .page(endpoint, &query)
+        page = page_of_v2(origin, endpoint, &query)
             .await
             .map_err(refused)?;
     }
@@ -200,11 +140,7 @@ async fn all_tags(
         let Some(next) = page.next else {
             return Ok(all);
         };
-        page = origin
-            .upstream
-            .page(endpoint, &next)
-            .await
-            .map_err(refused)?;
+        page = page_of_v2(origin, endpoint, &next).await.map_err(refused)?;
     }
     Err(refused(UpstreamError::Protocol("its tags have no end")))
 }
