@@ -11,7 +11,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY crates crates
 COPY src src
-RUN cargo build --locked --release
+RUN cargo build --locked --profile dist
 
 FROM debian:12-slim
 # The authorities that upstreams' certificates are checked with, as new as they are.
@@ -20,7 +20,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/roadstead --create-home --shell /usr/sbin/nologin roadstead
-COPY --from=build /build/target/release/roadstead /usr/local/bin/roadstead
+COPY --from=build /build/target/dist/roadstead /usr/local/bin/roadstead
 COPY conf/container.yaml /etc/roadstead/container.yaml
 ENV ROADSTEAD_CONFIG=/etc/roadstead/container.yaml
 USER 10001

@@ -10,15 +10,15 @@ run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on htt
 	@scripts/build.sh --release
 	@exec target/release/roadstead serve
 
-test: ## install the real registries and clients where possible, then check and test everything
+test: ## install the real registries and clients where possible, then test everything
 	@scripts/test.sh
 
-test-long: ## an hour of random users against their rights; ROADSTEAD_MODEL_SECONDS says how long instead
+test-long: ## an hour and a half: rights against random users, a soak, 200 kills, fuzzing
 	@scripts/test-long.sh
 
 bench: ## measure beside nginx and docker-registry; writes docs/benchmarks.md
 	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
-	@scripts/build.sh --release
+	@scripts/build.sh --profile dist
 	@python3 scripts/bench.py
 	@python3 scripts/bench.py large
 
@@ -34,10 +34,8 @@ demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, 
 fmt: ## format the code
 	@cargo fmt --all
 
-lint: ## format check, clippy, licences and sources
-	@cargo fmt --all --check
-	@cargo clippy --locked --workspace --all-targets -- -D warnings
-	@cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+lint: ## format, clippy, documentation, licences and sources
+	@scripts/lint.sh
 
 clean: ## remove what builds made; keys and store in var/ stay
 	@cargo clean

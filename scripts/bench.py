@@ -157,7 +157,7 @@ def roadstead(name, root, upstream, keys, access_log):
         f'registries: [{{name: upstream, v2: "{upstream}"}}]\n'
         f"log: {{access: {'true' if access_log else 'false'}}}\n"
     )
-    binary = os.environ.get("ROADSTEAD", REPOSITORY / "target/release/roadstead")
+    binary = os.environ.get("ROADSTEAD", REPOSITORY / "target/dist/roadstead")
     command = [binary, "serve", "-c", "roadstead.yaml"]
     return Server(name, here, command, port, quiet=access_log)
 
@@ -404,7 +404,7 @@ def conditions():
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     versions = ", ".join(
         [
-            f"roadstead {version(os.environ.get('ROADSTEAD', REPOSITORY / 'target/release/roadstead'), '--version')}",
+            f"roadstead {version(os.environ.get('ROADSTEAD', REPOSITORY / 'target/dist/roadstead'), '--version')}",
             f"nginx {version(program('nginx'), '-v')}",
             f"docker-registry {version(program('docker-registry'), '--version')}",
             f"wrk {version(program('wrk'), '-v')}",
@@ -452,7 +452,7 @@ def write(text, begin, end, introduction):
 
 
 def large_store():
-    binary = os.environ.get("ROADSTEAD", REPOSITORY / "target/release/roadstead")
+    binary = os.environ.get("ROADSTEAD", REPOSITORY / "target/dist/roadstead")
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     with contextlib.ExitStack() as stack:
         # Ten times faster than shutil.rmtree for a million files.

@@ -81,3 +81,37 @@ done
 exit "${failed:-0}"
 ROOT
 }
+
+# What `check` found wrong.
+failed=()
+
+# Cargo names every crate where no terminal shows its bar; every fiftieth is enough.
+brief() {
+    if [[ -t 2 ]]; then
+        "$@"
+        return
+    fi
+    "$@" 2>&1 | {
+        local line crates=0
+        while IFS= read -r line; do
+            case $line in
+                *" Compiling "* | *" Checking "* | *" Documenting "* | *" Downloaded "* | *" Adding "*)
+                    ((++crates % 50)) || echo "    … $crates crates"
+                    ;;
+                *) printf '%s\n' "$line" ;;
+            esac
+        done
+    }
+}
+
+check() {
+    local name=$1 started=$SECONDS
+    shift
+    step "$name"
+    if "$@"; then
+        echo "$name: good ($((SECONDS - started)) s)"
+    else
+        warn "$name: FAILED ($((SECONDS - started)) s)"
+        failed+=("$name")
+    fi
+}

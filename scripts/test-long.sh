@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The long forms of tests that look for what nobody thought of. ROADSTEAD_MODEL_SECONDS (3600) says how long the
-# model of rights runs, ROADSTEAD_MODEL_SEED with which seed; what it finds is printed as a script to replay.
+# The long forms of tests that look for what nobody thought of, one after the other. ROADSTEAD_MODEL_SECONDS (3600),
+# ROADSTEAD_SOAK (600) and ROADSTEAD_FUZZ_SECONDS (60, for each target) say how long they take;
+# ROADSTEAD_MODEL_SEED and ROADSTEAD_SEED repeat what they print.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -8,6 +9,25 @@ need_rust
 scripts/real-parts.sh docker-registry apache2-utils
 scripts/build.sh --test integration
 
+# One integration test, with what it prints.
+long() {
+    local name=$1
+    shift
+    step "$name"
+    cargo test --locked --test integration -- --nocapture --exact "$@" || failed+=("$name")
+}
+
+export CI=true
 export ROADSTEAD_MODEL_SECONDS=${ROADSTEAD_MODEL_SECONDS:-3600}
-step "rights: $ROADSTEAD_MODEL_SECONDS s"
-CI=true cargo test --locked --test integration -- --nocapture model::no_caller_sees
+export ROADSTEAD_SOAK=${ROADSTEAD_SOAK:-600}
+export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
+export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
+long "a soak of $ROADSTEAD_SOAK s" soak::a_store_can_be_left_alone
+long "$ROADSTEAD_KILLS kills" kill::nothing_wrong_survives_kills
+long "a push of $ROADSTEAD_PUSH_MIB MiB" push::a_long_patch_keeps_memory_flat
+step "fuzzing"
+scripts/fuzz.sh "${ROADSTEAD_FUZZ_SECONDS:-60}" || failed+=("fuzzing")
+long "rights: $ROADSTEAD_MODEL_SECONDS s" model::no_caller_sees_beyond_the_rules
+
+step "in all: $((SECONDS / 60)) min $((SECONDS % 60)) s"
+((${#failed[@]} == 0)) || die "FAILED: ${failed[*]}"

@@ -233,7 +233,7 @@ fn an_upstream_without_the_first_schema_answers_with_what_it_has() {
 }
 
 #[test]
-fn absent_companions_are_remembered_longer() {
+fn absent_tags_of_every_kind_are_remembered_alike() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {missing_ttl: 1s}\n");
@@ -248,26 +248,21 @@ fn absent_companions_are_remembered_longer() {
     for tag in companions.iter().map(String::as_str).chain(["plain"]) {
         assert_eq!(ask(&gateway, "GET", &path(tag), &[]).status(), 404);
     }
-    // Once the memory of the plain one is over, that of the others, which is older, is not.
-    testkit::until("the plain tag is asked for again", || {
-        ask(&gateway, "GET", &path("plain"), &[]);
-        origin.count("HEAD", &path("plain")) > 1
-    });
-    for tag in &companions {
-        let reply = ask(&gateway, "GET", &path(tag), &[]);
-        assert_eq!(
-            (reply.status(), cache(&reply)),
-            (404, "roadstead; hit; detail=negative")
-        );
-        assert_eq!(origin.count("HEAD", &path(tag)), 1);
+    // What was pushed a moment ago is not missing for longer because of its name.
+    for tag in companions.iter().map(String::as_str).chain(["plain"]) {
+        testkit::until("the tag is asked for again", || {
+            ask(&gateway, "GET", &path(tag), &[]);
+            origin.count("HEAD", &path(tag)) > 1
+        });
     }
     // Where others may push, nothing is remembered.
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {missing_ttl: 0s}\n");
+    let before = origin.count("HEAD", &path(&companions[1]));
     for _ in 0..2 {
         assert_eq!(
             ask(&gateway, "GET", &path(&companions[1]), &[]).status(),
             404
         );
     }
-    assert_eq!(origin.count("HEAD", &path(&companions[1])), 3);
+    assert_eq!(origin.count("HEAD", &path(&companions[1])), before + 2);
 }

@@ -203,7 +203,7 @@ fn the_image_is_made_of_what_is_here() {
     let mut copied = BTreeSet::new();
     for copy in all(&dockerfile, "COPY") {
         if let Some(built) = copy.strip_prefix("--from=build ") {
-            assert!(built.starts_with("/build/target/release/roadstead /usr/local/bin/"));
+            assert!(built.starts_with("/build/target/dist/roadstead /usr/local/bin/"));
             continue;
         }
         let words: Vec<&str> = copy.split_whitespace().collect();

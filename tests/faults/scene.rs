@@ -47,7 +47,7 @@ impl Scene {
         push(&storage);
         let images = push(&origin);
         // A tag is asked for each time, so that faults concern what is here already as well.
-        let store = "store: {tag_ttl: 0s, missing_ttl: 0s}\n";
+        let store = "store: {tag_ttl: 0s, missing_ttl: 0s}\nadmin: {address: off, metrics: \"127.0.0.1:0\"}\n";
         let direct = format!(
             "registries: [{{name: docker.io, v2: \"{}\"}}]\n",
             origin.url()
@@ -77,6 +77,16 @@ impl Scene {
         };
         Self { world, gateway }
     }
+}
+
+/// Waits until the gateway is answering this many requests for manifests.
+pub fn manifests_in_flight(gateway: &Gateway, n: usize) {
+    let metrics = gateway.operators("admin.metrics");
+    let line = format!("registry_http_in_flight_requests{{handler=\"manifest\"}} {n}");
+    testkit::until(&line, || {
+        let reply = testkit::http::get(metrics, None, "/metrics");
+        reply.text().lines().any(|said| said == line)
+    });
 }
 
 impl World {

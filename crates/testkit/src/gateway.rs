@@ -24,6 +24,7 @@ const END: Duration = Duration::from_secs(45);
 const LISTEN: &str =
     "listen:\n- {address: \"127.0.0.1:0\"}\n- {address: \"127.0.0.1:0\", tls: off}\n";
 const ADMIN: &str = "admin: {address: off}\n";
+const STORE: &str = "store: {min_free: 1MiB}\n";
 
 /// A running gateway. Dropping it kills it and removes its directory.
 pub struct Gateway {
@@ -225,10 +226,17 @@ impl Gateway {
 
     fn configure(&self, yaml: &str) {
         let mut whole = yaml.to_owned();
+        // What these tests say of a full disk they say of their own; this machine's may be fuller.
+        if !yaml.contains("min_free") {
+            whole = whole.replace("\nstore: {", "\nstore: {min_free: 1MiB, ");
+            if let Some(rest) = whole.strip_prefix("store: {") {
+                whole = format!("store: {{min_free: 1MiB, {rest}");
+            }
+        }
         if !whole.is_empty() && !whole.ends_with('\n') {
             whole.push('\n');
         }
-        for (key, default) in [("listen:", LISTEN), ("admin:", ADMIN)] {
+        for (key, default) in [("listen:", LISTEN), ("admin:", ADMIN), ("store:", STORE)] {
             if !yaml.lines().any(|line| line.starts_with(key)) {
                 whole.push_str(default);
             }

@@ -42,6 +42,7 @@ fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
 
 #[test]
 fn a_layer_can_be_had_in_the_store() {
+    testkit::tls::install_provider();
     for mirrored in [true, false] {
         let registry = V1Registry::start();
         let layers = [random(41, 300_000), random(42, 10)];
