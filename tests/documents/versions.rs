@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::read;
+use super::{read, root};
 
 /// The one thing that `pattern` finds in a file.
 #[track_caller]
@@ -27,6 +27,32 @@ fn the_supported_rust_version_is_one() {
         the(r"Rust (\d+\.\d+) or newer", "CONTRIBUTING.md"),
         supported
     );
+}
+
+/// Nothing that is built in needs a newer Rust than the supported one.
+#[test]
+fn the_supported_rust_version_is_enough_for_every_dependency() {
+    let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
+    let number = |version: &str| -> Vec<u32> {
+        let parts = version.split('.').map(|part| part.parse().expect("a number"));
+        parts.take(2).collect()
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = std::process::Command::new(cargo)
+        .args(["metadata", "--offline", "--locked", "--format-version=1"])
+        .arg("--filter-platform=x86_64-unknown-linux-gnu")
+        .current_dir(root())
+        .output()
+        .expect("cargo");
+    assert!(output.status.success(), "{output:?}");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    assert!(packages.len() > 100, "{} packages", packages.len());
+    for package in packages {
+        let needed = package["rust_version"].as_str().unwrap_or("1.0");
+        let name = &package["name"];
+        assert!(number(needed) <= number(&supported), "{name} needs {needed}");
+    }
 }
 
 /// What is unreleased comes first, then every release with its day, the newest one being this version.
