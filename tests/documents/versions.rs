@@ -34,7 +34,9 @@ fn the_supported_rust_version_is_one() {
 fn the_supported_rust_version_is_enough_for_every_dependency() {
     let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
     let number = |version: &str| -> Vec<u32> {
-        let parts = version.split('.').map(|part| part.parse().expect("a number"));
+        let parts = version
+            .split('.')
+            .map(|part| part.parse().expect("a number"));
         parts.take(2).collect()
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -51,7 +53,10 @@ fn the_supported_rust_version_is_enough_for_every_dependency() {
     for package in packages {
         let needed = package["rust_version"].as_str().unwrap_or("1.0");
         let name = &package["name"];
-        assert!(number(needed) <= number(&supported), "{name} needs {needed}");
+        assert!(
+            number(needed) <= number(&supported),
+            "{name} needs {needed}"
+        );
     }
 }
 
