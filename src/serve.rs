@@ -118,7 +118,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         store = store.with_bucket(Bucket::new(&settings, &fills_on)?);
     }
     let store = Arc::new(store);
-    store.tend()?;
+    store.start_maintenance()?;
     let contents = Contents::new(store.clone(), config.limits.fills, fills_on);
     #[cfg(feature = "v1")]
     let registries = v1::Registries::new(v1, contents.clone())?;

@@ -181,7 +181,7 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
         .iter()
         .chain(&purge.manifests)
         .chain(&purge.blobs)
-        .chain(&purge.beside);
+        .chain(&purge.others);
     let count = all.clone().count();
     let mut names: Vec<String> = all.take(NAMES).cloned().collect();
     if names.is_empty() {
@@ -194,7 +194,7 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
         tags: purge.tags.len() as u64,
         manifests: purge.manifests.len() as u64,
         blobs: purge.blobs.len() as u64,
-        beside: purge.beside.len() as u64,
+        beside: purge.others.len() as u64,
         files: purge.files.len() as u64,
         bytes: purge.bytes(),
         shared: purge.shared,

@@ -32,6 +32,7 @@ impl Config {
                 .map(|registry| (Registry::new(&registry.name), registry.unused_ttl))
                 .collect(),
             scrub_every: self.store.scrub_every,
+            extensions: Vec::new(),
         }
     }
 

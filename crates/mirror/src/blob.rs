@@ -19,7 +19,7 @@ use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository};
 use oci::range::Span;
 use oci::v2::Resource;
-use store::{BlobLink, Question, Reach, trouble};
+use store::{BlobKey, BlobLink, Question, Reach, warn_degraded};
 use upstream::UpstreamError;
 
 /// A blob of a repository.
@@ -46,7 +46,7 @@ pub struct BlobHead {
 /// meanwhile.
 #[derive(Debug)]
 pub(super) struct BlobClaim {
-    link: Question,
+    link: Question<BlobLink>,
     missing: runtime::generation::Question<super::missing::MissingKey>,
 }
 
@@ -370,8 +370,8 @@ impl Mirror {
                     Ok(size) => {
                         let checked_at = unix(SystemTime::now());
                         let link = BlobLink { checked_at, size };
-                        let links = &shared.store.links;
-                        links.link_blob(&claim.link, link, Reach::Shared).await;
+                        let records = &shared.store.records;
+                        records.answer(&claim.link, link, Reach::Shared).await;
                         return Ok(size);
                     }
                     Err(error) => error,
@@ -412,7 +412,7 @@ impl Mirror {
             if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
                 && error.ends_a_claim()
             {
-                shared.store.links.blob_gone(&claim.link).await;
+                shared.store.records.answer_absent(&claim.link).await;
             }
         });
     }
@@ -452,11 +452,11 @@ impl Shared {
     async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
         self.store
-            .links
-            .blob(registry, repository, digest)
+            .records
+            .open(&BlobKey::new(registry, repository, digest))
             .await
             .unwrap_or_else(|error| {
-                trouble("a link cannot be read", &error);
+                warn_degraded("a link cannot be read", &error);
                 None
             })
     }
@@ -470,8 +470,9 @@ impl Shared {
     ) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
         let good = origin.believes(origin.link_ttl);
-        let links = &self.store.links;
-        links.shared_blob(registry, repository, digest, good).await
+        let key = BlobKey::new(registry, repository, digest);
+        let accepts = |link: &BlobLink| good(link.checked_at);
+        self.store.records.open_shared(&key, accepts).await
     }
 
     /// How long a linked blob is that is here, or is had from the fallback.
@@ -494,7 +495,10 @@ impl Shared {
     pub(super) fn ask_blob(&self, permit: &Permit, digest: &Digest) -> BlobClaim {
         let (registry, repository) = (permit.registry(), permit.repository());
         BlobClaim {
-            link: self.store.links.ask_blob(registry, repository, digest),
+            link: self
+                .store
+                .records
+                .ask(&BlobKey::new(registry, repository, digest)),
             missing: self.missing.ask(missing_key(permit, digest)),
         }
     }
@@ -509,7 +513,7 @@ impl Shared {
         let error = MirrorError::of_fill(error);
         if matches!(error, MirrorError::Unknown { .. }) {
             self.missing.remember(&claim.missing, origin.missing_ttl);
-            self.store.links.blob_gone(&claim.link).await;
+            self.store.records.answer_absent(&claim.link).await;
         }
         error
     }

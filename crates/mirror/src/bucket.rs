@@ -17,7 +17,9 @@ use super::source::FillSource;
 use super::{Origin, Shared};
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
-use store::{Blob, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, trouble};
+use store::{
+    Blob, BlobKey, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, warn_degraded,
+};
 use telemetry::metrics::{self, BucketEvent};
 
 /// How long a fill waits for another node that fetches the same, and how often it looks.
@@ -54,7 +56,7 @@ impl Shared {
         let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
         let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
-            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
+            Ok(Err(error)) => warn_degraded("a manifest cannot be kept", &error),
             Ok(Ok(())) => self.contents.heat(*digest, &bytes),
             Err(_) => {}
         }
@@ -157,7 +159,7 @@ impl Download {
                 return None;
             }
             Err(error) => {
-                trouble("a blob cannot be kept", &error);
+                warn_degraded("a blob cannot be kept", &error);
                 return None;
             }
         };
@@ -172,8 +174,8 @@ impl Download {
     /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
     async fn claimed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
         let (origin, repository) = source.blob()?;
-        let links = &self.fills.shared.store.links;
-        if let Ok(Some(link)) = links.blob(&origin.registry, repository, digest).await {
+        let key = BlobKey::new(&origin.registry, repository, digest);
+        if let Ok(Some(link)) = self.fills.shared.store.records.open(&key).await {
             return Some(link.size);
         }
         let claim = self.claim(source);

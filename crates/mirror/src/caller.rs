@@ -26,7 +26,7 @@ use oci::manifest::{AcceptClass, is_signed_schema1};
 use oci::name::{Reference, Registry, Repository, Tag};
 use oci::schema1;
 use oci::v2::Resource;
-use store::{BlobLink, ManifestLink, Question, Reach};
+use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Question, Reach};
 use upstream::UpstreamError;
 
 /// How long a caller who was let into a repository need not be asked about again.
@@ -161,14 +161,18 @@ impl Mirror {
     ) -> Result<(), MirrorError> {
         let shared = &self.shared;
         let (registry, repository) = (permit.registry(), permit.repository());
-        let links = &shared.store.links;
+        let records = &shared.store.records;
         let linked = match resource {
             Resource::Blob(digest) => {
-                let link = links.blob(registry, repository, digest).await;
+                let link = records
+                    .open(&BlobKey::new(registry, repository, digest))
+                    .await;
                 link.is_ok_and(|link| link.is_some())
             }
             Resource::Manifest(Reference::Digest(digest)) => {
-                let link = links.manifest(registry, repository, digest).await;
+                let link = records
+                    .open(&ManifestKey::new(registry, repository, digest))
+                    .await;
                 link.is_ok_and(|link| link.is_some())
             }
             _ => return Ok(()),
@@ -221,7 +225,10 @@ impl Mirror {
         let upstream = origin.v2().map_err(refused)?;
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
         // It is not kept, but ends when somebody writes.
-        let asked = shared.store.tags.ask(registry, repository, class, tag);
+        let asked = shared
+            .store
+            .records
+            .ask(&store::TagKey::new(registry, repository, class, tag));
         match upstream.manifest_head(repository, &reference, class).await {
             Ok(head) => {
                 // What is made up for clients of the first schema can be had by its tag alone.
@@ -229,8 +236,8 @@ impl Mirror {
                 if let (Some(digest), Some(size)) = (head.digest, head.size)
                     && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
                 {
-                    let links = &shared.store.links;
-                    let link = links.ask_manifest(registry, repository, &digest);
+                    let records = &shared.store.records;
+                    let link = records.ask(&ManifestKey::new(registry, repository, &digest));
                     if asked.is_current() {
                         shared
                             .confirm_manifest(&link, permit, &digest, media_type, size)
@@ -251,8 +258,8 @@ impl Mirror {
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let links = &shared.store.links;
-        let link = links.ask_manifest(registry, repository, &digest);
+        let records = &shared.store.records;
+        let link = records.ask(&ManifestKey::new(registry, repository, &digest));
         let kept = shared.keep(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
             digest,
@@ -273,15 +280,15 @@ impl Shared {
         digest: &Digest,
     ) -> Result<(), MirrorError> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let links = &self.store.links;
-        let question = links.ask_blob(registry, repository, digest);
+        let records = &self.store.records;
+        let question = records.ask(&BlobKey::new(registry, repository, digest));
         let size = async { origin.v2()?.blob_head(repository, digest).await };
         let size = size
             .await
             .map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
         let checked_at = unix(SystemTime::now());
         let link = BlobLink { checked_at, size };
-        links.link_blob(&question, link, Reach::Shared).await;
+        records.answer(&question, link, Reach::Shared).await;
         Ok(())
     }
 
@@ -294,10 +301,10 @@ impl Shared {
         let refused = |error| MirrorError::of(Arc::new(error), Asked::Manifest);
         let (upstream, repository) = (origin.v2().map_err(refused)?, permit.repository());
         let class = AcceptClass::Full;
-        let links = &self.store.links;
+        let records = &self.store.records;
         let asked = match reference {
             Reference::Digest(digest) => {
-                Some(links.ask_manifest(permit.registry(), repository, digest))
+                Some(records.ask(&ManifestKey::new(permit.registry(), repository, digest)))
             }
             Reference::Tag(_) => None,
         };
@@ -322,7 +329,7 @@ impl Shared {
     /// Notes that the registry has a manifest.
     async fn confirm_manifest(
         &self,
-        question: &Question,
+        question: &Question<ManifestLink>,
         permit: &Permit,
         digest: &Digest,
         media_type: String,

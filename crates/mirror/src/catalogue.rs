@@ -13,7 +13,7 @@ use super::{Mirror, MirrorError, Origin};
 use access::Viewer;
 use oci::name::{Registry, Repository};
 use oci::v2::Query;
-use store::{KnownRepository, trouble};
+use store::{KnownRepository, warn_degraded};
 use upstream::UpstreamError;
 
 /// The longest page that registries give (distribution's `catalog.maxentries`).
@@ -186,10 +186,10 @@ impl Mirror {
         if origin.callers {
             return Vec::new();
         }
-        let known = match self.shared.store.links.repositories(registry).await {
+        let known = match self.shared.store.records.repositories(registry).await {
             Ok(known) => known,
             Err(error) => {
-                trouble("the repositories cannot be listed", &error);
+                warn_degraded("the repositories cannot be listed", &error);
                 return Vec::new();
             }
         };

@@ -14,7 +14,7 @@ use super::fill::{FillError, Fills, Follower, Joined, Phase};
 use super::source::{FillKey, FillSource, ForeignSource};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
-use store::{Blob, CommitError, Store, trouble};
+use store::{Blob, CommitError, Store, warn_degraded};
 use upstream::UpstreamError;
 
 /// What is kept in memory of small bodies, in KiB.
@@ -109,7 +109,7 @@ impl Contents {
         {
             Ok(blob) => blob?,
             Err(error) => {
-                trouble("a blob cannot be opened", &error);
+                warn_degraded("a blob cannot be opened", &error);
                 return None;
             }
         };
@@ -128,7 +128,7 @@ impl Contents {
         let blobs = self.store.blobs.clone();
         let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
         if let Ok(Err(CommitError::Io(error))) = kept {
-            trouble("a small body cannot be stored", &error);
+            warn_degraded("a small body cannot be stored", &error);
         }
     }
 

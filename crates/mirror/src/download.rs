@@ -15,7 +15,9 @@ use super::fill::{Fill, FillError, Fills, Phase, TAIL};
 use super::source::{Check, FillKey, FillSource};
 use oci::digest::Digest;
 use oci::name::Registry;
-use store::{self, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, trouble};
+use store::{
+    self, BlobLink, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, warn_degraded,
+};
 use telemetry::metrics::{self, Liar};
 use upstream::{BlobBody, UpstreamError};
 
@@ -252,7 +254,7 @@ impl Download {
         let staged = resumed
             .and_then(|resumed| resumed)
             .unwrap_or_else(|error| {
-                trouble("a partial cannot be resumed", &error);
+                warn_degraded("a partial cannot be resumed", &error);
                 None
             })?;
         self.resumed += 1;
@@ -350,7 +352,7 @@ impl Download {
     }
 
     /// Begins to ask whether the source's repository has it.
-    pub(super) fn claim(&self, source: &FillSource) -> Option<Question> {
+    pub(super) fn claim(&self, source: &FillSource) -> Option<Question<BlobLink>> {
         source.ask(&self.fills.shared.store, &self.fill.key)
     }
 
@@ -358,7 +360,7 @@ impl Download {
     pub(super) async fn link(
         &self,
         source: &FillSource,
-        claim: Option<Question>,
+        claim: Option<Question<BlobLink>>,
         size: Option<u64>,
     ) {
         let store = &self.fills.shared.store;
@@ -522,7 +524,7 @@ fn compared(check: &Check, actual: &Digest) -> Result<(), CommitError> {
 
 /// The disk cannot take it: the bytes pass through.
 fn no_room(error: &CommitError, total: Option<u64>) -> Interruption {
-    trouble("a blob cannot be kept", error);
+    warn_degraded("a blob cannot be kept", error);
     Interruption::Disk(FillError::NoRoom { total })
 }
 

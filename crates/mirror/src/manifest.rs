@@ -15,7 +15,7 @@ use oci::manifest::{AcceptClass, MAX_MANIFEST, facts};
 use oci::name::{Reference, Registry, Repository};
 use oci::schema1;
 use oci::v2::Resource;
-use store::{CommitError, ManifestLink, Mismatch, Question, Reach, trouble};
+use store::{CommitError, ManifestLink, Mismatch, Question, Reach, warn_degraded};
 use telemetry::metrics;
 use upstream::{Manifest, UpstreamError};
 
@@ -84,11 +84,11 @@ impl Mirror {
         let (registry, repository) = (permit.registry(), permit.repository());
         let link = shared
             .store
-            .links
-            .manifest(registry, repository, digest)
+            .records
+            .open(&store::ManifestKey::new(registry, repository, digest))
             .await
             .unwrap_or_else(|error| {
-                trouble("a link cannot be read", &error);
+                warn_degraded("a link cannot be read", &error);
                 None
             });
         let missing = missing_key(
@@ -215,13 +215,13 @@ impl Mirror {
                 return;
             }
             let (registry, repository) = (permit.registry(), permit.repository());
-            let links = &shared.store.links;
-            let question = links.ask_manifest(registry, repository, &digest);
+            let records = &shared.store.records;
+            let question = records.ask(&store::ManifestKey::new(registry, repository, &digest));
             let claimed = mirror.claimed(&origin, &permit, &digest, false, None);
             if let Err(error) = claimed.await
                 && error.ends_a_claim()
             {
-                links.manifest_gone(&question).await;
+                records.answer_absent(&question).await;
             }
         });
     }
@@ -230,7 +230,7 @@ impl Mirror {
 /// A question whether a repository has a manifest: what was known is changed by its answer, unless somebody wrote
 /// meanwhile.
 pub(super) struct ManifestClaim {
-    link: Question,
+    link: Question<ManifestLink>,
     missing: runtime::generation::Question<super::missing::MissingKey>,
 }
 
@@ -240,7 +240,7 @@ impl Shared {
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
         let here = self.contents.small(digest, MAX_MANIFEST as u64).await;
         let here = here.unwrap_or_else(|error| {
-            trouble("a manifest cannot be read", &error);
+            warn_degraded("a manifest cannot be read", &error);
             None
         });
         match here {
@@ -275,7 +275,10 @@ impl Shared {
         let reference = Reference::Digest(*digest);
         let missing = missing_key(registry, repository, &reference, AcceptClass::Full);
         ManifestClaim {
-            link: self.store.links.ask_manifest(registry, repository, digest),
+            link: self
+                .store
+                .records
+                .ask(&store::ManifestKey::new(registry, repository, digest)),
             missing: self.missing.ask(missing),
         }
     }
@@ -289,10 +292,9 @@ impl Shared {
     ) -> Option<Arc<ManifestLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
         let good = origin.believes(origin.link_ttl);
-        let links = &self.store.links;
-        links
-            .shared_manifest(registry, repository, digest, good)
-            .await
+        let key = store::ManifestKey::new(registry, repository, digest);
+        let accepts = |link: &ManifestLink| good(link.checked_at);
+        self.store.records.open_shared(&key, accepts).await
     }
 
     /// Makes sure that a repository has a manifest: by a GET that brings the bytes, or by a HEAD.
@@ -350,7 +352,7 @@ impl Shared {
     ) -> MirrorError {
         if matches!(error, UpstreamError::NotFound) {
             self.missing.remember(&claim.missing, origin.missing_ttl);
-            self.store.links.manifest_gone(&claim.link).await;
+            self.store.records.answer_absent(&claim.link).await;
         }
         MirrorError::of(Arc::new(error), Asked::Manifest)
     }
@@ -363,8 +365,11 @@ impl Shared {
         known_at: Option<u64>,
     ) -> Option<Fetched> {
         let (registry, repository, digest, fetch) = key;
-        let links = &self.store.links;
-        let link = links.manifest(registry, repository, digest).await.ok()??;
+        let records = &self.store.records;
+        let link = records
+            .open(&store::ManifestKey::new(registry, repository, digest))
+            .await
+            .ok()??;
         if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
             return None;
         }
@@ -383,16 +388,18 @@ impl Shared {
     /// does not keep it from the client.
     pub(super) async fn keep(
         &self,
-        question: &Question,
+        question: &Question<ManifestLink>,
         digest: &Digest,
         manifest: Manifest,
     ) -> Result<Fetched, MirrorError> {
         let bytes = manifest.bytes.clone();
         let link = self.keep_manifest(digest, manifest).await?;
-        let links = &self.store.links;
-        let link = links.link_manifest(question, link, Reach::Shared).await;
-        let bytes = Some(bytes);
-        Ok(Fetched { link, bytes })
+        let records = &self.store.records;
+        let link = records.answer(question, link, Reach::Shared).await;
+        Ok(Fetched {
+            link: link.into_record(),
+            bytes: Some(bytes),
+        })
     }
 
     /// Verifies a manifest and keeps its bytes; what the link of who has it says.
@@ -414,7 +421,7 @@ impl Shared {
         }
         let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
-            Ok(Err(error)) => trouble("a manifest cannot be kept", &error),
+            Ok(Err(error)) => warn_degraded("a manifest cannot be kept", &error),
             Ok(Ok(())) => {
                 self.contents.heat(actual, &bytes);
                 if let Some(bucket) = self.store.bucket() {
@@ -439,18 +446,21 @@ impl Shared {
     /// Notes that the upstream confirmed a claim; what only the bytes told stays.
     pub(super) async fn relink(
         &self,
-        question: &Question,
+        question: &Question<ManifestLink>,
         registry: &Registry,
         repository: &Repository,
         digest: &Digest,
         mut link: ManifestLink,
     ) -> Arc<ManifestLink> {
-        let links = &self.store.links;
-        let known = links.manifest(registry, repository, digest).await;
+        let records = &self.store.records;
+        let known = records
+            .open(&store::ManifestKey::new(registry, repository, digest))
+            .await;
         if let Some(known) = known.ok().flatten() {
             (link.subject, link.stored) = (known.subject, known.stored);
         }
-        links.link_manifest(question, link, Reach::Shared).await
+        let link = records.answer(question, link, Reach::Shared).await;
+        link.into_record()
     }
 }
 

@@ -7,7 +7,7 @@ use access::Permit;
 use oci::digest::Digest;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
-use store::trouble;
+use store::{BlobKey, warn_degraded};
 
 /// In how many repositories a blob is looked for.
 const CANDIDATES: usize = 256;
@@ -44,18 +44,21 @@ impl Mirror {
     ) -> Option<Repository> {
         let (store, wanted) = (self.shared.store.clone(), registry.clone());
         let listed =
-            tokio::task::spawn_blocking(move || store.links.repositories_with_blobs(&wanted)).await;
+            tokio::task::spawn_blocking(move || store.records.repositories_with_blobs(&wanted))
+                .await;
         let listed = listed
             .map_err(std::io::Error::other)
             .and_then(|listed| listed);
         let listed = listed.unwrap_or_else(|error| {
-            trouble("the repositories cannot be listed", &error);
+            warn_degraded("the repositories cannot be listed", &error);
             Vec::new()
         });
         let permits = listed.iter().filter_map(may_pull).take(CANDIDATES);
         for permit in permits {
-            let links = &self.shared.store.links;
-            let link = links.blob(registry, permit.repository(), digest).await;
+            let records = &self.shared.store.records;
+            let link = records
+                .open(&BlobKey::new(registry, permit.repository(), digest))
+                .await;
             let is_linked = link.is_ok_and(|link| link.is_some());
             if is_linked && self.may_be_mounted(&permit, digest).await {
                 return Some(permit.repository().clone());

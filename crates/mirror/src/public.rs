@@ -13,7 +13,7 @@ use super::{Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
-use store::{PublicLink, trouble};
+use store::{PublicLink, Reach, warn_degraded};
 
 /// How long a repository is known to be public.
 const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -50,9 +50,10 @@ impl Shared {
         key: PublicKey,
     ) -> Result<(), MirrorError> {
         let (registry, repository, _) = &key;
-        let known = self.store.links.public(registry, repository).await;
+        let record = store::PublicKey::new(registry, repository);
+        let known = self.store.records.open(&record).await;
         let known = known.unwrap_or_else(|error| {
-            trouble("a record of what is public cannot be read", &error);
+            warn_degraded("a record of what is public cannot be read", &error);
             None
         });
         let now = SystemTime::now();
@@ -86,10 +87,12 @@ impl Shared {
         key: PublicKey,
     ) -> Result<(), MirrorError> {
         let (registry, repository, resource) = &key;
-        let links = &self.store.links;
-        let question = links.ask_public(registry, repository);
+        let records = &self.store.records;
+        let record = store::PublicKey::new(registry, repository);
+        let question = records.ask(&record);
         let good = origin.believes(PUBLIC_TTL);
-        let shared = links.shared_public(registry, repository, good).await;
+        let accepts = |link: &PublicLink| good(link.checked_at);
+        let shared = records.open_shared(&record, accepts).await;
         if shared.is_some() {
             return Ok(());
         }
@@ -97,8 +100,8 @@ impl Shared {
         match asked.await {
             Ok(()) => {
                 let checked_at = unix(SystemTime::now());
-                links
-                    .link_public(&question, PublicLink { checked_at })
+                records
+                    .answer(&question, PublicLink { checked_at }, Reach::Shared)
                     .await;
                 Ok(())
             }
@@ -113,7 +116,7 @@ impl Shared {
                     error => error,
                 };
                 if error.ends_a_claim() {
-                    links.public_gone(&question).await;
+                    records.answer_absent(&question).await;
                 }
                 Err(error)
             }

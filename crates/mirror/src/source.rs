@@ -13,7 +13,7 @@ use super::Origin;
 use super::freshness::{Freshness, freshness, unix};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
-use store::{Blob, BlobLink, Question, Reach, Store};
+use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
 use upstream::{BlobBody, UpstreamError};
 
 /// What a fill is known by.
@@ -228,8 +228,8 @@ impl FillSource {
     pub(super) async fn came_meanwhile(&self, store: &Arc<Store>, key: &FillKey) -> Option<Blob> {
         let digest = match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let link = store.links.blob(&origin.registry, repository, digest);
-                let link = link.await.ok()??;
+                let key = BlobKey::new(&origin.registry, repository, digest);
+                let link = store.records.open(&key).await.ok()??;
                 let now = SystemTime::now();
                 if freshness(link.checked_at, origin.link_ttl, now) == Freshness::Stale {
                     return None;
@@ -247,14 +247,19 @@ impl FillSource {
     }
 
     /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
-    pub(super) fn ask(&self, store: &Store, key: &FillKey) -> Option<Question> {
+    pub(super) fn ask(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
         let (origin, repository) = self.blob()?;
-        let links = &store.links;
-        Some(links.ask_blob(&origin.registry, repository, &key.digest()?))
+        let key = BlobKey::new(&origin.registry, repository, &key.digest()?);
+        Some(store.records.ask(&key))
     }
 
     /// It has it: its upstream just said so. What a foreign source has is noted once it is whole.
-    pub(super) async fn link(&self, store: &Store, claim: Option<&Question>, size: Option<u64>) {
+    pub(super) async fn link(
+        &self,
+        store: &Store,
+        claim: Option<&Question<BlobLink>>,
+        size: Option<u64>,
+    ) {
         let Some(claim) = claim else {
             return;
         };
@@ -262,8 +267,7 @@ impl FillSource {
             checked_at: unix(SystemTime::now()),
             size,
         };
-        let links = &store.links;
-        links.link_blob(claim, link, Reach::Shared).await;
+        store.records.answer(claim, link, Reach::Shared).await;
     }
 
     /// The bytes are committed under this digest.

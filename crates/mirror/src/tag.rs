@@ -19,7 +19,7 @@ use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use oci::name::{Reference, Registry, Repository, Tag};
 use oci::schema1;
-use store::{ManifestLink, Pointer, Question, Reach, trouble};
+use store::{ManifestKey, ManifestLink, Pointer, Question, Reach, warn_degraded};
 use upstream::{Manifest, ManifestHead, UpstreamError};
 
 /// A tag of a repository, as one class of clients sees it.
@@ -37,7 +37,7 @@ pub(super) struct Resolved {
 
 /// A question what a tag points at: what was known is changed by its answer, unless somebody wrote meanwhile.
 pub(super) struct TagQuestion {
-    pointer: Question,
+    pointer: Question<Pointer>,
     missing: runtime::generation::Question<missing::MissingKey>,
 }
 
@@ -189,11 +189,11 @@ impl Shared {
         let (registry, repository, class, tag) = key;
         let opened = self
             .store
-            .tags
-            .open(registry, repository, *class, tag)
+            .records
+            .open(&store::TagKey::new(registry, repository, *class, tag))
             .await;
         opened.unwrap_or_else(|error| {
-            trouble("a tag cannot be read", &error);
+            warn_degraded("a tag cannot be read", &error);
             None
         })
     }
@@ -266,8 +266,10 @@ impl Shared {
             return true;
         }
         let (registry, repository, ..) = key;
-        let links = &self.store.links;
-        let link = links.manifest(registry, repository, &pointer.digest).await;
+        let records = &self.store.records;
+        let link = records
+            .open(&ManifestKey::new(registry, repository, &pointer.digest))
+            .await;
         match link {
             Ok(Some(link)) => self.local(&link.stored(&pointer.digest)).await.is_some(),
             _ => false,
@@ -283,8 +285,9 @@ impl Shared {
         let known_at = self.known_pointer(key).await.map(|known| known.checked_at);
         let believes = origin.believes(origin.tag_ttl);
         let good = |at: u64| known_at.is_none_or(|known_at| at > known_at) && believes(at);
-        let tags = &self.store.tags;
-        let pointer = tags.shared(registry, repository, *class, tag, good).await?;
+        let record = store::TagKey::new(registry, repository, *class, tag);
+        let accepts = |pointer: &Pointer| good(pointer.checked_at);
+        let pointer = self.store.records.open_shared(&record, accepts).await?;
         self.is_reachable(key, &pointer).await.then_some(pointer)
     }
 
@@ -350,10 +353,12 @@ impl Shared {
                 Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
             },
         };
-        let tags = &self.store.tags;
-        let pointer = tags.point(&question.pointer, pointer, Reach::Shared).await;
+        let records = &self.store.records;
+        let pointer = records
+            .answer(&question.pointer, pointer, Reach::Shared)
+            .await;
         Ok(Resolved {
-            pointer,
+            pointer: pointer.into_record(),
             bytes,
             shared: false,
         })
@@ -362,17 +367,24 @@ impl Shared {
     /// Begins to ask what a tag points at.
     fn ask_tag(&self, key: &TagKey) -> TagQuestion {
         let (registry, repository, class, tag) = key;
+        let record = store::TagKey::new(registry, repository, *class, tag);
         let missing = missing_key(registry, repository, &Reference::Tag(tag.clone()), *class);
         TagQuestion {
-            pointer: self.store.tags.ask(registry, repository, *class, tag),
+            pointer: self.store.records.ask(&record),
             missing: self.missing.ask(missing),
         }
     }
 
     /// The link of a manifest that a tag was found to point at; `None` where that is no longer so. Who deletes a
     /// manifest ends the generation of the tags first, then that of the link.
-    fn ask_link(&self, key: &TagKey, question: &TagQuestion, digest: &Digest) -> Option<Question> {
-        let link = self.store.links.ask_manifest(&key.0, &key.1, digest);
+    fn ask_link(
+        &self,
+        key: &TagKey,
+        question: &TagQuestion,
+        digest: &Digest,
+    ) -> Option<Question<ManifestLink>> {
+        let link = ManifestKey::new(&key.0, &key.1, digest);
+        let link = self.store.records.ask(&link);
         question.pointer.is_current().then_some(link)
     }
 
@@ -416,12 +428,11 @@ impl Shared {
         if matches!(error, UpstreamError::NotFound)
             && let Some(pointer) = self.tag_of_fallback(origin, key).await?
         {
-            let tags = &self.store.tags;
+            let records = &self.store.records;
             // Other nodes prepare it themselves: the bytes are not at their upstream.
-            let pointer = tags.point(&question.pointer, pointer, Reach::Here);
-            let pointer = pointer.await;
+            let pointer = records.answer(&question.pointer, pointer, Reach::Here);
             return Ok(Resolved {
-                pointer,
+                pointer: pointer.await.into_record(),
                 bytes: None,
                 shared: false,
             });
@@ -437,7 +448,7 @@ impl Shared {
         error: UpstreamError,
     ) -> MirrorError {
         if matches!(error, UpstreamError::NotFound) {
-            self.store.tags.gone(&question.pointer).await;
+            self.store.records.answer_absent(&question.pointer).await;
             self.missing.remember(&question.missing, origin.missing_ttl);
         }
         MirrorError::of(Arc::new(error), Asked::Manifest)

@@ -21,7 +21,7 @@ use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Reference, Repository, Tag};
 use oci::v2::{Endpoint, Resource};
-use store::{BlobLink, Pointer, Question};
+use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Question, TagKey};
 use upstream::{Manifest, ManifestHead, Passing};
 
 /// A request for something of the permit's repository.
@@ -84,21 +84,21 @@ impl Mirror {
         blob: Option<Digest>,
     ) -> Writing {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let store = &self.shared.store;
+        let records = &self.shared.store.records;
         let mut writing = Writing::default();
         match (resource, manifest, blob) {
             (Resource::Manifest(reference), Some(bytes), _) => {
                 let digest = digest_of(reference, bytes);
-                let link = store.links.ask_manifest(registry, repository, &digest);
-                writing.link = Some(link);
+                let key = ManifestKey::new(registry, repository, &digest);
+                writing.manifest = Some(records.ask(&key));
                 if let Reference::Tag(tag) = reference {
-                    let class = AcceptClass::Full;
-                    writing.tag = Some(store.tags.ask(registry, repository, class, tag));
+                    let key = TagKey::new(registry, repository, AcceptClass::Full, tag);
+                    writing.tag = Some(records.ask(&key));
                 }
             }
             (Resource::Uploads | Resource::Upload(_), _, Some(digest)) => {
-                let link = store.links.ask_blob(registry, repository, &digest);
-                writing.link = Some(link);
+                let key = BlobKey::new(registry, repository, &digest);
+                writing.blob = Some(records.ask(&key));
             }
             _ => {}
         }
@@ -132,8 +132,9 @@ impl Mirror {
 /// knows which of the two counts.
 #[derive(Debug, Default)]
 pub struct Writing {
-    tag: Option<Question>,
-    link: Option<Question>,
+    tag: Option<Question<Pointer>>,
+    manifest: Option<Question<ManifestLink>>,
+    blob: Option<Question<BlobLink>>,
 }
 
 /// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
@@ -168,8 +169,8 @@ impl Shared {
             Lesson::Blob { digest, size } => {
                 let checked_at = unix(SystemTime::now());
                 let link = BlobLink { checked_at, size };
-                if let Some(question) = &writing.link {
-                    self.store.links.blob_written(question, link).await;
+                if let Some(question) = &writing.blob {
+                    self.store.records.write(question, link).await;
                 }
                 let missing = super::blob::missing_key(permit, &digest);
                 self.missing.forget(&missing);
@@ -190,11 +191,8 @@ impl Shared {
         let digest = digest_of(&reference, &manifest.bytes);
         let media_type = manifest.head.media_type.clone().unwrap_or_default();
         let link = self.keep_manifest(&digest, manifest).await;
-        if let (Ok(link), Some(question)) = (&link, &writing.link) {
-            self.store
-                .links
-                .manifest_written(question, link.clone())
-                .await;
+        if let (Ok(link), Some(question)) = (&link, &writing.manifest) {
+            self.store.records.write(question, link.clone()).await;
         }
         if let Reference::Tag(tag) = &reference {
             match (link, &writing.tag) {
@@ -205,7 +203,7 @@ impl Shared {
                         size: Some(link.size),
                         checked_at: unix(SystemTime::now()),
                     };
-                    self.store.tags.written(question, pointer).await;
+                    self.store.records.write(question, pointer).await;
                     self.forget_tag(permit, AcceptClass::Schema1, tag).await;
                 }
                 _ => self.forget_both(permit, tag).await,
@@ -228,10 +226,10 @@ impl Shared {
                     Reference::Tag(tag) => self.forget_both(permit, tag).await,
                     Reference::Digest(digest) if gone => {
                         // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
-                        let tags = &store.tags;
-                        tags.remove_all_of(registry, repository, *digest).await;
-                        let links = &store.links;
-                        links.unlink_manifest(registry, repository, digest).await;
+                        let records = &store.records;
+                        records.remove_tags_of(registry, repository, *digest).await;
+                        let key = ManifestKey::new(registry, repository, digest);
+                        records.remove(&key).await;
                     }
                     Reference::Digest(_) => {}
                 }
@@ -240,7 +238,8 @@ impl Shared {
                 self.missing
                     .forget(&super::blob::missing_key(permit, digest));
                 if gone {
-                    store.links.unlink_blob(registry, repository, digest).await;
+                    let key = BlobKey::new(registry, repository, digest);
+                    store.records.remove(&key).await;
                 }
             }
             Resource::Tags | Resource::Referrers(_) => self.forget_lists(permit),
@@ -256,8 +255,10 @@ impl Shared {
 
     async fn forget_tag(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let tags = &self.store.tags;
-        tags.remove(registry, repository, class, tag).await;
+        let records = &self.store.records;
+        records
+            .remove(&TagKey::new(registry, repository, class, tag))
+            .await;
     }
 
     fn forget_missing(&self, permit: &Permit, reference: &Reference) {

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::files::create_folder;
+use super::degraded::warn_degraded;
+use super::durable::create_folder;
 use super::index::{Kind, LARGEST};
+use super::layout::blob_path;
 use super::open_file::OpenFile;
 use super::partials::{self, Note, Partials, Resumed};
 use super::space::{Full, Reservation, Space, unix};
 use super::staged::{CommitError, StagedBlob};
-use super::trouble::trouble;
 use oci::digest::{Digest, Hasher};
 
 /// Up to which size a blob that is loaded whole is hashed as well, in bytes: it costs microseconds then.
@@ -179,7 +180,7 @@ impl Blobs {
             Err(error) => {
                 // It still takes its room.
                 self.space.lost(digest);
-                trouble("a damaged blob cannot be set aside", &error);
+                warn_degraded("a damaged blob cannot be set aside", &error);
             }
         }
     }
@@ -388,16 +389,6 @@ impl Blobs {
         staged.append(bytes)?;
         staged.commit_as(Kind::Manifest).map(drop)
     }
-}
-
-/// Where a committed blob is: `blobs/<alg>/<2>/<hex>`.
-pub(super) fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
-    let hex = digest.hex();
-    let mut path = root.join("blobs");
-    path.push(digest.algorithm().as_str());
-    path.push(&hex[..2]);
-    path.push(hex);
-    path
 }
 
 #[cfg(test)]

@@ -12,16 +12,29 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::Files;
-use super::record::{Outcome, Reach, Record};
-use super::records::{Records, component};
+use crate::layout::{digest_name, parse_digest_name};
+use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Retention};
 use oci::conversion::Layer;
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::ImageId;
 
-/// How many records of each kind are kept in memory.
-const RECENT: u64 = 4096;
+pub(super) static IMAGES: ExtensionKind = ExtensionKind {
+    retention: Retention::Permanent,
+    ..ExtensionKind::new("conversions", "images/")
+};
+
+pub(super) static TOPS: ExtensionKind = ExtensionKind {
+    retention: Retention::PermanentIndex,
+    ..ExtensionKind::new("conversions", "tops/")
+};
+
+pub(super) static DIGESTS: ExtensionKind = ExtensionKind {
+    retention: Retention::Permanent,
+    reference: |key, _| parse_digest_name(key.name()).map(Reference::Recipe),
+    ..ExtensionKind::new("conversions", "digests/")
+};
+
 /// What goes into one part of a text, in bytes: as a string of JSON it is twice as long at most.
 const PART: usize = 2000;
 /// How many images are remembered for one digest. Many may have one layer; any of them gives its bytes.
@@ -77,7 +90,12 @@ pub enum MadeKind {
 
 impl Record for ImageRecord {}
 
-impl Record for String {}
+/// A part of the text of an image.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct TextPart(String);
+
+impl Record for TextPart {}
 
 impl Record for Made {}
 
@@ -86,51 +104,29 @@ impl Record for MadeOf {}
 /// All conversions of all registries.
 #[derive(Debug)]
 pub struct Conversions {
-    images: Records<ImageRecord>,
-    texts: Records<String>,
-    tops: Records<Made>,
-    digests: Records<MadeOf>,
-    /// Held while a digest gets another image.
-    adding: tokio::sync::Mutex<()>,
+    records: RecordStore,
 }
 
 impl Conversions {
-    pub(super) fn new(files: &Arc<Files>) -> Self {
+    pub(super) fn new(records: &RecordStore) -> Self {
         Self {
-            images: Records::new(files, RECENT),
-            texts: Records::new(files, RECENT),
-            tops: Records::new(files, RECENT),
-            digests: Records::new(files, RECENT),
-            adding: tokio::sync::Mutex::default(),
+            records: records.clone(),
         }
-    }
-
-    /// Whether the record at a path is one of those that lead to all others: without them they are made anew.
-    pub(super) fn is_top(path: &str) -> bool {
-        path.split('/').nth(1) == Some("tops")
-    }
-
-    /// Forgets what is in memory of a record.
-    pub(super) fn forget(&self, path: &str) {
-        self.images.forget(path);
-        self.texts.forget(path);
-        self.tops.forget(path);
-        self.digests.forget(path);
     }
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
     pub async fn image(&self, registry: &Registry, id: &ImageId) -> io::Result<Option<KnownImage>> {
-        let path = path(registry, "images", id.as_str());
-        let Some(record) = self.images.open(path.clone()).await? else {
+        let key = IMAGES.key(registry, None, id.as_str()).of::<ImageRecord>();
+        let Some(record) = self.records.open(&key).await? else {
             return Ok(None);
         };
         let mut json = String::new();
         for part in 0..parts(record.length) {
-            let Some(text) = self.texts.open(format!("{path}.{part}")).await? else {
+            let Some(text) = self.records.open(&text_key(registry, id, part)).await? else {
                 return Ok(None);
             };
-            json.push_str(&text);
+            json.push_str(&text.0);
         }
         let parent = record.parent.as_deref().map(str::parse).transpose();
         let (Ok(parent), true) = (parent, json.len() == record.length) else {
@@ -145,29 +141,28 @@ impl Conversions {
 
     /// What an image is, from now on.
     pub async fn keep_image(&self, registry: &Registry, id: &ImageId, image: &KnownImage) {
-        let path = path(registry, "images", id.as_str());
         // The text first: the record says that it is whole.
         for (part, text) in pieces(&image.json).into_iter().enumerate() {
-            let part = format!("{path}.{part}");
-            self.texts.put(part, text.to_owned()).await;
+            let part = text_key(registry, id, part);
+            self.records.put(&part, TextPart(text.to_owned())).await;
         }
         let record = ImageRecord {
             parent: image.parent.as_ref().map(ToString::to_string),
             layer: image.layer,
             length: image.json.len(),
         };
-        self.images.put(path, record).await;
+        let key = IMAGES.key(registry, None, id.as_str()).of();
+        self.records.put(&key, record).await;
     }
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
     pub async fn made(&self, registry: &Registry, top: &ImageId) -> io::Result<Option<Arc<Made>>> {
-        self.tops.open(path(registry, "tops", top.as_str())).await
+        self.records.open(&top_key(registry, top)).await
     }
 
     pub async fn keep_made(&self, registry: &Registry, top: &ImageId, made: Made) {
-        let path = path(registry, "tops", top.as_str());
-        self.tops.put(path, made).await;
+        self.records.put(&top_key(registry, top), made).await;
     }
 
     /// # Errors
@@ -177,7 +172,7 @@ impl Conversions {
         registry: &Registry,
         digest: &Digest,
     ) -> io::Result<Option<Arc<MadeOf>>> {
-        self.digests.open(digest_path(registry, digest)).await
+        self.records.open(&digest_key(registry, digest)).await
     }
 
     /// An image has this digest.
@@ -191,34 +186,31 @@ impl Conversions {
         kind: MadeKind,
         id: &ImageId,
     ) -> io::Result<()> {
-        let path = digest_path(registry, digest);
-        let _one_at_a_time = self.adding.lock().await;
-        loop {
-            let question = self.digests.ask(path.clone());
-            let known = self.digests.open(path.clone()).await?;
+        let id = id.to_string();
+        let add = move |known: Option<&MadeOf>| {
             let mut ids = known.map_or_else(Vec::new, |known| known.ids.clone());
-            if ids.iter().any(|known| known == id.as_str()) {
-                return Ok(());
+            if ids.contains(&id) {
+                return None;
             }
             ids.truncate(MOST - 1);
-            ids.insert(0, id.to_string());
-            let made = MadeOf { kind, ids };
-            let kept = self.digests.keep(&question, made, Reach::Here).await;
-            // What was known may have been removed meanwhile.
-            if let Outcome::Current(_) = kept {
-                return Ok(());
-            }
-        }
+            ids.insert(0, id);
+            Some(MadeOf { kind, ids })
+        };
+        let key = digest_key(registry, digest);
+        self.records.update(&key, add).await
     }
 }
 
-fn path(registry: &Registry, kind: &str, name: &str) -> String {
-    format!("{}/{kind}/{name}", component(registry.as_str()))
+fn text_key(registry: &Registry, id: &ImageId, part: usize) -> ExtensionKeyOf<TextPart> {
+    IMAGES.key(registry, None, &format!("{id}.{part}")).of()
 }
 
-fn digest_path(registry: &Registry, digest: &Digest) -> String {
-    let name = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
-    path(registry, "digests", &name)
+fn top_key(registry: &Registry, top: &ImageId) -> ExtensionKeyOf<Made> {
+    TOPS.key(registry, None, top.as_str()).of()
+}
+
+fn digest_key(registry: &Registry, digest: &Digest) -> ExtensionKeyOf<MadeOf> {
+    DIGESTS.key(registry, None, &digest_name(digest)).of()
 }
 
 /// How many parts a text of so many bytes has at most: none is shorter than [`PART`] less a letter.
@@ -244,13 +236,10 @@ fn pieces(text: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, Space};
     use super::*;
 
     fn conversions_in(root: &std::path::Path) -> Conversions {
-        let space = Arc::new(Space::new(&Settings::at(root)));
-        space.settle();
-        Conversions::new(&Arc::new(Files::below(root, "conversions", space, 3600)))
+        Conversions::new(&crate::legacy_records::tests::records_in(root))
     }
 
     fn id(digit: &str) -> ImageId {

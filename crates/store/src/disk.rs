@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::MinFree;
+use super::settings::MinFree;
 
 /// In bytes.
 #[derive(Clone, Copy, Debug)]

@@ -7,40 +7,40 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use serde::{Deserialize, Serialize};
 
-use super::files::Files;
-use super::record::{Outcome, Reach, Record};
-use super::records::{Records, component};
+use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore};
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
 
-/// How many ids are kept in memory, of all repositories.
-const RECENT: u64 = 500_000;
 /// The most ids in one record; beyond, what was learned before is forgotten.
 const MOST: usize = 16_384;
 /// The longest record in bytes: of each id its digits, two quotes and a comma.
 const LONGEST: u64 = MOST as u64 * 67 + 2;
 
-impl Record for BTreeSet<String> {}
+pub(super) static IMAGE_LISTS: ExtensionKind = ExtensionKind {
+    max_bytes: LONGEST,
+    ..ExtensionKind::new("v1", "_images-")
+};
+
+/// The ids of images whose first digit is the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct ImageIds(pub BTreeSet<String>);
+
+impl Record for ImageIds {}
 
 /// The images of all repositories.
 #[derive(Debug)]
 pub struct Images {
-    records: Records<BTreeSet<String>>,
-    /// Held while a record is added to.
-    adding: Mutex<()>,
+    records: RecordStore,
 }
 
 impl Images {
-    pub(super) fn new(files: &Arc<Files>) -> Self {
+    pub(super) fn new(records: &RecordStore) -> Self {
         Self {
-            records: Records::long(files, LONGEST, RECENT, |ids| {
-                u32::try_from(ids.len() + 1).unwrap_or(u32::MAX)
-            }),
-            adding: Mutex::default(),
+            records: records.clone(),
         }
     }
 
@@ -54,9 +54,9 @@ impl Images {
         repository: &Repository,
         id: &ImageId,
     ) -> io::Result<bool> {
-        let path = path(registry, repository, &id.as_str()[..1]);
-        let known = self.records.open(path).await?;
-        Ok(known.is_some_and(|known| known.contains(id.as_str())))
+        let key = key(registry, repository, &id.as_str()[..1]);
+        let known = self.records.open(&key).await?;
+        Ok(known.is_some_and(|known| known.0.contains(id.as_str())))
     }
 
     /// Images of a repository, from now on.
@@ -69,66 +69,47 @@ impl Images {
         repository: &Repository,
         ids: &[ImageId],
     ) -> io::Result<()> {
-        let mut by_digit: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut by_digit: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             let digit = by_digit.entry(&id.as_str()[..1]).or_default();
             if digit.len() < MOST {
-                digit.insert(id.as_str());
+                digit.insert(id.to_string());
             }
         }
-        let _one_at_a_time = self.adding.lock().await;
         for (digit, new) in by_digit {
-            let path = path(registry, repository, digit);
-            // What was known may be removed meanwhile: it is not to come back.
-            while !self.add(path.clone(), new.clone()).await? {}
+            let key = key(registry, repository, digit);
+            let add = move |known: Option<&ImageIds>| with(known, new);
+            self.records.update(&key, add).await?;
         }
         Ok(())
     }
 
-    /// Adds ids to a record; false where that was changed meanwhile.
-    async fn add(&self, path: String, mut new: BTreeSet<&str>) -> io::Result<bool> {
-        let question = self.records.ask(path.clone());
-        let known = self.records.open(path).await?;
-        new.retain(|id| known.as_ref().is_none_or(|known| !known.contains(*id)));
-        if new.is_empty() {
-            return Ok(true);
-        }
-        let old = known.filter(|known| known.len() + new.len() <= MOST);
-        let old = old.map_or_else(BTreeSet::new, |old| (*old).clone());
-        let all = new.into_iter().map(str::to_owned).chain(old).collect();
-        let kept = self.records.keep(&question, all, Reach::Here).await;
-        Ok(matches!(kept, Outcome::Current(_)))
-    }
-
-    /// Whether a record of this name may take more than a block.
-    pub(super) fn may_be_long(name: &str) -> bool {
-        name.starts_with(FILE)
-    }
-
-    /// Forgets what is in memory of a record.
-    pub(super) fn forget(&self, path: &str) {
-        self.records.forget(path);
-    }
-
     /// The repository is gone, and its claims with it.
     pub async fn unlink_all(&self, registry: &Registry, repository: &Repository) {
-        let _one_at_a_time = self.adding.lock().await;
         for digit in DIGITS {
-            let path = path(registry, repository, digit);
-            self.records.remove(path).await;
+            self.records.remove(&key(registry, repository, digit)).await;
         }
     }
 }
 
-/// What the names of these records begin with. Repository components never begin with `_`.
-const FILE: &str = "_images-";
+/// The ids with new ones among them; `None` if there are no new ones.
+fn with(known: Option<&ImageIds>, mut new: BTreeSet<String>) -> Option<ImageIds> {
+    new.retain(|id| known.is_none_or(|known| !known.0.contains(id)));
+    if new.is_empty() {
+        return None;
+    }
+    if let Some(known) = known.filter(|known| known.0.len() + new.len() <= MOST) {
+        new.extend(known.0.iter().cloned());
+    }
+    Some(ImageIds(new))
+}
+
 const DIGITS: [&str; 16] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f",
 ];
 
-fn path(registry: &Registry, repository: &Repository, digit: &str) -> String {
-    let registry = component(registry.as_str());
-    format!("{registry}/{repository}/{FILE}{digit}")
+fn key(registry: &Registry, repository: &Repository, digit: &str) -> ExtensionKeyOf<ImageIds> {
+    IMAGE_LISTS.key(registry, Some(repository), digit).of()
 }
 
 #[cfg(test)]
@@ -137,11 +118,7 @@ mod tests {
     use oci::digest::{Algorithm, Digest};
 
     fn images_in(root: &std::path::Path) -> Images {
-        use super::super::{Settings, Space};
-
-        let space = Arc::new(Space::new(&Settings::at(root)));
-        space.settle();
-        Images::new(&Arc::new(Files::below(root, "v1", space, 3600)))
+        Images::new(&crate::legacy_records::tests::records_in(root))
     }
 
     #[tokio::test]

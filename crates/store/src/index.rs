@@ -12,10 +12,8 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
+use super::layout::BLOCK;
 use oci::digest::Digest;
-
-/// The unit in which disk space is counted, in bytes.
-pub const BLOCK: u64 = 4096;
 
 /// No slot.
 const NONE: u32 = u32::MAX;

@@ -1,37 +1,56 @@
-//! Floor 1, disk: what is kept, and nothing about where it came from.
+//! Blobs and records on disk, the limits on what they take, and the bucket that gateways share.
 //!
-//! `blobs/` is content-addressed and immutable; `repositories/` holds small records that point into
-//! it; `partials/` is what is being filled; `quarantine/` is what was found damaged. The folder is the truth:
-//! an index in memory only orders what may go first. Absent is `Ok(None)`, unknown is `Err`.
+//! [`Store::open`] takes a folder for itself, with a lock. In it:
 //!
-//! [`Store::tend`] does in the background what no request should wait for: `scan` counts what is here,
-//! `sweep` removes what nobody asked for, `scrub` hashes everything again.
+//! ```text
+//! blobs/<alg>/<2>/<hex>                  content, immutable, named by its digest: Blobs
+//! repositories/<registry>/<repository>/  records, small JSON files that point into it: RecordStore
+//! partials/                              downloads that are not finished: StagedBlob
+//! quarantine/                            damaged files
+//! ```
+//!
+//! *Blobs.* [`Blobs::open`] is the authority on what is there: the folder is the truth, and an index in memory only
+//! orders what is evicted first. The only way in is [`StagedBlob`]: bytes are appended and hashed, and `commit`
+//! checks length and digest before the blob gets its name. An open blob is never evicted.
+//!
+//! *Records* say what an upstream said: that a repository has a manifest or a blob, where a tag points, that a
+//! repository is public. A [`RecordKey`] says everything about a kind: its path, its references, its retention.
+//! [`RecordStore::ask`] a [`Question`] before asking the upstream; [`RecordStore::answer`] stores the answer unless
+//! the record was written or removed since. Other crates add kinds of records as an [`Extension`].
+//!
+//! *Space* is reserved before it is written ([`Space::reserve`]), and freed by evicting the least recently used
+//! blobs. [`Store::start_maintenance`] does in the background what no request should wait for: the scan counts what is
+//! there, the sweep deletes what is unused, the scrub hashes everything again.
+//!
+//! *Errors.* Absent is `Ok(None)`, unknown is `Err`: a broken disk makes answers slower, never wrong. Nothing here
+//! speaks to an upstream or knows about clients; everything that says so in its documentation blocks on the disk.
 
-mod beside;
 mod blobs;
 mod bucket;
 mod conversions;
+mod degraded;
 mod disk;
-mod files;
+mod durable;
+mod extension;
 mod images;
 mod index;
-mod links;
+mod layout;
+mod legacy_records;
+mod maintenance;
 mod open_file;
 mod partials;
 mod purge;
 mod read;
 mod record;
 mod records;
-mod repositories;
+mod retention;
 mod scan;
 mod scrub;
+mod settings;
 mod space;
 mod staged;
 mod sweep;
 mod synthesis;
-mod tags;
-mod tend;
-mod trouble;
 mod v1_bodies;
 
 use std::fs::File;
@@ -45,74 +64,33 @@ pub use bucket::{
     Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
 };
 pub use conversions::{Conversions, KnownImage, Made, MadeKind, MadeOf};
+pub use degraded::warn_degraded;
+pub use extension::Extension;
 pub use images::Images;
-pub use links::{BlobLink, Links, ManifestLink, PublicLink};
+pub use layout::digest_name;
 pub use open_file::OpenFile;
 pub use partials::Note;
-pub use purge::{Purge, Target};
+pub use purge::{Purge, RecordSurvey, Target};
 pub use read::{BlobReader, hash, hash_part, read_at, same};
-pub use record::{Question, Reach};
-pub use repositories::KnownRepository;
+pub use record::{
+    BlobKey, BlobLink, ExtensionKey, ExtensionKeyOf, ExtensionKind, ManifestKey, ManifestLink,
+    Outcome, Pointer, PublicKey, PublicLink, Reach, Record, RecordKey, Reference, Retention,
+    StoredValue, TagKey, TypedKey,
+};
+pub use records::{KnownRepository, Question, RecordStore};
 pub use scrub::Verified;
-pub use space::{Full, MinFree, Reservation, Space};
+pub use settings::{MinFree, Settings};
+pub use space::{Full, Reservation, Space};
 pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
 pub use synthesis::{PreparedLayer, Synthesis, SynthesisedImage};
-pub use tags::{Pointer, Tags};
-pub use trouble::trouble;
 pub use v1_bodies::{V1Bodies, V1Body};
 
-use files::Files;
-use sweep::Lives;
-
-use oci::name::Registry;
+use layout::{BLOCK, PARTIALS, REPOSITORIES};
+use retention::RetentionPolicy;
 
 /// The version of the layout on disk that this program writes.
 const VERSION: &str = "1\n";
-
-/// Where the store is and how much it may hold.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub path: PathBuf,
-    /// The hard cap in bytes.
-    pub max_size: u64,
-    /// What is left to others on the same file system.
-    pub min_free: MinFree,
-    /// What nobody asked for this long goes; `None`: it stays.
-    pub unused_ttl: Option<Duration>,
-    /// Registries with a time of their own. A blob lives by the longest of those that link it.
-    pub unused_ttls: Vec<(Registry, Option<Duration>)>,
-    /// Everything on disk is hashed again within this; `None`: never.
-    pub scrub_every: Option<Duration>,
-}
-
-impl Settings {
-    /// A store in `path` without any limit.
-    pub fn at(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            max_size: u64::MAX,
-            min_free: MinFree::Bytes(0),
-            unused_ttl: None,
-            unused_ttls: Vec::new(),
-            scrub_every: None,
-        }
-    }
-
-    /// The shortest time that anything is kept unasked.
-    fn shortest_ttl(&self) -> Option<Duration> {
-        let own = self.unused_ttls.iter().filter_map(|(_, ttl)| *ttl);
-        own.chain(self.unused_ttl).min()
-    }
-
-    /// How long a last use may stay unwritten, in seconds: an hour, or less where less is kept.
-    fn persist_after(&self) -> u32 {
-        let quarter = self
-            .shortest_ttl()
-            .map_or(u64::MAX, |ttl| ttl.as_secs() / 4);
-        u32::try_from(quarter).map_or(3600, |quarter| quarter.clamp(1, 3600))
-    }
-}
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -125,30 +103,27 @@ pub enum OpenError {
     Version { path: PathBuf, found: String },
 }
 
-/// The three rooms of the disk, and the lock that keeps a second process out.
+/// Blobs and records on disk, and the lock that keeps a second process out.
 #[derive(Debug)]
 pub struct Store {
     pub blobs: Blobs,
-    pub links: Links,
-    pub tags: Tags,
+    pub records: RecordStore,
     pub images: Images,
     pub v1: V1Bodies,
     pub conversions: Conversions,
     pub synthesis: Synthesis,
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
-    files: Arc<Files>,
-    image_files: Arc<Files>,
-    conversion_files: Arc<Files>,
     root: PathBuf,
-    lives: Lives,
+    retention: RetentionPolicy,
+    extensions: Vec<Extension>,
     scrub_every: Option<Duration>,
     _lock: File,
 }
 
 impl Store {
-    /// Opens or creates the store and takes stock of `partials/`. Blocks; call it before serving. What it
-    /// keeps is not known before [`Store::scan`].
+    /// Opens or creates the store and reads `partials/`. Blocks; call it before serving. What else it holds is not
+    /// known before [`Store::scan`].
     ///
     /// # Errors
     /// When the folder cannot be written, is locked, or has a layout from the future.
@@ -161,53 +136,49 @@ impl Store {
         for folder in [
             root.clone(),
             root.join("blobs"),
-            root.join("partials"),
+            root.join(PARTIALS),
             root.join("quarantine"),
-            root.join("repositories"),
+            root.join(REPOSITORIES),
         ] {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
         let lock = lock(&root.join("lock"))?;
         check_version(root)?;
         // VERSION and the lock take a block each.
-        let max_size = settings.max_size.saturating_sub(2 * index::BLOCK);
+        let max_size = settings.max_size.saturating_sub(2 * BLOCK);
         let space = Arc::new(Space::new(&Settings {
             max_size,
             ..settings.clone()
         }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
-        let files = Arc::new(Files::new(root, space.clone(), settings.persist_after()));
-        let images = Files::below(root, "v1", space.clone(), settings.persist_after());
-        let images = Arc::new(images);
-        let converted = Files::below(root, "conversions", space.clone(), settings.persist_after());
-        let converted = Arc::new(converted);
+        let mut extensions = settings.extensions.clone();
+        extensions.push(legacy_records::EXTENSION);
+        let kinds = extensions.iter().flat_map(|extension| extension.kinds);
+        let kinds = kinds.copied().collect();
+        let records = RecordStore::new(root, space.clone(), settings.persist_after(), kinds);
         Ok(Self {
-            links: Links::new(&files),
-            tags: Tags::new(&files),
-            v1: V1Bodies::new(&images),
-            images: Images::new(&images),
-            conversions: Conversions::new(&converted),
-            synthesis: Synthesis::new(&files),
+            v1: V1Bodies::new(&records),
+            images: Images::new(&records),
+            conversions: Conversions::new(&records),
+            synthesis: Synthesis::new(&records),
+            records,
             blobs,
             space,
             bucket: None,
-            files,
-            image_files: images,
-            conversion_files: converted,
             root: root.clone(),
-            lives: Lives::new(settings),
+            retention: RetentionPolicy::new(settings),
+            extensions,
             scrub_every: settings.scrub_every,
             _lock: lock,
         })
     }
 
-    /// The same store with a bucket behind it, which others share. What was to be taken back from it when the last
-    /// process ended still is. Blocks on the disk.
+    /// The same store with a bucket behind it, which other gateways share. What had to be taken back from it when the
+    /// last process ended still has. Blocks on the disk.
     #[must_use]
     pub fn with_bucket(mut self, bucket: Bucket) -> Self {
         bucket.remember_in(&self.root);
-        self.links.share(&bucket);
-        self.tags.share(&bucket);
+        self.records.share(&bucket);
         self.bucket = Some(bucket);
         self
     }
@@ -218,7 +189,7 @@ impl Store {
     }
 }
 
-/// Takes the lock file, or says who has it.
+/// Takes the lock file.
 fn lock(path: &Path) -> Result<File, OpenError> {
     use rustix::fs::{FlockOperation, flock};
 
@@ -254,7 +225,7 @@ fn check_version(root: &Path) -> Result<(), OpenError> {
             found: found.trim().into(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files::write_atomic(&root.join("partials"), &path, VERSION.as_bytes()).map_err(io_error)
+            durable::write_atomic(&root.join(PARTIALS), &path, VERSION.as_bytes()).map_err(io_error)
         }
         Err(error) => Err(io_error(error)),
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::write_atomic;
-use super::index::BLOCK;
+use super::durable::write_atomic;
+use super::layout::BLOCK;
 use super::open_file::{Counted, OpenFile};
 use super::space::{Reservation, Space};
 use oci::digest::{Digest, Hasher};

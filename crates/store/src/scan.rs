@@ -1,7 +1,7 @@
-//! What is on disk at the start: every blob with its size and last use, every record, every damaged file.
+//! The scan at the start: every blob with its size and last use, every record, every damaged file.
 //!
-//! The store serves meanwhile. Only sizes of blobs are asked for, and of the few records that may take more
-//! than one block.
+//! The store serves meanwhile. Only the sizes of blobs are read, and of the few records that may take more than one
+//! block.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -9,9 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::Store;
-use super::images::Images;
 use super::index::Kind;
-use super::space::{blocks, unix};
+use super::layout::parse_digest_name;
+use super::space::unix;
 use oci::digest::{Algorithm, Digest};
 
 /// How many blobs are entered at once: hits wait meanwhile.
@@ -29,13 +29,13 @@ impl Store {
     /// serving. Returns how many blobs there are.
     pub fn scan(&self) -> usize {
         let mut manifests = Manifests::default();
-        let conversions = self.root.join("conversions");
-        let roots = [self.files.root(), self.image_files.root(), &conversions];
-        for root in roots {
-            let (mut records, mut blocks) = (0, 0);
-            count(root, &mut manifests, &mut records, &mut blocks);
-            self.space.count_records(records, blocks);
-        }
+        let (records, blocks) = self.records.count(&mut |name| {
+            if let Some(digest) = parse_digest_name(name) {
+                let hash = manifests.hasher.hash_one(digest);
+                manifests.known.insert(hash);
+            }
+        });
+        self.space.count_records(records, blocks);
         for entry in read_dir(&self.root.join("quarantine")) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
             self.space.set_aside(entry.path(), size);
@@ -92,29 +92,4 @@ pub(super) fn named(algorithm: Algorithm, entry: &DirEntry) -> Option<Digest> {
 /// What a folder has; one that cannot be read has nothing.
 pub(super) fn read_dir(folder: &Path) -> impl Iterator<Item = DirEntry> + use<> {
     std::fs::read_dir(folder).into_iter().flatten().flatten()
-}
-
-/// Counts the records below a folder and the blocks that they take, and notes the manifests among them.
-fn count(folder: &Path, manifests: &mut Manifests, records: &mut u64, taken: &mut u64) {
-    let is_manifests = folder.ends_with("_manifests");
-    for entry in read_dir(folder) {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            count(&entry.path(), manifests, records, taken);
-            continue;
-        }
-        *records += 1;
-        let may_be_long = entry.file_name().to_str().is_some_and(Images::may_be_long);
-        let meta = may_be_long.then(|| entry.metadata().ok()).flatten();
-        *taken += meta.map_or(1, |meta| blocks(meta.len()));
-        if is_manifests && let Some(digest) = linked(&entry) {
-            let hash = manifests.hasher.hash_one(digest);
-            manifests.known.insert(hash);
-        }
-    }
-}
-
-/// The digest that a link is named by.
-pub(super) fn linked(entry: &DirEntry) -> Option<Digest> {
-    let name = entry.file_name();
-    name.to_str()?.replacen('-', ":", 1).parse().ok()
 }

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
-use super::blobs::blob_path;
-use super::files::write_atomic;
+use super::degraded::warn_degraded;
+use super::durable::write_atomic;
+use super::layout::blob_path;
 use super::scan::{named, read_dir, shards};
 use super::space::unix;
-use super::trouble::trouble;
 use super::{OpenFile, Store};
 use oci::digest::{Algorithm, Digest, Hasher};
 
@@ -200,7 +200,7 @@ impl Store {
             Ok(ControlFlow::Break(())) => return Outcome::Stopped,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Gone,
             Err(error) => {
-                trouble("a blob cannot be read", &error);
+                warn_degraded("a blob cannot be read", &error);
                 false
             }
         };
@@ -229,7 +229,7 @@ impl Store {
             let written =
                 write_atomic(&self.root.join("partials"), &self.root.join("scrub"), &json);
             if let Err(error) = written {
-                trouble("how far the scrub is cannot be noted", &error);
+                warn_degraded("how far the scrub is cannot be noted", &error);
             }
         }
     }

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Settings;
-use super::blobs::blob_path;
+use super::degraded::warn_degraded;
 use super::disk::Disk;
-use super::index::{BLOCK, Index, Kind, Known, footprint};
-use super::trouble::trouble;
+use super::index::{Index, Kind, Known, footprint};
+use super::layout::BLOCK;
+use super::layout::blob_path;
+use super::settings::{MinFree, Settings};
 use oci::digest::Digest;
 
 /// How long a fill waits until it is known what there is, or until there is room.
@@ -31,14 +32,6 @@ const READY: u64 = 1 << 30;
 /// How often a file system that was given room back may fail to say so, and the wait before each look.
 const LOOKS: u32 = 5;
 const LOOK_AFTER: Duration = Duration::from_millis(20);
-
-/// How much of the file system is left to others.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum MinFree {
-    Bytes(u64),
-    /// Of the file system's size.
-    Percent(f64),
-}
 
 /// There is no room, and nothing more that may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -484,7 +477,7 @@ impl Space {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    trouble("a blob cannot be evicted", &error);
+                    warn_degraded("a blob cannot be evicted", &error);
                     outcome = Err(());
                     match victim {
                         Victim::Aside(path, bytes) => self.account().aside.push((path, bytes)),

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::blobs::{Blob, Blobs, blob_path};
-use super::files::create_folder;
+use super::blobs::{Blob, Blobs};
+use super::durable::create_folder;
 use super::index::Kind;
+use super::layout::blob_path;
 use super::open_file::{Counted, OpenFile};
 use super::partials::{self, Begun, Note, Partials, Resumed};
 use super::space::{Full, Reservation};

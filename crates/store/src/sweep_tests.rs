@@ -3,7 +3,12 @@
 use std::fs::File;
 
 use super::*;
-use crate::{BlobLink, Made, MadeKind, ManifestLink, Pointer, PreparedLayer, Reach, V1Body};
+use std::path::Path;
+
+use crate::{
+    BlobKey, BlobLink, Made, MadeKind, ManifestKey, ManifestLink, Pointer, PreparedLayer, Reach,
+    Settings, TagKey, V1Body,
+};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
@@ -43,9 +48,9 @@ async fn link(store: &Store, registry: &str, n: u8) {
         size: None,
     };
     let (registry, repository) = (Registry::new(registry), repository());
-    let links = &store.links;
-    let question = links.ask_blob(&registry, &repository, &digest(n));
-    links.link_blob(&question, link, Reach::Shared).await;
+    let key = BlobKey::new(&registry, &repository, &digest(n));
+    let question = store.records.ask(&key);
+    store.records.answer(&question, link, Reach::Shared).await;
 }
 
 /// Everything below a folder was last used that long ago.
@@ -128,11 +133,10 @@ async fn records_that_are_used_stay() {
         subject: None,
         stored: None,
     };
-    let links = &store.links;
-    let question = links.ask_manifest(&registry, &repository, &digest(1));
-    links
-        .link_manifest(&question, manifest, Reach::Shared)
-        .await;
+    let (records, link) = (&store.records, digest(1));
+    let link = ManifestKey::new(&registry, &repository, &link);
+    let question = records.ask(&link);
+    records.answer(&question, manifest, Reach::Shared).await;
     for name in ["old", "new"] {
         let pointer = Pointer {
             digest: digest(1),
@@ -140,10 +144,9 @@ async fn records_that_are_used_stay() {
             size: None,
             checked_at: 0,
         };
-        let class = AcceptClass::Full;
-        let tags = &store.tags;
-        let question = tags.ask(&registry, &repository, class, &tag(name));
-        tags.point(&question, pointer, Reach::Shared).await;
+        let key = TagKey::new(&registry, &repository, AcceptClass::Full, &tag(name));
+        let question = records.ask(&key);
+        records.answer(&question, pointer, Reach::Shared).await;
     }
     age(&root.join("repositories"), 40 * DAY);
     let used = root.join("repositories/hub.example/team/app/_tags/full/new");
@@ -153,14 +156,37 @@ async fn records_that_are_used_stay() {
     assert_eq!((swept.records, store.space.records()), (2, 1));
     // Also from memory.
     let open = async |name: &str| {
-        let (tags, tag) = (&store.tags, tag(name));
-        let found = tags.open(&registry, &repository, AcceptClass::Full, &tag);
+        let key = TagKey::new(&registry, &repository, AcceptClass::Full, &tag(name));
+        let found = records.open(&key);
         found.await.expect("readable").is_some()
     };
     assert_eq!((open("old").await, open("new").await), (false, true));
-    let digest = digest(1);
-    let link = store.links.manifest(&registry, &repository, &digest);
+    let link = records.open(&link);
     assert_eq!(link.await.expect("readable"), None);
+}
+
+/// The bytes of a signed manifest have another digest than its name: they are retained by its link all the same.
+#[tokio::test]
+async fn signed_manifests_are_retained_by_their_links() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let first = store(root);
+    first.blobs.keep(&digest(1), &[1]).expect("room");
+    let link = ManifestLink {
+        media_type: "application/json".into(),
+        size: 1,
+        checked_at: 0,
+        subject: None,
+        stored: Some(digest(1)),
+    };
+    let registry = Registry::new("kept.example");
+    let key = ManifestKey::new(&registry, &repository(), &digest(9));
+    first.records.put(&key, link).await;
+    drop(first);
+    age(root, 3 * DAY);
+    let store = store(root);
+    store.sweep(SystemTime::now());
+    assert_eq!(here(&store), [1]);
 }
 
 /// Whose the images of the v1 API are is a record like others.
@@ -227,7 +253,8 @@ async fn of_too_many_records_the_least_used_go() {
     assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
     for n in 0..10 {
         let (registry, repository) = (Registry::new("kept.example"), repository());
-        let link = store.links.blob(&registry, &repository, &digest(n)).await;
+        let key = BlobKey::new(&registry, &repository, &digest(n));
+        let link = store.records.open(&key).await;
         assert!(link.expect("readable").is_some(), "{n}");
     }
 }

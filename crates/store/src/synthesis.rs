@@ -7,21 +7,25 @@
 //! Layers are content, whoever has them: `repositories/<registry>/_layer-<key>`.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::Files;
-use super::record::Record;
-use super::records::{Records, component, is_absent};
+use crate::layout::digest_name;
+use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference};
 use oci::digest::Digest;
-use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
 use oci::v1::ImageId;
 
-/// How many records of each kind are kept in memory.
-const RECENT: u64 = 16_384;
+pub(super) static SYNTHESISED: ExtensionKind = ExtensionKind::new("repositories", "_image-");
+
+pub(super) static LAYERS: ExtensionKind = ExtensionKind {
+    reference: |_, value| match value.parse::<PreparedLayer>()? {
+        PreparedLayer::Derived { digest, .. } => Some(Reference::Claim(digest)),
+        PreparedLayer::AsItIs | PreparedLayer::Opaque => None,
+    },
+    ..ExtensionKind::new("repositories", "_layer-")
+};
 
 /// What an id stands for. It never stands for anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,25 +64,14 @@ impl Record for PreparedLayer {}
 /// All records of this kind.
 #[derive(Debug)]
 pub struct Synthesis {
-    /// Of all repositories' folders.
-    root: PathBuf,
-    images: Records<SynthesisedImage>,
-    layers: Records<PreparedLayer>,
+    records: RecordStore,
 }
 
 impl Synthesis {
-    pub(super) fn new(files: &Arc<Files>) -> Self {
+    pub(super) fn new(records: &RecordStore) -> Self {
         Self {
-            root: files.root().to_owned(),
-            images: Records::new(files, RECENT),
-            layers: Records::new(files, RECENT),
+            records: records.clone(),
         }
-    }
-
-    /// Forgets what is in memory of a record.
-    pub(super) fn forget(&self, path: &str) {
-        self.images.forget(path);
-        self.layers.forget(path);
     }
 
     /// What an id stands for in a repository, or in a registry that everybody may read.
@@ -91,7 +84,8 @@ impl Synthesis {
         repository: Option<&Repository>,
         id: &ImageId,
     ) -> io::Result<Option<Arc<SynthesisedImage>>> {
-        self.images.open(image_path(registry, repository, id)).await
+        let key = image_key(registry, repository, id);
+        self.records.open(&key).await
     }
 
     /// Notes what an id stands for.
@@ -102,11 +96,11 @@ impl Synthesis {
         id: &ImageId,
         image: SynthesisedImage,
     ) {
-        let path = image_path(registry, repository, id);
+        let key = image_key(registry, repository, id);
         // What named it last is what lives longest.
-        let known = self.images.open(path.clone()).await;
+        let known = self.records.open(&key).await;
         if !known.is_ok_and(|known| known.as_deref() == Some(&image)) {
-            self.images.put(path, image).await;
+            self.records.put(&key, image).await;
         }
     }
 
@@ -119,12 +113,12 @@ impl Synthesis {
         registry: &Registry,
         key: &Digest,
     ) -> io::Result<Option<Arc<PreparedLayer>>> {
-        self.layers.open(layer_path(registry, key)).await
+        self.records.open(&layer_key(registry, key)).await
     }
 
     /// Notes what became of a layer or chain.
     pub async fn keep_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
-        self.layers.put(layer_path(registry, key), layer).await;
+        self.records.put(&layer_key(registry, key), layer).await;
     }
 }
 
@@ -134,37 +128,20 @@ impl Synthesis {
     /// # Errors
     /// When the disk cannot say.
     pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
-        let class = AcceptClass::Full.as_str();
-        let folder = format!(
-            "{}/{repository}/_tags/{class}",
-            component(registry.as_str())
-        );
-        let entries = match std::fs::read_dir(self.root.join(folder)) {
-            Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let tag =
-            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-        Ok(entries.filter_map(tag).collect())
+        self.records.known_tags(registry, repository)
     }
 }
 
-/// Components of names never begin with `_`.
-fn image_path(registry: &Registry, repository: Option<&Repository>, id: &ImageId) -> String {
-    let registry = component(registry.as_str());
-    match repository {
-        Some(repository) => format!("{registry}/{repository}/_image-{id}"),
-        None => format!("{registry}/_image-{id}"),
-    }
+fn image_key(
+    registry: &Registry,
+    repository: Option<&Repository>,
+    id: &ImageId,
+) -> ExtensionKeyOf<SynthesisedImage> {
+    SYNTHESISED.key(registry, repository, id.as_str()).of()
 }
 
-fn layer_path(registry: &Registry, key: &Digest) -> String {
-    let registry = component(registry.as_str());
-    format!(
-        "{registry}/_layer-{}-{}",
-        key.algorithm().as_str(),
-        key.hex()
-    )
+fn layer_key(registry: &Registry, key: &Digest) -> ExtensionKeyOf<PreparedLayer> {
+    LAYERS.key(registry, None, &digest_name(key)).of()
 }
 
 #[cfg(test)]
@@ -173,11 +150,7 @@ mod tests {
     use oci::digest::Algorithm;
 
     fn synthesis_in(root: &std::path::Path) -> Synthesis {
-        use super::super::{Settings, Space};
-
-        let space = Arc::new(Space::new(&Settings::at(root)));
-        space.settle();
-        Synthesis::new(&Arc::new(Files::new(root, space, 3600)))
+        Synthesis::new(&crate::legacy_records::tests::records_in(root))
     }
 
     #[tokio::test]

@@ -9,15 +9,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::Files;
-use super::record::{Question, Reach, Record};
-use super::records::{Records, component};
+use crate::{ExtensionKeyOf, ExtensionKind, Question, Reach, Record, RecordStore, Reference};
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::{Endpoint, Resource};
 
-/// How many pointers are kept in memory.
-const RECENT: u64 = 16_384;
+pub(super) static PARTS: ExtensionKind = ExtensionKind {
+    reference: |_, value| value.parse().map(claim),
+    ..ExtensionKind::new("v1", "_parts/")
+};
+
+pub(super) static NAMED: ExtensionKind = ExtensionKind {
+    reference: |_, value| value.parse().map(claim),
+    tag: |key| key.name().strip_prefix("tag/"),
+    ..ExtensionKind::new("v1", "_named/")
+};
+
+#[expect(clippy::needless_pass_by_value, reason = "what was parsed is owned")]
+fn claim(body: V1Body) -> Reference {
+    Reference::Claim(body.digest)
+}
 
 /// A body, and what was said beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +65,13 @@ impl Record for V1Body {
 /// All pointers of all registries.
 #[derive(Debug)]
 pub struct V1Bodies {
-    records: Records<V1Body>,
+    records: RecordStore,
 }
 
 impl V1Bodies {
-    pub(super) fn new(files: &Arc<Files>) -> Self {
+    pub(super) fn new(records: &RecordStore) -> Self {
         Self {
-            records: Records::new(files, RECENT),
+            records: records.clone(),
         }
     }
 
@@ -71,36 +82,31 @@ impl V1Bodies {
         registry: &Registry,
         what: &Endpoint,
     ) -> io::Result<Option<Arc<V1Body>>> {
-        self.records.open(path(registry, what)).await
+        self.records.open(&key(registry, what)).await
     }
 
     /// Begins a question about something.
-    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question {
-        self.records.ask(path(registry, what))
+    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question<V1Body> {
+        self.records.ask(&key(registry, what))
     }
 
     /// What the upstream answered.
-    pub async fn point(&self, question: &Question, body: V1Body) -> Arc<V1Body> {
-        let outcome = self.records.keep(question, body, Reach::Here).await;
+    pub async fn point(&self, question: &Question<V1Body>, body: V1Body) -> Arc<V1Body> {
+        let outcome = self.records.answer(question, body, Reach::Here).await;
         outcome.into_record()
     }
 
-    /// Forgets what is in memory of a record.
-    pub(super) fn forget(&self, path: &str) {
-        self.records.forget(path);
-    }
-
     /// The upstream answered that it has it no more.
-    pub async fn gone(&self, question: &Question) {
-        self.records.gone(question).await;
+    pub async fn gone(&self, question: &Question<V1Body>) {
+        self.records.answer_absent(question).await;
     }
 }
 
-fn path(registry: &Registry, what: &Endpoint) -> String {
-    let registry = component(registry.as_str());
+fn key(registry: &Registry, what: &Endpoint) -> ExtensionKeyOf<V1Body> {
     let (repository, resource) = match what {
         Endpoint::Image { id, part } => {
-            return format!("{registry}/_parts/{id}/{}", part.as_str());
+            let name = format!("{id}/{}", part.as_str());
+            return PARTS.key(registry, None, &name).of();
         }
         Endpoint::Named {
             repository,
@@ -117,12 +123,13 @@ fn path(registry: &Registry, what: &Endpoint) -> String {
         Resource::Tag(tag) => format!("tag/{tag}"),
         Resource::TagJson(tag) => format!("tag-json/{tag}"),
     };
-    format!("{registry}/{repository}/_named/{file}")
+    NAMED.key(registry, Some(repository), &file).of()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RecordKey;
     use oci::v1::Part;
 
     #[test]
@@ -139,22 +146,23 @@ mod tests {
                     id,
                     part: Part::Json,
                 },
-                format!("hosted%3A5000/_parts/{}/json", "0".repeat(64)),
+                format!("v1/hosted%3A5000/_parts/{}/json", "0".repeat(64)),
             ),
             (
                 named("team/app", Resource::Tags),
-                "hosted%3A5000/team/app/_named/tags".into(),
+                "v1/hosted%3A5000/team/app/_named/tags".into(),
             ),
             (
                 named("team", Resource::Tag(tag("tags"))),
-                "hosted%3A5000/team/_named/tag/tags".into(),
+                "v1/hosted%3A5000/team/_named/tag/tags".into(),
             ),
             (
                 named("team", Resource::TagJson(tag("1"))),
-                "hosted%3A5000/team/_named/tag-json/1".into(),
+                "v1/hosted%3A5000/team/_named/tag-json/1".into(),
             ),
         ] {
-            assert_eq!(path(&Registry::new("hosted:5000"), &what), expected);
+            let key: RecordKey = key(&Registry::new("hosted:5000"), &what).into();
+            assert_eq!(key.path(), expected);
         }
     }
 }

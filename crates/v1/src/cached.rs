@@ -19,7 +19,7 @@ use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
 use runtime::flight::Flights;
-use store::{Store, V1Body, trouble};
+use store::{Store, V1Body, warn_degraded};
 use upstream::UpstreamError;
 
 /// A question, and whose token it is asked with.
@@ -317,7 +317,7 @@ impl Registries {
     ) -> Option<Arc<V1Body>> {
         let opened = self.store.v1.open(&origin.registry, what).await;
         opened.unwrap_or_else(|error| {
-            trouble("a pointer of the v1 API cannot be read", &error);
+            warn_degraded("a pointer of the v1 API cannot be read", &error);
             None
         })
     }
@@ -327,7 +327,7 @@ impl Registries {
         let bytes = match self.contents.small(&known.digest, MAX_LIST as u64).await {
             Ok(bytes) => bytes?,
             Err(MirrorError::Disk(error)) => {
-                trouble("a body of the v1 API cannot be read", &*error);
+                warn_degraded("a body of the v1 API cannot be read", &*error);
                 return None;
             }
             Err(_) => return None,
@@ -377,7 +377,7 @@ async fn fetched(
         _ => blobs.keep(&digest, &kept),
     });
     if let Ok(Err(error)) = keep.await {
-        trouble("a body of the v1 API cannot be kept", &error);
+        warn_degraded("a body of the v1 API cannot be kept", &error);
     }
     let body = store.v1.point(&asked, body).await;
     Ok(Fetched { body, bytes })

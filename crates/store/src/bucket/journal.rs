@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::files::write_atomic;
+use crate::durable::write_atomic;
 
 /// How many keys are remembered; few in tests, since each is synced to the disk.
 pub(super) const MOST: usize = if cfg!(test) { 50 } else { 10_000 };

@@ -33,7 +33,6 @@ use object_store::{ClientOptions, RetryConfig};
 pub use body::Object;
 pub use lease::{Lease, Leased};
 
-use super::records::component;
 use oci::digest::Digest;
 use oci::name::Registry;
 use outbox::Outbox;
@@ -100,8 +99,8 @@ struct Inner {
     prefix: String,
     /// What no message may hold.
     secrets: Vec<String>,
-    /// `<registry as a path component>/` and its view.
-    views: HashMap<String, String>,
+    /// By registry.
+    views: HashMap<Registry, String>,
     /// Tells our leases from those of others.
     node: String,
     reads: Rest,
@@ -156,7 +155,6 @@ impl Bucket {
         let s3 = builder
             .build()
             .map_err(|error| SetUpError(without(&secrets, error.to_string())))?;
-        let views = settings.views.iter();
         metrics::with_bucket();
         let (uploads, orders) = Uploads::new();
         let bucket = Self {
@@ -166,9 +164,7 @@ impl Bucket {
                 endpoint: settings.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
                 prefix: settings.prefix.clone(),
                 secrets,
-                views: views
-                    .map(|(registry, view)| (component(registry.as_str()), view.clone()))
-                    .collect(),
+                views: settings.views.clone(),
                 node: format!("{:032x}", fastrand::u128(..)),
                 reads: Rest::default(),
                 writes: Rest::default(),

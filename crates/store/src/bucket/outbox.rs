@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 
 use super::Bucket;
 use super::journal::{Facts, Journal, MOST};
+use crate::degraded::warn_degraded;
 use crate::space::unix;
-use crate::trouble;
 use telemetry::metrics::{self, BucketEvent};
 
 /// How many changes are under way at once.
@@ -142,7 +142,7 @@ impl Outbox {
                 *journal = Some(opened);
             }
             Err(error) => {
-                trouble("the journal of the bucket cannot be read", &error);
+                warn_degraded("the journal of the bucket cannot be read", &error);
                 self.state().facts.distrusted_until = unix(SystemTime::now());
             }
         }
@@ -173,7 +173,7 @@ impl Outbox {
             None => Ok(()),
         };
         if let Err(error) = noted {
-            trouble(
+            warn_degraded(
                 "what is to be taken back from the bucket cannot be noted",
                 &error,
             );
@@ -198,7 +198,7 @@ impl Outbox {
                 .paid(key)
                 .and_then(|()| journal.compact(&state.facts));
             if let Err(error) = noted {
-                trouble(
+                warn_degraded(
                     "what was taken back from the bucket cannot be noted",
                     &error,
                 );

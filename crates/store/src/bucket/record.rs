@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::outbox::Change;
 use super::{Bucket, SMALL};
-use crate::record::Record;
+use crate::record::{Record, RecordKey};
 use telemetry::metrics::{self, BucketEvent};
 
 /// The longest record, in bytes.
@@ -25,9 +25,9 @@ struct Named {
 }
 
 impl Bucket {
-    /// The record at a path, if the bucket has one that is whole.
-    pub(crate) async fn record<V: Record>(&self, path: &str) -> Option<V> {
-        let key = self.record_key(path)?;
+    /// Reads a record, if the bucket has one that is whole.
+    pub(crate) async fn record<V: Record>(&self, record: &RecordKey) -> Option<V> {
+        let (key, path) = self.place(record)?;
         let outbox = &self.inner.outbox;
         if !outbox.trusts(key.as_ref()) {
             return None;
@@ -44,7 +44,7 @@ impl Bucket {
             metrics::bucket(BucketEvent::Miss);
             return None;
         };
-        let record = bytes.and_then(|bytes| parse::<V>(path, &bytes));
+        let record = bytes.and_then(|bytes| parse::<V>(&path, &bytes));
         if record.is_none() {
             metrics::bucket(BucketEvent::Lie);
             tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
@@ -54,32 +54,32 @@ impl Bucket {
         record.filter(|record| outbox.trusts_what_was_confirmed(record.checked_at().unwrap_or(0)))
     }
 
-    /// Lets the others know a record, behind the answer.
-    pub(crate) fn keep_record<V: Serialize>(&self, path: &str, record: &V) {
-        let Some(key) = self.record_key(path) else {
+    /// Lets other gateways know a record, behind the answer.
+    pub(crate) fn put_record<V: Serialize>(&self, key: &RecordKey, record: &V) {
+        let Some((key, path)) = self.place(key) else {
             return;
         };
-        let named = serde_json::to_value(record).and_then(|record| {
-            let path = path.to_owned();
-            serde_json::to_vec(&Named { path, record })
-        });
+        let named = serde_json::to_value(record)
+            .and_then(|record| serde_json::to_vec(&Named { path, record }));
         if let Ok(json) = named {
             self.change(&key, Change::Put(json.into()));
         }
     }
 
     /// Takes a record back. Until that is done it is not believed here.
-    pub(crate) fn remove_record(&self, path: &str) {
-        if let Some(key) = self.record_key(path) {
+    pub(crate) fn remove_record(&self, key: &RecordKey) {
+        if let Some((key, _)) = self.place(key) {
             self.change(&key, Change::TakeBack);
         }
     }
 
-    /// Where a record is; `None` where its registry shares none.
-    fn record_key(&self, path: &str) -> Option<Path> {
-        let (registry, rest) = path.split_once('/')?;
-        let view = self.inner.views.get(registry)?;
-        Some(self.key(&format!("repositories/{registry}/{view}/{rest}")))
+    /// The object and the name of a record; `None` if its kind or its registry is not shared.
+    fn place(&self, key: &RecordKey) -> Option<(Path, String)> {
+        let view = self.inner.views.get(key.registry())?;
+        let path = key.shared_path()?;
+        let (registry, below) = path.split_once('/')?;
+        let object = self.key(&format!("repositories/{registry}/{view}/{below}"));
+        Some((object, path))
     }
 }
 

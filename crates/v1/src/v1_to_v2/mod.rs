@@ -33,7 +33,10 @@ use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository, Tag};
 use oci::v1::{ImageId, plain};
 use runtime::flight::Flights;
-use store::{BlobLink, KnownImage, Made, MadeKind, ManifestLink, Pointer, Reach, trouble};
+use store::{
+    BlobKey, BlobLink, KnownImage, Made, MadeKind, ManifestKey, ManifestLink, Pointer, Reach,
+    warn_degraded,
+};
 
 use packed::Packed;
 
@@ -134,8 +137,10 @@ impl Registries {
         let Some(made) = made else {
             return Err(MirrorError::Preparing(preparation(&top)));
         };
-        let links = &self.store.links;
-        let linked = links.manifest(registry, repository, &made.manifest).await;
+        let records = &self.store.records;
+        let linked = records
+            .open(&ManifestKey::new(registry, repository, &made.manifest))
+            .await;
         if !linked.is_ok_and(|link| link.is_some()) {
             self.link_converted(registry, repository, &top).await?;
         }
@@ -256,8 +261,8 @@ impl Registries {
         let (side, id, kind) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest)?;
         let question = self
             .store
-            .links
-            .ask_blob(&side.registry, repository, digest);
+            .records
+            .ask(&BlobKey::new(&side.registry, repository, digest));
         if matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
@@ -276,8 +281,8 @@ impl Registries {
             checked_at: unix(SystemTime::now()),
             size: length,
         };
-        let links = &self.store.links;
-        links.link_blob(&question, link, Reach::Here).await;
+        let records = &self.store.records;
+        records.answer(&question, link, Reach::Here).await;
         length
     }
 
@@ -289,8 +294,8 @@ impl Registries {
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
         let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
-        let links = &self.store.links;
-        let question = links.ask_manifest(&side.registry, repository, digest);
+        let records = &self.store.records;
+        let question = records.ask(&ManifestKey::new(&side.registry, repository, digest));
         if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
@@ -302,7 +307,8 @@ impl Registries {
             subject: None,
             stored: None,
         };
-        Some(links.link_manifest(&question, link, Reach::Here).await)
+        let link = records.answer(&question, link, Reach::Here).await;
+        Some(link.into_record())
     }
 
     /// What a digest of a converted image is, and an image of the repository that it is of.
@@ -319,15 +325,19 @@ impl Registries {
             match known.is_linked(registry, repository, &id).await {
                 Ok(true) => return Some((side, id, kind)),
                 Ok(false) => {}
-                Err(error) => trouble("the images of a repository cannot be read", &error),
+                Err(error) => warn_degraded("the images of a repository cannot be read", &error),
             }
         }
-        let links = &self.store.links;
+        let records = &self.store.records;
         let linked = if kind == MadeKind::Manifest {
-            let link = links.manifest(registry, repository, digest).await;
+            let link = records
+                .open(&ManifestKey::new(registry, repository, digest))
+                .await;
             link.is_ok_and(|link| link.is_some())
         } else {
-            let link = links.blob(registry, repository, digest).await;
+            let link = records
+                .open(&BlobKey::new(registry, repository, digest))
+                .await;
             link.is_ok_and(|link| link.is_some())
         };
         let id = images.into_iter().next().filter(|_| linked)?;
@@ -343,7 +353,7 @@ impl Registries {
         let conversions = &self.store.conversions;
         let made_of = conversions.made_of(registry, digest).await;
         let made_of = made_of.unwrap_or_else(|error| {
-            trouble("a conversion cannot be read", &error);
+            warn_degraded("a conversion cannot be read", &error);
             None
         })?;
         Some((made_of.kind, made_of.images().collect()))

@@ -16,7 +16,10 @@ use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
-use store::{BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestLink, Reach, trouble};
+use store::{
+    BlobKey, BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestKey, ManifestLink, Reach,
+    warn_degraded,
+};
 use upstream::UpstreamError;
 
 /// How many images of one chain are read at once.
@@ -150,7 +153,7 @@ impl Registries {
     ) -> Option<KnownImage> {
         let known = self.store.conversions.image(registry, id).await;
         known.unwrap_or_else(|error| {
-            trouble("a converted image cannot be read", &error);
+            warn_degraded("a converted image cannot be read", &error);
             None
         })
     }
@@ -186,7 +189,7 @@ impl Registries {
         ]);
         for (digest, kind, id) in made {
             let kept = conversions.keep_made_of(registry, &digest, kind, id).await;
-            kept.unwrap_or_else(|error| trouble("a conversion cannot be noted", &error));
+            kept.unwrap_or_else(|error| warn_degraded("a conversion cannot be noted", &error));
         }
         self.contents
             .keep(converted.config_digest, converted.config.clone().into())
@@ -207,7 +210,7 @@ impl Registries {
             return Err(MirrorError::Preparing(preparation(top)));
         };
         let converted = converted(&chain)?;
-        let links = &self.store.links;
+        let records = &self.store.records;
         let checked_at = unix(SystemTime::now());
         let blob = |size| BlobLink {
             checked_at,
@@ -215,12 +218,16 @@ impl Registries {
         };
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let Layer { digest, size, .. } = image.layer;
-            let question = links.ask_blob(registry, repository, &digest);
-            links.link_blob(&question, blob(size), Reach::Here).await;
+            let question = records.ask(&BlobKey::new(registry, repository, &digest));
+            records.answer(&question, blob(size), Reach::Here).await;
         }
         let config = blob(converted.config.len() as u64);
-        let question = links.ask_blob(registry, repository, &converted.config_digest);
-        links.link_blob(&question, config, Reach::Here).await;
+        let question = records.ask(&BlobKey::new(
+            registry,
+            repository,
+            &converted.config_digest,
+        ));
+        records.answer(&question, config, Reach::Here).await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
             size: converted.manifest.len() as u64,
@@ -229,8 +236,12 @@ impl Registries {
             stored: None,
         };
         // Last: who finds it finds the others.
-        let question = links.ask_manifest(registry, repository, &converted.manifest_digest);
-        links.link_manifest(&question, manifest, Reach::Here).await;
+        let question = records.ask(&ManifestKey::new(
+            registry,
+            repository,
+            &converted.manifest_digest,
+        ));
+        records.answer(&question, manifest, Reach::Here).await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = &self.store.images;
         let linked = images.link(registry, repository, &ids).await;

@@ -6,7 +6,7 @@ use access::Permit;
 use mirror::MirrorError;
 use oci::manifest::AcceptClass;
 use oci::synthesis::{self, Platform};
-use store::trouble;
+use store::warn_degraded;
 
 impl V1 {
     /// Whether a repository is shown to clients of v1 although its own v1 side failed so: where that cannot be
@@ -27,8 +27,13 @@ impl V1 {
         let store = self.store();
         for tag in self.known_tags(permit).await {
             let pointer = store
-                .tags
-                .open(registry, repository, AcceptClass::Full, &tag)
+                .records
+                .open(&store::TagKey::new(
+                    registry,
+                    repository,
+                    AcceptClass::Full,
+                    &tag,
+                ))
                 .await;
             let Ok(Some(pointer)) = pointer else {
                 continue;
@@ -37,7 +42,7 @@ impl V1 {
             match store.synthesis.image(registry, whose, &id).await {
                 Ok(Some(given)) if given.repository == repository.as_str() => return true,
                 Ok(_) => {}
-                Err(error) => trouble("what an image's id stands for cannot be read", &error),
+                Err(error) => warn_degraded("what an image's id stands for cannot be read", &error),
             }
         }
         false

@@ -23,7 +23,7 @@ use oci::cache_status::CacheStatus;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::Registry;
 use runtime::flight::Flights;
-use store::{Blobs, CommitError, PreparedLayer, StagedBlob, trouble};
+use store::{Blobs, CommitError, PreparedLayer, StagedBlob, warn_degraded};
 
 /// How many layers are looked through at once: each takes a thread that computes.
 const AT_ONCE: usize = 4;
@@ -135,7 +135,7 @@ impl V1 {
     async fn record(&self, permit: &Permit, key: &Digest) -> Option<Arc<PreparedLayer>> {
         let known = self.store().synthesis.layer(permit.registry(), key);
         known.await.unwrap_or_else(|error| {
-            trouble("the record of a layer cannot be read", &error);
+            warn_degraded("the record of a layer cannot be read", &error);
             None
         })
     }

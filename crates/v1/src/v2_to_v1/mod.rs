@@ -30,7 +30,7 @@ use oci::name::{Reference, Registry, Repository, Tag};
 use oci::synthesis::{self, Image, Link, Platform, SynthesisError};
 use oci::v1::ImageId;
 use oci::v2::{Query, Resource};
-use store::{CommitError, SynthesisedImage, trouble};
+use store::{CommitError, SynthesisedImage, warn_degraded};
 
 pub use layer::{Preparing, SynthesisLayer};
 
@@ -326,7 +326,7 @@ impl V1 {
                 .synthesis
                 .known_tags(permit.registry(), permit.repository());
             known.unwrap_or_else(|error| {
-                trouble("the tags cannot be listed", &error);
+                warn_degraded("the tags cannot be listed", &error);
                 Vec::new()
             })
         });

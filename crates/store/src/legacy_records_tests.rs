@@ -1,10 +1,20 @@
 //! What a purge takes of the v1 API: on disk, from memory, and no more.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use super::*;
-use crate::{KnownImage, Made, MadeKind, Settings};
+use crate::{KnownImage, Made, MadeKind, PreparedLayer, RecordStore, Settings, Space, Store};
 use oci::conversion::Layer;
 use oci::digest::Algorithm;
 use oci::v1::{Endpoint, ImageId, Part, Resource};
+
+/// Records of the store in `root`, without the rest of it.
+pub fn records_in(root: &Path) -> RecordStore {
+    let space = Arc::new(Space::new(&Settings::at(root)));
+    space.settle();
+    RecordStore::new(root, space, 3600, EXTENSION.kinds.to_vec())
+}
 
 fn digest_of(name: &str) -> Digest {
     Digest::of(Algorithm::Sha256, name.as_bytes())
@@ -263,7 +273,7 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
         let store = filled(folder.path()).await;
         let before = known(&store).await;
         let purge = store.plan(&target);
-        assert_eq!((purge.tags.len(), purge.beside.len()), told, "{purge:?}");
+        assert_eq!((purge.tags.len(), purge.others.len()), told, "{purge:?}");
         assert_eq!(known(&store).await, before, "a plan is no deed");
         store.purge(&purge).expect("removed");
         let after = known(&store).await;
@@ -276,6 +286,6 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
         store.scan();
         assert_eq!(known(&store).await, after, "{target:?}");
         assert_eq!((store.space.records(), store.space.used()), (records, used));
-        assert!(store.plan(&target).beside.is_empty(), "{target:?}");
+        assert!(store.plan(&target).others.is_empty(), "{target:?}");
     }
 }

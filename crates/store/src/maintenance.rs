@@ -1,5 +1,5 @@
-//! What is done in the background, on two threads of the store's own: one scans, evicts and sweeps, the other
-//! hashes everything again. They end with the store.
+//! Maintenance in the background, on two threads of the store's own: one scans, evicts and sweeps, the other hashes
+//! everything again. They end with the store.
 
 #![allow(
     clippy::disallowed_methods,
@@ -42,11 +42,11 @@ impl Retreat {
 }
 
 impl Store {
-    /// Begins to scan, and goes on to keep the store in its limits until it is dropped.
+    /// Begins the scan, and keeps the store within its limits until it is dropped.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn tend(self: &Arc<Self>) -> std::io::Result<()> {
+    pub fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let store = Arc::downgrade(self);
         name("store").spawn(move || keep(&store))?;
@@ -94,7 +94,7 @@ fn keep(store: &Weak<Store>) {
         ms = telemetry::ms(started),
         "the store is known"
     );
-    let every = first.lives.shortest().map_or(SWEEP_EVERY.1, |ttl| {
+    let every = first.retention.shortest().map_or(SWEEP_EVERY.1, |ttl| {
         (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
     });
     // Soon after the start: who restarts daily has his sweeps as well.

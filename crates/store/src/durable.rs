@@ -1,0 +1,70 @@
+//! File operations that survive a power cut, and what their errors mean.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Replaces a file so that a crash leaves the old bytes or the new ones: temporary file in `staging`, fsync,
+/// rename, fsync of the folder. Creates the folders above it.
+///
+/// # Errors
+/// What the disk says; nothing is left behind then.
+pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_folder(staging)?;
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    // One process at a time has the store, so a number is unique enough.
+    let temporary = staging.join(format!(".tmp-{serial}"));
+    let rename = || {
+        create_folder(folder)?;
+        std::fs::rename(&temporary, path)
+    };
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| match rename() {
+            // A folder that became empty may have been removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => rename(),
+            outcome => outcome,
+        });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+/// Creates a folder and those above it, so that a power cut does not take them with their contents.
+///
+/// # Errors
+/// What the disk says.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    let above = folder.parent().unwrap_or(Path::new("."));
+    match std::fs::create_dir(folder) {
+        Ok(()) => File::open(above)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_folder(above)?;
+            create_folder(folder)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the file does not exist: a component of its path is missing, or is a file where a folder would be.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The outcome of a removal, where removing a file that does not exist is a success.
+pub fn ignore_absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}

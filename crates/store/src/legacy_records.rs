@@ -1,0 +1,118 @@
+//! The records of the v1 API, on either side: their kinds, and what a purge means to them.
+//!
+//! Bytes that a pointer of the v1 API or a derived layer refers to are claimed like linked ones. Conversions claim
+//! nothing: they say how bytes are made again.
+
+use std::collections::BTreeSet;
+
+use oci::digest::Digest;
+use oci::name::{Registry, Repository, Tag};
+
+use crate::conversions::{DIGESTS, IMAGES, TOPS};
+use crate::images::{IMAGE_LISTS, ImageIds};
+use crate::synthesis::{LAYERS, SYNTHESISED};
+use crate::v1_bodies::{NAMED, PARTS};
+use crate::{Extension, ExtensionKey, RecordSurvey, SynthesisedImage, Target, V1Body};
+
+/// All kinds of the v1 API.
+pub static EXTENSION: Extension = Extension {
+    kinds: &[
+        &IMAGE_LISTS,
+        &PARTS,
+        &NAMED,
+        &SYNTHESISED,
+        &LAYERS,
+        &IMAGES,
+        &TOPS,
+        &DIGESTS,
+    ],
+    also_purged,
+};
+
+fn also_purged(target: &Target, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> {
+    match target {
+        Target::Repository(registry, repository) => {
+            let mut gone = parts_of(survey, registry, repository);
+            gone.extend(given_out(survey, registry, repository));
+            gone
+        }
+        Target::Tag(registry, repository, tag) => tagged(survey, registry, repository, tag),
+        Target::Registry(_) | Target::Content(..) | Target::Everywhere(_) => Vec::new(),
+    }
+}
+
+/// The parts of images that no other repository of the registry is known to have.
+fn parts_of(
+    survey: &RecordSurvey<'_>,
+    registry: &Registry,
+    repository: &Repository,
+) -> Vec<ExtensionKey> {
+    let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
+    survey.each(&IMAGE_LISTS, registry, |key, value| {
+        let ImageIds(ids) = value.parse().unwrap_or_default();
+        let is_own = key.repository() == Some(repository);
+        (if is_own { &mut own } else { &mut others }).extend(ids);
+    });
+    own.retain(|id| !others.contains(id));
+    let mut gone = Vec::new();
+    survey.each(&PARTS, registry, |key, _| {
+        let id = key.name().split('/').next();
+        if id.is_some_and(|id| own.contains(id)) {
+            gone.push(key);
+        }
+    });
+    gone
+}
+
+/// The images of an open registry that are read from the repository.
+fn given_out(
+    survey: &RecordSurvey<'_>,
+    registry: &Registry,
+    repository: &Repository,
+) -> Vec<ExtensionKey> {
+    let mut gone = Vec::new();
+    survey.each(&SYNTHESISED, registry, |key, value| {
+        let image: Option<SynthesisedImage> = value.parse();
+        let is_own = image.is_some_and(|image| image.repository == repository.as_str());
+        if key.repository().is_none() && is_own {
+            gone.push(key);
+        }
+    });
+    gone
+}
+
+/// A tag, and the list of tags if that may name it.
+fn tagged(
+    survey: &RecordSurvey<'_>,
+    registry: &Registry,
+    repository: &Repository,
+    tag: &Tag,
+) -> Vec<ExtensionKey> {
+    let mut gone = Vec::new();
+    let (plain, json) = (format!("tag/{tag}"), format!("tag-json/{tag}"));
+    survey.each(&NAMED, registry, |key, value| {
+        let is_named = key.name() == plain || key.name() == json;
+        let is_listed = || {
+            let list: Option<V1Body> = value.parse();
+            key.name() == "tags" && lists(survey, list.map(|list| list.digest), tag)
+        };
+        if key.repository() == Some(repository) && (is_named || is_listed()) {
+            gone.push(key);
+        }
+    });
+    gone
+}
+
+/// Whether a list of tags may name this one: it is text of either form, and a name is in quotes in both.
+fn lists(survey: &RecordSurvey<'_>, list: Option<Digest>, tag: &Tag) -> bool {
+    let bytes = list.and_then(|digest| survey.blob(&digest));
+    let quoted = format!("\"{tag}\"");
+    bytes.is_none_or(|bytes| {
+        let mut windows = bytes.windows(quoted.len());
+        windows.any(|window| window == quoted.as_bytes())
+    })
+}
+
+#[cfg(test)]
+#[path = "legacy_records_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,184 @@
+//! Removing on purpose: what a purge of something means, and carrying it out.
+//!
+//! Records go first, then the blobs that no other record claims: bytes are shared. A tag takes what only it leads to:
+//! the manifests below it and their blobs, except for those that another tag, or a manifest that was asked for by its
+//! digest, leads to as well.
+
+mod plan;
+mod survey;
+mod target;
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::path::Path;
+
+pub use survey::RecordSurvey;
+pub use target::Target;
+
+use oci::digest::Digest;
+use oci::name::Registry;
+
+use crate::Store;
+use crate::blobs::Blobs;
+use crate::durable::ignore_absent;
+use crate::layout::{PARTIALS, blob_path};
+use crate::record::{RecordKey, Reference};
+use plan::{Inventory, Listed};
+
+/// What a purge removes, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// `<registry>/<repository>:<tag>`
+    pub tags: BTreeSet<String>,
+    /// `<registry>/<repository>@<digest>`
+    pub manifests: BTreeSet<String>,
+    /// `<registry>/<repository>@<digest>`
+    pub blobs: BTreeSet<String>,
+    /// The blobs whose bytes are removed, and their sizes in bytes.
+    pub files: Vec<(Digest, u64)>,
+    /// Blobs that stay, since other records claim them.
+    pub shared: u64,
+    /// Records of other kinds, as their places in the store.
+    pub others: BTreeSet<String>,
+    /// The files of records, by their paths below the store's folder.
+    records: Vec<(String, Option<RecordKey>)>,
+}
+
+impl Purge {
+    /// The bytes that become free.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, size)| size).sum()
+    }
+
+    /// Adds a record.
+    fn add(&mut self, listed: &Listed) {
+        let name = |registry: &Registry, repository: &_| format!("{registry}/{repository}");
+        match &listed.key {
+            RecordKey::Tag(key) => {
+                let name = name(&key.registry, &key.repository);
+                self.tags.insert(format!("{name}:{}", key.tag));
+            }
+            RecordKey::Manifest(key) => {
+                let name = name(&key.registry, &key.repository);
+                self.manifests.insert(format!("{name}@{}", key.digest));
+            }
+            RecordKey::Blob(key) => {
+                let name = name(&key.registry, &key.repository);
+                self.blobs.insert(format!("{name}@{}", key.digest));
+            }
+            RecordKey::Public(_) => {}
+            RecordKey::Extension(key) => match (key.repository(), (key.kind().tag)(key)) {
+                (Some(repository), Some(tag)) => {
+                    let name = name(key.registry(), repository);
+                    self.tags.insert(format!("{name}:{tag}"));
+                }
+                _ => {
+                    let place = percent_encoding::percent_decode_str(&listed.path);
+                    self.others.insert(place.decode_utf8_lossy().into_owned());
+                }
+            },
+        }
+        let record = (listed.path.clone(), Some(listed.key.clone()));
+        self.records.push(record);
+    }
+}
+
+impl Store {
+    /// What a purge would remove. Blocks: it reads the records of every repository.
+    pub fn plan(&self, target: &Target) -> Purge {
+        let survey = RecordSurvey {
+            records: &self.records,
+            blobs: &self.blobs,
+        };
+        let inventory = Inventory::take(&survey);
+        let mut selected = inventory.selected(target, &survey);
+        for extension in &self.extensions {
+            let also = (extension.also_purged)(target, &survey);
+            selected.extend(also.into_iter().map(RecordKey::from));
+        }
+        let (mut purge, mut wanted, mut kept) = (Purge::default(), HashSet::new(), HashSet::new());
+        for listed in &inventory.records {
+            if selected.contains(&listed.key) {
+                purge.add(listed);
+                wanted.extend(listed.reference.map(Reference::digest));
+            } else {
+                kept.extend(listed.reference.and_then(Reference::claimed));
+            }
+        }
+        let strays = inventory.strays(target);
+        purge
+            .records
+            .extend(strays.map(|path| (path.clone(), None)));
+        if let Target::Everywhere(digest) = target {
+            wanted.insert(*digest);
+            kept.remove(digest);
+        }
+        self.add_files(&mut purge, &wanted, &kept);
+        purge
+    }
+
+    fn add_files(&self, purge: &mut Purge, wanted: &HashSet<Digest>, kept: &HashSet<Digest>) {
+        for digest in wanted {
+            let Ok(meta) = std::fs::metadata(blob_path(&self.root, digest)) else {
+                continue;
+            };
+            if kept.contains(digest) {
+                purge.shared += 1;
+            } else {
+                purge.files.push((*digest, meta.len()));
+            }
+        }
+        purge
+            .files
+            .sort_unstable_by_key(|(digest, _)| digest.to_string());
+    }
+
+    /// Stores no answer to a question that was asked before this.
+    pub fn end_generations(&self) {
+        self.records.end_generations(|_| true);
+    }
+
+    /// Carries a purge out. Other gateways no longer learn of these records from the bucket either. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the rest was.
+    pub fn purge(&self, purge: &Purge) -> io::Result<()> {
+        let mut outcome = Ok(());
+        let mut folders = HashSet::new();
+        for (path, key) in &purge.records {
+            outcome = outcome.and(self.records.remove_now(path, key.as_ref()));
+            folders.extend(Path::new(path).parent());
+        }
+        self.records.sync(&folders);
+        for (digest, _) in &purge.files {
+            outcome = outcome.and(self.blobs.remove(digest));
+        }
+        outcome
+    }
+
+    /// Checks that the store can be written: writes a byte and removes it again. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_writable(&self) -> io::Result<()> {
+        // The next start deletes what a crash leaves here.
+        let folder = self.root.join(PARTIALS);
+        std::fs::create_dir_all(&folder)?;
+        let probe = folder.join(".writable");
+        std::fs::write(&probe, b"1")?;
+        std::fs::remove_file(&probe)
+    }
+}
+
+impl Blobs {
+    /// Removes a blob; its readers read on. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be removed; that there is none is no error.
+    pub fn remove(&self, digest: &Digest) -> io::Result<()> {
+        ignore_absent(std::fs::remove_file(blob_path(&self.root, digest)))?;
+        self.space.lost(digest);
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! Which records and blobs a purge removes.
+
+use std::collections::{HashMap, HashSet};
+
+use oci::digest::Digest;
+use oci::name::{Registry, Repository};
+use oci::references::references;
+
+use super::survey::RecordSurvey;
+use super::target::Target;
+use crate::layout::component;
+use crate::record::{BlobKey, ManifestKey, Pointer, RecordKey, Reference, StoredValue, TagKey};
+use crate::records::Visited;
+
+/// All records of the store.
+#[derive(Default)]
+pub(super) struct Inventory {
+    pub records: Vec<Listed>,
+    /// Files that are no records of a known kind, by their paths.
+    strays: Vec<String>,
+}
+
+/// A record and the blob that it refers to.
+pub(super) struct Listed {
+    pub path: String,
+    pub key: RecordKey,
+    pub reference: Option<Reference>,
+    /// The target of a tag.
+    points_at: Option<Digest>,
+}
+
+/// The records of one repository that lead to each other.
+#[derive(Default)]
+struct Graph<'a> {
+    tags: Vec<(&'a TagKey, Option<Digest>)>,
+    /// With the digest that the bytes are stored under.
+    manifests: Vec<(&'a ManifestKey, Digest)>,
+    blobs: Vec<&'a BlobKey>,
+}
+
+impl Inventory {
+    /// Reads the records of every repository. Blocks on the disk.
+    pub fn take(survey: &RecordSurvey<'_>) -> Self {
+        let mut inventory = Self::default();
+        survey.records.walk(&mut |visited| {
+            let Visited::Record { path, entry, .. } = visited else {
+                return;
+            };
+            let Some(key) = survey.records.parse(path) else {
+                inventory.strays.push(path.to_owned());
+                return;
+            };
+            let file = entry.path();
+            let read = || std::fs::read(&file).ok();
+            let value = StoredValue::new(&read);
+            let pointer: Option<Pointer> = match key {
+                RecordKey::Tag(_) => value.parse(),
+                _ => None,
+            };
+            inventory.records.push(Listed {
+                path: path.to_owned(),
+                reference: key.reference(value),
+                points_at: pointer.map(|pointer| pointer.digest),
+                key,
+            });
+        });
+        inventory
+    }
+
+    /// The keys of the records that go with a target, apart from what extensions add.
+    pub fn selected(&self, target: &Target, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
+        let of = |registry: &Registry, repository: &Repository, key: &RecordKey| {
+            key.registry() == registry && key.repository() == Some(repository)
+        };
+        let claims = |listed: &Listed, digest: &Digest| {
+            listed.reference.and_then(Reference::claimed).as_ref() == Some(digest)
+        };
+        let is_extension = |key: &RecordKey| matches!(key, RecordKey::Extension(_));
+        match target {
+            Target::Registry(registry) => self.keys(|listed| listed.key.registry() == registry),
+            Target::Repository(registry, repository) => {
+                self.keys(|listed| of(registry, repository, &listed.key))
+            }
+            Target::Tag(registry, repository, tag) => {
+                let graph = self.graph(registry, repository);
+                graph.below(survey, |name| name == tag.as_str(), |_| false)
+            }
+            Target::Content(registry, repository, digest) => {
+                let graph = self.graph(registry, repository);
+                let mut gone = graph.below(survey, |_| false, |other| other == digest);
+                gone.extend(self.keys(|listed| {
+                    let own = is_extension(&listed.key) && of(registry, repository, &listed.key);
+                    own && claims(listed, digest)
+                }));
+                gone
+            }
+            Target::Everywhere(digest) => self.keys(|listed| {
+                let is_named = match &listed.key {
+                    RecordKey::Manifest(key) => key.digest == *digest,
+                    _ => listed.points_at.as_ref() == Some(digest),
+                };
+                is_named || claims(listed, digest)
+            }),
+        }
+    }
+
+    /// Files of a purged registry or repository that are no records of a known kind.
+    pub fn strays(&self, target: &Target) -> impl Iterator<Item = &String> {
+        let below = match target {
+            Target::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
+            Target::Repository(registry, repository) => {
+                Some(format!("{}/{repository}/_", component(registry.as_str())))
+            }
+            Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => None,
+        };
+        self.strays.iter().filter(move |path| {
+            let path = path.split_once('/').map(|(_, path)| path);
+            let below = below.as_deref();
+            below.is_some_and(|below| path.is_some_and(|path| path.starts_with(below)))
+        })
+    }
+
+    fn keys(&self, is_gone: impl Fn(&Listed) -> bool) -> HashSet<RecordKey> {
+        let gone = self.records.iter().filter(|listed| is_gone(listed));
+        gone.map(|listed| listed.key.clone()).collect()
+    }
+
+    fn graph(&self, registry: &Registry, repository: &Repository) -> Graph<'_> {
+        let mut graph = Graph::default();
+        for listed in &self.records {
+            let key = &listed.key;
+            if key.registry() != registry || key.repository() != Some(repository) {
+                continue;
+            }
+            match key {
+                RecordKey::Tag(key) => graph.tags.push((key, listed.points_at)),
+                RecordKey::Manifest(key) => {
+                    let stored = listed.reference.map_or(key.digest, Reference::digest);
+                    graph.manifests.push((key, stored));
+                }
+                RecordKey::Blob(key) => graph.blobs.push(key),
+                RecordKey::Public(_) | RecordKey::Extension(_) => {}
+            }
+        }
+        graph
+    }
+}
+
+impl Graph<'_> {
+    /// These tags or digests, and the records that only they lead to.
+    fn below(
+        &self,
+        survey: &RecordSurvey<'_>,
+        tag: impl Fn(&str) -> bool,
+        content: impl Fn(&Digest) -> bool,
+    ) -> HashSet<RecordKey> {
+        let mut gone = HashSet::new();
+        let (mut roots, mut others) = (Vec::new(), Vec::new());
+        for (key, digest) in &self.tags {
+            if tag(key.tag.as_str()) || digest.as_ref().is_some_and(&content) {
+                gone.insert((*key).clone().into());
+                roots.extend(digest);
+            } else {
+                others.extend(digest);
+            }
+        }
+        let manifests = self.manifests.iter().map(|(key, _)| key.digest);
+        let blobs = self.blobs.iter().map(|key| key.digest);
+        roots.extend(manifests.clone().chain(blobs).filter(&content));
+        let reached = self.reach(survey, roots);
+        // A manifest that no purged tag leads to was asked for by its digest.
+        others.extend(manifests.filter(|digest| !reached.contains(digest)));
+        let mut kept = self.reach(survey, others);
+        kept.retain(|digest| !content(digest));
+        let goes = |digest: &Digest| reached.contains(digest) && !kept.contains(digest);
+        for (key, _) in &self.manifests {
+            if goes(&key.digest) {
+                gone.insert((*key).clone().into());
+            }
+        }
+        for key in &self.blobs {
+            if goes(&key.digest) {
+                gone.insert((*key).clone().into());
+            }
+        }
+        gone
+    }
+
+    /// Everything that these lead to, themselves included.
+    fn reach(&self, survey: &RecordSurvey<'_>, mut from: Vec<Digest>) -> HashSet<Digest> {
+        let links = self.manifests.iter();
+        let links: HashMap<_, _> = links.map(|(key, stored)| (key.digest, stored)).collect();
+        let mut reached = HashSet::new();
+        while let Some(digest) = from.pop() {
+            if !reached.insert(digest) {
+                continue;
+            }
+            if let Some(stored) = links.get(&digest) {
+                from.extend(references(&survey.blob(stored).unwrap_or_default()));
+            }
+        }
+        reached
+    }
+}

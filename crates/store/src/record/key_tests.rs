@@ -1,0 +1,155 @@
+use super::*;
+use oci::digest::Algorithm;
+use proptest::prelude::*;
+
+static LISTS: ExtensionKind = ExtensionKind::new("v1", "_images-");
+static PARTS: ExtensionKind = ExtensionKind::new("v1", "_parts/");
+static NOTES: ExtensionKind = ExtensionKind::new(REPOSITORIES, "_image-");
+static TOPS: ExtensionKind = ExtensionKind::new("conversions", "tops/");
+static KINDS: [&ExtensionKind; 4] = [&LISTS, &PARTS, &NOTES, &TOPS];
+
+fn registry() -> Registry {
+    Registry::new("hosted:5000")
+}
+
+fn app() -> Repository {
+    "team/app".parse().expect("a name")
+}
+
+fn digest() -> Digest {
+    Digest::of(Algorithm::Sha256, b"x")
+}
+
+/// A store written by an older program must go on working: these paths may not change.
+#[test]
+fn paths_are_those_of_layout_version_1() {
+    let (registry, app, hex) = (registry(), app(), digest().hex());
+    let tag: Tag = "1.0".parse().expect("a tag");
+    let tags = |class| TagKey::new(&registry, &app, class, &tag).into();
+    let cases: Vec<(RecordKey, String)> = vec![
+        (
+            ManifestKey::new(&registry, &app, &digest()).into(),
+            format!("repositories/hosted%3A5000/team/app/_manifests/sha256-{hex}"),
+        ),
+        (
+            BlobKey::new(&registry, &app, &digest()).into(),
+            format!("repositories/hosted%3A5000/team/app/_blobs/sha256-{hex}"),
+        ),
+        (
+            PublicKey::new(&registry, &app).into(),
+            "repositories/hosted%3A5000/team/app/_public".into(),
+        ),
+        (
+            tags(AcceptClass::Full),
+            "repositories/hosted%3A5000/team/app/_tags/full/1.0".into(),
+        ),
+        (
+            tags(AcceptClass::NoList),
+            "repositories/hosted%3A5000/team/app/_tags/no-list/1.0".into(),
+        ),
+        (
+            tags(AcceptClass::Schema1),
+            "repositories/hosted%3A5000/team/app/_tags/schema1/1.0".into(),
+        ),
+        (
+            LISTS.key(&registry, Some(&app), "0").into(),
+            "v1/hosted%3A5000/team/app/_images-0".into(),
+        ),
+        (
+            PARTS.key(&registry, None, "abc/json").into(),
+            "v1/hosted%3A5000/_parts/abc/json".into(),
+        ),
+        (
+            NOTES.key(&registry, Some(&app), "abc").into(),
+            "repositories/hosted%3A5000/team/app/_image-abc".into(),
+        ),
+        (
+            NOTES.key(&registry, None, "abc").into(),
+            "repositories/hosted%3A5000/_image-abc".into(),
+        ),
+        (
+            TOPS.key(&registry, None, "abc").into(),
+            "conversions/hosted%3A5000/tops/abc".into(),
+        ),
+    ];
+    for (key, path) in cases {
+        assert_eq!(key.path(), path);
+        assert_eq!(
+            RecordKey::parse(&path, &KINDS).as_ref(),
+            Some(&key),
+            "{path}"
+        );
+        assert_eq!(key.registry(), &registry);
+        let shared = key.shared_path();
+        let expected = match key {
+            RecordKey::Extension(_) => None,
+            _ => path.strip_prefix("repositories/").map(str::to_owned),
+        };
+        assert_eq!(shared, expected, "{path}");
+    }
+}
+
+#[test]
+fn other_paths_are_no_keys() {
+    for path in [
+        "",
+        "repositories",
+        "repositories/hub",
+        "repositories/hub/team/app",
+        "repositories/hub/_public",
+        "repositories/hub/team/app/_public/x",
+        "repositories/hub/team/app/_manifests/sha256-0",
+        "repositories/hub/team/app/_tags/full/-bad",
+        "repositories/hub/team/app/_tags/other/1.0",
+        "repositories/hub/Team/_public",
+        // Not how a registry's folder is spelled.
+        "repositories/%68ub/team/app/_public",
+        "repositories/.hub/team/app/_public",
+        "v1/hub/team/app/_public",
+        "v1/hub/team/app/_other-0",
+        "conversions/hub/team/tops/abc",
+        "unknown/hub/team/app/_public",
+    ] {
+        assert_eq!(RecordKey::parse(path, &KINDS), None, "{path}");
+    }
+}
+
+#[test]
+fn a_reference_is_to_the_stored_bytes() {
+    let other = Digest::of(Algorithm::Sha256, b"signed");
+    let link = |stored: &str| {
+        format!(r#"{{"media_type":"a/b","size":1,"checked_at":0{stored}}}"#).into_bytes()
+    };
+    let manifest: RecordKey = ManifestKey::new(&registry(), &app(), &digest()).into();
+    for (value, expected) in [
+        (None, digest()),
+        (Some(b"broken".to_vec()), digest()),
+        (Some(link("")), digest()),
+        (Some(link(&format!(r#","stored":"{other}""#))), other),
+    ] {
+        let read = || value.clone();
+        let reference = manifest.reference(StoredValue::new(&read));
+        assert_eq!(reference, Some(Reference::Claim(expected)));
+    }
+    let unread = || panic!("its key says it all");
+    let blob: RecordKey = BlobKey::new(&registry(), &app(), &digest()).into();
+    let reference = blob.reference(StoredValue::new(&unread));
+    assert_eq!(reference, Some(Reference::Claim(digest())));
+}
+
+proptest! {
+    #[test]
+    fn every_path_that_parses_is_that_keys_path(path in "(repositories|v1|conversions)/[a-z%.A0-9]{1,6}(/[a-z_.-]{1,7}){0,4}") {
+        if let Some(key) = RecordKey::parse(&path, &KINDS) {
+            prop_assert_eq!(key.path(), path);
+        }
+    }
+
+    #[test]
+    fn keys_of_any_registry_come_back(registry in "\\PC{1,12}", tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}") {
+        let tag: Tag = tag.parse().expect("a tag");
+        let key: RecordKey =
+            TagKey::new(&Registry::new(&registry), &app(), AcceptClass::Full, &tag).into();
+        prop_assert_eq!(RecordKey::parse(&key.path(), &KINDS), Some(key));
+    }
+}

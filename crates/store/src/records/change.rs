@@ -1,0 +1,362 @@
+//! Changes of records: answers, writes and removals, each decided and made in one step.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use runtime::generation;
+
+use super::files::Change;
+use super::{Question, RecordStore};
+use crate::degraded::warn_degraded;
+use crate::durable::is_absent;
+use crate::record::{Outcome, Reach, Record, RecordKey, TypedKey};
+
+/// How much later a confirmation may be than the one on disk, in seconds.
+const CONFIRMED_WITHIN: u64 = 3600;
+
+/// Whether the disk has a record as it is in memory.
+#[derive(Clone, Copy)]
+pub(super) enum Disk {
+    Has,
+    HasNot,
+}
+
+/// Whether there is a record after a change.
+#[derive(Clone, Copy)]
+enum Presence {
+    Present,
+    Absent,
+}
+
+/// A value on its way to the disk.
+struct Encoded<V> {
+    record: Arc<V>,
+    json: Vec<u8>,
+}
+
+impl RecordStore {
+    /// Stores an upstream's answer, if it still counts. A disk that refuses it costs a question after a restart,
+    /// and is only logged. An answer that is too long, since an upstream may send anything, is not stored, and
+    /// neither is the record that it replaces, which is no longer true.
+    pub async fn answer<V: Record>(
+        &self,
+        question: &Question<V>,
+        record: V,
+        reach: Reach,
+    ) -> Outcome<V> {
+        let record = Arc::new(record);
+        let outcome = match self.confirm(&question.inner, &record, reach) {
+            Some(outcome) => outcome,
+            None => self.store_answer(question, record, reach).await,
+        };
+        self.note(question.inner.key(), Presence::Present);
+        outcome
+    }
+
+    async fn store_answer<V: Record>(
+        &self,
+        question: &Question<V>,
+        record: Arc<V>,
+        reach: Reach,
+    ) -> Outcome<V> {
+        let Some(encoded) = encode(question.inner.key(), record.clone()) else {
+            self.answer_absent(question).await;
+            return Outcome::Current(record);
+        };
+        let (records, question) = (self.clone(), question.inner.clone());
+        let store = move || records.answer_now(&question, &encoded, reach);
+        if tokio::task::spawn_blocking(store).await.unwrap_or(false) {
+            Outcome::Current(record)
+        } else {
+            Outcome::Outdated(record)
+        }
+    }
+
+    /// Removes a record that the upstream answered to be absent, if that answer still counts.
+    pub async fn answer_absent<V: Record>(&self, question: &Question<V>) {
+        let (records, question) = (self.clone(), question.inner.clone());
+        let remove = move || {
+            let (key, inner) = (question.key(), &records.inner);
+            let path = key.path();
+            let change = inner.files.change(&path);
+            if question.is_current() {
+                records.withdraw(key);
+                warn_unless_removed(change.remove_durably());
+                question.answer(|| inner.memory.forget(key));
+                records.note(key, Presence::Absent);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
+    }
+
+    /// Stores what was written to the upstream through this gateway since `question` was asked. If another write
+    /// ended meanwhile, the record is removed, and the upstream is asked which of the two counts.
+    pub async fn write<V: Record>(&self, question: &Question<V>, record: V) {
+        let key = question.inner.key().clone();
+        let Some(encoded) = encode(&key, Arc::new(record)) else {
+            return self.remove_key(key).await;
+        };
+        let (records, question) = (self.clone(), question.inner.clone());
+        let write = move || records.write_now(&question, &encoded);
+        let _ = tokio::task::spawn_blocking(write).await;
+        self.note(&key, Presence::Present);
+    }
+
+    /// Changes a record that only this gateway maintains: `change` is given the record as it is, and returns the
+    /// new one, or `None` to leave it. Two updates never see the same record.
+    ///
+    /// # Errors
+    /// When the disk cannot say what the record is; nothing is changed then.
+    pub async fn update<K, F>(&self, key: &K, change: F) -> io::Result<()>
+    where
+        K: TypedKey,
+        F: FnOnce(Option<&K::Value>) -> Option<K::Value> + Send + 'static,
+    {
+        let (records, key) = (self.clone(), key.clone().into());
+        let update = move || records.update_now(&key, change);
+        let updated = tokio::task::spawn_blocking(update).await;
+        updated.map_err(io::Error::other)?
+    }
+
+    /// Removes a record; no answer to an earlier question is stored.
+    pub async fn remove<K: TypedKey>(&self, key: &K) {
+        self.remove_key(key.clone().into()).await;
+    }
+
+    async fn remove_key(&self, key: RecordKey) {
+        let records = self.clone();
+        let remove = move || {
+            records.withdraw(&key);
+            let (inner, path) = (&records.inner, key.path());
+            let change = inner.files.change(&path);
+            warn_unless_removed(change.remove_durably());
+            inner.generations.write(&key, || inner.memory.forget(&key));
+            drop(change);
+            records.note(&key, Presence::Absent);
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
+    }
+
+    /// Notes that an answer equals the record, if nothing needs to be written for that.
+    fn confirm<V: Record>(
+        &self,
+        question: &generation::Question<RecordKey>,
+        record: &Arc<V>,
+        reach: Reach,
+    ) -> Option<Outcome<V>> {
+        let key = question.key();
+        let same = question.answer(|| {
+            let known = self.inner.memory.entry(key)?;
+            let persisted = known.persisted_check?;
+            // A confirmation from before the one on disk has to be written: the disk's would be fresher.
+            let since = record
+                .checked_at()
+                .unwrap_or(persisted)
+                .checked_sub(persisted)?;
+            let same = known.record::<V>()?.says_the_same(record) && since < CONFIRMED_WITHIN;
+            same.then(|| self.inner.memory.insert(key, known.confirmed(record)))
+        });
+        match same {
+            None => Some(Outcome::Outdated(record.clone())),
+            Some(None) => None,
+            Some(Some(())) => {
+                self.publish(key, record.as_ref(), reach);
+                Some(Outcome::Current(record.clone()))
+            }
+        }
+    }
+
+    /// Stores an answer on disk and in memory; whether it still counts. Blocks.
+    fn answer_now<V: Record>(
+        &self,
+        question: &generation::Question<RecordKey>,
+        encoded: &Encoded<V>,
+        reach: Reach,
+    ) -> bool {
+        let key = question.key();
+        let path = key.path();
+        let change = self.inner.files.change(&path);
+        if !question.is_current() {
+            return false;
+        }
+        let disk = self.write_file(&change, key, encoded);
+        let (record, length) = (&encoded.record, encoded.json.len());
+        let stored = question.answer(|| self.remember(key, record, length, disk));
+        if stored.is_none() {
+            warn_unless_removed(change.remove());
+            return false;
+        }
+        self.publish(key, record.as_ref(), reach);
+        drop(change);
+        self.inner.files.retry_stuck();
+        true
+    }
+
+    /// Stores what was written, or removes the record if another write ended meanwhile. Blocks.
+    fn write_now<V: Record>(
+        &self,
+        question: &generation::Question<RecordKey>,
+        encoded: &Encoded<V>,
+    ) {
+        let key = question.key();
+        let path = key.path();
+        let change = self.inner.files.change(&path);
+        let disk = self.write_file(&change, key, encoded);
+        let (record, length) = (&encoded.record, encoded.json.len());
+        let is_alone = question.write(|is_alone| {
+            if is_alone {
+                self.remember(key, record, length, disk);
+            } else {
+                self.inner.memory.forget(key);
+            }
+            is_alone
+        });
+        if is_alone {
+            self.publish(key, record.as_ref(), Reach::Shared);
+        } else {
+            self.withdraw(key);
+            warn_unless_removed(change.remove_durably());
+        }
+    }
+
+    fn update_now<V: Record>(
+        &self,
+        key: &RecordKey,
+        update: impl FnOnce(Option<&V>) -> Option<V>,
+    ) -> io::Result<()> {
+        let (inner, path) = (&self.inner, key.path());
+        let change = inner.files.change(&path);
+        let known = inner.memory.entry(key).and_then(|entry| entry.record());
+        let known = match known {
+            Some(known) => Some(known),
+            None => match inner.files.read(&path) {
+                Ok((bytes, _)) => serde_json::from_slice(&bytes).ok().map(Arc::new),
+                Err(error) if is_absent(&error) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let Some(new) = update(known.as_deref()) else {
+            return Ok(());
+        };
+        if let Some(encoded) = encode(key, Arc::new(new)) {
+            let disk = self.write_file(&change, key, &encoded);
+            let (record, length) = (&encoded.record, encoded.json.len());
+            let generations = &inner.generations;
+            generations.write(key, || self.remember(key, record, length, disk));
+        } else {
+            warn_unless_removed(change.remove_durably());
+            inner.generations.write(key, || inner.memory.forget(key));
+        }
+        drop(change);
+        inner.files.retry_stuck();
+        Ok(())
+    }
+
+    /// Writes a record's file. If that fails, the previous record must not stay in its place.
+    fn write_file<V: Record>(
+        &self,
+        change: &Change<'_>,
+        key: &RecordKey,
+        encoded: &Encoded<V>,
+    ) -> Disk {
+        let Err(error) = change.write(&encoded.json) else {
+            return Disk::Has;
+        };
+        warn_degraded("a record cannot be written", &error);
+        let known = self.inner.memory.entry(key);
+        let known = known.and_then(|known| known.record::<V>());
+        if !known.is_some_and(|known| known.says_the_same(&encoded.record)) {
+            warn_unless_removed(change.remove());
+        }
+        Disk::HasNot
+    }
+
+    /// Lets other gateways know a record that concerns them.
+    fn publish<V: Record>(&self, key: &RecordKey, record: &V, reach: Reach) {
+        if let (Some(bucket), Reach::Shared) = (self.inner.bucket.get(), reach) {
+            bucket.put_record(key, record);
+        }
+    }
+
+    /// Lets no other gateway learn of a record any more.
+    fn withdraw(&self, key: &RecordKey) {
+        if let Some(bucket) = self.inner.bucket.get() {
+            bucket.remove_record(key);
+        }
+    }
+
+    /// Notes what a change means for the list of repositories.
+    fn note(&self, key: &RecordKey, presence: Presence) {
+        let walks = &self.inner.walks;
+        match (key, presence) {
+            (RecordKey::Manifest(key), Presence::Present) => {
+                walks.note(&key.registry, &key.repository, None);
+            }
+            (RecordKey::Manifest(_), Presence::Absent) => walks.forget(),
+            (RecordKey::Public(key), presence) => {
+                let public = matches!(presence, Presence::Present);
+                walks.note(&key.registry, &key.repository, Some(public));
+            }
+            (RecordKey::Blob(_) | RecordKey::Tag(_) | RecordKey::Extension(_), _) => {}
+        }
+    }
+}
+
+/// For the sweep and for purges, which know paths.
+impl RecordStore {
+    /// Removes the record at a path, here and in the bucket. Blocks on the disk; [`RecordStore::sync`] makes it
+    /// durable.
+    ///
+    /// # Errors
+    /// When it cannot be removed; it counts as absent all the same.
+    pub(crate) fn remove_now(&self, path: &str, key: Option<&RecordKey>) -> io::Result<()> {
+        let inner = &self.inner;
+        if let Some(key) = key {
+            self.withdraw(key);
+        }
+        let change = inner.files.change(path);
+        let removed = change.remove();
+        if let Some(key) = key {
+            inner.generations.write(key, || inner.memory.forget(key));
+            drop(change);
+            self.note(key, Presence::Absent);
+        }
+        removed
+    }
+
+    /// Removes a record that was last used before `cutoff`, in seconds since 1970; whether it did. Blocks on the
+    /// disk.
+    pub(crate) fn remove_unused(&self, path: &str, key: Option<&RecordKey>, cutoff: u64) -> bool {
+        let inner = &self.inner;
+        inner.files.remove_unused(path, cutoff, || {
+            if let Some(key) = key {
+                inner.generations.write(key, || inner.memory.forget(key));
+            }
+        })
+    }
+
+    /// Makes removals durable, given the folders of the removed files below the store's. Blocks on the disk.
+    pub(crate) fn sync(&self, folders: &HashSet<&Path>) {
+        self.inner.files.sync(folders);
+    }
+}
+
+/// A record as it is on disk; `None` if it would be too long.
+fn encode<V: Record>(key: &RecordKey, record: Arc<V>) -> Option<Encoded<V>> {
+    let json = serde_json::to_vec(record.as_ref()).ok()?;
+    let max_bytes = key.max_bytes();
+    if json.len() as u64 > max_bytes {
+        let bytes = json.len();
+        tracing::warn!(record = %key.path(), bytes, max_bytes, "a record is too long and is not stored");
+        return None;
+    }
+    Some(Encoded { record, json })
+}
+
+fn warn_unless_removed(outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        warn_degraded("a record cannot be removed", &error);
+    }
+}

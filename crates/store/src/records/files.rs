@@ -1,0 +1,215 @@
+//! The files of records: read, replaced whole, counted.
+//!
+//! A record takes one block, except for a few kinds that may take more. It is written among the partials first, so
+//! that the next start deletes what a crash leaves of it; a reader sees the old one or the new one.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::durable::{ignore_absent, is_absent, write_atomic};
+use crate::layout::PARTIALS;
+use crate::space::{Space, unix};
+
+/// How many records may wait for the disk to delete them; with more, no record counts as present.
+const MAX_STUCK: usize = 10_000;
+/// How many of them are tried again after a successful change.
+const RETRIES: usize = 8;
+/// The longest file that is read, in bytes; no kind of record may be longer.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The files of all records, by their paths below the store's folder.
+#[derive(Debug)]
+pub(super) struct RecordFiles {
+    root: PathBuf,
+    /// Where a record is written before it has its name.
+    staging: PathBuf,
+    space: Arc<Space>,
+    persist_after: u64,
+    /// A record is changed by one thread at a time, so that each is counted once; by the hash of its path.
+    changing: [Mutex<()>; 16],
+    hasher: RandomState,
+    /// Records that the disk refused to delete: absent all the same.
+    stuck: Mutex<HashSet<String>>,
+}
+
+/// A record that no other thread changes meanwhile.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    files: &'a RecordFiles,
+    path: &'a str,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl RecordFiles {
+    /// The records of the store in `root`. A last use may stay unwritten for `persist_after` seconds.
+    pub fn new(root: &Path, space: Arc<Space>, persist_after: u32) -> Self {
+        Self {
+            root: root.to_owned(),
+            staging: root.join(PARTIALS),
+            space,
+            persist_after: persist_after.into(),
+            changing: Default::default(),
+            hasher: RandomState::new(),
+            stuck: Mutex::default(),
+        }
+    }
+
+    /// The place on disk of a path below the store's folder.
+    pub fn place(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    pub fn persist_after(&self) -> u64 {
+        self.persist_after
+    }
+
+    /// Reads a record's bytes, and its last use in seconds since 1970.
+    ///
+    /// # Errors
+    /// What the disk says, also if there is none.
+    pub fn read(&self, path: &str) -> io::Result<(Vec<u8>, u64)> {
+        let stuck = self.stuck();
+        if stuck.contains(path) || stuck.len() >= MAX_STUCK {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        drop(stuck);
+        let file = File::open(self.place(path))?;
+        let used = file.metadata()?.modified().map_or(0, unix);
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok((bytes, used))
+    }
+
+    /// Begins to change a record. Blocks while another thread changes it.
+    pub fn change<'a>(&'a self, path: &'a str) -> Change<'a> {
+        Change {
+            files: self,
+            path,
+            _alone: self.changing(path),
+        }
+    }
+
+    /// Removes a record that was last used before `cutoff`, in seconds since 1970, then calls `removed`; whether it
+    /// did.
+    pub fn remove_unused(&self, path: &str, cutoff: u64, removed: impl FnOnce()) -> bool {
+        let _alone = self.changing(path);
+        let file = self.place(path);
+        let Ok(meta) = std::fs::metadata(&file) else {
+            return false;
+        };
+        let unused = meta.modified().is_ok_and(|used| unix(used) < cutoff);
+        if !unused || std::fs::remove_file(&file).is_err() {
+            return false;
+        }
+        self.space.record_gone(meta.len());
+        removed();
+        true
+    }
+
+    /// Makes the removals from these folders durable.
+    pub fn sync(&self, folders: &HashSet<&Path>) {
+        for folder in folders {
+            let _ = File::open(self.root.join(folder)).and_then(|folder| folder.sync_all());
+        }
+    }
+
+    /// Tries to remove some of the records that the disk refused to delete before.
+    pub fn retry_stuck(&self) {
+        let some: Vec<String> = self.stuck().iter().take(RETRIES).cloned().collect();
+        for path in some {
+            let change = self.change(&path);
+            // It may have been written meanwhile.
+            if self.stuck().contains(&path) && change.unlink().is_ok() {
+                self.stuck().remove(&path);
+            }
+        }
+    }
+
+    /// Writes down that a record was used now.
+    pub fn touch(&self, path: &str) {
+        if let Ok(file) = File::open(self.place(path)) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self, path: &str) -> MutexGuard<'_, ()> {
+        let locks = self.changing.len() as u64;
+        let at = usize::try_from(self.hasher.hash_one(path) % locks).unwrap_or(0);
+        self.changing[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Change<'_> {
+    /// Replaces or creates the record.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk refuses.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let files = self.files;
+        let file = files.place(self.path);
+        // While it is replaced, there are two of it.
+        let room = files.space.reserve_record(bytes.len() as u64);
+        let room = room.map_err(io::Error::other)?;
+        let replaced = match std::fs::symlink_metadata(&file) {
+            Ok(meta) => Some(meta.len()),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => return Err(error),
+        };
+        write_atomic(&files.staging, &file, bytes)?;
+        room.settle_record(replaced);
+        files.stuck().remove(self.path);
+        Ok(())
+    }
+
+    /// Removes the record, if there is one. If the disk refuses, it counts as absent until the process ends.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn remove(&self) -> io::Result<()> {
+        let removed = self.unlink();
+        let mut stuck = self.files.stuck();
+        if removed.is_ok() {
+            stuck.remove(self.path);
+        } else if stuck.len() < MAX_STUCK {
+            stuck.insert(self.path.to_owned());
+        }
+        removed
+    }
+
+    /// [`Change::remove`], so that a power cut does not bring it back.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn remove_durably(&self) -> io::Result<()> {
+        let file = self.files.place(self.path);
+        let existed = std::fs::symlink_metadata(&file).is_ok();
+        self.remove()?;
+        match file.parent().filter(|_| existed) {
+            Some(folder) => ignore_absent(File::open(folder).and_then(|folder| folder.sync_all())),
+            None => Ok(()),
+        }
+    }
+
+    fn unlink(&self) -> io::Result<()> {
+        let file = self.files.place(self.path);
+        let size = match std::fs::symlink_metadata(&file) {
+            Ok(meta) => meta.len(),
+            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        ignore_absent(std::fs::remove_file(file))?;
+        self.files.space.record_gone(size);
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! The records that were used last, in memory.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moka::policy::EvictionPolicy;
+
+use crate::record::{Record, RecordKey};
+
+/// The memory that entries may take, as [`Entry::weight`] estimates it, in bytes.
+const CAPACITY: u64 = 64 << 20;
+/// What an entry takes beside its value, in bytes.
+const ENTRY: u32 = 512;
+
+/// A bounded cache of records of all kinds. A key stands for values of one type.
+pub(super) struct Memory {
+    entries: moka::sync::Cache<RecordKey, Arc<Entry>>,
+}
+
+/// A record in memory.
+pub(super) struct Entry {
+    record: Arc<dyn Any + Send + Sync>,
+    /// The length of the record as JSON, in bytes.
+    length: usize,
+    /// Its last use as it is on disk, in seconds since 1970.
+    pub persisted_use: AtomicU64,
+    /// When the record on disk was confirmed, in seconds since 1970; `None`: the disk does not have this one.
+    pub persisted_check: Option<u64>,
+}
+
+impl Entry {
+    pub fn new<V: Record>(
+        record: &Arc<V>,
+        length: usize,
+        used: u64,
+        persisted_check: Option<u64>,
+    ) -> Self {
+        Self {
+            record: record.clone(),
+            length,
+            persisted_use: AtomicU64::new(used),
+            persisted_check,
+        }
+    }
+
+    /// The same entry with a later confirmation of its record, which the disk does not have.
+    pub fn confirmed<V: Record>(&self, record: &Arc<V>) -> Self {
+        let used = self.persisted_use.load(Ordering::Relaxed);
+        Self::new(record, self.length, used, self.persisted_check)
+    }
+
+    pub fn record<V: Record>(&self) -> Option<Arc<V>> {
+        self.record.clone().downcast().ok()
+    }
+
+    /// An estimate of what it takes in memory: values with many small parts take more than their JSON.
+    fn weight(&self) -> u32 {
+        let value = u32::try_from(self.length).unwrap_or(u32::MAX);
+        value.saturating_mul(2).saturating_add(ENTRY)
+    }
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self::of(CAPACITY)
+    }
+
+    pub fn of(capacity: u64) -> Self {
+        let entries = moka::sync::Cache::builder()
+            .max_capacity(capacity)
+            .weigher(|_, entry: &Arc<Entry>| entry.weight())
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self { entries }
+    }
+
+    pub fn entry(&self, key: &RecordKey) -> Option<Arc<Entry>> {
+        self.entries.get(key)
+    }
+
+    pub fn insert(&self, key: &RecordKey, entry: Entry) {
+        self.entries.insert(key.clone(), Arc::new(entry));
+    }
+
+    pub fn forget(&self, key: &RecordKey) {
+        self.entries.invalidate(key);
+    }
+}

@@ -1,0 +1,297 @@
+//! The store of records: JSON files with a cache in front.
+//!
+//! The cache holds what the disk holds or is about to, except for the time of the last confirmation, which is
+//! written at most hourly: after a restart a record is taken for older than it is, never for fresher. The last
+//! use of a record is its file's mtime, written as seldom; the sweep deletes what is unused.
+//!
+//! A [`Question`] is asked before the upstream is. Its answer is stored only if the record was neither written nor
+//! removed since, and no later question was answered. That decision, the change on disk and the change in memory
+//! are one step, in the order in which the disk sees them. This holds for reads of the disk as well: a record
+//! that was read while it was being removed is not remembered.
+//!
+//! Errors of the disk cost a question upstream, never an answer. A record that the disk refuses to delete is absent
+//! all the same.
+
+mod change;
+mod files;
+mod memory;
+mod repositories;
+mod walk;
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use oci::digest::Digest;
+use oci::manifest::AcceptClass;
+use oci::name::{Registry, Repository, Tag};
+use runtime::generation::{self, Generations};
+
+pub use repositories::KnownRepository;
+pub(crate) use walk::Visited;
+
+use crate::bucket::Bucket;
+use crate::durable::is_absent;
+use crate::record::{
+    ExtensionKind, Outcome, Reach, Record, RecordKey, StoredValue, TagKey, TypedKey,
+};
+use crate::space::{Space, unix};
+use change::Disk;
+use files::RecordFiles;
+use memory::{Entry, Memory};
+use repositories::Walks;
+
+/// A question about a record, from before the upstream is asked until its answer is stored. Cloning is cheap.
+pub struct Question<V> {
+    inner: generation::Question<RecordKey>,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V> Question<V> {
+    /// The number of the generation that it was asked in: it changes with every write and removal.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation()
+    }
+
+    /// Whether its answer would be stored.
+    pub fn is_current(&self) -> bool {
+        self.inner.is_current()
+    }
+}
+
+impl<V> Clone for Question<V> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<V> fmt::Debug for Question<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// All records of all kinds. Cloning is cheap.
+#[derive(Clone)]
+pub struct RecordStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    files: RecordFiles,
+    memory: Memory,
+    generations: Generations<RecordKey>,
+    bucket: OnceLock<Bucket>,
+    walks: Walks,
+    /// The kinds that other crates added.
+    kinds: Vec<&'static ExtensionKind>,
+}
+
+impl fmt::Debug for RecordStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordStore").finish_non_exhaustive()
+    }
+}
+
+impl RecordStore {
+    /// The records of the store in `root`. A last use may stay unwritten for `persist_after` seconds.
+    pub(crate) fn new(
+        root: &Path,
+        space: Arc<Space>,
+        persist_after: u32,
+        kinds: Vec<&'static ExtensionKind>,
+    ) -> Self {
+        Self::with_memory(root, space, persist_after, kinds, Memory::new())
+    }
+
+    fn with_memory(
+        root: &Path,
+        space: Arc<Space>,
+        persist_after: u32,
+        kinds: Vec<&'static ExtensionKind>,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                files: RecordFiles::new(root, space, persist_after),
+                memory,
+                generations: Generations::default(),
+                bucket: OnceLock::new(),
+                walks: Walks::new(),
+                kinds,
+            }),
+        }
+    }
+
+    /// Shares the records of those registries that share theirs, from now on.
+    pub(crate) fn share(&self, bucket: &Bucket) {
+        let _ = self.inner.bucket.set(bucket.clone());
+    }
+
+    /// Begins a question about a record. Do so before the upstream is asked.
+    pub fn ask<K: TypedKey>(&self, key: &K) -> Question<K::Value> {
+        Question {
+            inner: self.inner.generations.ask(key.clone().into()),
+            value: PhantomData,
+        }
+    }
+
+    /// Opens a record. One that cannot be parsed counts as absent: the upstream is asked again.
+    ///
+    /// # Errors
+    /// When the disk cannot say whether there is one; that is not the same as absent.
+    pub async fn open<K: TypedKey>(&self, key: &K) -> io::Result<Option<Arc<K::Value>>> {
+        let key = key.clone().into();
+        loop {
+            let now = unix(SystemTime::now());
+            if let Some(record) = self.remembered(&key, now) {
+                return Ok(Some(record));
+            }
+            let question = self.inner.generations.ask(key.clone());
+            let (inner, path) = (self.inner.clone(), key.path());
+            let file = path.clone();
+            let read = tokio::task::spawn_blocking(move || inner.files.read(&file));
+            let (bytes, used) = match read.await.map_err(io::Error::other)? {
+                Ok(read) => read,
+                Err(error) if is_absent(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let Ok(record) = serde_json::from_slice::<K::Value>(&bytes) else {
+                tracing::warn!(record = %path, "a record on disk cannot be read; it is asked for anew");
+                return Ok(None);
+            };
+            let record = Arc::new(record);
+            let remember = || self.remember(&key, &record, bytes.len(), Disk::Has);
+            // Otherwise it was changed or removed meanwhile, and the disk is read again.
+            if question.unchanged(remember).is_some() {
+                if now.saturating_sub(used) >= self.inner.files.persist_after() {
+                    self.touch(path);
+                }
+                return Ok(Some(record));
+            }
+        }
+    }
+
+    /// Opens a record that another gateway left in the bucket, if `accepts` it, and stores it here.
+    pub async fn open_shared<K: TypedKey>(
+        &self,
+        key: &K,
+        accepts: impl Fn(&K::Value) -> bool,
+    ) -> Option<Arc<K::Value>> {
+        let bucket = self.inner.bucket.get()?;
+        let question = self.ask(key);
+        let record = bucket.record::<K::Value>(question.inner.key()).await?;
+        if !accepts(&record) {
+            return None;
+        }
+        match self.answer(&question, record, Reach::Here).await {
+            Outcome::Current(record) => Some(record),
+            // It was removed meanwhile.
+            Outcome::Outdated(_) => None,
+        }
+    }
+
+    /// Stores what this gateway itself knows.
+    pub async fn put<K: TypedKey>(&self, key: &K, record: K::Value) -> Arc<K::Value> {
+        let question = self.ask(key);
+        let outcome = self.answer(&question, record, Reach::Here).await;
+        outcome.into_record()
+    }
+
+    /// The tags of a repository that were asked for before. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
+        let (folder, class) = (TagKey::folder(registry, repository), AcceptClass::Full);
+        let folder = self.inner.files.place(&folder).join(class.as_str());
+        let entries = match std::fs::read_dir(folder) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let tag =
+            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        Ok(entries.filter_map(tag).collect())
+    }
+
+    /// Removes every tag of a repository that points at `digest`, and stores no answer about any of its tags that
+    /// was asked for before. Looks at all of its tags.
+    pub async fn remove_tags_of(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: Digest,
+    ) {
+        self.end_generations(|key| match key {
+            RecordKey::Tag(tag) => tag.registry == *registry && tag.repository == *repository,
+            _ => false,
+        });
+        let (records, folder) = (self.clone(), TagKey::folder(registry, repository));
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            records.walk_folder(&folder, &mut |visited| {
+                let Visited::Record { path, entry, .. } = visited else {
+                    return;
+                };
+                let file = entry.path();
+                let read = || std::fs::read(&file).ok();
+                let pointer: Option<crate::record::Pointer> = StoredValue::new(&read).parse();
+                let is_of = pointer.is_some_and(|pointer| pointer.digest == digest);
+                if let (true, Some(RecordKey::Tag(tag))) = (is_of, records.parse(path)) {
+                    found.push(tag);
+                }
+            });
+            found
+        });
+        for tag in found.await.unwrap_or_default() {
+            self.remove(&tag).await;
+        }
+    }
+
+    /// Stores no answer to a question about these records that was asked before this.
+    pub(crate) fn end_generations(&self, ends: impl Fn(&RecordKey) -> bool) {
+        self.inner.generations.write_where(ends, || ());
+    }
+
+    /// The key of the record at a path below the store's folder.
+    pub(crate) fn parse(&self, path: &str) -> Option<RecordKey> {
+        RecordKey::parse(path, &self.inner.kinds)
+    }
+
+    /// The record in memory, whose use is noted.
+    fn remembered<V: Record>(&self, key: &RecordKey, now: u64) -> Option<Arc<V>> {
+        let entry = self.inner.memory.entry(key)?;
+        let record = entry.record()?;
+        let persisted = entry.persisted_use.load(Ordering::Relaxed);
+        if now.saturating_sub(persisted) >= self.inner.files.persist_after() {
+            entry.persisted_use.store(now, Ordering::Relaxed);
+            self.touch(key.path());
+        }
+        Some(record)
+    }
+
+    fn remember<V: Record>(&self, key: &RecordKey, record: &Arc<V>, length: usize, disk: Disk) {
+        let persisted_check = match disk {
+            Disk::Has => record.checked_at().or(Some(0)),
+            Disk::HasNot => None,
+        };
+        let used = unix(SystemTime::now());
+        let entry = Entry::new(record, length, used, persisted_check);
+        self.inner.memory.insert(key, entry);
+    }
+
+    fn touch(&self, path: String) {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.files.touch(&path));
+    }
+}
+
+#[cfg(test)]
+mod tests;

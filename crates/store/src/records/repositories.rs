@@ -1,0 +1,188 @@
+//! The repositories of a registry: the folders that hold manifests.
+//!
+//! One thread at a time walks them for all callers, so that the threads that read bytes are not used up. The list is
+//! remembered for a minute, or until a repository is added that is not in it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::RecordStore;
+use crate::layout::{REPOSITORIES, component};
+use oci::name::{Registry, Repository};
+
+/// How many folders are looked at: nobody reads a longer list.
+const FOLDERS: usize = 200_000;
+/// How many names are remembered in all, and how long.
+const REMEMBERED: u64 = 200_000;
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// How many folders are looked at for repositories with blobs: a client waits for the answer.
+const FOLDERS_OF_BLOBS: usize = 20_000;
+
+/// A repository that has a manifest in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownRepository {
+    pub repository: Repository,
+    /// Whether the upstream ever said that it can be read anonymously.
+    pub public: bool,
+}
+
+/// By name.
+type Repositories = Arc<[KnownRepository]>;
+
+/// The lists that were found, and the turn to look for one.
+#[derive(Debug)]
+pub(super) struct Walks {
+    turn: Semaphore,
+    known: moka::sync::Cache<Registry, Repositories>,
+    /// Counts the changes that made a remembered list wrong.
+    changes: AtomicU64,
+}
+
+impl Walks {
+    pub fn new() -> Self {
+        let weight = |_: &Registry, known: &Repositories| {
+            u32::try_from(known.len()).map_or(u32::MAX, |names| names.saturating_add(1))
+        };
+        Self {
+            turn: Semaphore::new(1),
+            known: moka::sync::Cache::builder()
+                .max_capacity(REMEMBERED)
+                .weigher(weight)
+                .time_to_live(REMEMBERED_FOR)
+                .build(),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that a repository has a manifest; `public` is whether it can be read anonymously, if that is known.
+    pub fn note(&self, registry: &Registry, repository: &Repository, public: Option<bool>) {
+        let known = self.known.get(registry);
+        let same = known.is_some_and(|known| {
+            let at = known.binary_search_by(|other| other.repository.cmp(repository));
+            at.is_ok_and(|at| public.is_none_or(|public| known[at].public == public))
+        });
+        if !same {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+            self.known.invalidate(registry);
+        }
+    }
+
+    /// Forgets all lists: a repository may have lost its last manifest.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate_all();
+    }
+}
+
+impl RecordStore {
+    /// The repositories of a registry that have a manifest in the store, by name.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub async fn repositories(&self, registry: &Registry) -> io::Result<Arc<[KnownRepository]>> {
+        let walks = &self.inner.walks;
+        if let Some(known) = walks.known.get(registry) {
+            return Ok(known);
+        }
+        let _turn = walks.turn.acquire().await.map_err(io::Error::other)?;
+        // The caller before may have walked the same registry.
+        if let Some(known) = walks.known.get(registry) {
+            return Ok(known);
+        }
+        let changes = walks.changes.load(Ordering::SeqCst);
+        let root = self.folder(registry);
+        let walking = tokio::task::spawn_blocking(move || walk(&root));
+        let found: Repositories = walking.await.map_err(io::Error::other)??.into();
+        tracing::debug!(%registry, repositories = found.len(), "walked");
+        walks.known.insert(registry.clone(), found.clone());
+        if walks.changes.load(Ordering::SeqCst) != changes {
+            walks.known.invalidate(registry);
+        }
+        Ok(found)
+    }
+
+    /// The repositories of a registry that have a blob in the store, of the first 20,000 folders, in no order. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot say.
+    pub fn repositories_with_blobs(&self, registry: &Registry) -> io::Result<Vec<Repository>> {
+        let mut found = Vec::new();
+        let root = self.folder(registry);
+        visit(&root, FOLDERS_OF_BLOBS, |repository, folder| {
+            if folder.join("_blobs").exists() {
+                found.push(repository);
+            }
+        })?;
+        Ok(found)
+    }
+
+    fn folder(&self, registry: &Registry) -> PathBuf {
+        let registry = component(registry.as_str());
+        self.inner
+            .files
+            .place(&format!("{REPOSITORIES}/{registry}"))
+    }
+}
+
+/// The repositories below a registry's folder that have a manifest, by name. Blocks.
+fn walk(root: &Path) -> io::Result<Vec<KnownRepository>> {
+    let mut found = Vec::new();
+    visit(root, FOLDERS, |repository, folder| {
+        if !is_empty(&folder.join("_manifests")) {
+            let public = folder.join("_public").exists();
+            found.push(KnownRepository { repository, public });
+        }
+    })?;
+    found.sort_unstable_by(|one, other| one.repository.cmp(&other.repository));
+    Ok(found)
+}
+
+/// Visits those of the first `most` folders below a registry's that are named like a repository. Blocks.
+fn visit(root: &Path, most: usize, mut visit: impl FnMut(Repository, &Path)) -> io::Result<()> {
+    let mut folders = vec![root.to_owned()];
+    let mut left = most;
+    while let Some(folder) = folders.pop() {
+        let Some(less) = left.checked_sub(1) else {
+            break;
+        };
+        left = less;
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // It was removed, or never created.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            // The kinds of records begin with `_`, components of names never do.
+            if !entry.file_name().as_encoded_bytes().starts_with(b"_")
+                && entry.file_type()?.is_dir()
+            {
+                folders.push(entry.path());
+            }
+        }
+        if let Some(repository) = name(root, &folder) {
+            visit(repository, &folder);
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(folder: &PathBuf) -> bool {
+    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}
+
+fn name(root: &Path, folder: &Path) -> Option<Repository> {
+    folder.strip_prefix(root).ok()?.to_str()?.parse().ok()
+}
+
+#[cfg(test)]
+#[path = "repositories_tests.rs"]
+mod tests;
