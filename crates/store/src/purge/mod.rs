@@ -67,16 +67,16 @@ impl Purge {
                 self.blobs.insert(format!("{name}@{}", key.digest));
             }
             RecordKey::Public(_) => {}
-            RecordKey::Extension(key) => match (key.repository(), (key.kind().tag)(key)) {
-                (Some(repository), Some(tag)) => {
+            RecordKey::Extension(key) => {
+                let tag = (key.kind().tag)(key);
+                if let (Some(repository), Some(tag)) = (key.repository(), tag) {
                     let name = name(key.registry(), repository);
                     self.tags.insert(format!("{name}:{tag}"));
-                }
-                _ => {
+                } else {
                     let place = percent_encoding::percent_decode_str(&listed.path);
                     self.others.insert(place.decode_utf8_lossy().into_owned());
                 }
-            },
+            }
         }
         let record = (listed.path.clone(), Some(listed.key.clone()));
         self.records.push(record);
