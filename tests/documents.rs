@@ -1,5 +1,6 @@
 //! The documents: they are short, complete, lead nowhere that is not there, and name tests that exist.
 
+mod code;
 mod examples;
 mod promises;
 mod reference;
