@@ -88,7 +88,7 @@ impl Admin {
             Ok(asked) => asked,
             Err(refused) => return *refused,
         };
-        let target = match target::parse(&asked.target, &self.settings.registries) {
+        let target = match target::parse(&asked.target, &self.settings.resolver) {
             Ok(target) => target,
             Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
         };

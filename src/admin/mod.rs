@@ -33,8 +33,9 @@ pub use report::{
     WarmLine,
 };
 pub use route::Scope;
-pub use target::{Named, image};
+pub use target::image;
 
+use gateway::Resolver;
 use mirror::Mirror;
 use route::{Peer, Refusal, Route};
 use runtime::share::{Kind, PerClient, Shares};
@@ -75,7 +76,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub struct Settings {
     /// The host of `admin.address`, where it is one.
     pub host: Option<String>,
-    pub registries: Vec<Named>,
+    pub resolver: Resolver,
     /// `store.max_size` in bytes.
     pub max_bytes: u64,
 }

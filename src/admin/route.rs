@@ -9,6 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
+use oci::authority;
 
 /// Which listener a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,15 +182,10 @@ fn is_ours(uri: &Uri, headers: &HeaderMap, name: Option<&str>) -> bool {
         (None, Some(host), None) => host.to_str().unwrap_or_default(),
         _ => return false,
     };
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let literal = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let ip = literal.unwrap_or(host).parse::<IpAddr>();
-    let own = |name: &str| name.eq_ignore_ascii_case(literal.unwrap_or(host));
+    let (host, _) = authority::split_port(authority);
+    let bare = authority::unbracketed(host);
+    let ip = bare.parse::<IpAddr>();
+    let own = |name: &str| name.eq_ignore_ascii_case(bare);
     host.eq_ignore_ascii_case("localhost")
         || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
         || name.is_some_and(own)

@@ -1,22 +1,9 @@
 //! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
 
+use gateway::{Place, ResolveError, Resolver};
 use mirror::{Image, Target};
 use oci::digest::Digest;
-use oci::glob::Pattern;
-use oci::name::{Reference, Registry, Repository};
-
-/// A configured registry, as far as names lead to it.
-#[derive(Clone, Debug)]
-pub struct Named {
-    pub registry: Registry,
-    pub aliases: Vec<String>,
-    pub owns: Vec<Pattern>,
-    pub default: bool,
-    /// One-component names stand for `library/<name>`: the Hub.
-    pub library: bool,
-    /// Whether what is read there is kept here.
-    pub cached: bool,
-}
+use oci::name::{NameError, Reference, Registry, RepositoryName};
 
 /// Why a text names nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +11,7 @@ pub enum TargetError {
     #[error("{0} is no registry's: write the registry's name before it")]
     NoRegistry(String),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
-    Name(#[from] oci::name::NameError),
+    Name(#[from] NameError),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
     Reference(String),
     #[error("{0} is no image; write [registry/]repository[:tag|@digest]")]
@@ -37,8 +24,8 @@ pub enum TargetError {
 ///
 /// # Errors
 /// When it is no image, or of no registry that is configured and kept.
-pub fn image(text: &str, registries: &[Named]) -> Result<Image, TargetError> {
-    let (registry, repository, reference) = match parse(text, registries)? {
+pub fn image(text: &str, resolver: &Resolver) -> Result<Image, TargetError> {
+    let (registry, repository, reference) = match parse(text, resolver)? {
         Target::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
         Target::Content(registry, repository, digest) => {
             (registry, repository, Reference::Digest(digest))
@@ -52,8 +39,10 @@ pub fn image(text: &str, registries: &[Named]) -> Result<Image, TargetError> {
             return Err(TargetError::NoImage(text.to_owned()));
         }
     };
-    let named = registries.iter().find(|named| named.registry == registry);
-    if named.is_some_and(|named| !named.cached) {
+    if resolver
+        .by_name(registry.as_str())
+        .is_some_and(|entry| !entry.cached)
+    {
         return Err(TargetError::NotKept(registry));
     }
     Ok(Image {
@@ -67,43 +56,26 @@ pub fn image(text: &str, registries: &[Named]) -> Result<Image, TargetError> {
 ///
 /// # Errors
 /// When it is none of the three, or of no registry that is configured.
-pub fn parse(text: &str, registries: &[Named]) -> Result<Target, TargetError> {
+pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
     if let Ok(digest) = text.parse::<Digest>() {
         return Ok(Target::Everywhere(digest));
     }
-    let calls = |named: &Named| {
-        let own = named.registry.as_str().to_owned();
-        std::iter::once(own)
-            .chain(named.aliases.clone())
-            .collect::<Vec<_>>()
-    };
-    if let Some(named) = registries
-        .iter()
-        .find(|named| calls(named).iter().any(|name| name == text))
-    {
-        return Ok(Target::Registry(named.registry.clone()));
+    if let Some(entry) = resolver.by_name(text) {
+        return Ok(Target::Registry(entry.registry.clone()));
     }
     let (name, reference) = split(text);
-    let prefixed = registries.iter().flat_map(|named| {
-        let calls = calls(named).into_iter();
-        calls.filter_map(move |own| Some((named, name.strip_prefix(&own)?.strip_prefix('/')?)))
-    });
-    let owner = || {
-        registries
-            .iter()
-            .find(|named| named.owns.iter().any(|owned| owned.matches(name)))
-    };
-    let default = || registries.iter().find(|named| named.default);
-    let (owning, name) = prefixed
-        .min_by_key(|(_, rest)| rest.len())
-        .or_else(|| Some((owner().or_else(default)?, name)))
-        .ok_or_else(|| TargetError::NoRegistry(name.to_owned()))?;
-    let repository: Repository = if owning.library && !name.is_empty() && !name.contains('/') {
-        format!("library/{name}").parse()?
-    } else {
-        name.parse()?
-    };
-    let registry = owning.registry.clone();
+    let found = resolver.resolve(Place::Operator, name);
+    let (_, name) = found.map_err(|error| match error {
+        ResolveError::Name(error) => TargetError::Name(error),
+        ResolveError::Long => TargetError::Name(NameError::Long),
+        ResolveError::Unclaimed | ResolveError::Namespace | ResolveError::Elsewhere => {
+            TargetError::NoRegistry(name.to_owned())
+        }
+    })?;
+    let RepositoryName {
+        registry,
+        repository,
+    } = name;
     Ok(match reference {
         None => Target::Repository(registry, repository),
         Some(Written::Tag(tag)) => {
@@ -142,11 +114,12 @@ fn split(text: &str) -> (&str, Option<Written<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gateway::Entry;
+    use oci::glob::Pattern;
 
     #[test]
     fn what_is_meant() {
-        let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| Named {
-            registry: Registry::new(name),
+        let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| Entry {
             aliases: aliases.iter().map(ToString::to_string).collect(),
             owns: owns
                 .iter()
@@ -154,13 +127,14 @@ mod tests {
                 .collect(),
             default,
             library,
-            cached: name != "backend",
+            ..Entry::named(name)
         };
-        let registries = [
+        let entries = vec![
             named("docker.io", &["index.docker.io"], &[], true, true),
             named("registry.local:5000", &[], &["team/**"], false, false),
             named("registry.local:5000/sub", &[], &[], false, false),
         ];
+        let resolver = Resolver { entries };
         let digest = format!("sha256:{}", "a".repeat(64));
         let at = |name: &str| format!("{name}@{digest}");
         for (text, expected) in [
@@ -211,8 +185,7 @@ mod tests {
                 "Tag(registry.local:5000, team/x, y)".to_owned(),
             ),
         ] {
-            let target =
-                parse(&text, &registries).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let target = parse(&text, &resolver).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(format!("{target:?}"), expected, "{text}");
         }
         for text in [
@@ -225,9 +198,11 @@ mod tests {
             "docker.io/",
             "http://docker.io/app",
         ] {
-            assert!(parse(text, &registries).is_err(), "{text}");
+            assert!(parse(text, &resolver).is_err(), "{text}");
         }
-        let without_default = [named("ghcr.io", &[], &[], false, false)];
+        let without_default = Resolver {
+            entries: vec![named("ghcr.io", &[], &[], false, false)],
+        };
         assert_eq!(
             parse("app", &without_default),
             Err(TargetError::NoRegistry("app".to_owned()))
@@ -236,15 +211,14 @@ mod tests {
 
     #[test]
     fn images() {
-        let named = |name: &str, cached| Named {
-            registry: Registry::new(name),
-            aliases: Vec::new(),
-            owns: Vec::new(),
+        let named = |name: &str, cached| Entry {
             default: name == "docker.io",
-            library: name == "docker.io",
             cached,
+            ..Entry::named(name)
         };
-        let registries = [named("docker.io", true), named("backend", false)];
+        let resolver = Resolver {
+            entries: vec![named("docker.io", true), named("backend", false)],
+        };
         let digest = format!("sha256:{}", "a".repeat(64));
         for (text, expected) in [
             ("app".to_owned(), "docker.io library/app latest".to_owned()),
@@ -257,7 +231,7 @@ mod tests {
                 format!("docker.io library/app {digest}"),
             ),
         ] {
-            let image = image(&text, &registries).expect("an image");
+            let image = image(&text, &resolver).expect("an image");
             let Image {
                 registry,
                 repository,
@@ -273,8 +247,8 @@ mod tests {
                 TargetError::NotKept(Registry::new("backend")),
             ),
         ] {
-            assert_eq!(image(text, &registries), Err(expected), "{text}");
+            assert_eq!(image(text, &resolver), Err(expected), "{text}");
         }
-        assert!(image("No Image", &registries).is_err());
+        assert!(image("No Image", &resolver).is_err());
     }
 }

@@ -26,7 +26,7 @@ impl Admin {
             Ok(asked) => asked,
             Err(refused) => return *refused,
         };
-        let image = match target::image(&asked.image, &self.settings.registries) {
+        let image = match target::image(&asked.image, &self.settings.resolver) {
             Ok(image) => image,
             Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
         };

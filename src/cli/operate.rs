@@ -58,9 +58,9 @@ pub fn verify(config: &Config) -> ExitCode {
 
 /// Fails where an image is not all here in the end; the others are.
 pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> ExitCode {
-    let registries = config.admin_settings().registries;
+    let resolver = config.resolver();
     for image in images {
-        if let Err(error) = admin::image(image, &registries) {
+        if let Err(error) = admin::image(image, &resolver) {
             eprintln!("roadstead: {error}");
             return ExitCode::from(USAGE);
         }

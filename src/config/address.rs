@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use super::host::{bracketed, parse_authority, parse_port};
 use super::units::Parsed;
+use oci::authority::{self, bracketed, parse_port};
 
 /// The longest path of a Unix socket on Linux, in bytes, its closing zero left out.
 const UNIX_PATH: usize = 107;
@@ -43,7 +43,7 @@ impl ListenAddress {
             let port = parse_port(port).ok_or_else(|| format!("is not an address; {FORMS}"))?;
             return Ok(Self::Tcp { host: None, port });
         }
-        match parse_authority(text) {
+        match authority::parse(text) {
             Some((host, Some(port))) => Ok(Self::Tcp {
                 host: Some(host),
                 port,

@@ -1,13 +1,10 @@
 //! The names of hosts and of registries.
 
-use std::net::Ipv6Addr;
-
 use super::units::Parsed;
+use oci::authority;
 
 /// Docker Hub's name, by which rules, links and logs call it.
 pub(super) const HUB: &str = "docker.io";
-/// The longest host name, in bytes.
-const HOST_NAME: usize = 253;
 
 /// All names by which clients call a registry that has more than its configured name: those of
 /// `docker.io`, itself included. Empty for any other.
@@ -37,7 +34,7 @@ pub(super) fn registry_name(text: &str) -> Parsed<String> {
     if text != text.to_lowercase() {
         return Err(format!("is not lower case; write {}", text.to_lowercase()));
     }
-    match parse_authority(text) {
+    match authority::parse(text) {
         Some((host, port)) if port != Some(0) && !host.contains(':') => Ok(text.to_owned()),
         _ => Err("is not a registry's name; write a host or a word, such as ghcr.io".to_owned()),
     }
@@ -50,62 +47,9 @@ pub(super) fn canonical(name: &str) -> Option<&'static str> {
 
 /// `host` or `host:port` as in a Host header, in lower case.
 pub(super) fn host(text: &str) -> Parsed<String> {
-    match parse_authority(text) {
+    match authority::parse(text) {
         Some((_, port)) if port != Some(0) => Ok(text.to_lowercase()),
         _ => Err("is not a host; write a name or address, such as registry.example.com".to_owned()),
-    }
-}
-
-/// `name`, `name:port`, `v4`, `v4:port`, `[v6]` or `[v6]:port`; also a bare v6, which has no port.
-/// The host comes out in lower case and without brackets.
-pub(super) fn parse_authority(text: &str) -> Option<(String, Option<u16>)> {
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Some((text.to_lowercase(), None));
-    }
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, port) = rest.split_once(']')?;
-        host.parse::<Ipv6Addr>().ok()?;
-        (host, port)
-    } else {
-        let host = text.find(':').unwrap_or(text.len());
-        let (host, port) = text.split_at(host);
-        if !is_host_name(host) {
-            return None;
-        }
-        (host, port)
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => Some(parse_port(port)?),
-        None if port.is_empty() => None,
-        None => return None,
-    };
-    Some((host.to_lowercase(), port))
-}
-
-/// Labels of letters, digits, `-` and (as in container networks) `_`, between dots.
-fn is_host_name(text: &str) -> bool {
-    let label = |label: &str| {
-        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        ends(label.chars().next())
-            && ends(label.chars().last())
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
-    };
-    text.len() <= HOST_NAME && text.split('.').all(label)
-}
-
-pub(super) fn parse_port(text: &str) -> Option<u16> {
-    // `u16::from_str` would take a sign.
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
-}
-
-pub(super) fn bracketed(host: &str) -> String {
-    if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
     }
 }
 

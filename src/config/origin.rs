@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::host::{HUB, bracketed, parse_authority};
+use super::host::HUB;
 use super::units::Parsed;
+use oci::authority::{self, bracketed};
 
 /// Where Docker Hub's registry API is served.
 const HUB_API: &str = "registry-1.docker.io";
@@ -53,7 +54,7 @@ impl Origin {
                     .to_owned(),
             );
         }
-        match parse_authority(authority) {
+        match authority::parse(authority) {
             Some((host, port)) if port != Some(0) => Ok(Self { scheme, host, port }),
             _ => Err("has no usable host and port; write http://host:port or https://host".into()),
         }
@@ -63,7 +64,7 @@ impl Origin {
     /// host for Docker Hub. `None` for what is no registry's name.
     pub(super) fn of_registry(name: &str) -> Option<Self> {
         let authority = if name == HUB { HUB_API } else { name };
-        let (host, port) = parse_authority(authority)?;
+        let (host, port) = authority::parse(authority)?;
         Some(Self {
             scheme: Scheme::Https,
             host,

@@ -155,7 +155,7 @@ impl Config {
         }
     }
 
-    pub fn routing_table(&self) -> gateway::Table {
+    pub fn resolver(&self) -> gateway::Resolver {
         let entries = self.registries.iter().map(|registry| gateway::Entry {
             registry: Registry::new(&registry.name),
             aliases: super::aliases(&registry.name)
@@ -173,8 +173,14 @@ impl Config {
             bridge: registry.bridge,
             callers: registry.visibility == Visibility::Caller,
         });
-        gateway::Table {
+        gateway::Resolver {
             entries: entries.collect(),
+        }
+    }
+
+    pub fn routing_table(&self) -> gateway::Table {
+        gateway::Table {
+            resolver: self.resolver(),
             old_clients: match &self.routing.old_clients {
                 OldClients::Default => gateway::OldClients::Default,
                 OldClients::Patterns(patterns) => gateway::OldClients::Patterns(patterns.clone()),
@@ -183,23 +189,12 @@ impl Config {
     }
 
     pub fn admin_settings(&self) -> admin::Settings {
-        let registries = self.registries.iter().map(|registry| admin::Named {
-            registry: Registry::new(&registry.name),
-            aliases: super::aliases(&registry.name)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            owns: registry.owns.clone(),
-            default: registry.default,
-            library: registry.name == "docker.io",
-            cached: registry.cache,
-        });
         admin::Settings {
             host: match &self.admin.address {
                 Some(ListenAddress::Tcp { host, .. }) => host.clone(),
                 Some(ListenAddress::Unix(_)) | None => None,
             },
-            registries: registries.collect(),
+            resolver: self.resolver(),
             max_bytes: self.store.max_size,
         }
     }
@@ -246,7 +241,7 @@ impl Config {
     pub fn certificate_names(&self) -> BTreeSet<String> {
         let hosts = self.registries.iter().flat_map(|registry| &registry.hosts);
         // A Host may have a port, a certificate has none.
-        let hosts = hosts.filter_map(|host| Some(super::host::parse_authority(host)?.0));
+        let hosts = hosts.filter_map(|host| Some(oci::authority::parse(host)?.0));
         let ours = self.listen.iter().filter(|listen| listen.tls == Tls::Auto);
         let public = ours.filter_map(|listen| Some(listen.public_url.as_ref()?.host.clone()));
         hosts.chain(public).collect()

@@ -43,4 +43,6 @@ fn what_passes_through_without_a_length_is_refused() {
         (505, End::Complete)
     );
     assert_eq!(refused.error_code().as_deref(), Some("UNSUPPORTED"));
+    let status = refused.header("cache-status");
+    assert_eq!(status, Some("roadstead; detail=refused"));
 }

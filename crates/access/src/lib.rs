@@ -48,7 +48,7 @@ pub use scope::Scopes;
 pub use token::TokenKey;
 pub use viewer::Viewer;
 
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 
 /// Who asks about one repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,8 +171,7 @@ impl fmt::Display for Actions {
 #[derive(Clone, Debug)]
 pub struct Permit {
     action: Action,
-    registry: Registry,
-    repository: Repository,
+    name: RepositoryName,
     /// Present where the registry decides for each caller.
     presented: Option<Presented>,
 }
@@ -180,11 +179,10 @@ pub struct Permit {
 impl Permit {
     /// For what an operator has the gateway fetch beforehand, through the admin address, which asks for no
     /// password: nobody is answered with it. It reads, and shows no registry a login of anybody.
-    pub fn of_operator(registry: Registry, repository: Repository) -> Self {
+    pub fn of_operator(name: RepositoryName) -> Self {
         Self {
             action: Action::Pull,
-            registry,
-            repository,
+            name,
             presented: None,
         }
     }
@@ -194,12 +192,16 @@ impl Permit {
         self.action
     }
 
+    pub fn name(&self) -> &RepositoryName {
+        &self.name
+    }
+
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        &self.name.registry
     }
 
     pub fn repository(&self) -> &Repository {
-        &self.repository
+        &self.name.repository
     }
 
     /// What the registry is asked with, where it decides for each caller.
@@ -256,15 +258,12 @@ impl Policy {
         &self,
         caller: &Caller,
         action: Action,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
     ) -> Result<Permit, Denied> {
         let allowed = match &self.rules {
-            _ if self.delegates_auth(registry) => false,
-            None => action == Action::Pull && self.public.contains(registry),
-            Some(rules) => rules
-                .iter()
-                .any(|rule| rule.allows(caller, action, registry, repository)),
+            _ if self.delegates_auth(&name.registry) => false,
+            None => action == Action::Pull && self.public.contains(&name.registry),
+            Some(rules) => rules.iter().any(|rule| rule.allows(caller, action, name)),
         };
         match caller.user() {
             None if !allowed => Err(Denied::Anonymous),
@@ -272,8 +271,7 @@ impl Policy {
             _ if !caller.actions().contains(action) => Err(Denied::Scope),
             _ => Ok(Permit {
                 action,
-                registry: registry.clone(),
-                repository: repository.clone(),
+                name: name.clone(),
                 presented: None,
             }),
         }
@@ -285,17 +283,14 @@ impl Policy {
         &self,
         login: &Login,
         wanted: &Scopes,
-        resolve: impl Fn(&str) -> Option<(Registry, Repository)>,
+        resolve: impl Fn(&str) -> Option<RepositoryName>,
     ) -> Scopes {
-        wanted.narrowed(|name| {
-            let Some((registry, repository)) = resolve(name) else {
+        wanted.narrowed(|typed| {
+            let Some(name) = resolve(typed) else {
                 return Actions::NONE;
             };
-            let caller = login.caller(name);
-            let may = |action: &Action| {
-                self.decide(&caller, *action, &registry, &repository)
-                    .is_ok()
-            };
+            let caller = login.caller(typed);
+            let may = |action: &Action| self.decide(&caller, *action, &name).is_ok();
             Action::ALL.into_iter().filter(may).collect()
         })
     }

@@ -45,7 +45,11 @@ fn without_rules_only_pulls_of_public_registries() {
     };
     let repository = repository("library/alpine");
     let allowed = |action, registry: &Registry| {
-        let decision = policy.decide(&Caller::Anonymous, action, registry, &repository);
+        let decision = policy.decide(
+            &Caller::Anonymous,
+            action,
+            &RepositoryName::new(registry, &repository),
+        );
         decision.is_ok()
     };
     assert!(allowed(Action::Pull, &hub));
@@ -116,7 +120,11 @@ fn rules_of_the_contract() {
             Some(User),
         ),
     ] {
-        let decision = policy.decide(&caller, action, &Registry::new(registry), &repository(name));
+        let decision = policy.decide(
+            &caller,
+            action,
+            &RepositoryName::new(&Registry::new(registry), &repository(name)),
+        );
         assert_eq!(
             decision.err(),
             expected,
@@ -137,7 +145,11 @@ fn rules_without_a_match_deny() {
     ] {
         let policy = policy(rules);
         for action in Action::ALL {
-            let decide = |caller: &Caller| policy.decide(caller, action, &hub, &name).err();
+            let decide = |caller: &Caller| {
+                policy
+                    .decide(caller, action, &RepositoryName::new(&hub, &name))
+                    .err()
+            };
             assert_eq!(decide(&user("a")), Some(Denied::User));
             assert_eq!(decide(&Caller::Anonymous), Some(Denied::Anonymous));
         }
@@ -183,7 +195,7 @@ fn a_token_only_narrows() {
             Some(Denied::Anonymous),
         ),
     ] {
-        let decision = policy.decide(&caller, action, &hosted, &name);
+        let decision = policy.decide(&caller, action, &RepositoryName::new(&hosted, &name));
         assert_eq!(decision.err(), expected, "{caller:?} {action:?}");
     }
 }
@@ -217,7 +229,11 @@ fn granted_is_what_was_asked_for_and_is_allowed() {
     )]);
     let resolve = |name: &str| {
         let repository = name.parse().ok()?;
-        Some((Registry::new("hosted"), repository))
+        let registry = Registry::new("hosted");
+        Some(RepositoryName {
+            registry,
+            repository,
+        })
     };
     let wanted = Scopes::parse([
         "repository:open/a:pull,push repository:closed/a:pull repository:NOT:pull registry:catalog:*",

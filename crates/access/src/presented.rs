@@ -8,7 +8,7 @@ use std::fmt;
 use http::HeaderValue;
 
 use super::{Action, Permit, Policy, Viewer};
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 
 /// The `Authorization` of a request, if it had one. Never printed.
 #[derive(Clone)]
@@ -50,16 +50,10 @@ impl Policy {
 
     /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
     /// registry. It allows nothing that the registry does not.
-    pub fn delegated_permit(
-        &self,
-        presented: &Presented,
-        registry: &Registry,
-        repository: &Repository,
-    ) -> Option<Permit> {
-        self.delegates_auth(registry).then(|| Permit {
+    pub fn delegated_permit(&self, presented: &Presented, name: &RepositoryName) -> Option<Permit> {
+        self.delegates_auth(&name.registry).then(|| Permit {
             action: Action::Pull,
-            registry: registry.clone(),
-            repository: repository.clone(),
+            name: name.clone(),
             presented: Some(presented.clone()),
         })
     }
@@ -102,18 +96,27 @@ mod tests {
             public: [theirs.clone(), Registry::new("public")].into(),
             ..Policy::default()
         };
-        let name: Repository = "a/b".parse().expect("a name");
+        let in_registry =
+            |registry: &Registry| RepositoryName::new(registry, &"a/b".parse().expect("a name"));
         let shown = Presented::NOTHING;
         let other = Registry::new("public");
-        assert!(policy.delegated_permit(&shown, &theirs, &name).is_some());
-        assert!(policy.delegated_permit(&shown, &other, &name).is_none());
+        assert!(
+            policy
+                .delegated_permit(&shown, &in_registry(&theirs))
+                .is_some()
+        );
+        assert!(
+            policy
+                .delegated_permit(&shown, &in_registry(&other))
+                .is_none()
+        );
         let anybody = super::super::Caller::Anonymous;
-        let decide = |registry| policy.decide(&anybody, Action::Pull, registry, &name);
+        let decide = |registry| policy.decide(&anybody, Action::Pull, &in_registry(registry));
         assert!(decide(&theirs).is_err(), "nobody but who shows something");
         assert!(decide(&other).is_ok());
         let viewer = policy.viewer_of(&shown, &theirs).expect("a viewer");
-        assert!(viewer.may_pull(&theirs, &name).is_some());
-        assert!(viewer.may_pull(&other, &name).is_none());
+        assert!(viewer.may_pull(&in_registry(&theirs)).is_some());
+        assert!(viewer.may_pull(&in_registry(&other)).is_none());
         assert!(policy.viewer_of(&shown, &other).is_none());
     }
 }

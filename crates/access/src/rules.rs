@@ -2,7 +2,7 @@
 
 use super::{Action, Caller};
 use oci::glob::Pattern;
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 
 /// One entry of `access.rules`: allows every one of `users` every one of `actions` on every one of
 /// `repositories`.
@@ -41,15 +41,9 @@ impl Rule {
         self.users.iter().any(|users| users.includes(caller))
     }
 
-    pub(super) fn allows(
-        &self,
-        caller: &Caller,
-        action: Action,
-        registry: &Registry,
-        repository: &Repository,
-    ) -> bool {
+    pub(super) fn allows(&self, caller: &Caller, action: Action, name: &RepositoryName) -> bool {
         self.actions.contains(&action) && self.is_about(caller) && {
-            let name = format!("{registry}/{repository}");
+            let name = name.to_string();
             self.repositories
                 .iter()
                 .any(|pattern| pattern.matches(&name))

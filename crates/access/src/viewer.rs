@@ -2,7 +2,7 @@
 
 use super::{Action, Caller, Denied, Login, Permit, Policy, Presented};
 use oci::glob::Pattern;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 
 /// Somebody who asks for names. Only [`Policy::viewer`] makes one.
 #[derive(Clone, Debug)]
@@ -43,16 +43,12 @@ impl<'p> Viewer<'p> {
     }
 
     /// What allows to pull a repository; `None`: it is not to be seen either.
-    pub fn may_pull(&self, registry: &Registry, repository: &Repository) -> Option<Permit> {
+    pub fn may_pull(&self, name: &RepositoryName) -> Option<Permit> {
         if let Some((asked, presented)) = &self.presented {
-            let permit = self
-                .policy
-                .delegated_permit(presented, registry, repository);
-            return permit.filter(|_| asked == registry);
+            let permit = self.policy.delegated_permit(presented, name);
+            return permit.filter(|_| *asked == name.registry);
         }
-        let decided = self
-            .policy
-            .decide(&self.caller, Action::Pull, registry, repository);
+        let decided = self.policy.decide(&self.caller, Action::Pull, name);
         decided.ok()
     }
 

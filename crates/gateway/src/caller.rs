@@ -1,12 +1,12 @@
 //! Registries that decide for each caller: what is theirs on the way through.
 
 use http::header;
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 use super::Gateway;
 use super::respond::{self, Wanted};
 use super::route::Route;
+use super::session::Session;
 use access::Presented;
 use mirror::MirrorError;
 use oci::name::Registry;
@@ -27,8 +27,8 @@ impl Gateway {
         let policy = &self.state.policy;
         match route {
             Route::Ping { of, .. } => of.is_some(),
-            Route::Pull(target) => policy.delegates_auth(&target.registry),
-            Route::Pass(pass) => policy.delegates_auth(&pass.target.registry),
+            Route::Pull(target) => policy.delegates_auth(&target.name.registry),
+            Route::Pass(pass) => policy.delegates_auth(&pass.target.name.registry),
             Route::Catalogue(listing) => {
                 let mut registries = listing.registries.iter();
                 registries.any(|registry| policy.delegates_auth(registry))

@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 use super::login::deny;
+use super::resolver::{self, Entry, Place, Resolver};
 use super::respond::{self, Wanted};
-use super::route::{self, Entry, Listener, Refusal, Table};
+use super::route::Refusal;
+use super::session::Session;
 use super::{Gateway, send};
 use access::{Denied, Login, Scopes, Viewer};
 use mirror::{Budget, Listed, MirrorError};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 use oci::v2::Query;
 
 /// How many names a page has where the client does not say, and the most it may ask for (as distribution's).
@@ -48,9 +49,8 @@ pub(super) fn scope() -> Scopes {
 
 /// What a request for a page of names asks for.
 pub(super) fn listing(
-    table: &Table,
-    listener: &Listener,
-    host: Option<&str>,
+    resolver: &Resolver,
+    place: Place<'_>,
     namespace: Option<String>,
     query: &Query,
 ) -> Result<Listing, Refusal> {
@@ -65,13 +65,12 @@ pub(super) fn listing(
     let last = query.value("last").map(str::to_owned);
     if last
         .as_ref()
-        .is_some_and(|last| last.len() > route::LONGEST_NAME)
+        .is_some_and(|last| last.len() > resolver::LONGEST_NAME)
     {
         let message = "last is the name that the page before ended with; this is longer than any";
         return Err(Refusal::new(ErrorCode::NameInvalid, message));
     }
-    let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
-    let registries = listed(table, fixed);
+    let registries = listed(resolver, resolver.fixed(place)?);
     if registries.is_empty() {
         let message = "there is no catalogue here";
         return Err(Refusal::new(ErrorCode::NameUnknown, message));
@@ -85,7 +84,7 @@ pub(super) fn listing(
 }
 
 /// The registries whose catalogues are given: the one that is everything here, or all that are hosted.
-pub(super) fn listed(table: &Table, fixed: Option<&Entry>) -> Vec<Registry> {
+pub(super) fn listed(resolver: &Resolver, fixed: Option<&Entry>) -> Vec<Registry> {
     let is_hosted = |entry: &Entry| {
         let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
         !entry.callers && (hosted || entry.default)
@@ -95,28 +94,8 @@ pub(super) fn listed(table: &Table, fixed: Option<&Entry>) -> Vec<Registry> {
         // The Hub has none.
         chosen && !entry.library
     };
-    let entries = table.entries.iter().filter(is_listed);
+    let entries = resolver.entries.iter().filter(is_listed);
     entries.map(|entry| entry.registry.clone()).collect()
-}
-
-/// How a repository is asked for here: by its own name where that leads to it, else behind its registry's.
-pub(super) fn typed_name(
-    table: &Table,
-    listener: &Listener,
-    namespace: Option<&str>,
-    host: Option<&str>,
-    (registry, repository): (&Registry, &Repository),
-) -> Option<String> {
-    let leads = |typed: &String| {
-        let chosen = route::owner(table, listener, namespace, host, typed);
-        chosen.is_ok_and(|(entry, rest)| {
-            entry.registry == *registry
-                && route::canonical(entry, rest).is_ok_and(|name| name == *repository)
-        })
-    };
-    let plain = repository.to_string();
-    let prefixed = format!("{registry}/{repository}");
-    Some(plain).filter(leads).or(Some(prefixed).filter(leads))
 }
 
 /// A page of names as they are typed here, and whether there are more.
@@ -141,8 +120,8 @@ impl Gateway {
                 return deny(session, wanted, &denial).await;
             }
         };
-        let host = super::host(session.req_header()).ok().flatten();
-        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, host)).await;
+        let place = self.place(session, listing.namespace.as_deref());
+        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, place)).await;
         let names = match names.unwrap_or_else(|_| Err(MirrorError::late())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
@@ -197,12 +176,11 @@ impl Gateway {
         &self,
         viewer: &Viewer<'_>,
         listing: &Listing,
-        host: Option<&str>,
+        place: Place<'_>,
     ) -> Result<Names, MirrorError> {
-        let (table, mirror) = (&self.state.table, &self.state.mirror);
-        let namespace = listing.namespace.as_deref();
+        let (resolver, mirror) = (&self.state.table.resolver, &self.state.mirror);
         let registries = &listing.registries;
-        let (first, mut after) = self.begin(listing, host);
+        let (first, mut after) = self.begin(listing, place);
         let mut budget = Budget(QUESTIONS);
         let mut names = Vec::new();
         let mut refused = None;
@@ -228,8 +206,7 @@ impl Gateway {
             };
             answered = true;
             names.extend(more.iter().filter_map(|repository| {
-                let of = (registry, repository);
-                typed_name(table, &self.listener, namespace, host, of)
+                resolver.typed(place, &RepositoryName::new(registry, repository))
             }));
             if has_more && names.is_empty() && listing.n > 0 {
                 return Err(MirrorError::too_sparse());
@@ -245,13 +222,11 @@ impl Gateway {
     }
 
     /// Which registry a page begins in, and behind which name of it.
-    fn begin(&self, listing: &Listing, host: Option<&str>) -> (usize, Option<String>) {
+    fn begin(&self, listing: &Listing, place: Place<'_>) -> (usize, Option<String>) {
         let Some(last) = &listing.last else {
             return (0, None);
         };
-        let namespace = listing.namespace.as_deref();
-        let (table, listener) = (&self.state.table, &self.listener);
-        let chosen = route::owner(table, listener, namespace, host, last);
+        let chosen = self.state.table.resolver.owner(place, last);
         let found = chosen.ok().and_then(|(entry, rest)| {
             let registries = listing.registries.iter();
             let at = registries.clone().position(|it| *it == entry.registry)?;
@@ -263,27 +238,30 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use super::super::route::{Listener, Table};
     use super::*;
     use oci::glob::Pattern;
 
     fn table() -> Table {
         Table {
-            entries: vec![
-                Entry {
-                    default: true,
-                    ..Entry::named("docker.io")
-                },
-                Entry::named("ghcr.io"),
-                Entry {
-                    push: true,
-                    owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                    ..Entry::named("hosted")
-                },
-                Entry {
-                    hosts: vec!["r.example.com".into()],
-                    ..Entry::named("other")
-                },
-            ],
+            resolver: Resolver {
+                entries: vec![
+                    Entry {
+                        default: true,
+                        ..Entry::named("docker.io")
+                    },
+                    Entry::named("ghcr.io"),
+                    Entry {
+                        push: true,
+                        owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                        ..Entry::named("hosted")
+                    },
+                    Entry {
+                        hosts: vec!["r.example.com".into()],
+                        ..Entry::named("other")
+                    },
+                ],
+            },
             ..Table::default()
         }
     }
@@ -306,8 +284,9 @@ mod tests {
             (&pinned, "r.example.com", None, Ok("[ghcr.io]")),
             (&pinned, "x", Some("hosted"), none),
         ] {
+            let place = listener.place(namespace, Some(host));
             let namespace = namespace.map(str::to_owned);
-            let listed = listing(&table(), listener, Some(host), namespace, &Query::default());
+            let listed = listing(&table().resolver, place, namespace, &Query::default());
             let listed = listed.map(|listing| format!("{:?}", listing.registries));
             let listed = listed.map_err(|refusal| refusal.code);
             assert_eq!(listed, expected.map(str::to_owned), "{host}");
@@ -327,7 +306,7 @@ mod tests {
             ("n=", invalid),
         ] {
             let query = Query::parse(query).expect("a query");
-            let asked = listing(&table(), &Listener::default(), None, None, &query);
+            let asked = listing(&table().resolver, Place::Operator, None, &query);
             let n = asked
                 .map(|listing| listing.n)
                 .map_err(|refusal| refusal.code);
@@ -338,6 +317,7 @@ mod tests {
     #[test]
     fn names_as_they_are_typed_here() {
         let any = Listener::default();
+        let table = table();
         for (registry, repository, host, typed) in [
             ("hosted", "team/app", "x", Some("team/app")),
             ("hosted", "app", "x", Some("hosted/app")),
@@ -349,11 +329,9 @@ mod tests {
             ("hosted", "other/app", "x", Some("hosted/other/app")),
             ("hosted", "app", "r.example.com", None),
         ] {
-            let of = (
-                &Registry::new(registry),
-                &repository.parse().expect("a name"),
-            );
-            let found = typed_name(&table(), &any, None, Some(host), of);
+            let repository = repository.parse().expect("a name");
+            let name = RepositoryName::new(&Registry::new(registry), &repository);
+            let found = table.resolver.typed(any.place(None, Some(host)), &name);
             assert_eq!(found.as_deref(), typed, "{registry} {repository} at {host}");
         }
     }

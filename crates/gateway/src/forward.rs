@@ -1,36 +1,30 @@
 //! Requests that pass through to a registry: bodies stream both ways, a piece at a time.
 
 use std::pin::pin;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use pingora_core::Result;
 
 use super::location::{leading_here, next_link};
+use super::login::{self, scope_of};
 use super::pass::{self, Pass};
 use super::respond::{self, Wanted};
+use super::response::Response;
 use super::route::Refusal;
 use super::send;
+use super::session::Session;
 use super::unframed::{self, Proof};
-use super::{Failure, Gateway};
-use access::Permit;
-use mirror::{self, Body, BodyEnd, Feed, Passed};
+use super::{Failure, Gateway, request_body};
+use access::{Login, Permit};
+use mirror::{self, Body, BodyEnd, Passed};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use oci::error::ErrorCode;
 use oci::manifest::MAX_MANIFEST;
 use oci::page;
 use oci::schema1;
-use oci::v2::Resource;
-
-/// How long a registry may take to answer once it has the body, or to take the next piece of it.
-pub(super) const ANSWER: Duration = Duration::from_secs(900);
-/// How much of a body is read that nobody wants, so that its sender hears the answer.
-const DRAINED: usize = 1 << 20;
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+use oci::v2::{Endpoint, Resource};
 
 /// Response headers that go back as they are.
 const COMING_BACK: &[&str] = &[
@@ -51,6 +45,37 @@ const COMING_BACK: &[&str] = &[
 ];
 
 impl Gateway {
+    /// Decides, then lets a request through.
+    pub(super) async fn pass(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted,
+        mut pass: Pass,
+        login: &Login,
+    ) -> Result<()> {
+        let permit = match self.decide(session, login, &pass.target, pass.action) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
+                return login::deny(session, wanted, &denial).await;
+            }
+        };
+        if let Some(mount) = pass.mount.take()
+            && let Some(from) = self.source_of(session, login, &pass, &mount).await
+        {
+            pass.mount_from(mount.digest, from);
+        }
+        match self.forward(session, wanted, &pass, &permit).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Mirror(error)) => {
+                self.failure(session, wanted, error).await?;
+                request_body::drain(session).await;
+                Ok(())
+            }
+            Err(Failure::Connection(error)) => Err(error),
+        }
+    }
+
     /// Passes a request on and its answer back, and lets the cache know.
     pub(super) async fn forward(
         &self,
@@ -59,8 +84,7 @@ impl Gateway {
         pass: &Pass,
         permit: &Permit,
     ) -> Result<(), Failure> {
-        let endpoint = &pass.target.endpoint;
-        let resource = &endpoint.resource;
+        let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
         let received = &session.req_header().headers;
         let media_type = media_type(received);
@@ -68,9 +92,10 @@ impl Gateway {
             Ok(headers) => headers,
             Err(refused) => return Ok(refuse(session, wanted, &refused).await?),
         };
-        go_on(session).await?;
+        request_body::go_on(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
-            let Some(bytes) = read_manifest(session, self.state.idle_timeout).await? else {
+            let Some(bytes) = request_body::read_manifest(session, self.state.idle_timeout).await?
+            else {
                 let refused = Refusal {
                     status: StatusCode::PAYLOAD_TOO_LARGE,
                     code: ErrorCode::ManifestInvalid,
@@ -89,7 +114,10 @@ impl Gateway {
             .await;
         let written = mirror::Written {
             method: method.clone(),
-            endpoint: endpoint.clone(),
+            endpoint: Endpoint {
+                repository: permit.repository().clone(),
+                resource: resource.clone(),
+            },
             blob: pass.digest,
             manifest: manifest.map(|bytes| (media_type, bytes)),
         };
@@ -102,8 +130,8 @@ impl Gateway {
         if method != Method::GET {
             tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
         }
-        let answered = self.answer(session, wanted, pass, passed).await;
-        drain(session).await;
+        let answered = self.give_back(session, wanted, pass, passed).await;
+        request_body::drain(session).await;
         answered
     }
 
@@ -129,7 +157,7 @@ impl Gateway {
         } else if !pass::has_body(&method) || session.is_body_empty() {
             (None, None)
         } else {
-            let length = content_length(&session.req_header().headers);
+            let length = request_body::content_length(&session.req_header().headers);
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
@@ -137,7 +165,7 @@ impl Gateway {
             permit,
             mirror::Pass {
                 method,
-                resource: pass.target.endpoint.resource.clone(),
+                resource: pass.target.resource.clone(),
                 query: pass.query.clone(),
                 from: pass.from.clone(),
                 headers,
@@ -149,10 +177,10 @@ impl Gateway {
             tokio::select! {
                 biased;
                 passed = &mut sending => return Ok(passed?),
-                outcome = feed_body(session, feed, self.state.idle_timeout) => outcome?,
+                outcome = request_body::feed_body(session, feed, self.state.idle_timeout) => outcome?,
             }
         }
-        let answer = tokio::time::timeout(ANSWER, sending).await;
+        let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
         Ok(answer.map_err(|_| mirror::MirrorError::late())??)
     }
 
@@ -162,7 +190,7 @@ impl Gateway {
         if let Some(url) = &self.listener.public_url {
             return url.trim_end_matches('/').to_owned();
         }
-        let host = super::host(session.req_header()).ok().flatten();
+        let host = super::host::host(session.req_header()).ok().flatten();
         let host = host.filter(|host| !host.is_empty());
         host.map_or_else(String::new, |host| {
             format!("{}://{host}", self.listener.scheme)
@@ -170,7 +198,7 @@ impl Gateway {
     }
 
     /// Gives an answer back.
-    async fn answer(
+    async fn give_back(
         &self,
         session: &mut Session,
         wanted: &Wanted,
@@ -179,7 +207,7 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, wanted, cache)?;
-        if let Some(code) = code_of(&passed, &pass.target.endpoint.resource) {
+        if let Some(code) = code_of(&passed, &pass.target.resource) {
             // What stands before a registry speaks HTML, which no client can show.
             let message = match code {
                 ErrorCode::Denied => "denied by what stands before the registry",
@@ -196,7 +224,7 @@ impl Gateway {
             }
         }
         if let Some(location) = passed.headers.get(header::LOCATION) {
-            let upstream = self.state.mirror.upstream_of(&pass.target.registry);
+            let upstream = self.state.mirror.upstream_of(&pass.target.name.registry);
             let external = self.external(session);
             let here = location.to_str().ok().and_then(|location| {
                 let origins = [upstream, external.as_str()];
@@ -209,8 +237,8 @@ impl Gateway {
                 None if elsewhere => response.insert_header(header::LOCATION, location.clone())?,
                 None => {
                     tracing::error!(
-                        registry = %pass.target.registry,
-                        repository = %pass.target.endpoint.repository,
+                        registry = %pass.target.name.registry,
+                        repository = %pass.target.name.repository,
                         "the registry wants an upload to go elsewhere; that is not supported. If it is itself \
                          by another name, have it answer with relative URLs (distribution: http.relativeurls)"
                     );
@@ -221,18 +249,18 @@ impl Gateway {
         }
         let links = passed.headers.get_all(header::LINK).iter();
         let links = links.filter_map(|link| link.to_str().ok());
-        match page::next(&pass.target.endpoint.resource, links) {
+        match page::next(&pass.target.resource, links) {
             Ok(Some(next)) => {
                 let link = next_link(&pass.target, &next, &self.external(session));
                 response.insert_header(header::LINK, link)?;
             }
-            Err(_) if is_list(&pass.target.endpoint.resource) => {
+            Err(_) if is_list(&pass.target.resource) => {
                 let refused = bad_gateway("the registry's next page cannot be asked for here");
                 return Ok(respond::refusal(session, wanted, &refused).await?);
             }
             Ok(None) | Err(_) => {}
         }
-        let length = content_length(&passed.headers);
+        let length = request_body::content_length(&passed.headers);
         let bodiless = matches!(
             passed.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -243,19 +271,19 @@ impl Gateway {
         }
         if passed.end() == BodyEnd::Connection {
             return self
-                .answer_unframed(session, wanted, pass, response, passed)
+                .give_back_unframed(session, wanted, pass, response, passed)
                 .await;
         }
         Ok(send::relay(session, response, length, passed).await?)
     }
 
     /// Gives an answer back that only the end of its connection ends.
-    async fn answer_unframed(
+    async fn give_back_unframed(
         &self,
         session: &mut Session,
         wanted: &Wanted,
         pass: &Pass,
-        response: ResponseHeader,
+        response: Response,
         mut passed: Passed,
     ) -> Result<(), Failure> {
         let refused = |message: &'static str| Refusal {
@@ -263,7 +291,7 @@ impl Gateway {
             code: ErrorCode::Unknown,
             message: message.into(),
         };
-        let resource = &pass.target.endpoint.resource;
+        let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
         let body = match (unframed::of_v2(&method, resource, &passed), resource) {
             (None, _) => Err(unframed::UNPROVEN),
@@ -306,7 +334,7 @@ fn bad_gateway(message: &'static str) -> Refusal {
 fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     let kind = passed.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let is_empty = content_length(&passed.headers) == Some(0);
+    let is_empty = request_body::content_length(&passed.headers) == Some(0);
     if is_json || is_empty || passed.status.as_u16() < 400 {
         return None;
     }
@@ -328,113 +356,16 @@ fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     })
 }
 
-/// Hands the body on as it arrives. Ends well only where the client ended it.
-pub(super) async fn feed_body(
-    session: &mut Session,
-    feed: Feed,
-    idle_timeout: Duration,
-) -> Result<()> {
-    while let Some(bytes) = read(session, idle_timeout).await? {
-        match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
-            Ok(true) => {}
-            // The registry has what it wants, or fails: its answer tells.
-            Ok(false) => return Ok(()),
-            Err(_) => {
-                return Error::e_explain(ErrorType::WriteTimedout, "the registry takes no more");
-            }
-        }
-    }
-    feed.end().await;
-    Ok(())
-}
-
-/// The next piece of the body, within the time that a client may be silent.
-pub(super) async fn read(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
-    let next = tokio::time::timeout(idle_timeout, session.downstream_session.read_request_body());
-    match next.await {
-        Ok(read) => read,
-        Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the client sends nothing"),
-    }
-}
-
-/// A manifest whole; `None` when it is too long.
-async fn read_manifest(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = read(session, idle_timeout).await? {
-        if bytes.len() + piece.len() > MAX_MANIFEST {
-            return Ok(None);
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(Some(bytes.freeze()))
-}
-
 /// Answers before the body was wanted. A short one is read first, so that the connection can go on.
-pub(super) async fn refuse(
-    session: &mut Session,
-    wanted: &Wanted,
-    refused: &Refusal,
-) -> Result<()> {
-    take_short_body(session).await;
+pub async fn refuse(session: &mut Session, wanted: &Wanted, refused: &Refusal) -> Result<()> {
+    request_body::take_short_body(session).await;
     respond::refusal(session, wanted, refused).await?;
-    drain(session).await;
+    request_body::drain(session).await;
     Ok(())
-}
-
-/// Reads a body that is announced to be short, whoever wants it: an answer before its end closes the
-/// connection.
-pub(super) async fn take_short_body(session: &mut Session) {
-    let headers = &session.req_header().headers;
-    let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
-    if short && !expects_continue(headers) {
-        drain(session).await;
-    }
-}
-
-/// Tells a client that waits for it to send its body.
-pub(super) async fn go_on(session: &mut Session) -> Result<()> {
-    if expects_continue(&session.req_header().headers) && !session.is_http2() {
-        session.downstream_session.write_continue_response().await?;
-    }
-    Ok(())
-}
-
-/// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.
-pub(super) async fn drain(session: &mut Session) {
-    let read = async {
-        let mut drained = 0;
-        while drained < DRAINED {
-            match session.downstream_session.read_request_body().await {
-                Ok(Some(bytes)) => drained += bytes.len(),
-                _ => return true,
-            }
-        }
-        false
-    };
-    if !tokio::time::timeout(DRAIN_WITHIN, read)
-        .await
-        .unwrap_or(false)
-    {
-        session.set_keepalive(None);
-    }
-}
-
-fn expects_continue(headers: &HeaderMap) -> bool {
-    let expect = headers.get(header::EXPECT);
-    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn media_type(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok());
     kind.unwrap_or_default().to_owned()
-}
-
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
 }

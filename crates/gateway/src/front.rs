@@ -9,19 +9,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
-use pingora::listeners::tls::Acceptor;
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::default_h2_options;
-use pingora::protocols::{ALPN, Stream};
-use pingora::proxy::{HttpProxy, http_proxy};
-use pingora::server::configuration::ServerConf;
+use pingora_core::apps::{HttpServerApp as _, HttpServerOptions, ReusedHttpStream, ServerApp as _};
+use pingora_core::listeners::tls::Acceptor;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::default_h2_options;
+use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
+use super::application::Application;
+use super::connection::Connection;
 use super::head::{self, GOODBYE, Head, refuse};
 use super::preface::Prefaced;
 use super::socket::Socket;
@@ -156,9 +156,9 @@ pub struct Front {
 struct ListenerContext {
     front: Front,
     /// For HTTP/2 connections with wide windows.
-    wide: Arc<HttpProxy<Gateway>>,
+    wide: Arc<Application>,
     /// For all others.
-    narrow: Arc<HttpProxy<Gateway>>,
+    narrow: Arc<Application>,
     tls: Option<ListenerTls>,
 }
 
@@ -188,8 +188,8 @@ impl Front {
     pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
         let mut shutdown = self.shutdown.clone();
         let context = Arc::new(ListenerContext {
-            wide: self.app(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
-            narrow: self.app(gateway, NARROW_CONNECTION, NARROW_STREAM),
+            wide: self.application(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
+            narrow: self.application(gateway, NARROW_CONNECTION, NARROW_STREAM),
             front: self,
             tls,
         });
@@ -215,22 +215,21 @@ impl Front {
         }
     }
 
-    fn app(&self, gateway: Gateway, connection: u32, stream: u32) -> Arc<HttpProxy<Gateway>> {
-        let mut app = http_proxy(&Arc::new(ServerConf::default()), gateway);
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(self.settings.idle_timeout);
-        // Not that it would be allowed: else pingora answers it, without our JSON.
-        options.allow_connect_method_proxying = true;
-        app.server_options = Some(options);
-        let mut options = default_h2_options();
-        options.initial_window_size(stream);
-        options.initial_connection_window_size(connection);
-        options.max_send_buffer_size(STREAM_SENDS);
-        options.max_concurrent_streams(u32::try_from(STREAMS).unwrap_or(u32::MAX));
+    fn application(&self, gateway: Gateway, connection: u32, stream: u32) -> Arc<Application> {
+        let mut server_options = HttpServerOptions::default();
+        server_options.h2_idle_timeout = Some(self.settings.idle_timeout);
+        let mut h2_options = default_h2_options();
+        h2_options.initial_window_size(stream);
+        h2_options.initial_connection_window_size(connection);
+        h2_options.max_send_buffer_size(STREAM_SENDS);
+        h2_options.max_concurrent_streams(u32::try_from(STREAMS).unwrap_or(u32::MAX));
         let header_bytes = u32::try_from(self.settings.header_bytes);
-        options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
-        app.h2_options = Some(options);
-        Arc::new(app)
+        h2_options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
+        Arc::new(Application {
+            gateway,
+            server_options,
+            h2_options,
+        })
     }
 
     /// Room for a connection, where there is some left for this client.
@@ -285,12 +284,13 @@ impl ListenerContext {
                 let few = slot.share.number() <= WIDE_PER_CLIENT;
                 let wide = self.front.wide.clone().try_acquire_owned();
                 let wide = wide.ok().filter(|_| few);
-                let app = if wide.is_some() {
+                let application = if wide.is_some() {
                     &self.wide
                 } else {
                     &self.narrow
                 };
-                app.process_new(Box::new(stream), &self.front.shutdown)
+                application
+                    .process_new(Box::new(stream), &self.front.shutdown)
                     .await;
             }
         } else {
@@ -328,7 +328,8 @@ impl ListenerContext {
     }
 
     /// HTTP/1: one request after the other.
-    async fn http1(&self, mut stream: Stream, deadline: Instant) {
+    async fn http1(&self, stream: Stream, deadline: Instant) {
+        let mut stream: Stream = Box::new(Connection::new(stream));
         let FrontSettings {
             header_bytes,
             header_timeout,
@@ -341,7 +342,6 @@ impl ListenerContext {
             within: header_timeout,
             bytes: header_bytes,
         };
-        let mut settings = None;
         loop {
             let head = match head::read(&mut stream, limits, &mut shutdown).await {
                 Head::Complete(head) => head,
@@ -362,19 +362,15 @@ impl ListenerContext {
             };
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(idle_timeout.as_secs()));
-            if let Some(settings) = settings.take() {
-                let settings: pingora::apps::HttpPersistentSettings = settings;
-                settings.apply_to_session(&mut session);
-            }
             session.set_pipelined_prefix(head);
             let reused = self
                 .narrow
                 .process_new_http(session, &self.front.shutdown)
                 .await;
-            let Some((next, persistent)) = reused.map(ReusedHttpStream::consume) else {
+            let Some((next, _)) = reused.map(ReusedHttpStream::consume) else {
                 return;
             };
-            (stream, settings) = (next, persistent);
+            stream = next;
             limits.first_by = Instant::now() + idle_timeout;
         }
     }

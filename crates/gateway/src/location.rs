@@ -1,6 +1,7 @@
 //! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
 
 use super::route::Target;
+use oci::authority;
 use oci::v2::{self, Resource};
 
 /// The `Location` of an answer, leading here. `external` is what the client calls us, scheme and authority;
@@ -18,7 +19,7 @@ pub fn leading_here(
 ) -> Option<String> {
     let led = v2::Target::split(location)?;
     // It may not know that it stands behind TLS, so its scheme says nothing.
-    let is_own = |authority| origins.iter().any(|origin| is_authority(origin, authority));
+    let is_own = |authority| origins.iter().any(|origin| is_origin(origin, authority));
     if !led.authority.is_none_or(is_own) {
         return None;
     }
@@ -27,7 +28,7 @@ pub fn leading_here(
         resource,
         Resource::Upload(_) | Resource::Blob(_) | Resource::Manifest(_)
     );
-    if name != target.endpoint.repository.as_str() || !leads {
+    if name != target.name.repository.as_str() || !leads {
         return None;
     }
     let mut here = format!("{external}{}", resource.path_in(&target.typed));
@@ -50,37 +51,28 @@ pub fn next_link(target: &Target, next: &v2::Query, external: &str) -> String {
     if let Some(namespace) = &target.namespace {
         query = query.with("ns", namespace);
     }
-    let path = target.endpoint.resource.path_in(&target.typed);
+    let path = target.resource.path_in(&target.typed);
     format!("<{external}{path}{}>; rel=\"next\"", query.render())
 }
 
-/// Whether `authority` is that of an origin (`scheme://authority`). A default port says nothing, since the
-/// scheme does not either.
-pub fn is_authority(origin: &str, authority: &str) -> bool {
-    let bare = |authority: &str| {
-        let authority = authority.to_ascii_lowercase();
-        let portless = authority
-            .strip_suffix(":443")
-            .or(authority.strip_suffix(":80"));
-        portless.map(str::to_owned).unwrap_or(authority)
-    };
+/// Whether `authority` is that of an origin (`scheme://authority`), whose scheme says nothing.
+pub fn is_origin(origin: &str, authority: &str) -> bool {
     let known = origin.split_once("://").map_or(origin, |(_, known)| known);
-    bare(known.trim_end_matches('/')) == bare(authority)
+    authority::is_same(known.trim_end_matches('/'), authority)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci::name::Registry;
-    use oci::v2::Endpoint;
+    use oci::name::{Registry, RepositoryName};
 
     fn target(typed: &str, namespace: Option<&str>) -> Target {
         Target {
-            registry: Registry::new("hosted"),
-            endpoint: Endpoint {
+            name: RepositoryName {
+                registry: Registry::new("hosted"),
                 repository: "team/app".parse().expect("a name"),
-                resource: Resource::Uploads,
             },
+            resource: Resource::Uploads,
             typed: typed.into(),
             query: v2::Query::default(),
             namespace: namespace.map(str::to_owned),
@@ -213,13 +205,13 @@ mod tests {
             for (typed, namespace) in [(name.to_owned(), None), (format!("v2/{name}"), Some("v2"))]
             {
                 let mut target = target(&typed, namespace);
-                target.endpoint.repository = name.parse().expect("a name");
+                target.name.repository = name.parse().expect("a name");
                 let upload = format!("/v2/{name}/blobs/uploads/u");
                 let found = leading_here(&upload, &[], &target, "https://gate");
                 let ns = namespace.map_or("", |_| "?ns=v2");
                 let expected = format!("https://gate/v2/{typed}/blobs/uploads/u{ns}");
                 assert_eq!(found, Some(expected), "{typed}");
-                target.endpoint.resource = Resource::Tags;
+                target.resource = Resource::Tags;
                 let next = v2::Query::default().with("last", "x y");
                 let ns = namespace.map_or("", |_| "&ns=v2");
                 let link = next_link(&target, &next, "https://gate");

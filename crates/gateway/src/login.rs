@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 use http::{StatusCode, header};
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 use super::respond::{self, Wanted};
 use super::route::Target;
-use super::{Gateway, forward};
+use super::session::Session;
+use super::{Gateway, request_body};
 use access::{Action, Actions, Authenticator, ChallengeError, Denied, Login, Refused, Scopes};
 use oci::authorization::{self, Authorization};
 use oci::cache_status::CacheStatus;
@@ -164,20 +164,14 @@ fn authorization(session: &Session) -> Option<Authorization> {
     authorization::parse(&all).ok()
 }
 
-/// Where a connection comes from; `None` for a Unix socket.
-pub(super) fn client(session: &Session) -> Option<IpAddr> {
-    let address = session.client_addr()?.as_inet()?;
-    Some(address.ip().to_canonical())
-}
-
 /// Where a connection comes from; whoever uses a Unix socket is this machine.
 pub(super) fn address(session: &Session) -> IpAddr {
-    client(session).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    session.client().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Answers with a denial, before the body was wanted.
 pub(super) async fn deny(session: &mut Session, wanted: &Wanted, denial: &Denial) -> Result<()> {
-    forward::take_short_body(session).await;
+    request_body::take_short_body(session).await;
     let mut response = respond::response(denial.status, wanted, CacheStatus::own("refused"))?;
     if let Some(challenge) = &denial.challenge {
         response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
@@ -186,6 +180,6 @@ pub(super) async fn deny(session: &mut Session, wanted: &Wanted, denial: &Denial
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
     respond::error(session, response, wanted, denial.code, denial.message).await?;
-    forward::drain(session).await;
+    request_body::drain(session).await;
     Ok(())
 }

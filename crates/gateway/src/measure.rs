@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use pingora::http::RequestHeader;
-use pingora::proxy::Session;
+use pingora_http::RequestHeader;
 
-use super::Exchange;
-use oci::cache_status::CacheStatus;
+use super::context::RequestContext;
+use super::session::Session;
+use oci::cache_status::{CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
 
 /// Counts a blob that was answered with.
@@ -42,25 +42,22 @@ pub fn begun(request: &RequestHeader) -> InFlight {
 }
 
 /// Counts how a request ended.
-pub fn ended(session: &Session, exchange: &Exchange) {
-    let Some(in_flight) = &exchange.in_flight else {
-        return;
-    };
-    let (request, response) = (session.req_header(), session.response_written());
-    let answered = Answered {
+pub fn ended(session: &Session, context: &RequestContext) {
+    let (request, answered) = (session.req_header(), session.answered());
+    let status = answered.map(|answered| answered.status.as_u16());
+    let counted = Answered {
         method: request.method.as_str(),
-        status: response.map(|response| response.status.as_u16()),
-        took: exchange.started.elapsed(),
-        received: session.body_bytes_read(),
-        sent: session.body_bytes_sent(),
+        status,
+        took: context.started.elapsed(),
+        received: session.bytes_received(),
+        sent: session.bytes_sent(),
     };
-    let passed = response.and_then(|response| response.headers.get("cache-status"));
-    let passed = passed.is_some_and(|status| status.as_bytes().ends_with(b"fwd=bypass"));
-    let content = match (response.map(|response| response.status.as_u16()), passed) {
+    let passed = answered.is_some_and(|answered| answered.cache.forward == Some(Forward::Bypass));
+    let kind = match (status, passed) {
         (Some(200 | 206), false) => resource(request.uri.path()).content(),
         _ => None,
     };
-    in_flight.ended(&answered, content);
+    context.in_flight.ended(&counted, kind);
 }
 
 /// What a path is about, by its last components; a repository may be called anything. What is not an

@@ -102,7 +102,7 @@ pub fn pass(
         from: None,
         tags: Vec::new(),
     };
-    match &pass.target.endpoint.resource {
+    match &pass.target.resource {
         Resource::Uploads => begin(&mut pass, raw, query, source)?,
         Resource::Upload(_) => {
             check_location(raw, query).map_err(|error| refused_query(&error))?;

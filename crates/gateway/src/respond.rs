@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use pingora::Result;
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 use super::Failure;
 use super::location::next_link;
 use super::measure;
+use super::response::Response;
 use super::route::{Refusal, Target};
 use super::send;
+use super::session::Session;
 use mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer};
 use oci::byteranges::{Byteranges, PART_TYPE};
 use oci::cache_status::{CacheStatus, Forward};
@@ -115,7 +115,7 @@ impl Shape {
         tag: &str,
         cache: CacheStatus,
         shareable: Shareable,
-    ) -> Result<ResponseHeader> {
+    ) -> Result<Response> {
         let status = match self {
             Self::Whole { .. } => StatusCode::OK,
             Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
@@ -365,10 +365,9 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
 }
 
 /// A response with what every answer carries.
-pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<ResponseHeader> {
-    let mut response = ResponseHeader::build(status, Some(14))?;
+pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<Response> {
+    let mut response = Response::new(status, cache)?;
     response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
-    response.insert_header("Cache-Status", cache.to_string())?;
     if let Some(namespace) = &wanted.namespace {
         response.insert_header("OCI-Namespace", namespace.as_str())?;
     }
@@ -382,7 +381,7 @@ fn content(
     tag: &str,
     cache: CacheStatus,
     shareable: Shareable,
-) -> Result<ResponseHeader> {
+) -> Result<Response> {
     let mut response = response(status, wanted, cache)?;
     response.insert_header("Docker-Content-Digest", tag)?;
     response.insert_header(header::ETAG, format!("\"{tag}\""))?;
@@ -391,7 +390,7 @@ fn content(
 }
 
 /// Says that an answer may be out of date, and how old it is (distribution-spec 1.1, "Warnings").
-pub fn warn_of_age(response: &mut ResponseHeader, stale: Option<Duration>) -> Result<()> {
+pub fn warn_of_age(response: &mut Response, stale: Option<Duration>) -> Result<()> {
     if let Some(age) = stale {
         response.insert_header(
             header::WARNING,
@@ -410,9 +409,7 @@ async fn not_modified(
     shareable: Shareable,
 ) -> Result<()> {
     let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, shareable)?;
-    session
-        .write_response_header(Box::new(response), true)
-        .await
+    session.write_head(response).await
 }
 
 async fn unsatisfiable(
@@ -437,7 +434,7 @@ async fn unsatisfiable(
 /// Finishes a response with an error's JSON.
 pub async fn error(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     wanted: &Wanted,
     code: ErrorCode,
     message: &str,

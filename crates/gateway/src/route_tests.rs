@@ -1,28 +1,32 @@
 //! Tests of [`super`]: which registry a name belongs to, what goes out, what is refused.
 
+use super::super::resolver::Entry;
 use super::*;
+use oci::glob::Pattern;
 
 fn table() -> Table {
     Table {
-        entries: vec![
-            Entry {
-                aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
-                default: true,
-                library: true,
-                ..Entry::named("docker.io")
-            },
-            Entry::named("ghcr.io"),
-            Entry::named("registry.local:5000"),
-            Entry {
-                hosts: vec!["hosted.example.com".into()],
-                owns: vec![
-                    Pattern::parse("team/**").expect("a pattern"),
-                    Pattern::parse("intern-*").expect("a pattern"),
-                ],
-                ..Entry::named("hosted")
-            },
-            Entry::named("hosted/inner"),
-        ],
+        resolver: Resolver {
+            entries: vec![
+                Entry {
+                    aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
+                    default: true,
+                    library: true,
+                    ..Entry::named("docker.io")
+                },
+                Entry::named("ghcr.io"),
+                Entry::named("registry.local:5000"),
+                Entry {
+                    hosts: vec!["hosted.example.com".into()],
+                    owns: vec![
+                        Pattern::parse("team/**").expect("a pattern"),
+                        Pattern::parse("intern-*").expect("a pattern"),
+                    ],
+                    ..Entry::named("hosted")
+                },
+                Entry::named("hosted/inner"),
+            ],
+        },
         ..Table::default()
     }
 }
@@ -43,7 +47,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
     match ask(listener, host, target) {
         Ok(Route::Pull(target)) => Ok(format!(
             "{} {}",
-            target.registry, target.endpoint.repository
+            target.name.registry, target.name.repository
         )),
         Ok(Route::Ping { .. }) => Ok("ping".into()),
         Ok(Route::Token) => Ok("token".into()),
@@ -244,7 +248,9 @@ fn a_name_belongs_to_exactly_one_registry() {
 #[test]
 fn without_a_default_an_unclaimed_name_is_unknown() {
     let table = Table {
-        entries: vec![Entry::named("ghcr.io"), Entry::named("quay.io")],
+        resolver: Resolver {
+            entries: vec![Entry::named("ghcr.io"), Entry::named("quay.io")],
+        },
         ..Table::default()
     };
     let asked = Asked {
@@ -313,22 +319,24 @@ fn ns_does_not_go_upstream_and_is_echoed() {
 /// A registry that takes pushes beside one that does not.
 fn hosting() -> Table {
     Table {
-        entries: vec![
-            Entry {
-                default: true,
-                library: true,
-                ..Entry::named("docker.io")
-            },
-            Entry {
-                push: true,
-                owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                ..Entry::named("hosted")
-            },
-            Entry {
-                cached: false,
-                ..Entry::named("backend")
-            },
-        ],
+        resolver: Resolver {
+            entries: vec![
+                Entry {
+                    default: true,
+                    library: true,
+                    ..Entry::named("docker.io")
+                },
+                Entry {
+                    push: true,
+                    owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                    ..Entry::named("hosted")
+                },
+                Entry {
+                    cached: false,
+                    ..Entry::named("backend")
+                },
+            ],
+        },
         ..Table::default()
     }
 }
@@ -526,7 +534,7 @@ fn what_is_not_kept_here_passes_through() {
 #[test]
 fn where_a_host_has_v1_alone_there_is_no_v2() {
     let mut table = table();
-    table.entries.push(Entry {
+    table.resolver.entries.push(Entry {
         hosts: vec!["old.example.com".into()],
         v1: true,
         v2: false,

@@ -10,20 +10,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 use serde_json::{Value, json};
 
-use super::catalogue::{self, typed_name};
+use super::catalogue;
 use super::login::deny;
+use super::resolver::{self, Place, Resolver};
 use super::respond::{self, Wanted};
-use super::route::{self, Listener, Refusal, Table};
+use super::route::Refusal;
+use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Viewer};
 use mirror::{MirrorError, picked};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
 
 /// How many results a page has at most.
@@ -63,9 +64,8 @@ pub struct Found {
 
 /// What a request searches for.
 pub(super) fn search(
-    table: &Table,
-    listener: &Listener,
-    host: Option<&str>,
+    resolver: &Resolver,
+    place: Place<'_>,
     query: &Query,
 ) -> std::result::Result<Search, Refusal> {
     let number = |key: &str| match query.value(key).map(str::parse::<usize>) {
@@ -81,19 +81,19 @@ pub(super) fn search(
         number: number("page")?.unwrap_or(1).max(1),
     };
     let word = query.value("q").unwrap_or_default();
-    if word.len() > route::LONGEST_NAME {
+    if word.len() > resolver::LONGEST_NAME {
         let message = "the word is longer than any name that it could be in";
         return Err(Refusal::new(ErrorCode::NameInvalid, message));
     }
     let namespace = query.value("ns").map(str::to_owned);
-    let fixed = route::fixed(table, listener, namespace.as_deref(), host)?;
-    let entries = table
+    let fixed = resolver.fixed(place.with_namespace(namespace.as_deref()))?;
+    let entries = resolver
         .entries
         .iter()
         .filter(|entry| fixed.map_or(!entry.callers, |fixed| fixed.registry == entry.registry));
     Ok(Search {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
-        hosted: catalogue::listed(table, fixed),
+        hosted: catalogue::listed(resolver, fixed),
         word: word.to_lowercase(),
         page,
         namespace,
@@ -116,10 +116,10 @@ impl Gateway {
                 return deny(session, wanted, &denial).await;
             }
         };
-        let host = super::host(session.req_header()).ok().flatten();
+        let place = self.place(session, search.namespace.as_deref());
         // Where a v1 registry is behind this name, its own results come first.
         let (names, described) = tokio::join!(
-            self.names_with(&viewer, search, host),
+            self.names_with(&viewer, search, place),
             self.v1_found(session, search, login)
         );
         let names = match names {
@@ -141,11 +141,11 @@ impl Gateway {
         &self,
         viewer: &Viewer<'_>,
         search: &Search,
-        host: Option<&str>,
+        place: Place<'_>,
     ) -> std::result::Result<BTreeSet<String>, MirrorError> {
         let seen = search.registries.iter().filter(|it| viewer.sees(it));
         // One that is slow is waited for by itself.
-        let found = seen.map(|registry| self.names_of(viewer, search, host, registry));
+        let found = seen.map(|registry| self.names_of(viewer, search, place, registry));
         let found = futures_util::future::try_join_all(found).await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -155,14 +155,13 @@ impl Gateway {
         &self,
         viewer: &Viewer<'_>,
         search: &Search,
-        host: Option<&str>,
+        place: Place<'_>,
         registry: &Registry,
     ) -> std::result::Result<Vec<String>, MirrorError> {
         let mirror = &self.state.mirror;
-        let namespace = search.namespace.as_deref();
         let typed = |repository: &Repository| {
-            let of = (registry, repository);
-            let typed = typed_name(&self.state.table, &self.listener, namespace, host, of);
+            let name = RepositoryName::new(registry, repository);
+            let typed = self.state.table.resolver.typed(place, &name);
             typed.filter(|typed| typed.contains(&search.word))
         };
         let mut found = mirror.cached_names(viewer, registry).await;
@@ -224,7 +223,7 @@ mod tests {
 
     fn asked(text: &str) -> std::result::Result<Search, ErrorCode> {
         let query = Query::parse(text).expect("a query");
-        let found = search(&Table::default(), &Listener::default(), None, &query);
+        let found = search(&Resolver::default(), Place::Operator, &query);
         found.map_err(|refusal| refusal.code)
     }
 

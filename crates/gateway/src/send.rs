@@ -6,74 +6,64 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
-use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorType, Result};
 
+use super::response::Response;
+use super::session::Session;
 use mirror::{Passed, PassedError, Reader};
 use oci::byteranges::Byteranges;
+use oci::cache_status::CacheStatus;
 use oci::digest::{Digest, Hasher};
 use oci::error::{ErrorCode, body};
 
 /// Sends headers alone, as HEAD wants them.
-pub async fn head(
-    session: &mut Session,
-    mut response: ResponseHeader,
-    size: Option<u64>,
-) -> Result<()> {
+pub async fn head(session: &mut Session, mut response: Response, size: Option<u64>) -> Result<()> {
     if let Some(size) = size {
         response.insert_header(header::CONTENT_LENGTH, size)?;
     }
-    session
-        .write_response_header(Box::new(response), true)
-        .await
+    session.write_head(response).await
 }
 
 /// Sends a body that is in memory; `no_body` leaves it out, as HEAD wants it.
 pub async fn whole(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     no_body: bool,
     bytes: Bytes,
 ) -> Result<()> {
     response.insert_header(header::CONTENT_LENGTH, bytes.len())?;
     let end = no_body || bytes.is_empty();
-    session
-        .write_response_header(Box::new(response), end)
-        .await?;
+    session.write_head(response).await?;
     if end {
         Ok(())
     } else {
-        session.write_response_body(Some(bytes), true).await
+        session.write_last(bytes).await
     }
 }
 
 /// Sends a body as it is read. An error leaves the body visibly incomplete: the caller must not end it.
 pub async fn stream(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     length: Option<u64>,
     mut reader: Reader,
 ) -> Result<()> {
     if !frame(session, &mut response, length).await? {
         return Ok(());
     }
-    session
-        .write_response_header(Box::new(response), length == Some(0))
-        .await?;
+    session.write_head(response).await?;
     if length == Some(0) {
         return Ok(());
     }
     pass_on(session, &mut reader).await?;
-    session.write_response_body(None, true).await
+    session.end().await
 }
 
 /// Sends `filler` until there is a body, every so often and at once, and then the body. As with [`stream`],
 /// an error leaves it visibly incomplete.
 pub async fn filled<E: std::error::Error>(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     filler: Bytes,
     every: Duration,
     made: impl Future<Output = std::result::Result<Reader, E>>,
@@ -81,15 +71,11 @@ pub async fn filled<E: std::error::Error>(
     if !frame(session, &mut response, None).await? {
         return Ok(());
     }
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_head(response).await?;
     let mut made = pin!(made);
     let reader = loop {
-        session
-            .write_response_body(Some(filler.clone()), false)
-            .await?;
-        flush(session).await?;
+        session.write(filler.clone()).await?;
+        session.flush().await?;
         if let Ok(reader) = tokio::time::timeout(every, &mut made).await {
             break reader;
         }
@@ -98,51 +84,43 @@ pub async fn filled<E: std::error::Error>(
         Ok(mut reader) => pass_on(session, &mut reader).await?,
         Err(error) => return broken_off(session, telemetry::chain(&error)).await,
     }
-    session.write_response_body(None, true).await
+    session.end().await
 }
 
 /// Sends several parts of a body, one after the other, in their frame. As with [`stream`], an error leaves
 /// it visibly incomplete.
 pub async fn parts(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     frame: &Byteranges,
     mut reader: Reader,
 ) -> Result<()> {
     response.insert_header(header::CONTENT_LENGTH, frame.length())?;
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_head(response).await?;
     for (head, span) in frame.parts() {
-        session
-            .write_response_body(Some(head.into()), false)
-            .await?;
+        session.write(head.into()).await?;
         reader.turn_to(span);
         pass_on(session, &mut reader).await?;
     }
-    session
-        .write_response_body(Some(frame.end().into()), true)
-        .await
+    session.write_last(frame.end().into()).await
 }
 
 /// Sends the body of an answer that passes through. As with [`stream`], an error leaves it visibly
 /// incomplete.
 pub async fn relay(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     length: Option<u64>,
     mut passed: Passed,
 ) -> Result<()> {
     if !frame(session, &mut response, length).await? {
         return Ok(());
     }
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_head(response).await?;
     loop {
         match next_passed(session, &mut passed).await? {
-            Ok(Some(piece)) => session.write_response_body(Some(piece), false).await?,
-            Ok(None) => return session.write_response_body(None, true).await,
+            Ok(Some(piece)) => session.write(piece).await?,
+            Ok(None) => return session.end().await,
             Err(error) => return broken_off(session, telemetry::chain(&error)).await,
         }
     }
@@ -151,25 +129,23 @@ pub async fn relay(
 /// [`relay`] for a body that only the end of its connection ends: it ends here only if it has this digest.
 pub async fn relay_verified(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     digest: Digest,
     mut passed: Passed,
 ) -> Result<()> {
     if !frame(session, &mut response, None).await? {
         return Ok(());
     }
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_head(response).await?;
     let mut hasher = Hasher::new(digest.algorithm());
     loop {
         match next_passed(session, &mut passed).await? {
             Ok(Some(piece)) => {
                 hasher.update(&piece);
-                session.write_response_body(Some(piece), false).await?;
+                session.write(piece).await?;
             }
             Ok(None) if hasher.finish() == digest => {
-                return session.write_response_body(None, true).await;
+                return session.end().await;
             }
             Ok(None) => return broken_off(session, "the answer was cut off".into()).await,
             Err(error) => return broken_off(session, telemetry::chain(&error)).await,
@@ -181,15 +157,13 @@ pub async fn relay_verified(
 /// As with [`stream`], an error leaves it visibly incomplete.
 pub async fn relay_part(
     session: &mut Session,
-    mut response: ResponseHeader,
+    mut response: Response,
     mut skip: u64,
     length: u64,
     mut passed: Passed,
 ) -> Result<()> {
     response.insert_header(header::CONTENT_LENGTH, length)?;
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_head(response).await?;
     let mut left = length;
     while left > 0 {
         let mut piece = match next_passed(session, &mut passed).await? {
@@ -203,10 +177,10 @@ pub async fn relay_part(
         piece.truncate(most(left));
         left -= piece.len() as u64;
         if !piece.is_empty() {
-            session.write_response_body(Some(piece), false).await?;
+            session.write(piece).await?;
         }
     }
-    session.write_response_body(None, true).await
+    session.end().await
 }
 
 /// The next piece, with what was sent before it on the wire while we wait.
@@ -218,7 +192,7 @@ async fn next_passed(
     match futures_util::poll!(&mut next) {
         Poll::Ready(next) => Ok(next),
         Poll::Pending => {
-            flush(session).await?;
+            session.flush().await?;
             Ok(next.await)
         }
     }
@@ -233,7 +207,7 @@ pub fn needs_length(session: &Session) -> bool {
 /// a body that is broken off would look whole.
 async fn frame(
     session: &mut Session,
-    response: &mut ResponseHeader,
+    response: &mut Response,
     length: Option<u64>,
 ) -> Result<bool> {
     match length {
@@ -241,7 +215,7 @@ async fn frame(
         None if session.is_http2() => {}
         None if needs_length(session) => {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-            let mut refused = ResponseHeader::build(status, None)?;
+            let mut refused = Response::new(status, CacheStatus::own("refused"))?;
             refused.insert_header(header::CONTENT_TYPE, "application/json")?;
             refused.insert_header(header::CACHE_CONTROL, "no-store")?;
             let message = "the length of this answer is not known: ask by HTTP/1.1";
@@ -257,7 +231,7 @@ async fn frame(
 /// Ends a body before its end. What there was still reaches the client: it may resume from there.
 async fn broken_off(session: &mut Session, error: String) -> Result<()> {
     tracing::warn!(error, "a body was broken off");
-    let _ = flush(session).await;
+    let _ = session.flush().await;
     Error::e_explain(ErrorType::InternalError, "the body ended early")
 }
 
@@ -269,7 +243,7 @@ async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
             match futures_util::poll!(&mut next) {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
-                    flush(session).await?;
+                    session.flush().await?;
                     next.await
                 }
             }
@@ -280,7 +254,7 @@ async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
         };
         let Some(piece) = piece else { return Ok(()) };
         let waited = {
-            let mut write = pin!(session.write_response_body(Some(piece.clone()), false));
+            let mut write = pin!(session.write(piece.clone()));
             match futures_util::poll!(&mut write) {
                 Poll::Ready(written) => {
                     written?;
@@ -294,20 +268,5 @@ async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
             }
         };
         reader.written(piece, waited);
-    }
-}
-
-/// Sends what is buffered. HTTP/1 bodies of a known length are flushed only at their end, but a client
-/// must not wait for what is here while we wait for more; HTTP/2 flushes by itself. pingora has no other
-/// way: a failed task that follows an empty one writes nothing, flushes, and gives its error back.
-async fn flush(session: &mut Session) -> Result<()> {
-    if session.is_http2() {
-        return Ok(());
-    }
-    let nothing = Error::new(ErrorType::Custom("nothing failed"));
-    let tasks = vec![HttpTask::Body(None, false), HttpTask::Failed(nothing)];
-    match session.downstream_session.response_duplex_vec(tasks).await {
-        Err(error) if *error.etype() == ErrorType::Custom("nothing failed") => Ok(()),
-        outcome => outcome.map(drop),
     }
 }

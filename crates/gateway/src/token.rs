@@ -5,13 +5,13 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 use tokio::time::{Instant, timeout_at};
 
 use super::login::{Denial, address, deny};
 use super::respond::{self, Wanted};
 use super::route::{self, Refusal};
+use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Refused, Scopes, token_answer};
 use oci::cache_status::CacheStatus;
@@ -54,12 +54,7 @@ impl Request {
 
 impl Gateway {
     /// Answers a request for a token.
-    pub(super) async fn token(
-        &self,
-        session: &mut Session,
-        wanted: &Wanted,
-        host: Option<&str>,
-    ) -> Result<()> {
+    pub(super) async fn token(&self, session: &mut Session, wanted: &Wanted) -> Result<()> {
         let Some(authenticator) = self.authenticator() else {
             let refused = Refusal::new(ErrorCode::NameUnknown, "there are no tokens here");
             return respond::refusal(session, wanted, &refused).await;
@@ -116,7 +111,7 @@ impl Gateway {
         let Some(token) = authenticator.token(&login, &scopes, now) else {
             return refuse(session, wanted, "a token gives no other token").await;
         };
-        let granted = self.granted(&login, &scopes, host);
+        let granted = self.granted(session, &login, &scopes);
         let body = token_answer(&token, &granted, now);
         let mut response = respond::response(StatusCode::OK, wanted, CacheStatus::own("token"))?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
@@ -129,7 +124,7 @@ impl Gateway {
         let deadline = Instant::now() + self.state.form_timeout;
         let mut form = BytesMut::new();
         loop {
-            let piece = session.downstream_session.read_request_body();
+            let piece = session.read_body();
             match timeout_at(deadline, piece).await {
                 Err(_) => return Ok(Form::TooLate),
                 Ok(Err(error)) => return Err(error),
@@ -143,8 +138,12 @@ impl Gateway {
     }
 
     /// What of the scopes the login may use today: told, not carried.
-    fn granted(&self, login: &Login, scopes: &Scopes, host: Option<&str>) -> Scopes {
-        let resolve = |name: &str| route::repository(&self.state.table, &self.listener, host, name);
+    fn granted(&self, session: &Session, login: &Login, scopes: &Scopes) -> Scopes {
+        let place = self.place(session, None);
+        let resolve = |name: &str| {
+            let resolved = self.state.table.resolver.resolve(place, name);
+            Some(resolved.ok()?.1)
+        };
         self.state.policy.granted(login, scopes, resolve)
     }
 }
@@ -178,7 +177,7 @@ enum Form {
 
 /// Answers a form that did not arrive in time, and ends the connection.
 async fn too_late(session: &mut Session, wanted: &Wanted) -> Result<()> {
-    session.set_keepalive(None);
+    session.close_afterwards();
     let refused = Refusal {
         status: StatusCode::REQUEST_TIMEOUT,
         code: ErrorCode::Unsupported,

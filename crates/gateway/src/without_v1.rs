@@ -1,11 +1,11 @@
 //! A build without the feature `v1`: no path is the v1 API's, and no client is shown it.
 
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 use super::Gateway;
 use super::route::{Asked, Listener, Table};
 use super::search::{Found, Search};
+use super::session::Session;
 use access::Login;
 use oci::name::{Registry, Repository};
 

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::error::Asked;
 use super::{Mirror, MirrorError, Origin};
 use access::Viewer;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
 use store::{KnownRepository, warn_degraded};
 use upstream::UpstreamError;
@@ -70,7 +70,11 @@ impl Mirror {
         budget: &mut Budget,
     ) -> Result<Listed, MirrorError> {
         let origin = self.origin_for(registry, viewer.presented())?;
-        let seen = |name: &Repository| viewer.may_pull(registry, name).is_some();
+        let seen = |name: &Repository| {
+            viewer
+                .may_pull(&RepositoryName::new(registry, name))
+                .is_some()
+        };
         let listed = if origin.upstream.is_none() {
             Listed {
                 names: Vec::new(),
@@ -119,7 +123,9 @@ impl Mirror {
             all.unwrap_or(Err(MirrorError::Lost))?
         };
         let seen = |name: &Repository| {
-            let seen = viewer.may_pull(registry, name).is_some();
+            let seen = viewer
+                .may_pull(&RepositoryName::new(registry, name))
+                .is_some();
             seen.then(|| name.clone())
         };
         Ok(picked(&all, seen).await)
@@ -195,7 +201,9 @@ impl Mirror {
         };
         let seen = |known: &KnownRepository| {
             (known.public || !origin.only_public)
-                && viewer.may_pull(registry, &known.repository).is_some()
+                && viewer
+                    .may_pull(&RepositoryName::new(registry, &known.repository))
+                    .is_some()
         };
         let seen = |known: &KnownRepository| seen(known).then(|| known.repository.clone());
         picked(&known, seen).await

@@ -14,7 +14,7 @@ use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
-use oci::name::{Reference, Registry, Repository};
+use oci::name::{Reference, Registry, Repository, RepositoryName};
 use oci::platform::{Platform, Platforms, choose};
 use oci::references::{Part, parts};
 
@@ -107,7 +107,7 @@ impl Mirror {
         }
         let warming = Warming {
             mirror: self,
-            permit: Permit::of_operator(image.registry.clone(), image.repository.clone()),
+            permit: Permit::of_operator(RepositoryName::new(&image.registry, &image.repository)),
             told,
             began: Instant::now(),
         };

@@ -4,6 +4,7 @@
 //! specification's code, before anything else looks at it.
 
 pub mod addresses;
+pub mod authority;
 pub mod authorization;
 pub mod byteranges;
 pub mod cache_status;

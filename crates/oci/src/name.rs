@@ -104,6 +104,28 @@ impl fmt::Debug for Repository {
     }
 }
 
+/// The canonical name of a repository: what rules, links and logs call it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryName {
+    pub registry: Registry,
+    pub repository: Repository,
+}
+
+impl RepositoryName {
+    pub fn new(registry: &Registry, repository: &Repository) -> Self {
+        Self {
+            registry: registry.clone(),
+            repository: repository.clone(),
+        }
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)
+    }
+}
+
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);

@@ -19,7 +19,7 @@ pub enum Format {
 /// `warn` on.
 pub fn start(format: Format, level: tracing::Level) {
     let filter = EnvFilter::new(format!(
-        "warn,roadstead={level},access={level},fill={level},pingora=error,pingora_proxy=error,pingora_core=error"
+        "warn,roadstead={level},access={level},fill={level},pingora=error,pingora_core=error"
     ));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use access::{Action, Caller, Policy};
 use mirror::{Contents, Mirror, MirrorError};
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use oci::v1::{ImageId, Resource};
 use roadstead_v1::{Claim, Registries, Settings, V1, V1Settings};
 
@@ -65,7 +65,11 @@ fn a_layer_can_be_had_in_the_store() {
             ..Policy::default()
         };
         let repository: Repository = "team/app".parse().expect("a name");
-        let permit = policy.decide(&Caller::Anonymous, Action::Pull, &old, &repository);
+        let permit = policy.decide(
+            &Caller::Anonymous,
+            Action::Pull,
+            &RepositoryName::new(&old, &repository),
+        );
         let permit = permit.expect("everybody may");
         let claim = Claim::Repository(&permit);
         let id = |index: usize| ids[index].parse::<ImageId>().expect("an id");

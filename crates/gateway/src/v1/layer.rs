@@ -6,10 +6,10 @@
 //! it is asked for what it gives rightly.
 
 use http::{HeaderMap, Method, StatusCode, header};
-use pingora::proxy::Session;
 
 use super::super::respond::Wanted;
-use super::super::{Gateway, forward, send};
+use super::super::session::Session;
+use super::super::{Gateway, request_body, send};
 use super::route::Image;
 use super::{Failed, respond, unusable};
 use ::v1::{Claim, V1Pass};
@@ -100,7 +100,7 @@ impl Gateway {
         cut: Cut,
     ) -> Result<(), Failed> {
         let Cut { asked, span, size } = cut;
-        let length = forward::content_length(&passed.headers);
+        let length = request_body::content_length(&passed.headers);
         let is = |expected: u64| length.is_none_or(|length| length == expected);
         let skip = match (passed.status, asked) {
             (StatusCode::PARTIAL_CONTENT, Asked::Part(asked)) if is(asked.len()) => {

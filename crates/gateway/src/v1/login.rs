@@ -3,15 +3,15 @@
 use std::time::SystemTime;
 
 use http::{StatusCode, header};
-use pingora::proxy::Session;
 
 use super::super::Gateway;
 use super::super::login::address;
 use super::super::route::Refusal;
+use super::super::session::Session;
 use access::{Action, Caller, Denied, Login, Permit, Refused};
 use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 
 /// A refusal, and how it could be overcome.
 #[derive(Debug)]
@@ -144,13 +144,9 @@ impl Gateway {
         &self,
         caller: &Caller,
         action: Action,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
     ) -> Result<Permit, Denial> {
-        let decided = self
-            .state
-            .policy
-            .decide(caller, action, registry, repository);
+        let decided = self.state.policy.decide(caller, action, name);
         let challenged = self.v1_has_accounts() && !self.listener.read_only;
         decided.map_err(|denied| match denied {
             Denied::Anonymous if challenged => Denial::unauthorized("you have to log in for that"),

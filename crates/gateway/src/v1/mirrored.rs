@@ -2,10 +2,10 @@
 //! is among them, so that neither its cookies nor what it says of caches can contradict ours.
 
 use http::{HeaderMap, StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
 
 use super::super::respond::{Wanted, warn_of_age};
+use super::super::response::Response;
+use super::super::session::Session;
 use super::super::{Gateway, measure, send};
 use super::Failed;
 use super::respond;
@@ -48,7 +48,7 @@ impl Gateway {
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
         let answer = v1.v1_named(permit, &named.resource).await?;
-        let mut response = self.v1_mirrored(&named.registry, answer.cache, Life::Moving)?;
+        let mut response = self.v1_mirrored(&named.name.registry, answer.cache, Life::Moving)?;
         measure::stale(answer.cache, answer.stale);
         warn_of_age(&mut response, answer.stale)?;
         if named.resource == Resource::Images {
@@ -149,8 +149,8 @@ impl Gateway {
         registry: &Registry,
         cache: CacheStatus,
         life: Life,
-    ) -> pingora::Result<ResponseHeader> {
-        let mut response = respond::response(StatusCode::OK, cache)?;
+    ) -> pingora_core::Result<Response> {
+        let mut response = Response::new(StatusCode::OK, cache)?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
         let open = self.state.policy.is_open(registry);
         response.insert_header(header::CACHE_CONTROL, life.cache_control(open))?;
@@ -162,7 +162,7 @@ impl Gateway {
         registry: &Registry,
         status: StatusCode,
         cache: CacheStatus,
-    ) -> pingora::Result<ResponseHeader> {
+    ) -> pingora_core::Result<Response> {
         let mut response = self.v1_mirrored(registry, cache, Life::Forever)?;
         response.set_status(status)?;
         response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
@@ -174,9 +174,9 @@ impl Gateway {
 /// Sends a whole body, or its head alone.
 async fn v1_whole(
     session: &mut Session,
-    response: ResponseHeader,
+    response: Response,
     answer: V1Answer,
-) -> pingora::Result<()> {
+) -> pingora_core::Result<()> {
     let head = session.req_header().method == http::Method::HEAD;
     send::whole(session, response, head, answer.bytes).await
 }

@@ -16,13 +16,13 @@ mod search;
 mod synthesis;
 mod synthesis_layer;
 
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
 pub use route::{Route, instead_of_v2, route};
 
 use super::route::Refusal;
-use super::{Failure, Gateway, forward};
+use super::session::Session;
+use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
 use access::{Action, Permit};
 use login::{Challenge, Denial};
@@ -44,7 +44,7 @@ enum Failed {
     Denied(Denial),
     Mirror(MirrorError),
     /// The connection is of no more use.
-    Connection(Box<pingora::Error>),
+    Connection(Box<pingora_core::Error>),
 }
 
 impl From<Denial> for Failed {
@@ -65,8 +65,8 @@ impl From<MirrorError> for Failed {
     }
 }
 
-impl From<Box<pingora::Error>> for Failed {
-    fn from(error: Box<pingora::Error>) -> Self {
+impl From<Box<pingora_core::Error>> for Failed {
+    fn from(error: Box<pingora_core::Error>) -> Self {
         Self::Connection(error)
     }
 }
@@ -98,13 +98,13 @@ impl Gateway {
             Failed::Mirror(error) => respond::failure(session, head, &error).await?,
             Failed::Denied(denial) => {
                 // A short body is read first, so that the connection can go on.
-                forward::take_short_body(session).await;
+                request_body::take_short_body(session).await;
                 let challenge = self.v1_challenge(denial.challenge);
                 let (refused, again) = (&denial.refusal, denial.retry_after);
                 respond::refusal(session, head, refused, challenge.as_deref(), again).await?;
             }
         }
-        forward::drain(session).await;
+        request_body::drain(session).await;
         Ok(())
     }
 
@@ -151,12 +151,12 @@ impl Gateway {
         named: &Named,
         seen: &mut Seen,
     ) -> Result<(), Failed> {
-        seen.registry = Some(named.registry.clone());
-        seen.repository = Some(named.repository.clone());
+        seen.registry = Some(named.name.registry.clone());
+        seen.repository = Some(named.name.repository.clone());
         let login = self.v1_login(session).await?;
         seen.user = login.user().map(str::to_owned);
-        let caller = login.caller(&named.name);
-        let permit = self.v1_decide(&caller, named.action, &named.registry, &named.repository)?;
+        let caller = login.caller(&named.typed);
+        let permit = self.v1_decide(&caller, named.action, &named.name)?;
         self.v1_either(session, named, &login, &permit).await
     }
 
@@ -188,13 +188,12 @@ impl Gateway {
             })?;
             seen.registry = Some(open.registry().clone());
             if let Some(name) = foreign {
-                let host = super::host(session.req_header()).ok().flatten();
-                if let Ok((entry, repository)) =
-                    route::resolve(&self.state.table, &self.listener, host, &name)
-                    && entry.registry == *open.registry()
+                let place = self.place(session, None);
+                if let Ok((_, name)) = route::resolve(&self.state.table.resolver, place, &name)
+                    && name.registry == *open.registry()
                 {
                     let v1 = &self.state.v1;
-                    v1.v1_said_to_be_in(&entry.registry, &image.id, &repository);
+                    v1.v1_said_to_be_in(&name.registry, &image.id, &name.repository);
                 }
             }
             let claim = Claim::Everything(&open);
@@ -215,15 +214,15 @@ impl Gateway {
         &self,
         session: &Session,
         login: &access::Login,
-        name: &str,
+        typed: &str,
         action: Action,
     ) -> Result<Permit, Failed> {
-        let host = super::host(session.req_header()).ok().flatten();
-        let (entry, repository) = route::resolve(&self.state.table, &self.listener, host, name)?;
+        let place = self.place(session, None);
+        let (entry, name) = route::resolve(&self.state.table.resolver, place, typed)?;
         if action != Action::Pull && !entry.push {
             return Err(route::no_pushes(&entry.registry).into());
         }
-        Ok(self.v1_decide(&login.caller(name), action, &entry.registry, &repository)?)
+        Ok(self.v1_decide(&login.caller(typed), action, &name)?)
     }
 }
 

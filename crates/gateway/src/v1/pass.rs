@@ -5,14 +5,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
 
-use super::super::location::is_authority;
+use super::super::location::is_origin;
+use super::super::response::Response;
+use super::super::session::Session;
 use super::super::unframed::{self, Proof};
-use super::super::{Gateway, forward, send};
+use super::super::{Gateway, request_body, send};
 use super::route::{Image, Named};
-use super::{Failed, respond, synthesis, unusable};
+use super::{Failed, synthesis, unusable};
 use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
@@ -50,7 +50,7 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        let mirrored = self.state.v1.v1_is_mirrored(&named.registry);
+        let mirrored = self.state.v1.v1_is_mirrored(&named.name.registry);
         if mirrored && named.action == Action::Pull {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
@@ -73,7 +73,8 @@ impl Gateway {
         if method == Method::DELETE && gone && passed.status.is_success() {
             v1.v1_unlink_all(permit).await;
         }
-        let mut response = self.v1_response(session, &named.registry, named.action, &passed)?;
+        let mut response =
+            self.v1_response(session, &named.name.registry, named.action, &passed)?;
         if passed.status.is_success() && named.resource.is_of_index() {
             self.v1_endpoints(session, &mut response, named, login)?;
         }
@@ -148,10 +149,10 @@ impl Gateway {
     pub(super) fn v1_endpoints(
         &self,
         session: &Session,
-        response: &mut ResponseHeader,
+        response: &mut Response,
         named: &Named,
         login: &Login,
-    ) -> pingora::Result<()> {
+    ) -> pingora_core::Result<()> {
         let external = self.external(session);
         let authority = external.split_once("://").map_or("", |(_, rest)| rest);
         response.insert_header("X-Docker-Endpoints", authority)?;
@@ -161,7 +162,7 @@ impl Gateway {
             Action::Delete => V1Access::Delete,
         };
         let token = self.state.authenticator.as_ref().and_then(|authenticator| {
-            authenticator.v1_token(login, &named.name, access, SystemTime::now())
+            authenticator.v1_token(login, &named.typed, access, SystemTime::now())
         });
         if let Some(token) = token {
             response.insert_header("X-Docker-Token", token)?;
@@ -185,8 +186,8 @@ impl Gateway {
         let (feed, body) = if bodiless {
             (None, None)
         } else {
-            forward::go_on(session).await?;
-            let length = forward::content_length(&session.req_header().headers);
+            request_body::go_on(session).await?;
+            let length = request_body::content_length(&session.req_header().headers);
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
@@ -200,10 +201,10 @@ impl Gateway {
             tokio::select! {
                 biased;
                 passed = &mut sending => return Ok(passed?),
-                sent = forward::feed_body(session, feed, self.state.idle_timeout) => sent?,
+                sent = request_body::feed_body(session, feed, self.state.idle_timeout) => sent?,
             }
         }
-        let answer = tokio::time::timeout(forward::ANSWER, sending).await;
+        let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
         Ok(answer.map_err(|_| MirrorError::late())??)
     }
 
@@ -214,9 +215,9 @@ impl Gateway {
         registry: &Registry,
         action: Action,
         passed: &Passed,
-    ) -> Result<ResponseHeader, Failed> {
+    ) -> Result<Response, Failed> {
         let cache = CacheStatus::forward(Forward::Bypass);
-        let mut response = respond::response(passed.status, cache)?;
+        let mut response = Response::new(passed.status, cache)?;
         let names = COMING_BACK.iter().chain(
             KEEPING
                 .iter()
@@ -252,19 +253,17 @@ impl Gateway {
     pub(super) async fn v1_relay(
         &self,
         session: &mut Session,
-        mut response: ResponseHeader,
+        mut response: Response,
         passed: Passed,
     ) -> Result<(), Failed> {
-        let length = forward::content_length(&passed.headers);
+        let length = request_body::content_length(&passed.headers);
         let head = session.req_header().method == Method::HEAD;
         let bodiless = head || passed.status == StatusCode::NO_CONTENT;
         if bodiless || length == Some(0) {
             if let Some(length) = length.filter(|_| passed.status != StatusCode::NO_CONTENT) {
                 response.insert_header(header::CONTENT_LENGTH, length)?;
             }
-            session
-                .write_response_header(Box::new(response), true)
-                .await?;
+            session.write_head(response).await?;
         } else if passed.end() == BodyEnd::Connection {
             let method = session.req_header().method.clone();
             let bytes = match unframed::of_v1(&method, &passed) {
@@ -279,7 +278,7 @@ impl Gateway {
         } else {
             send::relay(session, response, length, passed).await?;
         }
-        forward::drain(session).await;
+        request_body::drain(session).await;
         Ok(())
     }
 }
@@ -307,7 +306,7 @@ pub(super) fn headers_up(session: &Session) -> HeaderMap {
 /// A `Location` on one of the registry's own names, as the client has to ask for it here.
 fn leading_here(location: &str, own: &[&str], external: &str) -> Option<String> {
     let led = v2::Target::split(location)?;
-    let is_own = |authority| own.iter().any(|origin| is_authority(origin, authority));
+    let is_own = |authority| own.iter().any(|origin| is_origin(origin, authority));
     let segments = v2::segments(led.path).ok()?;
     if !led.authority.is_none_or(is_own) || segments.first().is_none_or(|first| first != "v1") {
         return None;

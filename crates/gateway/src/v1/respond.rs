@@ -2,22 +2,15 @@
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::Result;
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora_core::Result;
 
+use super::super::response::Response;
 use super::super::route::Refusal;
+use super::super::session::Session;
 use super::super::{respond, send};
 use mirror::{Asked, MirrorError};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
-
-/// A response with what every answer carries.
-pub fn response(status: StatusCode, cache: CacheStatus) -> Result<ResponseHeader> {
-    let mut response = ResponseHeader::build(status, Some(14))?;
-    response.insert_header("Cache-Status", cache.to_string())?;
-    Ok(response)
-}
 
 /// `_ping`. `standalone` is whether clients are to send their password with every request; else they send
 /// the token that they get for a repository.
@@ -79,14 +72,14 @@ pub async fn failure(session: &mut Session, head: bool, failure: &MirrorError) -
 
 /// Nothing of the layer: 416 without a body, by which old Docker knows that it has everything.
 pub async fn nothing_left(session: &mut Session, size: u64, cache: CacheStatus) -> Result<()> {
-    let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, cache)?;
+    let mut response = Response::new(StatusCode::RANGE_NOT_SATISFIABLE, cache)?;
     response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
     send::whole(session, response, false, Bytes::new()).await
 }
 
 /// Our own answer, in JSON, that nobody keeps.
-pub fn own(status: StatusCode) -> Result<ResponseHeader> {
-    let mut response = response(status, CacheStatus::own("v1"))?;
+pub fn own(status: StatusCode) -> Result<Response> {
+    let mut response = Response::new(status, CacheStatus::own("v1"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
     Ok(response)

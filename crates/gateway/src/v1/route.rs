@@ -2,10 +2,11 @@
 
 use http::{Method, StatusCode};
 
-use super::super::route::{Asked, Entry, Listener, Refusal, Table, fixed, owner, unsupported};
+use super::super::resolver::{Entry, Place, ResolveError, Resolver};
+use super::super::route::{Asked, Listener, Refusal, Table, unsupported};
 use access::Action;
 use oci::error::ErrorCode;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 use oci::v1::{self, ImageId, Part, Path, Resource};
 use oci::v2;
 
@@ -24,13 +25,11 @@ pub enum Route {
 /// Something of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    pub registry: Registry,
-    /// With the canonical name.
-    pub repository: Repository,
+    pub name: RepositoryName,
     pub resource: Resource,
     pub action: Action,
     /// The name as the client typed it, without `library/`: what a token says.
-    pub name: String,
+    pub typed: String,
 }
 
 /// A part of an image: whose it is, a token says.
@@ -58,7 +57,7 @@ pub fn route(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Ro
 pub fn instead_of_v2(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Route> {
     let message = if table.old_clients.include(asked.agent) {
         "this client speaks the v1 API"
-    } else if is_v1_alone(table, listener, asked.host) {
+    } else if is_v1_alone(&table.resolver, listener.place(None, asked.host)) {
         // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
         "this registry speaks the v1 API alone"
     } else {
@@ -69,8 +68,8 @@ pub fn instead_of_v2(table: &Table, listener: &Listener, asked: &Asked<'_>) -> O
 }
 
 /// Whether all that is asked here is of one registry that has nothing for v2.
-fn is_v1_alone(table: &Table, listener: &Listener, host: Option<&str>) -> bool {
-    let fixed = fixed(table, listener, None, host);
+fn is_v1_alone(resolver: &Resolver, place: Place<'_>) -> bool {
+    let fixed = resolver.fixed(place);
     fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
 }
 
@@ -89,9 +88,10 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
             }
         })?;
     let reads = matches!(*asked.method, Method::GET | Method::HEAD);
+    let (resolver, place) = (&table.resolver, listener.place(None, asked.host));
     match path {
         Path::Ping | Path::Users => {
-            nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
+            nameless(resolver, place)?.ok_or_else(not_served)?;
             match path {
                 Path::Ping if reads => Ok(Route::Ping),
                 Path::Users if reads => Ok(Route::Users),
@@ -104,7 +104,7 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
         // Routed before, since what is found is not v1's alone.
         Path::Search => Err(unsupported("there is no such method here")),
         Path::Image { id, part } => {
-            let entry = nameless(table, listener, asked.host)?.ok_or_else(not_served)?;
+            let entry = nameless(resolver, place)?.ok_or_else(not_served)?;
             let action = action_on_image(asked.method, part)?;
             if action != Action::Pull && (listener.read_only || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
@@ -117,17 +117,16 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
             }))
         }
         Path::Named { name, resource } => {
-            let (entry, repository) = resolve(table, listener, asked.host, &name)?;
+            let (entry, named) = resolve(resolver, place, &name)?;
             let action = action_on_repository(asked.method, &resource)?;
             if action != Action::Pull && (listener.read_only || !entry.push || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
             }
             Ok(Route::Named(Named {
-                registry: entry.registry.clone(),
-                repository,
+                name: named,
                 resource,
                 action,
-                name: v1::plain(&name).to_owned(),
+                typed: v1::plain(&name).to_owned(),
             }))
         }
     }
@@ -137,40 +136,27 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
 ///
 /// # Errors
 /// When it is nobody's, or a registry's that speaks no v1.
-pub fn resolve<'t>(
-    table: &'t Table,
-    listener: &Listener,
-    host: Option<&str>,
+pub fn resolve<'r>(
+    resolver: &'r Resolver,
+    place: Place<'_>,
     name: &str,
-) -> Result<(&'t Entry, Repository), Refusal> {
-    let (entry, rest) = owner(table, listener, None, host, v1::plain(name))?;
+) -> Result<(&'r Entry, RepositoryName), Refusal> {
+    let (entry, rest) = resolver.owner(place, v1::plain(name))?;
     if !speaks_v1(entry) {
         return Err(not_served());
     }
-    let rest = v1::plain(rest);
-    let canonical = if entry.library && !rest.contains('/') {
-        format!("library/{rest}").parse()
-    } else {
-        rest.parse()
-    };
-    let repository = canonical.map_err(|error: oci::name::NameError| {
-        Refusal::new(ErrorCode::NameInvalid, error.to_string())
-    })?;
-    Ok((entry, repository))
+    let name = entry.repository(v1::plain(rest));
+    Ok((entry, name.map_err(ResolveError::from)?))
 }
 
 /// The registry of a request that names no repository: the one that the listener or the Host fixes; else the
 /// default one, or else any, that speaks v1.
-fn nameless<'t>(
-    table: &'t Table,
-    listener: &Listener,
-    host: Option<&str>,
-) -> Result<Option<&'t Entry>, Refusal> {
-    if let Some(entry) = fixed(table, listener, None, host)? {
+fn nameless<'r>(resolver: &'r Resolver, place: Place<'_>) -> Result<Option<&'r Entry>, Refusal> {
+    if let Some(entry) = resolver.fixed(place)? {
         return Ok(Some(entry).filter(|entry| speaks_v1(entry)));
     }
-    let v1 = || table.entries.iter().filter(|entry| entry.v1);
-    let bridged = || table.entries.iter().filter(|entry| speaks_v1(entry));
+    let v1 = || resolver.entries.iter().filter(|entry| entry.v1);
+    let bridged = || resolver.entries.iter().filter(|entry| speaks_v1(entry));
     let own = v1().find(|entry| entry.default).or_else(|| v1().next());
     let made_up = || {
         let default = bridged().find(|entry| entry.default);
@@ -229,24 +215,26 @@ mod tests {
 
     fn table() -> Table {
         Table {
-            entries: vec![
-                Entry {
-                    default: true,
-                    library: true,
-                    ..Entry::named("docker.io")
-                },
-                Entry {
-                    hosts: vec!["hosted.example.com".into()],
-                    owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                    push: true,
-                    v1: true,
-                    ..Entry::named("hosted")
-                },
-                Entry {
-                    hosts: vec!["v2.example.com".into()],
-                    ..Entry::named("modern")
-                },
-            ],
+            resolver: Resolver {
+                entries: vec![
+                    Entry {
+                        default: true,
+                        library: true,
+                        ..Entry::named("docker.io")
+                    },
+                    Entry {
+                        hosts: vec!["hosted.example.com".into()],
+                        owns: vec![Pattern::parse("team/**").expect("a pattern")],
+                        push: true,
+                        v1: true,
+                        ..Entry::named("hosted")
+                    },
+                    Entry {
+                        hosts: vec!["v2.example.com".into()],
+                        ..Entry::named("modern")
+                    },
+                ],
+            },
             ..Table::default()
         }
     }
@@ -315,9 +303,12 @@ mod tests {
             let Route::Named(named) = ask(&Method::GET, path, host, &listener) else {
                 panic!("{path}");
             };
-            assert_eq!((named.repository.as_str(), &*named.name), ("app", "app"));
             assert_eq!(
-                (named.registry.as_str(), named.action),
+                (named.name.repository.as_str(), &*named.typed),
+                ("app", "app")
+            );
+            assert_eq!(
+                (named.name.registry.as_str(), named.action),
                 ("hosted", Action::Pull)
             );
         }
@@ -365,7 +356,7 @@ mod tests {
         }
         // No `push: true`.
         let mut table = table();
-        table.entries[1].push = false;
+        table.resolver.entries[1].push = false;
         let asked = Asked {
             method: &put,
             path: "/v1/repositories/team/app/",

@@ -1,11 +1,11 @@
 //! The search of v1 registries: theirs, of which everybody is shown what they may pull.
 
 use http::{Method, StatusCode};
-use pingora::proxy::Session;
 use serde_json::Value;
 
 use super::super::Gateway;
 use super::super::search::{Found, Search};
+use super::super::session::Session;
 use super::route;
 use ::v1::V1Pass;
 use access::{Action, Login};
@@ -23,7 +23,7 @@ impl Gateway {
     ) -> Vec<Found> {
         let mut found = Vec::new();
         for registry in &search.registries {
-            let entries = &self.state.table.entries;
+            let entries = &self.state.table.resolver.entries;
             let speaks_v1 = |name: &Registry| {
                 let entry = entries.iter().find(|entry| entry.registry == *name);
                 entry.is_some_and(|entry| entry.v1)
@@ -63,7 +63,7 @@ impl Gateway {
         registry: &Registry,
         answer: &[u8],
     ) -> Vec<Found> {
-        let host = super::super::host(session.req_header()).ok().flatten();
+        let place = self.place(session, None);
         let Some(caller) = login.catalog_caller() else {
             return Vec::new();
         };
@@ -75,11 +75,9 @@ impl Gateway {
         let shown = results.iter().filter_map(|result| {
             let text = |key: &str| result.get(key).and_then(Value::as_str);
             let name = text("name")?;
-            let (table, listener) = (&self.state.table, &self.listener);
-            let (entry, repository) = route::resolve(table, listener, host, name).ok()?;
-            let policy = &self.state.policy;
-            let decided = policy.decide(&caller, Action::Pull, registry, &repository);
-            (entry.registry == *registry && decided.is_ok()).then(|| Found {
+            let (_, found) = route::resolve(&self.state.table.resolver, place, name).ok()?;
+            let decided = self.state.policy.decide(&caller, Action::Pull, &found);
+            (found.registry == *registry && decided.is_ok()).then(|| Found {
                 name: name.to_owned(),
                 description: text("description").unwrap_or_default().to_owned(),
             })

@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode, header};
-use pingora::proxy::Session;
 
-use super::super::route::{Refusal, fixed};
-use super::super::{Gateway, host, send};
+use super::super::route::Refusal;
+use super::super::session::Session;
+use super::super::{Gateway, send};
 use super::route::{Image, Named, speaks_v1};
 use super::{Failed, respond};
 use ::v1::{SynthesisFailure, SynthesisedImage, V1Pass};
 use access::{Action, Login, Permit};
 use mirror::{Asked, MirrorError};
 use oci::error::ErrorCode;
-use oci::name::Registry;
+use oci::name::{Registry, RepositoryName};
 use oci::synthesis::Platform;
 use oci::v1::{Part, Resource};
 
@@ -51,12 +51,12 @@ impl Gateway {
             named.resource,
             Resource::Images | Resource::Tags | Resource::Tag(_)
         );
-        read && named.action == Action::Pull && self.state.v1.synthesises(&named.registry)
+        read && named.action == Action::Pull && self.state.v1.synthesises(&named.name.registry)
     }
 
     /// Whether a registry itself speaks v1.
     fn v1_has_own(&self, registry: &Registry) -> bool {
-        let mut entries = self.state.table.entries.iter();
+        let mut entries = self.state.table.resolver.entries.iter();
         entries.any(|entry| entry.registry == *registry && entry.v1)
     }
 
@@ -70,13 +70,13 @@ impl Gateway {
         permit: &Permit,
     ) -> Result<(), Failed> {
         if !self.v1_may_synthesise(named) {
-            return if self.v1_has_own(&named.registry) {
+            return if self.v1_has_own(&named.name.registry) {
                 self.v1_pass_named(session, named, login, permit).await
             } else {
                 Err(unknown(Asked::Repository).into())
             };
         }
-        if self.v1_has_own(&named.registry) {
+        if self.v1_has_own(&named.name.registry) {
             match self.v1_pass_named(session, named, login, permit).await {
                 Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
                 Err(Failed::Mirror(error)) => {
@@ -220,19 +220,22 @@ impl Gateway {
             return Ok(false);
         };
         let nobody = access::Caller::Anonymous;
-        let permit = self.v1_decide(&nobody, Action::Pull, registry, &repository)?;
+        let name = RepositoryName::new(registry, &repository);
+        let permit = self.v1_decide(&nobody, Action::Pull, &name)?;
         Box::pin(self.v1_image_of(session, image, &permit, true, &known)).await?;
         Ok(true)
     }
 
     /// The registries that a request without a name may mean.
     fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failed> {
-        let host = host(session.req_header()).ok().flatten();
-        let table = &self.state.table;
-        if let Some(entry) = fixed(table, &self.listener, None, host)? {
+        let resolver = &self.state.table.resolver;
+        if let Some(entry) = resolver
+            .fixed(self.place(session, None))
+            .map_err(Refusal::from)?
+        {
             return Ok(vec![entry.registry.clone()]);
         }
-        let speaking = table.entries.iter().filter(|entry| speaks_v1(entry));
+        let speaking = resolver.entries.iter().filter(|entry| speaks_v1(entry));
         Ok(speaking.map(|entry| entry.registry.clone()).collect())
     }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
 
 use super::super::respond::Wanted;
+use super::super::response::Response;
+use super::super::session::Session;
 use super::super::{Gateway, measure, send};
 use super::{Failed, respond};
 use ::v1::{MadeUp, SynthesisFailure, SynthesisLayer};
@@ -136,8 +136,8 @@ fn layer_response(
     status: StatusCode,
     cache: CacheStatus,
     everybody: bool,
-) -> pingora::Result<ResponseHeader> {
-    let mut response = respond::response(status, cache)?;
+) -> pingora_core::Result<Response> {
+    let mut response = Response::new(status, cache)?;
     response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
     let keeping = if everybody {
         "public, max-age=31536000, immutable"

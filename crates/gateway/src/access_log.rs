@@ -1,0 +1,47 @@
+//! The access log: one line per answered request.
+
+use super::Gateway;
+use super::context::RequestContext;
+use super::session::Session;
+use oci::name::{Registry, Repository};
+
+/// Writes the line of a request.
+pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
+    let request = session.req_header();
+    let answered = session.answered();
+    let target = context.target.as_ref();
+    let registry = target.map(|target| &target.name.registry);
+    let registry = registry.or(context.v1.registry.as_ref());
+    let repository = target.map(|target| &target.name.repository);
+    let repository = repository.or(context.v1.repository.as_ref());
+    let cache = answered.map(|answered| answered.cache);
+    let upstream = match target {
+        Some(target) if cache.is_some_and(|cache| cache.forward.is_some()) => {
+            gateway.state.mirror.upstream_of(&target.name.registry)
+        }
+        _ => "-",
+    };
+    let cache = cache.map(|cache| cache.to_string());
+    tracing::info!(
+        target: "access",
+        client = session.client_addr().unwrap_or_else(|| "-".to_owned()),
+        user = context.v1.user.as_deref().or(context.login.user()).unwrap_or("anonymous"),
+        method = request.method.as_str(),
+        path = loggable(request.uri.path()),
+        registry = registry.map_or("-", Registry::as_str),
+        repository = repository.map_or("-", Repository::as_str),
+        status = answered.map_or(0, |answered| answered.status.as_u16()),
+        bytes = session.bytes_sent(),
+        ms = telemetry::ms(context.started),
+        cache = cache.as_deref().map_or("-", |cache| cache.trim_start_matches("roadstead; ")),
+        upstream,
+    );
+}
+
+/// A path as it may stand in the log: bounded, and without control characters.
+fn loggable(path: &str) -> String {
+    path.chars()
+        .take(512)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}

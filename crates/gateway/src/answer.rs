@@ -1,0 +1,141 @@
+//! What becomes of a request: room for it, its route, who asks, and then the answer.
+
+use http::{StatusCode, header};
+use pingora_core::Result;
+
+use super::context::RequestContext;
+use super::host::host;
+use super::login::{self, Denial, scope_of};
+use super::respond::{self, Wanted};
+use super::route::{self, Asked, Refusal, Route};
+use super::session::Session;
+use super::{Gateway, catalogue, forward};
+use access::{Action, Login, Scopes};
+use oci::error::ErrorCode;
+
+impl Gateway {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// When the connection is of no more use; an answer that has begun is not whole then.
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        if session.is_http2() {
+            // An HTTP/2 receiver that stops stalls its stream, not the socket, which has a deadline already.
+            session.set_write_timeout(self.state.idle_timeout);
+        }
+        let request = session.req_header();
+        let wanted = Wanted::of(&request.method, &request.headers);
+        match self.state.admission.request(session.client()) {
+            Ok(admitted) => context.admitted = Some(admitted),
+            Err(denial) => return login::deny(session, &wanted, &denial).await,
+        }
+        let route = match self.route(session) {
+            Ok(Route::V1(route)) => return self.v1(session, route, &mut context.v1).await,
+            Ok(Route::Token) => return self.token(session, &wanted).await,
+            Ok(route) => route,
+            Err(refusal) => return forward::refuse(session, &wanted, &refusal).await,
+        };
+        match self.log_in(session, &route).await {
+            Ok(login) => context.login = login,
+            Err(denial) => return login::deny(session, &wanted, &denial).await,
+        }
+        self.dispatch(session, wanted, route, context).await
+    }
+
+    /// Where a request goes.
+    fn route(&self, session: &Session) -> Result<Route, Refusal> {
+        let request = session.req_header();
+        let host = host(request).map_err(|_| Refusal {
+            status: StatusCode::BAD_REQUEST,
+            code: ErrorCode::NameInvalid,
+            message: "the Host header is missing or not valid".into(),
+        })?;
+        let agent = request.headers.get(header::USER_AGENT);
+        let asked = Asked {
+            method: &request.method,
+            path: if request.raw_path_is_utf8() {
+                request.uri.path()
+            } else {
+                "/%ff"
+            },
+            query: request.uri.query().unwrap_or_default(),
+            host,
+            agent: agent
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default(),
+        };
+        route::route(&self.state.table, &self.listener, asked)
+    }
+
+    /// Who asks, where this gateway is who knows.
+    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, Box<Denial>> {
+        if self.authenticator().is_none() || self.leaves(route) {
+            return Ok(Login::ANONYMOUS);
+        }
+        let scope = match route {
+            Route::Pull(target) => scope_of(target, Action::Pull),
+            Route::Pass(pass) => scope_of(&pass.target, pass.action),
+            Route::Catalogue(_) | Route::Search(_) => catalogue::scope(),
+            Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
+        };
+        self.login(session, &scope).await
+    }
+
+    /// Answers what is the v2 API's.
+    async fn dispatch(
+        &self,
+        session: &mut Session,
+        mut wanted: Wanted,
+        route: Route,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        let login = &context.login;
+        match route {
+            Route::Token | Route::V1(_) => {}
+            Route::Ping {
+                namespace,
+                of: Some(registry),
+            } => {
+                wanted.namespace = namespace;
+                self.ping_for_caller(session, &wanted, &registry).await?;
+            }
+            Route::Ping {
+                namespace,
+                of: None,
+            } => {
+                wanted.namespace = namespace;
+                if self.is_nobody(session) {
+                    let challenge = self.challenge(session, &Scopes::default(), None);
+                    let denial =
+                        Denial::unauthorized("log in, or get a token for nobody", challenge);
+                    login::deny(session, &wanted, &denial).await?;
+                } else {
+                    respond::ping(session, &wanted).await?;
+                }
+            }
+            Route::Search(search) => {
+                wanted.namespace.clone_from(&search.namespace);
+                self.search(session, &wanted, &search, login).await?;
+            }
+            Route::Catalogue(listing) => {
+                wanted.namespace.clone_from(&listing.namespace);
+                self.catalogue(session, &wanted, &listing, login).await?;
+            }
+            Route::Pass(pass) => {
+                wanted.namespace.clone_from(&pass.target.namespace);
+                context.target = Some(pass.target.clone());
+                self.pass(session, &wanted, *pass, login).await?;
+            }
+            Route::Pull(target) => {
+                wanted.namespace.clone_from(&target.namespace);
+                let target = context.target.insert(target);
+                self.pull(session, &wanted, target, login).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! What is known of a request while it is answered, for the log and the metrics.
+
+use std::time::Instant;
+
+use pingora_http::RequestHeader;
+
+use super::admission::Admitted;
+use super::route::Target;
+use super::{measure, v1};
+use access::Login;
+use telemetry::metrics::InFlight;
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct RequestContext {
+    pub started: Instant,
+    pub in_flight: InFlight,
+    /// Its room, given back at its end.
+    pub admitted: Option<Admitted>,
+    pub login: Login,
+    /// What it is about, once it is routed.
+    pub target: Option<Target>,
+    pub v1: v1::Seen,
+}
+
+impl RequestContext {
+    pub fn begin(request: &RequestHeader) -> Self {
+        Self {
+            started: Instant::now(),
+            in_flight: measure::begun(request),
+            admitted: None,
+            login: Login::ANONYMOUS,
+            target: None,
+            v1: v1::Seen::default(),
+        }
+    }
+}

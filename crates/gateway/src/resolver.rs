@@ -1,0 +1,268 @@
+//! Which registry a name belongs to. Pure, and decided without asking anyone: the listener's registry, else `?ns=`,
+//! else the Host, else the longest registry name that is a path prefix, else the registry whose `owns` matches, else
+//! the default one.
+
+use oci::glob::Pattern;
+use oci::name::{NameError, Registry, Repository, RepositoryName};
+
+/// The longest name as it is typed: a registry's and a repository's, each of 255 bytes.
+pub const LONGEST_NAME: usize = 511;
+
+/// What routing knows of one registry.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are keys of the configuration, each true or false by itself"
+)]
+pub struct Entry {
+    pub registry: Registry,
+    /// Other names under which `?ns=` and prefixes may ask for it.
+    pub aliases: Vec<String>,
+    /// Chosen by Host.
+    pub hosts: Vec<String>,
+    pub owns: Vec<Pattern>,
+    pub default: bool,
+    /// One-component names stand for `library/<name>`: the Hub.
+    pub library: bool,
+    /// Whether it takes writes.
+    pub push: bool,
+    /// Whether what is read there is kept here.
+    pub cached: bool,
+    /// Whether it speaks v1.
+    pub v1: bool,
+    /// Whether it speaks v2, or its v1 images are served through v2.
+    pub v2: bool,
+    /// Whether images of one API are served through the other.
+    pub bridge: bool,
+    /// Whether it decides for each caller: it is asked where everything is its own alone.
+    pub callers: bool,
+}
+
+/// All registries, and the names that lead to them.
+#[derive(Clone, Debug, Default)]
+pub struct Resolver {
+    pub entries: Vec<Entry>,
+}
+
+/// Where a name is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// By a client, on the data plane.
+    Client {
+        /// The registry that the listener is for.
+        listener: Option<&'a Registry>,
+        /// The value of `?ns=`.
+        namespace: Option<&'a str>,
+        /// Host or `:authority`, with its port if it has one.
+        host: Option<&'a str>,
+    },
+    /// By an operator: nothing but the name counts.
+    Operator,
+}
+
+/// Why a name leads to no repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("this namespace is not served here")]
+    Namespace,
+    #[error("this registry is asked by a host of its own alone")]
+    Elsewhere,
+    #[error("no registry claims this name: write the registry's name before it")]
+    Unclaimed,
+    #[error("the name is longer than that of any registry and repository")]
+    Long,
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl<'a> Place<'a> {
+    /// The same place without its `?ns=`.
+    #[must_use]
+    pub fn without_namespace(self) -> Self {
+        self.with_namespace(None)
+    }
+
+    /// The same place with this `?ns=`.
+    #[must_use]
+    pub fn with_namespace(self, namespace: Option<&'a str>) -> Self {
+        match self {
+            Self::Client { listener, host, .. } => Self::Client {
+                listener,
+                namespace,
+                host,
+            },
+            Self::Operator => Self::Operator,
+        }
+    }
+}
+
+impl Entry {
+    /// A cached registry that claims nothing.
+    pub fn named(name: &str) -> Self {
+        Self {
+            registry: Registry::new(name),
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            owns: Vec::new(),
+            default: false,
+            library: name == "docker.io",
+            push: false,
+            cached: true,
+            v1: false,
+            v2: true,
+            bridge: false,
+            callers: false,
+        }
+    }
+
+    /// The canonical name of a repository of this registry.
+    ///
+    /// # Errors
+    /// [`NameError`] where it is no name of a repository.
+    pub fn repository(&self, name: &str) -> Result<RepositoryName, NameError> {
+        let repository: Repository = if self.library && !name.is_empty() && !name.contains('/') {
+            format!("library/{name}").parse()?
+        } else {
+            name.parse()?
+        };
+        Ok(RepositoryName {
+            registry: self.registry.clone(),
+            repository,
+        })
+    }
+
+    /// The names that it goes by: its own, and its aliases.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.aliases.iter().map(String::as_str);
+        aliases.chain([self.registry.as_str()])
+    }
+}
+
+impl Resolver {
+    /// The registry that a name belongs to, and the canonical name.
+    ///
+    /// # Errors
+    /// [`ResolveError`]: no registry that is asked here has it.
+    pub fn resolve(
+        &self,
+        place: Place<'_>,
+        name: &str,
+    ) -> Result<(&Entry, RepositoryName), ResolveError> {
+        let (entry, rest) = self.owner(place, name)?;
+        Ok((entry, entry.repository(rest)?))
+    }
+
+    /// The registry that a name belongs to, and the name without its registry prefix.
+    ///
+    /// # Errors
+    /// As for [`Resolver::resolve`], but for what only the name's grammar says.
+    pub fn owner<'n>(
+        &self,
+        place: Place<'_>,
+        name: &'n str,
+    ) -> Result<(&Entry, &'n str), ResolveError> {
+        // Before patterns are matched, which takes longer the longer a name is.
+        if name.len() > LONGEST_NAME {
+            return Err(ResolveError::Long);
+        }
+        if let Some(entry) = self.fixed(place)? {
+            return Ok((entry, name));
+        }
+        let owner = || {
+            let owns = |entry: &&Entry| entry.owns.iter().any(|pattern| pattern.matches(name));
+            self.entries.iter().find(owns)
+        };
+        let default = || self.entries.iter().find(|entry| entry.default);
+        let unprefixed = || Some((owner().or_else(default)?, name));
+        let (entry, rest) = self
+            .by_prefix(name)
+            .or_else(unprefixed)
+            .ok_or(ResolveError::Unclaimed)?;
+        match place {
+            Place::Client { .. } if entry.callers => Err(ResolveError::Elsewhere),
+            _ => Ok((entry, rest)),
+        }
+    }
+
+    /// The registry whose everything is that is asked here: the listener's, that of `?ns=`, or the Host's.
+    ///
+    /// # Errors
+    /// [`ResolveError::Namespace`] and [`ResolveError::Elsewhere`].
+    pub fn fixed(&self, place: Place<'_>) -> Result<Option<&Entry>, ResolveError> {
+        let Place::Client {
+            listener,
+            namespace,
+            host,
+        } = place
+        else {
+            return Ok(None);
+        };
+        let named = self.named(listener, namespace)?;
+        let by_host = host.and_then(|host| self.by_host(host));
+        // Elsewhere its clients would be challenged by us, and show it what is for us.
+        let elsewhere = |entry: &Entry| {
+            let own = by_host.is_some_and(|own| own.registry == entry.registry);
+            entry.callers && !own && listener.is_none()
+        };
+        if named.is_some_and(elsewhere) {
+            return Err(ResolveError::Elsewhere);
+        }
+        Ok(named.or(by_host))
+    }
+
+    /// How a repository is asked for at a place: by its own name where that leads to it, else behind its
+    /// registry's.
+    pub fn typed(&self, place: Place<'_>, name: &RepositoryName) -> Option<String> {
+        let leads = |typed: &String| {
+            let resolved = self.resolve(place, typed);
+            resolved.is_ok_and(|(_, resolved)| resolved == *name)
+        };
+        let plain = name.repository.to_string();
+        Some(plain)
+            .filter(leads)
+            .or_else(|| Some(name.to_string()).filter(leads))
+    }
+
+    /// The registry that goes by a name.
+    pub fn by_name(&self, name: &str) -> Option<&Entry> {
+        let goes_by = |entry: &&Entry| entry.names().any(|known| known == name);
+        self.entries.iter().find(goes_by)
+    }
+
+    /// The registry that the listener or `?ns=` fixes, if one does.
+    fn named(
+        &self,
+        listener: Option<&Registry>,
+        namespace: Option<&str>,
+    ) -> Result<Option<&Entry>, ResolveError> {
+        let by_name = |name| self.by_name(name).ok_or(ResolveError::Namespace);
+        let named = namespace.map(by_name).transpose()?;
+        let Some(fixed) = listener else {
+            return Ok(named);
+        };
+        if named.is_some_and(|named| named.registry != *fixed) {
+            return Err(ResolveError::Namespace);
+        }
+        let is = |entry: &&Entry| entry.registry == *fixed;
+        let entry = self.entries.iter().find(is);
+        entry.ok_or(ResolveError::Namespace).map(Some)
+    }
+
+    fn by_host(&self, host: &str) -> Option<&Entry> {
+        let (bare, _) = oci::authority::split_port(host);
+        let is =
+            |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(bare);
+        self.entries.iter().find(|entry| entry.hosts.iter().any(is))
+    }
+
+    fn by_prefix<'n>(&self, name: &'n str) -> Option<(&Entry, &'n str)> {
+        let rest = |entry: &Entry| {
+            let mut names = entry.names();
+            names.find_map(|known| name.strip_prefix(known)?.strip_prefix('/'))
+        };
+        let found = self.entries.iter();
+        let found = found.filter_map(|entry| Some((entry, rest(entry)?)));
+        // The longest name leaves the shortest rest.
+        found.min_by_key(|(_, rest)| rest.len())
+    }
+}
