@@ -5,6 +5,7 @@ mod examples;
 mod promises;
 mod reference;
 mod versions;
+mod walks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

@@ -28,7 +28,7 @@ impl Gateway {
             session.set_write_timeout(self.state.idle_timeout);
         }
         let request = session.req_header();
-        let wanted = Wanted::of(&request.method, &request.headers);
+        let mut wanted = Wanted::of(&request.method, &request.headers);
         match self.state.admission.request(session.client()) {
             Ok(admitted) => context.admitted = Some(admitted),
             Err(denial) => return login::deny(session, &wanted, &denial).await,
@@ -42,6 +42,12 @@ impl Gateway {
         match self.log_in(session, &route).await {
             Ok(login) => context.login = login,
             Err(denial) => return login::deny(session, &wanted, &denial).await,
+        }
+        // The commonest request goes the shortest way.
+        if let Route::Pull(target) = route {
+            wanted.namespace.clone_from(&target.namespace);
+            let target = context.target.insert(target);
+            return self.pull(session, &wanted, target, &context.login).await;
         }
         self.dispatch(session, wanted, route, context).await
     }
@@ -85,7 +91,7 @@ impl Gateway {
         self.login(session, &scope).await
     }
 
-    /// Answers what is the v2 API's.
+    /// Answers what is the v2 API's, cached reads apart.
     async fn dispatch(
         &self,
         session: &mut Session,
@@ -95,7 +101,8 @@ impl Gateway {
     ) -> Result<()> {
         let login = &context.login;
         match route {
-            Route::Token | Route::V1(_) => {}
+            // Answered before.
+            Route::Token | Route::V1(_) | Route::Pull(_) => {}
             Route::Ping {
                 namespace,
                 of: Some(registry),
@@ -129,11 +136,6 @@ impl Gateway {
                 wanted.namespace.clone_from(&pass.target.namespace);
                 context.target = Some(pass.target.clone());
                 self.pass(session, &wanted, *pass, login).await?;
-            }
-            Route::Pull(target) => {
-                wanted.namespace.clone_from(&target.namespace);
-                let target = context.target.insert(target);
-                self.pull(session, &wanted, target, login).await?;
             }
         }
         Ok(())
