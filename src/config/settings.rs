@@ -19,6 +19,30 @@ pub struct PasswordFileError {
     source: std::io::Error,
 }
 
+/// The records of the v1 API.
+#[cfg(feature = "v1")]
+fn record_extension() -> store::Extension {
+    v1::RECORDS
+}
+
+/// The records of the v1 API that a build with it left behind: counted, and deleted once unused.
+#[cfg(not(feature = "v1"))]
+fn record_extension() -> store::Extension {
+    use store::ExtensionKind;
+
+    static IMAGES: ExtensionKind = ExtensionKind {
+        max_bytes: 2 << 20,
+        ..ExtensionKind::new("v1", "_")
+    };
+    static CONVERSIONS: ExtensionKind = ExtensionKind::new("conversions", "");
+    static KINDS: [&ExtensionKind; 2] = [&IMAGES, &CONVERSIONS];
+
+    store::Extension {
+        kinds: &KINDS,
+        also_purged: |_, _| Vec::new(),
+    }
+}
+
 impl Config {
     pub fn store_settings(&self) -> store::Settings {
         store::Settings {
@@ -32,7 +56,7 @@ impl Config {
                 .map(|registry| (Registry::new(&registry.name), registry.unused_ttl))
                 .collect(),
             scrub_every: self.store.scrub_every,
-            extensions: Vec::new(),
+            extensions: vec![record_extension()],
         }
     }
 

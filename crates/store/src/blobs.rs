@@ -289,7 +289,7 @@ impl Blobs {
         Ok(staged)
     }
 
-    /// Begins a blob whose digest only its end tells: the v1 API's layers, and what is made from other blobs.
+    /// Begins a blob whose digest is known only at its end.
     /// `key` stands for it until then, and is no blob's digest. [`StagedBlob::commit_unnamed`] ends it.
     ///
     /// # Errors

@@ -27,15 +27,12 @@
 
 mod blobs;
 mod bucket;
-mod conversions;
 mod degraded;
 mod disk;
 mod durable;
 mod extension;
-mod images;
 mod index;
 mod layout;
-mod legacy_records;
 mod maintenance;
 mod open_file;
 mod partials;
@@ -50,8 +47,6 @@ mod settings;
 mod space;
 mod staged;
 mod sweep;
-mod synthesis;
-mod v1_bodies;
 
 use std::fs::File;
 use std::io;
@@ -63,11 +58,9 @@ pub use blobs::{Blob, Blobs};
 pub use bucket::{
     Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
 };
-pub use conversions::{Conversions, KnownImage, Made, MadeKind, MadeOf};
 pub use degraded::warn_degraded;
 pub use extension::Extension;
-pub use images::Images;
-pub use layout::digest_name;
+pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
 pub use partials::Note;
 pub use purge::{Purge, RecordSurvey, Target};
@@ -83,8 +76,6 @@ pub use settings::{MinFree, Settings};
 pub use space::{Full, Reservation, Space};
 pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
-pub use synthesis::{PreparedLayer, Synthesis, SynthesisedImage};
-pub use v1_bodies::{V1Bodies, V1Body};
 
 use layout::{BLOCK, PARTIALS, REPOSITORIES};
 use retention::RetentionPolicy;
@@ -108,10 +99,6 @@ pub enum OpenError {
 pub struct Store {
     pub blobs: Blobs,
     pub records: RecordStore,
-    pub images: Images,
-    pub v1: V1Bodies,
-    pub conversions: Conversions,
-    pub synthesis: Synthesis,
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     root: PathBuf,
@@ -151,16 +138,11 @@ impl Store {
             ..settings.clone()
         }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
-        let mut extensions = settings.extensions.clone();
-        extensions.push(legacy_records::EXTENSION);
+        let extensions = settings.extensions.clone();
         let kinds = extensions.iter().flat_map(|extension| extension.kinds);
         let kinds = kinds.copied().collect();
         let records = RecordStore::new(root, space.clone(), settings.persist_after(), kinds);
         Ok(Self {
-            v1: V1Bodies::new(&records),
-            images: Images::new(&records),
-            conversions: Conversions::new(&records),
-            synthesis: Synthesis::new(&records),
             records,
             blobs,
             space,

@@ -5,14 +5,69 @@ use std::fs::File;
 use super::*;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use crate::record::{ExtensionKey, ExtensionKeyOf, ExtensionKind, Record, Reference};
 use crate::{
-    BlobKey, BlobLink, Made, MadeKind, ManifestKey, ManifestLink, Pointer, PreparedLayer, Reach,
-    Settings, TagKey, V1Body,
+    BlobKey, BlobLink, Extension, ManifestKey, ManifestLink, Pointer, Reach, Settings, TagKey,
+    digest_name, parse_digest_name,
 };
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
-use oci::v1::{Endpoint, ImageId, Part, Resource};
+
+/// A list that may be long.
+static LISTS: ExtensionKind = ExtensionKind {
+    max_bytes: 1 << 20,
+    ..ExtensionKind::new("extra", "_list-")
+};
+static POINTERS: ExtensionKind = ExtensionKind {
+    reference: |_, value| value.parse().map(Reference::Claim),
+    ..ExtensionKind::new("extra", "_pointer/")
+};
+static LAYERS: ExtensionKind = ExtensionKind {
+    reference: |_, value| value.parse().map(Reference::Claim),
+    ..ExtensionKind::new("repositories", "_layer-")
+};
+static RECIPES: ExtensionKind = ExtensionKind {
+    retention: Retention::Permanent,
+    reference: |key, _| parse_digest_name(key.name()).map(Reference::Recipe),
+    ..ExtensionKind::new("permanent", "digests/")
+};
+static TOPS: ExtensionKind = ExtensionKind {
+    retention: Retention::PermanentIndex,
+    ..ExtensionKind::new("permanent", "tops/")
+};
+static EXTENSION: Extension = Extension {
+    kinds: &[&LISTS, &POINTERS, &LAYERS, &RECIPES, &TOPS],
+    also_purged: |_, _| Vec::new(),
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Names(Vec<String>);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct To(Digest);
+
+impl Record for Names {}
+
+impl Record for To {}
+
+fn list(registry: &str) -> ExtensionKeyOf<Names> {
+    let repository = repository();
+    let registry = Registry::new(registry);
+    LISTS.key(&registry, Some(&repository), "0").of()
+}
+
+fn to(key: ExtensionKey) -> ExtensionKeyOf<To> {
+    key.of()
+}
+
+/// A permanent record that says how a blob is made.
+async fn put_recipe(store: &Store, registry: &Registry, n: u8) {
+    let key = to(RECIPES.key(registry, None, &digest_name(&digest(n))));
+    store.records.put(&key, To(digest(n))).await;
+}
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -24,6 +79,7 @@ fn settings(root: &Path) -> Settings {
             (Registry::new("hub.example"), Some(30 * DAY)),
             (Registry::new("kept.example"), None),
         ],
+        extensions: vec![EXTENSION],
         ..Settings::at(root)
     }
 }
@@ -189,18 +245,14 @@ async fn signed_manifests_are_retained_by_their_links() {
     assert_eq!(here(&store), [1]);
 }
 
-/// Whose the images of the v1 API are is a record like others.
 #[tokio::test]
-async fn images_of_the_v1_api_are_counted_and_go() {
+async fn records_of_extensions_are_counted_and_deleted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
-    let id = ["a".repeat(64).parse().expect("an id")];
-    let name = |name: &str| Registry::new(name);
+    let names = Names(vec!["a".repeat(64)]);
     for registry in ["short.example", "hub.example", "kept.example"] {
-        let (registry, repository) = (name(registry), repository());
-        let linked = first.images.link(&registry, &repository, &id);
-        linked.await.expect("writable");
+        first.records.put(&list(registry), names.clone()).await;
     }
     link(&first, "hub.example", 1).await;
     assert_eq!((first.space.records(), first.space.used()), (4, 4 * 4096));
@@ -213,16 +265,14 @@ async fn images_of_the_v1_api_are_counted_and_go() {
         assert_eq!(store.space.records(), records, "{days}");
         assert_eq!(store.space.used(), records * 4096, "{days}");
     }
-    assert_eq!(read_dir(&root.join("v1")).count(), 1, "empty folders go");
+    assert_eq!(read_dir(&root.join("extra")).count(), 1, "empty folders go");
     // Also from memory, or it would not be written again.
     let store = store(root);
-    let (registry, repository) = (name("hub.example"), repository());
-    let linked = store.images.link(&registry, &repository, &id);
-    linked.await.expect("writable");
+    let key = list("hub.example");
+    store.records.put(&key, names).await;
     age(root, 40 * DAY);
     store.sweep(SystemTime::now());
-    let known = store.images.is_linked(&registry, &repository, &id[0]);
-    assert!(!known.await.expect("readable"));
+    assert_eq!(store.records.open(&key).await.expect("readable"), None);
 }
 
 #[tokio::test]
@@ -259,9 +309,9 @@ async fn of_too_many_records_the_least_used_go() {
     }
 }
 
-/// Bytes that no link leads to, but a pointer of the v1 API, a derived layer or a conversion.
+/// Bytes that no link refers to, but the record of an extension.
 #[tokio::test]
-async fn a_blob_lives_by_what_else_leads_to_it() {
+async fn a_blob_is_retained_by_records_of_extensions() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
@@ -269,48 +319,21 @@ async fn a_blob_lives_by_what_else_leads_to_it() {
         first.blobs.keep(&digest(n), &[n]).expect("room");
     }
     let (hub, kept) = (Registry::new("hub.example"), Registry::new("kept.example"));
-    let id: ImageId = "a".repeat(64).parse().expect("an id");
-    for (n, what) in [
-        (
-            1,
-            Endpoint::Image {
-                id: id.clone(),
-                part: Part::Layer,
-            },
-        ),
-        (
-            2,
-            Endpoint::Named {
-                repository: repository(),
-                resource: Resource::Tags,
-            },
-        ),
+    let (records, app) = (&first.records, repository());
+    for (key, n) in [
+        (POINTERS.key(&hub, None, "a/layer"), 1),
+        (POINTERS.key(&hub, Some(&app), "tags"), 2),
+        (LAYERS.key(&hub, None, "a"), 3),
     ] {
-        let body = V1Body {
-            digest: digest(n),
-            size: 1,
-            checked_at: 0,
-            layer_size: None,
-            checksum: None,
-        };
-        first.v1.point(&first.v1.ask(&hub, &what), body).await;
+        records.put(&to(key), To(digest(n))).await;
     }
-    let layer = PreparedLayer::Derived {
-        digest: digest(3),
-        size: 1,
-    };
-    first.synthesis.keep_layer(&hub, &digest(9), layer).await;
-    let conversions = &first.conversions;
-    conversions
-        .keep_made_of(&kept, &digest(4), MadeKind::Layer, &id)
-        .await
-        .expect("readable");
+    put_recipe(&first, &kept, 4).await;
     drop(first);
     // Records are swept before the blobs that they lead to are marked again.
     for (days, records, left) in [
         (1, 4, vec![1, 2, 3, 4, 5]),
         (3, 4, vec![1, 2, 3, 4]),
-        // A conversion stays, whoever had it made.
+        // A permanent record stays.
         (31, 1, vec![4]),
     ] {
         age(root, days * DAY);
@@ -321,9 +344,9 @@ async fn a_blob_lives_by_what_else_leads_to_it() {
     }
 }
 
-/// Conversions have half of what records may take, whatever else is used, and no more if that is wanted.
+/// Permanent records have half of what records may take, whatever else is used, and no more if others need it.
 #[tokio::test]
-async fn conversions_and_other_records_leave_each_other_room() {
+async fn permanent_and_other_records_leave_each_other_room() {
     // Of each, how many there are, how long ago they were used, and how many are left of 32.
     for (made, links, made_age, link_age, left) in [
         // Nobody wants the rest.
@@ -340,17 +363,13 @@ async fn conversions_and_other_records_leave_each_other_room() {
         let root = folder.path();
         let first = store(root);
         let registry = Registry::new("kept.example");
-        let id: ImageId = "a".repeat(64).parse().expect("an id");
         for n in 0..made {
-            let conversions = &first.conversions;
-            let digest = digest(n);
-            let kept = conversions.keep_made_of(&registry, &digest, MadeKind::Layer, &id);
-            kept.await.expect("readable");
+            put_recipe(&first, &registry, n).await;
         }
         for n in 0..links {
             link(&first, "kept.example", n).await;
         }
-        age(&root.join("conversions"), made_age * DAY);
+        age(&root.join("permanent"), made_age * DAY);
         age(&root.join("repositories"), link_age * DAY);
         drop(first);
         let small = Store::open(&Settings {
@@ -361,7 +380,7 @@ async fn conversions_and_other_records_leave_each_other_room() {
         let store = small.expect("a store");
         store.scan();
         store.sweep(SystemTime::now());
-        let made_left = count_files(&root.join("conversions"));
+        let made_left = count_files(&root.join("permanent"));
         let links_left = count_files(&root.join("repositories"));
         assert_eq!((made_left, links_left), left, "{made} {links}");
         assert_eq!(store.space.records(), (left.0 + left.1) as u64);
@@ -373,7 +392,7 @@ async fn conversions_and_other_records_leave_each_other_room() {
 
 /// Without what leads to it, what was lost is made anew; with it, it would be missed.
 #[tokio::test]
-async fn of_too_many_conversions_those_that_lead_to_them_go() {
+async fn of_too_many_permanent_records_those_that_lead_to_them_are_deleted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let store = Store::open(&Settings {
@@ -383,30 +402,23 @@ async fn of_too_many_conversions_those_that_lead_to_them_go() {
     let store = store.expect("a store");
     store.scan();
     let registry = Registry::new("kept.example");
-    let (conversions, id) = (&store.conversions, "a".repeat(64));
-    let id: ImageId = id.parse().expect("an id");
-    let made = Made {
-        manifest: digest(0),
-        size: 1,
-    };
-    conversions.keep_made(&registry, &id, made).await;
+    let top = to(TOPS.key(&registry, None, "a"));
+    store.records.put(&top, To(digest(0))).await;
     for n in 0..32 {
-        let digest = digest(n);
-        let kept = conversions.keep_made_of(&registry, &digest, MadeKind::Layer, &id);
-        kept.await.expect("readable");
+        put_recipe(&store, &registry, n).await;
     }
     assert_eq!(store.space.excess_records(), 1);
     store.sweep(SystemTime::now());
     assert_eq!(store.space.excess_records(), 0);
     // Also from memory.
-    let made = conversions.made(&registry, &id).await;
-    assert_eq!(made.expect("readable"), None);
+    assert_eq!(store.records.open(&top).await.expect("readable"), None);
     let mut left = 0;
     for n in 0..32 {
-        let known = conversions.made_of(&registry, &digest(n)).await;
+        let key = to(RECIPES.key(&registry, None, &digest_name(&digest(n))));
+        let known = store.records.open(&key).await;
         left += usize::from(known.expect("readable").is_some());
     }
-    assert_eq!(left, count_files(&root.join("conversions")));
+    assert_eq!(left, count_files(&root.join("permanent")));
     assert!((16..32).contains(&left), "{left}");
 }
 
@@ -416,13 +428,10 @@ async fn long_records_are_counted_by_their_blocks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
-    let registry = Registry::new("hub.example");
-    let id = |n: u64| format!("0{n:063x}").parse::<ImageId>().expect("an id");
-    for (ids, blocks) in [(60, 1), (62, 2), (300, 5)] {
-        let ids: Vec<ImageId> = (0..ids).map(id).collect();
-        let (images, repository) = (&first.images, repository());
-        let linked = images.link(&registry, &repository, &ids).await;
-        linked.expect("writable");
+    let name = |n: u64| format!("0{n:063x}");
+    for (names, blocks) in [(60, 1), (62, 2), (300, 5)] {
+        let names = Names((0..names).map(name).collect());
+        first.records.put(&list("hub.example"), names).await;
         assert_eq!(
             (first.space.records(), first.space.used()),
             (1, blocks * 4096)

@@ -13,9 +13,27 @@ use std::time::{Duration, SystemTime};
 use oci::digest::{Algorithm, Digest};
 use oci::name::Registry;
 use proptest::prelude::*;
-use roadstead_store::{Blob, CommitError, MinFree, Note, Settings, StagedBlob, Store};
+use roadstead_store::{
+    Blob, CommitError, Extension, ExtensionKind, MinFree, Note, Record, Settings, StagedBlob, Store,
+};
+use serde::{Deserialize, Serialize};
 
 use testkit::disk::{files, measured};
+
+/// Records of many blocks.
+static LISTS: ExtensionKind = ExtensionKind {
+    max_bytes: 2 << 20,
+    ..ExtensionKind::new("lists", "_list-")
+};
+static EXTENSION: Extension = Extension {
+    kinds: &[&LISTS],
+    also_purged: |_, _| Vec::new(),
+};
+
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Names(Vec<String>);
+
+impl Record for Names {}
 
 /// The contents that there can be.
 const CONTENTS: u8 = 10;
@@ -86,7 +104,7 @@ enum Act {
     Delete(u8),
     /// Somebody leaves litter where only the store should be.
     Litter,
-    /// A repository's list names so many images of the v1 API.
+    /// Lists of a repository name so many things.
     Link(u8, u16),
     /// The folder of partials takes no file any more, until the next act of this kind.
     Break,
@@ -167,6 +185,7 @@ impl World {
             max_size: self.max_size,
             min_free: MinFree::Bytes(0),
             unused_ttl: Some(Duration::from_secs(24 * 3600)),
+            extensions: vec![EXTENSION],
             ..Settings::at(self.root.path())
         };
         let store = Store::open(&settings).expect("it opens whatever happened");
@@ -274,16 +293,28 @@ impl World {
         }
     }
 
-    /// Links what was not linked, in records of many blocks; a disk that refuses them is only told to the log.
+    /// Adds to records of many blocks; a disk that refuses them is only told to the log.
     fn link(&mut self, of: u8, many: u16) {
         let repository = format!("team/app{of}").parse().expect("a name");
-        let id = |n: u16| format!("{:x}{n:063x}", n % 16).parse().expect("an id");
-        let ids: Vec<_> = (0..many).map(id).collect();
-        let (images, registry) = (&self.store().images, Registry::new("old.example"));
+        let registry = Registry::new("old.example");
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let linked = images.link(&registry, &repository, &ids);
-        let linked = runtime.expect("a runtime").block_on(linked);
-        linked.expect("readable");
+        let runtime = runtime.expect("a runtime");
+        for list in 0..16 {
+            let names = (0..many).filter(|n| n % 16 == list);
+            let names: Vec<_> = names.map(|n| format!("{n:064x}")).collect();
+            if names.is_empty() {
+                continue;
+            }
+            let key = LISTS.key(&registry, Some(&repository), &list.to_string());
+            let key = key.of::<Names>();
+            let add = move |known: Option<&Names>| {
+                let known = known.map_or_else(Vec::new, |known| known.0.clone());
+                let all: BTreeSet<_> = known.into_iter().chain(names).collect();
+                Some(Names(all.into_iter().collect()))
+            };
+            let added = self.store().records.update(&key, add);
+            runtime.block_on(added).expect("readable");
+        }
     }
 
     fn stage(&mut self, key: u8, sized: bool) {

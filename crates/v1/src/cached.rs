@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::registry::{Claim, MAX_LIST, V1Origin, keep_token};
 use super::{Registries, V1};
+use crate::records::{BodyRecords, V1Body};
 use access::Permit;
 use mirror::{Asked, Freshness, MirrorError, UNCACHED_DEADLINE, freshness, stale_age, unix};
 use oci::cache_status::{CacheStatus, Forward};
@@ -19,7 +20,7 @@ use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
 use runtime::flight::Flights;
-use store::{Store, V1Body, warn_degraded};
+use store::{Store, warn_degraded};
 use upstream::UpstreamError;
 
 /// A question, and whose token it is asked with.
@@ -315,7 +316,8 @@ impl Registries {
         origin: &V1Origin,
         what: &Endpoint,
     ) -> Option<Arc<V1Body>> {
-        let opened = self.store.v1.open(&origin.registry, what).await;
+        let bodies = BodyRecords::of(&self.store);
+        let opened = bodies.open(&origin.registry, what).await;
         opened.unwrap_or_else(|error| {
             warn_degraded("a pointer of the v1 API cannot be read", &error);
             None
@@ -344,12 +346,13 @@ async fn fetched(
     question: Question,
 ) -> Result<Fetched, MirrorError> {
     let (registry, what, repository) = question;
-    let asked = store.v1.ask(&registry, &what);
+    let bodies = BodyRecords::of(&store);
+    let asked = bodies.ask(&registry, &what);
     let (headers, bytes) = match ask(&origin, &what, repository.as_ref()).await {
         Ok(answered) => answered,
         Err(error) => {
             if matches!(error, UpstreamError::NotFound) {
-                store.v1.gone(&asked).await;
+                bodies.gone(&asked).await;
             }
             let kind = match what {
                 Endpoint::Image { .. } => Asked::Image,
@@ -379,7 +382,7 @@ async fn fetched(
     if let Ok(Err(error)) = keep.await {
         warn_degraded("a body of the v1 API cannot be kept", &error);
     }
-    let body = store.v1.point(&asked, body).await;
+    let body = bodies.point(&asked, body).await;
     Ok(Fetched { body, bytes })
 }
 

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::registry::V1Origin;
+use crate::records::{BodyRecords, V1Body};
 use mirror::{Check, FillKey, ForeignSource, unix};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use oci::range::Span;
 use oci::v1::{Endpoint, ImageId, Part};
-use store::{Store, V1Body};
+use store::Store;
 use upstream::{BlobBody, UpstreamError};
 
 /// A layer of the v1 API.
@@ -77,7 +78,7 @@ impl Layer {
             return self.digest;
         }
         let (registry, what) = (&self.origin.registry, self.endpoint());
-        let known = self.store.v1.open(registry, &what).await;
+        let known = BodyRecords::of(&self.store).open(registry, &what).await;
         Some(known.ok()??.digest)
     }
 }
@@ -124,8 +125,9 @@ impl ForeignSource for Layer {
                 layer_size: None,
                 checksum: None,
             };
-            let question = self.store.v1.ask(&self.origin.registry, &self.endpoint());
-            self.store.v1.point(&question, body).await;
+            let bodies = BodyRecords::of(&self.store);
+            let question = bodies.ask(&self.origin.registry, &self.endpoint());
+            bodies.point(&question, body).await;
         })
     }
 }

@@ -7,6 +7,7 @@
 mod cached;
 mod layer;
 mod layer_source;
+mod records;
 mod registry;
 mod v1_to_v2;
 mod v2_to_v1;
@@ -15,8 +16,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use cached::V1Answer;
+pub use records::{RECORDS, SynthesisedImage};
 pub use registry::{Claim, V1Pass, V1Settings, v1_list};
-pub use store::SynthesisedImage;
 pub use v2_to_v1::{MadeUp, SynthesisFailure, SynthesisLayer};
 
 use mirror::{Contents, Mirror, MirrorError};

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::V1;
+use super::records::ImageRecords;
 use access::{Action, Open, Permit};
 use mirror::{Asked, MirrorError, Passed};
 use oci::name::{Registry, Repository};
@@ -291,7 +292,7 @@ impl V1 {
                     .insert(id.clone(), permit.repository().clone());
             }
         }
-        let images = &self.store().images;
+        let images = ImageRecords::of(self.store());
         let linked = images.link(permit.registry(), permit.repository(), ids);
         linked
             .await
@@ -300,7 +301,7 @@ impl V1 {
 
     /// The permit's repository is gone.
     pub async fn v1_unlink_all(&self, permit: &Permit) {
-        let images = &self.store().images;
+        let images = ImageRecords::of(self.store());
         let (registry, repository) = (permit.registry(), permit.repository());
         images.unlink_all(registry, repository).await;
     }
@@ -321,7 +322,7 @@ impl V1 {
         permit: &Permit,
         id: &ImageId,
     ) -> Result<bool, MirrorError> {
-        let images = &self.store().images;
+        let images = ImageRecords::of(self.store());
         let linked = images.is_linked(permit.registry(), permit.repository(), id);
         linked
             .await

@@ -114,6 +114,29 @@ fn other_paths_are_no_keys() {
     }
 }
 
+/// A build without the crate that wrote a namespace still counts what is in it, and deletes it once unused.
+#[test]
+fn a_short_prefix_takes_every_record_of_a_namespace() {
+    static IMAGES: ExtensionKind = ExtensionKind::new("v1", "_");
+    static CONVERSIONS: ExtensionKind = ExtensionKind::new("conversions", "");
+
+    let kinds = [&IMAGES, &CONVERSIONS];
+    for path in [
+        "v1/hub/team/app/_images-0",
+        "v1/hub/team/app/_named/tag/1",
+        "v1/hub/_parts/abc/json",
+        "conversions/hub/tops/abc",
+        "conversions/hub/images/abc.1",
+    ] {
+        let key = RecordKey::parse(path, &kinds).expect("a key");
+        assert_eq!(
+            (key.path().as_str(), key.retention()),
+            (path, Retention::WhileUsed)
+        );
+    }
+    assert_eq!(RecordKey::parse("other/hub/_x", &kinds), None);
+}
+
 #[test]
 fn a_reference_is_to_the_stored_bytes() {
     let other = Digest::of(Algorithm::Sha256, b"signed");

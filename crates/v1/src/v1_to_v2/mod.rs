@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use super::layer_source::Layer;
 use super::registry::V1Origin;
 use super::{Registries, layer as v1_layer};
+use crate::records::{ConversionRecords, ImageRecords, KnownImage, Made, MadeKind};
 use mirror::{
     Budget, Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, Target, unix,
 };
@@ -33,10 +34,7 @@ use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository, Tag};
 use oci::v1::{ImageId, plain};
 use runtime::flight::Flights;
-use store::{
-    BlobKey, BlobLink, KnownImage, Made, MadeKind, ManifestKey, ManifestLink, Pointer, Reach,
-    warn_degraded,
-};
+use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Reach, warn_degraded};
 
 use packed::Packed;
 
@@ -132,7 +130,9 @@ impl Registries {
         let Some(top) = side.tag(self, tag).await? else {
             return Ok(None);
         };
-        let made = self.store.conversions.made(registry, &top).await;
+        let made = ConversionRecords::of(&self.store)
+            .made(registry, &top)
+            .await;
         let made = made.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         let Some(made) = made else {
             return Err(MirrorError::Preparing(preparation(&top)));
@@ -268,7 +268,9 @@ impl Registries {
         }
         let length = match kind {
             MadeKind::Layer => {
-                let known = self.store.conversions.image(&side.registry, &id).await;
+                let known = ConversionRecords::of(&self.store)
+                    .image(&side.registry, &id)
+                    .await;
                 let known = known.ok().flatten();
                 known.map(|image| image.layer.size)
             }
@@ -299,7 +301,9 @@ impl Registries {
         if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
-        let made = self.store.conversions.made(&side.registry, &id).await;
+        let made = ConversionRecords::of(&self.store)
+            .made(&side.registry, &id)
+            .await;
         let link = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
             size: made.ok()??.size,
@@ -321,7 +325,7 @@ impl Registries {
         let side = self.side(registry, repository)?;
         let (kind, images) = self.made_of(registry, digest).await?;
         for id in images.iter().cloned() {
-            let known = &self.store.images;
+            let known = ImageRecords::of(&self.store);
             match known.is_linked(registry, repository, &id).await {
                 Ok(true) => return Some((side, id, kind)),
                 Ok(false) => {}
@@ -350,7 +354,7 @@ impl Registries {
         digest: &Digest,
     ) -> Option<(MadeKind, Vec<ImageId>)> {
         self.bridging(registry)?;
-        let conversions = &self.store.conversions;
+        let conversions = ConversionRecords::of(&self.store);
         let made_of = conversions.made_of(registry, digest).await;
         let made_of = made_of.unwrap_or_else(|error| {
             warn_degraded("a conversion cannot be read", &error);

@@ -10,16 +10,14 @@ use super::ask::wrong;
 use super::layer::{LayerError, examined};
 use super::{Side, preparation};
 use crate::Registries;
+use crate::records::{ConversionRecords, ImageRecords, KnownImage, Made, MadeKind};
 use mirror::{MirrorError, unix};
 use oci::conversion::{self, Converted, Image, Layer};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
-use store::{
-    BlobKey, BlobLink, CommitError, KnownImage, Made, MadeKind, ManifestKey, ManifestLink, Reach,
-    warn_degraded,
-};
+use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, warn_degraded};
 use upstream::UpstreamError;
 
 /// How many images of one chain are read at once.
@@ -77,7 +75,7 @@ impl Registries {
             manifest: converted.manifest_digest,
             size: converted.manifest.len() as u64,
         };
-        let conversions = &self.store.conversions;
+        let conversions = ConversionRecords::of(&self.store);
         conversions.keep_made(&side.registry, top, made).await;
         Ok(made)
     }
@@ -119,7 +117,7 @@ impl Registries {
             json: said.json,
             layer,
         };
-        let conversions = &self.store.conversions;
+        let conversions = ConversionRecords::of(&self.store);
         conversions.keep_image(&side.registry, &id, &image).await;
         Ok(image)
     }
@@ -151,7 +149,7 @@ impl Registries {
         registry: &Registry,
         id: &ImageId,
     ) -> Option<KnownImage> {
-        let known = self.store.conversions.image(registry, id).await;
+        let known = ConversionRecords::of(&self.store).image(registry, id).await;
         known.unwrap_or_else(|error| {
             warn_degraded("a converted image cannot be read", &error);
             None
@@ -180,7 +178,7 @@ impl Registries {
     /// Keeps what an image became, and of what each digest is.
     async fn keep_converted(&self, registry: &Registry, chain: &[Link], converted: &Converted) {
         let Some((top, _)) = chain.last() else { return };
-        let conversions = &self.store.conversions;
+        let conversions = ConversionRecords::of(&self.store);
         let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);
         let made = layers.map(|(id, image)| (image.layer.digest, MadeKind::Layer, id));
         let made = made.chain([
@@ -243,7 +241,7 @@ impl Registries {
         ));
         records.answer(&question, manifest, Reach::Here).await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
-        let images = &self.store.images;
+        let images = ImageRecords::of(&self.store);
         let linked = images.link(registry, repository, &ids).await;
         linked.map_err(|error| MirrorError::Disk(Arc::new(error)))
     }

@@ -2,6 +2,7 @@
 //! all there is to tell that it does not have the name.
 
 use crate::V1;
+use crate::records::SynthesisRecords;
 use access::Permit;
 use mirror::MirrorError;
 use oci::manifest::AcceptClass;
@@ -39,7 +40,10 @@ impl V1 {
                 continue;
             };
             let id = synthesis::top_id(&pointer.digest, platform);
-            match store.synthesis.image(registry, whose, &id).await {
+            match SynthesisRecords::of(store)
+                .image(registry, whose, &id)
+                .await
+            {
                 Ok(Some(given)) if given.repository == repository.as_str() => return true,
                 Ok(_) => {}
                 Err(error) => warn_degraded("what an image's id stands for cannot be read", &error),

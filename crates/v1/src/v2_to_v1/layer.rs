@@ -17,13 +17,14 @@ use super::hidden::Paths;
 use super::unpack::{self, Packing};
 use super::{MadeUp, SynthesisFailure};
 use crate::V1;
+use crate::records::{PreparedLayer, SynthesisRecords};
 use access::Permit;
 use mirror::{BlobAnswer, MirrorError, ReadError};
 use oci::cache_status::CacheStatus;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::Registry;
 use runtime::flight::Flights;
-use store::{Blobs, CommitError, PreparedLayer, StagedBlob, warn_degraded};
+use store::{Blobs, CommitError, StagedBlob, warn_degraded};
 
 /// How many layers are looked through at once: each takes a thread that computes.
 const AT_ONCE: usize = 4;
@@ -133,7 +134,8 @@ impl V1 {
     }
 
     async fn record(&self, permit: &Permit, key: &Digest) -> Option<Arc<PreparedLayer>> {
-        let known = self.store().synthesis.layer(permit.registry(), key);
+        let records = SynthesisRecords::of(self.store());
+        let known = records.layer(permit.registry(), key);
         known.await.unwrap_or_else(|error| {
             warn_degraded("the record of a layer cannot be read", &error);
             None
@@ -144,7 +146,7 @@ impl V1 {
     async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), SynthesisFailure> {
         let turns = self.preparing.turns.clone();
         let _turn = turns.acquire_owned().await.map_err(|_| MirrorError::Lost)?;
-        let (synthesis, registry) = (&self.store().synthesis, permit.registry());
+        let (synthesis, registry) = (SynthesisRecords::of(self.store()), permit.registry());
         let known = self.record(&permit, &wanted.layer).await;
         if known.as_deref() != Some(&PreparedLayer::Opaque) {
             let mut staging = self.staging(&wanted);

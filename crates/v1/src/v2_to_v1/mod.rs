@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::V1;
+use crate::records::{SynthesisRecords, SynthesisedImage};
 use access::Permit;
 use mirror::{Asked, MirrorError};
 use oci::digest::Digest;
@@ -30,7 +31,7 @@ use oci::name::{Reference, Registry, Repository, Tag};
 use oci::synthesis::{self, Image, Link, Platform, SynthesisError};
 use oci::v1::ImageId;
 use oci::v2::{Query, Resource};
-use store::{CommitError, SynthesisedImage, warn_degraded};
+use store::{CommitError, warn_degraded};
 
 pub use layer::{Preparing, SynthesisLayer};
 
@@ -180,7 +181,8 @@ impl V1 {
         repository: Option<&Repository>,
         id: &ImageId,
     ) -> Result<Option<Arc<SynthesisedImage>>, MirrorError> {
-        let known = self.store().synthesis.image(registry, repository, id);
+        let records = SynthesisRecords::of(self.store());
+        let known = records.image(registry, repository, id);
         known
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
@@ -274,7 +276,7 @@ impl V1 {
             position,
         };
         let whose = (!everybody).then_some(repository);
-        let synthesis = &self.store().synthesis;
+        let synthesis = SynthesisRecords::of(self.store());
         synthesis.keep_image(registry, whose, id, image).await;
     }
 
@@ -323,7 +325,7 @@ impl V1 {
         let (store, permit) = (self.registries.store.clone(), permit.clone());
         let known = tokio::task::spawn_blocking(move || {
             let known = store
-                .synthesis
+                .records
                 .known_tags(permit.registry(), permit.repository());
             known.unwrap_or_else(|error| {
                 warn_degraded("the tags cannot be listed", &error);

@@ -1,19 +1,22 @@
 //! What a purge takes of the v1 API: on disk, from memory, and no more.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::*;
-use crate::{KnownImage, Made, MadeKind, PreparedLayer, RecordStore, Settings, Space, Store};
 use oci::conversion::Layer;
 use oci::digest::Algorithm;
 use oci::v1::{Endpoint, ImageId, Part, Resource};
+use store::{Settings, Store};
 
-/// Records of the store in `root`, without the rest of it.
-pub fn records_in(root: &Path) -> RecordStore {
-    let space = Arc::new(Space::new(&Settings::at(root)));
-    space.settle();
-    RecordStore::new(root, space, 3600, EXTENSION.kinds.to_vec())
+/// A store with the records of the v1 API, which was counted.
+pub fn store_in(root: &Path) -> Store {
+    let settings = Settings {
+        extensions: vec![RECORDS],
+        ..Settings::at(root)
+    };
+    let store = Store::open(&settings).expect("a store");
+    store.scan();
+    store
 }
 
 fn digest_of(name: &str) -> Digest {
@@ -62,8 +65,7 @@ fn pointers() -> Vec<(&'static str, Endpoint, &'static str)> {
 }
 
 async fn filled(root: &Path) -> Store {
-    let store = Store::open(&Settings::at(root)).expect("a store");
-    store.scan();
+    let store = store_in(root);
     for (registry, what, bytes) in pointers() {
         let registry = Registry::new(registry);
         let digest = digest_of(bytes);
@@ -75,12 +77,14 @@ async fn filled(root: &Path) -> Store {
             layer_size: None,
             checksum: None,
         };
-        store.v1.point(&store.v1.ask(&registry, &what), body).await;
+        let bodies = BodyRecords::of(&store);
+        bodies.point(&bodies.ask(&registry, &what), body).await;
     }
     let registry = Registry::new("old");
     for (name, ids) in [("app", ["a", "b"]), ("app/sub", ["b", "c"])] {
         let ids = ids.map(id);
-        let linked = store.images.link(&registry, &repository(name), &ids).await;
+        let images = ImageRecords::of(&store);
+        let linked = images.link(&registry, &repository(name), &ids).await;
         linked.expect("writable");
     }
     for place in [None, Some(&repository("app")), Some(&repository("app/sub"))] {
@@ -91,7 +95,7 @@ async fn filled(root: &Path) -> Store {
             architecture: "arm64".into(),
             position: None,
         };
-        let synthesis = &store.synthesis;
+        let synthesis = SynthesisRecords::of(&store);
         synthesis
             .keep_image(&registry, place, &id("d"), image)
             .await;
@@ -100,7 +104,7 @@ async fn filled(root: &Path) -> Store {
     let digest = digest_of("derived");
     store.blobs.keep(&digest, derived).expect("room");
     let layer = PreparedLayer::Derived { digest, size: 7 };
-    let synthesis = &store.synthesis;
+    let synthesis = SynthesisRecords::of(&store);
     synthesis
         .keep_layer(&registry, &digest_of("key"), layer)
         .await;
@@ -117,7 +121,7 @@ async fn filled(root: &Path) -> Store {
     };
     let digest = digest_of("converted");
     store.blobs.keep(&digest, b"converted").expect("room");
-    let conversions = &store.conversions;
+    let conversions = ConversionRecords::of(&store);
     conversions.keep_image(&registry, &id("a"), &image).await;
     conversions
         .keep_made_of(&registry, &digest, MadeKind::Layer, &id("a"))
@@ -134,7 +138,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for (registry, what, bytes) in pointers() {
         let registry = Registry::new(registry);
-        let found = store.v1.open(&registry, &what).await;
+        let found = BodyRecords::of(store).open(&registry, &what).await;
         if found.expect("readable").is_some() {
             known.insert(format!("{registry} {bytes}"));
         }
@@ -146,7 +150,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
         ("app/sub", "b"),
         ("app/sub", "c"),
     ] {
-        let (images, repository) = (&store.images, repository(name));
+        let (images, repository) = (ImageRecords::of(store), repository(name));
         let linked = images.is_linked(&registry, &repository, &id(digit)).await;
         if linked.expect("readable") {
             known.insert(format!("{name} has {digit}"));
@@ -154,17 +158,18 @@ async fn known(store: &Store) -> BTreeSet<String> {
     }
     for name in ["", "app", "app/sub"] {
         let place = name.parse().ok();
-        let (synthesis, id) = (&store.synthesis, id("d"));
+        let (synthesis, id) = (SynthesisRecords::of(store), id("d"));
         let image = synthesis.image(&registry, place.as_ref(), &id).await;
         if image.expect("readable").is_some() {
             known.insert(format!("{name} synthesised"));
         }
     }
-    let layer = store.synthesis.layer(&registry, &digest_of("key")).await;
+    let synthesis = SynthesisRecords::of(store);
+    let layer = synthesis.layer(&registry, &digest_of("key")).await;
     if layer.expect("readable").is_some() {
         known.insert("prepared layer".into());
     }
-    let conversions = &store.conversions;
+    let conversions = ConversionRecords::of(store);
     let image = conversions.image(&registry, &id("a")).await;
     let made = conversions.made(&registry, &id("a")).await;
     let of = conversions
@@ -282,8 +287,7 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
         let (records, used) = (store.space.records(), store.space.used());
         drop(store);
         // Not from memory alone, and counted.
-        let store = Store::open(&Settings::at(folder.path())).expect("a store");
-        store.scan();
+        let store = store_in(folder.path());
         assert_eq!(known(&store).await, after, "{target:?}");
         assert_eq!((store.space.records(), store.space.used()), (records, used));
         assert!(store.plan(&target).others.is_empty(), "{target:?}");

@@ -3,19 +3,30 @@
 //! Bytes that a pointer of the v1 API or a derived layer refers to are claimed like linked ones. Conversions claim
 //! nothing: they say how bytes are made again.
 
+mod bodies;
+mod conversions;
+mod images;
+mod synthesis;
+
 use std::collections::BTreeSet;
 
 use oci::digest::Digest;
 use oci::name::{Registry, Repository, Tag};
 
-use crate::conversions::{DIGESTS, IMAGES, TOPS};
-use crate::images::{IMAGE_LISTS, ImageIds};
-use crate::synthesis::{LAYERS, SYNTHESISED};
-use crate::v1_bodies::{NAMED, PARTS};
-use crate::{Extension, ExtensionKey, RecordSurvey, SynthesisedImage, Target, V1Body};
+use store::{Extension, ExtensionKey, RecordSurvey, Target};
 
-/// All kinds of the v1 API.
-pub static EXTENSION: Extension = Extension {
+pub use bodies::{BodyRecords, V1Body};
+pub use conversions::{ConversionRecords, KnownImage, Made, MadeKind};
+pub use images::ImageRecords;
+pub use synthesis::{PreparedLayer, SynthesisRecords, SynthesisedImage};
+
+use bodies::{NAMED, PARTS};
+use conversions::{DIGESTS, IMAGES, TOPS};
+use images::{IMAGE_LISTS, ImageIds};
+use synthesis::{LAYERS, SYNTHESISED};
+
+/// The records of the v1 API, for [`store::Settings::extensions`].
+pub static RECORDS: Extension = Extension {
     kinds: &[
         &IMAGE_LISTS,
         &PARTS,
@@ -114,5 +125,4 @@ fn lists(survey: &RecordSurvey<'_>, list: Option<Digest>, tag: &Tag) -> bool {
 }
 
 #[cfg(test)]
-#[path = "legacy_records_tests.rs"]
 pub(crate) mod tests;

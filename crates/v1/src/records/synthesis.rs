@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::digest_name;
-use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference};
 use oci::digest::Digest;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
+use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Store, digest_name};
 
 pub(super) static SYNTHESISED: ExtensionKind = ExtensionKind::new("repositories", "_image-");
 
@@ -63,14 +62,14 @@ impl Record for PreparedLayer {}
 
 /// All records of this kind.
 #[derive(Debug)]
-pub struct Synthesis {
+pub struct SynthesisRecords {
     records: RecordStore,
 }
 
-impl Synthesis {
-    pub(super) fn new(records: &RecordStore) -> Self {
+impl SynthesisRecords {
+    pub fn of(store: &Store) -> Self {
         Self {
-            records: records.clone(),
+            records: store.records.clone(),
         }
     }
 
@@ -122,16 +121,6 @@ impl Synthesis {
     }
 }
 
-impl Synthesis {
-    /// The tags of a repository that were asked for before. Blocks.
-    ///
-    /// # Errors
-    /// When the disk cannot say.
-    pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
-        self.records.known_tags(registry, repository)
-    }
-}
-
 fn image_key(
     registry: &Registry,
     repository: Option<&Repository>,
@@ -149,8 +138,8 @@ mod tests {
     use super::*;
     use oci::digest::Algorithm;
 
-    fn synthesis_in(root: &std::path::Path) -> Synthesis {
-        Synthesis::new(&crate::legacy_records::tests::records_in(root))
+    fn synthesis_in(root: &std::path::Path) -> SynthesisRecords {
+        SynthesisRecords::of(&crate::records::tests::store_in(root))
     }
 
     #[tokio::test]

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExtensionKeyOf, ExtensionKind, Question, Reach, Record, RecordStore, Reference};
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::{Endpoint, Resource};
+use store::{
+    ExtensionKeyOf, ExtensionKind, Question, Reach, Record, RecordStore, Reference, Store,
+};
 
 pub(super) static PARTS: ExtensionKind = ExtensionKind {
     reference: |_, value| value.parse().map(claim),
@@ -64,14 +66,14 @@ impl Record for V1Body {
 
 /// All pointers of all registries.
 #[derive(Debug)]
-pub struct V1Bodies {
+pub struct BodyRecords {
     records: RecordStore,
 }
 
-impl V1Bodies {
-    pub(super) fn new(records: &RecordStore) -> Self {
+impl BodyRecords {
+    pub fn of(store: &Store) -> Self {
         Self {
-            records: records.clone(),
+            records: store.records.clone(),
         }
     }
 
@@ -129,8 +131,8 @@ fn key(registry: &Registry, what: &Endpoint) -> ExtensionKeyOf<V1Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RecordKey;
     use oci::v1::Part;
+    use store::RecordKey;
 
     #[test]
     fn paths_cannot_be_mistaken_for_one_another() {

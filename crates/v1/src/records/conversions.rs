@@ -1,7 +1,7 @@
 //! What images of the v1 API became: their descriptions, what is known of their layers, and the manifests made
 //! of them. Kept for ever, since a layer has to be read once to learn it, and a registry that has ended cannot
 //! be asked again; everything but the layers' bytes is made anew from here.
-//! Where the store is too small for that, they have half of what records may take (see [`super::sweep`]).
+//! Where the store is too small for that, they have half of what records may take.
 //!
 //! Below `conversions/<registry>`: `images/<id>` and its text in parts, since a record takes one block;
 //! `tops/<id>` for those that became a manifest; `digests/<digest>` for what a digest is. An id says nothing
@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{digest_name, parse_digest_name};
-use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Retention};
 use oci::conversion::Layer;
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::ImageId;
+use store::{
+    ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Retention, Store, digest_name,
+    parse_digest_name,
+};
 
 pub(super) static IMAGES: ExtensionKind = ExtensionKind {
     retention: Retention::Permanent,
@@ -103,14 +105,14 @@ impl Record for MadeOf {}
 
 /// All conversions of all registries.
 #[derive(Debug)]
-pub struct Conversions {
+pub struct ConversionRecords {
     records: RecordStore,
 }
 
-impl Conversions {
-    pub(super) fn new(records: &RecordStore) -> Self {
+impl ConversionRecords {
+    pub fn of(store: &Store) -> Self {
         Self {
-            records: records.clone(),
+            records: store.records.clone(),
         }
     }
 
@@ -238,8 +240,8 @@ fn pieces(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    fn conversions_in(root: &std::path::Path) -> Conversions {
-        Conversions::new(&crate::legacy_records::tests::records_in(root))
+    fn conversions_in(root: &std::path::Path) -> ConversionRecords {
+        ConversionRecords::of(&crate::records::tests::store_in(root))
     }
 
     fn id(digit: &str) -> ImageId {

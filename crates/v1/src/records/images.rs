@@ -10,9 +10,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExtensionKeyOf, ExtensionKind, Record, RecordStore};
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
+use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Store};
 
 /// The most ids in one record; beyond, what was learned before is forgotten.
 const MOST: usize = 16_384;
@@ -33,14 +33,14 @@ impl Record for ImageIds {}
 
 /// The images of all repositories.
 #[derive(Debug)]
-pub struct Images {
+pub struct ImageRecords {
     records: RecordStore,
 }
 
-impl Images {
-    pub(super) fn new(records: &RecordStore) -> Self {
+impl ImageRecords {
+    pub fn of(store: &Store) -> Self {
         Self {
-            records: records.clone(),
+            records: store.records.clone(),
         }
     }
 
@@ -59,7 +59,7 @@ impl Images {
         Ok(known.is_some_and(|known| known.0.contains(id.as_str())))
     }
 
-    /// Images of a repository, from now on.
+    /// Records that a repository has these images.
     ///
     /// # Errors
     /// When the disk cannot say what is known already, which must not be forgotten.
@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use oci::digest::{Algorithm, Digest};
 
-    fn images_in(root: &std::path::Path) -> Images {
-        Images::new(&crate::legacy_records::tests::records_in(root))
+    fn images_in(root: &std::path::Path) -> ImageRecords {
+        ImageRecords::of(&crate::records::tests::store_in(root))
     }
 
     #[tokio::test]
