@@ -11,11 +11,11 @@ use std::time::SystemTime;
 
 use super::degraded::warn_degraded;
 use super::durable::create_folder;
-use super::index::{Kind, LARGEST};
 use super::layout::blob_path;
 use super::open_file::OpenFile;
 use super::partials::{self, Note, Partials, Resumed};
 use super::space::{Full, Reservation, Space, unix};
+use super::space::{Kind, LARGEST};
 use super::staged::{CommitError, StagedBlob};
 use oci::digest::{Digest, Hasher};
 

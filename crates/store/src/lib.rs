@@ -28,10 +28,8 @@
 mod blobs;
 mod bucket;
 mod degraded;
-mod disk;
 mod durable;
 mod extension;
-mod index;
 mod layout;
 mod maintenance;
 mod open_file;

@@ -14,11 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::write_atomic;
 use super::layout::BLOCK;
 use super::open_file::{Counted, OpenFile};
-use super::space::{Reservation, Space};
+use super::space::{Reservation, Space, WORTH};
 use oci::digest::{Digest, Hasher};
 
-/// From which size on a partial is worth keeping, in bytes.
-pub(super) const WORTH: u64 = 1 << 20;
 /// The longest version that is noted, in bytes: as JSON it is six times as long at most.
 const LONGEST_VERSION: usize = 512;
 /// How long a partial waits to be resumed.

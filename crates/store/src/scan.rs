@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::Store;
-use super::index::Kind;
 use super::layout::parse_digest_name;
+use super::space::Kind;
 use super::space::unix;
 use oci::digest::{Algorithm, Digest};
 

@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 use super::blobs::{Blob, Blobs};
 use super::durable::create_folder;
-use super::index::Kind;
 use super::layout::blob_path;
 use super::open_file::{Counted, OpenFile};
 use super::partials::{self, Begun, Note, Partials, Resumed};
+use super::space::Kind;
 use super::space::{Full, Reservation};
 use oci::digest::{Digest, Hasher};
 

@@ -139,7 +139,7 @@ fn the_background_makes_room_for_the_next_fill() {
 fn nothing_is_promised_before_everything_is_counted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut space = Space::new(&Settings::at(folder.path()));
-    space.opened -= PATIENCE;
+    space.opened -= WAIT;
     let space = Arc::new(space);
     assert!(space.reserve(1).is_err());
     space.settle();

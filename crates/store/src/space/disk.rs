@@ -1,8 +1,8 @@
-//! What the file system says of its room.
+//! The free space that the file system reports.
 
 use std::path::Path;
 
-use super::settings::MinFree;
+use crate::settings::MinFree;
 
 /// In bytes.
 #[derive(Clone, Copy, Debug)]

@@ -12,107 +12,12 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-use super::layout::BLOCK;
+use super::entry::{Ends, Entry, Kind, NONE, State};
+use crate::layout::BLOCK;
 use oci::digest::Digest;
-
-/// No slot.
-const NONE: u32 = u32::MAX;
-
-/// How many bytes a size takes.
-const SIZE: usize = 5;
 
 /// Manifests go after layers as long as they take at most this part of everything.
 const MANIFESTS_PART: u64 = 4;
-
-/// What a blob is, as far as it matters for the order in which blobs go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A layer, a configuration, or what nobody knows better.
-    Layer,
-    /// An index, an image's manifest or a referrer.
-    Manifest,
-}
-
-/// What is known of an entry, in one byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Free,
-    /// Found on disk.
-    FoundLayer,
-    FoundManifest,
-    /// Its digest was seen to be right by this process.
-    VerifiedLayer,
-    VerifiedManifest,
-}
-
-impl State {
-    fn found(kind: Kind) -> Self {
-        match kind {
-            Kind::Layer => Self::FoundLayer,
-            Kind::Manifest => Self::FoundManifest,
-        }
-    }
-
-    fn verified(kind: Kind) -> Self {
-        match kind {
-            Kind::Layer => Self::VerifiedLayer,
-            Kind::Manifest => Self::VerifiedManifest,
-        }
-    }
-
-    fn kind(self) -> Kind {
-        match self {
-            Self::Free | Self::FoundLayer | Self::VerifiedLayer => Kind::Layer,
-            Self::FoundManifest | Self::VerifiedManifest => Kind::Manifest,
-        }
-    }
-
-    fn is_verified(self) -> bool {
-        matches!(self, Self::VerifiedLayer | Self::VerifiedManifest)
-    }
-}
-
-#[derive(Debug)]
-struct Entry {
-    digest: Digest,
-    state: State,
-    /// Which of the configured lives it has; see [`Index::mark`].
-    life: u8,
-    size: [u8; SIZE],
-    /// Seconds since 1970, as it stands in the file's mtime.
-    persisted_use: u32,
-    newer: u32,
-    older: u32,
-    /// How many readers there are; a pinned entry is not evicted.
-    pins: u32,
-}
-
-impl Entry {
-    fn size(&self) -> u64 {
-        let mut bytes = [0; 8];
-        bytes[..SIZE].copy_from_slice(&self.size);
-        u64::from_le_bytes(bytes)
-    }
-}
-
-/// The ends of a list.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    newest: u32,
-    oldest: u32,
-    /// What all of it takes, and what of it is pinned.
-    bytes: u64,
-    pinned: u64,
-}
-
-impl Ends {
-    const NONE: Self = Self {
-        newest: NONE,
-        oldest: NONE,
-        bytes: 0,
-        pinned: 0,
-    };
-}
 
 /// What is known of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,9 +51,6 @@ pub struct Index {
 pub fn footprint(size: u64) -> u64 {
     size.div_ceil(BLOCK).max(1) * BLOCK
 }
-
-/// The largest size that an entry can hold.
-pub const LARGEST: u64 = (1 << 40) - 1;
 
 impl Index {
     /// A last use may stay unwritten for `persist_after` seconds.
@@ -365,8 +267,7 @@ impl Index {
     }
 
     fn place(&mut self, digest: Digest, size: u64, now: u64, state: State) -> u32 {
-        let mut held = [0; SIZE];
-        held.copy_from_slice(&size.min(LARGEST).to_le_bytes()[..SIZE]);
+        let held = Entry::packed(size);
         let entry = Entry {
             digest,
             state,
