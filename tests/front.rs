@@ -34,11 +34,14 @@ impl Scene {
         }
     }
 
-    /// [`Scene::new`] with the blob in the store already.
+    /// [`Scene::new`] with the blob in the store already: it came before the limits, which are short.
     fn warm(bytes: usize, more: &str) -> Self {
-        let scene = Self::new(bytes, more);
+        let mut scene = Self::new(bytes, "");
         let reply = testkit::http::get(scene.gateway.url(1), None, &scene.path);
         assert_eq!((reply.status(), reply.body.len()), (200, bytes));
+        let upstream = scene.origin.url();
+        let registries = format!("registries: [{{name: docker.io, v2: \"{upstream}\"}}]\n");
+        scene.gateway.restart_with(&(registries + more));
         scene
     }
 }
