@@ -13,11 +13,13 @@ use testkit::origin::{Fault, Image, Latch, Origin};
 use testkit::until;
 
 /// Gateways that are killed.
-const LANES: u64 = 2;
+const LANES: usize = 2;
 /// How often everything on disk is hashed, in rounds.
 const HASHED_EVERY: u64 = 20;
 /// From here on a partial is worth keeping.
 const WORTH: usize = 1 << 20;
+/// In which rounds the upstream stops within a layer, so that a kill leaves a partial however fast both are.
+const STOPS_EVERY: u64 = 5;
 
 #[test]
 fn nothing_wrong_survives_kills() {
@@ -25,10 +27,8 @@ fn nothing_wrong_survives_kills() {
     let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("ROADSTEAD_SEED={seed}");
     let kills = std::env::var("ROADSTEAD_KILLS").ok();
-    let rounds = kills.map_or(20, |kills| kills.parse().expect("a number")) / LANES;
-    let lanes = at_once(LANES as usize, |lane| {
-        Lane::new(seed ^ lane as u64).run(rounds)
-    });
+    let rounds = kills.map_or(20, |kills| kills.parse().expect("a number")) / LANES as u64;
+    let lanes = at_once(LANES, |lane| Lane::new(seed ^ lane as u64).run(rounds));
     let resumed: usize = lanes.iter().sum();
     assert!(resumed > 0, "no partial was ever gone on with");
     println!("{resumed} downloads went on where a kill had stopped them");
@@ -78,7 +78,7 @@ impl Lane {
                 }
             }
             let image = self.image(round);
-            self.kill_during(&image);
+            self.kill_during(&image, round % STOPS_EVERY == 0);
             self.gateway.restart();
             self.inspect(round % HASHED_EVERY == 0 || round + 1 == rounds);
             last = Some(image);
@@ -90,7 +90,7 @@ impl Lane {
 
     /// An image of two new layers: one that is worth resuming and one that is not.
     fn image(&mut self, round: u64) -> Image {
-        let large = WORTH + self.random.usize(0..WORTH);
+        let large = 2 * WORTH + self.random.usize(0..WORTH);
         let small = self.random.usize(1..300_000);
         let layers = [
             random(self.random.u64(..), large),
@@ -101,10 +101,17 @@ impl Lane {
     }
 
     /// Pulls everything at once, and kills the gateway when the upstream has sent so much. What clients have
-    /// by then is right, as far as it goes.
-    fn kill_during(&mut self, image: &Image) {
+    /// by then is right, as far as it goes. Where it `stops`, it does so beyond what is worth keeping, and the
+    /// kill waits until that is on disk.
+    fn kill_during(&mut self, image: &Image, stops: bool) {
         self.resumed += self.ranges();
         self.origin.forget_requests();
+        let latch = Latch::new();
+        if stops {
+            let point = WORTH + self.random.usize(1..WORTH);
+            let fault = Fault::PauseAt(point as u64, latch.clone());
+            self.origin.fault(fault.on("GET", &image.layer_path(0)));
+        }
         let paths = paths(image);
         let total: usize = paths.iter().map(|path| content(image, path).len()).sum();
         // One in eight waits for the very end, where files get their names.
@@ -128,9 +135,15 @@ impl Lane {
             };
             let moment = moment as u64;
             until("the moment", || {
-                self.origin.bytes_sent("*") >= moment || done()
+                if stops {
+                    self.has_partial()
+                } else {
+                    self.origin.bytes_sent("*") >= moment || done()
+                }
             });
             self.gateway.kill();
+            self.origin.heal_all();
+            latch.release();
             for (client, path) in clients.into_iter().zip(&paths) {
                 let (body, complete) = client.join().expect("a client");
                 let right = content(image, path);
@@ -142,6 +155,15 @@ impl Lane {
                 assert!(same, "{path}: {} bytes, complete: {complete}", body.len());
             }
         });
+    }
+
+    /// Whether a partial that is worth keeping is on disk, with its note.
+    fn has_partial(&self) -> bool {
+        let partials = files(&self.gateway.store().join("partials"));
+        partials.iter().any(|file| {
+            let size = file.metadata().map_or(0, |metadata| metadata.len());
+            size >= WORTH as u64 && file.with_extension("json").exists()
+        })
     }
 
     fn ranges(&self) -> usize {
