@@ -10,12 +10,13 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::front::STREAMS;
-use super::login::Denial;
+use super::refusal::Refusal;
 use oci::error::ErrorCode;
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
 
+/// How many streams one HTTP/2 connection may have at once.
+pub(super) const STREAMS: usize = 100;
 /// What a client is told to wait.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -44,7 +45,7 @@ impl Admission {
     }
 
     /// Room for a request of this client; `None` for a Unix socket.
-    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, Denial> {
+    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, Refusal> {
         static CLIENT_FULL: LogThrottle = LogThrottle::new();
         static FULL: LogThrottle = LogThrottle::new();
 
@@ -82,12 +83,9 @@ impl Admission {
     }
 }
 
-fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> Denial {
-    Denial {
-        status,
-        code,
-        message,
-        challenge: None,
+fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> Refusal {
+    Refusal {
         retry_after: Some(AGAIN),
+        ..Refusal::with_status(status, code, message)
     }
 }

@@ -5,11 +5,13 @@ use pingora_core::Result;
 
 use super::context::RequestContext;
 use super::host::host;
-use super::login::{self, Denial, scope_of};
+use super::login::scope_of;
+use super::refusal::Refusal;
 use super::respond::{self, Wanted};
-use super::route::{self, Asked, Refusal, Route};
+use super::route::{self, Route};
 use super::session::Session;
-use super::{Gateway, catalogue, forward};
+use super::table::Asked;
+use super::{Gateway, catalogue};
 use access::{Action, Login, Scopes};
 use oci::error::ErrorCode;
 
@@ -31,17 +33,17 @@ impl Gateway {
         let mut wanted = Wanted::of(&request.method, &request.headers);
         match self.state.admission.request(session.client()) {
             Ok(admitted) => context.admitted = Some(admitted),
-            Err(denial) => return login::deny(session, &wanted, &denial).await,
+            Err(denial) => return respond::refuse(session, &wanted, &denial).await,
         }
         let route = match self.route(session) {
             Ok(Route::V1(route)) => return self.v1(session, route, &mut context.v1).await,
             Ok(Route::Token) => return self.token(session, &wanted).await,
             Ok(route) => route,
-            Err(refusal) => return forward::refuse(session, &wanted, &refusal).await,
+            Err(refusal) => return respond::refuse(session, &wanted, &refusal).await,
         };
         match self.log_in(session, &route).await {
             Ok(login) => context.login = login,
-            Err(denial) => return login::deny(session, &wanted, &denial).await,
+            Err(denial) => return respond::refuse(session, &wanted, &denial).await,
         }
         // The commonest request goes the shortest way.
         if let Route::Pull(target) = route {
@@ -55,10 +57,12 @@ impl Gateway {
     /// Where a request goes.
     fn route(&self, session: &Session) -> Result<Route, Refusal> {
         let request = session.req_header();
-        let host = host(request).map_err(|_| Refusal {
-            status: StatusCode::BAD_REQUEST,
-            code: ErrorCode::NameInvalid,
-            message: "the Host header is missing or not valid".into(),
+        let host = host(request).map_err(|_| {
+            Refusal::with_status(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::NameInvalid,
+                "the Host header is missing or not valid",
+            )
         })?;
         let agent = request.headers.get(header::USER_AGENT);
         let asked = Asked {
@@ -78,7 +82,7 @@ impl Gateway {
     }
 
     /// Who asks, where this gateway is who knows.
-    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, Box<Denial>> {
+    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, Box<Refusal>> {
         if self.authenticator().is_none() || self.leaves(route) {
             return Ok(Login::ANONYMOUS);
         }
@@ -118,8 +122,8 @@ impl Gateway {
                 if self.is_nobody(session) {
                     let challenge = self.challenge(session, &Scopes::default(), None);
                     let denial =
-                        Denial::unauthorized("log in, or get a token for nobody", challenge);
-                    login::deny(session, &wanted, &denial).await?;
+                        Refusal::unauthorized("log in, or get a token for nobody", challenge);
+                    respond::refuse(session, &wanted, &denial).await?;
                 } else {
                     respond::ping(session, &wanted).await?;
                 }

@@ -10,8 +10,8 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::{Error, ErrorType};
 
 use super::context::RequestContext;
+use super::refusal::Refusal;
 use super::respond::{self, Wanted};
-use super::route::Refusal;
 use super::session::Session;
 use super::{Gateway, access_log, measure};
 use oci::error::ErrorCode;
@@ -34,7 +34,7 @@ impl HttpServerApp for Application {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
-        let mut context = RequestContext::begin(session.req_header());
+        let mut context = RequestContext::begin(measure::begun(session.req_header()));
         let answered = self.gateway.answer(&mut session, &mut context).await;
         // What broke a body off was logged where it happened; a client that left is no error.
         if let Err(error) = &answered {

@@ -11,10 +11,9 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
-use super::login::deny;
+use super::refusal::Refusal;
 use super::resolver::{self, Entry, Place, Resolver};
 use super::respond::{self, Wanted};
-use super::route::Refusal;
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Denied, Login, Scopes, Viewer};
@@ -117,7 +116,7 @@ impl Gateway {
             Ok(viewer) => viewer,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope());
-                return deny(session, wanted, &denial).await;
+                return respond::refuse(session, wanted, &denial).await;
             }
         };
         let place = self.place(session, listing.namespace.as_deref());
@@ -238,7 +237,7 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
-    use super::super::route::{Listener, Table};
+    use super::super::table::{Listener, Table};
     use super::*;
     use oci::glob::Pattern;
 

@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use pingora_http::RequestHeader;
-
 use super::admission::Admitted;
-use super::route::Target;
-use super::{measure, v1};
+use super::target::Target;
+use super::v1;
 use access::Login;
 use telemetry::metrics::InFlight;
 
@@ -24,10 +22,10 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    pub fn begin(request: &RequestHeader) -> Self {
+    pub fn begin(in_flight: InFlight) -> Self {
         Self {
             started: Instant::now(),
-            in_flight: measure::begun(request),
+            in_flight,
             admitted: None,
             login: Login::ANONYMOUS,
             target: None,

@@ -7,11 +7,11 @@ use http::{HeaderMap, Method, StatusCode, header};
 use pingora_core::Result;
 
 use super::location::{leading_here, next_link};
-use super::login::{self, scope_of};
+use super::login::scope_of;
 use super::pass::{self, Pass};
+use super::refusal::Refusal;
 use super::respond::{self, Wanted};
 use super::response::Response;
-use super::route::Refusal;
 use super::send;
 use super::session::Session;
 use super::unframed::{self, Proof};
@@ -57,7 +57,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
-                return login::deny(session, wanted, &denial).await;
+                return respond::refuse(session, wanted, &denial).await;
             }
         };
         if let Some(mount) = pass.mount.take()
@@ -90,18 +90,18 @@ impl Gateway {
         let media_type = media_type(received);
         let headers = match pass::headers(&method, resource, received) {
             Ok(headers) => headers,
-            Err(refused) => return Ok(refuse(session, wanted, &refused).await?),
+            Err(refused) => return Ok(respond::refuse(session, wanted, &refused).await?),
         };
         request_body::go_on(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
             let Some(bytes) = request_body::read_manifest(session, self.state.idle_timeout).await?
             else {
-                let refused = Refusal {
-                    status: StatusCode::PAYLOAD_TOO_LARGE,
-                    code: ErrorCode::ManifestInvalid,
-                    message: "a manifest has at most 4 MiB".into(),
-                };
-                return Ok(refuse(session, wanted, &refused).await?);
+                let refused = Refusal::with_status(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    ErrorCode::ManifestInvalid,
+                    "a manifest has at most 4 MiB",
+                );
+                return Ok(respond::refuse(session, wanted, &refused).await?);
             };
             Some(bytes)
         } else {
@@ -242,7 +242,8 @@ impl Gateway {
                         "the registry wants an upload to go elsewhere; that is not supported. If it is itself \
                          by another name, have it answer with relative URLs (distribution: http.relativeurls)"
                     );
-                    let refused = bad_gateway("the registry wants the upload to go elsewhere");
+                    let refused =
+                        Refusal::bad_gateway("the registry wants the upload to go elsewhere");
                     return Ok(respond::refusal(session, wanted, &refused).await?);
                 }
             }
@@ -255,7 +256,8 @@ impl Gateway {
                 response.insert_header(header::LINK, link)?;
             }
             Err(_) if is_list(&pass.target.resource) => {
-                let refused = bad_gateway("the registry's next page cannot be asked for here");
+                let refused =
+                    Refusal::bad_gateway("the registry's next page cannot be asked for here");
                 return Ok(respond::refusal(session, wanted, &refused).await?);
             }
             Ok(None) | Err(_) => {}
@@ -286,10 +288,8 @@ impl Gateway {
         response: Response,
         mut passed: Passed,
     ) -> Result<(), Failure> {
-        let refused = |message: &'static str| Refusal {
-            status: StatusCode::BAD_GATEWAY,
-            code: ErrorCode::Unknown,
-            message: message.into(),
+        let refused = |message: &'static str| {
+            Refusal::with_status(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
         };
         let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
@@ -322,14 +322,6 @@ fn is_list(resource: &Resource) -> bool {
     matches!(resource, Resource::Tags | Resource::Referrers(_))
 }
 
-fn bad_gateway(message: &'static str) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_GATEWAY,
-        code: ErrorCode::Unknown,
-        message: message.into(),
-    }
-}
-
 /// The specification's code for an error that is not told in its JSON; `None` for what can go back as it is.
 fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     let kind = passed.headers.get(header::CONTENT_TYPE);
@@ -354,14 +346,6 @@ fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
         502..=504 => ErrorCode::Unavailable,
         _ => ErrorCode::Unknown,
     })
-}
-
-/// Answers before the body was wanted. A short one is read first, so that the connection can go on.
-pub async fn refuse(session: &mut Session, wanted: &Wanted, refused: &Refusal) -> Result<()> {
-    request_body::take_short_body(session).await;
-    respond::refusal(session, wanted, refused).await?;
-    request_body::drain(session).await;
-    Ok(())
 }
 
 fn media_type(headers: &HeaderMap) -> String {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
+use super::admission::STREAMS;
 use super::application::Application;
 use super::connection::Connection;
 use super::head::{self, GOODBYE, Head, refuse};
@@ -41,8 +42,6 @@ const NARROW_CONNECTION: u32 = 65_535;
 const NARROW_STREAM: u32 = 32 << 10;
 /// How much of an answer each stream holds that its client does not take, in bytes.
 const STREAM_SENDS: usize = 128 << 10;
-/// How many streams a connection may have at once.
-pub(super) const STREAMS: usize = 100;
 
 /// `limits` of the configuration.
 #[derive(Clone, Copy, Debug)]

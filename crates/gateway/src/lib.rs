@@ -20,6 +20,7 @@ mod old_clients;
 mod pass;
 mod preface;
 mod pull;
+mod refusal;
 mod request_body;
 mod resolver;
 mod respond;
@@ -29,6 +30,8 @@ mod search;
 mod send;
 mod session;
 mod socket;
+mod table;
+mod target;
 mod tls;
 mod token;
 mod unframed;
@@ -44,7 +47,7 @@ pub use admission::Admission;
 pub use front::{Bound, Front, FrontSettings, ListenAddress};
 pub use old_clients::OldClients;
 pub use resolver::{Entry, Place, ResolveError, Resolver};
-pub use route::{Listener, Table};
+pub use table::{Listener, Table};
 pub use tls::{
     Authority, CertificateFiles, ListenerTls, OwnTls, TlsError, TlsSettings, with_files,
 };

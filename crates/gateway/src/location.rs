@@ -1,6 +1,6 @@
 //! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
 
-use super::route::Target;
+use super::target::Target;
 use oci::authority;
 use oci::v2::{self, Resource};
 

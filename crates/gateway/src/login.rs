@@ -3,59 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
-use http::{StatusCode, header};
-use pingora_core::Result;
+use http::header;
 
-use super::respond::{self, Wanted};
-use super::route::Target;
+use super::Gateway;
+use super::refusal::Refusal;
 use super::session::Session;
-use super::{Gateway, request_body};
+use super::target::Target;
 use access::{Action, Actions, Authenticator, ChallengeError, Denied, Login, Refused, Scopes};
 use oci::authorization::{self, Authorization};
-use oci::cache_status::CacheStatus;
 use oci::error::ErrorCode;
-
-/// A request that is refused for what its sender may do, or says that they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Denial {
-    pub status: StatusCode,
-    pub code: ErrorCode,
-    pub message: &'static str,
-    pub challenge: Option<String>,
-    pub retry_after: Option<Duration>,
-}
-
-impl Denial {
-    fn forbidden(message: &'static str) -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            code: ErrorCode::Denied,
-            message,
-            challenge: None,
-            retry_after: None,
-        }
-    }
-
-    pub fn unauthorized(message: &'static str, challenge: String) -> Self {
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            code: ErrorCode::Unauthorized,
-            message,
-            challenge: Some(challenge),
-            retry_after: None,
-        }
-    }
-
-    pub fn slow_down(retry_after: Duration) -> Self {
-        Self {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            code: ErrorCode::TooManyRequests,
-            message: "too many failed logins; try again later",
-            challenge: None,
-            retry_after: Some(retry_after),
-        }
-    }
-}
 
 impl Gateway {
     /// Whoever checks logins on this listener; `None` where everybody is anonymous.
@@ -72,45 +28,46 @@ impl Gateway {
         &self,
         session: &Session,
         wanted: &Scopes,
-    ) -> Result<Login, Box<Denial>> {
+    ) -> Result<Login, Box<Refusal>> {
         let Some(authenticator) = self.authenticator() else {
             return Ok(Login::ANONYMOUS);
         };
         let Some(authorization) = authorization(session) else {
             let message = "the Authorization header is not one that is understood here";
             let challenge = self.challenge(session, wanted, None);
-            return Err(Box::new(Denial::unauthorized(message, challenge)));
+            return Err(Box::new(Refusal::unauthorized(message, challenge)));
         };
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
         login.await.map_err(|refused| {
             Box::new(match refused {
-                Refused::Password => Denial::unauthorized(
+                Refused::Password => Refusal::unauthorized(
                     "the user or the password is wrong",
                     self.challenge(session, wanted, None),
                 ),
-                Refused::Token => Denial::unauthorized(
+                Refused::Token => Refusal::unauthorized(
                     "the token is not valid any more, or never was",
                     self.challenge(session, wanted, Some(ChallengeError::InvalidToken)),
                 ),
-                Refused::SlowDown { retry_after } => Denial::slow_down(retry_after),
+                Refused::SlowDown { retry_after } => slow_down(retry_after),
             })
         })
     }
 
     /// What a caller is told who may not do what `wanted` says.
-    pub(super) fn denial(&self, session: &Session, denied: Denied, wanted: &Scopes) -> Denial {
+    pub(super) fn denial(&self, session: &Session, denied: Denied, wanted: &Scopes) -> Refusal {
         match denied {
             Denied::Anonymous if self.authenticator().is_some() => {
-                Denial::unauthorized("log in to do that", self.challenge(session, wanted, None))
+                Refusal::unauthorized("log in to do that", self.challenge(session, wanted, None))
             }
-            Denied::Scope => Denial::unauthorized(
+            Denied::Scope => Refusal::unauthorized(
                 "the token is not for that",
                 self.challenge(session, wanted, Some(ChallengeError::InsufficientScope)),
             ),
             // Docker with containerd's store shows a denied push as this message alone.
-            Denied::Anonymous | Denied::User => {
-                Denial::forbidden("denied by the access rules: none of them lets you do that")
-            }
+            Denied::Anonymous | Denied::User => Refusal::new(
+                ErrorCode::Denied,
+                "denied by the access rules: none of them lets you do that",
+            ),
         }
     }
 
@@ -169,17 +126,7 @@ pub(super) fn address(session: &Session) -> IpAddr {
     session.client().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Answers with a denial, before the body was wanted.
-pub(super) async fn deny(session: &mut Session, wanted: &Wanted, denial: &Denial) -> Result<()> {
-    request_body::take_short_body(session).await;
-    let mut response = respond::response(denial.status, wanted, CacheStatus::own("refused"))?;
-    if let Some(challenge) = &denial.challenge {
-        response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
-    }
-    if let Some(wait) = denial.retry_after {
-        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
-    }
-    respond::error(session, response, wanted, denial.code, denial.message).await?;
-    request_body::drain(session).await;
-    Ok(())
+/// The refusal of one guess too many.
+pub(super) fn slow_down(retry_after: Duration) -> Refusal {
+    Refusal::slow_down("too many failed logins; try again later", retry_after)
 }

@@ -6,7 +6,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::route::{Refusal, Target, refused_query, unsupported};
+use super::refusal::Refusal;
+use super::target::Target;
 use access::Action;
 use oci::digest::{Digest, DigestError};
 use oci::error::ErrorCode;
@@ -76,9 +77,9 @@ pub fn action(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
         )
         | (&Method::PUT, Manifest(_)) => Ok(Action::Push),
         (&Method::DELETE, Manifest(_) | Blob(_)) => Ok(Action::Delete),
-        (_, Uploads | Upload(_)) => Err(unsupported("this is no way to upload")),
+        (_, Uploads | Upload(_)) => Err(Refusal::unsupported("this is no way to upload")),
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
-        _ => Err(unsupported("there is no such method here")),
+        _ => Err(Refusal::unsupported("there is no such method here")),
     }
 }
 
@@ -105,7 +106,7 @@ pub fn pass(
     match &pass.target.resource {
         Resource::Uploads => begin(&mut pass, raw, query, source)?,
         Resource::Upload(_) => {
-            check_location(raw, query).map_err(|error| refused_query(&error))?;
+            check_location(raw, query).map_err(Refusal::from)?;
             pass.digest = digest(query, "digest")?;
             // The registry's own state, byte for byte (distribution-spec 1.1, "Pushing a blob in chunks").
             pass.query = query::raw_without(raw, "ns");
@@ -133,7 +134,7 @@ fn begin(
         "origin",
     ];
     let checked = check_separators(raw).and_then(|()| query.check_keys(&known));
-    checked.map_err(|error| refused_query(&error))?;
+    checked.map_err(Refusal::from)?;
     let (wanted, finished) = (digest(query, "mount")?, digest(query, "digest")?);
     if wanted.is_some() && finished.is_some() {
         let message =
@@ -251,10 +252,12 @@ pub fn has_body(method: &Method) -> bool {
 
 /// The type of a body, if it has one: of a manifest as it came, of an upload without parameters.
 fn content_type(resource: &Resource, received: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
-    let refused = || Refusal {
-        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        code: ErrorCode::Unsupported,
-        message: "an upload is application/octet-stream, and nothing is pushed as a form".into(),
+    let refused = || {
+        Refusal::with_status(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode::Unsupported,
+            "an upload is application/octet-stream, and nothing is pushed as a form",
+        )
     };
     let mut lines = received.get_all(header::CONTENT_TYPE).iter();
     let Some(line) = lines.next() else {

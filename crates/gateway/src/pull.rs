@@ -4,10 +4,10 @@ use http::header;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use super::login::{self, scope_of};
+use super::login::scope_of;
 use super::respond::{self, Shareable, Wanted};
-use super::route::Target;
 use super::session::Session;
+use super::target::Target;
 use super::{AppState, Failure, Gateway};
 use access::{Action, Denied, Login, Permit};
 use oci::client::Generation;
@@ -28,7 +28,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(target, Action::Pull));
-                return login::deny(session, wanted, &denial).await;
+                return respond::refuse(session, wanted, &denial).await;
             }
         };
         match self.read(session, wanted, target, &permit).await {

@@ -9,10 +9,11 @@ use pingora_core::Result;
 use super::Failure;
 use super::location::next_link;
 use super::measure;
+use super::refusal::Refusal;
 use super::response::Response;
-use super::route::{Refusal, Target};
-use super::send;
 use super::session::Session;
+use super::target::Target;
+use super::{request_body, send};
 use mirror::{Asked, BlobAnswer, BlobHead, ManifestAnswer, MirrorError, PageAnswer};
 use oci::byteranges::{Byteranges, PART_TYPE};
 use oci::cache_status::{CacheStatus, Forward};
@@ -270,11 +271,25 @@ pub async fn page(
     send::whole(session, response, wanted.head, answer.page().bytes.clone()).await
 }
 
-/// A request that was not routed or not allowed.
+/// Refuses a request before its body was wanted. A short one is read first, so that the connection can go on.
+pub async fn refuse(session: &mut Session, wanted: &Wanted, refused: &Refusal) -> Result<()> {
+    request_body::take_short_body(session).await;
+    refusal(session, wanted, refused).await?;
+    request_body::drain(session).await;
+    Ok(())
+}
+
+/// Answers with a refusal.
 pub async fn refusal(session: &mut Session, wanted: &Wanted, refusal: &Refusal) -> Result<()> {
     let mut response = response(refusal.status, wanted, CacheStatus::own("refused"))?;
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD")?;
+    }
+    if let Some(challenge) = &refusal.challenge {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
+    }
+    if let Some(wait) = refusal.retry_after {
+        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
     error(session, response, wanted, refusal.code, &refusal.message).await
 }

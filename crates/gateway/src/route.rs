@@ -1,56 +1,21 @@
 //! Routing: one pure function from a request to a [`Route`]. Which registry a name belongs to is the
-//! [`Resolver`]'s part.
+//! [`super::resolver`]'s part.
 
-use std::borrow::Cow;
-
-use http::{Method, StatusCode};
+use http::Method;
 
 use super::catalogue::{self, Listing};
-use super::old_clients::OldClients;
 use super::pass::{self, Pass};
-use super::resolver::{Place, ResolveError, Resolver};
+use super::refusal::Refusal;
 use super::search::{self, Search};
+use super::table::{Asked, Listener, Table};
+use super::target::Target;
 use super::v1;
 use access::Action;
 use oci::error::ErrorCode;
-use oci::name::{Registry, RepositoryName};
+use oci::name::Registry;
 use oci::page::{self, PageError};
-use oci::query::{Query, QueryError};
+use oci::query::Query;
 use oci::v2::{self, Path, PathError, Resource};
-
-/// What requests are routed by.
-#[derive(Clone, Debug, Default)]
-pub struct Table {
-    pub resolver: Resolver,
-    /// To whom v2 is not shown.
-    pub old_clients: OldClients,
-}
-
-/// What routing knows of the listener a request came in on.
-#[derive(Clone, Debug, Default)]
-pub struct Listener {
-    pub read_only: bool,
-    /// Everything on this listener is this registry's.
-    pub registry: Option<Registry>,
-    /// What clients speak to it: `http` or `https`.
-    pub scheme: &'static str,
-    /// What clients call it behind another proxy: scheme and authority.
-    pub public_url: Option<String>,
-}
-
-/// A request as far as routing reads it.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    pub method: &'a Method,
-    /// Still encoded.
-    pub path: &'a str,
-    /// Still encoded, without `?`.
-    pub query: &'a str,
-    /// Host or `:authority`, with its port if it has one.
-    pub host: Option<&'a str>,
-    /// User-Agent, empty where there is none.
-    pub agent: &'a str,
-}
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,37 +39,6 @@ pub enum Route {
     V1(v1::Route),
 }
 
-/// A resource of a repository of a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub name: RepositoryName,
-    pub resource: Resource,
-    /// The name as the client typed it, registry prefix and all.
-    pub typed: String,
-    /// Which page is asked for of a list; empty for everything else.
-    pub query: Query,
-    /// The value of `ns`, to be echoed.
-    pub namespace: Option<String>,
-}
-
-/// A request that goes nowhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub code: ErrorCode,
-    pub message: Cow<'static, str>,
-}
-
-impl Refusal {
-    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            status: code.status(),
-            code,
-            message: message.into(),
-        }
-    }
-}
-
 /// Routes a request.
 ///
 /// # Errors
@@ -114,9 +48,9 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     let is_search = || v2::segments(asked.path).is_ok_and(|segments| segments == ["v1", "search"]);
     if asked.path.ends_with("search") && is_search() {
         if !matches!(*asked.method, Method::GET | Method::HEAD) {
-            return Err(unsupported("a search is only read"));
+            return Err(Refusal::unsupported("a search is only read"));
         }
-        let query = Query::parse(asked.query).map_err(|error| refused_query(&error))?;
+        let query = Query::parse(asked.query)?;
         let search = search::search(&table.resolver, listener.place(None, asked.host), &query)?;
         return Ok(Route::Search(search));
     }
@@ -138,7 +72,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
             ));
         }
     }
-    let query = Query::parse(asked.query).map_err(|error| refused_query(&error))?;
+    let query = Query::parse(asked.query)?;
     let namespace = query.value("ns").map(str::to_owned);
     let resolver = &table.resolver;
     let place = listener.place(query.value("ns"), asked.host);
@@ -151,18 +85,22 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
             let of = of.map(|entry| entry.registry.clone());
             return Ok(Route::Ping { namespace, of });
         }
-        Path::Base => return Err(unsupported("only GET and HEAD are answered at /v2/")),
+        Path::Base => {
+            return Err(Refusal::unsupported(
+                "only GET and HEAD are answered at /v2/",
+            ));
+        }
         Path::Catalog if reads => {
             let listing = catalogue::listing(resolver, place, namespace, &query)?;
             return Ok(Route::Catalogue(listing));
         }
-        Path::Catalog => return Err(unsupported("a catalogue is only read")),
+        Path::Catalog => return Err(Refusal::unsupported("a catalogue is only read")),
         Path::Named { name, resource } => (name, resource),
     };
     let (entry, named) = resolver.resolve(place, &name)?;
     let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
     if writes && (listener.read_only || !entry.push) {
-        return Err(unsupported(format!(
+        return Err(Refusal::unsupported(format!(
             "{named} takes no pushes here: its registry has no `push: true`, or this listener only reads; names \
              of a registry that has are claimed with its `owns`, `hosts` or prefix"
         )));
@@ -192,33 +130,6 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     Ok(Route::Pass(Box::new(pass)))
 }
 
-impl Listener {
-    /// Where a name is asked for on this listener.
-    pub fn place<'a>(&'a self, namespace: Option<&'a str>, host: Option<&'a str>) -> Place<'a> {
-        Place::Client {
-            listener: self.registry.as_ref(),
-            namespace,
-            host,
-        }
-    }
-}
-
-impl From<ResolveError> for Refusal {
-    fn from(error: ResolveError) -> Self {
-        let code = match error {
-            ResolveError::Namespace | ResolveError::Elsewhere | ResolveError::Unclaimed => {
-                ErrorCode::NameUnknown
-            }
-            ResolveError::Long | ResolveError::Name(_) => ErrorCode::NameInvalid,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Refusal {
-    Refusal::new(ErrorCode::Unsupported, message)
-}
-
 fn refused_path(error: PathError) -> Refusal {
     let code = match error {
         PathError::Unknown => ErrorCode::NameUnknown,
@@ -227,10 +138,6 @@ fn refused_path(error: PathError) -> Refusal {
         PathError::Tag(_) => ErrorCode::TagInvalid,
     };
     Refusal::new(code, error.to_string())
-}
-
-pub fn refused_query(error: &QueryError) -> Refusal {
-    Refusal::new(ErrorCode::NameInvalid, error.to_string())
 }
 
 fn refused_page(error: PageError) -> Refusal {

@@ -1,6 +1,6 @@
 //! Tests of [`super`]: which registry a name belongs to, what goes out, what is refused.
 
-use super::super::resolver::Entry;
+use super::super::resolver::{Entry, Resolver};
 use super::*;
 use oci::glob::Pattern;
 
@@ -301,7 +301,11 @@ fn what_is_refused() {
             agent: "",
         };
         let refusal = route(&table(), &listener, asked).expect_err("no push");
-        assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        assert_eq!(
+            refusal.status,
+            http::StatusCode::METHOD_NOT_ALLOWED,
+            "{method}"
+        );
         assert!(refusal.message.contains("owns"), "{}", refusal.message);
     }
 }

@@ -14,10 +14,9 @@ use pingora_core::Result;
 use serde_json::{Value, json};
 
 use super::catalogue;
-use super::login::deny;
+use super::refusal::Refusal;
 use super::resolver::{self, Place, Resolver};
 use super::respond::{self, Wanted};
-use super::route::Refusal;
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Viewer};
@@ -113,7 +112,7 @@ impl Gateway {
             Ok(viewer) => viewer,
             Err(denied) => {
                 let denial = self.denial(session, denied, &catalogue::scope());
-                return deny(session, wanted, &denial).await;
+                return respond::refuse(session, wanted, &denial).await;
             }
         };
         let place = self.place(session, search.namespace.as_deref());

@@ -8,9 +8,9 @@ use http::{Method, StatusCode, header};
 use pingora_core::Result;
 use tokio::time::{Instant, timeout_at};
 
-use super::login::{Denial, address, deny};
+use super::login::{address, slow_down};
+use super::refusal::Refusal;
 use super::respond::{self, Wanted};
-use super::route::{self, Refusal};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Refused, Scopes, token_answer};
@@ -73,7 +73,7 @@ impl Gateway {
                 Form::TooLate => return too_late(session, wanted).await,
             },
             _ => {
-                let refused = route::unsupported("tokens are asked for by GET or POST");
+                let refused = Refusal::unsupported("tokens are asked for by GET or POST");
                 return respond::refusal(session, wanted, &refused).await;
             }
         };
@@ -103,7 +103,7 @@ impl Gateway {
                 if denial.challenge.is_some() {
                     denial.challenge = Some(authenticator.basic_challenge());
                 }
-                return deny(session, wanted, &denial).await;
+                return respond::refuse(session, wanted, &denial).await;
             }
         };
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
@@ -148,24 +148,20 @@ impl Gateway {
     }
 }
 
-fn denied(refused: Refused) -> Denial {
+fn denied(refused: Refused) -> Refusal {
     match refused {
-        Refused::Password | Refused::Token => Denial::unauthorized(
+        Refused::Password | Refused::Token => Refusal::unauthorized(
             "the user or the password is wrong",
             // Replaced by the one of this place.
             String::new(),
         ),
-        Refused::SlowDown { retry_after } => Denial::slow_down(retry_after),
+        Refused::SlowDown { retry_after } => slow_down(retry_after),
     }
 }
 
 async fn refuse(session: &mut Session, wanted: &Wanted, message: &'static str) -> Result<()> {
-    let refused = Refusal {
-        status: StatusCode::BAD_REQUEST,
-        code: ErrorCode::Unsupported,
-        message: message.into(),
-    };
-    super::forward::refuse(session, wanted, &refused).await
+    let refused = Refusal::with_status(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
+    respond::refuse(session, wanted, &refused).await
 }
 
 /// The body of a login.
@@ -178,11 +174,11 @@ enum Form {
 /// Answers a form that did not arrive in time, and ends the connection.
 async fn too_late(session: &mut Session, wanted: &Wanted) -> Result<()> {
     session.close_afterwards();
-    let refused = Refusal {
-        status: StatusCode::REQUEST_TIMEOUT,
-        code: ErrorCode::Unsupported,
-        message: "the form did not arrive in time".into(),
-    };
+    let refused = Refusal::with_status(
+        StatusCode::REQUEST_TIMEOUT,
+        ErrorCode::Unsupported,
+        "the form did not arrive in time",
+    );
     respond::refusal(session, wanted, &refused).await
 }
 

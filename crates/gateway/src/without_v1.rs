@@ -3,9 +3,9 @@
 use pingora_core::Result;
 
 use super::Gateway;
-use super::route::{Asked, Listener, Table};
 use super::search::{Found, Search};
 use super::session::Session;
+use super::table::{Asked, Listener, Table};
 use access::Login;
 use oci::name::{Registry, Repository};
 

@@ -7,11 +7,12 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
+use super::super::refusal::Refusal;
 use super::super::respond::Wanted;
 use super::super::session::Session;
 use super::super::{Gateway, request_body, send};
 use super::route::Image;
-use super::{Failed, respond, unusable};
+use super::{Failed, respond};
 use ::v1::{Claim, V1Pass};
 use mirror::Passed;
 use oci::cache_status::{CacheStatus, Forward};
@@ -58,7 +59,7 @@ impl Gateway {
             let range = format!("bytes={}-{}", asked.first, asked.end - 1);
             let range = range
                 .parse()
-                .map_err(|_| unusable("the range is too long"))?;
+                .map_err(|_| Refusal::bad_gateway("the range is too long"))?;
             headers.insert(header::RANGE, range);
         }
         let pass = V1Pass {
@@ -107,7 +108,12 @@ impl Gateway {
                 span.first - asked.first
             }
             (StatusCode::OK, _) if is(size) => span.first,
-            _ => return Err(unusable("the registry sent another part than was asked for").into()),
+            _ => {
+                return Err(Refusal::bad_gateway(
+                    "the registry sent another part than was asked for",
+                )
+                .into());
+            }
         };
         let mut response = self.v1_response(session, claim.registry(), image.action, &passed)?;
         response.set_status(StatusCode::PARTIAL_CONTENT)?;

@@ -2,78 +2,16 @@
 
 use std::time::SystemTime;
 
-use http::{StatusCode, header};
+use http::header;
 
 use super::super::Gateway;
 use super::super::login::address;
-use super::super::route::Refusal;
+use super::super::refusal::Refusal;
 use super::super::session::Session;
 use access::{Action, Caller, Denied, Login, Permit, Refused};
 use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
 use oci::name::RepositoryName;
-
-/// A refusal, and how it could be overcome.
-#[derive(Debug)]
-pub struct Denial {
-    pub refusal: Refusal,
-    pub challenge: Challenge,
-    /// In seconds.
-    pub retry_after: Option<u64>,
-}
-
-/// What a client that is refused could log in with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Challenge {
-    None,
-    Basic,
-    Token,
-}
-
-impl From<Refusal> for Denial {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            refusal,
-            challenge: Challenge::None,
-            retry_after: None,
-        }
-    }
-}
-
-impl Denial {
-    /// 401. Old Docker understands nothing else as "log in".
-    pub fn unauthorized(message: &'static str) -> Self {
-        Self {
-            challenge: Challenge::Basic,
-            ..Refusal::new(ErrorCode::Unauthorized, message).into()
-        }
-    }
-
-    fn forbidden(message: &'static str) -> Self {
-        Refusal::new(ErrorCode::Denied, message).into()
-    }
-}
-
-impl From<Refused> for Denial {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Password => Self::unauthorized("the user or the password is wrong"),
-            Refused::Token => Self {
-                challenge: Challenge::Token,
-                ..Self::unauthorized("the token is not valid any more, or never was")
-            },
-            Refused::SlowDown { retry_after } => Self {
-                refusal: Refusal {
-                    status: StatusCode::TOO_MANY_REQUESTS,
-                    code: ErrorCode::TooManyRequests,
-                    message: refused.to_string().into(),
-                },
-                challenge: Challenge::None,
-                retry_after: Some(retry_after.as_secs()),
-            },
-        }
-    }
-}
 
 /// What a token of the v1 API says that it is for: `signature=…,repository="<name>",access=read`.
 fn repository_of(token: &str) -> Option<&str> {
@@ -90,7 +28,7 @@ impl Gateway {
     }
 
     /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
-    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Denial> {
+    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Refusal> {
         let Some(authenticator) = &self.state.authenticator else {
             return Ok(Login::ANONYMOUS);
         };
@@ -102,10 +40,18 @@ impl Gateway {
         let authorization = authorization::parse(&lines.join(&b", "[..]));
         let authorization = authorization.map_err(|malformed| {
             tracing::debug!(error = %malformed, "a login that cannot be read");
-            Denial::unauthorized("the Authorization header cannot be read")
+            self.v1_unauthorized("the Authorization header cannot be read")
         })?;
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
-        Ok(login.await?)
+        login.await.map_err(|refused| match refused {
+            Refused::Password => self.v1_unauthorized("the user or the password is wrong"),
+            Refused::Token => {
+                self.v1_without_token("the token is not valid any more, or never was")
+            }
+            Refused::SlowDown { retry_after } => {
+                Refusal::slow_down(refused.to_string(), retry_after)
+            }
+        })
     }
 
     /// The repository that a token of ours is for, which requests for images say nowhere else. Where everybody
@@ -145,30 +91,36 @@ impl Gateway {
         caller: &Caller,
         action: Action,
         name: &RepositoryName,
-    ) -> Result<Permit, Denial> {
+    ) -> Result<Permit, Refusal> {
         let decided = self.state.policy.decide(caller, action, name);
         let challenged = self.v1_has_accounts() && !self.listener.read_only;
         decided.map_err(|denied| match denied {
-            Denied::Anonymous if challenged => Denial::unauthorized("you have to log in for that"),
-            Denied::Scope if !self.listener.read_only => Denial {
-                challenge: Challenge::Token,
-                ..Denial::unauthorized("the token is not for that")
-            },
+            Denied::Anonymous if challenged => self.v1_unauthorized("you have to log in for that"),
+            Denied::Scope if !self.listener.read_only => {
+                self.v1_without_token("the token is not for that")
+            }
             Denied::Anonymous | Denied::User | Denied::Scope => {
-                Denial::forbidden("you may not do that to this repository")
+                Refusal::new(ErrorCode::Denied, "you may not do that to this repository")
             }
         })
     }
 
-    /// The `WWW-Authenticate` of a refusal.
-    pub(super) fn v1_challenge(&self, challenge: Challenge) -> Option<String> {
-        let authenticator = self.state.authenticator.as_ref()?;
-        match challenge {
-            Challenge::Basic if authenticator.has_accounts() => {
-                Some(authenticator.basic_challenge())
-            }
-            Challenge::Token => Some("Token".to_owned()),
-            Challenge::Basic | Challenge::None => None,
+    /// 401. Old Docker understands nothing else as "log in".
+    pub(super) fn v1_unauthorized(&self, message: &'static str) -> Refusal {
+        let authenticator = self.state.authenticator.as_ref();
+        let authenticator = authenticator.filter(|authenticator| authenticator.has_accounts());
+        Refusal {
+            challenge: authenticator.map(access::Authenticator::basic_challenge),
+            ..Refusal::new(ErrorCode::Unauthorized, message)
+        }
+    }
+
+    /// 401, for a token of a repository.
+    pub(super) fn v1_without_token(&self, message: &'static str) -> Refusal {
+        let authenticator = self.state.authenticator.as_ref();
+        Refusal {
+            challenge: authenticator.map(|_| "Token".to_owned()),
+            ..Refusal::new(ErrorCode::Unauthorized, message)
         }
     }
 }

@@ -20,14 +20,12 @@ use pingora_core::Result;
 
 pub use route::{Route, instead_of_v2, route};
 
-use super::route::Refusal;
+use super::refusal::Refusal;
 use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
 use access::{Action, Permit};
-use login::{Challenge, Denial};
 use mirror::MirrorError;
-use oci::error::ErrorCode;
 use oci::name::{Registry, Repository};
 use route::{Image, Named};
 
@@ -41,21 +39,15 @@ pub struct Seen {
 
 /// Why a v1 request has no answer yet.
 enum Failed {
-    Denied(Denial),
+    Refused(Refusal),
     Mirror(MirrorError),
     /// The connection is of no more use.
     Connection(Box<pingora_core::Error>),
 }
 
-impl From<Denial> for Failed {
-    fn from(denial: Denial) -> Self {
-        Self::Denied(denial)
-    }
-}
-
 impl From<Refusal> for Failed {
     fn from(refusal: Refusal) -> Self {
-        Self::Denied(Denial::from(refusal))
+        Self::Refused(refusal)
     }
 }
 
@@ -96,12 +88,10 @@ impl Gateway {
         match failed {
             Failed::Connection(error) => return Err(error),
             Failed::Mirror(error) => respond::failure(session, head, &error).await?,
-            Failed::Denied(denial) => {
+            Failed::Refused(refusal) => {
                 // A short body is read first, so that the connection can go on.
                 request_body::take_short_body(session).await;
-                let challenge = self.v1_challenge(denial.challenge);
-                let (refused, again) = (&denial.refusal, denial.retry_after);
-                respond::refusal(session, head, refused, challenge.as_deref(), again).await?;
+                respond::refusal(session, head, &refusal).await?;
             }
         }
         request_body::drain(session).await;
@@ -140,7 +130,9 @@ impl Gateway {
         seen.user = login.user().map(str::to_owned);
         let must = self.v1_has_accounts() && !self.listener.read_only;
         if creates || (must && login.user().is_none()) {
-            return Err(Denial::unauthorized("log in with your user and password").into());
+            return Err(self
+                .v1_unauthorized("log in with your user and password")
+                .into());
         }
         Ok(respond::welcome(session, head).await?)
     }
@@ -182,9 +174,8 @@ impl Gateway {
                 let claim = Claim::Repository(&permit);
                 return self.v1_pass_image(session, &image, claim).await;
             }
-            let open = open.ok_or_else(|| Denial {
-                challenge: Challenge::Token,
-                ..Denial::unauthorized("an image is asked for with the token of its repository")
+            let open = open.ok_or_else(|| {
+                self.v1_without_token("an image is asked for with the token of its repository")
             })?;
             seen.registry = Some(open.registry().clone());
             if let Some(name) = foreign {
@@ -223,14 +214,5 @@ impl Gateway {
             return Err(route::no_pushes(&entry.registry).into());
         }
         Ok(self.v1_decide(&login.caller(typed), action, &name)?)
-    }
-}
-
-/// What is said of an answer that cannot be passed on.
-fn unusable(message: &'static str) -> Refusal {
-    Refusal {
-        status: http::StatusCode::BAD_GATEWAY,
-        code: ErrorCode::Unknown,
-        message: message.into(),
     }
 }

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use super::super::location::is_origin;
+use super::super::refusal::Refusal;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::unframed::{self, Proof};
 use super::super::{Gateway, request_body, send};
 use super::route::{Image, Named};
-use super::{Failed, synthesis, unusable};
+use super::{Failed, synthesis};
 use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
@@ -244,7 +245,11 @@ impl Gateway {
             None if action == Action::Pull => {
                 response.insert_header(header::LOCATION, location.clone())?;
             }
-            None => return Err(unusable("the registry wants the push to go elsewhere").into()),
+            None => {
+                return Err(
+                    Refusal::bad_gateway("the registry wants the push to go elsewhere").into(),
+                );
+            }
         }
         Ok(response)
     }
@@ -267,11 +272,11 @@ impl Gateway {
         } else if passed.end() == BodyEnd::Connection {
             let method = session.req_header().method.clone();
             let bytes = match unframed::of_v1(&method, &passed) {
-                None => return Err(unusable(unframed::UNPROVEN).into()),
+                None => return Err(Refusal::bad_gateway(unframed::UNPROVEN).into()),
                 Some(Proof::Status) => unframed::json(passed).await.unwrap_or_default(),
                 Some(_) => {
                     let whole = unframed::json(passed).await;
-                    whole.ok_or_else(|| unusable(unframed::CUT))?
+                    whole.ok_or_else(|| Refusal::bad_gateway(unframed::CUT))?
                 }
             };
             send::whole(session, response, false, bytes).await?;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
+use super::super::refusal::Refusal;
 use super::super::response::Response;
-use super::super::route::Refusal;
 use super::super::session::Session;
 use super::super::{respond, send};
 use mirror::{Asked, MirrorError};
@@ -28,22 +28,16 @@ pub async fn welcome(session: &mut Session, head: bool) -> Result<()> {
 }
 
 /// A refusal, with a challenge where a login could help.
-pub async fn refusal(
-    session: &mut Session,
-    head: bool,
-    refusal: &Refusal,
-    challenge: Option<&str>,
-    retry_after: Option<u64>,
-) -> Result<()> {
+pub async fn refusal(session: &mut Session, head: bool, refusal: &Refusal) -> Result<()> {
     let mut response = own(refusal.status)?;
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD, PUT, DELETE")?;
     }
-    if let Some(challenge) = challenge {
-        response.insert_header(header::WWW_AUTHENTICATE, challenge)?;
+    if let Some(challenge) = &refusal.challenge {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
     }
-    if let Some(seconds) = retry_after {
-        response.insert_header(header::RETRY_AFTER, seconds)?;
+    if let Some(wait) = refusal.retry_after {
+        response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
     send::whole(session, response, head, error_body(&refusal.message).into()).await
 }
@@ -62,12 +56,8 @@ pub async fn failure(session: &mut Session, head: bool, failure: &MirrorError) -
         } => "Image not found".to_owned(),
         failure => failure.to_string(),
     };
-    let refused = Refusal {
-        status,
-        code,
-        message: message.into(),
-    };
-    refusal(session, head, &refused, None, None).await
+    let refused = Refusal::with_status(status, code, message);
+    refusal(session, head, &refused).await
 }
 
 /// Nothing of the layer: 416 without a body, by which old Docker knows that it has everything.

@@ -2,8 +2,9 @@
 
 use http::{Method, StatusCode};
 
+use super::super::refusal::Refusal;
 use super::super::resolver::{Entry, Place, ResolveError, Resolver};
-use super::super::route::{Asked, Listener, Refusal, Table, unsupported};
+use super::super::table::{Asked, Listener, Table};
 use access::Action;
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
@@ -81,11 +82,7 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
                 v2::PathError::Encoding | v2::PathError::Tag(_) => StatusCode::BAD_REQUEST,
                 v2::PathError::Unknown | v2::PathError::Digest(_) => StatusCode::NOT_FOUND,
             };
-            Refusal {
-                status,
-                code: ErrorCode::NameUnknown,
-                message: error.to_string().into(),
-            }
+            Refusal::with_status(status, ErrorCode::NameUnknown, error.to_string())
         })?;
     let reads = matches!(*asked.method, Method::GET | Method::HEAD);
     let (resolver, place) = (&table.resolver, listener.place(None, asked.host));
@@ -98,11 +95,11 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
                 Path::Users if *asked.method == Method::POST && !listener.read_only => {
                     Ok(Route::Users)
                 }
-                _ => Err(unsupported("there is no such method here")),
+                _ => Err(Refusal::unsupported("there is no such method here")),
             }
         }
         // Routed before, since what is found is not v1's alone.
-        Path::Search => Err(unsupported("there is no such method here")),
+        Path::Search => Err(Refusal::unsupported("there is no such method here")),
         Path::Image { id, part } => {
             let entry = nameless(resolver, place)?.ok_or_else(not_served)?;
             let action = action_on_image(asked.method, part)?;
@@ -176,23 +173,23 @@ fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, 
 
     match (method, resource) {
         (&Method::GET | &Method::HEAD, Repository | Auth) => {
-            Err(unsupported("there is no such method here"))
+            Err(Refusal::unsupported("there is no such method here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Repository | Images | Auth | Properties | Tag(_)) => Ok(Action::Push),
         (&Method::DELETE, Repository | Images | Tags | Tag(_)) => Ok(Action::Delete),
-        _ => Err(unsupported("there is no such method here")),
+        _ => Err(Refusal::unsupported("there is no such method here")),
     }
 }
 
 fn action_on_image(method: &Method, part: Part) -> Result<Action, Refusal> {
     match (method, part) {
         (&Method::GET | &Method::HEAD, Part::Checksum) => {
-            Err(unsupported("there is no such method here"))
+            Err(Refusal::unsupported("there is no such method here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Part::Json | Part::Layer | Part::Checksum) => Ok(Action::Push),
-        _ => Err(unsupported("there is no such method here")),
+        _ => Err(Refusal::unsupported("there is no such method here")),
     }
 }
 
@@ -203,7 +200,7 @@ fn not_served() -> Refusal {
 
 /// What a push is told that no registry takes.
 pub fn no_pushes(registry: &Registry) -> Refusal {
-    unsupported(format!(
+    Refusal::unsupported(format!(
         "{registry} takes no pushes here: it has no `push: true`, or this listener only reads"
     ))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, header};
 
-use super::super::route::Refusal;
+use super::super::refusal::Refusal;
 use super::super::session::Session;
 use super::super::{Gateway, send};
 use super::route::{Image, Named, speaks_v1};
@@ -35,11 +35,7 @@ impl From<SynthesisFailure> for Failed {
                 "an image cannot be shown to a client of v1"
             );
         }
-        let refusal = Refusal {
-            status,
-            code: ErrorCode::ManifestUnknown,
-            message: failure.to_string().into(),
-        };
+        let refusal = Refusal::with_status(status, ErrorCode::ManifestUnknown, failure.to_string());
         refusal.into()
     }
 }
@@ -292,10 +288,10 @@ pub fn unknown(asked: Asked) -> MirrorError {
 }
 
 fn tag_unknown() -> Failed {
-    Refusal {
-        status: StatusCode::NOT_FOUND,
-        code: ErrorCode::ManifestUnknown,
-        message: "Tag not found".into(),
-    }
+    Refusal::with_status(
+        StatusCode::NOT_FOUND,
+        ErrorCode::ManifestUnknown,
+        "Tag not found",
+    )
     .into()
 }
