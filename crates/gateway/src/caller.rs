@@ -3,10 +3,10 @@
 use http::header;
 use pingora_core::Result;
 
-use super::Gateway;
 use super::respond::{self, Wanted};
 use super::route::Route;
 use super::session::Session;
+use super::{Gateway, failure};
 use access::Presented;
 use mirror::MirrorError;
 use oci::name::Registry;
@@ -66,6 +66,6 @@ impl Gateway {
             MirrorError::Challenged(_) if self.listener.read_only => MirrorError::CallerDenied,
             error => error,
         };
-        respond::failure(session, wanted, &error).await
+        failure::respond(session, wanted, &error).await
     }
 }

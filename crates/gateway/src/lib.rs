@@ -8,6 +8,7 @@ mod caller;
 mod catalogue;
 mod connection;
 mod context;
+mod failure;
 mod forward;
 mod front;
 mod head;

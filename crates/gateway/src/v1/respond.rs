@@ -7,7 +7,7 @@ use pingora_core::Result;
 use super::super::refusal::Refusal;
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::{respond, send};
+use super::super::{failure, send};
 use mirror::{Asked, MirrorError};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
@@ -43,18 +43,18 @@ pub async fn refusal(session: &mut Session, head: bool, refusal: &Refusal) -> Re
 }
 
 /// A request that came to nothing. The log gets the causes, the client the message.
-pub async fn failure(session: &mut Session, head: bool, failure: &MirrorError) -> Result<()> {
-    let (status, code) = respond::status(failure);
+pub async fn failure(session: &mut Session, head: bool, error: &MirrorError) -> Result<()> {
+    let (status, code) = failure::status(error);
     if status.is_server_error() {
-        tracing::warn!(error = telemetry::chain(failure), "a v1 request failed");
+        tracing::warn!(error = telemetry::chain(error), "a v1 request failed");
     }
-    let message = match failure {
+    let message = match error {
         // As the registry says it itself.
         MirrorError::Unknown {
             asked: Asked::Image,
             ..
         } => "Image not found".to_owned(),
-        failure => failure.to_string(),
+        error => error.to_string(),
     };
     let refused = Refusal::with_status(status, code, message);
     refusal(session, head, &refused).await
