@@ -837,7 +837,9 @@ fn sink() -> (String, std::thread::JoinHandle<u64>) {
                     .expect("an answer");
                 continue;
             }
-            // The last chunk ends it.
+            // What came with the head counts as well. The last chunk ends it.
+            let end = head.windows(4).position(|four| four == b"\r\n\r\n");
+            read += (head.len() - end.expect("a head") - 4) as u64;
             let mut tail = head;
             while !tail.ends_with(b"\r\n0\r\n\r\n") {
                 let n = stream.read(&mut buffer).expect("a body");
