@@ -132,7 +132,7 @@ impl Download {
         let started = Instant::now();
         let size = self.claimed_size(source, &digest).await?;
         if size.is_some_and(|size| size != object.size) {
-            bucket.lied(&digest);
+            bucket.report_corrupt(&digest);
             return None;
         }
         let blobs = self.fills.shared.store.blobs.clone();
@@ -155,7 +155,7 @@ impl Download {
         let blob = match commit(staged).await? {
             Ok(blob) => blob,
             Err(CommitError::Mismatch(_)) => {
-                bucket.lied(&digest);
+                bucket.report_corrupt(&digest);
                 return None;
             }
             Err(error) => {

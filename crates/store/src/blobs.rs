@@ -1,5 +1,5 @@
-//! Blobs: immutable files named by their digest. `open` is the authority on what is here; `stage` and
-//! `commit` are the only way in.
+//! Blobs: immutable files named by their digest. `open` is the authority on what the store has; `stage` and `commit`
+//! are the only way in.
 
 use std::fs::File;
 use std::io;
@@ -52,8 +52,8 @@ impl Blobs {
         })
     }
 
-    /// Opens a blob and notes its use. `expected` is the length in bytes that somebody else knows of. One of
-    /// another length is damaged and goes into quarantine. Blocks for as long as the disk takes for one
+    /// Opens a blob and notes its use. `expected` is the length in bytes that a record gives. A file of
+    /// another length is damaged and is quarantined. Blocks for as long as the disk takes for one
     /// `open` and one `fstat`.
     ///
     /// # Errors
@@ -148,8 +148,8 @@ impl Blobs {
         right
     }
 
-    /// Takes a damaged blob out of service: the next pull fetches it anew. Its file is kept for a week, if
-    /// nobody needs the room.
+    /// Takes a damaged blob out of service: the next pull fetches it anew. Its file stays for a week, unless
+    /// its space is needed.
     pub(super) fn quarantine(&self, digest: &Digest) {
         let path = blob_path(&self.root, digest);
         let aside = self
@@ -211,7 +211,7 @@ impl Blobs {
     /// # Errors
     /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
     pub fn reserve(&self, size: u64) -> Result<Reservation, Full> {
-        // What nobody went on with for long goes before what is whole.
+        // Partials that were not resumed for long are evicted before whole blobs.
         while !self.space.has_room(size) && self.partials.drop_idle(SystemTime::now()) {}
         loop {
             match self.space.reserve(size) {
@@ -268,7 +268,7 @@ impl Blobs {
         self.stage_at(digest, self.partials.path(digest), reservation, note)
     }
 
-    /// Begins a blob in a file of its own, which nobody goes on with: two requests may keep the same manifest
+    /// Begins a blob in a file of its own, which is never resumed: two requests may store the same manifest
     /// at once, and what a bucket sends is not to be mixed with what an upstream sent.
     ///
     /// # Errors
@@ -346,7 +346,7 @@ impl Blobs {
         while self.partials.drop_expired(now) {}
     }
 
-    /// The partials that nobody fills.
+    /// The partials that are not being filled.
     pub fn partials(&self) -> Vec<(Digest, Note)> {
         self.partials.waiting()
     }
@@ -361,7 +361,7 @@ impl Blobs {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);
         let file = match options.open(&path) {
-            // Somebody emptied the store.
+            // The store was emptied by hand.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
                 options.open(&path)?

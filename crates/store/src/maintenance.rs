@@ -14,16 +14,16 @@ use super::space::Trimmed;
 
 /// How often the disk is looked at, whether or not anything is written.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How often what nobody asked for is removed, at most and at least.
+/// How often unused content is deleted, at most and at least.
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
-/// A part of the shortest time that anything is kept.
+/// The interval as a part of the shortest time that anything is retained.
 const SWEEP_PART: u32 = 30;
 /// How long a disk that refuses is left alone, at first and at most.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The longest sleep: whoever drops the store waits as long.
+/// The longest sleep: dropping the store waits as long.
 const NAP: Duration = Duration::from_millis(500);
 
-/// How long a loop leaves its disk alone: twice as long after each refusal, whoever wakes it meanwhile.
+/// How long a loop leaves its disk alone: twice as long after each refusal, even if it is woken meanwhile.
 #[derive(Debug, Default)]
 struct Retreat {
     wait: Duration,
@@ -77,7 +77,7 @@ impl Store {
         if swept != super::Swept::default() {
             let (records, blobs, bytes) = (swept.records, swept.blobs, swept.bytes);
             let ms = telemetry::ms(started);
-            tracing::info!(records, blobs, bytes, ms, "what nobody asked for is gone");
+            tracing::info!(records, blobs, bytes, ms, "unused content was deleted");
         }
         swept.records > 0 || self.space.excess_records() == 0
     }
@@ -131,7 +131,7 @@ fn scrub(store: &Weak<Store>, every: Duration) {
         let Some(this) = store.upgrade() else { return };
         if this.space.is_settled() {
             let pass = noted.get_or_insert_with(|| this.pass());
-            // The last one to hold it, it holds up nobody.
+            // As the last one to hold it, it delays no one else.
             this.scrub_some(pass, every, &|| Arc::strong_count(&this) == 1);
         } else {
             drop(this);

@@ -73,7 +73,7 @@ pub(super) struct Resumed {
     pub note: Note,
 }
 
-/// The folder of partials, and those that nobody fills at the moment.
+/// The folder of partials, and those that are not being filled.
 #[derive(Debug)]
 pub(super) struct Partials {
     root: PathBuf,
@@ -110,7 +110,7 @@ impl Parked {
 }
 
 impl Partials {
-    /// Takes stock of the folder: what can be resumed is kept, the rest removed.
+    /// Reads the folder: partials that can be resumed stay, the rest is removed.
     ///
     /// # Errors
     /// When the folder cannot be read.

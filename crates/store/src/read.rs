@@ -86,7 +86,7 @@ pub fn same(one: &File, other: &File, length: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A blob from its begin to its end, whoever else reads it. It blocks.
+/// Reads a blob from its beginning to its end. Blocks on the disk.
 #[derive(Debug)]
 pub struct BlobReader {
     blob: super::Blob,

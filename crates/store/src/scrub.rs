@@ -29,7 +29,7 @@ use oci::digest::{Algorithm, Digest, Hasher};
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 1 << 20;
-/// The longest sleep: whoever drops the store waits as long.
+/// The longest sleep: dropping the store waits as long.
 const NAP: Duration = Duration::from_millis(500);
 
 /// How far a verification is, and in the end what it came to.

@@ -51,7 +51,7 @@ pub struct StagedBlob {
 }
 
 /// A staged file and the room that it takes. Dropped before it found another use, it is removed, and its room is
-/// given back when the last who reads it closed it.
+/// returned when its last reader closed it.
 #[derive(Debug)]
 struct StagedFile {
     path: PathBuf,
@@ -123,7 +123,7 @@ impl StagedBlob {
         }
     }
 
-    /// Nobody goes on with it, and nothing is noted beside it.
+    /// It is never resumed, and has no note.
     pub(super) fn forget_note(&mut self) {
         self.staged.has_note = false;
     }
@@ -186,7 +186,7 @@ impl StagedBlob {
     /// Checks length and digest, makes the bytes durable and gives them their name. Blocks on the disk.
     ///
     /// # Errors
-    /// Nothing is kept when the length or the digest is not what was promised.
+    /// When the length or the digest is not the expected one, or the disk refuses; nothing is stored then.
     pub fn commit(self) -> Result<Blob, CommitError> {
         self.commit_as(Kind::Layer)
     }
@@ -194,7 +194,7 @@ impl StagedBlob {
     /// Ends a blob that was begun by [`Blobs::stage_unnamed`], and says what its digest is. Blocks on the disk.
     ///
     /// # Errors
-    /// Nothing is kept when the length is not what was promised.
+    /// When the length is not the expected one, or the disk refuses; nothing is stored then.
     pub fn commit_unnamed(mut self) -> Result<(Digest, Blob), CommitError> {
         self.digest = self.hasher.clone().finish();
         let digest = self.digest;
@@ -230,7 +230,7 @@ impl StagedBlob {
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);
         create_folder(folder)?;
-        // Nobody may evict it before it is entered, nor while one of its readers has it open.
+        // It must not be evicted before it is entered, nor while a reader has it open.
         let (pin, _) = blobs.space.pin(&digest, SystemTime::now());
         std::fs::rename(&staged.path, &target)?;
         if staged.has_note {
@@ -239,7 +239,7 @@ impl StagedBlob {
         let (file, room) = staged.keep();
         file.count(Counted::Blob(pin));
         if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
-            // It may or may not outlive a power cut: it takes its room, but nobody was promised it.
+            // It may or may not survive a power cut: it takes its space, but no client was promised it.
             drop(room);
             blobs.space.lost(&digest);
             return Err(error.into());

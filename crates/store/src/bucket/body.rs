@@ -102,7 +102,7 @@ impl Bucket {
             return None;
         }
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            self.lied(digest);
+            self.report_corrupt(digest);
             return None;
         }
         Some(Bytes::from(bytes))

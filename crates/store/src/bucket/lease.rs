@@ -1,5 +1,5 @@
 //! Leases: of two nodes that want the same cold blob, one fetches it. A lease is an object that only one node can
-//! create; it expires, so that a node that died keeps nobody waiting.
+//! create; it expires, so that no node waits for one that died.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use oci::digest::Digest;
 /// How long a lease counts, in seconds.
 const LIFE: u64 = 60;
 
-/// The right to fetch a blob that others wait for. It is given up when this is dropped.
+/// The right to fetch a blob that other nodes wait for; released on drop.
 #[derive(Debug)]
 pub struct Lease {
     bucket: Bucket,

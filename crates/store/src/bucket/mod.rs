@@ -1,7 +1,7 @@
 //! The bucket: an S3-compatible object store as the tier that many gateways share.
 //!
 //! The disk stays the hot tier. A miss asks the bucket before the upstream, what was committed here is written
-//! there behind the answer, and so are records with their freshness. A bucket that is down, slow, full or lying
+//! there behind the answer, and so are records with their freshness. A bucket that is down, slow, full or corrupt
 //! is as if there were none: every operation has a deadline, after a failure the bucket rests, and what comes from
 //! it is verified before its first use.
 //!
@@ -14,11 +14,11 @@
 //! ```
 
 mod body;
+mod breaker;
 mod journal;
 mod lease;
 mod outbox;
 mod record;
-mod rest;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
@@ -33,10 +33,10 @@ use object_store::{ClientOptions, RetryConfig};
 pub use body::Object;
 pub use lease::{Lease, Leased};
 
+use breaker::CircuitBreaker;
 use oci::digest::Digest;
 use oci::name::Registry;
 use outbox::Outbox;
-use rest::Rest;
 use telemetry::LogThrottle;
 use telemetry::metrics::{self, BucketEvent};
 use upload::Uploads;
@@ -97,15 +97,15 @@ struct Inner {
     /// Where it is asked, as one word.
     endpoint: String,
     prefix: String,
-    /// What no message may hold.
+    /// Strings that no message may contain.
     secrets: Vec<String>,
     /// By registry.
     views: HashMap<Registry, String>,
     /// Tells our leases from those of others.
     node: String,
-    reads: Rest,
+    reads: CircuitBreaker,
     /// A full bucket can still be read.
-    writes: Rest,
+    writes: CircuitBreaker,
     outbox: Outbox,
     uploads: Uploads,
     /// Objects whose bytes were wrong: not read again, and overwritten.
@@ -166,8 +166,8 @@ impl Bucket {
                 secrets,
                 views: settings.views.clone(),
                 node: format!("{:032x}", fastrand::u128(..)),
-                reads: Rest::default(),
-                writes: Rest::default(),
+                reads: CircuitBreaker::default(),
+                writes: CircuitBreaker::default(),
                 outbox: Outbox::default(),
                 uploads,
                 damaged: Mutex::default(),
@@ -182,8 +182,8 @@ impl Bucket {
         Ok(bucket)
     }
 
-    /// What the bucket has under this digest is not that: it is not read again, and overwritten.
-    pub fn lied(&self, digest: &Digest) {
+    /// Notes that the bucket has wrong bytes under this digest: they are not read again, and overwritten.
+    pub fn report_corrupt(&self, digest: &Digest) {
         metrics::bucket(BucketEvent::Lie);
         tracing::warn!(%digest, bucket = self.inner.name, "the bucket has wrong bytes; they are not used");
         let mut damaged = self.damaged();
@@ -233,7 +233,7 @@ impl Bucket {
 
     async fn ask<T>(
         &self,
-        rest: &Rest,
+        rest: &CircuitBreaker,
         within: Duration,
         operation: impl Future<Output = object_store::Result<T>>,
     ) -> Result<Option<T>, Unavailable> {
@@ -262,7 +262,7 @@ impl Bucket {
     }
 
     /// Notes a failure: the bucket rests.
-    fn failed(&self, rest: &Rest, error: String) -> Unavailable {
+    fn failed(&self, rest: &CircuitBreaker, error: String) -> Unavailable {
         static SAID: LogThrottle = LogThrottle::new();
 
         rest.failed(Instant::now());
@@ -281,7 +281,7 @@ impl Bucket {
     }
 }
 
-/// A message of the other side, short and without our account.
+/// An error message of the service, short and without our account.
 fn without(secrets: &[String], message: String) -> String {
     let known = secrets.iter().filter(|secret| !secret.is_empty());
     let message = known.fold(message, |message, secret| {

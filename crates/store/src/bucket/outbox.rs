@@ -78,7 +78,7 @@ impl State {
         Queued::Waiting
     }
 
-    /// The next change of a key that nobody changes.
+    /// The next change of a key that is not being changed.
     fn pop(&mut self) -> Option<(String, Change, Instant)> {
         let at = self.order.iter().position(|key| !self.busy.contains(key))?;
         let key = self.order.remove(at)?;
@@ -149,7 +149,7 @@ impl Outbox {
         self.news.notify_one();
     }
 
-    /// Owes it to the others to take a key back: from now on it is not believed, and after a restart neither. Blocks
+    /// Owes the withdrawal of a key: from now on it is not believed, not even after a restart. Blocks
     /// on the disk.
     fn owe(&self, key: &str) -> Queued {
         let mut journal = self.journal();

@@ -117,7 +117,7 @@ pub enum Reach {
 pub enum Outcome<V> {
     /// It is the record now.
     Current(Arc<V>),
-    /// It is valid for whoever asked, but was not stored: the record was changed since the question.
+    /// It is valid for its caller, but was not stored: the record was changed since the question.
     Outdated(Arc<V>),
 }
 

@@ -15,7 +15,7 @@ use super::RecordStore;
 use crate::layout::{REPOSITORIES, component};
 use oci::name::{Registry, Repository};
 
-/// How many folders are looked at: nobody reads a longer list.
+/// How many folders are visited: a longer list is of no use.
 const FOLDERS: usize = 200_000;
 /// How many names are remembered in all, and how long.
 const REMEMBERED: u64 = 200_000;

@@ -14,7 +14,7 @@ pub const LARGEST: u64 = (1 << 40) - 1;
 /// What a blob is, as far as it matters for the order in which blobs go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A layer, a configuration, or what nobody knows better.
+    /// A layer, a configuration, or content of an unknown kind.
     Layer,
     /// An index, an image's manifest or a referrer.
     Manifest,

@@ -21,17 +21,17 @@ const SLICE: usize = 64;
 const LOOKS: u32 = 5;
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 
-/// What trimming came to.
+/// The outcome of trimming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trimmed {
     Enough,
     /// There may be more to do.
     More,
-    /// The disk does not let go, or cannot say how full it is.
+    /// The disk refuses to delete, or cannot say how full it is.
     Refused,
 }
 
-/// Something that is to be removed.
+/// A file that is to be evicted.
 #[derive(Debug)]
 enum Victim {
     Blob(Digest, u64),
@@ -68,7 +68,7 @@ impl Account {
 }
 
 impl Space {
-    /// Takes `more` bytes, or says why not. What is here goes only where that can help: a disk that others
+    /// Takes `more` bytes, evicting only where that can help: a disk that others
     /// filled, or that cannot say how full it is, costs no blob.
     pub(super) fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
@@ -192,7 +192,7 @@ impl Space {
                     if let Victim::Blob(digest, _) = &victim
                         && self.index(|index| index.knows(digest))
                     {
-                        // Somebody opened it just before: they read on, but nobody finds it any more.
+                        // It was opened just before: its readers read on, but it is not found any more.
                         self.lost(digest);
                     }
                     telemetry::metrics::evicted(victim.bytes());

@@ -3,7 +3,7 @@
 //! A slab threaded by two doubly linked lists, most recently used first, found through a table of slab
 //! numbers, so that an entry costs under 100 bytes and every act is O(1). One list has layers and
 //! configurations, the other manifests: indexes, their children, referrers. Those take little, and without
-//! them no layer is of use, so they go after the layers that nobody asked for. Pure: it never touches the
+//! them no layer is of use, so they are evicted after unused layers. Pure: it never touches the
 //! disk.
 
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ pub struct Index {
     persist_after: u32,
     /// Readers of blobs that are not here any more.
     strays: HashMap<Digest, u32>,
-    /// What files take that were removed while somebody read them, until nobody does.
+    /// What files take that were removed while they were read, until their last reader is done.
     deleted: HashMap<Digest, u64>,
 }
 
@@ -83,7 +83,7 @@ impl Index {
         self.layers.bytes + self.manifests.bytes
     }
 
-    /// Bytes that nobody reads.
+    /// Bytes without readers.
     pub fn evictable(&self) -> u64 {
         self.bytes() - self.layers.pinned - self.manifests.pinned
     }

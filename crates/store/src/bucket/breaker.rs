@@ -1,4 +1,4 @@
-//! How a bucket that fails rests: nobody waits for it meanwhile. The decisions take `now`.
+//! The circuit breaker of the bucket: after a failure no request waits for it. The decisions take `now`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 /// The first rest after a failure, and the longest.
 const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
-/// How long a question that finds out whether the rest is over keeps others waiting for it.
+/// How long a probe keeps others waiting for its outcome.
 const PROBE: Duration = Duration::from_secs(10);
 
 /// Whether the bucket may be asked.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(super) struct CircuitBreaker {
     pause: Mutex<Option<Pause>>,
 }
 
@@ -19,11 +19,11 @@ pub(super) struct Rest {
 struct Pause {
     until: Instant,
     length: Duration,
-    /// Since when somebody is finding out whether it is over.
+    /// Since when a probe is under way.
     probing: Option<Instant>,
 }
 
-impl Rest {
+impl CircuitBreaker {
     /// Whether a question may go out. After a rest the first one finds out for all.
     pub fn admits(&self, now: Instant) -> bool {
         let mut pause = self.pause();
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_rest_doubles_and_one_question_ends_it() {
-        let (rest, start) = (Rest::default(), Instant::now());
+        let (rest, start) = (CircuitBreaker::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(rest.admits(at(0)));
         rest.failed(at(0));
@@ -81,7 +81,7 @@ mod tests {
         rest.failed(at(2));
         assert!(!rest.admits(at(5)));
         assert!(rest.admits(at(6)));
-        // A probe that nobody heard of again.
+        // A probe without an outcome.
         assert!(!rest.admits(at(15)) && rest.admits(at(16)));
         assert!(rest.answered() && !rest.answered());
         assert!(rest.admits(at(16)) && rest.admits(at(16)));
