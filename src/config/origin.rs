@@ -28,7 +28,7 @@ pub struct Origin {
     pub scheme: Scheme,
     /// A lower-case name or an IP address, v6 without brackets.
     pub host: String,
-    /// As given; [`Origin::port_or_default`] fills it in.
+    /// As given; where absent, the default of the scheme.
     pub port: Option<u16>,
 }
 

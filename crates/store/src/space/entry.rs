@@ -63,7 +63,7 @@ impl State {
 pub(super) struct Entry {
     pub digest: Digest,
     pub state: State,
-    /// Which of the configured lives it has; see [`Index::mark`].
+    /// Which of the configured lives it has; see `Index::mark`.
     pub life: u8,
     pub size: [u8; SIZE],
     /// Seconds since 1970, as it stands in the file's mtime.

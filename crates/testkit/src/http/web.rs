@@ -65,7 +65,7 @@ impl Web {
         Self { client }
     }
 
-    /// The client itself, for use within [`block_on`] or a runtime of the test's own.
+    /// The client itself, for use within `block_on` or a runtime of the test's own.
     pub fn client(&self) -> &reqwest::Client {
         &self.client
     }

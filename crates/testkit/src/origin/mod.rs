@@ -1,11 +1,11 @@
 //! A scripted v2 upstream: an HTTP/1.1 server written by hand, over real sockets, in a thread of its own.
 //!
-//! ```ignore
+//! ```text
 //! let origin = Origin::start();
 //! let image = origin.push_image("library/app", "latest", &[image::random(1, 1 << 20)]);
 //! origin.fault(Fault::TruncateAt(1000).on("GET", "*/blobs/*").times(1));
 //! let gateway = Gateway::mirror("docker.io", &origin.url(), "");
-//! …
+//! // …
 //! assert_eq!(origin.count("GET", &image.blob_path(0)), 1);
 //! ```
 //!

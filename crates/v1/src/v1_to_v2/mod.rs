@@ -288,7 +288,7 @@ impl Registries {
         length
     }
 
-    /// [`Shared::relink_blob_of_v1`] of a manifest; its link.
+    /// Links a manifest that the v1 side has, as `relink_blob_of_v1` does for a blob; its link.
     async fn relink_manifest_of_v1(
         &self,
         registry: &Registry,
