@@ -14,10 +14,11 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use access::Authenticator;
 use gateway::{
-    Admission, AppState, Authority, Bound, Front, Gateway, ListenerTls, OwnTls, TlsError,
-    TlsSettings, with_files,
+    Admission, AppState, Authority, Front, Gateway, ListenerTls, OwnTls, TlsError, TlsSettings,
+    with_files,
 };
 use mirror::{Contents, Mirror};
+use runtime::listen::Bound;
 use runtime::share::Shares;
 use store::{Bucket, Store};
 
@@ -193,12 +194,10 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
 }
 
 /// Opens the operators' listeners.
-async fn open_admin_listeners(
-    config: &Config,
-) -> Result<Vec<(admin::Bound, admin::Scope)>, ServeError> {
+async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scope)>, ServeError> {
     let mut admin_listeners = Vec::new();
     for (address, scope) in config.admin.listeners() {
-        let bound = admin::Bound::bind(&address).await;
+        let bound = Bound::bind(&address, "http").await;
         let bound = bound.map_err(|source| ServeError::Operate {
             key: scope.key(),
             address: address.to_string(),
@@ -211,11 +210,11 @@ async fn open_admin_listeners(
 
 async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
     let address = listen.listen_address();
-    let tls = listen.tls().is_some();
-    Bound::bind(&address, tls)
+    let scheme = listen.routing().scheme;
+    Bound::bind(&address, scheme)
         .await
         .map_err(|source| ServeError::Listen {
-            address: format!("{address:?}"),
+            address: address.to_string(),
             source,
         })
 }
@@ -316,7 +315,7 @@ fn names(config: &Config) -> BTreeSet<String> {
 /// Says on standard output where we listen and what clients have to be told.
 fn announce(
     urls: &[String],
-    admin_listeners: &[(admin::Bound, admin::Scope)],
+    admin_listeners: &[(Bound, admin::Scope)],
     config: &Config,
     authority: Option<&Authority>,
 ) {

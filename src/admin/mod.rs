@@ -4,7 +4,6 @@
 //! `/readyz`, and may be public. It speaks plain HTTP/1.1, one small answer at a time.
 
 mod api;
-mod listen;
 pub mod report;
 mod route;
 mod target;
@@ -27,7 +26,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
-pub use listen::{Address, Bound};
 pub use report::{
     BucketStats, Pulls, PurgeAsked, PurgeReport, Refused, Stats, VerifyEnd, VerifyLine, WarmAsked,
     WarmLine,
@@ -38,6 +36,7 @@ pub use target::image;
 use gateway::Resolver;
 use mirror::Mirror;
 use route::{Peer, Refusal, Route};
+use runtime::listen::{Accepted, Bound};
 use runtime::share::{Kind, PerClient, Shares};
 use store::Store;
 use telemetry::LogThrottle;
@@ -125,7 +124,10 @@ impl Admin {
         });
         loop {
             match bound.accept().await {
-                Ok((accepted, peer)) => {
+                Ok(accepted) => {
+                    let Ok(peer) = Peer::of(&accepted) else {
+                        continue;
+                    };
                     let share = shares.take(Kind::Connection, peer.remote());
                     let slot = slots.clone().try_acquire_owned();
                     let (Ok(share), Ok(slot)) = (share, slot) else {
@@ -140,10 +142,10 @@ impl Admin {
                     let admin = self.clone();
                     tokio::spawn(async move {
                         match accepted {
-                            listen::Accepted::Tcp(stream) => {
+                            Accepted::Tcp(stream, _) => {
                                 admin.connection(stream, peer, scope).await;
                             }
-                            listen::Accepted::Unix(stream) => {
+                            Accepted::Unix(stream) => {
                                 admin.connection(stream, peer, scope).await;
                             }
                         }

@@ -6,10 +6,12 @@
 //! something must be `application/json`, which a browser sends across sites only after asking with OPTIONS,
 //! and that is never allowed here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use oci::authority;
+use runtime::listen::Accepted;
 
 /// Which listener a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +44,17 @@ pub enum Peer {
 }
 
 impl Peer {
-    pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
-        Self::Tcp {
-            remote: remote.ip().to_canonical(),
-            local: local.ip().to_canonical(),
+    /// Who is at the other end of a connection.
+    ///
+    /// # Errors
+    /// When the client has reset it.
+    pub fn of(accepted: &Accepted) -> io::Result<Self> {
+        match accepted {
+            Accepted::Tcp(stream, remote) => Ok(Self::Tcp {
+                remote: remote.ip().to_canonical(),
+                local: stream.local_addr()?.ip().to_canonical(),
+            }),
+            Accepted::Unix(_) => Ok(Self::Unix),
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Config, Credentials, ListenAddress, MaxStale, OldClients, Origin, Tl
 use crate::admin;
 use oci::digest::{Algorithm, Digest};
 use oci::name::Registry;
+use runtime::listen::{self, SocketMode};
 use upstream::Account;
 
 /// A password file that cannot be used.
@@ -274,10 +275,10 @@ impl Config {
 
 impl super::Admin {
     /// The listeners that are wanted.
-    pub fn listeners(&self) -> Vec<(admin::Address, admin::Scope)> {
+    pub fn listeners(&self) -> Vec<(listen::Address, admin::Scope)> {
         let address = |address: &ListenAddress| match address {
-            ListenAddress::Tcp { host, port } => admin::Address::Tcp(tcp(host.as_deref(), *port)),
-            ListenAddress::Unix(path) => admin::Address::Unix(path.clone()),
+            ListenAddress::Tcp { host, port } => listen::Address::Tcp(tcp(host.as_deref(), *port)),
+            ListenAddress::Unix(path) => listen::Address::Unix(path.clone(), SocketMode::Owner),
         };
         let everything = self
             .address
@@ -303,12 +304,10 @@ fn tcp(host: Option<&str>, port: u16) -> String {
 }
 
 impl super::Listen {
-    pub fn listen_address(&self) -> gateway::ListenAddress {
+    pub fn listen_address(&self) -> listen::Address {
         match &self.address {
-            ListenAddress::Tcp { host, port } => {
-                gateway::ListenAddress::Tcp(tcp(host.as_deref(), *port))
-            }
-            ListenAddress::Unix(path) => gateway::ListenAddress::Unix(path.clone()),
+            ListenAddress::Tcp { host, port } => listen::Address::Tcp(tcp(host.as_deref(), *port)),
+            ListenAddress::Unix(path) => listen::Address::Unix(path.clone(), SocketMode::Umask),
         }
     }
 

@@ -3,9 +3,7 @@
 //! It accepts, gives each client its share, speaks TLS, bounds how long and how large a request's head may be
 //! and what an HTTP/2 connection may make us hold, and drains.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +13,6 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,6 +24,7 @@ use super::head::{self, GOODBYE, Head, refuse};
 use super::preface::Prefaced;
 use super::socket::Socket;
 use super::tls::ListenerTls;
+use runtime::listen::Bound;
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
 
@@ -56,89 +54,6 @@ pub struct FrontSettings {
     pub connections: usize,
     /// How long requests under way may go on after a SIGTERM.
     pub drain: Duration,
-}
-
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// `host:port`
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-/// A listener that is open.
-#[derive(Debug)]
-pub struct Bound {
-    socket: Listening,
-    /// How a client names it: `https://127.0.0.1:5000`.
-    pub url: String,
-}
-
-#[derive(Debug)]
-enum Listening {
-    Tcp(TcpListener),
-    /// With the socket file, removed when this closes.
-    Unix(
-        UnixListener,
-        #[allow(dead_code, reason = "held for its drop")] RemoveOnDrop,
-    ),
-}
-
-/// Removes a socket file.
-#[derive(Debug)]
-struct RemoveOnDrop(PathBuf);
-
-impl Drop for RemoveOnDrop {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-impl Bound {
-    /// Opens a listener.
-    ///
-    /// # Errors
-    /// What the system says: the address is taken, or not ours.
-    pub async fn bind(address: &ListenAddress, tls: bool) -> io::Result<Self> {
-        match address {
-            ListenAddress::Tcp(address) => {
-                let socket = TcpListener::bind(address).await?;
-                let scheme = if tls { "https" } else { "http" };
-                let url = format!("{scheme}://{}", socket.local_addr()?);
-                Ok(Self {
-                    socket: Listening::Tcp(socket),
-                    url,
-                })
-            }
-            ListenAddress::Unix(path) => {
-                runtime::socket_file::remove_stale(path)?;
-                let socket = UnixListener::bind(path)?;
-                let url = format!("unix:{}", path.display());
-                Ok(Self {
-                    socket: Listening::Unix(socket, RemoveOnDrop(path.clone())),
-                    url,
-                })
-            }
-        }
-    }
-
-    /// The address and port, for TCP.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            Listening::Tcp(socket) => socket.local_addr().ok(),
-            Listening::Unix(..) => None,
-        }
-    }
-
-    async fn accept(&self, write_timeout: Duration) -> io::Result<Socket> {
-        match &self.socket {
-            Listening::Tcp(socket) => {
-                let (stream, peer) = socket.accept().await?;
-                Ok(Socket::tcp(stream, peer, write_timeout))
-            }
-            Listening::Unix(socket, _) => Ok(Socket::unix(socket.accept().await?.0, write_timeout)),
-        }
-    }
 }
 
 /// All connections of all listeners.
@@ -194,13 +109,14 @@ impl Front {
         });
         loop {
             let accepted = tokio::select! {
-                accepted = bound.accept(context.front.settings.idle_timeout) => accepted,
+                accepted = bound.accept() => accepted,
                 _ = shutdown.wait_for(|&down| down) => return,
             };
             match accepted {
                 // Over the limit a connection is closed at once: a client that waits for an answer would
                 // not try elsewhere.
-                Ok(socket) => {
+                Ok(accepted) => {
+                    let socket = Socket::new(accepted, context.front.settings.idle_timeout);
                     if let Some(slot) = context.front.admit(&bound.url, socket.peer()) {
                         tokio::spawn(context.clone().connection(socket, slot));
                     }

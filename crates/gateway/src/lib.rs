@@ -45,7 +45,7 @@ use std::time::Duration;
 use pingora_core::Error;
 
 pub use admission::Admission;
-pub use front::{Bound, Front, FrontSettings, ListenAddress};
+pub use front::{Front, FrontSettings};
 pub use old_clients::OldClients;
 pub use resolver::{Entry, Place, ResolveError, Resolver};
 pub use table::{Listener, Table};

@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
+use runtime::listen::Accepted;
+
 /// What is collected before it is written, in bytes: the headers and the first piece of a body go out
 /// together.
 const WRITE_BUFFER: usize = 16 << 10;
@@ -54,25 +56,28 @@ pub struct Socket {
 
 impl Socket {
     /// `write_timeout` is how long a write may make no progress.
-    pub fn tcp(stream: TcpStream, peer: SocketAddr, write_timeout: Duration) -> Self {
+    pub fn new(accepted: Accepted, write_timeout: Duration) -> Self {
+        match accepted {
+            Accepted::Tcp(stream, peer) => Self::tcp(stream, peer, write_timeout),
+            Accepted::Unix(stream) => Self::over(Transport::Unix(stream), write_timeout),
+        }
+    }
+
+    fn tcp(stream: TcpStream, peer: SocketAddr, write_timeout: Duration) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         // Else the kernel takes megabytes at once, and a slow reader seems to make no progress until a
         // third of them has gone.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let local = stream.local_addr().ok();
-        let socket = Self::new(Transport::Tcp(stream), write_timeout);
+        let socket = Self::over(Transport::Tcp(stream), write_timeout);
         // Asked later, a socket that its client has reset no longer knows them.
         let _ = socket.digest.peer_addr.set(Some(peer.into()));
         let _ = socket.digest.local_addr.set(local.map(Into::into));
         socket
     }
 
-    pub fn unix(stream: UnixStream, write_timeout: Duration) -> Self {
-        Self::new(Transport::Unix(stream), write_timeout)
-    }
-
-    fn new(transport: Transport, write_timeout: Duration) -> Self {
+    fn over(transport: Transport, write_timeout: Duration) -> Self {
         let fd = match &transport {
             Transport::Tcp(stream) => stream.as_raw_fd(),
             Transport::Unix(stream) => stream.as_raw_fd(),

@@ -2,6 +2,7 @@
 
 pub mod flight;
 pub mod generation;
+pub mod listen;
 pub mod reload;
 pub mod share;
-pub mod socket_file;
+mod socket_file;
