@@ -1,11 +1,10 @@
 //! What requests and answers are counted as.
 
-use std::time::Duration;
-
 use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
 use super::session::Session;
+use mirror::Stale;
 use oci::cache_status::{CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
 
@@ -15,17 +14,17 @@ pub fn blob(cache: CacheStatus) {
 }
 
 /// Counts a manifest that was answered with: as served content where it was a GET.
-pub fn manifest(head: bool, cache: CacheStatus, age: Option<Duration>) {
+pub fn manifest(head: bool, cache: CacheStatus, may_be_old: Option<Stale>) {
     if !head {
         metrics::answered(Content::Manifest, answer(cache));
     }
-    stale(cache, age);
+    stale(may_be_old);
 }
 
-/// Counts an answer that may be out of date, if it may: then it has an age.
-pub fn stale(cache: CacheStatus, age: Option<Duration>) {
-    if age.is_some() {
-        metrics::stale(cache.detail.unwrap_or("other"));
+/// Counts an answer that may be out of date, if it may.
+pub fn stale(stale: Option<Stale>) {
+    if let Some(stale) = stale {
+        metrics::stale(stale.because.as_str());
     }
 }
 

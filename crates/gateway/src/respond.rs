@@ -14,7 +14,7 @@ use super::response::Response;
 use super::session::Session;
 use super::target::Target;
 use super::{request_body, send};
-use mirror::{BlobAnswer, BlobHead, ManifestAnswer, PageAnswer};
+use mirror::{BlobAnswer, BlobHead, ManifestAnswer, PageAnswer, Stale};
 use oci::byteranges::{Byteranges, PART_TYPE};
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
@@ -195,7 +195,7 @@ pub async fn blob_head(
     // A Range is defined for GET alone (RFC 9110 §14.2).
     let shape = Shape::Whole { size: answer.size };
     let mut response = shape.response(wanted, &tag, cache, shareable)?;
-    measure::stale(cache, answer.stale);
+    measure::stale(answer.stale);
     warn_of_age(&mut response, answer.stale)?;
     send::head(session, response, shape.length()).await
 }
@@ -250,7 +250,7 @@ pub async fn page(
     external: &str,
 ) -> Result<()> {
     let mut response = response(StatusCode::OK, wanted, answer.cache)?;
-    measure::stale(answer.cache, answer.stale);
+    measure::stale(answer.stale);
     let media_type = answer
         .page()
         .media_type
@@ -317,8 +317,8 @@ fn content(
 }
 
 /// Says that an answer may be out of date, and how old it is (distribution-spec 1.1, "Warnings").
-pub fn warn_of_age(response: &mut Response, stale: Option<Duration>) -> Result<()> {
-    if let Some(age) = stale {
+pub fn warn_of_age(response: &mut Response, stale: Option<Stale>) -> Result<()> {
+    if let Some(Stale { age, .. }) = stale {
         response.insert_header(
             header::WARNING,
             "299 - \"stale copy, upstream unavailable\"",

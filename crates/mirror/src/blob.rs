@@ -7,7 +7,7 @@ use super::contents::StoredBlob;
 use super::error::Asked;
 use super::fallback::FallbackBlob;
 use super::fill::{FillError, Follower, Joined, Phase, Progress};
-use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::freshness::{Stale, is_fresh, stale_age, unix};
 use super::reader::Reader;
 use super::source::{BlobSource, FillKey, FillSource};
 use super::through::Through;
@@ -38,8 +38,8 @@ pub struct BlobHead {
     /// In bytes, where known.
     pub size: Option<u64>,
     pub cache: CacheStatus,
-    /// How old the answer is, where the upstream could not be asked whether it is still right.
-    pub stale: Option<Duration>,
+    /// Where the upstream could not be asked whether it is still right.
+    pub stale: Option<Stale>,
 }
 
 /// A question whether a repository has a blob: what was known is changed by its answer, unless somebody wrote
@@ -176,9 +176,7 @@ impl Mirror {
             .await
         {
             let cache = if let Some(link) = &link {
-                if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
-                    == Freshness::Stale
-                {
+                if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                     self.recheck_blob(&origin, permit, digest);
                 }
                 CacheStatus::HIT
@@ -187,7 +185,7 @@ impl Mirror {
                 let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
-                    .detail("claimed")
+                    .claimed()
             };
             return Ok(BlobAnswer::stored(blob, cache));
         }
@@ -314,7 +312,7 @@ impl Mirror {
             None => None,
         };
         if let (Some(link), Some(size), Heads::Cached) = (&link, here, origin.heads) {
-            if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+            if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                 self.recheck_blob(&origin, permit, digest);
             }
             return Ok(BlobHead {
@@ -331,15 +329,15 @@ impl Mirror {
                 stale: None,
             }),
             (Err(error), Some(link), Some(size)) => {
-                let reason = error.excuses_stale();
                 let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
-                let (Some(reason), Some(age)) = (reason, age) else {
+                let (Some(because), Some(age)) = (error.excuses_stale(), age) else {
                     return Err(error);
                 };
+                let stale = Stale { age, because };
                 Ok(BlobHead {
                     size: Some(size),
-                    cache: CacheStatus::forward(Forward::Stale).detail(reason),
-                    stale: Some(age),
+                    cache: stale.cache_status(),
+                    stale: Some(stale),
                 })
             }
             (Err(error), ..) => Err(error),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::download::Download;
-use super::freshness::{Freshness, freshness, unix};
+use super::freshness::{is_fresh, unix};
 use super::source::FillSource;
 use super::{Origin, Shared};
 use oci::digest::Digest;
@@ -43,10 +43,7 @@ impl Origin {
     /// not what is from before a write that went through us.
     pub(super) fn believes(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
         let written_at = self.written_at.load(Ordering::SeqCst);
-        move |checked_at| {
-            checked_at > written_at
-                && freshness(checked_at, ttl, SystemTime::now()) != Freshness::Stale
-        }
+        move |checked_at| checked_at > written_at && is_fresh(checked_at, ttl, SystemTime::now())
     }
 }
 

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::fallback::Preparation;
 use super::fill::FillError;
+use super::freshness::StaleBecause;
 use upstream::UpstreamError;
 
 /// What a client is told to wait when there is no slot.
@@ -111,10 +112,10 @@ impl MirrorError {
     }
 
     /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
-    pub const fn excuses_stale(&self) -> Option<&'static str> {
+    pub const fn excuses_stale(&self) -> Option<StaleBecause> {
         match self {
-            Self::Unavailable(_) => Some("unavailable"),
-            Self::TooManyRequests { .. } => Some("limited"),
+            Self::Unavailable(_) => Some(StaleBecause::Unavailable),
+            Self::TooManyRequests { .. } => Some(StaleBecause::Limited),
             _ => None,
         }
     }

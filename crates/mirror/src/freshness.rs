@@ -1,24 +1,173 @@
-//! How long what was learned may be trusted. Pure: time is an argument.
+//! Whether what was learned may still be answered with, and how an answer came to be what it is.
+//!
+//! The decisions are pure: time is an argument. [`revalidate`] is the one place where a known answer waits for its
+//! upstream; metrics, headers and the log are rendered from the [`Freshness`] that it returns.
 
+use std::future::Future;
 use std::time::{Duration, SystemTime};
 
-/// Whether something checked at one time is still trusted at another.
+use super::MirrorError;
+use oci::cache_status::{CacheStatus, Forward};
+
+/// How an answer relates to what its upstream says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
+    /// It was known, and is trusted for so long still.
     Fresh { left: Duration },
-    Stale,
+    /// It was known, and its upstream confirmed it.
+    Revalidated,
+    /// Another one was known: its upstream has this one now.
+    Moved,
+    /// Nothing was known.
+    Fetched,
+    /// Another node learned it a short while ago.
+    Shared,
+    /// It was known and is no longer trusted, but its upstream cannot say.
+    Stale(Stale),
 }
 
-/// `checked_at` is in seconds since 1970. A check from the future (the clock was set back) is not
-/// trusted.
-pub fn freshness(checked_at: u64, ttl: Duration, now: SystemTime) -> Freshness {
-    let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(checked_at);
-    match now.duration_since(checked) {
-        Ok(age) if age < ttl => Freshness::Fresh {
-            left: ttl.saturating_sub(age),
-        },
-        _ => Freshness::Stale,
+/// How old a stale answer is, and why there is no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    pub age: Duration,
+    pub because: StaleBecause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaleBecause {
+    /// The upstream cannot be asked.
+    Unavailable,
+    /// It limits how often it may be asked.
+    Limited,
+    /// It did not answer soon enough.
+    Slow,
+}
+
+impl StaleBecause {
+    /// The word for headers, metrics and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Limited => "limited",
+            Self::Slow => "slow",
+        }
     }
+}
+
+impl Stale {
+    pub(super) const fn cache_status(self) -> CacheStatus {
+        CacheStatus::forward(Forward::Stale).detail(self.because.as_str())
+    }
+}
+
+impl Freshness {
+    /// `collapsed` is whether somebody else had asked.
+    pub fn cache_status(self, collapsed: bool) -> CacheStatus {
+        let cache = match self {
+            Self::Fresh { left } => CacheStatus::HIT.ttl(left.as_secs()),
+            Self::Shared => CacheStatus::HIT.detail("bucket"),
+            Self::Revalidated => CacheStatus::forward(Forward::Stale).detail("revalidated"),
+            Self::Moved => CacheStatus::forward(Forward::Stale)
+                .stored()
+                .detail("moved"),
+            Self::Fetched => CacheStatus::forward(Forward::UriMiss).stored(),
+            Self::Stale(stale) => stale.cache_status(),
+        };
+        cache.collapsed(collapsed)
+    }
+
+    pub const fn stale(self) -> Option<Stale> {
+        match self {
+            Self::Stale(stale) => Some(stale),
+            _ => None,
+        }
+    }
+}
+
+/// An answer that may be given while its upstream cannot say whether it is still right.
+#[derive(Clone, Debug)]
+pub struct Known<T> {
+    pub answer: T,
+    pub age: Duration,
+}
+
+/// How long an upstream is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// Where there is a known answer to give instead.
+    pub with_known: Duration,
+    /// Where there is none.
+    pub without: Duration,
+}
+
+/// What a question came to.
+#[derive(Clone, Debug)]
+pub struct Checked<T> {
+    pub answer: T,
+    pub freshness: Freshness,
+    /// Whether somebody else had asked.
+    pub collapsed: bool,
+}
+
+impl<T> Checked<T> {
+    pub fn cache_status(&self) -> CacheStatus {
+        self.freshness.cache_status(self.collapsed)
+    }
+}
+
+/// Asks anew. Where the upstream cannot answer, or not soon enough, what is `known` is the answer; a question that is
+/// asked for all goes on behind it. `compare` says what a new answer is to what was known.
+///
+/// # Errors
+/// What the upstream said, where there is nothing to give instead.
+pub async fn revalidate<T>(
+    known: Option<Known<T>>,
+    wait: Wait,
+    ask: impl Future<Output = (Result<T, MirrorError>, bool)>,
+    compare: impl FnOnce(&T) -> Freshness,
+) -> Result<Checked<T>, MirrorError> {
+    let within = match &known {
+        Some(_) => wait.with_known,
+        None => wait.without,
+    };
+    match tokio::time::timeout(within, ask).await {
+        Ok((Ok(answer), collapsed)) => Ok(Checked {
+            freshness: compare(&answer),
+            answer,
+            collapsed,
+        }),
+        Ok((Err(error), _)) => instead(known, error.excuses_stale(), error),
+        Err(_) => instead(known, Some(StaleBecause::Slow), MirrorError::late()),
+    }
+}
+
+/// What there is instead of an answer: what is known, where that is excused, else why there is none.
+fn instead<T>(
+    known: Option<Known<T>>,
+    because: Option<StaleBecause>,
+    error: MirrorError,
+) -> Result<Checked<T>, MirrorError> {
+    match (known, because) {
+        (Some(Known { answer, age }), Some(because)) => Ok(Checked {
+            answer,
+            freshness: Freshness::Stale(Stale { age, because }),
+            collapsed: false,
+        }),
+        _ => Err(error),
+    }
+}
+
+/// How long something checked at `checked_at`, in seconds since 1970, is trusted still; `None` when it no longer is.
+/// A check from the future (the clock was set back) is not trusted.
+pub fn fresh_for(checked_at: u64, ttl: Duration, now: SystemTime) -> Option<Duration> {
+    let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(checked_at);
+    let age = now.duration_since(checked).ok()?;
+    (age < ttl).then(|| ttl.saturating_sub(age))
+}
+
+/// Whether something checked at `checked_at` is still trusted.
+pub fn is_fresh(checked_at: u64, ttl: Duration, now: SystemTime) -> bool {
+    fresh_for(checked_at, ttl, now).is_some()
 }
 
 /// How old something is that may be answered with because the upstream cannot be asked; `None` when it is
@@ -49,22 +198,120 @@ mod tests {
     fn a_check_is_trusted_for_its_life() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let ttl = Duration::from_secs(600);
-        let fresh = |left| Freshness::Fresh {
-            left: Duration::from_secs(left),
-        };
+        let fresh = |left| Some(Duration::from_secs(left));
         for (checked_at, now, expected) in [
             (1000, 1000, fresh(600)),
             (1000, 1599, fresh(1)),
-            (1000, 1600, Freshness::Stale),
-            (1000, 9999, Freshness::Stale),
-            (1000, 999, Freshness::Stale),
+            (1000, 1600, None),
+            (1000, 9999, None),
+            (1000, 999, None),
         ] {
-            assert_eq!(
-                freshness(checked_at, ttl, at(now)),
-                expected,
-                "{checked_at} {now}"
-            );
+            let left = fresh_for(checked_at, ttl, at(now));
+            assert_eq!(left, expected, "{checked_at} {now}");
+            assert_eq!(is_fresh(checked_at, ttl, at(now)), expected.is_some());
         }
-        assert_eq!(freshness(1000, Duration::ZERO, at(1000)), Freshness::Stale);
+        assert!(!is_fresh(1000, Duration::ZERO, at(1000)));
+    }
+
+    fn unavailable() -> MirrorError {
+        MirrorError::late()
+    }
+
+    fn limited() -> MirrorError {
+        MirrorError::TooManyRequests { retry_after: None }
+    }
+
+    /// What a question comes to that has `known` to fall back on, and is `asked` in time or not at all.
+    async fn checked(
+        known: Option<u8>,
+        asked: Option<Result<u8, MirrorError>>,
+    ) -> Result<Checked<u8>, MirrorError> {
+        let age = Duration::from_secs(9);
+        let known_answer = known;
+        let known = known.map(|answer| Known { answer, age });
+        let wait = Wait {
+            with_known: Duration::ZERO,
+            without: Duration::ZERO,
+        };
+        let ask = async {
+            match asked {
+                Some(asked) => (asked, true),
+                None => std::future::pending().await,
+            }
+        };
+        let compare = |answer: &u8| match known_answer {
+            Some(known) if known == *answer => Freshness::Revalidated,
+            Some(_) => Freshness::Moved,
+            None => Freshness::Fetched,
+        };
+        revalidate(known, wait, ask, compare).await
+    }
+
+    #[tokio::test]
+    async fn what_is_known_stands_in_where_the_upstream_cannot_say() {
+        let stale = |because| {
+            let age = Duration::from_secs(9);
+            Freshness::Stale(Stale { age, because })
+        };
+        for (known, asked, expected) in [
+            (None, Some(Ok(1)), Some((1, Freshness::Fetched))),
+            (Some(1), Some(Ok(1)), Some((1, Freshness::Revalidated))),
+            (Some(1), Some(Ok(2)), Some((2, Freshness::Moved))),
+            (
+                Some(1),
+                Some(Err(unavailable())),
+                Some((1, stale(StaleBecause::Unavailable))),
+            ),
+            (
+                Some(1),
+                Some(Err(limited())),
+                Some((1, stale(StaleBecause::Limited))),
+            ),
+            (Some(1), None, Some((1, stale(StaleBecause::Slow)))),
+            // What the upstream did say is the answer.
+            (Some(1), Some(Err(MirrorError::Denied)), None),
+            (None, Some(Err(unavailable())), None),
+            (None, Some(Err(limited())), None),
+            (None, None, None),
+        ] {
+            let case = format!("{known:?} {asked:?}");
+            let checked = checked(known, asked).await.ok();
+            if let Some(checked) = &checked {
+                let is_stale = checked.freshness.stale().is_some();
+                assert_eq!(checked.collapsed, !is_stale, "{case}");
+            }
+            let came_to = checked.map(|checked| (checked.answer, checked.freshness));
+            assert_eq!(came_to, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn headers_are_rendered_from_it() {
+        let age = Duration::from_secs(9);
+        let because = StaleBecause::Slow;
+        for (freshness, header) in [
+            (Freshness::Fresh { left: age }, "roadstead; hit; ttl=9"),
+            (Freshness::Shared, "roadstead; hit; detail=bucket"),
+            (
+                Freshness::Revalidated,
+                "roadstead; fwd=stale; detail=revalidated",
+            ),
+            (
+                Freshness::Moved,
+                "roadstead; fwd=stale; stored; detail=moved",
+            ),
+            (Freshness::Fetched, "roadstead; fwd=uri-miss; stored"),
+            (
+                Freshness::Stale(Stale { age, because }),
+                "roadstead; fwd=stale; detail=slow",
+            ),
+        ] {
+            assert_eq!(freshness.cache_status(false).to_string(), header);
+        }
+        let collapsed = Freshness::Fetched.cache_status(true);
+        assert_eq!(
+            collapsed.to_string(),
+            "roadstead; fwd=uri-miss; stored; collapsed"
+        );
     }
 }

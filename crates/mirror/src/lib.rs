@@ -41,7 +41,9 @@ pub use contents::{Contents, StoredBlob};
 pub use error::{Asked, BUSY_RETRY, MirrorError};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
 pub use fill::FillError;
-pub use freshness::{Freshness, freshness, stale_age, unix};
+pub use freshness::{
+    Checked, Freshness, Known, Stale, StaleBecause, Wait, fresh_for, revalidate, stale_age, unix,
+};
 pub use lesson::{Lesson, Written, lesson};
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, UNCACHED_DEADLINE};
@@ -126,6 +128,14 @@ impl Origin {
     /// The v2 side. What a registry without one is asked for, it does not have.
     fn v2(&self) -> Result<&Upstream, UpstreamError> {
         self.upstream.as_ref().ok_or(UpstreamError::NotFound)
+    }
+
+    /// How long it is waited for.
+    fn wait(&self) -> Wait {
+        Wait {
+            with_known: self.patience,
+            without: UNCACHED_DEADLINE,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::Asked;
+use super::freshness::{Freshness, Known, Stale, Wait, revalidate};
 use super::{Mirror, MirrorError, Origin};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -15,6 +16,11 @@ use upstream::Page;
 
 /// How long a page is believed at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
+/// The question has deadlines of its own.
+const NO_DEADLINE: Wait = Wait {
+    with_known: Duration::MAX,
+    without: Duration::MAX,
+};
 /// How long a page is kept in case the upstream fails.
 const PAGE_LIFE: Duration = Duration::from_secs(3600);
 /// Up to how many results a page is an ordinary one: no registry has nothing because of that.
@@ -49,8 +55,8 @@ pub(super) fn pages() -> Pages {
 pub struct PageAnswer {
     kept: Arc<Kept>,
     pub cache: CacheStatus,
-    /// How old it is, where the upstream could not be asked whether it is still right.
-    pub stale: Option<Duration>,
+    /// Where the upstream could not be asked whether it is still right.
+    pub stale: Option<Stale>,
 }
 
 impl PageAnswer {
@@ -136,26 +142,20 @@ impl Mirror {
                 Ok(kept)
             }
         };
-        let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
-        match (fetched.unwrap_or(Err(MirrorError::Lost)), known) {
-            (Ok(kept), _) => {
-                let cache = CacheStatus::forward(Forward::UriMiss)
-                    .stored()
-                    .collapsed(collapsed);
-                Ok(PageAnswer {
-                    kept,
-                    cache,
-                    stale: None,
-                })
-            }
-            (Err(error), Some(kept)) if error.excuses_stale().is_some() => {
-                let reason = error.excuses_stale().unwrap_or("unavailable");
-                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
-                let stale = Some(kept.at.elapsed());
-                Ok(PageAnswer { kept, cache, stale })
-            }
-            (Err(error), _) => Err(error),
-        }
+        let ask = async {
+            let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
+            (fetched.unwrap_or(Err(MirrorError::Lost)), collapsed)
+        };
+        let known = known.map(|kept| Known {
+            age: kept.at.elapsed(),
+            answer: kept,
+        });
+        let checked = revalidate(known, NO_DEADLINE, ask, |_| Freshness::Fetched).await?;
+        Ok(PageAnswer {
+            cache: checked.cache_status(),
+            stale: checked.freshness.stale(),
+            kept: checked.answer,
+        })
     }
 }
 

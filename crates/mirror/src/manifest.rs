@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::error::Asked;
-use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::freshness::{Stale, is_fresh, stale_age, unix};
 use super::{Heads, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -35,8 +35,8 @@ pub struct ManifestAnswer {
     /// Present if it was asked for.
     pub bytes: Option<Bytes>,
     pub cache: CacheStatus,
-    /// How old it is, where the upstream could not be asked whether it is still right.
-    pub stale: Option<Duration>,
+    /// Where the upstream could not be asked whether it is still right.
+    pub stale: Option<Stale>,
 }
 
 /// What fetching a manifest by digest came to.
@@ -114,16 +114,14 @@ impl Mirror {
             let is_here =
                 bytes.is_some() || (!with_bytes && shared.has_bytes(origin, digest, link).await);
             if is_here && (with_bytes || origin.heads == Heads::Cached) {
-                if freshness(link.checked_at, origin.link_ttl, SystemTime::now())
-                    == Freshness::Stale
-                {
+                if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                     self.recheck_manifest(origin, permit, digest);
                 }
                 return Ok(answer(digest, link, bytes, CacheStatus::HIT));
             }
             // A HEAD by its tag would ask as seldom.
-            let confirmed = freshness(link.checked_at, origin.tag_ttl, SystemTime::now());
-            if !with_bytes && origin.heads == Heads::Cached && confirmed != Freshness::Stale {
+            let confirmed = is_fresh(link.checked_at, origin.tag_ttl, SystemTime::now());
+            if !with_bytes && origin.heads == Heads::Cached && confirmed {
                 return Ok(answer(digest, link, None, CacheStatus::HIT));
             }
             known = Some(link).filter(|_| is_here);
@@ -137,14 +135,13 @@ impl Mirror {
             (Ok(claimed), _) => claimed,
             (Err(error), Some(link)) => {
                 let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
-                let (Some(reason), Some(age)) = (error.excuses_stale(), age) else {
+                let (Some(because), Some(age)) = (error.excuses_stale(), age) else {
                     return Err(error);
                 };
-                let cache = CacheStatus::forward(Forward::Stale).detail(reason);
-                let stale = Some(age);
+                let stale = Stale { age, because };
                 return Ok(ManifestAnswer {
-                    stale,
-                    ..answer(digest, link, None, cache)
+                    stale: Some(stale),
+                    ..answer(digest, link, None, stale.cache_status())
                 });
             }
             (Err(error), None) => return Err(error),
@@ -370,7 +367,7 @@ impl Shared {
             .open(&store::ManifestKey::new(registry, repository, digest))
             .await
             .ok()??;
-        if freshness(link.checked_at, origin.link_ttl, SystemTime::now()) == Freshness::Stale {
+        if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
             return None;
         }
         if !fetch && known_at.is_some_and(|known_at| link.checked_at <= known_at) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::error::Asked;
-use super::freshness::{Freshness, freshness, stale_age, unix};
+use super::freshness::{Freshness, Known, is_fresh, revalidate, stale_age, unix};
 use super::{Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::name::{Registry, Repository};
@@ -58,26 +58,18 @@ impl Shared {
         });
         let now = SystemTime::now();
         let checked_at = known.map(|known| known.checked_at);
-        let fresh = |at| freshness(at, PUBLIC_TTL, now) != Freshness::Stale;
-        if checked_at.is_some_and(fresh) {
+        if checked_at.is_some_and(|at| is_fresh(at, PUBLIC_TTL, now)) {
             return Ok(());
         }
-        let stale = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
+        let known = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
+        let known = known.map(|age| Known { answer: (), age });
         let start = || self.clone().prove_public(origin.clone(), key.clone());
-        let asked = self.proving.join(key.clone(), start);
-        let within = if stale.is_some() {
-            origin.patience
-        } else {
-            super::manifest::UNCACHED_DEADLINE
+        let ask = async {
+            let (proof, collapsed) = self.proving.join(key.clone(), start).await;
+            (proof.unwrap_or(Err(MirrorError::Lost)), collapsed)
         };
-        match (tokio::time::timeout(within, asked).await, stale) {
-            (Err(_), Some(_)) => Ok(()),
-            (Err(_), None) => Err(MirrorError::late()),
-            (Ok((proof, _)), stale) => match proof.unwrap_or(Err(MirrorError::Lost)) {
-                Err(error) if stale.is_some() && error.excuses_stale().is_some() => Ok(()),
-                proof => proof,
-            },
-        }
+        let checked = revalidate(known, origin.wait(), ask, |()| Freshness::Fetched);
+        checked.await.map(drop)
     }
 
     /// Asks the upstream as everybody may, and keeps the answer.

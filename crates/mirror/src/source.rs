@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 
 use super::Origin;
-use super::freshness::{Freshness, freshness, unix};
+use super::freshness::{is_fresh, unix};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
@@ -231,7 +231,7 @@ impl FillSource {
                 let key = BlobKey::new(&origin.registry, repository, digest);
                 let link = store.records.open(&key).await.ok()??;
                 let now = SystemTime::now();
-                if freshness(link.checked_at, origin.link_ttl, now) == Freshness::Stale {
+                if !is_fresh(link.checked_at, origin.link_ttl, now) {
                     return None;
                 }
                 *digest

@@ -4,17 +4,16 @@
 //! manifest exists under its tag alone, because GETs are what upstreams count.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
 use super::error::Asked;
-use super::freshness::{Freshness, freshness, stale_age, unix};
-use super::manifest::{Fetched, ManifestAnswer, UNCACHED_DEADLINE, missing_key};
+use super::freshness::{Checked, Freshness, Known, fresh_for, revalidate, stale_age, unix};
+use super::manifest::{Fetched, ManifestAnswer, missing_key};
 use super::missing;
 use super::{Mirror, MirrorError, Origin, Shared};
 use access::Permit;
-use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use oci::name::{Reference, Registry, Repository, Tag};
@@ -39,6 +38,17 @@ pub(super) struct Resolved {
 pub(super) struct TagQuestion {
     pointer: Question<Pointer>,
     missing: runtime::generation::Question<missing::MissingKey>,
+}
+
+impl Resolved {
+    /// What was known already.
+    fn known(pointer: Arc<Pointer>) -> Self {
+        Self {
+            pointer,
+            bytes: None,
+            shared: false,
+        }
+    }
 }
 
 impl Mirror {
@@ -77,20 +87,15 @@ impl Mirror {
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let key = (registry, repository, class, tag.clone());
         let known = shared.known_pointer(&key).await;
-        let fresh = known
+        let left = known
             .as_ref()
-            .map(|known| freshness(known.checked_at, origin.tag_ttl, SystemTime::now()));
-        let (resolved, cache, age) = match (known, fresh) {
-            (Some(pointer), Some(Freshness::Fresh { left }))
-                if shared.is_reachable(&key, &pointer).await =>
-            {
-                let resolved = Resolved {
-                    pointer,
-                    bytes: None,
-                    shared: false,
-                };
-                (resolved, CacheStatus::HIT.ttl(left.as_secs()), None)
-            }
+            .and_then(|known| fresh_for(known.checked_at, origin.tag_ttl, SystemTime::now()));
+        let checked = match (known, left) {
+            (Some(pointer), Some(left)) if shared.is_reachable(&key, &pointer).await => Checked {
+                answer: Resolved::known(pointer),
+                freshness: Freshness::Fresh { left },
+                collapsed: false,
+            },
             (known, _) => {
                 let began = Instant::now();
                 let ask = || {
@@ -113,8 +118,12 @@ impl Mirror {
                 }
             }
         };
-        let is_hit = age.is_none() && cache.is_hit();
-        let found = self.found(origin, permit, resolved, (cache, age), with_bytes);
+        // What another node learned was no answer of the upstream's either.
+        let is_hit = matches!(
+            checked.freshness,
+            Freshness::Fresh { .. } | Freshness::Shared
+        );
+        let found = self.found(origin, permit, checked, with_bytes);
         match found.await {
             // The tag is fresh and its manifest is gone: it may have moved since.
             Err(MirrorError::Unknown { .. }) if is_hit => {}
@@ -122,9 +131,7 @@ impl Mirror {
         }
         let known = shared.known_pointer(&key).await;
         let asked = shared.clone().revalidate(origin.clone(), key, known);
-        let (resolved, cache, age) = asked.await?;
-        self.found(origin, permit, resolved, (cache, age), with_bytes)
-            .await
+        self.found(origin, permit, asked.await?, with_bytes).await
     }
 
     /// The manifest that a tag was resolved to.
@@ -132,11 +139,11 @@ impl Mirror {
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
-        resolved: Resolved,
-        (cache, stale): (CacheStatus, Option<Duration>),
+        checked: Checked<Resolved>,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let Resolved { pointer, bytes, .. } = resolved;
+        let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
+        let Resolved { pointer, bytes, .. } = checked.answer;
         let mut answer = ManifestAnswer {
             digest: pointer.digest,
             media_type: pointer.media_type.clone(),
@@ -205,58 +212,32 @@ impl Shared {
         origin: Arc<Origin>,
         key: TagKey,
         known: Option<Arc<Pointer>>,
-    ) -> Result<(Resolved, CacheStatus, Option<Duration>), MirrorError> {
+    ) -> Result<Checked<Resolved>, MirrorError> {
         let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
         if self.missing.knows(&missing) {
             return Err(Asked::Manifest.still_unknown());
         }
         let age =
             |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
-        let stale = known
-            .as_ref()
-            .and_then(|known| Some((known.clone(), age(known)?)));
+        let usable = known.clone().and_then(|pointer| {
+            let age = age(&pointer)?;
+            let answer = Resolved::known(pointer);
+            Some(Known { answer, age })
+        });
         let question = self.ask_tag(&key);
         let asked = (key.clone(), question.pointer.generation());
         let start = || self.clone().resolve(origin.clone(), key.clone(), question);
-        let asked = self.resolving.join(asked, start);
-        let answer = |(pointer, age), reason| {
-            let cache = CacheStatus::forward(Forward::Stale).detail(reason);
-            Ok((
-                Resolved {
-                    pointer,
-                    bytes: None,
-                    shared: false,
-                },
-                cache,
-                Some(age),
-            ))
+        let ask = async {
+            let (resolved, collapsed) = self.resolving.join(asked, start).await;
+            (resolved.unwrap_or(Err(MirrorError::Lost)), collapsed)
         };
-        let within = if stale.is_some() {
-            origin.patience
-        } else {
-            UNCACHED_DEADLINE
+        let compare = |resolved: &Resolved| match known {
+            _ if resolved.shared => Freshness::Shared,
+            Some(known) if known.digest == resolved.pointer.digest => Freshness::Revalidated,
+            Some(_) => Freshness::Moved,
+            None => Freshness::Fetched,
         };
-        let (resolved, collapsed) = match (tokio::time::timeout(within, asked).await, stale) {
-            (Ok((Some(Err(error)), _)), Some(stale)) if error.excuses_stale().is_some() => {
-                return answer(stale, error.excuses_stale().unwrap_or("unavailable"));
-            }
-            (Err(_), Some(stale)) => return answer(stale, "slow"),
-            (Err(_), None) => return Err(MirrorError::late()),
-            (Ok((resolved, collapsed)), _) => {
-                (resolved.unwrap_or(Err(MirrorError::Lost))?, collapsed)
-            }
-        };
-        let cache = match known {
-            _ if resolved.shared => CacheStatus::HIT.detail("bucket"),
-            Some(known) if known.digest == resolved.pointer.digest => {
-                CacheStatus::forward(Forward::Stale).detail("revalidated")
-            }
-            Some(_) => CacheStatus::forward(Forward::Stale)
-                .stored()
-                .detail("moved"),
-            None => CacheStatus::forward(Forward::UriMiss).stored(),
-        };
-        Ok((resolved, cache.collapsed(collapsed), None))
+        revalidate(usable, origin.wait(), ask, compare).await
     }
 
     /// Whether the manifest that a pointer names can be had by its digest: one that the upstream makes up

@@ -13,6 +13,15 @@ pub enum Forward {
     Bypass,
 }
 
+/// Where the bytes of a forwarded request came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Bytes {
+    #[default]
+    AsForwarded,
+    /// They were here; only the right to them was asked for.
+    Stored,
+}
+
 /// One cache's member of the field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatus {
@@ -26,6 +35,7 @@ pub struct CacheStatus {
     /// Remaining freshness in seconds.
     pub ttl: Option<u64>,
     pub detail: Option<&'static str>,
+    bytes: Bytes,
 }
 
 impl CacheStatus {
@@ -36,6 +46,7 @@ impl CacheStatus {
         collapsed: false,
         ttl: None,
         detail: None,
+        bytes: Bytes::AsForwarded,
     };
 
     /// The gateway's own answer: nothing was looked up.
@@ -58,7 +69,16 @@ impl CacheStatus {
     /// Whether the bytes were here, whatever had to be asked about them first.
     pub fn is_from_store(&self) -> bool {
         let confirmed = self.forward == Some(Forward::Stale) && !self.stored;
-        self.hit || confirmed || self.detail == Some("claimed")
+        self.hit || confirmed || self.bytes == Bytes::Stored
+    }
+
+    /// The bytes were here; only the right to them was asked for.
+    #[must_use]
+    pub const fn claimed(self) -> Self {
+        Self {
+            bytes: Bytes::Stored,
+            ..self.detail("claimed")
+        }
     }
 
     #[must_use]

@@ -5,7 +5,7 @@
 //! outlives the bytes: what was evicted is fetched again.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -14,7 +14,10 @@ use super::registry::{Claim, MAX_LIST, V1Origin, keep_token};
 use super::{Registries, V1};
 use crate::records::{BodyRecords, V1Body};
 use access::Permit;
-use mirror::{Asked, Freshness, MirrorError, UNCACHED_DEADLINE, freshness, stale_age, unix};
+use mirror::{
+    Asked, Freshness, Known, MirrorError, Stale, UNCACHED_DEADLINE, Wait, fresh_for, revalidate,
+    stale_age, unix,
+};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
@@ -41,8 +44,8 @@ pub(super) struct Fetched {
 pub struct V1Answer {
     pub bytes: Bytes,
     pub cache: CacheStatus,
-    /// Its age, where it may be out of date.
-    pub stale: Option<Duration>,
+    /// Where the upstream could not be asked whether it is still right.
+    pub stale: Option<Stale>,
     /// Of a description: the length of the layer in bytes.
     pub layer_size: Option<u64>,
     /// Of a description: what its upstream said of the payload's checksum.
@@ -88,11 +91,11 @@ impl V1 {
         let known = self.registries.v1_pointer(&origin, &what).await;
         let mut answer = None;
         if let Some(known) = known.as_ref().filter(|_| origin.mirrored)
-            && let Freshness::Fresh { left } =
-                freshness(known.checked_at, origin.tag_ttl, SystemTime::now())
+            && let Some(left) = fresh_for(known.checked_at, origin.tag_ttl, SystemTime::now())
             && let Some(fetched) = self.registries.v1_bytes(known).await
         {
-            answer = Some(V1Answer::of(fetched, CacheStatus::HIT.ttl(left.as_secs())));
+            let fresh = Freshness::Fresh { left };
+            answer = Some(V1Answer::of(fetched, fresh.cache_status(false)));
         }
         let answer = match answer {
             Some(answer) => answer,
@@ -216,48 +219,33 @@ impl V1 {
         known: Option<Arc<V1Body>>,
     ) -> Result<V1Answer, MirrorError> {
         let age = |known: &V1Body| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
-        let stale = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
-            Some((known, age)) => self
-                .registries
-                .v1_bytes(known)
-                .await
-                .map(|bytes| (bytes, age)),
+        let usable = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
+            Some((known, age)) => {
+                let answer = self.registries.v1_bytes(known).await;
+                answer.map(|answer| Known { answer, age })
+            }
             None => None,
         };
         let question = (origin.registry.clone(), what, Some(repository.clone()));
-        let asked = self.registries.v1_question(origin, question);
-        let within = if stale.is_some() {
-            origin.patience
-        } else {
-            UNCACHED_DEADLINE
+        let ask = async {
+            let (fetched, collapsed) = self.registries.v1_question(origin, question).await;
+            (fetched.unwrap_or(Err(MirrorError::Lost)), collapsed)
         };
-        let answer = |(fetched, age), reason| {
-            let cache = CacheStatus::forward(Forward::Stale).detail(reason);
-            Ok(V1Answer {
-                stale: Some(age),
-                ..V1Answer::of(fetched, cache)
-            })
+        let wait = Wait {
+            with_known: origin.patience,
+            without: UNCACHED_DEADLINE,
         };
-        let (fetched, collapsed) = match (tokio::time::timeout(within, asked).await, stale) {
-            (Ok((Some(Err(error)), _)), Some(stale)) if error.excuses_stale().is_some() => {
-                return answer(stale, error.excuses_stale().unwrap_or("unavailable"));
-            }
-            (Err(_), Some(stale)) => return answer(stale, "slow"),
-            (Err(_), None) => return Err(MirrorError::late()),
-            (Ok((fetched, collapsed)), _) => {
-                (fetched.unwrap_or(Err(MirrorError::Lost))?, collapsed)
-            }
+        let compare = |fetched: &Fetched| match known {
+            Some(known) if known.digest == fetched.body.digest => Freshness::Revalidated,
+            Some(_) => Freshness::Moved,
+            None => Freshness::Fetched,
         };
-        let cache = match known {
-            Some(known) if known.digest == fetched.body.digest => {
-                CacheStatus::forward(Forward::Stale).detail("revalidated")
-            }
-            Some(_) => CacheStatus::forward(Forward::Stale)
-                .stored()
-                .detail("moved"),
-            None => CacheStatus::forward(Forward::UriMiss).stored(),
-        };
-        Ok(V1Answer::of(fetched, cache.collapsed(collapsed)))
+        let checked = revalidate(usable, wait, ask, compare).await?;
+        let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
+        Ok(V1Answer {
+            stale,
+            ..V1Answer::of(checked.answer, cache)
+        })
     }
 }
 

@@ -49,7 +49,7 @@ impl Gateway {
         let v1 = &self.state.v1;
         let answer = v1.v1_named(permit, &named.resource).await?;
         let mut response = self.v1_mirrored(&named.name.registry, answer.cache, Life::Moving)?;
-        measure::stale(answer.cache, answer.stale);
+        measure::stale(answer.stale);
         warn_of_age(&mut response, answer.stale)?;
         if named.resource == Resource::Images {
             self.v1_endpoints(session, &mut response, named, login)?;
