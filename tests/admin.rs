@@ -6,6 +6,7 @@ mod doors;
 mod figures;
 mod health;
 mod purge;
+#[cfg(feature = "v1")]
 mod purge_v1;
 mod verify;
 mod warm;

@@ -191,6 +191,20 @@ fn which_file_is_read() {
     check(&["-c", "conf"], &[]).assert_refused(&["conf:1:1: cannot be read"]);
 }
 
+/// A build that cannot serve a registry's v1 side says so instead of leaving it out.
+#[cfg(not(feature = "v1"))]
+#[test]
+fn v1_is_refused_where_it_was_not_built() {
+    let text = "registries: [{name: a, v1: \"http://h\", v2: \"http://h\"}]\n";
+    let message = "this program was built without v1; remove v1, or build it with the feature v1";
+    let dir = temp_dir();
+    std::fs::write(dir.path().join("old.yaml"), text).expect("writable");
+    for command in ["check", "serve"] {
+        let told = run(dir.path(), &[command, "-c", "old.yaml"], &[]);
+        told.assert_refused(&[&format!("old.yaml:1:28: {message}")]);
+    }
+}
+
 #[test]
 fn the_examples_are_good() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
@@ -207,6 +221,12 @@ fn the_examples_are_good() {
                 &["check", "-c", path.to_str().expect("UTF-8")],
                 &[],
             );
+            let text = std::fs::read_to_string(&path).expect("readable");
+            if cfg!(not(feature = "v1")) && text.contains("\n    v1: ") {
+                assert_eq!(told.code, Some(CONFIGURATION), "{told:?}");
+                assert!(told.err.contains("was built without v1"), "{told:?}");
+                continue;
+            }
             assert_eq!(
                 (told.code, &*told.out),
                 (Some(0), GOOD),

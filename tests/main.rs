@@ -9,7 +9,9 @@ mod caller;
 mod catalogue;
 mod classes;
 mod command_line;
+#[cfg(feature = "v1")]
 mod compose;
+#[cfg(feature = "v1")]
 mod conversion;
 mod disk;
 mod documents;
@@ -21,6 +23,7 @@ mod kill;
 mod limits;
 mod login;
 mod memory;
+#[cfg(feature = "v1")]
 mod model;
 mod outage;
 mod partials;
@@ -34,9 +37,11 @@ mod redirects;
 mod search;
 mod soak;
 mod stall;
+#[cfg(feature = "v1")]
 mod synthesis;
 mod trust;
 mod uploads;
 mod users;
+#[cfg(feature = "v1")]
 mod v1;
 mod wire;

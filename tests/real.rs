@@ -3,6 +3,7 @@
 //! Each part that is not installed is named and its tests pass, unless `CI=true`; see
 //! [`testkit::real::found`].
 
+#[cfg(feature = "v1")]
 mod bridge;
 mod matrix;
 mod one_host;
@@ -15,4 +16,5 @@ mod schema1;
 mod search;
 mod stopped;
 mod warm;
+#[cfg(feature = "v1")]
 mod warm_bridge;

@@ -173,6 +173,12 @@ fn alone(registry: &Registry, node: &Node, report: &mut Report) {
             report.warn(node.near("credentials").at, message);
         }
     }
+    // Unit tests read every key in every build.
+    if cfg!(not(any(feature = "v1", test))) && node.is_set("v1") {
+        let write = "remove v1, or build it with the feature v1";
+        let message = format!("this program was built without v1; {write}");
+        report.fault(node.near("v1").at, message);
+    }
     if node.is_set("v1_index") && !node.is_set("v1") {
         let write = "write v1, or remove v1_index";
         report.fault(

@@ -61,6 +61,7 @@ pub async fn stream(
 
 /// Sends `filler` until there is a body, every so often and at once, and then the body. As with [`stream`],
 /// an error leaves it visibly incomplete.
+#[cfg(feature = "v1")]
 pub async fn filled<E: std::error::Error>(
     session: &mut Session,
     mut response: Response,
@@ -155,6 +156,7 @@ pub async fn relay_verified(
 
 /// Sends a part of the body of an answer that passes through: `length` bytes of it, after the first `skip`.
 /// As with [`stream`], an error leaves it visibly incomplete.
+#[cfg(feature = "v1")]
 pub async fn relay_part(
     session: &mut Session,
     mut response: Response,

@@ -37,6 +37,10 @@ pub struct Asked<'a> {
     /// Host or `:authority`, with its port if it has one.
     pub host: Option<&'a str>,
     /// User-Agent, empty where there is none.
+    #[cfg_attr(
+        not(feature = "v1"),
+        expect(dead_code, reason = "only clients of v1 are told by it")
+    )]
     pub agent: &'a str,
 }
 

@@ -47,6 +47,7 @@ pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<Pr
 }
 
 /// The proof for an answer to a request of the v1 API. A layer names no digest.
+#[cfg(feature = "v1")]
 pub fn of_v1(method: &Method, passed: &Passed) -> Option<Proof> {
     if *method != Method::GET || !passed.status.is_success() {
         return Some(Proof::Status);
