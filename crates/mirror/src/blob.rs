@@ -1,15 +1,14 @@
 //! Blobs: from the store where they are here, from a fill where they are not.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::contents::StoredBlob;
 use super::error::Asked;
-use super::fallback::FallbackBlob;
-use super::fill::{FillError, Follower, Joined, Phase, Progress};
+use super::fill::{FillError, Follower, Phase, Progress};
 use super::freshness::{Stale, is_fresh, stale_age, unix};
 use super::reader::Reader;
-use super::source::{BlobSource, FillKey, FillSource};
+use super::source::{FillKey, FillSource};
 use super::through::Through;
 use super::{Heads, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
@@ -26,11 +25,6 @@ use upstream::UpstreamError;
 pub(super) type ClaimKey = (Registry, Repository, Digest);
 /// The length in bytes that a registry gave with a claim, where it gave one.
 pub(super) type Claimed = Result<Option<u64>, MirrorError>;
-
-/// How long a client waits for the first sign of a cold blob.
-const HEADER_DEADLINE: Duration = Duration::from_secs(25);
-/// How often a caller starts anew because a fill ended with what others were told.
-const STRANGERS: u32 = 3;
 
 /// What to answer a blob's HEAD with.
 #[derive(Clone, Copy, Debug)]
@@ -193,102 +187,6 @@ impl Mirror {
             .await
     }
 
-    /// A blob that is not here, from a fill. `claimed` says that the repository is known to have it.
-    async fn fill_blob(
-        &self,
-        origin: &Arc<Origin>,
-        permit: &Permit,
-        digest: &Digest,
-        mut claimed: bool,
-    ) -> Result<BlobAnswer, MirrorError> {
-        let shared = &self.shared;
-        let key = FillKey::Digest(*digest);
-        let upstream = FillSource::Blob(BlobSource {
-            origin: origin.clone(),
-            repository: permit.repository().clone(),
-        });
-        let given = shared.blob_of_fallback(origin, permit.repository(), digest);
-        let mut source = match given.await {
-            Some(FallbackBlob::Made(bytes)) => {
-                let cache = CacheStatus::forward(Forward::UriMiss).stored();
-                let cache = cache.detail("converted");
-                return Ok(BlobAnswer::stored(StoredBlob::Memory(bytes), cache));
-            }
-            Some(FallbackBlob::Source(source)) => FillSource::Foreign(source),
-            None => upstream.clone(),
-        };
-        let mut strangers = 0;
-        loop {
-            let claim = shared.ask_blob(permit, digest);
-            let is_foreign = source.blob().is_none();
-            // That it is the repository's was looked up.
-            let joined = shared
-                .contents
-                .fills
-                .join(key, source.clone(), claimed || is_foreign);
-            match joined {
-                Joined::Fill {
-                    mut follower,
-                    collapsed,
-                } => {
-                    let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
-                    return match opened(&mut follower, &source).await {
-                        // It gave its slot up before it saw us: it goes on for us.
-                        Err(FillError::Paused) => continue,
-                        Ok(size) => {
-                            let content = Content::Fill(follower, source);
-                            Ok(BlobAnswer {
-                                size,
-                                cache: cache.stored(),
-                                content,
-                            })
-                        }
-                        Err(FillError::NoRoom { total }) => {
-                            let content = Content::PassThrough(source, key);
-                            Ok(BlobAnswer {
-                                size: total,
-                                cache: cache.detail("no-room"),
-                                content,
-                            })
-                        }
-                        Err(error) if is_foreign => match MirrorError::of_foreign(error) {
-                            // The fallback has it no more. The v2 side may.
-                            MirrorError::Unknown { .. }
-                            | MirrorError::Unusable(_)
-                            | MirrorError::Untrue(_) => {
-                                source = upstream.clone();
-                                continue;
-                            }
-                            error => Err(error),
-                        },
-                        // It ended by what another source said, before it came to this one.
-                        Err(FillError::Upstream(_) | FillError::Commit(_))
-                            if follower.fill.ended_without(&source) && strangers < STRANGERS =>
-                        {
-                            strangers += 1;
-                            continue;
-                        }
-                        // It may have been asked for before it was put there, of which the link tells.
-                        Err(FillError::Upstream(error))
-                            if collapsed
-                                && claimed
-                                && strangers < STRANGERS
-                                && matches!(error.root(), UpstreamError::NotFound) =>
-                        {
-                            strangers = STRANGERS;
-                            continue;
-                        }
-                        Err(error) => Err(shared.blob_refused(origin, &claim, error).await),
-                    };
-                }
-                Joined::Unclaimed => {
-                    self.claim_blob(origin, permit, digest).await?;
-                    claimed = true;
-                }
-            }
-        }
-    }
-
     /// A blob without its bytes: a HEAD never downloads.
     ///
     /// # Errors
@@ -346,7 +244,7 @@ impl Mirror {
 
     /// Asks whether the repository has the blob, and links it if so; says how long it is, and whether somebody else
     /// had asked.
-    async fn claim_blob(
+    pub(super) async fn claim_blob(
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
@@ -416,36 +314,6 @@ impl Mirror {
     }
 }
 
-/// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
-pub(super) async fn opened(
-    follower: &mut Follower,
-    source: &FillSource,
-) -> Result<Option<u64>, FillError> {
-    let opened = tokio::time::timeout(HEADER_DEADLINE, begun(follower, source)).await;
-    opened.unwrap_or_else(|_| Err(FillError::Upstream(Arc::new(UpstreamError::Timeout))))
-}
-
-async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u64>, FillError> {
-    let Follower { fill, progress } = follower;
-    loop {
-        if let Some(refusal) = fill.refusal(source) {
-            return Err(refusal);
-        }
-        {
-            let progress = progress.borrow_and_update();
-            match &progress.phase {
-                // The bucket has it, and its length is known from elsewhere.
-                Phase::Asking if progress.total.is_some() => return Ok(progress.total),
-                Phase::Asking => {}
-                Phase::Streaming { .. } => return Ok(progress.total),
-                Phase::Done { .. } => return Ok(Some(progress.written)),
-                Phase::Failed(error) => return Err(error.clone()),
-            }
-        }
-        progress.changed().await.map_err(|_| FillError::Lost)?;
-    }
-}
-
 impl Shared {
     async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
@@ -502,7 +370,7 @@ impl Shared {
     }
 
     /// What a source's refusal means for the client; what the upstream does not have is remembered.
-    async fn blob_refused(
+    pub(super) async fn blob_refused(
         &self,
         origin: &Origin,
         claim: &BlobClaim,

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
 use super::MirrorError;
-use super::blob::{BlobAnswer, Content, opened};
+use super::blob::{BlobAnswer, Content};
+use super::cold_blob::opened;
 use super::fill::{FillError, Fills, Follower, Joined, Phase};
 use super::source::{FillKey, FillSource, ForeignSource};
 use oci::cache_status::{CacheStatus, Forward};

@@ -1,7 +1,6 @@
-//! The download behind a fill: slots, sources, drops, stalls and lies.
+//! The download behind a fill: slots, sources, streams. How it goes on after an interruption decides `attempts.rs`.
 //!
-//! A drop or stall resumes from where it was, at the registry's own URL, first at the same source, then at
-//! another joiner's. A lie discards everything and starts at a source that is not to blame for it.
+//! A resumed download asks at the registry's own URL again, so that a redirect that has expired does no harm.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::attempts::{Attempts, Event, Step};
 use super::bucket::Tried;
 use super::fill::{Fill, FillError, Fills, Phase, TAIL};
 use super::source::{Check, FillKey, FillSource};
@@ -23,8 +23,6 @@ use upstream::{BlobBody, UpstreamError};
 
 /// How long a fill waits for its turn.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
-/// How often a source may drop a download without a new byte.
-const PATIENCE: u32 = 6;
 /// The wait before a source is asked again; it doubles up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
@@ -56,7 +54,7 @@ enum Interruption {
     /// The source has nothing to offer.
     Refusal(FillError),
     /// What was staged is not what was promised.
-    Lie(FillError),
+    WrongBytes(FillError),
     /// What the source sends now is not what was staged: one of both is wrong.
     Changed(FillError),
     /// The disk has no room or is broken.
@@ -133,85 +131,97 @@ impl Download {
                 Tried::Upstream(held) => lease = held,
             }
         }
-        // What an earlier process left may have been damaged on the disk: not the source's lie.
-        let mut inherited = staged.is_some();
-        let mut drops = 0;
-        let mut lied = false;
+        let mut attempts = Attempts::new(staged.is_some());
         loop {
             let before = staged.as_ref().map_or(0, StagedBlob::written);
-            let streamed = match self.stream(&source, &mut staged).await {
-                // A body without a length that lost only its end.
-                Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_whole) => {
-                    Ok(())
+            let interruption = match self.attempt(&source, &mut staged).await {
+                Ok(file) => {
+                    self.share(&source, lease);
+                    return (Phase::Done { file }, Some(source));
                 }
-                streamed => streamed,
-            };
-            let interruption = match streamed {
-                Ok(()) => match self.commit(&source, &mut staged).await {
-                    Ok(file) => {
-                        self.share(&source, lease);
-                        return (Phase::Done { file }, Some(source));
-                    }
-                    Err(interruption) => interruption,
-                },
                 Err(interruption) => interruption,
             };
-            let failure = match interruption {
-                Interruption::Drop(error) => {
-                    let moved = staged.as_ref().map_or(0, StagedBlob::written) > before;
-                    drops = if moved { 1 } else { drops + 1 };
-                    // Nobody reads what was not shown: who asked is told at once.
-                    if staged.is_some() && self.shown && drops < PATIENCE {
-                        self.resumed += 1;
-                        metrics::resumed();
-                        tokio::time::sleep(wait_before(drops)).await;
-                        continue;
-                    }
-                    error
+            let (event, error) = self.event(interruption, before, staged.as_ref());
+            let (next, step) = attempts.next(event);
+            attempts = next;
+            match step {
+                Step::Resume { drops } => {
+                    self.resumed += 1;
+                    metrics::resumed();
+                    tokio::time::sleep(wait_before(drops)).await;
+                    continue;
                 }
-                Interruption::Refusal(error) => error,
-                Interruption::Lie(error) => {
-                    staged = None;
-                    if std::mem::take(&mut inherited) {
-                        metrics::lie(Liar::Disk);
-                        continue;
-                    }
-                    metrics::lie(Liar::Upstream);
-                    // A last source that lied once may have been the line's fault.
-                    if !lied && !self.fill.has_more_sources() {
-                        lied = true;
-                        let digest = self.fill.key;
-                        let error = telemetry::chain(&error);
-                        tracing::info!(target: "fill", %digest, error, "begun anew");
-                        continue;
-                    }
-                    error
+                Step::BeginAnew { blame } => {
+                    self.discard(&mut staged, blame, &error);
+                    continue;
                 }
-                Interruption::Changed(error) => {
-                    staged = None;
-                    drops += 1;
-                    if drops < PATIENCE {
-                        continue;
-                    }
-                    error
-                }
-                Interruption::Disk(error) => return (Phase::Failed(error), Some(source)),
-                Interruption::Pause => {
+                Step::NextSource => {}
+                Step::NextSourceAnew { blame } => self.discard(&mut staged, blame, &error),
+                Step::Fail => return (Phase::Failed(error), Some(source)),
+                Step::Pause => {
                     park(staged);
                     self.fills.pause(self.fill.key, source.clone());
-                    return (Phase::Failed(FillError::Paused), Some(source));
+                    return (Phase::Failed(error), Some(source));
                 }
-            };
+            }
             let digest = self.fill.key;
-            tracing::debug!(target: "fill", %digest, error = telemetry::chain(&failure), "a source failed");
-            self.fill.refuse(source.clone(), failure.clone());
-            drops = 0;
+            tracing::debug!(target: "fill", %digest, error = telemetry::chain(&error), "a source failed");
+            self.fill.refuse(source.clone(), error.clone());
             let Some(next) = self.fill.next_source() else {
                 park(staged);
-                return (Phase::Failed(failure), Some(source));
+                return (Phase::Failed(error), Some(source));
             };
             source = next;
         }
+    }
+
+    /// Downloads what is missing from one source, and commits it.
+    async fn attempt(
+        &mut self,
+        source: &FillSource,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<Arc<OpenFile>, Interruption> {
+        match self.stream(source, staged).await {
+            // A body without a length that lost only its end.
+            Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_whole) => {}
+            streamed => streamed?,
+        }
+        self.commit(source, staged).await
+    }
+
+    /// What an interruption is to the state machine, and why the source failed, if that is what comes of it. `before`
+    /// is what was staged when the attempt began.
+    fn event(
+        &self,
+        interruption: Interruption,
+        before: u64,
+        staged: Option<&StagedBlob>,
+    ) -> (Event, FillError) {
+        match interruption {
+            Interruption::Drop(error) => {
+                let moved = staged.map_or(0, StagedBlob::written) > before;
+                let followed = staged.is_some() && self.shown;
+                (Event::Dropped { moved, followed }, error)
+            }
+            Interruption::Refusal(error) => (Event::Refused, error),
+            Interruption::WrongBytes(error) => {
+                let more_sources = self.fill.has_more_sources();
+                (Event::WrongBytes { more_sources }, error)
+            }
+            Interruption::Changed(error) => (Event::Changed, error),
+            Interruption::Disk(error) => (Event::NoRoom, error),
+            Interruption::Pause => (Event::Outranked, FillError::Paused),
+        }
+    }
+
+    /// Gives up what is staged.
+    fn discard(&self, staged: &mut Option<StagedBlob>, blame: Option<Liar>, error: &FillError) {
+        *staged = None;
+        if let Some(blame) = blame {
+            metrics::lie(blame);
+        }
+        let (digest, error) = (self.fill.key, telemetry::chain(error));
+        tracing::info!(target: "fill", %digest, error, "what was staged is discarded");
     }
 
     /// What another fill committed between somebody's look and this one's begin, if this source is known to
@@ -297,7 +307,7 @@ impl Download {
                 .total()
                 .is_some_and(|total| body.total.is_some_and(|now| now != total))
         {
-            return Err(Interruption::Lie(FillError::Upstream(Arc::new(
+            return Err(Interruption::WrongBytes(FillError::Upstream(Arc::new(
                 UpstreamError::Protocol("the length is not what it was"),
             ))));
         }
@@ -447,7 +457,7 @@ impl Download {
         }
     }
 
-    /// What an error of the store means: a lie of the source's, or a broken disk.
+    /// What an error of the store means: wrong bytes of the source's, or a broken disk.
     fn broken(&self, error: CommitError) -> Interruption {
         match error {
             CommitError::Full(_) | CommitError::Io(_) => {
@@ -455,7 +465,9 @@ impl Download {
             }
             CommitError::Truncated { .. }
             | CommitError::Overlong { .. }
-            | CommitError::Mismatch(_) => Interruption::Lie(FillError::Commit(Arc::new(error))),
+            | CommitError::Mismatch(_) => {
+                Interruption::WrongBytes(FillError::Commit(Arc::new(error)))
+            }
         }
     }
 

@@ -145,16 +145,6 @@ impl MirrorError {
         }
     }
 
-    /// Why a fill from a foreign source came to nothing: one that is paused is asked for again.
-    pub(super) fn of_foreign(error: FillError) -> Self {
-        match error {
-            FillError::Paused => Self::Busy {
-                retry_after: BUSY_RETRY,
-            },
-            error => Self::of_fill(error),
-        }
-    }
-
     /// The upstream's refusal, as it concerns the client.
     pub fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
         match error.root() {

@@ -3,11 +3,13 @@
 //! Every function takes a [`Permit`], so nothing is looked up before it is allowed. Blobs and manifests
 //! by digest are immutable; tags are pointers with a life.
 
+mod attempts;
 mod beside;
 mod blob;
 mod bucket;
 mod caller;
 mod catalogue;
+mod cold_blob;
 mod contents;
 mod download;
 mod error;

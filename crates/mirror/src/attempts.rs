@@ -1,0 +1,224 @@
+//! How a download goes on after an interruption: a state machine without I/O.
+//!
+//! A drop or stall resumes where it was, at the same source first. Wrong bytes are discarded, and the download begins
+//! anew with a source that is not to blame for them.
+
+use telemetry::metrics::Liar;
+
+/// How often a source may drop a download without a new byte.
+const MOST_DROPS: u32 = 6;
+
+/// What was tried so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attempts {
+    /// Drops of this source since it last sent something.
+    drops: u32,
+    /// Whether what is staged was left by an earlier process, and may have been damaged on the disk since.
+    inherited: bool,
+    /// Whether a last source that sent wrong bytes was asked once more: it may have been the line's fault.
+    asked_once_more: bool,
+}
+
+/// Why a stream of bytes ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It broke off: `moved` is whether it had sent something new, `followed` whether readers are at what is staged.
+    Dropped { moved: bool, followed: bool },
+    /// The source has nothing to offer.
+    Refused,
+    /// What was staged is not what was promised.
+    WrongBytes { more_sources: bool },
+    /// What the source sends now is not what was staged: one of both is wrong.
+    Changed,
+    /// The disk has no room or is broken.
+    NoRoom,
+    /// Others wait for the slot, and nobody for this.
+    Outranked,
+}
+
+/// What the download does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Asks the same source for the rest, after a wait for so many drops.
+    Resume {
+        drops: u32,
+    },
+    /// Discards what is staged, and asks the same source for everything.
+    BeginAnew {
+        blame: Option<Liar>,
+    },
+    /// Refuses the source and asks the next one for the rest, if there is any.
+    NextSource,
+    /// The same, for everything: what is staged is discarded.
+    NextSourceAnew {
+        blame: Option<Liar>,
+    },
+    Fail,
+    Pause,
+}
+
+impl Attempts {
+    /// `inherited` is whether there is something staged of an earlier process.
+    pub const fn new(inherited: bool) -> Self {
+        Self {
+            drops: 0,
+            inherited,
+            asked_once_more: false,
+        }
+    }
+
+    pub const fn next(self, event: Event) -> (Self, Step) {
+        match event {
+            Event::Dropped { moved, followed } => {
+                let drops = if moved { 1 } else { self.drops + 1 };
+                // Nobody reads what was not shown: who asked is told at once.
+                if followed && drops < MOST_DROPS {
+                    (Self { drops, ..self }, Step::Resume { drops })
+                } else {
+                    (self.of_next_source(), Step::NextSource)
+                }
+            }
+            Event::Refused => (self.of_next_source(), Step::NextSource),
+            Event::WrongBytes { .. } if self.inherited => {
+                let blame = Some(Liar::Disk);
+                let inherited = false;
+                (Self { inherited, ..self }, Step::BeginAnew { blame })
+            }
+            Event::WrongBytes { more_sources } => {
+                let blame = Some(Liar::Upstream);
+                if self.asked_once_more || more_sources {
+                    (self.of_next_source(), Step::NextSourceAnew { blame })
+                } else {
+                    let asked_once_more = true;
+                    let attempts = Self {
+                        asked_once_more,
+                        ..self
+                    };
+                    (attempts, Step::BeginAnew { blame })
+                }
+            }
+            Event::Changed => {
+                let drops = self.drops + 1;
+                let blame = None;
+                if drops < MOST_DROPS {
+                    (Self { drops, ..self }, Step::BeginAnew { blame })
+                } else {
+                    (self.of_next_source(), Step::NextSourceAnew { blame })
+                }
+            }
+            Event::NoRoom => (self, Step::Fail),
+            Event::Outranked => (self, Step::Pause),
+        }
+    }
+
+    const fn of_next_source(self) -> Self {
+        Self { drops: 0, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DROPPED: Event = Event::Dropped {
+        moved: false,
+        followed: true,
+    };
+    const MOVED: Event = Event::Dropped {
+        moved: true,
+        followed: true,
+    };
+    const UNSEEN: Event = Event::Dropped {
+        moved: true,
+        followed: false,
+    };
+    const LAST: Event = Event::WrongBytes {
+        more_sources: false,
+    };
+    const ONE_OF_MANY: Event = Event::WrongBytes { more_sources: true };
+
+    /// What a series of events leads to, step by step.
+    fn steps(inherited: bool, events: &[Event]) -> Vec<Step> {
+        let mut attempts = Attempts::new(inherited);
+        let steps = events.iter().map(|event| {
+            let (next, step) = attempts.next(*event);
+            attempts = next;
+            step
+        });
+        steps.collect()
+    }
+
+    #[test]
+    fn each_interruption_leads_to_one_step() {
+        let resume = |drops| Step::Resume { drops };
+        let (line, disk) = (Some(Liar::Upstream), Some(Liar::Disk));
+        for (inherited, events, expected) in [
+            // A source that sends something each time may drop for ever.
+            (false, &[MOVED; 20][..], vec![resume(1); 20]),
+            (
+                false,
+                &[DROPPED; 6],
+                vec![
+                    resume(1),
+                    resume(2),
+                    resume(3),
+                    resume(4),
+                    resume(5),
+                    Step::NextSource,
+                ],
+            ),
+            (
+                false,
+                &[DROPPED, DROPPED, MOVED, DROPPED],
+                vec![resume(1), resume(2), resume(1), resume(2)],
+            ),
+            // The next source is not to blame for the drops of the last.
+            (
+                false,
+                &[DROPPED, DROPPED, Event::Refused, DROPPED],
+                vec![resume(1), resume(2), Step::NextSource, resume(1)],
+            ),
+            (false, &[UNSEEN], vec![Step::NextSource]),
+            // A last source is asked once more, and once only.
+            (
+                false,
+                &[LAST, LAST],
+                vec![
+                    Step::BeginAnew { blame: line },
+                    Step::NextSourceAnew { blame: line },
+                ],
+            ),
+            (
+                false,
+                &[ONE_OF_MANY, LAST, LAST],
+                vec![
+                    Step::NextSourceAnew { blame: line },
+                    Step::BeginAnew { blame: line },
+                    Step::NextSourceAnew { blame: line },
+                ],
+            ),
+            // What an earlier process left is blamed first, and once.
+            (
+                true,
+                &[ONE_OF_MANY, ONE_OF_MANY],
+                vec![
+                    Step::BeginAnew { blame: disk },
+                    Step::NextSourceAnew { blame: line },
+                ],
+            ),
+            (
+                false,
+                &[Event::Changed; 6],
+                [
+                    vec![Step::BeginAnew { blame: None }; 5],
+                    vec![Step::NextSourceAnew { blame: None }],
+                ]
+                .concat(),
+            ),
+            (false, &[Event::NoRoom], vec![Step::Fail]),
+            (false, &[Event::Outranked], vec![Step::Pause]),
+        ] {
+            assert_eq!(steps(inherited, events), expected, "{inherited} {events:?}");
+        }
+    }
+}
