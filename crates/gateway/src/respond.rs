@@ -1,7 +1,5 @@
 //! Answers: what the mirror gave, as HTTP.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora_core::Result;
