@@ -1,7 +1,9 @@
 //! Answers of a registry that only the end of their connection ends: one that was cut off looks whole. What can be
 //! verified is passed on, and what cannot is refused.
 
-use http::{Method, StatusCode, header};
+#[cfg(feature = "v1")]
+use http::header;
+use http::{Method, StatusCode};
 
 use mirror::{Passed, PassedError, is_whole_json};
 use oci::digest::Digest;
