@@ -126,8 +126,12 @@ impl Mirror {
             }
             known = Some(link).filter(|_| is_here);
         }
-        // Bytes that came through another repository only lack this one's claim: a HEAD, which is free.
-        let is_local = with_bytes && link.is_none() && shared.has_manifest(digest).await;
+        // Bytes that came through another repository only lack this one's claim: a HEAD, which is free. Bytes that
+        // come for this one are stored before their link is.
+        let is_local = with_bytes
+            && link.is_none()
+            && shared.has_manifest(digest).await
+            && !shared.is_fetching(origin, permit, digest);
         let known_at = link.as_ref().map(|link| link.checked_at);
         let claim = |fetch| self.claimed(origin, permit, digest, fetch, known_at);
         let claimed = claim(with_bytes && !is_local);
@@ -265,6 +269,14 @@ impl Shared {
                 None => false,
             },
         }
+    }
+
+    /// Whether a GET of a repository's manifest is under way for the same caller.
+    fn is_fetching(&self, origin: &Origin, permit: &Permit, digest: &Digest) -> bool {
+        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        let key = (registry, repository, *digest, true);
+        let generation = self.ask_manifest(&key).link.generation();
+        self.fetching.is_running(&(key, origin.who, generation))
     }
 
     /// Begins to ask whether a repository has a manifest.

@@ -61,6 +61,11 @@ where
         (task.await.ok(), false)
     }
 
+    /// Whether a request for `key` is under way.
+    pub fn is_running(&self, key: &K) -> bool {
+        lock(&self.requests).contains_key(key)
+    }
+
     /// The request for `key` that is under way, or else where to tell the result of the one that the
     /// caller must start.
     fn enter(&self, key: &K) -> Result<oneshot::Sender<V>, Request<V>> {
