@@ -6,9 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use oci::client::Generation;
 use oci::digest::{Algorithm, Digest};
-use oci::manifest::{
-    AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts,
-};
+use oci::manifest::{AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts};
 use oci::schema1;
 use serde_json::Value;
 
