@@ -141,6 +141,8 @@ fn what_is_wrong_with_the_file_is_said_once() {
         String::from_utf8(std::mem::take(&mut *bytes)).expect("UTF-8")
     };
     let scene = Scene::new(&format!("alice:{SHA}\n"));
+    // With one subscriber alone, a line that another test's thread comes to first is off for good.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(subscriber.finish(), || {
         scene.change(&format!("alice:{SHA}\n"));
         assert_eq!(said(), "");
