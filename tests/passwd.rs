@@ -202,6 +202,17 @@ fn what_it_refuses() {
 }
 
 /// On a terminal it asks twice, and shows nothing. `script` gives it one.
+/// Whether the terminal that `script` made for its command echoes nothing.
+fn is_silent(script: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
+    let children = children.unwrap_or_default();
+    let command = children.split_whitespace().next().unwrap_or("self");
+    let terminal = std::fs::read_link(format!("/proc/{command}/fd/0"));
+    let mut stty = process::command("stty");
+    let said = terminal.and_then(|path| stty.arg("-aF").arg(path).output());
+    said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(" -echo "))
+}
+
 #[test]
 fn a_terminal_is_asked_twice_without_echo() {
     let Some(script) = found(program("script")) else {
@@ -228,7 +239,9 @@ fn a_terminal_is_asked_twice_without_echo() {
         let typescript = dir.join("typescript");
         // What is typed before it asks is echoed, as by any program.
         for (prompt, line) in [("New password: ", "s3cret-1"), ("The same again: ", again)] {
-            testkit::until(prompt, || process::read_lossy(&typescript).contains(prompt));
+            testkit::until(prompt, || {
+                process::read_lossy(&typescript).contains(prompt) && is_silent(child.id())
+            });
             writeln!(keyboard, "{line}").expect("it listens");
         }
         let (status, out, _) = told(child.wait_with_output().expect("it ends"));
