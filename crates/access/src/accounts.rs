@@ -22,7 +22,7 @@ use super::disk;
 use super::failures::{Attempted, Failures, Guess, Known, Pair};
 use super::htpasswd::{Account, Htpasswd, HtpasswdError};
 use oci::addresses::network;
-use runtime::flight::Flights;
+use runtime::single_flight::SingleFlight;
 use telemetry::harmless;
 
 /// How often the file is looked at, while there are requests.
@@ -185,7 +185,7 @@ pub(super) struct Accounts {
     turns: Arc<Semaphore>,
     /// Logins that are slowed down.
     waiting: Arc<Semaphore>,
-    under_way: Flights<(Guess, Pair), Result<(), Wrong>>,
+    under_way: SingleFlight<(Guess, Pair), Result<(), Wrong>>,
     failures: Arc<Failures>,
 }
 
@@ -209,7 +209,7 @@ impl Accounts {
             key: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             turns: Arc::new(Semaphore::new(cores)),
             waiting: Arc::new(Semaphore::new(WAITING)),
-            under_way: Flights::default(),
+            under_way: SingleFlight::default(),
             failures: Arc::default(),
         })
     }

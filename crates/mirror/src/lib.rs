@@ -61,8 +61,8 @@ use manifest::ManifestKey;
 use missing::Missing;
 use oci::name::{Registry, Repository};
 use public::PublicKey;
-use runtime::flight::Flights;
 use runtime::generation::Generations;
+use runtime::single_flight::SingleFlight;
 use source::{BlobSource, FillSource};
 use store::Store;
 use tag::{Resolved, TagKey};
@@ -157,14 +157,14 @@ struct Shared {
     pages: lists::Pages,
     /// Of the lists of each repository.
     lists: Generations<(Registry, Repository)>,
-    listing: Flights<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
-    resolving: Flights<(TagKey, u64), Result<Resolved, MirrorError>>,
+    listing: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
+    resolving: SingleFlight<(TagKey, u64), Result<Resolved, MirrorError>>,
     callers: Callers,
     searched: catalogue::Searched,
-    searching: Flights<Registry, Result<Arc<[Repository]>, MirrorError>>,
-    fetching: Flights<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
-    claiming: Flights<(blob::ClaimKey, Option<Who>, u64), blob::Claimed>,
-    proving: Flights<PublicKey, Result<(), MirrorError>>,
+    searching: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
+    fetching: SingleFlight<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
+    claiming: SingleFlight<(blob::ClaimKey, Option<Who>, u64), blob::Claimed>,
+    proving: SingleFlight<PublicKey, Result<(), MirrorError>>,
 }
 
 impl Mirror {
@@ -205,14 +205,14 @@ impl Mirror {
             missing: Missing::new(),
             callers: Callers::new(),
             searched: catalogue::searched(),
-            searching: Flights::default(),
+            searching: SingleFlight::default(),
             pages: lists::pages(),
             lists: Generations::default(),
-            listing: Flights::default(),
-            resolving: Flights::default(),
-            fetching: Flights::default(),
-            claiming: Flights::default(),
-            proving: Flights::default(),
+            listing: SingleFlight::default(),
+            resolving: SingleFlight::default(),
+            fetching: SingleFlight::default(),
+            claiming: SingleFlight::default(),
+            proving: SingleFlight::default(),
         };
         let mirror = Self {
             shared: Arc::new(mirror),

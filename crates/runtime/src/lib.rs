@@ -1,8 +1,8 @@
 //! Mechanisms that several crates share, without a policy of their own.
 
-pub mod flight;
 pub mod generation;
 pub mod listen;
 pub mod reload;
 pub mod share;
+pub mod single_flight;
 mod socket_file;

@@ -16,7 +16,7 @@ use super::account::{Credentials, Login};
 use super::addresses::RedirectPolicy;
 use super::clients::Clients;
 use oci::challenge::{self, Challenge};
-use runtime::flight::Flights;
+use runtime::single_flight::SingleFlight;
 
 /// How long a token endpoint may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -75,7 +75,7 @@ struct Shared {
     clients: Clients,
     scheme: Mutex<Scheme>,
     tokens: moka::sync::Cache<TokenKey, Token>,
-    fetching: Flights<TokenKey, Result<Token, Arc<UpstreamError>>>,
+    fetching: SingleFlight<TokenKey, Result<Token, Arc<UpstreamError>>>,
 }
 
 impl std::fmt::Debug for Auth {
@@ -100,7 +100,7 @@ impl Auth {
             clients,
             scheme: Mutex::default(),
             tokens: moka::sync::Cache::new(TOKENS),
-            fetching: Flights::default(),
+            fetching: SingleFlight::default(),
         };
         Self {
             shared: Arc::new(shared),

@@ -22,7 +22,7 @@ use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
-use runtime::flight::Flights;
+use runtime::single_flight::SingleFlight;
 use store::{Store, warn_degraded};
 use upstream::UpstreamError;
 
@@ -30,7 +30,7 @@ use upstream::UpstreamError;
 type Question = (Registry, Endpoint, Option<Repository>);
 
 /// Questions under way.
-pub(super) type Asking = Flights<Question, Result<Fetched, MirrorError>>;
+pub(super) type Asking = SingleFlight<Question, Result<Fetched, MirrorError>>;
 
 /// What an upstream answered.
 #[derive(Clone, Debug)]

@@ -33,7 +33,7 @@ use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository, Tag};
 use oci::v1::{ImageId, plain};
-use runtime::flight::Flights;
+use runtime::single_flight::SingleFlight;
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Reach, warn_degraded};
 
 use packed::Packed;
@@ -53,8 +53,8 @@ type ImageKey = (Registry, ImageId);
 /// The conversions under way.
 #[derive(Debug)]
 pub(super) struct Conversions {
-    converting: Flights<ImageKey, Result<Made, MirrorError>>,
-    reading: Flights<ImageKey, Result<KnownImage, MirrorError>>,
+    converting: SingleFlight<ImageKey, Result<Made, MirrorError>>,
+    reading: SingleFlight<ImageKey, Result<KnownImage, MirrorError>>,
     slots: Semaphore,
     packing: Arc<Semaphore>,
     failed: moka::sync::Cache<ImageKey, MirrorError>,
@@ -64,8 +64,8 @@ pub(super) struct Conversions {
 impl Conversions {
     pub fn new() -> Self {
         Self {
-            converting: Flights::default(),
-            reading: Flights::default(),
+            converting: SingleFlight::default(),
+            reading: SingleFlight::default(),
             slots: Semaphore::new(SLOTS),
             packing: Arc::new(Semaphore::new(PACKED)),
             failed: moka::sync::Cache::builder()

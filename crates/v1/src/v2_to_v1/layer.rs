@@ -23,7 +23,7 @@ use mirror::{BlobAnswer, MirrorError, ReadError};
 use oci::cache_status::CacheStatus;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::Registry;
-use runtime::flight::Flights;
+use runtime::single_flight::SingleFlight;
 use store::{Blobs, CommitError, StagedBlob, warn_degraded};
 
 /// How many layers are looked through at once: each takes a thread that computes.
@@ -34,14 +34,14 @@ const PIECES: usize = 4;
 /// Layers that are being looked through.
 #[derive(Debug)]
 pub struct Preparing {
-    flights: Flights<(Registry, Digest), Result<(), SynthesisFailure>>,
+    preparing: SingleFlight<(Registry, Digest), Result<(), SynthesisFailure>>,
     turns: Arc<Semaphore>,
 }
 
 impl Default for Preparing {
     fn default() -> Self {
         Self {
-            flights: Flights::default(),
+            preparing: SingleFlight::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
@@ -96,7 +96,7 @@ impl V1 {
             }
             let key = (permit.registry().clone(), wanted.chain);
             let start = || self.clone().prepare(permit.clone(), wanted.clone());
-            let (done, _) = self.preparing.flights.join(key, start).await;
+            let (done, _) = self.preparing.preparing.join(key, start).await;
             done.unwrap_or(Err(MirrorError::Lost.into()))?;
         }
         Err(MirrorError::Lost.into())

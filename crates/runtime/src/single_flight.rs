@@ -13,17 +13,17 @@ type Request<V> = Shared<BoxFuture<'static, Option<V>>>;
 type Requests<K, V> = Mutex<HashMap<K, Request<V>>>;
 
 /// Requests under way. A request belongs to nobody: it runs to its end when those who wait for it leave.
-pub struct Flights<K, V: Clone> {
+pub struct SingleFlight<K, V: Clone> {
     requests: Arc<Requests<K, V>>,
 }
 
-impl<K, V: Clone> fmt::Debug for Flights<K, V> {
+impl<K, V: Clone> fmt::Debug for SingleFlight<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flights")
+        f.write_str("SingleFlight")
     }
 }
 
-impl<K, V: Clone> Default for Flights<K, V> {
+impl<K, V: Clone> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self {
             requests: Arc::default(),
@@ -31,7 +31,7 @@ impl<K, V: Clone> Default for Flights<K, V> {
     }
 }
 
-impl<K, V> Flights<K, V>
+impl<K, V> SingleFlight<K, V>
 where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -46,7 +46,7 @@ where
             Ok(tell) => tell,
             Err(request) => return (request.await, true),
         };
-        let landing = Landing {
+        let guard = InFlightGuard {
             requests: self.requests.clone(),
             key,
         };
@@ -54,7 +54,7 @@ where
         let task = tokio::spawn(async move {
             let value = request.await;
             // Out of the map before the result is out; a panic drops it as well.
-            drop(landing);
+            drop(guard);
             let _ = tell.send(value.clone());
             value
         });
@@ -80,12 +80,12 @@ where
 }
 
 /// Takes a request out of the map when it ends.
-struct Landing<K: Eq + Hash, V: Clone> {
+struct InFlightGuard<K: Eq + Hash, V: Clone> {
     requests: Arc<Requests<K, V>>,
     key: K,
 }
 
-impl<K: Eq + Hash, V: Clone> Drop for Landing<K, V> {
+impl<K: Eq + Hash, V: Clone> Drop for InFlightGuard<K, V> {
     fn drop(&mut self) {
         lock(&self.requests).remove(&self.key);
     }
@@ -105,16 +105,16 @@ mod tests {
 
     #[tokio::test]
     async fn many_share_one_request_and_the_next_starts_anew() {
-        let flights = Arc::new(Flights::<&str, u32>::default());
+        let single_flight = Arc::new(SingleFlight::<&str, u32>::default());
         let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::default()));
         let ask = || {
-            let (flights, runs, gate) = (flights.clone(), runs.clone(), gate.clone());
+            let (single_flight, runs, gate) = (single_flight.clone(), runs.clone(), gate.clone());
             tokio::spawn(async move {
                 let start = || async move {
                     gate.notified().await;
                     runs.fetch_add(1, Ordering::SeqCst) + 1
                 };
-                flights.join("key", start).await
+                single_flight.join("key", start).await
             })
         };
         let waiting: Vec<_> = (0..8).map(|_| ask()).collect();
@@ -133,11 +133,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_no_result_and_leaves_nothing_behind() {
-        let flights = Flights::<u8, u8>::default();
+        let single_flight = SingleFlight::<u8, u8>::default();
         assert_eq!(
-            flights.join(1, || async { panic!("on purpose") }).await.0,
+            single_flight
+                .join(1, || async { panic!("on purpose") })
+                .await
+                .0,
             None
         );
-        assert_eq!(flights.join(1, || async { 7 }).await.0, Some(7));
+        assert_eq!(single_flight.join(1, || async { 7 }).await.0, Some(7));
     }
 }
