@@ -123,9 +123,11 @@ impl Gateway {
         };
         let answer = passed.as_ref().ok();
         let answer = answer.map(|passed| (passed.status, &passed.headers));
-        let lesson = mirror::lesson(written, answer);
+        let write_outcome = mirror::write_outcome(written, answer);
         // Before the client hears of it: what it asks for next must not be what was.
-        mirror.learn(permit, lesson, writing, &pass.tags).await;
+        mirror
+            .learn(permit, write_outcome, writing, &pass.tags)
+            .await;
         let passed = passed?;
         if method != Method::GET {
             tracing::debug!(%method, status = passed.status.as_u16(), "passed through");

@@ -17,7 +17,6 @@ mod fallback;
 mod fill;
 mod following;
 mod freshness;
-mod lesson;
 mod lists;
 mod manifest;
 mod merged_lists;
@@ -30,6 +29,7 @@ mod source;
 mod tag;
 mod through;
 mod warm;
+mod write_outcome;
 mod writes;
 
 use std::collections::HashMap;
@@ -46,13 +46,13 @@ pub use fill::FillError;
 pub use freshness::{
     Checked, Freshness, Known, Stale, StaleBecause, Wait, fresh_for, revalidate, stale_age, unix,
 };
-pub use lesson::{Lesson, Written, lesson};
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
 pub use source::{Check, FillKey, ForeignSource};
 pub use warm::{Image, WarmError, WarmProgress};
+pub use write_outcome::{WriteOutcome, Written, write_outcome};
 pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, Writing, is_whole_json};
 
 use access::Permit;

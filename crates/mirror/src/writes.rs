@@ -13,8 +13,8 @@ pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is
 
 use super::error::Asked;
 use super::freshness::unix;
-use super::lesson::{Lesson, digest_of};
 use super::manifest::missing_key;
+use super::write_outcome::{WriteOutcome, digest_of};
 use super::{Mirror, MirrorError, Shared};
 use access::{Action, Permit};
 use oci::digest::Digest;
@@ -107,12 +107,18 @@ impl Mirror {
 
     /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have moved,
     /// whatever its answer says of them. It is done to its end, also where the client leaves meanwhile.
-    pub async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing, tags: &[Tag]) {
+    pub async fn learn(
+        &self,
+        permit: &Permit,
+        write_outcome: WriteOutcome,
+        writing: Writing,
+        tags: &[Tag],
+    ) {
         let Ok(origin) = self.origin(permit) else {
             return;
         };
         // A registry may put some of them and refuse the rest.
-        if lesson == Lesson::Nothing && tags.is_empty() {
+        if write_outcome == WriteOutcome::Nothing && tags.is_empty() {
             return;
         }
         origin.written(SystemTime::now());
@@ -122,7 +128,7 @@ impl Mirror {
                 let moved = Resource::Manifest(Reference::Tag(tag));
                 shared.forget(&permit, &moved, false).await;
             }
-            shared.learn(&permit, lesson, writing).await;
+            shared.learn(&permit, write_outcome, writing).await;
         };
         let _ = tokio::spawn(learning).await;
     }
@@ -148,9 +154,9 @@ fn actions(action: Action, pass: &Pass) -> &'static str {
 }
 
 impl Shared {
-    async fn learn(&self, permit: &Permit, lesson: Lesson, writing: Writing) {
-        match lesson {
-            Lesson::Manifest {
+    async fn learn(&self, permit: &Permit, write_outcome: WriteOutcome, writing: Writing) {
+        match write_outcome {
+            WriteOutcome::Manifest {
                 reference,
                 media_type,
                 bytes,
@@ -166,7 +172,7 @@ impl Shared {
                 self.learn_manifest(permit, reference, manifest, writing)
                     .await;
             }
-            Lesson::Blob { digest, size } => {
+            WriteOutcome::Blob { digest, size } => {
                 let checked_at = unix(SystemTime::now());
                 let link = BlobLink { checked_at, size };
                 if let Some(question) = &writing.blob {
@@ -175,9 +181,9 @@ impl Shared {
                 let missing = super::blob::missing_key(permit, &digest);
                 self.missing.forget(&missing);
             }
-            Lesson::Gone(resource) => self.forget(permit, &resource, true).await,
-            Lesson::Doubt(resource) => self.forget(permit, &resource, false).await,
-            Lesson::Nothing => {}
+            WriteOutcome::Gone(resource) => self.forget(permit, &resource, true).await,
+            WriteOutcome::Doubt(resource) => self.forget(permit, &resource, false).await,
+            WriteOutcome::Nothing => {}
         }
     }
 

@@ -12,7 +12,7 @@ use oci::v2::{Endpoint, Resource, Target};
 
 /// What an answered write says about the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lesson {
+pub enum WriteOutcome {
     /// The repository has this manifest, under this reference.
     Manifest {
         reference: Reference,
@@ -44,7 +44,7 @@ pub struct Written {
 
 /// What an answer teaches: that the repository has what the answer itself names, if it is what was asked for.
 /// `answer` is absent where it got lost.
-pub fn lesson(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> Lesson {
+pub fn write_outcome(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> WriteOutcome {
     let Written {
         method,
         endpoint,
@@ -53,11 +53,11 @@ pub fn lesson(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> Les
     } = written;
     let resource = &endpoint.resource;
     if matches!(method, Method::GET | Method::HEAD) {
-        return Lesson::Nothing;
+        return WriteOutcome::Nothing;
     }
     let answer = answer.filter(|(status, _)| !status.is_server_error());
     let Some((status, headers)) = answer else {
-        return Lesson::Doubt(resource.clone());
+        return WriteOutcome::Doubt(resource.clone());
     };
     match (&method, resource) {
         (&Method::PUT, Resource::Manifest(reference)) if status == StatusCode::CREATED => {
@@ -65,28 +65,29 @@ pub fn lesson(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> Les
             let manifest = manifest.filter(|(_, bytes)| {
                 named.is_some_and(|named| named == digest_of(reference, bytes))
             });
-            manifest.map_or(Lesson::Doubt(resource.clone()), |(media_type, bytes)| {
-                Lesson::Manifest {
+            manifest.map_or(
+                WriteOutcome::Doubt(resource.clone()),
+                |(media_type, bytes)| WriteOutcome::Manifest {
                     reference: reference.clone(),
                     media_type,
                     bytes,
-                }
-            })
+                },
+            )
         }
         (&Method::PUT | &Method::POST, Resource::Upload(_) | Resource::Uploads)
             if status == StatusCode::CREATED =>
         {
             let named = named(headers, &endpoint.repository);
             let blob = blob.filter(|digest| named == Some(*digest));
-            blob.map_or(Lesson::Nothing, |digest| Lesson::Blob {
+            blob.map_or(WriteOutcome::Nothing, |digest| WriteOutcome::Blob {
                 digest,
                 size: None,
             })
         }
         (&Method::DELETE, Resource::Manifest(_) | Resource::Blob(_)) if status.is_success() => {
-            Lesson::Gone(resource.clone())
+            WriteOutcome::Gone(resource.clone())
         }
-        _ => Lesson::Nothing,
+        _ => WriteOutcome::Nothing,
     }
 }
 
@@ -138,32 +139,37 @@ mod tests {
         let tag = || Resource::Manifest("latest".parse().expect("a tag"));
         let bytes = Bytes::from_static(b"{}");
         let manifest = || Some(("a/b".to_owned(), bytes.clone()));
-        let blob = Lesson::Blob { digest, size: None };
+        let blob = WriteOutcome::Blob { digest, size: None };
         let upload = || Resource::Upload("u".into());
-        let put = Lesson::Manifest {
+        let put = WriteOutcome::Manifest {
             reference: "latest".parse().expect("a tag"),
             media_type: "a/b".into(),
             bytes: bytes.clone(),
         };
         for (method, resource, status, expected) in [
             (Method::PUT, tag(), Some(201), put),
-            (Method::PUT, tag(), Some(400), Lesson::Nothing),
-            (Method::PUT, tag(), Some(500), Lesson::Doubt(tag())),
-            (Method::PUT, tag(), None, Lesson::Doubt(tag())),
-            (Method::DELETE, tag(), Some(202), Lesson::Gone(tag())),
-            (Method::DELETE, tag(), Some(404), Lesson::Nothing),
+            (Method::PUT, tag(), Some(400), WriteOutcome::Nothing),
+            (Method::PUT, tag(), Some(500), WriteOutcome::Doubt(tag())),
+            (Method::PUT, tag(), None, WriteOutcome::Doubt(tag())),
+            (Method::DELETE, tag(), Some(202), WriteOutcome::Gone(tag())),
+            (Method::DELETE, tag(), Some(404), WriteOutcome::Nothing),
             (
                 Method::DELETE,
                 Resource::Blob(digest),
                 Some(202),
-                Lesson::Gone(Resource::Blob(digest)),
+                WriteOutcome::Gone(Resource::Blob(digest)),
             ),
             (Method::PUT, upload(), Some(201), blob.clone()),
             (Method::POST, Resource::Uploads, Some(201), blob),
-            (Method::POST, Resource::Uploads, Some(202), Lesson::Nothing),
-            (Method::PATCH, upload(), Some(202), Lesson::Nothing),
-            (Method::DELETE, upload(), Some(204), Lesson::Nothing),
-            (Method::GET, tag(), Some(500), Lesson::Nothing),
+            (
+                Method::POST,
+                Resource::Uploads,
+                Some(202),
+                WriteOutcome::Nothing,
+            ),
+            (Method::PATCH, upload(), Some(202), WriteOutcome::Nothing),
+            (Method::DELETE, upload(), Some(204), WriteOutcome::Nothing),
+            (Method::GET, tag(), Some(500), WriteOutcome::Nothing),
         ] {
             let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
             let answered = match resource {
@@ -182,12 +188,15 @@ mod tests {
                 blob: Some(digest),
                 manifest: manifest(),
             };
-            let learned = lesson(written.clone(), status.map(|status| (status, &headers)));
+            let learned = write_outcome(written.clone(), status.map(|status| (status, &headers)));
             assert_eq!(learned, expected, "{method} {resource:?} {status:?}");
             // Without a name of what was written nothing is known of it.
             let unnamed = HeaderMap::new();
-            let learned = lesson(written, status.map(|status| (status, &unnamed)));
-            let teaches = matches!(learned, Lesson::Manifest { .. } | Lesson::Blob { .. });
+            let learned = write_outcome(written, status.map(|status| (status, &unnamed)));
+            let teaches = matches!(
+                learned,
+                WriteOutcome::Manifest { .. } | WriteOutcome::Blob { .. }
+            );
             assert!(!teaches, "{method} {resource:?} {status:?}");
         }
     }
