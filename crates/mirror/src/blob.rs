@@ -7,9 +7,9 @@ use super::contents::StoredBlob;
 use super::error::Asked;
 use super::fill::{FillError, Follower, Phase, Progress};
 use super::freshness::{Stale, is_fresh, stale_age, unix};
+use super::pass_through::PassThroughBody;
 use super::reader::Reader;
 use super::source::{FillKey, FillSource};
-use super::through::Through;
 use super::{Heads, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -139,7 +139,7 @@ impl BlobAnswer {
                 let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
                 let check = verify.then(|| source.check(&key));
                 Reader::through(
-                    Through::new(body, key, part.first, check, self.size),
+                    PassThroughBody::new(body, key, part.first, check, self.size),
                     part.first,
                     end,
                 )

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::fill::Follower;
-use super::following::{Following, From, More};
+use super::following::{FillReader, From, More};
+use super::pass_through::PassThroughBody;
 use super::source::FillSource;
-use super::through::Through;
 use oci::range::Span;
 use store::{Blob, OpenFile, read_at};
 use upstream::UpstreamError;
@@ -57,8 +57,8 @@ pub struct Reader {
 enum Feed {
     Memory(Bytes),
     Blob(Blob),
-    Fill(Box<Following>),
-    Through(Box<Through>),
+    Fill(Box<FillReader>),
+    PassThroughBody(Box<PassThroughBody>),
     /// The part that is wanted cannot be had: the body breaks off.
     Nothing,
 }
@@ -91,12 +91,12 @@ impl Reader {
         first: u64,
         end: Option<u64>,
     ) -> Self {
-        let following = Following::new(follower, source, announced);
+        let following = FillReader::new(follower, source, announced);
         Self::new(Feed::Fill(Box::new(following)), first, end)
     }
 
-    pub(super) fn through(through: Through, first: u64, end: Option<u64>) -> Self {
-        Self::new(Feed::Through(Box::new(through)), first, end)
+    pub(super) fn through(through: PassThroughBody, first: u64, end: Option<u64>) -> Self {
+        Self::new(Feed::PassThrough(Box::new(through)), first, end)
     }
 
     /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
@@ -106,7 +106,7 @@ impl Reader {
         match &mut self.feed {
             Feed::Memory(_) | Feed::Blob(_) => {}
             Feed::Fill(following) => following.turn(),
-            Feed::Through(_) | Feed::Nothing => self.feed = Feed::Nothing,
+            Feed::PassThrough(_) | Feed::Nothing => self.feed = Feed::Nothing,
         }
     }
 
@@ -141,7 +141,7 @@ impl Reader {
                 }
                 More::End => None,
             },
-            Feed::Through(through) => through.next().await?,
+            Feed::PassThrough(through) => through.next().await?,
             Feed::Nothing => None,
         };
         let Some(piece) = piece else {

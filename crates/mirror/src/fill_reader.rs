@@ -1,4 +1,4 @@
-//! Following a fill: from the staged file as far as it may be read, from a request beside the fill where that would
+//! FillReader a fill: from the staged file as far as it may be read, from a request beside the fill where that would
 //! take too long, past the store where that has no room.
 
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::beside::SentBeside;
 use super::fill::{Fill, FillError, Follower, Phase, Progress, TAIL};
+use super::pass_through::PassThroughBody;
 use super::reader::ReadError;
 use super::source::FillSource;
-use super::through::Through;
 use store::{OpenFile, same};
 use upstream::BlobBody;
 
@@ -24,26 +24,26 @@ const SIDE_REQUESTS: u32 = 4;
 
 /// A fill being followed.
 #[derive(Debug)]
-pub(super) struct Following {
+pub(super) struct FillReader {
     fill: Arc<Fill>,
     source: FillSource,
     progress: watch::Receiver<Progress>,
     /// The length that the receiver was told.
     announced: Option<u64>,
-    taken: Option<Taken>,
+    taken: Option<SentPrefix>,
     /// What the receiver has that did not come from the file.
     beside: SentBeside,
     side: Option<Side>,
     /// How often this part may still be asked for beside the fill.
     sides_left: u32,
     /// Once the fill has failed for want of room.
-    through: Option<Box<Through>>,
+    through: Option<Box<PassThroughBody>>,
 }
 
 /// The staged file that bytes were taken from. If another one takes its place, none may follow before both
 /// were compared as far as the receiver has them.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
+pub(super) struct SentPrefix {
     generation: u32,
     pub file: Arc<OpenFile>,
     /// How many bytes it has at least.
@@ -81,7 +81,7 @@ pub(super) enum More {
     End,
 }
 
-impl Following {
+impl FillReader {
     /// `announced` is the length of the whole blob that the receiver was told, where it was.
     pub fn new(follower: Follower, source: FillSource, announced: Option<u64>) -> Self {
         let Follower { fill, progress } = follower;
@@ -185,7 +185,7 @@ impl Following {
         if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
             // The file that was read was given up for this one.
             return if limit >= taken.sent {
-                let now = Taken {
+                let now = SentPrefix {
                     generation: progress.generation,
                     file,
                     written: limit,
@@ -197,7 +197,7 @@ impl Following {
             };
         }
         if limit > offset {
-            self.taken = Some(Taken {
+            self.taken = Some(SentPrefix {
                 generation: progress.generation,
                 file: file.clone(),
                 written: taken.map_or(limit, |taken| taken.written.max(limit)),
@@ -236,7 +236,7 @@ impl Following {
     }
 
     /// Makes sure that what the receiver has stands in another file as well.
-    async fn compare(&self, now: &Taken) -> Result<(), ReadError> {
+    async fn compare(&self, now: &SentPrefix) -> Result<(), ReadError> {
         let Some(taken) = &self.taken else {
             return Ok(());
         };
@@ -249,13 +249,17 @@ impl Following {
     }
 
     /// Goes on without the store. What was sent already must be what comes now.
-    async fn pass_through(&self, offset: u64, end: Option<u64>) -> Result<Box<Through>, ReadError> {
+    async fn pass_through(
+        &self,
+        offset: u64,
+        end: Option<u64>,
+    ) -> Result<Box<PassThroughBody>, ReadError> {
         let verify = end.is_none() || end == self.announced;
         let (from, stop) = if verify { (0, None) } else { (offset, end) };
         let (source, key) = (&self.source, self.fill.key);
         let body = source.body(&key, from, stop, self.announced).await?;
         let check = verify.then(|| source.check(&key));
-        let through = Through::new(body, key, offset, check, self.announced);
+        let through = PassThroughBody::new(body, key, offset, check, self.announced);
         Ok(Box::new(through.after(self.taken.clone(), &self.beside)))
     }
 
@@ -310,7 +314,7 @@ enum Look {
     /// The same, of this verified file.
     Verified(More, Arc<OpenFile>),
     /// Another file took the place of the one that was read.
-    Compare(Taken),
+    Compare(SentPrefix),
     /// The fill has failed for want of room.
     Elsewhere,
     /// How long the fill will take to get there.

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::beside::{Replay, SentBeside};
 use super::fill::TAIL;
-use super::following::Taken;
+use super::fill_reader::SentPrefix;
 use super::reader::ReadError;
 use super::source::{Check, FillKey};
 use store::read_at;
@@ -16,7 +16,7 @@ use upstream::BlobBody;
 /// A body that goes to one reader without being kept, because the store has no room. Its tail is held
 /// back until its digest is known to be right.
 #[derive(Debug)]
-pub(super) struct Through {
+pub(super) struct PassThroughBody {
     body: BlobBody,
     key: FillKey,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
@@ -28,7 +28,7 @@ pub(super) struct Through {
     /// Bytes before this are only hashed.
     skip: u64,
     /// What was sent of those already, from a file and from elsewhere: it must be the same.
-    sent: Option<Taken>,
+    sent: Option<SentPrefix>,
     beside: Option<Replay>,
     received: u64,
     held: VecDeque<Bytes>,
@@ -36,7 +36,7 @@ pub(super) struct Through {
     started: Instant,
 }
 
-impl Through {
+impl PassThroughBody {
     /// `check` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
     pub fn new(
         body: BlobBody,
@@ -64,7 +64,7 @@ impl Through {
     }
 
     /// Its receiver has bytes already.
-    pub fn after(mut self, sent: Option<Taken>, beside: &SentBeside) -> Self {
+    pub fn after(mut self, sent: Option<SentPrefix>, beside: &SentBeside) -> Self {
         self.sent = sent;
         self.beside = self.check.is_some().then(|| beside.replay());
         self
@@ -128,7 +128,7 @@ impl Through {
     }
 }
 
-impl Through {
+impl PassThroughBody {
     /// Compares what the receiver has with what comes now.
     async fn compare(&self, known: &[u8]) -> Result<(), ReadError> {
         let Some(sent) = &self.sent else {
