@@ -203,8 +203,8 @@ fn a_first_schema_that_is_not_what_was_signed_is_refused() {
         ",\"name\":\"evil\",\"signatures\"",
         1,
     );
-    for lie in [other, smuggled.into_bytes()] {
-        origin.convert("library/app", "latest", &digest, SIGNED, lie);
+    for corrupt in [other, smuggled.into_bytes()] {
+        origin.convert("library/app", "latest", &digest, SIGNED, corrupt);
         let gateway = Gateway::mirror("docker.io", &origin.url(), "");
         let reply = ask(&gateway, "GET", &image.tag_path(), OLD[1]);
         assert_eq!(reply.status(), 502, "{}", reply.text());

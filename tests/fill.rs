@@ -256,7 +256,7 @@ fn drops() -> Vec<(&'static str, Vec<Fault>)> {
 }
 
 /// Every lie that an upstream can tell about a body.
-fn lies() -> Vec<(&'static str, Vec<Fault>)> {
+fn faults_of_a_body() -> Vec<(&'static str, Vec<Fault>)> {
     let size = SIZE as u64;
     let most = size * 6 / 10;
     vec![
@@ -356,7 +356,7 @@ fn a_dropped_download_is_resumed_while_readers_wait() {
 fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
     let (origin, image, gateway) = scene(SIZE);
     let path = image.layer_path(0);
-    for (name, faults) in lies() {
+    for (name, faults) in faults_of_a_body() {
         origin.heal_all();
         for fault in &faults {
             origin.fault(fault.clone().on("GET", "*/blobs/*"));
@@ -385,14 +385,14 @@ fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
 #[test]
 fn a_source_that_lied_once_is_asked_again() {
     let size = SIZE as u64;
-    for (name, lie, survives) in [
+    for (name, corrupt, survives) in [
         ("in the tail", Fault::WrongByteAt(size - 1), true),
         ("overlong", Fault::Overlong(10), false),
         ("another body", Fault::Body(random(9, SIZE)), false),
         ("at the beginning", Fault::WrongByteAt(0), false),
     ] {
         let (origin, image, gateway) = scene(SIZE);
-        origin.fault(lie.on("GET", "*/blobs/*").times(1));
+        origin.fault(corrupt.on("GET", "*/blobs/*").times(1));
         let path = image.layer_path(0);
         let replies = at_once(4, |i| {
             if i == 0 {
@@ -565,11 +565,11 @@ fn without_room_bodies_pass_through_verified() {
         assert!(part.body == image.layer(0).1[from..to]);
     }
     origin.fault(Fault::WrongByteAt(7).on("GET", "*/blobs/*"));
-    let lie = testkit::http::get(gateway.url(1), None, &path);
+    let corrupt = testkit::http::get(gateway.url(1), None, &path);
     assert!(
-        !lie.is_complete() && lie.body.len() <= SIZE - TAIL,
+        !corrupt.is_complete() && corrupt.body.len() <= SIZE - TAIL,
         "{}",
-        lie.body.len()
+        corrupt.body.len()
     );
     assert_eq!(files(&gateway.store().join("blobs")), 0);
     assert_eq!(files(&gateway.store().join("partials")), 0);

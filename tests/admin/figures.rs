@@ -230,12 +230,12 @@ fn what_goes_wrong_is_counted() {
             .on("GET", &format!("*/{other}"))
             .times(1),
     );
-    let lie = fetch(&gateway, &format!("/v2/library/app/blobs/{other}"));
+    let corrupt = fetch(&gateway, &format!("/v2/library/app/blobs/{other}"));
     // Whoever had got nothing of it yet waits for the truth.
     let truth = |reply: &Reply| sha256(&reply.body) == other;
     assert!(
-        lie.status() == 502 || !lie.is_complete() || truth(&lie),
-        "{lie:?}"
+        corrupt.status() == 502 || !corrupt.is_complete() || truth(&corrupt),
+        "{corrupt:?}"
     );
     until("the second download", || {
         truth(&fetch(&gateway, &format!("/v2/library/app/blobs/{other}")))

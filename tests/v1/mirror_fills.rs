@@ -210,7 +210,7 @@ fn payload_checksums_are_verified() {
             let layer = random(17, size);
             let script = Script {
                 checksum: Some(way),
-                lies: true,
+                sends_wrong_bytes: true,
                 ..Script::default()
             };
             let (registry, gateway, path) = scene(&layer, script);
@@ -220,7 +220,7 @@ fn payload_checksums_are_verified() {
             let mut wrong = layer.clone();
             *wrong.last_mut().expect("bytes") ^= 1;
             assert!(!blob(&gateway, &wrong).exists());
-            registry.script(|script| script.lies = false);
+            registry.script(|script| script.sends_wrong_bytes = false);
             assert!(fetch(&gateway, &path).body == layer);
             assert!(blob(&gateway, &layer).exists());
         }
@@ -296,7 +296,7 @@ fn without_room_layers_pass_through() {
     let ranged = [("Range", "bytes=1000-1999")];
     let reply = Raw::connect(gateway.url(1), None).exchange("GET", &path, &ranged);
     assert!(reply.status() == 206 && reply.body == layer[1000..2000]);
-    registry.script(|script| script.lies = true);
+    registry.script(|script| script.sends_wrong_bytes = true);
     let reply = fetch(&gateway, &path);
     assert!(!reply.is_complete(), "{reply:?}");
     assert!(reply.body.len() <= layer.len() - TAIL);

@@ -67,7 +67,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         | MirrorError::NoRoom { .. }
         | MirrorError::Preparing(_)
         | MirrorError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-        MirrorError::Unusable(_) | MirrorError::Untrue(_) => {
+        MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => {
             (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
         }
         MirrorError::Disk(_) | MirrorError::Lost => {
@@ -95,7 +95,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
         MirrorError::Preparing(_) => asked.detail("converting"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),
-        MirrorError::Unusable(_) | MirrorError::Untrue(_) => asked.detail("unusable"),
+        MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => asked.detail("unusable"),
         MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),
     }
 }

@@ -3,7 +3,7 @@
 //! A drop or stall resumes where it was, at the same source first. Wrong bytes are discarded, and the download begins
 //! anew with a source that is not to blame for them.
 
-use telemetry::metrics::Liar;
+use telemetry::metrics::CorruptSource;
 
 /// How often a source may drop a download without a new byte.
 const MOST_DROPS: u32 = 6;
@@ -45,13 +45,13 @@ pub(super) enum Step {
     },
     /// Discards what is staged, and asks the same source for everything.
     BeginAnew {
-        blame: Option<Liar>,
+        blame: Option<CorruptSource>,
     },
     /// Refuses the source and asks the next one for the rest, if there is any.
     NextSource,
     /// The same, for everything: what is staged is discarded.
     NextSourceAnew {
-        blame: Option<Liar>,
+        blame: Option<CorruptSource>,
     },
     Fail,
     Pause,
@@ -80,12 +80,12 @@ impl Attempts {
             }
             Event::Refused => (self.of_next_source(), Step::NextSource),
             Event::WrongBytes { .. } if self.inherited => {
-                let blame = Some(Liar::Disk);
+                let blame = Some(CorruptSource::Disk);
                 let inherited = false;
                 (Self { inherited, ..self }, Step::BeginAnew { blame })
             }
             Event::WrongBytes { more_sources } => {
-                let blame = Some(Liar::Upstream);
+                let blame = Some(CorruptSource::Upstream);
                 if self.asked_once_more || more_sources {
                     (self.of_next_source(), Step::NextSourceAnew { blame })
                 } else {
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn each_interruption_leads_to_one_step() {
         let resume = |drops| Step::Resume { drops };
-        let (line, disk) = (Some(Liar::Upstream), Some(Liar::Disk));
+        let (line, disk) = (Some(CorruptSource::Upstream), Some(CorruptSource::Disk));
         for (inherited, events, expected) in [
             // A source that sends something each time may drop for ever.
             (false, &[MOVED; 20][..], vec![resume(1); 20]),

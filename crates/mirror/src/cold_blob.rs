@@ -199,7 +199,9 @@ impl Mirror {
                 );
                 let lost = matches!(
                     MirrorError::of_fill(error.clone()),
-                    MirrorError::Unknown { .. } | MirrorError::Unusable(_) | MirrorError::Untrue(_)
+                    MirrorError::Unknown { .. }
+                        | MirrorError::Unusable(_)
+                        | MirrorError::DigestMismatch(_)
                 );
                 let event = Event::Failed {
                     lost,

@@ -18,7 +18,7 @@ use oci::name::Registry;
 use store::{
     self, BlobLink, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, warn_degraded,
 };
-use telemetry::metrics::{self, Liar};
+use telemetry::metrics::{self, CorruptSource};
 use upstream::{BlobBody, UpstreamError};
 
 /// How long a fill waits for its turn.
@@ -215,10 +215,15 @@ impl Download {
     }
 
     /// Gives up what is staged.
-    fn discard(&self, staged: &mut Option<StagedBlob>, blame: Option<Liar>, error: &FillError) {
+    fn discard(
+        &self,
+        staged: &mut Option<StagedBlob>,
+        blame: Option<CorruptSource>,
+        error: &FillError,
+    ) {
         *staged = None;
         if let Some(blame) = blame {
-            metrics::lie(blame);
+            metrics::wrong_bytes(blame);
         }
         let (digest, error) = (self.fill.key, telemetry::chain(error));
         tracing::info!(target: "fill", %digest, error, "what was staged is discarded");

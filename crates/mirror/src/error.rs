@@ -58,7 +58,7 @@ pub enum MirrorError {
     #[error("the upstream registry gave an answer that cannot be used")]
     Unusable(#[source] Arc<UpstreamError>),
     #[error("the upstream registry sent other bytes than it promised")]
-    Untrue(#[source] Arc<store::CommitError>),
+    DigestMismatch(#[source] Arc<store::CommitError>),
     #[error("the store cannot be read")]
     Disk(#[source] Arc<std::io::Error>),
     #[error("the gateway failed")]
@@ -136,7 +136,7 @@ impl MirrorError {
     pub(super) fn of_fill(error: FillError) -> Self {
         match error {
             FillError::Upstream(error) => Self::of(error, Asked::Blob),
-            FillError::Commit(error) => Self::Untrue(error),
+            FillError::Commit(error) => Self::DigestMismatch(error),
             FillError::Busy => Self::Busy {
                 retry_after: BUSY_RETRY,
             },

@@ -180,7 +180,7 @@ impl FillReader {
         let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
         let taken = self.taken.as_ref();
         if other_length {
-            return Err(ReadError::Untrue);
+            return Err(ReadError::DigestMismatch);
         }
         if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
             // The file that was read was given up for this one.
@@ -229,8 +229,8 @@ impl FillReader {
         let beside = std::mem::take(&mut self.beside);
         let stands = blocking(move || beside.stands_in(&file)).await?;
         if !stands {
-            telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
-            return Err(ReadError::Untrue);
+            telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
+            return Err(ReadError::DigestMismatch);
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ impl FillReader {
         if blocking(move || same(&then, &now, sent)).await? {
             Ok(())
         } else {
-            Err(ReadError::Untrue)
+            Err(ReadError::DigestMismatch)
         }
     }
 

@@ -425,8 +425,8 @@ impl Shared {
                 actual,
             };
             let error = CommitError::Mismatch(Box::new(mismatch));
-            metrics::lie(metrics::Liar::Upstream);
-            return Err(MirrorError::Untrue(Arc::new(error)));
+            metrics::wrong_bytes(metrics::CorruptSource::Upstream);
+            return Err(MirrorError::DigestMismatch(Arc::new(error)));
         }
         let (blobs, kept, wanted) = (self.store.blobs.clone(), bytes.clone(), actual);
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {

@@ -92,8 +92,8 @@ impl PassThroughBody {
                 let whole = self.body.total.is_none_or(|total| total == self.received)
                     && self.beside.as_ref().is_none_or(had);
                 if !whole || !check.is_right(&check.hasher.clone().finish()) {
-                    telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
-                    return Err(ReadError::Untrue);
+                    telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
+                    return Err(ReadError::DigestMismatch);
                 }
                 let ms = telemetry::ms(self.started);
                 tracing::info!(target: "fill", digest = %self.key, bytes = self.received, ms, "passed through");
@@ -111,13 +111,13 @@ impl PassThroughBody {
             if let Some(beside) = &mut self.beside
                 && !beside.goes_on(self.received, &chunk)
             {
-                telemetry::metrics::lie(telemetry::metrics::Liar::Upstream);
-                return Err(ReadError::Untrue);
+                telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
+                return Err(ReadError::DigestMismatch);
             }
             self.received += chunk.len() as u64;
             // What the receiver takes for the end must be held back like one.
             if self.check.is_some() && self.announced.is_some_and(|end| self.received > end) {
-                return Err(ReadError::Untrue);
+                return Err(ReadError::DigestMismatch);
             }
             let wanted = chunk.slice(known..);
             if !wanted.is_empty() {
@@ -143,7 +143,7 @@ impl PassThroughBody {
             let buffer = BytesMut::zeroed(known.len() - at);
             let (buffer, read) = read_at(&sent.file, buffer, self.received + at as u64).await?;
             if read == 0 || buffer[..read] != known[at..at + read] {
-                return Err(ReadError::Untrue);
+                return Err(ReadError::DigestMismatch);
             }
             at += read;
         }

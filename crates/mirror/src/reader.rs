@@ -36,7 +36,7 @@ pub enum ReadError {
     #[error("the store cannot be read")]
     Disk(#[from] std::io::Error),
     #[error("the upstream sent other bytes than it promised")]
-    Untrue,
+    DigestMismatch,
 }
 
 /// A body being read. Pieces are small while the receiver is slow, so that a thousand slow receivers

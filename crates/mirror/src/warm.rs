@@ -256,7 +256,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::TooLong
         | MirrorError::Unavailable(_)
         | MirrorError::Unusable(_)
-        | MirrorError::Untrue(_)
+        | MirrorError::DigestMismatch(_)
         | MirrorError::Disk(_)
         | MirrorError::Lost => None,
     }

@@ -213,7 +213,7 @@ impl Store {
         if !same {
             return Outcome::Gone;
         }
-        telemetry::metrics::lie(telemetry::metrics::Liar::Disk);
+        telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Disk);
         self.blobs.quarantine(digest);
         Outcome::Wrong
     }

@@ -85,7 +85,7 @@ enum Act {
     /// Appends so many percent of what is missing.
     Append(u8, u8),
     /// Appends a byte that is wrong.
-    Lie(u8),
+    Corrupt(u8),
     Commit(u8),
     Park(u8),
     /// The download is given up.
@@ -119,7 +119,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (key.clone(), any::<bool>()).prop_map(|(key, sized)| Act::Stage(key, sized)),
         5 => (key.clone(), 1..=100_u8).prop_map(|(key, part)| Act::Append(key, part)),
-        1 => key.clone().prop_map(Act::Lie),
+        1 => key.clone().prop_map(Act::Corrupt),
         5 => key.clone().prop_map(Act::Commit),
         2 => key.clone().prop_map(Act::Park),
         1 => key.clone().prop_map(Act::Drop),
@@ -147,7 +147,7 @@ struct World {
     store: Option<Store>,
     staged: BTreeMap<u8, StagedBlob>,
     /// Downloads that were told a wrong byte.
-    lies: BTreeSet<u8>,
+    corrupt: BTreeSet<u8>,
     reading: Vec<(u8, Blob)>,
     /// What was committed and may still be here.
     committed: BTreeSet<u8>,
@@ -165,7 +165,7 @@ impl World {
             max_size: MAX_SIZE,
             store: None,
             staged: BTreeMap::new(),
-            lies: BTreeSet::new(),
+            corrupt: BTreeSet::new(),
             reading: Vec::new(),
             committed: BTreeSet::new(),
             corrupted: BTreeSet::new(),
@@ -200,27 +200,27 @@ impl World {
         match act {
             Act::Stage(key, sized) => self.stage(key, sized),
             Act::Append(key, part) => self.append(key, part),
-            Act::Lie(key) => {
+            Act::Corrupt(key) => {
                 if let Some(staged) = self.staged.get_mut(&key)
                     && let Ok(written) = usize::try_from(staged.written())
                     && let Some(&right) = content(key).get(written)
                     && staged.append(&[!right]).is_ok()
                 {
-                    self.lies.insert(key);
+                    self.corrupt.insert(key);
                 }
             }
             Act::Commit(key) => self.commit(key),
             Act::Park(key) => {
                 // Wrong bytes are never parked: whoever notices them discards them.
                 if let Some(staged) = self.staged.remove(&key)
-                    && !self.lies.remove(&key)
+                    && !self.corrupt.remove(&key)
                 {
                     staged.park();
                 }
             }
             Act::Drop(key) => {
                 self.staged.remove(&key);
-                self.lies.remove(&key);
+                self.corrupt.remove(&key);
             }
             Act::Keep(key) => {
                 if self.store().blobs.keep(&digest(key), content(key)).is_ok() {
@@ -240,7 +240,7 @@ impl World {
                 self.max_size = u64::from(mib) << 20;
                 self.reading.clear();
                 self.staged.clear();
-                self.lies.clear();
+                self.corrupt.clear();
                 self.mend();
                 self.store = None;
                 self.open();
@@ -356,7 +356,7 @@ impl World {
             Ok(()) => {}
             Err(CommitError::Full(_) | CommitError::Io(_)) => {
                 self.staged.remove(&key);
-                self.lies.remove(&key);
+                self.corrupt.remove(&key);
             }
             Err(error) => panic!("{error}"),
         }
@@ -368,16 +368,16 @@ impl World {
         };
         let whole = staged.written() == content(key).len() as u64;
         let sized = staged.total().is_some();
-        let lie = self.lies.remove(&key);
+        let is_corrupt = self.corrupt.remove(&key);
         match staged.commit() {
             Ok(blob) => {
-                assert!(whole && !lie);
+                assert!(whole && !is_corrupt);
                 assert_eq!(blob.size, content(key).len() as u64);
                 self.committed.insert(key);
                 self.corrupted.remove(&key);
             }
             Err(CommitError::Truncated { .. }) => assert!(sized && !whole),
-            Err(CommitError::Mismatch(_)) => assert!(lie || !whole),
+            Err(CommitError::Mismatch(_)) => assert!(is_corrupt || !whole),
             Err(CommitError::Io(_) | CommitError::Full(_)) => assert!(self.broken),
             Err(CommitError::Overlong { .. }) => panic!("append says that"),
         }
@@ -404,14 +404,14 @@ impl World {
         for (_, staged) in std::mem::take(&mut self.staged) {
             std::mem::forget(staged);
         }
-        let lies = std::mem::take(&mut self.lies);
+        let corrupt = std::mem::take(&mut self.corrupt);
         for (_, blob) in self.reading.drain(..) {
             std::mem::forget(blob);
         }
         self.mend();
         // A partial with wrong bytes in it is found out at its commit; here it would be mistaken for a fault
         // of the store.
-        for key in lies {
+        for key in corrupt {
             let name = digest(key).to_string().replace(':', "-");
             let partials = self.root.path().join("partials");
             let _ = std::fs::remove_file(partials.join(&name));

@@ -43,7 +43,7 @@ pub struct Script {
     /// What it says that payloads hash to, made of the true one; nothing where it is absent.
     pub checksum: Option<fn(&str) -> String>,
     /// The last byte of every layer is another one.
-    pub lies: bool,
+    pub sends_wrong_bytes: bool,
     /// It says nothing of a layer's length beside its description, and sends it in chunks.
     pub chunked: bool,
     /// It says of no answer how long it is: it ends with the connection.
@@ -627,7 +627,7 @@ fn image(state: &mut State, request: &Seen, method: &str, id: &str, part: &str) 
             }
             let range = request.header("range").filter(|_| !state.script.no_ranges);
             let mut bytes = held.layer.clone().unwrap_or_default();
-            if let Some(last) = bytes.last_mut().filter(|_| state.script.lies) {
+            if let Some(last) = bytes.last_mut().filter(|_| state.script.sends_wrong_bytes) {
                 *last ^= 1;
             }
             let mut answer = layer(&bytes, range);

@@ -153,7 +153,7 @@ pub(super) fn endpoint(id: &ImageId) -> Endpoint {
 pub(super) fn refused(error: FillError) -> MirrorError {
     match error {
         FillError::Upstream(error) => cached::of(error, Asked::Image),
-        FillError::Commit(error) => MirrorError::Untrue(error),
+        FillError::Commit(error) => MirrorError::DigestMismatch(error),
         FillError::NoRoom { .. } => MirrorError::no_room(),
         FillError::Busy | FillError::Paused => MirrorError::Busy {
             retry_after: BUSY_RETRY,

@@ -184,7 +184,7 @@ impl Bucket {
 
     /// Notes that the bucket has wrong bytes under this digest: they are not read again, and overwritten.
     pub fn report_corrupt(&self, digest: &Digest) {
-        metrics::bucket(BucketEvent::Lie);
+        metrics::bucket(BucketEvent::WrongBytes);
         tracing::warn!(%digest, bucket = self.inner.name, "the bucket has wrong bytes; they are not used");
         let mut damaged = self.damaged();
         if damaged.len() >= MOST_DAMAGED {

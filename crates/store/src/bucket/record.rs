@@ -46,7 +46,7 @@ impl Bucket {
         };
         let record = bytes.and_then(|bytes| parse::<V>(&path, &bytes));
         if record.is_none() {
-            metrics::bucket(BucketEvent::Lie);
+            metrics::bucket(BucketEvent::WrongBytes);
             tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
             return None;
         }

@@ -18,7 +18,7 @@ pub enum BucketEvent {
     /// A question or a change failed or took too long.
     Failure,
     /// A body or a record was not what it should be.
-    Lie,
+    WrongBytes,
     /// A body was written there, or was there already.
     Uploaded,
     /// A body was not, because the bucket failed or the queue was full.
@@ -35,7 +35,7 @@ pub struct BucketFigures {
     pub hits: u64,
     pub misses: u64,
     pub failures: u64,
-    pub lies: u64,
+    pub wrong_bytes: u64,
     pub uploads: u64,
     pub uploads_dropped: u64,
     pub records_dropped: u64,
@@ -46,7 +46,7 @@ struct Counters {
     hits: IntCounter,
     misses: IntCounter,
     failures: IntCounter,
-    lies: IntCounter,
+    wrong_bytes: IntCounter,
     uploads: IntCounter,
     uploads_dropped: IntCounter,
     records_dropped: IntCounter,
@@ -65,7 +65,7 @@ impl Counters {
                 "failures",
                 "Questions to the bucket and changes that failed or took too long.",
             ),
-            lies: counter(
+            wrong_bytes: counter(
                 "verify_failures",
                 "Records and bodies from the bucket that were not what they should be.",
             ),
@@ -93,7 +93,7 @@ impl Counters {
             BucketEvent::Hit => &self.hits,
             BucketEvent::Miss => &self.misses,
             BucketEvent::Failure => &self.failures,
-            BucketEvent::Lie => &self.lies,
+            BucketEvent::WrongBytes => &self.wrong_bytes,
             BucketEvent::Uploaded => &self.uploads,
             BucketEvent::UploadDropped => &self.uploads_dropped,
             BucketEvent::RecordDropped => &self.records_dropped,
@@ -122,7 +122,7 @@ pub(super) fn figures() -> Option<BucketFigures> {
         hits: all.hits.get(),
         misses: all.misses.get(),
         failures: all.failures.get(),
-        lies: all.lies.get(),
+        wrong_bytes: all.wrong_bytes.get(),
         uploads: all.uploads.get(),
         uploads_dropped: all.uploads_dropped.get(),
         records_dropped: all.records_dropped.get(),

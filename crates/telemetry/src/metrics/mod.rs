@@ -34,7 +34,7 @@ pub enum Content {
 
 /// Who is to blame for bytes that are not what their digest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liar {
+pub enum CorruptSource {
     Upstream,
     Disk,
 }
@@ -63,8 +63,8 @@ struct Metrics {
     manifest: Proxy,
     resumed: IntCounter,
     stale: IntCounterVec,
-    lies_upstream: IntCounter,
-    lies_disk: IntCounter,
+    wrong_bytes_upstream: IntCounter,
+    wrong_bytes_disk: IntCounter,
     evicted: IntCounter,
     evicted_bytes: IntCounter,
     fills: IntGauge,
@@ -106,8 +106,8 @@ pub struct Figures {
     pub resumed: u64,
     /// Reasons and how often.
     pub stale: Vec<(String, u64)>,
-    pub lies_upstream: u64,
-    pub lies_disk: u64,
+    pub wrong_bytes_upstream: u64,
+    pub wrong_bytes_disk: u64,
     pub evicted: u64,
     /// In bytes.
     pub evicted_bytes: u64,
@@ -182,7 +182,7 @@ impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
         let [blob, manifest] = Proxy::both(&registry);
-        let lies = counters(
+        let wrong_bytes = counters(
             &registry,
             "roadstead_verify_failures_total",
             "Bytes that were not what their length or digest says, by where they came from.",
@@ -224,8 +224,8 @@ impl Metrics {
                 "Answers with something old because the upstream could not be asked, HEADs included.",
                 &["reason"],
             ),
-            lies_upstream: lies.with_label_values(&["upstream"]),
-            lies_disk: lies.with_label_values(&["disk"]),
+            wrong_bytes_upstream: wrong_bytes.with_label_values(&["upstream"]),
+            wrong_bytes_disk: wrong_bytes.with_label_values(&["disk"]),
             evicted: counter(
                 &registry,
                 "roadstead_store_evicted_total",
@@ -295,10 +295,10 @@ pub fn resumed() {
 }
 
 /// Counts bytes that are not what they should be.
-pub fn lie(liar: Liar) {
-    match liar {
-        Liar::Upstream => METRICS.lies_upstream.inc(),
-        Liar::Disk => METRICS.lies_disk.inc(),
+pub fn wrong_bytes(source: CorruptSource) {
+    match source {
+        CorruptSource::Upstream => METRICS.wrong_bytes_upstream.inc(),
+        CorruptSource::Disk => METRICS.wrong_bytes_disk.inc(),
     }
 }
 
@@ -360,8 +360,8 @@ pub fn figures() -> Figures {
         stale: stale
             .map(|metric| (label(metric, "reason"), value(metric)))
             .collect(),
-        lies_upstream: all.lies_upstream.get(),
-        lies_disk: all.lies_disk.get(),
+        wrong_bytes_upstream: all.wrong_bytes_upstream.get(),
+        wrong_bytes_disk: all.wrong_bytes_disk.get(),
         evicted: all.evicted.get(),
         evicted_bytes: all.evicted_bytes.get(),
         upstreams: all.upstream.figures(),

@@ -49,7 +49,8 @@ impl Registries {
                 error = telemetry::chain(error), "an image of v1 cannot be converted"
             ),
         }
-        if let Err(error @ (MirrorError::Unusable(_) | MirrorError::Untrue(_))) = &converted {
+        if let Err(error @ (MirrorError::Unusable(_) | MirrorError::DigestMismatch(_))) = &converted
+        {
             failed.insert(key, error.clone());
         }
         converted
