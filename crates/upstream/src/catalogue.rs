@@ -3,7 +3,7 @@
 use http::{Method, header};
 use serde::Deserialize;
 
-use super::transport::{Whole, Whose};
+use super::transport::{AuthSource, Whole};
 use super::{MAX_PAGE, Upstream, UpstreamError};
 use oci::page::next_url;
 use oci::v2::Query;
@@ -35,7 +35,7 @@ impl Upstream {
         let path = format!("/v2/_catalog{}", query.render());
         let mut ask = self.ask_for(Method::GET, path, "registry:catalog:*".to_owned());
         if anonymous {
-            ask.whose = Whose::Nobody;
+            ask.auth = AuthSource::Anonymous;
         }
         let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
         let body: Body = serde_json::from_slice(&bytes)

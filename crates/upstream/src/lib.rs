@@ -46,7 +46,7 @@ use oci::schema1;
 use oci::v2::{Endpoint, Resource};
 use probe::Probe;
 use telemetry::metrics::{self, Content};
-use transport::{Answered, Ask, Transport, Whole, Whose};
+use transport::{Answered, Ask, AuthSource, Transport, Whole};
 
 /// How long a short question may take, all attempts together: a client without a cached answer hears of it
 /// within 10 s.
@@ -104,7 +104,7 @@ pub enum SetUpError {
 pub struct Upstream {
     transport: Arc<Transport>,
     clients: Clients,
-    whose: Whose,
+    auth: AuthSource,
 }
 
 /// What an upstream says of a manifest without sending it.
@@ -225,7 +225,7 @@ impl Upstream {
         Ok(Self {
             transport: Arc::new(transport),
             clients,
-            whose: Whose::Gateway,
+            auth: AuthSource::Gateway,
         })
     }
 
@@ -259,7 +259,7 @@ impl Upstream {
         Self {
             transport: self.transport.clone(),
             clients: self.clients.clone(),
-            whose: Whose::Caller(authorization),
+            auth: AuthSource::Caller(authorization),
         }
     }
 
@@ -457,7 +457,7 @@ impl Upstream {
         let mut ask = self
             .ask(method, endpoint.path(), repository)
             .header(header::ACCEPT, accept);
-        ask.whose = Whose::Nobody;
+        ask.auth = AuthSource::Anonymous;
         if ask.method == Method::GET {
             let Whole { bytes, .. } = self.whole(ask, MAX_PAGE).await?;
             return evidence::of_anybody(evidence::is_list(resource, &bytes));
@@ -495,7 +495,7 @@ impl Upstream {
             scope,
             kind: Kind::Other,
             within: QUESTION,
-            whose: self.whose.clone(),
+            auth: self.auth.clone(),
         };
         ask.header(header::ACCEPT_ENCODING, "identity")
     }

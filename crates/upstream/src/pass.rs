@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::limits::Kind;
-use super::transport::Whose;
+use super::transport::AuthSource;
 use super::{BODY_HEADERS, BodyEnd, QUESTION, Upstream, UpstreamError};
 
 /// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
@@ -177,8 +177,8 @@ impl Upstream {
             .map_err(|_| UpstreamError::Unsendable)?;
         let within = answer_timeout(&passing.method, BODY_HEADERS);
         let scope = Some(passing.scope.as_str());
-        let theirs = matches!(self.whose, Whose::Caller(_));
-        let authorization = if let Whose::Caller(authorization) = &self.whose {
+        let theirs = matches!(self.auth, AuthSource::Caller(_));
+        let authorization = if let AuthSource::Caller(authorization) = &self.auth {
             authorization.clone()
         } else {
             self.learn_login().await?;

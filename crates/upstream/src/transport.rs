@@ -41,15 +41,15 @@ pub(super) struct Ask {
     pub kind: Kind,
     /// From the first attempt to the headers of the last one.
     pub within: Duration,
-    pub whose: Whose,
+    pub auth: AuthSource,
 }
 
 /// Whose login goes out with a question.
 #[derive(Clone, Debug)]
-pub(super) enum Whose {
+pub(super) enum AuthSource {
     Gateway,
     /// The account is left out.
-    Nobody,
+    Anonymous,
     /// What a caller of ours showed, if they did, to the registry's own origin and as it is. Its answer is
     /// theirs.
     Caller(Option<HeaderValue>),
@@ -137,7 +137,7 @@ impl Transport {
             Err(error) if error.means_down() => self.failed(client, error, about, began),
             // One caller's limit is not another's.
             Err(UpstreamError::TooManyRequests { retry_after })
-                if !matches!(ask.whose, Whose::Caller(_)) =>
+                if !matches!(ask.auth, AuthSource::Caller(_)) =>
             {
                 self.limits.limited(*retry_after, Instant::now());
             }
@@ -194,11 +194,11 @@ impl Transport {
 
     /// What a question is about: itself, and what its token is for.
     fn about(&self, ask: &Ask) -> [Subject; 2] {
-        let login = match &ask.whose {
-            Whose::Gateway => (0, None),
-            Whose::Nobody => (1, None),
-            Whose::Caller(login) => (2, login.as_ref()),
-            Whose::V1(login) => (3, login.as_ref()),
+        let login = match &ask.auth {
+            AuthSource::Gateway => (0, None),
+            AuthSource::Anonymous => (1, None),
+            AuthSource::Caller(login) => (2, login.as_ref()),
+            AuthSource::V1(login) => (3, login.as_ref()),
         };
         let mut headers: Vec<_> = ask.headers.iter().collect();
         headers.sort_by_key(|(name, _)| name.as_str());
@@ -280,14 +280,14 @@ impl Transport {
             return Err(no_referrers(answered.response).await);
         }
         if !status.is_success() {
-            return Err(match (&ask.whose, self.is_own(answered.response.url())) {
-                (Whose::Caller(_), true) => UpstreamError::of_caller(status, headers),
+            return Err(match (&ask.auth, self.is_own(answered.response.url())) {
+                (AuthSource::Caller(_), true) => UpstreamError::of_caller(status, headers),
                 _ => UpstreamError::of(status, headers),
             });
         }
         let coding = headers.get(header::CONTENT_ENCODING);
         // One registry of the v1 API calls every layer gzip, whatever it is.
-        let named_so = matches!(ask.whose, Whose::V1(_)) && ask.path.ends_with("/layer");
+        let named_so = matches!(ask.auth, AuthSource::V1(_)) && ask.path.ends_with("/layer");
         if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
             && !named_so
         {
@@ -340,14 +340,18 @@ impl Transport {
     ) -> Result<Response, UpstreamError> {
         let scope = Some(ask.scope.as_str());
         let own = self.is_own(url);
-        let anonymous = matches!(ask.whose, Whose::Nobody);
-        let sent = match &ask.whose {
+        let anonymous = matches!(ask.auth, AuthSource::Anonymous);
+        let sent = match &ask.auth {
             _ if !own => None,
-            Whose::Caller(authorization) | Whose::V1(authorization) => authorization.clone(),
-            Whose::Gateway | Whose::Nobody => self.auth.authorization(scope, anonymous).await?,
+            AuthSource::Caller(authorization) | AuthSource::V1(authorization) => {
+                authorization.clone()
+            }
+            AuthSource::Gateway | AuthSource::Anonymous => {
+                self.auth.authorization(scope, anonymous).await?
+            }
         };
         let response = self.request(client, ask, url, sent.as_ref()).await?;
-        let theirs = own && matches!(ask.whose, Whose::Caller(_) | Whose::V1(_));
+        let theirs = own && matches!(ask.auth, AuthSource::Caller(_) | AuthSource::V1(_));
         if response.status() != StatusCode::UNAUTHORIZED || theirs {
             return Ok(response);
         }

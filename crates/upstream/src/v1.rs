@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::limits::Kind;
 use super::pass::{answer_timeout, answered};
-use super::transport::{Answered, Ask, Whole, Whose};
+use super::transport::{Answered, Ask, AuthSource, Whole};
 use super::{
     BODY_HEADERS, BlobBody, BodyEnd, Passed, Passing, QUESTION, Sent, Upstream, UpstreamError,
     content_length,
@@ -162,7 +162,7 @@ impl Upstream {
             None => self.transport.auth.account().await?,
         };
         let mut ask = self.ask_for(Method::GET, path, String::new());
-        ask.whose = Whose::V1(authorization);
+        ask.auth = AuthSource::V1(authorization);
         Ok(ask)
     }
 }
