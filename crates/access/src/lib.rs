@@ -10,11 +10,11 @@
 mod accounts;
 mod disk;
 mod failures;
+mod forwarded;
 mod hash;
 mod htpasswd;
 mod login;
 mod passwd;
-mod presented;
 mod rules;
 mod scope;
 mod token;
@@ -36,13 +36,13 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use accounts::{AccountsError, load};
+pub use forwarded::ForwardedAuthorization;
 pub use htpasswd::{Account, Htpasswd, HtpasswdError, LineFault, NameError, check_name};
 pub use login::{
     Authenticator, ChallengeError, Login, OpenError, Refused, Scheme, Settings, V1Access,
     token_answer,
 };
 pub use passwd::{Changed, PasswdError, passwd};
-pub use presented::Presented;
 pub use rules::{Rule, Users};
 pub use scope::Scopes;
 pub use token::TokenKey;
@@ -173,7 +173,7 @@ pub struct Permit {
     action: Action,
     name: RepositoryName,
     /// Present where the registry decides for each caller.
-    presented: Option<Presented>,
+    forwarded: Option<ForwardedAuthorization>,
 }
 
 impl Permit {
@@ -183,7 +183,7 @@ impl Permit {
         Self {
             action: Action::Pull,
             name,
-            presented: None,
+            forwarded: None,
         }
     }
 
@@ -205,8 +205,8 @@ impl Permit {
     }
 
     /// What the registry is asked with, where it decides for each caller.
-    pub fn presented(&self) -> Option<&Presented> {
-        self.presented.as_ref()
+    pub fn forwarded(&self) -> Option<&ForwardedAuthorization> {
+        self.forwarded.as_ref()
     }
 }
 
@@ -272,7 +272,7 @@ impl Policy {
             _ => Ok(Permit {
                 action,
                 name: name.clone(),
-                presented: None,
+                forwarded: None,
             }),
         }
     }

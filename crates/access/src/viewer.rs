@@ -1,6 +1,6 @@
 //! Who asks what there is: lists of names, of which everybody sees what they may pull.
 
-use super::{Action, Caller, Denied, Login, Permit, Policy, Presented};
+use super::{Action, Caller, Denied, ForwardedAuthorization, Login, Permit, Policy};
 use oci::glob::Pattern;
 use oci::name::{Registry, RepositoryName};
 
@@ -10,7 +10,7 @@ pub struct Viewer<'p> {
     policy: &'p Policy,
     caller: Caller,
     /// The one registry that is asked, where it decides for each caller.
-    presented: Option<(Registry, Presented)>,
+    forwarded: Option<(Registry, ForwardedAuthorization)>,
 }
 
 impl Policy {
@@ -23,29 +23,32 @@ impl Policy {
         Ok(Viewer {
             policy: self,
             caller,
-            presented: None,
+            forwarded: None,
         })
     }
 }
 
 impl<'p> Viewer<'p> {
-    pub(super) fn presenting(policy: &'p Policy, presented: (Registry, Presented)) -> Self {
+    pub(super) fn forwarding(
+        policy: &'p Policy,
+        forwarded: (Registry, ForwardedAuthorization),
+    ) -> Self {
         Self {
             policy,
             caller: Caller::Anonymous,
-            presented: Some(presented),
+            forwarded: Some(forwarded),
         }
     }
 
     /// What the registry is asked with, where it decides for each caller.
-    pub fn presented(&self) -> Option<&Presented> {
-        self.presented.as_ref().map(|(_, presented)| presented)
+    pub fn forwarded(&self) -> Option<&ForwardedAuthorization> {
+        self.forwarded.as_ref().map(|(_, forwarded)| forwarded)
     }
 
     /// What allows to pull a repository; `None`: it is not to be seen either.
     pub fn may_pull(&self, name: &RepositoryName) -> Option<Permit> {
-        if let Some((asked, presented)) = &self.presented {
-            let permit = self.policy.delegated_permit(presented, name);
+        if let Some((asked, forwarded)) = &self.forwarded {
+            let permit = self.policy.delegated_permit(forwarded, name);
             return permit.filter(|_| *asked == name.registry);
         }
         let decided = self.policy.decide(&self.caller, Action::Pull, name);
@@ -54,7 +57,7 @@ impl<'p> Viewer<'p> {
 
     /// Whether anything of a registry could be seen: it need not be asked where nothing can.
     pub fn sees(&self, registry: &Registry) -> bool {
-        if let Some((asked, _)) = &self.presented {
+        if let Some((asked, _)) = &self.forwarded {
             return asked == registry;
         }
         match &self.policy.rules {

@@ -7,19 +7,19 @@ use super::respond::{self, Wanted};
 use super::route::Route;
 use super::session::Session;
 use super::{Gateway, failure};
-use access::Presented;
+use access::ForwardedAuthorization;
 use mirror::MirrorError;
 use oci::name::Registry;
 
 impl Gateway {
     /// What a request shows to a registry that decides for each caller. A listener that only reads knows
     /// nobody.
-    pub(super) fn presented(&self, session: &Session) -> Presented {
+    pub(super) fn forwarded(&self, session: &Session) -> ForwardedAuthorization {
         if self.listener.read_only {
-            return Presented::NOTHING;
+            return ForwardedAuthorization::NOTHING;
         }
         let headers = &session.req_header().headers;
-        Presented::new(headers.get_all(header::AUTHORIZATION))
+        ForwardedAuthorization::new(headers.get_all(header::AUTHORIZATION))
     }
 
     /// Whether a request is for such a registry: a login there is none of ours.
@@ -48,8 +48,8 @@ impl Gateway {
         wanted: &Wanted,
         registry: &Registry,
     ) -> Result<()> {
-        let presented = self.presented(session);
-        match self.state.mirror.ping(registry, &presented).await {
+        let forwarded = self.forwarded(session);
+        match self.state.mirror.ping(registry, &forwarded).await {
             Ok(()) => respond::ping(session, wanted).await,
             Err(error) => self.failure(session, wanted, error).await,
         }

@@ -159,7 +159,7 @@ impl Gateway {
     ) -> Result<Viewer<'_>, Denied> {
         let policy = &self.state.policy;
         if let [registry] = registries
-            && let Some(viewer) = policy.viewer_of(&self.presented(session), registry)
+            && let Some(viewer) = policy.viewer_of(&self.forwarded(session), registry)
         {
             return Ok(viewer);
         }

@@ -93,7 +93,7 @@ impl Gateway {
     ) -> Result<Permit, Denied> {
         let (policy, name) = (&self.state.policy, &target.name);
         if policy.delegates_auth(&name.registry) && action == Action::Pull {
-            let permit = policy.delegated_permit(&self.presented(session), name);
+            let permit = policy.delegated_permit(&self.forwarded(session), name);
             return permit.ok_or(Denied::User);
         }
         policy.decide(&login.caller(&target.typed), action, name)

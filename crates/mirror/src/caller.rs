@@ -19,7 +19,7 @@ use super::error::Asked;
 use super::freshness::unix;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 use super::{Mirror, MirrorError, Origin, Shared};
-use access::{Permit, Presented};
+use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, is_signed_schema1};
@@ -79,9 +79,9 @@ impl Callers {
         }
     }
 
-    fn who(&self, presented: &Presented) -> Who {
+    fn who(&self, forwarded: &ForwardedAuthorization) -> Who {
         let mut mac = self.key.clone();
-        match presented.value().map(HeaderValue::as_bytes) {
+        match forwarded.value().map(HeaderValue::as_bytes) {
             // An empty value is not the same as none.
             Some(value) => {
                 mac.update(b"\x01");
@@ -96,11 +96,11 @@ impl Callers {
 impl Origin {
     /// This registry as one caller sees it: every question goes out with what they showed, and nothing is
     /// believed for longer than the answer.
-    fn seen_by(&self, presented: &Presented, who: Who) -> Self {
+    fn seen_by(&self, forwarded: &ForwardedAuthorization, who: Who) -> Self {
         let upstream = self.upstream.as_ref();
         Self {
             registry: self.registry.clone(),
-            upstream: upstream.map(|upstream| upstream.for_caller(presented.value().cloned())),
+            upstream: upstream.map(|upstream| upstream.for_caller(forwarded.value().cloned())),
             tag_ttl: Duration::ZERO,
             missing_ttl: Duration::ZERO,
             link_ttl: self.link_ttl,
@@ -120,16 +120,16 @@ impl Mirror {
     pub(super) fn origin_for(
         &self,
         registry: &Registry,
-        presented: Option<&Presented>,
+        forwarded: Option<&ForwardedAuthorization>,
     ) -> Result<Arc<Origin>, MirrorError> {
         let Shared {
             origins, callers, ..
         } = &*self.shared;
         let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
-        match presented {
+        match forwarded {
             None if !origin.callers => Ok(origin.clone()),
-            Some(presented) if origin.callers => {
-                Ok(Arc::new(origin.seen_by(presented, callers.who(presented))))
+            Some(forwarded) if origin.callers => {
+                Ok(Arc::new(origin.seen_by(forwarded, callers.who(forwarded))))
             }
             _ => Err(MirrorError::NotServed),
         }
@@ -142,9 +142,9 @@ impl Mirror {
     pub async fn ping(
         &self,
         registry: &Registry,
-        presented: &Presented,
+        forwarded: &ForwardedAuthorization,
     ) -> Result<(), MirrorError> {
-        let origin = self.origin_for(registry, Some(presented))?;
+        let origin = self.origin_for(registry, Some(forwarded))?;
         let pinged = async { origin.v2()?.ping().await };
         pinged
             .await
@@ -355,19 +355,19 @@ mod tests {
     #[test]
     fn callers_are_told_apart_by_what_they_show() {
         let callers = Callers::new();
-        let presented = |values: &[&'static str]| {
+        let forwarded = |values: &[&'static str]| {
             let values: Vec<_> = values
                 .iter()
                 .map(|it| HeaderValue::from_static(it))
                 .collect();
-            Presented::new(&values)
+            ForwardedAuthorization::new(&values)
         };
         let shown = [
-            Presented::NOTHING,
-            presented(&[""]),
-            presented(&["Bearer a"]),
-            presented(&["Bearer b"]),
-            presented(&["bearer a"]),
+            ForwardedAuthorization::NOTHING,
+            forwarded(&[""]),
+            forwarded(&["Bearer a"]),
+            forwarded(&["Bearer b"]),
+            forwarded(&["bearer a"]),
         ];
         for (one, first) in shown.iter().enumerate() {
             for (other, second) in shown.iter().enumerate() {

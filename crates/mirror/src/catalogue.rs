@@ -69,7 +69,7 @@ impl Mirror {
         n: usize,
         budget: &mut Budget,
     ) -> Result<Listed, MirrorError> {
-        let origin = self.origin_for(registry, viewer.presented())?;
+        let origin = self.origin_for(registry, viewer.forwarded())?;
         let seen = |name: &Repository| {
             viewer
                 .may_pull(&RepositoryName::new(registry, name))
@@ -99,7 +99,7 @@ impl Mirror {
         viewer: &Viewer<'_>,
         registry: &Registry,
     ) -> Result<Vec<Repository>, MirrorError> {
-        let origin = self.origin_for(registry, viewer.presented())?;
+        let origin = self.origin_for(registry, viewer.forwarded())?;
         if origin.callers {
             let mut budget = Budget(QUESTIONS);
             let listed = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;

@@ -251,6 +251,6 @@ impl Mirror {
 
     /// The origin of a permit's registry.
     fn origin(&self, permit: &Permit) -> Result<Arc<Origin>, MirrorError> {
-        self.origin_for(permit.registry(), permit.presented())
+        self.origin_for(permit.registry(), permit.forwarded())
     }
 }

@@ -12,9 +12,9 @@ use oci::name::{Registry, RepositoryName};
 
 /// The `Authorization` of a request, if it had one. Never printed.
 #[derive(Clone)]
-pub struct Presented(Option<HeaderValue>);
+pub struct ForwardedAuthorization(Option<HeaderValue>);
 
-impl Presented {
+impl ForwardedAuthorization {
     pub const NOTHING: Self = Self(None);
 
     /// Several lines of the field are one list (RFC 9110 §5.3).
@@ -36,7 +36,7 @@ impl Presented {
     }
 }
 
-impl fmt::Debug for Presented {
+impl fmt::Debug for ForwardedAuthorization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_ref().map_or("nothing", |_| "[redacted]"))
     }
@@ -50,19 +50,27 @@ impl Policy {
 
     /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
     /// registry. It allows nothing that the registry does not.
-    pub fn delegated_permit(&self, presented: &Presented, name: &RepositoryName) -> Option<Permit> {
+    pub fn delegated_permit(
+        &self,
+        forwarded: &ForwardedAuthorization,
+        name: &RepositoryName,
+    ) -> Option<Permit> {
         self.delegates_auth(&name.registry).then(|| Permit {
             action: Action::Pull,
             name: name.clone(),
-            presented: Some(presented.clone()),
+            forwarded: Some(forwarded.clone()),
         })
     }
 
     /// Somebody who asks such a registry what there is; `None` for any other.
-    pub fn viewer_of(&self, presented: &Presented, registry: &Registry) -> Option<Viewer<'_>> {
-        let of = (registry.clone(), presented.clone());
+    pub fn viewer_of(
+        &self,
+        forwarded: &ForwardedAuthorization,
+        registry: &Registry,
+    ) -> Option<Viewer<'_>> {
+        let of = (registry.clone(), forwarded.clone());
         self.delegates_auth(registry)
-            .then(|| Viewer::presenting(self, of))
+            .then(|| Viewer::forwarding(self, of))
     }
 }
 
@@ -81,10 +89,10 @@ mod tests {
             (&lines[..1], Some("Basic s3cret")),
             (&lines[..], Some("Basic s3cret, Bearer other")),
         ] {
-            let presented = Presented::new(lines);
-            let found = presented.value().map(HeaderValue::as_bytes);
+            let forwarded = ForwardedAuthorization::new(lines);
+            let found = forwarded.value().map(HeaderValue::as_bytes);
             assert_eq!(found, value.map(str::as_bytes));
-            assert!(!format!("{presented:?} {:?}", presented.value()).contains("s3cret"));
+            assert!(!format!("{forwarded:?} {:?}", forwarded.value()).contains("s3cret"));
         }
     }
 
@@ -98,7 +106,7 @@ mod tests {
         };
         let in_registry =
             |registry: &Registry| RepositoryName::new(registry, &"a/b".parse().expect("a name"));
-        let shown = Presented::NOTHING;
+        let shown = ForwardedAuthorization::NOTHING;
         let other = Registry::new("public");
         assert!(
             policy
