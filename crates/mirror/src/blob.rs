@@ -286,7 +286,9 @@ impl Mirror {
             }
         };
         let claiming = &self.shared.claiming;
-        let (claim, collapsed) = claiming.join((key, origin.who, generation), start).await;
+        let (claim, collapsed) = claiming
+            .join((key, origin.caller_key, generation), start)
+            .await;
         let size = claim.unwrap_or(Err(MirrorError::Lost))?;
         Ok((size, collapsed))
     }

@@ -36,9 +36,9 @@ const CALLERS: u64 = 65_536;
 
 /// Who asks, as far as this process can tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Who([u8; 32]);
+pub(super) struct CallerKey([u8; 32]);
 
-impl fmt::Debug for Who {
+impl fmt::Debug for CallerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -47,7 +47,7 @@ impl fmt::Debug for Who {
 /// Who was let into what.
 pub(super) struct Callers {
     key: Hmac<Sha256>,
-    let_in: moka::sync::Cache<(Who, Registry, Repository), ()>,
+    let_in: moka::sync::Cache<(CallerKey, Registry, Repository), ()>,
 }
 
 impl fmt::Debug for Callers {
@@ -71,7 +71,7 @@ impl Callers {
     }
 
     /// What an answer to a caller's own login says of a repository: who was let in may have what is here.
-    fn learn<T>(&self, key: (Who, Registry, Repository), answer: &Result<T, MirrorError>) {
+    fn learn<T>(&self, key: (CallerKey, Registry, Repository), answer: &Result<T, MirrorError>) {
         match answer {
             Ok(_) => self.let_in.insert(key, ()),
             Err(error) if error.ends_a_claim() => self.let_in.invalidate(&key),
@@ -79,7 +79,7 @@ impl Callers {
         }
     }
 
-    fn who(&self, forwarded: &ForwardedAuthorization) -> Who {
+    fn caller_key(&self, forwarded: &ForwardedAuthorization) -> CallerKey {
         let mut mac = self.key.clone();
         match forwarded.value().map(HeaderValue::as_bytes) {
             // An empty value is not the same as none.
@@ -89,14 +89,14 @@ impl Callers {
             }
             None => mac.update(b"\x00"),
         }
-        Who(mac.finalize().into_bytes().into())
+        CallerKey(mac.finalize().into_bytes().into())
     }
 }
 
 impl Origin {
     /// This registry as one caller sees it: every question goes out with what they showed, and nothing is
     /// believed for longer than the answer.
-    fn seen_by(&self, forwarded: &ForwardedAuthorization, who: Who) -> Self {
+    fn seen_by(&self, forwarded: &ForwardedAuthorization, caller_key: CallerKey) -> Self {
         let upstream = self.upstream.as_ref();
         Self {
             registry: self.registry.clone(),
@@ -109,7 +109,7 @@ impl Origin {
             only_public: false,
             heads: self.heads,
             callers: true,
-            who: Some(who),
+            caller_key: Some(caller_key),
             written_at: AtomicU64::new(0),
         }
     }
@@ -128,9 +128,9 @@ impl Mirror {
         let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
         match forwarded {
             None if !origin.callers => Ok(origin.clone()),
-            Some(forwarded) if origin.callers => {
-                Ok(Arc::new(origin.seen_by(forwarded, callers.who(forwarded))))
-            }
+            Some(forwarded) if origin.callers => Ok(Arc::new(
+                origin.seen_by(forwarded, callers.caller_key(forwarded)),
+            )),
             _ => Err(MirrorError::NotServed),
         }
     }
@@ -155,7 +155,7 @@ impl Mirror {
     pub(super) async fn admit_caller(
         &self,
         origin: &Origin,
-        who: Who,
+        caller_key: CallerKey,
         permit: &Permit,
         resource: &Resource,
     ) -> Result<(), MirrorError> {
@@ -177,7 +177,7 @@ impl Mirror {
             }
             _ => return Ok(()),
         };
-        let key = (who, registry.clone(), repository.clone());
+        let key = (caller_key, registry.clone(), repository.clone());
         if linked && shared.callers.let_in.contains_key(&key) {
             return Ok(());
         }
@@ -202,9 +202,9 @@ impl Mirror {
         let found = self.find_for_caller(origin, permit, tag, class, with_bytes);
         let found = tokio::time::timeout(UNCACHED_DEADLINE, found).await;
         let found = found.unwrap_or_else(|_| Err(MirrorError::late()));
-        if let Some(who) = origin.who {
+        if let Some(caller_key) = origin.caller_key {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-            let key = (who, registry, repository);
+            let key = (caller_key, registry, repository);
             self.shared.callers.learn(key, &found);
         }
         found
@@ -371,11 +371,11 @@ mod tests {
         ];
         for (one, first) in shown.iter().enumerate() {
             for (other, second) in shown.iter().enumerate() {
-                let same = callers.who(first) == callers.who(second);
+                let same = callers.caller_key(first) == callers.caller_key(second);
                 assert_eq!(same, one == other, "{one} {other}");
             }
         }
         let elsewhere = Callers::new();
-        assert!(callers.who(&shown[2]) != elsewhere.who(&shown[2]));
+        assert!(callers.caller_key(&shown[2]) != elsewhere.caller_key(&shown[2]));
     }
 }

@@ -56,7 +56,7 @@ pub use write_outcome::{WriteOutcome, Written, write_outcome};
 pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, Writing, is_whole_json};
 
 use access::Permit;
-use caller::{Callers, Who};
+use caller::{CallerKey, Callers};
 use manifest::ManifestKey;
 use missing::Missing;
 use oci::name::{Registry, Repository};
@@ -120,7 +120,7 @@ struct Origin {
     callers: bool,
     heads: Heads,
     /// Whose view of it this is, where it decides for each caller.
-    who: Option<Who>,
+    caller_key: Option<CallerKey>,
     /// When something was last written through us, in seconds since 1970: what another node learned before
     /// may no longer be so.
     written_at: AtomicU64,
@@ -162,8 +162,9 @@ struct Shared {
     callers: Callers,
     searched: catalogue::Searched,
     searching: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
-    fetching: SingleFlight<(ManifestKey, Option<Who>, u64), Result<manifest::Fetched, MirrorError>>,
-    claiming: SingleFlight<(blob::ClaimKey, Option<Who>, u64), blob::Claimed>,
+    fetching:
+        SingleFlight<(ManifestKey, Option<CallerKey>, u64), Result<manifest::Fetched, MirrorError>>,
+    claiming: SingleFlight<(blob::ClaimKey, Option<CallerKey>, u64), blob::Claimed>,
     proving: SingleFlight<PublicKey, Result<(), MirrorError>>,
 }
 
@@ -192,7 +193,7 @@ impl Mirror {
                 only_public: settings.only_public,
                 callers: settings.callers,
                 heads: settings.heads,
-                who: None,
+                caller_key: None,
                 written_at: AtomicU64::new(0),
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));

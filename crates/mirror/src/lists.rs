@@ -79,7 +79,7 @@ impl Mirror {
     ) -> Result<PageAnswer, MirrorError> {
         let (origin, shared) = (self.admit(permit, resource).await?, &self.shared);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-        if origin.who.is_some() {
+        if origin.caller_key.is_some() {
             let (endpoint, resource) = (repository.clone(), resource.clone());
             return fetch_for_caller(&origin, endpoint, resource, query).await;
         }

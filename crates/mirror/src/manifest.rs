@@ -181,7 +181,7 @@ impl Mirror {
             fetch,
         );
         let claim = shared.ask_manifest(&key);
-        let asked = (key.clone(), origin.who, claim.link.generation());
+        let asked = (key.clone(), origin.caller_key, claim.link.generation());
         let start = || {
             let (shared, origin) = (shared.clone(), origin.clone());
             shared.claim_manifest(origin, key, claim, known_at)
@@ -276,7 +276,8 @@ impl Shared {
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let key = (registry, repository, *digest, true);
         let generation = self.ask_manifest(&key).link.generation();
-        self.fetching.is_running(&(key, origin.who, generation))
+        self.fetching
+            .is_running(&(key, origin.caller_key, generation))
     }
 
     /// Begins to ask whether a repository has a manifest.

@@ -34,8 +34,9 @@ impl Mirror {
             let key = (registry, repository, resource.clone());
             self.shared.clone().admit_public(&origin, key).await?;
         }
-        if let Some(who) = origin.who {
-            self.admit_caller(&origin, who, permit, resource).await?;
+        if let Some(caller_key) = origin.caller_key {
+            self.admit_caller(&origin, caller_key, permit, resource)
+                .await?;
         }
         Ok(origin)
     }

@@ -166,7 +166,7 @@ impl FillSource {
             (Self::Blob(one), Self::Blob(other)) => {
                 one.repository == other.repository
                     && one.origin.registry == other.origin.registry
-                    && one.origin.who == other.origin.who
+                    && one.origin.caller_key == other.origin.caller_key
             }
             (Self::Foreign(one), Self::Foreign(other)) => {
                 one.name() == other.name()

@@ -78,7 +78,7 @@ impl Mirror {
         class: AcceptClass,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
-        if origin.who.is_some() {
+        if origin.caller_key.is_some() {
             return self
                 .manifest_for_caller(origin, permit, tag, class, with_bytes)
                 .await;
