@@ -337,9 +337,9 @@ impl Shared {
         digest: &Digest,
     ) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let good = origin.believes(origin.link_ttl);
+        let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl);
         let key = BlobKey::new(registry, repository, digest);
-        let accepts = |link: &BlobLink| good(link.checked_at);
+        let accepts = |link: &BlobLink| accepts_peer_record(link.checked_at);
         self.store.records.open_shared(&key, accepts).await
     }
 

@@ -41,7 +41,7 @@ impl Origin {
 
     /// Whether what another node learned at a time may be believed for so long: not what is from the future, and
     /// not what is from before a write that went through us.
-    pub(super) fn believes(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
+    pub(super) fn accepts_peer_record(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
         let written_at = self.written_at.load(Ordering::SeqCst);
         move |checked_at| checked_at > written_at && is_fresh(checked_at, ttl, SystemTime::now())
     }

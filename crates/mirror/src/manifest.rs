@@ -301,9 +301,9 @@ impl Shared {
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let good = origin.believes(origin.link_ttl);
+        let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl);
         let key = store::ManifestKey::new(registry, repository, digest);
-        let accepts = |link: &ManifestLink| good(link.checked_at);
+        let accepts = |link: &ManifestLink| accepts_peer_record(link.checked_at);
         self.store.records.open_shared(&key, accepts).await
     }
 

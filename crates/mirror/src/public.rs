@@ -83,8 +83,8 @@ impl Shared {
         let records = &self.store.records;
         let record = store::PublicKey::new(registry, repository);
         let question = records.ask(&record);
-        let good = origin.believes(PUBLIC_TTL);
-        let accepts = |link: &PublicLink| good(link.checked_at);
+        let accepts_peer_record = origin.accepts_peer_record(PUBLIC_TTL);
+        let accepts = |link: &PublicLink| accepts_peer_record(link.checked_at);
         let shared = records.open_shared(&record, accepts).await;
         if shared.is_some() {
             return Ok(());

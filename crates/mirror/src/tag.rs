@@ -264,10 +264,11 @@ impl Shared {
             return None;
         }
         let known_at = self.known_pointer(key).await.map(|known| known.checked_at);
-        let believes = origin.believes(origin.tag_ttl);
-        let good = |at: u64| known_at.is_none_or(|known_at| at > known_at) && believes(at);
+        let accepts_peer_record = origin.accepts_peer_record(origin.tag_ttl);
+        let accepts_peer_record =
+            |at: u64| known_at.is_none_or(|known_at| at > known_at) && accepts_peer_record(at);
         let record = store::TagKey::new(registry, repository, *class, tag);
-        let accepts = |pointer: &Pointer| good(pointer.checked_at);
+        let accepts = |pointer: &Pointer| accepts_peer_record(pointer.checked_at);
         let pointer = self.store.records.open_shared(&record, accepts).await?;
         self.is_reachable(key, &pointer).await.then_some(pointer)
     }
