@@ -5,7 +5,7 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 
 use super::login::scope_of;
-use super::respond::{self, Shareable, Wanted};
+use super::respond::{self, CacheControl, Wanted};
 use super::session::Session;
 use super::target::Target;
 use super::{AppState, Failure, Gateway};
@@ -48,9 +48,9 @@ impl Gateway {
         let AppState { policy, mirror, .. } = &*self.state;
         let open = policy.is_open(permit.registry());
         let immutable = if open {
-            Shareable::Forever
+            CacheControl::PublicImmutable
         } else {
-            Shareable::Private
+            CacheControl::Private
         };
         match &target.resource {
             Resource::Blob(digest) if wanted.head => {
@@ -67,12 +67,12 @@ impl Gateway {
                     .manifest(permit, reference, class, !wanted.head)
                     .await?;
                 let by_digest = matches!(reference, Reference::Digest(_));
-                let shareable = if by_digest {
+                let cache_control = if by_digest {
                     immutable
                 } else {
-                    Shareable::Private
+                    CacheControl::Private
                 };
-                respond::manifest(session, wanted, answer, shareable).await?;
+                respond::manifest(session, wanted, answer, cache_control).await?;
             }
             resource => {
                 let answer = mirror.list(permit, resource, &target.query).await?;

@@ -110,13 +110,13 @@ impl Shape {
         wanted: &Wanted,
         tag: &str,
         cache: CacheStatus,
-        shareable: Shareable,
+        cache_control: CacheControl,
     ) -> Result<Response> {
         let status = match self {
             Self::Whole { .. } => StatusCode::OK,
             Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
         };
-        let mut response = content(status, wanted, tag, cache, shareable)?;
+        let mut response = content(status, wanted, tag, cache, cache_control)?;
         response.insert_header(header::ACCEPT_RANGES, "bytes")?;
         match self {
             Self::Parts(frame) => {
@@ -136,16 +136,16 @@ impl Shape {
 
 /// How long answers may be kept between us and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shareable {
+pub enum CacheControl {
     /// By digest, of a public registry that anybody may read here.
-    Forever,
+    PublicImmutable,
     Private,
 }
 
-impl Shareable {
+impl CacheControl {
     const fn cache_control(self) -> &'static str {
         match self {
-            Self::Forever => "public, max-age=31536000, immutable",
+            Self::PublicImmutable => "public, max-age=31536000, immutable",
             Self::Private => "private",
         }
     }
@@ -162,14 +162,14 @@ pub async fn manifest(
     session: &mut Session,
     wanted: &Wanted,
     answer: ManifestAnswer,
-    shareable: Shareable,
+    cache_control: CacheControl,
 ) -> Result<()> {
     let tag = answer.digest.to_string();
     measure::manifest(wanted.head, answer.cache, answer.stale);
     if wanted.matches(&tag) {
-        return not_modified(session, wanted, &tag, answer.cache, shareable).await;
+        return not_modified(session, wanted, &tag, answer.cache, cache_control).await;
     }
-    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, shareable)?;
+    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, cache_control)?;
     response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_of_age(&mut response, answer.stale)?;
     match answer.bytes {
@@ -184,15 +184,15 @@ pub async fn blob_head(
     wanted: &Wanted,
     digest: &Digest,
     answer: BlobHead,
-    shareable: Shareable,
+    cache_control: CacheControl,
 ) -> Result<()> {
     let (tag, cache) = (digest.to_string(), answer.cache);
     if wanted.matches(&tag) {
-        return not_modified(session, wanted, &tag, cache, shareable).await;
+        return not_modified(session, wanted, &tag, cache, cache_control).await;
     }
     // A Range is defined for GET alone (RFC 9110 §14.2).
     let shape = Shape::Whole { size: answer.size };
-    let mut response = shape.response(wanted, &tag, cache, shareable)?;
+    let mut response = shape.response(wanted, &tag, cache, cache_control)?;
     measure::stale(answer.stale);
     warn_of_age(&mut response, answer.stale)?;
     send::head(session, response, shape.length()).await
@@ -203,12 +203,12 @@ pub async fn blob(
     wanted: &Wanted,
     digest: &Digest,
     answer: BlobAnswer,
-    shareable: Shareable,
+    cache_control: CacheControl,
 ) -> Result<(), Failure> {
     let (tag, cache) = (digest.to_string(), answer.cache);
     measure::blob(cache);
     if wanted.matches(&tag) {
-        return Ok(not_modified(session, wanted, &tag, cache, shareable).await?);
+        return Ok(not_modified(session, wanted, &tag, cache, cache_control).await?);
     }
     let answer = if send::needs_length(session) {
         answer.settled().await
@@ -221,7 +221,7 @@ pub async fn blob(
         Ok(shape) => shape,
         Err(refused) => return Ok(unsatisfiable(session, wanted, refused, cache).await?),
     };
-    let response = shape.response(wanted, &tag, cache, shareable)?;
+    let response = shape.response(wanted, &tag, cache, cache_control)?;
     let length = shape.length();
     match shape {
         Shape::Whole { .. } => {
@@ -255,7 +255,7 @@ pub async fn page(
         .as_deref()
         .unwrap_or("application/json");
     response.insert_header(header::CONTENT_TYPE, media_type)?;
-    response.insert_header(header::CACHE_CONTROL, Shareable::Private.cache_control())?;
+    response.insert_header(header::CACHE_CONTROL, CacheControl::Private.cache_control())?;
     warn_of_age(&mut response, answer.stale)?;
     if let Some(next) = &answer.page().next {
         response.insert_header(header::LINK, next_link(target, next, external))?;
@@ -305,12 +305,12 @@ fn content(
     wanted: &Wanted,
     tag: &str,
     cache: CacheStatus,
-    shareable: Shareable,
+    cache_control: CacheControl,
 ) -> Result<Response> {
     let mut response = response(status, wanted, cache)?;
     response.insert_header("Docker-Content-Digest", tag)?;
     response.insert_header(header::ETAG, format!("\"{tag}\""))?;
-    response.insert_header(header::CACHE_CONTROL, shareable.cache_control())?;
+    response.insert_header(header::CACHE_CONTROL, cache_control.cache_control())?;
     Ok(response)
 }
 
@@ -331,9 +331,9 @@ async fn not_modified(
     wanted: &Wanted,
     tag: &str,
     cache: CacheStatus,
-    shareable: Shareable,
+    cache_control: CacheControl,
 ) -> Result<()> {
-    let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, shareable)?;
+    let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, cache_control)?;
     session.write_head(response).await
 }
 
