@@ -11,8 +11,6 @@ mod classes;
 mod command_line;
 #[cfg(feature = "v1")]
 mod compose;
-#[cfg(feature = "v1")]
-mod conversion;
 mod disk;
 mod documents;
 mod faults;
@@ -37,11 +35,13 @@ mod redirects;
 mod search;
 mod soak;
 mod stall;
-#[cfg(feature = "v1")]
-mod synthesis;
 mod trust;
 mod uploads;
 mod users;
 #[cfg(feature = "v1")]
 mod v1;
+#[cfg(feature = "v1")]
+mod v1_to_v2;
+#[cfg(feature = "v1")]
+mod v2_to_v1;
 mod wire;

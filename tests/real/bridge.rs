@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::synthesis::image::{Entry, GZIP, ZSTD, file, gzip, mark, tar, zstd};
+use crate::v2_to_v1::image::{Entry, GZIP, ZSTD, file, gzip, mark, tar, zstd};
 use testkit::gateway::Gateway;
 use testkit::image::Layout;
 use testkit::real::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::synthesis::image::{Entry, file, gzip, mark, tar};
+use crate::v2_to_v1::image::{Entry, file, gzip, mark, tar};
 use testkit::gateway::Gateway;
 use testkit::origin::Origin;
 use testkit::process::{self, Process};

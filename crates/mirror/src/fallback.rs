@@ -139,7 +139,7 @@ impl Shared {
     }
 
     /// The bytes of a linked manifest that are not stored, where they can be made here.
-    pub(super) async fn remade_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Bytes> {
+    pub(super) async fn rebuild_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Bytes> {
         let fallback = self.fallback(origin)?;
         fallback.manifest_bytes(&origin.registry, digest).await
     }

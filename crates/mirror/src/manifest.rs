@@ -108,7 +108,7 @@ impl Mirror {
             if with_bytes {
                 bytes = shared.local(&link.stored(digest)).await;
                 if bytes.is_none() {
-                    bytes = shared.remade_manifest(origin, digest).await;
+                    bytes = shared.rebuild_manifest(origin, digest).await;
                 }
             }
             let is_here =
@@ -197,7 +197,7 @@ impl Mirror {
                 };
                 let link = fallback.manifest(&origin.registry, repository, digest);
                 let link = link.await.ok_or(error)?;
-                let bytes = shared.remade_manifest(origin, digest).await;
+                let bytes = shared.rebuild_manifest(origin, digest).await;
                 Fetched { link, bytes }
             }
             fetched => fetched?,
@@ -253,7 +253,7 @@ impl Shared {
     /// Whether the bytes of a linked manifest are here, or are made here.
     async fn has_bytes(&self, origin: &Origin, digest: &Digest, link: &ManifestLink) -> bool {
         let here = self.contents.open(&link.stored(digest), None).await;
-        here.is_some() || self.remade_manifest(origin, digest).await.is_some()
+        here.is_some() || self.rebuild_manifest(origin, digest).await.is_some()
     }
 
     /// Whether bytes that may be a manifest are here, or in the bucket. None are read.

@@ -16,9 +16,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use cached::V1Answer;
-pub use records::{RECORDS, SynthesisedImage};
+pub use records::{RECORDS, V1ImageRecord};
 pub use registry::{Claim, V1Pass, V1Settings, v1_list};
-pub use v2_to_v1::{MadeUp, SynthesisFailure, SynthesisLayer};
+pub use v2_to_v1::{BridgeError, V1Image, V1ImageLayer};
 
 use mirror::{Contents, Mirror, MirrorError};
 use oci::name::Registry;

@@ -6,6 +6,8 @@
 //! standalone registry, which is what makes clients send it. An image that is not linked to the token's
 //! repository is 404, whether there is one or not.
 
+mod bridge;
+mod bridge_layer;
 mod layer;
 mod login;
 mod mirrored;
@@ -13,8 +15,6 @@ mod pass;
 mod respond;
 mod route;
 mod search;
-mod synthesis;
-mod synthesis_layer;
 
 use pingora_core::Result;
 
@@ -161,7 +161,7 @@ impl Gateway {
         let login = self.v1_login(session).await?;
         seen.user = login.user().map(str::to_owned);
         let Some(name) = self.v1_token_repository(session, &login).await else {
-            if self.v1_synthesised_by_id(session, &image).await? {
+            if self.v1_bridged_by_id(session, &image).await? {
                 return Ok(());
             }
             let open = image.registry.as_ref();
@@ -193,7 +193,7 @@ impl Gateway {
         let permit = self.v1_permit(session, &login, &name, image.action)?;
         seen.registry = Some(permit.registry().clone());
         seen.repository = Some(permit.repository().clone());
-        if self.v1_synthesised(session, &image, &permit).await? {
+        if self.v1_bridged(session, &image, &permit).await? {
             return Ok(());
         }
         let claim = Claim::Repository(&permit);

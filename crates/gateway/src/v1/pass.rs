@@ -13,7 +13,7 @@ use super::super::session::Session;
 use super::super::unframed::{self, Proof};
 use super::super::{Gateway, request_body, send};
 use super::route::{Image, Named};
-use super::{Failed, synthesis};
+use super::{Failed, bridge};
 use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
@@ -66,7 +66,7 @@ impl Gateway {
             })
             .await?;
         if self.v1_is_elsewhere(named, passed.status) {
-            return Err(synthesis::unknown(mirror::Asked::Repository).into());
+            return Err(bridge::unknown(mirror::Asked::Repository).into());
         }
         let method = session.req_header().method.clone();
         let teaches = passed.status == StatusCode::OK && method == Method::GET;

@@ -155,11 +155,11 @@ fn nameless<'r>(resolver: &'r Resolver, place: Place<'_>) -> Result<Option<&'r E
     let v1 = || resolver.entries.iter().filter(|entry| entry.v1);
     let bridged = || resolver.entries.iter().filter(|entry| speaks_v1(entry));
     let own = v1().find(|entry| entry.default).or_else(|| v1().next());
-    let made_up = || {
+    let bridged = || {
         let default = bridged().find(|entry| entry.default);
         default.or_else(|| bridged().next())
     };
-    Ok(own.or_else(made_up))
+    Ok(own.or_else(bridged))
 }
 
 /// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up

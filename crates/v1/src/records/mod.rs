@@ -4,9 +4,9 @@
 //! nothing: they say how bytes are made again.
 
 mod bodies;
-mod conversions;
 mod images;
-mod synthesis;
+mod v1_to_v2;
+mod v2_to_v1;
 
 use std::collections::BTreeSet;
 
@@ -16,14 +16,14 @@ use oci::name::{Registry, Repository, Tag};
 use store::{Extension, ExtensionKey, RecordSurvey, Target};
 
 pub use bodies::{BodyRecords, V1Body};
-pub use conversions::{ConversionRecords, KnownImage, Made, MadeKind};
 pub use images::ImageRecords;
-pub use synthesis::{PreparedLayer, SynthesisRecords, SynthesisedImage};
+pub use v1_to_v2::{ConvertedRecords, KnownImage, Made, MadeKind};
+pub use v2_to_v1::{PreparedLayer, V1ImageRecord, V1ImageRecords};
 
 use bodies::{NAMED, PARTS};
-use conversions::{DIGESTS, IMAGES, TOPS};
 use images::{IMAGE_LISTS, ImageIds};
-use synthesis::{LAYERS, SYNTHESISED};
+use v1_to_v2::{DIGESTS, IMAGES, TOPS};
+use v2_to_v1::{LAYERS, V1_IMAGES};
 
 /// The records of the v1 API, for [`store::Settings::extensions`].
 pub static RECORDS: Extension = Extension {
@@ -31,7 +31,7 @@ pub static RECORDS: Extension = Extension {
         &IMAGE_LISTS,
         &PARTS,
         &NAMED,
-        &SYNTHESISED,
+        &V1_IMAGES,
         &LAYERS,
         &IMAGES,
         &TOPS,
@@ -82,8 +82,8 @@ fn given_out(
     repository: &Repository,
 ) -> Vec<ExtensionKey> {
     let mut gone = Vec::new();
-    survey.each(&SYNTHESISED, registry, |key, value| {
-        let image: Option<SynthesisedImage> = value.parse();
+    survey.each(&V1_IMAGES, registry, |key, value| {
+        let image: Option<V1ImageRecord> = value.parse();
         let is_own = image.is_some_and(|image| image.repository == repository.as_str());
         if key.repository().is_none() && is_own {
             gone.push(key);

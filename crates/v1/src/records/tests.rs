@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use oci::conversion::Layer;
 use oci::digest::Algorithm;
 use oci::v1::{Endpoint, ImageId, Part, Resource};
+use oci::v1_to_v2::Layer;
 use store::{Settings, Store};
 
 /// A store with the records of the v1 API, which was counted.
@@ -88,26 +88,22 @@ async fn filled(root: &Path) -> Store {
         linked.expect("writable");
     }
     for place in [None, Some(&repository("app")), Some(&repository("app/sub"))] {
-        let image = SynthesisedImage {
+        let image = V1ImageRecord {
             repository: place.map_or("app", |own| own.as_str()).to_owned(),
             manifest: digest_of("manifest"),
             os: "linux".into(),
             architecture: "arm64".into(),
             position: None,
         };
-        let synthesis = SynthesisRecords::of(&store);
-        synthesis
-            .keep_image(&registry, place, &id("d"), image)
-            .await;
+        let images = V1ImageRecords::of(&store);
+        images.keep_image(&registry, place, &id("d"), image).await;
     }
     let derived = b"derived";
     let digest = digest_of("derived");
     store.blobs.keep(&digest, derived).expect("room");
     let layer = PreparedLayer::Derived { digest, size: 7 };
-    let synthesis = SynthesisRecords::of(&store);
-    synthesis
-        .keep_layer(&registry, &digest_of("key"), layer)
-        .await;
+    let images = V1ImageRecords::of(&store);
+    images.keep_layer(&registry, &digest_of("key"), layer).await;
 
     let image = KnownImage {
         parent: None,
@@ -121,7 +117,7 @@ async fn filled(root: &Path) -> Store {
     };
     let digest = digest_of("converted");
     store.blobs.keep(&digest, b"converted").expect("room");
-    let conversions = ConversionRecords::of(&store);
+    let conversions = ConvertedRecords::of(&store);
     conversions.keep_image(&registry, &id("a"), &image).await;
     conversions
         .keep_made_of(&registry, &digest, MadeKind::Layer, &id("a"))
@@ -158,18 +154,18 @@ async fn known(store: &Store) -> BTreeSet<String> {
     }
     for name in ["", "app", "app/sub"] {
         let place = name.parse().ok();
-        let (synthesis, id) = (SynthesisRecords::of(store), id("d"));
-        let image = synthesis.image(&registry, place.as_ref(), &id).await;
+        let (images, id) = (V1ImageRecords::of(store), id("d"));
+        let image = images.image(&registry, place.as_ref(), &id).await;
         if image.expect("readable").is_some() {
-            known.insert(format!("{name} synthesised"));
+            known.insert(format!("{name} bridged"));
         }
     }
-    let synthesis = SynthesisRecords::of(store);
-    let layer = synthesis.layer(&registry, &digest_of("key")).await;
+    let images = V1ImageRecords::of(store);
+    let layer = images.layer(&registry, &digest_of("key")).await;
     if layer.expect("readable").is_some() {
         known.insert("prepared layer".into());
     }
-    let conversions = ConversionRecords::of(store);
+    let conversions = ConvertedRecords::of(store);
     let image = conversions.image(&registry, &id("a")).await;
     let made = conversions.made(&registry, &id("a")).await;
     let of = conversions
@@ -210,9 +206,9 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
         "app has b",
         "app/sub has b",
         "app/sub has c",
-        " synthesised",
-        "app synthesised",
-        "app/sub synthesised",
+        " bridged",
+        "app bridged",
+        "app/sub bridged",
         "prepared layer",
         "conversion",
         "bytes of layer b",
@@ -236,8 +232,8 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
                 "old {\"1\": \"a\"}",
                 "app has a",
                 "app has b",
-                " synthesised",
-                "app synthesised",
+                " bridged",
+                "app bridged",
                 "bytes of app 1",
                 "bytes of app 2",
                 "bytes of {\"1\": \"a\"}",

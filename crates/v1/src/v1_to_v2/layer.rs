@@ -11,8 +11,8 @@ use liblzma::stream::{CONCATENATED, Stream};
 use super::gzip::Gzip;
 use crate::layer::KeptLayer;
 use mirror::StoredBlob;
-use oci::conversion::Layer;
 use oci::digest::{Algorithm, Digest, Hasher};
+use oci::v1_to_v2::Layer;
 use store::{BlobReader, Blobs, CommitError, StagedBlob};
 
 /// What is unpacked at once, in bytes.

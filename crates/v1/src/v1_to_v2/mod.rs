@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::layer_source::Layer;
 use super::registry::V1Origin;
 use super::{Registries, layer as v1_layer};
-use crate::records::{ConversionRecords, ImageRecords, KnownImage, Made, MadeKind};
+use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
 use mirror::{
     Budget, Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, Target, unix,
 };
@@ -130,9 +130,7 @@ impl Registries {
         let Some(top) = side.tag(self, tag).await? else {
             return Ok(None);
         };
-        let made = ConversionRecords::of(&self.store)
-            .made(registry, &top)
-            .await;
+        let made = ConvertedRecords::of(&self.store).made(registry, &top).await;
         let made = made.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         let Some(made) = made else {
             return Err(MirrorError::Preparing(preparation(&top)));
@@ -177,7 +175,7 @@ impl Registries {
     }
 
     /// The manifest or configuration of a converted image, made anew.
-    async fn remade(&self, registry: &Registry, digest: &Digest) -> Option<Bytes> {
+    async fn rebuild(&self, registry: &Registry, digest: &Digest) -> Option<Bytes> {
         let (kind, images) = self.made_of(registry, digest).await?;
         for top in images {
             let Some(chain) = self.chain(registry, &top).await else {
@@ -209,7 +207,7 @@ impl Registries {
         let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         match kind {
             MadeKind::Manifest => None,
-            MadeKind::Config => self.remade(registry, digest).await.map(FallbackBlob::Made),
+            MadeKind::Config => self.rebuild(registry, digest).await.map(FallbackBlob::Made),
             MadeKind::Layer => {
                 let source = self.layer_of_v1(side, id, *digest).await?;
                 Some(FallbackBlob::Source(source))
@@ -268,14 +266,14 @@ impl Registries {
         }
         let length = match kind {
             MadeKind::Layer => {
-                let known = ConversionRecords::of(&self.store)
+                let known = ConvertedRecords::of(&self.store)
                     .image(&side.registry, &id)
                     .await;
                 let known = known.ok().flatten();
                 known.map(|image| image.layer.size)
             }
             MadeKind::Config | MadeKind::Manifest => {
-                let bytes = self.remade(registry, digest).await;
+                let bytes = self.rebuild(registry, digest).await;
                 bytes.map(|bytes| bytes.len() as u64)
             }
         };
@@ -301,7 +299,7 @@ impl Registries {
         if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
-        let made = ConversionRecords::of(&self.store)
+        let made = ConvertedRecords::of(&self.store)
             .made(&side.registry, &id)
             .await;
         let link = ManifestLink {
@@ -354,7 +352,7 @@ impl Registries {
         digest: &Digest,
     ) -> Option<(MadeKind, Vec<ImageId>)> {
         self.bridging(registry)?;
-        let conversions = ConversionRecords::of(&self.store);
+        let conversions = ConvertedRecords::of(&self.store);
         let made_of = conversions.made_of(registry, digest).await;
         let made_of = made_of.unwrap_or_else(|error| {
             warn_degraded("a conversion cannot be read", &error);
@@ -410,7 +408,7 @@ impl Fallback for Registries {
         registry: &'a Registry,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<Bytes>> {
-        Box::pin(self.remade(registry, digest))
+        Box::pin(self.rebuild(registry, digest))
     }
 
     fn blob_bytes<'a>(

@@ -10,13 +10,13 @@ use super::ask::wrong;
 use super::layer::{LayerError, examined};
 use super::{Side, preparation};
 use crate::Registries;
-use crate::records::{ConversionRecords, ImageRecords, KnownImage, Made, MadeKind};
+use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
 use mirror::{MirrorError, unix};
-use oci::conversion::{self, Converted, Image, Layer};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
+use oci::v1_to_v2::{self, Converted, Image, Layer};
 use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, warn_degraded};
 use upstream::UpstreamError;
 
@@ -76,7 +76,7 @@ impl Registries {
             manifest: converted.manifest_digest,
             size: converted.manifest.len() as u64,
         };
-        let conversions = ConversionRecords::of(&self.store);
+        let conversions = ConvertedRecords::of(&self.store);
         conversions.keep_made(&side.registry, top, made).await;
         Ok(made)
     }
@@ -110,7 +110,7 @@ impl Registries {
         }
         let said = side.description(&self, &id).await?;
         // It is read again whenever a manifest is made of it, and must be right then.
-        conversion::description(said.json.as_bytes(), &id, parent.as_ref())
+        v1_to_v2::description(said.json.as_bytes(), &id, parent.as_ref())
             .map_err(|_| wrong("its description of an image is another's"))?;
         let layer = self.read_layer(&side, &id, said.size).await?;
         let image = KnownImage {
@@ -118,7 +118,7 @@ impl Registries {
             json: said.json,
             layer,
         };
-        let conversions = ConversionRecords::of(&self.store);
+        let conversions = ConvertedRecords::of(&self.store);
         conversions.keep_image(&side.registry, &id, &image).await;
         Ok(image)
     }
@@ -150,7 +150,7 @@ impl Registries {
         registry: &Registry,
         id: &ImageId,
     ) -> Option<KnownImage> {
-        let known = ConversionRecords::of(&self.store).image(registry, id).await;
+        let known = ConvertedRecords::of(&self.store).image(registry, id).await;
         known.unwrap_or_else(|error| {
             warn_degraded("a converted image cannot be read", &error);
             None
@@ -179,7 +179,7 @@ impl Registries {
     /// Keeps what an image became, and of what each digest is.
     async fn keep_converted(&self, registry: &Registry, chain: &[Link], converted: &Converted) {
         let Some((top, _)) = chain.last() else { return };
-        let conversions = ConversionRecords::of(&self.store);
+        let conversions = ConvertedRecords::of(&self.store);
         let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);
         let made = layers.map(|(id, image)| (image.layer.digest, MadeKind::Layer, id));
         let made = made.chain([
@@ -252,7 +252,7 @@ impl Registries {
 pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
     let mut descriptions = Vec::with_capacity(chain.len());
     for (id, image) in chain {
-        let description = conversion::description(image.json.as_bytes(), id, image.parent.as_ref());
+        let description = v1_to_v2::description(image.json.as_bytes(), id, image.parent.as_ref());
         descriptions.push(description.map_err(|_| MirrorError::Lost)?);
     }
     let images: Vec<Image<'_>> = descriptions
@@ -263,7 +263,7 @@ pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
             layer: image.layer,
         })
         .collect();
-    Ok(conversion::convert(&images))
+    Ok(v1_to_v2::convert(&images))
 }
 
 /// What it means that a layer is nothing for clients of v2.

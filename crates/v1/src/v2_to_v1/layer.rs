@@ -15,9 +15,9 @@ use tokio::sync::{Semaphore, mpsc};
 use super::archive::broken;
 use super::hidden::Paths;
 use super::unpack::{self, Packing};
-use super::{MadeUp, SynthesisFailure};
+use super::{BridgeError, V1Image};
 use crate::V1;
-use crate::records::{PreparedLayer, SynthesisRecords};
+use crate::records::{PreparedLayer, V1ImageRecords};
 use access::Permit;
 use mirror::{BlobAnswer, MirrorError, ReadError};
 use oci::cache_status::CacheStatus;
@@ -34,7 +34,7 @@ const PIECES: usize = 4;
 /// Layers that are being looked through.
 #[derive(Debug)]
 pub struct Preparing {
-    preparing: SingleFlight<(Registry, Digest), Result<(), SynthesisFailure>>,
+    preparing: SingleFlight<(Registry, Digest), Result<(), BridgeError>>,
     turns: Arc<Semaphore>,
 }
 
@@ -49,17 +49,17 @@ impl Default for Preparing {
 
 /// What a v1 client gets for a layer.
 #[derive(Debug)]
-pub enum SynthesisLayer {
+pub enum V1ImageLayer {
     /// A layer that changes nothing.
     Empty,
     Blob(BlobAnswer),
 }
 
-impl SynthesisLayer {
+impl V1ImageLayer {
     /// In bytes, where known.
     pub fn size(&self) -> Option<u64> {
         match self {
-            Self::Empty => Some(oci::synthesis::EMPTY_LAYER.len() as u64),
+            Self::Empty => Some(oci::v2_to_v1::EMPTY_LAYER.len() as u64),
             Self::Blob(answer) => answer.size,
         }
     }
@@ -81,18 +81,18 @@ impl V1 {
     ///
     /// # Errors
     /// What the upstream said, and why it can be no such layer.
-    pub async fn synthesised_layer(
+    pub async fn bridged_layer(
         &self,
         permit: &Permit,
-        image: &MadeUp,
-    ) -> Result<SynthesisLayer, SynthesisFailure> {
+        image: &V1Image,
+    ) -> Result<V1ImageLayer, BridgeError> {
         let Some(wanted) = wanted(image) else {
-            return Ok(SynthesisLayer::Empty);
+            return Ok(V1ImageLayer::Empty);
         };
         // What was made may be evicted just before it is opened.
         for _ in 0..3 {
             if let Some(answer) = self.prepared(permit, &wanted).await? {
-                return Ok(SynthesisLayer::Blob(answer));
+                return Ok(V1ImageLayer::Blob(answer));
             }
             let key = (permit.registry().clone(), wanted.chain);
             let start = || self.clone().prepare(permit.clone(), wanted.clone());
@@ -107,7 +107,7 @@ impl V1 {
         &self,
         permit: &Permit,
         wanted: &Wanted,
-    ) -> Result<Option<BlobAnswer>, SynthesisFailure> {
+    ) -> Result<Option<BlobAnswer>, BridgeError> {
         let mut known = self.record(permit, &wanted.layer).await;
         if known.as_deref() == Some(&PreparedLayer::Opaque) {
             // What is made of it has names of what lies below it: that must be the repository's as well.
@@ -134,7 +134,7 @@ impl V1 {
     }
 
     async fn record(&self, permit: &Permit, key: &Digest) -> Option<Arc<PreparedLayer>> {
-        let records = SynthesisRecords::of(self.store());
+        let records = V1ImageRecords::of(self.store());
         let known = records.layer(permit.registry(), key);
         known.await.unwrap_or_else(|error| {
             warn_degraded("the record of a layer cannot be read", &error);
@@ -143,10 +143,10 @@ impl V1 {
     }
 
     /// Looks through a layer, and makes another one of it where that must be.
-    async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), SynthesisFailure> {
+    async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), BridgeError> {
         let turns = self.preparing.turns.clone();
         let _turn = turns.acquire_owned().await.map_err(|_| MirrorError::Lost)?;
-        let (synthesis, registry) = (SynthesisRecords::of(self.store()), permit.registry());
+        let (images, registry) = (V1ImageRecords::of(self.store()), permit.registry());
         let known = self.record(&permit, &wanted.layer).await;
         if known.as_deref() != Some(&PreparedLayer::Opaque) {
             let mut staging = self.staging(&wanted);
@@ -166,15 +166,13 @@ impl V1 {
                 (true, None) => PreparedLayer::AsItIs,
             };
             let opaque = prepared == PreparedLayer::Opaque;
-            synthesis
-                .keep_layer(registry, &wanted.layer, prepared)
-                .await;
+            images.keep_layer(registry, &wanted.layer, prepared).await;
             if !opaque {
                 return Ok(());
             }
         }
         let made = self.explicit(&permit, &wanted).await?;
-        synthesis.keep_layer(registry, &wanted.chain, made).await;
+        images.keep_layer(registry, &wanted.chain, made).await;
         Ok(())
     }
 
@@ -183,7 +181,7 @@ impl V1 {
         &self,
         permit: &Permit,
         wanted: &Wanted,
-    ) -> Result<PreparedLayer, SynthesisFailure> {
+    ) -> Result<PreparedLayer, BridgeError> {
         let opaque = self.through(permit, wanted.layer, |source| {
             unpack::scan(source, io::sink()).map(|found| found.opaque)
         });
@@ -209,7 +207,7 @@ impl V1 {
         permit: &Permit,
         layer: Digest,
         within: &Arc<BTreeSet<Vec<u8>>>,
-    ) -> Result<Paths, SynthesisFailure> {
+    ) -> Result<Paths, BridgeError> {
         let within = within.clone();
         let paths = self.through(permit, layer, move |source| {
             unpack::read(source, |archive| Paths::read(archive, &within))
@@ -231,7 +229,7 @@ impl V1 {
         permit: &Permit,
         layer: Digest,
         work: impl FnOnce(Fed) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, SynthesisFailure> {
+    ) -> Result<T, BridgeError> {
         let mut reader = self.mirror.blob(permit, &layer).await?.open(None).await?;
         let (give, take) = mpsc::channel(PIECES);
         let fed = Fed {
@@ -277,7 +275,7 @@ async fn computed<T: Send + 'static>(
 }
 
 /// What an image's layer is known by; `None` for the empty one.
-fn wanted(image: &MadeUp) -> Option<Wanted> {
+fn wanted(image: &V1Image) -> Option<Wanted> {
     let links = image.links.get(..=image.at)?.iter();
     let layers: Vec<Digest> = links.filter_map(|link| Some(link.layer?.digest)).collect();
     let mut hasher = Hasher::new(Algorithm::Sha256);
@@ -293,9 +291,9 @@ fn wanted(image: &MadeUp) -> Option<Wanted> {
     })
 }
 
-fn failed(error: io::Error) -> SynthesisFailure {
+fn failed(error: io::Error) -> BridgeError {
     let error = match error.downcast::<CommitError>() {
-        Ok(error) => return SynthesisFailure::Keep(Arc::new(error)),
+        Ok(error) => return BridgeError::Keep(Arc::new(error)),
         Err(error) => error,
     };
     match error.downcast::<ReadError>() {
@@ -303,7 +301,7 @@ fn failed(error: io::Error) -> SynthesisFailure {
             tracing::warn!(error = telemetry::chain(&error), "a layer broke off");
             MirrorError::late().into()
         }
-        Err(error) => SynthesisFailure::Archive(Arc::new(error)),
+        Err(error) => BridgeError::Archive(Arc::new(error)),
     }
 }
 

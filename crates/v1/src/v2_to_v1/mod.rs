@@ -7,8 +7,8 @@
 //! read.
 
 mod archive;
-mod given;
 mod hidden;
+mod issued_ids;
 mod layer;
 mod unpack;
 
@@ -22,18 +22,18 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::V1;
-use crate::records::{SynthesisRecords, SynthesisedImage};
+use crate::records::{V1ImageRecord, V1ImageRecords};
 use access::Permit;
 use mirror::{Asked, MirrorError};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, Tag};
-use oci::synthesis::{self, Image, Link, Platform, SynthesisError};
 use oci::v1::ImageId;
 use oci::v2::{Query, Resource};
+use oci::v2_to_v1::{self, Image, Link, Platform, V2ToV1Error};
 use store::{CommitError, warn_degraded};
 
-pub use layer::{Preparing, SynthesisLayer};
+pub use layer::{Preparing, V1ImageLayer};
 
 /// How many tags are asked for at once.
 const TAGS_AT_ONCE: usize = 32;
@@ -51,11 +51,11 @@ const DEEPEST: usize = 3;
 
 /// Why a v1 client gets no image. It is told these words.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum SynthesisFailure {
+pub enum BridgeError {
     #[error(transparent)]
     Mirror(#[from] MirrorError),
     #[error(transparent)]
-    Image(#[from] SynthesisError),
+    Image(#[from] V2ToV1Error),
     #[error("a layer of the image cannot be unpacked")]
     Archive(#[source] Arc<std::io::Error>),
     #[error("a layer of the image cannot be kept as clients of v1 can read it")]
@@ -64,13 +64,13 @@ pub enum SynthesisFailure {
 
 /// An image as a v1 client sees it, with those below it.
 #[derive(Clone, Debug)]
-pub struct MadeUp {
+pub struct V1Image {
     /// From the root on.
     links: Vec<Link>,
     at: usize,
 }
 
-impl MadeUp {
+impl V1Image {
     fn link(&self) -> Option<&Link> {
         self.links.get(self.at)
     }
@@ -95,7 +95,7 @@ struct TagsPage {
 
 impl V1 {
     /// Whether a registry's images are made up for v1 clients.
-    pub fn synthesises(&self, registry: &Registry) -> bool {
+    pub fn bridges_v2(&self, registry: &Registry) -> bool {
         self.registries.bridged.contains(registry)
     }
 
@@ -103,7 +103,7 @@ impl V1 {
     ///
     /// # Errors
     /// [`MirrorError::Unknown`] where there is none, and why it could not be asked.
-    pub async fn synthesised_repository(&self, permit: &Permit) -> Result<(), MirrorError> {
+    pub async fn bridged_repository(&self, permit: &Permit) -> Result<(), MirrorError> {
         match self.tags_page(permit, &first_page()).await {
             Err(error) if error.excuses_stale().is_some() => {
                 let known = !self.known_tags(permit).await.is_empty();
@@ -118,7 +118,7 @@ impl V1 {
     ///
     /// # Errors
     /// What the upstream said: a list that is short without a word would be taken for whole.
-    pub async fn synthesised_tags(
+    pub async fn bridged_tags(
         &self,
         permit: &Permit,
         everybody: bool,
@@ -152,7 +152,7 @@ impl V1 {
     ///
     /// # Errors
     /// What the upstream said.
-    pub async fn synthesised_tag(
+    pub async fn bridged_tag(
         &self,
         permit: &Permit,
         everybody: bool,
@@ -164,7 +164,7 @@ impl V1 {
             .mirror
             .manifest(permit, &reference, AcceptClass::Full, false)
             .await?;
-        let id = synthesis::top_id(&manifest.digest, platform);
+        let id = v2_to_v1::top_id(&manifest.digest, platform);
         self.note_image(permit, everybody, &id, &manifest.digest, platform, None)
             .await;
         Ok(id)
@@ -175,13 +175,13 @@ impl V1 {
     ///
     /// # Errors
     /// When the disk cannot say.
-    pub async fn synthesised_id(
+    pub async fn bridged_id(
         &self,
         registry: &Registry,
         repository: Option<&Repository>,
         id: &ImageId,
-    ) -> Result<Option<Arc<SynthesisedImage>>, MirrorError> {
-        let records = SynthesisRecords::of(self.store());
+    ) -> Result<Option<Arc<V1ImageRecord>>, MirrorError> {
+        let records = V1ImageRecords::of(self.store());
         let known = records.image(registry, repository, id);
         known
             .await
@@ -192,19 +192,19 @@ impl V1 {
     ///
     /// # Errors
     /// What the upstream said, and why there can be no such image.
-    pub async fn synthesised_image(
+    pub async fn bridged_image(
         &self,
         permit: &Permit,
         id: &ImageId,
-        known: &SynthesisedImage,
-    ) -> Result<MadeUp, SynthesisFailure> {
+        known: &V1ImageRecord,
+    ) -> Result<V1Image, BridgeError> {
         let platform = Platform {
             os: known.os.clone(),
             architecture: known.architecture.clone(),
         };
         let image = self.image_for(permit, known.manifest, &platform).await?;
         let config = self.config(permit, &image.config).await?;
-        let links = synthesis::chain(&known.manifest, &platform, &image, &config)?;
+        let links = v2_to_v1::chain(&known.manifest, &platform, &image, &config)?;
         let at = known.position.unwrap_or(links.len().saturating_sub(1));
         if links.get(at).is_none_or(|link| link.id != *id) {
             // Made by another version of this program.
@@ -214,7 +214,7 @@ impl V1 {
             }
             .into());
         }
-        Ok(MadeUp { links, at })
+        Ok(V1Image { links, at })
     }
 
     /// Gives the ids below an image out, so that they can be asked for.
@@ -222,8 +222,8 @@ impl V1 {
         &self,
         permit: &Permit,
         everybody: bool,
-        known: &SynthesisedImage,
-        image: &MadeUp,
+        known: &V1ImageRecord,
+        image: &V1Image,
     ) {
         let platform = Platform {
             os: known.os.clone(),
@@ -242,7 +242,7 @@ impl V1 {
         noted.collect::<Vec<()>>().await;
     }
 
-    /// [`V1::synthesised_tag`] with the tag.
+    /// [`V1::bridged_tag`] with the tag.
     fn named_tag<'a>(
         &'a self,
         permit: &'a Permit,
@@ -251,9 +251,7 @@ impl V1 {
         platform: &'a Platform,
     ) -> BoxFuture<'a, (Tag, Result<ImageId, MirrorError>)> {
         Box::pin(async move {
-            let id = self
-                .synthesised_tag(permit, everybody, &tag, platform)
-                .await;
+            let id = self.bridged_tag(permit, everybody, &tag, platform).await;
             (tag, id)
         })
     }
@@ -268,7 +266,7 @@ impl V1 {
         position: Option<usize>,
     ) {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let image = SynthesisedImage {
+        let image = V1ImageRecord {
             repository: repository.to_string(),
             manifest: *manifest,
             os: platform.os.clone(),
@@ -276,8 +274,8 @@ impl V1 {
             position,
         };
         let whose = (!everybody).then_some(repository);
-        let synthesis = SynthesisRecords::of(self.store());
-        synthesis.keep_image(registry, whose, id, image).await;
+        let images = V1ImageRecords::of(self.store());
+        images.keep_image(registry, whose, id, image).await;
     }
 
     /// The tags of a repository. Where the upstream cannot be asked, those that were asked for before.
@@ -341,14 +339,14 @@ impl V1 {
         permit: &Permit,
         named: Digest,
         platform: &Platform,
-    ) -> Result<Image, SynthesisFailure> {
+    ) -> Result<Image, BridgeError> {
         let mut left: Vec<(Digest, usize)> = vec![(named, 0)];
         let mut looked_at = 0;
         let mut missed = None;
         while let Some((digest, depth)) = left.pop() {
             looked_at += 1;
             if looked_at > MOST_MANIFESTS || depth > DEEPEST {
-                return Err(SynthesisError::Nesting.into());
+                return Err(V2ToV1Error::Nesting.into());
             }
             let reference = Reference::Digest(digest);
             let manifest = self
@@ -359,7 +357,7 @@ impl V1 {
             if !is_index(&manifest.media_type) {
                 return Ok(Image::parse(&bytes)?);
             }
-            match synthesis::choose(&bytes, platform) {
+            match v2_to_v1::choose(&bytes, platform) {
                 Ok(found) => {
                     // An image is what was looked for; of indexes, one may have it.
                     let found = found.iter().rev();
@@ -368,17 +366,17 @@ impl V1 {
                 Err(error) => missed = Some(error),
             }
         }
-        Err(missed.unwrap_or(SynthesisError::Manifest).into())
+        Err(missed.unwrap_or(V2ToV1Error::Manifest).into())
     }
 
-    async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, SynthesisFailure> {
+    async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, BridgeError> {
         let answer = self.mirror.blob(permit, digest).await?;
         let mut reader = answer.open(None).await?;
         let mut bytes = BytesMut::new();
         loop {
             match reader.next().await {
                 Ok(Some(piece)) if bytes.len() + piece.len() > MAX_CONFIG => {
-                    return Err(SynthesisError::Config.into());
+                    return Err(V2ToV1Error::Config.into());
                 }
                 Ok(Some(piece)) => bytes.extend_from_slice(&piece),
                 Ok(None) => return Ok(bytes),

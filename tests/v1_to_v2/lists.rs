@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::conversion::{Scene, configuration, push};
+use crate::v1_to_v2::{Scene, configuration, push};
 use testkit::gateway::Gateway;
 use testkit::http::{Reply, at_once};
 use testkit::image::random;

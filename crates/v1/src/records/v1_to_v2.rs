@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use oci::conversion::Layer;
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::ImageId;
+use oci::v1_to_v2::Layer;
 use store::{
     ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Retention, Store, digest_name,
     parse_digest_name,
@@ -105,11 +105,11 @@ impl Record for MadeOf {}
 
 /// All conversions of all registries.
 #[derive(Debug)]
-pub struct ConversionRecords {
+pub struct ConvertedRecords {
     records: RecordStore,
 }
 
-impl ConversionRecords {
+impl ConvertedRecords {
     pub fn of(store: &Store) -> Self {
         Self {
             records: store.records.clone(),
@@ -240,8 +240,8 @@ fn pieces(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    fn conversions_in(root: &std::path::Path) -> ConversionRecords {
-        ConversionRecords::of(&crate::records::tests::store_in(root))
+    fn conversions_in(root: &std::path::Path) -> ConvertedRecords {
+        ConvertedRecords::of(&crate::records::tests::store_in(root))
     }
 
     fn id(digit: &str) -> ImageId {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::synthesis::image::{GZIP, TAR, file, gzip, push, push_index, push_manifest, tar};
-use crate::synthesis::{BY_TAG, OLD, ancestry, ask, bridged, top};
+use crate::v2_to_v1::image::{GZIP, TAR, file, gzip, push, push_index, push_manifest, tar};
+use crate::v2_to_v1::{BY_TAG, OLD, ancestry, ask, bridged, top};
 use testkit::gateway::Gateway;
 use testkit::http::Reply;
 use testkit::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Origin};

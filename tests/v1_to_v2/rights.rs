@@ -1,6 +1,6 @@
 //! The right that is asked is to the repository that is read; pushes of v2 clients never reach the v1 side.
 
-use crate::conversion::{DOCKER_MANIFEST, blobs, push};
+use crate::v1_to_v2::{DOCKER_MANIFEST, blobs, push};
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply};
 use testkit::image::random;

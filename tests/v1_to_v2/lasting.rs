@@ -1,6 +1,6 @@
 //! What is left of a converted image when its bytes are evicted, its links are gone, and the registries stop.
 
-use crate::conversion::{Scene, blobs, configuration, exists, layers, push, stored};
+use crate::v1_to_v2::{Scene, blobs, configuration, exists, layers, push, stored};
 use testkit::http::{End, Raw};
 use testkit::{sha256, until};
 

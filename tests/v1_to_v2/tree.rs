@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::conversion::{Scene, descriptions};
+use crate::v1_to_v2::{Scene, descriptions};
 use testkit::gateway::Gateway;
 use testkit::process;
 use testkit::real::{Missing, found, program, run};

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::conversion::{DOCKER_MANIFEST, Scene, blobs, descriptions, layers, push};
+use crate::v1_to_v2::{DOCKER_MANIFEST, Scene, blobs, descriptions, layers, push};
 use testkit::gateway::Gateway;
 use testkit::http::End;
 use testkit::image::{random, tar};

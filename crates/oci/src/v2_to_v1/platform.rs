@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::SynthesisError;
+use super::V2ToV1Error;
 use crate::digest::Digest;
 use crate::manifest::is_index;
 
@@ -130,8 +130,8 @@ impl Child {
 ///
 /// # Errors
 /// When the index cannot be read, or has nothing for the platform.
-pub fn choose(index: &[u8], platform: &Platform) -> Result<Vec<Candidate>, SynthesisError> {
-    let index: Index = serde_json::from_slice(index).map_err(|_| SynthesisError::Manifest)?;
+pub fn choose(index: &[u8], platform: &Platform) -> Result<Vec<Candidate>, V2ToV1Error> {
+    let index: Index = serde_json::from_slice(index).map_err(|_| V2ToV1Error::Manifest)?;
     let children = index
         .manifests
         .into_iter()
@@ -159,7 +159,7 @@ pub fn choose(index: &[u8], platform: &Platform) -> Result<Vec<Candidate>, Synth
     // Of equals, the first one that the index names.
     ranked.sort_by_key(|(rank, _)| *rank);
     if ranked.is_empty() {
-        return Err(SynthesisError::Platform(platform.clone()));
+        return Err(V2ToV1Error::Platform(platform.clone()));
     }
     Ok(ranked.into_iter().map(|(_, candidate)| candidate).collect())
 }
@@ -265,12 +265,12 @@ mod tests {
                     assert_eq!(first.digest, digest(name), "{platform}: {name}");
                     assert_eq!(first.is_index, name == "nested");
                 }
-                None => assert_eq!(chosen, Err(SynthesisError::Platform(platform))),
+                None => assert_eq!(chosen, Err(V2ToV1Error::Platform(platform))),
             }
         }
         assert_eq!(
             choose(b"{", &Platform::default()),
-            Err(SynthesisError::Manifest)
+            Err(V2ToV1Error::Manifest)
         );
     }
 }

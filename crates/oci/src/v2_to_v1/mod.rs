@@ -16,7 +16,7 @@ pub use platform::{Candidate, Platform, choose};
 
 /// Why an image cannot be shown to clients of v1. They are told these words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SynthesisError {
+pub enum V2ToV1Error {
     #[error("the manifest cannot be read")]
     Manifest,
     #[error("the configuration of the image cannot be read")]

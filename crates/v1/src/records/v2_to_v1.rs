@@ -16,7 +16,7 @@ use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
 use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Store, digest_name};
 
-pub(super) static SYNTHESISED: ExtensionKind = ExtensionKind::new("repositories", "_image-");
+pub(super) static V1_IMAGES: ExtensionKind = ExtensionKind::new("repositories", "_image-");
 
 pub(super) static LAYERS: ExtensionKind = ExtensionKind {
     reference: |_, value| match value.parse::<PreparedLayer>()? {
@@ -28,7 +28,7 @@ pub(super) static LAYERS: ExtensionKind = ExtensionKind {
 
 /// What an id stands for. It never stands for anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SynthesisedImage {
+pub struct V1ImageRecord {
     /// Where it is read.
     pub repository: String,
     /// What the tag pointed at: a manifest or an index.
@@ -56,17 +56,17 @@ pub enum PreparedLayer {
     Opaque,
 }
 
-impl Record for SynthesisedImage {}
+impl Record for V1ImageRecord {}
 
 impl Record for PreparedLayer {}
 
 /// All records of this kind.
 #[derive(Debug)]
-pub struct SynthesisRecords {
+pub struct V1ImageRecords {
     records: RecordStore,
 }
 
-impl SynthesisRecords {
+impl V1ImageRecords {
     pub fn of(store: &Store) -> Self {
         Self {
             records: store.records.clone(),
@@ -82,7 +82,7 @@ impl SynthesisRecords {
         registry: &Registry,
         repository: Option<&Repository>,
         id: &ImageId,
-    ) -> io::Result<Option<Arc<SynthesisedImage>>> {
+    ) -> io::Result<Option<Arc<V1ImageRecord>>> {
         let key = image_key(registry, repository, id);
         self.records.open(&key).await
     }
@@ -93,7 +93,7 @@ impl SynthesisRecords {
         registry: &Registry,
         repository: Option<&Repository>,
         id: &ImageId,
-        image: SynthesisedImage,
+        image: V1ImageRecord,
     ) {
         let key = image_key(registry, repository, id);
         // What named it last is what lives longest.
@@ -125,8 +125,8 @@ fn image_key(
     registry: &Registry,
     repository: Option<&Repository>,
     id: &ImageId,
-) -> ExtensionKeyOf<SynthesisedImage> {
-    SYNTHESISED.key(registry, repository, id.as_str()).of()
+) -> ExtensionKeyOf<V1ImageRecord> {
+    V1_IMAGES.key(registry, repository, id.as_str()).of()
 }
 
 fn layer_key(registry: &Registry, key: &Digest) -> ExtensionKeyOf<PreparedLayer> {
@@ -138,8 +138,8 @@ mod tests {
     use super::*;
     use oci::digest::Algorithm;
 
-    fn synthesis_in(root: &std::path::Path) -> SynthesisRecords {
-        SynthesisRecords::of(&crate::records::tests::store_in(root))
+    fn images_in(root: &std::path::Path) -> V1ImageRecords {
+        V1ImageRecords::of(&crate::records::tests::store_in(root))
     }
 
     #[tokio::test]
@@ -150,7 +150,7 @@ mod tests {
             ["team/app", "team"].map(|name| name.parse().expect("a name"));
         let id: ImageId = "0".repeat(64).parse().expect("an id");
         let key = Digest::of(Algorithm::Sha256, b"layer");
-        let image = SynthesisedImage {
+        let image = V1ImageRecord {
             repository: "team/app".into(),
             manifest: key,
             os: "linux".into(),
@@ -161,18 +161,18 @@ mod tests {
             digest: Digest::of(Algorithm::Sha256, b"derived"),
             size: 7,
         };
-        let first = synthesis_in(folder.path());
+        let first = images_in(folder.path());
         first
             .keep_image(&registry, Some(&app), &id, image.clone())
             .await;
         first.keep_layer(&registry, &key, layer.clone()).await;
-        for synthesis in [first, synthesis_in(folder.path())] {
+        for images in [first, images_in(folder.path())] {
             for (repository, known) in [(Some(&app), true), (Some(&other), false), (None, false)] {
-                let found = synthesis.image(&registry, repository, &id).await;
+                let found = images.image(&registry, repository, &id).await;
                 let found = found.expect("readable");
                 assert_eq!(found.as_deref(), known.then_some(&image), "{repository:?}");
             }
-            let found = synthesis.layer(&registry, &key).await.expect("readable");
+            let found = images.layer(&registry, &key).await.expect("readable");
             assert_eq!(found.as_deref(), Some(&layer));
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::SynthesisError;
+use super::V2ToV1Error;
 use crate::digest::Digest;
 use crate::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
 
@@ -64,17 +64,17 @@ impl Image {
     ///
     /// # Errors
     /// Why it is none that a v1 client could use.
-    pub fn parse(manifest: &[u8]) -> Result<Self, SynthesisError> {
+    pub fn parse(manifest: &[u8]) -> Result<Self, V2ToV1Error> {
         let outline: Outline =
-            serde_json::from_slice(manifest).map_err(|_| SynthesisError::Manifest)?;
+            serde_json::from_slice(manifest).map_err(|_| V2ToV1Error::Manifest)?;
         let first = [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&&*outline.media_type);
         if first || outline.schema_version == 1 {
-            return Err(SynthesisError::FirstSchema);
+            return Err(V2ToV1Error::FirstSchema);
         }
-        let config = outline.config.ok_or(SynthesisError::Manifest)?;
+        let config = outline.config.ok_or(V2ToV1Error::Manifest)?;
         if !CONFIGS.contains(&&*config.media_type) {
             let kind = outline.artifact_type.unwrap_or(config.media_type);
-            return Err(SynthesisError::Artifact(kind));
+            return Err(V2ToV1Error::Artifact(kind));
         }
         let layers = outline.layers.iter().map(|layer| {
             Ok(Layer {
@@ -90,7 +90,7 @@ impl Image {
     }
 }
 
-fn compression(media_type: &str) -> Result<Compression, SynthesisError> {
+fn compression(media_type: &str) -> Result<Compression, V2ToV1Error> {
     match media_type {
         "application/vnd.docker.image.rootfs.diff.tar"
         | "application/vnd.oci.image.layer.v1.tar" => Ok(Compression::None),
@@ -99,9 +99,9 @@ fn compression(media_type: &str) -> Result<Compression, SynthesisError> {
         "application/vnd.docker.image.rootfs.diff.tar.zstd"
         | "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
         foreign if foreign.contains(".foreign.") || foreign.contains(".nondistributable.") => {
-            Err(SynthesisError::Foreign(foreign.to_owned()))
+            Err(V2ToV1Error::Foreign(foreign.to_owned()))
         }
-        other => Err(SynthesisError::LayerType(other.to_owned())),
+        other => Err(V2ToV1Error::LayerType(other.to_owned())),
     }
 }
 
@@ -121,8 +121,8 @@ mod tests {
     fn layers_by_their_types() {
         let oci = "application/vnd.oci.image";
         let docker = "application/vnd.docker.image.rootfs";
-        let artifact = Some(SynthesisError::Artifact("application/x".into()));
-        let foreign = |kind: String| Some(SynthesisError::Foreign(kind));
+        let artifact = Some(V2ToV1Error::Artifact("application/x".into()));
+        let foreign = |kind: String| Some(V2ToV1Error::Foreign(kind));
         for (config, layer, error) in [
             (CONFIGS[0], format!("{docker}.diff.tar.gzip"), None),
             (CONFIGS[1], format!("{oci}.layer.v1.tar+gzip"), None),
@@ -142,7 +142,7 @@ mod tests {
             (
                 CONFIGS[1],
                 format!("{oci}.layer.v1.tar+gzip+encrypted"),
-                Some(SynthesisError::LayerType(format!(
+                Some(V2ToV1Error::LayerType(format!(
                     "{oci}.layer.v1.tar+gzip+encrypted"
                 ))),
             ),
@@ -161,13 +161,10 @@ mod tests {
         let first = json!({"schemaVersion": 1, "fsLayers": []}).to_string();
         assert_eq!(
             Image::parse(first.as_bytes()),
-            Err(SynthesisError::FirstSchema)
+            Err(V2ToV1Error::FirstSchema)
         );
         for broken in ["", "{}", "[]", r#"{"schemaVersion":2,"layers":[]}"#] {
-            assert_eq!(
-                Image::parse(broken.as_bytes()),
-                Err(SynthesisError::Manifest)
-            );
+            assert_eq!(Image::parse(broken.as_bytes()), Err(V2ToV1Error::Manifest));
         }
     }
 }

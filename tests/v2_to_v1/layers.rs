@@ -1,13 +1,13 @@
 //! Lengths, ranges and waiting.
 
-use crate::synthesis::image::{GZIP, ZSTD, file, gzip, push, tar, zstd};
-use crate::synthesis::{Entry, OLD, ancestry, ask, bridged, compressed, json, layers, top};
+use crate::v2_to_v1::image::{GZIP, ZSTD, file, gzip, push, tar, zstd};
+use crate::v2_to_v1::{Entry, OLD, ancestry, ask, bridged, compressed, json, layers, top};
 use testkit::http::Raw;
 use testkit::image::random;
 use testkit::origin::{Fault, Latch, Origin};
 
 /// Bytes that no resumed download may get wrong.
-fn check_ranges(gateway: &crate::synthesis::Gateway, id: &str) -> Vec<u8> {
+fn check_ranges(gateway: &crate::v2_to_v1::Gateway, id: &str) -> Vec<u8> {
     let path = format!("GET /v1/images/{id}/layer");
     let whole = ask(gateway, &OLD[4], &path, &[]);
     assert_eq!((whole.status(), whole.is_complete()), (200, true));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::conversion::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
+use crate::v1_to_v2::{DOCKER_MANIFEST, Scene, blobs, configuration, layers, push};
 use testkit::http::{Raw, Reply, at_once};
 use testkit::{sha256, until};
 

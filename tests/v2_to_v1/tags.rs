@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::synthesis::image::{GZIP, file, gzip, push, push_index, tar};
-use crate::synthesis::{BY_TAG, OLD, ancestry, ask, bridged, json, top};
+use crate::v2_to_v1::image::{GZIP, file, gzip, push, push_index, tar};
+use crate::v2_to_v1::{BY_TAG, OLD, ancestry, ask, bridged, json, top};
 use testkit::origin::{MEDIA_MANIFEST, Origin};
 
 /// How long old Docker waits for a list.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Image, Layer, Platform, SynthesisError};
+use super::{Image, Layer, Platform, V2ToV1Error};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::v1::ImageId;
 
@@ -55,12 +55,12 @@ pub fn chain(
     platform: &Platform,
     image: &Image,
     config: &[u8],
-) -> Result<Vec<Link>, SynthesisError> {
+) -> Result<Vec<Link>, V2ToV1Error> {
     if image.layers.len() > LONGEST {
-        return Err(SynthesisError::Layers(image.layers.len()));
+        return Err(V2ToV1Error::Layers(image.layers.len()));
     }
     let Ok(Value::Object(config)) = serde_json::from_slice(config) else {
-        return Err(SynthesisError::Config);
+        return Err(V2ToV1Error::Config);
     };
     let origins = origins(&config, image.layers.len());
     let mut layers: Vec<Option<Layer>> = image.layers.iter().copied().map(Some).collect();

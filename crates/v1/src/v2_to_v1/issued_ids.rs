@@ -2,18 +2,18 @@
 //! all there is to tell that it does not have the name.
 
 use crate::V1;
-use crate::records::SynthesisRecords;
+use crate::records::V1ImageRecords;
 use access::Permit;
 use mirror::MirrorError;
 use oci::manifest::AcceptClass;
-use oci::synthesis::{self, Platform};
+use oci::v2_to_v1::{self, Platform};
 use store::warn_degraded;
 
 impl V1 {
     /// Whether a repository is shown to clients of v1 although its own v1 side failed so: where that cannot be
     /// asked, and did not know the name when a tag's present image was given out. `everybody` is whether
     /// everybody may read the whole registry.
-    pub async fn synthesised_before(
+    pub async fn issued_before(
         &self,
         error: &MirrorError,
         permit: &Permit,
@@ -39,11 +39,8 @@ impl V1 {
             let Ok(Some(pointer)) = pointer else {
                 continue;
             };
-            let id = synthesis::top_id(&pointer.digest, platform);
-            match SynthesisRecords::of(store)
-                .image(registry, whose, &id)
-                .await
-            {
+            let id = v2_to_v1::top_id(&pointer.digest, platform);
+            match V1ImageRecords::of(store).image(registry, whose, &id).await {
                 Ok(Some(given)) if given.repository == repository.as_str() => return true,
                 Ok(_) => {}
                 Err(error) => warn_degraded("what an image's id stands for cannot be read", &error),

@@ -1,8 +1,8 @@
 //! A registry whose own v1 side cannot be asked: what that did not have when it could be is shown all the same,
 //! and nothing else, since it may have that.
 
-use crate::synthesis::image::{GZIP, file, gzip, push, tar};
-use crate::synthesis::{BY_TAG, Daemon, FALLS_BACK, OLD};
+use crate::v2_to_v1::image::{GZIP, file, gzip, push, tar};
+use crate::v2_to_v1::{BY_TAG, Daemon, FALLS_BACK, OLD};
 use testkit::gateway::Gateway;
 use testkit::origin::Origin;
 use testkit::v1::V1Registry;

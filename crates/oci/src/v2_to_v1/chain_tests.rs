@@ -159,13 +159,13 @@ fn limits_and_the_empty_layer() {
         let links = chain(&digest("m"), &platform, &image, config.as_bytes());
         match expected {
             Ok(length) => assert_eq!(links.expect("a chain").len(), length),
-            Err(()) => assert_eq!(links, Err(SynthesisError::Layers(layers))),
+            Err(()) => assert_eq!(links, Err(V2ToV1Error::Layers(layers))),
         }
     }
     for broken in ["", "[]", "{", "7"] {
         let (image, _) = image(&["base"], &[], &json!({}));
         let links = chain(&digest("m"), &platform, &image, broken.as_bytes());
-        assert_eq!(links, Err(SynthesisError::Config), "{broken}");
+        assert_eq!(links, Err(V2ToV1Error::Config), "{broken}");
     }
     // The layer that distribution and Docker use for it as well.
     assert_eq!(

@@ -10,24 +10,24 @@ use super::super::session::Session;
 use super::super::{Gateway, send};
 use super::route::{Image, Named, speaks_v1};
 use super::{Failed, respond};
-use ::v1::{SynthesisFailure, SynthesisedImage, V1Pass};
+use ::v1::{BridgeError, V1ImageRecord, V1Pass};
 use access::{Action, Login, Permit};
 use mirror::{Asked, MirrorError};
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
-use oci::synthesis::Platform;
 use oci::v1::{Part, Resource};
+use oci::v2_to_v1::Platform;
 
 /// How long a description waits to say how long its layer is. It may leave that out.
 const SIZE_PATIENCE: Duration = Duration::from_secs(2);
 
-impl From<SynthesisFailure> for Failed {
-    fn from(failure: SynthesisFailure) -> Self {
+impl From<BridgeError> for Failed {
+    fn from(failure: BridgeError) -> Self {
         let status = match &failure {
-            SynthesisFailure::Mirror(error) => return Self::Mirror(error.clone()),
-            SynthesisFailure::Image(_) => StatusCode::NOT_FOUND,
-            SynthesisFailure::Archive(_) => StatusCode::BAD_GATEWAY,
-            SynthesisFailure::Keep(_) => StatusCode::SERVICE_UNAVAILABLE,
+            BridgeError::Mirror(error) => return Self::Mirror(error.clone()),
+            BridgeError::Image(_) => StatusCode::NOT_FOUND,
+            BridgeError::Archive(_) => StatusCode::BAD_GATEWAY,
+            BridgeError::Keep(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         if status.is_server_error() {
             tracing::warn!(
@@ -42,12 +42,12 @@ impl From<SynthesisFailure> for Failed {
 
 impl Gateway {
     /// Whether a request is one that is answered for images of v2.
-    fn v1_may_synthesise(&self, named: &Named) -> bool {
+    fn v1_may_bridge(&self, named: &Named) -> bool {
         let read = matches!(
             named.resource,
             Resource::Images | Resource::Tags | Resource::Tag(_)
         );
-        read && named.action == Action::Pull && self.state.v1.synthesises(&named.name.registry)
+        read && named.action == Action::Pull && self.state.v1.bridges_v2(&named.name.registry)
     }
 
     /// Whether a registry itself speaks v1.
@@ -65,7 +65,7 @@ impl Gateway {
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
-        if !self.v1_may_synthesise(named) {
+        if !self.v1_may_bridge(named) {
             return if self.v1_has_own(&named.name.registry) {
                 self.v1_pass_named(session, named, login, permit).await
             } else {
@@ -79,11 +79,11 @@ impl Gateway {
                     let everybody = self.state.policy.is_open(permit.registry());
                     let platform = Platform::of_agent(agent(session));
                     let v1 = &self.state.v1;
-                    let before = v1.synthesised_before(&error, permit, everybody, &platform);
+                    let before = v1.issued_before(&error, permit, everybody, &platform);
                     if !before.await {
                         return Err(error.into());
                     }
-                    return self.v1_synthesise(session, named, login, permit).await;
+                    return self.v1_bridge(session, named, login, permit).await;
                 }
                 answered => return answered,
             }
@@ -91,12 +91,12 @@ impl Gateway {
                 return Err(tag_unknown());
             }
         }
-        self.v1_synthesise(session, named, login, permit).await
+        self.v1_bridge(session, named, login, permit).await
     }
 
     /// Whether what the v1 side says of this request is to be told to the client, or what v2 has.
     pub(super) fn v1_is_elsewhere(&self, named: &Named, status: StatusCode) -> bool {
-        status == StatusCode::NOT_FOUND && self.v1_may_synthesise(named)
+        status == StatusCode::NOT_FOUND && self.v1_may_bridge(named)
     }
 
     /// Whether the registry's v1 side has a repository.
@@ -110,7 +110,7 @@ impl Gateway {
         Ok(tags.await?.status == StatusCode::OK)
     }
 
-    async fn v1_synthesise(
+    async fn v1_bridge(
         &self,
         session: &mut Session,
         named: &Named,
@@ -123,13 +123,13 @@ impl Gateway {
         let mut response = respond::own(StatusCode::OK)?;
         let body = match &named.resource {
             Resource::Images => {
-                v1.synthesised_repository(permit).await?;
+                v1.bridged_repository(permit).await?;
                 // Clients fill it from the tags.
                 self.v1_endpoints(session, &mut response, named, login)?;
                 "[]".to_owned()
             }
             Resource::Tag(tag) => {
-                let id = v1.synthesised_tag(permit, everybody, tag, &platform).await;
+                let id = v1.bridged_tag(permit, everybody, tag, &platform).await;
                 let id = id.map_err(|error| match error {
                     MirrorError::Unknown { .. } => tag_unknown(),
                     error => error.into(),
@@ -137,7 +137,7 @@ impl Gateway {
                 serde_json::json!(id.as_str()).to_string()
             }
             _ => {
-                let tags = v1.synthesised_tags(permit, everybody, &platform).await?;
+                let tags = v1.bridged_tags(permit, everybody, &platform).await?;
                 let tags = tags
                     .iter()
                     .map(|(tag, id)| (tag.clone(), id.as_str().into()));
@@ -150,26 +150,26 @@ impl Gateway {
 
     /// Answers for an image that was made up here, with a right to its repository; `false` where there is
     /// none of this id.
-    pub(super) async fn v1_synthesised(
+    pub(super) async fn v1_bridged(
         &self,
         session: &mut Session,
         image: &Image,
         permit: &Permit,
     ) -> Result<bool, Failed> {
         let registry = permit.registry();
-        if !is_read(image) || !self.state.v1.synthesises(registry) {
+        if !is_read(image) || !self.state.v1.bridges_v2(registry) {
             return Ok(false);
         }
         if let Some(open) = self.state.policy.open(registry) {
             return self
-                .v1_synthesised_openly(session, image, open.registry())
+                .v1_bridged_publicly(session, image, open.registry())
                 .await;
         }
         let repository = Some(permit.repository());
         let known = self
             .state
             .v1
-            .synthesised_id(registry, repository, &image.id)
+            .bridged_id(registry, repository, &image.id)
             .await?;
         let Some(known) = known else {
             return Ok(false);
@@ -178,8 +178,8 @@ impl Gateway {
         Ok(true)
     }
 
-    /// [`Gateway::v1_synthesised`] for who names no repository: of the registries that everybody may read.
-    pub(super) async fn v1_synthesised_by_id(
+    /// [`Gateway::v1_bridged`] for who names no repository: of the registries that everybody may read.
+    pub(super) async fn v1_bridged_by_id(
         &self,
         session: &mut Session,
         image: &Image,
@@ -189,9 +189,7 @@ impl Gateway {
         }
         for registry in self.v1_registries(session)? {
             let answers = self.state.policy.is_open(&registry)
-                && self
-                    .v1_synthesised_openly(session, image, &registry)
-                    .await?;
+                && self.v1_bridged_publicly(session, image, &registry).await?;
             if answers {
                 return Ok(true);
             }
@@ -199,17 +197,17 @@ impl Gateway {
         Ok(false)
     }
 
-    async fn v1_synthesised_openly(
+    async fn v1_bridged_publicly(
         &self,
         session: &mut Session,
         image: &Image,
         registry: &Registry,
     ) -> Result<bool, Failed> {
         let v1 = &self.state.v1;
-        if !v1.synthesises(registry) {
+        if !v1.bridges_v2(registry) {
             return Ok(false);
         }
-        let Some(known) = v1.synthesised_id(registry, None, &image.id).await? else {
+        let Some(known) = v1.bridged_id(registry, None, &image.id).await? else {
             return Ok(false);
         };
         let Ok(repository) = known.repository.parse() else {
@@ -241,10 +239,10 @@ impl Gateway {
         image: &Image,
         permit: &Permit,
         everybody: bool,
-        known: &SynthesisedImage,
+        known: &V1ImageRecord,
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
-        let made = v1.synthesised_image(permit, &image.id, known).await?;
+        let made = v1.bridged_image(permit, &image.id, known).await?;
         let head = session.req_header().method == Method::HEAD;
         let mut response = respond::own(StatusCode::OK)?;
         let body = match image.part {
@@ -254,7 +252,7 @@ impl Gateway {
                 serde_json::json!(made.ancestry()).to_string()
             }
             _ => {
-                let layer = v1.synthesised_layer(permit, &made);
+                let layer = v1.bridged_layer(permit, &made);
                 let layer = tokio::time::timeout(SIZE_PATIENCE, layer).await;
                 // What is wrong with it is said where it is asked for.
                 let size = layer.ok().and_then(|layer| layer.ok()?.size());

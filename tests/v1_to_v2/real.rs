@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::conversion::tree::{self, Tree};
-use crate::conversion::{Scene, configuration};
+use crate::v1_to_v2::tree::{self, Tree};
+use crate::v1_to_v2::{Scene, configuration};
 use testkit::gateway::Gateway;
 use testkit::origin::Origin;
 use testkit::real::{

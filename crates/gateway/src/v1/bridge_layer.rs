@@ -14,12 +14,12 @@ use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{Gateway, measure, send};
 use super::{Failed, respond};
-use ::v1::{MadeUp, SynthesisFailure, SynthesisLayer};
+use ::v1::{BridgeError, V1Image, V1ImageLayer};
 use access::Permit;
 use mirror::MirrorError;
 use oci::cache_status::CacheStatus;
 use oci::range::{self, Selection, Span};
-use oci::synthesis::EMPTY_LAYER;
+use oci::v2_to_v1::EMPTY_LAYER;
 
 /// How long a layer waits to be answered with its length.
 const LAYER_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,11 +37,11 @@ impl Gateway {
         session: &mut Session,
         permit: &Permit,
         everybody: bool,
-        made: &MadeUp,
+        made: &V1Image,
     ) -> Result<(), Failed> {
         let request = session.req_header();
         let wanted = Wanted::of(&request.method, &request.headers);
-        let mut layer = Box::pin(self.state.v1.synthesised_layer(permit, made));
+        let mut layer = Box::pin(self.state.v1.bridged_layer(permit, made));
         match tokio::time::timeout(LAYER_PATIENCE, &mut layer).await {
             Ok(layer) => made_layer(session, &wanted, everybody, layer?).await,
             Err(_) if wanted.head => {
@@ -53,10 +53,10 @@ impl Gateway {
             Err(_) => {
                 let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
                 let body = async {
-                    let SynthesisLayer::Blob(answer) = layer.await? else {
+                    let V1ImageLayer::Blob(answer) = layer.await? else {
                         return Err(MirrorError::Lost.into());
                     };
-                    Ok::<_, SynthesisFailure>(answer.open(None).await?)
+                    Ok::<_, BridgeError>(answer.open(None).await?)
                 };
                 let filler = Bytes::from_static(FILLER);
                 Ok(Box::pin(send::filled(session, response, filler, FILLER_EVERY, body)).await?)
@@ -73,12 +73,12 @@ async fn made_layer(
     session: &mut Session,
     wanted: &Wanted,
     everybody: bool,
-    layer: SynthesisLayer,
+    layer: V1ImageLayer,
 ) -> Result<(), Failed> {
     let size = layer.size();
     let cache = match &layer {
-        SynthesisLayer::Empty => CacheStatus::own("v1"),
-        SynthesisLayer::Blob(answer) => answer.cache,
+        V1ImageLayer::Empty => CacheStatus::own("v1"),
+        V1ImageLayer::Blob(answer) => answer.cache,
     };
     measure::blob(cache);
     // Layers have no validator here, so that a condition never holds; several parts are no part of this API.
@@ -116,7 +116,7 @@ async fn made_layer(
     }
     let span = part.map(|(span, _)| span);
     match layer {
-        SynthesisLayer::Empty => {
+        V1ImageLayer::Empty => {
             let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
             let whole = Bytes::from_static(EMPTY_LAYER);
             let bytes = span.map_or(whole.clone(), |span| {
@@ -124,7 +124,7 @@ async fn made_layer(
             });
             Ok(send::whole(session, response, false, bytes).await?)
         }
-        SynthesisLayer::Blob(answer) => {
+        V1ImageLayer::Blob(answer) => {
             let length = span.map(|span| span.len()).or(size);
             let reader = answer.open(span).await?;
             Ok(send::stream(session, response, length, reader).await?)

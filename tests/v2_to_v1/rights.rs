@@ -1,8 +1,8 @@
 //! Rights are those of v2, and a registry's own v1 side comes first.
 
-use crate::synthesis::image::{GZIP, file, gzip, push, tar};
-use crate::synthesis::{BY_TAG, OLD, ask, json};
 use crate::v1::daemon::{Daemon, FALLS_BACK};
+use crate::v2_to_v1::image::{GZIP, file, gzip, push, tar};
+use crate::v2_to_v1::{BY_TAG, OLD, ask, json};
 use testkit::gateway::Gateway;
 use testkit::image::random;
 use testkit::origin::Origin;
@@ -16,7 +16,7 @@ const OTHER: Option<(&str, &str)> = Some(("other", "password"));
 const WRONG: Option<(&str, &str)> = Some(("reader", "wrong"));
 
 fn gateway(keys: &str) -> Gateway {
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("synthesis-htpasswd");
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("v2_to_v1-htpasswd");
     std::fs::write(&path, ACCOUNTS).expect("writable");
     Gateway::start(&format!(
         "registries:
