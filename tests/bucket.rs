@@ -20,7 +20,7 @@ use testkit::{eventually_within, sha256, until};
 const BIG: usize = 9 << 20;
 const SMALL: usize = 300 << 10;
 /// What the longest wait for another node and a slow machine may come to.
-const PATIENCE: Duration = Duration::from_secs(15);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn gateway(origin: &Origin, store: &str) -> Gateway {
     Gateway::mirror(
@@ -167,7 +167,7 @@ fn a_node_that_dies_keeps_nobody_waiting_for_long() {
     let reply = ask(&second, &path);
     let waited = started.elapsed();
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
-    assert!(waited < PATIENCE, "{waited:?}");
+    assert!(waited < READ_TIMEOUT, "{waited:?}");
     assert!(second.log().contains("another node takes too long"));
     assert_eq!(counted(&second, "lease_timeouts"), 1);
     assert_eq!(origin.count("GET", &path), 2);
@@ -254,7 +254,7 @@ fn a_bucket_that_fails_is_as_if_there_were_none() {
                 let started = Instant::now();
                 pull(&gateway, &image);
                 let took = started.elapsed();
-                assert!(took < PATIENCE, "{ill:?}: {took:?}");
+                assert!(took < READ_TIMEOUT, "{ill:?}: {took:?}");
                 assert_eq!(origin.count("GET", "*/blobs/*"), 2, "{ill:?}");
                 until(&format!("{ill:?} is said"), || {
                     gateway.log().contains("the bucket fails")

@@ -208,7 +208,7 @@ fn a_far_range_is_served_by_at_most_four_side_requests() {
         let mut raw = Raw::connect(gateway.url(1), None);
         raw.request("GET", &path, &[("Range", &range)]);
         raw.read_head().expect("a head");
-        let _ = raw.patience(Duration::from_secs(8));
+        let _ = raw.read_timeout(Duration::from_secs(8));
         match raw.read_some(1) {
             Ok(byte) => Some(byte == image.layer(0).1[first..=first]),
             Err(_) => None,
@@ -510,7 +510,7 @@ fn fills_are_limited_and_who_waits_too_long_gets_503() {
     ));
     let get = |digest: &str| {
         let mut raw = Raw::connect(gateway.url(1), None);
-        let _ = raw.patience(Duration::from_secs(30));
+        let _ = raw.read_timeout(Duration::from_secs(30));
         raw.request("GET", &format!("/v2/library/app/blobs/{digest}"), &[]);
         raw
     };

@@ -124,7 +124,7 @@ impl Config {
                 missing_ttl: registry.missing_ttl,
                 link_ttl: registry.link_ttl,
                 max_stale: self.max_stale(),
-                patience: patience(registry),
+                stale_after: stale_after(registry),
                 only_public: registry.visibility == Visibility::Public
                     && registry.credentials.is_some(),
                 callers: registry.visibility == Visibility::Caller,
@@ -159,7 +159,7 @@ impl Config {
                 index: index.map(v1_upstream).transpose()?,
                 tag_ttl: registry.tag_ttl,
                 max_stale: self.max_stale(),
-                patience: patience(registry),
+                stale_after: stale_after(registry),
             });
         }
         let bridged = self.registries.iter().filter(|registry| {
@@ -342,7 +342,7 @@ impl super::Listen {
 
 /// How long something that is known waits for its upstream. Where others may push, an old answer needs a better
 /// reason than a slow one.
-fn patience(registry: &super::Registry) -> Duration {
+fn stale_after(registry: &super::Registry) -> Duration {
     if registry.push {
         Duration::from_secs(10)
     } else {

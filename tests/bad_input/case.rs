@@ -76,7 +76,7 @@ impl Case {
     /// step.
     pub fn over_h1(&self, url: &str, ca: Option<&Path>) -> Result<(), String> {
         let mut raw = Raw::connect(url, ca);
-        raw.patience(BOUND).map_err(|error| error.to_string())?;
+        raw.read_timeout(BOUND).map_err(|error| error.to_string())?;
         raw.try_send(self.bytes())
             .map_err(|error| format!("not taken: {error}"))?;
         let head = raw.read_head().map_err(|cut| format!("{cut:?}"))?;

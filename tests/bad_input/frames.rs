@@ -364,7 +364,7 @@ pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
             PING if flags & ACK != 0 && payload == MARK => {
                 // What is wrong with a stream may be said a moment later.
                 pinged = true;
-                connection.patience(std::time::Duration::from_millis(300));
+                connection.read_timeout(std::time::Duration::from_millis(300));
             }
             _ => {}
         }

@@ -237,7 +237,7 @@ pub fn smuggled() -> Vec<Vec<u8>> {
 /// itself.
 pub fn answers(url: &str, ca: Option<&Path>, bytes: &[u8]) -> Result<Vec<u16>, String> {
     let mut raw = Raw::connect(url, ca);
-    raw.patience(BOUND).map_err(|error| error.to_string())?;
+    raw.read_timeout(BOUND).map_err(|error| error.to_string())?;
     // A peer that refuses early may not take all of it.
     let _ = raw.try_send(bytes);
     let mut statuses = Vec::new();

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::{Barrier, mpsc};
 
-use super::client::{BOTH, PATIENCE, View, open};
+use super::client::{BOTH, READ_TIMEOUT, View, open};
 use super::scene::{HALF, Scene, World, manifests_in_flight};
 use super::table::{Case, Expected, Seen, When};
 use testkit::SOON;
@@ -78,7 +78,7 @@ impl Cell {
     fn at_once(&self, n: usize, expected: Seen) {
         let Scene { mut world, gateway } = Scene::new(self.case.reach);
         let old = world.images.clone();
-        let web = Web::h2_within(Some(&gateway.ca_path()), PATIENCE);
+        let web = Web::h2_within(Some(&gateway.ca_path()), READ_TIMEOUT);
         (self.case.apply)(&mut world);
         // All have joined before a blob is whole, so that there is one download to count.
         let latch = Latch::new();
@@ -107,7 +107,7 @@ impl Cell {
     fn warm(&self) {
         let Scene { mut world, gateway } = Scene::new(self.case.reach);
         let old = world.images.clone();
-        let web = Web::h2_within(Some(&gateway.ca_path()), PATIENCE);
+        let web = Web::h2_within(Some(&gateway.ca_path()), READ_TIMEOUT);
         for (protocol, image) in BOTH.iter().zip(&old) {
             for path in [image.tag_path(), image.digest_path(), image.layer_path(0)] {
                 let view = open(*protocol, &gateway, &web, &path).finish();
@@ -128,7 +128,7 @@ impl Cell {
     fn late(&self) {
         let Scene { mut world, gateway } = Scene::new(self.case.reach);
         let old = world.images.clone();
-        let web = Web::h2_within(Some(&gateway.ca_path()), PATIENCE);
+        let web = Web::h2_within(Some(&gateway.ca_path()), READ_TIMEOUT);
         if self.case.when == When::Body {
             (self.case.apply)(&mut world);
         }

@@ -6,7 +6,7 @@ use testkit::gateway::Gateway;
 use testkit::http::{End, Head, Raw, Web, block_on, chain};
 
 /// More than the gateway's own deadlines, so that these are what is seen.
-pub const PATIENCE: Duration = Duration::from_secs(45);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Which protocol a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn open(protocol: Protocol, gateway: &Gateway, web: &Web, path: &str) -> Ope
     match protocol {
         Protocol::Http1 => {
             let mut raw = Raw::connect(gateway.url(1), None);
-            let _ = raw.patience(PATIENCE);
+            let _ = raw.read_timeout(READ_TIMEOUT);
             raw.request("GET", path, &[]);
             match raw.read_head() {
                 Ok(head) => Opened::Http1(Box::new(raw), head),

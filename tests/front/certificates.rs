@@ -32,8 +32,8 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 /// Shakes hands as this configuration says, and asks for `/v2/` unless h2 was agreed on.
 fn converse(gateway: &Gateway, config: &Arc<ClientConfig>) -> Stream {
     let socket = TcpStream::connect(gateway.authority(0)).expect("a connection");
-    let patience = Some(Duration::from_secs(20));
-    socket.set_read_timeout(patience).expect("a timeout");
+    let read_timeout = Some(Duration::from_secs(20));
+    socket.set_read_timeout(read_timeout).expect("a timeout");
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(Arc::clone(config), name).expect("a session");
     let mut stream = StreamOwned::new(session, socket);

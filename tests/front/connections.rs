@@ -155,7 +155,7 @@ fn a_stream_that_is_not_read_is_cut_off() {
     // Another stream is served, and the connection answers, while this one stands still.
     let ping = connection.exchange(3, &h2::pseudo("GET", "/v2/"));
     assert_eq!(ping.expect("an answer").status(), 200);
-    connection.patience(Duration::from_millis(200));
+    connection.read_timeout(Duration::from_millis(200));
     let reset = loop {
         match connection.next() {
             Ok(frame) if frame.kind == RST_STREAM && frame.stream == 1 => break true,
@@ -169,7 +169,7 @@ fn a_stream_that_is_not_read_is_cut_off() {
         }
     };
     if reset {
-        connection.patience(LATE);
+        connection.read_timeout(LATE);
         let ping = connection.exchange(5, &h2::pseudo("GET", "/v2/"));
         assert_eq!(ping.expect("an answer").status(), 200);
     }

@@ -183,10 +183,10 @@ fn who_says_nothing_is_let_go() {
         for part in said {
             silent.send(part).expect("it is taken");
             // The next part comes long after the handshake.
-            silent.patience(Duration::from_millis(300));
+            silent.read_timeout(Duration::from_millis(300));
             assert_eq!(silent.end(), Cut::TimedOut);
         }
-        silent.patience(LATE);
+        silent.read_timeout(LATE);
         assert_ne!(silent.end(), Cut::TimedOut);
         assert_about_a_second(since);
     }

@@ -15,7 +15,7 @@ use testkit::{eventually_within, temp_dir};
 
 const SOCKET: &str = "admin: {address: \"unix:admin.sock\"}\n";
 /// A conversion is waited for 23 s before anybody is told to come again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const ENTRIES: usize = 4;
 
 /// Two layers, gzip and plain.
@@ -82,12 +82,12 @@ fn a_conversion_is_waited_for() {
         .current_dir(gateway.dir());
     let mut warm = Process::spawn_logged(&mut command, &log).expect("the binary runs");
     let waiting = "; waiting: the image is being converted; try again later\n";
-    eventually_within(PATIENCE, "warm to say that it waits", || {
+    eventually_within(READ_TIMEOUT, "warm to say that it waits", || {
         assert!(warm.exited().is_none(), "it gave up");
         warm.log().contains(waiting).then_some(())
     });
     v1.script(|script| script.hold = None);
-    let status = warm.wait(PATIENCE).expect("it ends");
+    let status = warm.wait(READ_TIMEOUT).expect("it ends");
     let told = warm.log();
     assert_eq!(status.code(), Some(0), "{told}");
     assert!(told.contains("team/app:1: 3 blobs, "), "{told}");

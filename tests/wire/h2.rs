@@ -196,7 +196,7 @@ impl H2 {
     }
 
     /// How long to wait for a byte from now on.
-    pub fn patience(&self, wait: Duration) {
+    pub fn read_timeout(&self, wait: Duration) {
         let _ = self.stream.sock.set_read_timeout(Some(wait));
     }
 

@@ -28,9 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// At which of these looks it asks for the lease again, in case the other one gave it up.
 const LEASE_EVERY: u32 = 4;
 /// How long the bytes may take that nobody sees before the last is verified; it is judged after a while.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SLOW_AFTER: Duration = Duration::from_secs(60);
 /// The same where nobody knows the length: its readers have no headers yet.
-const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+const SHORT_SLOW_AFTER: Duration = Duration::from_secs(10);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl Origin {
@@ -136,11 +136,12 @@ impl Download {
         // What the upstream cannot bring either is said there.
         let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
         self.announce(size);
-        let patience = size.map_or(SHORT_PATIENCE, |_| PATIENCE);
+        let slow_after = size.map_or(SHORT_SLOW_AFTER, |_| SLOW_AFTER);
         while let Some(piece) = object.next().await {
             staged.append(&piece).ok()?;
             let written = staged.written();
-            if written > object.size || is_slow(written, object.size, started.elapsed(), patience) {
+            if written > object.size || is_slow(written, object.size, started.elapsed(), slow_after)
+            {
                 break;
             }
         }
@@ -197,9 +198,9 @@ async fn commit(staged: StagedBlob) -> Option<Result<Blob, CommitError>> {
 }
 
 /// Whether a body takes longer than its readers should wait for its first byte.
-fn is_slow(written: u64, size: u64, elapsed: Duration, patience: Duration) -> bool {
+fn is_slow(written: u64, size: u64, elapsed: Duration, slow_after: Duration) -> bool {
     let whole = elapsed.as_millis() * u128::from(size) / u128::from(written.max(1));
-    elapsed >= JUDGED_AFTER && whole > patience.as_millis()
+    elapsed >= JUDGED_AFTER && whole > slow_after.as_millis()
 }
 
 #[cfg(test)]
@@ -220,9 +221,9 @@ mod tests {
             (100, 61, true),
         ] {
             let elapsed = Duration::from_secs(seconds);
-            let judged = is_slow(written, 100, elapsed, PATIENCE);
+            let judged = is_slow(written, 100, elapsed, SLOW_AFTER);
             assert_eq!(judged, slow, "{written} % after {seconds} s");
         }
-        assert!(is_slow(40, 100, JUDGED_AFTER, SHORT_PATIENCE));
+        assert!(is_slow(40, 100, JUDGED_AFTER, SHORT_SLOW_AFTER));
     }
 }

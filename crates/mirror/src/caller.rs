@@ -105,7 +105,7 @@ impl Origin {
             missing_ttl: Duration::ZERO,
             link_ttl: self.link_ttl,
             max_stale: Some(Duration::ZERO),
-            patience: self.patience,
+            stale_after: self.stale_after,
             only_public: false,
             heads: self.heads,
             callers: true,

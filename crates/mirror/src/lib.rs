@@ -83,7 +83,7 @@ pub struct OriginSettings {
     /// How old a tag may be when the upstream cannot be asked; `None`: however old.
     pub max_stale: Option<Duration>,
     /// How long a known tag waits for its upstream before it is answered stale.
-    pub patience: Duration,
+    pub stale_after: Duration,
     /// Whether our account may read more there than everybody may, and only what everybody may read is
     /// served.
     pub only_public: bool,
@@ -115,7 +115,7 @@ struct Origin {
     missing_ttl: Duration,
     link_ttl: Duration,
     max_stale: Option<Duration>,
-    patience: Duration,
+    stale_after: Duration,
     only_public: bool,
     callers: bool,
     heads: Heads,
@@ -135,7 +135,7 @@ impl Origin {
     /// How long it is waited for.
     fn wait(&self) -> Wait {
         Wait {
-            with_known: self.patience,
+            with_known: self.stale_after,
             without: UNCACHED_DEADLINE,
         }
     }
@@ -189,7 +189,7 @@ impl Mirror {
                 missing_ttl: settings.missing_ttl,
                 link_ttl: settings.link_ttl,
                 max_stale: settings.max_stale,
-                patience: settings.patience,
+                stale_after: settings.stale_after,
                 only_public: settings.only_public,
                 callers: settings.callers,
                 heads: settings.heads,

@@ -104,8 +104,8 @@ pub fn client_config_as(
 #[track_caller]
 pub fn shown(authority: &str, ca: &Path, name: &str) -> CertificateDer<'static> {
     let mut socket = std::net::TcpStream::connect(authority).expect("a connection");
-    let patience = Some(crate::SOON);
-    socket.set_read_timeout(patience).expect("a timeout");
+    let read_timeout = Some(crate::SOON);
+    socket.set_read_timeout(read_timeout).expect("a timeout");
     let name = rustls::pki_types::ServerName::try_from(name.to_owned()).expect("a name");
     let config = client_config(ca, &[]);
     let mut session = rustls::ClientConnection::new(config, name).expect("a session");

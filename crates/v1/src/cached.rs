@@ -232,7 +232,7 @@ impl V1 {
             (fetched.unwrap_or(Err(MirrorError::Lost)), collapsed)
         };
         let wait = Wait {
-            with_known: origin.patience,
+            with_known: origin.stale_after,
             without: UNCACHED_DEADLINE,
         };
         let compare = |fetched: &Fetched| match known {

@@ -46,7 +46,7 @@ pub struct V1Settings {
     /// How old they may be when the upstream cannot be asked; `None`: however old.
     pub max_stale: Option<Duration>,
     /// How long what is known waits for its upstream before it is answered stale.
-    pub patience: Duration,
+    pub stale_after: Duration,
 }
 
 /// A registry and its index.
@@ -58,7 +58,7 @@ pub(super) struct V1Origin {
     pub index: Option<Upstream>,
     pub tag_ttl: Duration,
     pub max_stale: Option<Duration>,
-    pub patience: Duration,
+    pub stale_after: Duration,
     /// What the index gave for a repository, for reading or (true) writing.
     tokens: moka::sync::Cache<(Repository, bool), HeaderValue>,
     /// A repository that an image was last seen in: whose token is good for it where no claim says so.
@@ -79,7 +79,7 @@ impl V1Origin {
                 index: settings.index.map(Upstream::of_v1).transpose()?,
                 tag_ttl: settings.tag_ttl,
                 max_stale: settings.max_stale,
-                patience: settings.patience,
+                stale_after: settings.stale_after,
                 seen_in: moka::sync::Cache::new(SEEN),
                 bridge: settings.bridge,
                 said_to_be_in: moka::sync::Cache::new(SEEN),

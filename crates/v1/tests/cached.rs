@@ -34,7 +34,7 @@ fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
             index: None,
             tag_ttl: Duration::from_secs(600),
             max_stale: None,
-            patience: Duration::from_secs(5),
+            stale_after: Duration::from_secs(5),
         }],
         bridged: HashSet::new(),
     }

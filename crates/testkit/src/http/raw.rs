@@ -99,12 +99,12 @@ impl Raw {
             taken: 0,
             timer,
         };
-        connection.patience(WAIT)?;
+        connection.read_timeout(WAIT)?;
         Ok(connection)
     }
 
     /// How long to wait for a byte from now on.
-    pub fn patience(&self, wait: Duration) -> io::Result<()> {
+    pub fn read_timeout(&self, wait: Duration) -> io::Result<()> {
         match &self.timer {
             Timer::Tcp(stream) => {
                 stream.set_read_timeout(Some(wait))?;
@@ -287,9 +287,9 @@ impl Raw {
 
     /// Whether nothing at all arrives within `quiet`.
     pub fn is_silent(&mut self, quiet: Duration) -> bool {
-        let _ = self.patience(quiet);
+        let _ = self.read_timeout(quiet);
         let silent = self.taken == self.buffer.len() && self.fill(STEP) == Err(Cut::TimedOut);
-        let _ = self.patience(WAIT);
+        let _ = self.read_timeout(WAIT);
         silent
     }
 
