@@ -24,7 +24,7 @@ use telemetry::metrics::{self, ProxyFigures};
 /// The longest body of a request, in bytes.
 const ASKED: usize = 4 << 10;
 /// How long that may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many names a report of a purge holds.
 const NAMES: usize = 1000;
 /// How often the progress of a verification is told.
@@ -159,7 +159,7 @@ pub(super) fn lines_of_json(told: mpsc::Receiver<Bytes>) -> Response<Body> {
 
 /// Reads what is asked for, or says what is wrong with it.
 pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Box<Response<Body>>> {
-    let body = tokio::time::timeout(PATIENCE, Limited::new(body, ASKED).collect()).await;
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, ASKED).collect()).await;
     let Ok(Ok(body)) = body else {
         let words = "the body is too long, or did not arrive";
         return Err(Box::new(error(StatusCode::BAD_REQUEST, words)));

@@ -125,9 +125,13 @@ impl Config {
                 link_ttl: registry.link_ttl,
                 max_stale: self.max_stale(),
                 stale_after: stale_after(registry),
-                only_public: registry.visibility == Visibility::Public
-                    && registry.credentials.is_some(),
-                callers: registry.visibility == Visibility::Caller,
+                visibility: match registry.visibility {
+                    Visibility::Caller => mirror::Visibility::Caller,
+                    Visibility::Public if registry.credentials.is_some() => {
+                        mirror::Visibility::PublicOnly
+                    }
+                    Visibility::Public | Visibility::Rules => mirror::Visibility::Account,
+                },
                 heads: if registry.push {
                     mirror::Heads::Revalidated
                 } else {
@@ -196,7 +200,7 @@ impl Config {
             v1: registry.v1.is_some(),
             v2: registry.v2.is_some() || registry.bridge,
             bridge: registry.bridge,
-            callers: registry.visibility == Visibility::Caller,
+            delegates_auth: registry.visibility == Visibility::Caller,
         });
         gateway::Resolver {
             entries: entries.collect(),
@@ -234,7 +238,7 @@ impl Config {
         };
         access::Policy {
             public: all(Visibility::Public),
-            callers: all(Visibility::Caller),
+            delegated: all(Visibility::Caller),
             rules: self.access.as_ref().map(|access| access.rules.clone()),
         }
     }

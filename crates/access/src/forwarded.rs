@@ -45,7 +45,7 @@ impl fmt::Debug for ForwardedAuthorization {
 impl Policy {
     /// Whether the registry itself decides, for each caller.
     pub fn delegates_auth(&self, registry: &Registry) -> bool {
-        self.callers.contains(registry)
+        self.delegated.contains(registry)
     }
 
     /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
@@ -100,7 +100,7 @@ mod tests {
     fn rules_and_callers_keep_to_their_registries() {
         let theirs = Registry::new("theirs");
         let policy = Policy {
-            callers: [theirs.clone()].into(),
+            delegated: [theirs.clone()].into(),
             public: [theirs.clone(), Registry::new("public")].into(),
             ..Policy::default()
         };

@@ -246,7 +246,7 @@ pub struct Policy {
     /// Registries whose `visibility` is `public`.
     pub public: HashSet<Registry>,
     /// Registries whose `visibility` is `caller`: they decide, see [`Policy::delegated_permit`].
-    pub callers: HashSet<Registry>,
+    pub delegated: HashSet<Registry>,
 }
 
 impl Policy {

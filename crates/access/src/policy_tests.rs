@@ -27,7 +27,7 @@ fn policy(rules: Vec<Rule>) -> Policy {
     Policy {
         rules: Some(rules),
         public: HashSet::from([Registry::new("docker.io")]),
-        callers: HashSet::new(),
+        delegated: HashSet::new(),
     }
 }
 
@@ -41,7 +41,7 @@ fn without_rules_only_pulls_of_public_registries() {
     let policy = Policy {
         rules: None,
         public: HashSet::from([hub.clone()]),
-        callers: HashSet::new(),
+        delegated: HashSet::new(),
     };
     let repository = repository("library/alpine");
     let allowed = |action, registry: &Registry| {

@@ -86,7 +86,7 @@ pub(super) fn listing(
 pub(super) fn listed(resolver: &Resolver, fixed: Option<&Entry>) -> Vec<Registry> {
     let is_hosted = |entry: &Entry| {
         let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
-        !entry.callers && (hosted || entry.default)
+        !entry.delegates_auth && (hosted || entry.default)
     };
     let is_listed = |entry: &&Entry| {
         let chosen = fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);

@@ -35,7 +35,7 @@ pub struct Entry {
     /// Whether images of one API are served through the other.
     pub bridge: bool,
     /// Whether it decides for each caller: it is asked where everything is its own alone.
-    pub callers: bool,
+    pub delegates_auth: bool,
 }
 
 /// All registries, and the names that lead to them.
@@ -111,7 +111,7 @@ impl Entry {
             v1: false,
             v2: true,
             bridge: false,
-            callers: false,
+            delegates_auth: false,
         }
     }
 
@@ -179,7 +179,7 @@ impl Resolver {
             .or_else(unprefixed)
             .ok_or(ResolveError::Unclaimed)?;
         match place {
-            Place::Client { .. } if entry.callers => Err(ResolveError::Elsewhere),
+            Place::Client { .. } if entry.delegates_auth => Err(ResolveError::Elsewhere),
             _ => Ok((entry, rest)),
         }
     }
@@ -202,7 +202,7 @@ impl Resolver {
         // Elsewhere its clients would be challenged by us, and show it what is for us.
         let elsewhere = |entry: &Entry| {
             let own = by_host.is_some_and(|own| own.registry == entry.registry);
-            entry.callers && !own && listener.is_none()
+            entry.delegates_auth && !own && listener.is_none()
         };
         if named.is_some_and(elsewhere) {
             return Err(ResolveError::Elsewhere);

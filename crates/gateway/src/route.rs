@@ -81,7 +81,7 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     let (name, resource) = match path {
         Path::Base if reads => {
             let fixed = resolver.fixed(place)?;
-            let of = fixed.filter(|entry| entry.callers);
+            let of = fixed.filter(|entry| entry.delegates_auth);
             let of = of.map(|entry| entry.registry.clone());
             return Ok(Route::Ping { namespace, of });
         }

@@ -89,7 +89,7 @@ pub(super) fn search(
     let entries = resolver
         .entries
         .iter()
-        .filter(|entry| fixed.map_or(!entry.callers, |fixed| fixed.registry == entry.registry));
+        .filter(|entry| fixed.map_or(!entry.delegates_auth, |fixed| fixed.registry == entry.registry));
     Ok(Search {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
         hosted: catalogue::listed(resolver, fixed),

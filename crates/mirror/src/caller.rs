@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::error::Asked;
 use super::freshness::unix;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
-use super::{Mirror, MirrorError, Origin, Shared};
+use super::{Mirror, MirrorError, Origin, Shared, Visibility};
 use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
@@ -106,9 +106,8 @@ impl Origin {
             link_ttl: self.link_ttl,
             max_stale: Some(Duration::ZERO),
             stale_after: self.stale_after,
-            only_public: false,
             heads: self.heads,
-            callers: true,
+            visibility: Visibility::Caller,
             caller_key: Some(caller_key),
             written_at: AtomicU64::new(0),
         }
@@ -127,8 +126,8 @@ impl Mirror {
         } = &*self.shared;
         let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
         match forwarded {
-            None if !origin.callers => Ok(origin.clone()),
-            Some(forwarded) if origin.callers => Ok(Arc::new(
+            None if !origin.is_per_caller() => Ok(origin.clone()),
+            Some(forwarded) if origin.is_per_caller() => Ok(Arc::new(
                 origin.seen_by(forwarded, callers.caller_key(forwarded)),
             )),
             _ => Err(MirrorError::NotServed),

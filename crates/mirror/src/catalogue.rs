@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::error::Asked;
-use super::{Mirror, MirrorError, Origin};
+use super::{Mirror, MirrorError, Origin, Visibility};
 use access::Viewer;
 use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
@@ -100,7 +100,7 @@ impl Mirror {
         registry: &Registry,
     ) -> Result<Vec<Repository>, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
-        if origin.callers {
+        if origin.is_per_caller() {
             let mut budget = Budget(QUESTIONS);
             let listed = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
             return Ok(listed.names);
@@ -150,7 +150,7 @@ async fn walk(
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
         let v2 = origin.v2().map_err(refused)?;
-        let page = v2.catalogue(&query, origin.only_public).await;
+        let page = v2.catalogue(&query, origin.visibility == Visibility::PublicOnly).await;
         let page = page.map_err(refused)?;
         // Some registries know no pages: everything comes, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);
@@ -189,7 +189,7 @@ impl Mirror {
         let Some(origin) = self.shared.origins.get(registry) else {
             return Vec::new();
         };
-        if origin.callers {
+        if origin.is_per_caller() {
             return Vec::new();
         }
         let known = match self.shared.store.records.repositories(registry).await {
@@ -200,7 +200,7 @@ impl Mirror {
             }
         };
         let seen = |known: &KnownRepository| {
-            (known.public || !origin.only_public)
+            (known.public || origin.visibility != Visibility::PublicOnly)
                 && viewer
                     .may_pull(&RepositoryName::new(registry, &known.repository))
                     .is_some()

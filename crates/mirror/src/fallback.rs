@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use super::catalogue::Budget;
 use super::source::ForeignSource;
 use super::tag::TagKey;
-use super::{MirrorError, Origin, Shared, Target};
+use super::{MirrorError, Origin, Shared, Target, Visibility};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
@@ -119,7 +119,7 @@ impl Shared {
     /// The fallback of a registry, where it has one.
     pub(super) fn fallback(&self, origin: &Origin) -> Option<&Arc<dyn Fallback>> {
         let fallback = self.fallback.as_ref();
-        fallback.filter(|_| !origin.callers && !origin.only_public)
+        fallback.filter(|_| origin.visibility == Visibility::Account)
     }
 
     /// Where a tag points that the v2 side said 404 to.

@@ -16,8 +16,8 @@ use store::{OpenFile, same};
 use upstream::BlobBody;
 
 /// A reader that would wait longer than this for its range asks the upstream beside the fill.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a waiting reader looks whether its patience suffices.
+const SIDE_REQUEST_AFTER: Duration = Duration::from_secs(20);
+/// How often a waiting reader looks whether the fill will reach it in time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often one part is asked for beside a fill: requests that bring nothing must end.
 const SIDE_REQUESTS: u32 = 4;
@@ -149,7 +149,7 @@ impl FillReader {
                 }
                 Look::Wait(wait) => wait,
             };
-            if wait > PATIENCE
+            if wait > SIDE_REQUEST_AFTER
                 && offset < self.release(end)
                 && self.sides_left > 0
                 && self.start_side(offset, end).await
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience() {
+    fn a_side_request_is_sent_for_a_part_that_is_far_away() {
         let seconds = Duration::from_secs;
         for (offset, written, elapsed, wait) in [
             (100, 100, seconds(5), Duration::ZERO),

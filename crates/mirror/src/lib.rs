@@ -84,12 +84,19 @@ pub struct OriginSettings {
     pub max_stale: Option<Duration>,
     /// How long a known tag waits for its upstream before it is answered stale.
     pub stale_after: Duration,
-    /// Whether our account may read more there than everybody may, and only what everybody may read is
-    /// served.
-    pub only_public: bool,
-    /// Whether it decides for each caller: it is asked with what they show, never with our account.
-    pub callers: bool,
+    pub visibility: Visibility,
     pub heads: Heads,
+}
+
+/// Which content of a registry is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// All that the gateway's account may read.
+    Account,
+    /// What an anonymous client may read there, though the gateway's account may read more.
+    PublicOnly,
+    /// What the caller may read: the registry is asked with the caller's login, never with the gateway's.
+    Caller,
 }
 
 /// What a HEAD of content that is here is answered by.
@@ -116,8 +123,7 @@ struct Origin {
     link_ttl: Duration,
     max_stale: Option<Duration>,
     stale_after: Duration,
-    only_public: bool,
-    callers: bool,
+    visibility: Visibility,
     heads: Heads,
     /// Whose view of it this is, where it decides for each caller.
     caller_key: Option<CallerKey>,
@@ -130,6 +136,10 @@ impl Origin {
     /// The v2 side. What a registry without one is asked for, it does not have.
     fn v2(&self) -> Result<&Upstream, UpstreamError> {
         self.upstream.as_ref().ok_or(UpstreamError::NotFound)
+    }
+
+    fn is_per_caller(&self) -> bool {
+        self.visibility == Visibility::Caller
     }
 
     /// How long it is waited for.
@@ -190,8 +200,7 @@ impl Mirror {
                 link_ttl: settings.link_ttl,
                 max_stale: settings.max_stale,
                 stale_after: settings.stale_after,
-                only_public: settings.only_public,
-                callers: settings.callers,
+                visibility: settings.visibility,
                 heads: settings.heads,
                 caller_key: None,
                 written_at: AtomicU64::new(0),
@@ -228,7 +237,7 @@ impl Mirror {
         for (digest, note) in self.shared.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
                 let origin = self.shared.origins.get(&Registry::new(registry));
-                let origin = origin.filter(|origin| !origin.callers)?;
+                let origin = origin.filter(|origin| !origin.is_per_caller())?;
                 Some(FillSource::Blob(BlobSource {
                     origin: origin.clone(),
                     repository: repository.parse().ok()?,

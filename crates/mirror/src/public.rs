@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::Asked;
 use super::freshness::{Freshness, Known, is_fresh, revalidate, stale_age, unix};
-use super::{Mirror, MirrorError, Origin, Shared};
+use super::{Mirror, MirrorError, Origin, Shared, Visibility};
 use access::Permit;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
@@ -29,7 +29,7 @@ impl Mirror {
         resource: &Resource,
     ) -> Result<Arc<Origin>, MirrorError> {
         let origin = self.origin(permit)?;
-        if origin.only_public {
+        if origin.visibility == Visibility::PublicOnly {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (registry, repository, resource.clone());
             self.shared.clone().admit_public(&origin, key).await?;

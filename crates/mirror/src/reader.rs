@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::fill::Follower;
-use super::following::{FillReader, From, More};
+use super::fill_reader::{FillReader, From, More};
 use super::pass_through::PassThroughBody;
 use super::source::FillSource;
 use oci::range::Span;
@@ -58,7 +58,7 @@ enum Feed {
     Memory(Bytes),
     Blob(Blob),
     Fill(Box<FillReader>),
-    PassThroughBody(Box<PassThroughBody>),
+    PassThrough(Box<PassThroughBody>),
     /// The part that is wanted cannot be had: the body breaks off.
     Nothing,
 }

@@ -25,7 +25,7 @@ const DEPTH: u32 = 3;
 /// The longest that an upstream's own limit is waited for.
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// How long all waits for one image may take.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// How long one wait is at least, and at most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -102,7 +102,7 @@ impl Mirror {
         told: &watch::Sender<WarmProgress>,
     ) -> Result<(), WarmError> {
         let origin = self.shared.origins.get(&image.registry);
-        if origin.ok_or(MirrorError::NotServed)?.callers {
+        if origin.ok_or(MirrorError::NotServed)?.is_per_caller() {
             return Err(WarmError::Callers);
         }
         let warming = Warming {
@@ -228,7 +228,7 @@ impl Warming<'_> {
     async fn pause(&self, error: MirrorError) -> Result<(), WarmError> {
         let (least, most) = WAIT;
         let wait = match retry_after(&error) {
-            Some(wait) if self.began.elapsed() < PATIENCE => wait.clamp(least, most),
+            Some(wait) if self.began.elapsed() < LONGEST_WAIT => wait.clamp(least, most),
             _ => return Err(error.into()),
         };
         let why = error.to_string();

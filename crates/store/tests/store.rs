@@ -85,7 +85,7 @@ enum Act {
     /// Appends so many percent of what is missing.
     Append(u8, u8),
     /// Appends a byte that is wrong.
-    Corrupt(u8),
+    AppendWrong(u8),
     Commit(u8),
     Park(u8),
     /// The download is given up.
@@ -119,7 +119,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (key.clone(), any::<bool>()).prop_map(|(key, sized)| Act::Stage(key, sized)),
         5 => (key.clone(), 1..=100_u8).prop_map(|(key, part)| Act::Append(key, part)),
-        1 => key.clone().prop_map(Act::Corrupt),
+        1 => key.clone().prop_map(Act::AppendWrong),
         5 => key.clone().prop_map(Act::Commit),
         2 => key.clone().prop_map(Act::Park),
         1 => key.clone().prop_map(Act::Drop),
@@ -200,7 +200,7 @@ impl World {
         match act {
             Act::Stage(key, sized) => self.stage(key, sized),
             Act::Append(key, part) => self.append(key, part),
-            Act::Corrupt(key) => {
+            Act::AppendWrong(key) => {
                 if let Some(staged) = self.staged.get_mut(&key)
                     && let Ok(written) = usize::try_from(staged.written())
                     && let Some(&right) = content(key).get(written)

@@ -21,7 +21,7 @@ use oci::v1::{ImageId, Part, Resource};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
     /// By an image's id.
-    PublicImmutable,
+    Forever,
     /// It may be another one at any time.
     Moving,
 }
@@ -31,7 +31,7 @@ impl Life {
     const fn cache_control(self, open: bool) -> &'static str {
         match (open, self) {
             (false, _) => "private, no-store",
-            (true, Self::PublicImmutable) => "public, max-age=31536000",
+            (true, Self::Forever) => "public, max-age=31536000",
             (true, Self::Moving) => "no-cache",
         }
     }

@@ -165,7 +165,7 @@ fn nameless<'r>(resolver: &'r Resolver, place: Place<'_>) -> Result<Option<&'r E
 /// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up
 /// for them. That takes that they are kept here, and that we decide who may read them.
 pub fn speaks_v1(entry: &Entry) -> bool {
-    entry.v1 || entry.bridge && entry.cached && !entry.callers
+    entry.v1 || entry.bridge && entry.cached && !entry.delegates_auth
 }
 
 fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
