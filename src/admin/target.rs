@@ -1,7 +1,7 @@
 //! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
 
 use gateway::{Place, ResolveError, Resolver};
-use mirror::{Image, Target};
+use mirror::{ImageReference, Target};
 use oci::digest::Digest;
 use oci::name::{NameError, Reference, Registry, RepositoryName};
 
@@ -24,7 +24,7 @@ pub enum TargetError {
 ///
 /// # Errors
 /// When it is no image, or of no registry that is configured and kept.
-pub fn image(text: &str, resolver: &Resolver) -> Result<Image, TargetError> {
+pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetError> {
     let (registry, repository, reference) = match parse(text, resolver)? {
         Target::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
         Target::Content(registry, repository, digest) => {
@@ -45,7 +45,7 @@ pub fn image(text: &str, resolver: &Resolver) -> Result<Image, TargetError> {
     {
         return Err(TargetError::NotKept(registry));
     }
-    Ok(Image {
+    Ok(ImageReference {
         registry,
         repository,
         reference,
@@ -232,7 +232,7 @@ mod tests {
             ),
         ] {
             let image = image(&text, &resolver).expect("an image");
-            let Image {
+            let ImageReference {
                 registry,
                 repository,
                 reference,

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::api::{error, lines_of_json, read, render};
 use super::report::{WarmAsked, WarmBlob, WarmEnd, WarmLine};
 use super::{Admin, Body, target};
-use mirror::{Image, WarmProgress};
+use mirror::{ImageReference, WarmProgress};
 use oci::platform::{Platform, Platforms};
 
 /// How often the progress is told, where there is any.
@@ -65,12 +65,12 @@ impl Admin {
 
     async fn fetch(
         &self,
-        image: Image,
+        image: ImageReference,
         platforms: Platforms,
         progress: watch::Sender<WarmProgress>,
     ) -> WarmEnd {
         let outcome = self.mirror.warm(&image, &platforms, &progress).await;
-        let Image {
+        let ImageReference {
             registry,
             repository,
             reference,

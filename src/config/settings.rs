@@ -133,9 +133,9 @@ impl Config {
                     Visibility::Public | Visibility::Rules => mirror::Visibility::Account,
                 },
                 heads: if registry.push {
-                    mirror::Heads::Revalidated
+                    mirror::HeadPolicy::Revalidated
                 } else {
-                    mirror::Heads::Cached
+                    mirror::HeadPolicy::Cached
                 },
             });
         }

@@ -17,7 +17,7 @@ use super::respond::{self, Wanted};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Denied, Login, Scopes, Viewer};
-use mirror::{Budget, Listed, MirrorError};
+use mirror::{MirrorError, NamePage, RequestBudget};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
@@ -121,7 +121,7 @@ impl Gateway {
         };
         let place = self.place(session, listing.namespace.as_deref());
         let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, place)).await;
-        let names = match names.unwrap_or_else(|_| Err(MirrorError::late())) {
+        let names = match names.unwrap_or_else(|_| Err(MirrorError::timed_out())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
                 let message = "the registry has no catalogue";
@@ -180,7 +180,7 @@ impl Gateway {
         let (resolver, mirror) = (&self.state.table.resolver, &self.state.mirror);
         let registries = &listing.registries;
         let (first, mut after) = self.begin(listing, place);
-        let mut budget = Budget(QUESTIONS);
+        let mut budget = RequestBudget(QUESTIONS);
         let mut names = Vec::new();
         let mut refused = None;
         let mut answered = false;
@@ -190,7 +190,7 @@ impl Gateway {
             let listed = mirror
                 .catalogue(viewer, registry, after.as_deref(), left, budget)
                 .await;
-            let Listed {
+            let NamePage {
                 names: more,
                 more: has_more,
             } = match listed {

@@ -8,7 +8,7 @@ use pingora_core::Result;
 
 use super::respond::{self, Wanted};
 use super::session::Session;
-use mirror::{Asked, MirrorError};
+use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
 
@@ -46,14 +46,16 @@ pub async fn respond(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
 pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     match error {
         MirrorError::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
-        MirrorError::Unknown { asked, .. } => match asked {
-            Asked::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
-            Asked::Manifest | Asked::Image => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
-            Asked::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        MirrorError::Unknown { kind, .. } => match kind {
+            ResourceKind::Blob => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+            ResourceKind::Manifest | ResourceKind::Image => {
+                (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
+            }
+            ResourceKind::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
             // Not NAME_UNKNOWN, after which clients do not look for the referrers tag.
-            Asked::Referrers => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+            ResourceKind::Referrers => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
         },
-        MirrorError::Challenged(_) | MirrorError::LoginWanted => {
+        MirrorError::Challenged(_) | MirrorError::LoginRequired => {
             (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
         }
         MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
@@ -70,7 +72,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => {
             (StatusCode::BAD_GATEWAY, ErrorCode::Unknown)
         }
-        MirrorError::Disk(_) | MirrorError::Lost => {
+        MirrorError::Disk(_) | MirrorError::Internal => {
             (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown)
         }
     }
@@ -86,7 +88,7 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         } => CacheStatus::HIT.detail("negative"),
         MirrorError::Unknown { .. } => asked.detail("unknown"),
         MirrorError::Challenged(_)
-        | MirrorError::LoginWanted
+        | MirrorError::LoginRequired
         | MirrorError::Denied
         | MirrorError::NotPublic
         | MirrorError::CallerDenied => asked.detail("denied"),
@@ -96,6 +98,6 @@ const fn fate(failure: &MirrorError) -> CacheStatus {
         MirrorError::Preparing(_) => asked.detail("converting"),
         MirrorError::Unavailable(_) => asked.detail("unavailable"),
         MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => asked.detail("unusable"),
-        MirrorError::Disk(_) | MirrorError::Lost => CacheStatus::own("failed"),
+        MirrorError::Disk(_) | MirrorError::Internal => CacheStatus::own("failed"),
     }
 }

@@ -108,11 +108,11 @@ impl Gateway {
             None
         };
         let mirror = &self.state.mirror;
-        let writing = mirror.writing(permit, resource, manifest.as_ref(), pass.digest);
+        let writing = mirror.begin_write(permit, resource, manifest.as_ref(), pass.digest);
         let passed = self
             .send(session, pass, permit, headers, manifest.clone())
             .await;
-        let written = mirror::Written {
+        let written = mirror::WriteRequest {
             method: method.clone(),
             endpoint: Endpoint {
                 repository: permit.repository().clone(),
@@ -126,7 +126,7 @@ impl Gateway {
         let write_outcome = mirror::write_outcome(written, answer);
         // Before the client hears of it: what it asks for next must not be what was.
         mirror
-            .learn(permit, write_outcome, writing, &pass.tags)
+            .apply_write(permit, write_outcome, writing, &pass.tags)
             .await;
         let passed = passed?;
         if method != Method::GET {
@@ -165,7 +165,7 @@ impl Gateway {
         };
         let sending = self.state.mirror.pass(
             permit,
-            mirror::Pass {
+            mirror::PassThroughRequest {
                 method,
                 resource: pass.target.resource.clone(),
                 query: pass.query.clone(),
@@ -183,7 +183,7 @@ impl Gateway {
             }
         }
         let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
-        Ok(answer.map_err(|_| mirror::MirrorError::late())??)
+        Ok(answer.map_err(|_| mirror::MirrorError::timed_out())??)
     }
 
     /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is

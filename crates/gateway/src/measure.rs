@@ -24,7 +24,7 @@ pub fn manifest(head: bool, cache: CacheStatus, may_be_old: Option<Stale>) {
 /// Counts an answer that may be out of date, if it may.
 pub fn stale(stale: Option<Stale>) {
     if let Some(stale) = stale {
-        metrics::stale(stale.because.as_str());
+        metrics::stale(stale.reason.as_str());
     }
 }
 

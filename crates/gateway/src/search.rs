@@ -20,7 +20,7 @@ use super::respond::{self, Wanted};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Viewer};
-use mirror::{MirrorError, picked};
+use mirror::{MirrorError, filter_map_yielding};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
 use oci::name::{Registry, Repository, RepositoryName};
@@ -86,10 +86,11 @@ pub(super) fn search(
     }
     let namespace = query.value("ns").map(str::to_owned);
     let fixed = resolver.fixed(place.with_namespace(namespace.as_deref()))?;
-    let entries = resolver
-        .entries
-        .iter()
-        .filter(|entry| fixed.map_or(!entry.delegates_auth, |fixed| fixed.registry == entry.registry));
+    let entries = resolver.entries.iter().filter(|entry| {
+        fixed.map_or(!entry.delegates_auth, |fixed| {
+            fixed.registry == entry.registry
+        })
+    });
     Ok(Search {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
         hosted: catalogue::listed(resolver, fixed),
@@ -177,7 +178,7 @@ impl Gateway {
                 Err(_) => tracing::debug!(%registry, "a catalogue is too slow to be searched"),
             }
         }
-        Ok(picked(&found, typed).await)
+        Ok(filter_map_yielding(&found, typed).await)
     }
 }
 

@@ -100,7 +100,7 @@ pub async fn parts(
     session.write_head(response).await?;
     for (head, span) in frame.parts() {
         session.write(head.into()).await?;
-        reader.turn_to(span);
+        reader.seek(span);
         pass_on(session, &mut reader).await?;
     }
     session.write_last(frame.end().into()).await

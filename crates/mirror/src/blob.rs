@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::contents::StoredBlob;
-use super::error::Asked;
+use super::error::ResourceKind;
 use super::fill::{FillError, Follower, Phase, Progress};
-use super::freshness::{Stale, is_fresh, stale_age, unix};
+use super::freshness::{Stale, is_fresh, stale_age, unix_seconds};
 use super::pass_through::PassThroughBody;
 use super::reader::Reader;
 use super::source::{FillKey, FillSource};
-use super::{Heads, Mirror, MirrorError, Origin, Shared};
+use super::{HeadPolicy, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -88,7 +88,7 @@ impl BlobAnswer {
         }
     }
 
-    /// Whether one reader can go from part to part ([`Reader::turn_to`]); where there is no room in the
+    /// Whether one reader can go from part to part ([`Reader::seek`]); where there is no room in the
     /// store, each would have to be asked for upstream.
     pub const fn is_seekable(&self) -> bool {
         match self.content {
@@ -136,7 +136,9 @@ impl BlobAnswer {
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
                 let body = source.body(&key, offset, stop, self.size).await;
-                let body = body.map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
+                let body = body.map_err(|error| {
+                    MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob)
+                })?;
                 let check = verify.then(|| source.check(&key));
                 Reader::through(
                     PassThroughBody::new(body, key, part.first, check, self.size),
@@ -158,7 +160,7 @@ impl Mirror {
         let shared = &self.shared;
         let link = shared.blob_link(permit, digest).await;
         if link.is_none() && shared.missing.knows(&missing_key(permit, digest)) {
-            return Err(Asked::Blob.still_unknown());
+            return Err(ResourceKind::Blob.still_unknown());
         }
         let link = match link {
             Some(link) => Some(link),
@@ -200,7 +202,7 @@ impl Mirror {
         let shared = &self.shared;
         let link = match shared.blob_link(permit, digest).await {
             None if shared.missing.knows(&missing_key(permit, digest)) => {
-                return Err(Asked::Blob.still_unknown());
+                return Err(ResourceKind::Blob.still_unknown());
             }
             None => shared.shared_blob(&origin, permit, digest).await,
             link => link,
@@ -209,7 +211,7 @@ impl Mirror {
             Some(link) => shared.length_here(&origin, permit, digest, link).await,
             None => None,
         };
-        if let (Some(link), Some(size), Heads::Cached) = (&link, here, origin.heads) {
+        if let (Some(link), Some(size), HeadPolicy::Cached) = (&link, here, origin.heads) {
             if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                 self.recheck_blob(&origin, permit, digest);
             }
@@ -228,10 +230,10 @@ impl Mirror {
             }),
             (Err(error), Some(link), Some(size)) => {
                 let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
-                let (Some(because), Some(age)) = (error.excuses_stale(), age) else {
+                let (Some(reason), Some(age)) = (error.stale_reason(), age) else {
                     return Err(error);
                 };
-                let stale = Stale { age, because };
+                let stale = Stale { age, reason };
                 Ok(BlobHead {
                     size: Some(size),
                     cache: stale.cache_status(),
@@ -264,7 +266,7 @@ impl Mirror {
                 let asked = async { origin.v2()?.blob_head(&repository, &digest).await };
                 let error = match asked.await {
                     Ok(size) => {
-                        let checked_at = unix(SystemTime::now());
+                        let checked_at = unix_seconds(SystemTime::now());
                         let link = BlobLink { checked_at, size };
                         let records = &shared.store.records;
                         records.answer(&claim.link, link, Reach::Shared).await;
@@ -289,7 +291,7 @@ impl Mirror {
         let (claim, collapsed) = claiming
             .join((key, origin.caller_key, generation), start)
             .await;
-        let size = claim.unwrap_or(Err(MirrorError::Lost))?;
+        let size = claim.unwrap_or(Err(MirrorError::Internal))?;
         Ok((size, collapsed))
     }
 
@@ -378,7 +380,7 @@ impl Shared {
         claim: &BlobClaim,
         error: FillError,
     ) -> MirrorError {
-        let error = MirrorError::of_fill(error);
+        let error = MirrorError::from_fill(error);
         if matches!(error, MirrorError::Unknown { .. }) {
             self.missing.remember(&claim.missing, origin.missing_ttl);
             self.store.records.answer_absent(&claim.link).await;

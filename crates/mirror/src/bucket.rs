@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::download::Download;
-use super::freshness::{is_fresh, unix};
+use super::freshness::{is_fresh, unix_seconds};
 use super::source::FillSource;
 use super::{Origin, Shared};
 use oci::digest::Digest;
@@ -36,7 +36,8 @@ const JUDGED_AFTER: Duration = Duration::from_secs(5);
 impl Origin {
     /// Notes that something was written or purged at `now`: what another node learned before is not believed.
     pub(super) fn written(&self, now: SystemTime) {
-        self.written_at.fetch_max(unix(now), Ordering::SeqCst);
+        self.written_at
+            .fetch_max(unix_seconds(now), Ordering::SeqCst);
     }
 
     /// Whether what another node learned at a time may be believed for so long: not what is from the future, and

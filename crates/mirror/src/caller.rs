@@ -15,8 +15,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderValue, StatusCode};
 use sha2::Sha256;
 
-use super::error::Asked;
-use super::freshness::unix;
+use super::error::ResourceKind;
+use super::freshness::unix_seconds;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 use super::{Mirror, MirrorError, Origin, Shared, Visibility};
 use access::{ForwardedAuthorization, Permit};
@@ -147,7 +147,7 @@ impl Mirror {
         let pinged = async { origin.v2()?.ping().await };
         pinged
             .await
-            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+            .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))
     }
 
     /// Makes sure that the registry lets this caller have `resource`. Tags and lists are asked for anyway.
@@ -200,7 +200,7 @@ impl Mirror {
     ) -> Result<ManifestAnswer, MirrorError> {
         let found = self.find_for_caller(origin, permit, tag, class, with_bytes);
         let found = tokio::time::timeout(UNCACHED_DEADLINE, found).await;
-        let found = found.unwrap_or_else(|_| Err(MirrorError::late()));
+        let found = found.unwrap_or_else(|_| Err(MirrorError::timed_out()));
         if let Some(caller_key) = origin.caller_key {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (caller_key, registry, repository);
@@ -220,7 +220,9 @@ impl Mirror {
         let (registry, repository) = (permit.registry(), permit.repository());
         let shared = &self.shared;
         let reference = Reference::Tag(tag.clone());
-        let refused = |error: UpstreamError| MirrorError::of(Arc::new(error), Asked::Manifest);
+        let refused = |error: UpstreamError| {
+            MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
+        };
         let upstream = origin.v2().map_err(refused)?;
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
         // It is not kept, but ends when somebody writes.
@@ -284,8 +286,8 @@ impl Shared {
         let size = async { origin.v2()?.blob_head(repository, digest).await };
         let size = size
             .await
-            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Blob))?;
-        let checked_at = unix(SystemTime::now());
+            .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob))?;
+        let checked_at = unix_seconds(SystemTime::now());
         let link = BlobLink { checked_at, size };
         records.answer(&question, link, Reach::Shared).await;
         Ok(())
@@ -297,7 +299,7 @@ impl Shared {
         permit: &Permit,
         reference: &Reference,
     ) -> Result<(), MirrorError> {
-        let refused = |error| MirrorError::of(Arc::new(error), Asked::Manifest);
+        let refused = |error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest);
         let (upstream, repository) = (origin.v2().map_err(refused)?, permit.repository());
         let class = AcceptClass::Full;
         let records = &self.store.records;
@@ -337,7 +339,7 @@ impl Shared {
         let link = ManifestLink {
             media_type,
             size,
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
             subject: None,
             stored: None,
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::error::Asked;
+use super::error::ResourceKind;
 use super::{Mirror, MirrorError, Origin, Visibility};
 use access::Viewer;
 use oci::name::{Registry, Repository, RepositoryName};
@@ -38,7 +38,7 @@ pub(super) fn searched() -> Searched {
 
 /// Names of one registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct NamePage {
     pub names: Vec<Repository>,
     /// Whether there are more that the viewer may pull, or may be: the budget was not enough to know.
     pub more: bool,
@@ -46,7 +46,7 @@ pub struct Listed {
 
 /// How often upstreams may still be asked for one answer.
 #[derive(Debug)]
-pub struct Budget(pub usize);
+pub struct RequestBudget(pub usize);
 
 impl MirrorError {
     /// A page for which the budget was not enough to find a single name.
@@ -67,8 +67,8 @@ impl Mirror {
         registry: &Registry,
         after: Option<&str>,
         n: usize,
-        budget: &mut Budget,
-    ) -> Result<Listed, MirrorError> {
+        budget: &mut RequestBudget,
+    ) -> Result<NamePage, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
         let seen = |name: &Repository| {
             viewer
@@ -76,7 +76,7 @@ impl Mirror {
                 .is_some()
         };
         let listed = if origin.upstream.is_none() {
-            Listed {
+            NamePage {
                 names: Vec::new(),
                 more: false,
             }
@@ -101,7 +101,7 @@ impl Mirror {
     ) -> Result<Vec<Repository>, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
         if origin.is_per_caller() {
-            let mut budget = Budget(QUESTIONS);
+            let mut budget = RequestBudget(QUESTIONS);
             let listed = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
             return Ok(listed.names);
         }
@@ -112,7 +112,7 @@ impl Mirror {
             let start = || {
                 let (shared, registry) = (shared.clone(), registry.clone());
                 async move {
-                    let mut budget = Budget(QUESTIONS);
+                    let mut budget = RequestBudget(QUESTIONS);
                     let all = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
                     let all: Arc<[Repository]> = all.names.into();
                     shared.searched.insert(registry, all.clone());
@@ -120,7 +120,7 @@ impl Mirror {
                 }
             };
             let (all, _) = shared.searching.join(registry.clone(), start).await;
-            all.unwrap_or(Err(MirrorError::Lost))?
+            all.unwrap_or(Err(MirrorError::Internal))?
         };
         let seen = |name: &Repository| {
             let seen = viewer
@@ -128,7 +128,7 @@ impl Mirror {
                 .is_some();
             seen.then(|| name.clone())
         };
-        Ok(picked(&all, seen).await)
+        Ok(filter_map_yielding(&all, seen).await)
     }
 }
 
@@ -138,8 +138,8 @@ async fn walk(
     seen: impl Fn(&Repository) -> bool,
     after: Option<&str>,
     n: usize,
-    budget: &mut Budget,
-) -> Result<Listed, MirrorError> {
+    budget: &mut RequestBudget,
+) -> Result<NamePage, MirrorError> {
     let mut found = Vec::new();
     // One more than is wanted tells whether there are more.
     let mut ask_for = (n + 1).min(LONGEST_PAGE);
@@ -150,7 +150,9 @@ async fn walk(
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
         let v2 = origin.v2().map_err(refused)?;
-        let page = v2.catalogue(&query, origin.visibility == Visibility::PublicOnly).await;
+        let page = v2
+            .catalogue(&query, origin.visibility == Visibility::PublicOnly)
+            .await;
         let page = page.map_err(refused)?;
         // Some registries know no pages: everything comes, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);
@@ -158,7 +160,7 @@ async fn walk(
             let name = name.parse::<Repository>().ok();
             match name.filter(&seen) {
                 Some(_) if found.len() == n => {
-                    return Ok(Listed {
+                    return Ok(NamePage {
                         names: found,
                         more: true,
                     });
@@ -168,7 +170,7 @@ async fn walk(
             }
         }
         let Some(next) = page.next.filter(|next| *next != query) else {
-            return Ok(Listed {
+            return Ok(NamePage {
                 names: found,
                 more: false,
             });
@@ -176,7 +178,7 @@ async fn walk(
         ask_for = (ask_for * 2).min(LONGEST_PAGE);
         query = next.with("n", &ask_for.to_string());
     }
-    Ok(Listed {
+    Ok(NamePage {
         names: found,
         more: true,
     })
@@ -206,12 +208,12 @@ impl Mirror {
                     .is_some()
         };
         let seen = |known: &KnownRepository| seen(known).then(|| known.repository.clone());
-        picked(&known, seen).await
+        filter_map_yielding(&known, seen).await
     }
 }
 
 /// What is picked of many. Whoever else is served by this thread is not held up meanwhile.
-pub async fn picked<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
+pub async fn filter_map_yielding<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
     /// How many are looked at without a break.
     const SLICE: usize = 256;
 
@@ -226,8 +228,8 @@ pub async fn picked<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
 fn refused(error: UpstreamError) -> MirrorError {
     match error {
         UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) => {
-            MirrorError::of(Arc::new(UpstreamError::NotFound), Asked::Repository)
+            MirrorError::from_upstream(Arc::new(UpstreamError::NotFound), ResourceKind::Repository)
         }
-        error => MirrorError::of(Arc::new(error), Asked::Repository),
+        error => MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository),
     }
 }

@@ -122,7 +122,7 @@ impl Mirror {
         });
         let given = shared.blob_of_fallback(origin, permit.repository(), digest);
         let (side, fallback) = match given.await {
-            Some(FallbackBlob::Made(bytes)) => {
+            Some(FallbackBlob::Rebuilt(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
                 let cache = cache.detail("converted");
                 return Ok(BlobAnswer::stored(StoredBlob::Memory(bytes), cache));
@@ -150,7 +150,7 @@ impl Mirror {
                 (Step::Claim, _) => drop(self.claim_blob(origin, permit, digest).await?),
                 (Step::Refuse, Some(error)) => {
                     return Err(match asking.side {
-                        Side::Fallback => MirrorError::of_fill(error),
+                        Side::Fallback => MirrorError::from_fill(error),
                         Side::Upstream => shared.blob_refused(origin, &claim, error).await,
                     });
                 }
@@ -198,7 +198,7 @@ impl Mirror {
                     FillError::Upstream(error) if matches!(error.root(), UpstreamError::NotFound)
                 );
                 let lost = matches!(
-                    MirrorError::of_fill(error.clone()),
+                    MirrorError::from_fill(error.clone()),
                     MirrorError::Unknown { .. }
                         | MirrorError::Unusable(_)
                         | MirrorError::DigestMismatch(_)

@@ -74,7 +74,11 @@ impl Contents {
     ///
     /// # Errors
     /// [`MirrorError::Disk`] when it cannot be read.
-    pub async fn small(&self, digest: &Digest, most: u64) -> Result<Option<Bytes>, MirrorError> {
+    pub async fn load_small(
+        &self,
+        digest: &Digest,
+        most: u64,
+    ) -> Result<Option<Bytes>, MirrorError> {
         if let Some(bytes) = self.hot.get(digest) {
             self.store.blobs.touch(digest);
             return Ok(Some(bytes));
@@ -115,7 +119,7 @@ impl Contents {
             }
         };
         if blob.size <= HOT_BODY
-            && let Ok(bytes) = self.small(digest, HOT_BODY).await
+            && let Ok(bytes) = self.load_small(digest, HOT_BODY).await
         {
             // Or it was damaged.
             return bytes.map(StoredBlob::Memory);
@@ -124,7 +128,7 @@ impl Contents {
     }
 
     /// Stores a small body. Where the disk cannot, who needs it has it made again.
-    pub async fn keep(&self, digest: Digest, bytes: Bytes) {
+    pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
         self.heat(digest, &bytes);
         let blobs = self.store.blobs.clone();
         let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;

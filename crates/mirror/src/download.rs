@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::attempts::{Attempts, Event, Step};
 use super::bucket::Tried;
 use super::fill::{Fill, FillError, Fills, Phase, TAIL};
-use super::source::{Check, FillKey, FillSource};
+use super::source::{DigestCheck, FillKey, FillSource};
 use oci::digest::Digest;
 use oci::name::Registry;
 use store::{
@@ -517,7 +517,7 @@ fn park(staged: Option<StagedBlob>) {
 }
 
 /// Whether what was staged is what its registry says that it hashes to. Blocks on the disk.
-fn is_right(check: &Check, staged: &StagedBlob) -> Result<(), CommitError> {
+fn is_right(check: &DigestCheck, staged: &StagedBlob) -> Result<(), CommitError> {
     if !check.compares() {
         return Ok(());
     }
@@ -526,7 +526,7 @@ fn is_right(check: &Check, staged: &StagedBlob) -> Result<(), CommitError> {
     compared(check, &actual)
 }
 
-fn compared(check: &Check, actual: &Digest) -> Result<(), CommitError> {
+fn compared(check: &DigestCheck, actual: &Digest) -> Result<(), CommitError> {
     match check.expected() {
         Some(expected) if !check.is_right(actual) => {
             let actual = *actual;

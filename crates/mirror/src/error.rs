@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::fallback::Preparation;
 use super::fill::FillError;
-use super::freshness::StaleBecause;
+use super::freshness::StaleReason;
 use upstream::UpstreamError;
 
 /// What a client is told to wait when there is no slot.
@@ -21,9 +21,9 @@ const NO_ROOM_RETRY: Duration = Duration::from_secs(30);
 pub enum MirrorError {
     #[error("the registry is not served here")]
     NotServed,
-    #[error("the {} is unknown to the registry", asked.as_str())]
+    #[error("the {} is unknown to the registry", kind.as_str())]
     Unknown {
-        asked: Asked,
+        kind: ResourceKind,
         /// Whether the upstream said so a short while ago, rather than now.
         remembered: bool,
     },
@@ -31,7 +31,7 @@ pub enum MirrorError {
     Denied,
     /// 401 of a registry whose clients bring the login, to our account or token or to none.
     #[error("the upstream registry wants a login that the gateway does not have")]
-    LoginWanted,
+    LoginRequired,
     /// The registry decides for each caller, and wants another login from this one: its challenges, as it
     /// wrote them.
     #[error("the registry wants a login for this")]
@@ -62,12 +62,12 @@ pub enum MirrorError {
     #[error("the store cannot be read")]
     Disk(#[source] Arc<std::io::Error>),
     #[error("the gateway failed")]
-    Lost,
+    Internal,
 }
 
 /// What a request was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum ResourceKind {
     Blob,
     /// By its id.
     Image,
@@ -77,7 +77,7 @@ pub enum Asked {
     Referrers,
 }
 
-impl Asked {
+impl ResourceKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Blob => "blob",
@@ -91,7 +91,7 @@ impl Asked {
     /// The 404 of the upstream's that is remembered.
     pub(super) const fn still_unknown(self) -> MirrorError {
         MirrorError::Unknown {
-            asked: self,
+            kind: self,
             remembered: true,
         }
     }
@@ -104,7 +104,7 @@ impl MirrorError {
             self,
             Self::Unknown { .. }
                 | Self::Denied
-                | Self::LoginWanted
+                | Self::LoginRequired
                 | Self::NotPublic
                 | Self::Challenged(_)
                 | Self::CallerDenied
@@ -112,16 +112,16 @@ impl MirrorError {
     }
 
     /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
-    pub const fn excuses_stale(&self) -> Option<StaleBecause> {
+    pub const fn stale_reason(&self) -> Option<StaleReason> {
         match self {
-            Self::Unavailable(_) => Some(StaleBecause::Unavailable),
-            Self::TooManyRequests { .. } => Some(StaleBecause::Limited),
+            Self::Unavailable(_) => Some(StaleReason::Unavailable),
+            Self::TooManyRequests { .. } => Some(StaleReason::Limited),
             _ => None,
         }
     }
 
     /// The upstream did not answer in the time that the client has.
-    pub fn late() -> Self {
+    pub fn timed_out() -> Self {
         Self::Unavailable(Arc::new(UpstreamError::Timeout))
     }
 
@@ -133,27 +133,27 @@ impl MirrorError {
     }
 
     /// Why a fill came to nothing, as it concerns the client.
-    pub(super) fn of_fill(error: FillError) -> Self {
+    pub(super) fn from_fill(error: FillError) -> Self {
         match error {
-            FillError::Upstream(error) => Self::of(error, Asked::Blob),
+            FillError::Upstream(error) => Self::from_upstream(error, ResourceKind::Blob),
             FillError::Commit(error) => Self::DigestMismatch(error),
             FillError::Busy => Self::Busy {
                 retry_after: BUSY_RETRY,
             },
             FillError::NoRoom { .. } => Self::no_room(),
-            FillError::Paused | FillError::Lost => Self::Lost,
+            FillError::Paused | FillError::Lost => Self::Internal,
         }
     }
 
     /// The upstream's refusal, as it concerns the client.
-    pub fn of(error: Arc<UpstreamError>, asked: Asked) -> Self {
+    pub fn from_upstream(error: Arc<UpstreamError>, kind: ResourceKind) -> Self {
         match error.root() {
             UpstreamError::NotFound => Self::Unknown {
-                asked,
+                kind,
                 remembered: false,
             },
             UpstreamError::NoReferrers => Self::Unknown {
-                asked: Asked::Referrers,
+                kind: ResourceKind::Referrers,
                 remembered: false,
             },
             UpstreamError::Denied(_) => Self::Denied,

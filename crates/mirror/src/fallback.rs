@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::catalogue::Budget;
+use super::catalogue::RequestBudget;
 use super::source::ForeignSource;
 use super::tag::TagKey;
 use super::{MirrorError, Origin, Shared, Target, Visibility};
@@ -29,7 +29,7 @@ pub struct Preparation(pub String);
 #[derive(Debug)]
 pub enum FallbackBlob {
     /// Here: they were made anew, and are stored.
-    Made(Bytes),
+    Rebuilt(Bytes),
     Source(Arc<dyn ForeignSource>),
 }
 
@@ -108,11 +108,11 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     fn names<'a>(
         &'a self,
         registry: &'a Registry,
-        budget: &'a mut Budget,
+        budget: &'a mut RequestBudget,
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>>;
 
     /// Forgets what is in memory of what a purge removed.
-    fn forget(&self, target: &Target);
+    fn invalidate(&self, target: &Target);
 }
 
 impl Shared {

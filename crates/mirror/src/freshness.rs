@@ -30,11 +30,11 @@ pub enum Freshness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
     pub age: Duration,
-    pub because: StaleBecause,
+    pub reason: StaleReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StaleBecause {
+pub enum StaleReason {
     /// The upstream cannot be asked.
     Unavailable,
     /// It limits how often it may be asked.
@@ -43,7 +43,7 @@ pub enum StaleBecause {
     Slow,
 }
 
-impl StaleBecause {
+impl StaleReason {
     /// The word for headers, metrics and the log.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl StaleBecause {
 
 impl Stale {
     pub(super) const fn cache_status(self) -> CacheStatus {
-        CacheStatus::forward(Forward::Stale).detail(self.because.as_str())
+        CacheStatus::forward(Forward::Stale).detail(self.reason.as_str())
     }
 }
 
@@ -86,30 +86,30 @@ impl Freshness {
 
 /// An answer that may be given while its upstream cannot say whether it is still right.
 #[derive(Clone, Debug)]
-pub struct Known<T> {
+pub struct KnownAnswer<T> {
     pub answer: T,
     pub age: Duration,
 }
 
 /// How long an upstream is waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wait {
+pub struct WaitLimits {
     /// Where there is a known answer to give instead.
     pub with_known: Duration,
     /// Where there is none.
-    pub without: Duration,
+    pub without_known: Duration,
 }
 
 /// What a question came to.
 #[derive(Clone, Debug)]
-pub struct Checked<T> {
+pub struct CheckedAnswer<T> {
     pub answer: T,
     pub freshness: Freshness,
     /// Whether somebody else had asked.
     pub collapsed: bool,
 }
 
-impl<T> Checked<T> {
+impl<T> CheckedAnswer<T> {
     pub fn cache_status(&self) -> CacheStatus {
         self.freshness.cache_status(self.collapsed)
     }
@@ -121,36 +121,36 @@ impl<T> Checked<T> {
 /// # Errors
 /// What the upstream said, where there is nothing to give instead.
 pub async fn revalidate<T>(
-    known: Option<Known<T>>,
-    wait: Wait,
+    known: Option<KnownAnswer<T>>,
+    wait: WaitLimits,
     ask: impl Future<Output = (Result<T, MirrorError>, bool)>,
     compare: impl FnOnce(&T) -> Freshness,
-) -> Result<Checked<T>, MirrorError> {
+) -> Result<CheckedAnswer<T>, MirrorError> {
     let within = match &known {
         Some(_) => wait.with_known,
-        None => wait.without,
+        None => wait.without_known,
     };
     match tokio::time::timeout(within, ask).await {
-        Ok((Ok(answer), collapsed)) => Ok(Checked {
+        Ok((Ok(answer), collapsed)) => Ok(CheckedAnswer {
             freshness: compare(&answer),
             answer,
             collapsed,
         }),
-        Ok((Err(error), _)) => instead(known, error.excuses_stale(), error),
-        Err(_) => instead(known, Some(StaleBecause::Slow), MirrorError::late()),
+        Ok((Err(error), _)) => instead(known, error.stale_reason(), error),
+        Err(_) => instead(known, Some(StaleReason::Slow), MirrorError::timed_out()),
     }
 }
 
 /// What there is instead of an answer: what is known, where that is excused, else why there is none.
 fn instead<T>(
-    known: Option<Known<T>>,
-    because: Option<StaleBecause>,
+    known: Option<KnownAnswer<T>>,
+    reason: Option<StaleReason>,
     error: MirrorError,
-) -> Result<Checked<T>, MirrorError> {
-    match (known, because) {
-        (Some(Known { answer, age }), Some(because)) => Ok(Checked {
+) -> Result<CheckedAnswer<T>, MirrorError> {
+    match (known, reason) {
+        (Some(KnownAnswer { answer, age }), Some(reason)) => Ok(CheckedAnswer {
             answer,
-            freshness: Freshness::Stale(Stale { age, because }),
+            freshness: Freshness::Stale(Stale { age, reason }),
             collapsed: false,
         }),
         _ => Err(error),
@@ -184,7 +184,7 @@ pub fn stale_age(
 }
 
 /// `now` in seconds since 1970.
-pub fn unix(now: SystemTime) -> u64 {
+pub fn unix_seconds(now: SystemTime) -> u64 {
     now.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn unavailable() -> MirrorError {
-        MirrorError::late()
+        MirrorError::timed_out()
     }
 
     fn limited() -> MirrorError {
@@ -225,13 +225,13 @@ mod tests {
     async fn checked(
         known: Option<u8>,
         asked: Option<Result<u8, MirrorError>>,
-    ) -> Result<Checked<u8>, MirrorError> {
+    ) -> Result<CheckedAnswer<u8>, MirrorError> {
         let age = Duration::from_secs(9);
         let known_answer = known;
-        let known = known.map(|answer| Known { answer, age });
-        let wait = Wait {
+        let known = known.map(|answer| KnownAnswer { answer, age });
+        let wait = WaitLimits {
             with_known: Duration::ZERO,
-            without: Duration::ZERO,
+            without_known: Duration::ZERO,
         };
         let ask = async {
             match asked {
@@ -249,9 +249,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_known_stands_in_where_the_upstream_cannot_say() {
-        let stale = |because| {
+        let stale = |reason| {
             let age = Duration::from_secs(9);
-            Freshness::Stale(Stale { age, because })
+            Freshness::Stale(Stale { age, reason })
         };
         for (known, asked, expected) in [
             (None, Some(Ok(1)), Some((1, Freshness::Fetched))),
@@ -260,14 +260,14 @@ mod tests {
             (
                 Some(1),
                 Some(Err(unavailable())),
-                Some((1, stale(StaleBecause::Unavailable))),
+                Some((1, stale(StaleReason::Unavailable))),
             ),
             (
                 Some(1),
                 Some(Err(limited())),
-                Some((1, stale(StaleBecause::Limited))),
+                Some((1, stale(StaleReason::Limited))),
             ),
-            (Some(1), None, Some((1, stale(StaleBecause::Slow)))),
+            (Some(1), None, Some((1, stale(StaleReason::Slow)))),
             // What the upstream did say is the answer.
             (Some(1), Some(Err(MirrorError::Denied)), None),
             (None, Some(Err(unavailable())), None),
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn headers_are_rendered_from_it() {
         let age = Duration::from_secs(9);
-        let because = StaleBecause::Slow;
+        let reason = StaleReason::Slow;
         for (freshness, header) in [
             (Freshness::Fresh { left: age }, "roadstead; hit; ttl=9"),
             (Freshness::Shared, "roadstead; hit; detail=bucket"),
@@ -302,7 +302,7 @@ mod tests {
             ),
             (Freshness::Fetched, "roadstead; fwd=uri-miss; stored"),
             (
-                Freshness::Stale(Stale { age, because }),
+                Freshness::Stale(Stale { age, reason }),
                 "roadstead; fwd=stale; detail=slow",
             ),
         ] {

@@ -38,22 +38,25 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use blob::{BlobAnswer, BlobHead};
-pub use catalogue::{Budget, Listed, picked};
+pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
-pub use error::{Asked, BUSY_RETRY, MirrorError};
+pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
 pub use fill::FillError;
 pub use freshness::{
-    Checked, Freshness, Known, Stale, StaleBecause, Wait, fresh_for, revalidate, stale_age, unix,
+    CheckedAnswer, Freshness, KnownAnswer, Stale, StaleReason, WaitLimits, fresh_for, revalidate,
+    stale_age, unix_seconds,
 };
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 pub use purge::{Purge, Target, Verified};
 pub use reader::{ReadError, Reader};
-pub use source::{Check, FillKey, ForeignSource};
-pub use warm::{Image, WarmError, WarmProgress};
-pub use write_outcome::{WriteOutcome, Written, write_outcome};
-pub use writes::{Body, BodyEnd, Feed, Pass, Passed, PassedError, Writing, is_whole_json};
+pub use source::{DigestCheck, FillKey, ForeignSource};
+pub use warm::{ImageReference, WarmError, WarmProgress};
+pub use write_outcome::{WriteOutcome, WriteRequest, write_outcome};
+pub use writes::{
+    Body, BodyEnd, Feed, PassThroughRequest, Passed, PassedError, PendingWrite, is_whole_json,
+};
 
 use access::Permit;
 use caller::{CallerKey, Callers};
@@ -85,7 +88,7 @@ pub struct OriginSettings {
     /// How long a known tag waits for its upstream before it is answered stale.
     pub stale_after: Duration,
     pub visibility: Visibility,
-    pub heads: Heads,
+    pub heads: HeadPolicy,
 }
 
 /// Which content of a registry is served.
@@ -101,7 +104,7 @@ pub enum Visibility {
 
 /// What a HEAD of content that is here is answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heads {
+pub enum HeadPolicy {
     /// By what is here.
     Cached,
     /// By the upstream, each time: a pusher skips the upload of what a HEAD finds, and the upstream may have lost it.
@@ -124,7 +127,7 @@ struct Origin {
     max_stale: Option<Duration>,
     stale_after: Duration,
     visibility: Visibility,
-    heads: Heads,
+    heads: HeadPolicy,
     /// Whose view of it this is, where it decides for each caller.
     caller_key: Option<CallerKey>,
     /// When something was last written through us, in seconds since 1970: what another node learned before
@@ -143,10 +146,10 @@ impl Origin {
     }
 
     /// How long it is waited for.
-    fn wait(&self) -> Wait {
-        Wait {
+    fn wait(&self) -> WaitLimits {
+        WaitLimits {
             with_known: self.stale_after,
-            without: UNCACHED_DEADLINE,
+            without_known: UNCACHED_DEADLINE,
         }
     }
 }

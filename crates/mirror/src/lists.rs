@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::Asked;
-use super::freshness::{Freshness, Known, Stale, Wait, revalidate};
+use super::error::ResourceKind;
+use super::freshness::{Freshness, KnownAnswer, Stale, WaitLimits, revalidate};
 use super::{Mirror, MirrorError, Origin};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -17,9 +17,9 @@ use upstream::Page;
 /// How long a page is believed at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
 /// The question has deadlines of its own.
-const NO_DEADLINE: Wait = Wait {
+const NO_DEADLINE: WaitLimits = WaitLimits {
     with_known: Duration::MAX,
-    without: Duration::MAX,
+    without_known: Duration::MAX,
 };
 /// How long a page is kept in case the upstream fails.
 const PAGE_LIFE: Duration = Duration::from_secs(3600);
@@ -123,12 +123,12 @@ impl Mirror {
             async move {
                 let fetched = shared.page(&origin, &endpoint, &query).await;
                 let page = fetched.map_err(|error| {
-                    if let MirrorError::Unknown { asked, .. } = error {
+                    if let MirrorError::Unknown { kind, .. } = error {
                         question.unwritten(|| shared.pages.invalidate(&key));
                         // An odd page that is not there says nothing of the list.
                         if is_ordinary(&query) {
                             let missing_ttl = origin.missing_ttl;
-                            shared.missing.remember_as(&missing, asked, missing_ttl);
+                            shared.missing.remember_as(&missing, kind, missing_ttl);
                         }
                     }
                     error
@@ -144,9 +144,9 @@ impl Mirror {
         };
         let ask = async {
             let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
-            (fetched.unwrap_or(Err(MirrorError::Lost)), collapsed)
+            (fetched.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
-        let known = known.map(|kept| Known {
+        let known = known.map(|kept| KnownAnswer {
             age: kept.at.elapsed(),
             answer: kept,
         });
@@ -179,7 +179,7 @@ async fn fetch_for_caller(
     let page = async { origin.v2()?.page(&endpoint, query).await };
     let page = page
         .await
-        .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))?;
+        .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))?;
     let at = Instant::now();
     Ok(PageAnswer {
         kept: Arc::new(Kept { page, at }),

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::error::Asked;
-use super::freshness::{Stale, is_fresh, stale_age, unix};
-use super::{Heads, Mirror, MirrorError, Origin, Shared};
+use super::error::ResourceKind;
+use super::freshness::{Stale, is_fresh, stale_age, unix_seconds};
+use super::{HeadPolicy, Mirror, MirrorError, Origin, Shared};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -98,7 +98,9 @@ impl Mirror {
             AcceptClass::Full,
         );
         let link = match link {
-            None if shared.missing.knows(&missing) => return Err(Asked::Manifest.still_unknown()),
+            None if shared.missing.knows(&missing) => {
+                return Err(ResourceKind::Manifest.still_unknown());
+            }
             None => shared.shared_manifest(origin, permit, digest).await,
             link => link,
         };
@@ -113,7 +115,7 @@ impl Mirror {
             }
             let is_here =
                 bytes.is_some() || (!with_bytes && shared.has_bytes(origin, digest, link).await);
-            if is_here && (with_bytes || origin.heads == Heads::Cached) {
+            if is_here && (with_bytes || origin.heads == HeadPolicy::Cached) {
                 if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                     self.recheck_manifest(origin, permit, digest);
                 }
@@ -121,7 +123,7 @@ impl Mirror {
             }
             // A HEAD by its tag would ask as seldom.
             let confirmed = is_fresh(link.checked_at, origin.tag_ttl, SystemTime::now());
-            if !with_bytes && origin.heads == Heads::Cached && confirmed {
+            if !with_bytes && origin.heads == HeadPolicy::Cached && confirmed {
                 return Ok(answer(digest, link, None, CacheStatus::HIT));
             }
             known = Some(link).filter(|_| is_here);
@@ -139,10 +141,10 @@ impl Mirror {
             (Ok(claimed), _) => claimed,
             (Err(error), Some(link)) => {
                 let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
-                let (Some(because), Some(age)) = (error.excuses_stale(), age) else {
+                let (Some(reason), Some(age)) = (error.stale_reason(), age) else {
                     return Err(error);
                 };
-                let stale = Stale { age, because };
+                let stale = Stale { age, reason };
                 return Ok(ManifestAnswer {
                     stale: Some(stale),
                     ..answer(digest, link, None, stale.cache_status())
@@ -189,8 +191,8 @@ impl Mirror {
         let fetching = shared.fetching.join(asked, start);
         let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetching)
             .await
-            .map_err(|_| MirrorError::late())?;
-        let fetched = match fetched.unwrap_or(Err(MirrorError::Lost)) {
+            .map_err(|_| MirrorError::timed_out())?;
+        let fetched = match fetched.unwrap_or(Err(MirrorError::Internal)) {
             Err(error @ MirrorError::Unknown { .. }) => {
                 let Some(fallback) = shared.fallback(origin) else {
                     return Err(error);
@@ -239,7 +241,7 @@ impl Shared {
     /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
     /// absent: slower, not wrong.
     pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
-        let here = self.contents.small(digest, MAX_MANIFEST as u64).await;
+        let here = self.contents.load_small(digest, MAX_MANIFEST as u64).await;
         let here = here.unwrap_or_else(|error| {
             warn_degraded("a manifest cannot be read", &error);
             None
@@ -329,7 +331,7 @@ impl Shared {
             match asked.await {
                 Ok(head) => {
                     if let (Some(media_type), Some(size)) = (head.media_type, head.size) {
-                        let checked_at = unix(SystemTime::now());
+                        let checked_at = unix_seconds(SystemTime::now());
                         let link = ManifestLink {
                             media_type,
                             size,
@@ -364,7 +366,7 @@ impl Shared {
             self.missing.remember(&claim.missing, origin.missing_ttl);
             self.store.records.answer_absent(&claim.link).await;
         }
-        MirrorError::of(Arc::new(error), Asked::Manifest)
+        MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
     }
 
     /// What somebody else fetched between this one's look and its turn to ask.
@@ -447,7 +449,7 @@ impl Shared {
                 .or(facts.media_type)
                 .unwrap_or_else(|| "application/octet-stream".into()),
             size: bytes.len() as u64,
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
             subject: facts.subject,
             stored: (actual != *digest).then_some(actual),
         })

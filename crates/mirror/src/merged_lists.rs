@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::error::Asked;
-use super::{Budget, Listed, MirrorError, Origin, Shared};
+use super::error::ResourceKind;
+use super::{MirrorError, NamePage, Origin, RequestBudget, Shared};
 use oci::name::{Registry, Repository};
 use oci::v2::{Endpoint, Query, Resource};
 use upstream::{Page, UpstreamError};
@@ -65,9 +65,9 @@ impl Shared {
         seen: impl Fn(&Repository) -> bool,
         after: Option<&str>,
         n: usize,
-        budget: &mut Budget,
-        listed: Listed,
-    ) -> Result<Listed, MirrorError> {
+        budget: &mut RequestBudget,
+        listed: NamePage,
+    ) -> Result<NamePage, MirrorError> {
         let Some(fallback) = self.fallback(origin) else {
             return Ok(listed);
         };
@@ -90,7 +90,7 @@ impl Shared {
         all.extend(listed.names);
         let more = listed.more || all.len() > n;
         let names = all.into_iter().take(n).collect();
-        Ok(Listed { names, more })
+        Ok(NamePage { names, more })
     }
 }
 
@@ -166,7 +166,7 @@ fn page_of(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Pa
 }
 
 fn refused(error: UpstreamError) -> MirrorError {
-    MirrorError::of(Arc::new(error), Asked::Repository)
+    MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository)
 }
 
 #[cfg(test)]

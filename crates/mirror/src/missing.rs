@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::Asked;
+use super::error::ResourceKind;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
@@ -25,7 +25,7 @@ pub struct Missing {
 #[derive(Clone, Copy, Debug)]
 struct Missed {
     until: Instant,
-    asked: Asked,
+    asked: ResourceKind,
 }
 
 impl Missing {
@@ -44,15 +44,15 @@ impl Missing {
     /// The upstream answered that it is not there. An answer to a question from before it was put there is not kept.
     pub fn remember(&self, question: &Question<MissingKey>, ttl: Duration) {
         let asked = match question.key().2 {
-            Resource::Manifest(_) => Asked::Manifest,
-            Resource::Blob(_) => Asked::Blob,
-            _ => Asked::Repository,
+            Resource::Manifest(_) => ResourceKind::Manifest,
+            Resource::Blob(_) => ResourceKind::Blob,
+            _ => ResourceKind::Repository,
         };
         self.remember_as(question, asked, ttl);
     }
 
     /// [`Missing::remember`] of something else than the resource itself.
-    pub fn remember_as(&self, question: &Question<MissingKey>, asked: Asked, ttl: Duration) {
+    pub fn remember_as(&self, question: &Question<MissingKey>, asked: ResourceKind, ttl: Duration) {
         if !ttl.is_zero() {
             let until = Instant::now() + ttl;
             let missed = Missed { until, asked };
@@ -81,7 +81,7 @@ impl Missing {
     }
 
     /// What the upstream said a short while ago that it does not have.
-    pub fn asked(&self, key: &MissingKey) -> Option<Asked> {
+    pub fn asked(&self, key: &MissingKey) -> Option<ResourceKind> {
         let missed = self.missed.get(key)?;
         if Instant::now() < missed.until {
             return Some(missed.asked);

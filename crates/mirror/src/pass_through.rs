@@ -9,7 +9,7 @@ use super::beside::{Replay, SentBeside};
 use super::fill::TAIL;
 use super::fill_reader::SentPrefix;
 use super::reader::ReadError;
-use super::source::{Check, FillKey};
+use super::source::{DigestCheck, FillKey};
 use store::read_at;
 use upstream::BlobBody;
 
@@ -20,7 +20,7 @@ pub(super) struct PassThroughBody {
     body: BlobBody,
     key: FillKey,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
-    check: Option<Check>,
+    check: Option<DigestCheck>,
     /// Whether there was such a check at first.
     verified: bool,
     /// The length that the receiver was told, where it was.
@@ -42,7 +42,7 @@ impl PassThroughBody {
         body: BlobBody,
         key: FillKey,
         first: u64,
-        check: Option<Check>,
+        check: Option<DigestCheck>,
         announced: Option<u64>,
     ) -> Self {
         let (skip, received) = (first, body.offset);

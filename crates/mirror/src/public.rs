@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::error::Asked;
-use super::freshness::{Freshness, Known, is_fresh, revalidate, stale_age, unix};
+use super::error::ResourceKind;
+use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, unix_seconds};
 use super::{Mirror, MirrorError, Origin, Shared, Visibility};
 use access::Permit;
 use oci::name::{Registry, Repository};
@@ -63,11 +63,11 @@ impl Shared {
             return Ok(());
         }
         let known = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
-        let known = known.map(|age| Known { answer: (), age });
+        let known = known.map(|age| KnownAnswer { answer: (), age });
         let start = || self.clone().prove_public(origin.clone(), key.clone());
         let ask = async {
             let (proof, collapsed) = self.proving.join(key.clone(), start).await;
-            (proof.unwrap_or(Err(MirrorError::Lost)), collapsed)
+            (proof.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let checked = revalidate(known, origin.wait(), ask, |()| Freshness::Fetched);
         checked.await.map(drop)
@@ -92,7 +92,7 @@ impl Shared {
         let asked = async { origin.v2()?.ask_as_anybody(repository, resource).await };
         match asked.await {
             Ok(()) => {
-                let checked_at = unix(SystemTime::now());
+                let checked_at = unix_seconds(SystemTime::now());
                 records
                     .answer(&question, PublicLink { checked_at }, Reach::Shared)
                     .await;
@@ -100,11 +100,11 @@ impl Shared {
             }
             Err(error) => {
                 let asked = match resource {
-                    Resource::Manifest(_) => Asked::Manifest,
-                    Resource::Blob(_) => Asked::Blob,
-                    _ => Asked::Repository,
+                    Resource::Manifest(_) => ResourceKind::Manifest,
+                    Resource::Blob(_) => ResourceKind::Blob,
+                    _ => ResourceKind::Repository,
                 };
-                let error = match MirrorError::of(Arc::new(error), asked) {
+                let error = match MirrorError::from_upstream(Arc::new(error), asked) {
                     MirrorError::Denied => MirrorError::NotPublic,
                     error => error,
                 };

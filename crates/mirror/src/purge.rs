@@ -47,7 +47,7 @@ impl Mirror {
             .missing
             .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
         if let Some(fallback) = &shared.fallback {
-            fallback.forget(target);
+            fallback.invalidate(target);
         }
         let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
         shared.lists.write_where(concerned, || ());

@@ -101,7 +101,7 @@ impl Reader {
 
     /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
     /// began with. A body that only passes by has no other part: reading it fails then.
-    pub fn turn_to(&mut self, span: Span) {
+    pub fn seek(&mut self, span: Span) {
         (self.offset, self.end) = (span.first, Some(span.end));
         match &mut self.feed {
             Feed::Memory(_) | Feed::Blob(_) => {}

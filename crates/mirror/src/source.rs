@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 
 use super::Origin;
-use super::freshness::{is_fresh, unix};
+use super::freshness::{is_fresh, unix_seconds};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
@@ -80,7 +80,7 @@ pub trait ForeignSource: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'_, Result<BlobBody, UpstreamError>>;
 
     /// How a body is verified of which only the end tells the digest.
-    fn check(&self) -> Check;
+    fn check(&self) -> DigestCheck;
 
     /// The digest under which such content was committed before.
     fn committed_as(&self) -> BoxFuture<'_, Option<Digest>>;
@@ -106,12 +106,12 @@ pub struct BlobSource {
 
 /// How bytes are verified from their first on: not at all, or what is hashed must be one of these.
 #[derive(Debug)]
-pub struct Check {
+pub struct DigestCheck {
     pub(super) hasher: Hasher,
     expected: Vec<Digest>,
 }
 
-impl Check {
+impl DigestCheck {
     /// What `hasher` comes to with a whole body must be one of `expected`, if there are any.
     pub const fn new(hasher: Hasher, expected: Vec<Digest>) -> Self {
         Self { hasher, expected }
@@ -217,10 +217,10 @@ impl FillSource {
     }
 
     /// How a body is verified that is read from its first byte on.
-    pub(super) fn check(&self, key: &FillKey) -> Check {
+    pub(super) fn check(&self, key: &FillKey) -> DigestCheck {
         match (self, key) {
             (Self::Foreign(foreign), FillKey::Name(_)) => foreign.check(),
-            (_, key) => Check::of(&key.partial()),
+            (_, key) => DigestCheck::of(&key.partial()),
         }
     }
 
@@ -264,7 +264,7 @@ impl FillSource {
             return;
         };
         let link = BlobLink {
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
             size,
         };
         store.records.answer(claim, link, Reach::Shared).await;
@@ -302,7 +302,7 @@ mod tests {
             (vec![wrong, right], right, true, true),
             (vec![right], wrong, false, true),
         ] {
-            let check = Check::new(Hasher::new(Algorithm::Sha256), expected.clone());
+            let check = DigestCheck::new(Hasher::new(Algorithm::Sha256), expected.clone());
             assert_eq!(check.is_right(&actual), is_right, "{expected:?} {actual}");
             assert_eq!(check.compares(), compares);
             assert_eq!(check.expected(), expected.first().copied());

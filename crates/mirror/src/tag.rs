@@ -8,8 +8,10 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
-use super::error::Asked;
-use super::freshness::{Checked, Freshness, Known, fresh_for, revalidate, stale_age, unix};
+use super::error::ResourceKind;
+use super::freshness::{
+    CheckedAnswer, Freshness, KnownAnswer, fresh_for, revalidate, stale_age, unix_seconds,
+};
 use super::manifest::{Fetched, ManifestAnswer, missing_key};
 use super::missing;
 use super::{Mirror, MirrorError, Origin, Shared};
@@ -91,11 +93,13 @@ impl Mirror {
             .as_ref()
             .and_then(|known| fresh_for(known.checked_at, origin.tag_ttl, SystemTime::now()));
         let checked = match (known, left) {
-            (Some(pointer), Some(left)) if shared.is_reachable(&key, &pointer).await => Checked {
-                answer: Resolved::known(pointer),
-                freshness: Freshness::Fresh { left },
-                collapsed: false,
-            },
+            (Some(pointer), Some(left)) if shared.is_reachable(&key, &pointer).await => {
+                CheckedAnswer {
+                    answer: Resolved::known(pointer),
+                    freshness: Freshness::Fresh { left },
+                    collapsed: false,
+                }
+            }
             (known, _) => {
                 let began = Instant::now();
                 let ask = || {
@@ -139,7 +143,7 @@ impl Mirror {
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
-        checked: Checked<Resolved>,
+        checked: CheckedAnswer<Resolved>,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
@@ -212,24 +216,24 @@ impl Shared {
         origin: Arc<Origin>,
         key: TagKey,
         known: Option<Arc<Pointer>>,
-    ) -> Result<Checked<Resolved>, MirrorError> {
+    ) -> Result<CheckedAnswer<Resolved>, MirrorError> {
         let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
         if self.missing.knows(&missing) {
-            return Err(Asked::Manifest.still_unknown());
+            return Err(ResourceKind::Manifest.still_unknown());
         }
         let age =
             |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
         let usable = known.clone().and_then(|pointer| {
             let age = age(&pointer)?;
             let answer = Resolved::known(pointer);
-            Some(Known { answer, age })
+            Some(KnownAnswer { answer, age })
         });
         let question = self.ask_tag(&key);
         let asked = (key.clone(), question.pointer.generation());
         let start = || self.clone().resolve(origin.clone(), key.clone(), question);
         let ask = async {
             let (resolved, collapsed) = self.resolving.join(asked, start).await;
-            (resolved.unwrap_or(Err(MirrorError::Lost)), collapsed)
+            (resolved.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let compare = |resolved: &Resolved| match known {
             _ if resolved.shared => Freshness::Shared,
@@ -299,7 +303,7 @@ impl Shared {
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
             Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
         };
-        let checked_at = unix(SystemTime::now());
+        let checked_at = unix_seconds(SystemTime::now());
         let pointer = head.and_then(|head| pointer(head, checked_at));
         let (pointer, bytes) = match pointer {
             Some(pointer) if self.is_reachable(&key, &pointer).await => {
@@ -433,7 +437,7 @@ impl Shared {
             self.store.records.answer_absent(&question.pointer).await;
             self.missing.remember(&question.missing, origin.missing_ttl);
         }
-        MirrorError::of(Arc::new(error), Asked::Manifest)
+        MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
     }
 }
 

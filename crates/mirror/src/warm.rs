@@ -31,7 +31,7 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 
 /// An image as an operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct ImageReference {
     pub registry: Registry,
     pub repository: Repository,
     pub reference: Reference,
@@ -97,7 +97,7 @@ impl Mirror {
     /// Why something of it is not here. What came, stays.
     pub async fn warm(
         &self,
-        image: &Image,
+        image: &ImageReference,
         wanted: &Platforms,
         told: &watch::Sender<WarmProgress>,
     ) -> Result<(), WarmError> {
@@ -139,7 +139,7 @@ impl Warming<'_> {
                 self.mirror.manifest(&self.permit, &reference, class, true)
             };
             let answer = self.patiently(ask).await?;
-            let bytes = answer.bytes.ok_or(MirrorError::Lost)?;
+            let bytes = answer.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&answer.media_type) {
                 all.extend(parts(&bytes));
                 continue;
@@ -170,7 +170,7 @@ impl Warming<'_> {
                     // It gave its slot up before it saw us.
                     Err(FillError::Paused) => {}
                     Err(FillError::NoRoom { .. }) => return Err(WarmError::NoRoom),
-                    Err(error) => self.pause(MirrorError::of_fill(error)).await?,
+                    Err(error) => self.pause(MirrorError::from_fill(error)).await?,
                 },
             }
         }
@@ -248,7 +248,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         MirrorError::NotServed
         | MirrorError::Unknown { .. }
         | MirrorError::Denied
-        | MirrorError::LoginWanted
+        | MirrorError::LoginRequired
         | MirrorError::Challenged(_)
         | MirrorError::CallerDenied
         | MirrorError::NotPublic
@@ -258,6 +258,6 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::Unusable(_)
         | MirrorError::DigestMismatch(_)
         | MirrorError::Disk(_)
-        | MirrorError::Lost => None,
+        | MirrorError::Internal => None,
     }
 }

@@ -33,7 +33,7 @@ pub enum WriteOutcome {
 
 /// What was written, as far as its answer can teach something.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct WriteRequest {
     pub method: Method,
     pub endpoint: Endpoint,
     /// The digest that an upload was finished with or a mount asked for.
@@ -44,8 +44,11 @@ pub struct Written {
 
 /// What an answer teaches: that the repository has what the answer itself names, if it is what was asked for.
 /// `answer` is absent where it got lost.
-pub fn write_outcome(written: Written, answer: Option<(StatusCode, &HeaderMap)>) -> WriteOutcome {
-    let Written {
+pub fn write_outcome(
+    written: WriteRequest,
+    answer: Option<(StatusCode, &HeaderMap)>,
+) -> WriteOutcome {
+    let WriteRequest {
         method,
         endpoint,
         blob,
@@ -179,7 +182,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             let answered = answered.to_string().parse().expect("a value");
             headers.insert("docker-content-digest", answered);
-            let written = Written {
+            let written = WriteRequest {
                 method: method.clone(),
                 endpoint: Endpoint {
                     repository: repository(),

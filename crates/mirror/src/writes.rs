@@ -11,8 +11,8 @@ use http::{HeaderMap, Method};
 
 pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is_whole_json};
 
-use super::error::Asked;
-use super::freshness::unix;
+use super::error::ResourceKind;
+use super::freshness::unix_seconds;
 use super::manifest::missing_key;
 use super::write_outcome::{WriteOutcome, digest_of};
 use super::{Mirror, MirrorError, Shared};
@@ -26,7 +26,7 @@ use upstream::{Manifest, ManifestHead, Passing};
 
 /// A request for something of the permit's repository.
 #[derive(Debug)]
-pub struct Pass {
+pub struct PassThroughRequest {
     pub method: Method,
     pub resource: Resource,
     /// Without `?`, as it goes out.
@@ -43,7 +43,11 @@ impl Mirror {
     ///
     /// # Errors
     /// Why it could not be asked.
-    pub async fn pass(&self, permit: &Permit, pass: Pass) -> Result<Passed, MirrorError> {
+    pub async fn pass(
+        &self,
+        permit: &Permit,
+        pass: PassThroughRequest,
+    ) -> Result<Passed, MirrorError> {
         let origin = self.origin(permit)?;
         let repository = permit.repository();
         let mut scope = format!(
@@ -71,21 +75,21 @@ impl Mirror {
         let passed = async { origin.v2()?.pass(passing).await };
         passed
             .await
-            .map_err(|error| MirrorError::of(Arc::new(error), Asked::Repository))
+            .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))
     }
 
     /// Begins a write; call it before the registry is sent anything. `manifest` is what is put, `blob` the digest that
     /// an upload is to end with.
-    pub fn writing(
+    pub fn begin_write(
         &self,
         permit: &Permit,
         resource: &Resource,
         manifest: Option<&Bytes>,
         blob: Option<Digest>,
-    ) -> Writing {
+    ) -> PendingWrite {
         let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.shared.store.records;
-        let mut writing = Writing::default();
+        let mut writing = PendingWrite::default();
         match (resource, manifest, blob) {
             (Resource::Manifest(reference), Some(bytes), _) => {
                 let digest = digest_of(reference, bytes);
@@ -107,11 +111,11 @@ impl Mirror {
 
     /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have moved,
     /// whatever its answer says of them. It is done to its end, also where the client leaves meanwhile.
-    pub async fn learn(
+    pub async fn apply_write(
         &self,
         permit: &Permit,
         write_outcome: WriteOutcome,
-        writing: Writing,
+        writing: PendingWrite,
         tags: &[Tag],
     ) {
         let Ok(origin) = self.origin(permit) else {
@@ -137,14 +141,14 @@ impl Mirror {
 /// A write from before it was sent until it is known what it did: where another one ended meanwhile, only the registry
 /// knows which of the two counts.
 #[derive(Debug, Default)]
-pub struct Writing {
+pub struct PendingWrite {
     tag: Option<Question<Pointer>>,
     manifest: Option<Question<ManifestLink>>,
     blob: Option<Question<BlobLink>>,
 }
 
 /// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
-fn actions(action: Action, pass: &Pass) -> &'static str {
+fn actions(action: Action, pass: &PassThroughRequest) -> &'static str {
     match (action, &pass.method, &pass.resource) {
         (Action::Push, &Method::DELETE, Resource::Upload(_)) => "pull,push,delete",
         (Action::Push, ..) => "pull,push",
@@ -154,7 +158,7 @@ fn actions(action: Action, pass: &Pass) -> &'static str {
 }
 
 impl Shared {
-    async fn learn(&self, permit: &Permit, write_outcome: WriteOutcome, writing: Writing) {
+    async fn learn(&self, permit: &Permit, write_outcome: WriteOutcome, writing: PendingWrite) {
         match write_outcome {
             WriteOutcome::Manifest {
                 reference,
@@ -173,7 +177,7 @@ impl Shared {
                     .await;
             }
             WriteOutcome::Blob { digest, size } => {
-                let checked_at = unix(SystemTime::now());
+                let checked_at = unix_seconds(SystemTime::now());
                 let link = BlobLink { checked_at, size };
                 if let Some(question) = &writing.blob {
                     self.store.records.write(question, link).await;
@@ -192,7 +196,7 @@ impl Shared {
         permit: &Permit,
         reference: Reference,
         manifest: Manifest,
-        writing: Writing,
+        writing: PendingWrite,
     ) {
         let digest = digest_of(&reference, &manifest.bytes);
         let media_type = manifest.head.media_type.clone().unwrap_or_default();
@@ -207,7 +211,7 @@ impl Shared {
                         digest,
                         media_type,
                         size: Some(link.size),
-                        checked_at: unix(SystemTime::now()),
+                        checked_at: unix_seconds(SystemTime::now()),
                     };
                     self.store.records.write(question, pointer).await;
                     self.forget_tag(permit, AcceptClass::Schema1, tag).await;

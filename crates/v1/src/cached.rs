@@ -15,8 +15,8 @@ use super::{Registries, V1};
 use crate::records::{BodyRecords, V1Body};
 use access::Permit;
 use mirror::{
-    Asked, Freshness, Known, MirrorError, Stale, UNCACHED_DEADLINE, Wait, fresh_for, revalidate,
-    stale_age, unix,
+    Freshness, KnownAnswer, MirrorError, ResourceKind, Stale, UNCACHED_DEADLINE, WaitLimits,
+    fresh_for, revalidate, stale_age, unix_seconds,
 };
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
@@ -204,7 +204,7 @@ impl V1 {
             }
         }
         Err(MirrorError::Unknown {
-            asked: Asked::Image,
+            kind: ResourceKind::Image,
             remembered: false,
         })
     }
@@ -222,18 +222,18 @@ impl V1 {
         let usable = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
             Some((known, age)) => {
                 let answer = self.registries.v1_bytes(known).await;
-                answer.map(|answer| Known { answer, age })
+                answer.map(|answer| KnownAnswer { answer, age })
             }
             None => None,
         };
         let question = (origin.registry.clone(), what, Some(repository.clone()));
         let ask = async {
             let (fetched, collapsed) = self.registries.v1_question(origin, question).await;
-            (fetched.unwrap_or(Err(MirrorError::Lost)), collapsed)
+            (fetched.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
-        let wait = Wait {
+        let wait = WaitLimits {
             with_known: origin.stale_after,
-            without: UNCACHED_DEADLINE,
+            without_known: UNCACHED_DEADLINE,
         };
         let compare = |fetched: &Fetched| match known {
             Some(known) if known.digest == fetched.body.digest => Freshness::Revalidated,
@@ -279,9 +279,9 @@ impl Registries {
     ) -> Result<V1Answer, MirrorError> {
         let asked = self.v1_question(origin, (origin.registry.clone(), what, repository));
         let Ok((fetched, collapsed)) = tokio::time::timeout(UNCACHED_DEADLINE, asked).await else {
-            return Err(MirrorError::late());
+            return Err(MirrorError::timed_out());
         };
-        let fetched = fetched.unwrap_or(Err(MirrorError::Lost))?;
+        let fetched = fetched.unwrap_or(Err(MirrorError::Internal))?;
         let cache = CacheStatus::forward(Forward::UriMiss)
             .stored()
             .collapsed(collapsed);
@@ -314,7 +314,11 @@ impl Registries {
 
     /// The bytes of a pointer, if they are here.
     async fn v1_bytes(&self, known: &Arc<V1Body>) -> Option<Fetched> {
-        let bytes = match self.contents.small(&known.digest, MAX_LIST as u64).await {
+        let bytes = match self
+            .contents
+            .load_small(&known.digest, MAX_LIST as u64)
+            .await
+        {
             Ok(bytes) => bytes?,
             Err(MirrorError::Disk(error)) => {
                 warn_degraded("a body of the v1 API cannot be read", &*error);
@@ -343,8 +347,8 @@ async fn fetched(
                 bodies.gone(&asked).await;
             }
             let kind = match what {
-                Endpoint::Image { .. } => Asked::Image,
-                Endpoint::Named { .. } => Asked::Repository,
+                Endpoint::Image { .. } => ResourceKind::Image,
+                Endpoint::Named { .. } => ResourceKind::Repository,
             };
             return Err(failed(error, kind));
         }
@@ -358,7 +362,7 @@ async fn fetched(
     let body = V1Body {
         digest: Digest::of(Algorithm::Sha256, &bytes),
         size: bytes.len() as u64,
-        checked_at: unix(SystemTime::now()),
+        checked_at: unix_seconds(SystemTime::now()),
         layer_size: text("x-docker-size").and_then(|size| size.parse().ok()),
         checksum: checksum.or_else(|| text("x-docker-payload-checksum")),
     };
@@ -432,14 +436,14 @@ fn is_usable(what: &Endpoint, bytes: &[u8]) -> bool {
 
 /// What an upstream's error means for a client of the v1 API. 401 stays 401: that a login is missing is not
 /// that there is nothing, nor that nobody may have it.
-pub(super) fn failed(error: UpstreamError, asked: Asked) -> MirrorError {
+pub(super) fn failed(error: UpstreamError, asked: ResourceKind) -> MirrorError {
     of(Arc::new(error), asked)
 }
 
-pub(super) fn of(error: Arc<UpstreamError>, asked: Asked) -> MirrorError {
+pub(super) fn of(error: Arc<UpstreamError>, asked: ResourceKind) -> MirrorError {
     match error.root() {
-        UpstreamError::Denied(StatusCode::UNAUTHORIZED) => MirrorError::LoginWanted,
-        _ => MirrorError::of(error, asked),
+        UpstreamError::Denied(StatusCode::UNAUTHORIZED) => MirrorError::LoginRequired,
+        _ => MirrorError::from_upstream(error, asked),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::layer_source::{Layer, checksums};
 use super::registry::{Claim, V1Origin};
 use super::{Registries, V1, cached};
-use mirror::{Asked, BUSY_RETRY, BlobAnswer, FillError, MirrorError, StoredBlob};
+use mirror::{BUSY_RETRY, BlobAnswer, FillError, MirrorError, ResourceKind, StoredBlob};
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
 use oci::name::Repository;
@@ -152,12 +152,12 @@ pub(super) fn endpoint(id: &ImageId) -> Endpoint {
 /// What a fill's end means for the client.
 pub(super) fn refused(error: FillError) -> MirrorError {
     match error {
-        FillError::Upstream(error) => cached::of(error, Asked::Image),
+        FillError::Upstream(error) => cached::of(error, ResourceKind::Image),
         FillError::Commit(error) => MirrorError::DigestMismatch(error),
         FillError::NoRoom { .. } => MirrorError::no_room(),
         FillError::Busy | FillError::Paused => MirrorError::Busy {
             retry_after: BUSY_RETRY,
         },
-        FillError::Lost => MirrorError::Lost,
+        FillError::Lost => MirrorError::Internal,
     }
 }

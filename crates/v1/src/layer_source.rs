@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::registry::V1Origin;
 use crate::records::{BodyRecords, V1Body};
-use mirror::{Check, FillKey, ForeignSource, unix};
+use mirror::{DigestCheck, FillKey, ForeignSource, unix_seconds};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use oci::range::Span;
@@ -105,11 +105,11 @@ impl ForeignSource for Layer {
         Box::pin(self.body(offset, end, total))
     }
 
-    fn check(&self) -> Check {
+    fn check(&self) -> DigestCheck {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(&self.json);
         hasher.update(b"\n");
-        Check::new(hasher, self.checksums.clone())
+        DigestCheck::new(hasher, self.checksums.clone())
     }
 
     fn committed_as(&self) -> BoxFuture<'_, Option<Digest>> {
@@ -121,7 +121,7 @@ impl ForeignSource for Layer {
             let body = V1Body {
                 digest,
                 size,
-                checked_at: unix(SystemTime::now()),
+                checked_at: unix_seconds(SystemTime::now()),
                 layer_size: None,
                 checksum: None,
             };

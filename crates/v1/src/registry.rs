@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::V1;
 use super::records::ImageRecords;
 use access::{Action, Open, Permit};
-use mirror::{Asked, MirrorError, Passed};
+use mirror::{MirrorError, Passed, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource};
 use upstream::{self, Body, BodyEnd, Passing, SetUpError, Upstream, UpstreamError, is_whole_json};
@@ -204,7 +204,7 @@ impl V1 {
             Claim::Repository(permit) => {
                 if !begins && !self.is_linked(permit, id).await? {
                     return Err(MirrorError::Unknown {
-                        asked: Asked::Image,
+                        kind: ResourceKind::Image,
                         remembered: false,
                     });
                 }
@@ -444,5 +444,5 @@ pub(super) fn keep_token(
 }
 
 fn failed(error: UpstreamError) -> MirrorError {
-    MirrorError::of(Arc::new(error), Asked::Repository)
+    MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository)
 }

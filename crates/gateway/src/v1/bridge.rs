@@ -12,7 +12,7 @@ use super::route::{Image, Named, speaks_v1};
 use super::{Failed, respond};
 use ::v1::{BridgeError, V1ImageRecord, V1Pass};
 use access::{Action, Login, Permit};
-use mirror::{Asked, MirrorError};
+use mirror::{MirrorError, ResourceKind};
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
 use oci::v1::{Part, Resource};
@@ -69,7 +69,7 @@ impl Gateway {
             return if self.v1_has_own(&named.name.registry) {
                 self.v1_pass_named(session, named, login, permit).await
             } else {
-                Err(unknown(Asked::Repository).into())
+                Err(unknown(ResourceKind::Repository).into())
             };
         }
         if self.v1_has_own(&named.name.registry) {
@@ -278,9 +278,9 @@ fn agent(session: &Session) -> &str {
 }
 
 /// What is not there.
-pub fn unknown(asked: Asked) -> MirrorError {
+pub fn unknown(kind: ResourceKind) -> MirrorError {
     MirrorError::Unknown {
-        asked,
+        kind,
         remembered: false,
     }
 }

@@ -49,12 +49,12 @@ impl Gateway {
                 Ok(send::head(session, response, None).await?)
             }
             // A part of what has no length yet.
-            Err(_) if wanted.range.is_some() => Err(MirrorError::late().into()),
+            Err(_) if wanted.range.is_some() => Err(MirrorError::timed_out().into()),
             Err(_) => {
                 let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
                 let body = async {
                     let V1ImageLayer::Blob(answer) = layer.await? else {
-                        return Err(MirrorError::Lost.into());
+                        return Err(MirrorError::Internal.into());
                     };
                     Ok::<_, BridgeError>(answer.open(None).await?)
                 };

@@ -66,7 +66,7 @@ impl Gateway {
             })
             .await?;
         if self.v1_is_elsewhere(named, passed.status) {
-            return Err(bridge::unknown(mirror::Asked::Repository).into());
+            return Err(bridge::unknown(mirror::ResourceKind::Repository).into());
         }
         let method = session.req_header().method.clone();
         let teaches = passed.status == StatusCode::OK && method == Method::GET;
@@ -206,7 +206,7 @@ impl Gateway {
             }
         }
         let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
-        Ok(answer.map_err(|_| MirrorError::late())??)
+        Ok(answer.map_err(|_| MirrorError::timed_out())??)
     }
 
     /// The head of what goes back, `Location` leading here where it led to the registry.

@@ -8,7 +8,7 @@ use super::super::refusal::Refusal;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{failure, send};
-use mirror::{Asked, MirrorError};
+use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
 
@@ -51,7 +51,7 @@ pub async fn failure(session: &mut Session, head: bool, error: &MirrorError) -> 
     let message = match error {
         // As the registry says it itself.
         MirrorError::Unknown {
-            asked: Asked::Image,
+            kind: ResourceKind::Image,
             ..
         } => "Image not found".to_owned(),
         error => error.to_string(),

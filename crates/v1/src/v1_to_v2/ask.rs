@@ -10,7 +10,7 @@ use super::Side;
 use crate::Registries;
 use crate::cached::V1Answer;
 use crate::layer::KeptLayer;
-use mirror::{Asked, MirrorError};
+use mirror::{MirrorError, ResourceKind};
 use oci::name::Tag;
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list};
 use upstream::UpstreamError;
@@ -138,7 +138,7 @@ impl Side {
         let whose = Some(self.repository.clone());
         let asked = registries.v1_part(&self.v1, whose, id, which);
         let asked = tokio::time::timeout(QUESTION, asked).await;
-        let late = |_| Err(MirrorError::late());
+        let late = |_| Err(MirrorError::timed_out());
         asked.unwrap_or_else(late).map_err(of_image)
     }
 
@@ -159,7 +159,7 @@ impl Side {
         let asked = registries.v1_anew(&self.v1, Some(self.repository.clone()), what);
         let asked = tokio::time::timeout(QUESTION, asked).await;
         asked
-            .unwrap_or_else(|_| Err(MirrorError::late()))
+            .unwrap_or_else(|_| Err(MirrorError::timed_out()))
             .map_err(ours)
     }
 }
@@ -167,7 +167,7 @@ impl Side {
 /// What is wanted is our login, of which clients of v2 know nothing.
 fn ours(error: MirrorError) -> MirrorError {
     match error {
-        MirrorError::LoginWanted => MirrorError::Denied,
+        MirrorError::LoginRequired => MirrorError::Denied,
         error => error,
     }
 }
@@ -185,7 +185,7 @@ pub(super) fn wrong(what: &'static str) -> MirrorError {
 }
 
 fn failed(error: UpstreamError) -> MirrorError {
-    MirrorError::of(Arc::new(error), Asked::Image)
+    MirrorError::from_upstream(Arc::new(error), ResourceKind::Image)
 }
 
 fn is(error: &UpstreamError, status: StatusCode) -> bool {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::ask::wrong;
 use crate::{Registries, v1_list};
-use mirror::{Asked, Budget, MirrorError};
+use mirror::{MirrorError, RequestBudget, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::plain;
 use upstream::{Passing, UpstreamError};
@@ -43,7 +43,7 @@ impl Registries {
     pub(super) async fn names_of_v1(
         &self,
         registry: &Registry,
-        budget: &mut Budget,
+        budget: &mut RequestBudget,
     ) -> Result<Option<Arc<BTreeSet<Repository>>>, MirrorError> {
         let Some(v1) = self.bridging(registry) else {
             return Ok(None);
@@ -82,5 +82,5 @@ impl Registries {
 }
 
 fn refused(error: UpstreamError) -> MirrorError {
-    MirrorError::of(Arc::new(error), Asked::Repository)
+    MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository)
 }

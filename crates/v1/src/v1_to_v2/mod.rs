@@ -27,7 +27,8 @@ use super::registry::V1Origin;
 use super::{Registries, layer as v1_layer};
 use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
 use mirror::{
-    Budget, Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, Target, unix,
+    Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, RequestBudget, Target,
+    unix_seconds,
 };
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
@@ -146,7 +147,7 @@ impl Registries {
             digest: made.manifest,
             media_type: DOCKER_MANIFEST.to_owned(),
             size: Some(made.size),
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
         }))
     }
 
@@ -163,13 +164,13 @@ impl Registries {
     ) -> Result<(), MirrorError> {
         let side = self.side(registry, repository);
         let side = side.ok_or(MirrorError::NotServed)?;
-        let top: ImageId = named.0.parse().map_err(|_| MirrorError::Lost)?;
+        let top: ImageId = named.0.parse().map_err(|_| MirrorError::Internal)?;
         let start = || self.clone().convert(side, top.clone());
         let key = (registry.clone(), top.clone());
         let converting = self.conversions.converting.join(key, start);
         let left = WAIT.saturating_sub(began.elapsed());
         match tokio::time::timeout(left, converting).await {
-            Ok((converted, _)) => converted.unwrap_or(Err(MirrorError::Lost)).map(drop),
+            Ok((converted, _)) => converted.unwrap_or(Err(MirrorError::Internal)).map(drop),
             Err(_) => Err(MirrorError::Preparing(named.clone())),
         }
     }
@@ -189,7 +190,7 @@ impl Registries {
             };
             if made == *digest {
                 let bytes = Bytes::from(bytes);
-                self.contents.keep(made, bytes.clone()).await;
+                self.contents.store_small(made, bytes.clone()).await;
                 return Some(bytes);
             }
         }
@@ -207,7 +208,10 @@ impl Registries {
         let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         match kind {
             MadeKind::Manifest => None,
-            MadeKind::Config => self.rebuild(registry, digest).await.map(FallbackBlob::Made),
+            MadeKind::Config => self
+                .rebuild(registry, digest)
+                .await
+                .map(FallbackBlob::Rebuilt),
             MadeKind::Layer => {
                 let source = self.layer_of_v1(side, id, *digest).await?;
                 Some(FallbackBlob::Source(source))
@@ -278,7 +282,7 @@ impl Registries {
             }
         };
         let link = BlobLink {
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
             size: length,
         };
         let records = &self.store.records;
@@ -305,7 +309,7 @@ impl Registries {
         let link = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
             size: made.ok()??.size,
-            checked_at: unix(SystemTime::now()),
+            checked_at: unix_seconds(SystemTime::now()),
             subject: None,
             stored: None,
         };
@@ -437,12 +441,12 @@ impl Fallback for Registries {
     fn names<'a>(
         &'a self,
         registry: &'a Registry,
-        budget: &'a mut Budget,
+        budget: &'a mut RequestBudget,
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>> {
         Box::pin(self.names_of_v1(registry, budget))
     }
 
-    fn forget(&self, target: &Target) {
+    fn invalidate(&self, target: &Target) {
         for (registry, v1) in &self.origins {
             let concerned = match target {
                 Target::Registry(own) | Target::Repository(own, _) => own == registry,

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::layer::{opened, repacked};
 use crate::layer_source::Layer;
-use mirror::{Check, ForeignSource, StoredBlob};
+use mirror::{DigestCheck, ForeignSource, StoredBlob};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use store::Blob;
@@ -92,8 +92,8 @@ impl ForeignSource for Packed {
     }
 
     /// Its digest is known.
-    fn check(&self) -> Check {
-        Check::new(Hasher::new(Algorithm::Sha256), vec![self.digest])
+    fn check(&self) -> DigestCheck {
+        DigestCheck::new(Hasher::new(Algorithm::Sha256), vec![self.digest])
     }
 
     fn committed_as(&self) -> BoxFuture<'_, Option<Digest>> {

@@ -11,7 +11,7 @@ use super::layer::{LayerError, examined};
 use super::{Side, preparation};
 use crate::Registries;
 use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
-use mirror::{MirrorError, unix};
+use mirror::{MirrorError, unix_seconds};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
@@ -96,7 +96,7 @@ impl Registries {
         let shared = self.clone();
         let start = || shared.read_image(side, id, parent);
         let (read, _) = self.conversions.reading.join(key, start).await;
-        read.unwrap_or(Err(MirrorError::Lost))
+        read.unwrap_or(Err(MirrorError::Internal))
     }
 
     async fn read_image(
@@ -131,7 +131,7 @@ impl Registries {
         expected: Option<u64>,
     ) -> Result<Layer, MirrorError> {
         let slot = self.conversions.slots.acquire().await;
-        let _slot = slot.map_err(|_| MirrorError::Lost)?;
+        let _slot = slot.map_err(|_| MirrorError::Internal)?;
         let kept = side.layer(self, id).await?;
         if expected.is_some_and(|expected| expected != kept.size) {
             return Err(wrong("a layer is not as long as it said"));
@@ -140,7 +140,7 @@ impl Registries {
         let seed = format!("roadstead converted layer\0{}\0{id}", side.registry);
         let key = Digest::of(Algorithm::Sha256, seed.as_bytes());
         let examining = tokio::task::spawn_blocking(move || examined(&blobs, &key, kept));
-        let examined = examining.await.map_err(|_| MirrorError::Lost)?;
+        let examined = examining.await.map_err(|_| MirrorError::Internal)?;
         examined.map_err(unread)
     }
 
@@ -191,10 +191,10 @@ impl Registries {
             kept.unwrap_or_else(|error| warn_degraded("a conversion cannot be noted", &error));
         }
         self.contents
-            .keep(converted.config_digest, converted.config.clone().into())
+            .store_small(converted.config_digest, converted.config.clone().into())
             .await;
         self.contents
-            .keep(converted.manifest_digest, converted.manifest.clone().into())
+            .store_small(converted.manifest_digest, converted.manifest.clone().into())
             .await;
     }
 
@@ -210,7 +210,7 @@ impl Registries {
         };
         let converted = converted(&chain)?;
         let records = &self.store.records;
-        let checked_at = unix(SystemTime::now());
+        let checked_at = unix_seconds(SystemTime::now());
         let blob = |size| BlobLink {
             checked_at,
             size: Some(size),
@@ -253,7 +253,7 @@ pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
     let mut descriptions = Vec::with_capacity(chain.len());
     for (id, image) in chain {
         let description = v1_to_v2::description(image.json.as_bytes(), id, image.parent.as_ref());
-        descriptions.push(description.map_err(|_| MirrorError::Lost)?);
+        descriptions.push(description.map_err(|_| MirrorError::Internal)?);
     }
     let images: Vec<Image<'_>> = descriptions
         .iter()

@@ -20,7 +20,7 @@ impl V1 {
         everybody: bool,
         platform: &Platform,
     ) -> bool {
-        if error.excuses_stale().is_none() {
+        if error.stale_reason().is_none() {
             return false;
         }
         let (registry, repository) = (permit.registry(), permit.repository());

@@ -97,9 +97,9 @@ impl V1 {
             let key = (permit.registry().clone(), wanted.chain);
             let start = || self.clone().prepare(permit.clone(), wanted.clone());
             let (done, _) = self.preparing.preparing.join(key, start).await;
-            done.unwrap_or(Err(MirrorError::Lost.into()))?;
+            done.unwrap_or(Err(MirrorError::Internal.into()))?;
         }
-        Err(MirrorError::Lost.into())
+        Err(MirrorError::Internal.into())
     }
 
     /// A layer of which it is known what it becomes, if that is here.
@@ -145,7 +145,10 @@ impl V1 {
     /// Looks through a layer, and makes another one of it where that must be.
     async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), BridgeError> {
         let turns = self.preparing.turns.clone();
-        let _turn = turns.acquire_owned().await.map_err(|_| MirrorError::Lost)?;
+        let _turn = turns
+            .acquire_owned()
+            .await
+            .map_err(|_| MirrorError::Internal)?;
         let (images, registry) = (V1ImageRecords::of(self.store()), permit.registry());
         let known = self.record(&permit, &wanted.layer).await;
         if known.as_deref() != Some(&PreparedLayer::Opaque) {
@@ -261,7 +264,7 @@ impl V1 {
             }
         }
         drop(give);
-        let worked = working.await.map_err(|_| MirrorError::Lost)?;
+        let worked = working.await.map_err(|_| MirrorError::Internal)?;
         worked.map_err(failed)
     }
 }
@@ -271,7 +274,7 @@ async fn computed<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, MirrorError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| MirrorError::Lost)
+    done.map_err(|_| MirrorError::Internal)
 }
 
 /// What an image's layer is known by; `None` for the empty one.
@@ -299,7 +302,7 @@ fn failed(error: io::Error) -> BridgeError {
     match error.downcast::<ReadError>() {
         Ok(error) => {
             tracing::warn!(error = telemetry::chain(&error), "a layer broke off");
-            MirrorError::late().into()
+            MirrorError::timed_out().into()
         }
         Err(error) => BridgeError::Archive(Arc::new(error)),
     }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use super::V1;
 use crate::records::{V1ImageRecord, V1ImageRecords};
 use access::Permit;
-use mirror::{Asked, MirrorError};
+use mirror::{MirrorError, ResourceKind};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, Tag};
@@ -105,7 +105,7 @@ impl V1 {
     /// [`MirrorError::Unknown`] where there is none, and why it could not be asked.
     pub async fn bridged_repository(&self, permit: &Permit) -> Result<(), MirrorError> {
         match self.tags_page(permit, &first_page()).await {
-            Err(error) if error.excuses_stale().is_some() => {
+            Err(error) if error.stale_reason().is_some() => {
                 let known = !self.known_tags(permit).await.is_empty();
                 if known { Ok(()) } else { Err(error) }
             }
@@ -145,7 +145,7 @@ impl V1 {
             Ok(ids)
         };
         let all = tokio::time::timeout(TAGS_DEADLINE, all).await;
-        all.unwrap_or_else(|_| Err(MirrorError::late()))
+        all.unwrap_or_else(|_| Err(MirrorError::timed_out()))
     }
 
     /// The id that one tag stands for.
@@ -209,7 +209,7 @@ impl V1 {
         if links.get(at).is_none_or(|link| link.id != *id) {
             // Made by another version of this program.
             return Err(MirrorError::Unknown {
-                asked: Asked::Image,
+                kind: ResourceKind::Image,
                 remembered: false,
             }
             .into());
@@ -285,7 +285,7 @@ impl V1 {
         loop {
             let (page, next) = match self.tags_page(permit, &query).await {
                 Ok(page) => page,
-                Err(error) if error.excuses_stale().is_some() => {
+                Err(error) if error.stale_reason().is_some() => {
                     let known = self.known_tags(permit).await;
                     return if known.is_empty() {
                         Err(error)
@@ -353,7 +353,7 @@ impl V1 {
                 .mirror
                 .manifest(permit, &reference, AcceptClass::Full, true)
                 .await?;
-            let bytes = manifest.bytes.ok_or(MirrorError::Lost)?;
+            let bytes = manifest.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&manifest.media_type) {
                 return Ok(Image::parse(&bytes)?);
             }
@@ -385,7 +385,7 @@ impl V1 {
                         error = telemetry::chain(&error),
                         "a configuration broke off"
                     );
-                    return Err(MirrorError::Lost.into());
+                    return Err(MirrorError::Internal.into());
                 }
             }
         }
