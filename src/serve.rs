@@ -14,7 +14,7 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use access::Authenticator;
 use gateway::{
-    Admission, AppState, Authority, Front, Gateway, ListenerTls, OwnTls, TlsError, TlsSettings,
+    Admission, AppState, Authority, AutoTls, Gateway, ListenerTls, Server, TlsError, TlsSettings,
     with_files,
 };
 use mirror::{Contents, Mirror};
@@ -146,7 +146,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // Before "ready" is said: who waited for it may stop us at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
-    let front = Front::new(config.front_settings(), shares, down.clone());
+    let server = Server::new(config.server_settings(), shares, down.clone());
     let mut urls = Vec::new();
     let mut gateways = Vec::new();
     for (listen, tls) in config.listen.iter().zip(tls) {
@@ -163,7 +163,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     );
     let listeners = gateways
         .into_iter()
-        .map(|(bound, gateway, tls)| tokio::spawn(front.clone().listen(bound, gateway, tls)));
+        .map(|(bound, gateway, tls)| tokio::spawn(server.clone().listen(bound, gateway, tls)));
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
     let blobs = store.blobs.clone();
@@ -181,7 +181,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     for listener in listeners {
         let _ = listener.await;
     }
-    if !front.drained().await {
+    if !server.drained().await {
         tracing::warn!("limits.drain is over; what was still under way is cut off");
     }
     // They answered all the while: alive, not ready.
@@ -246,21 +246,21 @@ struct Certificates {
     /// Present where a listener has `tls: auto`.
     authority: Option<Authority>,
     /// Of that authority, for all such listeners.
-    own: Option<Arc<OwnTls>>,
+    auto: Option<Arc<AutoTls>>,
 }
 
 impl Certificates {
     fn open(config: &Config) -> Result<Self, TlsError> {
-        let wants_own = |listen: &Listen| listen.tls() == Some(TlsSettings::Own);
-        if !config.listen.iter().any(wants_own) {
+        let wants_auto = |listen: &Listen| listen.tls() == Some(TlsSettings::Auto);
+        if !config.listen.iter().any(wants_auto) {
             return Ok(Self {
                 authority: None,
-                own: None,
+                auto: None,
             });
         }
         let authority = Authority::open(&config.keys)?;
         Ok(Self {
-            own: Some(Arc::new(OwnTls::open(authority.clone(), names(config))?)),
+            auto: Some(Arc::new(AutoTls::open(authority.clone(), names(config))?)),
             authority: Some(authority),
         })
     }
@@ -269,7 +269,7 @@ impl Certificates {
     fn of(&self, listen: &Listen) -> Result<Option<ListenerTls>, TlsError> {
         match listen.tls() {
             None => Ok(None),
-            Some(TlsSettings::Own) => Ok(self.own.clone().map(ListenerTls::Own)),
+            Some(TlsSettings::Auto) => Ok(self.auto.clone().map(ListenerTls::Auto)),
             Some(TlsSettings::Files {
                 certificates,
                 client_ca,

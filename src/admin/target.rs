@@ -1,6 +1,6 @@
 //! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
 
-use gateway::{Place, ResolveError, Resolver};
+use gateway::{NameContext, ResolveError, Resolver};
 use mirror::{ImageReference, Target};
 use oci::digest::Digest;
 use oci::name::{NameError, Reference, Registry, RepositoryName};
@@ -64,11 +64,11 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
         return Ok(Target::Registry(entry.registry.clone()));
     }
     let (name, reference) = split(text);
-    let found = resolver.resolve(Place::Operator, name);
+    let found = resolver.resolve(NameContext::Operator, name);
     let (_, name) = found.map_err(|error| match error {
         ResolveError::Name(error) => TargetError::Name(error),
-        ResolveError::Long => TargetError::Name(NameError::Long),
-        ResolveError::Unclaimed | ResolveError::Namespace | ResolveError::Elsewhere => {
+        ResolveError::TooLong => TargetError::Name(NameError::Long),
+        ResolveError::Unclaimed | ResolveError::UnknownNamespace | ResolveError::OwnHostOnly => {
             TargetError::NoRegistry(name.to_owned())
         }
     })?;
@@ -114,12 +114,12 @@ fn split(text: &str) -> (&str, Option<Written<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gateway::Entry;
+    use gateway::RegistryEntry;
     use oci::glob::Pattern;
 
     #[test]
     fn what_is_meant() {
-        let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| Entry {
+        let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| RegistryEntry {
             aliases: aliases.iter().map(ToString::to_string).collect(),
             owns: owns
                 .iter()
@@ -127,7 +127,7 @@ mod tests {
                 .collect(),
             default,
             library,
-            ..Entry::named(name)
+            ..RegistryEntry::named(name)
         };
         let entries = vec![
             named("docker.io", &["index.docker.io"], &[], true, true),
@@ -211,10 +211,10 @@ mod tests {
 
     #[test]
     fn images() {
-        let named = |name: &str, cached| Entry {
+        let named = |name: &str, cached| RegistryEntry {
             default: name == "docker.io",
             cached,
-            ..Entry::named(name)
+            ..RegistryEntry::named(name)
         };
         let resolver = Resolver {
             entries: vec![named("docker.io", true), named("backend", false)],

@@ -185,30 +185,33 @@ impl Config {
     }
 
     pub fn resolver(&self) -> gateway::Resolver {
-        let entries = self.registries.iter().map(|registry| gateway::Entry {
-            registry: Registry::new(&registry.name),
-            aliases: super::aliases(&registry.name)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            hosts: registry.hosts.clone(),
-            owns: registry.owns.clone(),
-            default: registry.default,
-            library: registry.name == "docker.io",
-            push: registry.push,
-            cached: registry.cache,
-            v1: registry.v1.is_some(),
-            v2: registry.v2.is_some() || registry.bridge,
-            bridge: registry.bridge,
-            delegates_auth: registry.visibility == Visibility::Caller,
-        });
+        let entries = self
+            .registries
+            .iter()
+            .map(|registry| gateway::RegistryEntry {
+                registry: Registry::new(&registry.name),
+                aliases: super::aliases(&registry.name)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                hosts: registry.hosts.clone(),
+                owns: registry.owns.clone(),
+                default: registry.default,
+                library: registry.name == "docker.io",
+                push: registry.push,
+                cached: registry.cache,
+                v1: registry.v1.is_some(),
+                v2: registry.v2.is_some() || registry.bridge,
+                bridge: registry.bridge,
+                delegates_auth: registry.visibility == Visibility::Caller,
+            });
         gateway::Resolver {
             entries: entries.collect(),
         }
     }
 
-    pub fn routing_table(&self) -> gateway::Table {
-        gateway::Table {
+    pub fn routing_table(&self) -> gateway::RoutingTable {
+        gateway::RoutingTable {
             resolver: self.resolver(),
             old_clients: match &self.routing.old_clients {
                 OldClients::Default => gateway::OldClients::Default,
@@ -256,8 +259,8 @@ impl Config {
         })
     }
 
-    pub fn front_settings(&self) -> gateway::FrontSettings {
-        gateway::FrontSettings {
+    pub fn server_settings(&self) -> gateway::ServerSettings {
+        gateway::ServerSettings {
             header_bytes: self.limits.header_bytes,
             header_timeout: self.limits.header_timeout,
             idle_timeout: self.limits.idle_timeout,
@@ -332,7 +335,7 @@ impl super::Listen {
     pub fn tls(&self) -> Option<gateway::TlsSettings> {
         match &self.tls {
             Tls::Off => None,
-            Tls::Auto => Some(gateway::TlsSettings::Own),
+            Tls::Auto => Some(gateway::TlsSettings::Auto),
             Tls::Certificates {
                 certificates,
                 client_ca,

@@ -8,7 +8,7 @@ use oci::name::{Registry, Repository};
 /// Writes the line of a request.
 pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     let request = session.req_header();
-    let answered = session.answered();
+    let answered = session.sent_head();
     let target = context.target.as_ref();
     let registry = target.map(|target| &target.name.registry);
     let registry = registry.or(context.v1.registry.as_ref());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
 use oci::error::ErrorCode;
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
@@ -45,7 +45,7 @@ impl Admission {
     }
 
     /// Room for a request of this client; `None` for a Unix socket.
-    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, Refusal> {
+    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, ErrorResponse> {
         static CLIENT_FULL: LogThrottle = LogThrottle::new();
         static FULL: LogThrottle = LogThrottle::new();
 
@@ -83,9 +83,9 @@ impl Admission {
     }
 }
 
-fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> Refusal {
-    Refusal {
+fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> ErrorResponse {
+    ErrorResponse {
         retry_after: Some(AGAIN),
-        ..Refusal::with_status(status, code, message)
+        ..ErrorResponse::with_status(status, code, message)
     }
 }

@@ -4,13 +4,13 @@ use http::{StatusCode, header};
 use pingora_core::Result;
 
 use super::context::RequestContext;
+use super::error_response::ErrorResponse;
 use super::host::host;
 use super::login::scope_of;
-use super::refusal::Refusal;
-use super::respond::{self, Wanted};
+use super::respond::{self, RequestOptions};
 use super::route::{self, Route};
 use super::session::Session;
-use super::table::Asked;
+use super::table::RequestParts;
 use super::{Gateway, catalogue};
 use access::{Action, Login, Scopes};
 use oci::error::ErrorCode;
@@ -30,42 +30,42 @@ impl Gateway {
             session.set_write_timeout(self.state.idle_timeout);
         }
         let request = session.req_header();
-        let mut wanted = Wanted::of(&request.method, &request.headers);
+        let mut options = RequestOptions::of(&request.method, &request.headers);
         match self.state.admission.request(session.client()) {
             Ok(admitted) => context.admitted = Some(admitted),
-            Err(denial) => return respond::refuse(session, &wanted, &denial).await,
+            Err(denial) => return respond::refuse(session, &options, &denial).await,
         }
         let route = match self.route(session) {
             Ok(Route::V1(route)) => return self.v1(session, route, &mut context.v1).await,
-            Ok(Route::Token) => return self.token(session, &wanted).await,
+            Ok(Route::Token) => return self.token(session, &options).await,
             Ok(route) => route,
-            Err(refusal) => return respond::refuse(session, &wanted, &refusal).await,
+            Err(refusal) => return respond::refuse(session, &options, &refusal).await,
         };
         match self.log_in(session, &route).await {
             Ok(login) => context.login = login,
-            Err(denial) => return respond::refuse(session, &wanted, &denial).await,
+            Err(denial) => return respond::refuse(session, &options, &denial).await,
         }
         // The commonest request goes the shortest way.
         if let Route::Pull(target) = route {
-            wanted.namespace.clone_from(&target.namespace);
+            options.namespace.clone_from(&target.namespace);
             let target = context.target.insert(target);
-            return self.pull(session, &wanted, target, &context.login).await;
+            return self.pull(session, &options, target, &context.login).await;
         }
-        self.dispatch(session, wanted, route, context).await
+        self.dispatch(session, options, route, context).await
     }
 
     /// Where a request goes.
-    fn route(&self, session: &Session) -> Result<Route, Refusal> {
+    fn route(&self, session: &Session) -> Result<Route, ErrorResponse> {
         let request = session.req_header();
         let host = host(request).map_err(|_| {
-            Refusal::with_status(
+            ErrorResponse::with_status(
                 StatusCode::BAD_REQUEST,
                 ErrorCode::NameInvalid,
                 "the Host header is missing or not valid",
             )
         })?;
         let agent = request.headers.get(header::USER_AGENT);
-        let asked = Asked {
+        let parts = RequestParts {
             method: &request.method,
             path: if request.raw_path_is_utf8() {
                 request.uri.path()
@@ -78,17 +78,17 @@ impl Gateway {
                 .and_then(|agent| agent.to_str().ok())
                 .unwrap_or_default(),
         };
-        route::route(&self.state.table, &self.listener, asked)
+        route::route(&self.state.table, &self.listener, parts)
     }
 
     /// Who asks, where this gateway is who knows.
-    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, Box<Refusal>> {
-        if self.authenticator().is_none() || self.leaves(route) {
+    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, Box<ErrorResponse>> {
+        if self.authenticator().is_none() || self.delegates_auth(route) {
             return Ok(Login::ANONYMOUS);
         }
         let scope = match route {
             Route::Pull(target) => scope_of(target, Action::Pull),
-            Route::Pass(pass) => scope_of(&pass.target, pass.action),
+            Route::PassThrough(pass) => scope_of(&pass.target, pass.action),
             Route::Catalogue(_) | Route::Search(_) => catalogue::scope(),
             Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
         };
@@ -99,7 +99,7 @@ impl Gateway {
     async fn dispatch(
         &self,
         session: &mut Session,
-        mut wanted: Wanted,
+        mut options: RequestOptions,
         route: Route,
         context: &mut RequestContext,
     ) -> Result<()> {
@@ -111,35 +111,35 @@ impl Gateway {
                 namespace,
                 of: Some(registry),
             } => {
-                wanted.namespace = namespace;
-                self.ping_for_caller(session, &wanted, &registry).await?;
+                options.namespace = namespace;
+                self.ping_registry(session, &options, &registry).await?;
             }
             Route::Ping {
                 namespace,
                 of: None,
             } => {
-                wanted.namespace = namespace;
-                if self.is_nobody(session) {
+                options.namespace = namespace;
+                if self.must_challenge_ping(session) {
                     let challenge = self.challenge(session, &Scopes::default(), None);
                     let denial =
-                        Refusal::unauthorized("log in, or get a token for nobody", challenge);
-                    respond::refuse(session, &wanted, &denial).await?;
+                        ErrorResponse::unauthorized("log in, or get a token for nobody", challenge);
+                    respond::refuse(session, &options, &denial).await?;
                 } else {
-                    respond::ping(session, &wanted).await?;
+                    respond::ping(session, &options).await?;
                 }
             }
             Route::Search(search) => {
-                wanted.namespace.clone_from(&search.namespace);
-                self.search(session, &wanted, &search, login).await?;
+                options.namespace.clone_from(&search.namespace);
+                self.search(session, &options, &search, login).await?;
             }
             Route::Catalogue(listing) => {
-                wanted.namespace.clone_from(&listing.namespace);
-                self.catalogue(session, &wanted, &listing, login).await?;
+                options.namespace.clone_from(&listing.namespace);
+                self.catalogue(session, &options, &listing, login).await?;
             }
-            Route::Pass(pass) => {
-                wanted.namespace.clone_from(&pass.target.namespace);
+            Route::PassThrough(pass) => {
+                options.namespace.clone_from(&pass.target.namespace);
                 context.target = Some(pass.target.clone());
-                self.pass(session, &wanted, *pass, login).await?;
+                self.pass(session, &options, *pass, login).await?;
             }
         }
         Ok(())

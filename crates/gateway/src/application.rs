@@ -10,10 +10,10 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::{Error, ErrorType};
 
 use super::context::RequestContext;
-use super::refusal::Refusal;
-use super::respond::{self, Wanted};
+use super::error_response::ErrorResponse;
+use super::respond::{self, RequestOptions};
 use super::session::Session;
-use super::{Gateway, access_log, measure};
+use super::{Gateway, access_log, request_metrics};
 use oci::error::ErrorCode;
 
 /// A gateway, and what its HTTP/2 connections may take up.
@@ -34,13 +34,13 @@ impl HttpServerApp for Application {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
-        let mut context = RequestContext::begin(measure::begun(session.req_header()));
+        let mut context = RequestContext::begin(request_metrics::begun(session.req_header()));
         let answered = self.gateway.answer(&mut session, &mut context).await;
         // What broke a body off was logged where it happened; a client that left is no error.
         if let Err(error) = &answered {
             fail(&mut session, error).await;
         }
-        measure::ended(&session, &context);
+        request_metrics::ended(&session, &context);
         if self.gateway.state.access_log {
             access_log::write(&self.gateway, &session, &context);
         }
@@ -64,10 +64,10 @@ async fn fail(session: &mut Session, error: &Error) {
         error.etype(),
         ErrorType::WriteError | ErrorType::ConnectionClosed
     );
-    if left || session.answered().is_some() {
+    if left || session.sent_head().is_some() {
         return session.break_off().await;
     }
-    let wanted = Wanted::of(&session.req_header().method, &session.req_header().headers);
-    let failed = Refusal::new(ErrorCode::Unknown, "the gateway failed");
-    let _ = respond::refusal(session, &wanted, &failed).await;
+    let options = RequestOptions::of(&session.req_header().method, &session.req_header().headers);
+    let failed = ErrorResponse::new(ErrorCode::Unknown, "the gateway failed");
+    let _ = respond::refusal(session, &options, &failed).await;
 }

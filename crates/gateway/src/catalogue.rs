@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
-use super::refusal::Refusal;
-use super::resolver::{self, Entry, Place, Resolver};
-use super::respond::{self, Wanted};
+use super::error_response::ErrorResponse;
+use super::resolver::{self, NameContext, RegistryEntry, Resolver};
+use super::respond::{self, RequestOptions};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Denied, Login, Scopes, Viewer};
@@ -32,7 +32,7 @@ const WITHIN: Duration = Duration::from_secs(25);
 
 /// A page of names that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub struct CatalogueQuery {
     /// Whose names, in this order.
     pub registries: Vec<Registry>,
     pub n: usize,
@@ -49,16 +49,19 @@ pub(super) fn scope() -> Scopes {
 /// What a request for a page of names asks for.
 pub(super) fn listing(
     resolver: &Resolver,
-    place: Place<'_>,
+    name_context: NameContext<'_>,
     namespace: Option<String>,
     query: &Query,
-) -> Result<Listing, Refusal> {
+) -> Result<CatalogueQuery, ErrorResponse> {
     let n = match query.value("n").map(str::parse::<usize>) {
         None => PAGE,
         Some(Ok(n)) if n <= LONGEST_PAGE => n,
         Some(_) => {
             let message = "n is the number of names wanted, a whole number up to 1000";
-            return Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message));
+            return Err(ErrorResponse::new(
+                ErrorCode::PaginationNumberInvalid,
+                message,
+            ));
         }
     };
     let last = query.value("last").map(str::to_owned);
@@ -67,14 +70,14 @@ pub(super) fn listing(
         .is_some_and(|last| last.len() > resolver::LONGEST_NAME)
     {
         let message = "last is the name that the page before ended with; this is longer than any";
-        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+        return Err(ErrorResponse::new(ErrorCode::NameInvalid, message));
     }
-    let registries = listed(resolver, resolver.fixed(place)?);
+    let registries = listed(resolver, resolver.fixed(name_context)?);
     if registries.is_empty() {
         let message = "there is no catalogue here";
-        return Err(Refusal::new(ErrorCode::NameUnknown, message));
+        return Err(ErrorResponse::new(ErrorCode::NameUnknown, message));
     }
-    Ok(Listing {
+    Ok(CatalogueQuery {
         registries,
         n,
         last,
@@ -83,12 +86,12 @@ pub(super) fn listing(
 }
 
 /// The registries whose catalogues are given: the one that is everything here, or all that are hosted.
-pub(super) fn listed(resolver: &Resolver, fixed: Option<&Entry>) -> Vec<Registry> {
-    let is_hosted = |entry: &Entry| {
+pub(super) fn listed(resolver: &Resolver, fixed: Option<&RegistryEntry>) -> Vec<Registry> {
+    let is_hosted = |entry: &RegistryEntry| {
         let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
         !entry.delegates_auth && (hosted || entry.default)
     };
-    let is_listed = |entry: &&Entry| {
+    let is_listed = |entry: &&RegistryEntry| {
         let chosen = fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
         // The Hub has none.
         chosen && !entry.library
@@ -98,7 +101,7 @@ pub(super) fn listed(resolver: &Resolver, fixed: Option<&Entry>) -> Vec<Registry
 }
 
 /// A page of names as they are typed here, and whether there are more.
-struct Names {
+struct NamesPage {
     names: Vec<String>,
     more: bool,
 }
@@ -108,30 +111,30 @@ impl Gateway {
     pub(super) async fn catalogue(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        listing: &Listing,
+        options: &RequestOptions,
+        listing: &CatalogueQuery,
         login: &Login,
     ) -> Result<()> {
         let viewer = match self.viewer(session, login, &listing.registries) {
             Ok(viewer) => viewer,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope());
-                return respond::refuse(session, wanted, &denial).await;
+                return respond::refuse(session, options, &denial).await;
             }
         };
-        let place = self.place(session, listing.namespace.as_deref());
-        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, place)).await;
+        let name_context = self.name_context(session, listing.namespace.as_deref());
+        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, name_context)).await;
         let names = match names.unwrap_or_else(|_| Err(MirrorError::timed_out())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
                 let message = "the registry has no catalogue";
-                let refused = Refusal::new(ErrorCode::NameUnknown, message);
-                return respond::refusal(session, wanted, &refused).await;
+                let refused = ErrorResponse::new(ErrorCode::NameUnknown, message);
+                return respond::refusal(session, options, &refused).await;
             }
-            Err(error) => return self.failure(session, wanted, error).await,
+            Err(error) => return self.failure(session, options, error).await,
         };
         let cache = CacheStatus::forward(Forward::Bypass);
-        let mut response = respond::response(StatusCode::OK, wanted, cache)?;
+        let mut response = respond::response(StatusCode::OK, options, cache)?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
         response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
         if let Some(last) = names.names.last().filter(|_| names.more) {
@@ -144,7 +147,7 @@ impl Gateway {
             response.insert_header(header::LINK, link)?;
         }
         let body = serde_json::json!({"repositories": names.names}).to_string();
-        send::whole(session, response, wanted.head, Bytes::from(body)).await
+        send::whole(session, response, options.head, Bytes::from(body)).await
     }
 
     /// Who asks what there is in these registries.
@@ -159,7 +162,7 @@ impl Gateway {
     ) -> Result<Viewer<'_>, Denied> {
         let policy = &self.state.policy;
         if let [registry] = registries
-            && let Some(viewer) = policy.viewer_of(&self.forwarded(session), registry)
+            && let Some(viewer) = policy.viewer_of(&self.forwarded_authorization(session), registry)
         {
             return Ok(viewer);
         }
@@ -174,12 +177,12 @@ impl Gateway {
     async fn names(
         &self,
         viewer: &Viewer<'_>,
-        listing: &Listing,
-        place: Place<'_>,
-    ) -> Result<Names, MirrorError> {
+        listing: &CatalogueQuery,
+        name_context: NameContext<'_>,
+    ) -> Result<NamesPage, MirrorError> {
         let (resolver, mirror) = (&self.state.table.resolver, &self.state.mirror);
         let registries = &listing.registries;
-        let (first, mut after) = self.begin(listing, place);
+        let (first, mut after) = self.begin(listing, name_context);
         let mut budget = RequestBudget(QUESTIONS);
         let mut names = Vec::new();
         let mut refused = None;
@@ -205,27 +208,31 @@ impl Gateway {
             };
             answered = true;
             names.extend(more.iter().filter_map(|repository| {
-                resolver.typed(place, &RepositoryName::new(registry, repository))
+                resolver.client_name(name_context, &RepositoryName::new(registry, repository))
             }));
             if has_more && names.is_empty() && listing.n > 0 {
                 return Err(MirrorError::too_sparse());
             }
             if has_more {
-                return Ok(Names { names, more: true });
+                return Ok(NamesPage { names, more: true });
             }
         }
         match refused {
             Some(error) if !answered => Err(error),
-            _ => Ok(Names { names, more: false }),
+            _ => Ok(NamesPage { names, more: false }),
         }
     }
 
     /// Which registry a page begins in, and behind which name of it.
-    fn begin(&self, listing: &Listing, place: Place<'_>) -> (usize, Option<String>) {
+    fn begin(
+        &self,
+        listing: &CatalogueQuery,
+        name_context: NameContext<'_>,
+    ) -> (usize, Option<String>) {
         let Some(last) = &listing.last else {
             return (0, None);
         };
-        let chosen = self.state.table.resolver.owner(place, last);
+        let chosen = self.state.table.resolver.owner(name_context, last);
         let found = chosen.ok().and_then(|(entry, rest)| {
             let registries = listing.registries.iter();
             let at = registries.clone().position(|it| *it == entry.registry)?;
@@ -237,31 +244,31 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{Listener, Table};
+    use super::super::table::{Listener, RoutingTable};
     use super::*;
     use oci::glob::Pattern;
 
-    fn table() -> Table {
-        Table {
+    fn table() -> RoutingTable {
+        RoutingTable {
             resolver: Resolver {
                 entries: vec![
-                    Entry {
+                    RegistryEntry {
                         default: true,
-                        ..Entry::named("docker.io")
+                        ..RegistryEntry::named("docker.io")
                     },
-                    Entry::named("ghcr.io"),
-                    Entry {
+                    RegistryEntry::named("ghcr.io"),
+                    RegistryEntry {
                         push: true,
                         owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                        ..Entry::named("hosted")
+                        ..RegistryEntry::named("hosted")
                     },
-                    Entry {
+                    RegistryEntry {
                         hosts: vec!["r.example.com".into()],
-                        ..Entry::named("other")
+                        ..RegistryEntry::named("other")
                     },
                 ],
             },
-            ..Table::default()
+            ..RoutingTable::default()
         }
     }
 
@@ -283,9 +290,14 @@ mod tests {
             (&pinned, "r.example.com", None, Ok("[ghcr.io]")),
             (&pinned, "x", Some("hosted"), none),
         ] {
-            let place = listener.place(namespace, Some(host));
+            let name_context = listener.name_context(namespace, Some(host));
             let namespace = namespace.map(str::to_owned);
-            let listed = listing(&table().resolver, place, namespace, &Query::default());
+            let listed = listing(
+                &table().resolver,
+                name_context,
+                namespace,
+                &Query::default(),
+            );
             let listed = listed.map(|listing| format!("{:?}", listing.registries));
             let listed = listed.map_err(|refusal| refusal.code);
             assert_eq!(listed, expected.map(str::to_owned), "{host}");
@@ -305,7 +317,7 @@ mod tests {
             ("n=", invalid),
         ] {
             let query = Query::parse(query).expect("a query");
-            let asked = listing(&table().resolver, Place::Operator, None, &query);
+            let asked = listing(&table().resolver, NameContext::Operator, None, &query);
             let n = asked
                 .map(|listing| listing.n)
                 .map_err(|refusal| refusal.code);
@@ -317,7 +329,7 @@ mod tests {
     fn names_as_they_are_typed_here() {
         let any = Listener::default();
         let table = table();
-        for (registry, repository, host, typed) in [
+        for (registry, repository, host, client_name) in [
             ("hosted", "team/app", "x", Some("team/app")),
             ("hosted", "app", "x", Some("hosted/app")),
             ("other", "team/app", "x", Some("other/team/app")),
@@ -330,8 +342,14 @@ mod tests {
         ] {
             let repository = repository.parse().expect("a name");
             let name = RepositoryName::new(&Registry::new(registry), &repository);
-            let found = table.resolver.typed(any.place(None, Some(host)), &name);
-            assert_eq!(found.as_deref(), typed, "{registry} {repository} at {host}");
+            let found = table
+                .resolver
+                .client_name(any.name_context(None, Some(host)), &name);
+            assert_eq!(
+                found.as_deref(),
+                client_name,
+                "{registry} {repository} at {host}"
+            );
         }
     }
 }

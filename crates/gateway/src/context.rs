@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::admission::Admitted;
-use super::target::Target;
+use super::target::RequestTarget;
 use super::v1;
 use access::Login;
 use telemetry::metrics::InFlight;
@@ -17,7 +17,7 @@ pub struct RequestContext {
     pub admitted: Option<Admitted>,
     pub login: Login,
     /// What it is about, once it is routed.
-    pub target: Option<Target>,
+    pub target: Option<RequestTarget>,
     pub v1: v1::Seen,
 }
 

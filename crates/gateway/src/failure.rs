@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
-use super::respond::{self, Wanted};
+use super::respond::{self, RequestOptions};
 use super::session::Session;
 use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::{CacheStatus, Forward};
@@ -16,12 +16,16 @@ use oci::error::ErrorCode;
 const CONVERTING_RETRY: Duration = Duration::from_secs(5);
 
 /// A read that came to nothing. The log gets the causes, the client the message.
-pub async fn respond(session: &mut Session, wanted: &Wanted, failure: &MirrorError) -> Result<()> {
+pub async fn respond(
+    session: &mut Session,
+    options: &RequestOptions,
+    failure: &MirrorError,
+) -> Result<()> {
     let (status, code) = status(failure);
     if status.is_server_error() {
         tracing::warn!(error = telemetry::chain(failure), "a read failed");
     }
-    let mut response = respond::response(status, wanted, fate(failure))?;
+    let mut response = respond::response(status, options, fate(failure))?;
     let retry_after = match failure {
         MirrorError::TooManyRequests { retry_after } => *retry_after,
         MirrorError::Busy { retry_after } | MirrorError::NoRoom { retry_after } => {
@@ -39,7 +43,7 @@ pub async fn respond(session: &mut Session, wanted: &Wanted, failure: &MirrorErr
             response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
         }
     }
-    respond::error(session, response, wanted, code, &failure.to_string()).await
+    respond::error(session, response, options, code, &failure.to_string()).await
 }
 
 /// The one table from what went wrong to what is said.

@@ -6,15 +6,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora_core::Result;
 
+use super::close_delimited::{self, CompletenessCheck};
+use super::error_response::ErrorResponse;
 use super::location::{leading_here, next_link};
 use super::login::scope_of;
-use super::pass::{self, Pass};
-use super::refusal::Refusal;
-use super::respond::{self, Wanted};
+use super::pass_through::{self, PassThrough};
+use super::respond::{self, RequestOptions};
 use super::response::Response;
 use super::send;
 use super::session::Session;
-use super::unframed::{self, Proof};
 use super::{Failure, Gateway, request_body};
 use access::{Login, Permit};
 use mirror::{self, Body, BodyEnd, Passed};
@@ -49,26 +49,26 @@ impl Gateway {
     pub(super) async fn pass(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        mut pass: Pass,
+        options: &RequestOptions,
+        mut pass: PassThrough,
         login: &Login,
     ) -> Result<()> {
         let permit = match self.decide(session, login, &pass.target, pass.action) {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
-                return respond::refuse(session, wanted, &denial).await;
+                return respond::refuse(session, options, &denial).await;
             }
         };
         if let Some(mount) = pass.mount.take()
-            && let Some(from) = self.source_of(session, login, &pass, &mount).await
+            && let Some(from) = self.mount_source(session, login, &pass, &mount).await
         {
             pass.mount_from(mount.digest, from);
         }
-        match self.forward(session, wanted, &pass, &permit).await {
+        match self.forward(session, options, &pass, &permit).await {
             Ok(()) => Ok(()),
             Err(Failure::Mirror(error)) => {
-                self.failure(session, wanted, error).await?;
+                self.failure(session, options, error).await?;
                 request_body::drain(session).await;
                 Ok(())
             }
@@ -80,28 +80,28 @@ impl Gateway {
     pub(super) async fn forward(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        pass: &Pass,
+        options: &RequestOptions,
+        pass: &PassThrough,
         permit: &Permit,
     ) -> Result<(), Failure> {
         let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
         let received = &session.req_header().headers;
         let media_type = media_type(received);
-        let headers = match pass::headers(&method, resource, received) {
+        let headers = match pass_through::headers(&method, resource, received) {
             Ok(headers) => headers,
-            Err(refused) => return Ok(respond::refuse(session, wanted, &refused).await?),
+            Err(refused) => return Ok(respond::refuse(session, options, &refused).await?),
         };
-        request_body::go_on(session).await?;
+        request_body::send_continue(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
             let Some(bytes) = request_body::read_manifest(session, self.state.idle_timeout).await?
             else {
-                let refused = Refusal::with_status(
+                let refused = ErrorResponse::with_status(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     ErrorCode::ManifestInvalid,
                     "a manifest has at most 4 MiB",
                 );
-                return Ok(respond::refuse(session, wanted, &refused).await?);
+                return Ok(respond::refuse(session, options, &refused).await?);
             };
             Some(bytes)
         } else {
@@ -132,7 +132,7 @@ impl Gateway {
         if method != Method::GET {
             tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
         }
-        let answered = self.give_back(session, wanted, pass, passed).await;
+        let answered = self.give_back(session, options, pass, passed).await;
         request_body::drain(session).await;
         answered
     }
@@ -141,7 +141,7 @@ impl Gateway {
     async fn send(
         &self,
         session: &mut Session,
-        pass: &Pass,
+        pass: &PassThrough,
         permit: &Permit,
         headers: HeaderMap,
         manifest: Option<Bytes>,
@@ -156,7 +156,7 @@ impl Gateway {
             });
             drop(whole);
             (None, Some(body))
-        } else if !pass::has_body(&method) || session.is_body_empty() {
+        } else if !pass_through::has_body(&method) || session.is_body_empty() {
             (None, None)
         } else {
             let length = request_body::content_length(&session.req_header().headers);
@@ -182,13 +182,13 @@ impl Gateway {
                 outcome = request_body::feed_body(session, feed, self.state.idle_timeout) => outcome?,
             }
         }
-        let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
+        let answer = tokio::time::timeout(request_body::ANSWER_TIMEOUT, sending).await;
         Ok(answer.map_err(|_| mirror::MirrorError::timed_out())??)
     }
 
     /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is
     /// relative then.
-    pub(super) fn external(&self, session: &Session) -> String {
+    pub(super) fn external_url(&self, session: &Session) -> String {
         if let Some(url) = &self.listener.public_url {
             return url.trim_end_matches('/').to_owned();
         }
@@ -203,12 +203,12 @@ impl Gateway {
     async fn give_back(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        pass: &Pass,
+        options: &RequestOptions,
+        pass: &PassThrough,
         passed: Passed,
     ) -> Result<(), Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
-        let mut response = respond::response(passed.status, wanted, cache)?;
+        let mut response = respond::response(passed.status, options, cache)?;
         if let Some(code) = code_of(&passed, &pass.target.resource) {
             // What stands before a registry speaks HTML, which no client can show.
             let message = match code {
@@ -218,7 +218,7 @@ impl Gateway {
             if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
                 response.insert_header(header::RETRY_AFTER, wait.clone())?;
             }
-            return Ok(respond::error(session, response, wanted, code, message).await?);
+            return Ok(respond::error(session, response, options, code, message).await?);
         }
         for name in COMING_BACK {
             for value in passed.headers.get_all(*name) {
@@ -227,7 +227,7 @@ impl Gateway {
         }
         if let Some(location) = passed.headers.get(header::LOCATION) {
             let upstream = self.state.mirror.upstream_of(&pass.target.name.registry);
-            let external = self.external(session);
+            let external = self.external_url(session);
             let here = location.to_str().ok().and_then(|location| {
                 let origins = [upstream, external.as_str()];
                 leading_here(location, &origins, &pass.target, &external)
@@ -245,8 +245,8 @@ impl Gateway {
                          by another name, have it answer with relative URLs (distribution: http.relativeurls)"
                     );
                     let refused =
-                        Refusal::bad_gateway("the registry wants the upload to go elsewhere");
-                    return Ok(respond::refusal(session, wanted, &refused).await?);
+                        ErrorResponse::bad_gateway("the registry wants the upload to go elsewhere");
+                    return Ok(respond::refusal(session, options, &refused).await?);
                 }
             }
         }
@@ -254,13 +254,13 @@ impl Gateway {
         let links = links.filter_map(|link| link.to_str().ok());
         match page::next(&pass.target.resource, links) {
             Ok(Some(next)) => {
-                let link = next_link(&pass.target, &next, &self.external(session));
+                let link = next_link(&pass.target, &next, &self.external_url(session));
                 response.insert_header(header::LINK, link)?;
             }
             Err(_) if is_list(&pass.target.resource) => {
                 let refused =
-                    Refusal::bad_gateway("the registry's next page cannot be asked for here");
-                return Ok(respond::refusal(session, wanted, &refused).await?);
+                    ErrorResponse::bad_gateway("the registry's next page cannot be asked for here");
+                return Ok(respond::refusal(session, options, &refused).await?);
             }
             Ok(None) | Err(_) => {}
         }
@@ -269,13 +269,13 @@ impl Gateway {
             passed.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-        if bodiless || wanted.head || length == Some(0) {
+        if bodiless || options.head || length == Some(0) {
             let length = length.filter(|_| !bodiless);
             return Ok(send::head(session, response, length).await?);
         }
         if passed.end() == BodyEnd::Connection {
             return self
-                .give_back_unframed(session, wanted, pass, response, passed)
+                .give_back_unframed(session, options, pass, response, passed)
                 .await;
         }
         Ok(send::relay(session, response, length, passed).await?)
@@ -285,37 +285,45 @@ impl Gateway {
     async fn give_back_unframed(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        pass: &Pass,
+        options: &RequestOptions,
+        pass: &PassThrough,
         response: Response,
         mut passed: Passed,
     ) -> Result<(), Failure> {
         let refused = |message: &'static str| {
-            Refusal::with_status(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            ErrorResponse::with_status(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
         };
         let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
-        let body = match (unframed::of_v2(&method, resource, &passed), resource) {
-            (None, _) => Err(unframed::UNPROVEN),
-            (Some(Proof::Status), _) => Ok(unframed::json(passed).await.unwrap_or_default()),
-            (Some(Proof::Json), _) => unframed::json(passed).await.ok_or(unframed::CUT),
-            (Some(Proof::Digest(digest)), Resource::Blob(_)) => {
+        let body = match (close_delimited::of_v2(&method, resource, &passed), resource) {
+            (None, _) => Err(close_delimited::UNPROVEN),
+            (Some(CompletenessCheck::Status), _) => {
+                Ok(close_delimited::json(passed).await.unwrap_or_default())
+            }
+            (Some(CompletenessCheck::Json), _) => close_delimited::json(passed)
+                .await
+                .ok_or(close_delimited::CUT),
+            (Some(CompletenessCheck::Digest(digest)), Resource::Blob(_)) => {
                 return Ok(send::relay_verified(session, response, digest, passed).await?);
             }
             // What was signed is named by its payload, so that it must be read whole.
-            (Some(Proof::Digest(digest)), _) => {
-                let whole = unframed::whole(&mut passed, MAX_MANIFEST).await;
+            (Some(CompletenessCheck::Digest(digest)), _) => {
+                let whole = close_delimited::whole(&mut passed, MAX_MANIFEST).await;
                 let is_it = |bytes: &Bytes| {
                     let algorithm = digest.algorithm();
                     Digest::of(algorithm, bytes) == digest
                         || schema1::digest_of(algorithm, bytes) == digest
                 };
-                whole.ok().flatten().filter(is_it).ok_or(unframed::CUT)
+                whole
+                    .ok()
+                    .flatten()
+                    .filter(is_it)
+                    .ok_or(close_delimited::CUT)
             }
         };
         match body {
             Ok(bytes) => Ok(send::whole(session, response, false, bytes).await?),
-            Err(message) => Ok(respond::refusal(session, wanted, &refused(message)).await?),
+            Err(message) => Ok(respond::refusal(session, options, &refused(message)).await?),
         }
     }
 }

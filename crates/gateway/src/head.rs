@@ -17,7 +17,7 @@ pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What a head may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct HeadLimits {
     /// When its first byte must have come.
     pub first_by: Instant,
     /// From its first byte to its end.
@@ -28,7 +28,7 @@ pub(super) struct Limits {
 
 /// What reading a head came to.
 #[derive(Debug)]
-pub(super) enum Head {
+pub(super) enum HeadOutcome {
     /// The head, and perhaps the beginning of a body.
     Complete(BytesMut),
     /// The client left, or was silent: there is nobody to answer.
@@ -41,41 +41,41 @@ pub(super) enum Head {
 /// do not begin it, so they gain a client no time.
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
-    limits: Limits,
+    limits: HeadLimits,
     shutdown: &mut watch::Receiver<bool>,
-) -> Head {
+) -> HeadOutcome {
     let mut head = BytesMut::with_capacity(4096);
     let mut blank = 0;
     while !has_begun(&head) {
         let read = tokio::select! {
             read = timeout_at(limits.first_by, stream.read_buf(&mut head)) => read,
-            _ = shutdown.wait_for(|&down| down) => return Head::Nothing,
+            _ = shutdown.wait_for(|&down| down) => return HeadOutcome::Nothing,
         };
         match read {
             Ok(Ok(read)) if read > 0 => {}
-            Err(_) if blank > 0 || !head.is_empty() => return Head::TooLate,
-            _ => return Head::Nothing,
+            Err(_) if blank > 0 || !head.is_empty() => return HeadOutcome::TooLate,
+            _ => return HeadOutcome::Nothing,
         }
         let lines = blank_lines(&head);
         head.advance(lines);
         blank += lines;
         if blank > limits.bytes {
-            return Head::TooLong;
+            return HeadOutcome::TooLong;
         }
     }
     let deadline = Instant::now() + limits.within;
     let mut searched = 0;
     loop {
         match end_of_head(&head, searched) {
-            Some(end) if end > limits.bytes => return Head::TooLong,
-            Some(_) => return Head::Complete(head),
-            None if head.len() > limits.bytes => return Head::TooLong,
+            Some(end) if end > limits.bytes => return HeadOutcome::TooLong,
+            Some(_) => return HeadOutcome::Complete(head),
+            None if head.len() > limits.bytes => return HeadOutcome::TooLong,
             None => searched = head.len(),
         }
         match timeout_at(deadline, stream.read_buf(&mut head)).await {
             Ok(Ok(read)) if read > 0 => {}
-            Ok(_) => return Head::Nothing,
-            Err(_) => return Head::TooLate,
+            Ok(_) => return HeadOutcome::Nothing,
+            Err(_) => return HeadOutcome::TooLate,
         }
     }
 }

@@ -4,38 +4,38 @@ mod access_log;
 mod admission;
 mod answer;
 mod application;
-mod caller;
 mod catalogue;
+mod close_delimited;
 mod connection;
 mod context;
+mod delegated_auth;
+mod error_response;
 mod failure;
 mod forward;
-mod front;
 mod head;
 mod host;
 mod location;
 mod login;
-mod measure;
 mod mount;
 mod old_clients;
-mod pass;
+mod pass_through;
 mod preface;
 mod pull;
-mod refusal;
 mod request_body;
+mod request_metrics;
 mod resolver;
 mod respond;
 mod response;
 mod route;
 mod search;
 mod send;
+mod server;
 mod session;
 mod socket;
 mod table;
 mod target;
 mod tls;
 mod token;
-mod unframed;
 #[cfg_attr(not(feature = "v1"), path = "without_v1.rs")]
 mod v1;
 
@@ -45,12 +45,12 @@ use std::time::Duration;
 use pingora_core::Error;
 
 pub use admission::Admission;
-pub use front::{Front, FrontSettings};
 pub use old_clients::OldClients;
-pub use resolver::{Entry, Place, ResolveError, Resolver};
-pub use table::{Listener, Table};
+pub use resolver::{NameContext, RegistryEntry, ResolveError, Resolver};
+pub use server::{Server, ServerSettings};
+pub use table::{Listener, RoutingTable};
 pub use tls::{
-    Authority, CertificateFiles, ListenerTls, OwnTls, TlsError, TlsSettings, with_files,
+    Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_files,
 };
 
 use access::{Authenticator, Policy};
@@ -59,7 +59,7 @@ use mirror::{Mirror, MirrorError};
 /// State shared by all listeners.
 #[derive(Debug)]
 pub struct AppState {
-    pub table: Table,
+    pub table: RoutingTable,
     pub policy: Policy,
     /// `None`: everybody is anonymous.
     pub authenticator: Option<Authenticator>,

@@ -1,6 +1,6 @@
 //! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
 
-use super::target::Target;
+use super::target::RequestTarget;
 use oci::authority;
 use oci::v2::{self, Resource};
 
@@ -14,7 +14,7 @@ use oci::v2::{self, Resource};
 pub fn leading_here(
     location: &str,
     origins: &[&str],
-    target: &Target,
+    target: &RequestTarget,
     external: &str,
 ) -> Option<String> {
     let led = v2::Target::split(location)?;
@@ -31,7 +31,7 @@ pub fn leading_here(
     if name != target.name.repository.as_str() || !leads {
         return None;
     }
-    let mut here = format!("{external}{}", resource.path_in(&target.typed));
+    let mut here = format!("{external}{}", resource.path_in(&target.client_name));
     let namespace = target.namespace.as_ref();
     let namespace = namespace.map(|namespace| v2::Query::default().with("ns", namespace).render());
     match (led.query, namespace) {
@@ -46,12 +46,12 @@ pub fn leading_here(
 }
 
 /// The `Link` to a next page: the list that the client asked for, under the name that it typed.
-pub fn next_link(target: &Target, next: &v2::Query, external: &str) -> String {
+pub fn next_link(target: &RequestTarget, next: &v2::Query, external: &str) -> String {
     let mut query = next.clone();
     if let Some(namespace) = &target.namespace {
         query = query.with("ns", namespace);
     }
-    let path = target.resource.path_in(&target.typed);
+    let path = target.resource.path_in(&target.client_name);
     format!("<{external}{path}{}>; rel=\"next\"", query.render())
 }
 
@@ -66,14 +66,14 @@ mod tests {
     use super::*;
     use oci::name::{Registry, RepositoryName};
 
-    fn target(typed: &str, namespace: Option<&str>) -> Target {
-        Target {
+    fn target(client_name: &str, namespace: Option<&str>) -> RequestTarget {
+        RequestTarget {
             name: RepositoryName {
                 registry: Registry::new("hosted"),
                 repository: "team/app".parse().expect("a name"),
             },
             resource: Resource::Uploads,
-            typed: typed.into(),
+            client_name: client_name.into(),
             query: v2::Query::default(),
             namespace: namespace.map(str::to_owned),
         }
@@ -87,7 +87,7 @@ mod tests {
         let digest = format!("sha256:{}", "a".repeat(64));
         let state = "_state=a%2bB-_~==&x=%41";
         let upload = format!("{here}/v2/team/app/blobs/uploads/u-1_x.y?{state}");
-        for (location, typed, namespace, expected) in [
+        for (location, client_name, namespace, expected) in [
             (
                 format!("/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
                 "team/app",
@@ -185,7 +185,7 @@ mod tests {
             ("uploads/u".into(), "team/app", None, None),
             (String::new(), "team/app", None, None),
         ] {
-            let found = leading_here(&location, &origins, &target(typed, namespace), here);
+            let found = leading_here(&location, &origins, &target(client_name, namespace), here);
             assert_eq!(found, expected, "{location}");
         }
     }
@@ -202,22 +202,24 @@ mod tests {
             "list",
             "tags/list",
         ] {
-            for (typed, namespace) in [(name.to_owned(), None), (format!("v2/{name}"), Some("v2"))]
+            for (client_name, namespace) in
+                [(name.to_owned(), None), (format!("v2/{name}"), Some("v2"))]
             {
-                let mut target = target(&typed, namespace);
+                let mut target = target(&client_name, namespace);
                 target.name.repository = name.parse().expect("a name");
                 let upload = format!("/v2/{name}/blobs/uploads/u");
                 let found = leading_here(&upload, &[], &target, "https://gate");
                 let ns = namespace.map_or("", |_| "?ns=v2");
-                let expected = format!("https://gate/v2/{typed}/blobs/uploads/u{ns}");
-                assert_eq!(found, Some(expected), "{typed}");
+                let expected = format!("https://gate/v2/{client_name}/blobs/uploads/u{ns}");
+                assert_eq!(found, Some(expected), "{client_name}");
                 target.resource = Resource::Tags;
                 let next = v2::Query::default().with("last", "x y");
                 let ns = namespace.map_or("", |_| "&ns=v2");
                 let link = next_link(&target, &next, "https://gate");
-                let expected =
-                    format!("<https://gate/v2/{typed}/tags/list?last=x%20y{ns}>; rel=\"next\"");
-                assert_eq!(link, expected, "{typed}");
+                let expected = format!(
+                    "<https://gate/v2/{client_name}/tags/list?last=x%20y{ns}>; rel=\"next\""
+                );
+                assert_eq!(link, expected, "{client_name}");
             }
         }
     }

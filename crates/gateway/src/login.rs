@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use http::header;
 
 use super::Gateway;
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
 use super::session::Session;
-use super::target::Target;
+use super::target::RequestTarget;
 use access::{Action, Actions, Authenticator, ChallengeError, Denied, Login, Refused, Scopes};
 use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
@@ -28,43 +28,49 @@ impl Gateway {
         &self,
         session: &Session,
         wanted: &Scopes,
-    ) -> Result<Login, Box<Refusal>> {
+    ) -> Result<Login, Box<ErrorResponse>> {
         let Some(authenticator) = self.authenticator() else {
             return Ok(Login::ANONYMOUS);
         };
         let Some(authorization) = authorization(session) else {
             let message = "the Authorization header is not one that is understood here";
             let challenge = self.challenge(session, wanted, None);
-            return Err(Box::new(Refusal::unauthorized(message, challenge)));
+            return Err(Box::new(ErrorResponse::unauthorized(message, challenge)));
         };
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
         login.await.map_err(|refused| {
             Box::new(match refused {
-                Refused::Password => Refusal::unauthorized(
+                Refused::Password => ErrorResponse::unauthorized(
                     "the user or the password is wrong",
                     self.challenge(session, wanted, None),
                 ),
-                Refused::Token => Refusal::unauthorized(
+                Refused::Token => ErrorResponse::unauthorized(
                     "the token is not valid any more, or never was",
                     self.challenge(session, wanted, Some(ChallengeError::InvalidToken)),
                 ),
-                Refused::SlowDown { retry_after } => slow_down(retry_after),
+                Refused::SlowDown { retry_after } => too_many_failures(retry_after),
             })
         })
     }
 
     /// What a caller is told who may not do what `wanted` says.
-    pub(super) fn denial(&self, session: &Session, denied: Denied, wanted: &Scopes) -> Refusal {
+    pub(super) fn denial(
+        &self,
+        session: &Session,
+        denied: Denied,
+        wanted: &Scopes,
+    ) -> ErrorResponse {
         match denied {
-            Denied::Anonymous if self.authenticator().is_some() => {
-                Refusal::unauthorized("log in to do that", self.challenge(session, wanted, None))
-            }
-            Denied::Scope => Refusal::unauthorized(
+            Denied::Anonymous if self.authenticator().is_some() => ErrorResponse::unauthorized(
+                "log in to do that",
+                self.challenge(session, wanted, None),
+            ),
+            Denied::Scope => ErrorResponse::unauthorized(
                 "the token is not for that",
                 self.challenge(session, wanted, Some(ChallengeError::InsufficientScope)),
             ),
             // Docker with containerd's store shows a denied push as this message alone.
-            Denied::Anonymous | Denied::User => Refusal::new(
+            Denied::Anonymous | Denied::User => ErrorResponse::new(
                 ErrorCode::Denied,
                 "denied by the access rules: none of them lets you do that",
             ),
@@ -72,7 +78,7 @@ impl Gateway {
     }
 
     /// Whether a ping has to be answered with a challenge: clients learn from it alone how to log in.
-    pub(super) fn is_nobody(&self, session: &Session) -> bool {
+    pub(super) fn must_challenge_ping(&self, session: &Session) -> bool {
         self.authenticator().is_some()
             && matches!(authorization(session), Some(Authorization::Anonymous))
     }
@@ -83,7 +89,7 @@ impl Gateway {
         wanted: &Scopes,
         error: Option<ChallengeError>,
     ) -> String {
-        let external = self.external(session);
+        let external = self.external_url(session);
         let service = external
             .split_once("://")
             .map_or("", |(_, service)| service);
@@ -96,13 +102,13 @@ impl Gateway {
 }
 
 /// What a request about a repository needs a token for, as a challenge says it.
-pub(super) fn scope_of(target: &Target, action: Action) -> Scopes {
+pub(super) fn scope_of(target: &RequestTarget, action: Action) -> Scopes {
     let actions: Actions = match action {
         // Clients push with one token, and look first.
         Action::Push => [Action::Pull, Action::Push].into_iter().collect(),
         action => action.into(),
     };
-    Scopes::repository(&target.typed, actions)
+    Scopes::repository(&target.client_name, actions)
 }
 
 /// The request's login; `None` where it cannot be read.
@@ -127,6 +133,6 @@ pub(super) fn address(session: &Session) -> IpAddr {
 }
 
 /// The refusal of one guess too many.
-pub(super) fn slow_down(retry_after: Duration) -> Refusal {
-    Refusal::slow_down("too many failed logins; try again later", retry_after)
+pub(super) fn too_many_failures(retry_after: Duration) -> ErrorResponse {
+    ErrorResponse::too_many_failures("too many failed logins; try again later", retry_after)
 }

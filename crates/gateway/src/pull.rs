@@ -5,9 +5,9 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 
 use super::login::scope_of;
-use super::respond::{self, CacheControl, Wanted};
+use super::respond::{self, CacheControl, RequestOptions};
 use super::session::Session;
-use super::target::Target;
+use super::target::RequestTarget;
 use super::{AppState, Failure, Gateway};
 use access::{Action, Denied, Login, Permit};
 use oci::client::Generation;
@@ -20,20 +20,20 @@ impl Gateway {
     pub(super) async fn pull(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        target: &Target,
+        options: &RequestOptions,
+        target: &RequestTarget,
         login: &Login,
     ) -> Result<()> {
         let permit = match self.decide(session, login, target, Action::Pull) {
             Ok(permit) => permit,
             Err(denied) => {
                 let denial = self.denial(session, denied, &scope_of(target, Action::Pull));
-                return respond::refuse(session, wanted, &denial).await;
+                return respond::refuse(session, options, &denial).await;
             }
         };
-        match self.read(session, wanted, target, &permit).await {
+        match self.read(session, options, target, &permit).await {
             Ok(()) => Ok(()),
-            Err(Failure::Mirror(error)) => self.failure(session, wanted, error).await,
+            Err(Failure::Mirror(error)) => self.failure(session, options, error).await,
             Err(Failure::Connection(error)) => Err(error),
         }
     }
@@ -41,8 +41,8 @@ impl Gateway {
     async fn read(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        target: &Target,
+        options: &RequestOptions,
+        target: &RequestTarget,
         permit: &Permit,
     ) -> Result<(), Failure> {
         let AppState { policy, mirror, .. } = &*self.state;
@@ -53,18 +53,18 @@ impl Gateway {
             CacheControl::Private
         };
         match &target.resource {
-            Resource::Blob(digest) if wanted.head => {
+            Resource::Blob(digest) if options.head => {
                 let answer = mirror.blob_head(permit, digest).await?;
-                respond::blob_head(session, wanted, digest, answer, immutable).await?;
+                respond::blob_head(session, options, digest, answer, immutable).await?;
             }
             Resource::Blob(digest) => {
                 let answer = mirror.blob(permit, digest).await?;
-                respond::blob(session, wanted, digest, answer, immutable).await?;
+                respond::blob(session, options, digest, answer, immutable).await?;
             }
             Resource::Manifest(reference) => {
                 let class = accept_class(session.req_header());
                 let answer = mirror
-                    .manifest(permit, reference, class, !wanted.head)
+                    .manifest(permit, reference, class, !options.head)
                     .await?;
                 let by_digest = matches!(reference, Reference::Digest(_));
                 let cache_control = if by_digest {
@@ -72,12 +72,12 @@ impl Gateway {
                 } else {
                     CacheControl::Private
                 };
-                respond::manifest(session, wanted, answer, cache_control).await?;
+                respond::manifest(session, options, answer, cache_control).await?;
             }
             resource => {
                 let answer = mirror.list(permit, resource, &target.query).await?;
-                let external = self.external(session);
-                respond::page(session, wanted, target, answer, &external).await?;
+                let external = self.external_url(session);
+                respond::page(session, options, target, answer, &external).await?;
             }
         }
         Ok(())
@@ -88,15 +88,15 @@ impl Gateway {
         &self,
         session: &Session,
         login: &Login,
-        target: &Target,
+        target: &RequestTarget,
         action: Action,
     ) -> Result<Permit, Denied> {
         let (policy, name) = (&self.state.policy, &target.name);
         if policy.delegates_auth(&name.registry) && action == Action::Pull {
-            let permit = policy.delegated_permit(&self.forwarded(session), name);
+            let permit = policy.delegated_permit(&self.forwarded_authorization(session), name);
             return permit.ok_or(Denied::User);
         }
-        policy.decide(&login.caller(&target.typed), action, name)
+        policy.decide(&login.caller(&target.client_name), action, name)
     }
 }
 

@@ -11,7 +11,7 @@ use mirror::Feed;
 use oci::manifest::MAX_MANIFEST;
 
 /// How long a registry may take to answer once it has the body, or to take the next piece of it.
-pub const ANSWER: Duration = Duration::from_secs(900);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// How much of a body is read that nobody wants, so that its sender hears the answer.
 const DRAINED: usize = 1 << 20;
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Hands the body on as it arrives. Ends well only where the client ended it.
 pub async fn feed_body(session: &mut Session, feed: Feed, idle_timeout: Duration) -> Result<()> {
     while let Some(bytes) = read(session, idle_timeout).await? {
-        match tokio::time::timeout(ANSWER, feed.send(bytes)).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, feed.send(bytes)).await {
             Ok(true) => {}
             // The registry has what it wants, or fails: its answer tells.
             Ok(false) => return Ok(()),
@@ -55,7 +55,7 @@ pub async fn read_manifest(session: &mut Session, idle_timeout: Duration) -> Res
 
 /// Reads a body that is announced to be short, whoever wants it: an answer before its end closes the
 /// connection.
-pub async fn take_short_body(session: &mut Session) {
+pub async fn read_short_body(session: &mut Session) {
     let headers = &session.req_header().headers;
     let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
     if short && !expects_continue(headers) {
@@ -64,7 +64,7 @@ pub async fn take_short_body(session: &mut Session) {
 }
 
 /// Tells a client that waits for it to send its body.
-pub async fn go_on(session: &mut Session) -> Result<()> {
+pub async fn send_continue(session: &mut Session) -> Result<()> {
     if expects_continue(&session.req_header().headers) && !session.is_http2() {
         session.write_continue().await?;
     }

@@ -14,7 +14,7 @@ pub const LONGEST_NAME: usize = 511;
     clippy::struct_excessive_bools,
     reason = "they are keys of the configuration, each true or false by itself"
 )]
-pub struct Entry {
+pub struct RegistryEntry {
     pub registry: Registry,
     /// Other names under which `?ns=` and prefixes may ask for it.
     pub aliases: Vec<String>,
@@ -41,12 +41,12 @@ pub struct Entry {
 /// All registries, and the names that lead to them.
 #[derive(Clone, Debug, Default)]
 pub struct Resolver {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RegistryEntry>,
 }
 
 /// Where a name is asked for.
 #[derive(Clone, Copy, Debug)]
-pub enum Place<'a> {
+pub enum NameContext<'a> {
     /// By a client, on the data plane.
     Client {
         /// The registry that the listener is for.
@@ -64,18 +64,18 @@ pub enum Place<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error("this namespace is not served here")]
-    Namespace,
+    UnknownNamespace,
     #[error("this registry is asked by a host of its own alone")]
-    Elsewhere,
+    OwnHostOnly,
     #[error("no registry claims this name: write the registry's name before it")]
     Unclaimed,
     #[error("the name is longer than that of any registry and repository")]
-    Long,
+    TooLong,
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
-impl<'a> Place<'a> {
+impl<'a> NameContext<'a> {
     /// The same place without its `?ns=`.
     #[must_use]
     pub fn without_namespace(self) -> Self {
@@ -96,7 +96,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Entry {
+impl RegistryEntry {
     /// A cached registry that claims nothing.
     pub fn named(name: &str) -> Self {
         Self {
@@ -145,10 +145,10 @@ impl Resolver {
     /// [`ResolveError`]: no registry that is asked here has it.
     pub fn resolve(
         &self,
-        place: Place<'_>,
+        name_context: NameContext<'_>,
         name: &str,
-    ) -> Result<(&Entry, RepositoryName), ResolveError> {
-        let (entry, rest) = self.owner(place, name)?;
+    ) -> Result<(&RegistryEntry, RepositoryName), ResolveError> {
+        let (entry, rest) = self.owner(name_context, name)?;
         Ok((entry, entry.repository(rest)?))
     }
 
@@ -158,18 +158,19 @@ impl Resolver {
     /// As for [`Resolver::resolve`], but for what only the name's grammar says.
     pub fn owner<'n>(
         &self,
-        place: Place<'_>,
+        name_context: NameContext<'_>,
         name: &'n str,
-    ) -> Result<(&Entry, &'n str), ResolveError> {
+    ) -> Result<(&RegistryEntry, &'n str), ResolveError> {
         // Before patterns are matched, which takes longer the longer a name is.
         if name.len() > LONGEST_NAME {
-            return Err(ResolveError::Long);
+            return Err(ResolveError::TooLong);
         }
-        if let Some(entry) = self.fixed(place)? {
+        if let Some(entry) = self.fixed(name_context)? {
             return Ok((entry, name));
         }
         let owner = || {
-            let owns = |entry: &&Entry| entry.owns.iter().any(|pattern| pattern.matches(name));
+            let owns =
+                |entry: &&RegistryEntry| entry.owns.iter().any(|pattern| pattern.matches(name));
             self.entries.iter().find(owns)
         };
         let default = || self.entries.iter().find(|entry| entry.default);
@@ -178,8 +179,8 @@ impl Resolver {
             .by_prefix(name)
             .or_else(unprefixed)
             .ok_or(ResolveError::Unclaimed)?;
-        match place {
-            Place::Client { .. } if entry.delegates_auth => Err(ResolveError::Elsewhere),
+        match name_context {
+            NameContext::Client { .. } if entry.delegates_auth => Err(ResolveError::OwnHostOnly),
             _ => Ok((entry, rest)),
         }
     }
@@ -187,34 +188,41 @@ impl Resolver {
     /// The registry whose everything is that is asked here: the listener's, that of `?ns=`, or the Host's.
     ///
     /// # Errors
-    /// [`ResolveError::Namespace`] and [`ResolveError::Elsewhere`].
-    pub fn fixed(&self, place: Place<'_>) -> Result<Option<&Entry>, ResolveError> {
-        let Place::Client {
+    /// [`ResolveError::UnknownNamespace`] and [`ResolveError::OwnHostOnly`].
+    pub fn fixed(
+        &self,
+        name_context: NameContext<'_>,
+    ) -> Result<Option<&RegistryEntry>, ResolveError> {
+        let NameContext::Client {
             listener,
             namespace,
             host,
-        } = place
+        } = name_context
         else {
             return Ok(None);
         };
         let named = self.named(listener, namespace)?;
         let by_host = host.and_then(|host| self.by_host(host));
         // Elsewhere its clients would be challenged by us, and show it what is for us.
-        let elsewhere = |entry: &Entry| {
+        let elsewhere = |entry: &RegistryEntry| {
             let own = by_host.is_some_and(|own| own.registry == entry.registry);
             entry.delegates_auth && !own && listener.is_none()
         };
         if named.is_some_and(elsewhere) {
-            return Err(ResolveError::Elsewhere);
+            return Err(ResolveError::OwnHostOnly);
         }
         Ok(named.or(by_host))
     }
 
     /// How a repository is asked for at a place: by its own name where that leads to it, else behind its
     /// registry's.
-    pub fn typed(&self, place: Place<'_>, name: &RepositoryName) -> Option<String> {
-        let leads = |typed: &String| {
-            let resolved = self.resolve(place, typed);
+    pub fn client_name(
+        &self,
+        name_context: NameContext<'_>,
+        name: &RepositoryName,
+    ) -> Option<String> {
+        let leads = |client_name: &String| {
+            let resolved = self.resolve(name_context, client_name);
             resolved.is_ok_and(|(_, resolved)| resolved == *name)
         };
         let plain = name.repository.to_string();
@@ -224,8 +232,8 @@ impl Resolver {
     }
 
     /// The registry that goes by a name.
-    pub fn by_name(&self, name: &str) -> Option<&Entry> {
-        let goes_by = |entry: &&Entry| entry.names().any(|known| known == name);
+    pub fn by_name(&self, name: &str) -> Option<&RegistryEntry> {
+        let goes_by = |entry: &&RegistryEntry| entry.names().any(|known| known == name);
         self.entries.iter().find(goes_by)
     }
 
@@ -234,29 +242,29 @@ impl Resolver {
         &self,
         listener: Option<&Registry>,
         namespace: Option<&str>,
-    ) -> Result<Option<&Entry>, ResolveError> {
-        let by_name = |name| self.by_name(name).ok_or(ResolveError::Namespace);
+    ) -> Result<Option<&RegistryEntry>, ResolveError> {
+        let by_name = |name| self.by_name(name).ok_or(ResolveError::UnknownNamespace);
         let named = namespace.map(by_name).transpose()?;
         let Some(fixed) = listener else {
             return Ok(named);
         };
         if named.is_some_and(|named| named.registry != *fixed) {
-            return Err(ResolveError::Namespace);
+            return Err(ResolveError::UnknownNamespace);
         }
-        let is = |entry: &&Entry| entry.registry == *fixed;
+        let is = |entry: &&RegistryEntry| entry.registry == *fixed;
         let entry = self.entries.iter().find(is);
-        entry.ok_or(ResolveError::Namespace).map(Some)
+        entry.ok_or(ResolveError::UnknownNamespace).map(Some)
     }
 
-    fn by_host(&self, host: &str) -> Option<&Entry> {
+    fn by_host(&self, host: &str) -> Option<&RegistryEntry> {
         let (bare, _) = oci::authority::split_port(host);
         let is =
             |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(bare);
         self.entries.iter().find(|entry| entry.hosts.iter().any(is))
     }
 
-    fn by_prefix<'n>(&self, name: &'n str) -> Option<(&Entry, &'n str)> {
-        let rest = |entry: &Entry| {
+    fn by_prefix<'n>(&self, name: &'n str) -> Option<(&RegistryEntry, &'n str)> {
+        let rest = |entry: &RegistryEntry| {
             let mut names = entry.names();
             names.find_map(|known| name.strip_prefix(known)?.strip_prefix('/'))
         };

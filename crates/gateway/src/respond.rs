@@ -5,12 +5,12 @@ use http::{HeaderMap, Method, StatusCode, header};
 use pingora_core::Result;
 
 use super::Failure;
+use super::error_response::ErrorResponse;
 use super::location::next_link;
-use super::measure;
-use super::refusal::Refusal;
+use super::request_metrics;
 use super::response::Response;
 use super::session::Session;
-use super::target::Target;
+use super::target::RequestTarget;
 use super::{request_body, send};
 use mirror::{BlobAnswer, BlobHead, ManifestAnswer, PageAnswer, Stale};
 use oci::byteranges::{Byteranges, PART_TYPE};
@@ -21,7 +21,7 @@ use oci::range::{self, Selection, Span};
 
 /// What of a request shapes its answer.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RequestOptions {
     /// HEAD: everything but the body.
     pub head: bool,
     pub range: Option<String>,
@@ -31,7 +31,7 @@ pub struct Wanted {
     pub namespace: Option<String>,
 }
 
-impl Wanted {
+impl RequestOptions {
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         // Lines of one field are one list (RFC 9110 §5.3). What is not text matches nothing, but a
         // condition that was stated must not count as none.
@@ -57,9 +57,13 @@ impl Wanted {
 
     /// What to send of a blob of `size` bytes; of one of unknown size only the whole. A Range whose
     /// If-Range does not match is ignored.
-    fn shape(&self, size: Option<u64>, tag: &str) -> std::result::Result<Shape, Unsatisfiable> {
+    fn shape(
+        &self,
+        size: Option<u64>,
+        tag: &str,
+    ) -> std::result::Result<BodySelection, Unsatisfiable> {
         let Some(size) = size else {
-            return Ok(Shape::Whole { size });
+            return Ok(BodySelection::Whole { size });
         };
         let applies = self
             .if_range
@@ -71,11 +75,11 @@ impl Wanted {
             .filter(|_| applies)
             .and_then(range::parse);
         match range::select(ranges.as_deref(), size) {
-            Selection::Whole => Ok(Shape::Whole { size: Some(size) }),
-            Selection::Part(span) => Ok(Shape::Part { span, size }),
+            Selection::Whole => Ok(BodySelection::Whole { size: Some(size) }),
+            Selection::Part(span) => Ok(BodySelection::Part { span, size }),
             Selection::Parts(spans) => {
                 let frame = Byteranges::new(fastrand::u128(..), spans, size);
-                Ok(Shape::Parts(frame))
+                Ok(BodySelection::Parts(frame))
             }
             Selection::Unsatisfiable => Err(Unsatisfiable { size }),
         }
@@ -83,7 +87,7 @@ impl Wanted {
 }
 
 /// What of a blob is sent. Sizes are the whole blob's, in bytes.
-enum Shape {
+enum BodySelection {
     Whole { size: Option<u64> },
     Part { span: Span, size: u64 },
     Parts(Byteranges),
@@ -94,7 +98,7 @@ struct Unsatisfiable {
     size: u64,
 }
 
-impl Shape {
+impl BodySelection {
     /// `Content-Length`, where it is known.
     fn length(&self) -> Option<u64> {
         match self {
@@ -107,7 +111,7 @@ impl Shape {
     /// The headers that go with it, but for the length.
     fn response(
         &self,
-        wanted: &Wanted,
+        options: &RequestOptions,
         tag: &str,
         cache: CacheStatus,
         cache_control: CacheControl,
@@ -116,7 +120,7 @@ impl Shape {
             Self::Whole { .. } => StatusCode::OK,
             Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
         };
-        let mut response = content(status, wanted, tag, cache, cache_control)?;
+        let mut response = content(status, options, tag, cache, cache_control)?;
         response.insert_header(header::ACCEPT_RANGES, "bytes")?;
         match self {
             Self::Parts(frame) => {
@@ -152,28 +156,28 @@ impl CacheControl {
 }
 
 /// `/v2/`
-pub async fn ping(session: &mut Session, wanted: &Wanted) -> Result<()> {
-    let mut response = response(StatusCode::OK, wanted, CacheStatus::own("ping"))?;
+pub async fn ping(session: &mut Session, options: &RequestOptions) -> Result<()> {
+    let mut response = response(StatusCode::OK, options, CacheStatus::own("ping"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
-    send::whole(session, response, wanted.head, Bytes::from_static(b"{}")).await
+    send::whole(session, response, options.head, Bytes::from_static(b"{}")).await
 }
 
 pub async fn manifest(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     answer: ManifestAnswer,
     cache_control: CacheControl,
 ) -> Result<()> {
     let tag = answer.digest.to_string();
-    measure::manifest(wanted.head, answer.cache, answer.stale);
-    if wanted.matches(&tag) {
-        return not_modified(session, wanted, &tag, answer.cache, cache_control).await;
+    request_metrics::manifest(options.head, answer.cache, answer.stale);
+    if options.matches(&tag) {
+        return not_modified(session, options, &tag, answer.cache, cache_control).await;
     }
-    let mut response = content(StatusCode::OK, wanted, &tag, answer.cache, cache_control)?;
+    let mut response = content(StatusCode::OK, options, &tag, answer.cache, cache_control)?;
     response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_of_age(&mut response, answer.stale)?;
     match answer.bytes {
-        Some(bytes) => send::whole(session, response, wanted.head, bytes).await,
+        Some(bytes) => send::whole(session, response, options.head, bytes).await,
         None => send::head(session, response, Some(answer.size)).await,
     }
 }
@@ -181,58 +185,60 @@ pub async fn manifest(
 /// Answers with the headers that a GET would have (RFC 9110 §9.3.2), those of its Range included.
 pub async fn blob_head(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     digest: &Digest,
     answer: BlobHead,
     cache_control: CacheControl,
 ) -> Result<()> {
     let (tag, cache) = (digest.to_string(), answer.cache);
-    if wanted.matches(&tag) {
-        return not_modified(session, wanted, &tag, cache, cache_control).await;
+    if options.matches(&tag) {
+        return not_modified(session, options, &tag, cache, cache_control).await;
     }
     // A Range is defined for GET alone (RFC 9110 §14.2).
-    let shape = Shape::Whole { size: answer.size };
-    let mut response = shape.response(wanted, &tag, cache, cache_control)?;
-    measure::stale(answer.stale);
+    let shape = BodySelection::Whole { size: answer.size };
+    let mut response = shape.response(options, &tag, cache, cache_control)?;
+    request_metrics::stale(answer.stale);
     warn_of_age(&mut response, answer.stale)?;
     send::head(session, response, shape.length()).await
 }
 
 pub async fn blob(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     digest: &Digest,
     answer: BlobAnswer,
     cache_control: CacheControl,
 ) -> Result<(), Failure> {
     let (tag, cache) = (digest.to_string(), answer.cache);
-    measure::blob(cache);
-    if wanted.matches(&tag) {
-        return Ok(not_modified(session, wanted, &tag, cache, cache_control).await?);
+    request_metrics::blob(cache);
+    if options.matches(&tag) {
+        return Ok(not_modified(session, options, &tag, cache, cache_control).await?);
     }
     let answer = if send::needs_length(session) {
         answer.settled().await
     } else {
         answer
     };
-    let shape = match wanted.shape(answer.size, &tag) {
+    let shape = match options.shape(answer.size, &tag) {
         // Every part would be a request of its own upstream; a server may ignore a Range.
-        Ok(Shape::Parts(_)) if !answer.is_seekable() => Shape::Whole { size: answer.size },
+        Ok(BodySelection::Parts(_)) if !answer.is_seekable() => {
+            BodySelection::Whole { size: answer.size }
+        }
         Ok(shape) => shape,
-        Err(refused) => return Ok(unsatisfiable(session, wanted, refused, cache).await?),
+        Err(refused) => return Ok(unsatisfiable(session, options, refused, cache).await?),
     };
-    let response = shape.response(wanted, &tag, cache, cache_control)?;
+    let response = shape.response(options, &tag, cache, cache_control)?;
     let length = shape.length();
     match shape {
-        Shape::Whole { .. } => {
+        BodySelection::Whole { .. } => {
             let reader = answer.open(None).await?;
             send::stream(session, response, length, reader).await?;
         }
-        Shape::Part { span, .. } => {
+        BodySelection::Part { span, .. } => {
             let reader = answer.open(Some(span)).await?;
             send::stream(session, response, length, reader).await?;
         }
-        Shape::Parts(frame) => {
+        BodySelection::Parts(frame) => {
             let reader = answer.open(None).await?;
             send::parts(session, response, &frame, reader).await?;
         }
@@ -242,13 +248,13 @@ pub async fn blob(
 
 pub async fn page(
     session: &mut Session,
-    wanted: &Wanted,
-    target: &Target,
+    options: &RequestOptions,
+    target: &RequestTarget,
     answer: PageAnswer,
     external: &str,
 ) -> Result<()> {
-    let mut response = response(StatusCode::OK, wanted, answer.cache)?;
-    measure::stale(answer.stale);
+    let mut response = response(StatusCode::OK, options, answer.cache)?;
+    request_metrics::stale(answer.stale);
     let media_type = answer
         .page()
         .media_type
@@ -263,20 +269,28 @@ pub async fn page(
     if let Some(filters) = &answer.page().filters_applied {
         response.insert_header("OCI-Filters-Applied", filters.as_str())?;
     }
-    send::whole(session, response, wanted.head, answer.page().bytes.clone()).await
+    send::whole(session, response, options.head, answer.page().bytes.clone()).await
 }
 
 /// Refuses a request before its body was wanted. A short one is read first, so that the connection can go on.
-pub async fn refuse(session: &mut Session, wanted: &Wanted, refused: &Refusal) -> Result<()> {
-    request_body::take_short_body(session).await;
-    refusal(session, wanted, refused).await?;
+pub async fn refuse(
+    session: &mut Session,
+    options: &RequestOptions,
+    refused: &ErrorResponse,
+) -> Result<()> {
+    request_body::read_short_body(session).await;
+    refusal(session, options, refused).await?;
     request_body::drain(session).await;
     Ok(())
 }
 
 /// Answers with a refusal.
-pub async fn refusal(session: &mut Session, wanted: &Wanted, refusal: &Refusal) -> Result<()> {
-    let mut response = response(refusal.status, wanted, CacheStatus::own("refused"))?;
+pub async fn refusal(
+    session: &mut Session,
+    options: &RequestOptions,
+    refusal: &ErrorResponse,
+) -> Result<()> {
+    let mut response = response(refusal.status, options, CacheStatus::own("refused"))?;
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD")?;
     }
@@ -286,14 +300,18 @@ pub async fn refusal(session: &mut Session, wanted: &Wanted, refusal: &Refusal) 
     if let Some(wait) = refusal.retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
-    error(session, response, wanted, refusal.code, &refusal.message).await
+    error(session, response, options, refusal.code, &refusal.message).await
 }
 
 /// A response with what every answer carries.
-pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Result<Response> {
+pub fn response(
+    status: StatusCode,
+    options: &RequestOptions,
+    cache: CacheStatus,
+) -> Result<Response> {
     let mut response = Response::new(status, cache)?;
     response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
-    if let Some(namespace) = &wanted.namespace {
+    if let Some(namespace) = &options.namespace {
         response.insert_header("OCI-Namespace", namespace.as_str())?;
     }
     Ok(response)
@@ -302,12 +320,12 @@ pub fn response(status: StatusCode, wanted: &Wanted, cache: CacheStatus) -> Resu
 /// A response about content that has a digest.
 fn content(
     status: StatusCode,
-    wanted: &Wanted,
+    options: &RequestOptions,
     tag: &str,
     cache: CacheStatus,
     cache_control: CacheControl,
 ) -> Result<Response> {
-    let mut response = response(status, wanted, cache)?;
+    let mut response = response(status, options, cache)?;
     response.insert_header("Docker-Content-Digest", tag)?;
     response.insert_header(header::ETAG, format!("\"{tag}\""))?;
     response.insert_header(header::CACHE_CONTROL, cache_control.cache_control())?;
@@ -328,28 +346,28 @@ pub fn warn_of_age(response: &mut Response, stale: Option<Stale>) -> Result<()> 
 
 async fn not_modified(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     tag: &str,
     cache: CacheStatus,
     cache_control: CacheControl,
 ) -> Result<()> {
-    let response = content(StatusCode::NOT_MODIFIED, wanted, tag, cache, cache_control)?;
+    let response = content(StatusCode::NOT_MODIFIED, options, tag, cache, cache_control)?;
     session.write_head(response).await
 }
 
 async fn unsatisfiable(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     refused: Unsatisfiable,
     cache: CacheStatus,
 ) -> Result<()> {
     let Unsatisfiable { size } = refused;
-    let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, wanted, cache)?;
+    let mut response = response(StatusCode::RANGE_NOT_SATISFIABLE, options, cache)?;
     response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
     error(
         session,
         response,
-        wanted,
+        options,
         ErrorCode::RangeInvalid,
         "the range is outside of the blob",
     )
@@ -360,11 +378,11 @@ async fn unsatisfiable(
 pub async fn error(
     session: &mut Session,
     mut response: Response,
-    wanted: &Wanted,
+    options: &RequestOptions,
     code: ErrorCode,
     message: &str,
 ) -> Result<()> {
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
-    send::whole(session, response, wanted.head, body(code, message).into()).await
+    send::whole(session, response, options.head, body(code, message).into()).await
 }

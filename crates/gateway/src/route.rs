@@ -3,12 +3,12 @@
 
 use http::Method;
 
-use super::catalogue::{self, Listing};
-use super::pass::{self, Pass};
-use super::refusal::Refusal;
-use super::search::{self, Search};
-use super::table::{Asked, Listener, Table};
-use super::target::Target;
+use super::catalogue::{self, CatalogueQuery};
+use super::error_response::ErrorResponse;
+use super::pass_through::{self, PassThrough};
+use super::search::{self, SearchQuery};
+use super::table::{Listener, RequestParts, RoutingTable};
+use super::target::RequestTarget;
 use super::v1;
 use access::Action;
 use oci::error::ErrorCode;
@@ -29,89 +29,97 @@ pub enum Route {
     /// `/token`: answered by ourselves.
     Token,
     /// `/v2/_catalog`
-    Catalogue(Listing),
+    Catalogue(CatalogueQuery),
     /// `/v1/search`
-    Search(Search),
+    Search(SearchQuery),
     /// A cached read.
-    Pull(Target),
+    Pull(RequestTarget),
     /// A write, or a read of a registry whose bytes stay there.
-    Pass(Box<Pass>),
-    V1(v1::Route),
+    PassThrough(Box<PassThrough>),
+    V1(v1::V1Route),
 }
 
 /// Routes a request.
 ///
 /// # Errors
-/// The [`Refusal`] to answer with.
-pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Route, Refusal> {
+/// The [`ErrorResponse`] to answer with.
+pub fn route(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: RequestParts<'_>,
+) -> Result<Route, ErrorResponse> {
     // The v1 API's, but what is found is not v1's alone.
-    let is_search = || v2::segments(asked.path).is_ok_and(|segments| segments == ["v1", "search"]);
-    if asked.path.ends_with("search") && is_search() {
-        if !matches!(*asked.method, Method::GET | Method::HEAD) {
-            return Err(Refusal::unsupported("a search is only read"));
+    let is_search = || v2::segments(parts.path).is_ok_and(|segments| segments == ["v1", "search"]);
+    if parts.path.ends_with("search") && is_search() {
+        if !matches!(*parts.method, Method::GET | Method::HEAD) {
+            return Err(ErrorResponse::unsupported("a search is only read"));
         }
-        let query = Query::parse(asked.query)?;
-        let search = search::search(&table.resolver, listener.place(None, asked.host), &query)?;
+        let query = Query::parse(parts.query)?;
+        let search = search::search(
+            &table.resolver,
+            listener.name_context(None, parts.host),
+            &query,
+        )?;
         return Ok(Route::Search(search));
     }
-    if let Some(route) = v1::route(table, listener, &asked) {
+    if let Some(route) = v1::route(table, listener, &parts) {
         return Ok(Route::V1(route));
     }
-    let segments = v2::segments(asked.path).map_err(refused_path)?;
+    let segments = v2::segments(parts.path).map_err(refused_path)?;
     match segments.first().map(String::as_str) {
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
         Some("v2") => {
-            if let Some(route) = v1::instead_of_v2(table, listener, &asked) {
+            if let Some(route) = v1::instead_of_v2(table, listener, &parts) {
                 return Ok(Route::V1(route));
             }
         }
         _ => {
-            return Err(Refusal::new(
+            return Err(ErrorResponse::new(
                 ErrorCode::NameUnknown,
                 "this is a registry: it serves /v2/",
             ));
         }
     }
-    let query = Query::parse(asked.query)?;
+    let query = Query::parse(parts.query)?;
     let namespace = query.value("ns").map(str::to_owned);
     let resolver = &table.resolver;
-    let place = listener.place(query.value("ns"), asked.host);
+    let name_context = listener.name_context(query.value("ns"), parts.host);
     let path = v2::parse(&segments[1..]).map_err(refused_path)?;
-    let reads = matches!(*asked.method, Method::GET | Method::HEAD);
+    let reads = matches!(*parts.method, Method::GET | Method::HEAD);
     let (name, resource) = match path {
         Path::Base if reads => {
-            let fixed = resolver.fixed(place)?;
+            let fixed = resolver.fixed(name_context)?;
             let of = fixed.filter(|entry| entry.delegates_auth);
             let of = of.map(|entry| entry.registry.clone());
             return Ok(Route::Ping { namespace, of });
         }
         Path::Base => {
-            return Err(Refusal::unsupported(
+            return Err(ErrorResponse::unsupported(
                 "only GET and HEAD are answered at /v2/",
             ));
         }
         Path::Catalog if reads => {
-            let listing = catalogue::listing(resolver, place, namespace, &query)?;
+            let listing = catalogue::listing(resolver, name_context, namespace, &query)?;
             return Ok(Route::Catalogue(listing));
         }
-        Path::Catalog => return Err(Refusal::unsupported("a catalogue is only read")),
+        Path::Catalog => return Err(ErrorResponse::unsupported("a catalogue is only read")),
         Path::Named { name, resource } => (name, resource),
     };
-    let (entry, named) = resolver.resolve(place, &name)?;
+    let (entry, named) = resolver.resolve(name_context, &name)?;
     let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
     if writes && (listener.read_only || !entry.push) {
-        return Err(Refusal::unsupported(format!(
+        return Err(ErrorResponse::unsupported(format!(
             "{named} takes no pushes here: its registry has no `push: true`, or this listener only reads; names \
              of a registry that has are claimed with its `owns`, `hosts` or prefix"
         )));
     }
-    let action = pass::action(asked.method, &resource)?;
+    let action = pass_through::action(parts.method, &resource)?;
     let page = page::selection(&resource, &query).map_err(refused_page)?;
-    let target = Target {
+    let target = RequestTarget {
         name: named,
         resource,
         query: page,
-        typed: name,
+        client_name: name,
         namespace,
     };
     if action == Action::Pull && entry.cached {
@@ -119,33 +127,33 @@ pub fn route(table: &Table, listener: &Listener, asked: Asked<'_>) -> Result<Rou
     }
     let source = |from: &str, origin: Option<&str>| {
         // Another registry's repository of that name is none of ours.
-        let host = asked.host.unwrap_or_default();
+        let host = parts.host.unwrap_or_default();
         if origin.is_some_and(|origin| !origin.eq_ignore_ascii_case(host)) {
             return None;
         }
-        let (owner, name) = resolver.resolve(place, from).ok()?;
+        let (owner, name) = resolver.resolve(name_context, from).ok()?;
         (owner.registry == entry.registry).then_some(name.repository)
     };
-    let pass = pass::pass(target, action, (asked.query, &query), source)?;
-    Ok(Route::Pass(Box::new(pass)))
+    let pass = pass_through::pass(target, action, (parts.query, &query), source)?;
+    Ok(Route::PassThrough(Box::new(pass)))
 }
 
-fn refused_path(error: PathError) -> Refusal {
+fn refused_path(error: PathError) -> ErrorResponse {
     let code = match error {
         PathError::Unknown => ErrorCode::NameUnknown,
         PathError::Encoding => ErrorCode::NameInvalid,
         PathError::Digest(_) => ErrorCode::DigestInvalid,
         PathError::Tag(_) => ErrorCode::TagInvalid,
     };
-    Refusal::new(code, error.to_string())
+    ErrorResponse::new(code, error.to_string())
 }
 
-fn refused_page(error: PageError) -> Refusal {
+fn refused_page(error: PageError) -> ErrorResponse {
     let code = match error {
         PageError::Number => ErrorCode::PaginationNumberInvalid,
         PageError::Long { .. } => ErrorCode::NameInvalid,
     };
-    Refusal::new(code, error.to_string())
+    ErrorResponse::new(code, error.to_string())
 }
 
 #[cfg(test)]

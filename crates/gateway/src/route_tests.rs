@@ -1,46 +1,46 @@
 //! Tests of [`super`]: which registry a name belongs to, what goes out, what is refused.
 
-use super::super::resolver::{Entry, Resolver};
+use super::super::resolver::{RegistryEntry, Resolver};
 use super::*;
 use oci::glob::Pattern;
 
-fn table() -> Table {
-    Table {
+fn table() -> RoutingTable {
+    RoutingTable {
         resolver: Resolver {
             entries: vec![
-                Entry {
+                RegistryEntry {
                     aliases: vec!["index.docker.io".into(), "registry-1.docker.io".into()],
                     default: true,
                     library: true,
-                    ..Entry::named("docker.io")
+                    ..RegistryEntry::named("docker.io")
                 },
-                Entry::named("ghcr.io"),
-                Entry::named("registry.local:5000"),
-                Entry {
+                RegistryEntry::named("ghcr.io"),
+                RegistryEntry::named("registry.local:5000"),
+                RegistryEntry {
                     hosts: vec!["hosted.example.com".into()],
                     owns: vec![
                         Pattern::parse("team/**").expect("a pattern"),
                         Pattern::parse("intern-*").expect("a pattern"),
                     ],
-                    ..Entry::named("hosted")
+                    ..RegistryEntry::named("hosted")
                 },
-                Entry::named("hosted/inner"),
+                RegistryEntry::named("hosted/inner"),
             ],
         },
-        ..Table::default()
+        ..RoutingTable::default()
     }
 }
 
-fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, Refusal> {
+fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, ErrorResponse> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let asked = Asked {
+    let parts = RequestParts {
         method: &Method::GET,
         path,
         query,
         host: Some(host),
         agent: "",
     };
-    route(&table(), listener, asked)
+    route(&table(), listener, parts)
 }
 
 fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, ErrorCode> {
@@ -53,7 +53,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
         Ok(Route::Token) => Ok("token".into()),
         Ok(Route::Search(search)) => Ok(format!("{:?} {:?}", search.registries, search.hosted)),
         Ok(Route::Catalogue(listing)) => Ok(format!("{:?}", listing.registries)),
-        Ok(Route::Pass(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
+        Ok(Route::PassThrough(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
         Ok(Route::V1(_)) => Ok("v1".into()),
         Err(refusal) => Err(refusal.code),
     }
@@ -247,20 +247,23 @@ fn a_name_belongs_to_exactly_one_registry() {
 
 #[test]
 fn without_a_default_an_unclaimed_name_is_unknown() {
-    let table = Table {
+    let table = RoutingTable {
         resolver: Resolver {
-            entries: vec![Entry::named("ghcr.io"), Entry::named("quay.io")],
+            entries: vec![
+                RegistryEntry::named("ghcr.io"),
+                RegistryEntry::named("quay.io"),
+            ],
         },
-        ..Table::default()
+        ..RoutingTable::default()
     };
-    let asked = Asked {
+    let parts = RequestParts {
         method: &Method::GET,
         path: "/v2/a/manifests/x",
         query: "",
         host: None,
         agent: "",
     };
-    let refusal = route(&table, &Listener::default(), asked).expect_err("unclaimed");
+    let refusal = route(&table, &Listener::default(), parts).expect_err("unclaimed");
     assert_eq!(refusal.code, ErrorCode::NameUnknown);
 }
 
@@ -293,14 +296,14 @@ fn what_is_refused() {
         Method::DELETE,
         Method::OPTIONS,
     ] {
-        let asked = Asked {
+        let parts = RequestParts {
             method: &method,
             path: "/v2/a/manifests/x",
             query: "",
             host: None,
             agent: "",
         };
-        let refusal = route(&table(), &listener, asked).expect_err("no push");
+        let refusal = route(&table(), &listener, parts).expect_err("no push");
         assert_eq!(
             refusal.status,
             http::StatusCode::METHOD_NOT_ALLOWED,
@@ -312,8 +315,8 @@ fn what_is_refused() {
 
 #[test]
 fn ns_does_not_go_upstream_and_is_echoed() {
-    let asked = "/v2/a/b/tags/list?n=5&ns=docker.io&last=x";
-    let Ok(Route::Pull(target)) = ask(&Listener::default(), "x", asked) else {
+    let parts = "/v2/a/b/tags/list?n=5&ns=docker.io&last=x";
+    let Ok(Route::Pull(target)) = ask(&Listener::default(), "x", parts) else {
         panic!("it is a pull");
     };
     assert_eq!(target.query.render(), "?n=5&last=x");
@@ -321,41 +324,41 @@ fn ns_does_not_go_upstream_and_is_echoed() {
 }
 
 /// A registry that takes pushes beside one that does not.
-fn hosting() -> Table {
-    Table {
+fn hosting() -> RoutingTable {
+    RoutingTable {
         resolver: Resolver {
             entries: vec![
-                Entry {
+                RegistryEntry {
                     default: true,
                     library: true,
-                    ..Entry::named("docker.io")
+                    ..RegistryEntry::named("docker.io")
                 },
-                Entry {
+                RegistryEntry {
                     push: true,
                     owns: vec![Pattern::parse("team/**").expect("a pattern")],
-                    ..Entry::named("hosted")
+                    ..RegistryEntry::named("hosted")
                 },
-                Entry {
+                RegistryEntry {
                     cached: false,
-                    ..Entry::named("backend")
+                    ..RegistryEntry::named("backend")
                 },
             ],
         },
-        ..Table::default()
+        ..RoutingTable::default()
     }
 }
 
-fn passed(method: &Method, target: &str) -> Result<Pass, ErrorCode> {
+fn passed(method: &Method, target: &str) -> Result<PassThrough, ErrorCode> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let asked = Asked {
+    let parts = RequestParts {
         method,
         path,
         query,
         host: Some("x"),
         agent: "",
     };
-    match route(&hosting(), &Listener::default(), asked) {
-        Ok(Route::Pass(pass)) => Ok(*pass),
+    match route(&hosting(), &Listener::default(), parts) {
+        Ok(Route::PassThrough(pass)) => Ok(*pass),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal.code),
     }
@@ -464,8 +467,8 @@ fn mounts_come_from_the_same_registry() {
         let mount = pass.mount.take();
         assert_eq!(mount.is_some(), query.contains("mount="), "{query}");
         let source = mount.as_ref().and_then(|mount| match &mount.source {
-            crate::pass::Source::Named { repository, .. } => Some(repository.as_str()),
-            crate::pass::Source::Any => None,
+            crate::pass_through::MountSource::Named { repository, .. } => Some(repository.as_str()),
+            crate::pass_through::MountSource::Any => None,
         });
         assert_eq!(source, from, "{query}");
         // It goes out only once somebody decided where it comes from.
@@ -538,21 +541,21 @@ fn what_is_not_kept_here_passes_through() {
 #[test]
 fn where_a_host_has_v1_alone_there_is_no_v2() {
     let mut table = table();
-    table.resolver.entries.push(Entry {
+    table.resolver.entries.push(RegistryEntry {
         hosts: vec!["old.example.com".into()],
         v1: true,
         v2: false,
-        ..Entry::named("old")
+        ..RegistryEntry::named("old")
     });
     let at = |listener: &Listener, host: &str, path: &str| {
-        let asked = Asked {
+        let parts = RequestParts {
             method: &Method::GET,
             path,
             query: "",
             host: Some(host),
             agent: "docker/1.12.6",
         };
-        matches!(route(&table, listener, asked), Ok(Route::V1(_)))
+        matches!(route(&table, listener, parts), Ok(Route::V1(_)))
     };
     let (all, old) = (
         Listener::default(),

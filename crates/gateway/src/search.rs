@@ -14,9 +14,9 @@ use pingora_core::Result;
 use serde_json::{Value, json};
 
 use super::catalogue;
-use super::refusal::Refusal;
-use super::resolver::{self, Place, Resolver};
-use super::respond::{self, Wanted};
+use super::error_response::ErrorResponse;
+use super::resolver::{self, NameContext, Resolver};
+use super::respond::{self, RequestOptions};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Viewer};
@@ -33,20 +33,20 @@ const WITHIN: Duration = Duration::from_secs(8);
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Search {
+pub struct SearchQuery {
     /// Whose cached names are looked through, in this order.
     pub registries: Vec<Registry>,
     /// Of those, the ones whose catalogues are.
     pub hosted: Vec<Registry>,
     /// In lower case, as names are; empty: everything.
     pub word: String,
-    pub page: Page,
+    pub page: ResultPage,
     pub namespace: Option<String>,
 }
 
 /// A part of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct ResultPage {
     /// Results on a page; `None`: all of them on one.
     pub size: Option<usize>,
     /// From 1 on.
@@ -55,7 +55,7 @@ pub struct Page {
 
 /// One result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct SearchResult {
     /// As it is typed here.
     pub name: String,
     pub description: String,
@@ -64,34 +64,37 @@ pub struct Found {
 /// What a request searches for.
 pub(super) fn search(
     resolver: &Resolver,
-    place: Place<'_>,
+    name_context: NameContext<'_>,
     query: &Query,
-) -> std::result::Result<Search, Refusal> {
+) -> std::result::Result<SearchQuery, ErrorResponse> {
     let number = |key: &str| match query.value(key).map(str::parse::<usize>) {
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),
         Some(Err(_)) => {
             let message = format!("{key} is a whole number");
-            Err(Refusal::new(ErrorCode::PaginationNumberInvalid, message))
+            Err(ErrorResponse::new(
+                ErrorCode::PaginationNumberInvalid,
+                message,
+            ))
         }
     };
-    let page = Page {
+    let page = ResultPage {
         size: number("n")?.map(|n| n.clamp(1, LONGEST_PAGE)),
         number: number("page")?.unwrap_or(1).max(1),
     };
     let word = query.value("q").unwrap_or_default();
     if word.len() > resolver::LONGEST_NAME {
         let message = "the word is longer than any name that it could be in";
-        return Err(Refusal::new(ErrorCode::NameInvalid, message));
+        return Err(ErrorResponse::new(ErrorCode::NameInvalid, message));
     }
     let namespace = query.value("ns").map(str::to_owned);
-    let fixed = resolver.fixed(place.with_namespace(namespace.as_deref()))?;
+    let fixed = resolver.fixed(name_context.with_namespace(namespace.as_deref()))?;
     let entries = resolver.entries.iter().filter(|entry| {
         fixed.map_or(!entry.delegates_auth, |fixed| {
             fixed.registry == entry.registry
         })
     });
-    Ok(Search {
+    Ok(SearchQuery {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
         hosted: catalogue::listed(resolver, fixed),
         word: word.to_lowercase(),
@@ -105,47 +108,47 @@ impl Gateway {
     pub(super) async fn search(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
-        search: &Search,
+        options: &RequestOptions,
+        search: &SearchQuery,
         login: &Login,
     ) -> Result<()> {
         let viewer = match self.viewer(session, login, &search.registries) {
             Ok(viewer) => viewer,
             Err(denied) => {
                 let denial = self.denial(session, denied, &catalogue::scope());
-                return respond::refuse(session, wanted, &denial).await;
+                return respond::refuse(session, options, &denial).await;
             }
         };
-        let place = self.place(session, search.namespace.as_deref());
+        let name_context = self.name_context(session, search.namespace.as_deref());
         // Where a v1 registry is behind this name, its own results come first.
         let (names, described) = tokio::join!(
-            self.names_with(&viewer, search, place),
+            self.names_with(&viewer, search, name_context),
             self.v1_found(session, search, login)
         );
         let names = match names {
             Ok(names) => names,
-            Err(error) => return self.failure(session, wanted, error).await,
+            Err(error) => return self.failure(session, options, error).await,
         };
         let body = results(search, described, names).to_string();
         let cache = CacheStatus::forward(Forward::Bypass);
-        let mut response = respond::response(StatusCode::OK, wanted, cache)?;
+        let mut response = respond::response(StatusCode::OK, options, cache)?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
         response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
         // An answer of the v1 API's.
         response.remove_header("Docker-Distribution-Api-Version");
-        send::whole(session, response, wanted.head, Bytes::from(body)).await
+        send::whole(session, response, options.head, Bytes::from(body)).await
     }
 
     /// The names that hold the word and may be pulled, as they are typed here.
     async fn names_with(
         &self,
         viewer: &Viewer<'_>,
-        search: &Search,
-        place: Place<'_>,
+        search: &SearchQuery,
+        name_context: NameContext<'_>,
     ) -> std::result::Result<BTreeSet<String>, MirrorError> {
         let seen = search.registries.iter().filter(|it| viewer.sees(it));
         // One that is slow is waited for by itself.
-        let found = seen.map(|registry| self.names_of(viewer, search, place, registry));
+        let found = seen.map(|registry| self.names_of(viewer, search, name_context, registry));
         let found = futures_util::future::try_join_all(found).await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -154,15 +157,15 @@ impl Gateway {
     async fn names_of(
         &self,
         viewer: &Viewer<'_>,
-        search: &Search,
-        place: Place<'_>,
+        search: &SearchQuery,
+        name_context: NameContext<'_>,
         registry: &Registry,
     ) -> std::result::Result<Vec<String>, MirrorError> {
         let mirror = &self.state.mirror;
-        let typed = |repository: &Repository| {
+        let client_name = |repository: &Repository| {
             let name = RepositoryName::new(registry, repository);
-            let typed = self.state.table.resolver.typed(place, &name);
-            typed.filter(|typed| typed.contains(&search.word))
+            let client_name = self.state.table.resolver.client_name(name_context, &name);
+            client_name.filter(|client_name| client_name.contains(&search.word))
         };
         let mut found = mirror.cached_names(viewer, registry).await;
         if search.hosted.contains(registry) {
@@ -178,15 +181,15 @@ impl Gateway {
                 Err(_) => tracing::debug!(%registry, "a catalogue is too slow to be searched"),
             }
         }
-        Ok(filter_map_yielding(&found, typed).await)
+        Ok(filter_map_yielding(&found, client_name).await)
     }
 }
 
 /// The answer: what is described by a v1 registry first, then the other names.
-fn results(search: &Search, described: Vec<Found>, names: BTreeSet<String>) -> Value {
+fn results(search: &SearchQuery, described: Vec<SearchResult>, names: BTreeSet<String>) -> Value {
     let mut known = BTreeSet::new();
-    let mut found: Vec<Found> = Vec::new();
-    let plain = names.into_iter().map(|name| Found {
+    let mut found: Vec<SearchResult> = Vec::new();
+    let plain = names.into_iter().map(|name| SearchResult {
         name,
         description: String::new(),
     });
@@ -221,9 +224,9 @@ fn results(search: &Search, described: Vec<Found>, names: BTreeSet<String>) -> V
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> std::result::Result<Search, ErrorCode> {
+    fn asked(text: &str) -> std::result::Result<SearchQuery, ErrorCode> {
         let query = Query::parse(text).expect("a query");
-        let found = search(&Resolver::default(), Place::Operator, &query);
+        let found = search(&Resolver::default(), NameContext::Operator, &query);
         found.map_err(|refusal| refusal.code)
     }
 
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn results_are_merged_and_cut_into_pages() {
-        let found = |name: &str| Found {
+        let found = |name: &str| SearchResult {
             name: name.into(),
             description: "of v1".into(),
         };

@@ -19,12 +19,12 @@ use oci::cache_status::CacheStatus;
 /// A request whose head was read.
 pub struct Session {
     http: Box<ServerSession>,
-    answered: Option<Answered>,
+    sent_head: Option<SentHead>,
 }
 
 /// The answer whose head was written.
 #[derive(Clone, Copy, Debug)]
-pub struct Answered {
+pub struct SentHead {
     pub status: StatusCode,
     pub cache: CacheStatus,
 }
@@ -36,7 +36,7 @@ impl Session {
         match http.read_request().await {
             Ok(true) => Some(Self {
                 http,
-                answered: None,
+                sent_head: None,
             }),
             Ok(false) => None,
             Err(error) => {
@@ -71,8 +71,8 @@ impl Session {
     }
 
     /// `None` until the head of the answer is written.
-    pub fn answered(&self) -> Option<Answered> {
-        self.answered
+    pub fn sent_head(&self) -> Option<SentHead> {
+        self.sent_head
     }
 
     /// Bytes of the request's body that were read.
@@ -115,7 +115,7 @@ impl Session {
         let (header, cache) = response.into_parts();
         let status = header.status;
         self.http.write_response_header(header).await?;
-        self.answered = Some(Answered { status, cache });
+        self.sent_head = Some(SentHead { status, cache });
         Ok(())
     }
 

@@ -31,35 +31,35 @@ const UNSENT: u32 = 128 << 10;
 
 /// A transport connection.
 #[derive(Debug)]
-enum Transport {
+enum SocketTransport {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// A transport whose writes fail when they make no progress for a while.
 #[derive(Debug)]
-struct Paced {
-    transport: Transport,
+struct PacedTransport {
+    transport: SocketTransport,
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 /// A client's connection, below TLS.
-pub struct Socket {
-    stream: BufWriter<Paced>,
+pub struct ClientSocket {
+    stream: BufWriter<PacedTransport>,
     /// Bytes read before pingora took over, to be read again.
     peeked: Vec<u8>,
     digest: Arc<SocketDigest>,
     fd: RawFd,
 }
 
-impl Socket {
+impl ClientSocket {
     /// `write_timeout` is how long a write may make no progress.
     pub fn new(accepted: Accepted, write_timeout: Duration) -> Self {
         match accepted {
             Accepted::Tcp(stream, peer) => Self::tcp(stream, peer, write_timeout),
-            Accepted::Unix(stream) => Self::over(Transport::Unix(stream), write_timeout),
+            Accepted::Unix(stream) => Self::over(SocketTransport::Unix(stream), write_timeout),
         }
     }
 
@@ -70,19 +70,19 @@ impl Socket {
         // third of them has gone.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let local = stream.local_addr().ok();
-        let socket = Self::over(Transport::Tcp(stream), write_timeout);
+        let socket = Self::over(SocketTransport::Tcp(stream), write_timeout);
         // Asked later, a socket that its client has reset no longer knows them.
         let _ = socket.digest.peer_addr.set(Some(peer.into()));
         let _ = socket.digest.local_addr.set(local.map(Into::into));
         socket
     }
 
-    fn over(transport: Transport, write_timeout: Duration) -> Self {
+    fn over(transport: SocketTransport, write_timeout: Duration) -> Self {
         let fd = match &transport {
-            Transport::Tcp(stream) => stream.as_raw_fd(),
-            Transport::Unix(stream) => stream.as_raw_fd(),
+            SocketTransport::Tcp(stream) => stream.as_raw_fd(),
+            SocketTransport::Unix(stream) => stream.as_raw_fd(),
         };
-        let paced = Paced {
+        let paced = PacedTransport {
             transport,
             write_timeout,
             deadline: None,
@@ -121,13 +121,13 @@ impl Socket {
     }
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for ClientSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Socket({})", self.fd)
     }
 }
 
-impl Paced {
+impl PacedTransport {
     /// Turns a wait that takes too long into an error.
     fn pace<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
@@ -147,15 +147,15 @@ impl Paced {
     }
 }
 
-impl AsyncWrite for Paced {
+impl AsyncWrite for PacedTransport {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            SocketTransport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            SocketTransport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         self.pace(cx, poll)
     }
@@ -166,8 +166,8 @@ impl AsyncWrite for Paced {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            SocketTransport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            SocketTransport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         self.pace(cx, poll)
     }
@@ -178,33 +178,33 @@ impl AsyncWrite for Paced {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            SocketTransport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            SocketTransport::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            SocketTransport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            SocketTransport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-impl AsyncRead for Paced {
+impl AsyncRead for PacedTransport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            SocketTransport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            SocketTransport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -220,7 +220,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for ClientSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -251,38 +251,38 @@ impl AsyncWrite for Socket {
 }
 
 #[async_trait]
-impl Shutdown for Socket {
+impl Shutdown for ClientSocket {
     async fn shutdown(&mut self) {
         // The client may be gone already.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 
-impl UniqueID for Socket {
+impl UniqueID for ClientSocket {
     fn id(&self) -> UniqueIDType {
         self.fd
     }
 }
 
-impl Ssl for Socket {}
+impl Ssl for ClientSocket {}
 
-impl GetTimingDigest for Socket {
+impl GetTimingDigest for ClientSocket {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Socket {
+impl GetProxyDigest for ClientSocket {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for Socket {
+impl GetSocketDigest for ClientSocket {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         Some(self.digest.clone())
     }
 }
 
 #[async_trait]
-impl Peek for Socket {}
+impl Peek for ClientSocket {}

@@ -3,12 +3,12 @@
 use http::Method;
 
 use super::old_clients::OldClients;
-use super::resolver::{Place, Resolver};
+use super::resolver::{NameContext, Resolver};
 use oci::name::Registry;
 
 /// What requests are routed by.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub struct RoutingTable {
     pub resolver: Resolver,
     /// To whom v2 is not shown.
     pub old_clients: OldClients,
@@ -28,7 +28,7 @@ pub struct Listener {
 
 /// A request as far as routing reads it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RequestParts<'a> {
     pub method: &'a Method,
     /// Still encoded.
     pub path: &'a str,
@@ -46,8 +46,12 @@ pub struct Asked<'a> {
 
 impl Listener {
     /// Where a name is asked for on this listener.
-    pub fn place<'a>(&'a self, namespace: Option<&'a str>, host: Option<&'a str>) -> Place<'a> {
-        Place::Client {
+    pub fn name_context<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        host: Option<&'a str>,
+    ) -> NameContext<'a> {
+        NameContext::Client {
             listener: self.registry.as_ref(),
             namespace,
             host,

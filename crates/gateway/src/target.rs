@@ -6,11 +6,11 @@ use oci::v2::Resource;
 
 /// A resource of a repository of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct RequestTarget {
     pub name: RepositoryName,
     pub resource: Resource,
     /// The name as the client typed it, registry prefix and all.
-    pub typed: String,
+    pub client_name: String,
     /// Which page is asked for of a list; empty for everything else.
     pub query: Query,
     /// The value of `ns`, to be echoed.

@@ -8,9 +8,9 @@ use http::{Method, StatusCode, header};
 use pingora_core::Result;
 use tokio::time::{Instant, timeout_at};
 
-use super::login::{address, slow_down};
-use super::refusal::Refusal;
-use super::respond::{self, Wanted};
+use super::error_response::ErrorResponse;
+use super::login::{address, too_many_failures};
+use super::respond::{self, RequestOptions};
 use super::session::Session;
 use super::{Gateway, send};
 use access::{Login, Refused, Scopes, token_answer};
@@ -22,7 +22,7 @@ const MAX_FORM: usize = 64 << 10;
 
 /// What a token is asked for, in a query or a form.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Request {
+struct TokenRequest {
     scopes: Vec<String>,
     grant_type: Option<String>,
     username: Option<String>,
@@ -32,7 +32,7 @@ struct Request {
 /// The most fields that are read of a request.
 const MAX_FIELDS: usize = 32;
 
-impl Request {
+impl TokenRequest {
     /// Reads a query or form; `None` for one of more fields than any client sends.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut request = Self::default();
@@ -54,33 +54,37 @@ impl Request {
 
 impl Gateway {
     /// Answers a request for a token.
-    pub(super) async fn token(&self, session: &mut Session, wanted: &Wanted) -> Result<()> {
+    pub(super) async fn token(
+        &self,
+        session: &mut Session,
+        options: &RequestOptions,
+    ) -> Result<()> {
         let Some(authenticator) = self.authenticator() else {
-            let refused = Refusal::new(ErrorCode::NameUnknown, "there are no tokens here");
-            return respond::refusal(session, wanted, &refused).await;
+            let refused = ErrorResponse::new(ErrorCode::NameUnknown, "there are no tokens here");
+            return respond::refusal(session, options, &refused).await;
         };
         let method = session.req_header().method.clone();
         let request = match method {
             Method::GET | Method::HEAD => {
                 let query = session.req_header().uri.query().unwrap_or_default();
-                Request::parse(query.as_bytes())
+                TokenRequest::parse(query.as_bytes())
             }
             Method::POST => match self.read_form(session).await? {
-                Form::Whole(form) => Request::parse(&form),
+                Form::Whole(form) => TokenRequest::parse(&form),
                 Form::TooLong => {
-                    return refuse(session, wanted, "the form is longer than 64 KiB").await;
+                    return refuse(session, options, "the form is longer than 64 KiB").await;
                 }
-                Form::TooLate => return too_late(session, wanted).await,
+                Form::TooLate => return too_late(session, options).await,
             },
             _ => {
-                let refused = Refusal::unsupported("tokens are asked for by GET or POST");
-                return respond::refusal(session, wanted, &refused).await;
+                let refused = ErrorResponse::unsupported("tokens are asked for by GET or POST");
+                return respond::refusal(session, options, &refused).await;
             }
         };
         let Some(request) = request else {
             return refuse(
                 session,
-                wanted,
+                options,
                 "a token is asked for with at most 32 fields",
             )
             .await;
@@ -94,7 +98,7 @@ impl Gateway {
                 login.await.map_err(|refused| Box::new(denied(refused)))
             }
             // No refresh token is ever given out: Docker would forget the password that v1 needs.
-            Some(_) => return refuse(session, wanted, "only grant_type=password is known").await,
+            Some(_) => return refuse(session, options, "only grant_type=password is known").await,
         };
         let login = match login {
             Ok(login) => login,
@@ -103,20 +107,20 @@ impl Gateway {
                 if denial.challenge.is_some() {
                     denial.challenge = Some(authenticator.basic_challenge());
                 }
-                return respond::refuse(session, wanted, &denial).await;
+                return respond::refuse(session, options, &denial).await;
             }
         };
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
         let now = SystemTime::now();
         let Some(token) = authenticator.token(&login, &scopes, now) else {
-            return refuse(session, wanted, "a token gives no other token").await;
+            return refuse(session, options, "a token gives no other token").await;
         };
         let granted = self.granted(session, &login, &scopes);
         let body = token_answer(&token, &granted, now);
-        let mut response = respond::response(StatusCode::OK, wanted, CacheStatus::own("token"))?;
+        let mut response = respond::response(StatusCode::OK, options, CacheStatus::own("token"))?;
         response.insert_header(header::CONTENT_TYPE, "application/json")?;
         response.insert_header(header::CACHE_CONTROL, "no-store")?;
-        send::whole(session, response, wanted.head, body.into()).await
+        send::whole(session, response, options.head, body.into()).await
     }
 
     /// Reads the body of a login, whole and in time.
@@ -139,29 +143,34 @@ impl Gateway {
 
     /// What of the scopes the login may use today: told, not carried.
     fn granted(&self, session: &Session, login: &Login, scopes: &Scopes) -> Scopes {
-        let place = self.place(session, None);
+        let name_context = self.name_context(session, None);
         let resolve = |name: &str| {
-            let resolved = self.state.table.resolver.resolve(place, name);
+            let resolved = self.state.table.resolver.resolve(name_context, name);
             Some(resolved.ok()?.1)
         };
         self.state.policy.granted(login, scopes, resolve)
     }
 }
 
-fn denied(refused: Refused) -> Refusal {
+fn denied(refused: Refused) -> ErrorResponse {
     match refused {
-        Refused::Password | Refused::Token => Refusal::unauthorized(
+        Refused::Password | Refused::Token => ErrorResponse::unauthorized(
             "the user or the password is wrong",
             // Replaced by the one of this place.
             String::new(),
         ),
-        Refused::SlowDown { retry_after } => slow_down(retry_after),
+        Refused::SlowDown { retry_after } => too_many_failures(retry_after),
     }
 }
 
-async fn refuse(session: &mut Session, wanted: &Wanted, message: &'static str) -> Result<()> {
-    let refused = Refusal::with_status(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-    respond::refuse(session, wanted, &refused).await
+async fn refuse(
+    session: &mut Session,
+    options: &RequestOptions,
+    message: &'static str,
+) -> Result<()> {
+    let refused =
+        ErrorResponse::with_status(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
+    respond::refuse(session, options, &refused).await
 }
 
 /// The body of a login.
@@ -172,14 +181,14 @@ enum Form {
 }
 
 /// Answers a form that did not arrive in time, and ends the connection.
-async fn too_late(session: &mut Session, wanted: &Wanted) -> Result<()> {
+async fn too_late(session: &mut Session, options: &RequestOptions) -> Result<()> {
     session.close_afterwards();
-    let refused = Refusal::with_status(
+    let refused = ErrorResponse::with_status(
         StatusCode::REQUEST_TIMEOUT,
         ErrorCode::Unsupported,
         "the form did not arrive in time",
     );
-    respond::refusal(session, wanted, &refused).await
+    respond::refusal(session, options, &refused).await
 }
 
 #[cfg(test)]
@@ -188,27 +197,27 @@ mod tests {
 
     #[test]
     fn queries_and_forms() {
-        let request = Request::parse(
+        let request = TokenRequest::parse(
             b"service=x&scope=repository%3Aa%2Fb%3Apull&scope=registry:catalog:*&account=me&offline_token=true",
         )
         .expect("few fields");
         let scopes = ["repository:a/b:pull", "registry:catalog:*"].map(str::to_owned);
         assert_eq!(request.scopes, scopes);
         assert_eq!(request.grant_type, None);
-        let request = Request::parse(
+        let request = TokenRequest::parse(
             b"grant_type=password&username=me&password=a%26b+c&scope=repository:a:pull+repository:b:push",
         )
         .expect("few fields");
         assert_eq!(request.password.as_deref(), Some("a&b c"));
         assert_eq!(request.scopes, ["repository:a:pull repository:b:push"]);
         assert_eq!(
-            Request::parse(b"%ff&&=&scope"),
-            Some(Request {
+            TokenRequest::parse(b"%ff&&=&scope"),
+            Some(TokenRequest {
                 scopes: vec![String::new()],
-                ..Request::default()
+                ..TokenRequest::default()
             })
         );
-        let scopes = |n: usize| Request::parse("scope=a&".repeat(n).as_bytes());
+        let scopes = |n: usize| TokenRequest::parse("scope=a&".repeat(n).as_bytes());
         assert_eq!(scopes(32).map(|request| request.scopes.len()), Some(32));
         assert_eq!(scopes(33), None);
     }

@@ -3,15 +3,15 @@
 use pingora_core::Result;
 
 use super::Gateway;
-use super::search::{Found, Search};
+use super::search::{SearchQuery, SearchResult};
 use super::session::Session;
-use super::table::{Asked, Listener, Table};
+use super::table::{Listener, RequestParts, RoutingTable};
 use access::Login;
 use oci::name::{Registry, Repository};
 
 /// There is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {}
+pub enum V1Route {}
 
 /// What of a request goes to the log.
 #[derive(Debug, Default)]
@@ -21,20 +21,25 @@ pub struct Seen {
     pub repository: Option<Repository>,
 }
 
-pub fn route(_: &Table, _: &Listener, _: &Asked<'_>) -> Option<Route> {
+pub fn route(_: &RoutingTable, _: &Listener, _: &RequestParts<'_>) -> Option<V1Route> {
     None
 }
 
-pub fn instead_of_v2(_: &Table, _: &Listener, _: &Asked<'_>) -> Option<Route> {
+pub fn instead_of_v2(_: &RoutingTable, _: &Listener, _: &RequestParts<'_>) -> Option<V1Route> {
     None
 }
 
 impl Gateway {
-    pub(super) async fn v1(&self, _: &mut Session, route: Route, _: &mut Seen) -> Result<()> {
+    pub(super) async fn v1(&self, _: &mut Session, route: V1Route, _: &mut Seen) -> Result<()> {
         match route {}
     }
 
-    pub(crate) async fn v1_found(&self, _: &Session, _: &Search, _: &Login) -> Vec<Found> {
+    pub(crate) async fn v1_found(
+        &self,
+        _: &Session,
+        _: &SearchQuery,
+        _: &Login,
+    ) -> Vec<SearchResult> {
         Vec::new()
     }
 }

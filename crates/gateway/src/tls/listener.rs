@@ -18,7 +18,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
 use super::authority::{Authority, fits};
-use super::own::OwnTls;
+use super::auto::AutoTls;
 use super::{CertificateFiles, TlsError, chain, load};
 use runtime::reload::{self, Reloaded};
 
@@ -31,7 +31,7 @@ pub enum ListenerTls {
     /// The operator's certificates.
     Files(CurrentTls),
     /// Certificates of our own authority.
-    Own(Arc<OwnTls>),
+    Auto(Arc<AutoTls>),
 }
 
 impl ListenerTls {
@@ -39,7 +39,7 @@ impl ListenerTls {
     pub async fn config(&self, local: Option<IpAddr>, peer: Option<IpAddr>) -> Arc<ServerConfig> {
         match self {
             Self::Files(current) => current.borrow().clone(),
-            Self::Own(own) => own.config(local, peer).await,
+            Self::Auto(auto) => auto.config(local, peer).await,
         }
     }
 }
@@ -60,7 +60,7 @@ pub fn with_files(
     certificates: &[CertificateFiles],
     client_ca: Option<&Path>,
 ) -> Result<CurrentTls, TlsError> {
-    let mut listener = Listener::open(certificates, client_ca)?;
+    let mut listener = ListenerFiles::open(certificates, client_ca)?;
     let (sender, current) = watch::channel(listener.config()?);
     reload::keep_looking(move || listener.look(&sender));
     Ok(current)
@@ -78,7 +78,7 @@ pub(super) fn with_authority(
     names: BTreeSet<String>,
 ) -> Result<CurrentTls, TlsError> {
     let files = authority.leaf(&names, SystemTime::now())?;
-    let mut listener = Listener::open(&[files], None)?;
+    let mut listener = ListenerFiles::open(&[files], None)?;
     let (sender, current) = watch::channel(listener.config()?);
     let mut failed: Option<Instant> = None;
     reload::keep_looking(move || {
@@ -98,12 +98,12 @@ pub(super) fn with_authority(
 }
 
 /// The files of one listener.
-struct Listener {
+struct ListenerFiles {
     certificates: Vec<Reloaded<Arc<CertifiedKey>, TlsError>>,
     client_ca: Option<Reloaded<Arc<dyn ClientCertVerifier>, TlsError>>,
 }
 
-impl Listener {
+impl ListenerFiles {
     fn open(certificates: &[CertificateFiles], client_ca: Option<&Path>) -> Result<Self, TlsError> {
         let pair = |files: &CertificateFiles| {
             let paths = vec![files.certificate.clone(), files.key.clone()];
@@ -238,7 +238,7 @@ mod tests {
                 certificate: certificate.to_owned(),
                 key: key.to_owned(),
             };
-            let listener = Listener::open(&[files], client_ca.map(PathBuf::as_path));
+            let listener = ListenerFiles::open(&[files], client_ca.map(PathBuf::as_path));
             listener.and_then(|listener| listener.config()).map(drop)
         };
         let (chain, key) = (&good.certificate, &good.key);

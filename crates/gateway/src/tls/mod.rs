@@ -1,8 +1,8 @@
 //! TLS of the listeners: whose certificate they show, and whose they ask for.
 
 mod authority;
+mod auto;
 mod listener;
-mod own;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 pub use authority::Authority;
+pub use auto::AutoTls;
 pub use listener::{ListenerTls, with_files};
-pub use own::OwnTls;
 
 use runtime::reload;
 
@@ -29,7 +29,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsSettings {
     /// Of our own authority.
-    Own,
+    Auto,
     /// The operator's.
     Files {
         /// At least one. Chosen by SNI; the first is the default.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, header};
 
-use super::super::refusal::Refusal;
+use super::super::error_response::ErrorResponse;
 use super::super::session::Session;
 use super::super::{Gateway, send};
-use super::route::{Image, Named, speaks_v1};
+use super::route::{ImageRequest, RepositoryRequest, speaks_v1};
 use super::{Failed, respond};
 use ::v1::{BridgeError, V1ImageRecord, V1Pass};
 use access::{Action, Login, Permit};
@@ -35,14 +35,15 @@ impl From<BridgeError> for Failed {
                 "an image cannot be shown to a client of v1"
             );
         }
-        let refusal = Refusal::with_status(status, ErrorCode::ManifestUnknown, failure.to_string());
+        let refusal =
+            ErrorResponse::with_status(status, ErrorCode::ManifestUnknown, failure.to_string());
         refusal.into()
     }
 }
 
 impl Gateway {
     /// Whether a request is one that is answered for images of v2.
-    fn v1_may_bridge(&self, named: &Named) -> bool {
+    fn v1_may_bridge(&self, named: &RepositoryRequest) -> bool {
         let read = matches!(
             named.resource,
             Resource::Images | Resource::Tags | Resource::Tag(_)
@@ -61,7 +62,7 @@ impl Gateway {
     pub(super) async fn v1_either(
         &self,
         session: &mut Session,
-        named: &Named,
+        named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
@@ -95,7 +96,7 @@ impl Gateway {
     }
 
     /// Whether what the v1 side says of this request is to be told to the client, or what v2 has.
-    pub(super) fn v1_is_elsewhere(&self, named: &Named, status: StatusCode) -> bool {
+    pub(super) fn v1_is_elsewhere(&self, named: &RepositoryRequest, status: StatusCode) -> bool {
         status == StatusCode::NOT_FOUND && self.v1_may_bridge(named)
     }
 
@@ -103,7 +104,7 @@ impl Gateway {
     async fn v1_knows(&self, session: &Session, permit: &Permit) -> Result<bool, Failed> {
         let pass = V1Pass {
             method: Method::GET,
-            headers: super::pass::headers_up(session),
+            headers: super::pass_through::headers_up(session),
             body: None,
         };
         let tags = self.state.v1.v1_repository(permit, &Resource::Tags, pass);
@@ -113,7 +114,7 @@ impl Gateway {
     async fn v1_bridge(
         &self,
         session: &mut Session,
-        named: &Named,
+        named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
@@ -153,7 +154,7 @@ impl Gateway {
     pub(super) async fn v1_bridged(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         permit: &Permit,
     ) -> Result<bool, Failed> {
         let registry = permit.registry();
@@ -182,7 +183,7 @@ impl Gateway {
     pub(super) async fn v1_bridged_by_id(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
     ) -> Result<bool, Failed> {
         if !is_read(image) {
             return Ok(false);
@@ -200,7 +201,7 @@ impl Gateway {
     async fn v1_bridged_publicly(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         registry: &Registry,
     ) -> Result<bool, Failed> {
         let v1 = &self.state.v1;
@@ -224,8 +225,8 @@ impl Gateway {
     fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failed> {
         let resolver = &self.state.table.resolver;
         if let Some(entry) = resolver
-            .fixed(self.place(session, None))
-            .map_err(Refusal::from)?
+            .fixed(self.name_context(session, None))
+            .map_err(ErrorResponse::from)?
         {
             return Ok(vec![entry.registry.clone()]);
         }
@@ -236,7 +237,7 @@ impl Gateway {
     async fn v1_image_of(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         permit: &Permit,
         everybody: bool,
         known: &V1ImageRecord,
@@ -266,7 +267,7 @@ impl Gateway {
     }
 }
 
-fn is_read(image: &Image) -> bool {
+fn is_read(image: &ImageRequest) -> bool {
     image.action == Action::Pull && matches!(image.part, Part::Json | Part::Ancestry | Part::Layer)
 }
 
@@ -286,7 +287,7 @@ pub fn unknown(kind: ResourceKind) -> MirrorError {
 }
 
 fn tag_unknown() -> Failed {
-    Refusal::with_status(
+    ErrorResponse::with_status(
         StatusCode::NOT_FOUND,
         ErrorCode::ManifestUnknown,
         "Tag not found",

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use super::super::respond::Wanted;
+use super::super::respond::RequestOptions;
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::{Gateway, measure, send};
+use super::super::{Gateway, request_metrics, send};
 use super::{Failed, respond};
 use ::v1::{BridgeError, V1Image, V1ImageLayer};
 use access::Permit;
@@ -40,16 +40,16 @@ impl Gateway {
         made: &V1Image,
     ) -> Result<(), Failed> {
         let request = session.req_header();
-        let wanted = Wanted::of(&request.method, &request.headers);
+        let options = RequestOptions::of(&request.method, &request.headers);
         let mut layer = Box::pin(self.state.v1.bridged_layer(permit, made));
         match tokio::time::timeout(LAYER_PATIENCE, &mut layer).await {
-            Ok(layer) => made_layer(session, &wanted, everybody, layer?).await,
-            Err(_) if wanted.head => {
+            Ok(layer) => made_layer(session, &options, everybody, layer?).await,
+            Err(_) if options.head => {
                 let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
                 Ok(send::head(session, response, None).await?)
             }
             // A part of what has no length yet.
-            Err(_) if wanted.range.is_some() => Err(MirrorError::timed_out().into()),
+            Err(_) if options.range.is_some() => Err(MirrorError::timed_out().into()),
             Err(_) => {
                 let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
                 let body = async {
@@ -71,7 +71,7 @@ const UNREADY: CacheStatus = CacheStatus::own("preparing");
 /// Sends a layer that is ready, or a part of it.
 async fn made_layer(
     session: &mut Session,
-    wanted: &Wanted,
+    options: &RequestOptions,
     everybody: bool,
     layer: V1ImageLayer,
 ) -> Result<(), Failed> {
@@ -80,12 +80,12 @@ async fn made_layer(
         V1ImageLayer::Empty => CacheStatus::own("v1"),
         V1ImageLayer::Blob(answer) => answer.cache,
     };
-    measure::blob(cache);
+    request_metrics::blob(cache);
     // Layers have no validator here, so that a condition never holds; several parts are no part of this API.
-    let ranges = wanted
+    let ranges = options
         .range
         .as_deref()
-        .filter(|_| wanted.if_range.is_none() && !wanted.head);
+        .filter(|_| options.if_range.is_none() && !options.head);
     let selected = size.map(|size| {
         (
             size,
@@ -111,7 +111,7 @@ async fn made_layer(
     if let Some((span, size)) = part {
         response.insert_header(header::CONTENT_RANGE, span.content_range(size))?;
     }
-    if wanted.head {
+    if options.head {
         return Ok(send::head(session, response, size).await?);
     }
     let span = part.map(|(span, _)| span);

@@ -7,11 +7,11 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::super::refusal::Refusal;
-use super::super::respond::Wanted;
+use super::super::error_response::ErrorResponse;
+use super::super::respond::RequestOptions;
 use super::super::session::Session;
 use super::super::{Gateway, request_body, send};
-use super::route::Image;
+use super::route::ImageRequest;
 use super::{Failed, respond};
 use ::v1::{Claim, V1Pass};
 use mirror::Passed;
@@ -23,22 +23,22 @@ impl Gateway {
     pub(super) async fn v1_layer(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         claim: Claim<'_>,
         mut headers: HeaderMap,
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
         let request = session.req_header();
-        let wanted = Wanted::of(&request.method, &request.headers);
-        if wanted.head {
+        let options = RequestOptions::of(&request.method, &request.headers);
+        if options.head {
             let passed = v1.v1_layer_head(claim, &image.id, &headers).await?;
             return self.v1_whole_layer(session, image, claim, passed).await;
         }
         // Layers have no validator here, so that a condition never holds.
-        let ranges = wanted
+        let ranges = options
             .range
             .as_deref()
-            .filter(|_| wanted.if_range.is_none());
+            .filter(|_| options.if_range.is_none());
         let part = match ranges.and_then(range::parse) {
             None => None,
             Some(ranges) => {
@@ -54,12 +54,14 @@ impl Gateway {
                 }
             }
         };
-        let asked = part.map_or(Asked::Whole, |(span, size)| asked(span, size));
-        if let Asked::Part(asked) = asked {
-            let range = format!("bytes={}-{}", asked.first, asked.end - 1);
+        let upstream = part.map_or(UpstreamRange::Whole, |(span, size)| {
+            upstream_range(span, size)
+        });
+        if let UpstreamRange::Part(upstream) = upstream {
+            let range = format!("bytes={}-{}", upstream.first, upstream.end - 1);
             let range = range
                 .parse()
-                .map_err(|_| Refusal::bad_gateway("the range is too long"))?;
+                .map_err(|_| ErrorResponse::bad_gateway("the range is too long"))?;
             headers.insert(header::RANGE, range);
         }
         let pass = V1Pass {
@@ -70,8 +72,12 @@ impl Gateway {
         let passed = v1.v1_image(claim, &image.id, image.part, pass).await?;
         match part {
             Some((span, size)) if passed.status.is_success() => {
-                let cut = Cut { asked, span, size };
-                self.v1_part(session, image, claim, passed, cut).await
+                let part = LayerPart {
+                    upstream,
+                    span,
+                    size,
+                };
+                self.v1_part(session, image, claim, passed, part).await
             }
             _ => self.v1_whole_layer(session, image, claim, passed).await,
         }
@@ -80,7 +86,7 @@ impl Gateway {
     async fn v1_whole_layer(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         claim: Claim<'_>,
         passed: Passed,
     ) -> Result<(), Failed> {
@@ -95,21 +101,25 @@ impl Gateway {
     async fn v1_part(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         claim: Claim<'_>,
         passed: Passed,
-        cut: Cut,
+        part: LayerPart,
     ) -> Result<(), Failed> {
-        let Cut { asked, span, size } = cut;
+        let LayerPart {
+            upstream,
+            span,
+            size,
+        } = part;
         let length = request_body::content_length(&passed.headers);
         let is = |expected: u64| length.is_none_or(|length| length == expected);
-        let skip = match (passed.status, asked) {
-            (StatusCode::PARTIAL_CONTENT, Asked::Part(asked)) if is(asked.len()) => {
-                span.first - asked.first
+        let skip = match (passed.status, upstream) {
+            (StatusCode::PARTIAL_CONTENT, UpstreamRange::Part(upstream)) if is(upstream.len()) => {
+                span.first - upstream.first
             }
             (StatusCode::OK, _) if is(size) => span.first,
             _ => {
-                return Err(Refusal::bad_gateway(
+                return Err(ErrorResponse::bad_gateway(
                     "the registry sent another part than was asked for",
                 )
                 .into());
@@ -125,31 +135,31 @@ impl Gateway {
 
 /// What a registry is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum UpstreamRange {
     Whole,
     Part(Span),
 }
 
 /// What is cut from what it was asked for.
 #[derive(Clone, Copy)]
-struct Cut {
-    asked: Asked,
+struct LayerPart {
+    upstream: UpstreamRange,
     span: Span,
     /// Of the whole layer, in bytes.
     size: u64,
 }
 
 /// What to ask for so that a part is in it: two bytes where one is wanted, where there are two.
-const fn asked(span: Span, size: u64) -> Asked {
+const fn upstream_range(span: Span, size: u64) -> UpstreamRange {
     let Span { first, end } = span;
     match (span.len(), first) {
-        (1, 0) if size == 1 => Asked::Whole,
-        (1, 0) => Asked::Part(Span { first, end: 2 }),
-        (1, _) => Asked::Part(Span {
+        (1, 0) if size == 1 => UpstreamRange::Whole,
+        (1, 0) => UpstreamRange::Part(Span { first, end: 2 }),
+        (1, _) => UpstreamRange::Part(Span {
             first: first - 1,
             end,
         }),
-        _ => Asked::Part(span),
+        _ => UpstreamRange::Part(span),
     }
 }
 
@@ -159,16 +169,16 @@ mod tests {
 
     #[test]
     fn a_single_byte_is_asked_for_with_its_neighbour() {
-        let part = |first, end| Asked::Part(Span { first, end });
+        let part = |first, end| UpstreamRange::Part(Span { first, end });
         for (first, end, size, expected) in [
             (0, 10, 10, part(0, 10)),
             (3, 5, 10, part(3, 5)),
             (9, 10, 10, part(8, 10)),
             (0, 1, 10, part(0, 2)),
-            (0, 1, 1, Asked::Whole),
+            (0, 1, 1, UpstreamRange::Whole),
         ] {
             assert_eq!(
-                asked(Span { first, end }, size),
+                upstream_range(Span { first, end }, size),
                 expected,
                 "{first}-{end}/{size}"
             );

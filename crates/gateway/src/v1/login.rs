@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use http::header;
 
 use super::super::Gateway;
+use super::super::error_response::ErrorResponse;
 use super::super::login::address;
-use super::super::refusal::Refusal;
 use super::super::session::Session;
 use access::{Action, Caller, Denied, Login, Permit, Refused};
 use oci::authorization::{self, Authorization};
@@ -28,7 +28,7 @@ impl Gateway {
     }
 
     /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
-    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, Refusal> {
+    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = &self.state.authenticator else {
             return Ok(Login::ANONYMOUS);
         };
@@ -49,7 +49,7 @@ impl Gateway {
                 self.v1_without_token("the token is not valid any more, or never was")
             }
             Refused::SlowDown { retry_after } => {
-                Refusal::slow_down(refused.to_string(), retry_after)
+                ErrorResponse::too_many_failures(refused.to_string(), retry_after)
             }
         })
     }
@@ -91,7 +91,7 @@ impl Gateway {
         caller: &Caller,
         action: Action,
         name: &RepositoryName,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<Permit, ErrorResponse> {
         let decided = self.state.policy.decide(caller, action, name);
         let challenged = self.v1_has_accounts() && !self.listener.read_only;
         decided.map_err(|denied| match denied {
@@ -100,27 +100,27 @@ impl Gateway {
                 self.v1_without_token("the token is not for that")
             }
             Denied::Anonymous | Denied::User | Denied::Scope => {
-                Refusal::new(ErrorCode::Denied, "you may not do that to this repository")
+                ErrorResponse::new(ErrorCode::Denied, "you may not do that to this repository")
             }
         })
     }
 
     /// 401. Old Docker understands nothing else as "log in".
-    pub(super) fn v1_unauthorized(&self, message: &'static str) -> Refusal {
+    pub(super) fn v1_unauthorized(&self, message: &'static str) -> ErrorResponse {
         let authenticator = self.state.authenticator.as_ref();
         let authenticator = authenticator.filter(|authenticator| authenticator.has_accounts());
-        Refusal {
+        ErrorResponse {
             challenge: authenticator.map(access::Authenticator::basic_challenge),
-            ..Refusal::new(ErrorCode::Unauthorized, message)
+            ..ErrorResponse::new(ErrorCode::Unauthorized, message)
         }
     }
 
     /// 401, for a token of a repository.
-    pub(super) fn v1_without_token(&self, message: &'static str) -> Refusal {
+    pub(super) fn v1_without_token(&self, message: &'static str) -> ErrorResponse {
         let authenticator = self.state.authenticator.as_ref();
-        Refusal {
+        ErrorResponse {
             challenge: authenticator.map(|_| "Token".to_owned()),
-            ..Refusal::new(ErrorCode::Unauthorized, message)
+            ..ErrorResponse::new(ErrorCode::Unauthorized, message)
         }
     }
 }

@@ -3,13 +3,13 @@
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::super::respond::{Wanted, warn_of_age};
+use super::super::respond::{RequestOptions, warn_of_age};
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::{Gateway, measure, send};
+use super::super::{Gateway, request_metrics, send};
 use super::Failed;
 use super::respond;
-use super::route::{Image, Named};
+use super::route::{ImageRequest, RepositoryRequest};
 use ::v1::{Claim, V1Answer};
 use access::{Login, Permit};
 use oci::cache_status::{CacheStatus, Forward};
@@ -42,14 +42,14 @@ impl Gateway {
     pub(super) async fn v1_mirrored_named(
         &self,
         session: &mut Session,
-        named: &Named,
+        named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
         let answer = v1.v1_named(permit, &named.resource).await?;
         let mut response = self.v1_mirrored(&named.name.registry, answer.cache, Life::Moving)?;
-        measure::stale(answer.stale);
+        request_metrics::stale(answer.stale);
         warn_of_age(&mut response, answer.stale)?;
         if named.resource == Resource::Images {
             self.v1_endpoints(session, &mut response, named, login)?;
@@ -61,7 +61,7 @@ impl Gateway {
     pub(super) async fn v1_mirrored_image(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
         let (v1, id) = (&self.state.v1, &image.id);
@@ -89,20 +89,20 @@ impl Gateway {
     ) -> Result<(), Failed> {
         let (v1, registry) = (&self.state.v1, claim.registry());
         let request = session.req_header();
-        let wanted = Wanted::of(&request.method, &request.headers);
-        if wanted.head {
+        let options = RequestOptions::of(&request.method, &request.headers);
+        if options.head {
             let (size, cache) = self.v1_layer_length(id, claim).await?;
             let response = self.v1_mirrored_bytes(registry, StatusCode::OK, cache)?;
             return Ok(send::head(session, response, size).await?);
         }
         let answer = v1.v1_layer(claim, id).await?;
         let (size, cache) = (answer.size, answer.cache);
-        measure::blob(cache);
+        request_metrics::blob(cache);
         // Layers have no validator here, so that a condition never holds.
-        let ranges = wanted
+        let ranges = options
             .range
             .as_deref()
-            .filter(|_| wanted.if_range.is_none())
+            .filter(|_| options.if_range.is_none())
             .and_then(range::parse);
         let selected = size.zip(ranges);
         let selected = selected.map(|(size, ranges)| (size, range::select(Some(&ranges), size)));

@@ -11,23 +11,23 @@ mod bridge_layer;
 mod layer;
 mod login;
 mod mirrored;
-mod pass;
+mod pass_through;
 mod respond;
 mod route;
 mod search;
 
 use pingora_core::Result;
 
-pub use route::{Route, instead_of_v2, route};
+pub use route::{V1Route, instead_of_v2, route};
 
-use super::refusal::Refusal;
+use super::error_response::ErrorResponse;
 use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
 use access::{Action, Permit};
 use mirror::MirrorError;
 use oci::name::{Registry, Repository};
-use route::{Image, Named};
+use route::{ImageRequest, RepositoryRequest};
 
 /// What of a request goes to the log.
 #[derive(Debug, Default)]
@@ -39,14 +39,14 @@ pub struct Seen {
 
 /// Why a v1 request has no answer yet.
 enum Failed {
-    Refused(Refusal),
+    Refused(ErrorResponse),
     Mirror(MirrorError),
     /// The connection is of no more use.
     Connection(Box<pingora_core::Error>),
 }
 
-impl From<Refusal> for Failed {
-    fn from(refusal: Refusal) -> Self {
+impl From<ErrorResponse> for Failed {
+    fn from(refusal: ErrorResponse) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -77,7 +77,7 @@ impl Gateway {
     pub(super) async fn v1(
         &self,
         session: &mut Session,
-        route: Route,
+        route: V1Route,
         seen: &mut Seen,
     ) -> Result<()> {
         let head = session.req_header().method == http::Method::HEAD;
@@ -90,7 +90,7 @@ impl Gateway {
             Failed::Mirror(error) => respond::failure(session, head, &error).await?,
             Failed::Refused(refusal) => {
                 // A short body is read first, so that the connection can go on.
-                request_body::take_short_body(session).await;
+                request_body::read_short_body(session).await;
                 respond::refusal(session, head, &refusal).await?;
             }
         }
@@ -102,18 +102,18 @@ impl Gateway {
         &self,
         session: &mut Session,
         head: bool,
-        route: Route,
+        route: V1Route,
         seen: &mut Seen,
     ) -> Result<(), Failed> {
         match route {
-            Route::Refused(refusal) => Err(refusal.into()),
-            Route::Ping => {
+            V1Route::Refused(refusal) => Err(refusal.into()),
+            V1Route::Ping => {
                 let standalone = self.state.authenticator.is_none();
                 Ok(respond::ping(session, head, standalone).await?)
             }
-            Route::Users => self.v1_users(session, head, seen).await,
-            Route::Named(named) => self.v1_named(session, &named, seen).await,
-            Route::Image(image) => self.v1_image(session, image, seen).await,
+            V1Route::Users => self.v1_users(session, head, seen).await,
+            V1Route::Named(named) => self.v1_named(session, &named, seen).await,
+            V1Route::Image(image) => self.v1_image(session, image, seen).await,
         }
     }
 
@@ -140,14 +140,14 @@ impl Gateway {
     async fn v1_named(
         &self,
         session: &mut Session,
-        named: &Named,
+        named: &RepositoryRequest,
         seen: &mut Seen,
     ) -> Result<(), Failed> {
         seen.registry = Some(named.name.registry.clone());
         seen.repository = Some(named.name.repository.clone());
         let login = self.v1_login(session).await?;
         seen.user = login.user().map(str::to_owned);
-        let caller = login.caller(&named.typed);
+        let caller = login.caller(&named.client_name);
         let permit = self.v1_decide(&caller, named.action, &named.name)?;
         self.v1_either(session, named, &login, &permit).await
     }
@@ -155,7 +155,7 @@ impl Gateway {
     async fn v1_image(
         &self,
         session: &mut Session,
-        image: Image,
+        image: ImageRequest,
         seen: &mut Seen,
     ) -> Result<(), Failed> {
         let login = self.v1_login(session).await?;
@@ -179,8 +179,9 @@ impl Gateway {
             })?;
             seen.registry = Some(open.registry().clone());
             if let Some(name) = foreign {
-                let place = self.place(session, None);
-                if let Ok((_, name)) = route::resolve(&self.state.table.resolver, place, &name)
+                let name_context = self.name_context(session, None);
+                if let Ok((_, name)) =
+                    route::resolve(&self.state.table.resolver, name_context, &name)
                     && name.registry == *open.registry()
                 {
                     let v1 = &self.state.v1;
@@ -205,14 +206,14 @@ impl Gateway {
         &self,
         session: &Session,
         login: &access::Login,
-        typed: &str,
+        client_name: &str,
         action: Action,
     ) -> Result<Permit, Failed> {
-        let place = self.place(session, None);
-        let (entry, name) = route::resolve(&self.state.table.resolver, place, typed)?;
+        let name_context = self.name_context(session, None);
+        let (entry, name) = route::resolve(&self.state.table.resolver, name_context, client_name)?;
         if action != Action::Pull && !entry.push {
             return Err(route::no_pushes(&entry.registry).into());
         }
-        Ok(self.v1_decide(&login.caller(typed), action, &name)?)
+        Ok(self.v1_decide(&login.caller(client_name), action, &name)?)
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
-use super::super::refusal::Refusal;
+use super::super::error_response::ErrorResponse;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{failure, send};
@@ -28,7 +28,7 @@ pub async fn welcome(session: &mut Session, head: bool) -> Result<()> {
 }
 
 /// A refusal, with a challenge where a login could help.
-pub async fn refusal(session: &mut Session, head: bool, refusal: &Refusal) -> Result<()> {
+pub async fn refusal(session: &mut Session, head: bool, refusal: &ErrorResponse) -> Result<()> {
     let mut response = own(refusal.status)?;
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD, PUT, DELETE")?;
@@ -56,7 +56,7 @@ pub async fn failure(session: &mut Session, head: bool, error: &MirrorError) -> 
         } => "Image not found".to_owned(),
         error => error.to_string(),
     };
-    let refused = Refusal::with_status(status, code, message);
+    let refused = ErrorResponse::with_status(status, code, message);
     refusal(session, head, &refused).await
 }
 

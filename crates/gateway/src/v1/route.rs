@@ -1,10 +1,10 @@
-//! Routing of the v1 API: from a request to a [`Route`], pure. Names belong to registries as in v2.
+//! Routing of the v1 API: from a request to a [`V1Route`], pure. Names belong to registries as in v2.
 
 use http::{Method, StatusCode};
 
-use super::super::refusal::Refusal;
-use super::super::resolver::{Entry, Place, ResolveError, Resolver};
-use super::super::table::{Asked, Listener, Table};
+use super::super::error_response::ErrorResponse;
+use super::super::resolver::{NameContext, RegistryEntry, ResolveError, Resolver};
+use super::super::table::{Listener, RequestParts, RoutingTable};
 use access::Action;
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
@@ -13,29 +13,29 @@ use oci::v2;
 
 /// Where a v1 request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum V1Route {
     /// Answered by ourselves.
     Ping,
     /// A login, answered by ourselves.
     Users,
-    Named(Named),
-    Image(Image),
-    Refused(Refusal),
+    Named(RepositoryRequest),
+    Image(ImageRequest),
+    Refused(ErrorResponse),
 }
 
 /// Something of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct RepositoryRequest {
     pub name: RepositoryName,
     pub resource: Resource,
     pub action: Action,
     /// The name as the client typed it, without `library/`: what a token says.
-    pub typed: String,
+    pub client_name: String,
 }
 
 /// A part of an image: whose it is, a token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct ImageRequest {
     pub id: ImageId,
     pub part: Part,
     pub action: Action,
@@ -50,63 +50,75 @@ fn is_v1(path: &str) -> bool {
 }
 
 /// Routes a request whose path is the v1 API's.
-pub fn route(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Route> {
-    is_v1(asked.path).then(|| routed(table, listener, asked).unwrap_or_else(Route::Refused))
+pub fn route(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+) -> Option<V1Route> {
+    is_v1(parts.path).then(|| routed(table, listener, parts).unwrap_or_else(V1Route::Refused))
 }
 
 /// What a client gets at `/v2/` that is to go on with v1.
-pub fn instead_of_v2(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Option<Route> {
-    let message = if table.old_clients.include(asked.agent) {
+pub fn instead_of_v2(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+) -> Option<V1Route> {
+    let message = if table.old_clients.include(parts.agent) {
         "this client speaks the v1 API"
-    } else if is_v1_alone(&table.resolver, listener.place(None, asked.host)) {
+    } else if is_v1_alone(&table.resolver, listener.name_context(None, parts.host)) {
         // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
         "this registry speaks the v1 API alone"
     } else {
         return None;
     };
-    let refusal = Refusal::new(ErrorCode::NameUnknown, message);
-    Some(Route::Refused(refusal))
+    let refusal = ErrorResponse::new(ErrorCode::NameUnknown, message);
+    Some(V1Route::Refused(refusal))
 }
 
 /// Whether all that is asked here is of one registry that has nothing for v2.
-fn is_v1_alone(resolver: &Resolver, place: Place<'_>) -> bool {
-    let fixed = resolver.fixed(place);
+fn is_v1_alone(resolver: &Resolver, name_context: NameContext<'_>) -> bool {
+    let fixed = resolver.fixed(name_context);
     fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
 }
 
-fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
-    let path = v2::segments(asked.path)
-        .and_then(|segments| v1::parse(&segments, asked.path.ends_with('/')))
+fn routed(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+) -> Result<V1Route, ErrorResponse> {
+    let path = v2::segments(parts.path)
+        .and_then(|segments| v1::parse(&segments, parts.path.ends_with('/')))
         .map_err(|error| {
             let status = match error {
                 v2::PathError::Encoding | v2::PathError::Tag(_) => StatusCode::BAD_REQUEST,
                 v2::PathError::Unknown | v2::PathError::Digest(_) => StatusCode::NOT_FOUND,
             };
-            Refusal::with_status(status, ErrorCode::NameUnknown, error.to_string())
+            ErrorResponse::with_status(status, ErrorCode::NameUnknown, error.to_string())
         })?;
-    let reads = matches!(*asked.method, Method::GET | Method::HEAD);
-    let (resolver, place) = (&table.resolver, listener.place(None, asked.host));
+    let reads = matches!(*parts.method, Method::GET | Method::HEAD);
+    let (resolver, name_context) = (&table.resolver, listener.name_context(None, parts.host));
     match path {
         Path::Ping | Path::Users => {
-            nameless(resolver, place)?.ok_or_else(not_served)?;
+            nameless(resolver, name_context)?.ok_or_else(not_served)?;
             match path {
-                Path::Ping if reads => Ok(Route::Ping),
-                Path::Users if reads => Ok(Route::Users),
-                Path::Users if *asked.method == Method::POST && !listener.read_only => {
-                    Ok(Route::Users)
+                Path::Ping if reads => Ok(V1Route::Ping),
+                Path::Users if reads => Ok(V1Route::Users),
+                Path::Users if *parts.method == Method::POST && !listener.read_only => {
+                    Ok(V1Route::Users)
                 }
-                _ => Err(Refusal::unsupported("there is no such method here")),
+                _ => Err(ErrorResponse::unsupported("there is no such method here")),
             }
         }
         // Routed before, since what is found is not v1's alone.
-        Path::Search => Err(Refusal::unsupported("there is no such method here")),
+        Path::Search => Err(ErrorResponse::unsupported("there is no such method here")),
         Path::Image { id, part } => {
-            let entry = nameless(resolver, place)?.ok_or_else(not_served)?;
-            let action = action_on_image(asked.method, part)?;
+            let entry = nameless(resolver, name_context)?.ok_or_else(not_served)?;
+            let action = action_on_image(parts.method, part)?;
             if action != Action::Pull && (listener.read_only || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
             }
-            Ok(Route::Image(Image {
+            Ok(V1Route::Image(ImageRequest {
                 id,
                 part,
                 action,
@@ -114,16 +126,16 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
             }))
         }
         Path::Named { name, resource } => {
-            let (entry, named) = resolve(resolver, place, &name)?;
-            let action = action_on_repository(asked.method, &resource)?;
+            let (entry, named) = resolve(resolver, name_context, &name)?;
+            let action = action_on_repository(parts.method, &resource)?;
             if action != Action::Pull && (listener.read_only || !entry.push || !entry.v1) {
                 return Err(no_pushes(&entry.registry));
             }
-            Ok(Route::Named(Named {
+            Ok(V1Route::Named(RepositoryRequest {
                 name: named,
                 resource,
                 action,
-                typed: v1::plain(&name).to_owned(),
+                client_name: v1::plain(&name).to_owned(),
             }))
         }
     }
@@ -135,10 +147,10 @@ fn routed(table: &Table, listener: &Listener, asked: &Asked<'_>) -> Result<Route
 /// When it is nobody's, or a registry's that speaks no v1.
 pub fn resolve<'r>(
     resolver: &'r Resolver,
-    place: Place<'_>,
+    name_context: NameContext<'_>,
     name: &str,
-) -> Result<(&'r Entry, RepositoryName), Refusal> {
-    let (entry, rest) = resolver.owner(place, v1::plain(name))?;
+) -> Result<(&'r RegistryEntry, RepositoryName), ErrorResponse> {
+    let (entry, rest) = resolver.owner(name_context, v1::plain(name))?;
     if !speaks_v1(entry) {
         return Err(not_served());
     }
@@ -148,8 +160,11 @@ pub fn resolve<'r>(
 
 /// The registry of a request that names no repository: the one that the listener or the Host fixes; else the
 /// default one, or else any, that speaks v1.
-fn nameless<'r>(resolver: &'r Resolver, place: Place<'_>) -> Result<Option<&'r Entry>, Refusal> {
-    if let Some(entry) = resolver.fixed(place)? {
+fn nameless<'r>(
+    resolver: &'r Resolver,
+    name_context: NameContext<'_>,
+) -> Result<Option<&'r RegistryEntry>, ErrorResponse> {
+    if let Some(entry) = resolver.fixed(name_context)? {
         return Ok(Some(entry).filter(|entry| speaks_v1(entry)));
     }
     let v1 = || resolver.entries.iter().filter(|entry| entry.v1);
@@ -164,43 +179,43 @@ fn nameless<'r>(resolver: &'r Resolver, place: Place<'_>) -> Result<Option<&'r E
 
 /// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up
 /// for them. That takes that they are kept here, and that we decide who may read them.
-pub fn speaks_v1(entry: &Entry) -> bool {
+pub fn speaks_v1(entry: &RegistryEntry) -> bool {
     entry.v1 || entry.bridge && entry.cached && !entry.delegates_auth
 }
 
-fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
+fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, ErrorResponse> {
     use Resource::{Auth, Images, Properties, Repository, Tag, Tags};
 
     match (method, resource) {
         (&Method::GET | &Method::HEAD, Repository | Auth) => {
-            Err(Refusal::unsupported("there is no such method here"))
+            Err(ErrorResponse::unsupported("there is no such method here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Repository | Images | Auth | Properties | Tag(_)) => Ok(Action::Push),
         (&Method::DELETE, Repository | Images | Tags | Tag(_)) => Ok(Action::Delete),
-        _ => Err(Refusal::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported("there is no such method here")),
     }
 }
 
-fn action_on_image(method: &Method, part: Part) -> Result<Action, Refusal> {
+fn action_on_image(method: &Method, part: Part) -> Result<Action, ErrorResponse> {
     match (method, part) {
         (&Method::GET | &Method::HEAD, Part::Checksum) => {
-            Err(Refusal::unsupported("there is no such method here"))
+            Err(ErrorResponse::unsupported("there is no such method here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Part::Json | Part::Layer | Part::Checksum) => Ok(Action::Push),
-        _ => Err(Refusal::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported("there is no such method here")),
     }
 }
 
-fn not_served() -> Refusal {
+fn not_served() -> ErrorResponse {
     let message = "the v1 API is not served here; `bridge: true` at a registry serves its images";
-    Refusal::new(ErrorCode::NameUnknown, message)
+    ErrorResponse::new(ErrorCode::NameUnknown, message)
 }
 
 /// What a push is told that no registry takes.
-pub fn no_pushes(registry: &Registry) -> Refusal {
-    Refusal::unsupported(format!(
+pub fn no_pushes(registry: &Registry) -> ErrorResponse {
+    ErrorResponse::unsupported(format!(
         "{registry} takes no pushes here: it has no `push: true`, or this listener only reads"
     ))
 }
@@ -210,46 +225,46 @@ mod tests {
     use super::*;
     use oci::glob::Pattern;
 
-    fn table() -> Table {
-        Table {
+    fn table() -> RoutingTable {
+        RoutingTable {
             resolver: Resolver {
                 entries: vec![
-                    Entry {
+                    RegistryEntry {
                         default: true,
                         library: true,
-                        ..Entry::named("docker.io")
+                        ..RegistryEntry::named("docker.io")
                     },
-                    Entry {
+                    RegistryEntry {
                         hosts: vec!["hosted.example.com".into()],
                         owns: vec![Pattern::parse("team/**").expect("a pattern")],
                         push: true,
                         v1: true,
-                        ..Entry::named("hosted")
+                        ..RegistryEntry::named("hosted")
                     },
-                    Entry {
+                    RegistryEntry {
                         hosts: vec!["v2.example.com".into()],
-                        ..Entry::named("modern")
+                        ..RegistryEntry::named("modern")
                     },
                 ],
             },
-            ..Table::default()
+            ..RoutingTable::default()
         }
     }
 
-    fn ask(method: &Method, path: &str, host: &str, listener: &Listener) -> Route {
-        let asked = Asked {
+    fn ask(method: &Method, path: &str, host: &str, listener: &Listener) -> V1Route {
+        let parts = RequestParts {
             method,
             path,
             query: "",
             host: Some(host),
             agent: "",
         };
-        route(&table(), listener, &asked).expect("a path of the v1 API")
+        route(&table(), listener, &parts).expect("a path of the v1 API")
     }
 
-    fn status(route: &Route) -> u16 {
+    fn status(route: &V1Route) -> u16 {
         match route {
-            Route::Refused(refusal) => refusal.status.as_u16(),
+            V1Route::Refused(refusal) => refusal.status.as_u16(),
             _ => 200,
         }
     }
@@ -297,11 +312,11 @@ mod tests {
             ("/v1/repositories/app/tags", "hosted.example.com"),
             ("/v1/repositories/library/app/tags", "hosted.example.com"),
         ] {
-            let Route::Named(named) = ask(&Method::GET, path, host, &listener) else {
+            let V1Route::Named(named) = ask(&Method::GET, path, host, &listener) else {
                 panic!("{path}");
             };
             assert_eq!(
-                (named.name.repository.as_str(), &*named.typed),
+                (named.name.repository.as_str(), &*named.client_name),
                 ("app", "app")
             );
             assert_eq!(
@@ -354,14 +369,14 @@ mod tests {
         // No `push: true`.
         let mut table = table();
         table.resolver.entries[1].push = false;
-        let asked = Asked {
+        let parts = RequestParts {
             method: &put,
             path: "/v1/repositories/team/app/",
             query: "",
             host: None,
             agent: "",
         };
-        let route = route(&table, &Listener::default(), &asked).expect("a path of the v1 API");
+        let route = route(&table, &Listener::default(), &parts).expect("a path of the v1 API");
         assert_eq!(status(&route), 405);
     }
 }

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::super::Gateway;
-use super::super::search::{Found, Search};
+use super::super::search::{SearchQuery, SearchResult};
 use super::super::session::Session;
 use super::route;
 use ::v1::V1Pass;
@@ -18,9 +18,9 @@ impl Gateway {
     pub(crate) async fn v1_found(
         &self,
         session: &Session,
-        search: &Search,
+        search: &SearchQuery,
         login: &Login,
-    ) -> Vec<Found> {
+    ) -> Vec<SearchResult> {
         let mut found = Vec::new();
         for registry in &search.registries {
             let entries = &self.state.table.resolver.entries;
@@ -34,7 +34,7 @@ impl Gateway {
             let open = self.state.policy.search(registry);
             let pass = V1Pass {
                 method: Method::GET,
-                headers: super::pass::headers_up(session),
+                headers: super::pass_through::headers_up(session),
                 body: None,
             };
             let query = Query::default().with("q", &search.word).render();
@@ -62,8 +62,8 @@ impl Gateway {
         login: &Login,
         registry: &Registry,
         answer: &[u8],
-    ) -> Vec<Found> {
-        let place = self.place(session, None);
+    ) -> Vec<SearchResult> {
+        let name_context = self.name_context(session, None);
         let Some(caller) = login.catalog_caller() else {
             return Vec::new();
         };
@@ -75,9 +75,9 @@ impl Gateway {
         let shown = results.iter().filter_map(|result| {
             let text = |key: &str| result.get(key).and_then(Value::as_str);
             let name = text("name")?;
-            let (_, found) = route::resolve(&self.state.table.resolver, place, name).ok()?;
+            let (_, found) = route::resolve(&self.state.table.resolver, name_context, name).ok()?;
             let decided = self.state.policy.decide(&caller, Action::Pull, &found);
-            (found.registry == *registry && decided.is_ok()).then(|| Found {
+            (found.registry == *registry && decided.is_ok()).then(|| SearchResult {
                 name: name.to_owned(),
                 description: text("description").unwrap_or_default().to_owned(),
             })

@@ -42,7 +42,7 @@ pub fn begun(request: &RequestHeader) -> InFlight {
 
 /// Counts how a request ended.
 pub fn ended(session: &Session, context: &RequestContext) {
-    let (request, answered) = (session.req_header(), session.answered());
+    let (request, answered) = (session.req_header(), session.sent_head());
     let status = answered.map(|answered| answered.status.as_u16());
     let counted = Answered {
         method: request.method.as_str(),

@@ -23,7 +23,7 @@ const ADDRESSES: usize = 64;
 
 /// What listeners with `tls: auto` speak TLS with.
 #[derive(Debug)]
-pub struct OwnTls {
+pub struct AutoTls {
     authority: Authority,
     names: BTreeSet<String>,
     current: CurrentTls,
@@ -37,7 +37,7 @@ struct Issued {
     until: SystemTime,
 }
 
-impl OwnTls {
+impl AutoTls {
     /// With a certificate for `names`, which is issued anew 30 days before its end.
     ///
     /// # Errors

@@ -6,13 +6,13 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
+use super::super::close_delimited::{self, CompletenessCheck};
+use super::super::error_response::ErrorResponse;
 use super::super::location::is_origin;
-use super::super::refusal::Refusal;
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::unframed::{self, Proof};
 use super::super::{Gateway, request_body, send};
-use super::route::{Image, Named};
+use super::route::{ImageRequest, RepositoryRequest};
 use super::{Failed, bridge};
 use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
@@ -47,7 +47,7 @@ impl Gateway {
     pub(super) async fn v1_pass_named(
         &self,
         session: &mut Session,
-        named: &Named,
+        named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
     ) -> Result<(), Failed> {
@@ -95,10 +95,10 @@ impl Gateway {
     pub(super) async fn v1_pass_image(
         &self,
         session: &mut Session,
-        image: &Image,
+        image: &ImageRequest,
         claim: Claim<'_>,
     ) -> Result<(), Failed> {
-        let Image {
+        let ImageRequest {
             id, part, action, ..
         } = image;
         let method = session.req_header().method.clone();
@@ -151,10 +151,10 @@ impl Gateway {
         &self,
         session: &Session,
         response: &mut Response,
-        named: &Named,
+        named: &RepositoryRequest,
         login: &Login,
     ) -> pingora_core::Result<()> {
-        let external = self.external(session);
+        let external = self.external_url(session);
         let authority = external.split_once("://").map_or("", |(_, rest)| rest);
         response.insert_header("X-Docker-Endpoints", authority)?;
         let access = match named.action {
@@ -163,7 +163,7 @@ impl Gateway {
             Action::Delete => V1Access::Delete,
         };
         let token = self.state.authenticator.as_ref().and_then(|authenticator| {
-            authenticator.v1_token(login, &named.typed, access, SystemTime::now())
+            authenticator.v1_token(login, &named.client_name, access, SystemTime::now())
         });
         if let Some(token) = token {
             response.insert_header("X-Docker-Token", token)?;
@@ -187,7 +187,7 @@ impl Gateway {
         let (feed, body) = if bodiless {
             (None, None)
         } else {
-            request_body::go_on(session).await?;
+            request_body::send_continue(session).await?;
             let length = request_body::content_length(&session.req_header().headers);
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
@@ -205,7 +205,7 @@ impl Gateway {
                 sent = request_body::feed_body(session, feed, self.state.idle_timeout) => sent?,
             }
         }
-        let answer = tokio::time::timeout(request_body::ANSWER, sending).await;
+        let answer = tokio::time::timeout(request_body::ANSWER_TIMEOUT, sending).await;
         Ok(answer.map_err(|_| MirrorError::timed_out())??)
     }
 
@@ -235,7 +235,7 @@ impl Gateway {
         let Some(location) = passed.headers.get(header::LOCATION) else {
             return Ok(response);
         };
-        let external = self.external(session);
+        let external = self.external_url(session);
         let mut own = self.state.v1.v1_upstreams_of(registry);
         own.push(&external);
         let here = location.to_str().ok();
@@ -246,9 +246,10 @@ impl Gateway {
                 response.insert_header(header::LOCATION, location.clone())?;
             }
             None => {
-                return Err(
-                    Refusal::bad_gateway("the registry wants the push to go elsewhere").into(),
-                );
+                return Err(ErrorResponse::bad_gateway(
+                    "the registry wants the push to go elsewhere",
+                )
+                .into());
             }
         }
         Ok(response)
@@ -271,12 +272,14 @@ impl Gateway {
             session.write_head(response).await?;
         } else if passed.end() == BodyEnd::Connection {
             let method = session.req_header().method.clone();
-            let bytes = match unframed::of_v1(&method, &passed) {
-                None => return Err(Refusal::bad_gateway(unframed::UNPROVEN).into()),
-                Some(Proof::Status) => unframed::json(passed).await.unwrap_or_default(),
+            let bytes = match close_delimited::of_v1(&method, &passed) {
+                None => return Err(ErrorResponse::bad_gateway(close_delimited::UNPROVEN).into()),
+                Some(CompletenessCheck::Status) => {
+                    close_delimited::json(passed).await.unwrap_or_default()
+                }
                 Some(_) => {
-                    let whole = unframed::json(passed).await;
-                    whole.ok_or_else(|| Refusal::bad_gateway(unframed::CUT))?
+                    let whole = close_delimited::json(passed).await;
+                    whole.ok_or_else(|| ErrorResponse::bad_gateway(close_delimited::CUT))?
                 }
             };
             send::whole(session, response, false, bytes).await?;

@@ -11,7 +11,7 @@ use oci::query::QueryError;
 
 /// The refusal of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     pub status: StatusCode,
     pub code: ErrorCode,
     pub message: Cow<'static, str>,
@@ -20,7 +20,7 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl ErrorResponse {
     /// A refusal with the status that its code has.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self::with_status(code.status(), code, message)
@@ -59,7 +59,7 @@ impl Refusal {
     }
 
     /// 429: too many failed logins.
-    pub fn slow_down(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
+    pub fn too_many_failures(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(ErrorCode::TooManyRequests, message)
@@ -67,19 +67,19 @@ impl Refusal {
     }
 }
 
-impl From<ResolveError> for Refusal {
+impl From<ResolveError> for ErrorResponse {
     fn from(error: ResolveError) -> Self {
         let code = match error {
-            ResolveError::Namespace | ResolveError::Elsewhere | ResolveError::Unclaimed => {
-                ErrorCode::NameUnknown
-            }
-            ResolveError::Long | ResolveError::Name(_) => ErrorCode::NameInvalid,
+            ResolveError::UnknownNamespace
+            | ResolveError::OwnHostOnly
+            | ResolveError::Unclaimed => ErrorCode::NameUnknown,
+            ResolveError::TooLong | ResolveError::Name(_) => ErrorCode::NameInvalid,
         };
         Self::new(code, error.to_string())
     }
 }
 
-impl From<QueryError> for Refusal {
+impl From<QueryError> for ErrorResponse {
     fn from(error: QueryError) -> Self {
         Self::new(ErrorCode::NameInvalid, error.to_string())
     }

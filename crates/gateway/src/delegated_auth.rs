@@ -3,7 +3,7 @@
 use http::header;
 use pingora_core::Result;
 
-use super::respond::{self, Wanted};
+use super::respond::{self, RequestOptions};
 use super::route::Route;
 use super::session::Session;
 use super::{Gateway, failure};
@@ -14,7 +14,7 @@ use oci::name::Registry;
 impl Gateway {
     /// What a request shows to a registry that decides for each caller. A listener that only reads knows
     /// nobody.
-    pub(super) fn forwarded(&self, session: &Session) -> ForwardedAuthorization {
+    pub(super) fn forwarded_authorization(&self, session: &Session) -> ForwardedAuthorization {
         if self.listener.read_only {
             return ForwardedAuthorization::NOTHING;
         }
@@ -23,12 +23,12 @@ impl Gateway {
     }
 
     /// Whether a request is for such a registry: a login there is none of ours.
-    pub(super) fn leaves(&self, route: &Route) -> bool {
+    pub(super) fn delegates_auth(&self, route: &Route) -> bool {
         let policy = &self.state.policy;
         match route {
             Route::Ping { of, .. } => of.is_some(),
             Route::Pull(target) => policy.delegates_auth(&target.name.registry),
-            Route::Pass(pass) => policy.delegates_auth(&pass.target.name.registry),
+            Route::PassThrough(pass) => policy.delegates_auth(&pass.target.name.registry),
             Route::Catalogue(listing) => {
                 let mut registries = listing.registries.iter();
                 registries.any(|registry| policy.delegates_auth(registry))
@@ -42,16 +42,16 @@ impl Gateway {
     }
 
     /// Answers a ping as the registry does.
-    pub(super) async fn ping_for_caller(
+    pub(super) async fn ping_registry(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
+        options: &RequestOptions,
         registry: &Registry,
     ) -> Result<()> {
-        let forwarded = self.forwarded(session);
+        let forwarded = self.forwarded_authorization(session);
         match self.state.mirror.ping(registry, &forwarded).await {
-            Ok(()) => respond::ping(session, wanted).await,
-            Err(error) => self.failure(session, wanted, error).await,
+            Ok(()) => respond::ping(session, options).await,
+            Err(error) => self.failure(session, options, error).await,
         }
     }
 
@@ -59,13 +59,13 @@ impl Gateway {
     pub(super) async fn failure(
         &self,
         session: &mut Session,
-        wanted: &Wanted,
+        options: &RequestOptions,
         error: MirrorError,
     ) -> Result<()> {
         let error = match error {
             MirrorError::Challenged(_) if self.listener.read_only => MirrorError::CallerDenied,
             error => error,
         };
-        failure::respond(session, wanted, &error).await
+        failure::respond(session, options, &error).await
     }
 }

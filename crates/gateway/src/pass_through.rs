@@ -6,8 +6,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::refusal::Refusal;
-use super::target::Target;
+use super::error_response::ErrorResponse;
+use super::target::RequestTarget;
 use access::Action;
 use oci::digest::{Digest, DigestError};
 use oci::error::ErrorCode;
@@ -17,8 +17,8 @@ use oci::v2::Resource;
 
 /// A request that passes through to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pass {
-    pub target: Target,
+pub struct PassThrough {
+    pub target: RequestTarget,
     /// What the caller must be allowed.
     pub action: Action,
     /// The query as it goes out, without `?`.
@@ -37,22 +37,22 @@ pub struct Pass {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub digest: Digest,
-    pub source: Source,
+    pub source: MountSource,
 }
 
 /// Where a blob is to be mounted from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// From this repository of the same registry; `typed` is how the client calls it.
+pub enum MountSource {
+    /// From this repository of the same registry; `client_name` is how the client calls it.
     Named {
         repository: Repository,
-        typed: String,
+        client_name: String,
     },
     /// From wherever in the same registry it is.
     Any,
 }
 
-impl Pass {
+impl PassThrough {
     /// Makes it a mount from `from`, which the caller may read.
     pub fn mount_from(&mut self, digest: Digest, from: Repository) {
         let query = Query::default().with("mount", &digest.to_string());
@@ -66,7 +66,7 @@ impl Pass {
 }
 
 /// What a request needs the right to do.
-pub fn action(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
+pub fn action(method: &Method, resource: &Resource) -> Result<Action, ErrorResponse> {
     use Resource::{Blob, Manifest, Upload, Uploads};
 
     match (method, resource) {
@@ -77,9 +77,9 @@ pub fn action(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
         )
         | (&Method::PUT, Manifest(_)) => Ok(Action::Push),
         (&Method::DELETE, Manifest(_) | Blob(_)) => Ok(Action::Delete),
-        (_, Uploads | Upload(_)) => Err(Refusal::unsupported("this is no way to upload")),
+        (_, Uploads | Upload(_)) => Err(ErrorResponse::unsupported("this is no way to upload")),
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
-        _ => Err(Refusal::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported("there is no such method here")),
     }
 }
 
@@ -87,14 +87,14 @@ pub fn action(method: &Method, resource: &Resource) -> Result<Action, Refusal> {
 /// repository of the same registry that a `from`, and the `origin` that it is said to be of, name.
 ///
 /// # Errors
-/// The [`Refusal`] of a query that says more than one thing, or nothing that is known where uploads begin.
+/// The [`ErrorResponse`] of a query that says more than one thing, or nothing that is known where uploads begin.
 pub fn pass(
-    target: Target,
+    target: RequestTarget,
     action: Action,
     (raw, query): (&str, &Query),
     source: impl Fn(&str, Option<&str>) -> Option<Repository>,
-) -> Result<Pass, Refusal> {
-    let mut pass = Pass {
+) -> Result<PassThrough, ErrorResponse> {
+    let mut pass = PassThrough {
         query: target.query.render().trim_start_matches('?').to_owned(),
         target,
         action,
@@ -106,7 +106,7 @@ pub fn pass(
     match &pass.target.resource {
         Resource::Uploads => begin(&mut pass, raw, query, source)?,
         Resource::Upload(_) => {
-            check_location(raw, query).map_err(Refusal::from)?;
+            check_location(raw, query).map_err(ErrorResponse::from)?;
             pass.digest = digest(query, "digest")?;
             // The registry's own state, byte for byte (distribution-spec 1.1, "Pushing a blob in chunks").
             pass.query = query::raw_without(raw, "ns");
@@ -119,11 +119,11 @@ pub fn pass(
 
 /// Where an upload begins.
 fn begin(
-    pass: &mut Pass,
+    pass: &mut PassThrough,
     raw: &str,
     query: &Query,
     source: impl Fn(&str, Option<&str>) -> Option<Repository>,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorResponse> {
     // `origin` is the registry that a blob was pulled from, as go-containerregistry says it.
     let known = [
         "ns",
@@ -134,20 +134,23 @@ fn begin(
         "origin",
     ];
     let checked = check_separators(raw).and_then(|()| query.check_keys(&known));
-    checked.map_err(Refusal::from)?;
+    checked.map_err(ErrorResponse::from)?;
     let (wanted, finished) = (digest(query, "mount")?, digest(query, "digest")?);
     if wanted.is_some() && finished.is_some() {
         let message =
             "an upload either mounts a blob or brings one: mount and digest exclude each other";
-        return Err(Refusal::new(ErrorCode::DigestInvalid, message));
+        return Err(ErrorResponse::new(ErrorCode::DigestInvalid, message));
     }
     if let Some(digest) = wanted {
-        let named = query.value("from").and_then(|typed| {
-            let repository = source(typed, query.value("origin"))?;
-            let typed = typed.to_owned();
-            Some(Source::Named { repository, typed })
+        let named = query.value("from").and_then(|client_name| {
+            let repository = source(client_name, query.value("origin"))?;
+            let client_name = client_name.to_owned();
+            Some(MountSource::Named {
+                repository,
+                client_name,
+            })
         });
-        let source = named.unwrap_or(Source::Any);
+        let source = named.unwrap_or(MountSource::Any);
         pass.mount = Some(Mount { digest, source });
         return Ok(());
     }
@@ -189,22 +192,23 @@ fn check_separators(raw: &str) -> Result<(), QueryError> {
     Ok(())
 }
 
-fn push_tags(pass: &mut Pass, query: &Query) -> Result<(), Refusal> {
+fn push_tags(pass: &mut PassThrough, query: &Query) -> Result<(), ErrorResponse> {
     let tags = query.values("tag").map(str::parse);
     let tags = tags.collect::<Result<Vec<Tag>, _>>();
-    pass.tags = tags.map_err(|error| Refusal::new(ErrorCode::TagInvalid, error.to_string()))?;
+    pass.tags =
+        tags.map_err(|error| ErrorResponse::new(ErrorCode::TagInvalid, error.to_string()))?;
     let pairs = pass.tags.iter().map(|tag| format!("tag={tag}"));
     pass.query = pairs.collect::<Vec<_>>().join("&");
     Ok(())
 }
 
-fn digest(query: &Query, key: &str) -> Result<Option<Digest>, Refusal> {
+fn digest(query: &Query, key: &str) -> Result<Option<Digest>, ErrorResponse> {
     let digest = query.value(key).map(str::parse).transpose();
     digest.map_err(refused_digest)
 }
 
-fn refused_digest(error: DigestError) -> Refusal {
-    Refusal::new(ErrorCode::DigestInvalid, error.to_string())
+fn refused_digest(error: DigestError) -> ErrorResponse {
+    ErrorResponse::new(ErrorCode::DigestInvalid, error.to_string())
 }
 
 /// What of a read goes upstream.
@@ -224,7 +228,7 @@ pub fn headers(
     method: &Method,
     resource: &Resource,
     received: &HeaderMap,
-) -> Result<HeaderMap, Refusal> {
+) -> Result<HeaderMap, ErrorResponse> {
     let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
     let mut sent = HeaderMap::new();
     let wanted = match *method {
@@ -251,9 +255,12 @@ pub fn has_body(method: &Method) -> bool {
 }
 
 /// The type of a body, if it has one: of a manifest as it came, of an upload without parameters.
-fn content_type(resource: &Resource, received: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
+fn content_type(
+    resource: &Resource,
+    received: &HeaderMap,
+) -> Result<Option<HeaderValue>, ErrorResponse> {
     let refused = || {
-        Refusal::with_status(
+        ErrorResponse::with_status(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ErrorCode::Unsupported,
             "an upload is application/octet-stream, and nothing is pushed as a form",

@@ -20,7 +20,7 @@ const MOST: usize = 8 << 20;
 
 /// What tells whether a body is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum CompletenessCheck {
     /// Its digest.
     Digest(Digest),
     /// JSON ends itself.
@@ -30,9 +30,9 @@ pub enum Proof {
 }
 
 /// The proof for an answer to a request of the v2 API; `None` where nobody could tell.
-pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<Proof> {
+pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<CompletenessCheck> {
     if *method != Method::GET || !passed.status.is_success() {
-        return Some(Proof::Status);
+        return Some(CompletenessCheck::Status);
     }
     let named = match resource {
         Resource::Blob(digest) | Resource::Manifest(Reference::Digest(digest)) => Some(*digest),
@@ -41,22 +41,22 @@ pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<Pr
             named.and_then(|digest| digest.to_str().ok()?.trim().parse().ok())
         }
         // Lists, and how far an upload is.
-        _ => return Some(Proof::Json),
+        _ => return Some(CompletenessCheck::Json),
     };
     // The digest is the whole's, and no part's.
     let whole = passed.status == StatusCode::OK;
-    named.filter(|_| whole).map(Proof::Digest)
+    named.filter(|_| whole).map(CompletenessCheck::Digest)
 }
 
 /// The proof for an answer to a request of the v1 API. A layer names no digest.
 #[cfg(feature = "v1")]
-pub fn of_v1(method: &Method, passed: &Passed) -> Option<Proof> {
+pub fn of_v1(method: &Method, passed: &Passed) -> Option<CompletenessCheck> {
     if *method != Method::GET || !passed.status.is_success() {
-        return Some(Proof::Status);
+        return Some(CompletenessCheck::Status);
     }
     let kind = passed.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    is_json.then_some(Proof::Json)
+    is_json.then_some(CompletenessCheck::Json)
 }
 
 /// Reads a body of at most 8 MiB that is whole JSON; `None` for any other.

@@ -20,9 +20,9 @@ use super::Gateway;
 use super::admission::STREAMS;
 use super::application::Application;
 use super::connection::Connection;
-use super::head::{self, GOODBYE, Head, refuse};
+use super::head::{self, GOODBYE, HeadOutcome, refuse};
 use super::preface::Prefaced;
-use super::socket::Socket;
+use super::socket::ClientSocket;
 use super::tls::ListenerTls;
 use runtime::listen::Bound;
 use runtime::share::{Kind, Share, Shares};
@@ -43,7 +43,7 @@ const STREAM_SENDS: usize = 128 << 10;
 
 /// `limits` of the configuration.
 #[derive(Clone, Copy, Debug)]
-pub struct FrontSettings {
+pub struct ServerSettings {
     /// The longest request head, in bytes.
     pub header_bytes: usize,
     /// From a request's first byte, or from accepting a connection, to the end of its head.
@@ -58,8 +58,8 @@ pub struct FrontSettings {
 
 /// All connections of all listeners.
 #[derive(Clone, Debug)]
-pub struct Front {
-    settings: FrontSettings,
+pub struct Server {
+    settings: ServerSettings,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
     wide: Arc<Semaphore>,
@@ -68,7 +68,7 @@ pub struct Front {
 
 /// One listener's connections.
 struct ListenerContext {
-    front: Front,
+    server: Server,
     /// For HTTP/2 connections with wide windows.
     wide: Arc<Application>,
     /// For all others.
@@ -82,10 +82,10 @@ struct Slot {
     share: Share,
 }
 
-impl Front {
+impl Server {
     /// `shutdown` turns true when no more connections are to be taken.
     pub fn new(
-        settings: FrontSettings,
+        settings: ServerSettings,
         shares: Arc<Shares>,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
@@ -104,7 +104,7 @@ impl Front {
         let context = Arc::new(ListenerContext {
             wide: self.application(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
             narrow: self.application(gateway, NARROW_CONNECTION, NARROW_STREAM),
-            front: self,
+            server: self,
             tls,
         });
         loop {
@@ -116,8 +116,8 @@ impl Front {
                 // Over the limit a connection is closed at once: a client that waits for an answer would
                 // not try elsewhere.
                 Ok(accepted) => {
-                    let socket = Socket::new(accepted, context.front.settings.idle_timeout);
-                    if let Some(slot) = context.front.admit(&bound.url, socket.peer()) {
+                    let socket = ClientSocket::new(accepted, context.server.settings.idle_timeout);
+                    if let Some(slot) = context.server.admit(&bound.url, socket.peer()) {
                         tokio::spawn(context.clone().connection(socket, slot));
                     }
                 }
@@ -188,8 +188,8 @@ impl Front {
 }
 
 impl ListenerContext {
-    async fn connection(self: Arc<Self>, socket: Socket, slot: Slot) {
-        let deadline = Instant::now() + self.front.settings.header_timeout;
+    async fn connection(self: Arc<Self>, socket: ClientSocket, slot: Slot) {
+        let deadline = Instant::now() + self.server.settings.header_timeout;
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
         };
@@ -197,7 +197,7 @@ impl ListenerContext {
             // Who has not even sent the preface by now gets no more time.
             if let Ok(Ok(stream)) = timeout_at(deadline, Prefaced::read(stream)).await {
                 let few = slot.share.number() <= WIDE_PER_CLIENT;
-                let wide = self.front.wide.clone().try_acquire_owned();
+                let wide = self.server.wide.clone().try_acquire_owned();
                 let wide = wide.ok().filter(|_| few);
                 let application = if wide.is_some() {
                     &self.wide
@@ -205,7 +205,7 @@ impl ListenerContext {
                     &self.narrow
                 };
                 application
-                    .process_new(Box::new(stream), &self.front.shutdown)
+                    .process_new(Box::new(stream), &self.server.shutdown)
                     .await;
             }
         } else {
@@ -214,7 +214,7 @@ impl ListenerContext {
     }
 
     /// TLS, where the listener has it.
-    async fn secure(&self, mut socket: Socket, deadline: Instant) -> Option<Stream> {
+    async fn secure(&self, mut socket: ClientSocket, deadline: Instant) -> Option<Stream> {
         const HANDSHAKE: u8 = 22;
 
         let Some(tls) = &self.tls else {
@@ -245,31 +245,31 @@ impl ListenerContext {
     /// HTTP/1: one request after the other.
     async fn http1(&self, stream: Stream, deadline: Instant) {
         let mut stream: Stream = Box::new(Connection::new(stream));
-        let FrontSettings {
+        let ServerSettings {
             header_bytes,
             header_timeout,
             idle_timeout,
             ..
-        } = self.front.settings;
-        let mut shutdown = self.front.shutdown.clone();
-        let mut limits = head::Limits {
+        } = self.server.settings;
+        let mut shutdown = self.server.shutdown.clone();
+        let mut limits = head::HeadLimits {
             first_by: deadline,
             within: header_timeout,
             bytes: header_bytes,
         };
         loop {
             let head = match head::read(&mut stream, limits, &mut shutdown).await {
-                Head::Complete(head) => head,
-                Head::Nothing => {
+                HeadOutcome::Complete(head) => head,
+                HeadOutcome::Nothing => {
                     // Over TLS an end without close_notify looks like a truncation.
                     let _ = timeout(GOODBYE, AsyncWriteExt::shutdown(&mut stream)).await;
                     return;
                 }
-                Head::TooLate => {
+                HeadOutcome::TooLate => {
                     let message = "the request did not arrive in time";
                     return refuse(&mut stream, "408 Request Timeout", message).await;
                 }
-                Head::TooLong => {
+                HeadOutcome::TooLong => {
                     let status = "431 Request Header Fields Too Large";
                     let message = "the request's headers are too long";
                     return refuse(&mut stream, status, message).await;
@@ -280,7 +280,7 @@ impl ListenerContext {
             session.set_pipelined_prefix(head);
             let reused = self
                 .narrow
-                .process_new_http(session, &self.front.shutdown)
+                .process_new_http(session, &self.server.shutdown)
                 .await;
             let Some((next, _)) = reused.map(ReusedHttpStream::consume) else {
                 return;
