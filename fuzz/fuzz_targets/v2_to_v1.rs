@@ -5,19 +5,19 @@
 
 use libfuzzer_sys::fuzz_target;
 use oci::digest::{Algorithm, Digest};
-use oci::v2_to_v1::{Image, Platform, chain, choose, top_id};
+use oci::v2_to_v1::{ImageManifest, ClientPlatform, chain, choose, top_id};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     let at = bytes.iter().position(|&byte| byte == b'\n');
     let (manifest, config) = bytes.split_at(at.unwrap_or(bytes.len()));
-    let platform = Platform::of_agent(&String::from_utf8_lossy(config));
+    let platform = ClientPlatform::of_agent(&String::from_utf8_lossy(config));
     let plain = |text: &str| (1..=16).contains(&text.len()) && text.is_ascii();
     assert!(plain(&platform.os) && plain(&platform.architecture));
     if let Ok(found) = choose(manifest, &platform) {
         assert!(!found.is_empty());
     }
-    let Ok(image) = Image::parse(manifest) else {
+    let Ok(image) = ImageManifest::parse(manifest) else {
         return;
     };
     let named = Digest::of(Algorithm::Sha256, manifest);

@@ -16,7 +16,7 @@ use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, RepositoryName};
 use oci::platform::{Platform, Platforms, choose};
-use oci::references::{Part, parts};
+use oci::references::{BlobReference, parts};
 
 /// Blobs of one image that are fetched at once, as clients do.
 const AT_ONCE: usize = 4;
@@ -130,8 +130,8 @@ impl Warming<'_> {
         &self,
         reference: &Reference,
         wanted: &Platforms,
-    ) -> Result<Vec<Part>, WarmError> {
-        let mut all: Vec<Part> = Vec::new();
+    ) -> Result<Vec<BlobReference>, WarmError> {
+        let mut all: Vec<BlobReference> = Vec::new();
         let mut queue = VecDeque::from([(reference.clone(), 0)]);
         while let Some((reference, depth)) = queue.pop_front() {
             let ask = || {
@@ -159,7 +159,7 @@ impl Warming<'_> {
         Ok(all)
     }
 
-    async fn blob(&self, part: Part) -> Result<(), WarmError> {
+    async fn blob(&self, part: BlobReference) -> Result<(), WarmError> {
         loop {
             let ask = || self.mirror.blob(&self.permit, &part.digest);
             match self.patiently(ask).await?.location() {

@@ -54,26 +54,26 @@ pub fn selection(resource: &Resource, query: &Query) -> Result<Query, PageError>
 /// A `Link` to a next page that cannot be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its next page cannot be asked for")]
-pub struct NoCursor;
+pub struct NextPageError;
 
 /// What to ask for the next page of `resource` with, as the lines of `Link` say; `None` where this is the last
 /// page. Where a link leads beside that is not ours to follow.
 ///
 /// # Errors
-/// [`NoCursor`] where there is a next page, but nothing in its link that says where it begins: without that
+/// [`NextPageError`] where there is a next page, but nothing in its link that says where it begins: without that
 /// the list would look whole, or never end.
 pub fn next<'a>(
     resource: &Resource,
     links: impl IntoIterator<Item = &'a str>,
-) -> Result<Option<Query>, NoCursor> {
+) -> Result<Option<Query>, NextPageError> {
     let Some(url) = links.into_iter().find_map(next_url) else {
         return Ok(None);
     };
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let query = Query::parse(query).map_err(|_| NoCursor)?;
-    let selected = selection(resource, &query).map_err(|_| NoCursor)?;
+    let query = Query::parse(query).map_err(|_| NextPageError)?;
+    let selected = selection(resource, &query).map_err(|_| NextPageError)?;
     let begins = CURSORS.iter().any(|key| selected.value(key).is_some());
-    begins.then_some(Some(selected)).ok_or(NoCursor)
+    begins.then_some(Some(selected)).ok_or(NextPageError)
 }
 
 /// The target of the link with `rel="next"` in one line of `Link` (RFC 8288 §3).
@@ -181,10 +181,10 @@ mod tests {
             ("<?last=a>", Ok(None)),
             ("garbage", Ok(None)),
             ("", Ok(None)),
-            ("</v2/a/tags/list>; rel=next", Err(NoCursor)),
-            ("<?page=2>; rel=next", Err(NoCursor)),
-            ("<?last=a&last=b>; rel=next", Err(NoCursor)),
-            ("<?last=%zz>; rel=next", Err(NoCursor)),
+            ("</v2/a/tags/list>; rel=next", Err(NextPageError)),
+            ("<?page=2>; rel=next", Err(NextPageError)),
+            ("<?last=a&last=b>; rel=next", Err(NextPageError)),
+            ("<?last=%zz>; rel=next", Err(NextPageError)),
         ] {
             let found = next(&Resource::Tags, [link]);
             let found = found.map(|query| query.map(|query| query.render()));

@@ -26,7 +26,7 @@ struct Descriptor {
 
 /// A blob of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct BlobReference {
     pub digest: Digest,
     /// In bytes; the first schema does not say it.
     pub size: Option<u64>,
@@ -56,7 +56,7 @@ pub fn references(manifest: &[u8]) -> Vec<Digest> {
 
 /// The blobs of an image, each once, in their order. What is to be had from elsewhere alone (layers with URLs of
 /// their own, which registries need not have) is left out.
-pub fn parts(manifest: &[u8]) -> Vec<Part> {
+pub fn parts(manifest: &[u8]) -> Vec<BlobReference> {
     let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
     let descriptors = lists
         .config
@@ -69,11 +69,11 @@ pub fn parts(manifest: &[u8]) -> Vec<Part> {
         .fs_layers
         .into_iter()
         .map(|layer| (layer.blob_sum, None));
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<BlobReference> = Vec::new();
     for (digest, size) in named.chain(old) {
         let Ok(digest) = digest.parse() else { continue };
         if parts.iter().all(|known| known.digest != digest) {
-            parts.push(Part { digest, size });
+            parts.push(BlobReference { digest, size });
         }
     }
     parts
@@ -105,7 +105,7 @@ mod tests {
             let text = text
                 .replace(":A", &format!(":{:?}", digest('a')))
                 .replace(":B", &format!(":{:?}", digest('b')));
-            let expected = expected.into_iter().map(|(name, size)| Part {
+            let expected = expected.into_iter().map(|(name, size)| BlobReference {
                 digest: digest(name).parse().expect("a digest"),
                 size,
             });

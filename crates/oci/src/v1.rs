@@ -46,7 +46,7 @@ pub enum Resource {
 
 impl Resource {
     /// Whether an index keeps it, where index and registry are not one server.
-    pub const fn is_of_index(&self) -> bool {
+    pub const fn is_served_by_index(&self) -> bool {
         matches!(self, Self::Repository | Self::Images | Self::Auth)
     }
 }

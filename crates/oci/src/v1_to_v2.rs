@@ -21,7 +21,7 @@ const ONLY_V1: [&str; 6] = ["id", "parent", "parent_id", "layer_id", "Size", "th
 
 /// A layer as it is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layer {
+pub struct ConvertedLayer {
     /// Of the bytes that are served.
     pub digest: Digest,
     /// Their length.
@@ -34,15 +34,15 @@ pub struct Layer {
 
 /// One image of a chain.
 #[derive(Clone, Copy, Debug)]
-pub struct Image<'a> {
+pub struct ChainEntry<'a> {
     /// What the registry calls its json.
     pub description: &'a Map<String, Value>,
-    pub layer: Layer,
+    pub layer: ConvertedLayer,
 }
 
 /// What an image becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Converted {
+pub struct ConvertedImage {
     pub config: Vec<u8>,
     pub manifest: Vec<u8>,
     pub config_digest: Digest,
@@ -84,7 +84,7 @@ pub fn description(
 }
 
 /// Converts an image; `chain` is from its root to itself, and not empty.
-pub fn convert(chain: &[Image<'_>]) -> Converted {
+pub fn convert(chain: &[ChainEntry<'_>]) -> ConvertedImage {
     let config = config(chain).to_string().into_bytes();
     let config_digest = Digest::of(Algorithm::Sha256, &config);
     let descriptor = |media_type: &str, digest: &Digest, size: u64| {
@@ -100,7 +100,7 @@ pub fn convert(chain: &[Image<'_>]) -> Converted {
         "layers": layers,
     }));
     let manifest = manifest.to_string().into_bytes();
-    Converted {
+    ConvertedImage {
         manifest_digest: Digest::of(Algorithm::Sha256, &manifest),
         config_digest,
         config,
@@ -109,12 +109,12 @@ pub fn convert(chain: &[Image<'_>]) -> Converted {
 }
 
 /// The layers that are blobs of the image.
-fn served<'a>(chain: &'a [Image<'_>]) -> impl Iterator<Item = Layer> + 'a {
+fn served<'a>(chain: &'a [ChainEntry<'_>]) -> impl Iterator<Item = ConvertedLayer> + 'a {
     let layers = chain.iter().map(|image| image.layer);
     layers.filter(|layer| !layer.is_empty)
 }
 
-fn config(chain: &[Image<'_>]) -> Value {
+fn config(chain: &[ChainEntry<'_>]) -> Value {
     let mut config = chain
         .last()
         .map(|top| top.description.clone())
@@ -142,7 +142,7 @@ fn config(chain: &[Image<'_>]) -> Value {
     ordered(Value::Object(config))
 }
 
-fn history(image: &Image<'_>) -> Value {
+fn history(image: &ChainEntry<'_>) -> Value {
     let description = image.description;
     let mut history = Map::new();
     let text = |key: &str| description.get(key)?.as_str().filter(|it| !it.is_empty());
@@ -213,8 +213,8 @@ mod tests {
             .expect("a digest")
     }
 
-    fn layer(digit: &str, is_empty: bool) -> Layer {
-        Layer {
+    fn layer(digit: &str, is_empty: bool) -> ConvertedLayer {
+        ConvertedLayer {
             digest: digest(digit),
             size: 100,
             diff_id: digest("f"),
@@ -240,10 +240,10 @@ mod tests {
     fn an_image_has_one_digest_everywhere() {
         let described = [ROOT, MIDDLE, TOP].map(described);
         let layers = [layer("1", false), layer("2", true), layer("3", false)];
-        let chain: Vec<Image<'_>> = described
+        let chain: Vec<ChainEntry<'_>> = described
             .iter()
             .zip(layers)
-            .map(|(description, layer)| Image { description, layer })
+            .map(|(description, layer)| ChainEntry { description, layer })
             .collect();
         let converted = convert(&chain);
         let config = String::from_utf8(converted.config).expect("text");
@@ -310,7 +310,7 @@ mod tests {
                 described(&format!("{{{}}}", members.join(",")))
             };
             let converted = [write(&mut words.iter()), write(&mut words.iter().rev())]
-                .map(|description| convert(&[Image { description: &description, layer: layer("1", false) }]));
+                .map(|description| convert(&[ChainEntry { description: &description, layer: layer("1", false) }]));
             prop_assert_eq!(&converted[0], &converted[1]);
         }
     }

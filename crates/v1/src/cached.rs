@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::registry::{Claim, MAX_LIST, V1Origin, keep_token};
+use super::registry::{Claim, MAX_LIST, V1Origin, store_token};
 use super::{Registries, V1};
-use crate::records::{BodyRecords, V1Body};
+use crate::records::{BodyRecords, BodyPointer};
 use access::Permit;
 use mirror::{
     Freshness, KnownAnswer, MirrorError, ResourceKind, Stale, UNCACHED_DEADLINE, WaitLimits,
@@ -27,15 +27,15 @@ use store::{Store, warn_degraded};
 use upstream::UpstreamError;
 
 /// A question, and whose token it is asked with.
-type Question = (Registry, Endpoint, Option<Repository>);
+type FetchKey = (Registry, Endpoint, Option<Repository>);
 
 /// Questions under way.
-pub(super) type Asking = SingleFlight<Question, Result<Fetched, MirrorError>>;
+pub(super) type BodyFetches = SingleFlight<FetchKey, Result<FetchedBody, MirrorError>>;
 
 /// What an upstream answered.
 #[derive(Clone, Debug)]
-pub(super) struct Fetched {
-    body: Arc<V1Body>,
+pub(super) struct FetchedBody {
+    body: Arc<BodyPointer>,
     bytes: Bytes,
 }
 
@@ -53,8 +53,8 @@ pub struct V1Answer {
 }
 
 impl V1Answer {
-    fn of(fetched: Fetched, cache: CacheStatus) -> Self {
-        let Fetched { body, bytes } = fetched;
+    fn of(fetched: FetchedBody, cache: CacheStatus) -> Self {
+        let FetchedBody { body, bytes } = fetched;
         Self {
             bytes,
             cache,
@@ -88,11 +88,11 @@ impl V1 {
             repository: repository.clone(),
             resource: resource.clone(),
         };
-        let known = self.registries.v1_pointer(&origin, &what).await;
+        let known = self.registries.body_pointer(&origin, &what).await;
         let mut answer = None;
         if let Some(known) = known.as_ref().filter(|_| origin.mirrored)
             && let Some(left) = fresh_for(known.checked_at, origin.tag_ttl, SystemTime::now())
-            && let Some(fetched) = self.registries.v1_bytes(known).await
+            && let Some(fetched) = self.registries.stored_body(known).await
         {
             let fresh = Freshness::Fresh { left };
             answer = Some(V1Answer::of(fetched, fresh.cache_status(false)));
@@ -120,10 +120,10 @@ impl V1 {
         id: &ImageId,
     ) -> Result<V1Answer, MirrorError> {
         let origin = self.origin(claim.registry())?;
-        let repository = self.v1_claimed(&origin, claim, id).await?;
+        let repository = self.check_claim(&origin, claim, id).await?;
         let mut answer = self
             .registries
-            .v1_part(&origin, repository, id, Part::Json)
+            .image_part(&origin, repository, id, Part::Json)
             .await?;
         if answer.layer_size.is_none() {
             // Some registries do not say it.
@@ -132,7 +132,7 @@ impl V1 {
                 id: id.clone(),
                 part,
             };
-            let layer = self.registries.v1_pointer(&origin, &layer).await;
+            let layer = self.registries.body_pointer(&origin, &layer).await;
             answer.layer_size = layer.map(|layer| layer.size);
         }
         Ok(answer)
@@ -148,47 +148,47 @@ impl V1 {
         id: &ImageId,
     ) -> Result<V1Answer, MirrorError> {
         let origin = self.origin(claim.registry())?;
-        let repository = self.v1_claimed(&origin, claim, id).await?;
-        let seen_in = repository.clone();
+        let repository = self.check_claim(&origin, claim, id).await?;
+        let listed_in = repository.clone();
         let answer = self
             .registries
-            .v1_part(&origin, repository, id, Part::Ancestry)
+            .image_part(&origin, repository, id, Part::Ancestry)
             .await?;
         let ids = ids_in_list(&answer.bytes);
-        match (claim, seen_in) {
+        match (claim, listed_in) {
             (Claim::Repository(permit), _) => self.v1_link(permit, &ids).await?,
-            (Claim::Everything(_), Some(repository)) => {
+            (Claim::OpenRegistry(_), Some(repository)) => {
                 for id in ids {
-                    origin.seen_in.insert(id, repository.clone());
+                    origin.listed_in.insert(id, repository.clone());
                 }
             }
-            (Claim::Everything(_), None) => {}
+            (Claim::OpenRegistry(_), None) => {}
         }
         Ok(answer)
     }
 
     /// A client says that an image is of this repository. That is no right to it, but tells whose token of our
     /// own to ask with.
-    pub fn v1_said_to_be_in(&self, registry: &Registry, id: &ImageId, repository: &Repository) {
+    pub fn v1_hint_repository(&self, registry: &Registry, id: &ImageId, repository: &Repository) {
         if let Some(origin) = self.registries.origins.get(registry) {
             let repository = repository.clone();
-            origin.said_to_be_in.insert(id.clone(), repository);
+            origin.hinted_in.insert(id.clone(), repository);
         }
     }
 
     /// Makes sure that an image is the claim's, and says whose token to ask with. Who got the image list
     /// elsewhere, as Docker with `--registry-mirror` does, is let in by the list that we get.
-    pub(super) async fn v1_claimed(
+    pub(super) async fn check_claim(
         &self,
         origin: &Arc<V1Origin>,
         claim: Claim<'_>,
         id: &ImageId,
     ) -> Result<Option<Repository>, MirrorError> {
         let permit = match claim {
-            Claim::Everything(_) => {
+            Claim::OpenRegistry(_) => {
                 // What an upstream said comes before what a client says.
-                let said = || origin.said_to_be_in.get(id);
-                return Ok(origin.seen_in.get(id).or_else(said));
+                let said = || origin.hinted_in.get(id);
+                return Ok(origin.listed_in.get(id).or_else(said));
             }
             Claim::Repository(permit) => permit,
         };
@@ -216,26 +216,26 @@ impl V1 {
         origin: &Arc<V1Origin>,
         repository: &Repository,
         what: Endpoint,
-        known: Option<Arc<V1Body>>,
+        known: Option<Arc<BodyPointer>>,
     ) -> Result<V1Answer, MirrorError> {
-        let age = |known: &V1Body| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
+        let age = |known: &BodyPointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
         let usable = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
             Some((known, age)) => {
-                let answer = self.registries.v1_bytes(known).await;
+                let answer = self.registries.stored_body(known).await;
                 answer.map(|answer| KnownAnswer { answer, age })
             }
             None => None,
         };
         let question = (origin.registry.clone(), what, Some(repository.clone()));
         let ask = async {
-            let (fetched, collapsed) = self.registries.v1_question(origin, question).await;
+            let (fetched, collapsed) = self.registries.join_fetch(origin, question).await;
             (fetched.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let wait = WaitLimits {
             with_known: origin.stale_after,
             without_known: UNCACHED_DEADLINE,
         };
-        let compare = |fetched: &Fetched| match known {
+        let compare = |fetched: &FetchedBody| match known {
             Some(known) if known.digest == fetched.body.digest => Freshness::Revalidated,
             Some(_) => Freshness::Moved,
             None => Freshness::Fetched,
@@ -251,7 +251,7 @@ impl V1 {
 
 impl Registries {
     /// A description or ancestry, from here or from its registry.
-    pub(super) async fn v1_part(
+    pub(super) async fn image_part(
         &self,
         origin: &Arc<V1Origin>,
         repository: Option<Repository>,
@@ -262,22 +262,22 @@ impl Registries {
             id: id.clone(),
             part,
         };
-        if let Some(known) = self.v1_pointer(origin, &what).await
-            && let Some(fetched) = self.v1_bytes(&known).await
+        if let Some(known) = self.body_pointer(origin, &what).await
+            && let Some(fetched) = self.stored_body(&known).await
         {
             return Ok(V1Answer::of(fetched, CacheStatus::HIT));
         }
-        self.v1_anew(origin, repository, what).await
+        self.fetch_body(origin, repository, what).await
     }
 
     /// Something short, as its registry has it now. It is kept.
-    pub(super) async fn v1_anew(
+    pub(super) async fn fetch_body(
         &self,
         origin: &Arc<V1Origin>,
         repository: Option<Repository>,
         what: Endpoint,
     ) -> Result<V1Answer, MirrorError> {
-        let asked = self.v1_question(origin, (origin.registry.clone(), what, repository));
+        let asked = self.join_fetch(origin, (origin.registry.clone(), what, repository));
         let Ok((fetched, collapsed)) = tokio::time::timeout(UNCACHED_DEADLINE, asked).await else {
             return Err(MirrorError::timed_out());
         };
@@ -289,21 +289,21 @@ impl Registries {
     }
 
     /// Asks, unless that is being asked already.
-    async fn v1_question(
+    async fn join_fetch(
         &self,
         origin: &Arc<V1Origin>,
-        question: Question,
-    ) -> (Option<Result<Fetched, MirrorError>>, bool) {
+        question: FetchKey,
+    ) -> (Option<Result<FetchedBody, MirrorError>>, bool) {
         let start = || fetched(self.store.clone(), origin.clone(), question.clone());
-        self.asking.join(question.clone(), start).await
+        self.fetches.join(question.clone(), start).await
     }
 
     /// What is known of something. A disk that cannot say counts as nothing.
-    pub(super) async fn v1_pointer(
+    pub(super) async fn body_pointer(
         &self,
         origin: &V1Origin,
         what: &Endpoint,
-    ) -> Option<Arc<V1Body>> {
+    ) -> Option<Arc<BodyPointer>> {
         let bodies = BodyRecords::of(&self.store);
         let opened = bodies.open(&origin.registry, what).await;
         opened.unwrap_or_else(|error| {
@@ -313,7 +313,7 @@ impl Registries {
     }
 
     /// The bytes of a pointer, if they are here.
-    async fn v1_bytes(&self, known: &Arc<V1Body>) -> Option<Fetched> {
+    async fn stored_body(&self, known: &Arc<BodyPointer>) -> Option<FetchedBody> {
         let bytes = match self
             .contents
             .load_small(&known.digest, MAX_LIST as u64)
@@ -327,7 +327,7 @@ impl Registries {
             Err(_) => return None,
         };
         let body = known.clone();
-        Some(Fetched { body, bytes })
+        Some(FetchedBody { body, bytes })
     }
 }
 
@@ -335,8 +335,8 @@ impl Registries {
 async fn fetched(
     store: Arc<Store>,
     origin: Arc<V1Origin>,
-    question: Question,
-) -> Result<Fetched, MirrorError> {
+    question: FetchKey,
+) -> Result<FetchedBody, MirrorError> {
     let (registry, what, repository) = question;
     let bodies = BodyRecords::of(&store);
     let asked = bodies.ask(&registry, &what);
@@ -359,7 +359,7 @@ async fn fetched(
     }
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let checksum = text("x-docker-checksum-payload");
-    let body = V1Body {
+    let body = BodyPointer {
         digest: Digest::of(Algorithm::Sha256, &bytes),
         size: bytes.len() as u64,
         checked_at: unix_seconds(SystemTime::now()),
@@ -375,7 +375,7 @@ async fn fetched(
         warn_degraded("a body of the v1 API cannot be kept", &error);
     }
     let body = bodies.point(&asked, body).await;
-    Ok(Fetched { body, bytes })
+    Ok(FetchedBody { body, bytes })
 }
 
 /// Asks for something short.
@@ -389,16 +389,16 @@ async fn ask(
         Endpoint::Named { resource, .. } => Some(resource),
         Endpoint::Image { .. } => None,
     };
-    if resource.is_some_and(Resource::is_of_index) {
+    if resource.is_some_and(Resource::is_served_by_index) {
         let index = origin.index.as_ref().unwrap_or(&origin.upstream);
         let answered = index.v1_whole(path, None, MAX_LIST).await?;
         if let (Some(repository), Some(_)) = (repository, &origin.index) {
-            keep_token(origin, repository, false, &answered.0);
+            store_token(origin, repository, false, &answered.0);
         }
         return Ok(answered);
     }
     let of_registry = |token| origin.upstream.v1_whole(path.clone(), token, MAX_LIST);
-    let answered = origin.asking(repository, of_registry).await;
+    let answered = origin.with_token(repository, of_registry).await;
     match (answered, &origin.index, resource) {
         // Some indexes have the tags, and their registries do not.
         (Err(refused @ UpstreamError::NotFound), Some(index), Some(_)) => {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::layer_source::{Layer, checksums};
+use super::layer_source::{LayerSource, checksums};
 use super::registry::{Claim, V1Origin};
 use super::{Registries, V1, cached};
 use mirror::{BUSY_RETRY, BlobAnswer, FillError, MirrorError, ResourceKind, StoredBlob};
@@ -27,13 +27,13 @@ impl V1 {
         id: &ImageId,
     ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.origin(claim.registry())?;
-        let repository = self.v1_claimed(&origin, claim, id).await?;
-        if let Some(kept) = self.registries.layer_here(&origin, id).await {
+        let repository = self.check_claim(&origin, claim, id).await?;
+        if let Some(kept) = self.registries.open_layer(&origin, id).await {
             return Ok(BlobAnswer::stored(kept.blob, CacheStatus::HIT));
         }
         let source = self.registries.layer_source(&origin, repository, id);
         let source = source.await?;
-        let key = Layer::key(&origin.registry, id);
+        let key = LayerSource::key(&origin.registry, id);
         let filled = self.registries.contents.fill(key, source);
         filled.await.map_err(refused)
     }
@@ -42,14 +42,14 @@ impl V1 {
     ///
     /// # Errors
     /// As [`V1::v1_layer`]; [`MirrorError::NoRoom`] where it cannot be kept.
-    pub async fn v1_layer_kept(
+    pub async fn v1_stored_layer(
         &self,
         claim: Claim<'_>,
         id: &ImageId,
     ) -> Result<(Digest, u64), MirrorError> {
         let origin = self.origin(claim.registry())?;
-        let repository = self.v1_claimed(&origin, claim, id).await?;
-        let kept = self.registries.layer_kept(&origin, repository, id).await?;
+        let repository = self.check_claim(&origin, claim, id).await?;
+        let kept = self.registries.fetch_layer(&origin, repository, id).await?;
         Ok((kept.digest, kept.size))
     }
 
@@ -57,21 +57,21 @@ impl V1 {
     ///
     /// # Errors
     /// As [`V1::v1_layer`].
-    pub async fn v1_known_size(
+    pub async fn v1_cached_layer_size(
         &self,
         claim: Claim<'_>,
         id: &ImageId,
     ) -> Result<Option<u64>, MirrorError> {
         let origin = self.origin(claim.registry())?;
-        self.v1_claimed(&origin, claim, id).await?;
-        let known = self.registries.v1_pointer(&origin, &endpoint(id)).await;
+        self.check_claim(&origin, claim, id).await?;
+        let known = self.registries.body_pointer(&origin, &endpoint(id)).await;
         Ok(known.map(|known| known.size))
     }
 }
 
 /// A layer that is in the store.
 #[derive(Debug)]
-pub(super) struct KeptLayer {
+pub(super) struct StoredLayer {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
@@ -83,22 +83,22 @@ impl Registries {
     ///
     /// # Errors
     /// What the upstream said; [`MirrorError::NoRoom`] where it cannot be kept.
-    pub(super) async fn layer_kept(
+    pub(super) async fn fetch_layer(
         &self,
         origin: &Arc<V1Origin>,
         repository: Option<Repository>,
         id: &ImageId,
-    ) -> Result<KeptLayer, MirrorError> {
+    ) -> Result<StoredLayer, MirrorError> {
         let mut source = None;
         for _ in 0..ATTEMPTS {
-            if let Some(kept) = self.layer_here(origin, id).await {
+            if let Some(kept) = self.open_layer(origin, id).await {
                 return Ok(kept);
             }
-            let source: &Arc<Layer> = match &source {
+            let source: &Arc<LayerSource> = match &source {
                 Some(source) => source,
                 None => source.insert(self.layer_source(origin, repository.clone(), id).await?),
             };
-            let key = Layer::key(&origin.registry, id);
+            let key = LayerSource::key(&origin.registry, id);
             match self.contents.fill_whole(key, source.clone()).await {
                 Ok(()) | Err(FillError::Paused) => {}
                 Err(error) => return Err(refused(error)),
@@ -109,10 +109,10 @@ impl Registries {
     }
 
     /// A layer that is here.
-    async fn layer_here(&self, origin: &V1Origin, id: &ImageId) -> Option<KeptLayer> {
-        let known = self.v1_pointer(origin, &endpoint(id)).await?;
+    async fn open_layer(&self, origin: &V1Origin, id: &ImageId) -> Option<StoredLayer> {
+        let known = self.body_pointer(origin, &endpoint(id)).await?;
         let blob = self.contents.open(&known.digest, Some(known.size)).await?;
-        Some(KeptLayer {
+        Some(StoredLayer {
             digest: known.digest,
             size: known.size,
             blob,
@@ -125,11 +125,11 @@ impl Registries {
         origin: &Arc<V1Origin>,
         repository: Option<Repository>,
         id: &ImageId,
-    ) -> Result<Arc<Layer>, MirrorError> {
+    ) -> Result<Arc<LayerSource>, MirrorError> {
         let json = self
-            .v1_part(origin, repository.clone(), id, Part::Json)
+            .image_part(origin, repository.clone(), id, Part::Json)
             .await?;
-        Ok(Arc::new(Layer {
+        Ok(Arc::new(LayerSource {
             origin: origin.clone(),
             store: self.store.clone(),
             repository,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::registry::V1Origin;
-use crate::records::{BodyRecords, V1Body};
+use crate::records::{BodyRecords, BodyPointer};
 use mirror::{DigestCheck, FillKey, ForeignSource, unix_seconds};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
@@ -21,7 +21,7 @@ use upstream::{BlobBody, UpstreamError};
 
 /// A layer of the v1 API.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct LayerSource {
     pub origin: Arc<V1Origin>,
     pub store: Arc<Store>,
     /// Whose right it is asked for by, where that is known.
@@ -37,7 +37,7 @@ pub(super) struct Layer {
     pub digest: Option<Digest>,
 }
 
-impl Layer {
+impl LayerSource {
     /// What the fill of an image's layer is known by while the layer's digest is unknown.
     pub fn key(registry: &Registry, id: &ImageId) -> FillKey {
         FillKey::named(&format!("roadstead v1 layer\0{registry}\0{id}"))
@@ -64,7 +64,7 @@ impl Layer {
         let part = part.filter(|part| offset > 0 || Some(part.end) != total);
         let upstream = &self.origin.upstream;
         let ask = |token| upstream.v1_layer(&path, token, part, self.size);
-        let body = self.origin.asking(self.repository.as_ref(), ask).await?;
+        let body = self.origin.with_token(self.repository.as_ref(), ask).await?;
         let is_other = |total| self.size.is_some_and(|size| size != total);
         if self.digest.is_some() && body.total.is_some_and(is_other) {
             return Err(UpstreamError::Protocol("a layer is not as long as it was"));
@@ -83,7 +83,7 @@ impl Layer {
     }
 }
 
-impl ForeignSource for Layer {
+impl ForeignSource for LayerSource {
     fn registry(&self) -> &Registry {
         &self.origin.registry
     }
@@ -118,7 +118,7 @@ impl ForeignSource for Layer {
 
     fn committed(&self, digest: Digest, size: u64) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let body = V1Body {
+            let body = BodyPointer {
                 digest,
                 size,
                 checked_at: unix_seconds(SystemTime::now()),

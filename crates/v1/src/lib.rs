@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use cached::V1Answer;
 pub use records::{RECORDS, V1ImageRecord};
 pub use registry::{Claim, V1Pass, V1Settings, v1_list};
-pub use v2_to_v1::{BridgeError, V1Image, V1ImageLayer};
+pub use v2_to_v1::{BridgeError, IdScope, V1Image, V1ImageLayer};
 
 use mirror::{Contents, Mirror, MirrorError};
 use oci::name::Registry;
@@ -40,7 +40,7 @@ pub struct Registries {
     store: Arc<Store>,
     origins: HashMap<Registry, Arc<V1Origin>>,
     bridged: HashSet<Registry>,
-    asking: cached::Asking,
+    fetches: cached::BodyFetches,
     conversions: v1_to_v2::Conversions,
 }
 
@@ -53,7 +53,7 @@ impl Registries {
             contents,
             origins: V1Origin::all(settings.registries)?,
             bridged: settings.bridged,
-            asking: cached::Asking::default(),
+            fetches: cached::BodyFetches::default(),
             conversions: v1_to_v2::Conversions::new(),
         }))
     }
@@ -64,7 +64,7 @@ impl Registries {
 pub struct V1 {
     registries: Arc<Registries>,
     mirror: Mirror,
-    preparing: Arc<v2_to_v1::Preparing>,
+    preparing: Arc<v2_to_v1::LayerPreparations>,
 }
 
 impl V1 {

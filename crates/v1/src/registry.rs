@@ -62,11 +62,11 @@ pub(super) struct V1Origin {
     /// What the index gave for a repository, for reading or (true) writing.
     tokens: moka::sync::Cache<(Repository, bool), HeaderValue>,
     /// A repository that an image was last seen in: whose token is good for it where no claim says so.
-    pub seen_in: moka::sync::Cache<ImageId, Repository>,
+    pub listed_in: moka::sync::Cache<ImageId, Repository>,
     /// Whether its images are served to clients of v2.
     pub(super) bridge: bool,
     /// The same, as clients say it.
-    pub said_to_be_in: moka::sync::Cache<ImageId, Repository>,
+    pub hinted_in: moka::sync::Cache<ImageId, Repository>,
 }
 
 impl V1Origin {
@@ -80,9 +80,9 @@ impl V1Origin {
                 tag_ttl: settings.tag_ttl,
                 max_stale: settings.max_stale,
                 stale_after: settings.stale_after,
-                seen_in: moka::sync::Cache::new(SEEN),
+                listed_in: moka::sync::Cache::new(SEEN),
                 bridge: settings.bridge,
-                said_to_be_in: moka::sync::Cache::new(SEEN),
+                hinted_in: moka::sync::Cache::new(SEEN),
                 tokens: moka::sync::Cache::builder()
                     .max_capacity(TOKENS)
                     .time_to_live(TOKEN_LIFE)
@@ -95,7 +95,7 @@ impl V1Origin {
 
     /// Asks the registry for something of a repository, with the token that its index gave where there is an
     /// index. A token that is refused is fetched anew, once.
-    pub async fn asking<T, F, A>(
+    pub async fn with_token<T, F, A>(
         &self,
         repository: Option<&Repository>,
         ask: F,
@@ -125,7 +125,7 @@ impl V1Origin {
     }
 
     /// Where lists of images, tokens and searches are.
-    pub(super) fn of_index(&self) -> &Upstream {
+    pub(super) fn index_server(&self) -> &Upstream {
         self.index.as_ref().unwrap_or(&self.upstream)
     }
 }
@@ -144,14 +144,14 @@ pub enum Claim<'a> {
     /// To what is linked to this repository.
     Repository(&'a Permit),
     /// To every image of a registry that everybody may read.
-    Everything(&'a Open),
+    OpenRegistry(&'a Open),
 }
 
 impl<'a> Claim<'a> {
     pub fn registry(self) -> &'a Registry {
         match self {
             Self::Repository(permit) => permit.registry(),
-            Self::Everything(open) => open.registry(),
+            Self::OpenRegistry(open) => open.registry(),
         }
     }
 }
@@ -176,9 +176,9 @@ impl V1 {
         };
         let passing = passing(&endpoint, pass);
         match &origin.index {
-            Some(index) if resource.is_of_index() => {
+            Some(index) if resource.is_served_by_index() => {
                 let passed = index.pass_v1(passing, None).await.map_err(failed)?;
-                keep_token(&origin, repository, writes, &passed.headers);
+                store_token(&origin, repository, writes, &passed.headers);
                 Ok(passed)
             }
             _ => ask(&origin, Some((repository, writes)), passing).await,
@@ -200,7 +200,7 @@ impl V1 {
         let origin = self.origin(claim.registry())?;
         let begins = pass.method == Method::PUT && part == Part::Json;
         let whose = match claim {
-            Claim::Everything(_) => None,
+            Claim::OpenRegistry(_) => None,
             Claim::Repository(permit) => {
                 if !begins && !self.is_linked(permit, id).await? {
                     return Err(MirrorError::Unknown {
@@ -288,7 +288,7 @@ impl V1 {
         if let Some(origin) = self.registries.origins.get(permit.registry()) {
             for id in ids {
                 origin
-                    .seen_in
+                    .listed_in
                     .insert(id.clone(), permit.repository().clone());
             }
         }
@@ -421,13 +421,13 @@ async fn read_token(
         body: None,
     };
     let passed = index.pass_v1(passing(&endpoint, pass), None).await;
-    keep_token(origin, repository, false, &passed?.headers);
+    store_token(origin, repository, false, &passed?.headers);
     let kept = |writes| origin.tokens.get(&(repository.clone(), writes));
     Ok(kept(false).or_else(|| kept(true)))
 }
 
 /// Keeps the token of an index's answer, as a client would send it back.
-pub(super) fn keep_token(
+pub(super) fn store_token(
     origin: &V1Origin,
     repository: &Repository,
     writes: bool,

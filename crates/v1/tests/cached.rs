@@ -90,7 +90,7 @@ fn a_layer_can_be_had_in_the_store() {
                 let json = v1.v1_image_json(claim, &id(index)).await.expect("JSON");
                 assert_eq!(json.layer_size, Some(layer.len() as u64));
                 for _ in 0..2 {
-                    let (digest, size) = v1.v1_layer_kept(claim, &id(index)).await.expect("kept");
+                    let (digest, size) = v1.v1_stored_layer(claim, &id(index)).await.expect("kept");
                     assert_eq!(
                         (digest.to_string(), size),
                         (sha256(layer), layer.len() as u64)
@@ -102,7 +102,7 @@ fn a_layer_can_be_had_in_the_store() {
                 assert_eq!(asked.len(), 1, "{asked:?}");
             }
             let absent = "0".repeat(64).parse().expect("an id");
-            let unknown = v1.v1_layer_kept(claim, &absent).await;
+            let unknown = v1.v1_stored_layer(claim, &absent).await;
             assert!(
                 matches!(unknown, Err(MirrorError::Unknown { .. })),
                 "{unknown:?}"

@@ -10,13 +10,13 @@ use super::super::session::Session;
 use super::super::{Gateway, send};
 use super::route::{ImageRequest, RepositoryRequest, speaks_v1};
 use super::{Failed, respond};
-use ::v1::{BridgeError, V1ImageRecord, V1Pass};
+use ::v1::{BridgeError, IdScope, V1ImageRecord, V1Pass};
 use access::{Action, Login, Permit};
 use mirror::{MirrorError, ResourceKind};
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
 use oci::v1::{Part, Resource};
-use oci::v2_to_v1::Platform;
+use oci::v2_to_v1::ClientPlatform;
 
 /// How long a description waits to say how long its layer is. It may leave that out.
 const SIZE_PATIENCE: Duration = Duration::from_secs(2);
@@ -77,10 +77,10 @@ impl Gateway {
             match self.v1_pass_named(session, named, login, permit).await {
                 Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
                 Err(Failed::Mirror(error)) => {
-                    let everybody = self.state.policy.is_open(permit.registry());
-                    let platform = Platform::of_agent(agent(session));
+                    let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
+                    let platform = ClientPlatform::of_agent(agent(session));
                     let v1 = &self.state.v1;
-                    let before = v1.issued_before(&error, permit, everybody, &platform);
+                    let before = v1.issued_before(&error, permit, scope, &platform);
                     if !before.await {
                         return Err(error.into());
                     }
@@ -119,8 +119,8 @@ impl Gateway {
         permit: &Permit,
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
-        let everybody = self.state.policy.is_open(permit.registry());
-        let platform = Platform::of_agent(agent(session));
+        let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
+        let platform = ClientPlatform::of_agent(agent(session));
         let mut response = respond::own(StatusCode::OK)?;
         let body = match &named.resource {
             Resource::Images => {
@@ -130,7 +130,7 @@ impl Gateway {
                 "[]".to_owned()
             }
             Resource::Tag(tag) => {
-                let id = v1.bridged_tag(permit, everybody, tag, &platform).await;
+                let id = v1.bridged_tag(permit, scope, tag, &platform).await;
                 let id = id.map_err(|error| match error {
                     MirrorError::Unknown { .. } => tag_unknown(),
                     error => error.into(),
@@ -138,7 +138,7 @@ impl Gateway {
                 serde_json::json!(id.as_str()).to_string()
             }
             _ => {
-                let tags = v1.bridged_tags(permit, everybody, &platform).await?;
+                let tags = v1.bridged_tags(permit, scope, &platform).await?;
                 let tags = tags
                     .iter()
                     .map(|(tag, id)| (tag.clone(), id.as_str().into()));
@@ -175,7 +175,7 @@ impl Gateway {
         let Some(known) = known else {
             return Ok(false);
         };
-        Box::pin(self.v1_image_of(session, image, permit, false, &known)).await?;
+        Box::pin(self.v1_image_of(session, image, permit, IdScope::Repository, &known)).await?;
         Ok(true)
     }
 
@@ -217,7 +217,7 @@ impl Gateway {
         let nobody = access::Caller::Anonymous;
         let name = RepositoryName::new(registry, &repository);
         let permit = self.v1_decide(&nobody, Action::Pull, &name)?;
-        Box::pin(self.v1_image_of(session, image, &permit, true, &known)).await?;
+        Box::pin(self.v1_image_of(session, image, &permit, IdScope::Registry, &known)).await?;
         Ok(true)
     }
 
@@ -239,7 +239,7 @@ impl Gateway {
         session: &mut Session,
         image: &ImageRequest,
         permit: &Permit,
-        everybody: bool,
+        scope: IdScope,
         known: &V1ImageRecord,
     ) -> Result<(), Failed> {
         let v1 = &self.state.v1;
@@ -247,9 +247,9 @@ impl Gateway {
         let head = session.req_header().method == Method::HEAD;
         let mut response = respond::own(StatusCode::OK)?;
         let body = match image.part {
-            Part::Layer => return self.v1_made_layer(session, permit, everybody, &made).await,
+            Part::Layer => return self.v1_made_layer(session, permit, scope, &made).await,
             Part::Ancestry => {
-                v1.note_ancestry(permit, everybody, known, &made).await;
+                v1.issue_ancestry(permit, scope, known, &made).await;
                 serde_json::json!(made.ancestry()).to_string()
             }
             _ => {

@@ -14,7 +14,7 @@ use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{Gateway, request_metrics, send};
 use super::{Failed, respond};
-use ::v1::{BridgeError, V1Image, V1ImageLayer};
+use ::v1::{BridgeError, IdScope, V1Image, V1ImageLayer};
 use access::Permit;
 use mirror::MirrorError;
 use oci::cache_status::CacheStatus;
@@ -36,22 +36,22 @@ impl Gateway {
         &self,
         session: &mut Session,
         permit: &Permit,
-        everybody: bool,
+        scope: IdScope,
         made: &V1Image,
     ) -> Result<(), Failed> {
         let request = session.req_header();
         let options = RequestOptions::of(&request.method, &request.headers);
         let mut layer = Box::pin(self.state.v1.bridged_layer(permit, made));
         match tokio::time::timeout(LAYER_PATIENCE, &mut layer).await {
-            Ok(layer) => made_layer(session, &options, everybody, layer?).await,
+            Ok(layer) => made_layer(session, &options, scope, layer?).await,
             Err(_) if options.head => {
-                let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
+                let response = layer_response(StatusCode::OK, UNREADY, scope)?;
                 Ok(send::head(session, response, None).await?)
             }
             // A part of what has no length yet.
             Err(_) if options.range.is_some() => Err(MirrorError::timed_out().into()),
             Err(_) => {
-                let response = layer_response(StatusCode::OK, UNREADY, everybody)?;
+                let response = layer_response(StatusCode::OK, UNREADY, scope)?;
                 let body = async {
                     let V1ImageLayer::Blob(answer) = layer.await? else {
                         return Err(MirrorError::Internal.into());
@@ -72,7 +72,7 @@ const UNREADY: CacheStatus = CacheStatus::own("preparing");
 async fn made_layer(
     session: &mut Session,
     options: &RequestOptions,
-    everybody: bool,
+    scope: IdScope,
     layer: V1ImageLayer,
 ) -> Result<(), Failed> {
     let size = layer.size();
@@ -104,7 +104,7 @@ async fn made_layer(
     } else {
         StatusCode::OK
     };
-    let mut response = layer_response(status, cache, everybody)?;
+    let mut response = layer_response(status, cache, scope)?;
     if size.is_some() {
         response.insert_header(header::ACCEPT_RANGES, "bytes")?;
     }
@@ -135,14 +135,13 @@ async fn made_layer(
 fn layer_response(
     status: StatusCode,
     cache: CacheStatus,
-    everybody: bool,
+    scope: IdScope,
 ) -> pingora_core::Result<Response> {
     let mut response = Response::new(status, cache)?;
     response.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
-    let keeping = if everybody {
-        "public, max-age=31536000, immutable"
-    } else {
-        "private, no-store"
+    let keeping = match scope {
+        IdScope::Registry => "public, max-age=31536000, immutable",
+        IdScope::Repository => "private, no-store",
     };
     response.insert_header(header::CACHE_CONTROL, keeping)?;
     Ok(response)

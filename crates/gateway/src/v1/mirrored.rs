@@ -132,7 +132,7 @@ impl Gateway {
         claim: Claim<'_>,
     ) -> Result<(Option<u64>, CacheStatus), Failed> {
         let v1 = &self.state.v1;
-        if let Some(size) = v1.v1_known_size(claim, id).await? {
+        if let Some(size) = v1.v1_cached_layer_size(claim, id).await? {
             return Ok((Some(size), CacheStatus::HIT));
         }
         // The description says it as well, and will be asked for anyway.

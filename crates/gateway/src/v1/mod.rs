@@ -185,10 +185,10 @@ impl Gateway {
                     && name.registry == *open.registry()
                 {
                     let v1 = &self.state.v1;
-                    v1.v1_said_to_be_in(&name.registry, &image.id, &name.repository);
+                    v1.v1_hint_repository(&name.registry, &image.id, &name.repository);
                 }
             }
-            let claim = Claim::Everything(&open);
+            let claim = Claim::OpenRegistry(&open);
             return self.v1_pass_image(session, &image, claim).await;
         };
         let permit = self.v1_permit(session, &login, &name, image.action)?;

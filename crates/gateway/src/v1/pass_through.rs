@@ -56,7 +56,7 @@ impl Gateway {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
         let mut headers = headers_up(session);
-        if named.resource.is_of_index() {
+        if named.resource.is_served_by_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
         }
         let v1 = &self.state.v1;
@@ -76,7 +76,7 @@ impl Gateway {
         }
         let mut response =
             self.v1_response(session, &named.name.registry, named.action, &passed)?;
-        if passed.status.is_success() && named.resource.is_of_index() {
+        if passed.status.is_success() && named.resource.is_served_by_index() {
             self.v1_endpoints(session, &mut response, named, login)?;
         }
         let learn: fn(&[u8]) -> Vec<_> = match named.resource {
@@ -117,7 +117,7 @@ impl Gateway {
             .await?;
         let permit = match claim {
             Claim::Repository(permit) => Some(permit),
-            Claim::Everything(_) => None,
+            Claim::OpenRegistry(_) => None,
         };
         let registry = claim.registry();
         let response = self.v1_response(session, registry, *action, &passed)?;

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Image, Layer, Platform, V2ToV1Error};
+use super::{ClientPlatform, ImageManifest, LayerDescriptor, V2ToV1Error};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::v1::ImageId;
 
 /// The most images of a chain: Docker refuses to run one whose depth, with what it puts on top, reaches 127.
-pub const LONGEST: usize = 124;
+pub const MAX_CHAIN: usize = 124;
 
 /// The layer of an image that changes nothing: an empty archive, compressed.
 pub const EMPTY_LAYER: &[u8] = &[
@@ -31,17 +31,17 @@ const LONG_AGO: &str = "1970-01-01T00:00:00Z";
 
 /// One v1 image of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct ChainImage {
     pub id: ImageId,
     /// `None`: the empty one.
-    pub layer: Option<Layer>,
+    pub layer: Option<LayerDescriptor>,
     /// The description, as it is sent.
     pub json: String,
 }
 
 /// The id of the image that a manifest or index is for a platform.
-pub fn top_id(manifest: &Digest, platform: &Platform) -> ImageId {
-    let Platform { os, architecture } = platform;
+pub fn top_id(manifest: &Digest, platform: &ClientPlatform) -> ImageId {
+    let ClientPlatform { os, architecture } = platform;
     id(&[TOP, &manifest.to_string(), os, architecture])
 }
 
@@ -52,23 +52,23 @@ pub fn top_id(manifest: &Digest, platform: &Platform) -> ImageId {
 /// When the configuration cannot be read, or there are too many layers.
 pub fn chain(
     named: &Digest,
-    platform: &Platform,
-    image: &Image,
+    platform: &ClientPlatform,
+    image: &ImageManifest,
     config: &[u8],
-) -> Result<Vec<Link>, V2ToV1Error> {
-    if image.layers.len() > LONGEST {
+) -> Result<Vec<ChainImage>, V2ToV1Error> {
+    if image.layers.len() > MAX_CHAIN {
         return Err(V2ToV1Error::Layers(image.layers.len()));
     }
     let Ok(Value::Object(config)) = serde_json::from_slice(config) else {
         return Err(V2ToV1Error::Config);
     };
     let origins = origins(&config, image.layers.len());
-    let mut layers: Vec<Option<Layer>> = image.layers.iter().copied().map(Some).collect();
+    let mut layers: Vec<Option<LayerDescriptor>> = image.layers.iter().copied().map(Some).collect();
     if layers.is_empty() {
         layers.push(None);
     }
     let top = layers.len() - 1;
-    let mut links: Vec<Link> = Vec::with_capacity(layers.len());
+    let mut links: Vec<ChainImage> = Vec::with_capacity(layers.len());
     for (at, layer) in layers.into_iter().enumerate() {
         let parent = links.last().map(|link| link.id.clone());
         let (id, json) = if at == top {
@@ -79,7 +79,7 @@ pub fn chain(
             let origin = origins.get(at).cloned().unwrap_or_default();
             below(parent.as_ref(), layer.as_ref(), &origin, &config, platform)
         };
-        links.push(Link {
+        links.push(ChainImage {
             id,
             layer,
             json: json.to_string(),
@@ -123,10 +123,10 @@ fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
 /// An image below the top one.
 fn below(
     parent: Option<&ImageId>,
-    layer: Option<&Layer>,
+    layer: Option<&LayerDescriptor>,
     origin: &Origin,
     config: &Map<String, Value>,
-    platform: &Platform,
+    platform: &ClientPlatform,
 ) -> (ImageId, Value) {
     let created = if origin.created.is_empty() {
         LONG_AGO
@@ -172,7 +172,7 @@ fn top_json(
     id: &ImageId,
     parent: Option<&ImageId>,
     config: &Map<String, Value>,
-    platform: &Platform,
+    platform: &ClientPlatform,
 ) -> Value {
     let run = run_config(config.get("config"));
     let container = match config.get("container_config") {

@@ -11,8 +11,8 @@ fn digest(text: &str) -> Digest {
     Digest::of(Algorithm::Sha256, text.as_bytes())
 }
 
-fn layer(name: &str) -> Layer {
-    Layer {
+fn layer(name: &str) -> LayerDescriptor {
+    LayerDescriptor {
         digest: digest(name),
         size: 100,
         compression: Compression::Gzip,
@@ -20,7 +20,7 @@ fn layer(name: &str) -> Layer {
 }
 
 /// An image of these layers and commands, and its configuration.
-fn image(layers: &[&str], commands: &[&str], more: &Value) -> (Image, String) {
+fn image(layers: &[&str], commands: &[&str], more: &Value) -> (ImageManifest, String) {
     let history: Vec<Value> = commands
         .iter()
         .map(|command| {
@@ -33,20 +33,20 @@ fn image(layers: &[&str], commands: &[&str], more: &Value) -> (Image, String) {
         config[key] = value.clone();
     }
     let config = config.to_string();
-    let image = Image {
+    let image = ImageManifest {
         config: digest(&config),
         layers: layers.iter().map(|name| layer(name)).collect(),
     };
     (image, config)
 }
 
-fn ids(links: &[Link]) -> Vec<ImageId> {
+fn ids(links: &[ChainImage]) -> Vec<ImageId> {
     links.iter().map(|link| link.id.clone()).collect()
 }
 
 #[test]
 fn a_chain_is_what_its_layers_and_history_are() {
-    let platform = Platform::default();
+    let platform = ClientPlatform::default();
     let make = |named: &str, layers: &[&str], commands: &[&str]| {
         let (image, config) = image(layers, commands, &json!({}));
         chain(&digest(named), &platform, &image, config.as_bytes()).expect("a chain")
@@ -81,7 +81,7 @@ fn a_chain_is_what_its_layers_and_history_are() {
 fn two_platforms_share_no_top() {
     let (image, config) = image(&["base", "one"], &["FROM", "RUN"], &json!({}));
     let of = |os: &str, architecture: &str| {
-        let platform = Platform {
+        let platform = ClientPlatform {
             os: os.into(),
             architecture: architecture.into(),
         };
@@ -113,7 +113,7 @@ fn a_configuration_as_go_reads_it() {
     let (image, config) = image(&["base"], &["FROM"], &more);
     let links = chain(
         &digest("m"),
-        &Platform::default(),
+        &ClientPlatform::default(),
         &image,
         config.as_bytes(),
     );
@@ -146,14 +146,14 @@ fn a_configuration_as_go_reads_it() {
 
 #[test]
 fn limits_and_the_empty_layer() {
-    let names: Vec<String> = (0..=LONGEST).map(|number| number.to_string()).collect();
+    let names: Vec<String> = (0..=MAX_CHAIN).map(|number| number.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let platform = Platform::default();
+    let platform = ClientPlatform::default();
     for (layers, expected) in [
         (0, Ok(1)),
         (1, Ok(1)),
-        (LONGEST, Ok(LONGEST)),
-        (LONGEST + 1, Err(())),
+        (MAX_CHAIN, Ok(MAX_CHAIN)),
+        (MAX_CHAIN + 1, Err(())),
     ] {
         let (image, config) = image(&names[..layers], &[], &json!({}));
         let links = chain(&digest("m"), &platform, &image, config.as_bytes());
@@ -188,7 +188,7 @@ proptest! {
             1..12,
         )
     ) {
-        let mut known: HashMap<ImageId, (String, Option<Layer>, Vec<ImageId>)> = HashMap::new();
+        let mut known: HashMap<ImageId, (String, Option<LayerDescriptor>, Vec<ImageId>)> = HashMap::new();
         for (layers, commands, architecture, author) in images {
             let names: Vec<String> = layers.iter().map(ToString::to_string).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -197,7 +197,7 @@ proptest! {
             let (image, config) = image(&names, &commands, &more);
             // A manifest is named by what it holds.
             let named = digest(&format!("{image:?}"));
-            let platform = Platform { os: "linux".into(), architecture: architecture.into() };
+            let platform = ClientPlatform { os: "linux".into(), architecture: architecture.into() };
             let links = chain(&named, &platform, &image, config.as_bytes()).expect("a chain");
             prop_assert_eq!(
                 &links,
@@ -220,8 +220,8 @@ proptest! {
     #[test]
     fn nothing_panics(config in ".{0,200}", manifest in prop::collection::vec(any::<u8>(), 0..200)) {
         let (image, _) = image(&["base"], &[], &json!({}));
-        let _ = chain(&digest("m"), &Platform::default(), &image, config.as_bytes());
-        let _ = Image::parse(&manifest);
-        let _ = super::super::choose(&manifest, &Platform::default());
+        let _ = chain(&digest("m"), &ClientPlatform::default(), &image, config.as_bytes());
+        let _ = ImageManifest::parse(&manifest);
+        let _ = super::super::choose(&manifest, &ClientPlatform::default());
     }
 }

@@ -13,15 +13,15 @@ const CONFIGS: [&str; 2] = [
 
 /// An image for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct ImageManifest {
     pub config: Digest,
     /// From the root on.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<LayerDescriptor>,
 }
 
 /// A layer as the manifest describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer {
+pub struct LayerDescriptor {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
@@ -59,7 +59,7 @@ struct Descriptor {
     size: u64,
 }
 
-impl Image {
+impl ImageManifest {
     /// Reads the manifest of one image.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Image {
             serde_json::from_slice(manifest).map_err(|_| V2ToV1Error::Manifest)?;
         let first = [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&&*outline.media_type);
         if first || outline.schema_version == 1 {
-            return Err(V2ToV1Error::FirstSchema);
+            return Err(V2ToV1Error::Schema1);
         }
         let config = outline.config.ok_or(V2ToV1Error::Manifest)?;
         if !CONFIGS.contains(&&*config.media_type) {
@@ -77,7 +77,7 @@ impl Image {
             return Err(V2ToV1Error::Artifact(kind));
         }
         let layers = outline.layers.iter().map(|layer| {
-            Ok(Layer {
+            Ok(LayerDescriptor {
                 digest: layer.digest,
                 size: layer.size,
                 compression: compression(&layer.media_type)?,
@@ -152,7 +152,7 @@ mod tests {
                 "config": descriptor(config),
                 "layers": [descriptor(&layer)],
             });
-            let image = Image::parse(manifest.to_string().as_bytes());
+            let image = ImageManifest::parse(manifest.to_string().as_bytes());
             match error {
                 None => assert_eq!(image.expect("an image").layers.len(), 1, "{layer}"),
                 Some(error) => assert_eq!(image, Err(error)),
@@ -160,11 +160,14 @@ mod tests {
         }
         let first = json!({"schemaVersion": 1, "fsLayers": []}).to_string();
         assert_eq!(
-            Image::parse(first.as_bytes()),
-            Err(V2ToV1Error::FirstSchema)
+            ImageManifest::parse(first.as_bytes()),
+            Err(V2ToV1Error::Schema1)
         );
         for broken in ["", "{}", "[]", r#"{"schemaVersion":2,"layers":[]}"#] {
-            assert_eq!(Image::parse(broken.as_bytes()), Err(V2ToV1Error::Manifest));
+            assert_eq!(
+                ImageManifest::parse(broken.as_bytes()),
+                Err(V2ToV1Error::Manifest)
+            );
         }
     }
 }

@@ -10,9 +10,9 @@ mod chain;
 mod image;
 mod platform;
 
-pub use chain::{EMPTY_LAYER, LONGEST, Link, chain, top_id};
-pub use image::{Compression, Image, Layer};
-pub use platform::{Candidate, Platform, choose};
+pub use chain::{ChainImage, EMPTY_LAYER, MAX_CHAIN, chain, top_id};
+pub use image::{Compression, ImageManifest, LayerDescriptor};
+pub use platform::{Candidate, ClientPlatform, choose};
 
 /// Why an image cannot be shown to clients of v1. They are told these words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,12 +26,12 @@ pub enum V2ToV1Error {
     #[error(
         "the registry has this image in the first schema only, which is not served to clients of v1"
     )]
-    FirstSchema,
+    Schema1,
     #[error("the image is not there for {0}")]
-    Platform(Platform),
+    Platform(ClientPlatform),
     #[error("indexes are nested too deep in this image")]
     Nesting,
-    #[error("the image has {0} layers; clients of v1 can use {LONGEST} at most")]
+    #[error("the image has {0} layers; clients of v1 can use {MAX_CHAIN} at most")]
     Layers(usize),
     #[error("a layer of the image is kept elsewhere ({0}), and clients of v1 cannot be sent there")]
     Foreign(String),

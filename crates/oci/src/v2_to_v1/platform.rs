@@ -10,12 +10,12 @@ use crate::manifest::is_index;
 
 /// An operating system and an architecture, by Go's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Platform {
+pub struct ClientPlatform {
     pub os: String,
     pub architecture: String,
 }
 
-impl Default for Platform {
+impl Default for ClientPlatform {
     fn default() -> Self {
         Self {
             os: "linux".into(),
@@ -24,7 +24,7 @@ impl Default for Platform {
     }
 }
 
-impl fmt::Display for Platform {
+impl fmt::Display for ClientPlatform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)
     }
@@ -38,7 +38,7 @@ const ARCHITECTURES: &[&str] = &[
     "ppc64le", "riscv64", "s390x",
 ];
 
-impl Platform {
+impl ClientPlatform {
     /// What a daemon says that it runs on: the words `os/…` and `arch/…`, as Docker 1.0 to 1.12 write them.
     /// Where it does not say, linux/amd64. What a command line says of itself (`UpstreamClient(…)`) is not
     /// where the image will run.
@@ -112,7 +112,7 @@ struct ChildPlatform {
 
 impl Child {
     /// Whether it only goes with another image: an attestation, a signature.
-    fn is_beside(&self) -> bool {
+    fn is_companion(&self) -> bool {
         let annotations = self.annotations.iter();
         let mut keys = annotations.flat_map(serde_json::Map::keys);
         let unknown = self
@@ -130,12 +130,12 @@ impl Child {
 ///
 /// # Errors
 /// When the index cannot be read, or has nothing for the platform.
-pub fn choose(index: &[u8], platform: &Platform) -> Result<Vec<Candidate>, V2ToV1Error> {
+pub fn choose(index: &[u8], platform: &ClientPlatform) -> Result<Vec<Candidate>, V2ToV1Error> {
     let index: Index = serde_json::from_slice(index).map_err(|_| V2ToV1Error::Manifest)?;
     let children = index
         .manifests
         .into_iter()
-        .filter(|child| !child.is_beside());
+        .filter(|child| !child.is_companion());
     let children: Vec<Child> = children.collect();
     let silent = children.iter().filter(|child| child.platform.is_none());
     let alone = silent.count() == 1;
@@ -200,7 +200,11 @@ mod tests {
             ("Go 1.1 package http".into(), "linux/amd64"),
             (String::new(), "linux/amd64"),
         ] {
-            assert_eq!(Platform::of_agent(&agent).to_string(), expected, "{agent}");
+            assert_eq!(
+                ClientPlatform::of_agent(&agent).to_string(),
+                expected,
+                "{agent}"
+            );
         }
     }
 
@@ -253,9 +257,9 @@ mod tests {
             (&vec![image("amd64", Some("windows/amd64"))], "amd64", None),
             (&vec![], "amd64", None),
         ] {
-            let platform = Platform {
+            let platform = ClientPlatform {
                 architecture: platform.into(),
-                ..Platform::default()
+                ..ClientPlatform::default()
             };
             let bytes = json!({"schemaVersion": 2, "manifests": children}).to_string();
             let chosen = choose(bytes.as_bytes(), &platform);
@@ -269,7 +273,7 @@ mod tests {
             }
         }
         assert_eq!(
-            choose(b"{", &Platform::default()),
+            choose(b"{", &ClientPlatform::default()),
             Err(V2ToV1Error::Manifest)
         );
     }

@@ -28,13 +28,13 @@ pub(super) static NAMED: ExtensionKind = ExtensionKind {
 };
 
 #[expect(clippy::needless_pass_by_value, reason = "what was parsed is owned")]
-fn claim(body: V1Body) -> Reference {
+fn claim(body: BodyPointer) -> Reference {
     Reference::Claim(body.digest)
 }
 
 /// A body, and what was said beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct V1Body {
+pub struct BodyPointer {
     /// The sha256 that was computed of it.
     pub digest: Digest,
     /// In bytes.
@@ -49,7 +49,7 @@ pub struct V1Body {
     pub checksum: Option<String>,
 }
 
-impl Record for V1Body {
+impl Record for BodyPointer {
     fn checked_at(&self) -> Option<u64> {
         Some(self.checked_at)
     }
@@ -83,28 +83,32 @@ impl BodyRecords {
         &self,
         registry: &Registry,
         what: &Endpoint,
-    ) -> io::Result<Option<Arc<V1Body>>> {
+    ) -> io::Result<Option<Arc<BodyPointer>>> {
         self.records.open(&key(registry, what)).await
     }
 
     /// Begins a question about something.
-    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question<V1Body> {
+    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question<BodyPointer> {
         self.records.ask(&key(registry, what))
     }
 
     /// What the upstream answered.
-    pub async fn point(&self, question: &Question<V1Body>, body: V1Body) -> Arc<V1Body> {
+    pub async fn point(
+        &self,
+        question: &Question<BodyPointer>,
+        body: BodyPointer,
+    ) -> Arc<BodyPointer> {
         let outcome = self.records.answer(question, body, Reach::Here).await;
         outcome.into_record()
     }
 
     /// The upstream answered that it has it no more.
-    pub async fn gone(&self, question: &Question<V1Body>) {
+    pub async fn gone(&self, question: &Question<BodyPointer>) {
         self.records.answer_absent(question).await;
     }
 }
 
-fn key(registry: &Registry, what: &Endpoint) -> ExtensionKeyOf<V1Body> {
+fn key(registry: &Registry, what: &Endpoint) -> ExtensionKeyOf<BodyPointer> {
     let (repository, resource) = match what {
         Endpoint::Image { id, part } => {
             let name = format!("{id}/{}", part.as_str());

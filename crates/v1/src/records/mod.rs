@@ -15,9 +15,9 @@ use oci::name::{Registry, Repository, Tag};
 
 use store::{Extension, ExtensionKey, RecordSurvey, Target};
 
-pub use bodies::{BodyRecords, V1Body};
+pub use bodies::{BodyPointer, BodyRecords};
 pub use images::ImageRecords;
-pub use v1_to_v2::{ConvertedRecords, KnownImage, Made, MadeKind};
+pub use v1_to_v2::{ConvertedKind, ConvertedManifest, ConvertedRecords, SourceImage};
 pub use v2_to_v1::{PreparedLayer, V1ImageRecord, V1ImageRecords};
 
 use bodies::{NAMED, PARTS};
@@ -104,7 +104,7 @@ fn tagged(
     survey.each(&NAMED, registry, |key, value| {
         let is_named = key.name() == plain || key.name() == json;
         let is_listed = || {
-            let list: Option<V1Body> = value.parse();
+            let list: Option<BodyPointer> = value.parse();
             key.name() == "tags" && lists(survey, list.map(|list| list.digest), tag)
         };
         if key.repository() == Some(repository) && (is_named || is_listed()) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use oci::digest::Algorithm;
 use oci::v1::{Endpoint, ImageId, Part, Resource};
-use oci::v1_to_v2::Layer;
+use oci::v1_to_v2::ConvertedLayer;
 use store::{Settings, Store};
 
 /// A store with the records of the v1 API, which was counted.
@@ -70,7 +70,7 @@ async fn filled(root: &Path) -> Store {
         let registry = Registry::new(registry);
         let digest = digest_of(bytes);
         store.blobs.keep(&digest, bytes.as_bytes()).expect("room");
-        let body = V1Body {
+        let body = BodyPointer {
             digest,
             size: bytes.len() as u64,
             checked_at: 0,
@@ -96,19 +96,21 @@ async fn filled(root: &Path) -> Store {
             position: None,
         };
         let images = V1ImageRecords::of(&store);
-        images.keep_image(&registry, place, &id("d"), image).await;
+        images.store_image(&registry, place, &id("d"), image).await;
     }
     let derived = b"derived";
     let digest = digest_of("derived");
     store.blobs.keep(&digest, derived).expect("room");
     let layer = PreparedLayer::Derived { digest, size: 7 };
     let images = V1ImageRecords::of(&store);
-    images.keep_layer(&registry, &digest_of("key"), layer).await;
+    images
+        .store_layer(&registry, &digest_of("key"), layer)
+        .await;
 
-    let image = KnownImage {
+    let image = SourceImage {
         parent: None,
         json: "{}".into(),
-        layer: Layer {
+        layer: ConvertedLayer {
             digest: digest_of("converted"),
             size: 9,
             diff_id: digest_of("plain"),
@@ -118,14 +120,14 @@ async fn filled(root: &Path) -> Store {
     let digest = digest_of("converted");
     store.blobs.keep(&digest, b"converted").expect("room");
     let conversions = ConvertedRecords::of(&store);
-    conversions.keep_image(&registry, &id("a"), &image).await;
+    conversions.store_image(&registry, &id("a"), &image).await;
     conversions
-        .keep_made_of(&registry, &digest, MadeKind::Layer, &id("a"))
+        .add_origin(&registry, &digest, ConvertedKind::Layer, &id("a"))
         .await
         .expect("readable");
     let manifest = digest_of("manifest");
-    let made = Made { manifest, size: 1 };
-    conversions.keep_made(&registry, &id("a"), made).await;
+    let made = ConvertedManifest { manifest, size: 1 };
+    conversions.store_manifest(&registry, &id("a"), made).await;
     store
 }
 
@@ -169,7 +171,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
     let image = conversions.image(&registry, &id("a")).await;
     let made = conversions.made(&registry, &id("a")).await;
     let of = conversions
-        .made_of(&registry, &digest_of("converted"))
+        .origin_of(&registry, &digest_of("converted"))
         .await;
     let found = [
         image.expect("readable").is_some(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use oci::digest::Digest;
 use oci::name::Registry;
 use oci::v1::ImageId;
-use oci::v1_to_v2::Layer;
+use oci::v1_to_v2::ConvertedLayer;
 use store::{
     ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Retention, Store, digest_name,
     parse_digest_name,
@@ -44,11 +44,11 @@ const MOST: usize = 48;
 
 /// An image of the v1 API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownImage {
+pub struct SourceImage {
     pub parent: Option<ImageId>,
     /// What the registry calls its json, as it was sent.
     pub json: String,
-    pub layer: Layer,
+    pub layer: ConvertedLayer,
 }
 
 /// The record of one.
@@ -56,14 +56,14 @@ pub struct KnownImage {
 struct ImageRecord {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     parent: Option<String>,
-    layer: Layer,
+    layer: ConvertedLayer,
     /// Of the text, in bytes.
     length: usize,
 }
 
 /// What an image became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct ConvertedManifest {
     pub manifest: Digest,
     /// The length of the manifest in bytes.
     pub size: u64,
@@ -71,12 +71,12 @@ pub struct Made {
 
 /// What a digest is, and of which images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeOf {
-    pub kind: MadeKind,
+pub struct DigestOrigin {
+    pub kind: ConvertedKind,
     ids: Vec<String>,
 }
 
-impl MadeOf {
+impl DigestOrigin {
     pub fn images(&self) -> impl Iterator<Item = ImageId> + '_ {
         self.ids.iter().filter_map(|id| id.parse().ok())
     }
@@ -84,7 +84,7 @@ impl MadeOf {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum MadeKind {
+pub enum ConvertedKind {
     Manifest,
     Config,
     Layer,
@@ -99,9 +99,9 @@ struct TextPart(String);
 
 impl Record for TextPart {}
 
-impl Record for Made {}
+impl Record for ConvertedManifest {}
 
-impl Record for MadeOf {}
+impl Record for DigestOrigin {}
 
 /// All conversions of all registries.
 #[derive(Debug)]
@@ -118,7 +118,11 @@ impl ConvertedRecords {
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
-    pub async fn image(&self, registry: &Registry, id: &ImageId) -> io::Result<Option<KnownImage>> {
+    pub async fn image(
+        &self,
+        registry: &Registry,
+        id: &ImageId,
+    ) -> io::Result<Option<SourceImage>> {
         let key = IMAGES.key(registry, None, id.as_str()).of::<ImageRecord>();
         let Some(record) = self.records.open(&key).await? else {
             return Ok(None);
@@ -134,7 +138,7 @@ impl ConvertedRecords {
         let (Ok(parent), true) = (parent, json.len() == record.length) else {
             return Ok(None);
         };
-        Ok(Some(KnownImage {
+        Ok(Some(SourceImage {
             parent,
             json,
             layer: record.layer,
@@ -142,7 +146,7 @@ impl ConvertedRecords {
     }
 
     /// What an image is, from now on.
-    pub async fn keep_image(&self, registry: &Registry, id: &ImageId, image: &KnownImage) {
+    pub async fn store_image(&self, registry: &Registry, id: &ImageId, image: &SourceImage) {
         // The text first: the record says that it is whole.
         for (part, text) in pieces(&image.json).into_iter().enumerate() {
             let part = text_key(registry, id, part);
@@ -159,21 +163,30 @@ impl ConvertedRecords {
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
-    pub async fn made(&self, registry: &Registry, top: &ImageId) -> io::Result<Option<Arc<Made>>> {
+    pub async fn made(
+        &self,
+        registry: &Registry,
+        top: &ImageId,
+    ) -> io::Result<Option<Arc<ConvertedManifest>>> {
         self.records.open(&top_key(registry, top)).await
     }
 
-    pub async fn keep_made(&self, registry: &Registry, top: &ImageId, made: Made) {
+    pub async fn store_manifest(
+        &self,
+        registry: &Registry,
+        top: &ImageId,
+        made: ConvertedManifest,
+    ) {
         self.records.put(&top_key(registry, top), made).await;
     }
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
-    pub async fn made_of(
+    pub async fn origin_of(
         &self,
         registry: &Registry,
         digest: &Digest,
-    ) -> io::Result<Option<Arc<MadeOf>>> {
+    ) -> io::Result<Option<Arc<DigestOrigin>>> {
         self.records.open(&digest_key(registry, digest)).await
     }
 
@@ -181,22 +194,22 @@ impl ConvertedRecords {
     ///
     /// # Errors
     /// When the disk cannot say what is known already.
-    pub async fn keep_made_of(
+    pub async fn add_origin(
         &self,
         registry: &Registry,
         digest: &Digest,
-        kind: MadeKind,
+        kind: ConvertedKind,
         id: &ImageId,
     ) -> io::Result<()> {
         let id = id.to_string();
-        let add = move |known: Option<&MadeOf>| {
+        let add = move |known: Option<&DigestOrigin>| {
             let mut ids = known.map_or_else(Vec::new, |known| known.ids.clone());
             if ids.contains(&id) {
                 return None;
             }
             ids.truncate(MOST - 1);
             ids.insert(0, id);
-            Some(MadeOf { kind, ids })
+            Some(DigestOrigin { kind, ids })
         };
         let key = digest_key(registry, digest);
         self.records.update(&key, add).await
@@ -207,11 +220,11 @@ fn text_key(registry: &Registry, id: &ImageId, part: usize) -> ExtensionKeyOf<Te
     IMAGES.key(registry, None, &format!("{id}.{part}")).of()
 }
 
-fn top_key(registry: &Registry, top: &ImageId) -> ExtensionKeyOf<Made> {
+fn top_key(registry: &Registry, top: &ImageId) -> ExtensionKeyOf<ConvertedManifest> {
     TOPS.key(registry, None, top.as_str()).of()
 }
 
-fn digest_key(registry: &Registry, digest: &Digest) -> ExtensionKeyOf<MadeOf> {
+fn digest_key(registry: &Registry, digest: &Digest) -> ExtensionKeyOf<DigestOrigin> {
     DIGESTS.key(registry, None, &digest_name(digest)).of()
 }
 
@@ -257,7 +270,7 @@ mod tests {
     async fn images_of_any_length_outlive_the_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let registry = Registry::new("hosted:5000");
-        let layer = Layer {
+        let layer = ConvertedLayer {
             digest: digest("a"),
             size: 5,
             diff_id: digest("b"),
@@ -271,14 +284,16 @@ mod tests {
             "é€😀".repeat(3000),
         ];
         let conversions = conversions_in(folder.path());
-        let known = |number: usize| KnownImage {
+        let known = |number: usize| SourceImage {
             parent: (number > 0).then(|| id("f")),
             json: texts[number].clone(),
             layer,
         };
         for number in 0..texts.len() {
             let id = id(&number.to_string());
-            conversions.keep_image(&registry, &id, &known(number)).await;
+            conversions
+                .store_image(&registry, &id, &known(number))
+                .await;
         }
         for conversions in [conversions, conversions_in(folder.path())] {
             for number in 0..texts.len() {
@@ -308,17 +323,17 @@ mod tests {
             .collect();
         for id in ids.iter().chain(&ids[..1]) {
             conversions
-                .keep_made_of(&registry, &digest("a"), MadeKind::Layer, id)
+                .add_origin(&registry, &digest("a"), ConvertedKind::Layer, id)
                 .await
                 .expect("readable");
         }
         let conversions = conversions_in(folder.path());
-        let kept = conversions.made_of(&registry, &digest("a")).await;
+        let kept = conversions.origin_of(&registry, &digest("a")).await;
         let kept = kept.expect("readable").expect("known");
         let found: Vec<ImageId> = kept.images().collect();
-        assert_eq!((found.len(), kept.kind), (MOST, MadeKind::Layer));
+        assert_eq!((found.len(), kept.kind), (MOST, ConvertedKind::Layer));
         assert_eq!(found[..2], [ids[0].clone(), ids[MOST].clone()]);
-        let unknown = conversions.made_of(&registry, &digest("b")).await;
+        let unknown = conversions.origin_of(&registry, &digest("b")).await;
         assert_eq!(unknown.expect("readable"), None);
     }
 }

@@ -88,7 +88,7 @@ impl V1ImageRecords {
     }
 
     /// Notes what an id stands for.
-    pub async fn keep_image(
+    pub async fn store_image(
         &self,
         registry: &Registry,
         repository: Option<&Repository>,
@@ -116,7 +116,7 @@ impl V1ImageRecords {
     }
 
     /// Notes what became of a layer or chain.
-    pub async fn keep_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
+    pub async fn store_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
         self.records.put(&layer_key(registry, key), layer).await;
     }
 }
@@ -163,9 +163,9 @@ mod tests {
         };
         let first = images_in(folder.path());
         first
-            .keep_image(&registry, Some(&app), &id, image.clone())
+            .store_image(&registry, Some(&app), &id, image.clone())
             .await;
-        first.keep_layer(&registry, &key, layer.clone()).await;
+        first.store_layer(&registry, &key, layer.clone()).await;
         for images in [first, images_in(folder.path())] {
             for (repository, known) in [(Some(&app), true), (Some(&other), false), (None, false)] {
                 let found = images.image(&registry, repository, &id).await;

@@ -9,10 +9,10 @@ use liblzma::read::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 
 use super::gzip::Gzip;
-use crate::layer::KeptLayer;
+use crate::layer::StoredLayer;
 use mirror::StoredBlob;
 use oci::digest::{Algorithm, Digest, Hasher};
-use oci::v1_to_v2::Layer;
+use oci::v1_to_v2::ConvertedLayer;
 use store::{BlobReader, Blobs, CommitError, StagedBlob};
 
 /// What is unpacked at once, in bytes.
@@ -54,8 +54,12 @@ enum Kind {
 ///
 /// # Errors
 /// Why it is nothing; nothing more is kept then.
-pub(super) fn examined(blobs: &Blobs, key: &Digest, kept: KeptLayer) -> Result<Layer, LayerError> {
-    let KeptLayer { digest, size, blob } = kept;
+pub(super) fn examined(
+    blobs: &Blobs,
+    key: &Digest,
+    kept: StoredLayer,
+) -> Result<ConvertedLayer, LayerError> {
+    let StoredLayer { digest, size, blob } = kept;
     let (kind, whole) = sniffed(opened(blob))?;
     let mut diff = Diff::default();
     let (digest, size) = if kind == Kind::Gzip {
@@ -82,7 +86,7 @@ pub(super) fn examined(blobs: &Blobs, key: &Digest, kept: KeptLayer) -> Result<L
         }
     };
     let diff_id = diff.sum.finish();
-    Ok(Layer {
+    Ok(ConvertedLayer {
         // One without entries is no blob of any manifest.
         digest: if diff.seen { digest } else { diff_id },
         size,

@@ -7,12 +7,12 @@
 //! stands on it. Layers are read as those of clients of v1 are, and kept for them as well; those that are evicted
 //! come again by fills like any blob. Everything else is made anew from what is known of them.
 
-mod ask;
+mod queries;
 mod gzip;
 mod layer;
-mod lists;
-mod packed;
-mod work;
+mod search;
+mod repack;
+mod convert;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use super::layer_source::Layer;
+use super::layer_source::LayerSource;
 use super::registry::V1Origin;
 use super::{Registries, layer as v1_layer};
-use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
+use crate::records::{ConvertedRecords, ImageRecords, SourceImage, ConvertedManifest, ConvertedKind};
 use mirror::{
     Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, RequestBudget, Target,
     unix_seconds,
@@ -37,7 +37,7 @@ use oci::v1::{ImageId, plain};
 use runtime::single_flight::SingleFlight;
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Reach, warn_degraded};
 
-use packed::Packed;
+use repack::RepackedLayer;
 
 /// How long a client waits for a conversion, from its request on: it hears of it within 25 s.
 const WAIT: Duration = Duration::from_secs(23);
@@ -54,12 +54,12 @@ type ImageKey = (Registry, ImageId);
 /// The conversions under way.
 #[derive(Debug)]
 pub(super) struct Conversions {
-    converting: SingleFlight<ImageKey, Result<Made, MirrorError>>,
-    reading: SingleFlight<ImageKey, Result<KnownImage, MirrorError>>,
+    converting: SingleFlight<ImageKey, Result<ConvertedManifest, MirrorError>>,
+    reading: SingleFlight<ImageKey, Result<SourceImage, MirrorError>>,
     slots: Semaphore,
     packing: Arc<Semaphore>,
     failed: moka::sync::Cache<ImageKey, MirrorError>,
-    listed: lists::Names,
+    listed: search::Names,
 }
 
 impl Conversions {
@@ -73,7 +73,7 @@ impl Conversions {
                 .max_capacity(FAILED)
                 .time_to_live(FAILED_FOR)
                 .build(),
-            listed: lists::names(),
+            listed: search::names(),
         }
     }
 
@@ -86,7 +86,7 @@ impl Conversions {
 
 /// A repository on the v1 side.
 #[derive(Clone, Debug)]
-struct Side {
+struct V1Repository {
     registry: Registry,
     repository: Repository,
     v1: Arc<V1Origin>,
@@ -99,15 +99,15 @@ fn preparation(top: &ImageId) -> Preparation {
 
 impl Registries {
     /// The v1 side of a registry whose images are served to clients of v2.
-    fn bridging(&self, registry: &Registry) -> Option<&Arc<V1Origin>> {
+    fn bridged_origin(&self, registry: &Registry) -> Option<&Arc<V1Origin>> {
         self.origins.get(registry).filter(|v1| v1.bridge)
     }
 
     /// Where a repository is on the v1 side; `None` where its images are not served from there. There
     /// `library/x` is `x`, another name to which another right leads.
-    fn side(&self, registry: &Registry, repository: &Repository) -> Option<Side> {
-        let v1 = self.bridging(registry)?;
-        (plain(repository.as_str()) == repository.as_str()).then(|| Side {
+    fn side(&self, registry: &Registry, repository: &Repository) -> Option<V1Repository> {
+        let v1 = self.bridged_origin(registry)?;
+        (plain(repository.as_str()) == repository.as_str()).then(|| V1Repository {
             registry: registry.clone(),
             repository: repository.clone(),
             v1: v1.clone(),
@@ -177,16 +177,16 @@ impl Registries {
 
     /// The manifest or configuration of a converted image, made anew.
     async fn rebuild(&self, registry: &Registry, digest: &Digest) -> Option<Bytes> {
-        let (kind, images) = self.made_of(registry, digest).await?;
+        let (kind, images) = self.origin_of(registry, digest).await?;
         for top in images {
             let Some(chain) = self.chain(registry, &top).await else {
                 continue;
             };
-            let converted = work::converted(&chain).ok()?;
+            let converted = convert::converted(&chain).ok()?;
             let (made, bytes) = match kind {
-                MadeKind::Manifest => (converted.manifest_digest, converted.manifest),
-                MadeKind::Config => (converted.config_digest, converted.config),
-                MadeKind::Layer => return None,
+                ConvertedKind::Manifest => (converted.manifest_digest, converted.manifest),
+                ConvertedKind::Config => (converted.config_digest, converted.config),
+                ConvertedKind::Layer => return None,
             };
             if made == *digest {
                 let bytes = Bytes::from(bytes);
@@ -207,12 +207,12 @@ impl Registries {
     ) -> Option<FallbackBlob> {
         let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         match kind {
-            MadeKind::Manifest => None,
-            MadeKind::Config => self
+            ConvertedKind::Manifest => None,
+            ConvertedKind::Config => self
                 .rebuild(registry, digest)
                 .await
                 .map(FallbackBlob::Rebuilt),
-            MadeKind::Layer => {
+            ConvertedKind::Layer => {
                 let source = self.layer_of_v1(side, id, *digest).await?;
                 Some(FallbackBlob::Source(source))
             }
@@ -222,13 +222,13 @@ impl Registries {
     /// Where to get a layer again, which must come out as it was.
     async fn layer_of_v1(
         &self,
-        side: Side,
+        side: V1Repository,
         id: ImageId,
         digest: Digest,
     ) -> Option<Arc<dyn ForeignSource>> {
         let known = self.known_image(&side.registry, &id).await?;
-        let kept = self.v1_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
-        let layer = Arc::new(Layer {
+        let kept = self.body_pointer(&side.v1, &v1_layer::endpoint(&id)).await;
+        let layer = Arc::new(LayerSource {
             origin: side.v1,
             store: self.store.clone(),
             repository: Some(side.repository),
@@ -242,7 +242,7 @@ impl Registries {
         Some(if layer.digest == Some(digest) {
             layer
         } else {
-            Arc::new(Packed {
+            Arc::new(RepackedLayer {
                 layer,
                 digest,
                 size: known.layer.size,
@@ -260,7 +260,7 @@ impl Registries {
         digest: &Digest,
     ) -> Option<u64> {
         let claim = self.claim_of_v1(registry, repository, digest).await;
-        let (side, id, kind) = claim.filter(|(.., kind)| *kind != MadeKind::Manifest)?;
+        let (side, id, kind) = claim.filter(|(.., kind)| *kind != ConvertedKind::Manifest)?;
         let question = self
             .store
             .records
@@ -269,14 +269,14 @@ impl Registries {
             return None;
         }
         let length = match kind {
-            MadeKind::Layer => {
+            ConvertedKind::Layer => {
                 let known = ConvertedRecords::of(&self.store)
                     .image(&side.registry, &id)
                     .await;
                 let known = known.ok().flatten();
                 known.map(|image| image.layer.size)
             }
-            MadeKind::Config | MadeKind::Manifest => {
+            ConvertedKind::Config | ConvertedKind::Manifest => {
                 let bytes = self.rebuild(registry, digest).await;
                 bytes.map(|bytes| bytes.len() as u64)
             }
@@ -300,7 +300,7 @@ impl Registries {
         let (side, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
         let records = &self.store.records;
         let question = records.ask(&ManifestKey::new(&side.registry, repository, digest));
-        if kind != MadeKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
+        if kind != ConvertedKind::Manifest || matches!(side.has(self, &id).await, Ok(false)) {
             return None;
         }
         let made = ConvertedRecords::of(&self.store)
@@ -323,9 +323,9 @@ impl Registries {
         registry: &Registry,
         repository: &Repository,
         digest: &Digest,
-    ) -> Option<(Side, ImageId, MadeKind)> {
+    ) -> Option<(V1Repository, ImageId, ConvertedKind)> {
         let side = self.side(registry, repository)?;
-        let (kind, images) = self.made_of(registry, digest).await?;
+        let (kind, images) = self.origin_of(registry, digest).await?;
         for id in images.iter().cloned() {
             let known = ImageRecords::of(&self.store);
             match known.is_linked(registry, repository, &id).await {
@@ -335,7 +335,7 @@ impl Registries {
             }
         }
         let records = &self.store.records;
-        let linked = if kind == MadeKind::Manifest {
+        let linked = if kind == ConvertedKind::Manifest {
             let link = records
                 .open(&ManifestKey::new(registry, repository, digest))
                 .await;
@@ -350,14 +350,14 @@ impl Registries {
         Some((side, id, kind))
     }
 
-    async fn made_of(
+    async fn origin_of(
         &self,
         registry: &Registry,
         digest: &Digest,
-    ) -> Option<(MadeKind, Vec<ImageId>)> {
-        self.bridging(registry)?;
+    ) -> Option<(ConvertedKind, Vec<ImageId>)> {
+        self.bridged_origin(registry)?;
         let conversions = ConvertedRecords::of(&self.store);
-        let made_of = conversions.made_of(registry, digest).await;
+        let made_of = conversions.origin_of(registry, digest).await;
         let made_of = made_of.unwrap_or_else(|error| {
             warn_degraded("a conversion cannot be read", &error);
             None
@@ -454,8 +454,8 @@ impl Fallback for Registries {
             };
             if concerned {
                 // Whose token an image was read with: that is found out again.
-                v1.seen_in.invalidate_all();
-                v1.said_to_be_in.invalidate_all();
+                v1.listed_in.invalidate_all();
+                v1.hinted_in.invalidate_all();
                 self.conversions.forget(registry);
             }
         }

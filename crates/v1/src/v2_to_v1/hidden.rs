@@ -18,7 +18,7 @@ const MAX_PATHS: usize = 64 << 20;
 
 /// What one path of a layer means.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Meaning<'p> {
+pub enum PathKind<'p> {
     Entry,
     /// This folder shows nothing of what lies below it.
     Opaque(&'p [u8]),
@@ -28,20 +28,20 @@ pub enum Meaning<'p> {
     Ignored,
 }
 
-pub fn meaning(path: &[u8]) -> Meaning<'_> {
+pub fn path_kind(path: &[u8]) -> PathKind<'_> {
     let (folder, name) = match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&b""[..], path),
     };
     if name == OPAQUE {
-        return Meaning::Opaque(folder);
+        return PathKind::Opaque(folder);
     }
     if name.starts_with(OWN) {
-        return Meaning::Ignored;
+        return PathKind::Ignored;
     }
     match name.strip_prefix(WHITEOUT) {
-        Some(name) => Meaning::Whiteout(join(folder, name)),
-        None => Meaning::Entry,
+        Some(name) => PathKind::Whiteout(join(folder, name)),
+        None => PathKind::Entry,
     }
 }
 
@@ -65,16 +65,16 @@ impl Paths {
         let mut paths = Self::default();
         while let Some(entry) = archive.next()? {
             let concerns = |path: &[u8]| concerns(within, path);
-            match meaning(&entry.path) {
-                Meaning::Entry if !entry.path.is_empty() && concerns(&entry.path) => {
+            match path_kind(&entry.path) {
+                PathKind::Entry if !entry.path.is_empty() && concerns(&entry.path) => {
                     paths.size += entry.path.len() + 64;
                     paths.entries.insert(entry.path, entry.is_directory);
                 }
-                Meaning::Opaque(folder) if concerns(folder) => {
+                PathKind::Opaque(folder) if concerns(folder) => {
                     paths.size += folder.len() + 64;
                     paths.opaque.insert(folder.to_vec());
                 }
-                Meaning::Whiteout(gone) if concerns(&gone) => {
+                PathKind::Whiteout(gone) if concerns(&gone) => {
                     paths.size += gone.len() + 64;
                     paths.whiteouts.insert(gone);
                 }
@@ -210,20 +210,20 @@ mod tests {
 
     #[test]
     fn meanings_of_paths() {
-        let gone = |path: &str| Meaning::Whiteout(path.as_bytes().to_vec());
+        let gone = |path: &str| PathKind::Whiteout(path.as_bytes().to_vec());
         for (path, expected) in [
-            ("a/b", Meaning::Entry),
-            ("", Meaning::Entry),
-            (".wh..wh..opq", Meaning::Opaque(b"")),
-            ("a/b/.wh..wh..opq", Meaning::Opaque(b"a/b")),
+            ("a/b", PathKind::Entry),
+            ("", PathKind::Entry),
+            (".wh..wh..opq", PathKind::Opaque(b"")),
+            ("a/b/.wh..wh..opq", PathKind::Opaque(b"a/b")),
             (".wh.x", gone("x")),
             ("a/.wh.x", gone("a/x")),
             ("a/.wh.x.wh.", gone("a/x.wh.")),
-            (".wh..wh.plnk", Meaning::Ignored),
-            ("a/.wh..wh.orph", Meaning::Ignored),
-            ("a.wh.x", Meaning::Entry),
+            (".wh..wh.plnk", PathKind::Ignored),
+            ("a/.wh..wh.orph", PathKind::Ignored),
+            ("a.wh.x", PathKind::Entry),
         ] {
-            assert_eq!(meaning(path.as_bytes()), expected, "{path}");
+            assert_eq!(path_kind(path.as_bytes()), expected, "{path}");
         }
         assert_eq!(whiteout(b"a/b"), b"a/.wh.b");
         assert_eq!(whiteout(b"b"), b".wh.b");
@@ -261,17 +261,17 @@ mod tests {
         let mut layer = Paths::default();
         for path in paths {
             let plain = path.trim_end_matches('/').as_bytes();
-            match meaning(plain) {
-                Meaning::Entry => {
+            match path_kind(plain) {
+                PathKind::Entry => {
                     layer.entries.insert(plain.to_vec(), path.ends_with('/'));
                 }
-                Meaning::Opaque(folder) => {
+                PathKind::Opaque(folder) => {
                     layer.opaque.insert(folder.to_vec());
                 }
-                Meaning::Whiteout(gone) => {
+                PathKind::Whiteout(gone) => {
                     layer.whiteouts.insert(gone);
                 }
-                Meaning::Ignored => {}
+                PathKind::Ignored => {}
             }
         }
         layer

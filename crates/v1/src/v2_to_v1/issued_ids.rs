@@ -1,12 +1,13 @@
 //! What clients of v1 were given of a repository before: while the registry's own v1 side cannot be asked, that is
 //! all there is to tell that it does not have the name.
 
+use super::IdScope;
 use crate::V1;
 use crate::records::V1ImageRecords;
 use access::Permit;
 use mirror::MirrorError;
 use oci::manifest::AcceptClass;
-use oci::v2_to_v1::{self, Platform};
+use oci::v2_to_v1::{self, ClientPlatform};
 use store::warn_degraded;
 
 impl V1 {
@@ -17,14 +18,14 @@ impl V1 {
         &self,
         error: &MirrorError,
         permit: &Permit,
-        everybody: bool,
-        platform: &Platform,
+        scope: IdScope,
+        platform: &ClientPlatform,
     ) -> bool {
         if error.stale_reason().is_none() {
             return false;
         }
         let (registry, repository) = (permit.registry(), permit.repository());
-        let whose = (!everybody).then_some(repository);
+        let whose = scope.repository(repository);
         let store = self.store();
         for tag in self.known_tags(permit).await {
             let pointer = store

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::archive::broken;
 use super::hidden::Paths;
-use super::unpack::{self, Packing};
+use super::unpack::{self, Compression};
 use super::{BridgeError, V1Image};
 use crate::V1;
 use crate::records::{PreparedLayer, V1ImageRecords};
@@ -33,12 +33,12 @@ const PIECES: usize = 4;
 
 /// Layers that are being looked through.
 #[derive(Debug)]
-pub struct Preparing {
+pub struct LayerPreparations {
     preparing: SingleFlight<(Registry, Digest), Result<(), BridgeError>>,
     turns: Arc<Semaphore>,
 }
 
-impl Default for Preparing {
+impl Default for LayerPreparations {
     fn default() -> Self {
         Self {
             preparing: SingleFlight::default(),
@@ -67,7 +67,7 @@ impl V1ImageLayer {
 
 /// A layer and those below it.
 #[derive(Clone, Debug)]
-struct Wanted {
+struct LayerChain {
     /// From the root on; the last one is wanted.
     layers: Vec<Digest>,
     layer: Digest,
@@ -106,7 +106,7 @@ impl V1 {
     async fn prepared(
         &self,
         permit: &Permit,
-        wanted: &Wanted,
+        wanted: &LayerChain,
     ) -> Result<Option<BlobAnswer>, BridgeError> {
         let mut known = self.record(permit, &wanted.layer).await;
         if known.as_deref() == Some(&PreparedLayer::Opaque) {
@@ -143,7 +143,7 @@ impl V1 {
     }
 
     /// Looks through a layer, and makes another one of it where that must be.
-    async fn prepare(self, permit: Permit, wanted: Wanted) -> Result<(), BridgeError> {
+    async fn prepare(self, permit: Permit, wanted: LayerChain) -> Result<(), BridgeError> {
         let turns = self.preparing.turns.clone();
         let _turn = turns
             .acquire_owned()
@@ -155,8 +155,8 @@ impl V1 {
             let mut staging = self.staging(&wanted);
             let found = self.through(&permit, wanted.layer, move |source| {
                 let found = unpack::scan(source, &mut staging)?;
-                let made = match found.packing {
-                    Packing::None | Packing::Zstd if found.opaque.is_empty() => {
+                let made = match found.compression {
+                    Compression::None | Compression::Zstd if found.opaque.is_empty() => {
                         Some(staging.commit()?)
                     }
                     _ => None,
@@ -169,13 +169,13 @@ impl V1 {
                 (true, None) => PreparedLayer::AsItIs,
             };
             let opaque = prepared == PreparedLayer::Opaque;
-            images.keep_layer(registry, &wanted.layer, prepared).await;
+            images.store_layer(registry, &wanted.layer, prepared).await;
             if !opaque {
                 return Ok(());
             }
         }
         let made = self.explicit(&permit, &wanted).await?;
-        images.keep_layer(registry, &wanted.chain, made).await;
+        images.store_layer(registry, &wanted.chain, made).await;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl V1 {
     async fn explicit(
         &self,
         permit: &Permit,
-        wanted: &Wanted,
+        wanted: &LayerChain,
     ) -> Result<PreparedLayer, BridgeError> {
         let opaque = self.through(permit, wanted.layer, |source| {
             unpack::scan(source, io::sink()).map(|found| found.opaque)
@@ -218,7 +218,7 @@ impl V1 {
         paths.await
     }
 
-    fn staging(&self, wanted: &Wanted) -> Staging {
+    fn staging(&self, wanted: &LayerChain) -> Staging {
         Staging {
             blobs: self.store().blobs.clone(),
             key: wanted.chain,
@@ -278,7 +278,7 @@ async fn computed<T: Send + 'static>(
 }
 
 /// What an image's layer is known by; `None` for the empty one.
-fn wanted(image: &V1Image) -> Option<Wanted> {
+fn wanted(image: &V1Image) -> Option<LayerChain> {
     let links = image.links.get(..=image.at)?.iter();
     let layers: Vec<Digest> = links.filter_map(|link| Some(link.layer?.digest)).collect();
     let mut hasher = Hasher::new(Algorithm::Sha256);
@@ -287,7 +287,7 @@ fn wanted(image: &V1Image) -> Option<Wanted> {
         hasher.update(layer.to_string().as_bytes());
         hasher.update(b"\n");
     }
-    Some(Wanted {
+    Some(LayerChain {
         layer: *layers.last()?,
         layers,
         chain: hasher.finish(),

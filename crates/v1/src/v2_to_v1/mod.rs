@@ -30,10 +30,10 @@ use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, Tag};
 use oci::v1::ImageId;
 use oci::v2::{Query, Resource};
-use oci::v2_to_v1::{self, Image, Link, Platform, V2ToV1Error};
+use oci::v2_to_v1::{self, ChainImage, ClientPlatform, ImageManifest, V2ToV1Error};
 use store::{CommitError, warn_degraded};
 
-pub use layer::{Preparing, V1ImageLayer};
+pub use layer::{LayerPreparations, V1ImageLayer};
 
 /// How many tags are asked for at once.
 const TAGS_AT_ONCE: usize = 32;
@@ -66,12 +66,12 @@ pub enum BridgeError {
 #[derive(Clone, Debug)]
 pub struct V1Image {
     /// From the root on.
-    links: Vec<Link>,
+    links: Vec<ChainImage>,
     at: usize,
 }
 
 impl V1Image {
-    fn link(&self) -> Option<&Link> {
+    fn link(&self) -> Option<&ChainImage> {
         self.links.get(self.at)
     }
 
@@ -84,6 +84,34 @@ impl V1Image {
     pub fn ancestry(&self) -> Vec<&str> {
         let ids = self.links.iter().take(self.at + 1).rev();
         ids.map(|link| link.id.as_str()).collect()
+    }
+}
+
+/// Where the id of a bridged image is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdScope {
+    /// In one repository.
+    Repository,
+    /// In the whole registry, which anonymous clients may read.
+    Registry,
+}
+
+impl IdScope {
+    /// The scope of a registry's ids: `is_open` where anonymous clients may read all of it.
+    pub fn of(is_open: bool) -> Self {
+        if is_open {
+            Self::Registry
+        } else {
+            Self::Repository
+        }
+    }
+
+    /// The repository that the record of an id belongs to.
+    fn repository(self, repository: &Repository) -> Option<&Repository> {
+        match self {
+            Self::Repository => Some(repository),
+            Self::Registry => None,
+        }
     }
 }
 
@@ -121,14 +149,14 @@ impl V1 {
     pub async fn bridged_tags(
         &self,
         permit: &Permit,
-        everybody: bool,
-        platform: &Platform,
+        scope: IdScope,
+        platform: &ClientPlatform,
     ) -> Result<BTreeMap<String, ImageId>, MirrorError> {
         let all = async {
             let tags = self.tags(permit).await?;
             let tags = tags.into_iter().filter(|tag| !tag.is_companion());
             let asked: Vec<_> = tags
-                .map(|tag| self.named_tag(permit, everybody, tag, platform))
+                .map(|tag| self.named_tag(permit, scope, tag, platform))
                 .collect();
             let mut asked = futures_util::stream::iter(asked).buffer_unordered(TAGS_AT_ONCE);
             let mut ids = BTreeMap::new();
@@ -155,9 +183,9 @@ impl V1 {
     pub async fn bridged_tag(
         &self,
         permit: &Permit,
-        everybody: bool,
+        scope: IdScope,
         tag: &Tag,
-        platform: &Platform,
+        platform: &ClientPlatform,
     ) -> Result<ImageId, MirrorError> {
         let reference = Reference::Tag(tag.clone());
         let manifest = self
@@ -165,7 +193,7 @@ impl V1 {
             .manifest(permit, &reference, AcceptClass::Full, false)
             .await?;
         let id = v2_to_v1::top_id(&manifest.digest, platform);
-        self.note_image(permit, everybody, &id, &manifest.digest, platform, None)
+        self.note_image(permit, scope, &id, &manifest.digest, platform, None)
             .await;
         Ok(id)
     }
@@ -198,7 +226,7 @@ impl V1 {
         id: &ImageId,
         known: &V1ImageRecord,
     ) -> Result<V1Image, BridgeError> {
-        let platform = Platform {
+        let platform = ClientPlatform {
             os: known.os.clone(),
             architecture: known.architecture.clone(),
         };
@@ -218,14 +246,14 @@ impl V1 {
     }
 
     /// Gives the ids below an image out, so that they can be asked for.
-    pub async fn note_ancestry(
+    pub async fn issue_ancestry(
         &self,
         permit: &Permit,
-        everybody: bool,
+        scope: IdScope,
         known: &V1ImageRecord,
         image: &V1Image,
     ) {
-        let platform = Platform {
+        let platform = ClientPlatform {
             os: known.os.clone(),
             architecture: known.architecture.clone(),
         };
@@ -233,8 +261,7 @@ impl V1 {
         let noted: Vec<BoxFuture<'_, ()>> = below
             .map(|(at, link)| {
                 let (manifest, platform) = (&known.manifest, &platform);
-                let noted =
-                    self.note_image(permit, everybody, &link.id, manifest, platform, Some(at));
+                let noted = self.note_image(permit, scope, &link.id, manifest, platform, Some(at));
                 Box::pin(noted) as BoxFuture<'_, ()>
             })
             .collect();
@@ -246,12 +273,12 @@ impl V1 {
     fn named_tag<'a>(
         &'a self,
         permit: &'a Permit,
-        everybody: bool,
+        scope: IdScope,
         tag: Tag,
-        platform: &'a Platform,
+        platform: &'a ClientPlatform,
     ) -> BoxFuture<'a, (Tag, Result<ImageId, MirrorError>)> {
         Box::pin(async move {
-            let id = self.bridged_tag(permit, everybody, &tag, platform).await;
+            let id = self.bridged_tag(permit, scope, &tag, platform).await;
             (tag, id)
         })
     }
@@ -259,10 +286,10 @@ impl V1 {
     async fn note_image(
         &self,
         permit: &Permit,
-        everybody: bool,
+        scope: IdScope,
         id: &ImageId,
         manifest: &Digest,
-        platform: &Platform,
+        platform: &ClientPlatform,
         position: Option<usize>,
     ) {
         let (registry, repository) = (permit.registry(), permit.repository());
@@ -273,9 +300,9 @@ impl V1 {
             architecture: platform.architecture.clone(),
             position,
         };
-        let whose = (!everybody).then_some(repository);
+        let whose = scope.repository(repository);
         let images = V1ImageRecords::of(self.store());
-        images.keep_image(registry, whose, id, image).await;
+        images.store_image(registry, whose, id, image).await;
     }
 
     /// The tags of a repository. Where the upstream cannot be asked, those that were asked for before.
@@ -338,8 +365,8 @@ impl V1 {
         &self,
         permit: &Permit,
         named: Digest,
-        platform: &Platform,
-    ) -> Result<Image, BridgeError> {
+        platform: &ClientPlatform,
+    ) -> Result<ImageManifest, BridgeError> {
         let mut left: Vec<(Digest, usize)> = vec![(named, 0)];
         let mut looked_at = 0;
         let mut missed = None;
@@ -355,7 +382,7 @@ impl V1 {
                 .await?;
             let bytes = manifest.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&manifest.media_type) {
-                return Ok(Image::parse(&bytes)?);
+                return Ok(ImageManifest::parse(&bytes)?);
             }
             match v2_to_v1::choose(&bytes, platform) {
                 Ok(found) => {

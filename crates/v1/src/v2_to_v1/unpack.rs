@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
 use super::archive::{Archive, broken};
-use super::hidden::{Meaning, meaning, whiteout};
+use super::hidden::{PathKind, path_kind, whiteout};
 
 /// The most that a layer may unpack to, in bytes.
 const MAX_UNPACKED: u64 = 16 << 30;
@@ -23,7 +23,7 @@ const MAX_MARKS: usize = 16 << 20;
 
 /// How a layer is compressed, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packing {
+pub enum Compression {
     None,
     Gzip,
     Zstd,
@@ -31,8 +31,8 @@ pub enum Packing {
 
 /// What was found in a layer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
-    pub packing: Packing,
+pub struct LayerScan {
+    pub compression: Compression,
     /// The folders that hide what lies below them.
     pub opaque: BTreeSet<Vec<u8>>,
 }
@@ -40,32 +40,32 @@ pub struct Found {
 type Unpacked<'r> = Limited<Box<dyn Read + 'r>>;
 
 /// Unpacks a layer.
-fn unpack<'r>(source: impl Read + 'r) -> io::Result<(Packing, Unpacked<'r>)> {
+fn unpack<'r>(source: impl Read + 'r) -> io::Result<(Compression, Unpacked<'r>)> {
     let mut source = BufReader::with_capacity(64 << 10, source);
     let start = source.fill_buf()?;
-    let packing = match start {
-        [0x1f, 0x8b, ..] => Packing::Gzip,
+    let compression = match start {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
         // A frame that is to be skipped may come first.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
         [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', ..] => {
             return Err(broken("it is packed in a way that images of v2 are not"));
         }
-        _ => Packing::None,
+        _ => Compression::None,
     };
-    let unpacked: Box<dyn Read + 'r> = match packing {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(source)),
-        Packing::Zstd => {
+    let unpacked: Box<dyn Read + 'r> = match compression {
+        Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
+        Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
             decoder.window_log_max(MAX_WINDOW)?;
             Box::new(decoder)
         }
-        Packing::None => Box::new(source),
+        Compression::None => Box::new(source),
     };
     let limited = Limited {
         source: unpacked,
         left: MAX_UNPACKED,
     };
-    Ok((packing, limited))
+    Ok((compression, limited))
 }
 
 /// Looks through a layer. One that is no gzip is packed anew into `target` on the way: what a client gets is
@@ -73,13 +73,13 @@ fn unpack<'r>(source: impl Read + 'r) -> io::Result<(Packing, Unpacked<'r>)> {
 ///
 /// # Errors
 /// When it cannot be unpacked, is no archive or too large, or the target refuses it.
-pub fn scan(source: impl Read, target: impl Write) -> io::Result<Found> {
-    let (packing, unpacked) = unpack(source)?;
-    let opaque = match packing {
-        Packing::Gzip => opaque(&mut Archive::new(unpacked))?,
-        Packing::None | Packing::Zstd => {
+pub fn scan(source: impl Read, target: impl Write) -> io::Result<LayerScan> {
+    let (compression, unpacked) = unpack(source)?;
+    let opaque = match compression {
+        Compression::Gzip => opaque(&mut Archive::new(unpacked))?,
+        Compression::None | Compression::Zstd => {
             let mut encoder = encoder(BufWriter::with_capacity(64 << 10, target));
-            let tee = Tee {
+            let tee = TeeReader {
                 source: unpacked,
                 target: &mut encoder,
             };
@@ -88,13 +88,16 @@ pub fn scan(source: impl Read, target: impl Write) -> io::Result<Found> {
             opaque
         }
     };
-    Ok(Found { packing, opaque })
+    Ok(LayerScan {
+        compression,
+        opaque,
+    })
 }
 
 fn opaque<R: Read>(archive: &mut Archive<R>) -> io::Result<BTreeSet<Vec<u8>>> {
     let (mut opaque, mut size) = (BTreeSet::new(), 0);
     while let Some(entry) = archive.next()? {
-        if let Meaning::Opaque(folder) = meaning(&entry.path) {
+        if let PathKind::Opaque(folder) = path_kind(&entry.path) {
             size += folder.len() + 64;
             opaque.insert(folder.to_vec());
             if size > MAX_MARKS {
@@ -129,7 +132,7 @@ pub fn rewrite(
     let mut out = encoder(BufWriter::with_capacity(64 << 10, target));
     read(source, |archive| {
         while let Some(entry) = archive.next()? {
-            if let Meaning::Opaque(folder) = meaning(&entry.path) {
+            if let PathKind::Opaque(folder) = path_kind(&entry.path) {
                 // A mark that is there twice says nothing new.
                 for path in hidden.remove(folder).unwrap_or_default() {
                     out.write_all(&gone(&path)?)?;
@@ -185,12 +188,12 @@ impl<R: Read> Read for Limited<R> {
 }
 
 /// A reader that writes what was read.
-struct Tee<'t, R, W> {
+struct TeeReader<'t, R, W> {
     source: R,
     target: &'t mut W,
 }
 
-impl<R: Read, W: Write> Read for Tee<'_, R, W> {
+impl<R: Read, W: Write> Read for TeeReader<'_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
         self.target.write_all(&buffer[..read])?;
@@ -238,25 +241,31 @@ mod tests {
         let marked = archive(&["a", "b/.wh..wh..opq", ".wh.x"]);
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("memory");
         let two = [zstd(&plain[..700]), zstd(&plain[700..])].concat();
-        for (layer, packing, opaque) in [
-            (plain.clone(), Packing::None, None),
-            (gzip(&plain), Packing::Gzip, None),
+        for (layer, compression, opaque) in [
+            (plain.clone(), Compression::None, None),
+            (gzip(&plain), Compression::Gzip, None),
             (
                 [gzip(&plain[..700]), gzip(&plain[700..])].concat(),
-                Packing::Gzip,
+                Compression::Gzip,
                 None,
             ),
-            (gzip(&marked), Packing::Gzip, Some(&b"b"[..])),
-            (zstd(&plain), Packing::Zstd, None),
-            (two, Packing::Zstd, None),
-            (zstd(&marked), Packing::Zstd, Some(b"b")),
+            (gzip(&marked), Compression::Gzip, Some(&b"b"[..])),
+            (zstd(&plain), Compression::Zstd, None),
+            (two, Compression::Zstd, None),
+            (zstd(&marked), Compression::Zstd, Some(b"b")),
         ] {
             let mut written = Vec::new();
             let found = scan(&*layer, &mut written).expect("a layer");
             let opaque: BTreeSet<Vec<u8>> = opaque.map(<[u8]>::to_vec).into_iter().collect();
-            assert_eq!(found, Found { packing, opaque });
-            assert_eq!(written.is_empty(), packing == Packing::Gzip);
-            if packing != Packing::Gzip {
+            assert_eq!(
+                found,
+                LayerScan {
+                    compression,
+                    opaque
+                }
+            );
+            assert_eq!(written.is_empty(), compression == Compression::Gzip);
+            if compression != Compression::Gzip {
                 assert_eq!(names(&written), names(&layer));
             }
         }

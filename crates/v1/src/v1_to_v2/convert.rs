@@ -6,17 +6,17 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::ask::wrong;
+use super::queries::wrong;
 use super::layer::{LayerError, examined};
-use super::{Side, preparation};
+use super::{V1Repository, preparation};
 use crate::Registries;
-use crate::records::{ConvertedRecords, ImageRecords, KnownImage, Made, MadeKind};
+use crate::records::{ConvertedRecords, ImageRecords, SourceImage, ConvertedManifest, ConvertedKind};
 use mirror::{MirrorError, unix_seconds};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
-use oci::v1_to_v2::{self, Converted, Image, Layer};
+use oci::v1_to_v2::{self, ConvertedImage, ChainEntry, ConvertedLayer};
 use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, warn_degraded};
 use upstream::UpstreamError;
 
@@ -24,15 +24,15 @@ use upstream::UpstreamError;
 const AT_ONCE: usize = 3;
 
 /// An image and what is known of it.
-pub(super) type Link = (ImageId, KnownImage);
+pub(super) type ChainLink = (ImageId, SourceImage);
 
 impl Registries {
     /// Makes an image one of v2, unless that was done before.
     pub(super) async fn convert(
         self: Arc<Self>,
-        side: Side,
+        side: V1Repository,
         top: ImageId,
-    ) -> Result<Made, MirrorError> {
+    ) -> Result<ConvertedManifest, MirrorError> {
         let failed = &self.conversions.failed;
         let key = (side.registry.clone(), top.clone());
         if let Some(error) = failed.get(&key) {
@@ -56,7 +56,7 @@ impl Registries {
         converted
     }
 
-    async fn convert_now(self: Arc<Self>, side: &Side, top: &ImageId) -> Result<Made, MirrorError> {
+    async fn convert_now(self: Arc<Self>, side: &V1Repository, top: &ImageId) -> Result<ConvertedManifest, MirrorError> {
         let mut chain = side.ancestry(&self, top).await?;
         chain.reverse();
         let parents = std::iter::once(None).chain(chain.iter().cloned().map(Some));
@@ -65,29 +65,29 @@ impl Registries {
             let (shared, side) = (self.clone(), side.clone());
             async move {
                 let image = shared.image(side, id.clone(), parent).await?;
-                Ok::<Link, MirrorError>((id, image))
+                Ok::<ChainLink, MirrorError>((id, image))
             }
         });
-        let known: Vec<Link> = reading.buffered(AT_ONCE).try_collect().await?;
+        let known: Vec<ChainLink> = reading.buffered(AT_ONCE).try_collect().await?;
         let converted = converted(&known)?;
         self.keep_converted(&side.registry, &known, &converted)
             .await;
-        let made = Made {
+        let made = ConvertedManifest {
             manifest: converted.manifest_digest,
             size: converted.manifest.len() as u64,
         };
         let conversions = ConvertedRecords::of(&self.store);
-        conversions.keep_made(&side.registry, top, made).await;
+        conversions.store_manifest(&side.registry, top, made).await;
         Ok(made)
     }
 
     /// An image, read from the registry where it was not before.
     async fn image(
         self: Arc<Self>,
-        side: Side,
+        side: V1Repository,
         id: ImageId,
         parent: Option<ImageId>,
-    ) -> Result<KnownImage, MirrorError> {
+    ) -> Result<SourceImage, MirrorError> {
         let known = self.known_image(&side.registry, &id).await;
         if let Some(known) = known.filter(|known| known.parent == parent) {
             return Ok(known);
@@ -101,10 +101,10 @@ impl Registries {
 
     async fn read_image(
         self: Arc<Self>,
-        side: Side,
+        side: V1Repository,
         id: ImageId,
         parent: Option<ImageId>,
-    ) -> Result<KnownImage, MirrorError> {
+    ) -> Result<SourceImage, MirrorError> {
         if let Some(known) = self.known_image(&side.registry, &id).await {
             return Ok(known);
         }
@@ -113,23 +113,23 @@ impl Registries {
         v1_to_v2::description(said.json.as_bytes(), &id, parent.as_ref())
             .map_err(|_| wrong("its description of an image is another's"))?;
         let layer = self.read_layer(&side, &id, said.size).await?;
-        let image = KnownImage {
+        let image = SourceImage {
             parent,
             json: said.json,
             layer,
         };
         let conversions = ConvertedRecords::of(&self.store);
-        conversions.keep_image(&side.registry, &id, &image).await;
+        conversions.store_image(&side.registry, &id, &image).await;
         Ok(image)
     }
 
     /// Fetches a layer of `expected` bytes, where that was said, and sees what it is.
     async fn read_layer(
         &self,
-        side: &Side,
+        side: &V1Repository,
         id: &ImageId,
         expected: Option<u64>,
-    ) -> Result<Layer, MirrorError> {
+    ) -> Result<ConvertedLayer, MirrorError> {
         let slot = self.conversions.slots.acquire().await;
         let _slot = slot.map_err(|_| MirrorError::Internal)?;
         let kept = side.layer(self, id).await?;
@@ -149,7 +149,7 @@ impl Registries {
         &self,
         registry: &Registry,
         id: &ImageId,
-    ) -> Option<KnownImage> {
+    ) -> Option<SourceImage> {
         let known = ConvertedRecords::of(&self.store).image(registry, id).await;
         known.unwrap_or_else(|error| {
             warn_degraded("a converted image cannot be read", &error);
@@ -158,7 +158,7 @@ impl Registries {
     }
 
     /// An image and those that it is made on, root first, as far as they were read; `None` where one was not.
-    pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<Link>> {
+    pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<ChainLink>> {
         let mut seen = HashSet::new();
         let mut links = Vec::new();
         let mut next = Some(top.clone());
@@ -177,17 +177,17 @@ impl Registries {
     }
 
     /// Keeps what an image became, and of what each digest is.
-    async fn keep_converted(&self, registry: &Registry, chain: &[Link], converted: &Converted) {
+    async fn keep_converted(&self, registry: &Registry, chain: &[ChainLink], converted: &ConvertedImage) {
         let Some((top, _)) = chain.last() else { return };
         let conversions = ConvertedRecords::of(&self.store);
         let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);
-        let made = layers.map(|(id, image)| (image.layer.digest, MadeKind::Layer, id));
+        let made = layers.map(|(id, image)| (image.layer.digest, ConvertedKind::Layer, id));
         let made = made.chain([
-            (converted.config_digest, MadeKind::Config, top),
-            (converted.manifest_digest, MadeKind::Manifest, top),
+            (converted.config_digest, ConvertedKind::Config, top),
+            (converted.manifest_digest, ConvertedKind::Manifest, top),
         ]);
         for (digest, kind, id) in made {
-            let kept = conversions.keep_made_of(registry, &digest, kind, id).await;
+            let kept = conversions.add_origin(registry, &digest, kind, id).await;
             kept.unwrap_or_else(|error| warn_degraded("a conversion cannot be noted", &error));
         }
         self.contents
@@ -216,7 +216,7 @@ impl Registries {
             size: Some(size),
         };
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
-            let Layer { digest, size, .. } = image.layer;
+            let ConvertedLayer { digest, size, .. } = image.layer;
             let question = records.ask(&BlobKey::new(registry, repository, &digest));
             records.answer(&question, blob(size), Reach::Here).await;
         }
@@ -249,16 +249,16 @@ impl Registries {
 }
 
 /// What a chain becomes.
-pub(super) fn converted(chain: &[Link]) -> Result<Converted, MirrorError> {
+pub(super) fn converted(chain: &[ChainLink]) -> Result<ConvertedImage, MirrorError> {
     let mut descriptions = Vec::with_capacity(chain.len());
     for (id, image) in chain {
         let description = v1_to_v2::description(image.json.as_bytes(), id, image.parent.as_ref());
         descriptions.push(description.map_err(|_| MirrorError::Internal)?);
     }
-    let images: Vec<Image<'_>> = descriptions
+    let images: Vec<ChainEntry<'_>> = descriptions
         .iter()
         .zip(chain)
-        .map(|(description, (_, image))| Image {
+        .map(|(description, (_, image))| ChainEntry {
             description,
             layer: image.layer,
         })

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::Side;
+use super::V1Repository;
 use crate::Registries;
 use crate::cached::V1Answer;
-use crate::layer::KeptLayer;
+use crate::layer::StoredLayer;
 use mirror::{MirrorError, ResourceKind};
 use oci::name::Tag;
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list};
@@ -30,7 +30,7 @@ pub(super) struct Description {
     pub size: Option<u64>,
 }
 
-impl Side {
+impl V1Repository {
     /// The image that a tag of the repository stands for; `None` where there is no such tag.
     pub async fn tag(
         &self,
@@ -123,9 +123,9 @@ impl Side {
         &self,
         registries: &Registries,
         id: &ImageId,
-    ) -> Result<KeptLayer, MirrorError> {
+    ) -> Result<StoredLayer, MirrorError> {
         let whose = Some(self.repository.clone());
-        let kept = registries.layer_kept(&self.v1, whose, id).await;
+        let kept = registries.fetch_layer(&self.v1, whose, id).await;
         kept.map_err(of_image)
     }
 
@@ -136,7 +136,7 @@ impl Side {
         which: Part,
     ) -> Result<V1Answer, MirrorError> {
         let whose = Some(self.repository.clone());
-        let asked = registries.v1_part(&self.v1, whose, id, which);
+        let asked = registries.image_part(&self.v1, whose, id, which);
         let asked = tokio::time::timeout(QUESTION, asked).await;
         let late = |_| Err(MirrorError::timed_out());
         asked.unwrap_or_else(late).map_err(of_image)
@@ -156,7 +156,7 @@ impl Side {
     }
 
     async fn anew(&self, registries: &Registries, what: Endpoint) -> Result<V1Answer, MirrorError> {
-        let asked = registries.v1_anew(&self.v1, Some(self.repository.clone()), what);
+        let asked = registries.fetch_body(&self.v1, Some(self.repository.clone()), what);
         let asked = tokio::time::timeout(QUESTION, asked).await;
         asked
             .unwrap_or_else(|_| Err(MirrorError::timed_out()))

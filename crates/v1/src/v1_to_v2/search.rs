@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
-use super::ask::wrong;
+use super::queries::wrong;
 use crate::{Registries, v1_list};
 use mirror::{MirrorError, RequestBudget, ResourceKind};
 use oci::name::{Registry, Repository};
@@ -45,7 +45,7 @@ impl Registries {
         registry: &Registry,
         budget: &mut RequestBudget,
     ) -> Result<Option<Arc<BTreeSet<Repository>>>, MirrorError> {
-        let Some(v1) = self.bridging(registry) else {
+        let Some(v1) = self.bridged_origin(registry) else {
             return Ok(None);
         };
         let known = &self.conversions.listed;
@@ -63,7 +63,7 @@ impl Registries {
             scope: String::new(),
             body: None,
         };
-        let asked = v1.of_index().pass_v1(passing, None).await;
+        let asked = v1.index_server().pass_v1(passing, None).await;
         let mut passed = asked.map_err(refused)?;
         match passed.status {
             StatusCode::OK => {}

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::layer::{opened, repacked};
-use crate::layer_source::Layer;
+use crate::layer_source::LayerSource;
 use mirror::{DigestCheck, ForeignSource, StoredBlob};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
@@ -22,8 +22,8 @@ const UNPACKABLE: &str = "a layer cannot be packed as it was";
 
 /// A layer of the v1 API, and how long its blob is.
 #[derive(Debug)]
-pub(super) struct Packed {
-    pub layer: Arc<Layer>,
+pub(super) struct RepackedLayer {
+    pub layer: Arc<LayerSource>,
     /// Of the blob.
     pub digest: Digest,
     /// Of the blob, in bytes.
@@ -34,7 +34,7 @@ pub(super) struct Packed {
 
 type Piece = Result<Bytes, UpstreamError>;
 
-impl Packed {
+impl RepackedLayer {
     /// The layer as the v1 side has it, if it is in the store.
     async fn stored(&self) -> Option<Blob> {
         let digest = self.layer.known_digest().await?;
@@ -68,7 +68,7 @@ impl Packed {
     }
 }
 
-impl ForeignSource for Packed {
+impl ForeignSource for RepackedLayer {
     fn registry(&self) -> &Registry {
         self.layer.registry()
     }
