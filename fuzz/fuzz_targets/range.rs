@@ -4,9 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use oci::byteranges::Byteranges;
-use oci::range::{
-    MAX_RANGES, PART_OVERHEAD, RangeSpec, Selection, Span, if_none_match, if_range, parse, select,
-};
+use oci::conditional::{if_none_match, if_range};
+use oci::range::{MAX_RANGES, PART_OVERHEAD, RangeSpec, Selection, Span, parse, select};
 
 fuzz_target!(|text: &str| {
     let (size, header) = text.split_once(' ').unwrap_or(("1000", text));

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use oci::digest::{Algorithm, Digest};
-use oci::v2_to_v1::{ImageManifest, ClientPlatform, chain, choose, top_id};
+use oci::v2_to_v1::{ClientPlatform, ImageManifest, chain, choose, top_id};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {

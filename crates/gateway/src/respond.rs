@@ -15,6 +15,7 @@ use super::{request_body, send};
 use mirror::{BlobAnswer, BlobHead, ManifestAnswer, PageAnswer, Stale};
 use oci::byteranges::{Byteranges, PART_TYPE};
 use oci::cache_status::CacheStatus;
+use oci::conditional;
 use oci::digest::Digest;
 use oci::error::{ErrorCode, body};
 use oci::range::{self, Selection, Span};
@@ -52,7 +53,7 @@ impl RequestOptions {
     fn matches(&self, tag: &str) -> bool {
         self.if_none_match
             .as_deref()
-            .is_some_and(|header| range::if_none_match(header, tag))
+            .is_some_and(|header| conditional::if_none_match(header, tag))
     }
 
     /// What to send of a blob of `size` bytes; of one of unknown size only the whole. A Range whose
@@ -68,7 +69,7 @@ impl RequestOptions {
         let applies = self
             .if_range
             .as_deref()
-            .is_none_or(|header| range::if_range(header, tag));
+            .is_none_or(|header| conditional::if_range(header, tag));
         let ranges = self
             .range
             .as_deref()

@@ -10,6 +10,7 @@ pub mod byteranges;
 pub mod cache_status;
 pub mod challenge;
 pub mod client;
+pub mod conditional;
 pub mod credential;
 pub mod digest;
 pub mod error;

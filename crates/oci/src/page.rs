@@ -51,33 +51,46 @@ pub fn selection(resource: &Resource, query: &Query) -> Result<Query, PageError>
     Ok(selected)
 }
 
-/// A `Link` to a next page that cannot be asked for.
+/// A `Link` to a next page that cannot be requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its next page cannot be asked for")]
+#[error("its next page cannot be requested")]
 pub struct NextPageError;
 
-/// What to ask for the next page of `resource` with, as the lines of `Link` say; `None` where this is the last
-/// page. Where a link leads beside that is not ours to follow.
+/// The query that requests the next page of `resource`, from the lines of `Link`; `None` if this is the last
+/// page.
 ///
 /// # Errors
-/// [`NextPageError`] where there is a next page, but nothing in its link that says where it begins: without that
-/// the list would look whole, or never end.
+/// [`NextPageError`] if there is a next page, but no cursor in its link: without one the list would look
+/// complete, or never end.
 pub fn next<'a>(
     resource: &Resource,
+    links: impl IntoIterator<Item = &'a str>,
+) -> Result<Option<Query>, NextPageError> {
+    let Some(query) = next_query(links)? else {
+        return Ok(None);
+    };
+    let selected = selection(resource, &query).map_err(|_| NextPageError)?;
+    let begins = CURSORS.iter().any(|key| selected.value(key).is_some());
+    begins.then_some(Some(selected)).ok_or(NextPageError)
+}
+
+/// The whole query of the link to the next page; `None` if this is the last page. Scheme, host and path of the
+/// link are ignored.
+///
+/// # Errors
+/// [`NextPageError`] if the query cannot be parsed.
+pub fn next_query<'a>(
     links: impl IntoIterator<Item = &'a str>,
 ) -> Result<Option<Query>, NextPageError> {
     let Some(url) = links.into_iter().find_map(next_url) else {
         return Ok(None);
     };
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let query = Query::parse(query).map_err(|_| NextPageError)?;
-    let selected = selection(resource, &query).map_err(|_| NextPageError)?;
-    let begins = CURSORS.iter().any(|key| selected.value(key).is_some());
-    begins.then_some(Some(selected)).ok_or(NextPageError)
+    Query::parse(query).map(Some).map_err(|_| NextPageError)
 }
 
 /// The target of the link with `rel="next"` in one line of `Link` (RFC 8288 §3).
-pub fn next_url(line: &str) -> Option<&str> {
+fn next_url(line: &str) -> Option<&str> {
     let mut rest = line;
     loop {
         let (url, parameters) = rest.split_once('<')?.1.split_once('>')?;

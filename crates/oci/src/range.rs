@@ -1,5 +1,4 @@
-//! Byte ranges and conditional requests (RFC 9110 §13 and §14), as far as one representation of a
-//! known length needs them.
+//! Byte ranges (RFC 9110 §14) of one representation of known length.
 
 /// One `range-spec` of a `Range: bytes=…` header (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,28 +161,6 @@ fn coalesce(spans: &[Span]) -> Vec<Span> {
     }
     joined.sort_by_key(|(place, _)| *place);
     joined.into_iter().map(|(_, span)| span).collect()
-}
-
-/// `If-None-Match` against a strong entity tag without quotes: weak comparison (RFC 9110 §13.1.2).
-/// A bare digest is accepted as well, since the reference implementation accepts it.
-pub fn if_none_match(header: &str, tag: &str) -> bool {
-    header.split(',').map(str::trim).any(|candidate| {
-        let candidate = candidate.strip_prefix("W/").unwrap_or(candidate);
-        candidate == "*" || unquote(candidate) == tag
-    })
-}
-
-/// `If-Range` against a strong entity tag without quotes: strong comparison (RFC 9110 §13.1.5). A date
-/// never matches, since nothing here has a modification date.
-pub fn if_range(header: &str, tag: &str) -> bool {
-    let header = header.trim();
-    header.len() > 2 && header.starts_with('"') && unquote(header) == tag
-}
-
-fn unquote(text: &str) -> &str {
-    text.strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -380,30 +357,6 @@ mod tests {
         #[test]
         fn any_header_is_read(header in "\\PC{0,40}|bytes=[0-9, -]{0,60}", size: u64) {
             let _ = select(parse(&header).as_deref(), size);
-        }
-    }
-
-    #[test]
-    fn conditions() {
-        for (header, matches) in [
-            ("\"sha256:a\"", true),
-            ("W/\"sha256:a\"", true),
-            ("sha256:a", true),
-            ("\"x\", \"sha256:a\"", true),
-            ("*", true),
-            ("\"sha256:b\"", false),
-            ("", false),
-        ] {
-            assert_eq!(if_none_match(header, "sha256:a"), matches, "{header}");
-        }
-        for (header, matches) in [
-            ("\"sha256:a\"", true),
-            ("W/\"sha256:a\"", false),
-            ("sha256:a", false),
-            ("Thu, 01 Jan 1970 00:00:00 GMT", false),
-            ("\"", false),
-        ] {
-            assert_eq!(if_range(header, "sha256:a"), matches, "{header}");
         }
     }
 }

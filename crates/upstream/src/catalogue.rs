@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::transport::{AuthSource, Whole};
 use super::{MAX_PAGE, Upstream, UpstreamError};
-use oci::page::next_url;
+use oci::page::next_query;
 use oci::v2::Query;
 
 /// A page of names, as they were written.
@@ -41,9 +41,7 @@ impl Upstream {
         let body: Body = serde_json::from_slice(&bytes)
             .map_err(|_| UpstreamError::Protocol("its catalogue cannot be read"))?;
         let links = headers.get_all(header::LINK).iter();
-        let next = links
-            .filter_map(|link| link.to_str().ok())
-            .find_map(next_query);
+        let next = next_page(links.filter_map(|link| link.to_str().ok()));
         Ok(CataloguePage {
             names: body.repositories.unwrap_or_default(),
             next,
@@ -51,9 +49,10 @@ impl Upstream {
     }
 }
 
-/// The query of a `Link` to the next page. Where it leads beside that is not ours to follow.
-fn next_query(link: &str) -> Option<Query> {
-    Query::parse(next_url(link)?.split_once('?')?.1).ok()
+/// The query of the next page. A link without a query that can be used ends the list.
+fn next_page<'a>(links: impl Iterator<Item = &'a str>) -> Option<Query> {
+    let query = next_query(links).ok()??;
+    (!query.is_empty()).then_some(query)
 }
 
 #[cfg(test)]
@@ -75,7 +74,7 @@ mod tests {
             ("</v2/_catalog>; rel=\"next\"", None),
             ("garbage", None),
         ] {
-            let found = next_query(link).map(|query| query.render());
+            let found = next_page([link].into_iter()).map(|query| query.render());
             assert_eq!(found.as_deref(), next, "{link}");
         }
     }
