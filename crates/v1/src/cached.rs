@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::registry::{Claim, MAX_LIST, V1Origin, store_token};
 use super::{Registries, V1};
-use crate::records::{BodyRecords, BodyPointer};
+use crate::records::{BodyPointer, BodyRecords};
 use access::Permit;
 use mirror::{
     Freshness, KnownAnswer, MirrorError, ResourceKind, Stale, UNCACHED_DEADLINE, WaitLimits,
@@ -218,7 +218,8 @@ impl V1 {
         what: Endpoint,
         known: Option<Arc<BodyPointer>>,
     ) -> Result<V1Answer, MirrorError> {
-        let age = |known: &BodyPointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
+        let age =
+            |known: &BodyPointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
         let usable = match known.as_ref().and_then(|known| Some((known, age(known)?))) {
             Some((known, age)) => {
                 let answer = self.registries.stored_body(known).await;

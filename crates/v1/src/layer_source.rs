@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::registry::V1Origin;
-use crate::records::{BodyRecords, BodyPointer};
+use crate::records::{BodyPointer, BodyRecords};
 use mirror::{DigestCheck, FillKey, ForeignSource, unix_seconds};
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
@@ -64,7 +64,10 @@ impl LayerSource {
         let part = part.filter(|part| offset > 0 || Some(part.end) != total);
         let upstream = &self.origin.upstream;
         let ask = |token| upstream.v1_layer(&path, token, part, self.size);
-        let body = self.origin.with_token(self.repository.as_ref(), ask).await?;
+        let body = self
+            .origin
+            .with_token(self.repository.as_ref(), ask)
+            .await?;
         let is_other = |total| self.size.is_some_and(|size| size != total);
         if self.digest.is_some() && body.total.is_some_and(is_other) {
             return Err(UpstreamError::Protocol("a layer is not as long as it was"));

@@ -6,17 +6,19 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::queries::wrong;
 use super::layer::{LayerError, examined};
+use super::queries::wrong;
 use super::{V1Repository, preparation};
 use crate::Registries;
-use crate::records::{ConvertedRecords, ImageRecords, SourceImage, ConvertedManifest, ConvertedKind};
+use crate::records::{
+    ConvertedKind, ConvertedManifest, ConvertedRecords, ImageRecords, SourceImage,
+};
 use mirror::{MirrorError, unix_seconds};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
-use oci::v1_to_v2::{self, ConvertedImage, ChainEntry, ConvertedLayer};
+use oci::v1_to_v2::{self, ChainEntry, ConvertedImage, ConvertedLayer};
 use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, warn_degraded};
 use upstream::UpstreamError;
 
@@ -56,7 +58,11 @@ impl Registries {
         converted
     }
 
-    async fn convert_now(self: Arc<Self>, side: &V1Repository, top: &ImageId) -> Result<ConvertedManifest, MirrorError> {
+    async fn convert_now(
+        self: Arc<Self>,
+        side: &V1Repository,
+        top: &ImageId,
+    ) -> Result<ConvertedManifest, MirrorError> {
         let mut chain = side.ancestry(&self, top).await?;
         chain.reverse();
         let parents = std::iter::once(None).chain(chain.iter().cloned().map(Some));
@@ -177,7 +183,12 @@ impl Registries {
     }
 
     /// Keeps what an image became, and of what each digest is.
-    async fn keep_converted(&self, registry: &Registry, chain: &[ChainLink], converted: &ConvertedImage) {
+    async fn keep_converted(
+        &self,
+        registry: &Registry,
+        chain: &[ChainLink],
+        converted: &ConvertedImage,
+    ) {
         let Some((top, _)) = chain.last() else { return };
         let conversions = ConvertedRecords::of(&self.store);
         let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);

@@ -7,12 +7,12 @@
 //! stands on it. Layers are read as those of clients of v1 are, and kept for them as well; those that are evicted
 //! come again by fills like any blob. Everything else is made anew from what is known of them.
 
-mod queries;
+mod convert;
 mod gzip;
 mod layer;
-mod search;
+mod queries;
 mod repack;
-mod convert;
+mod search;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,9 @@ use tokio::sync::Semaphore;
 use super::layer_source::LayerSource;
 use super::registry::V1Origin;
 use super::{Registries, layer as v1_layer};
-use crate::records::{ConvertedRecords, ImageRecords, SourceImage, ConvertedManifest, ConvertedKind};
+use crate::records::{
+    ConvertedKind, ConvertedManifest, ConvertedRecords, ImageRecords, SourceImage,
+};
 use mirror::{
     Fallback, FallbackBlob, ForeignSource, MirrorError, Preparation, RequestBudget, Target,
     unix_seconds,
