@@ -21,6 +21,7 @@ use mirror::{self, Body, BodyEnd, Passed};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use oci::error::ErrorCode;
+use oci::headers::content_length;
 use oci::manifest::MAX_MANIFEST;
 use oci::page;
 use oci::schema1;
@@ -159,7 +160,7 @@ impl Gateway {
         } else if !pass_through::has_body(&method) || session.is_body_empty() {
             (None, None)
         } else {
-            let length = request_body::content_length(&session.req_header().headers);
+            let length = content_length(&session.req_header().headers);
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
@@ -264,7 +265,7 @@ impl Gateway {
             }
             Ok(None) | Err(_) => {}
         }
-        let length = request_body::content_length(&passed.headers);
+        let length = content_length(&passed.headers);
         let bodiless = matches!(
             passed.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -336,7 +337,7 @@ fn is_list(resource: &Resource) -> bool {
 fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     let kind = passed.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let is_empty = request_body::content_length(&passed.headers) == Some(0);
+    let is_empty = content_length(&passed.headers) == Some(0);
     if is_json || is_empty || passed.status.as_u16() < 400 {
         return None;
     }

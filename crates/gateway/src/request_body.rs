@@ -8,6 +8,7 @@ use pingora_core::{Error, ErrorType, Result};
 
 use super::session::Session;
 use mirror::Feed;
+use oci::headers::content_length;
 use oci::manifest::MAX_MANIFEST;
 
 /// How long a registry may take to answer once it has the body, or to take the next piece of it.
@@ -94,13 +95,4 @@ pub async fn drain(session: &mut Session) {
 fn expects_continue(headers: &HeaderMap) -> bool {
     let expect = headers.get(header::EXPECT);
     expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
 }

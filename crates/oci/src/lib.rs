@@ -15,6 +15,7 @@ pub mod credential;
 pub mod digest;
 pub mod error;
 pub mod glob;
+pub mod headers;
 pub mod manifest;
 pub mod name;
 pub mod page;

@@ -10,12 +10,13 @@ use http::{HeaderMap, Method, StatusCode, header};
 use super::super::error_response::ErrorResponse;
 use super::super::respond::RequestOptions;
 use super::super::session::Session;
-use super::super::{Gateway, request_body, send};
+use super::super::{Gateway, send};
 use super::route::ImageRequest;
 use super::{Failed, respond};
 use ::v1::{Claim, V1Pass};
 use mirror::Passed;
 use oci::cache_status::{CacheStatus, Forward};
+use oci::headers::content_length;
 use oci::range::{self, Selection, Span};
 
 impl Gateway {
@@ -111,7 +112,7 @@ impl Gateway {
             span,
             size,
         } = part;
-        let length = request_body::content_length(&passed.headers);
+        let length = content_length(&passed.headers);
         let is = |expected: u64| length.is_none_or(|length| length == expected);
         let skip = match (passed.status, upstream) {
             (StatusCode::PARTIAL_CONTENT, UpstreamRange::Part(upstream)) if is(upstream.len()) => {

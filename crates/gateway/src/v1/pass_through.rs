@@ -18,6 +18,7 @@ use ::v1::{Claim, V1Pass};
 use access::{Action, Login, Permit, V1Access};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
 use oci::cache_status::{CacheStatus, Forward};
+use oci::headers::content_length;
 use oci::name::Registry;
 use oci::v1::{Part, Resource, ids_in_list, ids_of_tags};
 use oci::v2;
@@ -188,7 +189,7 @@ impl Gateway {
             (None, None)
         } else {
             request_body::send_continue(session).await?;
-            let length = request_body::content_length(&session.req_header().headers);
+            let length = content_length(&session.req_header().headers);
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
@@ -262,7 +263,7 @@ impl Gateway {
         mut response: Response,
         passed: Passed,
     ) -> Result<(), Failed> {
-        let length = request_body::content_length(&passed.headers);
+        let length = content_length(&passed.headers);
         let head = session.req_header().method == Method::HEAD;
         let bodiless = head || passed.status == StatusCode::NO_CONTENT;
         if bodiless || length == Some(0) {
