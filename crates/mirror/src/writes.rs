@@ -22,7 +22,7 @@ use oci::manifest::AcceptClass;
 use oci::name::{Reference, Repository, Tag};
 use oci::v2::{Endpoint, Resource};
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Question, TagKey};
-use upstream::{Manifest, ManifestHead, Passing};
+use upstream::{BODY_HEADERS_TIMEOUT, Manifest, ManifestHead, OnClosedConnection, Passing};
 
 /// A request for something of the permit's repository.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ impl Mirror {
             target,
             headers: pass.headers,
             scope,
+            read_timeout: BODY_HEADERS_TIMEOUT,
+            on_closed_connection: OnClosedConnection::Fail,
             body: pass.body,
         };
         let passed = async { origin.v2()?.pass(passing).await };

@@ -15,6 +15,7 @@ use super::UpstreamError;
 use super::account::{Credentials, Login};
 use super::addresses::RedirectPolicy;
 use super::clients::Clients;
+use super::response::read_body;
 use oci::challenge::{self, Challenge};
 use runtime::single_flight::SingleFlight;
 
@@ -132,7 +133,7 @@ impl Auth {
         }
     }
 
-    /// The account, for who asks for none and takes it all the same: registries of the v1 API.
+    /// The account, for servers that want it without a challenge.
     ///
     /// # Errors
     /// When a credential helper does not tell it.
@@ -316,8 +317,7 @@ impl Shared {
         if !response.status().is_success() {
             return Err(UpstreamError::of(response.status(), response.headers()));
         }
-        let body =
-            tokio::time::timeout(TOKEN_TIMEOUT, super::transport::body(response, MAX_TOKEN)).await;
+        let body = tokio::time::timeout(TOKEN_TIMEOUT, read_body(response, MAX_TOKEN)).await;
         parse_token(&body.map_err(|_| UpstreamError::Timeout)??, asked_at)
     }
 

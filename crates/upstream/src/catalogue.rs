@@ -3,8 +3,8 @@
 use http::{Method, header};
 use serde::Deserialize;
 
-use super::transport::{AuthSource, Whole};
-use super::{MAX_PAGE, Upstream, UpstreamError};
+use super::request::AuthSource;
+use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page::next_query;
 use oci::v2::Query;
 
@@ -33,11 +33,11 @@ impl Upstream {
         anonymous: bool,
     ) -> Result<CataloguePage, UpstreamError> {
         let path = format!("/v2/_catalog{}", query.render());
-        let mut ask = self.ask_for(Method::GET, path, "registry:catalog:*".to_owned());
+        let mut request = self.request(Method::GET, path, "registry:catalog:*".to_owned());
         if anonymous {
-            ask.auth = AuthSource::Anonymous;
+            request.auth = AuthSource::Anonymous;
         }
-        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
+        let WholeResponse { headers, bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
         let body: Body = serde_json::from_slice(&bytes)
             .map_err(|_| UpstreamError::Protocol("its catalogue cannot be read"))?;
         let links = headers.get_all(header::LINK).iter();

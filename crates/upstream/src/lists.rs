@@ -4,8 +4,7 @@ use bytes::Bytes;
 use http::{Method, header};
 
 use super::limits::Kind;
-use super::transport::Whole;
-use super::{MAX_PAGE, Upstream, UpstreamError};
+use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page;
 use oci::v2::{Endpoint, Query, Resource};
 
@@ -27,11 +26,11 @@ impl Upstream {
     /// What the upstream said, or why it could not be asked.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
-        let mut ask = self.ask(Method::GET, path, &endpoint.repository);
+        let mut request = self.pull(Method::GET, path, &endpoint.repository);
         if let Resource::Referrers(_) = endpoint.resource {
-            ask.kind = Kind::Referrers;
+            request.kind = Kind::Referrers;
         }
-        let Whole { headers, bytes, .. } = self.whole(ask, MAX_PAGE).await?;
+        let WholeResponse { headers, bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
         let links = headers.get_all(header::LINK).iter();
         let links = links.filter_map(|link| link.to_str().ok());
         let next = page::next(&endpoint.resource, links)

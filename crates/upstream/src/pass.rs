@@ -13,8 +13,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::limits::Kind;
-use super::transport::AuthSource;
-use super::{BODY_HEADERS, BodyEnd, QUESTION, Upstream, UpstreamError};
+use super::request::AuthSource;
+use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
 /// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
 /// it says so.
@@ -29,8 +29,20 @@ pub struct Passing {
     pub headers: HeaderMap,
     /// What a token must allow: `repository:<name>:pull,push`.
     pub scope: String,
+    /// How long a GET or HEAD may take to be answered.
+    pub read_timeout: Duration,
+    pub on_closed_connection: OnClosedConnection,
     /// Absent where the request has none.
     pub body: Option<Body>,
+}
+
+/// What follows when the connection of a request without a body closes before the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnClosedConnection {
+    Fail,
+    /// A GET or HEAD is sent again, once: the server closes idle connections so soon that a request may meet one that is
+    /// just being closed.
+    ResendReads,
 }
 
 /// What an upstream answered, body to follow.
@@ -159,11 +171,12 @@ impl HttpBody for Body {
 }
 
 impl Upstream {
-    /// Passes a request on. The statuses of the upstream are no errors, save a refused login.
+    /// Passes a request through. The upstream's statuses are no errors, except a refused login.
     ///
     /// # Errors
-    /// Why it could not be asked; [`UpstreamError::Denied`] where it refuses our account.
-    pub async fn pass(&self, passing: Passing) -> Result<Passed, UpstreamError> {
+    /// [`UpstreamError::Denied`] where it refuses the account, [`UpstreamError::Challenged`] where it refuses the client's
+    /// login; any other failure to get a response.
+    pub async fn pass(&self, mut passing: Passing) -> Result<Passed, UpstreamError> {
         let transport = &self.transport;
         if transport.absent {
             return Err(UpstreamError::NotFound);
@@ -175,59 +188,83 @@ impl Upstream {
             .origin
             .join(&passing.target)
             .map_err(|_| UpstreamError::Unsendable)?;
-        let within = answer_timeout(&passing.method, BODY_HEADERS);
-        let scope = Some(passing.scope.as_str());
-        let theirs = matches!(self.auth, AuthSource::Caller(_));
-        let authorization = if let AuthSource::Caller(authorization) = &self.auth {
-            authorization.clone()
-        } else {
-            self.learn_login().await?;
-            transport.auth.authorization(scope, false).await?
-        };
-        let request = |authorization: Option<HeaderValue>| {
+        let authorization = self.pass_authorization(&passing.scope).await?;
+        let body = passing.body.take();
+        let request = |authorization: Option<&HeaderValue>| {
             let request = client
                 .request(passing.method.clone(), url.clone())
                 .headers(passing.headers.clone());
             match authorization {
-                Some(value) => request.header(header::AUTHORIZATION, value),
+                Some(value) => request.header(header::AUTHORIZATION, value.clone()),
                 None => request,
             }
         };
-        let response = if let Some(body) = passing.body {
-            // Whoever feeds the body bounds the time.
-            let request = request(authorization).body(reqwest::Body::wrap(body));
-            request.send().await.map_err(UpstreamError::from)
-        } else {
-            let first = answered(request(authorization.clone()), within).await;
-            match first {
-                Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && !theirs => {
-                    let (challenges, sent) = (refused.headers(), authorization.as_ref());
-                    match transport
-                        .auth
-                        .answer(challenges, scope, sent, false)
-                        .await?
-                    {
-                        Some(answer) => answered(request(Some(answer)), within).await,
-                        None => Ok(refused),
-                    }
-                }
-                first => first,
+        let sent = authorization.as_ref();
+        let response = match body {
+            // The body's sender bounds the time.
+            Some(body) => {
+                let request = request(sent).body(reqwest::Body::wrap(body));
+                request.send().await.map_err(UpstreamError::from)
             }
+            None => self.pass_bodiless(&passing, sent, request).await?,
         };
         transport.passed(&client, &response, began);
         let code = response.as_ref().ok().map(|got| got.status().as_u16());
         transport.counted.request("pass", code);
         let response = response?;
-        if response.status() == StatusCode::UNAUTHORIZED && theirs {
-            return Err(UpstreamError::of_caller(
-                response.status(),
-                response.headers(),
-            ));
+        match (response.status(), &self.auth) {
+            (status @ StatusCode::UNAUTHORIZED, AuthSource::Caller(_)) => {
+                Err(UpstreamError::of_caller(status, response.headers()))
+            }
+            (status @ StatusCode::UNAUTHORIZED, _) => Err(UpstreamError::Denied(status)),
+            _ => Ok(Passed::from(response)),
         }
-        if response.status() == StatusCode::UNAUTHORIZED {
-            return Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED));
+    }
+
+    /// Sends a request without a body; once more after a challenge, or a closed connection where that is asked for. The
+    /// outer error is that of the login.
+    async fn pass_bodiless(
+        &self,
+        passing: &Passing,
+        sent: Option<&HeaderValue>,
+        request: impl Fn(Option<&HeaderValue>) -> reqwest::RequestBuilder,
+    ) -> Result<Result<reqwest::Response, UpstreamError>, UpstreamError> {
+        let is_read = matches!(passing.method, Method::GET | Method::HEAD);
+        let timeout = if is_read {
+            passing.read_timeout
+        } else {
+            ANSWER
+        };
+        let resends = is_read && passing.on_closed_connection == OnClosedConnection::ResendReads;
+        let challenged = matches!(self.auth, AuthSource::Gateway | AuthSource::Anonymous);
+        match answered(request(sent), timeout).await {
+            Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && challenged => {
+                let (auth, scope) = (&self.transport.auth, Some(passing.scope.as_str()));
+                let answer = auth.answer(refused.headers(), scope, sent, false).await?;
+                Ok(match answer {
+                    Some(answer) => answered(request(Some(&answer)), timeout).await,
+                    None => Ok(refused),
+                })
+            }
+            Err(UpstreamError::Network(error)) if resends && !error.is_connect() => {
+                Ok(answered(request(sent), timeout).await)
+            }
+            first => Ok(first),
         }
-        Ok(Passed::from(response))
+    }
+
+    /// The `Authorization` to pass a request through with. The login must be known before a body's first byte.
+    async fn pass_authorization(&self, scope: &str) -> Result<Option<HeaderValue>, UpstreamError> {
+        match &self.auth {
+            AuthSource::Caller(authorization) | AuthSource::Preemptive(authorization) => {
+                Ok(authorization.clone())
+            }
+            AuthSource::Gateway | AuthSource::Anonymous => {
+                self.learn_login().await?;
+                let auth = &self.transport.auth;
+                auth.authorization(Some(scope), false).await
+            }
+        }
     }
 }
 
@@ -245,24 +282,15 @@ impl Upstream {
             .join("/v2/")
             .map_err(|_| UpstreamError::Unsendable)?;
         let asked = self.clients.questions().get(base).send();
-        let answer = tokio::time::timeout(QUESTION, asked).await;
+        let answer = tokio::time::timeout(SHORT_TIMEOUT, asked).await;
         let answer = answer.map_err(|_| UpstreamError::Timeout)??;
         auth.learn(answer.status(), answer.headers());
         Ok(())
     }
 }
 
-/// How long an upstream may take to answer a request without a body: a read has a client that waits for its
-/// headers, everything else may move a whole layer.
-pub(super) fn answer_timeout(method: &Method, read: Duration) -> Duration {
-    match *method {
-        Method::GET | Method::HEAD => read,
-        _ => ANSWER,
-    }
-}
-
 /// Sends a request without a body.
-pub(super) async fn answered(
+async fn answered(
     request: reqwest::RequestBuilder,
     within: Duration,
 ) -> Result<reqwest::Response, UpstreamError> {

@@ -25,10 +25,10 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// `base` is what every server of the API answers: `/v2/`, `/v1/_ping`.
-    pub fn new(origin: &Url, base: &str, limits: &Arc<Limits>) -> Self {
+    /// `path` is one that every server of the API answers: `/v2/`.
+    pub fn new(origin: &Url, path: &str, limits: &Arc<Limits>) -> Self {
         let mut url = origin.clone();
-        url.set_path(base);
+        url.set_path(path);
         Self {
             url,
             limits: limits.clone(),

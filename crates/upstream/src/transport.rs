@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
@@ -16,6 +15,8 @@ use super::auth::Auth;
 use super::body_end::{BodyEnd, is_whole_json};
 use super::limits::{Kind, Limits, Subject, Suspicion};
 use super::probe::Probe;
+use super::request::{AuthSource, ContentCoding, UpstreamRequest};
+use super::response::{UpstreamResponse, WholeResponse, read_body};
 use oci::error::{self, ErrorCode};
 use telemetry::metrics;
 
@@ -28,59 +29,6 @@ const MAX_ERROR: usize = 16 << 10;
 const ATTEMPTS: u32 = 3;
 /// The longest wait before the second attempt; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-
-/// One question, which may be sent several times: it changes nothing upstream.
-#[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub method: Method,
-    /// With a slash at its beginning.
-    pub path: String,
-    pub headers: HeaderMap,
-    /// What a token must allow: `repository:<name>:pull`.
-    pub scope: String,
-    pub kind: Kind,
-    /// From the first attempt to the headers of the last one.
-    pub within: Duration,
-    pub auth: AuthSource,
-}
-
-/// Whose login goes out with a question.
-#[derive(Clone, Debug)]
-pub(super) enum AuthSource {
-    Gateway,
-    /// The account is left out.
-    Anonymous,
-    /// What a caller of ours showed, if they did, to the registry's own origin and as it is. Its answer is
-    /// theirs.
-    Caller(Option<HeaderValue>),
-    /// What a v1 registry is told, if anything: it has no challenge to learn from.
-    V1(Option<HeaderValue>),
-}
-
-impl Ask {
-    pub fn header(mut self, name: header::HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-}
-
-/// An answer, and where it came from.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub response: Response,
-    /// The host that answered in the end.
-    pub host: String,
-}
-
-/// A short answer, read to its end.
-#[derive(Debug)]
-pub(super) struct Whole {
-    pub headers: HeaderMap,
-    pub bytes: Bytes,
-    pub end: BodyEnd,
-}
 
 /// How one registry is reached.
 #[derive(Debug)]
@@ -104,14 +52,14 @@ impl Transport {
     pub async fn send(
         &self,
         client: &reqwest::Client,
-        ask: &Ask,
-    ) -> Result<Answered, UpstreamError> {
+        ask: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         if self.absent {
             return Err(UpstreamError::NotFound);
         }
         let about = self.about(ask);
         let began = Instant::now();
-        let deadline = tokio::time::Instant::from_std(began) + ask.within;
+        let deadline = tokio::time::Instant::from_std(began) + ask.timeout;
         self.probe.admit(client, ask.kind, &about).await?;
         let mut attempt = 0;
         let outcome = loop {
@@ -193,12 +141,12 @@ impl Transport {
     }
 
     /// What a question is about: itself, and what its token is for.
-    fn about(&self, ask: &Ask) -> [Subject; 2] {
+    fn about(&self, ask: &UpstreamRequest) -> [Subject; 2] {
         let login = match &ask.auth {
             AuthSource::Gateway => (0, None),
             AuthSource::Anonymous => (1, None),
             AuthSource::Caller(login) => (2, login.as_ref()),
-            AuthSource::V1(login) => (3, login.as_ref()),
+            AuthSource::Preemptive(login) => (3, login.as_ref()),
         };
         let mut headers: Vec<_> = ask.headers.iter().collect();
         headers.sort_by_key(|(name, _)| name.as_str());
@@ -222,9 +170,9 @@ impl Transport {
     pub async fn whole(
         &self,
         client: &reqwest::Client,
-        ask: &Ask,
+        ask: &UpstreamRequest,
         limit: usize,
-    ) -> Result<Whole, UpstreamError> {
+    ) -> Result<WholeResponse, UpstreamError> {
         let deadline = tokio::time::Instant::now() + WHOLE_BODY;
         let mut attempt = 0;
         loop {
@@ -232,7 +180,7 @@ impl Transport {
             let response = self.send(client, ask).await?.response;
             let headers = response.headers().clone();
             let end = BodyEnd::of(&response);
-            let read = tokio::time::timeout_at(deadline, body(response, limit)).await;
+            let read = tokio::time::timeout_at(deadline, read_body(response, limit)).await;
             let read = match read.unwrap_or(Err(UpstreamError::Timeout)) {
                 Ok(bytes) if end == BodyEnd::Connection && !is_whole_json(&bytes) => {
                     Err(UpstreamError::Cut)
@@ -241,7 +189,7 @@ impl Transport {
             };
             match read {
                 Ok(bytes) => {
-                    return Ok(Whole {
+                    return Ok(WholeResponse {
                         headers,
                         bytes,
                         end,
@@ -261,8 +209,8 @@ impl Transport {
     async fn attempt(
         &self,
         client: &reqwest::Client,
-        ask: &Ask,
-    ) -> Result<Answered, UpstreamError> {
+        ask: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let answered = self.follow(client, ask).await?;
         let status = answered.response.status();
         let elsewhere = !self.is_own(answered.response.url());
@@ -286,12 +234,9 @@ impl Transport {
             });
         }
         let coding = headers.get(header::CONTENT_ENCODING);
-        // One registry of the v1 API calls every layer gzip, whatever it is.
-        let named_so = matches!(ask.auth, AuthSource::V1(_)) && ask.path.ends_with("/layer");
         if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-            && !named_so
+            && ask.content_coding == ContentCoding::Refuse
         {
-            // What is stored is what has the digest, so no coding may come between.
             return Err(UpstreamError::Protocol(
                 "a content coding that was not asked for",
             ));
@@ -299,7 +244,11 @@ impl Transport {
         Ok(answered)
     }
 
-    async fn follow(&self, client: &reqwest::Client, ask: &Ask) -> Result<Answered, UpstreamError> {
+    async fn follow(
+        &self,
+        client: &reqwest::Client,
+        ask: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let mut url = self
             .origin
             .join(&ask.path)
@@ -313,7 +262,7 @@ impl Transport {
             };
             let Some(target) = redirect_target(&response, &url)? else {
                 let host = url.host_str().unwrap_or_default().to_owned();
-                return Ok(Answered { response, host });
+                return Ok(UpstreamResponse { response, host });
             };
             if url.scheme() == "https" && target.scheme() != "https" {
                 return Err(UpstreamError::Protocol("a redirect from https to http"));
@@ -335,7 +284,7 @@ impl Transport {
     async fn hop(
         &self,
         client: &reqwest::Client,
-        ask: &Ask,
+        ask: &UpstreamRequest,
         url: &Url,
     ) -> Result<Response, UpstreamError> {
         let scope = Some(ask.scope.as_str());
@@ -343,7 +292,7 @@ impl Transport {
         let anonymous = matches!(ask.auth, AuthSource::Anonymous);
         let sent = match &ask.auth {
             _ if !own => None,
-            AuthSource::Caller(authorization) | AuthSource::V1(authorization) => {
+            AuthSource::Caller(authorization) | AuthSource::Preemptive(authorization) => {
                 authorization.clone()
             }
             AuthSource::Gateway | AuthSource::Anonymous => {
@@ -351,7 +300,7 @@ impl Transport {
             }
         };
         let response = self.request(client, ask, url, sent.as_ref()).await?;
-        let theirs = own && matches!(ask.auth, AuthSource::Caller(_) | AuthSource::V1(_));
+        let theirs = own && matches!(ask.auth, AuthSource::Caller(_) | AuthSource::Preemptive(_));
         if response.status() != StatusCode::UNAUTHORIZED || theirs {
             return Ok(response);
         }
@@ -372,7 +321,7 @@ impl Transport {
     async fn request(
         &self,
         client: &reqwest::Client,
-        ask: &Ask,
+        ask: &UpstreamRequest,
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, UpstreamError> {
@@ -394,7 +343,7 @@ impl Transport {
 
 /// The meaning of a 404 to a question for referrers: the repository is unknown only if it says so.
 async fn no_referrers(response: Response) -> UpstreamError {
-    let body = body(response, MAX_ERROR).await.unwrap_or_default();
+    let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
     if error::names(&body, ErrorCode::NameUnknown) {
         UpstreamError::NotFound
     } else {
@@ -416,7 +365,7 @@ fn kind(method: &Method, path: &str) -> &'static str {
 
 async fn request(
     client: &reqwest::Client,
-    ask: &Ask,
+    ask: &UpstreamRequest,
     url: &Url,
     authorization: Option<&HeaderValue>,
 ) -> Result<Response, UpstreamError> {
@@ -459,16 +408,4 @@ fn redirect_target(response: &Response, url: &Url) -> Result<Option<Url>, Upstre
 /// Between half of a wait and the whole of it, so that many do not come back at once.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
-/// Reads a whole body of at most `limit` bytes.
-pub(super) async fn body(mut response: Response, limit: usize) -> Result<Bytes, UpstreamError> {
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = response.chunk().await? {
-        if bytes.len() + chunk.len() > limit {
-            return Err(UpstreamError::TooLarge { limit });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
 }

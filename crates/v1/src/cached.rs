@@ -392,18 +392,18 @@ async fn ask(
     };
     if resource.is_some_and(Resource::is_served_by_index) {
         let index = origin.index.as_ref().unwrap_or(&origin.upstream);
-        let answered = index.v1_whole(path, None, MAX_LIST).await?;
+        let answered = index.whole(path, None, MAX_LIST).await?;
         if let (Some(repository), Some(_)) = (repository, &origin.index) {
             store_token(origin, repository, false, &answered.0);
         }
         return Ok(answered);
     }
-    let of_registry = |token| origin.upstream.v1_whole(path.clone(), token, MAX_LIST);
+    let of_registry = |token| origin.upstream.whole(path.clone(), token, MAX_LIST);
     let answered = origin.with_token(repository, of_registry).await;
     match (answered, &origin.index, resource) {
         // Some indexes have the tags, and their registries do not.
         (Err(refused @ UpstreamError::NotFound), Some(index), Some(_)) => {
-            let of_index = index.v1_whole(path.clone(), None, MAX_LIST).await;
+            let of_index = index.whole(path.clone(), None, MAX_LIST).await;
             of_index.map_err(|_| refused)
         }
         (answered, ..) => answered,

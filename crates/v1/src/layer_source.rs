@@ -63,7 +63,7 @@ impl LayerSource {
         let part = end.map(|end| Span { first: offset, end });
         let part = part.filter(|part| offset > 0 || Some(part.end) != total);
         let upstream = &self.origin.upstream;
-        let ask = |token| upstream.v1_layer(&path, token, part, self.size);
+        let ask = |token| upstream.layer(&path, token, part, self.size);
         let body = self
             .origin
             .with_token(self.repository.as_ref(), ask)

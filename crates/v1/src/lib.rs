@@ -5,6 +5,7 @@
 //! images by the mirror: rights, fills, freshness and links are the mirror's.
 
 mod cached;
+mod client;
 mod layer;
 mod layer_source;
 mod records;
@@ -16,8 +17,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use cached::V1Answer;
+pub use client::V1Pass;
 pub use records::{RECORDS, V1ImageRecord};
-pub use registry::{Claim, V1Pass, V1Settings, v1_list};
+pub use registry::{Claim, V1Settings, v1_list};
 pub use v2_to_v1::{BridgeError, IdScope, V1Image, V1ImageLayer};
 
 use mirror::{Contents, Mirror, MirrorError};

@@ -13,12 +13,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::V1;
+use super::client::{V1Pass, V1Upstream};
 use super::records::ImageRecords;
 use access::{Action, Open, Permit};
 use mirror::{MirrorError, Passed, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource};
-use upstream::{self, Body, BodyEnd, Passing, SetUpError, Upstream, UpstreamError, is_whole_json};
+use upstream::{self, BodyEnd, SetUpError, UpstreamError, is_whole_json};
 
 /// How long an index's token is used. Indexes do not say how long theirs are good; one that is refused is
 /// fetched anew.
@@ -54,8 +55,8 @@ pub struct V1Settings {
 pub(super) struct V1Origin {
     pub registry: Registry,
     pub mirrored: bool,
-    pub upstream: Upstream,
-    pub index: Option<Upstream>,
+    pub upstream: V1Upstream,
+    pub index: Option<V1Upstream>,
     pub tag_ttl: Duration,
     pub max_stale: Option<Duration>,
     pub stale_after: Duration,
@@ -75,8 +76,8 @@ impl V1Origin {
             let origin = Self {
                 registry: settings.registry.clone(),
                 mirrored: settings.mirrored,
-                upstream: Upstream::of_v1(settings.upstream)?,
-                index: settings.index.map(Upstream::of_v1).transpose()?,
+                upstream: V1Upstream::new(settings.upstream)?,
+                index: settings.index.map(V1Upstream::new).transpose()?,
                 tag_ttl: settings.tag_ttl,
                 max_stale: settings.max_stale,
                 stale_after: settings.stale_after,
@@ -125,17 +126,9 @@ impl V1Origin {
     }
 
     /// Where lists of images, tokens and searches are.
-    pub(super) fn index_server(&self) -> &Upstream {
+    pub(super) fn index_server(&self) -> &V1Upstream {
         self.index.as_ref().unwrap_or(&self.upstream)
     }
-}
-
-/// What a request carries beside its target.
-#[derive(Debug)]
-pub struct V1Pass {
-    pub method: Method,
-    pub headers: HeaderMap,
-    pub body: Option<Body>,
 }
 
 /// The right that an image is asked for with.
@@ -174,14 +167,14 @@ impl V1 {
             repository: repository.clone(),
             resource: resource.clone(),
         };
-        let passing = passing(&endpoint, pass);
+        let target = endpoint.path();
         match &origin.index {
             Some(index) if resource.is_served_by_index() => {
-                let passed = index.pass_v1(passing, None).await.map_err(failed)?;
+                let passed = index.pass(target, pass, None).await.map_err(failed)?;
                 store_token(&origin, repository, writes, &passed.headers);
                 Ok(passed)
             }
-            _ => ask(&origin, Some((repository, writes)), passing).await,
+            _ => ask(&origin, Some((repository, writes)), target, pass).await,
         }
     }
 
@@ -212,7 +205,7 @@ impl V1 {
             }
         };
         let id = id.clone();
-        ask(&origin, whose, passing(&Endpoint::Image { id, part }, pass)).await
+        ask(&origin, whose, Endpoint::Image { id, part }.path(), pass).await
     }
 
     /// The length of a layer in bytes, where the registry says it.
@@ -269,15 +262,9 @@ impl V1 {
         pass: V1Pass,
     ) -> Result<Passed, MirrorError> {
         let origin = self.origin(open.registry())?;
-        let passing = Passing {
-            method: pass.method,
-            target: format!("/v1/search?{query}"),
-            headers: pass.headers,
-            scope: String::new(),
-            body: None,
-        };
+        let target = format!("/v1/search?{query}");
         let upstream = origin.index.as_ref().unwrap_or(&origin.upstream);
-        upstream.pass_v1(passing, None).await.map_err(failed)
+        upstream.pass(target, pass, None).await.map_err(failed)
     }
 
     /// These images are the permit's repository's.
@@ -313,7 +300,7 @@ impl V1 {
         servers
             .into_iter()
             .flatten()
-            .map(Upstream::origin)
+            .map(V1Upstream::origin)
             .collect()
     }
 
@@ -353,25 +340,16 @@ pub async fn v1_list(passed: &mut Passed) -> Result<Bytes, MirrorError> {
     read.unwrap_or(Err(UpstreamError::Timeout)).map_err(failed)
 }
 
-pub(super) fn passing(endpoint: &Endpoint, pass: V1Pass) -> Passing {
-    Passing {
-        method: pass.method,
-        target: endpoint.path(),
-        headers: pass.headers,
-        scope: String::new(),
-        body: pass.body,
-    }
-}
-
 /// Asks the registry, with the token that its index gave for a repository where there is an index.
 pub(super) async fn ask(
     origin: &V1Origin,
     whose: Option<(&Repository, bool)>,
-    passing: Passing,
+    target: String,
+    pass: V1Pass,
 ) -> Result<Passed, MirrorError> {
     let upstream = &origin.upstream;
     let (Some(index), Some((repository, writes))) = (&origin.index, whose) else {
-        return upstream.pass_v1(passing, None).await.map_err(failed);
+        return upstream.pass(target, pass, None).await.map_err(failed);
     };
     let key = (repository.clone(), writes);
     let kept = origin.tokens.get(&key);
@@ -384,20 +362,18 @@ pub(super) async fn ask(
             .await
             .map_err(failed)?,
     };
-    let again = (!writes && !is_new).then(|| Passing {
-        method: passing.method.clone(),
-        target: passing.target.clone(),
-        headers: passing.headers.clone(),
-        scope: String::new(),
+    let again = (!writes && !is_new).then(|| V1Pass {
+        method: pass.method.clone(),
+        headers: pass.headers.clone(),
         body: None,
     });
-    match (upstream.pass_v1(passing, token).await, again) {
+    match (upstream.pass(target.clone(), pass, token).await, again) {
         (Err(UpstreamError::Denied(StatusCode::UNAUTHORIZED)), Some(again)) => {
             origin.tokens.invalidate(&key);
             let token = read_token(origin, index, repository)
                 .await
                 .map_err(failed)?;
-            upstream.pass_v1(again, token).await.map_err(failed)
+            upstream.pass(target, again, token).await.map_err(failed)
         }
         (passed, _) => passed.map_err(failed),
     }
@@ -406,7 +382,7 @@ pub(super) async fn ask(
 /// A token for reading a repository, of the index; that of a push that is under way if it gives none.
 async fn read_token(
     origin: &V1Origin,
-    index: &Upstream,
+    index: &V1Upstream,
     repository: &Repository,
 ) -> Result<Option<HeaderValue>, UpstreamError> {
     let endpoint = Endpoint::Named {
@@ -420,7 +396,7 @@ async fn read_token(
         headers,
         body: None,
     };
-    let passed = index.pass_v1(passing(&endpoint, pass), None).await;
+    let passed = index.pass(endpoint.path(), pass, None).await;
     store_token(origin, repository, false, &passed?.headers);
     let kept = |writes| origin.tokens.get(&(repository.clone(), writes));
     Ok(kept(false).or_else(|| kept(true)))

@@ -64,7 +64,7 @@ impl RepackedLayer {
                 let _ = out.blocking_send(Err(error));
             }
         });
-        Ok(BlobBody::made(self.size, pieces))
+        Ok(BlobBody::generated(self.size, pieces))
     }
 }
 

@@ -8,11 +8,11 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
 use super::queries::wrong;
-use crate::{Registries, v1_list};
+use crate::{Registries, V1Pass, v1_list};
 use mirror::{MirrorError, RequestBudget, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::plain;
-use upstream::{Passing, UpstreamError};
+use upstream::UpstreamError;
 
 /// How long the names of the v1 side are believed, and of how many registries.
 const NAMES_FOR: Duration = Duration::from_secs(60);
@@ -56,14 +56,12 @@ impl Registries {
             return Err(MirrorError::too_sparse());
         };
         budget.0 = left;
-        let passing = Passing {
+        let pass = V1Pass {
             method: Method::GET,
-            target: "/v1/search?q=".to_owned(),
             headers: HeaderMap::new(),
-            scope: String::new(),
             body: None,
         };
-        let asked = v1.index_server().pass_v1(passing, None).await;
+        let asked = v1.index_server().pass("/v1/search?q=".to_owned(), pass, None).await;
         let mut passed = asked.map_err(refused)?;
         match passed.status {
             StatusCode::OK => {}

@@ -1,18 +1,20 @@
-//! Whether an answer is what was asked for. A success alone says little: what stands before a registry answers
-//! with pages of its own, such as one that asks for a login.
+//! Whether an anonymous client may read a resource. A success alone proves little: proxies in front of a registry answer
+//! with pages of their own, such as a login page, so the response must show the resource.
 
 use std::collections::HashMap;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 
-use super::UpstreamError;
+use super::request::AuthSource;
+use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::digest::Digest;
 use oci::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST,
+    AcceptClass, DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_INDEX,
+    OCI_MANIFEST,
 };
-use oci::name::Reference;
-use oci::v2::Resource;
+use oci::name::{Reference, Repository};
+use oci::v2::{Endpoint, Resource};
 
 const MANIFESTS: [&str; 6] = [
     DOCKER_LIST,
@@ -33,8 +35,49 @@ const BYTES: [&str; 7] = [
     "application/zip",
 ];
 
-/// What a success without the evidence is: a page that asks for a login, most likely.
-pub(super) fn of_anybody(shown: bool) -> Result<(), UpstreamError> {
+impl Upstream {
+    /// Requests something of a repository without the account: whether it is public.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Denied`] where the registry refuses, or answers with something else than the resource; any other
+    /// refusal or failure of the upstream.
+    pub async fn ask_as_anybody(
+        &self,
+        repository: &Repository,
+        resource: &Resource,
+    ) -> Result<(), UpstreamError> {
+        let method = match resource {
+            Resource::Manifest(_) | Resource::Blob(_) => Method::HEAD,
+            // Not every registry has HEAD for lists.
+            _ => Method::GET,
+        };
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: resource.clone(),
+        };
+        let accept = AcceptClass::Full.upstream_accept();
+        let mut request = self
+            .pull(method, endpoint.path(), repository)
+            .header(header::ACCEPT, accept);
+        request.auth = AuthSource::Anonymous;
+        if request.method == Method::GET {
+            let WholeResponse { bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
+            return proven(is_list(resource, &bytes));
+        }
+        let response = match self.short(request.clone()).await {
+            // Some registries have no HEAD.
+            Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
+                request.method = Method::GET;
+                self.short(request).await?
+            }
+            response => response?,
+        };
+        proven(shows(resource, response.headers()))
+    }
+}
+
+/// A success without the resource is a refusal: most likely a page that asks for a login.
+fn proven(shown: bool) -> Result<(), UpstreamError> {
     shown
         .then_some(())
         .ok_or(UpstreamError::Denied(StatusCode::UNAUTHORIZED))
@@ -45,7 +88,7 @@ pub(super) fn of_anybody(shown: bool) -> Result<(), UpstreamError> {
     clippy::zero_sized_map_values,
     reason = "the keys of an object cannot be read as a set"
 )]
-pub(super) fn is_list(resource: &Resource, body: &[u8]) -> bool {
+fn is_list(resource: &Resource, body: &[u8]) -> bool {
     let key = match resource {
         Resource::Tags => "tags",
         Resource::Referrers(_) => "manifests",
@@ -56,7 +99,7 @@ pub(super) fn is_list(resource: &Resource, body: &[u8]) -> bool {
 }
 
 /// Whether the headers of a success show the resource: by its digest, or by a media type that nothing else has.
-pub(super) fn shows(resource: &Resource, headers: &HeaderMap) -> bool {
+fn shows(resource: &Resource, headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let told = text("docker-content-digest");
     let told = told.and_then(|digest| digest.trim().parse::<Digest>().ok());
