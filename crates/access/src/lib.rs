@@ -39,7 +39,7 @@ pub use accounts::{AccountsError, load};
 pub use forwarded::ForwardedAuthorization;
 pub use htpasswd::{Account, Htpasswd, HtpasswdError, LineFault, NameError, check_name};
 pub use login::{
-    Authenticator, ChallengeError, Login, OpenError, Refused, Scheme, Settings, V1Access,
+    Authenticator, ChallengeError, DockerTokenAccess, Login, OpenError, Refused, Scheme, Settings,
     token_answer,
 };
 pub use passwd::{Changed, PasswdError, passwd};

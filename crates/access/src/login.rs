@@ -1,4 +1,4 @@
-//! Who came: `Authorization` headers judged, tokens issued, challenges written.
+//! Authentication: verifies `Authorization` headers, issues tokens, writes challenges.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,39 +8,39 @@ use std::time::{Duration, SystemTime};
 use super::accounts::{Accounts, AccountsError, Wrong};
 use super::htpasswd::Account;
 use super::scope::Scopes;
-use super::token::{Kind, Token, TokenKey, v1_token, v1_value};
+use super::token::{Token, TokenKey, TokenKind, docker_token_value, token_in_docker_value};
 use super::{Action, Actions, Caller, disk};
 use oci::authorization::Authorization;
 
-/// What `access` says of logins.
+/// The settings of authentication.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `None`: there are no accounts, and everybody is anonymous.
+    /// `None`: there are no accounts, and every client is anonymous.
     pub htpasswd: Option<PathBuf>,
-    /// What challenges call us: printable ASCII without quotes.
+    /// The realm of Basic challenges: printable ASCII without quotes.
     pub realm: String,
     pub scheme: Scheme,
-    /// `None`: made in `keys`.
+    /// `None`: read from `keys`, or created there.
     pub token_key: Option<TokenKey>,
     /// The folder of keys.
     pub keys: PathBuf,
 }
 
-/// What v2 clients are challenged with.
+/// The scheme that `/v2` challenges for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// Our `/token`.
+    /// A token from `/token`.
     Bearer,
     /// User and password with every request.
     Basic,
 }
 
-/// Why nobody can log in. All of it is the operator's to mend.
+/// Why authentication cannot be set up. Every cause is the operator's to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Accounts(#[from] AccountsError),
-    #[error("the token key in {} cannot be read or made: {source}", folder.display())]
+    #[error("cannot read or create the token key in {}: {source}", folder.display())]
     Key {
         folder: PathBuf,
         source: std::io::Error,
@@ -54,7 +54,7 @@ pub enum Refused {
     #[error("the user or the password is wrong")]
     Password,
     /// 401 with [`ChallengeError::InvalidToken`].
-    #[error("the token is not valid any more, or never was")]
+    #[error("the token is invalid or expired")]
     Token,
     /// 429 with `Retry-After`.
     #[error("too many failed logins; try again in {} seconds", retry_after.as_secs())]
@@ -69,7 +69,7 @@ impl From<Wrong> for Refused {
         match wrong {
             Wrong::Password => Self::Password,
             Wrong::SlowDown(pause) => Self::SlowDown {
-                // Rounded up: who comes back too early waits again.
+                // Rounded up: a client that retries too early would wait again.
                 retry_after: Duration::from_secs(
                     pause.as_millis().div_ceil(1000).try_into().unwrap_or(60),
                 ),
@@ -78,16 +78,16 @@ impl From<Wrong> for Refused {
     }
 }
 
-/// Who came, and with what.
+/// An authenticated client, or an anonymous one.
 #[derive(Clone, Debug)]
 pub struct Login {
     account: Option<Arc<Account>>,
-    /// What the token was asked for; `None`: there was none.
+    /// The scopes that the token was requested for; `None`: no token was sent.
     scopes: Option<Scopes>,
 }
 
 impl Login {
-    /// Nobody, without a token.
+    /// The anonymous client, without a token.
     pub const ANONYMOUS: Self = Self {
         account: None,
         scopes: None,
@@ -98,8 +98,8 @@ impl Login {
         self.account.as_deref().map(|account| &**account.name())
     }
 
-    /// Who asks about the repository that the client calls `name` in its path, a registry's name before it
-    /// included: for [`super::Policy::decide`].
+    /// The caller of [`super::Policy::decide`] for the repository `name`, as the client's path has it: with the
+    /// registry's name where that precedes it.
     pub fn caller(&self, name: &str) -> Caller {
         let user = self
             .account
@@ -115,8 +115,7 @@ impl Login {
         }
     }
 
-    /// Who asks what there is, for one decision on each name that is found; `None`: the token was asked
-    /// for something else.
+    /// The caller of [`super::Policy::decide`] for each name of a catalogue; `None`: the token is for something else.
     pub fn catalog_caller(&self) -> Option<Caller> {
         if self.scopes.as_ref().is_some_and(|scopes| !scopes.catalog()) {
             return None;
@@ -128,7 +127,7 @@ impl Login {
         Some(user.map_or(Caller::Anonymous, Caller::User))
     }
 
-    /// The repository that a token is for, if it is for one: requests for v1's images name none.
+    /// The repository of a token that is for exactly one, for requests whose path names none.
     pub fn repository(&self) -> Option<&str> {
         let mut names = self.scopes.as_ref()?.repositories();
         match (names.next(), names.next()) {
@@ -138,16 +137,16 @@ impl Login {
     }
 }
 
-/// What a v1 token is for, as `X-Docker-Token` says it.
+/// The `access` of an `X-Docker-Token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum V1Access {
+pub enum DockerTokenAccess {
     Read,
-    /// Pushes read what is there already.
+    /// Includes reading: a push checks which images exist.
     Write,
     Delete,
 }
 
-impl V1Access {
+impl DockerTokenAccess {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -165,14 +164,14 @@ impl V1Access {
     }
 }
 
-/// Why a client that came with a token is challenged again (RFC 6750 §3.1).
+/// Why a client with a token is challenged again (RFC 6750 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeError {
     InvalidToken,
     InsufficientScope,
 }
 
-/// Judges logins.
+/// Verifies logins and issues tokens.
 #[derive(Debug)]
 pub struct Authenticator {
     accounts: Option<Accounts>,
@@ -182,11 +181,11 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Reads the accounts and the token key, which is made where there is none. Without accounts no key is
-    /// needed, and none is made.
+    /// Reads the accounts and the token key, which is created where there is none. Without accounts no key is
+    /// needed, and none is created.
     ///
     /// # Errors
-    /// When either cannot be had.
+    /// [`OpenError::Accounts`] for an unusable htpasswd file, [`OpenError::Key`] for an unusable folder of keys.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let key_error = |source| OpenError::Key {
             folder: settings.keys.clone(),
@@ -213,16 +212,16 @@ impl Authenticator {
         })
     }
 
-    /// Whether anybody can log in, so that a challenge makes sense.
+    /// Whether there are accounts, so that a challenge makes sense.
     pub fn has_accounts(&self) -> bool {
         self.accounts.is_some()
     }
 
-    /// Who came. `address` is the connection's. Without accounts everybody is anonymous, whatever they
-    /// say: some clients send what they have saved for this host.
+    /// Authenticates a request. `address` is the connection's. Without accounts every client is anonymous, whatever it
+    /// sends: some clients send the credentials that they saved for this host.
     ///
     /// # Errors
-    /// [`Refused`].
+    /// [`Refused`], with the cause.
     pub async fn login(
         &self,
         authorization: &Authorization,
@@ -237,8 +236,11 @@ impl Authenticator {
             Authorization::Basic { user, password } => {
                 return self.password(user, password, address).await;
             }
-            Authorization::Bearer(text) => (Kind::V2, text.as_str()),
-            Authorization::Token(text) => (Kind::V1, v1_token(text).ok_or(Refused::Token)?),
+            Authorization::Bearer(text) => (TokenKind::Bearer, text.as_str()),
+            Authorization::Token(text) => (
+                TokenKind::Docker,
+                token_in_docker_value(text).ok_or(Refused::Token)?,
+            ),
         };
         let file = accounts.current().await;
         let account = |name: &str| file.account(name).cloned();
@@ -250,13 +252,12 @@ impl Authenticator {
         })
     }
 
-    /// Nobody; but what a v1 token of ours is for must be known even where there are no accounts, since
-    /// image requests say it nowhere else.
+    /// An anonymous client. The repository of a Docker token counts even without accounts: image requests name it nowhere
+    /// else.
     fn anonymous(&self, authorization: &Authorization, now: SystemTime) -> Login {
         let token = match authorization {
-            Authorization::Token(text) => {
-                v1_token(text).and_then(|text| self.key.read(Kind::V1, text, now, |_| None).ok())
-            }
+            Authorization::Token(text) => token_in_docker_value(text)
+                .and_then(|text| self.key.read(TokenKind::Docker, text, now, |_| None).ok()),
             _ => None,
         };
         Login {
@@ -265,10 +266,10 @@ impl Authenticator {
         }
     }
 
-    /// Who gave this password, in a header or in the form of `POST /token`.
+    /// Authenticates a user by password, from a header or the form of `POST /token`.
     ///
     /// # Errors
-    /// [`Refused`], but for [`Refused::Token`].
+    /// [`Refused::Password`] or [`Refused::SlowDown`].
     pub async fn password(
         &self,
         user: &str,
@@ -285,33 +286,39 @@ impl Authenticator {
         })
     }
 
-    /// A v2 token, good for [`Self::TOKEN_LIFE`]; `None` for who came with a token, which would never end.
-    /// It names what was asked for, not what is allowed: that is decided at each request.
-    pub fn token(&self, login: &Login, wanted: &Scopes, now: SystemTime) -> Option<String> {
-        self.mint(Kind::V2, login, wanted.clone(), now)
+    /// Issues a bearer token, valid for [`Self::TOKEN_LIFE`]; `None` for a login by token, which could be prolonged
+    /// for ever. It carries the requested scopes, not rights: those are decided at each request.
+    pub fn token(&self, login: &Login, requested: &Scopes, now: SystemTime) -> Option<String> {
+        self.mint(TokenKind::Bearer, login, requested.clone(), now)
     }
 
-    /// The value of `X-Docker-Token`, good for six hours, at most 1.6 kB; `None` for who came with a token,
-    /// and for what is no name. `repository` is as in [`Login::caller`].
-    pub fn v1_token(
+    /// Issues the value of an `X-Docker-Token`, valid for six hours, at most 1.6 kB; `None` for a login by token, and for an
+    /// invalid name. `repository` is as in [`Login::caller`].
+    pub fn docker_token(
         &self,
         login: &Login,
         repository: &str,
-        access: V1Access,
+        access: DockerTokenAccess,
         now: SystemTime,
     ) -> Option<String> {
         let scopes = Scopes::repository(repository, access.actions());
         if scopes.is_empty() {
             return None;
         }
-        let token = self.mint(Kind::V1, login, scopes, now)?;
-        Some(v1_value(&token, repository, access.as_str()))
+        let token = self.mint(TokenKind::Docker, login, scopes, now)?;
+        Some(docker_token_value(&token, repository, access.as_str()))
     }
 
-    /// How long a v2 token is good.
-    pub const TOKEN_LIFE: Duration = Kind::V2.life();
+    /// How long a bearer token is valid.
+    pub const TOKEN_LIFE: Duration = TokenKind::Bearer.life();
 
-    fn mint(&self, kind: Kind, login: &Login, scopes: Scopes, now: SystemTime) -> Option<String> {
+    fn mint(
+        &self,
+        kind: TokenKind,
+        login: &Login,
+        scopes: Scopes,
+        now: SystemTime,
+    ) -> Option<String> {
         if login.scopes.is_some() {
             return None;
         }
@@ -319,25 +326,25 @@ impl Authenticator {
         Some(self.key.mint(kind, &Token { account, scopes }, now))
     }
 
-    /// The `WWW-Authenticate` of a 401 on `/v2`. `token_url` is our absolute `/token`, `service` our
-    /// authority; `wanted` is empty on `/v2/` itself.
+    /// The `WWW-Authenticate` of a 401 on `/v2`. `token_url` is the absolute URL of `/token`, `service` the gateway's
+    /// authority; `requested` is empty on `/v2/` itself.
     pub fn challenge(
         &self,
         token_url: &str,
         service: &str,
-        wanted: &Scopes,
+        requested: &Scopes,
         error: Option<ChallengeError>,
     ) -> String {
         if self.scheme == Scheme::Basic {
             return self.basic_challenge();
         }
-        // No part of it can have them but by a fault of ours.
+        // Only a defect of the gateway could put one there.
         let quoted = |text: &str| text.replace(['"', '\\'], "");
         let (realm, service) = (quoted(token_url), quoted(service));
-        let scope = if wanted.is_empty() {
+        let scope = if requested.is_empty() {
             String::new()
         } else {
-            format!(",scope=\"{wanted}\"")
+            format!(",scope=\"{requested}\"")
         };
         let error = match error {
             None => "",
@@ -347,14 +354,14 @@ impl Authenticator {
         format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}{error}")
     }
 
-    /// The `WWW-Authenticate` of a 401 on `/v1` and `/token`.
+    /// The Basic challenge: the `WWW-Authenticate` of a 401 outside of `/v2`.
     pub fn basic_challenge(&self) -> String {
         format!("Basic realm=\"{}\"", self.realm)
     }
 }
 
-/// The body of `/token`'s 200: the token under both names that clients look for, its life in seconds,
-/// when it was issued, and what it is good for today.
+/// The JSON that `/token` responds with: the token under both names that clients look for, its life in seconds,
+/// when it was issued, and the scopes that are granted at present.
 pub fn token_answer(token: &str, granted: &Scopes, now: SystemTime) -> String {
     let issued_at = time::OffsetDateTime::from(now)
         .truncate_to_second()

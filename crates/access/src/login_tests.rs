@@ -34,19 +34,22 @@ fn basic(user: &str, password: &str) -> Authorization {
     }
 }
 
-/// What v1 clients send of the value they were given.
+/// The header in which Docker returns an `X-Docker-Token`.
 fn returned(value: &str) -> Authorization {
     parse(format!("Token {value}").as_bytes()).expect("it parses")
+}
+
+/// An authenticator, and alice's login by password.
+async fn logged_in(dir: &Path) -> (Authenticator, Login) {
+    let gate = Authenticator::open(&settings(dir)).expect("good");
+    let alice = gate.login(&basic("alice", "password"), HERE, at(0)).await;
+    (gate, alice.expect("right"))
 }
 
 #[tokio::test]
 async fn from_password_to_token_to_decision() {
     let dir = tempfile::tempdir().expect("a folder");
-    let gate = Authenticator::open(&settings(dir.path())).expect("good");
-    let alice = gate
-        .login(&basic("alice", "password"), HERE, at(0))
-        .await
-        .expect("right");
+    let (gate, alice) = logged_in(dir.path()).await;
     assert_eq!(alice.user(), Some("alice"));
     assert_eq!(alice.caller("any"), Caller::User("alice".into()));
 
@@ -71,10 +74,10 @@ async fn from_password_to_token_to_decision() {
     );
     assert_eq!(came.repository(), Some("team/app"));
     assert_eq!(came.catalog_caller(), None);
-    // It cannot be made to last.
+    // A token cannot be prolonged.
     assert_eq!(gate.token(&came, &wanted, at(299)), None);
     assert_eq!(
-        gate.v1_token(&came, "team/app", V1Access::Read, at(299)),
+        gate.docker_token(&came, "team/app", DockerTokenAccess::Read, at(299)),
         None
     );
     assert_eq!(
@@ -168,20 +171,16 @@ async fn anonymous_tokens_and_callers() {
 }
 
 #[tokio::test]
-async fn v1_tokens_stand_for_one_repository() {
+async fn docker_tokens_grant_one_repository() {
     let dir = tempfile::tempdir().expect("a folder");
-    let gate = Authenticator::open(&settings(dir.path())).expect("good");
-    let alice = gate
-        .login(&basic("alice", "password"), HERE, at(0))
-        .await
-        .expect("right");
+    let (gate, alice) = logged_in(dir.path()).await;
     for (access, actions) in [
-        (V1Access::Read, "pull"),
-        (V1Access::Write, "pull,push"),
-        (V1Access::Delete, "delete"),
+        (DockerTokenAccess::Read, "pull"),
+        (DockerTokenAccess::Write, "pull,push"),
+        (DockerTokenAccess::Delete, "delete"),
     ] {
         let value = gate
-            .v1_token(&alice, "team/app", access, at(0))
+            .docker_token(&alice, "team/app", access, at(0))
             .expect("a token");
         let end = format!(",repository=\"team/app\",access={}", access.as_str());
         assert!(
@@ -204,7 +203,7 @@ async fn v1_tokens_stand_for_one_repository() {
             };
             assert_eq!(told.to_string(), actions);
         }
-        // What stands beside the token is not believed.
+        // The fields beside the token are not trusted.
         let forged = value
             .replace("team/app", "team/other")
             .replace("=read", "=write");
@@ -215,7 +214,7 @@ async fn v1_tokens_stand_for_one_repository() {
         assert_eq!(came.repository(), Some("team/app"));
         let late = gate.login(&returned(&value), HERE, at(6 * 3600)).await;
         assert_eq!(late.err(), Some(Refused::Token));
-        // A token of one protocol is none of the other.
+        // A token of one scheme is invalid in the other.
         let bare = value
             .split(['=', ','])
             .nth(1)
@@ -226,7 +225,7 @@ async fn v1_tokens_stand_for_one_repository() {
     }
     for name in ["", "a b", "a\"b", "a\r\nb", "\u{e9}", &"n".repeat(600)] {
         assert_eq!(
-            gate.v1_token(&alice, name, V1Access::Read, at(0)),
+            gate.docker_token(&alice, name, DockerTokenAccess::Read, at(0)),
             None,
             "{name:?}"
         );

@@ -1,8 +1,8 @@
-//! Tokens of ours: who came, and what the client asked the token for. They carry no rights.
+//! The tokens that the gateway issues. They name the user and the requested scopes, and carry no rights.
 //!
 //! A token is base64url of a payload and an HMAC-SHA256 over the payload and the user's line of the htpasswd
-//! file, so that it ends with the password. The payload is one byte each for the version and the kind of
-//! token, the expiry in seconds since 1970 in eight, the length of the user's name in one (0 is nobody),
+//! file, so that a changed password invalidates it. The payload is one byte each for the version and the kind of
+//! token, the expiry in seconds since 1970 in eight, the length of the user's name in one (0 is anonymous),
 //! the name, and the scopes as text. Pure: the time and the accounts are arguments.
 
 use std::fmt;
@@ -18,7 +18,7 @@ use super::htpasswd::Account;
 use super::scope::Scopes;
 
 const VERSION: u8 = 1;
-/// Before everything that is signed, so that no other use of the key can make a token.
+/// Prefixes all signed data, so that no other use of the key can produce a token.
 const DOMAIN: &[u8] = b"roadstead access token\0";
 /// The longest token that is read, in characters.
 const MAX_TOKEN: usize = 16 << 10;
@@ -26,28 +26,28 @@ const MAC: usize = 32;
 /// Version, kind, expiry and the name's length.
 const HEAD: usize = 11;
 
-/// Which protocol a token is for; one is never taken for the other.
+/// The authentication scheme that a token is issued for. A token of one kind is never accepted as the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `Authorization: Token …` of the v1 API. Clients fetch one for each operation and use it to its
-    /// end, so it has to outlive the longest push.
-    V1 = 1,
-    /// `Authorization: Bearer …` of the v2 API.
-    V2 = 2,
+pub enum TokenKind {
+    /// `Authorization: Token …`, from `X-Docker-Token`. Clients fetch one for each operation and never renew it, so it
+    /// has to outlive the longest push.
+    Docker = 1,
+    /// `Authorization: Bearer …`, from `/token`.
+    Bearer = 2,
 }
 
-impl Kind {
-    /// How long a token is good.
+impl TokenKind {
+    /// How long a token is valid.
     pub const fn life(self) -> Duration {
         Duration::from_secs(match self {
-            Self::V1 => 6 * 3600,
-            Self::V2 => 300,
+            Self::Docker => 6 * 3600,
+            Self::Bearer => 300,
         })
     }
 }
 
-/// What tokens are signed with. Nodes that share it accept each other's tokens, if their files say the
-/// same of the user.
+/// The key that signs tokens. Gateways that share it accept each other's tokens where their htpasswd files have the
+/// same line for the user.
 #[derive(Clone)]
 pub struct TokenKey(Hmac<Sha256>);
 
@@ -57,7 +57,7 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// What a good token says.
+/// The content of a valid token.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// `None`: anonymous.
@@ -65,20 +65,20 @@ pub struct Token {
     pub scopes: Scopes,
 }
 
-/// A token that is not ours, not of this kind, too old, or of a password that has changed since. Which
-/// of these is nobody's concern.
+/// A token that is forged, of the other kind, expired, or issued before the password changed. Which of these is
+/// not disclosed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token is not valid any more, or never was")]
+#[error("the token is invalid or expired")]
 pub struct BadToken;
 
 impl TokenKey {
-    /// Any secret bytes; at least 32 make it worth its name.
+    /// A key of any secret bytes; use at least 32.
     pub fn new(secret: &[u8]) -> Self {
         Self(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
     }
 
-    /// A new token, good until `now` and [`Kind::life`].
-    pub(super) fn mint(&self, kind: Kind, token: &Token, now: SystemTime) -> String {
+    /// Issues a token that is valid for [`TokenKind::life`] from `now` on.
+    pub(super) fn mint(&self, kind: TokenKind, token: &Token, now: SystemTime) -> String {
         let name = token
             .account
             .as_deref()
@@ -94,13 +94,13 @@ impl TokenKey {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token; `account` looks the user up as the file is now.
+    /// Verifies a token; `account` looks the user up in the current htpasswd file.
     ///
     /// # Errors
-    /// [`BadToken`].
+    /// [`BadToken`] for any token that is not valid now.
     pub(super) fn read(
         &self,
-        kind: Kind,
+        kind: TokenKind,
         text: &str,
         now: SystemTime,
         account: impl FnOnce(&str) -> Option<Arc<Account>>,
@@ -111,7 +111,7 @@ impl TokenKey {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadToken)?;
         let (payload, mac) = bytes.split_last_chunk::<MAC>().ok_or(BadToken)?;
         let (head, rest) = payload.split_first_chunk::<HEAD>().ok_or(BadToken)?;
-        let [version, of, expiry @ .., length] = *head;
+        let [version, token_kind, expiry @ .., length] = *head;
         let (name, scopes) = rest.split_at_checked(length.into()).ok_or(BadToken)?;
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadToken);
         let (name, scopes) = (text(name)?, text(scopes)?);
@@ -119,10 +119,13 @@ impl TokenKey {
             "" => None,
             name => Some(account(name).ok_or(BadToken)?),
         };
-        // In constant time, and before anything of it is believed.
+        // In constant time, and before any field is trusted.
         let signed = self.mac(payload, account.as_deref());
         signed.verify_slice(mac).map_err(|_| BadToken)?;
-        if version != VERSION || of != kind as u8 || u64::from_be_bytes(expiry) <= seconds(now) {
+        if version != VERSION
+            || token_kind != kind as u8
+            || u64::from_be_bytes(expiry) <= seconds(now)
+        {
             return Err(BadToken);
         }
         let scopes = Scopes::parse([scopes]);
@@ -132,7 +135,7 @@ impl TokenKey {
     fn mac(&self, payload: &[u8], account: Option<&Account>) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         mac.update(DOMAIN);
-        // Its length, so that nothing moves between payload and line.
+        // The length, so that no byte can move between payload and line.
         mac.update(&(payload.len() as u64).to_be_bytes());
         mac.update(payload);
         mac.update(account.map_or("", Account::line).as_bytes());
@@ -140,14 +143,14 @@ impl TokenKey {
     }
 }
 
-/// A v1 token as old Docker is given it: it sends the whole value back, and may log the repository.
-pub(super) fn v1_value(token: &str, repository: &str, access: &str) -> String {
+/// The value of `X-Docker-Token`. Docker sends all of it back, and may log the repository.
+pub(super) fn docker_token_value(token: &str, repository: &str, access: &str) -> String {
     format!("signature={token},repository=\"{repository}\",access={access}")
 }
 
-/// The token in what old Docker sends back. Of several values, which it joins by commas, the first; what
-/// stands beside the token is not believed.
-pub(super) fn v1_token(value: &str) -> Option<&str> {
+/// The token in the value that Docker sends back: the first of several, which Docker joins by commas. The fields
+/// beside it are not trusted.
+pub(super) fn token_in_docker_value(value: &str) -> Option<&str> {
     let (_, token) = value.split_once("signature=")?;
     let token = token.trim_start_matches('"');
     let end = token.find([',', '"', ' ']).unwrap_or(token.len());

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::htpasswd::{Account, Htpasswd};
-use super::token::{BadToken, Kind, Token, TokenKey, v1_token, v1_value};
+use super::token::{
+    BadToken, Token, TokenKey, TokenKind, docker_token_value, token_in_docker_value,
+};
 use super::*;
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +33,7 @@ fn token(account: Option<&Arc<Account>>, scopes: &str) -> Token {
 }
 
 fn read(
-    kind: Kind,
+    kind: TokenKind,
     text: &str,
     now: SystemTime,
     today: Option<&Arc<Account>>,
@@ -44,7 +46,7 @@ fn read(
 fn a_token_lives_until_it_expires_or_the_line_changes() {
     let alice = account("alice", SHA);
     let minted = token(Some(&alice), "repository:a/b:pull,push registry:catalog:*");
-    for (kind, life) in [(Kind::V2, 300), (Kind::V1, 6 * 3600)] {
+    for (kind, life) in [(TokenKind::Bearer, 300), (TokenKind::Docker, 6 * 3600)] {
         let text = key().mint(kind, &minted, at(0));
         for now in [at(0), at(life - 1)] {
             let read = read(kind, &text, now, Some(&alice)).expect("good");
@@ -60,7 +62,11 @@ fn a_token_lives_until_it_expires_or_the_line_changes() {
             "changed"
         );
         assert!(read(kind, &text, at(0), None).is_err(), "removed");
-        let other_kind = if kind == Kind::V1 { Kind::V2 } else { Kind::V1 };
+        let other_kind = if kind == TokenKind::Docker {
+            TokenKind::Bearer
+        } else {
+            TokenKind::Docker
+        };
         assert!(
             read(other_kind, &text, at(0), Some(&alice)).is_err(),
             "of another protocol"
@@ -83,8 +89,8 @@ fn a_token_lives_until_it_expires_or_the_line_changes() {
 
 #[test]
 fn an_anonymous_token_is_nobodys() {
-    let text = key().mint(Kind::V2, &token(None, "repository:a:pull"), at(0));
-    let read = read(Kind::V2, &text, at(1), None).expect("good");
+    let text = key().mint(TokenKind::Bearer, &token(None, "repository:a:pull"), at(0));
+    let read = read(TokenKind::Bearer, &text, at(1), None).expect("good");
     assert!(read.account.is_none());
     assert_eq!(read.scopes.to_string(), "repository:a:pull");
 }
@@ -94,7 +100,11 @@ fn every_changed_byte_is_seen() {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
     let alice = account("alice", SHA);
-    let text = key().mint(Kind::V2, &token(Some(&alice), "repository:a:pull"), at(0));
+    let text = key().mint(
+        TokenKind::Bearer,
+        &token(Some(&alice), "repository:a:pull"),
+        at(0),
+    );
     let bytes = BASE64.decode(&text).expect("base64");
     for place in 0..bytes.len() {
         for change in [1, 0x80, 0xff] {
@@ -102,12 +112,12 @@ fn every_changed_byte_is_seen() {
             changed[place] ^= change;
             let changed = BASE64.encode(changed);
             // Whoever it names now, the line is alice's.
-            let forged = key().read(Kind::V2, &changed, at(0), |_| Some(alice.clone()));
+            let forged = key().read(TokenKind::Bearer, &changed, at(0), |_| Some(alice.clone()));
             assert!(forged.is_err(), "byte {place}");
         }
         assert!(
             read(
-                Kind::V2,
+                TokenKind::Bearer,
                 &BASE64.encode(&bytes[..place]),
                 at(0),
                 Some(&alice)
@@ -115,14 +125,14 @@ fn every_changed_byte_is_seen() {
             .is_err()
         );
     }
-    assert!(read(Kind::V2, &format!("{text}A"), at(0), Some(&alice)).is_err());
+    assert!(read(TokenKind::Bearer, &format!("{text}A"), at(0), Some(&alice)).is_err());
     assert_eq!(format!("{:?}", key()), "[redacted]");
 }
 
 #[test]
-fn v1_values_come_back_as_old_docker_sends_them() {
+fn docker_token_values_are_read_as_docker_returns_them() {
     let token = "abc-_123";
-    let value = v1_value(token, "ns/repo", "write");
+    let value = docker_token_value(token, "ns/repo", "write");
     assert_eq!(
         value,
         r#"signature=abc-_123,repository="ns/repo",access=write"#
@@ -143,12 +153,12 @@ fn v1_values_come_back_as_old_docker_sends_them() {
         ("", None),
         (token, None),
     ] {
-        assert_eq!(v1_token(sent), expected, "{sent}");
+        assert_eq!(token_in_docker_value(sent), expected, "{sent}");
     }
 }
 
 #[test]
-fn the_longest_v1_value_is_one_that_old_docker_bears() {
+fn the_longest_docker_token_value_is_within_dockers_limit() {
     let name = "u".repeat(255);
     let account = account(&name, SHA);
     let repository = "r".repeat(255);
@@ -157,7 +167,11 @@ fn the_longest_v1_value_is_one_that_old_docker_bears() {
         account: Some(account),
         scopes,
     };
-    let value = v1_value(&key().mint(Kind::V1, &token, at(0)), &repository, "delete");
+    let value = docker_token_value(
+        &key().mint(TokenKind::Docker, &token, at(0)),
+        &repository,
+        "delete",
+    );
     assert!(value.len() <= 1600, "{}", value.len());
 }
 
@@ -168,10 +182,10 @@ proptest! {
         let alice = account("alice", SHA);
         let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
         for text in [&text, &encoded] {
-            for kind in [Kind::V1, Kind::V2] {
+            for kind in [TokenKind::Docker, TokenKind::Bearer] {
                 prop_assert!(key().read(kind, text, at(0), |_| Some(alice.clone())).is_err());
             }
-            let _ = v1_token(text);
+            let _ = token_in_docker_value(text);
         }
     }
 
@@ -179,9 +193,9 @@ proptest! {
     fn what_is_minted_is_read_back(name in "[a-z@ü]{1,20}", scopes in "(repository:[a-z/]{1,9}:(pull|push|delete) ?){0,5}") {
         let user = account(&name, SHA);
         let minted = token(Some(&user), &scopes);
-        let text = key().mint(Kind::V2, &minted, at(0));
+        let text = key().mint(TokenKind::Bearer, &minted, at(0));
         prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
-        let read = read(Kind::V2, &text, at(299), Some(&user)).expect("good");
+        let read = read(TokenKind::Bearer, &text, at(299), Some(&user)).expect("good");
         prop_assert_eq!(read.scopes, minted.scopes);
     }
 }

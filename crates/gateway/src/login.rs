@@ -45,7 +45,7 @@ impl Gateway {
                     self.challenge(session, wanted, None),
                 ),
                 Refused::Token => ErrorResponse::unauthorized(
-                    "the token is not valid any more, or never was",
+                    "the token is invalid or expired",
                     self.challenge(session, wanted, Some(ChallengeError::InvalidToken)),
                 ),
                 Refused::SlowDown { retry_after } => too_many_failures(retry_after),

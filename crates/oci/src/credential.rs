@@ -28,6 +28,15 @@ pub struct Answer {
 #[error("its answer is not the JSON of a credential helper")]
 pub struct AnswerError;
 
+/// The server URL under which a helper has a registry's credentials. Docker has always stored Docker Hub's under that of
+/// its first index.
+pub fn server_of(registry: &str) -> &str {
+    match registry {
+        "docker.io" => "https://index.docker.io/v1/",
+        registry => registry,
+    }
+}
+
 /// Parses what a helper printed.
 ///
 /// # Errors

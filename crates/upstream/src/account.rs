@@ -58,15 +58,9 @@ pub(super) struct Login {
 impl Login {
     /// `registry` is the configured name.
     pub fn new(account: Account, registry: &str) -> Self {
-        // The name under which Docker has always kept the Hub's password.
-        let server = if registry == "docker.io" {
-            "https://index.docker.io/v1/"
-        } else {
-            registry
-        };
         Self {
             account,
-            server: server.to_owned(),
+            server: credential::server_of(registry).to_owned(),
             told: Mutex::new(None),
         }
     }

@@ -45,9 +45,7 @@ impl Gateway {
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
         login.await.map_err(|refused| match refused {
             Refused::Password => self.v1_unauthorized("the user or the password is wrong"),
-            Refused::Token => {
-                self.v1_without_token("the token is not valid any more, or never was")
-            }
+            Refused::Token => self.v1_without_token("the token is invalid or expired"),
             Refused::SlowDown { retry_after } => {
                 ErrorResponse::too_many_failures(refused.to_string(), retry_after)
             }

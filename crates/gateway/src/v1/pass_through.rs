@@ -15,7 +15,7 @@ use super::super::{Gateway, request_body, send};
 use super::route::{ImageRequest, RepositoryRequest};
 use super::{Failed, bridge};
 use ::v1::{Claim, V1Pass};
-use access::{Action, Login, Permit, V1Access};
+use access::{Action, DockerTokenAccess, Login, Permit};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::headers::content_length;
@@ -159,12 +159,12 @@ impl Gateway {
         let authority = external.split_once("://").map_or("", |(_, rest)| rest);
         response.insert_header("X-Docker-Endpoints", authority)?;
         let access = match named.action {
-            Action::Pull => V1Access::Read,
-            Action::Push => V1Access::Write,
-            Action::Delete => V1Access::Delete,
+            Action::Pull => DockerTokenAccess::Read,
+            Action::Push => DockerTokenAccess::Write,
+            Action::Delete => DockerTokenAccess::Delete,
         };
         let token = self.state.authenticator.as_ref().and_then(|authenticator| {
-            authenticator.v1_token(login, &named.client_name, access, SystemTime::now())
+            authenticator.docker_token(login, &named.client_name, access, SystemTime::now())
         });
         if let Some(token) = token {
             response.insert_header("X-Docker-Token", token)?;

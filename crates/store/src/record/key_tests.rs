@@ -2,8 +2,8 @@ use super::*;
 use oci::digest::Algorithm;
 use proptest::prelude::*;
 
-static LISTS: ExtensionKind = ExtensionKind::new("v1", "_images-");
-static PARTS: ExtensionKind = ExtensionKind::new("v1", "_parts/");
+static LISTS: ExtensionKind = ExtensionKind::new("extra", "_images-");
+static PARTS: ExtensionKind = ExtensionKind::new("extra", "_parts/");
 static NOTES: ExtensionKind = ExtensionKind::new(REPOSITORIES, "_image-");
 static TOPS: ExtensionKind = ExtensionKind::new("conversions", "tops/");
 static KINDS: [&ExtensionKind; 4] = [&LISTS, &PARTS, &NOTES, &TOPS];
@@ -53,11 +53,11 @@ fn paths_are_those_of_layout_version_1() {
         ),
         (
             LISTS.key(&registry, Some(&app), "0").into(),
-            "v1/hosted%3A5000/team/app/_images-0".into(),
+            "extra/hosted%3A5000/team/app/_images-0".into(),
         ),
         (
             PARTS.key(&registry, None, "abc/json").into(),
-            "v1/hosted%3A5000/_parts/abc/json".into(),
+            "extra/hosted%3A5000/_parts/abc/json".into(),
         ),
         (
             NOTES.key(&registry, Some(&app), "abc").into(),
@@ -105,8 +105,8 @@ fn other_paths_are_no_keys() {
         // Not how a registry's folder is spelled.
         "repositories/%68ub/team/app/_public",
         "repositories/.hub/team/app/_public",
-        "v1/hub/team/app/_public",
-        "v1/hub/team/app/_other-0",
+        "extra/hub/team/app/_public",
+        "extra/hub/team/app/_other-0",
         "conversions/hub/team/tops/abc",
         "unknown/hub/team/app/_public",
     ] {
@@ -117,14 +117,14 @@ fn other_paths_are_no_keys() {
 /// A build without the crate that wrote a namespace still counts what is in it, and deletes it once unused.
 #[test]
 fn a_short_prefix_takes_every_record_of_a_namespace() {
-    static IMAGES: ExtensionKind = ExtensionKind::new("v1", "_");
+    static IMAGES: ExtensionKind = ExtensionKind::new("extra", "_");
     static CONVERSIONS: ExtensionKind = ExtensionKind::new("conversions", "");
 
     let kinds = [&IMAGES, &CONVERSIONS];
     for path in [
-        "v1/hub/team/app/_images-0",
-        "v1/hub/team/app/_named/tag/1",
-        "v1/hub/_parts/abc/json",
+        "extra/hub/team/app/_images-0",
+        "extra/hub/team/app/_named/tag/1",
+        "extra/hub/_parts/abc/json",
         "conversions/hub/tops/abc",
         "conversions/hub/images/abc.1",
     ] {
@@ -162,7 +162,7 @@ fn a_reference_is_to_the_stored_bytes() {
 
 proptest! {
     #[test]
-    fn every_path_that_parses_is_that_keys_path(path in "(repositories|v1|conversions)/[a-z%.A0-9]{1,6}(/[a-z_.-]{1,7}){0,4}") {
+    fn every_path_that_parses_is_that_keys_path(path in "(repositories|extra|conversions)/[a-z%.A0-9]{1,6}(/[a-z_.-]{1,7}){0,4}") {
         if let Some(key) = RecordKey::parse(&path, &KINDS) {
             prop_assert_eq!(key.path(), path);
         }

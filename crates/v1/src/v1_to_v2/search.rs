@@ -61,7 +61,10 @@ impl Registries {
             headers: HeaderMap::new(),
             body: None,
         };
-        let asked = v1.index_server().pass("/v1/search?q=".to_owned(), pass, None).await;
+        let asked = v1
+            .index_server()
+            .pass("/v1/search?q=".to_owned(), pass, None)
+            .await;
         let mut passed = asked.map_err(refused)?;
         match passed.status {
             StatusCode::OK => {}
