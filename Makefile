@@ -1,7 +1,9 @@
 # `make` alone says what there is.
 
-.PHONY: help run test test-long bench demo soak fmt lint clean
+.PHONY: help run test test-long bench bench-quick demo soak fmt lint clean
 .DEFAULT_GOAL := help
+
+BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind python3
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,11 +18,15 @@ test: ## install the real registries and clients where possible, then test every
 test-long: ## an hour and a half: rights against random users, a soak, 200 kills, fuzzing
 	@scripts/test-long.sh
 
-bench: ## measure beside nginx and docker-registry; writes docs/benchmarks.md
-	@scripts/real-parts.sh docker-registry skopeo nginx wrk nghttp2-client python3
+bench: ## half an hour beside nginx, docker-registry and Varnish; writes docs/benchmarks.md
+	@scripts/real-parts.sh $(BENCH_PARTS)
 	@scripts/build.sh --profile dist
-	@python3 scripts/bench.py
-	@python3 scripts/bench.py large
+	@python3 scripts/bench
+
+bench-quick: ## three minutes: instructions and warm answers beside nginx; prints
+	@scripts/real-parts.sh $(BENCH_PARTS)
+	@scripts/build.sh --profile dist
+	@python3 scripts/bench quick
 
 soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
 	@scripts/build.sh --tests

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the real registries, clients and object stores that tests, demo and benchmark run against: all of
-# them, or those that are named. Only what is missing; nothing is started.
+# Installs the real registries, clients and object stores that tests and demo run against: all of them, or those that
+# are named, such as the benchmark's. Only what is missing; nothing is started.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 need_rust
-scripts/real-parts.sh docker-registry apache2-utils
+scripts/real-parts.sh docker-registry apache2-utils valgrind
 scripts/build.sh --test integration
 
 # One integration test, with what it prints.
@@ -25,6 +25,8 @@ export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::a_store_can_be_left_alone
 long "$ROADSTEAD_KILLS kills" kill::nothing_wrong_survives_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::a_long_patch_keeps_memory_flat
+step "instructions of a hit"
+scripts/build.sh --profile dist && python3 scripts/bench instructions-check || failed+=("instructions of a hit")
 step "fuzzing"
 scripts/fuzz.sh "${ROADSTEAD_FUZZ_SECONDS:-60}" || failed+=("fuzzing")
 long "rights: $ROADSTEAD_MODEL_SECONDS s" model::no_caller_sees_beyond_the_rules
