@@ -21,7 +21,7 @@ pub(super) struct Attempts {
 
 /// Why a stream of bytes ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum DownloadEvent {
     /// It broke off: `moved` is whether it had sent something new, `followed` whether readers are at what is staged.
     Dropped { moved: bool, followed: bool },
     /// The source has nothing to offer.
@@ -38,7 +38,7 @@ pub(super) enum Event {
 
 /// What the download does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum DownloadStep {
     /// Asks the same source for the rest, after a wait for so many drops.
     Resume {
         drops: u32,
@@ -67,51 +67,60 @@ impl Attempts {
         }
     }
 
-    pub const fn next(self, event: Event) -> (Self, Step) {
+    pub const fn next(self, event: DownloadEvent) -> (Self, DownloadStep) {
         match event {
-            Event::Dropped { moved, followed } => {
+            DownloadEvent::Dropped { moved, followed } => {
                 let drops = if moved { 1 } else { self.drops + 1 };
                 // Nobody reads what was not shown: who asked is told at once.
                 if followed && drops < MOST_DROPS {
-                    (Self { drops, ..self }, Step::Resume { drops })
+                    (Self { drops, ..self }, DownloadStep::Resume { drops })
                 } else {
-                    (self.of_next_source(), Step::NextSource)
+                    (self.for_next_source(), DownloadStep::NextSource)
                 }
             }
-            Event::Refused => (self.of_next_source(), Step::NextSource),
-            Event::WrongBytes { .. } if self.inherited => {
+            DownloadEvent::Refused => (self.for_next_source(), DownloadStep::NextSource),
+            DownloadEvent::WrongBytes { .. } if self.inherited => {
                 let blame = Some(CorruptSource::Disk);
                 let inherited = false;
-                (Self { inherited, ..self }, Step::BeginAnew { blame })
+                (
+                    Self { inherited, ..self },
+                    DownloadStep::BeginAnew { blame },
+                )
             }
-            Event::WrongBytes { more_sources } => {
+            DownloadEvent::WrongBytes { more_sources } => {
                 let blame = Some(CorruptSource::Upstream);
                 if self.asked_once_more || more_sources {
-                    (self.of_next_source(), Step::NextSourceAnew { blame })
+                    (
+                        self.for_next_source(),
+                        DownloadStep::NextSourceAnew { blame },
+                    )
                 } else {
                     let asked_once_more = true;
                     let attempts = Self {
                         asked_once_more,
                         ..self
                     };
-                    (attempts, Step::BeginAnew { blame })
+                    (attempts, DownloadStep::BeginAnew { blame })
                 }
             }
-            Event::Changed => {
+            DownloadEvent::Changed => {
                 let drops = self.drops + 1;
                 let blame = None;
                 if drops < MOST_DROPS {
-                    (Self { drops, ..self }, Step::BeginAnew { blame })
+                    (Self { drops, ..self }, DownloadStep::BeginAnew { blame })
                 } else {
-                    (self.of_next_source(), Step::NextSourceAnew { blame })
+                    (
+                        self.for_next_source(),
+                        DownloadStep::NextSourceAnew { blame },
+                    )
                 }
             }
-            Event::NoRoom => (self, Step::Fail),
-            Event::Outranked => (self, Step::Pause),
+            DownloadEvent::NoRoom => (self, DownloadStep::Fail),
+            DownloadEvent::Outranked => (self, DownloadStep::Pause),
         }
     }
 
-    const fn of_next_source(self) -> Self {
+    const fn for_next_source(self) -> Self {
         Self { drops: 0, ..self }
     }
 }
@@ -120,25 +129,25 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    const DROPPED: Event = Event::Dropped {
+    const DROPPED: DownloadEvent = DownloadEvent::Dropped {
         moved: false,
         followed: true,
     };
-    const MOVED: Event = Event::Dropped {
+    const MOVED: DownloadEvent = DownloadEvent::Dropped {
         moved: true,
         followed: true,
     };
-    const UNSEEN: Event = Event::Dropped {
+    const UNSEEN: DownloadEvent = DownloadEvent::Dropped {
         moved: true,
         followed: false,
     };
-    const LAST: Event = Event::WrongBytes {
+    const LAST: DownloadEvent = DownloadEvent::WrongBytes {
         more_sources: false,
     };
-    const ONE_OF_MANY: Event = Event::WrongBytes { more_sources: true };
+    const ONE_OF_MANY: DownloadEvent = DownloadEvent::WrongBytes { more_sources: true };
 
     /// What a series of events leads to, step by step.
-    fn steps(inherited: bool, events: &[Event]) -> Vec<Step> {
+    fn steps(inherited: bool, events: &[DownloadEvent]) -> Vec<DownloadStep> {
         let mut attempts = Attempts::new(inherited);
         let steps = events.iter().map(|event| {
             let (next, step) = attempts.next(*event);
@@ -150,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_interruption_leads_to_one_step() {
-        let resume = |drops| Step::Resume { drops };
+        let resume = |drops| DownloadStep::Resume { drops };
         let (line, disk) = (Some(CorruptSource::Upstream), Some(CorruptSource::Disk));
         for (inherited, events, expected) in [
             // A source that sends something each time may drop for ever.
@@ -164,7 +173,7 @@ mod tests {
                     resume(3),
                     resume(4),
                     resume(5),
-                    Step::NextSource,
+                    DownloadStep::NextSource,
                 ],
             ),
             (
@@ -175,26 +184,26 @@ mod tests {
             // The next source is not to blame for the drops of the last.
             (
                 false,
-                &[DROPPED, DROPPED, Event::Refused, DROPPED],
-                vec![resume(1), resume(2), Step::NextSource, resume(1)],
+                &[DROPPED, DROPPED, DownloadEvent::Refused, DROPPED],
+                vec![resume(1), resume(2), DownloadStep::NextSource, resume(1)],
             ),
-            (false, &[UNSEEN], vec![Step::NextSource]),
+            (false, &[UNSEEN], vec![DownloadStep::NextSource]),
             // A last source is asked once more, and once only.
             (
                 false,
                 &[LAST, LAST],
                 vec![
-                    Step::BeginAnew { blame: line },
-                    Step::NextSourceAnew { blame: line },
+                    DownloadStep::BeginAnew { blame: line },
+                    DownloadStep::NextSourceAnew { blame: line },
                 ],
             ),
             (
                 false,
                 &[ONE_OF_MANY, LAST, LAST],
                 vec![
-                    Step::NextSourceAnew { blame: line },
-                    Step::BeginAnew { blame: line },
-                    Step::NextSourceAnew { blame: line },
+                    DownloadStep::NextSourceAnew { blame: line },
+                    DownloadStep::BeginAnew { blame: line },
+                    DownloadStep::NextSourceAnew { blame: line },
                 ],
             ),
             // What an earlier process left is blamed first, and once.
@@ -202,21 +211,25 @@ mod tests {
                 true,
                 &[ONE_OF_MANY, ONE_OF_MANY],
                 vec![
-                    Step::BeginAnew { blame: disk },
-                    Step::NextSourceAnew { blame: line },
+                    DownloadStep::BeginAnew { blame: disk },
+                    DownloadStep::NextSourceAnew { blame: line },
                 ],
             ),
             (
                 false,
-                &[Event::Changed; 6],
+                &[DownloadEvent::Changed; 6],
                 [
-                    vec![Step::BeginAnew { blame: None }; 5],
-                    vec![Step::NextSourceAnew { blame: None }],
+                    vec![DownloadStep::BeginAnew { blame: None }; 5],
+                    vec![DownloadStep::NextSourceAnew { blame: None }],
                 ]
                 .concat(),
             ),
-            (false, &[Event::NoRoom], vec![Step::Fail]),
-            (false, &[Event::Outranked], vec![Step::Pause]),
+            (false, &[DownloadEvent::NoRoom], vec![DownloadStep::Fail]),
+            (
+                false,
+                &[DownloadEvent::Outranked],
+                vec![DownloadStep::Pause],
+            ),
         ] {
             assert_eq!(steps(inherited, events), expected, "{inherited} {events:?}");
         }

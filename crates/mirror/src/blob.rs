@@ -10,7 +10,7 @@ use super::freshness::{Stale, is_fresh, stale_age, unix_seconds};
 use super::pass_through::PassThroughBody;
 use super::reader::Reader;
 use super::source::{FillKey, FillSource};
-use super::{HeadPolicy, Mirror, MirrorError, Origin, Shared};
+use super::{HeadPolicy, Mirror, MirrorError, MirrorState, Origin};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -41,7 +41,7 @@ pub struct BlobHead {
 #[derive(Debug)]
 pub(super) struct BlobClaim {
     link: Question<BlobLink>,
-    missing: runtime::generation::Question<super::missing::MissingKey>,
+    missing: runtime::generation::Question<super::negative_cache::NegativeKey>,
 }
 
 /// What to answer a blob's GET with.
@@ -103,7 +103,7 @@ impl BlobAnswer {
             return self;
         };
         let over = |progress: &Progress| {
-            !matches!(progress.phase, Phase::Asking | Phase::Streaming { .. })
+            !matches!(progress.phase, Phase::Waiting | Phase::Streaming { .. })
         };
         if self.size.is_none()
             && let Ok(progress) = follower.progress.wait_for(over).await
@@ -140,7 +140,7 @@ impl BlobAnswer {
                     MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob)
                 })?;
                 let check = verify.then(|| source.check(&key));
-                Reader::through(
+                Reader::pass_through(
                     PassThroughBody::new(body, key, part.first, check, self.size),
                     part.first,
                     end,
@@ -157,16 +157,16 @@ impl Mirror {
     /// What the upstream said, where it had to be asked.
     pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
-        let shared = &self.shared;
-        let link = shared.blob_link(permit, digest).await;
-        if link.is_none() && shared.missing.knows(&missing_key(permit, digest)) {
-            return Err(ResourceKind::Blob.still_unknown());
+        let state = &self.state;
+        let link = state.blob_link(permit, digest).await;
+        if link.is_none() && state.missing.contains(&missing_key(permit, digest)) {
+            return Err(ResourceKind::Blob.remembered_unknown());
         }
         let link = match link {
             Some(link) => Some(link),
-            None => shared.shared_blob(&origin, permit, digest).await,
+            None => state.peer_blob_link(&origin, permit, digest).await,
         };
-        if let Some(blob) = shared
+        if let Some(blob) = state
             .contents
             .open(digest, link.as_ref().and_then(|link| link.size))
             .await
@@ -199,16 +199,16 @@ impl Mirror {
         digest: &Digest,
     ) -> Result<BlobHead, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
-        let shared = &self.shared;
-        let link = match shared.blob_link(permit, digest).await {
-            None if shared.missing.knows(&missing_key(permit, digest)) => {
-                return Err(ResourceKind::Blob.still_unknown());
+        let state = &self.state;
+        let link = match state.blob_link(permit, digest).await {
+            None if state.missing.contains(&missing_key(permit, digest)) => {
+                return Err(ResourceKind::Blob.remembered_unknown());
             }
-            None => shared.shared_blob(&origin, permit, digest).await,
+            None => state.peer_blob_link(&origin, permit, digest).await,
             link => link,
         };
         let here = match &link {
-            Some(link) => shared.length_here(&origin, permit, digest, link).await,
+            Some(link) => state.local_length(&origin, permit, digest, link).await,
             None => None,
         };
         if let (Some(link), Some(size), HeadPolicy::Cached) = (&link, here, origin.heads) {
@@ -257,10 +257,10 @@ impl Mirror {
             permit.repository().clone(),
             *digest,
         );
-        let claim = self.shared.ask_blob(permit, digest);
+        let claim = self.state.ask_blob(permit, digest);
         let generation = claim.link.generation();
         let start = || {
-            let (shared, origin) = (self.shared.clone(), origin.clone());
+            let (state, origin) = (self.state.clone(), origin.clone());
             let (repository, digest) = (permit.repository().clone(), *digest);
             async move {
                 let asked = async { origin.v2()?.blob_head(&repository, &digest).await };
@@ -268,14 +268,14 @@ impl Mirror {
                     Ok(size) => {
                         let checked_at = unix_seconds(SystemTime::now());
                         let link = BlobLink { checked_at, size };
-                        let records = &shared.store.records;
+                        let records = &state.store.records;
                         records.answer(&claim.link, link, Reach::Shared).await;
                         return Ok(size);
                     }
                     Err(error) => error,
                 };
                 if matches!(error, UpstreamError::NotFound) {
-                    let fallback = shared.fallback(&origin).cloned();
+                    let fallback = state.fallback(&origin).cloned();
                     if let Some(fallback) = fallback {
                         let size = fallback.blob(&origin.registry, &repository, &digest);
                         if let Some(size) = size.await {
@@ -284,10 +284,10 @@ impl Mirror {
                     }
                 }
                 let error = FillError::Upstream(Arc::new(error));
-                Err(shared.blob_refused(&origin, &claim, error).await)
+                Err(state.blob_error(&origin, &claim, error).await)
             }
         };
-        let claiming = &self.shared.claiming;
+        let claiming = &self.state.blob_requests;
         let (claim, collapsed) = claiming
             .join((key, origin.caller_key, generation), start)
             .await;
@@ -300,25 +300,25 @@ impl Mirror {
         let (mirror, origin, permit, digest) =
             (self.clone(), origin.clone(), permit.clone(), *digest);
         tokio::spawn(async move {
-            let shared = &mirror.shared;
-            if shared
-                .shared_blob(&origin, &permit, &digest)
+            let state = &mirror.state;
+            if state
+                .peer_blob_link(&origin, &permit, &digest)
                 .await
                 .is_some()
             {
                 return;
             }
-            let claim = shared.ask_blob(&permit, &digest);
+            let claim = state.ask_blob(&permit, &digest);
             if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
-                && error.ends_a_claim()
+                && error.revokes_link()
             {
-                shared.store.records.answer_absent(&claim.link).await;
+                state.store.records.answer_absent(&claim.link).await;
             }
         });
     }
 }
 
-impl Shared {
+impl MirrorState {
     async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
         self.store
@@ -332,7 +332,7 @@ impl Shared {
     }
 
     /// The link that another node made, while it is fresh.
-    async fn shared_blob(
+    async fn peer_blob_link(
         &self,
         origin: &Origin,
         permit: &Permit,
@@ -346,7 +346,7 @@ impl Shared {
     }
 
     /// How long a linked blob is that is here, or is had from the fallback.
-    async fn length_here(
+    async fn local_length(
         &self,
         origin: &Origin,
         permit: &Permit,
@@ -357,7 +357,7 @@ impl Shared {
             return Some(blob.size());
         }
         let repository = permit.repository();
-        let given = self.blob_of_fallback(origin, repository, digest).await;
+        let given = self.fallback_blob(origin, repository, digest).await;
         link.size.filter(|_| given.is_some())
     }
 
@@ -374,7 +374,7 @@ impl Shared {
     }
 
     /// What a source's refusal means for the client; what the upstream does not have is remembered.
-    pub(super) async fn blob_refused(
+    pub(super) async fn blob_error(
         &self,
         origin: &Origin,
         claim: &BlobClaim,
@@ -389,7 +389,7 @@ impl Shared {
     }
 }
 
-pub(super) fn missing_key(permit: &Permit, digest: &Digest) -> super::missing::MissingKey {
+pub(super) fn missing_key(permit: &Permit, digest: &Digest) -> super::negative_cache::NegativeKey {
     (
         permit.registry().clone(),
         permit.repository().clone(),

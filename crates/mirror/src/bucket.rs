@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::download::Download;
 use super::freshness::{is_fresh, unix_seconds};
 use super::source::FillSource;
-use super::{Origin, Shared};
+use super::{MirrorState, Origin};
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
 use store::{
@@ -35,7 +35,7 @@ const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl Origin {
     /// Notes that something was written or purged at `now`: what another node learned before is not believed.
-    pub(super) fn written(&self, now: SystemTime) {
+    pub(super) fn record_write(&self, now: SystemTime) {
         self.written_at
             .fetch_max(unix_seconds(now), Ordering::SeqCst);
     }
@@ -48,14 +48,14 @@ impl Origin {
     }
 }
 
-impl Shared {
+impl MirrorState {
     /// A small body that another node fetched, kept here.
-    pub(super) async fn fetch_shared(&self, digest: &Digest) -> Option<Bytes> {
+    pub(super) async fn fetch_from_bucket(&self, digest: &Digest) -> Option<Bytes> {
         let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
         let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be kept", &error),
-            Ok(Ok(())) => self.contents.heat(*digest, &bytes),
+            Ok(Ok(())) => self.contents.cache_in_memory(*digest, &bytes),
             Err(_) => {}
         }
         Some(bytes)
@@ -63,7 +63,7 @@ impl Shared {
 }
 
 /// What the bucket came to for a fill.
-pub(super) enum Tried {
+pub(super) enum BucketOutcome {
     Done(Arc<OpenFile>),
     /// The upstream is asked, while others wait for us if there is a lease.
     Upstream(Option<Lease>),
@@ -71,18 +71,20 @@ pub(super) enum Tried {
 
 impl Download {
     /// Fills from the bucket, or finds out who asks the upstream.
-    pub(super) async fn try_bucket(&mut self, source: &FillSource) -> Tried {
-        let bucket = self.fills.shared.store.bucket();
-        let (Some(bucket), Some(digest)) = (bucket.cloned(), self.shared_digest(source)) else {
-            return Tried::Upstream(None);
+    pub(super) async fn try_bucket(&mut self, source: &FillSource) -> BucketOutcome {
+        let bucket = self.fills.state.store.bucket();
+        let (Some(bucket), Some(digest)) = (bucket.cloned(), self.bucket_digest(source)) else {
+            return BucketOutcome::Upstream(None);
         };
         let waiting_since = Instant::now();
         let mut looks = 0;
         loop {
             if let Some(object) = bucket.open(&digest).await {
-                let taken = self.take(&bucket, object, source, digest).await;
-                self.announce(None);
-                return taken.map_or(Tried::Upstream(None), Tried::Done);
+                let taken = self
+                    .download_from_bucket(&bucket, object, source, digest)
+                    .await;
+                self.announce_total(None);
+                return taken.map_or(BucketOutcome::Upstream(None), BucketOutcome::Done);
             }
             looks += 1;
             if looks % LEASE_EVERY != 1 && waiting_since.elapsed() < LEASE_WAIT {
@@ -90,8 +92,8 @@ impl Download {
                 continue;
             }
             match bucket.lease(&digest).await {
-                Leased::Held(lease) => return Tried::Upstream(Some(lease)),
-                Leased::Unavailable => return Tried::Upstream(None),
+                Leased::Held(lease) => return BucketOutcome::Upstream(Some(lease)),
+                Leased::Unavailable => return BucketOutcome::Upstream(None),
                 Leased::Taken if waiting_since.elapsed() < LEASE_WAIT => {
                     tracing::debug!(%digest, "another node fetches it");
                     tokio::time::sleep(LOOK_EVERY).await;
@@ -99,28 +101,28 @@ impl Download {
                 Leased::Taken => {
                     metrics::bucket(BucketEvent::LeaseTimeout);
                     tracing::info!(target: "fill", %digest, "another node takes too long");
-                    return Tried::Upstream(None);
+                    return BucketOutcome::Upstream(None);
                 }
             }
         }
     }
 
     /// Has what was committed written to the bucket.
-    pub(super) fn share(&self, source: &FillSource, lease: Option<Lease>) {
-        let store = &self.fills.shared.store;
-        if let (Some(bucket), Some(digest)) = (store.bucket(), self.shared_digest(source)) {
+    pub(super) fn write_to_bucket(&self, source: &FillSource, lease: Option<Lease>) {
+        let store = &self.fills.state.store;
+        if let (Some(bucket), Some(digest)) = (store.bucket(), self.bucket_digest(source)) {
             bucket.write_through(&store.blobs, &digest, lease);
         }
     }
 
     /// The digest under which other nodes share what a source has; `None` for what they do not share.
-    fn shared_digest(&self, source: &FillSource) -> Option<Digest> {
+    fn bucket_digest(&self, source: &FillSource) -> Option<Digest> {
         source.blob()?;
         self.fill.key.digest()
     }
 
     /// Takes a body from the bucket, once the source's repository is known to have it.
-    async fn take(
+    async fn download_from_bucket(
         &mut self,
         bucket: &Bucket,
         mut object: Object,
@@ -128,15 +130,15 @@ impl Download {
         digest: Digest,
     ) -> Option<Arc<OpenFile>> {
         let started = Instant::now();
-        let size = self.claimed_size(source, &digest).await?;
+        let size = self.confirmed_size(source, &digest).await?;
         if size.is_some_and(|size| size != object.size) {
             bucket.report_corrupt(&digest);
             return None;
         }
-        let blobs = self.fills.shared.store.blobs.clone();
+        let blobs = self.fills.state.store.blobs.clone();
         // What the upstream cannot bring either is said there.
         let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
-        self.announce(size);
+        self.announce_total(size);
         let slow_after = size.map_or(SHORT_SLOW_AFTER, |_| SLOW_AFTER);
         while let Some(piece) = object.next().await {
             staged.append(&piece).ok()?;
@@ -171,22 +173,22 @@ impl Download {
     }
 
     /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
-    async fn claimed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
+    async fn confirmed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
         let (origin, repository) = source.blob()?;
         let key = BlobKey::new(&origin.registry, repository, digest);
-        if let Ok(Some(link)) = self.fills.shared.store.records.open(&key).await {
+        if let Ok(Some(link)) = self.fills.state.store.records.open(&key).await {
             return Some(link.size);
         }
-        let claim = self.claim(source);
+        let claim = self.ask_link(source);
         // Where it refuses, asking it for the bytes says why.
         let size = origin.v2().ok()?.blob_head(repository, digest).await;
         let size = size.ok()?;
-        self.link(source, claim, size).await;
+        self.record_link(source, claim, size).await;
         Some(size)
     }
 
     /// Tells readers how long it will be, or that this is unknown again.
-    fn announce(&self, total: Option<u64>) {
+    fn announce_total(&self, total: Option<u64>) {
         let progress = &self.fill.progress;
         progress.send_modify(|progress| progress.total = total);
     }

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::error::ResourceKind;
 use super::freshness::unix_seconds;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
-use super::{Mirror, MirrorError, Origin, Shared, Visibility};
+use super::{Mirror, MirrorError, MirrorState, Origin, Visibility};
 use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
@@ -30,9 +30,9 @@ use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Question, Reach};
 use upstream::UpstreamError;
 
 /// How long a caller who was let into a repository need not be asked about again.
-const LET_IN: Duration = Duration::from_secs(300);
+const ADMITTED_TTL: Duration = Duration::from_secs(300);
 /// How many of them are remembered.
-const CALLERS: u64 = 65_536;
+const MAX_ADMITTED: u64 = 65_536;
 
 /// Who asks, as far as this process can tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,36 +45,36 @@ impl fmt::Debug for CallerKey {
 }
 
 /// Who was let into what.
-pub(super) struct Callers {
+pub(super) struct AdmittedCallers {
     key: Hmac<Sha256>,
-    let_in: moka::sync::Cache<(CallerKey, Registry, Repository), ()>,
+    admitted: moka::sync::Cache<(CallerKey, Registry, Repository), ()>,
 }
 
-impl fmt::Debug for Callers {
+impl fmt::Debug for AdmittedCallers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Callers")
+        f.write_str("AdmittedCallers")
     }
 }
 
-impl Callers {
+impl AdmittedCallers {
     pub fn new() -> Self {
         let mut key = [0; 32];
         // Without it nobody's memory is safe from another's guess.
         getrandom::fill(&mut key).expect("the system has random numbers");
         // Any length is a key.
         let key = Hmac::new_from_slice(&key).expect("a key");
-        let let_in = moka::sync::Cache::builder()
-            .max_capacity(CALLERS)
-            .time_to_live(LET_IN)
+        let admitted = moka::sync::Cache::builder()
+            .max_capacity(MAX_ADMITTED)
+            .time_to_live(ADMITTED_TTL)
             .build();
-        Self { key, let_in }
+        Self { key, admitted }
     }
 
     /// What an answer to a caller's own login says of a repository: who was let in may have what is here.
-    fn learn<T>(&self, key: (CallerKey, Registry, Repository), answer: &Result<T, MirrorError>) {
+    fn record<T>(&self, key: (CallerKey, Registry, Repository), answer: &Result<T, MirrorError>) {
         match answer {
-            Ok(_) => self.let_in.insert(key, ()),
-            Err(error) if error.ends_a_claim() => self.let_in.invalidate(&key),
+            Ok(_) => self.admitted.insert(key, ()),
+            Err(error) if error.revokes_link() => self.admitted.invalidate(&key),
             Err(_) => {}
         }
     }
@@ -121,9 +121,9 @@ impl Mirror {
         registry: &Registry,
         forwarded: Option<&ForwardedAuthorization>,
     ) -> Result<Arc<Origin>, MirrorError> {
-        let Shared {
+        let MirrorState {
             origins, callers, ..
-        } = &*self.shared;
+        } = &*self.state;
         let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
         match forwarded {
             None if !origin.is_per_caller() => Ok(origin.clone()),
@@ -158,9 +158,9 @@ impl Mirror {
         permit: &Permit,
         resource: &Resource,
     ) -> Result<(), MirrorError> {
-        let shared = &self.shared;
+        let state = &self.state;
         let (registry, repository) = (permit.registry(), permit.repository());
-        let records = &shared.store.records;
+        let records = &state.store.records;
         let linked = match resource {
             Resource::Blob(digest) => {
                 let link = records
@@ -177,15 +177,15 @@ impl Mirror {
             _ => return Ok(()),
         };
         let key = (caller_key, registry.clone(), repository.clone());
-        if linked && shared.callers.let_in.contains_key(&key) {
+        if linked && state.callers.admitted.contains_key(&key) {
             return Ok(());
         }
         let asked = match resource {
-            Resource::Blob(digest) => shared.head_blob(origin, permit, digest).await,
-            Resource::Manifest(reference) => shared.head_manifest(origin, permit, reference).await,
+            Resource::Blob(digest) => state.head_blob(origin, permit, digest).await,
+            Resource::Manifest(reference) => state.head_manifest(origin, permit, reference).await,
             _ => Ok(()),
         };
-        shared.callers.learn(key, &asked);
+        state.callers.record(key, &asked);
         asked
     }
 
@@ -204,7 +204,7 @@ impl Mirror {
         if let Some(caller_key) = origin.caller_key {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (caller_key, registry, repository);
-            self.shared.callers.learn(key, &found);
+            self.state.callers.record(key, &found);
         }
         found
     }
@@ -218,7 +218,7 @@ impl Mirror {
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let shared = &self.shared;
+        let state = &self.state;
         let reference = Reference::Tag(tag.clone());
         let refused = |error: UpstreamError| {
             MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
@@ -226,7 +226,7 @@ impl Mirror {
         let upstream = origin.v2().map_err(refused)?;
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
         // It is not kept, but ends when somebody writes.
-        let asked = shared
+        let asked = state
             .store
             .records
             .ask(&store::TagKey::new(registry, repository, class, tag));
@@ -237,10 +237,10 @@ impl Mirror {
                 if let (Some(digest), Some(size)) = (head.digest, head.size)
                     && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
                 {
-                    let records = &shared.store.records;
+                    let records = &state.store.records;
                     let link = records.ask(&ManifestKey::new(registry, repository, &digest));
                     if asked.is_current() {
-                        shared
+                        state
                             .confirm_manifest(&link, permit, &digest, media_type, size)
                             .await;
                     }
@@ -259,9 +259,9 @@ impl Mirror {
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let records = &shared.store.records;
+        let records = &state.store.records;
         let link = records.ask(&ManifestKey::new(registry, repository, &digest));
-        let kept = shared.keep(&link, &digest, manifest).await?;
+        let kept = state.store_manifest(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
             digest,
             media_type: kept.link.media_type.clone(),
@@ -273,7 +273,7 @@ impl Mirror {
     }
 }
 
-impl Shared {
+impl MirrorState {
     async fn head_blob(
         &self,
         origin: &Origin,
@@ -344,7 +344,7 @@ impl Shared {
             stored: None,
         };
         let (registry, repository) = (permit.registry(), permit.repository());
-        self.relink(question, registry, repository, digest, link)
+        self.confirm_link(question, registry, repository, digest, link)
             .await;
     }
 }
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn callers_are_told_apart_by_what_they_show() {
-        let callers = Callers::new();
+        let callers = AdmittedCallers::new();
         let forwarded = |values: &[&'static str]| {
             let values: Vec<_> = values
                 .iter()
@@ -376,7 +376,7 @@ mod tests {
                 assert_eq!(same, one == other, "{one} {other}");
             }
         }
-        let elsewhere = Callers::new();
+        let elsewhere = AdmittedCallers::new();
         assert!(callers.caller_key(&shown[2]) != elsewhere.caller_key(&shown[2]));
     }
 }

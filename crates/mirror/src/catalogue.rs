@@ -20,19 +20,19 @@ use upstream::UpstreamError;
 const LONGEST_PAGE: usize = 1000;
 
 /// What is searched of one registry, in how many questions at most, and how long it is believed.
-const SEARCHED: usize = 50_000;
-const QUESTIONS: usize = 64;
-const SEARCHED_FOR: Duration = Duration::from_secs(60);
+const MAX_NAMES: usize = 50_000;
+const MAX_REQUESTS: usize = 64;
+const NAMES_TTL: Duration = Duration::from_secs(60);
 /// Of how many registries that is kept.
-const REGISTRIES: u64 = 64;
+const MAX_REGISTRIES: u64 = 64;
 
 /// All names of a registry, for searches.
-pub(super) type Searched = moka::sync::Cache<Registry, Arc<[Repository]>>;
+pub(super) type NameCache = moka::sync::Cache<Registry, Arc<[Repository]>>;
 
-pub(super) fn searched() -> Searched {
+pub(super) fn name_cache() -> NameCache {
     moka::sync::Cache::builder()
-        .max_capacity(REGISTRIES)
-        .time_to_live(SEARCHED_FOR)
+        .max_capacity(MAX_REGISTRIES)
+        .time_to_live(NAMES_TTL)
         .build()
 }
 
@@ -81,11 +81,11 @@ impl Mirror {
                 more: false,
             }
         } else {
-            walk(&origin, seen, after, n, budget).await?
+            collect_names(&origin, seen, after, n, budget).await?
         };
-        let shared = &self.shared;
-        shared
-            .with_names_of_fallback(&origin, seen, after, n, budget, listed)
+        let state = &self.state;
+        state
+            .merge_fallback_names(&origin, seen, after, n, budget, listed)
             .await
     }
 
@@ -101,25 +101,26 @@ impl Mirror {
     ) -> Result<Vec<Repository>, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
         if origin.is_per_caller() {
-            let mut budget = RequestBudget(QUESTIONS);
-            let listed = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
+            let mut budget = RequestBudget(MAX_REQUESTS);
+            let listed = collect_names(&origin, |_| true, None, MAX_NAMES, &mut budget).await?;
             return Ok(listed.names);
         }
-        let shared = &self.shared;
-        let all = if let Some(all) = shared.searched.get(registry) {
+        let state = &self.state;
+        let all = if let Some(all) = state.names.get(registry) {
             all
         } else {
             let start = || {
-                let (shared, registry) = (shared.clone(), registry.clone());
+                let (state, registry) = (state.clone(), registry.clone());
                 async move {
-                    let mut budget = RequestBudget(QUESTIONS);
-                    let all = walk(&origin, |_| true, None, SEARCHED, &mut budget).await?;
+                    let mut budget = RequestBudget(MAX_REQUESTS);
+                    let all =
+                        collect_names(&origin, |_| true, None, MAX_NAMES, &mut budget).await?;
                     let all: Arc<[Repository]> = all.names.into();
-                    shared.searched.insert(registry, all.clone());
+                    state.names.insert(registry, all.clone());
                     Ok(all)
                 }
             };
-            let (all, _) = shared.searching.join(registry.clone(), start).await;
+            let (all, _) = state.name_requests.join(registry.clone(), start).await;
             all.unwrap_or(Err(MirrorError::Internal))?
         };
         let seen = |name: &Repository| {
@@ -133,7 +134,7 @@ impl Mirror {
 }
 
 /// Up to `n` names that are `seen`, those behind `after`, in the upstream's order.
-async fn walk(
+async fn collect_names(
     origin: &Origin,
     seen: impl Fn(&Repository) -> bool,
     after: Option<&str>,
@@ -149,11 +150,11 @@ async fn walk(
     }
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
-        let v2 = origin.v2().map_err(refused)?;
+        let v2 = origin.v2().map_err(catalogue_error)?;
         let page = v2
             .catalogue(&query, origin.visibility == Visibility::PublicOnly)
             .await;
-        let page = page.map_err(refused)?;
+        let page = page.map_err(catalogue_error)?;
         // Some registries know no pages: everything comes, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);
         for name in page.names.iter().skip(known.map_or(0, |at| at + 1)) {
@@ -188,13 +189,13 @@ impl Mirror {
     /// The repositories of which something is here, those that the viewer may pull. Where a registry decides
     /// for each caller there are none: what is here says nothing of what it would give them.
     pub async fn cached_names(&self, viewer: &Viewer<'_>, registry: &Registry) -> Vec<Repository> {
-        let Some(origin) = self.shared.origins.get(registry) else {
+        let Some(origin) = self.state.origins.get(registry) else {
             return Vec::new();
         };
         if origin.is_per_caller() {
             return Vec::new();
         }
-        let known = match self.shared.store.records.repositories(registry).await {
+        let known = match self.state.store.records.repositories(registry).await {
             Ok(known) => known,
             Err(error) => {
                 warn_degraded("the repositories cannot be listed", &error);
@@ -225,7 +226,7 @@ pub async fn filter_map_yielding<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>
     picked
 }
 
-fn refused(error: UpstreamError) -> MirrorError {
+fn catalogue_error(error: UpstreamError) -> MirrorError {
     match error {
         UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) => {
             MirrorError::from_upstream(Arc::new(UpstreamError::NotFound), ResourceKind::Repository)

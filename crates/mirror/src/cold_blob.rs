@@ -21,8 +21,8 @@ const MOST_JOINS: u32 = 3;
 
 /// How far a request for a cold blob is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asking {
-    side: Side,
+struct ColdRequest {
+    source_kind: ColdSource,
     /// Whether the repository is known to have it.
     claimed: bool,
     /// Fills joined again because one ended with what others were told.
@@ -31,14 +31,14 @@ struct Asking {
 
 /// Where a request gets its bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum ColdSource {
     /// Who may have what the fallback gave out was looked up.
     Fallback,
     Upstream,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+enum ColdEvent {
     /// A fill is under way from other repositories.
     Unclaimed,
     /// The fill gave its slot up before it saw this request.
@@ -54,7 +54,7 @@ enum Event {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum ColdStep {
     /// Joins a fill, or starts one.
     Join,
     /// Asks whether the repository has it, then joins.
@@ -63,45 +63,51 @@ enum Step {
     Refuse,
 }
 
-impl Asking {
-    const fn next(self, event: Event) -> (Self, Step) {
+impl ColdRequest {
+    const fn next(self, event: ColdEvent) -> (Self, ColdStep) {
         let Self {
-            side,
+            source_kind,
             claimed,
             joins,
         } = self;
-        match (side, event) {
-            (_, Event::Unclaimed) => {
+        match (source_kind, event) {
+            (_, ColdEvent::Unclaimed) => {
                 let claimed = true;
-                (Self { claimed, ..self }, Step::Claim)
+                (Self { claimed, ..self }, ColdStep::Claim)
             }
-            (_, Event::Paused) => (self, Step::Join),
+            (_, ColdEvent::Paused) => (self, ColdStep::Join),
             // The fallback has it no more. The v2 side may.
-            (Side::Fallback, Event::Failed { lost: true, .. }) => {
-                let side = Side::Upstream;
-                (Self { side, ..self }, Step::Join)
+            (ColdSource::Fallback, ColdEvent::Failed { lost: true, .. }) => {
+                let source_kind = ColdSource::Upstream;
+                (
+                    Self {
+                        source_kind,
+                        ..self
+                    },
+                    ColdStep::Join,
+                )
             }
             (
-                Side::Upstream,
-                Event::Failed {
+                ColdSource::Upstream,
+                ColdEvent::Failed {
                     ended_without: true,
                     ..
                 },
             ) if joins < MOST_JOINS => {
                 let joins = joins + 1;
-                (Self { joins, ..self }, Step::Join)
+                (Self { joins, ..self }, ColdStep::Join)
             }
             // It may have been asked for before it was put there, of which the claim tells.
             (
-                Side::Upstream,
-                Event::Failed {
+                ColdSource::Upstream,
+                ColdEvent::Failed {
                     too_early: true, ..
                 },
             ) if claimed && joins < MOST_JOINS => {
                 let joins = MOST_JOINS;
-                (Self { joins, ..self }, Step::Join)
+                (Self { joins, ..self }, ColdStep::Join)
             }
-            (_, Event::Failed { .. }) => (self, Step::Refuse),
+            (_, ColdEvent::Failed { .. }) => (self, ColdStep::Refuse),
         }
     }
 }
@@ -115,48 +121,50 @@ impl Mirror {
         digest: &Digest,
         claimed: bool,
     ) -> Result<BlobAnswer, MirrorError> {
-        let shared = &self.shared;
+        let state = &self.state;
         let upstream = FillSource::Blob(BlobSource {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         });
-        let given = shared.blob_of_fallback(origin, permit.repository(), digest);
-        let (side, fallback) = match given.await {
+        let given = state.fallback_blob(origin, permit.repository(), digest);
+        let (source_kind, fallback) = match given.await {
             Some(FallbackBlob::Rebuilt(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
                 let cache = cache.detail("converted");
                 return Ok(BlobAnswer::stored(StoredBlob::Memory(bytes), cache));
             }
-            Some(FallbackBlob::Source(source)) => (Side::Fallback, FillSource::Foreign(source)),
-            None => (Side::Upstream, upstream.clone()),
+            Some(FallbackBlob::Source(source)) => {
+                (ColdSource::Fallback, FillSource::Foreign(source))
+            }
+            None => (ColdSource::Upstream, upstream.clone()),
         };
-        let mut asking = Asking {
-            side,
+        let mut request = ColdRequest {
+            source_kind,
             claimed,
             joins: 0,
         };
         loop {
-            let claim = shared.ask_blob(permit, digest);
-            let source = match asking.side {
-                Side::Fallback => &fallback,
-                Side::Upstream => &upstream,
+            let claim = state.ask_blob(permit, digest);
+            let source = match request.source_kind {
+                ColdSource::Fallback => &fallback,
+                ColdSource::Upstream => &upstream,
             };
-            let (event, error) = match self.join_blob(digest, source, asking).await {
+            let (event, error) = match self.join_blob(digest, source, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let (next, step) = asking.next(event);
+            let (next, step) = request.next(event);
             match (step, error) {
-                (Step::Claim, _) => drop(self.claim_blob(origin, permit, digest).await?),
-                (Step::Refuse, Some(error)) => {
-                    return Err(match asking.side {
-                        Side::Fallback => MirrorError::from_fill(error),
-                        Side::Upstream => shared.blob_refused(origin, &claim, error).await,
+                (ColdStep::Claim, _) => drop(self.claim_blob(origin, permit, digest).await?),
+                (ColdStep::Refuse, Some(error)) => {
+                    return Err(match request.source_kind {
+                        ColdSource::Fallback => MirrorError::from_fill(error),
+                        ColdSource::Upstream => state.blob_error(origin, &claim, error).await,
                     });
                 }
-                (Step::Join, _) | (Step::Refuse, None) => {}
+                (ColdStep::Join, _) | (ColdStep::Refuse, None) => {}
             }
-            asking = next;
+            request = next;
         }
     }
 
@@ -165,17 +173,17 @@ impl Mirror {
         &self,
         digest: &Digest,
         source: &FillSource,
-        asking: Asking,
-    ) -> Result<BlobAnswer, (Event, Option<FillError>)> {
+        request: ColdRequest,
+    ) -> Result<BlobAnswer, (ColdEvent, Option<FillError>)> {
         let key = FillKey::Digest(*digest);
-        let claimed = asking.claimed || asking.side == Side::Fallback;
-        let fills = &self.shared.contents.fills;
+        let claimed = request.claimed || request.source_kind == ColdSource::Fallback;
+        let fills = &self.state.contents.fills;
         let Joined::Fill {
             mut follower,
             collapsed,
         } = fills.join(key, source.clone(), claimed)
         else {
-            return Err((Event::Unclaimed, None));
+            return Err((ColdEvent::Unclaimed, None));
         };
         let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
         let source = source.clone();
@@ -190,7 +198,7 @@ impl Mirror {
                 cache: cache.detail("no-room"),
                 content: Content::PassThrough(source, key),
             }),
-            Err(FillError::Paused) => Err((Event::Paused, None)),
+            Err(FillError::Paused) => Err((ColdEvent::Paused, None)),
             Err(error) => {
                 let is_answer = matches!(error, FillError::Upstream(_) | FillError::Commit(_));
                 let not_found = matches!(
@@ -203,7 +211,7 @@ impl Mirror {
                         | MirrorError::Unusable(_)
                         | MirrorError::DigestMismatch(_)
                 );
-                let event = Event::Failed {
+                let event = ColdEvent::Failed {
                     lost,
                     ended_without: is_answer && follower.fill.ended_without(&source),
                     too_early: collapsed && not_found,
@@ -233,8 +241,8 @@ async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u6
             let progress = progress.borrow_and_update();
             match &progress.phase {
                 // The bucket has it, and its length is known from elsewhere.
-                Phase::Asking if progress.total.is_some() => return Ok(progress.total),
-                Phase::Asking => {}
+                Phase::Waiting if progress.total.is_some() => return Ok(progress.total),
+                Phase::Waiting => {}
                 Phase::Streaming { .. } => return Ok(progress.total),
                 Phase::Done { .. } => return Ok(Some(progress.written)),
                 Phase::Failed(error) => return Err(error.clone()),
@@ -248,12 +256,12 @@ async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u6
 mod tests {
     use super::*;
 
-    const LOST: Event = failed(true, false, false);
-    const WITHOUT: Event = failed(true, true, false);
-    const TOO_EARLY: Event = failed(true, false, true);
+    const LOST: ColdEvent = failed(true, false, false);
+    const WITHOUT: ColdEvent = failed(true, true, false);
+    const TOO_EARLY: ColdEvent = failed(true, false, true);
 
-    const fn failed(lost: bool, ended_without: bool, too_early: bool) -> Event {
-        Event::Failed {
+    const fn failed(lost: bool, ended_without: bool, too_early: bool) -> ColdEvent {
+        ColdEvent::Failed {
             lost,
             ended_without,
             too_early,
@@ -261,15 +269,15 @@ mod tests {
     }
 
     /// What a series of events leads to, step by step.
-    fn steps(side: Side, claimed: bool, events: &[Event]) -> Vec<Step> {
-        let mut asking = Asking {
-            side,
+    fn steps(source_kind: ColdSource, claimed: bool, events: &[ColdEvent]) -> Vec<ColdStep> {
+        let mut request = ColdRequest {
+            source_kind,
             claimed,
             joins: 0,
         };
         let steps = events.iter().map(|event| {
-            let (next, step) = asking.next(*event);
-            asking = next;
+            let (next, step) = request.next(*event);
+            request = next;
             step
         });
         steps.collect()
@@ -277,43 +285,68 @@ mod tests {
 
     #[test]
     fn each_event_leads_to_one_step() {
-        use Step::{Claim, Join, Refuse};
-        for (side, claimed, events, expected) in [
-            (Side::Upstream, false, &[Event::Unclaimed][..], &[Claim][..]),
-            (Side::Upstream, true, &[Event::Paused; 9], &[Join; 9]),
-            (Side::Upstream, true, &[LOST], &[Refuse]),
+        use ColdStep::{Claim, Join, Refuse};
+        for (source_kind, claimed, events, expected) in [
+            (
+                ColdSource::Upstream,
+                false,
+                &[ColdEvent::Unclaimed][..],
+                &[Claim][..],
+            ),
+            (
+                ColdSource::Upstream,
+                true,
+                &[ColdEvent::Paused; 9],
+                &[Join; 9],
+            ),
+            (ColdSource::Upstream, true, &[LOST], &[Refuse]),
             // What others were told ends a request after a few tries.
             (
-                Side::Upstream,
+                ColdSource::Upstream,
                 false,
                 &[WITHOUT; 4],
                 &[Join, Join, Join, Refuse],
             ),
             // One that is claimed asks once more where the 404 may be older than the claim.
-            (Side::Upstream, true, &[TOO_EARLY; 2], &[Join, Refuse]),
-            (Side::Upstream, false, &[TOO_EARLY], &[Refuse]),
+            (ColdSource::Upstream, true, &[TOO_EARLY; 2], &[Join, Refuse]),
+            (ColdSource::Upstream, false, &[TOO_EARLY], &[Refuse]),
             (
-                Side::Upstream,
+                ColdSource::Upstream,
                 false,
-                &[Event::Unclaimed, TOO_EARLY, TOO_EARLY],
+                &[ColdEvent::Unclaimed, TOO_EARLY, TOO_EARLY],
                 &[Claim, Join, Refuse],
             ),
-            (Side::Upstream, true, &[TOO_EARLY, WITHOUT], &[Join, Refuse]),
-            // What the fallback lost, the v2 side may have; what it cannot say is the answer.
-            (Side::Fallback, false, &[LOST, LOST], &[Join, Refuse]),
-            (Side::Fallback, false, &[WITHOUT, LOST], &[Join, Refuse]),
             (
-                Side::Fallback,
+                ColdSource::Upstream,
+                true,
+                &[TOO_EARLY, WITHOUT],
+                &[Join, Refuse],
+            ),
+            // What the fallback lost, the v2 side may have; what it cannot say is the answer.
+            (ColdSource::Fallback, false, &[LOST, LOST], &[Join, Refuse]),
+            (
+                ColdSource::Fallback,
+                false,
+                &[WITHOUT, LOST],
+                &[Join, Refuse],
+            ),
+            (
+                ColdSource::Fallback,
                 true,
                 &[failed(false, true, false)],
                 &[Refuse],
             ),
-            (Side::Fallback, true, &[Event::Paused, LOST], &[Join, Join]),
+            (
+                ColdSource::Fallback,
+                true,
+                &[ColdEvent::Paused, LOST],
+                &[Join, Join],
+            ),
         ] {
             assert_eq!(
-                steps(side, claimed, events),
+                steps(source_kind, claimed, events),
                 expected,
-                "{side:?} {claimed} {events:?}"
+                "{source_kind:?} {claimed} {events:?}"
             );
         }
     }

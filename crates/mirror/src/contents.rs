@@ -19,18 +19,18 @@ use store::{Blob, CommitError, Store, warn_degraded};
 use upstream::UpstreamError;
 
 /// What is kept in memory of small bodies, in KiB.
-const HOT_KIB: u64 = 16 << 10;
+const MEMORY_KIB: u64 = 16 << 10;
 /// The largest body that is kept in memory, in bytes.
-pub(super) const HOT_BODY: u64 = 64 << 10;
+pub(super) const MAX_MEMORY_BODY: u64 = 64 << 10;
 /// How long a fill may be without progress for who needs all of it.
-const STALLED: Duration = Duration::from_secs(120);
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Content by digest. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Contents {
     pub(super) store: Arc<Store>,
     pub(super) fills: Fills,
-    pub(super) hot: moka::sync::Cache<Digest, Bytes>,
+    pub(super) memory: moka::sync::Cache<Digest, Bytes>,
 }
 
 /// A blob that is stored.
@@ -53,15 +53,15 @@ impl StoredBlob {
 impl Contents {
     /// `limit` fills run at once, on `fills_on`, so that their disk writes do not stall serving.
     pub fn new(store: Arc<Store>, limit: usize, fills_on: tokio::runtime::Handle) -> Self {
-        let hot = moka::sync::Cache::builder()
-            .max_capacity(HOT_KIB)
+        let memory = moka::sync::Cache::builder()
+            .max_capacity(MEMORY_KIB)
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self {
             fills: Fills::new(limit, store.clone(), fills_on),
             store,
-            hot,
+            memory,
         }
     }
 
@@ -79,7 +79,7 @@ impl Contents {
         digest: &Digest,
         most: u64,
     ) -> Result<Option<Bytes>, MirrorError> {
-        if let Some(bytes) = self.hot.get(digest) {
+        if let Some(bytes) = self.memory.get(digest) {
             self.store.blobs.touch(digest);
             return Ok(Some(bytes));
         }
@@ -94,7 +94,7 @@ impl Contents {
             .and_then(|bytes| bytes);
         let bytes = bytes.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         if let Some(bytes) = &bytes {
-            self.heat(digest, bytes);
+            self.cache_in_memory(digest, bytes);
         }
         Ok(bytes)
     }
@@ -102,7 +102,7 @@ impl Contents {
     /// A stored blob, of that size where a link knows it; small ones stay in memory. A disk that cannot say counts
     /// as absent: slower, not wrong.
     pub async fn open(&self, digest: &Digest, size: Option<u64>) -> Option<StoredBlob> {
-        if let Some(bytes) = self.hot.get(digest) {
+        if let Some(bytes) = self.memory.get(digest) {
             self.store.blobs.touch(digest);
             return Some(StoredBlob::Memory(bytes));
         }
@@ -118,8 +118,8 @@ impl Contents {
                 return None;
             }
         };
-        if blob.size <= HOT_BODY
-            && let Ok(bytes) = self.load_small(digest, HOT_BODY).await
+        if blob.size <= MAX_MEMORY_BODY
+            && let Ok(bytes) = self.load_small(digest, MAX_MEMORY_BODY).await
         {
             // Or it was damaged.
             return bytes.map(StoredBlob::Memory);
@@ -129,7 +129,7 @@ impl Contents {
 
     /// Stores a small body. Where the disk cannot, who needs it has it made again.
     pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
-        self.heat(digest, &bytes);
+        self.cache_in_memory(digest, &bytes);
         let blobs = self.store.blobs.clone();
         let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
         if let Ok(Err(CommitError::Io(error))) = kept {
@@ -181,20 +181,20 @@ impl Contents {
         let mut progress = follower.progress;
         loop {
             match &progress.borrow_and_update().phase {
-                Phase::Asking | Phase::Streaming { .. } => {}
+                Phase::Waiting | Phase::Streaming { .. } => {}
                 Phase::Done { .. } => return Ok(()),
                 Phase::Failed(error) => return Err(error.clone()),
             }
-            let changed = tokio::time::timeout(STALLED, progress.changed()).await;
+            let changed = tokio::time::timeout(STALL_TIMEOUT, progress.changed()).await;
             let late = || FillError::Upstream(Arc::new(UpstreamError::Timeout));
             changed.map_err(|_| late())?.map_err(|_| FillError::Lost)?;
         }
     }
 
     /// Keeps a small body in memory.
-    pub(super) fn heat(&self, digest: Digest, bytes: &Bytes) {
-        if bytes.len() as u64 <= HOT_BODY {
-            self.hot.insert(digest, bytes.clone());
+    pub(super) fn cache_in_memory(&self, digest: Digest, bytes: &Bytes) {
+        if bytes.len() as u64 <= MAX_MEMORY_BODY {
+            self.memory.insert(digest, bytes.clone());
         }
     }
 

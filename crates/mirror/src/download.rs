@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::attempts::{Attempts, Event, Step};
-use super::bucket::Tried;
+use super::attempts::{Attempts, DownloadEvent, DownloadStep};
+use super::bucket::BucketOutcome;
 use super::fill::{Fill, FillError, Fills, Phase, TAIL};
 use super::source::{DigestCheck, FillKey, FillSource};
 use oci::digest::Digest;
@@ -24,10 +24,10 @@ use upstream::{BlobBody, UpstreamError};
 /// How long a fill waits for its turn.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
 /// The wait before a source is asked again; it doubles up to the longest.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(8);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(8);
 /// Readers hear of what there is when the upstream pauses, or in steps of this many bytes.
-const STEP: u64 = 256 << 10;
+const PUBLISH_EVERY: u64 = 256 << 10;
 /// From which size on a fill reports its progress, in bytes, and how often.
 const REPORT_FROM: u64 = 8 << 20;
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub(super) struct Download {
     generation: u32,
     resumed: u32,
     /// Whether readers were let at what is staged: not before an upstream said that a source has the blob.
-    shown: bool,
+    published: bool,
     outcome: Option<Phase>,
     _counted: metrics::Filling,
 }
@@ -76,7 +76,7 @@ impl Download {
             reported: now,
             generation: 0,
             resumed: 0,
-            shown: false,
+            published: false,
             outcome: None,
             _counted: metrics::Filling::new(),
         }
@@ -115,20 +115,20 @@ impl Download {
             return (Phase::Failed(FillError::Lost), None);
         };
         // Hashing one may take long: that needs no slot.
-        let mut staged = self.earlier_partial().await;
-        let Some(_slots) = self.slots(source.registry()).await else {
+        let mut staged = self.resume_partial().await;
+        let Some(_slots) = self.acquire_slots(source.registry()).await else {
             park(staged);
             return (Phase::Failed(FillError::Busy), Some(source));
         };
-        if let Some(file) = self.came_meanwhile(&source).await {
+        if let Some(file) = self.committed_meanwhile(&source).await {
             return (Phase::Done { file }, Some(source));
         }
         let mut lease = None;
         // What was begun from an upstream is gone on with there.
         if staged.is_none() {
             match self.try_bucket(&source).await {
-                Tried::Done(file) => return (Phase::Done { file }, Some(source)),
-                Tried::Upstream(held) => lease = held,
+                BucketOutcome::Done(file) => return (Phase::Done { file }, Some(source)),
+                BucketOutcome::Upstream(held) => lease = held,
             }
         }
         let mut attempts = Attempts::new(staged.is_some());
@@ -136,7 +136,7 @@ impl Download {
             let before = staged.as_ref().map_or(0, StagedBlob::written);
             let interruption = match self.attempt(&source, &mut staged).await {
                 Ok(file) => {
-                    self.share(&source, lease);
+                    self.write_to_bucket(&source, lease);
                     return (Phase::Done { file }, Some(source));
                 }
                 Err(interruption) => interruption,
@@ -145,20 +145,20 @@ impl Download {
             let (next, step) = attempts.next(event);
             attempts = next;
             match step {
-                Step::Resume { drops } => {
+                DownloadStep::Resume { drops } => {
                     self.resumed += 1;
                     metrics::resumed();
-                    tokio::time::sleep(wait_before(drops)).await;
+                    tokio::time::sleep(backoff(drops)).await;
                     continue;
                 }
-                Step::BeginAnew { blame } => {
+                DownloadStep::BeginAnew { blame } => {
                     self.discard(&mut staged, blame, &error);
                     continue;
                 }
-                Step::NextSource => {}
-                Step::NextSourceAnew { blame } => self.discard(&mut staged, blame, &error),
-                Step::Fail => return (Phase::Failed(error), Some(source)),
-                Step::Pause => {
+                DownloadStep::NextSource => {}
+                DownloadStep::NextSourceAnew { blame } => self.discard(&mut staged, blame, &error),
+                DownloadStep::Fail => return (Phase::Failed(error), Some(source)),
+                DownloadStep::Pause => {
                     park(staged);
                     self.fills.pause(self.fill.key, source.clone());
                     return (Phase::Failed(error), Some(source));
@@ -166,7 +166,7 @@ impl Download {
             }
             let digest = self.fill.key;
             tracing::debug!(target: "fill", %digest, error = telemetry::chain(&error), "a source failed");
-            self.fill.refuse(source.clone(), error.clone());
+            self.fill.record_refusal(source.clone(), error.clone());
             let Some(next) = self.fill.next_source() else {
                 park(staged);
                 return (Phase::Failed(error), Some(source));
@@ -196,21 +196,21 @@ impl Download {
         interruption: Interruption,
         before: u64,
         staged: Option<&StagedBlob>,
-    ) -> (Event, FillError) {
+    ) -> (DownloadEvent, FillError) {
         match interruption {
             Interruption::Drop(error) => {
                 let moved = staged.map_or(0, StagedBlob::written) > before;
-                let followed = staged.is_some() && self.shown;
-                (Event::Dropped { moved, followed }, error)
+                let followed = staged.is_some() && self.published;
+                (DownloadEvent::Dropped { moved, followed }, error)
             }
-            Interruption::Refusal(error) => (Event::Refused, error),
+            Interruption::Refusal(error) => (DownloadEvent::Refused, error),
             Interruption::WrongBytes(error) => {
                 let more_sources = self.fill.has_more_sources();
-                (Event::WrongBytes { more_sources }, error)
+                (DownloadEvent::WrongBytes { more_sources }, error)
             }
-            Interruption::Changed(error) => (Event::Changed, error),
-            Interruption::Disk(error) => (Event::NoRoom, error),
-            Interruption::Pause => (Event::Outranked, FillError::Paused),
+            Interruption::Changed(error) => (DownloadEvent::Changed, error),
+            Interruption::Disk(error) => (DownloadEvent::NoRoom, error),
+            Interruption::Pause => (DownloadEvent::Outranked, FillError::Paused),
         }
     }
 
@@ -231,9 +231,9 @@ impl Download {
 
     /// What another fill committed between somebody's look and this one's begin, if this source is known to
     /// have it.
-    async fn came_meanwhile(&self, source: &FillSource) -> Option<Arc<OpenFile>> {
-        let store = &self.fills.shared.store;
-        let blob = source.came_meanwhile(store, &self.fill.key).await?;
+    async fn committed_meanwhile(&self, source: &FillSource) -> Option<Arc<OpenFile>> {
+        let store = &self.fills.state.store;
+        let blob = source.committed_meanwhile(store, &self.fill.key).await?;
         self.fill
             .progress
             .send_modify(|progress| progress.written = blob.size);
@@ -241,13 +241,13 @@ impl Download {
     }
 
     /// A slot of all and one of the registry's, or `None` after 20 s.
-    async fn slots(&self, registry: &Registry) -> Option<Slots> {
-        let shared = &self.fills.shared;
-        let (own, all) = (self.fills.slots_of(registry), shared.slots.clone());
-        shared.waiting.fetch_add(1, Ordering::Relaxed);
+    async fn acquire_slots(&self, registry: &Registry) -> Option<Slots> {
+        let state = &self.fills.state;
+        let (own, all) = (self.fills.slots_of(registry), state.slots.clone());
+        state.waiting.fetch_add(1, Ordering::Relaxed);
         let wait = async { (own.acquire_owned().await, all.acquire_owned().await) };
         let slots = tokio::time::timeout(SLOT_WAIT, wait).await;
-        shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        state.waiting.fetch_sub(1, Ordering::Relaxed);
         match slots {
             Ok((Ok(own), Ok(all))) => Some((own, all)),
             _ => None,
@@ -256,11 +256,11 @@ impl Download {
 
     /// What was downloaded before, by this process or an earlier one. That it is here says nothing of who may
     /// have it, so it is not shown yet.
-    async fn earlier_partial(&mut self) -> Option<StagedBlob> {
-        let shared = &self.fills.shared;
-        let (blobs, partial) = (shared.store.blobs.clone(), self.fill.key.partial());
+    async fn resume_partial(&mut self) -> Option<StagedBlob> {
+        let state = &self.fills.state;
+        let (blobs, partial) = (state.store.blobs.clone(), self.fill.key.partial_key());
         let _turn = if blobs.resume_hashes(&partial) {
-            shared.hashing.acquire().await.ok()
+            state.hashing.acquire().await.ok()
         } else {
             None
         };
@@ -287,18 +287,18 @@ impl Download {
         if let Some(staged) = staged
             && staged.total() == Some(offset)
         {
-            if !self.shown {
-                let claim = self.claim(source);
-                let has = source.has(&self.fill.key);
+            if !self.published {
+                let claim = self.ask_link(source);
+                let has = source.confirm(&self.fill.key);
                 has.await.map_err(interruption)?;
-                self.link(source, claim, staged.total()).await;
-                self.show(staged);
+                self.record_link(source, claim, staged.total()).await;
+                self.publish_file(staged);
             }
             return Ok(());
         }
         let (key, total) = (self.fill.key, staged.as_ref().and_then(StagedBlob::total));
         let ask = |from| source.body(&key, from, None, total);
-        let claim = self.claim(source);
+        let claim = self.ask_link(source);
         let mut body = ask(offset).await.map_err(interruption)?;
         if let Some(staged) = staged
             && staged.note().contradicts(body.version.as_ref())
@@ -306,7 +306,7 @@ impl Download {
             // The host names its content otherwise now: what is here is compared with what comes.
             body = ask(0).await.map_err(interruption)?;
         }
-        self.link(source, claim, body.total).await;
+        self.record_link(source, claim, body.total).await;
         if let Some(staged) = staged
             && staged
                 .total()
@@ -319,8 +319,8 @@ impl Download {
         let mut at = body.offset;
         let staged = match staged {
             Some(staged) => {
-                if !self.shown {
-                    self.show(staged);
+                if !self.published {
+                    self.publish_file(staged);
                 }
                 staged
             }
@@ -332,7 +332,7 @@ impl Download {
             let chunk = match futures_util::poll!(&mut next) {
                 Poll::Ready(chunk) => chunk,
                 Poll::Pending => {
-                    self.publish(staged, 1);
+                    self.publish_progress(staged, 1);
                     next.await
                 }
             };
@@ -343,21 +343,23 @@ impl Download {
             let known = offset.saturating_sub(at).min(chunk.len() as u64);
             let (known, new) = chunk.split_at(usize::try_from(known).unwrap_or(chunk.len()));
             let same = staged.holds(known, at).map_err(CommitError::from);
-            if !same.map_err(|error| self.broken(error))? {
+            if !same.map_err(|error| self.interruption_of(error))? {
                 let changed = UpstreamError::Protocol("the bytes are not what they were");
                 return Err(Interruption::Changed(FillError::Upstream(Arc::new(
                     changed,
                 ))));
             }
             at += chunk.len() as u64;
-            staged.append(new).map_err(|error| self.broken(error))?;
-            self.publish(staged, STEP);
+            staged
+                .append(new)
+                .map_err(|error| self.interruption_of(error))?;
+            self.publish_progress(staged, PUBLISH_EVERY);
             self.report(staged);
-            if self.fills.give_way(&self.fill) {
+            if self.fills.yield_slot(&self.fill) {
                 return Err(Interruption::Pause);
             }
         }
-        self.publish(staged, 1);
+        self.publish_progress(staged, 1);
         if staged.total().is_some_and(|total| staged.written() < total) {
             // It ended in order, but short of what it announced: like a drop.
             let short = UpstreamError::Protocol("the body ended before its announced length");
@@ -367,19 +369,19 @@ impl Download {
     }
 
     /// Begins to ask whether the source's repository has it.
-    pub(super) fn claim(&self, source: &FillSource) -> Option<Question<BlobLink>> {
-        source.ask(&self.fills.shared.store, &self.fill.key)
+    pub(super) fn ask_link(&self, source: &FillSource) -> Option<Question<BlobLink>> {
+        source.ask_link(&self.fills.state.store, &self.fill.key)
     }
 
     /// The repository has it: its upstream just said so.
-    pub(super) async fn link(
+    pub(super) async fn record_link(
         &self,
         source: &FillSource,
         claim: Option<Question<BlobLink>>,
         size: Option<u64>,
     ) {
-        let store = &self.fills.shared.store;
-        source.link(store, claim.as_ref(), size).await;
+        let store = &self.fills.state.store;
+        source.record_link(store, claim.as_ref(), size).await;
     }
 
     /// Begins a staged file, with room for what was announced.
@@ -388,12 +390,12 @@ impl Download {
         source: &FillSource,
         body: &BlobBody,
     ) -> Result<StagedBlob, Interruption> {
-        let (blobs, total) = (&self.fills.shared.store.blobs, body.total);
+        let (blobs, total) = (&self.fills.state.store.blobs, body.total);
         // An empty body is complete with its headers, so it is judged by them.
         if total == Some(0) {
             let check = source.check(&self.fill.key);
             let empty = check.hasher.clone().finish();
-            compared(&check, &empty).map_err(|error| self.broken(error))?;
+            check_digest(&check, &empty).map_err(|error| self.interruption_of(error))?;
         }
         let note = Note {
             total,
@@ -401,15 +403,15 @@ impl Download {
             version: body.version.clone(),
         };
         let size = total.unwrap_or(TAIL);
-        let staged = blobs.begin(&self.fill.key.partial(), size, note).await;
+        let staged = blobs.begin(&self.fill.key.partial_key(), size, note).await;
         let staged = staged.map_err(|error| no_room(&error, total))?;
-        self.show(&staged);
+        self.publish_file(&staged);
         Ok(staged)
     }
 
     /// Lets readers at a staged file.
-    fn show(&mut self, staged: &StagedBlob) {
-        self.shown = true;
+    fn publish_file(&mut self, staged: &StagedBlob) {
+        self.published = true;
         self.generation += 1;
         let (generation, since) = (self.generation, Instant::now());
         self.fill.progress.send_modify(|progress| {
@@ -424,7 +426,7 @@ impl Download {
     }
 
     /// Tells the readers, if at least `step` bytes are new.
-    fn publish(&self, staged: &StagedBlob, step: u64) {
+    fn publish_progress(&self, staged: &StagedBlob, step: u64) {
         self.fill.progress.send_if_modified(|progress| {
             let more = staged.written() - progress.written >= step;
             if more {
@@ -445,7 +447,7 @@ impl Download {
         let committed = tokio::task::spawn_blocking(move || match key {
             FillKey::Digest(digest) => Ok((digest, whole.commit()?)),
             FillKey::Name(_) => {
-                is_right(&check, &whole)?;
+                verify_staged(&check, &whole)?;
                 whole.commit_unnamed()
             }
         });
@@ -458,12 +460,12 @@ impl Download {
                     .send_modify(|progress| progress.written = blob.size);
                 Ok(blob.file.clone())
             }
-            Err(error) => Err(self.broken(error)),
+            Err(error) => Err(self.interruption_of(error)),
         }
     }
 
     /// What an error of the store means: wrong bytes of the source's, or a broken disk.
-    fn broken(&self, error: CommitError) -> Interruption {
+    fn interruption_of(&self, error: CommitError) -> Interruption {
         match error {
             CommitError::Full(_) | CommitError::Io(_) => {
                 no_room(&error, self.fill.progress.borrow().total)
@@ -505,7 +507,7 @@ impl Drop for Download {
             .outcome
             .take()
             .unwrap_or(Phase::Failed(FillError::Lost));
-        self.fills.land(&self.fill, outcome);
+        self.fills.finish(&self.fill, outcome);
     }
 }
 
@@ -517,18 +519,18 @@ fn park(staged: Option<StagedBlob>) {
 }
 
 /// Whether what was staged is what its registry says that it hashes to. Blocks on the disk.
-fn is_right(check: &DigestCheck, staged: &StagedBlob) -> Result<(), CommitError> {
-    if !check.compares() {
+fn verify_staged(check: &DigestCheck, staged: &StagedBlob) -> Result<(), CommitError> {
+    if !check.has_expected() {
         return Ok(());
     }
     let hasher = check.hasher.clone();
     let actual = store::hash(&staged.file(), staged.written(), hasher)?;
-    compared(check, &actual)
+    check_digest(check, &actual)
 }
 
-fn compared(check: &DigestCheck, actual: &Digest) -> Result<(), CommitError> {
+fn check_digest(check: &DigestCheck, actual: &Digest) -> Result<(), CommitError> {
     match check.expected() {
-        Some(expected) if !check.is_right(actual) => {
+        Some(expected) if !check.accepts(actual) => {
             let actual = *actual;
             Err(CommitError::Mismatch(Box::new(Mismatch {
                 expected,
@@ -558,9 +560,9 @@ fn interruption(error: UpstreamError) -> Interruption {
 
 /// The wait before the next attempt: it doubles, with a part left to chance so that many fills do not
 /// come back at once.
-fn wait_before(drops: u32) -> Duration {
-    let wait = FIRST_WAIT
+fn backoff(drops: u32) -> Duration {
+    let wait = INITIAL_BACKOFF
         .saturating_mul(1 << drops.saturating_sub(1).min(10))
-        .min(LONGEST_WAIT);
+        .min(MAX_BACKOFF);
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

@@ -89,7 +89,7 @@ impl ResourceKind {
     }
 
     /// The 404 of the upstream's that is remembered.
-    pub(super) const fn still_unknown(self) -> MirrorError {
+    pub(super) const fn remembered_unknown(self) -> MirrorError {
         MirrorError::Unknown {
             kind: self,
             remembered: true,
@@ -99,7 +99,7 @@ impl ResourceKind {
 
 impl MirrorError {
     /// Whether the upstream said that the repository does not have it, or that it is not for us.
-    pub(super) fn ends_a_claim(&self) -> bool {
+    pub(super) fn revokes_link(&self) -> bool {
         matches!(
             self,
             Self::Unknown { .. }

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use super::catalogue::RequestBudget;
 use super::source::ForeignSource;
 use super::tag::TagKey;
-use super::{MirrorError, Origin, Shared, Target, Visibility};
+use super::{MirrorError, MirrorState, Origin, Target, Visibility};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
@@ -115,7 +115,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     fn invalidate(&self, target: &Target);
 }
 
-impl Shared {
+impl MirrorState {
     /// The fallback of a registry, where it has one.
     pub(super) fn fallback(&self, origin: &Origin) -> Option<&Arc<dyn Fallback>> {
         let fallback = self.fallback.as_ref();
@@ -123,7 +123,7 @@ impl Shared {
     }
 
     /// Where a tag points that the v2 side said 404 to.
-    pub(super) async fn tag_of_fallback(
+    pub(super) async fn fallback_tag(
         &self,
         origin: &Origin,
         key: &TagKey,
@@ -139,13 +139,17 @@ impl Shared {
     }
 
     /// The bytes of a linked manifest that are not stored, where they can be made here.
-    pub(super) async fn rebuild_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Bytes> {
+    pub(super) async fn fallback_manifest_bytes(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+    ) -> Option<Bytes> {
         let fallback = self.fallback(origin)?;
         fallback.manifest_bytes(&origin.registry, digest).await
     }
 
     /// Where the bytes of a blob that is not stored are to be had beside the v2 side.
-    pub(super) async fn blob_of_fallback(
+    pub(super) async fn fallback_blob(
         &self,
         origin: &Origin,
         repository: &Repository,

@@ -59,7 +59,7 @@ pub(super) struct Progress {
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
     /// Waiting for a slot or for the upstream's headers.
-    Asking,
+    Waiting,
     Streaming {
         file: Arc<OpenFile>,
         since: Instant,
@@ -105,8 +105,8 @@ struct Sources {
 
 impl Fill {
     fn new(key: FillKey, source: FillSource) -> Self {
-        let asking = Progress {
-            phase: Phase::Asking,
+        let progress = Progress {
+            phase: Phase::Waiting,
             total: None,
             written: 0,
             generation: 0,
@@ -119,7 +119,7 @@ impl Fill {
         };
         Self {
             key,
-            progress: watch::Sender::new(asking),
+            progress: watch::Sender::new(progress),
             sources: Mutex::new(sources),
             side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
         }
@@ -130,7 +130,7 @@ impl Fill {
         self.sources()
             .refused
             .iter()
-            .find(|(known, _)| known.is(source))
+            .find(|(known, _)| known.is_same(source))
             .map(|(_, error)| error.clone())
     }
 
@@ -141,18 +141,21 @@ impl Fill {
     }
 
     fn knows(&self, source: &FillSource) -> bool {
-        self.sources().known.iter().any(|known| known.is(source))
+        self.sources()
+            .known
+            .iter()
+            .any(|known| known.is_same(source))
     }
 
     fn add(&self, source: FillSource) {
         let mut sources = self.sources();
-        if !sources.known.iter().any(|known| known.is(&source)) {
+        if !sources.known.iter().any(|known| known.is_same(&source)) {
             sources.known.push(source.clone());
             sources.waiting.push_back(source);
         }
     }
 
-    pub fn refuse(&self, source: FillSource, error: FillError) {
+    pub fn record_refusal(&self, source: FillSource, error: FillError) {
         self.sources().refused.push((source, error));
         self.progress.send_modify(|progress| progress.refusals += 1);
     }
@@ -176,7 +179,7 @@ impl Fill {
         self.sources().known.iter().filter_map(name).collect()
     }
 
-    /// Whether anybody reads or waits. Only [`Fills::give_way`] may act on it.
+    /// Whether anybody reads or waits. Only [`Fills::yield_slot`] may act on it.
     pub fn is_followed(&self) -> bool {
         self.progress.receiver_count() > 0
     }
@@ -205,11 +208,11 @@ pub(super) enum Joined {
 /// All fills under way.
 #[derive(Clone, Debug)]
 pub(super) struct Fills {
-    pub shared: Arc<FillsShared>,
+    pub state: Arc<FillsState>,
 }
 
 #[derive(Debug)]
-pub(super) struct FillsShared {
+pub(super) struct FillsState {
     running: Mutex<HashMap<FillKey, Arc<Fill>>>,
     pub store: Arc<Store>,
     runtime: tokio::runtime::Handle,
@@ -227,7 +230,7 @@ pub(super) struct FillsShared {
 
 impl Fills {
     pub fn new(limit: usize, store: Arc<Store>, runtime: tokio::runtime::Handle) -> Self {
-        let shared = FillsShared {
+        let state = FillsState {
             running: Mutex::default(),
             store,
             runtime,
@@ -239,14 +242,14 @@ impl Fills {
             hashing: Semaphore::new(HASHED_AT_ONCE),
         };
         Self {
-            shared: Arc::new(shared),
+            state: Arc::new(state),
         }
     }
 
     /// Joins the fill of `key`, or starts it. `claimed` says that the source's repository is known to
     /// have it; otherwise only a fill that asks that very repository proves it.
     pub fn join(&self, key: FillKey, source: FillSource, claimed: bool) -> Joined {
-        let mut running = lock(&self.shared.running);
+        let mut running = lock(&self.state.running);
         if let Some(fill) = running.get(&key) {
             if !claimed && !fill.knows(&source) {
                 return Joined::Unclaimed;
@@ -269,9 +272,9 @@ impl Fills {
         running.insert(key, fill.clone());
         drop(running);
         // Who asks for it does not wait until its turn comes again.
-        lock(&self.shared.paused).retain(|(paused, _)| *paused != key);
+        lock(&self.state.paused).retain(|(paused, _)| *paused != key);
         let download = Download::new(self.clone(), fill);
-        self.shared.runtime.spawn(download.run());
+        self.state.runtime.spawn(download.run());
         Joined::Fill {
             follower,
             collapsed: false,
@@ -280,17 +283,17 @@ impl Fills {
 
     /// Whether a fill gives its slot to those who wait: only one that nobody follows. Who joins from then on is
     /// answered nothing before it is over.
-    pub fn give_way(&self, fill: &Fill) -> bool {
-        if fill.is_followed() || self.shared.waiting.load(Ordering::Relaxed) == 0 {
+    pub fn yield_slot(&self, fill: &Fill) -> bool {
+        if fill.is_followed() || self.state.waiting.load(Ordering::Relaxed) == 0 {
             return false;
         }
         // Who joins does so under this lock.
-        let _running = lock(&self.shared.running);
+        let _running = lock(&self.state.running);
         if fill.is_followed() {
             return false;
         }
         fill.progress.send_modify(|progress| {
-            progress.phase = Phase::Asking;
+            progress.phase = Phase::Waiting;
             progress.total = None;
         });
         true
@@ -298,8 +301,8 @@ impl Fills {
 
     /// The slots of one registry.
     pub fn slots_of(&self, registry: &Registry) -> Arc<Semaphore> {
-        let share = self.shared.share;
-        let mut per_registry = lock(&self.shared.per_registry);
+        let share = self.state.share;
+        let mut per_registry = lock(&self.state.per_registry);
         let slots = per_registry.entry(registry.clone());
         slots
             .or_insert_with(|| Arc::new(Semaphore::new(share)))
@@ -308,18 +311,18 @@ impl Fills {
 
     /// Goes on with this fill when a slot is free.
     pub fn pause(&self, key: FillKey, source: FillSource) {
-        lock(&self.shared.paused).push_back((key, source));
+        lock(&self.state.paused).push_back((key, source));
     }
 
     /// The fill is over: it leaves the map before anybody hears of it, so that who comes now finds the
     /// committed blob or starts anew. A paused one takes its place if nobody waits for the slot.
-    pub fn land(&self, fill: &Fill, outcome: Phase) {
-        lock(&self.shared.running).remove(&fill.key);
+    pub fn finish(&self, fill: &Fill, outcome: Phase) {
+        lock(&self.state.running).remove(&fill.key);
         let paused = matches!(outcome, Phase::Failed(FillError::Paused));
         fill.progress
             .send_modify(|progress| progress.phase = outcome);
-        if !paused && self.shared.waiting.load(Ordering::Relaxed) == 0 {
-            let next = lock(&self.shared.paused).pop_front();
+        if !paused && self.state.waiting.load(Ordering::Relaxed) == 0 {
+            let next = lock(&self.state.paused).pop_front();
             if let Some((key, source)) = next {
                 self.join(key, source, true);
             }

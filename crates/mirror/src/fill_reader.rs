@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::beside::SentBeside;
 use super::fill::{Fill, FillError, Follower, Phase, Progress, TAIL};
 use super::pass_through::PassThroughBody;
 use super::reader::ReadError;
+use super::sent_ahead::SentAhead;
 use super::source::FillSource;
 use store::{OpenFile, same};
 use upstream::BlobBody;
@@ -18,7 +18,7 @@ use upstream::BlobBody;
 /// A reader that would wait longer than this for its range asks the upstream beside the fill.
 const SIDE_REQUEST_AFTER: Duration = Duration::from_secs(20);
 /// How often a waiting reader looks whether the fill will reach it in time.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often one part is asked for beside a fill: requests that bring nothing must end.
 const SIDE_REQUESTS: u32 = 4;
 
@@ -30,14 +30,14 @@ pub(super) struct FillReader {
     progress: watch::Receiver<Progress>,
     /// The length that the receiver was told.
     announced: Option<u64>,
-    taken: Option<SentPrefix>,
+    sent_prefix: Option<SentPrefix>,
     /// What the receiver has that did not come from the file.
-    beside: SentBeside,
-    side: Option<Side>,
+    sent_ahead: SentAhead,
+    side_request: Option<SideRequest>,
     /// How often this part may still be asked for beside the fill.
-    sides_left: u32,
+    side_requests_left: u32,
     /// Once the fill has failed for want of room.
-    through: Option<Box<PassThroughBody>>,
+    pass_through: Option<Box<PassThroughBody>>,
 }
 
 /// The staged file that bytes were taken from. If another one takes its place, none may follow before both
@@ -54,30 +54,30 @@ pub(super) struct SentPrefix {
 
 /// A request beside a fill, for bytes that it will reach only later.
 #[derive(Debug)]
-struct Side {
+struct SideRequest {
     body: BlobBody,
     _slot: OwnedSemaphorePermit,
 }
 
 /// Where a piece came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum PieceOrigin {
     File,
     /// A request that nothing has verified yet.
-    Beside,
+    SideRequest,
     /// A body that is verified before it ends.
     Verified,
 }
 
 /// What a fill has for a reader.
-pub(super) enum More {
+pub(super) enum Available {
     /// The file holds everything up to `limit`.
     File {
         file: Arc<OpenFile>,
         limit: u64,
     },
     /// From a request beside the fill, or from one in its place.
-    Bytes(Bytes, From),
+    Bytes(Bytes, PieceOrigin),
     End,
 }
 
@@ -90,73 +90,77 @@ impl FillReader {
             source,
             progress,
             announced,
-            taken: None,
-            beside: SentBeside::default(),
-            side: None,
-            sides_left: SIDE_REQUESTS,
-            through: None,
+            sent_prefix: None,
+            sent_ahead: SentAhead::default(),
+            side_request: None,
+            side_requests_left: SIDE_REQUESTS,
+            pass_through: None,
         }
     }
 
     /// Another part is wanted.
-    pub fn turn(&mut self) {
-        (self.side, self.through) = (None, None);
-        self.sides_left = SIDE_REQUESTS;
+    pub fn seek(&mut self) {
+        (self.side_request, self.pass_through) = (None, None);
+        self.side_requests_left = SIDE_REQUESTS;
     }
 
     /// Notes what the receiver was sent.
-    pub fn sent(&mut self, offset: u64, piece: &[u8], from: From) {
+    pub fn sent(&mut self, offset: u64, piece: &[u8], from: PieceOrigin) {
         match from {
-            From::File => {
-                if let Some(taken) = &mut self.taken {
+            PieceOrigin::File => {
+                if let Some(taken) = &mut self.sent_prefix {
                     taken.sent = taken.sent.max(offset + piece.len() as u64);
                 }
             }
-            From::Beside => self.beside.note(offset, piece),
-            From::Verified => {}
+            PieceOrigin::SideRequest => self.sent_ahead.record(offset, piece),
+            PieceOrigin::Verified => {}
         }
     }
 
     /// Waits until there is something at `offset`.
-    pub async fn more(&mut self, offset: u64, end: Option<u64>) -> Result<More, ReadError> {
+    pub async fn available(
+        &mut self,
+        offset: u64,
+        end: Option<u64>,
+    ) -> Result<Available, ReadError> {
         loop {
-            if let Some(through) = &mut self.through {
+            if let Some(through) = &mut self.pass_through {
                 let from = if through.is_verified() {
-                    From::Verified
+                    PieceOrigin::Verified
                 } else {
-                    From::Beside
+                    PieceOrigin::SideRequest
                 };
                 let next = through.next().await?;
-                return Ok(next.map_or(More::End, |bytes| More::Bytes(bytes, from)));
+                return Ok(next.map_or(Available::End, |bytes| Available::Bytes(bytes, from)));
             }
-            if let Some(bytes) = self.side_bytes(offset, end).await {
-                return Ok(More::Bytes(bytes, From::Beside));
+            if let Some(bytes) = self.next_of_side_request(offset, end).await {
+                return Ok(Available::Bytes(bytes, PieceOrigin::SideRequest));
             }
-            let wait = match self.look(offset, end)? {
-                Look::Verified(more, file) => {
+            let wait = match self.next_step(offset, end)? {
+                ReadStep::Verified(more, file) => {
                     self.verify(file).await?;
                     return Ok(more);
                 }
-                Look::More(more) => return Ok(more),
-                Look::Elsewhere => {
-                    self.through = Some(self.pass_through(offset, end).await?);
+                ReadStep::Read(more) => return Ok(more),
+                ReadStep::PassThrough => {
+                    self.pass_through = Some(self.pass_through(offset, end).await?);
                     continue;
                 }
-                Look::Compare(now) => {
+                ReadStep::Compare(now) => {
                     self.compare(&now).await?;
-                    self.taken = Some(now);
+                    self.sent_prefix = Some(now);
                     continue;
                 }
-                Look::Wait(wait) => wait,
+                ReadStep::Wait(wait) => wait,
             };
             if wait > SIDE_REQUEST_AFTER
                 && offset < self.release(end)
-                && self.sides_left > 0
-                && self.start_side(offset, end).await
+                && self.side_requests_left > 0
+                && self.start_side_request(offset, end).await
             {
                 continue;
             }
-            let changed = tokio::time::timeout(LOOK_EVERY, self.progress.changed()).await;
+            let changed = tokio::time::timeout(CHECK_EVERY, self.progress.changed()).await;
             if let Ok(Err(_)) = changed {
                 return Err(ReadError::Fill(Arc::new(FillError::Lost)));
             }
@@ -164,12 +168,12 @@ impl FillReader {
     }
 
     /// What the fill's progress means for this reader.
-    fn look(&mut self, offset: u64, end: Option<u64>) -> Result<Look, ReadError> {
+    fn next_step(&mut self, offset: u64, end: Option<u64>) -> Result<ReadStep, ReadError> {
         let progress = self.progress.borrow_and_update();
         let limit = progress.readable(end);
         let file = match &progress.phase {
-            Phase::Asking => return Ok(Look::Wait(Duration::ZERO)),
-            Phase::Failed(FillError::NoRoom { .. }) => return Ok(Look::Elsewhere),
+            Phase::Waiting => return Ok(ReadStep::Wait(Duration::ZERO)),
+            Phase::Failed(FillError::NoRoom { .. }) => return Ok(ReadStep::PassThrough),
             Phase::Failed(error) => return Err(ReadError::Fill(Arc::new(error.clone()))),
             Phase::Done { file } | Phase::Streaming { file, .. } => file.clone(),
         };
@@ -178,7 +182,7 @@ impl FillReader {
             _ => progress.total,
         };
         let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
-        let taken = self.taken.as_ref();
+        let taken = self.sent_prefix.as_ref();
         if other_length {
             return Err(ReadError::DigestMismatch);
         }
@@ -191,43 +195,43 @@ impl FillReader {
                     written: limit,
                     ..taken.clone()
                 };
-                Ok(Look::Compare(now))
+                Ok(ReadStep::Compare(now))
             } else {
-                Ok(Look::Wait(Duration::ZERO))
+                Ok(ReadStep::Wait(Duration::ZERO))
             };
         }
         if limit > offset {
-            self.taken = Some(SentPrefix {
+            self.sent_prefix = Some(SentPrefix {
                 generation: progress.generation,
                 file: file.clone(),
                 written: taken.map_or(limit, |taken| taken.written.max(limit)),
                 sent: taken.map_or(0, |taken| taken.sent),
             });
-            let more = More::File {
+            let more = Available::File {
                 file: file.clone(),
                 limit,
             };
             return Ok(match progress.phase {
-                Phase::Done { .. } => Look::Verified(more, file),
-                _ => Look::More(more),
+                Phase::Done { .. } => ReadStep::Verified(more, file),
+                _ => ReadStep::Read(more),
             });
         }
         Ok(match progress.phase {
             Phase::Streaming { since, .. } => {
-                Look::Wait(wait_for(offset, progress.written, since.elapsed()))
+                ReadStep::Wait(time_to_reach(offset, progress.written, since.elapsed()))
             }
-            Phase::Done { .. } => Look::Verified(More::End, file),
-            _ => Look::More(More::End),
+            Phase::Done { .. } => ReadStep::Verified(Available::End, file),
+            _ => ReadStep::Read(Available::End),
         })
     }
 
     /// The file is verified: what the receiver has from elsewhere must stand in it before it gets any more.
     async fn verify(&mut self, file: Arc<OpenFile>) -> Result<(), ReadError> {
-        if self.beside.is_empty() {
+        if self.sent_ahead.is_empty() {
             return Ok(());
         }
-        let beside = std::mem::take(&mut self.beside);
-        let stands = blocking(move || beside.stands_in(&file)).await?;
+        let sent_ahead = std::mem::take(&mut self.sent_ahead);
+        let stands = blocking(move || sent_ahead.matches_file(&file)).await?;
         if !stands {
             telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
             return Err(ReadError::DigestMismatch);
@@ -237,7 +241,7 @@ impl FillReader {
 
     /// Makes sure that what the receiver has stands in another file as well.
     async fn compare(&self, now: &SentPrefix) -> Result<(), ReadError> {
-        let Some(taken) = &self.taken else {
+        let Some(taken) = &self.sent_prefix else {
             return Ok(());
         };
         let (then, now, sent) = (taken.file.clone(), now.file.clone(), taken.sent);
@@ -260,7 +264,9 @@ impl FillReader {
         let body = source.body(&key, from, stop, self.announced).await?;
         let check = verify.then(|| source.check(&key));
         let through = PassThroughBody::new(body, key, offset, check, self.announced);
-        Ok(Box::new(through.after(self.taken.clone(), &self.beside)))
+        Ok(Box::new(
+            through.with_sent(self.sent_prefix.clone(), &self.sent_ahead),
+        ))
     }
 
     /// Up to where bytes may come from beside the fill: a part that does not reach the blob's end as a whole, else
@@ -276,31 +282,31 @@ impl FillReader {
     }
 
     /// The next bytes of a side request, if there is one and the rest is not better read from the file.
-    async fn side_bytes(&mut self, offset: u64, end: Option<u64>) -> Option<Bytes> {
+    async fn next_of_side_request(&mut self, offset: u64, end: Option<u64>) -> Option<Bytes> {
         let release = self.release(end);
-        let side = self.side.as_mut()?;
+        let side_request = self.side_request.as_mut()?;
         if offset < release
-            && let Ok(Some(bytes)) = side.body.next().await
+            && let Ok(Some(bytes)) = side_request.body.next().await
         {
             let most = usize::try_from(release - offset).unwrap_or(usize::MAX);
             return Some(bytes.slice(..bytes.len().min(most)));
         }
-        self.side = None;
+        self.side_request = None;
         None
     }
 
     /// Asks the upstream for the range itself, if one more side request is allowed.
-    async fn start_side(&mut self, offset: u64, end: Option<u64>) -> bool {
+    async fn start_side_request(&mut self, offset: u64, end: Option<u64>) -> bool {
         let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
             return false;
         };
-        self.sides_left -= 1;
+        self.side_requests_left -= 1;
         let (key, total) = (self.fill.key, self.progress.borrow().total);
         let total = total.or(self.announced);
         match self.source.body(&key, offset, end, total).await {
             Ok(body) if body.offset == offset && body.total == total => {
                 tracing::debug!(digest = %self.fill.key, offset, "a side request");
-                self.side = Some(Side { body, _slot: slot });
+                self.side_request = Some(SideRequest { body, _slot: slot });
                 true
             }
             _ => false,
@@ -309,14 +315,14 @@ impl FillReader {
 }
 
 /// What a look at the progress came to.
-enum Look {
-    More(More),
+enum ReadStep {
+    Read(Available),
     /// The same, of this verified file.
-    Verified(More, Arc<OpenFile>),
+    Verified(Available, Arc<OpenFile>),
     /// Another file took the place of the one that was read.
     Compare(SentPrefix),
     /// The fill has failed for want of room.
-    Elsewhere,
+    PassThrough,
     /// How long the fill will take to get there.
     Wait(Duration),
 }
@@ -331,7 +337,7 @@ async fn blocking<T: Send + 'static>(
 
 /// How long a fill will take to reach `offset` at the speed it had so far; nothing is known of its first
 /// second.
-fn wait_for(offset: u64, written: u64, elapsed: Duration) -> Duration {
+fn time_to_reach(offset: u64, written: u64, elapsed: Duration) -> Duration {
     let missing = offset.saturating_sub(written);
     if missing == 0 || elapsed < Duration::from_secs(1) {
         return Duration::ZERO;
@@ -359,7 +365,7 @@ mod tests {
             (u64::MAX, 1, seconds(u64::MAX >> 10), seconds(u64::MAX)),
         ] {
             assert_eq!(
-                wait_for(offset, written, elapsed),
+                time_to_reach(offset, written, elapsed),
                 wait,
                 "{offset} {written} {elapsed:?}"
             );

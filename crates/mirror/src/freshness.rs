@@ -21,7 +21,7 @@ pub enum Freshness {
     /// Nothing was known.
     Fetched,
     /// Another node learned it a short while ago.
-    Shared,
+    FromPeer,
     /// It was known and is no longer trusted, but its upstream cannot say.
     Stale(Stale),
 }
@@ -65,7 +65,7 @@ impl Freshness {
     pub fn cache_status(self, collapsed: bool) -> CacheStatus {
         let cache = match self {
             Self::Fresh { left } => CacheStatus::HIT.ttl(left.as_secs()),
-            Self::Shared => CacheStatus::HIT.detail("bucket"),
+            Self::FromPeer => CacheStatus::HIT.detail("bucket"),
             Self::Revalidated => CacheStatus::forward(Forward::Stale).detail("revalidated"),
             Self::Moved => CacheStatus::forward(Forward::Stale)
                 .stored()
@@ -136,13 +136,13 @@ pub async fn revalidate<T>(
             answer,
             collapsed,
         }),
-        Ok((Err(error), _)) => instead(known, error.stale_reason(), error),
-        Err(_) => instead(known, Some(StaleReason::Slow), MirrorError::timed_out()),
+        Ok((Err(error), _)) => stale_or_error(known, error.stale_reason(), error),
+        Err(_) => stale_or_error(known, Some(StaleReason::Slow), MirrorError::timed_out()),
     }
 }
 
 /// What there is instead of an answer: what is known, where that is excused, else why there is none.
-fn instead<T>(
+fn stale_or_error<T>(
     known: Option<KnownAnswer<T>>,
     reason: Option<StaleReason>,
     error: MirrorError,
@@ -291,7 +291,7 @@ mod tests {
         let reason = StaleReason::Slow;
         for (freshness, header) in [
             (Freshness::Fresh { left: age }, "roadstead; hit; ttl=9"),
-            (Freshness::Shared, "roadstead; hit; detail=bucket"),
+            (Freshness::FromPeer, "roadstead; hit; detail=bucket"),
             (
                 Freshness::Revalidated,
                 "roadstead; fwd=stale; detail=revalidated",

@@ -4,7 +4,6 @@
 //! by digest are immutable; tags are pointers with a life.
 
 mod attempts;
-mod beside;
 mod blob;
 mod bucket;
 mod caller;
@@ -20,12 +19,13 @@ mod freshness;
 mod lists;
 mod manifest;
 mod merged_lists;
-mod missing;
 mod mount;
+mod negative_cache;
 mod pass_through;
 mod public;
 mod purge;
 mod reader;
+mod sent_ahead;
 mod source;
 mod tag;
 mod warm;
@@ -59,16 +59,16 @@ pub use writes::{
 };
 
 use access::Permit;
-use caller::{CallerKey, Callers};
+use caller::{AdmittedCallers, CallerKey};
 use manifest::ManifestKey;
-use missing::Missing;
+use negative_cache::NegativeCache;
 use oci::name::{Registry, Repository};
 use public::PublicKey;
 use runtime::generation::Generations;
 use runtime::single_flight::SingleFlight;
 use source::{BlobSource, FillSource};
 use store::Store;
-use tag::{Resolved, TagKey};
+use tag::{ResolvedTag, TagKey};
 use upstream::{self, SetUpError, Upstream, UpstreamError};
 
 /// One registry as the mirror sees it.
@@ -157,28 +157,30 @@ impl Origin {
 /// The cached read side of all registries. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Mirror {
-    shared: Arc<Shared>,
+    state: Arc<MirrorState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct MirrorState {
     contents: Contents,
     store: Arc<Store>,
     origins: HashMap<Registry, Arc<Origin>>,
     fallback: Option<Arc<dyn Fallback>>,
-    missing: Missing,
+    missing: NegativeCache,
     pages: lists::Pages,
     /// Of the lists of each repository.
-    lists: Generations<(Registry, Repository)>,
-    listing: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::Kept>, MirrorError>>,
-    resolving: SingleFlight<(TagKey, u64), Result<Resolved, MirrorError>>,
-    callers: Callers,
-    searched: catalogue::Searched,
-    searching: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
-    fetching:
-        SingleFlight<(ManifestKey, Option<CallerKey>, u64), Result<manifest::Fetched, MirrorError>>,
-    claiming: SingleFlight<(blob::ClaimKey, Option<CallerKey>, u64), blob::Claimed>,
-    proving: SingleFlight<PublicKey, Result<(), MirrorError>>,
+    list_generations: Generations<(Registry, Repository)>,
+    page_requests: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::CachedPage>, MirrorError>>,
+    tag_requests: SingleFlight<(TagKey, u64), Result<ResolvedTag, MirrorError>>,
+    callers: AdmittedCallers,
+    names: catalogue::NameCache,
+    name_requests: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
+    manifest_requests: SingleFlight<
+        (ManifestKey, Option<CallerKey>, u64),
+        Result<manifest::FetchedManifest, MirrorError>,
+    >,
+    blob_requests: SingleFlight<(blob::ClaimKey, Option<CallerKey>, u64), blob::Claimed>,
+    public_checks: SingleFlight<PublicKey, Result<(), MirrorError>>,
 }
 
 impl Mirror {
@@ -210,25 +212,25 @@ impl Mirror {
             };
             origins.insert(origin.registry.clone(), Arc::new(origin));
         }
-        let mirror = Shared {
+        let mirror = MirrorState {
             store: contents.store.clone(),
             contents,
             origins,
             fallback,
-            missing: Missing::new(),
-            callers: Callers::new(),
-            searched: catalogue::searched(),
-            searching: SingleFlight::default(),
+            missing: NegativeCache::new(),
+            callers: AdmittedCallers::new(),
+            names: catalogue::name_cache(),
+            name_requests: SingleFlight::default(),
             pages: lists::pages(),
-            lists: Generations::default(),
-            listing: SingleFlight::default(),
-            resolving: SingleFlight::default(),
-            fetching: SingleFlight::default(),
-            claiming: SingleFlight::default(),
-            proving: SingleFlight::default(),
+            list_generations: Generations::default(),
+            page_requests: SingleFlight::default(),
+            tag_requests: SingleFlight::default(),
+            manifest_requests: SingleFlight::default(),
+            blob_requests: SingleFlight::default(),
+            public_checks: SingleFlight::default(),
         };
         let mirror = Self {
-            shared: Arc::new(mirror),
+            state: Arc::new(mirror),
         };
         mirror.resume_partials();
         Ok(mirror)
@@ -237,9 +239,9 @@ impl Mirror {
     /// Goes on with what an earlier process had begun, from those of its sources that are still configured.
     /// Where it came by a caller's login, which is kept nowhere, it waits for one who is let in.
     fn resume_partials(&self) {
-        for (digest, note) in self.shared.store.blobs.partials() {
+        for (digest, note) in self.state.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
-                let origin = self.shared.origins.get(&Registry::new(registry));
+                let origin = self.state.origins.get(&Registry::new(registry));
                 let origin = origin.filter(|origin| !origin.is_per_caller())?;
                 Some(FillSource::Blob(BlobSource {
                     origin: origin.clone(),
@@ -248,14 +250,14 @@ impl Mirror {
             });
             for source in sources {
                 let key = FillKey::Digest(digest);
-                self.shared.contents.fills.join(key, source, true);
+                self.state.contents.fills.join(key, source, true);
             }
         }
     }
 
     /// Where a registry is asked, for the log.
     pub fn upstream_of(&self, registry: &Registry) -> &str {
-        self.shared
+        self.state
             .origins
             .get(registry)
             .and_then(|origin| origin.upstream.as_ref())

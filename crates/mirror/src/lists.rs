@@ -22,38 +22,38 @@ const NO_DEADLINE: WaitLimits = WaitLimits {
     without_known: Duration::MAX,
 };
 /// How long a page is kept in case the upstream fails.
-const PAGE_LIFE: Duration = Duration::from_secs(3600);
+const PAGE_RETENTION: Duration = Duration::from_secs(3600);
 /// Up to how many results a page is an ordinary one: no registry has nothing because of that.
-const ORDINARY_PAGE: u32 = 1000;
+const MAX_ORDINARY_PAGE: u32 = 1000;
 /// What is kept of pages and of the queries for them, in KiB.
 const PAGES_KIB: u64 = 8 << 10;
 
 pub(super) type PageKey = (Registry, Repository, Resource, Query);
-pub(super) type Pages = moka::sync::Cache<PageKey, Arc<Kept>>;
+pub(super) type Pages = moka::sync::Cache<PageKey, Arc<CachedPage>>;
 
 /// A page and when it was fetched.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct CachedPage {
     page: Page,
-    at: Instant,
+    fetched_at: Instant,
 }
 
 pub(super) fn pages() -> Pages {
     moka::sync::Cache::builder()
         .max_capacity(PAGES_KIB)
-        .weigher(|key: &PageKey, kept: &Arc<Kept>| {
-            let next = kept.page.next.as_ref().map_or(0, Query::weight);
-            let bytes = key.3.weight() + next + kept.page.bytes.len();
+        .weigher(|key: &PageKey, cached: &Arc<CachedPage>| {
+            let next = cached.page.next.as_ref().map_or(0, Query::weight);
+            let bytes = key.3.weight() + next + cached.page.bytes.len();
             u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
         })
-        .time_to_live(PAGE_LIFE)
+        .time_to_live(PAGE_RETENTION)
         .build()
 }
 
 /// A page of tags or referrers.
 #[derive(Clone, Debug)]
 pub struct PageAnswer {
-    kept: Arc<Kept>,
+    cached: Arc<CachedPage>,
     pub cache: CacheStatus,
     /// Where the upstream could not be asked whether it is still right.
     pub stale: Option<Stale>,
@@ -61,7 +61,7 @@ pub struct PageAnswer {
 
 impl PageAnswer {
     pub fn page(&self) -> &Page {
-        &self.kept.page
+        &self.cached.page
     }
 }
 
@@ -77,7 +77,7 @@ impl Mirror {
         resource: &Resource,
         query: &Query,
     ) -> Result<PageAnswer, MirrorError> {
-        let (origin, shared) = (self.admit(permit, resource).await?, &self.shared);
+        let (origin, state) = (self.admit(permit, resource).await?, &self.state);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         if origin.caller_key.is_some() {
             let (endpoint, resource) = (repository.clone(), resource.clone());
@@ -89,8 +89,8 @@ impl Mirror {
             resource.clone(),
             AcceptClass::Full,
         );
-        if let Some(asked) = shared.missing.asked(&missing) {
-            return Err(asked.still_unknown());
+        if let Some(asked) = state.missing.get(&missing) {
+            return Err(asked.remembered_unknown());
         }
         let key = (
             registry,
@@ -98,63 +98,69 @@ impl Mirror {
             resource.clone(),
             query.clone(),
         );
-        let known = shared.pages.get(&key);
+        let known = state.pages.get(&key);
         // No longer than a tag is.
         let ttl = PAGE_TTL.min(origin.tag_ttl);
-        if let Some(kept) = known.clone().filter(|kept| kept.at.elapsed() < ttl) {
+        if let Some(cached) = known
+            .clone()
+            .filter(|cached| cached.fetched_at.elapsed() < ttl)
+        {
             return Ok(PageAnswer {
-                kept,
+                cached,
                 cache: CacheStatus::HIT,
                 stale: None,
             });
         }
         let repository_key = (key.0.clone(), key.1.clone());
         let (question, missing) = (
-            shared.lists.ask(repository_key),
-            shared.missing.ask(missing),
+            state.list_generations.ask(repository_key),
+            state.missing.ask(missing),
         );
         let generation = question.generation();
         let start = || {
-            let (shared, key, query) = (shared.clone(), key.clone(), query.clone());
+            let (state, key, query) = (state.clone(), key.clone(), query.clone());
             let endpoint = Endpoint {
                 repository,
                 resource: resource.clone(),
             };
             async move {
-                let fetched = shared.page(&origin, &endpoint, &query).await;
+                let fetched = state.page(&origin, &endpoint, &query).await;
                 let page = fetched.map_err(|error| {
                     if let MirrorError::Unknown { kind, .. } = error {
-                        question.unwritten(|| shared.pages.invalidate(&key));
+                        question.unwritten(|| state.pages.invalidate(&key));
                         // An odd page that is not there says nothing of the list.
                         if is_ordinary(&query) {
                             let missing_ttl = origin.missing_ttl;
-                            shared.missing.remember_as(&missing, kind, missing_ttl);
+                            state.missing.remember_as(&missing, kind, missing_ttl);
                         }
                     }
                     error
                 })?;
-                let kept = Arc::new(Kept {
+                let cached = Arc::new(CachedPage {
                     page,
-                    at: Instant::now(),
+                    fetched_at: Instant::now(),
                 });
                 // One from before a write is not kept.
-                question.unwritten(|| shared.pages.insert(key, kept.clone()));
-                Ok(kept)
+                question.unwritten(|| state.pages.insert(key, cached.clone()));
+                Ok(cached)
             }
         };
         let ask = async {
-            let (fetched, collapsed) = shared.listing.join((key.clone(), generation), start).await;
+            let (fetched, collapsed) = state
+                .page_requests
+                .join((key.clone(), generation), start)
+                .await;
             (fetched.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
-        let known = known.map(|kept| KnownAnswer {
-            age: kept.at.elapsed(),
-            answer: kept,
+        let known = known.map(|cached| KnownAnswer {
+            age: cached.fetched_at.elapsed(),
+            answer: cached,
         });
         let checked = revalidate(known, NO_DEADLINE, ask, |_| Freshness::Fetched).await?;
         Ok(PageAnswer {
             cache: checked.cache_status(),
             stale: checked.freshness.stale(),
-            kept: checked.answer,
+            cached: checked.answer,
         })
     }
 }
@@ -162,7 +168,7 @@ impl Mirror {
 /// Whether a query asks for the first results of a list, all or not too many.
 fn is_ordinary(query: &Query) -> bool {
     let n = query.value("n").and_then(|n| n.parse().ok());
-    query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=ORDINARY_PAGE).contains(&n))
+    query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=MAX_ORDINARY_PAGE).contains(&n))
 }
 
 /// A page as one caller gets it, which is kept for nobody.
@@ -180,9 +186,9 @@ async fn fetch_for_caller(
     let page = page
         .await
         .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))?;
-    let at = Instant::now();
+    let fetched_at = Instant::now();
     Ok(PageAnswer {
-        kept: Arc::new(Kept { page, at }),
+        cached: Arc::new(CachedPage { page, fetched_at }),
         cache: CacheStatus::forward(Forward::Bypass),
         stale: None,
     })

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::error::ResourceKind;
 use super::freshness::{Stale, is_fresh, stale_age, unix_seconds};
-use super::{HeadPolicy, Mirror, MirrorError, Origin, Shared};
+use super::{HeadPolicy, Mirror, MirrorError, MirrorState, Origin};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -41,7 +41,7 @@ pub struct ManifestAnswer {
 
 /// What fetching a manifest by digest came to.
 #[derive(Clone, Debug)]
-pub(super) struct Fetched {
+pub(super) struct FetchedManifest {
     pub link: Arc<ManifestLink>,
     pub bytes: Option<Bytes>,
 }
@@ -80,9 +80,9 @@ impl Mirror {
         digest: &Digest,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let shared = &self.shared;
+        let state = &self.state;
         let (registry, repository) = (permit.registry(), permit.repository());
-        let link = shared
+        let link = state
             .store
             .records
             .open(&store::ManifestKey::new(registry, repository, digest))
@@ -98,33 +98,33 @@ impl Mirror {
             AcceptClass::Full,
         );
         let link = match link {
-            None if shared.missing.knows(&missing) => {
-                return Err(ResourceKind::Manifest.still_unknown());
+            None if state.missing.contains(&missing) => {
+                return Err(ResourceKind::Manifest.remembered_unknown());
             }
-            None => shared.shared_manifest(origin, permit, digest).await,
+            None => state.peer_manifest_link(origin, permit, digest).await,
             link => link,
         };
         let mut known = None;
         if let Some(link) = &link {
             let mut bytes = None;
             if with_bytes {
-                bytes = shared.local(&link.stored(digest)).await;
+                bytes = state.local_bytes(&link.stored(digest)).await;
                 if bytes.is_none() {
-                    bytes = shared.rebuild_manifest(origin, digest).await;
+                    bytes = state.fallback_manifest_bytes(origin, digest).await;
                 }
             }
             let is_here =
-                bytes.is_some() || (!with_bytes && shared.has_bytes(origin, digest, link).await);
+                bytes.is_some() || (!with_bytes && state.has_bytes(origin, digest, link).await);
             if is_here && (with_bytes || origin.heads == HeadPolicy::Cached) {
                 if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
                     self.recheck_manifest(origin, permit, digest);
                 }
-                return Ok(answer(digest, link, bytes, CacheStatus::HIT));
+                return Ok(manifest_answer(digest, link, bytes, CacheStatus::HIT));
             }
             // A HEAD by its tag would ask as seldom.
             let confirmed = is_fresh(link.checked_at, origin.tag_ttl, SystemTime::now());
             if !with_bytes && origin.heads == HeadPolicy::Cached && confirmed {
-                return Ok(answer(digest, link, None, CacheStatus::HIT));
+                return Ok(manifest_answer(digest, link, None, CacheStatus::HIT));
             }
             known = Some(link).filter(|_| is_here);
         }
@@ -132,8 +132,8 @@ impl Mirror {
         // come for this one are stored before their link is.
         let is_local = with_bytes
             && link.is_none()
-            && shared.has_manifest(digest).await
-            && !shared.is_fetching(origin, permit, digest);
+            && state.has_manifest_bytes(digest).await
+            && !state.is_fetching(origin, permit, digest);
         let known_at = link.as_ref().map(|link| link.checked_at);
         let claim = |fetch| self.claimed(origin, permit, digest, fetch, known_at);
         let claimed = claim(with_bytes && !is_local);
@@ -147,13 +147,13 @@ impl Mirror {
                 let stale = Stale { age, reason };
                 return Ok(ManifestAnswer {
                     stale: Some(stale),
-                    ..answer(digest, link, None, stale.cache_status())
+                    ..manifest_answer(digest, link, None, stale.cache_status())
                 });
             }
             (Err(error), None) => return Err(error),
         };
         if is_local && fetched.bytes.is_none() {
-            fetched.bytes = shared.local(&fetched.link.stored(digest)).await;
+            fetched.bytes = state.local_bytes(&fetched.link.stored(digest)).await;
         }
         if with_bytes && fetched.bytes.is_none() {
             // It was evicted meanwhile.
@@ -162,7 +162,7 @@ impl Mirror {
         let cache = CacheStatus::forward(Forward::UriMiss)
             .stored()
             .collapsed(collapsed);
-        Ok(answer(digest, &fetched.link, fetched.bytes, cache))
+        Ok(manifest_answer(digest, &fetched.link, fetched.bytes, cache))
     }
 
     /// Makes sure that a repository has a manifest, by a GET if `fetch`; says whether somebody else had asked. What is
@@ -174,33 +174,33 @@ impl Mirror {
         digest: &Digest,
         fetch: bool,
         known_at: Option<u64>,
-    ) -> Result<(Fetched, bool), MirrorError> {
-        let (shared, repository) = (&self.shared, permit.repository());
+    ) -> Result<(FetchedManifest, bool), MirrorError> {
+        let (state, repository) = (&self.state, permit.repository());
         let key = (
             permit.registry().clone(),
             repository.clone(),
             *digest,
             fetch,
         );
-        let claim = shared.ask_manifest(&key);
+        let claim = state.ask_manifest(&key);
         let asked = (key.clone(), origin.caller_key, claim.link.generation());
         let start = || {
-            let (shared, origin) = (shared.clone(), origin.clone());
-            shared.claim_manifest(origin, key, claim, known_at)
+            let (state, origin) = (state.clone(), origin.clone());
+            state.claim_manifest(origin, key, claim, known_at)
         };
-        let fetching = shared.fetching.join(asked, start);
+        let fetching = state.manifest_requests.join(asked, start);
         let (fetched, collapsed) = tokio::time::timeout(UNCACHED_DEADLINE, fetching)
             .await
             .map_err(|_| MirrorError::timed_out())?;
         let fetched = match fetched.unwrap_or(Err(MirrorError::Internal)) {
             Err(error @ MirrorError::Unknown { .. }) => {
-                let Some(fallback) = shared.fallback(origin) else {
+                let Some(fallback) = state.fallback(origin) else {
                     return Err(error);
                 };
                 let link = fallback.manifest(&origin.registry, repository, digest);
                 let link = link.await.ok_or(error)?;
-                let bytes = shared.rebuild_manifest(origin, digest).await;
-                Fetched { link, bytes }
+                let bytes = state.fallback_manifest_bytes(origin, digest).await;
+                FetchedManifest { link, bytes }
             }
             fetched => fetched?,
         };
@@ -212,17 +212,17 @@ impl Mirror {
         let (mirror, origin) = (self.clone(), origin.clone());
         let (permit, digest) = (permit.clone(), *digest);
         tokio::spawn(async move {
-            let shared = &mirror.shared;
-            let known = shared.shared_manifest(&origin, &permit, &digest).await;
+            let state = &mirror.state;
+            let known = state.peer_manifest_link(&origin, &permit, &digest).await;
             if known.is_some() {
                 return;
             }
             let (registry, repository) = (permit.registry(), permit.repository());
-            let records = &shared.store.records;
+            let records = &state.store.records;
             let question = records.ask(&store::ManifestKey::new(registry, repository, &digest));
             let claimed = mirror.claimed(&origin, &permit, &digest, false, None);
             if let Err(error) = claimed.await
-                && error.ends_a_claim()
+                && error.revokes_link()
             {
                 records.answer_absent(&question).await;
             }
@@ -234,13 +234,13 @@ impl Mirror {
 /// meanwhile.
 pub(super) struct ManifestClaim {
     link: Question<ManifestLink>,
-    missing: runtime::generation::Question<super::missing::MissingKey>,
+    missing: runtime::generation::Question<super::negative_cache::NegativeKey>,
 }
 
-impl Shared {
+impl MirrorState {
     /// Bytes that are here, from memory or disk, or else those in the bucket. A disk that cannot say counts as
     /// absent: slower, not wrong.
-    pub(super) async fn local(&self, digest: &Digest) -> Option<Bytes> {
+    pub(super) async fn local_bytes(&self, digest: &Digest) -> Option<Bytes> {
         let here = self.contents.load_small(digest, MAX_MANIFEST as u64).await;
         let here = here.unwrap_or_else(|error| {
             warn_degraded("a manifest cannot be read", &error);
@@ -248,18 +248,18 @@ impl Shared {
         });
         match here {
             Some(bytes) => Some(bytes),
-            None => self.fetch_shared(digest).await,
+            None => self.fetch_from_bucket(digest).await,
         }
     }
 
     /// Whether the bytes of a linked manifest are here, or are made here.
     async fn has_bytes(&self, origin: &Origin, digest: &Digest, link: &ManifestLink) -> bool {
         let here = self.contents.open(&link.stored(digest), None).await;
-        here.is_some() || self.rebuild_manifest(origin, digest).await.is_some()
+        here.is_some() || self.fallback_manifest_bytes(origin, digest).await.is_some()
     }
 
     /// Whether bytes that may be a manifest are here, or in the bucket. None are read.
-    async fn has_manifest(&self, digest: &Digest) -> bool {
+    async fn has_manifest_bytes(&self, digest: &Digest) -> bool {
         let most = MAX_MANIFEST as u64;
         match self.contents.open(digest, None).await {
             Some(blob) => blob.size() <= most,
@@ -278,7 +278,7 @@ impl Shared {
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let key = (registry, repository, *digest, true);
         let generation = self.ask_manifest(&key).link.generation();
-        self.fetching
+        self.manifest_requests
             .is_running(&(key, origin.caller_key, generation))
     }
 
@@ -296,7 +296,7 @@ impl Shared {
     }
 
     /// The link that another node made, while it is fresh.
-    async fn shared_manifest(
+    async fn peer_manifest_link(
         &self,
         origin: &Origin,
         permit: &Permit,
@@ -316,15 +316,15 @@ impl Shared {
         key: ManifestKey,
         claim: ManifestClaim,
         known_at: Option<u64>,
-    ) -> Result<Fetched, MirrorError> {
+    ) -> Result<FetchedManifest, MirrorError> {
         let (_, repository, digest, fetch) = &key;
         let reference = Reference::Digest(*digest);
-        if let Some(fetched) = self.came_meanwhile(&origin, &key, known_at).await {
+        if let Some(fetched) = self.fetched_meanwhile(&origin, &key, known_at).await {
             return Ok(fetched);
         }
         let upstream = match origin.v2() {
             Ok(upstream) => upstream,
-            Err(error) => return Err(self.manifest_refused(&origin, &claim, error).await),
+            Err(error) => return Err(self.manifest_error(&origin, &claim, error).await),
         };
         if !fetch {
             let asked = upstream.manifest_head(repository, &reference, AcceptClass::Full);
@@ -339,24 +339,24 @@ impl Shared {
                             subject: None,
                             stored: None,
                         };
-                        let link = self.relink(&claim.link, &key.0, repository, digest, link);
+                        let link = self.confirm_link(&claim.link, &key.0, repository, digest, link);
                         let link = link.await;
-                        return Ok(Fetched { link, bytes: None });
+                        return Ok(FetchedManifest { link, bytes: None });
                     }
                 }
                 Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => {}
-                Err(error) => return Err(self.manifest_refused(&origin, &claim, error).await),
+                Err(error) => return Err(self.manifest_error(&origin, &claim, error).await),
             }
         }
         let asked = upstream.manifest(repository, &reference, AcceptClass::Full);
         match asked.await {
-            Ok(manifest) => self.keep(&claim.link, digest, manifest).await,
-            Err(error) => Err(self.manifest_refused(&origin, &claim, error).await),
+            Ok(manifest) => self.store_manifest(&claim.link, digest, manifest).await,
+            Err(error) => Err(self.manifest_error(&origin, &claim, error).await),
         }
     }
 
     /// What a refusal means for the client; what the upstream does not have is remembered.
-    async fn manifest_refused(
+    async fn manifest_error(
         &self,
         origin: &Origin,
         claim: &ManifestClaim,
@@ -370,12 +370,12 @@ impl Shared {
     }
 
     /// What somebody else fetched between this one's look and its turn to ask.
-    async fn came_meanwhile(
+    async fn fetched_meanwhile(
         &self,
         origin: &Origin,
         key: &ManifestKey,
         known_at: Option<u64>,
-    ) -> Option<Fetched> {
+    ) -> Option<FetchedManifest> {
         let (registry, repository, digest, fetch) = key;
         let records = &self.store.records;
         let link = records
@@ -389,33 +389,33 @@ impl Shared {
             return None;
         }
         let bytes = if *fetch {
-            Some(self.local(&link.stored(digest)).await?)
+            Some(self.local_bytes(&link.stored(digest)).await?)
         } else {
             None
         };
-        Some(Fetched { link, bytes })
+        Some(FetchedManifest { link, bytes })
     }
 
     /// Verifies a manifest, keeps its bytes and links it, if the question still counts. A store that cannot keep it
     /// does not keep it from the client.
-    pub(super) async fn keep(
+    pub(super) async fn store_manifest(
         &self,
         question: &Question<ManifestLink>,
         digest: &Digest,
         manifest: Manifest,
-    ) -> Result<Fetched, MirrorError> {
+    ) -> Result<FetchedManifest, MirrorError> {
         let bytes = manifest.bytes.clone();
-        let link = self.keep_manifest(digest, manifest).await?;
+        let link = self.store_manifest_bytes(digest, manifest).await?;
         let records = &self.store.records;
         let link = records.answer(question, link, Reach::Shared).await;
-        Ok(Fetched {
+        Ok(FetchedManifest {
             link: link.into_record(),
             bytes: Some(bytes),
         })
     }
 
     /// Verifies a manifest and keeps its bytes; what the link of who has it says.
-    pub(super) async fn keep_manifest(
+    pub(super) async fn store_manifest_bytes(
         &self,
         digest: &Digest,
         manifest: Manifest,
@@ -435,7 +435,7 @@ impl Shared {
         match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be kept", &error),
             Ok(Ok(())) => {
-                self.contents.heat(actual, &bytes);
+                self.contents.cache_in_memory(actual, &bytes);
                 if let Some(bucket) = self.store.bucket() {
                     bucket.write_through(&self.store.blobs, &actual, None);
                 }
@@ -456,7 +456,7 @@ impl Shared {
     }
 
     /// Notes that the upstream confirmed a claim; what only the bytes told stays.
-    pub(super) async fn relink(
+    pub(super) async fn confirm_link(
         &self,
         question: &Question<ManifestLink>,
         registry: &Registry,
@@ -476,7 +476,7 @@ impl Shared {
     }
 }
 
-fn answer(
+fn manifest_answer(
     digest: &Digest,
     link: &ManifestLink,
     bytes: Option<Bytes>,
@@ -498,7 +498,7 @@ pub(super) fn missing_key(
     repository: &Repository,
     reference: &Reference,
     class: AcceptClass,
-) -> super::missing::MissingKey {
+) -> super::negative_cache::NegativeKey {
     (
         registry.clone(),
         repository.clone(),

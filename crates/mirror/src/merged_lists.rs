@@ -11,22 +11,22 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::error::ResourceKind;
-use super::{MirrorError, NamePage, Origin, RequestBudget, Shared};
+use super::{MirrorError, MirrorState, NamePage, Origin, RequestBudget};
 use oci::name::{Registry, Repository};
 use oci::v2::{Endpoint, Query, Resource};
 use upstream::{Page, UpstreamError};
 
 /// How many tags are asked for at once, and how often for one list.
 const LONGEST_PAGE: usize = 1000;
-const PAGES: usize = 64;
+const MAX_PAGES: usize = 64;
 
 #[derive(Deserialize)]
-struct Tags {
+struct TagList {
     /// Some write `null` for none.
     tags: Option<Vec<String>>,
 }
 
-impl Shared {
+impl MirrorState {
     /// A page of tags or referrers; of the tags of both sides, where both have the repository.
     pub(super) async fn page(
         &self,
@@ -37,29 +37,29 @@ impl Shared {
         let asked = page_of_v2(origin, endpoint, query).await;
         let fallback = self.fallback(origin);
         let Some(fallback) = fallback.filter(|_| endpoint.resource == Resource::Tags) else {
-            return asked.map_err(refused);
+            return asked.map_err(list_error);
         };
         if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
-            return asked.map_err(refused);
+            return asked.map_err(list_error);
         }
         let tags = fallback.tags(&origin.registry, &endpoint.repository);
         let mut all = match tags.await {
             Ok(Some(tags)) => tags,
-            Ok(None) => return asked.map_err(refused),
-            Err(error) if asked.is_ok() && is_away(&error) => {
-                alone(&origin.registry, &error);
-                return asked.map_err(refused);
+            Ok(None) => return asked.map_err(list_error),
+            Err(error) if asked.is_ok() && is_unavailable(&error) => {
+                warn_fallback_down(&origin.registry, &error);
+                return asked.map_err(list_error);
             }
             Err(error) => return Err(error),
         };
         if let Ok(first) = asked {
             all.extend(all_tags(origin, endpoint, query, first).await?);
         }
-        Ok(page_of(&endpoint.repository, &all, query))
+        Ok(select_page(&endpoint.repository, &all, query))
     }
 
     /// Adds the names of the fallback to `n` of the v2 side that are behind `after`, in order.
-    pub(super) async fn with_names_of_fallback(
+    pub(super) async fn merge_fallback_names(
         &self,
         origin: &Origin,
         seen: impl Fn(&Repository) -> bool,
@@ -74,8 +74,8 @@ impl Shared {
         let names = match fallback.names(&origin.registry, budget).await {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(listed),
-            Err(error) if origin.upstream.is_some() && is_away(&error) => {
-                alone(&origin.registry, &error);
+            Err(error) if origin.upstream.is_some() && is_unavailable(&error) => {
+                warn_fallback_down(&origin.registry, &error);
                 return Ok(listed);
             }
             Err(error) => return Err(error),
@@ -103,7 +103,7 @@ async fn page_of_v2(
 }
 
 /// Whether a side cannot be asked at the moment, which says nothing of what it has.
-fn is_away(error: &MirrorError) -> bool {
+fn is_unavailable(error: &MirrorError) -> bool {
     matches!(
         error,
         MirrorError::Unavailable(_)
@@ -112,7 +112,7 @@ fn is_away(error: &MirrorError) -> bool {
     )
 }
 
-fn alone(registry: &Registry, error: &MirrorError) {
+fn warn_fallback_down(registry: &Registry, error: &MirrorError) {
     let error = telemetry::chain(error);
     tracing::warn!(%registry, error, "the fallback cannot be asked: a list is of the v2 side alone");
 }
@@ -130,23 +130,25 @@ async fn all_tags(
         let query = Query::default().with("n", &LONGEST_PAGE.to_string());
         page = page_of_v2(origin, endpoint, &query)
             .await
-            .map_err(refused)?;
+            .map_err(list_error)?;
     }
     let mut all = Vec::new();
-    for _ in 0..PAGES {
-        let tags: Tags = serde_json::from_slice(&page.bytes)
-            .map_err(|_| refused(UpstreamError::Protocol("its tags cannot be read")))?;
+    for _ in 0..MAX_PAGES {
+        let tags: TagList = serde_json::from_slice(&page.bytes)
+            .map_err(|_| list_error(UpstreamError::Protocol("its tags cannot be read")))?;
         all.extend(tags.tags.unwrap_or_default());
         let Some(next) = page.next else {
             return Ok(all);
         };
-        page = page_of_v2(origin, endpoint, &next).await.map_err(refused)?;
+        page = page_of_v2(origin, endpoint, &next)
+            .await
+            .map_err(list_error)?;
     }
-    Err(refused(UpstreamError::Protocol("its tags have no end")))
+    Err(list_error(UpstreamError::Protocol("its tags have no end")))
 }
 
 /// What of these tags a query asks for (distribution-spec 1.1, "Listing Tags").
-fn page_of(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Page {
+fn select_page(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Page {
     let most = query.value("n").and_then(|n| n.parse::<usize>().ok());
     let last = query.value("last").unwrap_or_default();
     let behind: Vec<&String> = all.iter().filter(|tag| tag.as_str() > last).collect();
@@ -165,7 +167,7 @@ fn page_of(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Pa
     }
 }
 
-fn refused(error: UpstreamError) -> MirrorError {
+fn list_error(error: UpstreamError) -> MirrorError {
     MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository)
 }
 
@@ -186,7 +188,7 @@ mod tests {
             ("n=5&last=z", &[], None),
             ("n=0", &[], None),
         ] {
-            let page = page_of(&repository, &all, &Query::parse(query).expect("a query"));
+            let page = select_page(&repository, &all, &Query::parse(query).expect("a query"));
             let body: serde_json::Value = serde_json::from_slice(&page.bytes).expect("JSON");
             assert_eq!(body, serde_json::json!({"name": "team/app", "tags": tags}));
             let next = next.map(|next| Query::parse(next).expect("a query"));

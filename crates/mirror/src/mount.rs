@@ -10,9 +10,9 @@ use oci::v2::Resource;
 use store::{BlobKey, warn_degraded};
 
 /// In how many repositories a blob is looked for.
-const CANDIDATES: usize = 256;
+const MAX_CANDIDATES: usize = 256;
 /// How long a source is looked for; without one a mount becomes an upload.
-const WITHIN: Duration = Duration::from_secs(2);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Mirror {
     /// Whether what the permit's repository has may be read, by all that is known of it: where our account may
@@ -20,7 +20,7 @@ impl Mirror {
     pub async fn may_be_mounted(&self, permit: &Permit, digest: &Digest) -> bool {
         let blob = Resource::Blob(*digest);
         let admitted = self.admit(permit, &blob);
-        let admitted = tokio::time::timeout(WITHIN, admitted).await;
+        let admitted = tokio::time::timeout(MOUNT_TIMEOUT, admitted).await;
         admitted.is_ok_and(|admitted| admitted.is_ok())
     }
 
@@ -33,7 +33,10 @@ impl Mirror {
         may_pull: impl Fn(&Repository) -> Option<Permit>,
     ) -> Option<Repository> {
         let found = self.find_source(registry, digest, may_pull);
-        tokio::time::timeout(WITHIN, found).await.ok().flatten()
+        tokio::time::timeout(MOUNT_TIMEOUT, found)
+            .await
+            .ok()
+            .flatten()
     }
 
     async fn find_source(
@@ -42,7 +45,7 @@ impl Mirror {
         digest: &Digest,
         may_pull: impl Fn(&Repository) -> Option<Permit>,
     ) -> Option<Repository> {
-        let (store, wanted) = (self.shared.store.clone(), registry.clone());
+        let (store, wanted) = (self.state.store.clone(), registry.clone());
         let listed =
             tokio::task::spawn_blocking(move || store.records.repositories_with_blobs(&wanted))
                 .await;
@@ -53,9 +56,9 @@ impl Mirror {
             warn_degraded("the repositories cannot be listed", &error);
             Vec::new()
         });
-        let permits = listed.iter().filter_map(may_pull).take(CANDIDATES);
+        let permits = listed.iter().filter_map(may_pull).take(MAX_CANDIDATES);
         for permit in permits {
-            let records = &self.shared.store.records;
+            let records = &self.state.store.records;
             let link = records
                 .open(&BlobKey::new(registry, permit.repository(), digest))
                 .await;

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::beside::{Replay, SentBeside};
 use super::fill::TAIL;
 use super::fill_reader::SentPrefix;
 use super::reader::ReadError;
+use super::sent_ahead::{ReplayCheck, SentAhead};
 use super::source::{DigestCheck, FillKey};
 use store::read_at;
 use upstream::BlobBody;
@@ -29,7 +29,7 @@ pub(super) struct PassThroughBody {
     skip: u64,
     /// What was sent of those already, from a file and from elsewhere: it must be the same.
     sent: Option<SentPrefix>,
-    beside: Option<Replay>,
+    sent_ahead: Option<ReplayCheck>,
     received: u64,
     held: VecDeque<Bytes>,
     held_bytes: u64,
@@ -55,7 +55,7 @@ impl PassThroughBody {
             announced,
             skip,
             sent: None,
-            beside: None,
+            sent_ahead: None,
             received,
             held,
             held_bytes: 0,
@@ -64,9 +64,9 @@ impl PassThroughBody {
     }
 
     /// Its receiver has bytes already.
-    pub fn after(mut self, sent: Option<SentPrefix>, beside: &SentBeside) -> Self {
+    pub fn with_sent(mut self, sent: Option<SentPrefix>, sent_ahead: &SentAhead) -> Self {
         self.sent = sent;
-        self.beside = self.check.is_some().then(|| beside.replay());
+        self.sent_ahead = self.check.is_some().then(|| sent_ahead.replay());
         self
     }
 
@@ -88,10 +88,10 @@ impl PassThroughBody {
                 let Some(check) = self.check.take() else {
                     return Ok(None);
                 };
-                let had = |beside: &Replay| beside.is_within(self.received);
+                let had = |sent_ahead: &ReplayCheck| sent_ahead.fits_within(self.received);
                 let whole = self.body.total.is_none_or(|total| total == self.received)
-                    && self.beside.as_ref().is_none_or(had);
-                if !whole || !check.is_right(&check.hasher.clone().finish()) {
+                    && self.sent_ahead.as_ref().is_none_or(had);
+                if !whole || !check.accepts(&check.hasher.clone().finish()) {
                     telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
                     return Err(ReadError::DigestMismatch);
                 }
@@ -108,8 +108,8 @@ impl PassThroughBody {
                 .min(chunk.len() as u64);
             let known = usize::try_from(known).unwrap_or(chunk.len());
             self.compare(&chunk[..known]).await?;
-            if let Some(beside) = &mut self.beside
-                && !beside.goes_on(self.received, &chunk)
+            if let Some(sent_ahead) = &mut self.sent_ahead
+                && !sent_ahead.matches_next(self.received, &chunk)
             {
                 telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Upstream);
                 return Err(ReadError::DigestMismatch);
@@ -135,9 +135,9 @@ impl PassThroughBody {
             return Ok(());
         };
         // Who jumps from part to part may skip bytes that the file never had.
-        let there = sent.written.saturating_sub(self.received);
-        let there = usize::try_from(there).unwrap_or(usize::MAX);
-        let known = &known[..known.len().min(there)];
+        let actual = sent.written.saturating_sub(self.received);
+        let actual = usize::try_from(actual).unwrap_or(usize::MAX);
+        let known = &known[..known.len().min(actual)];
         let mut at = 0;
         while at < known.len() {
             let buffer = BytesMut::zeroed(known.len() - at);

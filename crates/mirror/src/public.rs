@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, unix_seconds};
-use super::{Mirror, MirrorError, Origin, Shared, Visibility};
+use super::{Mirror, MirrorError, MirrorState, Origin, Visibility};
 use access::Permit;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
@@ -32,7 +32,7 @@ impl Mirror {
         if origin.visibility == Visibility::PublicOnly {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (registry, repository, resource.clone());
-            self.shared.clone().admit_public(&origin, key).await?;
+            self.state.clone().admit_public(&origin, key).await?;
         }
         if let Some(caller_key) = origin.caller_key {
             self.admit_caller(&origin, caller_key, permit, resource)
@@ -42,7 +42,7 @@ impl Mirror {
     }
 }
 
-impl Shared {
+impl MirrorState {
     /// Makes sure that everybody may read a repository. Where the upstream cannot be asked, what it said
     /// last counts for as long as a stale tag does.
     async fn admit_public(
@@ -64,9 +64,9 @@ impl Shared {
         }
         let known = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
         let known = known.map(|age| KnownAnswer { answer: (), age });
-        let start = || self.clone().prove_public(origin.clone(), key.clone());
+        let start = || self.clone().check_public(origin.clone(), key.clone());
         let ask = async {
-            let (proof, collapsed) = self.proving.join(key.clone(), start).await;
+            let (proof, collapsed) = self.public_checks.join(key.clone(), start).await;
             (proof.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let checked = revalidate(known, origin.wait(), ask, |()| Freshness::Fetched);
@@ -74,7 +74,7 @@ impl Shared {
     }
 
     /// Asks the upstream as everybody may, and keeps the answer.
-    async fn prove_public(
+    async fn check_public(
         self: Arc<Self>,
         origin: Arc<Origin>,
         key: PublicKey,
@@ -85,8 +85,8 @@ impl Shared {
         let question = records.ask(&record);
         let accepts_peer_record = origin.accepts_peer_record(PUBLIC_TTL);
         let accepts = |link: &PublicLink| accepts_peer_record(link.checked_at);
-        let shared = records.open_shared(&record, accepts).await;
-        if shared.is_some() {
+        let from_peer = records.open_shared(&record, accepts).await;
+        if from_peer.is_some() {
             return Ok(());
         }
         let asked = async { origin.v2()?.ask_as_anybody(repository, resource).await };
@@ -108,7 +108,7 @@ impl Shared {
                     MirrorError::Denied => MirrorError::NotPublic,
                     error => error,
                 };
-                if error.ends_a_claim() {
+                if error.revokes_link() {
                     records.answer_absent(&question).await;
                 }
                 Err(error)

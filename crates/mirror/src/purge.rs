@@ -13,7 +13,7 @@ impl Mirror {
     /// # Errors
     /// When something cannot be removed; the rest was.
     pub async fn purge(&self, target: Target, dry_run: bool) -> io::Result<Purge> {
-        let store = self.shared.store.clone();
+        let store = self.state.store.clone();
         let mirror = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             if dry_run {
@@ -22,14 +22,14 @@ impl Mirror {
             // Answers that are under way are of before, and so is what the bucket has: they are not kept.
             store.end_generations();
             let purge = store.plan(&target);
-            for origin in mirror.shared.origins.values() {
-                origin.written(SystemTime::now());
+            for origin in mirror.state.origins.values() {
+                origin.record_write(SystemTime::now());
             }
             if let (Target::Everywhere(digest), Some(bucket)) = (&target, store.bucket()) {
                 bucket.remove_blob(digest);
             }
             let outcome = store.purge(&purge);
-            mirror.forget(&target, &purge);
+            mirror.invalidate_memory(&target, &purge);
             outcome.map(|()| purge)
         });
         work.await
@@ -38,34 +38,34 @@ impl Mirror {
     }
 
     /// Forgets what is in memory of what went.
-    fn forget(&self, target: &Target, purge: &Purge) {
-        let shared = &self.shared;
+    fn invalidate_memory(&self, target: &Target, purge: &Purge) {
+        let state = &self.state;
         for (digest, _) in &purge.files {
-            shared.contents.hot.invalidate(digest);
+            state.contents.memory.invalidate(digest);
         }
-        shared
+        state
             .missing
-            .forget_where(|(registry, repository, ..)| target.concerns(registry, repository));
-        if let Some(fallback) = &shared.fallback {
+            .remove_where(|(registry, repository, ..)| target.concerns(registry, repository));
+        if let Some(fallback) = &state.fallback {
             fallback.invalidate(target);
         }
         let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
-        shared.lists.write_where(concerned, || ());
-        for (key, _) in &shared.pages {
+        state.list_generations.write_where(concerned, || ());
+        for (key, _) in &state.pages {
             if target.concerns(&key.0, &key.1) {
-                shared.pages.invalidate(&*key);
+                state.pages.invalidate(&*key);
             }
         }
     }
 
     /// Rehashes everything that is here, and sets aside what is damaged. Blocks for as long as that takes.
     pub fn verify(&self, mut progress: impl FnMut(&Verified)) -> Verified {
-        let verified = self.shared.store.verify(|verified| {
+        let verified = self.state.store.verify(|verified| {
             progress(verified);
             ControlFlow::Continue(())
         });
         for digest in &verified.damaged {
-            self.shared.contents.hot.invalidate(digest);
+            self.state.contents.memory.invalidate(digest);
         }
         verified
     }

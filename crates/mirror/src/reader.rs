@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::fill::Follower;
-use super::fill_reader::{FillReader, From, More};
+use super::fill_reader::{Available, FillReader, PieceOrigin};
 use super::pass_through::PassThroughBody;
 use super::source::FillSource;
 use oci::range::Span;
@@ -43,7 +43,7 @@ pub enum ReadError {
 /// cost little memory, and grow while it takes what it gets.
 #[derive(Debug)]
 pub struct Reader {
-    feed: Feed,
+    source: BodySource,
     offset: u64,
     /// One past the last byte wanted; unknown while the length of the blob is.
     end: Option<u64>,
@@ -54,19 +54,19 @@ pub struct Reader {
 }
 
 #[derive(Debug)]
-enum Feed {
+enum BodySource {
     Memory(Bytes),
     Blob(Blob),
     Fill(Box<FillReader>),
     PassThrough(Box<PassThroughBody>),
     /// The part that is wanted cannot be had: the body breaks off.
-    Nothing,
+    Unavailable,
 }
 
 impl Reader {
-    fn new(feed: Feed, offset: u64, end: Option<u64>) -> Self {
+    fn new(source: BodySource, offset: u64, end: Option<u64>) -> Self {
         Self {
-            feed,
+            source,
             offset,
             end,
             chunk: MIN_CHUNK,
@@ -76,11 +76,11 @@ impl Reader {
     }
 
     pub(super) fn memory(bytes: Bytes, span: Span) -> Self {
-        Self::new(Feed::Memory(bytes), span.first, Some(span.end))
+        Self::new(BodySource::Memory(bytes), span.first, Some(span.end))
     }
 
     pub(super) fn blob(blob: Blob, span: Span) -> Self {
-        Self::new(Feed::Blob(blob), span.first, Some(span.end))
+        Self::new(BodySource::Blob(blob), span.first, Some(span.end))
     }
 
     /// `announced` is the length of the whole blob that the receiver was told, where it was.
@@ -91,22 +91,24 @@ impl Reader {
         first: u64,
         end: Option<u64>,
     ) -> Self {
-        let following = FillReader::new(follower, source, announced);
-        Self::new(Feed::Fill(Box::new(following)), first, end)
+        let fill_reader = FillReader::new(follower, source, announced);
+        Self::new(BodySource::Fill(Box::new(fill_reader)), first, end)
     }
 
-    pub(super) fn through(through: PassThroughBody, first: u64, end: Option<u64>) -> Self {
-        Self::new(Feed::PassThrough(Box::new(through)), first, end)
+    pub(super) fn pass_through(body: PassThroughBody, first: u64, end: Option<u64>) -> Self {
+        Self::new(BodySource::PassThrough(Box::new(body)), first, end)
     }
 
     /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
     /// began with. A body that only passes by has no other part: reading it fails then.
     pub fn seek(&mut self, span: Span) {
         (self.offset, self.end) = (span.first, Some(span.end));
-        match &mut self.feed {
-            Feed::Memory(_) | Feed::Blob(_) => {}
-            Feed::Fill(following) => following.turn(),
-            Feed::PassThrough(_) | Feed::Nothing => self.feed = Feed::Nothing,
+        match &mut self.source {
+            BodySource::Memory(_) | BodySource::Blob(_) => {}
+            BodySource::Fill(fill_reader) => fill_reader.seek(),
+            BodySource::PassThrough(_) | BodySource::Unavailable => {
+                self.source = BodySource::Unavailable
+            }
         }
     }
 
@@ -118,9 +120,9 @@ impl Reader {
         if self.end.is_some_and(|end| self.offset >= end) {
             return Ok(None);
         }
-        let mut from = From::File;
-        let piece = match &mut self.feed {
-            Feed::Memory(bytes) => {
+        let mut from = PieceOrigin::File;
+        let piece = match &mut self.source {
+            BodySource::Memory(bytes) => {
                 let end = self.end.unwrap_or(bytes.len() as u64);
                 let at = |position: u64| {
                     usize::try_from(position)
@@ -129,20 +131,22 @@ impl Reader {
                 };
                 Some(bytes.slice(at(self.offset)..at(end)))
             }
-            Feed::Blob(blob) => {
+            BodySource::Blob(blob) => {
                 let (file, limit) = (blob.file.clone(), blob.size);
                 Some(self.read(&file, limit).await?)
             }
-            Feed::Fill(following) => match following.more(self.offset, self.end).await? {
-                More::File { file, limit } => Some(self.read(&file, limit).await?),
-                More::Bytes(bytes, origin) => {
-                    from = origin;
-                    Some(bytes)
+            BodySource::Fill(fill_reader) => {
+                match fill_reader.available(self.offset, self.end).await? {
+                    Available::File { file, limit } => Some(self.read(&file, limit).await?),
+                    Available::Bytes(bytes, origin) => {
+                        from = origin;
+                        Some(bytes)
+                    }
+                    Available::End => None,
                 }
-                More::End => None,
-            },
-            Feed::PassThrough(through) => through.next().await?,
-            Feed::Nothing => None,
+            }
+            BodySource::PassThrough(through) => through.next().await?,
+            BodySource::Unavailable => None,
         };
         let Some(piece) = piece else {
             // Only a body without an announced length may end where its bytes do.
@@ -159,8 +163,8 @@ impl Reader {
                 .len()
                 .min(usize::try_from(wanted).unwrap_or(usize::MAX)),
         );
-        if let Feed::Fill(following) = &mut self.feed {
-            following.sent(self.offset, &piece, from);
+        if let BodySource::Fill(fill_reader) = &mut self.source {
+            fill_reader.sent(self.offset, &piece, from);
         }
         self.offset += piece.len() as u64;
         Ok(Some(piece))

@@ -44,7 +44,7 @@ impl FillKey {
     }
 
     /// What its partial is filed under.
-    pub(super) fn partial(&self) -> Digest {
+    pub(super) fn partial_key(&self) -> Digest {
         match self {
             Self::Digest(digest) | Self::Name(ContentName(digest)) => *digest,
         }
@@ -53,7 +53,7 @@ impl FillKey {
 
 impl fmt::Display for FillKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.partial().fmt(f)
+        self.partial_key().fmt(f)
     }
 }
 
@@ -117,16 +117,16 @@ impl DigestCheck {
         Self { hasher, expected }
     }
 
-    fn of(digest: &Digest) -> Self {
+    fn for_digest(digest: &Digest) -> Self {
         Self::new(Hasher::new(digest.algorithm()), vec![*digest])
     }
 
-    pub(super) fn is_right(&self, actual: &Digest) -> bool {
+    pub(super) fn accepts(&self, actual: &Digest) -> bool {
         self.expected.is_empty() || self.expected.contains(actual)
     }
 
     /// Whether there is anything to compare with.
-    pub(super) fn compares(&self) -> bool {
+    pub(super) fn has_expected(&self) -> bool {
         !self.expected.is_empty()
     }
 
@@ -160,7 +160,7 @@ impl FillSource {
         }
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             // What one caller is given says nothing of another.
             (Self::Blob(one), Self::Blob(other)) => {
@@ -204,7 +204,7 @@ impl FillSource {
     ///
     /// # Errors
     /// What the upstream said, or why it could not be asked.
-    pub(super) async fn has(&self, key: &FillKey) -> Result<(), UpstreamError> {
+    pub(super) async fn confirm(&self, key: &FillKey) -> Result<(), UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
                 let size = origin.v2()?.blob_head(repository, digest).await;
@@ -220,12 +220,16 @@ impl FillSource {
     pub(super) fn check(&self, key: &FillKey) -> DigestCheck {
         match (self, key) {
             (Self::Foreign(foreign), FillKey::Name(_)) => foreign.check(),
-            (_, key) => DigestCheck::of(&key.partial()),
+            (_, key) => DigestCheck::for_digest(&key.partial_key()),
         }
     }
 
     /// What another fill committed meanwhile, if this source is known to have it.
-    pub(super) async fn came_meanwhile(&self, store: &Arc<Store>, key: &FillKey) -> Option<Blob> {
+    pub(super) async fn committed_meanwhile(
+        &self,
+        store: &Arc<Store>,
+        key: &FillKey,
+    ) -> Option<Blob> {
         let digest = match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
                 let key = BlobKey::new(&origin.registry, repository, digest);
@@ -247,14 +251,14 @@ impl FillSource {
     }
 
     /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
-    pub(super) fn ask(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
+    pub(super) fn ask_link(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
         let (origin, repository) = self.blob()?;
         let key = BlobKey::new(&origin.registry, repository, &key.digest()?);
         Some(store.records.ask(&key))
     }
 
     /// It has it: its upstream just said so. What a foreign source has is noted once it is whole.
-    pub(super) async fn link(
+    pub(super) async fn record_link(
         &self,
         store: &Store,
         claim: Option<&Question<BlobLink>>,
@@ -290,21 +294,21 @@ mod tests {
         assert_ne!(named, FillKey::named("another layer"));
         assert_ne!(named, same_hash);
         assert_eq!(named.digest(), None);
-        assert_eq!(same_hash.digest(), Some(same_hash.partial()));
+        assert_eq!(same_hash.digest(), Some(same_hash.partial_key()));
     }
 
     #[test]
     fn a_body_is_one_of_the_digests_it_is_checked_by() {
         let [right, wrong] = [b"right", b"wrong"].map(|body| Digest::of(Algorithm::Sha256, body));
-        for (expected, actual, is_right, compares) in [
+        for (expected, actual, accepts, has_expected) in [
             (vec![], right, true, false),
             (vec![right], right, true, true),
             (vec![wrong, right], right, true, true),
             (vec![right], wrong, false, true),
         ] {
             let check = DigestCheck::new(Hasher::new(Algorithm::Sha256), expected.clone());
-            assert_eq!(check.is_right(&actual), is_right, "{expected:?} {actual}");
-            assert_eq!(check.compares(), compares);
+            assert_eq!(check.accepts(&actual), accepts, "{expected:?} {actual}");
+            assert_eq!(check.has_expected(), has_expected);
             assert_eq!(check.expected(), expected.first().copied());
         }
     }

@@ -12,9 +12,9 @@ use super::error::ResourceKind;
 use super::freshness::{
     CheckedAnswer, Freshness, KnownAnswer, fresh_for, revalidate, stale_age, unix_seconds,
 };
-use super::manifest::{Fetched, ManifestAnswer, missing_key};
-use super::missing;
-use super::{Mirror, MirrorError, Origin, Shared};
+use super::manifest::{FetchedManifest, ManifestAnswer, missing_key};
+use super::negative_cache;
+use super::{Mirror, MirrorError, MirrorState, Origin};
 use access::Permit;
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
@@ -28,27 +28,27 @@ pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
 
 /// What resolving a tag came to.
 #[derive(Clone, Debug)]
-pub(super) struct Resolved {
+pub(super) struct ResolvedTag {
     pointer: Arc<Pointer>,
     /// The bytes, where the tag had to be fetched to learn its digest.
     bytes: Option<Bytes>,
     /// Another node had asked.
-    shared: bool,
+    from_peer: bool,
 }
 
 /// A question what a tag points at: what was known is changed by its answer, unless somebody wrote meanwhile.
 pub(super) struct TagQuestion {
     pointer: Question<Pointer>,
-    missing: runtime::generation::Question<missing::MissingKey>,
+    missing: runtime::generation::Question<negative_cache::NegativeKey>,
 }
 
-impl Resolved {
+impl ResolvedTag {
     /// What was known already.
     fn known(pointer: Arc<Pointer>) -> Self {
         Self {
             pointer,
             bytes: None,
-            shared: false,
+            from_peer: false,
         }
     }
 }
@@ -63,16 +63,18 @@ impl Mirror {
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let answer = self
-            .manifest_at(origin, permit, tag, class.asked_as(), with_bytes)
+            .read_tag(origin, permit, tag, class.asked_as(), with_bytes)
             .await?;
         if class == AcceptClass::NoList && is_index(&answer.media_type) {
-            return self.image_of(origin, permit, answer, with_bytes).await;
+            return self
+                .default_image_of(origin, permit, answer, with_bytes)
+                .await;
         }
         Ok(answer)
     }
 
     /// What a tag points at.
-    async fn manifest_at(
+    async fn read_tag(
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
@@ -85,17 +87,17 @@ impl Mirror {
                 .manifest_for_caller(origin, permit, tag, class, with_bytes)
                 .await;
         }
-        let shared = &self.shared;
+        let state = &self.state;
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         let key = (registry, repository, class, tag.clone());
-        let known = shared.known_pointer(&key).await;
+        let known = state.known_pointer(&key).await;
         let left = known
             .as_ref()
             .and_then(|known| fresh_for(known.checked_at, origin.tag_ttl, SystemTime::now()));
         let checked = match (known, left) {
-            (Some(pointer), Some(left)) if shared.is_reachable(&key, &pointer).await => {
+            (Some(pointer), Some(left)) if state.is_available_by_digest(&key, &pointer).await => {
                 CheckedAnswer {
-                    answer: Resolved::known(pointer),
+                    answer: ResolvedTag::known(pointer),
                     freshness: Freshness::Fresh { left },
                     collapsed: false,
                 }
@@ -103,13 +105,13 @@ impl Mirror {
             (known, _) => {
                 let began = Instant::now();
                 let ask = || {
-                    shared
+                    state
                         .clone()
-                        .revalidate(origin.clone(), key.clone(), known.clone())
+                        .revalidate_tag(origin.clone(), key.clone(), known.clone())
                 };
                 match ask().await {
                     Err(MirrorError::Preparing(named)) => {
-                        let fallback = shared.fallback(origin).cloned();
+                        let fallback = state.fallback(origin).cloned();
                         let fallback = fallback.ok_or(MirrorError::NotServed)?;
                         let repository = permit.repository();
                         fallback
@@ -125,29 +127,30 @@ impl Mirror {
         // What another node learned was no answer of the upstream's either.
         let is_hit = matches!(
             checked.freshness,
-            Freshness::Fresh { .. } | Freshness::Shared
+            Freshness::Fresh { .. } | Freshness::FromPeer
         );
-        let found = self.found(origin, permit, checked, with_bytes);
+        let found = self.read_resolved(origin, permit, checked, with_bytes);
         match found.await {
             // The tag is fresh and its manifest is gone: it may have moved since.
             Err(MirrorError::Unknown { .. }) if is_hit => {}
             found => return found,
         }
-        let known = shared.known_pointer(&key).await;
-        let asked = shared.clone().revalidate(origin.clone(), key, known);
-        self.found(origin, permit, asked.await?, with_bytes).await
+        let known = state.known_pointer(&key).await;
+        let asked = state.clone().revalidate_tag(origin.clone(), key, known);
+        self.read_resolved(origin, permit, asked.await?, with_bytes)
+            .await
     }
 
     /// The manifest that a tag was resolved to.
-    async fn found(
+    async fn read_resolved(
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
-        checked: CheckedAnswer<Resolved>,
+        checked: CheckedAnswer<ResolvedTag>,
         with_bytes: bool,
     ) -> Result<ManifestAnswer, MirrorError> {
         let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
-        let Resolved { pointer, bytes, .. } = checked.answer;
+        let ResolvedTag { pointer, bytes, .. } = checked.answer;
         let mut answer = ManifestAnswer {
             digest: pointer.digest,
             media_type: pointer.media_type.clone(),
@@ -169,7 +172,7 @@ impl Mirror {
 
     /// The image of a list or index for a client that can read neither; where it has none for
     /// linux/amd64, itself.
-    async fn image_of(
+    async fn default_image_of(
         &self,
         origin: &Arc<Origin>,
         permit: &Permit,
@@ -194,7 +197,7 @@ impl Mirror {
     }
 }
 
-impl Shared {
+impl MirrorState {
     /// Where a tag pointed when it was last asked for. A disk that cannot say counts as never.
     async fn known_pointer(&self, key: &TagKey) -> Option<Arc<Pointer>> {
         let (registry, repository, class, tag) = key;
@@ -211,32 +214,32 @@ impl Shared {
 
     /// Asks where a tag points now. Where the upstream cannot answer, or not soon enough, what was `known`
     /// is the answer, with its age; the question goes on behind it.
-    async fn revalidate(
+    async fn revalidate_tag(
         self: Arc<Self>,
         origin: Arc<Origin>,
         key: TagKey,
         known: Option<Arc<Pointer>>,
-    ) -> Result<CheckedAnswer<Resolved>, MirrorError> {
+    ) -> Result<CheckedAnswer<ResolvedTag>, MirrorError> {
         let missing = missing_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
-        if self.missing.knows(&missing) {
-            return Err(ResourceKind::Manifest.still_unknown());
+        if self.missing.contains(&missing) {
+            return Err(ResourceKind::Manifest.remembered_unknown());
         }
         let age =
             |known: &Pointer| stale_age(known.checked_at, origin.max_stale, SystemTime::now());
         let usable = known.clone().and_then(|pointer| {
             let age = age(&pointer)?;
-            let answer = Resolved::known(pointer);
+            let answer = ResolvedTag::known(pointer);
             Some(KnownAnswer { answer, age })
         });
         let question = self.ask_tag(&key);
         let asked = (key.clone(), question.pointer.generation());
         let start = || self.clone().resolve(origin.clone(), key.clone(), question);
         let ask = async {
-            let (resolved, collapsed) = self.resolving.join(asked, start).await;
+            let (resolved, collapsed) = self.tag_requests.join(asked, start).await;
             (resolved.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
-        let compare = |resolved: &Resolved| match known {
-            _ if resolved.shared => Freshness::Shared,
+        let compare = |resolved: &ResolvedTag| match known {
+            _ if resolved.from_peer => Freshness::FromPeer,
             Some(known) if known.digest == resolved.pointer.digest => Freshness::Revalidated,
             Some(_) => Freshness::Moved,
             None => Freshness::Fetched,
@@ -246,7 +249,7 @@ impl Shared {
 
     /// Whether the manifest that a pointer names can be had by its digest: one that the upstream makes up
     /// for clients of the first schema can be had there by tag only, so it has to be here.
-    async fn is_reachable(&self, key: &TagKey, pointer: &Pointer) -> bool {
+    async fn is_available_by_digest(&self, key: &TagKey, pointer: &Pointer) -> bool {
         if !is_signed_schema1(&pointer.media_type) {
             return true;
         }
@@ -256,13 +259,16 @@ impl Shared {
             .open(&ManifestKey::new(registry, repository, &pointer.digest))
             .await;
         match link {
-            Ok(Some(link)) => self.local(&link.stored(&pointer.digest)).await.is_some(),
+            Ok(Some(link)) => self
+                .local_bytes(&link.stored(&pointer.digest))
+                .await
+                .is_some(),
             _ => false,
         }
     }
 
     /// What another node learned of a tag after we did, while it is fresh.
-    async fn shared_pointer(&self, origin: &Origin, key: &TagKey) -> Option<Arc<Pointer>> {
+    async fn peer_pointer(&self, origin: &Origin, key: &TagKey) -> Option<Arc<Pointer>> {
         let (registry, repository, class, tag) = key;
         if origin.tag_ttl.is_zero() {
             return None;
@@ -274,7 +280,9 @@ impl Shared {
         let record = store::TagKey::new(registry, repository, *class, tag);
         let accepts = |pointer: &Pointer| accepts_peer_record(pointer.checked_at);
         let pointer = self.store.records.open_shared(&record, accepts).await?;
-        self.is_reachable(key, &pointer).await.then_some(pointer)
+        self.is_available_by_digest(key, &pointer)
+            .await
+            .then_some(pointer)
     }
 
     /// Asks the upstream what a tag points at, and keeps the answer.
@@ -283,30 +291,38 @@ impl Shared {
         origin: Arc<Origin>,
         key: TagKey,
         question: TagQuestion,
-    ) -> Result<Resolved, MirrorError> {
+    ) -> Result<ResolvedTag, MirrorError> {
         let (_, repository, class, tag) = &key;
-        if let Some(pointer) = self.shared_pointer(&origin, &key).await {
-            return Ok(Resolved {
+        if let Some(pointer) = self.peer_pointer(&origin, &key).await {
+            return Ok(ResolvedTag {
                 pointer,
                 bytes: None,
-                shared: true,
+                from_peer: true,
             });
         }
         let reference = Reference::Tag(tag.clone());
         let upstream = match origin.v2() {
             Ok(upstream) => upstream,
-            Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+            Err(error) => {
+                return self
+                    .resolve_without_upstream(&origin, &key, &question, error)
+                    .await;
+            }
         };
         let head = match upstream.manifest_head(repository, &reference, *class).await {
             Ok(head) => Some(head),
             // Some registries know no HEAD here.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => None,
-            Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+            Err(error) => {
+                return self
+                    .resolve_without_upstream(&origin, &key, &question, error)
+                    .await;
+            }
         };
         let checked_at = unix_seconds(SystemTime::now());
-        let pointer = head.and_then(|head| pointer(head, checked_at));
+        let pointer = head.and_then(|head| pointer_from_head(head, checked_at));
         let (pointer, bytes) = match pointer {
-            Some(pointer) if self.is_reachable(&key, &pointer).await => {
+            Some(pointer) if self.is_available_by_digest(&key, &pointer).await => {
                 if let Some(size) = pointer.size {
                     let link = ManifestLink {
                         media_type: pointer.media_type.clone(),
@@ -315,7 +331,8 @@ impl Shared {
                         subject: None,
                         stored: None,
                     };
-                    self.confirm(&key, &question, &pointer.digest, link).await;
+                    self.confirm_manifest_of_tag(&key, &question, &pointer.digest, link)
+                        .await;
                 }
                 (pointer, None)
             }
@@ -325,8 +342,9 @@ impl Shared {
                     let named = manifest.head.digest;
                     let digest = named
                         .unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-                    let Fetched { link, bytes } =
-                        self.keep_of_tag(&key, &question, &digest, manifest).await?;
+                    let FetchedManifest { link, bytes } = self
+                        .store_manifest_of_tag(&key, &question, &digest, manifest)
+                        .await?;
                     let media_type = link.media_type.clone();
                     let pointer = Pointer {
                         digest,
@@ -336,17 +354,21 @@ impl Shared {
                     };
                     (pointer, bytes)
                 }
-                Err(error) => return self.not_in_v2(&origin, &key, &question, error).await,
+                Err(error) => {
+                    return self
+                        .resolve_without_upstream(&origin, &key, &question, error)
+                        .await;
+                }
             },
         };
         let records = &self.store.records;
         let pointer = records
             .answer(&question.pointer, pointer, Reach::Shared)
             .await;
-        Ok(Resolved {
+        Ok(ResolvedTag {
             pointer: pointer.into_record(),
             bytes,
-            shared: false,
+            from_peer: false,
         })
     }
 
@@ -375,7 +397,7 @@ impl Shared {
     }
 
     /// Notes that the upstream has a manifest that it says a tag points at.
-    async fn confirm(
+    async fn confirm_manifest_of_tag(
         &self,
         key: &TagKey,
         question: &TagQuestion,
@@ -383,51 +405,52 @@ impl Shared {
         link: ManifestLink,
     ) {
         if let Some(asked) = self.ask_link(key, question, digest) {
-            self.relink(&asked, &key.0, &key.1, digest, link).await;
+            self.confirm_link(&asked, &key.0, &key.1, digest, link)
+                .await;
         }
     }
 
     /// Keeps a manifest that was fetched by its tag.
-    async fn keep_of_tag(
+    async fn store_manifest_of_tag(
         &self,
         key: &TagKey,
         question: &TagQuestion,
         digest: &Digest,
         manifest: Manifest,
-    ) -> Result<Fetched, MirrorError> {
+    ) -> Result<FetchedManifest, MirrorError> {
         if let Some(asked) = self.ask_link(key, question, digest) {
-            return self.keep(&asked, digest, manifest).await;
+            return self.store_manifest(&asked, digest, manifest).await;
         }
         let bytes = Some(manifest.bytes.clone());
-        let link = Arc::new(self.keep_manifest(digest, manifest).await?);
-        Ok(Fetched { link, bytes })
+        let link = Arc::new(self.store_manifest_bytes(digest, manifest).await?);
+        Ok(FetchedManifest { link, bytes })
     }
 
     /// A tag that the v2 side gave no answer to. One that it does not have may be the fallback's.
-    async fn not_in_v2(
+    async fn resolve_without_upstream(
         &self,
         origin: &Origin,
         key: &TagKey,
         question: &TagQuestion,
         error: UpstreamError,
-    ) -> Result<Resolved, MirrorError> {
+    ) -> Result<ResolvedTag, MirrorError> {
         if matches!(error, UpstreamError::NotFound)
-            && let Some(pointer) = self.tag_of_fallback(origin, key).await?
+            && let Some(pointer) = self.fallback_tag(origin, key).await?
         {
             let records = &self.store.records;
             // Other nodes prepare it themselves: the bytes are not at their upstream.
             let pointer = records.answer(&question.pointer, pointer, Reach::Here);
-            return Ok(Resolved {
+            return Ok(ResolvedTag {
                 pointer: pointer.await.into_record(),
                 bytes: None,
-                shared: false,
+                from_peer: false,
             });
         }
-        Err(self.tag_refused(origin, question, error).await)
+        Err(self.tag_error(origin, question, error).await)
     }
 
     /// A tag that could not be resolved: what is gone is forgotten and remembered as missing.
-    async fn tag_refused(
+    async fn tag_error(
         &self,
         origin: &Origin,
         question: &TagQuestion,
@@ -442,7 +465,7 @@ impl Shared {
 }
 
 /// What a HEAD tells of a tag, if it tells enough.
-fn pointer(head: ManifestHead, checked_at: u64) -> Option<Pointer> {
+fn pointer_from_head(head: ManifestHead, checked_at: u64) -> Option<Pointer> {
     Some(Pointer {
         digest: head.digest?,
         media_type: head.media_type?,

@@ -19,13 +19,13 @@ use oci::platform::{Platform, Platforms, choose};
 use oci::references::{BlobReference, parts};
 
 /// Blobs of one image that are fetched at once, as clients do.
-const AT_ONCE: usize = 4;
+const CONCURRENT_BLOBS: usize = 4;
 /// How deep indexes may be in one another.
-const DEPTH: u32 = 3;
+const MAX_INDEX_DEPTH: u32 = 3;
 /// The longest that an upstream's own limit is waited for.
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// How long all waits for one image may take.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const MAX_TOTAL_WAIT: Duration = Duration::from_secs(3600);
 /// How long one wait is at least, and at most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -60,11 +60,14 @@ pub enum WarmError {
     #[error(transparent)]
     Mirror(#[from] MirrorError),
     #[error("its registry decides for each caller, and the gateway itself is none")]
-    Callers,
-    #[error("it has no image for {wanted}; there are: {}", listed(there))]
+    PerCaller,
+    #[error(
+        "it has no image for {wanted}; there are: {}",
+        platform_list(available)
+    )]
     NoPlatform {
         wanted: Platforms,
-        there: Vec<Platform>,
+        available: Vec<Platform>,
     },
     #[error("its index has indexes in indexes")]
     Nested,
@@ -72,7 +75,7 @@ pub enum WarmError {
     NoRoom,
 }
 
-fn listed(platforms: &[Platform]) -> String {
+fn platform_list(platforms: &[Platform]) -> String {
     let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
     if names.is_empty() {
         "none".to_owned()
@@ -82,15 +85,15 @@ fn listed(platforms: &[Platform]) -> String {
 }
 
 /// One pull.
-struct Warming<'a> {
+struct WarmRun<'a> {
     mirror: &'a Mirror,
     permit: Permit,
-    told: &'a watch::Sender<WarmProgress>,
+    progress: &'a watch::Sender<WarmProgress>,
     began: Instant,
 }
 
 impl Mirror {
-    /// Sees to it that an image is here with all its blobs; `told` hears how it goes. Like a purge it is an
+    /// Sees to it that an image is here with all its blobs; `progress` hears how it goes. Like a purge it is an
     /// operator's, who needs no rule. Dropping it leaves downloads that are under way to themselves.
     ///
     /// # Errors
@@ -99,32 +102,32 @@ impl Mirror {
         &self,
         image: &ImageReference,
         wanted: &Platforms,
-        told: &watch::Sender<WarmProgress>,
+        progress: &watch::Sender<WarmProgress>,
     ) -> Result<(), WarmError> {
-        let origin = self.shared.origins.get(&image.registry);
+        let origin = self.state.origins.get(&image.registry);
         if origin.ok_or(MirrorError::NotServed)?.is_per_caller() {
-            return Err(WarmError::Callers);
+            return Err(WarmError::PerCaller);
         }
-        let warming = Warming {
+        let run = WarmRun {
             mirror: self,
             permit: Permit::of_operator(RepositoryName::new(&image.registry, &image.repository)),
-            told,
+            progress,
             began: Instant::now(),
         };
-        let parts = warming.manifests(&image.reference, wanted).await?;
-        told.send_modify(|progress| {
+        let parts = run.manifests(&image.reference, wanted).await?;
+        progress.send_modify(|progress| {
             progress.of_blobs = parts.len() as u64;
             progress.of_bytes = parts.iter().filter_map(|part| part.size).sum();
         });
         stream::iter(parts)
-            .map(|part| warming.blob(part))
-            .buffer_unordered(AT_ONCE)
+            .map(|part| run.blob(part))
+            .buffer_unordered(CONCURRENT_BLOBS)
             .try_collect()
             .await
     }
 }
 
-impl Warming<'_> {
+impl WarmRun<'_> {
     /// Fetches what the reference names and what is wanted below it; the blobs of all that.
     async fn manifests(
         &self,
@@ -138,18 +141,18 @@ impl Warming<'_> {
                 let class = AcceptClass::Full;
                 self.mirror.manifest(&self.permit, &reference, class, true)
             };
-            let answer = self.patiently(ask).await?;
+            let answer = self.retry(ask).await?;
             let bytes = answer.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&answer.media_type) {
                 all.extend(parts(&bytes));
                 continue;
             }
-            if depth == DEPTH {
+            if depth == MAX_INDEX_DEPTH {
                 return Err(WarmError::Nested);
             }
-            let children = choose(&bytes, wanted).map_err(|there| WarmError::NoPlatform {
+            let children = choose(&bytes, wanted).map_err(|available| WarmError::NoPlatform {
                 wanted: wanted.clone(),
-                there,
+                available,
             })?;
             let children = children.into_iter().map(Reference::Digest);
             queue.extend(children.map(|child| (child, depth + 1)));
@@ -162,7 +165,7 @@ impl Warming<'_> {
     async fn blob(&self, part: BlobReference) -> Result<(), WarmError> {
         loop {
             let ask = || self.mirror.blob(&self.permit, &part.digest);
-            match self.patiently(ask).await?.location() {
+            match self.retry(ask).await?.location() {
                 BlobLocation::Store => break,
                 BlobLocation::PassThrough => return Err(WarmError::NoRoom),
                 BlobLocation::Fill(follower) => match self.follow(follower, &part.digest).await {
@@ -170,11 +173,11 @@ impl Warming<'_> {
                     // It gave its slot up before it saw us.
                     Err(FillError::Paused) => {}
                     Err(FillError::NoRoom { .. }) => return Err(WarmError::NoRoom),
-                    Err(error) => self.pause(MirrorError::from_fill(error)).await?,
+                    Err(error) => self.wait_to_retry(MirrorError::from_fill(error)).await?,
                 },
             }
         }
-        self.told.send_modify(|progress| {
+        self.progress.send_modify(|progress| {
             progress
                 .coming
                 .retain(|(digest, ..)| *digest != part.digest);
@@ -191,13 +194,13 @@ impl Warming<'_> {
             let (written, total, end) = {
                 let now = follower.borrow_and_update();
                 let end = match &now.phase {
-                    Phase::Asking | Phase::Streaming { .. } => None,
+                    Phase::Waiting | Phase::Streaming { .. } => None,
                     Phase::Done { .. } => Some(Ok(())),
                     Phase::Failed(error) => Some(Err(error.clone())),
                 };
                 (now.written, now.total, end)
             };
-            self.told.send_modify(|progress| {
+            self.progress.send_modify(|progress| {
                 progress.coming.retain(|(digest, ..)| digest != part);
                 match &end {
                     None => progress.coming.push((*part, written, total)),
@@ -212,29 +215,30 @@ impl Warming<'_> {
     }
 
     /// Asks until there is an answer that is not to wait.
-    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T, WarmError>
+    async fn retry<T, F>(&self, ask: impl Fn() -> F) -> Result<T, WarmError>
     where
         F: Future<Output = Result<T, MirrorError>>,
     {
         loop {
             match ask().await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.pause(error).await?,
+                Err(error) => self.wait_to_retry(error).await?,
             }
         }
     }
 
     /// Waits as long as an error asks for, where it does.
-    async fn pause(&self, error: MirrorError) -> Result<(), WarmError> {
+    async fn wait_to_retry(&self, error: MirrorError) -> Result<(), WarmError> {
         let (least, most) = WAIT;
         let wait = match retry_after(&error) {
-            Some(wait) if self.began.elapsed() < LONGEST_WAIT => wait.clamp(least, most),
+            Some(wait) if self.began.elapsed() < MAX_TOTAL_WAIT => wait.clamp(least, most),
             _ => return Err(error.into()),
         };
         let why = error.to_string();
-        self.told.send_modify(|progress| progress.waits = Some(why));
+        self.progress
+            .send_modify(|progress| progress.waits = Some(why));
         tokio::time::sleep(wait).await;
-        self.told.send_modify(|progress| progress.waits = None);
+        self.progress.send_modify(|progress| progress.waits = None);
         Ok(())
     }
 }

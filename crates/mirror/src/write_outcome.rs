@@ -25,9 +25,9 @@ pub enum WriteOutcome {
         size: Option<u64>,
     },
     /// The repository no longer has this.
-    Gone(Resource),
+    Deleted(Resource),
     /// It may or may not have been done.
-    Doubt(Resource),
+    Uncertain(Resource),
     Nothing,
 }
 
@@ -60,16 +60,16 @@ pub fn write_outcome(
     }
     let answer = answer.filter(|(status, _)| !status.is_server_error());
     let Some((status, headers)) = answer else {
-        return WriteOutcome::Doubt(resource.clone());
+        return WriteOutcome::Uncertain(resource.clone());
     };
     match (&method, resource) {
         (&Method::PUT, Resource::Manifest(reference)) if status == StatusCode::CREATED => {
-            let named = named(headers, &endpoint.repository);
+            let named = named_digest(headers, &endpoint.repository);
             let manifest = manifest.filter(|(_, bytes)| {
-                named.is_some_and(|named| named == digest_of(reference, bytes))
+                named.is_some_and(|named| named == written_digest(reference, bytes))
             });
             manifest.map_or(
-                WriteOutcome::Doubt(resource.clone()),
+                WriteOutcome::Uncertain(resource.clone()),
                 |(media_type, bytes)| WriteOutcome::Manifest {
                     reference: reference.clone(),
                     media_type,
@@ -80,7 +80,7 @@ pub fn write_outcome(
         (&Method::PUT | &Method::POST, Resource::Upload(_) | Resource::Uploads)
             if status == StatusCode::CREATED =>
         {
-            let named = named(headers, &endpoint.repository);
+            let named = named_digest(headers, &endpoint.repository);
             let blob = blob.filter(|digest| named == Some(*digest));
             blob.map_or(WriteOutcome::Nothing, |digest| WriteOutcome::Blob {
                 digest,
@@ -88,7 +88,7 @@ pub fn write_outcome(
             })
         }
         (&Method::DELETE, Resource::Manifest(_) | Resource::Blob(_)) if status.is_success() => {
-            WriteOutcome::Gone(resource.clone())
+            WriteOutcome::Deleted(resource.clone())
         }
         _ => WriteOutcome::Nothing,
     }
@@ -96,7 +96,7 @@ pub fn write_outcome(
 
 /// The digest of the content that an answer to a write names: in `Docker-Content-Digest`, in the `Location` of
 /// what was written, or in both alike.
-fn named(headers: &HeaderMap, repository: &Repository) -> Option<Digest> {
+fn named_digest(headers: &HeaderMap, repository: &Repository) -> Option<Digest> {
     let mut lines = headers.get_all("docker-content-digest").iter();
     let stated = lines
         .next()
@@ -121,7 +121,7 @@ fn named(headers: &HeaderMap, repository: &Repository) -> Option<Digest> {
 }
 
 /// What a manifest is called that was put under a reference.
-pub(super) fn digest_of(reference: &Reference, bytes: &[u8]) -> Digest {
+pub(super) fn written_digest(reference: &Reference, bytes: &[u8]) -> Digest {
     match reference {
         Reference::Digest(digest) => *digest,
         Reference::Tag(_) => oci::schema1::digest_of(Algorithm::Sha256, bytes),
@@ -152,15 +152,25 @@ mod tests {
         for (method, resource, status, expected) in [
             (Method::PUT, tag(), Some(201), put),
             (Method::PUT, tag(), Some(400), WriteOutcome::Nothing),
-            (Method::PUT, tag(), Some(500), WriteOutcome::Doubt(tag())),
-            (Method::PUT, tag(), None, WriteOutcome::Doubt(tag())),
-            (Method::DELETE, tag(), Some(202), WriteOutcome::Gone(tag())),
+            (
+                Method::PUT,
+                tag(),
+                Some(500),
+                WriteOutcome::Uncertain(tag()),
+            ),
+            (Method::PUT, tag(), None, WriteOutcome::Uncertain(tag())),
+            (
+                Method::DELETE,
+                tag(),
+                Some(202),
+                WriteOutcome::Deleted(tag()),
+            ),
             (Method::DELETE, tag(), Some(404), WriteOutcome::Nothing),
             (
                 Method::DELETE,
                 Resource::Blob(digest),
                 Some(202),
-                WriteOutcome::Gone(Resource::Blob(digest)),
+                WriteOutcome::Deleted(Resource::Blob(digest)),
             ),
             (Method::PUT, upload(), Some(201), blob.clone()),
             (Method::POST, Resource::Uploads, Some(201), blob),
@@ -243,7 +253,7 @@ mod tests {
             if let Some(location) = &location {
                 headers.insert(header::LOCATION, location.parse().expect("a value"));
             }
-            let found = named(&headers, &repository());
+            let found = named_digest(&headers, &repository());
             assert_eq!(found, expected, "{stated:?} {location:?}");
         }
     }

@@ -14,8 +14,8 @@ pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is
 use super::error::ResourceKind;
 use super::freshness::unix_seconds;
 use super::manifest::missing_key;
-use super::write_outcome::{WriteOutcome, digest_of};
-use super::{Mirror, MirrorError, Shared};
+use super::write_outcome::{WriteOutcome, written_digest};
+use super::{Mirror, MirrorError, MirrorState};
 use access::{Action, Permit};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
@@ -52,7 +52,7 @@ impl Mirror {
         let repository = permit.repository();
         let mut scope = format!(
             "repository:{repository}:{}",
-            actions(permit.action(), &pass)
+            token_actions(permit.action(), &pass)
         );
         if let Some(from) = &pass.from {
             scope = format!("{scope} repository:{from}:pull");
@@ -90,11 +90,11 @@ impl Mirror {
         blob: Option<Digest>,
     ) -> PendingWrite {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let records = &self.shared.store.records;
+        let records = &self.state.store.records;
         let mut writing = PendingWrite::default();
         match (resource, manifest, blob) {
             (Resource::Manifest(reference), Some(bytes), _) => {
-                let digest = digest_of(reference, bytes);
+                let digest = written_digest(reference, bytes);
                 let key = ManifestKey::new(registry, repository, &digest);
                 writing.manifest = Some(records.ask(&key));
                 if let Reference::Tag(tag) = reference {
@@ -127,16 +127,16 @@ impl Mirror {
         if write_outcome == WriteOutcome::Nothing && tags.is_empty() {
             return;
         }
-        origin.written(SystemTime::now());
-        let (shared, permit, tags) = (self.shared.clone(), permit.clone(), tags.to_vec());
-        let learning = async move {
+        origin.record_write(SystemTime::now());
+        let (state, permit, tags) = (self.state.clone(), permit.clone(), tags.to_vec());
+        let applying = async move {
             for tag in tags {
                 let moved = Resource::Manifest(Reference::Tag(tag));
-                shared.forget(&permit, &moved, false).await;
+                state.invalidate(&permit, &moved, false).await;
             }
-            shared.learn(&permit, write_outcome, writing).await;
+            state.apply(&permit, write_outcome, writing).await;
         };
-        let _ = tokio::spawn(learning).await;
+        let _ = tokio::spawn(applying).await;
     }
 }
 
@@ -150,7 +150,7 @@ pub struct PendingWrite {
 }
 
 /// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
-fn actions(action: Action, pass: &PassThroughRequest) -> &'static str {
+fn token_actions(action: Action, pass: &PassThroughRequest) -> &'static str {
     match (action, &pass.method, &pass.resource) {
         (Action::Push, &Method::DELETE, Resource::Upload(_)) => "pull,push,delete",
         (Action::Push, ..) => "pull,push",
@@ -159,8 +159,8 @@ fn actions(action: Action, pass: &PassThroughRequest) -> &'static str {
     }
 }
 
-impl Shared {
-    async fn learn(&self, permit: &Permit, write_outcome: WriteOutcome, writing: PendingWrite) {
+impl MirrorState {
+    async fn apply(&self, permit: &Permit, write_outcome: WriteOutcome, writing: PendingWrite) {
         match write_outcome {
             WriteOutcome::Manifest {
                 reference,
@@ -169,13 +169,13 @@ impl Shared {
             } => {
                 let manifest = Manifest {
                     head: ManifestHead {
-                        digest: Some(digest_of(&reference, &bytes)),
+                        digest: Some(written_digest(&reference, &bytes)),
                         media_type: Some(media_type),
                         size: None,
                     },
                     bytes,
                 };
-                self.learn_manifest(permit, reference, manifest, writing)
+                self.apply_manifest(permit, reference, manifest, writing)
                     .await;
             }
             WriteOutcome::Blob { digest, size } => {
@@ -185,24 +185,24 @@ impl Shared {
                     self.store.records.write(question, link).await;
                 }
                 let missing = super::blob::missing_key(permit, &digest);
-                self.missing.forget(&missing);
+                self.missing.remove(&missing);
             }
-            WriteOutcome::Gone(resource) => self.forget(permit, &resource, true).await,
-            WriteOutcome::Doubt(resource) => self.forget(permit, &resource, false).await,
+            WriteOutcome::Deleted(resource) => self.invalidate(permit, &resource, true).await,
+            WriteOutcome::Uncertain(resource) => self.invalidate(permit, &resource, false).await,
             WriteOutcome::Nothing => {}
         }
     }
 
-    async fn learn_manifest(
+    async fn apply_manifest(
         &self,
         permit: &Permit,
         reference: Reference,
         manifest: Manifest,
         writing: PendingWrite,
     ) {
-        let digest = digest_of(&reference, &manifest.bytes);
+        let digest = written_digest(&reference, &manifest.bytes);
         let media_type = manifest.head.media_type.clone().unwrap_or_default();
-        let link = self.keep_manifest(&digest, manifest).await;
+        let link = self.store_manifest_bytes(&digest, manifest).await;
         if let (Ok(link), Some(question)) = (&link, &writing.manifest) {
             self.store.records.write(question, link.clone()).await;
         }
@@ -216,26 +216,26 @@ impl Shared {
                         checked_at: unix_seconds(SystemTime::now()),
                     };
                     self.store.records.write(question, pointer).await;
-                    self.forget_tag(permit, AcceptClass::Schema1, tag).await;
+                    self.remove_pointer(permit, AcceptClass::Schema1, tag).await;
                 }
-                _ => self.forget_both(permit, tag).await,
+                _ => self.invalidate_tag(permit, tag).await,
             }
         }
-        self.forget_lists(permit);
-        self.forget_missing(permit, &reference);
-        self.forget_missing(permit, &Reference::Digest(digest));
+        self.invalidate_lists(permit);
+        self.remove_negative(permit, &reference);
+        self.remove_negative(permit, &Reference::Digest(digest));
     }
 
     /// Forgets what was known of a resource; what is `gone` is no longer the repository's.
-    async fn forget(&self, permit: &Permit, resource: &Resource, gone: bool) {
+    async fn invalidate(&self, permit: &Permit, resource: &Resource, gone: bool) {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let Shared { store, .. } = self;
+        let MirrorState { store, .. } = self;
         match resource {
             Resource::Manifest(reference) => {
-                self.forget_lists(permit);
-                self.forget_missing(permit, reference);
+                self.invalidate_lists(permit);
+                self.remove_negative(permit, reference);
                 match reference {
-                    Reference::Tag(tag) => self.forget_both(permit, tag).await,
+                    Reference::Tag(tag) => self.invalidate_tag(permit, tag).await,
                     Reference::Digest(digest) if gone => {
                         // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
                         let records = &store.records;
@@ -248,24 +248,24 @@ impl Shared {
             }
             Resource::Blob(digest) => {
                 self.missing
-                    .forget(&super::blob::missing_key(permit, digest));
+                    .remove(&super::blob::missing_key(permit, digest));
                 if gone {
                     let key = BlobKey::new(registry, repository, digest);
                     store.records.remove(&key).await;
                 }
             }
-            Resource::Tags | Resource::Referrers(_) => self.forget_lists(permit),
+            Resource::Tags | Resource::Referrers(_) => self.invalidate_lists(permit),
             Resource::Uploads | Resource::Upload(_) => {}
         }
     }
 
-    async fn forget_both(&self, permit: &Permit, tag: &Tag) {
+    async fn invalidate_tag(&self, permit: &Permit, tag: &Tag) {
         for class in [AcceptClass::Full, AcceptClass::Schema1] {
-            self.forget_tag(permit, class, tag).await;
+            self.remove_pointer(permit, class, tag).await;
         }
     }
 
-    async fn forget_tag(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
+    async fn remove_pointer(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
         let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.store.records;
         records
@@ -273,17 +273,17 @@ impl Shared {
             .await;
     }
 
-    fn forget_missing(&self, permit: &Permit, reference: &Reference) {
+    fn remove_negative(&self, permit: &Permit, reference: &Reference) {
         for class in [AcceptClass::Full, AcceptClass::Schema1] {
             let key = missing_key(permit.registry(), permit.repository(), reference, class);
-            self.missing.forget(&key);
+            self.missing.remove(&key);
         }
     }
 
     /// Forgets the pages of a repository: its tags, and who refers to what.
-    fn forget_lists(&self, permit: &Permit) {
+    fn invalidate_lists(&self, permit: &Permit) {
         let (registry, repository) = (permit.registry(), permit.repository());
-        self.lists
+        self.list_generations
             .write(&(registry.clone(), repository.clone()), || ());
         for (key, _) in &self.pages {
             if key.0 == *registry && key.1 == *repository {
@@ -296,6 +296,6 @@ impl Shared {
             Resource::Tags,
             AcceptClass::Full,
         );
-        self.missing.forget(&tags);
+        self.missing.remove(&tags);
     }
 }

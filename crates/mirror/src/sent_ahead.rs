@@ -9,28 +9,28 @@ use store::{OpenFile, hash_part};
 
 /// Stretches of a blob that a receiver has from elsewhere.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SentBeside {
-    stretches: Vec<Stretch>,
+pub(super) struct SentAhead {
+    spans: Vec<SentSpan>,
 }
 
 #[derive(Clone, Debug)]
-struct Stretch {
+struct SentSpan {
     span: Span,
     hasher: Hasher,
 }
 
-impl SentBeside {
+impl SentAhead {
     pub fn is_empty(&self) -> bool {
-        self.stretches.is_empty()
+        self.spans.is_empty()
     }
 
     /// These bytes were sent, which should stand at `offset`.
-    pub fn note(&mut self, offset: u64, bytes: &[u8]) {
+    pub fn record(&mut self, offset: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let end = offset + bytes.len() as u64;
-        match self.stretches.last_mut() {
+        match self.spans.last_mut() {
             Some(last) if last.span.end == offset => {
                 last.span.end = end;
                 last.hasher.update(bytes);
@@ -39,7 +39,7 @@ impl SentBeside {
                 let mut hasher = Hasher::new(Algorithm::Sha256);
                 hasher.update(bytes);
                 let span = Span { first: offset, end };
-                self.stretches.push(Stretch { span, hasher });
+                self.spans.push(SentSpan { span, hasher });
             }
         }
     }
@@ -48,10 +48,10 @@ impl SentBeside {
     ///
     /// # Errors
     /// When the disk cannot say.
-    pub fn stands_in(self, file: &OpenFile) -> io::Result<bool> {
-        for Stretch { span, hasher } in self.stretches {
-            let there = Hasher::new(Algorithm::Sha256);
-            if hash_part(file, span.first, span.end, there)? != hasher.finish() {
+    pub fn matches_file(self, file: &OpenFile) -> io::Result<bool> {
+        for SentSpan { span, hasher } in self.spans {
+            let actual = Hasher::new(Algorithm::Sha256);
+            if hash_part(file, span.first, span.end, actual)? != hasher.finish() {
                 return Ok(false);
             }
         }
@@ -59,44 +59,46 @@ impl SentBeside {
     }
 
     /// To compare it with a body that is read from its first byte on.
-    pub fn replay(&self) -> Replay {
-        let expected = self.stretches.iter().map(|stretch| Expected {
-            span: stretch.span,
-            sent: stretch.hasher.clone().finish(),
-            there: Hasher::new(Algorithm::Sha256),
+    pub fn replay(&self) -> ReplayCheck {
+        let expected = self.spans.iter().map(|sent| ExpectedSpan {
+            span: sent.span,
+            sent: sent.hasher.clone().finish(),
+            actual: Hasher::new(Algorithm::Sha256),
         });
-        Replay(expected.collect())
+        ReplayCheck(expected.collect())
     }
 }
 
 /// Stretches that a body must have.
 #[derive(Debug)]
-pub(super) struct Replay(Vec<Expected>);
+pub(super) struct ReplayCheck(Vec<ExpectedSpan>);
 
 #[derive(Debug)]
-struct Expected {
+struct ExpectedSpan {
     span: Span,
     sent: Digest,
-    there: Hasher,
+    actual: Hasher,
 }
 
-impl Replay {
+impl ReplayCheck {
     /// Takes the body's next bytes, which stand at `offset`. False when a stretch of it is not what was sent.
-    pub fn goes_on(&mut self, offset: u64, bytes: &[u8]) -> bool {
+    pub fn matches_next(&mut self, offset: u64, bytes: &[u8]) -> bool {
         let end = offset + bytes.len() as u64;
-        self.0.iter_mut().all(|Expected { span, sent, there }| {
-            let within = |position: u64| {
-                let position = position.clamp(offset, end) - offset;
-                usize::try_from(position).unwrap_or(bytes.len())
-            };
-            there.update(&bytes[within(span.first)..within(span.end)]);
-            let ends_here = offset < span.end && span.end <= end;
-            !ends_here || there.clone().finish() == *sent
-        })
+        self.0
+            .iter_mut()
+            .all(|ExpectedSpan { span, sent, actual }| {
+                let within = |position: u64| {
+                    let position = position.clamp(offset, end) - offset;
+                    usize::try_from(position).unwrap_or(bytes.len())
+                };
+                actual.update(&bytes[within(span.first)..within(span.end)]);
+                let ends_here = offset < span.end && span.end <= end;
+                !ends_here || actual.clone().finish() == *sent
+            })
     }
 
     /// Whether a body of this length had all of them.
-    pub fn is_within(&self, length: u64) -> bool {
+    pub fn fits_within(&self, length: u64) -> bool {
         self.0.iter().all(|expected| expected.span.end <= length)
     }
 }
@@ -108,10 +110,10 @@ mod tests {
     use super::*;
 
     /// Sent in pieces of three: 3..12 and 20..26 of a body.
-    fn sent(body: &[u8]) -> SentBeside {
-        let mut sent = SentBeside::default();
+    fn sent(body: &[u8]) -> SentAhead {
+        let mut sent = SentAhead::default();
         for first in [3, 6, 9, 20, 23] {
-            sent.note(first as u64, &body[first..first + 3]);
+            sent.record(first as u64, &body[first..first + 3]);
         }
         sent
     }
@@ -126,13 +128,13 @@ mod tests {
             let mut file = tempfile::tempfile().expect("a temporary file");
             file.write_all(&other).expect("room");
             let file = OpenFile::staged(file);
-            let stands = sent(&body).stands_in(&file).expect("readable");
+            let stands = sent(&body).matches_file(&file).expect("readable");
             assert_eq!(stands, !was_sent, "in a file, {wrong}");
             for piece in [1, 4, 7, 30] {
                 let mut replay = sent(&body).replay();
                 let mut offset = 0;
                 let right = other.chunks(piece).all(|bytes| {
-                    let right = replay.goes_on(offset, bytes);
+                    let right = replay.matches_next(offset, bytes);
                     offset += bytes.len() as u64;
                     right
                 });
@@ -145,9 +147,9 @@ mod tests {
     fn a_body_that_is_too_short_had_not_all_of_it() {
         let body: Vec<u8> = (0..30).collect();
         let replay = sent(&body).replay();
-        assert!(!replay.is_within(25) && replay.is_within(26));
+        assert!(!replay.fits_within(25) && replay.fits_within(26));
         let empty = OpenFile::staged(tempfile::tempfile().expect("a file"));
-        assert!(sent(&body).stands_in(&empty).is_err());
-        assert!(SentBeside::default().replay().is_within(0));
+        assert!(sent(&body).matches_file(&empty).is_err());
+        assert!(SentAhead::default().replay().fits_within(0));
     }
 }

@@ -12,81 +12,81 @@ use runtime::generation::{Generations, Question};
 const ENTRIES: u64 = 65_536;
 
 /// What was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
-pub type MissingKey = (Registry, Repository, Resource, AcceptClass);
+pub type NegativeKey = (Registry, Repository, Resource, AcceptClass);
 
 /// The remembered 404s.
 #[derive(Debug)]
-pub struct Missing {
-    missed: moka::sync::Cache<MissingKey, Missed>,
-    generations: Generations<MissingKey>,
+pub struct NegativeCache {
+    entries: moka::sync::Cache<NegativeKey, NegativeEntry>,
+    generations: Generations<NegativeKey>,
 }
 
 /// Until when, and what it was that the upstream did not have.
 #[derive(Clone, Copy, Debug)]
-struct Missed {
+struct NegativeEntry {
     until: Instant,
-    asked: ResourceKind,
+    kind: ResourceKind,
 }
 
-impl Missing {
+impl NegativeCache {
     pub fn new() -> Self {
         Self {
-            missed: moka::sync::Cache::new(ENTRIES),
+            entries: moka::sync::Cache::new(ENTRIES),
             generations: Generations::default(),
         }
     }
 
     /// Begins a question about whether it is there; ask it before the upstream is asked.
-    pub fn ask(&self, key: MissingKey) -> Question<MissingKey> {
+    pub fn ask(&self, key: NegativeKey) -> Question<NegativeKey> {
         self.generations.ask(key)
     }
 
     /// The upstream answered that it is not there. An answer to a question from before it was put there is not kept.
-    pub fn remember(&self, question: &Question<MissingKey>, ttl: Duration) {
-        let asked = match question.key().2 {
+    pub fn remember(&self, question: &Question<NegativeKey>, ttl: Duration) {
+        let kind = match question.key().2 {
             Resource::Manifest(_) => ResourceKind::Manifest,
             Resource::Blob(_) => ResourceKind::Blob,
             _ => ResourceKind::Repository,
         };
-        self.remember_as(question, asked, ttl);
+        self.remember_as(question, kind, ttl);
     }
 
-    /// [`Missing::remember`] of something else than the resource itself.
-    pub fn remember_as(&self, question: &Question<MissingKey>, asked: ResourceKind, ttl: Duration) {
+    /// [`NegativeCache::remember`] of something else than the resource itself.
+    pub fn remember_as(&self, question: &Question<NegativeKey>, kind: ResourceKind, ttl: Duration) {
         if !ttl.is_zero() {
             let until = Instant::now() + ttl;
-            let missed = Missed { until, asked };
-            question.answer(|| self.missed.insert(question.key().clone(), missed));
+            let entries = NegativeEntry { until, kind };
+            question.answer(|| self.entries.insert(question.key().clone(), entries));
         }
     }
 
     /// It is there now.
-    pub fn forget(&self, key: &MissingKey) {
-        self.generations.write(key, || self.missed.invalidate(key));
+    pub fn remove(&self, key: &NegativeKey) {
+        self.generations.write(key, || self.entries.invalidate(key));
     }
 
     /// It may be there now, as far as `gone` says.
-    pub fn forget_where(&self, gone: impl Fn(&MissingKey) -> bool) {
+    pub fn remove_where(&self, gone: impl Fn(&NegativeKey) -> bool) {
         self.generations.write_where(&gone, || ());
-        for (key, _) in &self.missed {
+        for (key, _) in &self.entries {
             if gone(&key) {
-                self.missed.invalidate(&*key);
+                self.entries.invalidate(&*key);
             }
         }
     }
 
     /// Whether the upstream said so a short while ago.
-    pub fn knows(&self, key: &MissingKey) -> bool {
-        self.asked(key).is_some()
+    pub fn contains(&self, key: &NegativeKey) -> bool {
+        self.get(key).is_some()
     }
 
     /// What the upstream said a short while ago that it does not have.
-    pub fn asked(&self, key: &MissingKey) -> Option<ResourceKind> {
-        let missed = self.missed.get(key)?;
-        if Instant::now() < missed.until {
-            return Some(missed.asked);
+    pub fn get(&self, key: &NegativeKey) -> Option<ResourceKind> {
+        let entries = self.entries.get(key)?;
+        if Instant::now() < entries.until {
+            return Some(entries.kind);
         }
-        self.missed.invalidate(key);
+        self.entries.invalidate(key);
         None
     }
 }
