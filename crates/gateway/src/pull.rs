@@ -10,6 +10,7 @@ use super::session::Session;
 use super::target::RequestTarget;
 use super::{AppState, Failure, Gateway};
 use access::{Action, Denied, Login, Permit};
+use mirror::ReadMethod;
 use oci::client::Generation;
 use oci::manifest::AcceptClass;
 use oci::name::Reference;
@@ -63,9 +64,12 @@ impl Gateway {
             }
             Resource::Manifest(reference) => {
                 let class = accept_class(session.req_header());
-                let answer = mirror
-                    .manifest(permit, reference, class, !options.head)
-                    .await?;
+                let method = if options.head {
+                    ReadMethod::Head
+                } else {
+                    ReadMethod::Get
+                };
+                let answer = mirror.manifest(permit, reference, class, method).await?;
                 let by_digest = matches!(reference, Reference::Digest(_));
                 let cache_control = if by_digest {
                     immutable

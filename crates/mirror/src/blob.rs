@@ -5,12 +5,15 @@ use std::time::SystemTime;
 
 use super::contents::StoredBlob;
 use super::error::ResourceKind;
-use super::fill::{FillError, Follower, Phase, Progress};
-use super::freshness::{Stale, is_fresh, stale_age, unix_seconds};
+use super::fill::{FillError, Follower, Phase, Progress, SourceClaim};
+use super::freshness::{
+    Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age, unix_seconds,
+};
+use super::origin::{HeadPolicy, OriginView};
 use super::pass_through::PassThroughBody;
 use super::reader::Reader;
 use super::source::{FillKey, FillSource};
-use super::{HeadPolicy, Mirror, MirrorError, MirrorState, Origin};
+use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -159,7 +162,7 @@ impl Mirror {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let state = &self.state;
         let link = state.blob_link(permit, digest).await;
-        if link.is_none() && state.missing.contains(&missing_key(permit, digest)) {
+        if link.is_none() && state.missing.contains(&negative_key(permit, digest)) {
             return Err(ResourceKind::Blob.remembered_unknown());
         }
         let link = match link {
@@ -172,7 +175,7 @@ impl Mirror {
             .await
         {
             let cache = if let Some(link) = &link {
-                if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
+                if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
                     self.recheck_blob(&origin, permit, digest);
                 }
                 CacheStatus::HIT
@@ -185,8 +188,11 @@ impl Mirror {
             };
             return Ok(BlobAnswer::stored(blob, cache));
         }
-        self.fill_blob(&origin, permit, digest, link.is_some())
-            .await
+        let claim = match link {
+            Some(_) => SourceClaim::Proven,
+            None => SourceClaim::Unproven,
+        };
+        self.fill_blob(&origin, permit, digest, claim).await
     }
 
     /// A blob without its bytes: a HEAD never downloads.
@@ -201,18 +207,18 @@ impl Mirror {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let state = &self.state;
         let link = match state.blob_link(permit, digest).await {
-            None if state.missing.contains(&missing_key(permit, digest)) => {
+            None if state.missing.contains(&negative_key(permit, digest)) => {
                 return Err(ResourceKind::Blob.remembered_unknown());
             }
             None => state.peer_blob_link(&origin, permit, digest).await,
             link => link,
         };
-        let here = match &link {
+        let local_size = match &link {
             Some(link) => state.local_length(&origin, permit, digest, link).await,
             None => None,
         };
-        if let (Some(link), Some(size), HeadPolicy::Cached) = (&link, here, origin.heads) {
-            if !is_fresh(link.checked_at, origin.link_ttl, SystemTime::now()) {
+        if let (Some(link), Some(size), HeadPolicy::Cached) = (&link, local_size, origin.heads()) {
+            if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
                 self.recheck_blob(&origin, permit, digest);
             }
             return Ok(BlobHead {
@@ -221,34 +227,32 @@ impl Mirror {
                 stale: None,
             });
         }
-        let claimed = self.claim_blob(&origin, permit, digest).await;
-        match (claimed, link, here) {
-            (Ok((size, collapsed)), ..) => Ok(BlobHead {
-                size: size.or(here),
-                cache: CacheStatus::forward(Forward::UriMiss).collapsed(collapsed),
-                stale: None,
-            }),
-            (Err(error), Some(link), Some(size)) => {
-                let age = stale_age(link.checked_at, origin.max_stale, SystemTime::now());
-                let (Some(reason), Some(age)) = (error.stale_reason(), age) else {
-                    return Err(error);
-                };
-                let stale = Stale { age, reason };
-                Ok(BlobHead {
-                    size: Some(size),
-                    cache: stale.cache_status(),
-                    stale: Some(stale),
-                })
+        let known = link.as_ref().zip(local_size).and_then(|(link, size)| {
+            let age = stale_age(link.checked_at, origin.max_stale(), SystemTime::now())?;
+            let answer = Some(size);
+            Some(KnownAnswer { answer, age })
+        });
+        let ask = async {
+            match self.claim_blob(&origin, permit, digest).await {
+                Ok((size, collapsed)) => (Ok(size.or(local_size)), collapsed),
+                Err(error) => (Err(error), false),
             }
-            (Err(error), ..) => Err(error),
-        }
+        };
+        let checked = revalidate(known, WaitLimits::UNLIMITED, ask, |_| Freshness::Fetched).await?;
+        let stale = checked.freshness.stale();
+        let claimed = CacheStatus::forward(Forward::UriMiss).collapsed(checked.collapsed);
+        Ok(BlobHead {
+            size: checked.answer,
+            cache: stale.map_or(claimed, Stale::cache_status),
+            stale,
+        })
     }
 
     /// Asks whether the repository has the blob, and links it if so; says how long it is, and whether somebody else
     /// had asked.
     pub(super) async fn claim_blob(
         &self,
-        origin: &Arc<Origin>,
+        origin: &OriginView,
         permit: &Permit,
         digest: &Digest,
     ) -> Result<(Option<u64>, bool), MirrorError> {
@@ -263,7 +267,7 @@ impl Mirror {
             let (state, origin) = (self.state.clone(), origin.clone());
             let (repository, digest) = (permit.repository().clone(), *digest);
             async move {
-                let asked = async { origin.v2()?.blob_head(&repository, &digest).await };
+                let asked = async { origin.upstream()?.blob_head(&repository, &digest).await };
                 let error = match asked.await {
                     Ok(size) => {
                         let checked_at = unix_seconds(SystemTime::now());
@@ -277,7 +281,7 @@ impl Mirror {
                 if matches!(error, UpstreamError::NotFound) {
                     let fallback = state.fallback(&origin).cloned();
                     if let Some(fallback) = fallback {
-                        let size = fallback.blob(&origin.registry, &repository, &digest);
+                        let size = fallback.blob(origin.registry(), &repository, &digest);
                         if let Some(size) = size.await {
                             return Ok(Some(size));
                         }
@@ -289,14 +293,14 @@ impl Mirror {
         };
         let claiming = &self.state.blob_requests;
         let (claim, collapsed) = claiming
-            .join((key, origin.caller_key, generation), start)
+            .join((key, origin.caller_key(), generation), start)
             .await;
         let size = claim.unwrap_or(Err(MirrorError::Internal))?;
         Ok((size, collapsed))
     }
 
     /// Asks behind an answer whether the repository still has a blob.
-    fn recheck_blob(&self, origin: &Arc<Origin>, permit: &Permit, digest: &Digest) {
+    fn recheck_blob(&self, origin: &OriginView, permit: &Permit, digest: &Digest) {
         let (mirror, origin, permit, digest) =
             (self.clone(), origin.clone(), permit.clone(), *digest);
         tokio::spawn(async move {
@@ -334,12 +338,12 @@ impl MirrorState {
     /// The link that another node made, while it is fresh.
     async fn peer_blob_link(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         permit: &Permit,
         digest: &Digest,
     ) -> Option<Arc<BlobLink>> {
         let (registry, repository) = (permit.registry(), permit.repository());
-        let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl);
+        let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl());
         let key = BlobKey::new(registry, repository, digest);
         let accepts = |link: &BlobLink| accepts_peer_record(link.checked_at);
         self.store.records.open_shared(&key, accepts).await
@@ -348,7 +352,7 @@ impl MirrorState {
     /// How long a linked blob is that is here, or is had from the fallback.
     async fn local_length(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         permit: &Permit,
         digest: &Digest,
         link: &BlobLink,
@@ -369,27 +373,27 @@ impl MirrorState {
                 .store
                 .records
                 .ask(&BlobKey::new(registry, repository, digest)),
-            missing: self.missing.ask(missing_key(permit, digest)),
+            missing: self.missing.ask(negative_key(permit, digest)),
         }
     }
 
     /// What a source's refusal means for the client; what the upstream does not have is remembered.
     pub(super) async fn blob_error(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         claim: &BlobClaim,
         error: FillError,
     ) -> MirrorError {
         let error = MirrorError::from_fill(error);
         if matches!(error, MirrorError::Unknown { .. }) {
-            self.missing.remember(&claim.missing, origin.missing_ttl);
+            self.missing.remember(&claim.missing, origin.missing_ttl());
             self.store.records.answer_absent(&claim.link).await;
         }
         error
     }
 }
 
-pub(super) fn missing_key(permit: &Permit, digest: &Digest) -> super::negative_cache::NegativeKey {
+pub(super) fn negative_key(permit: &Permit, digest: &Digest) -> super::negative_cache::NegativeKey {
     (
         permit.registry().clone(),
         permit.repository().clone(),

@@ -6,15 +6,13 @@
 //! fails costs time and nothing else; its readers know its length meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::MirrorState;
 use super::download::Download;
-use super::freshness::{is_fresh, unix_seconds};
 use super::source::FillSource;
-use super::{MirrorState, Origin};
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
 use store::{
@@ -32,21 +30,6 @@ const SLOW_AFTER: Duration = Duration::from_secs(60);
 /// The same where nobody knows the length: its readers have no headers yet.
 const SHORT_SLOW_AFTER: Duration = Duration::from_secs(10);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
-
-impl Origin {
-    /// Notes that something was written or purged at `now`: what another node learned before is not believed.
-    pub(super) fn record_write(&self, now: SystemTime) {
-        self.written_at
-            .fetch_max(unix_seconds(now), Ordering::SeqCst);
-    }
-
-    /// Whether what another node learned at a time may be believed for so long: not what is from the future, and
-    /// not what is from before a write that went through us.
-    pub(super) fn accepts_peer_record(&self, ttl: Duration) -> impl Fn(u64) -> bool + use<> {
-        let written_at = self.written_at.load(Ordering::SeqCst);
-        move |checked_at| checked_at > written_at && is_fresh(checked_at, ttl, SystemTime::now())
-    }
-}
 
 impl MirrorState {
     /// A small body that another node fetched, kept here.
@@ -175,13 +158,13 @@ impl Download {
     /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
     async fn confirmed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
         let (origin, repository) = source.blob()?;
-        let key = BlobKey::new(&origin.registry, repository, digest);
+        let key = BlobKey::new(origin.registry(), repository, digest);
         if let Ok(Some(link)) = self.fills.state.store.records.open(&key).await {
             return Some(link.size);
         }
         let claim = self.ask_link(source);
         // Where it refuses, asking it for the bytes says why.
-        let size = origin.v2().ok()?.blob_head(repository, digest).await;
+        let size = origin.upstream().ok()?.blob_head(repository, digest).await;
         let size = size.ok()?;
         self.record_link(source, claim, size).await;
         Some(size)

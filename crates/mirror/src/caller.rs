@@ -1,14 +1,12 @@
-//! Registries that decide for each caller: asked with the caller's own `Authorization`, and served from the
-//! store only to who was let in by them a short while ago.
+//! Registries that decide for each caller: each is asked with the caller's own `Authorization`, and cached content is
+//! served only to callers that it admitted a short while ago.
 //!
 //! A digest is served after a HEAD with that very `Authorization` gave 2xx: for this digest, or within five
-//! minutes for anything of the same repository where the digest is linked. Tags and lists are asked for
-//! every time, and what is not there is not remembered. Nothing of a login is kept but its HMAC, under a key
-//! that ends with the process.
+//! minutes for anything of the same repository where the digest is linked. Tags and lists are revalidated every
+//! time, and 404s are not remembered. Of a login only an HMAC is retained, under a key that ends with the process.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -18,23 +16,26 @@ use sha2::Sha256;
 use super::error::ResourceKind;
 use super::freshness::unix_seconds;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
-use super::{Mirror, MirrorError, MirrorState, Origin, Visibility};
+use super::manifest_claim::confirmed_link;
+use super::origin::OriginView;
+use super::tag::TagRequest;
+use super::{Mirror, MirrorError, MirrorState};
 use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, is_signed_schema1};
-use oci::name::{Reference, Registry, Repository, Tag};
+use oci::name::{Reference, Registry, Repository};
 use oci::schema1;
 use oci::v2::Resource;
-use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Question, Reach};
+use store::{BlobKey, BlobLink, ManifestKey, Reach};
 use upstream::UpstreamError;
 
-/// How long a caller who was let into a repository need not be asked about again.
+/// How long an admission to a repository counts.
 const ADMITTED_TTL: Duration = Duration::from_secs(300);
-/// How many of them are remembered.
+/// How many admissions are remembered.
 const MAX_ADMITTED: u64 = 65_536;
 
-/// Who asks, as far as this process can tell them apart.
+/// Identifies a caller within this process: an HMAC of the `Authorization`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CallerKey([u8; 32]);
 
@@ -44,7 +45,7 @@ impl fmt::Debug for CallerKey {
     }
 }
 
-/// Who was let into what.
+/// The repositories that callers were admitted to.
 pub(super) struct AdmittedCallers {
     key: Hmac<Sha256>,
     admitted: moka::sync::Cache<(CallerKey, Registry, Repository), ()>,
@@ -59,7 +60,7 @@ impl fmt::Debug for AdmittedCallers {
 impl AdmittedCallers {
     pub fn new() -> Self {
         let mut key = [0; 32];
-        // Without it nobody's memory is safe from another's guess.
+        // Without randomness a caller could guess another one's key.
         getrandom::fill(&mut key).expect("the system has random numbers");
         // Any length is a key.
         let key = Hmac::new_from_slice(&key).expect("a key");
@@ -70,7 +71,7 @@ impl AdmittedCallers {
         Self { key, admitted }
     }
 
-    /// What an answer to a caller's own login says of a repository: who was let in may have what is here.
+    /// Records what an answer to a caller's login says: an admitted caller may read the repository's cached content.
     fn record<T>(&self, key: (CallerKey, Registry, Repository), answer: &Result<T, MirrorError>) {
         match answer {
             Ok(_) => self.admitted.insert(key, ()),
@@ -79,10 +80,10 @@ impl AdmittedCallers {
         }
     }
 
-    fn caller_key(&self, forwarded: &ForwardedAuthorization) -> CallerKey {
+    pub fn caller_key(&self, forwarded: &ForwardedAuthorization) -> CallerKey {
         let mut mac = self.key.clone();
         match forwarded.value().map(HeaderValue::as_bytes) {
-            // An empty value is not the same as none.
+            // An empty value differs from none.
             Some(value) => {
                 mac.update(b"\x01");
                 mac.update(value);
@@ -93,67 +94,27 @@ impl AdmittedCallers {
     }
 }
 
-impl Origin {
-    /// This registry as one caller sees it: every question goes out with what they showed, and nothing is
-    /// believed for longer than the answer.
-    fn seen_by(&self, forwarded: &ForwardedAuthorization, caller_key: CallerKey) -> Self {
-        let upstream = self.upstream.as_ref();
-        Self {
-            registry: self.registry.clone(),
-            upstream: upstream.map(|upstream| upstream.for_caller(forwarded.value().cloned())),
-            tag_ttl: Duration::ZERO,
-            missing_ttl: Duration::ZERO,
-            link_ttl: self.link_ttl,
-            max_stale: Some(Duration::ZERO),
-            stale_after: self.stale_after,
-            heads: self.heads,
-            visibility: Visibility::Caller,
-            caller_key: Some(caller_key),
-            written_at: AtomicU64::new(0),
-        }
-    }
-}
-
 impl Mirror {
-    /// A registry as the bearer of a permit may ask it.
-    pub(super) fn origin_for(
-        &self,
-        registry: &Registry,
-        forwarded: Option<&ForwardedAuthorization>,
-    ) -> Result<Arc<Origin>, MirrorError> {
-        let MirrorState {
-            origins, callers, ..
-        } = &*self.state;
-        let origin = origins.get(registry).ok_or(MirrorError::NotServed)?;
-        match forwarded {
-            None if !origin.is_per_caller() => Ok(origin.clone()),
-            Some(forwarded) if origin.is_per_caller() => Ok(Arc::new(
-                origin.seen_by(forwarded, callers.caller_key(forwarded)),
-            )),
-            _ => Err(MirrorError::NotServed),
-        }
-    }
-
-    /// `/v2/` of a registry that decides for each caller.
+    /// Asks for `/v2/` of a registry that decides for each caller.
     ///
     /// # Errors
-    /// What it said.
+    /// The registry's refusal, or why it could not be asked.
     pub async fn ping(
         &self,
         registry: &Registry,
         forwarded: &ForwardedAuthorization,
     ) -> Result<(), MirrorError> {
         let origin = self.origin_for(registry, Some(forwarded))?;
-        let pinged = async { origin.v2()?.ping().await };
+        let pinged = async { origin.upstream()?.ping().await };
         pinged
             .await
             .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))
     }
 
-    /// Makes sure that the registry lets this caller have `resource`. Tags and lists are asked for anyway.
+    /// Makes sure that the registry lets this caller read `resource`. Tags and lists are revalidated anyway.
     pub(super) async fn admit_caller(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         caller_key: CallerKey,
         permit: &Permit,
         resource: &Resource,
@@ -161,7 +122,7 @@ impl Mirror {
         let state = &self.state;
         let (registry, repository) = (permit.registry(), permit.repository());
         let records = &state.store.records;
-        let linked = match resource {
+        let is_linked = match resource {
             Resource::Blob(digest) => {
                 let link = records
                     .open(&BlobKey::new(registry, repository, digest))
@@ -177,80 +138,75 @@ impl Mirror {
             _ => return Ok(()),
         };
         let key = (caller_key, registry.clone(), repository.clone());
-        if linked && state.callers.admitted.contains_key(&key) {
+        if is_linked && state.callers.admitted.contains_key(&key) {
             return Ok(());
         }
-        let asked = match resource {
+        let answer = match resource {
             Resource::Blob(digest) => state.head_blob(origin, permit, digest).await,
             Resource::Manifest(reference) => state.head_manifest(origin, permit, reference).await,
             _ => Ok(()),
         };
-        state.callers.record(key, &asked);
-        asked
+        state.callers.record(key, &answer);
+        answer
     }
 
-    /// What a tag points at, asked with the caller's login: the answer lets them into the repository.
+    /// The manifest that a tag points at, asked with the caller's login: the answer admits them to the repository.
     pub(super) async fn manifest_for_caller(
         &self,
-        origin: &Arc<Origin>,
-        permit: &Permit,
-        tag: &Tag,
-        class: AcceptClass,
-        with_bytes: bool,
+        caller_key: CallerKey,
+        request: TagRequest<'_>,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let found = self.find_for_caller(origin, permit, tag, class, with_bytes);
-        let found = tokio::time::timeout(UNCACHED_DEADLINE, found).await;
-        let found = found.unwrap_or_else(|_| Err(MirrorError::timed_out()));
-        if let Some(caller_key) = origin.caller_key {
-            let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-            let key = (caller_key, registry, repository);
-            self.state.callers.record(key, &found);
-        }
-        found
+        let answer = tokio::time::timeout(UNCACHED_DEADLINE, self.find_for_caller(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(MirrorError::timed_out()));
+        let permit = request.permit;
+        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        let key = (caller_key, registry, repository);
+        self.state.callers.record(key, &answer);
+        answer
     }
 
     async fn find_for_caller(
         &self,
-        origin: &Arc<Origin>,
-        permit: &Permit,
-        tag: &Tag,
-        class: AcceptClass,
-        with_bytes: bool,
+        request: TagRequest<'_>,
     ) -> Result<ManifestAnswer, MirrorError> {
+        let TagRequest {
+            origin,
+            permit,
+            tag,
+            class,
+            method,
+        } = request;
         let (registry, repository) = (permit.registry(), permit.repository());
-        let state = &self.state;
+        let (state, records) = (&self.state, &self.state.store.records);
         let reference = Reference::Tag(tag.clone());
         let refused = |error: UpstreamError| {
             MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
         };
-        let upstream = origin.v2().map_err(refused)?;
+        let upstream = origin.upstream().map_err(refused)?;
         let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
-        // It is not kept, but ends when somebody writes.
-        let asked = state
-            .store
-            .records
-            .ask(&store::TagKey::new(registry, repository, class, tag));
+        // The pointer is not stored; the question only tells whether the tag was written meanwhile.
+        let question = records.ask(&store::TagKey::new(registry, repository, class, tag));
         match upstream.manifest_head(repository, &reference, class).await {
             Ok(head) => {
-                // What is made up for clients of the first schema can be had by its tag alone.
-                let by_tag = |kind: &String| is_signed_schema1(kind);
+                // A manifest that the upstream generates for schema 1 clients exists under its tag alone.
+                let by_tag = |media_type: &String| is_signed_schema1(media_type);
                 if let (Some(digest), Some(size)) = (head.digest, head.size)
                     && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
                 {
-                    let records = &state.store.records;
                     let link = records.ask(&ManifestKey::new(registry, repository, &digest));
-                    if asked.is_current() {
+                    if question.is_current() {
+                        let confirmed = confirmed_link(media_type, size);
                         state
-                            .confirm_manifest(&link, permit, &digest, media_type, size)
+                            .confirm_link(&link, registry, repository, &digest, confirmed)
                             .await;
                     }
-                    let answer = self.manifest_by_digest(origin, permit, &digest, with_bytes);
+                    let answer = self.manifest_by_digest(origin, permit, &digest, method);
                     let mut answer = answer.await?;
                     answer.cache = cache.or(answer.cache);
                     return Ok(answer);
                 }
             }
-            // Some registries know no HEAD here.
+            // Some registries do not support HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {}
             Err(error) => return Err(refused(error)),
         }
@@ -259,14 +215,13 @@ impl Mirror {
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let records = &state.store.records;
         let link = records.ask(&ManifestKey::new(registry, repository, &digest));
-        let kept = state.store_manifest(&link, &digest, manifest).await?;
+        let stored = state.store_manifest(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
             digest,
-            media_type: kept.link.media_type.clone(),
-            size: kept.link.size,
-            bytes: kept.bytes,
+            media_type: stored.link.media_type.clone(),
+            size: stored.link.size,
+            bytes: stored.bytes,
             cache: CacheStatus::forward(Forward::UriMiss).stored(),
             stale: None,
         })
@@ -276,14 +231,14 @@ impl Mirror {
 impl MirrorState {
     async fn head_blob(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         permit: &Permit,
         digest: &Digest,
     ) -> Result<(), MirrorError> {
         let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.store.records;
         let question = records.ask(&BlobKey::new(registry, repository, digest));
-        let size = async { origin.v2()?.blob_head(repository, digest).await };
+        let size = async { origin.upstream()?.blob_head(repository, digest).await };
         let size = size
             .await
             .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob))?;
@@ -295,12 +250,12 @@ impl MirrorState {
 
     async fn head_manifest(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         permit: &Permit,
         reference: &Reference,
     ) -> Result<(), MirrorError> {
         let refused = |error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest);
-        let (upstream, repository) = (origin.v2().map_err(refused)?, permit.repository());
+        let (upstream, repository) = (origin.upstream().map_err(refused)?, permit.repository());
         let class = AcceptClass::Full;
         let records = &self.store.records;
         let asked = match reference {
@@ -310,7 +265,7 @@ impl MirrorState {
             Reference::Tag(_) => None,
         };
         let head = match upstream.manifest_head(repository, reference, class).await {
-            // Some registries know no HEAD here.
+            // Some registries do not support HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
                 let whole = upstream.manifest(repository, reference, class).await;
                 whole.map(|manifest| manifest.head)
@@ -321,31 +276,11 @@ impl MirrorState {
         if let (Reference::Digest(digest), Some(asked)) = (reference, asked)
             && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {
-            self.confirm_manifest(&asked, permit, digest, kind, size)
+            let link = confirmed_link(kind, size);
+            self.confirm_link(&asked, permit.registry(), repository, digest, link)
                 .await;
         }
         Ok(())
-    }
-
-    /// Notes that the registry has a manifest.
-    async fn confirm_manifest(
-        &self,
-        question: &Question<ManifestLink>,
-        permit: &Permit,
-        digest: &Digest,
-        media_type: String,
-        size: u64,
-    ) {
-        let link = ManifestLink {
-            media_type,
-            size,
-            checked_at: unix_seconds(SystemTime::now()),
-            subject: None,
-            stored: None,
-        };
-        let (registry, repository) = (permit.registry(), permit.repository());
-        self.confirm_link(question, registry, repository, digest, link)
-            .await;
     }
 }
 
@@ -354,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_are_told_apart_by_what_they_show() {
+    fn callers_are_distinguished_by_their_authorization() {
         let callers = AdmittedCallers::new();
         let forwarded = |values: &[&'static str]| {
             let values: Vec<_> = values
@@ -363,20 +298,22 @@ mod tests {
                 .collect();
             ForwardedAuthorization::new(&values)
         };
-        let shown = [
+        let authorizations = [
             ForwardedAuthorization::NOTHING,
             forwarded(&[""]),
             forwarded(&["Bearer a"]),
             forwarded(&["Bearer b"]),
             forwarded(&["bearer a"]),
         ];
-        for (one, first) in shown.iter().enumerate() {
-            for (other, second) in shown.iter().enumerate() {
+        for (one, first) in authorizations.iter().enumerate() {
+            for (other, second) in authorizations.iter().enumerate() {
                 let same = callers.caller_key(first) == callers.caller_key(second);
                 assert_eq!(same, one == other, "{one} {other}");
             }
         }
-        let elsewhere = AdmittedCallers::new();
-        assert!(callers.caller_key(&shown[2]) != elsewhere.caller_key(&shown[2]));
+        let other_process = AdmittedCallers::new();
+        assert!(
+            callers.caller_key(&authorizations[2]) != other_process.caller_key(&authorizations[2])
+        );
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::error::ResourceKind;
-use super::{Mirror, MirrorError, Origin, Visibility};
+use super::origin::{OriginView, Visibility};
+use super::{Mirror, MirrorError};
 use access::Viewer;
 use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
@@ -75,7 +76,7 @@ impl Mirror {
                 .may_pull(&RepositoryName::new(registry, name))
                 .is_some()
         };
-        let listed = if origin.upstream.is_none() {
+        let listed = if !origin.has_upstream() {
             NamePage {
                 names: Vec::new(),
                 more: false,
@@ -135,7 +136,7 @@ impl Mirror {
 
 /// Up to `n` names that are `seen`, those behind `after`, in the upstream's order.
 async fn collect_names(
-    origin: &Origin,
+    origin: &OriginView,
     seen: impl Fn(&Repository) -> bool,
     after: Option<&str>,
     n: usize,
@@ -150,9 +151,9 @@ async fn collect_names(
     }
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
-        let v2 = origin.v2().map_err(catalogue_error)?;
+        let v2 = origin.upstream().map_err(catalogue_error)?;
         let page = v2
-            .catalogue(&query, origin.visibility == Visibility::PublicOnly)
+            .catalogue(&query, origin.visibility() == Visibility::PublicOnly)
             .await;
         let page = page.map_err(catalogue_error)?;
         // Some registries know no pages: everything comes, from the first name on.
@@ -203,7 +204,7 @@ impl Mirror {
             }
         };
         let seen = |known: &KnownRepository| {
-            (known.public || origin.visibility != Visibility::PublicOnly)
+            (known.public || origin.visibility() != Visibility::PublicOnly)
                 && viewer
                     .may_pull(&RepositoryName::new(registry, &known.repository))
                     .is_some()

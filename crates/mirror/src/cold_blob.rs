@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::blob::{BlobAnswer, Content};
 use super::contents::StoredBlob;
 use super::fallback::FallbackBlob;
-use super::fill::{FillError, Follower, Joined, Phase};
+use super::fill::{FillError, Follower, Joined, Phase, SourceClaim};
+use super::origin::OriginView;
 use super::source::{BlobSource, FillKey, FillSource};
-use super::{Mirror, MirrorError, Origin};
+use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -24,7 +25,7 @@ const MOST_JOINS: u32 = 3;
 struct ColdRequest {
     source_kind: ColdSource,
     /// Whether the repository is known to have it.
-    claimed: bool,
+    claim: SourceClaim,
     /// Fills joined again because one ended with what others were told.
     joins: u32,
 }
@@ -67,13 +68,13 @@ impl ColdRequest {
     const fn next(self, event: ColdEvent) -> (Self, ColdStep) {
         let Self {
             source_kind,
-            claimed,
+            claim,
             joins,
         } = self;
         match (source_kind, event) {
             (_, ColdEvent::Unclaimed) => {
-                let claimed = true;
-                (Self { claimed, ..self }, ColdStep::Claim)
+                let claim = SourceClaim::Proven;
+                (Self { claim, ..self }, ColdStep::Claim)
             }
             (_, ColdEvent::Paused) => (self, ColdStep::Join),
             // The fallback has it no more. The v2 side may.
@@ -103,7 +104,7 @@ impl ColdRequest {
                 ColdEvent::Failed {
                     too_early: true, ..
                 },
-            ) if claimed && joins < MOST_JOINS => {
+            ) if matches!(claim, SourceClaim::Proven) && joins < MOST_JOINS => {
                 let joins = MOST_JOINS;
                 (Self { joins, ..self }, ColdStep::Join)
             }
@@ -113,13 +114,13 @@ impl ColdRequest {
 }
 
 impl Mirror {
-    /// A blob that is not stored, from a fill. `claimed` says that the repository is known to have it.
+    /// A blob that is not stored, from a fill.
     pub(super) async fn fill_blob(
         &self,
-        origin: &Arc<Origin>,
+        origin: &OriginView,
         permit: &Permit,
         digest: &Digest,
-        claimed: bool,
+        claim: SourceClaim,
     ) -> Result<BlobAnswer, MirrorError> {
         let state = &self.state;
         let upstream = FillSource::Blob(BlobSource {
@@ -140,7 +141,7 @@ impl Mirror {
         };
         let mut request = ColdRequest {
             source_kind,
-            claimed,
+            claim,
             joins: 0,
         };
         loop {
@@ -176,12 +177,15 @@ impl Mirror {
         request: ColdRequest,
     ) -> Result<BlobAnswer, (ColdEvent, Option<FillError>)> {
         let key = FillKey::Digest(*digest);
-        let claimed = request.claimed || request.source_kind == ColdSource::Fallback;
+        let claim = match request.source_kind {
+            ColdSource::Fallback => SourceClaim::Proven,
+            ColdSource::Upstream => request.claim,
+        };
         let fills = &self.state.contents.fills;
         let Joined::Fill {
             mut follower,
             collapsed,
-        } = fills.join(key, source.clone(), claimed)
+        } = fills.join(key, source.clone(), claim)
         else {
             return Err((ColdEvent::Unclaimed, None));
         };
@@ -269,10 +273,10 @@ mod tests {
     }
 
     /// What a series of events leads to, step by step.
-    fn steps(source_kind: ColdSource, claimed: bool, events: &[ColdEvent]) -> Vec<ColdStep> {
+    fn steps(source_kind: ColdSource, claim: SourceClaim, events: &[ColdEvent]) -> Vec<ColdStep> {
         let mut request = ColdRequest {
             source_kind,
-            claimed,
+            claim,
             joins: 0,
         };
         let steps = events.iter().map(|event| {
@@ -286,67 +290,78 @@ mod tests {
     #[test]
     fn each_event_leads_to_one_step() {
         use ColdStep::{Claim, Join, Refuse};
-        for (source_kind, claimed, events, expected) in [
+        use SourceClaim::{Proven, Unproven};
+        for (source_kind, claim, events, expected) in [
             (
                 ColdSource::Upstream,
-                false,
+                Unproven,
                 &[ColdEvent::Unclaimed][..],
                 &[Claim][..],
             ),
             (
                 ColdSource::Upstream,
-                true,
+                Proven,
                 &[ColdEvent::Paused; 9],
                 &[Join; 9],
             ),
-            (ColdSource::Upstream, true, &[LOST], &[Refuse]),
+            (ColdSource::Upstream, Proven, &[LOST], &[Refuse]),
             // What others were told ends a request after a few tries.
             (
                 ColdSource::Upstream,
-                false,
+                Unproven,
                 &[WITHOUT; 4],
                 &[Join, Join, Join, Refuse],
             ),
             // One that is claimed asks once more where the 404 may be older than the claim.
-            (ColdSource::Upstream, true, &[TOO_EARLY; 2], &[Join, Refuse]),
-            (ColdSource::Upstream, false, &[TOO_EARLY], &[Refuse]),
             (
                 ColdSource::Upstream,
-                false,
+                Proven,
+                &[TOO_EARLY; 2],
+                &[Join, Refuse],
+            ),
+            (ColdSource::Upstream, Unproven, &[TOO_EARLY], &[Refuse]),
+            (
+                ColdSource::Upstream,
+                Unproven,
                 &[ColdEvent::Unclaimed, TOO_EARLY, TOO_EARLY],
                 &[Claim, Join, Refuse],
             ),
             (
                 ColdSource::Upstream,
-                true,
+                Proven,
                 &[TOO_EARLY, WITHOUT],
                 &[Join, Refuse],
             ),
             // What the fallback lost, the v2 side may have; what it cannot say is the answer.
-            (ColdSource::Fallback, false, &[LOST, LOST], &[Join, Refuse]),
             (
                 ColdSource::Fallback,
-                false,
+                Unproven,
+                &[LOST, LOST],
+                &[Join, Refuse],
+            ),
+            (
+                ColdSource::Fallback,
+                Unproven,
                 &[WITHOUT, LOST],
                 &[Join, Refuse],
             ),
             (
                 ColdSource::Fallback,
-                true,
+                Proven,
                 &[failed(false, true, false)],
                 &[Refuse],
             ),
             (
                 ColdSource::Fallback,
-                true,
+                Proven,
                 &[ColdEvent::Paused, LOST],
                 &[Join, Join],
             ),
         ] {
             assert_eq!(
-                steps(source_kind, claimed, events),
+                steps(source_kind, claim, events),
                 expected,
-                "{source_kind:?} {claimed} {events:?}"
+                "{source_kind:?} {claim:?} {events:?}"
             );
         }
     }

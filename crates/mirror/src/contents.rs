@@ -11,7 +11,7 @@ use moka::policy::EvictionPolicy;
 use super::MirrorError;
 use super::blob::{BlobAnswer, Content};
 use super::cold_blob::opened;
-use super::fill::{FillError, Fills, Follower, Joined, Phase};
+use super::fill::{FillError, Fills, Follower, Joined, Phase, SourceClaim};
 use super::source::{FillKey, FillSource, ForeignSource};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -204,7 +204,7 @@ impl Contents {
             if let Joined::Fill {
                 follower,
                 collapsed,
-            } = self.fills.join(key, source.clone(), true)
+            } = self.fills.join(key, source.clone(), SourceClaim::Proven)
             {
                 return (follower, collapsed);
             }

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::catalogue::RequestBudget;
+use super::origin::{OriginView, Visibility};
 use super::source::ForeignSource;
 use super::tag::TagKey;
-use super::{MirrorError, MirrorState, Origin, Target, Visibility};
+use super::{MirrorError, MirrorState, Target};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
@@ -117,15 +118,15 @@ pub trait Fallback: fmt::Debug + Send + Sync {
 
 impl MirrorState {
     /// The fallback of a registry, where it has one.
-    pub(super) fn fallback(&self, origin: &Origin) -> Option<&Arc<dyn Fallback>> {
+    pub(super) fn fallback(&self, origin: &OriginView) -> Option<&Arc<dyn Fallback>> {
         let fallback = self.fallback.as_ref();
-        fallback.filter(|_| origin.visibility == Visibility::Account)
+        fallback.filter(|_| origin.visibility() == Visibility::Account)
     }
 
     /// Where a tag points that the v2 side said 404 to.
     pub(super) async fn fallback_tag(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         key: &TagKey,
     ) -> Result<Option<Pointer>, MirrorError> {
         let (registry, repository, class, tag) = key;
@@ -141,22 +142,22 @@ impl MirrorState {
     /// The bytes of a linked manifest that are not stored, where they can be made here.
     pub(super) async fn fallback_manifest_bytes(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         digest: &Digest,
     ) -> Option<Bytes> {
         let fallback = self.fallback(origin)?;
-        fallback.manifest_bytes(&origin.registry, digest).await
+        fallback.manifest_bytes(origin.registry(), digest).await
     }
 
     /// Where the bytes of a blob that is not stored are to be had beside the v2 side.
     pub(super) async fn fallback_blob(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         repository: &Repository,
         digest: &Digest,
     ) -> Option<FallbackBlob> {
         let fallback = self.fallback(origin)?;
-        let (registry, fallback) = (&origin.registry, fallback.clone());
+        let (registry, fallback) = (origin.registry(), fallback.clone());
         fallback.blob_bytes(registry, repository, digest).await
     }
 }

@@ -174,7 +174,7 @@ impl Fill {
     pub fn source_names(&self) -> Vec<(String, String)> {
         let name = |source: &FillSource| {
             let (origin, repository) = source.blob()?;
-            Some((origin.registry.to_string(), repository.to_string()))
+            Some((origin.registry().to_string(), repository.to_string()))
         };
         self.sources().known.iter().filter_map(name).collect()
     }
@@ -194,6 +194,13 @@ impl Fill {
 pub(super) struct Follower {
     pub fill: Arc<Fill>,
     pub progress: watch::Receiver<Progress>,
+}
+
+/// Whether a source is known to have the content of a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceClaim {
+    Proven,
+    Unproven,
 }
 
 /// What joining came to.
@@ -246,12 +253,12 @@ impl Fills {
         }
     }
 
-    /// Joins the fill of `key`, or starts it. `claimed` says that the source's repository is known to
-    /// have it; otherwise only a fill that asks that very repository proves it.
-    pub fn join(&self, key: FillKey, source: FillSource, claimed: bool) -> Joined {
+    /// Joins the fill of `key`, or starts it. An unproven claim may only join a fill that asks the same source, which
+    /// proves it.
+    pub fn join(&self, key: FillKey, source: FillSource, claim: SourceClaim) -> Joined {
         let mut running = lock(&self.state.running);
         if let Some(fill) = running.get(&key) {
-            if !claimed && !fill.knows(&source) {
+            if claim == SourceClaim::Unproven && !fill.knows(&source) {
                 return Joined::Unclaimed;
             }
             fill.add(source);
@@ -324,7 +331,7 @@ impl Fills {
         if !paused && self.state.waiting.load(Ordering::Relaxed) == 0 {
             let next = lock(&self.state.paused).pop_front();
             if let Some((key, source)) = next {
-                self.join(key, source, true);
+                self.join(key, source, SourceClaim::Proven);
             }
         }
     }

@@ -100,7 +100,15 @@ pub struct WaitLimits {
     pub without_known: Duration,
 }
 
-/// What a question came to.
+impl WaitLimits {
+    /// For requests that have deadlines of their own.
+    pub(super) const UNLIMITED: Self = Self {
+        with_known: Duration::MAX,
+        without_known: Duration::MAX,
+    };
+}
+
+/// An answer, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct CheckedAnswer<T> {
     pub answer: T,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, Stale, WaitLimits, revalidate};
-use super::{Mirror, MirrorError, Origin};
+use super::origin::OriginView;
+use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::manifest::AcceptClass;
@@ -16,11 +17,6 @@ use upstream::Page;
 
 /// How long a page is believed at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
-/// The question has deadlines of its own.
-const NO_DEADLINE: WaitLimits = WaitLimits {
-    with_known: Duration::MAX,
-    without_known: Duration::MAX,
-};
 /// How long a page is kept in case the upstream fails.
 const PAGE_RETENTION: Duration = Duration::from_secs(3600);
 /// Up to how many results a page is an ordinary one: no registry has nothing because of that.
@@ -79,7 +75,7 @@ impl Mirror {
     ) -> Result<PageAnswer, MirrorError> {
         let (origin, state) = (self.admit(permit, resource).await?, &self.state);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-        if origin.caller_key.is_some() {
+        if origin.caller_key().is_some() {
             let (endpoint, resource) = (repository.clone(), resource.clone());
             return fetch_for_caller(&origin, endpoint, resource, query).await;
         }
@@ -100,7 +96,7 @@ impl Mirror {
         );
         let known = state.pages.get(&key);
         // No longer than a tag is.
-        let ttl = PAGE_TTL.min(origin.tag_ttl);
+        let ttl = PAGE_TTL.min(origin.tag_ttl());
         if let Some(cached) = known
             .clone()
             .filter(|cached| cached.fetched_at.elapsed() < ttl)
@@ -130,7 +126,7 @@ impl Mirror {
                         question.unwritten(|| state.pages.invalidate(&key));
                         // An odd page that is not there says nothing of the list.
                         if is_ordinary(&query) {
-                            let missing_ttl = origin.missing_ttl;
+                            let missing_ttl = origin.missing_ttl();
                             state.missing.remember_as(&missing, kind, missing_ttl);
                         }
                     }
@@ -156,7 +152,7 @@ impl Mirror {
             age: cached.fetched_at.elapsed(),
             answer: cached,
         });
-        let checked = revalidate(known, NO_DEADLINE, ask, |_| Freshness::Fetched).await?;
+        let checked = revalidate(known, WaitLimits::UNLIMITED, ask, |_| Freshness::Fetched).await?;
         Ok(PageAnswer {
             cache: checked.cache_status(),
             stale: checked.freshness.stale(),
@@ -173,7 +169,7 @@ fn is_ordinary(query: &Query) -> bool {
 
 /// A page as one caller gets it, which is kept for nobody.
 async fn fetch_for_caller(
-    origin: &Origin,
+    origin: &OriginView,
     repository: Repository,
     resource: Resource,
     query: &Query,
@@ -182,7 +178,7 @@ async fn fetch_for_caller(
         repository,
         resource,
     };
-    let page = async { origin.v2()?.page(&endpoint, query).await };
+    let page = async { origin.upstream()?.page(&endpoint, query).await };
     let page = page
         .await
         .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))?;

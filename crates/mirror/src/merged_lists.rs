@@ -11,7 +11,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::error::ResourceKind;
-use super::{MirrorError, MirrorState, NamePage, Origin, RequestBudget};
+use super::origin::OriginView;
+use super::{MirrorError, MirrorState, NamePage, RequestBudget};
 use oci::name::{Registry, Repository};
 use oci::v2::{Endpoint, Query, Resource};
 use upstream::{Page, UpstreamError};
@@ -30,7 +31,7 @@ impl MirrorState {
     /// A page of tags or referrers; of the tags of both sides, where both have the repository.
     pub(super) async fn page(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         endpoint: &Endpoint,
         query: &Query,
     ) -> Result<Page, MirrorError> {
@@ -42,12 +43,12 @@ impl MirrorState {
         if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
             return asked.map_err(list_error);
         }
-        let tags = fallback.tags(&origin.registry, &endpoint.repository);
+        let tags = fallback.tags(origin.registry(), &endpoint.repository);
         let mut all = match tags.await {
             Ok(Some(tags)) => tags,
             Ok(None) => return asked.map_err(list_error),
             Err(error) if asked.is_ok() && is_unavailable(&error) => {
-                warn_fallback_down(&origin.registry, &error);
+                warn_fallback_down(origin.registry(), &error);
                 return asked.map_err(list_error);
             }
             Err(error) => return Err(error),
@@ -61,7 +62,7 @@ impl MirrorState {
     /// Adds the names of the fallback to `n` of the v2 side that are behind `after`, in order.
     pub(super) async fn merge_fallback_names(
         &self,
-        origin: &Origin,
+        origin: &OriginView,
         seen: impl Fn(&Repository) -> bool,
         after: Option<&str>,
         n: usize,
@@ -71,11 +72,11 @@ impl MirrorState {
         let Some(fallback) = self.fallback(origin) else {
             return Ok(listed);
         };
-        let names = match fallback.names(&origin.registry, budget).await {
+        let names = match fallback.names(origin.registry(), budget).await {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(listed),
-            Err(error) if origin.upstream.is_some() && is_unavailable(&error) => {
-                warn_fallback_down(&origin.registry, &error);
+            Err(error) if origin.has_upstream() && is_unavailable(&error) => {
+                warn_fallback_down(origin.registry(), &error);
                 return Ok(listed);
             }
             Err(error) => return Err(error),
@@ -95,11 +96,11 @@ impl MirrorState {
 }
 
 async fn page_of_v2(
-    origin: &Origin,
+    origin: &OriginView,
     endpoint: &Endpoint,
     query: &Query,
 ) -> Result<Page, UpstreamError> {
-    origin.v2()?.page(endpoint, query).await
+    origin.upstream()?.page(endpoint, query).await
 }
 
 /// Whether a side cannot be asked at the moment, which says nothing of what it has.
@@ -119,7 +120,7 @@ fn warn_fallback_down(registry: &Registry, error: &MirrorError) {
 
 /// All tags of the v2 side, of which `first` answered `query`.
 async fn all_tags(
-    origin: &Origin,
+    origin: &OriginView,
     endpoint: &Endpoint,
     query: &Query,
     first: Page,

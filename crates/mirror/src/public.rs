@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, unix_seconds};
-use super::{Mirror, MirrorError, MirrorState, Origin, Visibility};
+use super::origin::{OriginView, Visibility};
+use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::name::{Registry, Repository};
 use oci::v2::Resource;
@@ -27,14 +28,14 @@ impl Mirror {
         &self,
         permit: &Permit,
         resource: &Resource,
-    ) -> Result<Arc<Origin>, MirrorError> {
+    ) -> Result<OriginView, MirrorError> {
         let origin = self.origin(permit)?;
-        if origin.visibility == Visibility::PublicOnly {
+        if origin.visibility() == Visibility::PublicOnly {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (registry, repository, resource.clone());
             self.state.clone().admit_public(&origin, key).await?;
         }
-        if let Some(caller_key) = origin.caller_key {
+        if let Some(caller_key) = origin.caller_key() {
             self.admit_caller(&origin, caller_key, permit, resource)
                 .await?;
         }
@@ -47,7 +48,7 @@ impl MirrorState {
     /// last counts for as long as a stale tag does.
     async fn admit_public(
         self: Arc<Self>,
-        origin: &Arc<Origin>,
+        origin: &OriginView,
         key: PublicKey,
     ) -> Result<(), MirrorError> {
         let (registry, repository, _) = &key;
@@ -62,21 +63,21 @@ impl MirrorState {
         if checked_at.is_some_and(|at| is_fresh(at, PUBLIC_TTL, now)) {
             return Ok(());
         }
-        let known = checked_at.and_then(|at| stale_age(at, origin.max_stale, now));
+        let known = checked_at.and_then(|at| stale_age(at, origin.max_stale(), now));
         let known = known.map(|age| KnownAnswer { answer: (), age });
         let start = || self.clone().check_public(origin.clone(), key.clone());
         let ask = async {
             let (proof, collapsed) = self.public_checks.join(key.clone(), start).await;
             (proof.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
-        let checked = revalidate(known, origin.wait(), ask, |()| Freshness::Fetched);
+        let checked = revalidate(known, origin.wait_limits(), ask, |()| Freshness::Fetched);
         checked.await.map(drop)
     }
 
     /// Asks the upstream as everybody may, and keeps the answer.
     async fn check_public(
         self: Arc<Self>,
-        origin: Arc<Origin>,
+        origin: OriginView,
         key: PublicKey,
     ) -> Result<(), MirrorError> {
         let (registry, repository, resource) = &key;
@@ -89,7 +90,12 @@ impl MirrorState {
         if from_peer.is_some() {
             return Ok(());
         }
-        let asked = async { origin.v2()?.ask_as_anybody(repository, resource).await };
+        let asked = async {
+            origin
+                .upstream()?
+                .ask_as_anybody(repository, resource)
+                .await
+        };
         match asked.await {
             Ok(()) => {
                 let checked_at = unix_seconds(SystemTime::now());

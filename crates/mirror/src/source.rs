@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 
-use super::Origin;
 use super::freshness::{is_fresh, unix_seconds};
+use super::origin::OriginView;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::{Registry, Repository};
 use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
@@ -100,7 +100,7 @@ pub enum FillSource {
 /// A repository of a v2 registry that may have a blob.
 #[derive(Clone, Debug)]
 pub struct BlobSource {
-    pub(super) origin: Arc<Origin>,
+    pub(super) origin: OriginView,
     pub(super) repository: Repository,
 }
 
@@ -138,7 +138,7 @@ impl DigestCheck {
 
 impl FillSource {
     /// The repository of a v2 registry that it is, if it is one.
-    pub(super) fn blob(&self) -> Option<(&Arc<Origin>, &Repository)> {
+    pub(super) fn blob(&self) -> Option<(&OriginView, &Repository)> {
         match self {
             Self::Blob(BlobSource { origin, repository }) => Some((origin, repository)),
             Self::Foreign(_) => None,
@@ -147,7 +147,7 @@ impl FillSource {
 
     pub(super) fn registry(&self) -> &Registry {
         match self {
-            Self::Blob(blob) => &blob.origin.registry,
+            Self::Blob(blob) => &blob.origin.registry(),
             Self::Foreign(foreign) => foreign.registry(),
         }
     }
@@ -165,8 +165,8 @@ impl FillSource {
             // What one caller is given says nothing of another.
             (Self::Blob(one), Self::Blob(other)) => {
                 one.repository == other.repository
-                    && one.origin.registry == other.origin.registry
-                    && one.origin.caller_key == other.origin.caller_key
+                    && one.origin.registry() == other.origin.registry()
+                    && one.origin.caller_key() == other.origin.caller_key()
             }
             (Self::Foreign(one), Self::Foreign(other)) => {
                 one.name() == other.name()
@@ -191,7 +191,7 @@ impl FillSource {
     ) -> Result<BlobBody, UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let upstream = origin.v2()?;
+                let upstream = origin.upstream()?;
                 upstream.blob(repository, digest, offset, end).await
             }
             // A repository has no content but by digest.
@@ -207,7 +207,7 @@ impl FillSource {
     pub(super) async fn confirm(&self, key: &FillKey) -> Result<(), UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let size = origin.v2()?.blob_head(repository, digest).await;
+                let size = origin.upstream()?.blob_head(repository, digest).await;
                 size.map(drop)
             }
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
@@ -232,10 +232,10 @@ impl FillSource {
     ) -> Option<Blob> {
         let digest = match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let key = BlobKey::new(&origin.registry, repository, digest);
+                let key = BlobKey::new(origin.registry(), repository, digest);
                 let link = store.records.open(&key).await.ok()??;
                 let now = SystemTime::now();
-                if !is_fresh(link.checked_at, origin.link_ttl, now) {
+                if !is_fresh(link.checked_at, origin.link_ttl(), now) {
                     return None;
                 }
                 *digest
@@ -253,7 +253,7 @@ impl FillSource {
     /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
     pub(super) fn ask_link(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
         let (origin, repository) = self.blob()?;
-        let key = BlobKey::new(&origin.registry, repository, &key.digest()?);
+        let key = BlobKey::new(origin.registry(), repository, &key.digest()?);
         Some(store.records.ask(&key))
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::blob::BlobLocation;
 use super::fill::{FillError, Follower, Phase};
+use super::manifest::ReadMethod;
 use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::digest::Digest;
@@ -138,8 +139,9 @@ impl WarmRun<'_> {
         let mut queue = VecDeque::from([(reference.clone(), 0)]);
         while let Some((reference, depth)) = queue.pop_front() {
             let ask = || {
-                let class = AcceptClass::Full;
-                self.mirror.manifest(&self.permit, &reference, class, true)
+                let (class, method) = (AcceptClass::Full, ReadMethod::Get);
+                self.mirror
+                    .manifest(&self.permit, &reference, class, method)
             };
             let answer = self.retry(ask).await?;
             let bytes = answer.bytes.ok_or(MirrorError::Internal)?;

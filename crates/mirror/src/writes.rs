@@ -13,7 +13,7 @@ pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is
 
 use super::error::ResourceKind;
 use super::freshness::unix_seconds;
-use super::manifest::missing_key;
+use super::manifest::negative_key;
 use super::write_outcome::{WriteOutcome, written_digest};
 use super::{Mirror, MirrorError, MirrorState};
 use access::{Action, Permit};
@@ -74,7 +74,7 @@ impl Mirror {
             on_closed_connection: OnClosedConnection::Fail,
             body: pass.body,
         };
-        let passed = async { origin.v2()?.pass(passing).await };
+        let passed = async { origin.upstream()?.pass(passing).await };
         passed
             .await
             .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))
@@ -132,7 +132,7 @@ impl Mirror {
         let applying = async move {
             for tag in tags {
                 let moved = Resource::Manifest(Reference::Tag(tag));
-                state.invalidate(&permit, &moved, false).await;
+                state.invalidate(&permit, &moved, Change::Uncertain).await;
             }
             state.apply(&permit, write_outcome, writing).await;
         };
@@ -147,6 +147,15 @@ pub struct PendingWrite {
     tag: Option<Question<Pointer>>,
     manifest: Option<Question<ManifestLink>>,
     blob: Option<Question<BlobLink>>,
+}
+
+/// What is known of an invalidated resource.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// The repository no longer has it.
+    Deleted,
+    /// It may have changed.
+    Uncertain,
 }
 
 /// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
@@ -184,11 +193,15 @@ impl MirrorState {
                 if let Some(question) = &writing.blob {
                     self.store.records.write(question, link).await;
                 }
-                let missing = super::blob::missing_key(permit, &digest);
+                let missing = super::blob::negative_key(permit, &digest);
                 self.missing.remove(&missing);
             }
-            WriteOutcome::Deleted(resource) => self.invalidate(permit, &resource, true).await,
-            WriteOutcome::Uncertain(resource) => self.invalidate(permit, &resource, false).await,
+            WriteOutcome::Deleted(resource) => {
+                self.invalidate(permit, &resource, Change::Deleted).await;
+            }
+            WriteOutcome::Uncertain(resource) => {
+                self.invalidate(permit, &resource, Change::Uncertain).await;
+            }
             WriteOutcome::Nothing => {}
         }
     }
@@ -226,8 +239,8 @@ impl MirrorState {
         self.remove_negative(permit, &Reference::Digest(digest));
     }
 
-    /// Forgets what was known of a resource; what is `gone` is no longer the repository's.
-    async fn invalidate(&self, permit: &Permit, resource: &Resource, gone: bool) {
+    /// Invalidates what is cached of a resource.
+    async fn invalidate(&self, permit: &Permit, resource: &Resource, change: Change) {
         let (registry, repository) = (permit.registry(), permit.repository());
         let MirrorState { store, .. } = self;
         match resource {
@@ -236,7 +249,7 @@ impl MirrorState {
                 self.remove_negative(permit, reference);
                 match reference {
                     Reference::Tag(tag) => self.invalidate_tag(permit, tag).await,
-                    Reference::Digest(digest) if gone => {
+                    Reference::Digest(digest) if change == Change::Deleted => {
                         // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
                         let records = &store.records;
                         records.remove_tags_of(registry, repository, *digest).await;
@@ -248,8 +261,8 @@ impl MirrorState {
             }
             Resource::Blob(digest) => {
                 self.missing
-                    .remove(&super::blob::missing_key(permit, digest));
-                if gone {
+                    .remove(&super::blob::negative_key(permit, digest));
+                if change == Change::Deleted {
                     let key = BlobKey::new(registry, repository, digest);
                     store.records.remove(&key).await;
                 }
@@ -275,7 +288,7 @@ impl MirrorState {
 
     fn remove_negative(&self, permit: &Permit, reference: &Reference) {
         for class in [AcceptClass::Full, AcceptClass::Schema1] {
-            let key = missing_key(permit.registry(), permit.repository(), reference, class);
+            let key = negative_key(permit.registry(), permit.repository(), reference, class);
             self.missing.remove(&key);
         }
     }

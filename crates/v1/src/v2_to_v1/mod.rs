@@ -24,7 +24,7 @@ use serde::Deserialize;
 use super::V1;
 use crate::records::{V1ImageRecord, V1ImageRecords};
 use access::Permit;
-use mirror::{MirrorError, ResourceKind};
+use mirror::{MirrorError, ReadMethod, ResourceKind};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{Reference, Registry, Repository, Tag};
@@ -190,7 +190,7 @@ impl V1 {
         let reference = Reference::Tag(tag.clone());
         let manifest = self
             .mirror
-            .manifest(permit, &reference, AcceptClass::Full, false)
+            .manifest(permit, &reference, AcceptClass::Full, ReadMethod::Head)
             .await?;
         let id = v2_to_v1::top_id(&manifest.digest, platform);
         self.note_image(permit, scope, &id, &manifest.digest, platform, None)
@@ -378,7 +378,7 @@ impl V1 {
             let reference = Reference::Digest(digest);
             let manifest = self
                 .mirror
-                .manifest(permit, &reference, AcceptClass::Full, true)
+                .manifest(permit, &reference, AcceptClass::Full, ReadMethod::Get)
                 .await?;
             let bytes = manifest.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&manifest.media_type) {
