@@ -18,7 +18,7 @@ use super::report::{
     VerifyEnd, VerifyFailures, VerifyLine,
 };
 use super::{Admin, Body, json, target};
-use mirror::{Purge, Verified};
+use mirror::{Purge, PurgeMode, Verified};
 use telemetry::metrics::{self, ProxyFigures};
 
 /// The longest body of a request, in bytes.
@@ -92,7 +92,12 @@ impl Admin {
             Ok(target) => target,
             Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
         };
-        match self.mirror.purge(target, asked.dry_run).await {
+        let mode = if asked.dry_run {
+            PurgeMode::DryRun
+        } else {
+            PurgeMode::Remove
+        };
+        match self.mirror.purge(target, mode).await {
             Ok(purge) => {
                 let report = report(&purge, asked.dry_run);
                 if !asked.dry_run {

@@ -1,38 +1,38 @@
-//! How a download goes on after an interruption: a state machine without I/O.
+//! How a download continues after an interruption: a state machine without I/O.
 //!
-//! A drop or stall resumes where it was, at the same source first. Wrong bytes are discarded, and the download begins
-//! anew with a source that is not to blame for them.
+//! A drop or stall is resumed, from the same source first. Wrong bytes are discarded, and the download begins
+//! anew with a source that did not send them.
 
 use telemetry::metrics::CorruptSource;
 
 /// How often a source may drop a download without a new byte.
 const MOST_DROPS: u32 = 6;
 
-/// What was tried so far.
+/// The attempts made so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attempts {
-    /// Drops of this source since it last sent something.
+    /// Drops by this source since it last sent a new byte.
     drops: u32,
-    /// Whether what is staged was left by an earlier process, and may have been damaged on the disk since.
+    /// Whether the staged bytes are an earlier process's, and may have been damaged on the disk since.
     inherited: bool,
-    /// Whether a last source that sent wrong bytes was asked once more: it may have been the line's fault.
+    /// Whether the last source was asked again after wrong bytes: the connection may have damaged them.
     asked_once_more: bool,
 }
 
 /// Why a stream of bytes ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DownloadEvent {
-    /// It broke off: `moved` is whether it had sent something new, `followed` whether readers are at what is staged.
+    /// The body broke off: `moved` says whether it had sent new bytes, `followed` whether readers see the staged file.
     Dropped { moved: bool, followed: bool },
-    /// The source has nothing to offer.
+    /// The source does not supply the content.
     Refused,
-    /// What was staged is not what was promised.
+    /// The staged bytes do not match the digest.
     WrongBytes { more_sources: bool },
-    /// What the source sends now is not what was staged: one of both is wrong.
+    /// The source sends other bytes than were staged: one of both is wrong.
     Changed,
     /// The disk has no room or is broken.
     NoRoom,
-    /// Others wait for the slot, and nobody for this.
+    /// Other fills wait for the slot, and this one has no followers.
     Outranked,
 }
 
@@ -43,13 +43,13 @@ pub(super) enum DownloadStep {
     Resume {
         drops: u32,
     },
-    /// Discards what is staged, and asks the same source for everything.
+    /// Discards the staged bytes, and asks the same source for everything.
     BeginAnew {
         blame: Option<CorruptSource>,
     },
-    /// Refuses the source and asks the next one for the rest, if there is any.
+    /// Drops the source and asks the next one for the rest, if there is any.
     NextSource,
-    /// The same, for everything: what is staged is discarded.
+    /// The same, for everything: the staged bytes are discarded.
     NextSourceAnew {
         blame: Option<CorruptSource>,
     },
@@ -58,7 +58,7 @@ pub(super) enum DownloadStep {
 }
 
 impl Attempts {
-    /// `inherited` is whether there is something staged of an earlier process.
+    /// `inherited` says whether an earlier process's partial is resumed.
     pub const fn new(inherited: bool) -> Self {
         Self {
             drops: 0,
@@ -71,7 +71,7 @@ impl Attempts {
         match event {
             DownloadEvent::Dropped { moved, followed } => {
                 let drops = if moved { 1 } else { self.drops + 1 };
-                // Nobody reads what was not shown: who asked is told at once.
+                // An unpublished file has no readers: the request fails at once.
                 if followed && drops < MOST_DROPS {
                     (Self { drops, ..self }, DownloadStep::Resume { drops })
                 } else {
@@ -146,7 +146,7 @@ mod tests {
     };
     const ONE_OF_MANY: DownloadEvent = DownloadEvent::WrongBytes { more_sources: true };
 
-    /// What a series of events leads to, step by step.
+    /// The steps that a series of events leads to.
     fn steps(inherited: bool, events: &[DownloadEvent]) -> Vec<DownloadStep> {
         let mut attempts = Attempts::new(inherited);
         let steps = events.iter().map(|event| {
@@ -162,7 +162,7 @@ mod tests {
         let resume = |drops| DownloadStep::Resume { drops };
         let (line, disk) = (Some(CorruptSource::Upstream), Some(CorruptSource::Disk));
         for (inherited, events, expected) in [
-            // A source that sends something each time may drop for ever.
+            // A source that sends new bytes each time may drop without limit.
             (false, &[MOVED; 20][..], vec![resume(1); 20]),
             (
                 false,
@@ -181,14 +181,14 @@ mod tests {
                 &[DROPPED, DROPPED, MOVED, DROPPED],
                 vec![resume(1), resume(2), resume(1), resume(2)],
             ),
-            // The next source is not to blame for the drops of the last.
+            // Drops by one source do not count for the next.
             (
                 false,
                 &[DROPPED, DROPPED, DownloadEvent::Refused, DROPPED],
                 vec![resume(1), resume(2), DownloadStep::NextSource, resume(1)],
             ),
             (false, &[UNSEEN], vec![DownloadStep::NextSource]),
-            // A last source is asked once more, and once only.
+            // The last source is asked once more, and once only.
             (
                 false,
                 &[LAST, LAST],
@@ -206,7 +206,7 @@ mod tests {
                     DownloadStep::NextSourceAnew { blame: line },
                 ],
             ),
-            // What an earlier process left is blamed first, and once.
+            // An earlier process's partial is blamed first, and once.
             (
                 true,
                 &[ONE_OF_MANY, ONE_OF_MANY],

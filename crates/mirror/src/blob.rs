@@ -1,4 +1,4 @@
-//! Blobs: from the store where they are here, from a fill where they are not.
+//! Blobs: from the store, or from a fill if they are not stored.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,33 +24,32 @@ use oci::v2::Resource;
 use store::{BlobKey, BlobLink, Question, Reach, warn_degraded};
 use upstream::UpstreamError;
 
-/// A blob of a repository.
+/// Identifies a blob of a repository.
 pub(super) type ClaimKey = (Registry, Repository, Digest);
-/// The length in bytes that a registry gave with a claim, where it gave one.
+/// The length in bytes that the upstream confirmed a claim with, if it named one.
 pub(super) type Claimed = Result<Option<u64>, MirrorError>;
 
-/// What to answer a blob's HEAD with.
+/// The answer to a HEAD of a blob.
 #[derive(Clone, Copy, Debug)]
 pub struct BlobHead {
     /// In bytes, where known.
     pub size: Option<u64>,
     pub cache: CacheStatus,
-    /// Where the upstream could not be asked whether it is still right.
+    /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,
 }
 
-/// A question whether a repository has a blob: what was known is changed by its answer, unless somebody wrote
-/// meanwhile.
+/// The question whether a repository has a blob. Its answer is dropped if a write ends first.
 #[derive(Debug)]
 pub(super) struct BlobClaim {
     link: Question<BlobLink>,
     missing: runtime::generation::Question<super::negative_cache::NegativeKey>,
 }
 
-/// What to answer a blob's GET with.
+/// The answer to a GET of a blob.
 #[derive(Debug)]
 pub struct BlobAnswer {
-    /// In bytes; unknown while an upstream sends it without a length.
+    /// In bytes; unknown while the upstream sends the blob without a length.
     pub size: Option<u64>,
     pub cache: CacheStatus,
     pub(super) content: Content,
@@ -60,21 +59,21 @@ pub struct BlobAnswer {
 pub(super) enum Content {
     Stored(StoredBlob),
     Fill(Follower, FillSource),
-    /// There is no room in the store.
+    /// The store has no room.
     PassThrough(FillSource, FillKey),
 }
 
 /// Where a blob's bytes are.
 pub(super) enum BlobLocation {
     Store,
-    /// They come with this fill.
+    /// They are being fetched by this fill.
     Fill(Follower),
     /// They cannot be stored.
     PassThrough,
 }
 
 impl BlobAnswer {
-    /// With content that is stored.
+    /// An answer with stored content.
     pub fn stored(blob: StoredBlob, cache: CacheStatus) -> Self {
         Self {
             size: Some(blob.size()),
@@ -91,8 +90,8 @@ impl BlobAnswer {
         }
     }
 
-    /// Whether one reader can go from part to part ([`Reader::seek`]); where there is no room in the
-    /// store, each would have to be asked for upstream.
+    /// Whether one reader can read several parts ([`Reader::seek`]). Without room in the store, each part would
+    /// need a request of its own.
     pub const fn is_seekable(&self) -> bool {
         match self.content {
             Content::Stored(_) | Content::Fill(..) => true,
@@ -100,7 +99,7 @@ impl BlobAnswer {
         }
     }
 
-    /// Waits until the length is known, for a client that knows no other end of a body.
+    /// Waits until the length is known, for a client that needs it to delimit the body.
     pub async fn settled(mut self) -> Self {
         let Content::Fill(follower, _) = &mut self.content else {
             return self;
@@ -120,7 +119,7 @@ impl BlobAnswer {
     /// Opens the body, whole or in part. A part needs a known size.
     ///
     /// # Errors
-    /// What the upstream said, where it has to be asked again.
+    /// The upstream's refusal of a pass-through, or why it could not be asked.
     pub async fn open(self, span: Option<Span>) -> Result<Reader, MirrorError> {
         let whole = Span {
             first: 0,
@@ -135,7 +134,7 @@ impl BlobAnswer {
                 Reader::fill(follower, source, self.size, part.first, end)
             }
             Content::PassThrough(source, key) => {
-                // Only a body read from its first to its last byte can be verified.
+                // Only a body that is read from its first to its last byte can be verified.
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
                 let body = source.body(&key, offset, stop, self.size).await;
@@ -154,10 +153,10 @@ impl BlobAnswer {
 }
 
 impl Mirror {
-    /// A blob with its bytes, as they arrive if they are not here yet.
+    /// A blob with its bytes: as they arrive, if they are not stored yet.
     ///
     /// # Errors
-    /// What the upstream said, where it had to be asked.
+    /// The upstream's refusal, or why it could not be asked.
     pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let state = &self.state;
@@ -180,7 +179,7 @@ impl Mirror {
                 }
                 CacheStatus::HIT
             } else {
-                // The bytes came through another repository; this one's claim costs a HEAD.
+                // The bytes were fetched through another repository; this one's claim costs a HEAD.
                 let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
@@ -198,23 +197,22 @@ impl Mirror {
     /// A blob without its bytes: a HEAD never downloads.
     ///
     /// # Errors
-    /// What the upstream said, where it had to be asked.
+    /// The upstream's refusal, or why it could not be asked.
     pub async fn blob_head(
         &self,
         permit: &Permit,
         digest: &Digest,
     ) -> Result<BlobHead, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
-        let state = &self.state;
-        let link = match state.blob_link(permit, digest).await {
-            None if state.missing.contains(&negative_key(permit, digest)) => {
+        let link = match self.state.blob_link(permit, digest).await {
+            None if self.state.missing.contains(&negative_key(permit, digest)) => {
                 return Err(ResourceKind::Blob.remembered_unknown());
             }
-            None => state.peer_blob_link(&origin, permit, digest).await,
+            None => self.state.peer_blob_link(&origin, permit, digest).await,
             link => link,
         };
         let local_size = match &link {
-            Some(link) => state.local_length(&origin, permit, digest, link).await,
+            Some(link) => self.state.local_length(&origin, permit, digest, link).await,
             None => None,
         };
         if let (Some(link), Some(size), HeadPolicy::Cached) = (&link, local_size, origin.heads()) {
@@ -248,8 +246,8 @@ impl Mirror {
         })
     }
 
-    /// Asks whether the repository has the blob, and links it if so; says how long it is, and whether somebody else
-    /// had asked.
+    /// Asks the upstream or the fallback whether the repository has the blob, and links it if so; returns its length,
+    /// and whether the request was collapsed into another one.
     pub(super) async fn claim_blob(
         &self,
         origin: &OriginView,
@@ -299,7 +297,7 @@ impl Mirror {
         Ok((size, collapsed))
     }
 
-    /// Asks behind an answer whether the repository still has a blob.
+    /// Revalidates a blob's link behind an answer.
     fn recheck_blob(&self, origin: &OriginView, permit: &Permit, digest: &Digest) {
         let (mirror, origin, permit, digest) =
             (self.clone(), origin.clone(), permit.clone(), *digest);
@@ -335,7 +333,7 @@ impl MirrorState {
             })
     }
 
-    /// The link that another node made, while it is fresh.
+    /// A peer's link of a blob, while it is fresh.
     async fn peer_blob_link(
         &self,
         origin: &OriginView,
@@ -349,7 +347,7 @@ impl MirrorState {
         self.store.records.open_shared(&key, accepts).await
     }
 
-    /// How long a linked blob is that is here, or is had from the fallback.
+    /// The length of a linked blob that is stored, or that the fallback supplies.
     async fn local_length(
         &self,
         origin: &OriginView,
@@ -361,8 +359,8 @@ impl MirrorState {
             return Some(blob.size());
         }
         let repository = permit.repository();
-        let given = self.fallback_blob(origin, repository, digest).await;
-        link.size.filter(|_| given.is_some())
+        let supplied = self.fallback_blob(origin, repository, digest).await;
+        link.size.filter(|_| supplied.is_some())
     }
 
     /// Begins to ask whether a repository has a blob.
@@ -377,7 +375,7 @@ impl MirrorState {
         }
     }
 
-    /// What a source's refusal means for the client; what the upstream does not have is remembered.
+    /// Maps a source's failure to the client's error, and remembers a 404.
     pub(super) async fn blob_error(
         &self,
         origin: &OriginView,

@@ -1,9 +1,8 @@
-//! The bucket as the first source of everything: what another node fetched, or learned, is not asked of the
-//! upstream again.
+//! The bucket as the first source: content that a peer fetched is not fetched from the upstream again.
 //!
-//! Rights come first as everywhere: bytes are taken from the bucket only for a repository that is known to have
-//! them. A body from the bucket is staged apart and shown to nobody before it is verified, so that one that lies or
-//! fails costs time and nothing else; its readers know its length meanwhile.
+//! Rights come first: bytes are downloaded from the bucket only for a repository that is known to have
+//! them. A body from the bucket is staged apart and not published before it is verified, so that a wrong or broken
+//! one costs only time; readers know its length meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,24 +19,24 @@ use store::{
 };
 use telemetry::metrics::{self, BucketEvent};
 
-/// How long a fill waits for another node that fetches the same, and how often it looks.
+/// How long a fill waits for a peer that fetches the same, and how often it looks.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// At which of these looks it asks for the lease again, in case the other one gave it up.
+/// At every how many looks it asks for the lease again, in case the peer gave it up.
 const LEASE_EVERY: u32 = 4;
-/// How long the bytes may take that nobody sees before the last is verified; it is judged after a while.
+/// The longest that a download from the bucket may be expected to take; it is judged after [`JUDGED_AFTER`].
 const SLOW_AFTER: Duration = Duration::from_secs(60);
-/// The same where nobody knows the length: its readers have no headers yet.
+/// The same for a body of unknown length: its readers have no headers yet.
 const SHORT_SLOW_AFTER: Duration = Duration::from_secs(10);
 const JUDGED_AFTER: Duration = Duration::from_secs(5);
 
 impl MirrorState {
-    /// A small body that another node fetched, kept here.
+    /// Fetches a small body that a peer wrote to the bucket, and stores it.
     pub(super) async fn fetch_from_bucket(&self, digest: &Digest) -> Option<Bytes> {
         let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
-        let (blobs, wanted, kept) = (self.store.blobs.clone(), *digest, bytes.clone());
-        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &kept)).await {
-            Ok(Err(error)) => warn_degraded("a manifest cannot be kept", &error),
+        let (blobs, wanted, body) = (self.store.blobs.clone(), *digest, bytes.clone());
+        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &body)).await {
+            Ok(Err(error)) => warn_degraded("a manifest cannot be stored", &error),
             Ok(Ok(())) => self.contents.cache_in_memory(*digest, &bytes),
             Err(_) => {}
         }
@@ -45,15 +44,15 @@ impl MirrorState {
     }
 }
 
-/// What the bucket came to for a fill.
+/// The outcome of asking the bucket for a fill.
 pub(super) enum BucketOutcome {
     Done(Arc<OpenFile>),
-    /// The upstream is asked, while others wait for us if there is a lease.
+    /// The upstream is asked; peers wait meanwhile if there is a lease.
     Upstream(Option<Lease>),
 }
 
 impl Download {
-    /// Fills from the bucket, or finds out who asks the upstream.
+    /// Fills from the bucket, or decides by a lease which node asks the upstream.
     pub(super) async fn try_bucket(&mut self, source: &FillSource) -> BucketOutcome {
         let bucket = self.fills.state.store.bucket();
         let (Some(bucket), Some(digest)) = (bucket.cloned(), self.bucket_digest(source)) else {
@@ -90,7 +89,7 @@ impl Download {
         }
     }
 
-    /// Has what was committed written to the bucket.
+    /// Writes the committed blob to the bucket, behind the fill.
     pub(super) fn write_to_bucket(&self, source: &FillSource, lease: Option<Lease>) {
         let store = &self.fills.state.store;
         if let (Some(bucket), Some(digest)) = (store.bucket(), self.bucket_digest(source)) {
@@ -98,13 +97,13 @@ impl Download {
         }
     }
 
-    /// The digest under which other nodes share what a source has; `None` for what they do not share.
+    /// The digest under which peers share a source's content; `None` if they do not share it.
     fn bucket_digest(&self, source: &FillSource) -> Option<Digest> {
         source.blob()?;
         self.fill.key.digest()
     }
 
-    /// Takes a body from the bucket, once the source's repository is known to have it.
+    /// Downloads a body from the bucket, once the source's repository is known to have it.
     async fn download_from_bucket(
         &mut self,
         bucket: &Bucket,
@@ -119,7 +118,7 @@ impl Download {
             return None;
         }
         let blobs = self.fills.state.store.blobs.clone();
-        // What the upstream cannot bring either is said there.
+        // Without room the download from the upstream fails too, and reports it.
         let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
         self.announce_total(size);
         let slow_after = size.map_or(SHORT_SLOW_AFTER, |_| SLOW_AFTER);
@@ -133,7 +132,7 @@ impl Download {
         }
         let written = staged.written();
         if written < object.size {
-            tracing::info!(target: "fill", %digest, written, "the bucket did not give it all in time");
+            tracing::info!(target: "fill", %digest, written, "the bucket did not send all of it in time");
             return None;
         }
         let blob = match commit(staged).await? {
@@ -143,7 +142,7 @@ impl Download {
                 return None;
             }
             Err(error) => {
-                warn_degraded("a blob cannot be kept", &error);
+                warn_degraded("a blob cannot be stored", &error);
                 return None;
             }
         };
@@ -155,7 +154,7 @@ impl Download {
         Some(blob.file.clone())
     }
 
-    /// Makes sure that the source's repository has the blob, and says how long that is, where it is known.
+    /// Makes sure that the source's repository has the blob; `Some` with its length, if known.
     async fn confirmed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
         let (origin, repository) = source.blob()?;
         let key = BlobKey::new(origin.registry(), repository, digest);
@@ -163,14 +162,14 @@ impl Download {
             return Some(link.size);
         }
         let claim = self.ask_link(source);
-        // Where it refuses, asking it for the bytes says why.
+        // A refusal is reported when the bytes are asked for.
         let size = origin.upstream().ok()?.blob_head(repository, digest).await;
         let size = size.ok()?;
         self.record_link(source, claim, size).await;
         Some(size)
     }
 
-    /// Tells readers how long it will be, or that this is unknown again.
+    /// Publishes the length, or that it is unknown again.
     fn announce_total(&self, total: Option<u64>) {
         let progress = &self.fill.progress;
         progress.send_modify(|progress| progress.total = total);
@@ -183,7 +182,7 @@ async fn commit(staged: StagedBlob) -> Option<Result<Blob, CommitError>> {
         .ok()
 }
 
-/// Whether a body takes longer than its readers should wait for its first byte.
+/// Whether a body would take longer than its readers should wait for the first byte.
 fn is_slow(written: u64, size: u64, elapsed: Duration, slow_after: Duration) -> bool {
     let whole = elapsed.as_millis() * u128::from(size) / u128::from(written.max(1));
     elapsed >= JUDGED_AFTER && whole > slow_after.as_millis()

@@ -258,7 +258,7 @@ impl MirrorState {
         let (upstream, repository) = (origin.upstream().map_err(refused)?, permit.repository());
         let class = AcceptClass::Full;
         let records = &self.store.records;
-        let asked = match reference {
+        let question = match reference {
             Reference::Digest(digest) => {
                 Some(records.ask(&ManifestKey::new(permit.registry(), repository, digest)))
             }
@@ -273,11 +273,11 @@ impl MirrorState {
             head => head,
         };
         let head = head.map_err(refused)?;
-        if let (Reference::Digest(digest), Some(asked)) = (reference, asked)
+        if let (Reference::Digest(digest), Some(question)) = (reference, question)
             && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {
             let link = confirmed_link(kind, size);
-            self.confirm_link(&asked, permit.registry(), repository, digest, link)
+            self.confirm_link(&question, permit.registry(), repository, digest, link)
                 .await;
         }
         Ok(())

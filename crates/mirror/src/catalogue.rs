@@ -1,7 +1,7 @@
-//! The names that a registry has, as far as whoever asks may pull them.
+//! The repository names of a registry that a viewer may pull.
 //!
-//! A page is filled across the upstream's pages, so that nobody can tell from a short one how much they do
-//! not see. Pages are not kept; searches look through a list that is up to a minute old.
+//! A page is filled across the upstream's pages, so that its length does not tell how many names are hidden. Pages
+//! are not cached; searches look through a list that is up to a minute old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use oci::v2::Query;
 use store::{KnownRepository, warn_degraded};
 use upstream::UpstreamError;
 
-/// The longest page that registries give (distribution's `catalog.maxentries`).
+/// The longest page that registries send (distribution's `catalog.maxentries`).
 const LONGEST_PAGE: usize = 1000;
 
-/// What is searched of one registry, in how many questions at most, and how long it is believed.
+/// The most names searched of one registry, the most requests for them, and how long they are fresh.
 const MAX_NAMES: usize = 50_000;
 const MAX_REQUESTS: usize = 64;
 const NAMES_TTL: Duration = Duration::from_secs(60);
-/// Of how many registries that is kept.
+/// The most registries whose names are cached.
 const MAX_REGISTRIES: u64 = 64;
 
-/// All names of a registry, for searches.
+/// The cache of all names of registries, for searches.
 pub(super) type NameCache = moka::sync::Cache<Registry, Arc<[Repository]>>;
 
 pub(super) fn name_cache() -> NameCache {
@@ -37,31 +37,31 @@ pub(super) fn name_cache() -> NameCache {
         .build()
 }
 
-/// Names of one registry.
+/// A page of one registry's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePage {
     pub names: Vec<Repository>,
-    /// Whether there are more that the viewer may pull, or may be: the budget was not enough to know.
+    /// Whether there are, or may be, more that the viewer may pull: the budget was not enough to know.
     pub more: bool,
 }
 
-/// How often upstreams may still be asked for one answer.
+/// How many more upstream requests one answer may cost.
 #[derive(Debug)]
 pub struct RequestBudget(pub usize);
 
 impl MirrorError {
-    /// A page for which the budget was not enough to find a single name.
+    /// The error if the budget was not enough to find a single name.
     pub fn too_sparse() -> Self {
-        let sparse = "among very many names there is none to be seen";
+        let sparse = "too many of its names are hidden from this client";
         Self::Unusable(Arc::new(UpstreamError::Protocol(sparse)))
     }
 }
 
 impl Mirror {
-    /// Up to `n` names of a registry, those behind `after`, in the upstream's order.
+    /// Up to `n` names of a registry, those after `after`, in the upstream's order.
     ///
     /// # Errors
-    /// What the upstream said; [`MirrorError::Unknown`] where it has no catalogue.
+    /// The upstream's refusal, or why it could not be asked; [`MirrorError::Unknown`] if it has no catalogue.
     pub async fn catalogue(
         &self,
         viewer: &Viewer<'_>,
@@ -71,27 +71,27 @@ impl Mirror {
         budget: &mut RequestBudget,
     ) -> Result<NamePage, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
-        let seen = |name: &Repository| {
+        let may_pull = |name: &Repository| {
             viewer
                 .may_pull(&RepositoryName::new(registry, name))
                 .is_some()
         };
-        let listed = if !origin.has_upstream() {
+        let page = if origin.has_upstream() {
+            collect_names(&origin, may_pull, after, n, budget).await?
+        } else {
             NamePage {
                 names: Vec::new(),
                 more: false,
             }
-        } else {
-            collect_names(&origin, seen, after, n, budget).await?
         };
         let state = &self.state;
         state
-            .merge_fallback_names(&origin, seen, after, n, budget, listed)
+            .merge_fallback_names(&origin, may_pull, after, n, budget, page)
             .await
     }
 
-    /// The names of a registry that the viewer may pull, up to 50,000 of all that it has, and up to a minute
-    /// old. The first who asks has them fetched for all; it goes on when nobody waits any more.
+    /// The names of a registry that the viewer may pull, among its first 50,000, and up to a minute
+    /// old. All searches share one fetch, which continues when their clients leave.
     ///
     /// # Errors
     /// As [`Mirror::catalogue`].
@@ -124,26 +124,24 @@ impl Mirror {
             let (all, _) = state.name_requests.join(registry.clone(), start).await;
             all.unwrap_or(Err(MirrorError::Internal))?
         };
-        let seen = |name: &Repository| {
-            let seen = viewer
-                .may_pull(&RepositoryName::new(registry, name))
-                .is_some();
-            seen.then(|| name.clone())
+        let may_pull = |name: &Repository| {
+            let permit = viewer.may_pull(&RepositoryName::new(registry, name));
+            permit.is_some().then(|| name.clone())
         };
-        Ok(filter_map_yielding(&all, seen).await)
+        Ok(filter_map_yielding(&all, may_pull).await)
     }
 }
 
-/// Up to `n` names that are `seen`, those behind `after`, in the upstream's order.
+/// Up to `n` names that the viewer may pull, those after `after`, in the upstream's order.
 async fn collect_names(
     origin: &OriginView,
-    seen: impl Fn(&Repository) -> bool,
+    may_pull: impl Fn(&Repository) -> bool,
     after: Option<&str>,
     n: usize,
     budget: &mut RequestBudget,
 ) -> Result<NamePage, MirrorError> {
     let mut found = Vec::new();
-    // One more than is wanted tells whether there are more.
+    // One name more tells whether there are more.
     let mut ask_for = (n + 1).min(LONGEST_PAGE);
     let mut query = Query::default().with("n", &ask_for.to_string());
     if let Some(after) = after {
@@ -151,16 +149,16 @@ async fn collect_names(
     }
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
-        let v2 = origin.upstream().map_err(catalogue_error)?;
-        let page = v2
+        let upstream = origin.upstream().map_err(catalogue_error)?;
+        let page = upstream
             .catalogue(&query, origin.visibility() == Visibility::PublicOnly)
             .await;
         let page = page.map_err(catalogue_error)?;
-        // Some registries know no pages: everything comes, from the first name on.
+        // Some registries do not paginate: they send everything, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);
         for name in page.names.iter().skip(known.map_or(0, |at| at + 1)) {
             let name = name.parse::<Repository>().ok();
-            match name.filter(&seen) {
+            match name.filter(&may_pull) {
                 Some(_) if found.len() == n => {
                     return Ok(NamePage {
                         names: found,
@@ -187,8 +185,8 @@ async fn collect_names(
 }
 
 impl Mirror {
-    /// The repositories of which something is here, those that the viewer may pull. Where a registry decides
-    /// for each caller there are none: what is here says nothing of what it would give them.
+    /// The repositories with cached content that the viewer may pull. None for a registry that decides for each
+    /// caller: the cache does not tell what it would show them.
     pub async fn cached_names(&self, viewer: &Viewer<'_>, registry: &Registry) -> Vec<Repository> {
         let Some(origin) = self.state.origins.get(registry) else {
             return Vec::new();
@@ -203,28 +201,29 @@ impl Mirror {
                 return Vec::new();
             }
         };
-        let seen = |known: &KnownRepository| {
+        let is_visible = |known: &KnownRepository| {
             (known.public || origin.visibility() != Visibility::PublicOnly)
                 && viewer
                     .may_pull(&RepositoryName::new(registry, &known.repository))
                     .is_some()
         };
-        let seen = |known: &KnownRepository| seen(known).then(|| known.repository.clone());
-        filter_map_yielding(&known, seen).await
+        let may_pull =
+            |known: &KnownRepository| is_visible(known).then(|| known.repository.clone());
+        filter_map_yielding(&known, may_pull).await
     }
 }
 
-/// What is picked of many. Whoever else is served by this thread is not held up meanwhile.
-pub async fn filter_map_yielding<T, U>(all: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
-    /// How many are looked at without a break.
+/// `filter_map` over a long slice that yields to other tasks of the thread.
+pub async fn filter_map_yielding<T, U>(all: &[T], filter: impl Fn(&T) -> Option<U>) -> Vec<U> {
+    /// The items between two yields.
     const SLICE: usize = 256;
 
-    let mut picked = Vec::new();
+    let mut found = Vec::new();
     for slice in all.chunks(SLICE) {
-        picked.extend(slice.iter().filter_map(&pick));
+        found.extend(slice.iter().filter_map(&filter));
         tokio::task::yield_now().await;
     }
-    picked
+    found
 }
 
 fn catalogue_error(error: UpstreamError) -> MirrorError {

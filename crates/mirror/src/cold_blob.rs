@@ -1,4 +1,4 @@
-//! Blobs that are not stored: a request joins a fill, and joins another where that one ended without it.
+//! Blobs that are not stored: a request joins a fill, and joins another if that one ended before it was asked for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,41 +15,41 @@ use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use upstream::UpstreamError;
 
-/// How long a client waits for the first sign of a cold blob.
+/// How long a client waits for the headers of a cold blob.
 const HEADER_DEADLINE: Duration = Duration::from_secs(25);
-/// How often a request joins another fill because one ended with what others were told.
+/// How often a request joins another fill because one ended with another source's error.
 const MOST_JOINS: u32 = 3;
 
-/// How far a request for a cold blob is.
+/// The state of a request for a cold blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ColdRequest {
     source_kind: ColdSource,
     /// Whether the repository is known to have it.
     claim: SourceClaim,
-    /// Fills joined again because one ended with what others were told.
+    /// Fills joined again because one ended with another source's error.
     joins: u32,
 }
 
-/// Where a request gets its bytes from.
+/// The kind of source that a request asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColdSource {
-    /// Who may have what the fallback gave out was looked up.
+    /// The right to the fallback's content is checked already.
     Fallback,
     Upstream,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColdEvent {
-    /// A fill is under way from other repositories.
+    /// A fill is in progress from other repositories.
     Unclaimed,
-    /// The fill gave its slot up before it saw this request.
+    /// The fill yielded its slot before this request joined.
     Paused,
     Failed {
-        /// Whether the source does not have it, or has something else.
+        /// Whether the source does not have the content, or sent other bytes.
         lost: bool,
-        /// Whether the fill ended by what another source said, before it came to this one.
+        /// Whether the fill ended by another source's error, before it asked this one.
         ended_without: bool,
-        /// Whether it had been asked for before this request came, and the upstream said 404.
+        /// Whether the upstream answered 404 to a fill that began before this request.
         too_early: bool,
     },
 }
@@ -60,7 +60,7 @@ enum ColdStep {
     Join,
     /// Asks whether the repository has it, then joins.
     Claim,
-    /// Answers with why there is none.
+    /// Answers with the error.
     Refuse,
 }
 
@@ -77,7 +77,7 @@ impl ColdRequest {
                 (Self { claim, ..self }, ColdStep::Claim)
             }
             (_, ColdEvent::Paused) => (self, ColdStep::Join),
-            // The fallback has it no more. The v2 side may.
+            // The fallback no longer has it. The upstream may.
             (ColdSource::Fallback, ColdEvent::Failed { lost: true, .. }) => {
                 let source_kind = ColdSource::Upstream;
                 (
@@ -98,7 +98,7 @@ impl ColdRequest {
                 let joins = joins + 1;
                 (Self { joins, ..self }, ColdStep::Join)
             }
-            // It may have been asked for before it was put there, of which the claim tells.
+            // The 404 may be older than the upload that the claim proves.
             (
                 ColdSource::Upstream,
                 ColdEvent::Failed {
@@ -127,8 +127,8 @@ impl Mirror {
             origin: origin.clone(),
             repository: permit.repository().clone(),
         });
-        let given = state.fallback_blob(origin, permit.repository(), digest);
-        let (source_kind, fallback) = match given.await {
+        let supplied = state.fallback_blob(origin, permit.repository(), digest);
+        let (source_kind, fallback) = match supplied.await {
             Some(FallbackBlob::Rebuilt(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();
                 let cache = cache.detail("converted");
@@ -169,7 +169,7 @@ impl Mirror {
         }
     }
 
-    /// Joins the fill of a blob, and waits until its length is known.
+    /// Joins the fill of a blob, and waits until its length or failure is known.
     async fn join_blob(
         &self,
         digest: &Digest,
@@ -226,7 +226,7 @@ impl Mirror {
     }
 }
 
-/// Waits until a fill knows its length, or why this source gave nothing, for as long as a client does.
+/// Waits until a fill knows its length, or why this source failed, for as long as a client waits.
 pub(super) async fn opened(
     follower: &mut Follower,
     source: &FillSource,
@@ -244,7 +244,7 @@ async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u6
         {
             let progress = progress.borrow_and_update();
             match &progress.phase {
-                // The bucket has it, and its length is known from elsewhere.
+                // The bucket has it, and the claim told its length.
                 Phase::Waiting if progress.total.is_some() => return Ok(progress.total),
                 Phase::Waiting => {}
                 Phase::Streaming { .. } => return Ok(progress.total),
@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    /// What a series of events leads to, step by step.
+    /// The steps that a series of events leads to.
     fn steps(source_kind: ColdSource, claim: SourceClaim, events: &[ColdEvent]) -> Vec<ColdStep> {
         let mut request = ColdRequest {
             source_kind,
@@ -305,14 +305,14 @@ mod tests {
                 &[Join; 9],
             ),
             (ColdSource::Upstream, Proven, &[LOST], &[Refuse]),
-            // What others were told ends a request after a few tries.
+            // Other sources' errors end a request after a few tries.
             (
                 ColdSource::Upstream,
                 Unproven,
                 &[WITHOUT; 4],
                 &[Join, Join, Join, Refuse],
             ),
-            // One that is claimed asks once more where the 404 may be older than the claim.
+            // A proven claim asks once more, since the 404 may be older.
             (
                 ColdSource::Upstream,
                 Proven,
@@ -332,7 +332,7 @@ mod tests {
                 &[TOO_EARLY, WITHOUT],
                 &[Join, Refuse],
             ),
-            // What the fallback lost, the v2 side may have; what it cannot say is the answer.
+            // The upstream is asked for what the fallback lost; another failure of the fallback is the answer.
             (
                 ColdSource::Fallback,
                 Unproven,

@@ -1,6 +1,6 @@
-//! Content by digest: what is stored, what is in memory of it, and what is on its way.
+//! Content by digest: the store, its in-memory cache, and the fills.
 //!
-//! Whose it is and who may have it is decided before; here is only what the bytes are.
+//! The right to content is checked before; this module knows bytes only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use oci::digest::Digest;
 use store::{Blob, CommitError, Store, warn_degraded};
 use upstream::UpstreamError;
 
-/// What is kept in memory of small bodies, in KiB.
+/// The capacity of the in-memory cache of small bodies, in KiB.
 const MEMORY_KIB: u64 = 16 << 10;
-/// The largest body that is kept in memory, in bytes.
+/// The largest body that is cached in memory, in bytes.
 pub(super) const MAX_MEMORY_BODY: u64 = 64 << 10;
-/// How long a fill may be without progress for who needs all of it.
+/// How long [`Contents::fill_whole`] waits without progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Content by digest. Cloning is cheap.
@@ -51,7 +51,7 @@ impl StoredBlob {
 }
 
 impl Contents {
-    /// `limit` fills run at once, on `fills_on`, so that their disk writes do not stall serving.
+    /// Up to `limit` fills run at once, on `fills_on`, so that their disk writes do not stall serving.
     pub fn new(store: Arc<Store>, limit: usize, fills_on: tokio::runtime::Handle) -> Self {
         let memory = moka::sync::Cache::builder()
             .max_capacity(MEMORY_KIB)
@@ -69,11 +69,11 @@ impl Contents {
         &self.store
     }
 
-    /// A body of at most `most` bytes: from memory, or from the disk into memory. `None` when it is not here, or
-    /// longer, of which nothing is read.
+    /// A body of at most `most` bytes, from memory or disk. `None` if it is not stored, or longer: then none of
+    /// it is read.
     ///
     /// # Errors
-    /// [`MirrorError::Disk`] when it cannot be read.
+    /// [`MirrorError::Disk`] if it cannot be read.
     pub async fn load_small(
         &self,
         digest: &Digest,
@@ -99,8 +99,8 @@ impl Contents {
         Ok(bytes)
     }
 
-    /// A stored blob, of that size where a link knows it; small ones stay in memory. A disk that cannot say counts
-    /// as absent: slower, not wrong.
+    /// A stored blob, of `size` if a link knows it; small ones are cached in memory. An unreadable disk counts
+    /// as a miss: slower, not wrong.
     pub async fn open(&self, digest: &Digest, size: Option<u64>) -> Option<StoredBlob> {
         if let Some(bytes) = self.memory.get(digest) {
             self.store.blobs.touch(digest);
@@ -121,26 +121,26 @@ impl Contents {
         if blob.size <= MAX_MEMORY_BODY
             && let Ok(bytes) = self.load_small(digest, MAX_MEMORY_BODY).await
         {
-            // Or it was damaged.
+            // `None` if it was damaged.
             return bytes.map(StoredBlob::Memory);
         }
         Some(StoredBlob::File(blob))
     }
 
-    /// Stores a small body. Where the disk cannot, who needs it has it made again.
+    /// Stores a small body. If the disk fails, it is rebuilt when it is next needed.
     pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
         self.cache_in_memory(digest, &bytes);
         let blobs = self.store.blobs.clone();
-        let kept = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
-        if let Ok(Err(CommitError::Io(error))) = kept {
+        let stored = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
+        if let Ok(Err(CommitError::Io(error))) = stored {
             warn_degraded("a small body cannot be stored", &error);
         }
     }
 
-    /// What a foreign source has, as it arrives. Who may have it was decided before.
+    /// The content of a foreign source, as it arrives. The right to it is checked before.
     ///
     /// # Errors
-    /// What the source said.
+    /// Why the source failed.
     pub async fn fill(
         &self,
         key: FillKey,
@@ -152,7 +152,7 @@ impl Contents {
             let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
             let (size, cache, content) = match opened(&mut follower, &source).await {
                 Ok(size) => (size, cache.stored(), Content::Fill(follower, source)),
-                // It gave its slot up before it saw us: it goes on for us.
+                // The fill yielded its slot before this request joined: joining resumes it.
                 Err(FillError::Paused) => continue,
                 Err(FillError::NoRoom { total }) => {
                     let content = Content::PassThrough(source, key);
@@ -168,10 +168,10 @@ impl Contents {
         }
     }
 
-    /// Waits until what a foreign source has is stored.
+    /// Waits until the content of a foreign source is stored.
     ///
     /// # Errors
-    /// What the source said; [`FillError::Paused`] where other fills needed the slot.
+    /// Why the source failed; [`FillError::Paused`] if other fills needed the slot.
     pub async fn fill_whole(
         &self,
         key: FillKey,
@@ -191,14 +191,14 @@ impl Contents {
         }
     }
 
-    /// Keeps a small body in memory.
+    /// Caches a small body in memory.
     pub(super) fn cache_in_memory(&self, digest: Digest, bytes: &Bytes) {
         if bytes.len() as u64 <= MAX_MEMORY_BODY {
             self.memory.insert(digest, bytes.clone());
         }
     }
 
-    /// The fill of a content that its source is known to have, and whether it was under way already.
+    /// Joins or starts the fill of content that its source is known to have; says whether it was in progress.
     fn join(&self, key: FillKey, source: &FillSource) -> (Follower, bool) {
         loop {
             if let Joined::Fill {

@@ -1,4 +1,4 @@
-//! What a cached read can come to instead of an answer.
+//! Why a read has no answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::fill::FillError;
 use super::freshness::StaleReason;
 use upstream::UpstreamError;
 
-/// What a client is told to wait when there is no slot.
+/// The `Retry-After` when no slot is free.
 pub const BUSY_RETRY: Duration = Duration::from_secs(5);
 
-/// What a client is told to wait when there is no room.
+/// The `Retry-After` when the store has no room.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(30);
 
-/// Why there is no answer. The client gets the message, the log gets the chain.
+/// Why a read has no answer. The client gets the message, the log gets the chain of sources.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MirrorError {
     #[error("the registry is not served here")]
@@ -24,22 +24,21 @@ pub enum MirrorError {
     #[error("the {} is unknown to the registry", kind.as_str())]
     Unknown {
         kind: ResourceKind,
-        /// Whether the upstream said so a short while ago, rather than now.
+        /// Whether this is a remembered 404, rather than the upstream's answer now.
         remembered: bool,
     },
     #[error("denied by the upstream registry: it refused the gateway's account")]
     Denied,
-    /// 401 of a registry whose clients bring the login, to our account or token or to none.
-    #[error("the upstream registry wants a login that the gateway does not have")]
+    /// A registry whose clients log in themselves answered 401 to the gateway's account or token, or to none.
+    #[error("the upstream registry requires a login that the gateway does not have")]
     LoginRequired,
-    /// The registry decides for each caller, and wants another login from this one: its challenges, as it
-    /// wrote them.
-    #[error("the registry wants a login for this")]
+    /// The registry decides for each caller, and requires another login of this one: its challenges, verbatim.
+    #[error("the registry requires a login for this")]
     Challenged(Vec<HeaderValue>),
-    /// The registry decides for each caller, and this one may not.
+    /// The registry decides for each caller, and denies this one.
     #[error("the registry does not allow this")]
     CallerDenied,
-    /// Our account may read it, everybody may not.
+    /// The gateway's account may read it, an anonymous client may not.
     #[error("the repository is not public")]
     NotPublic,
     #[error("the upstream registry limits requests; try again later")]
@@ -48,16 +47,16 @@ pub enum MirrorError {
     Busy { retry_after: Duration },
     #[error("the store has no room for this; try again later")]
     NoRoom { retry_after: Duration },
-    /// What only a fallback has is being prepared, which goes on.
+    /// An image that only the fallback has is being prepared, which continues.
     #[error("the image is being converted; try again later")]
     Preparing(Preparation),
-    #[error("the request is longer than can be passed on")]
+    #[error("the request is too long to be forwarded")]
     TooLong,
-    #[error("the upstream registry cannot be asked")]
+    #[error("the upstream registry is unavailable")]
     Unavailable(#[source] Arc<UpstreamError>),
-    #[error("the upstream registry gave an answer that cannot be used")]
+    #[error("the upstream registry sent an unusable answer")]
     Unusable(#[source] Arc<UpstreamError>),
-    #[error("the upstream registry sent other bytes than it promised")]
+    #[error("the upstream registry sent bytes that do not match the digest")]
     DigestMismatch(#[source] Arc<store::CommitError>),
     #[error("the store cannot be read")]
     Disk(#[source] Arc<std::io::Error>),
@@ -65,15 +64,15 @@ pub enum MirrorError {
     Internal,
 }
 
-/// What a request was about.
+/// What a request asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResourceKind {
     Blob,
-    /// By its id.
+    /// An image, by its id.
     Image,
     Manifest,
     Repository,
-    /// Who refers to a manifest, of a registry that does not know such a question.
+    /// The referrers of a manifest, of a registry that lacks the referrers API.
     Referrers,
 }
 
@@ -88,7 +87,7 @@ impl ResourceKind {
         }
     }
 
-    /// The 404 of the upstream's that is remembered.
+    /// The error for a remembered 404.
     pub(super) const fn remembered_unknown(self) -> MirrorError {
         MirrorError::Unknown {
             kind: self,
@@ -98,7 +97,7 @@ impl ResourceKind {
 }
 
 impl MirrorError {
-    /// Whether the upstream said that the repository does not have it, or that it is not for us.
+    /// Whether the upstream said that the repository does not have the content, or denied it: links to it end.
     pub(super) fn revokes_link(&self) -> bool {
         matches!(
             self,
@@ -111,7 +110,7 @@ impl MirrorError {
         )
     }
 
-    /// Why something stale may be answered with instead: the upstream cannot answer. `None` when it did.
+    /// Why a stale answer may be served instead: the upstream is unavailable. `None` if it did answer.
     pub const fn stale_reason(&self) -> Option<StaleReason> {
         match self {
             Self::Unavailable(_) => Some(StaleReason::Unavailable),
@@ -120,19 +119,19 @@ impl MirrorError {
         }
     }
 
-    /// The upstream did not answer in the time that the client has.
+    /// The upstream did not answer before the client's deadline.
     pub fn timed_out() -> Self {
         Self::Unavailable(Arc::new(UpstreamError::Timeout))
     }
 
-    /// What cannot pass by uncached does not fit into the store.
+    /// The store has no room for content that cannot pass through uncached.
     pub const fn no_room() -> Self {
         Self::NoRoom {
             retry_after: NO_ROOM_RETRY,
         }
     }
 
-    /// Why a fill came to nothing, as it concerns the client.
+    /// Maps a fill's failure to the client's error.
     pub(super) fn from_fill(error: FillError) -> Self {
         match error {
             FillError::Upstream(error) => Self::from_upstream(error, ResourceKind::Blob),
@@ -145,7 +144,7 @@ impl MirrorError {
         }
     }
 
-    /// The upstream's refusal, as it concerns the client.
+    /// Maps the upstream's refusal to the client's error.
     pub fn from_upstream(error: Arc<UpstreamError>, kind: ResourceKind) -> Self {
         match error.root() {
             UpstreamError::NotFound => Self::Unknown {

@@ -1,8 +1,8 @@
-//! What a registry has beside its v2 side.
+//! The fallback: a second source of a registry's content.
 //!
-//! A [`Fallback`] is asked where the v2 side said 404, and only then; content that it gave out is had from it again
-//! where it was evicted. Lists are of both: a name that only the fallback has is part of the registry. Registries
-//! that decide for each caller, or of which only what is public is served, have none.
+//! A [`Fallback`] is asked only where the upstream answered 404; content that it supplied is fetched from it again after
+//! eviction. Lists are merged from both: a name that only the fallback has is part of the registry. Registries
+//! that decide for each caller, or of which only public content is served, have none.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,25 +22,25 @@ use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
 use store::{ManifestLink, Pointer};
 
-/// What only a fallback has is being prepared under this name, which goes on without who asked.
+/// The name of a preparation in progress; it continues without the client that asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preparation(pub String);
 
-/// Where the bytes of a fallback's blob are to be had that are not stored.
+/// Where the bytes of a fallback's blob come from that is not stored.
 #[derive(Debug)]
 pub enum FallbackBlob {
-    /// Here: they were made anew, and are stored.
+    /// They were rebuilt, and are stored.
     Rebuilt(Bytes),
     Source(Arc<dyn ForeignSource>),
 }
 
-/// What registries have beside their v2 sides.
+/// A second source of the registries' content.
 pub trait Fallback: fmt::Debug + Send + Sync {
-    /// Where a tag points that the v2 side does not have; `None` where the fallback does not have it either. The
+    /// Resolves a tag that the upstream does not have; `None` if the fallback does not have it either. The
     /// manifest and its blobs are linked to the repository.
     ///
     /// # Errors
-    /// [`MirrorError::Preparing`] where it is still to be prepared, and why it could not be asked.
+    /// [`MirrorError::Preparing`] if the image must be prepared first; otherwise why the fallback is unavailable.
     fn tag<'a>(
         &'a self,
         registry: &'a Registry,
@@ -48,10 +48,10 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<Pointer>, MirrorError>>;
 
-    /// Prepares what [`Fallback::tag`] named, and waits for it, but not for too long after `began`.
+    /// Prepares an image that [`Fallback::tag`] named, and waits for it until a deadline counted from `began`.
     ///
     /// # Errors
-    /// [`MirrorError::Preparing`] while it goes on, and why it cannot be prepared.
+    /// [`MirrorError::Preparing`] while it continues; otherwise why the image cannot be prepared.
     fn prepare<'a>(
         self: Arc<Self>,
         registry: &'a Registry,
@@ -60,8 +60,8 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         began: Instant,
     ) -> BoxFuture<'a, Result<(), MirrorError>>;
 
-    /// Links a manifest that the v2 side does not have, or not any more, where it is one that the fallback gave the
-    /// repository and still has.
+    /// Links a manifest that the upstream does not have, or no longer, if the fallback supplied it to the repository
+    /// and still has it.
     fn manifest<'a>(
         &'a self,
         registry: &'a Registry,
@@ -69,7 +69,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<Arc<ManifestLink>>>;
 
-    /// The same of a blob; its length in bytes.
+    /// The same for a blob; returns its length in bytes.
     fn blob<'a>(
         &'a self,
         registry: &'a Registry,
@@ -77,14 +77,14 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<u64>>;
 
-    /// The bytes of a manifest that the fallback gave out, made anew.
+    /// Rebuilds the bytes of a manifest that the fallback supplied.
     fn manifest_bytes<'a>(
         &'a self,
         registry: &'a Registry,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<Bytes>>;
 
-    /// Where the bytes of a blob are to be had that the fallback gave the repository; `None` for all others.
+    /// The bytes of a blob that the fallback supplied to the repository, or their source; `None` for other blobs.
     fn blob_bytes<'a>(
         &'a self,
         registry: &'a Registry,
@@ -92,45 +92,45 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<FallbackBlob>>;
 
-    /// The tags of a repository; `None` where there is none.
+    /// The tags of a repository; `None` if the fallback does not have the repository.
     ///
     /// # Errors
-    /// Why it could not be asked.
+    /// Why the fallback is unavailable.
     fn tags<'a>(
         &'a self,
         registry: &'a Registry,
         repository: &'a Repository,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<String>>, MirrorError>>;
 
-    /// The names of a registry; `None` where it cannot list them. A question costs one of the budget.
+    /// The repository names of a registry; `None` if it cannot list them. Each request is taken from the budget.
     ///
     /// # Errors
-    /// Why it could not be asked.
+    /// Why the fallback is unavailable.
     fn names<'a>(
         &'a self,
         registry: &'a Registry,
         budget: &'a mut RequestBudget,
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>>;
 
-    /// Forgets what is in memory of what a purge removed.
+    /// Drops from memory what a purge removed.
     fn invalidate(&self, target: &Target);
 }
 
 impl MirrorState {
-    /// The fallback of a registry, where it has one.
+    /// The fallback of a registry, if it has one.
     pub(super) fn fallback(&self, origin: &OriginView) -> Option<&Arc<dyn Fallback>> {
         let fallback = self.fallback.as_ref();
         fallback.filter(|_| origin.visibility() == Visibility::Account)
     }
 
-    /// Where a tag points that the v2 side said 404 to.
+    /// Resolves a tag by the fallback, after the upstream's 404.
     pub(super) async fn fallback_tag(
         &self,
         origin: &OriginView,
         key: &TagKey,
     ) -> Result<Option<Pointer>, MirrorError> {
         let (registry, repository, class, tag) = key;
-        // What it has is of the second schema.
+        // Its manifests are schema 2.
         match self.fallback(origin) {
             Some(fallback) if *class != AcceptClass::Schema1 => {
                 fallback.tag(registry, repository, tag).await
@@ -139,7 +139,7 @@ impl MirrorState {
         }
     }
 
-    /// The bytes of a linked manifest that are not stored, where they can be made here.
+    /// The bytes of a linked manifest that is not stored, if the fallback can rebuild them.
     pub(super) async fn fallback_manifest_bytes(
         &self,
         origin: &OriginView,
@@ -149,7 +149,7 @@ impl MirrorState {
         fallback.manifest_bytes(origin.registry(), digest).await
     }
 
-    /// Where the bytes of a blob that is not stored are to be had beside the v2 side.
+    /// The fallback's bytes or source of a blob that is not stored.
     pub(super) async fn fallback_blob(
         &self,
         origin: &OriginView,

@@ -1,7 +1,7 @@
-//! Fills: what one download and its many readers share.
+//! Fills: the state that one download and its many readers share.
 //!
-//! A fill belongs to no request. It writes to a staged file and publishes how far it is; whoever reads
-//! follows. Its last chunk is held back until length and digest match, so that nobody ever receives a
+//! A fill belongs to no request. It writes to a staged file and publishes its progress, which readers
+//! follow. Its tail is held back until length and digest match, so that no client ever receives a
 //! complete body that is wrong.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,32 +17,32 @@ use oci::name::Registry;
 use store::{CommitError, OpenFile, Store};
 use upstream::UpstreamError;
 
-/// What is held back of a body until it is verified, in bytes.
+/// The tail of a body that is held back until it is verified, in bytes.
 pub(super) const TAIL: u64 = 64 << 10;
-/// Side requests that one fill allows.
+/// The most side requests of one fill at once.
 const SIDE_REQUESTS: usize = 4;
-/// How many partials of an earlier process are hashed at once.
+/// The most partials of an earlier process that are hashed at once.
 const HASHED_AT_ONCE: usize = 2;
 
-/// Why a fill, or one of its sources, came to nothing.
+/// Why a fill, or one of its sources, failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FillError {
-    #[error("the upstream did not give it")]
+    #[error("the upstream did not supply it")]
     Upstream(#[source] Arc<UpstreamError>),
-    #[error("what the upstream gave cannot be kept")]
+    #[error("the upstream's bytes cannot be stored")]
     Commit(#[source] Arc<CommitError>),
     /// The store has no room or cannot be written; the bytes can still pass through.
-    #[error("the store cannot keep it")]
+    #[error("the store has no room or cannot be written")]
     NoRoom { total: Option<u64> },
-    #[error("other fills need the slot; it goes on later")]
+    #[error("other fills need the slot; it resumes later")]
     Paused,
-    #[error("too many fills are under way")]
+    #[error("too many fills are in progress")]
     Busy,
     #[error("the fill ended without a result")]
     Lost,
 }
 
-/// How far a fill is.
+/// The progress of a fill.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     pub phase: Phase,
@@ -50,9 +50,9 @@ pub(super) struct Progress {
     pub total: Option<u64>,
     /// Bytes in the staged file.
     pub written: u64,
-    /// Counts the staged files: a source that lied is given up with all it sent.
+    /// Counts the staged files: wrong bytes are discarded with their file.
     pub generation: u32,
-    /// Counts refusals, so that a change wakes those who wait.
+    /// Counts refusals, so that a change wakes the readers.
     pub refusals: usize,
 }
 
@@ -72,7 +72,7 @@ pub(super) enum Phase {
 }
 
 impl Progress {
-    /// Up to where a reader may read that wants bytes up to `end`; `None` means to the end of the blob.
+    /// The offset up to which a reader of the bytes before `end` may read; `None` means to the end of the blob.
     pub fn readable(&self, end: Option<u64>) -> u64 {
         match (&self.phase, self.total) {
             (Phase::Done { .. }, _) => self.written,
@@ -83,23 +83,23 @@ impl Progress {
     }
 }
 
-/// One download.
+/// One download, in progress.
 #[derive(Debug)]
 pub(super) struct Fill {
     pub key: FillKey,
     pub progress: watch::Sender<Progress>,
     sources: Mutex<Sources>,
-    /// Slots for readers that cannot wait for their range.
+    /// Slots for side requests.
     pub side_requests: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Sources {
-    /// Those not tried yet.
+    /// Sources not tried yet.
     waiting: VecDeque<FillSource>,
-    /// All that were ever added.
+    /// All sources ever added.
     known: Vec<FillSource>,
-    /// Those that failed, with the reason.
+    /// Sources that failed, with the reason.
     refused: Vec<(FillSource, FillError)>,
 }
 
@@ -125,7 +125,7 @@ impl Fill {
         }
     }
 
-    /// Why this source gave nothing, if that is known.
+    /// Why this source failed, if it did.
     pub fn refusal(&self, source: &FillSource) -> Option<FillError> {
         self.sources()
             .refused
@@ -134,8 +134,8 @@ impl Fill {
             .map(|(_, error)| error.clone())
     }
 
-    /// Whether it failed before it asked this source: what it failed with was said by another, which may have
-    /// given nothing more when this one joined.
+    /// Whether the fill failed before it asked this source: the error is another source's, which may have been
+    /// the last one tried when this one joined.
     pub fn ended_without(&self, source: &FillSource) -> bool {
         matches!(self.progress.borrow().phase, Phase::Failed(_)) && self.refusal(source).is_none()
     }
@@ -160,17 +160,17 @@ impl Fill {
         self.progress.send_modify(|progress| progress.refusals += 1);
     }
 
-    /// The next source that was not tried.
+    /// Takes the next source that was not tried.
     pub fn next_source(&self) -> Option<FillSource> {
         self.sources().waiting.pop_front()
     }
 
-    /// Whether there is a source that was not tried.
+    /// Whether any source was not tried.
     pub fn has_more_sources(&self) -> bool {
         !self.sources().waiting.is_empty()
     }
 
-    /// Every source that was ever added and can be asked again after a restart: registry and repository.
+    /// Registry and repository of every source that can be asked again after a restart.
     pub fn source_names(&self) -> Vec<(String, String)> {
         let name = |source: &FillSource| {
             let (origin, repository) = source.blob()?;
@@ -179,7 +179,7 @@ impl Fill {
         self.sources().known.iter().filter_map(name).collect()
     }
 
-    /// Whether anybody reads or waits. Only [`Fills::yield_slot`] may act on it.
+    /// Whether it has followers. Only [`Fills::yield_slot`] may act on it.
     pub fn is_followed(&self) -> bool {
         self.progress.receiver_count() > 0
     }
@@ -189,7 +189,7 @@ impl Fill {
     }
 }
 
-/// A place among those who follow a fill, from the moment of joining: while there is one, the fill is not paused.
+/// A subscription to a fill from the moment of joining: a fill with followers is not paused.
 #[derive(Debug)]
 pub(super) struct Follower {
     pub fill: Arc<Fill>,
@@ -203,16 +203,16 @@ pub(super) enum SourceClaim {
     Unproven,
 }
 
-/// What joining came to.
+/// The outcome of joining.
 #[derive(Debug)]
 pub(super) enum Joined {
-    /// This fill, and whether it was under way already.
+    /// This fill, and whether it was in progress already.
     Fill { follower: Follower, collapsed: bool },
-    /// A fill is under way from other repositories: the right to its bytes must be shown first.
+    /// A fill is in progress from other repositories: the right to its bytes must be proven first.
     Unclaimed,
 }
 
-/// All fills under way.
+/// All fills in progress. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Fills {
     pub state: Arc<FillsState>,
@@ -225,13 +225,13 @@ pub(super) struct FillsState {
     runtime: tokio::runtime::Handle,
     pub slots: Arc<Semaphore>,
     per_registry: Mutex<HashMap<Registry, Arc<Semaphore>>>,
-    /// Half of all slots.
+    /// Half of all slots: the most that one registry gets.
     share: usize,
-    /// Fills that wait for a slot.
+    /// How many fills wait for a slot.
     pub waiting: AtomicUsize,
-    /// Fills that gave their slot up while nobody read them.
+    /// Fills that yielded their slot while they had no followers.
     paused: Mutex<VecDeque<(FillKey, FillSource)>>,
-    /// Turns to hash what an earlier process left: each takes a thread that computes.
+    /// Turns to hash the partials of an earlier process: each occupies a thread.
     pub hashing: Semaphore,
 }
 
@@ -278,7 +278,7 @@ impl Fills {
         };
         running.insert(key, fill.clone());
         drop(running);
-        // Who asks for it does not wait until its turn comes again.
+        // A paused fill of the same content is superseded: the request does not wait for its turn.
         lock(&self.state.paused).retain(|(paused, _)| *paused != key);
         let download = Download::new(self.clone(), fill);
         self.state.runtime.spawn(download.run());
@@ -288,13 +288,13 @@ impl Fills {
         }
     }
 
-    /// Whether a fill gives its slot to those who wait: only one that nobody follows. Who joins from then on is
-    /// answered nothing before it is over.
+    /// Whether a fill yields its slot to waiting fills: only one without followers does. Requests that join from then
+    /// on get no answer before it has ended.
     pub fn yield_slot(&self, fill: &Fill) -> bool {
         if fill.is_followed() || self.state.waiting.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        // Who joins does so under this lock.
+        // Requests join under this lock.
         let _running = lock(&self.state.running);
         if fill.is_followed() {
             return false;
@@ -316,13 +316,13 @@ impl Fills {
             .clone()
     }
 
-    /// Goes on with this fill when a slot is free.
+    /// Queues a fill to resume when a slot is free.
     pub fn pause(&self, key: FillKey, source: FillSource) {
         lock(&self.state.paused).push_back((key, source));
     }
 
-    /// The fill is over: it leaves the map before anybody hears of it, so that who comes now finds the
-    /// committed blob or starts anew. A paused one takes its place if nobody waits for the slot.
+    /// Ends a fill. It leaves the map before its outcome is published, so that the next request finds the
+    /// committed blob or starts anew. A paused fill takes its place if no other waits for the slot.
     pub fn finish(&self, fill: &Fill, outcome: Phase) {
         lock(&self.state.running).remove(&fill.key);
         let paused = matches!(outcome, Phase::Failed(FillError::Paused));

@@ -1,5 +1,5 @@
-//! FillReader a fill: from the staged file as far as it may be read, from a request beside the fill where that would
-//! take too long, past the store where that has no room.
+//! Reading a fill: from the staged file as far as it may be read, by a side request where that would take too long, and
+//! by a pass-through body where the store has no room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,74 +15,74 @@ use super::source::FillSource;
 use store::{OpenFile, same};
 use upstream::BlobBody;
 
-/// A reader that would wait longer than this for its range asks the upstream beside the fill.
+/// A reader that would wait longer than this for its range sends a side request.
 const SIDE_REQUEST_AFTER: Duration = Duration::from_secs(20);
-/// How often a waiting reader looks whether the fill will reach it in time.
+/// How often a waiting reader checks whether the fill will reach it in time.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How often one part is asked for beside a fill: requests that bring nothing must end.
+/// The most side requests for one part: requests without bytes must end.
 const SIDE_REQUESTS: u32 = 4;
 
-/// A fill being followed.
+/// A reader of a fill.
 #[derive(Debug)]
 pub(super) struct FillReader {
     fill: Arc<Fill>,
     source: FillSource,
     progress: watch::Receiver<Progress>,
-    /// The length that the receiver was told.
+    /// The length announced to the receiver.
     announced: Option<u64>,
     sent_prefix: Option<SentPrefix>,
-    /// What the receiver has that did not come from the file.
+    /// Bytes sent to the receiver that did not come from the file.
     sent_ahead: SentAhead,
     side_request: Option<SideRequest>,
-    /// How often this part may still be asked for beside the fill.
+    /// The side requests still allowed for this part.
     side_requests_left: u32,
-    /// Once the fill has failed for want of room.
+    /// Present once the fill has failed for lack of room.
     pass_through: Option<Box<PassThroughBody>>,
 }
 
-/// The staged file that bytes were taken from. If another one takes its place, none may follow before both
+/// The staged file that bytes were sent from. If another one replaces it, no more are sent before both
 /// were compared as far as the receiver has them.
 #[derive(Clone, Debug)]
 pub(super) struct SentPrefix {
     generation: u32,
     pub file: Arc<OpenFile>,
-    /// How many bytes it has at least.
+    /// The least number of bytes in it.
     pub written: u64,
     /// How far the receiver has them.
     sent: u64,
 }
 
-/// A request beside a fill, for bytes that it will reach only later.
+/// A request of one reader to the upstream, for bytes that the fill will reach only later.
 #[derive(Debug)]
 struct SideRequest {
     body: BlobBody,
     _slot: OwnedSemaphorePermit,
 }
 
-/// Where a piece came from.
+/// The origin of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceOrigin {
     File,
-    /// A request that nothing has verified yet.
-    SideRequest,
-    /// A body that is verified before it ends.
+    /// A side request, or part of a body that cannot be verified.
+    Unverified,
+    /// A pass-through body that is verified before it ends.
     Verified,
 }
 
-/// What a fill has for a reader.
+/// The bytes that a reader can have next.
 pub(super) enum Available {
     /// The file holds everything up to `limit`.
     File {
         file: Arc<OpenFile>,
         limit: u64,
     },
-    /// From a request beside the fill, or from one in its place.
+    /// From a side request or a pass-through body.
     Bytes(Bytes, PieceOrigin),
     End,
 }
 
 impl FillReader {
-    /// `announced` is the length of the whole blob that the receiver was told, where it was.
+    /// `announced` is the length of the whole blob, if the receiver was told one.
     pub fn new(follower: Follower, source: FillSource, announced: Option<u64>) -> Self {
         let Follower { fill, progress } = follower;
         Self {
@@ -98,13 +98,13 @@ impl FillReader {
         }
     }
 
-    /// Another part is wanted.
+    /// Prepares to read another part.
     pub fn seek(&mut self) {
         (self.side_request, self.pass_through) = (None, None);
         self.side_requests_left = SIDE_REQUESTS;
     }
 
-    /// Notes what the receiver was sent.
+    /// Records a piece that was sent to the receiver.
     pub fn sent(&mut self, offset: u64, piece: &[u8], from: PieceOrigin) {
         match from {
             PieceOrigin::File => {
@@ -112,29 +112,29 @@ impl FillReader {
                     taken.sent = taken.sent.max(offset + piece.len() as u64);
                 }
             }
-            PieceOrigin::SideRequest => self.sent_ahead.record(offset, piece),
+            PieceOrigin::Unverified => self.sent_ahead.record(offset, piece),
             PieceOrigin::Verified => {}
         }
     }
 
-    /// Waits until there is something at `offset`.
+    /// Waits until bytes at `offset` are available.
     pub async fn available(
         &mut self,
         offset: u64,
         end: Option<u64>,
     ) -> Result<Available, ReadError> {
         loop {
-            if let Some(through) = &mut self.pass_through {
-                let from = if through.is_verified() {
+            if let Some(body) = &mut self.pass_through {
+                let from = if body.is_verified() {
                     PieceOrigin::Verified
                 } else {
-                    PieceOrigin::SideRequest
+                    PieceOrigin::Unverified
                 };
-                let next = through.next().await?;
+                let next = body.next().await?;
                 return Ok(next.map_or(Available::End, |bytes| Available::Bytes(bytes, from)));
             }
             if let Some(bytes) = self.next_of_side_request(offset, end).await {
-                return Ok(Available::Bytes(bytes, PieceOrigin::SideRequest));
+                return Ok(Available::Bytes(bytes, PieceOrigin::Unverified));
             }
             let wait = match self.next_step(offset, end)? {
                 ReadStep::Verified(more, file) => {
@@ -167,7 +167,7 @@ impl FillReader {
         }
     }
 
-    /// What the fill's progress means for this reader.
+    /// Decides by the fill's progress what this reader does next.
     fn next_step(&mut self, offset: u64, end: Option<u64>) -> Result<ReadStep, ReadError> {
         let progress = self.progress.borrow_and_update();
         let limit = progress.readable(end);
@@ -187,7 +187,7 @@ impl FillReader {
             return Err(ReadError::DigestMismatch);
         }
         if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
-            // The file that was read was given up for this one.
+            // The file that was read was discarded for this one.
             return if limit >= taken.sent {
                 let now = SentPrefix {
                     generation: progress.generation,
@@ -225,7 +225,7 @@ impl FillReader {
         })
     }
 
-    /// The file is verified: what the receiver has from elsewhere must stand in it before it gets any more.
+    /// Checks that the verified file has the bytes that were sent ahead, before any more are sent.
     async fn verify(&mut self, file: Arc<OpenFile>) -> Result<(), ReadError> {
         if self.sent_ahead.is_empty() {
             return Ok(());
@@ -239,7 +239,7 @@ impl FillReader {
         Ok(())
     }
 
-    /// Makes sure that what the receiver has stands in another file as well.
+    /// Checks that another file begins with the bytes that were sent.
     async fn compare(&self, now: &SentPrefix) -> Result<(), ReadError> {
         let Some(taken) = &self.sent_prefix else {
             return Ok(());
@@ -252,7 +252,7 @@ impl FillReader {
         }
     }
 
-    /// Goes on without the store. What was sent already must be what comes now.
+    /// Continues without the store. The new body must begin with the bytes that were sent.
     async fn pass_through(
         &self,
         offset: u64,
@@ -269,19 +269,19 @@ impl FillReader {
         ))
     }
 
-    /// Up to where bytes may come from beside the fill: a part that does not reach the blob's end as a whole, else
-    /// all but the tail, which is only ever read from the verified file.
+    /// The offset up to which side requests may supply bytes: the end of a part that does not reach the blob's end,
+    /// else the start of the tail, which is only ever read from the verified file.
     fn release(&self, end: Option<u64>) -> u64 {
         let total = self.progress.borrow().total.or(self.announced);
         match (end, total) {
             (Some(end), Some(total)) if end < total => end,
             (_, Some(total)) => total - TAIL.min(total),
-            // Nobody knows where the tail begins.
+            // The start of the tail is unknown.
             (_, None) => 0,
         }
     }
 
-    /// The next bytes of a side request, if there is one and the rest is not better read from the file.
+    /// The next bytes of the side request, if there is one and it has not reached the tail.
     async fn next_of_side_request(&mut self, offset: u64, end: Option<u64>) -> Option<Bytes> {
         let release = self.release(end);
         let side_request = self.side_request.as_mut()?;
@@ -295,7 +295,7 @@ impl FillReader {
         None
     }
 
-    /// Asks the upstream for the range itself, if one more side request is allowed.
+    /// Sends a side request for the range, if one more is allowed.
     async fn start_side_request(&mut self, offset: u64, end: Option<u64>) -> bool {
         let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
             return false;
@@ -314,20 +314,20 @@ impl FillReader {
     }
 }
 
-/// What a look at the progress came to.
+/// What a reader does next.
 enum ReadStep {
     Read(Available),
-    /// The same, of this verified file.
+    /// Reads from this verified file.
     Verified(Available, Arc<OpenFile>),
-    /// Another file took the place of the one that was read.
+    /// Compares the file that replaced the one that was read.
     Compare(SentPrefix),
-    /// The fill has failed for want of room.
+    /// Continues without the store: the fill failed for lack of room.
     PassThrough,
-    /// How long the fill will take to get there.
+    /// Waits: the time in which the fill should reach the offset.
     Wait(Duration),
 }
 
-/// Does something that blocks on the disk.
+/// Runs work that blocks on the disk.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
@@ -335,8 +335,8 @@ async fn blocking<T: Send + 'static>(
     done.map_err(std::io::Error::other)?
 }
 
-/// How long a fill will take to reach `offset` at the speed it had so far; nothing is known of its first
-/// second.
+/// How long a fill will take to reach `offset` at its speed so far; zero in its first second, when that is
+/// unknown.
 fn time_to_reach(offset: u64, written: u64, elapsed: Duration) -> Duration {
     let missing = offset.saturating_sub(written);
     if missing == 0 || elapsed < Duration::from_secs(1) {

@@ -1,6 +1,6 @@
-//! Whether what was learned may still be answered with, and how an answer came to be what it is.
+//! Freshness: how long a cached answer is fresh, when it may be served stale, and how it relates to its upstream.
 //!
-//! The decisions are pure: time is an argument. [`revalidate`] is the one place where a known answer waits for its
+//! The decisions are pure: time is an argument. [`revalidate`] is the one place where a cached answer waits for its
 //! upstream; metrics, headers and the log are rendered from the [`Freshness`] that it returns.
 
 use std::future::Future;
@@ -9,37 +9,38 @@ use std::time::{Duration, SystemTime};
 use super::MirrorError;
 use oci::cache_status::{CacheStatus, Forward};
 
-/// How an answer relates to what its upstream says.
+/// How an answer relates to its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// It was known, and is trusted for so long still.
+    /// It was cached, and stays fresh for so long.
     Fresh { left: Duration },
-    /// It was known, and its upstream confirmed it.
+    /// It was cached, and its upstream confirmed it.
     Revalidated,
-    /// Another one was known: its upstream has this one now.
+    /// Another one was cached: the upstream has this one now.
     Moved,
-    /// Nothing was known.
+    /// None was cached.
     Fetched,
-    /// Another node learned it a short while ago.
+    /// A peer recorded it a short while ago.
     FromPeer,
-    /// It was known and is no longer trusted, but its upstream cannot say.
+    /// It was cached and is no longer fresh, but its upstream is unavailable.
     Stale(Stale),
 }
 
-/// How old a stale answer is, and why there is no other.
+/// The age of a stale answer, and why it was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
     pub age: Duration,
     pub reason: StaleReason,
 }
 
+/// Why a stale answer is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleReason {
     /// The upstream cannot be asked.
     Unavailable,
-    /// It limits how often it may be asked.
+    /// The upstream limits requests.
     Limited,
-    /// It did not answer soon enough.
+    /// The upstream did not answer soon enough.
     Slow,
 }
 
@@ -61,7 +62,7 @@ impl Stale {
 }
 
 impl Freshness {
-    /// `collapsed` is whether somebody else had asked.
+    /// `collapsed` says whether the request was collapsed into another one.
     pub fn cache_status(self, collapsed: bool) -> CacheStatus {
         let cache = match self {
             Self::Fresh { left } => CacheStatus::HIT.ttl(left.as_secs()),
@@ -84,19 +85,19 @@ impl Freshness {
     }
 }
 
-/// An answer that may be given while its upstream cannot say whether it is still right.
+/// A cached answer that may be served stale.
 #[derive(Clone, Debug)]
 pub struct KnownAnswer<T> {
     pub answer: T,
     pub age: Duration,
 }
 
-/// How long an upstream is waited for.
+/// How long a request waits for its upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitLimits {
-    /// Where there is a known answer to give instead.
+    /// With a cached answer to serve instead.
     pub with_known: Duration,
-    /// Where there is none.
+    /// Without one.
     pub without_known: Duration,
 }
 
@@ -113,7 +114,7 @@ impl WaitLimits {
 pub struct CheckedAnswer<T> {
     pub answer: T,
     pub freshness: Freshness,
-    /// Whether somebody else had asked.
+    /// Whether the request was collapsed into another one.
     pub collapsed: bool,
 }
 
@@ -123,11 +124,11 @@ impl<T> CheckedAnswer<T> {
     }
 }
 
-/// Asks anew. Where the upstream cannot answer, or not soon enough, what is `known` is the answer; a question that is
-/// asked for all goes on behind it. `compare` says what a new answer is to what was known.
+/// Revalidates an answer. If the upstream is unavailable or slow, the `known` answer is served; a shared request
+/// continues behind it. `compare` tells how a new answer relates to the cached one.
 ///
 /// # Errors
-/// What the upstream said, where there is nothing to give instead.
+/// The upstream's error, if there is no stale answer to serve.
 pub async fn revalidate<T>(
     known: Option<KnownAnswer<T>>,
     wait: WaitLimits,
@@ -149,7 +150,7 @@ pub async fn revalidate<T>(
     }
 }
 
-/// What there is instead of an answer: what is known, where that is excused, else why there is none.
+/// The stale answer, if there is one and a reason to serve it; else the error.
 fn stale_or_error<T>(
     known: Option<KnownAnswer<T>>,
     reason: Option<StaleReason>,
@@ -165,28 +166,28 @@ fn stale_or_error<T>(
     }
 }
 
-/// How long something checked at `checked_at`, in seconds since 1970, is trusted still; `None` when it no longer is.
-/// A check from the future (the clock was set back) is not trusted.
+/// How long a record checked at `checked_at`, in seconds since 1970, stays fresh; `None` if it is not.
+/// A check from the future (the clock was set back) does not count.
 pub fn fresh_for(checked_at: u64, ttl: Duration, now: SystemTime) -> Option<Duration> {
     let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(checked_at);
     let age = now.duration_since(checked).ok()?;
     (age < ttl).then(|| ttl.saturating_sub(age))
 }
 
-/// Whether something checked at `checked_at` is still trusted.
+/// Whether a record checked at `checked_at` is fresh.
 pub fn is_fresh(checked_at: u64, ttl: Duration, now: SystemTime) -> bool {
     fresh_for(checked_at, ttl, now).is_some()
 }
 
-/// How old something is that may be answered with because the upstream cannot be asked; `None` when it is
-/// too old for that. `max_stale` is `None` where nothing is.
+/// The age of a record that may be served stale; `None` if it is too old for that. `max_stale` is `None` if no
+/// age is too old.
 pub fn stale_age(
     checked_at: u64,
     max_stale: Option<Duration>,
     now: SystemTime,
 ) -> Option<Duration> {
     let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(checked_at);
-    // Checked in the future: the clock was set back, and it is as good as new.
+    // A check from the future (the clock was set back) has age zero.
     let age = now.duration_since(checked).unwrap_or_default();
     max_stale.is_none_or(|most| age < most).then_some(age)
 }
@@ -203,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_check_is_trusted_for_its_life() {
+    fn a_check_is_fresh_for_its_ttl() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let ttl = Duration::from_secs(600);
         let fresh = |left| Some(Duration::from_secs(left));
@@ -229,7 +230,7 @@ mod tests {
         MirrorError::TooManyRequests { retry_after: None }
     }
 
-    /// What a question comes to that has `known` to fall back on, and is `asked` in time or not at all.
+    /// Revalidates with a `known` answer, and an `asked` one in time or not at all.
     async fn checked(
         known: Option<u8>,
         asked: Option<Result<u8, MirrorError>>,
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_stands_in_where_the_upstream_cannot_say() {
+    async fn a_known_answer_is_served_stale_while_the_upstream_is_unavailable() {
         let stale = |reason| {
             let age = Duration::from_secs(9);
             Freshness::Stale(Stale { age, reason })
@@ -276,7 +277,7 @@ mod tests {
                 Some((1, stale(StaleReason::Limited))),
             ),
             (Some(1), None, Some((1, stale(StaleReason::Slow)))),
-            // What the upstream did say is the answer.
+            // The upstream's refusal is the answer.
             (Some(1), Some(Err(MirrorError::Denied)), None),
             (None, Some(Err(unavailable())), None),
             (None, Some(Err(limited())), None),
@@ -288,13 +289,13 @@ mod tests {
                 let is_stale = checked.freshness.stale().is_some();
                 assert_eq!(checked.collapsed, !is_stale, "{case}");
             }
-            let came_to = checked.map(|checked| (checked.answer, checked.freshness));
-            assert_eq!(came_to, expected, "{case}");
+            let outcome = checked.map(|checked| (checked.answer, checked.freshness));
+            assert_eq!(outcome, expected, "{case}");
         }
     }
 
     #[test]
-    fn headers_are_rendered_from_it() {
+    fn cache_status_is_rendered_from_freshness() {
         let age = Duration::from_secs(9);
         let reason = StaleReason::Slow;
         for (freshness, header) in [

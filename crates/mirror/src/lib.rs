@@ -1,7 +1,8 @@
-//! Floor 2, cached reads: answers from the store, or fills it.
+//! Cached reads: answers from the store, or fills it from the upstream.
 //!
-//! Every function takes a [`Permit`], so nothing is looked up before it is allowed. Blobs and manifests
-//! by digest are immutable; tags are pointers with a life.
+//! Every function takes a [`Permit`](access::Permit), so nothing is looked up before it is allowed. Blobs and manifests
+//! by digest are immutable; tags are pointers with a TTL. A *link* records that a repository has a blob or manifest; a
+//! *claim* asks the upstream whether it does.
 
 mod attempts;
 mod blob;
@@ -31,6 +32,7 @@ mod sent_ahead;
 mod source;
 mod tag;
 mod tag_resolve;
+mod transfer;
 mod warm;
 mod write_outcome;
 mod writes;
@@ -51,7 +53,7 @@ pub use freshness::{
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, ReadMethod, UNCACHED_DEADLINE};
 pub use origin::{HeadPolicy, OriginSettings, Visibility};
-pub use purge::{Purge, Target, Verified};
+pub use purge::{Purge, PurgeMode, Target, Verified};
 pub use reader::{ReadError, Reader};
 pub use source::{DigestCheck, FillKey, ForeignSource};
 pub use warm::{ImageReference, WarmError, WarmProgress};
@@ -93,7 +95,7 @@ struct MirrorState {
     fallback: Option<Arc<dyn Fallback>>,
     missing: NegativeCache,
     pages: lists::Pages,
-    /// Of the lists of each repository.
+    /// The generations of each repository's lists.
     list_generations: Generations<(Registry, Repository)>,
     page_requests: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::CachedPage>, MirrorError>>,
     tag_requests: SingleFlight<(TagKey, u64), Result<ResolvedTag, MirrorError>>,
@@ -107,10 +109,10 @@ struct MirrorState {
 }
 
 impl Mirror {
-    /// `fallback` is what registries have beside their v2 sides.
+    /// `fallback` is asked for content that upstreams do not have.
     ///
     /// # Errors
-    /// When a client cannot be set up.
+    /// If an upstream's client cannot be set up.
     pub fn new(
         settings: Settings,
         contents: Contents,
@@ -145,8 +147,8 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Goes on with what an earlier process had begun, from those of its sources that are still configured.
-    /// Where it came by a caller's login, which is kept nowhere, it waits for one who is let in.
+    /// Resumes the partials of an earlier process, from those of their sources that are still configured.
+    /// A partial that a caller's login fetched waits for a request: logins are not stored.
     fn resume_partials(&self) {
         for (digest, note) in self.state.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
@@ -167,7 +169,7 @@ impl Mirror {
         }
     }
 
-    /// Where a registry is asked, for the log.
+    /// Scheme and authority of a registry's upstream, for the log.
     pub fn upstream_of(&self, registry: &Registry) -> &str {
         self.state
             .origins

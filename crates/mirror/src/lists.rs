@@ -1,27 +1,29 @@
-//! Lists: tags and referrers, passed through as the upstream gives them, kept for a minute, and answered
-//! stale for a while where the upstream cannot be asked.
+//! Lists: tags and referrers, passed through as the upstream sends them, cached for a minute, and served
+//! stale for a while if the upstream is unavailable.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, Stale, WaitLimits, revalidate};
+use super::negative_cache::NegativeKey;
 use super::origin::OriginView;
-use super::{Mirror, MirrorError};
+use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository};
 use oci::v2::{Endpoint, Query, Resource};
+use runtime::generation::Question;
 use upstream::Page;
 
-/// How long a page is believed at most.
+/// How long a page is fresh at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
-/// How long a page is kept in case the upstream fails.
+/// How long a page is retained in case the upstream fails.
 const PAGE_RETENTION: Duration = Duration::from_secs(3600);
-/// Up to how many results a page is an ordinary one: no registry has nothing because of that.
+/// The most results of an ordinary page: no registry answers 404 because of that number.
 const MAX_ORDINARY_PAGE: u32 = 1000;
-/// What is kept of pages and of the queries for them, in KiB.
+/// The capacity of the cache of pages and their queries, in KiB.
 const PAGES_KIB: u64 = 8 << 10;
 
 pub(super) type PageKey = (Registry, Repository, Resource, Query);
@@ -51,7 +53,7 @@ pub(super) fn pages() -> Pages {
 pub struct PageAnswer {
     cached: Arc<CachedPage>,
     pub cache: CacheStatus,
-    /// Where the upstream could not be asked whether it is still right.
+    /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,
 }
 
@@ -66,7 +68,7 @@ impl Mirror {
     /// [selection](oci::page::selection).
     ///
     /// # Errors
-    /// What the upstream said, where it had to be asked.
+    /// The upstream's refusal, or why it could not be asked.
     pub async fn list(
         &self,
         permit: &Permit,
@@ -76,30 +78,25 @@ impl Mirror {
         let (origin, state) = (self.admit(permit, resource).await?, &self.state);
         let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
         if origin.caller_key().is_some() {
-            let (endpoint, resource) = (repository.clone(), resource.clone());
-            return fetch_for_caller(&origin, endpoint, resource, query).await;
+            return fetch_for_caller(&origin, repository, resource.clone(), query).await;
         }
+        let (list, resource) = ((registry.clone(), repository.clone()), resource.clone());
         let missing = (
-            registry.clone(),
-            repository.clone(),
+            list.0.clone(),
+            list.1.clone(),
             resource.clone(),
             AcceptClass::Full,
         );
-        if let Some(asked) = state.missing.get(&missing) {
-            return Err(asked.remembered_unknown());
+        if let Some(kind) = state.missing.get(&missing) {
+            return Err(kind.remembered_unknown());
         }
-        let key = (
-            registry,
-            repository.clone(),
-            resource.clone(),
-            query.clone(),
-        );
+        let key = (registry, repository, resource, query.clone());
         let known = state.pages.get(&key);
-        // No longer than a tag is.
+        // No longer than a tag is fresh.
         let ttl = PAGE_TTL.min(origin.tag_ttl());
         if let Some(cached) = known
             .clone()
-            .filter(|cached| cached.fetched_at.elapsed() < ttl)
+            .filter(|known| known.fetched_at.elapsed() < ttl)
         {
             return Ok(PageAnswer {
                 cached,
@@ -107,52 +104,25 @@ impl Mirror {
                 stale: None,
             });
         }
-        let repository_key = (key.0.clone(), key.1.clone());
-        let (question, missing) = (
-            state.list_generations.ask(repository_key),
-            state.missing.ask(missing),
-        );
-        let generation = question.generation();
+        let question = PageQuestion {
+            list: state.list_generations.ask(list),
+            missing: state.missing.ask(missing),
+        };
+        let request_key = (key.clone(), question.list.generation());
         let start = || {
-            let (state, key, query) = (state.clone(), key.clone(), query.clone());
-            let endpoint = Endpoint {
-                repository,
-                resource: resource.clone(),
-            };
-            async move {
-                let fetched = state.page(&origin, &endpoint, &query).await;
-                let page = fetched.map_err(|error| {
-                    if let MirrorError::Unknown { kind, .. } = error {
-                        question.unwritten(|| state.pages.invalidate(&key));
-                        // An odd page that is not there says nothing of the list.
-                        if is_ordinary(&query) {
-                            let missing_ttl = origin.missing_ttl();
-                            state.missing.remember_as(&missing, kind, missing_ttl);
-                        }
-                    }
-                    error
-                })?;
-                let cached = Arc::new(CachedPage {
-                    page,
-                    fetched_at: Instant::now(),
-                });
-                // One from before a write is not kept.
-                question.unwritten(|| state.pages.insert(key, cached.clone()));
-                Ok(cached)
-            }
+            let state = state.clone();
+            async move { state.fetch_page(&origin, key, &question).await }
         };
         let ask = async {
-            let (fetched, collapsed) = state
-                .page_requests
-                .join((key.clone(), generation), start)
-                .await;
+            let (fetched, collapsed) = state.page_requests.join(request_key, start).await;
             (fetched.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let known = known.map(|cached| KnownAnswer {
             age: cached.fetched_at.elapsed(),
             answer: cached,
         });
-        let checked = revalidate(known, WaitLimits::UNLIMITED, ask, |_| Freshness::Fetched).await?;
+        let wait = WaitLimits::UNLIMITED;
+        let checked = revalidate(known, wait, ask, |_| Freshness::Fetched).await?;
         Ok(PageAnswer {
             cache: checked.cache_status(),
             stale: checked.freshness.stale(),
@@ -161,13 +131,56 @@ impl Mirror {
     }
 }
 
-/// Whether a query asks for the first results of a list, all or not too many.
+/// The question for a page. Its answer is dropped if a write of the repository ends first.
+struct PageQuestion {
+    list: Question<(Registry, Repository)>,
+    missing: Question<NegativeKey>,
+}
+
+impl MirrorState {
+    /// Fetches a page and caches it, or remembers its 404.
+    async fn fetch_page(
+        &self,
+        origin: &OriginView,
+        key: PageKey,
+        question: &PageQuestion,
+    ) -> Result<Arc<CachedPage>, MirrorError> {
+        let (_, repository, resource, query) = &key;
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: resource.clone(),
+        };
+        match self.page(origin, &endpoint, query).await {
+            Ok(page) => {
+                let fetched_at = Instant::now();
+                let cached = Arc::new(CachedPage { page, fetched_at });
+                let list = &question.list;
+                list.unwritten(|| self.pages.insert(key, cached.clone()));
+                Ok(cached)
+            }
+            Err(error) => {
+                if let MirrorError::Unknown { kind, .. } = error {
+                    question.list.unwritten(|| self.pages.invalidate(&key));
+                    // A 404 to an unusual page says nothing of the list.
+                    if is_ordinary(query) {
+                        let missing_ttl = origin.missing_ttl();
+                        self.missing
+                            .remember_as(&question.missing, kind, missing_ttl);
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether a query asks for the first results of a list, without a limit or with an ordinary one.
 fn is_ordinary(query: &Query) -> bool {
     let n = query.value("n").and_then(|n| n.parse().ok());
     query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=MAX_ORDINARY_PAGE).contains(&n))
 }
 
-/// A page as one caller gets it, which is kept for nobody.
+/// Fetches a page for one caller; it is not cached.
 async fn fetch_for_caller(
     origin: &OriginView,
     repository: Repository,

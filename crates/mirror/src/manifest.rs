@@ -93,10 +93,13 @@ impl Mirror {
         digest: &Digest,
         method: ReadMethod,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let state = &self.state;
-        let link = state.manifest_link(origin, permit, digest).await?;
+        let link = self.state.manifest_link(origin, permit, digest).await?;
         let known = match &link {
-            Some(link) => match state.stored_manifest(origin, digest, link, method).await {
+            Some(link) => match self
+                .state
+                .stored_manifest(origin, digest, link, method)
+                .await
+            {
                 StoredManifest::Present(bytes)
                     if method == ReadMethod::Get || origin.heads() == HeadPolicy::Cached =>
                 {
@@ -126,8 +129,8 @@ impl Mirror {
         // are being fetched for this one are stored before their link is.
         let claim_only = method == ReadMethod::Get
             && link.is_none()
-            && state.has_manifest_bytes(digest).await
-            && !state.is_fetching(origin, permit, digest);
+            && self.state.has_manifest_bytes(digest).await
+            && !self.state.is_fetching(origin, permit, digest);
         let claim_method = if claim_only { ReadMethod::Head } else { method };
         let known_at = link.as_ref().map(|link| link.checked_at);
         // The claim has a deadline of its own.
@@ -139,7 +142,10 @@ impl Mirror {
         };
         let mut checked = claim(claim_method).await?;
         if claim_only && checked.answer.bytes.is_none() {
-            checked.answer.bytes = state.local_bytes(&checked.answer.link.stored(digest)).await;
+            checked.answer.bytes = self
+                .state
+                .local_bytes(&checked.answer.link.stored(digest))
+                .await;
         }
         if method == ReadMethod::Get && checked.answer.bytes.is_none() {
             // It was evicted meanwhile.

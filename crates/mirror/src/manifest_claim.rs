@@ -48,12 +48,12 @@ impl Mirror {
             method,
         );
         let claim = state.ask_manifest(&key);
-        let asked = (key.clone(), origin.caller_key(), claim.link.generation());
+        let request_key = (key.clone(), origin.caller_key(), claim.link.generation());
         let start = || {
             let (state, origin) = (state.clone(), origin.clone());
             async move { state.run_claim(&origin, &key, &claim, known_at).await }
         };
-        let fetching = state.manifest_requests.join(asked, start);
+        let fetching = state.manifest_requests.join(request_key, start);
         let Ok((fetched, collapsed)) = tokio::time::timeout(UNCACHED_DEADLINE, fetching).await
         else {
             return (Err(MirrorError::timed_out()), false);

@@ -1,8 +1,8 @@
-//! Lists of both sides of a registry as one: the tags of a repository, and its names.
+//! Lists merged from the upstream and the fallback: the tags of a repository, and the names of a registry.
 //!
-//! Where the v2 side cannot be asked there is no list, since a list that is short without a word would be taken
-//! for whole. Where the fallback is away the list is that of v2, which is all that there would be without it: an old
-//! registry must not take the new one down with it.
+//! If the upstream is unavailable there is no list, since a silently truncated list would be taken for complete. If
+//! the fallback is unavailable the list is the upstream's alone, as it would be without a fallback: an outage of the
+//! fallback must not take the upstream down with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,53 +17,53 @@ use oci::name::{Registry, Repository};
 use oci::v2::{Endpoint, Query, Resource};
 use upstream::{Page, UpstreamError};
 
-/// How many tags are asked for at once, and how often for one list.
+/// The tags of one page, and the most pages of one list.
 const LONGEST_PAGE: usize = 1000;
 const MAX_PAGES: usize = 64;
 
 #[derive(Deserialize)]
 struct TagList {
-    /// Some write `null` for none.
+    /// Some registries write `null` for none.
     tags: Option<Vec<String>>,
 }
 
 impl MirrorState {
-    /// A page of tags or referrers; of the tags of both sides, where both have the repository.
+    /// A page of tags or referrers; of the merged tags, if the fallback has the repository.
     pub(super) async fn page(
         &self,
         origin: &OriginView,
         endpoint: &Endpoint,
         query: &Query,
     ) -> Result<Page, MirrorError> {
-        let asked = page_of_v2(origin, endpoint, query).await;
+        let page = upstream_page(origin, endpoint, query).await;
         let fallback = self.fallback(origin);
         let Some(fallback) = fallback.filter(|_| endpoint.resource == Resource::Tags) else {
-            return asked.map_err(list_error);
+            return page.map_err(list_error);
         };
-        if !matches!(asked, Ok(_) | Err(UpstreamError::NotFound)) {
-            return asked.map_err(list_error);
+        if !matches!(page, Ok(_) | Err(UpstreamError::NotFound)) {
+            return page.map_err(list_error);
         }
         let tags = fallback.tags(origin.registry(), &endpoint.repository);
         let mut all = match tags.await {
             Ok(Some(tags)) => tags,
-            Ok(None) => return asked.map_err(list_error),
-            Err(error) if asked.is_ok() && is_unavailable(&error) => {
+            Ok(None) => return page.map_err(list_error),
+            Err(error) if page.is_ok() && is_unavailable(&error) => {
                 warn_fallback_down(origin.registry(), &error);
-                return asked.map_err(list_error);
+                return page.map_err(list_error);
             }
             Err(error) => return Err(error),
         };
-        if let Ok(first) = asked {
+        if let Ok(first) = page {
             all.extend(all_tags(origin, endpoint, query, first).await?);
         }
         Ok(select_page(&endpoint.repository, &all, query))
     }
 
-    /// Adds the names of the fallback to `n` of the v2 side that are behind `after`, in order.
+    /// Merges the fallback's names after `after` into the upstream's page of `n`, in order.
     pub(super) async fn merge_fallback_names(
         &self,
         origin: &OriginView,
-        seen: impl Fn(&Repository) -> bool,
+        may_pull: impl Fn(&Repository) -> bool,
         after: Option<&str>,
         n: usize,
         budget: &mut RequestBudget,
@@ -81,9 +81,9 @@ impl MirrorState {
             }
             Err(error) => return Err(error),
         };
-        let behind = |name: &&Repository| after.is_none_or(|after| name.as_str() > after);
-        let more_names = names.iter().filter(behind).filter(|name| seen(name));
-        // What the v2 side has behind its last one may come before theirs.
+        let is_after = |name: &&Repository| after.is_none_or(|after| name.as_str() > after);
+        let more_names = names.iter().filter(is_after).filter(|name| may_pull(name));
+        // Further names of the upstream may come before later ones of the fallback.
         let last = listed.more.then(|| listed.names.last().cloned()).flatten();
         let more_names =
             more_names.take_while(|name| last.as_ref().is_none_or(|last| *name <= last));
@@ -95,7 +95,7 @@ impl MirrorState {
     }
 }
 
-async fn page_of_v2(
+async fn upstream_page(
     origin: &OriginView,
     endpoint: &Endpoint,
     query: &Query,
@@ -103,7 +103,7 @@ async fn page_of_v2(
     origin.upstream()?.page(endpoint, query).await
 }
 
-/// Whether a side cannot be asked at the moment, which says nothing of what it has.
+/// Whether an error is temporary, and says nothing of the content.
 fn is_unavailable(error: &MirrorError) -> bool {
     matches!(
         error,
@@ -115,10 +115,10 @@ fn is_unavailable(error: &MirrorError) -> bool {
 
 fn warn_fallback_down(registry: &Registry, error: &MirrorError) {
     let error = telemetry::chain(error);
-    tracing::warn!(%registry, error, "the fallback cannot be asked: a list is of the v2 side alone");
+    tracing::warn!(%registry, error, "the fallback is unavailable: a list has the upstream's entries only");
 }
 
-/// All tags of the v2 side, of which `first` answered `query`.
+/// All tags of the upstream, whose answer to `query` is `first`.
 async fn all_tags(
     origin: &OriginView,
     endpoint: &Endpoint,
@@ -129,32 +129,34 @@ async fn all_tags(
     let mut page = first;
     if !whole {
         let query = Query::default().with("n", &LONGEST_PAGE.to_string());
-        page = page_of_v2(origin, endpoint, &query)
+        page = upstream_page(origin, endpoint, &query)
             .await
             .map_err(list_error)?;
     }
     let mut all = Vec::new();
     for _ in 0..MAX_PAGES {
         let tags: TagList = serde_json::from_slice(&page.bytes)
-            .map_err(|_| list_error(UpstreamError::Protocol("its tags cannot be read")))?;
+            .map_err(|_| list_error(UpstreamError::Protocol("its list of tags is not JSON")))?;
         all.extend(tags.tags.unwrap_or_default());
         let Some(next) = page.next else {
             return Ok(all);
         };
-        page = page_of_v2(origin, endpoint, &next)
+        page = upstream_page(origin, endpoint, &next)
             .await
             .map_err(list_error)?;
     }
-    Err(list_error(UpstreamError::Protocol("its tags have no end")))
+    Err(list_error(UpstreamError::Protocol(
+        "its list of tags does not end",
+    )))
 }
 
-/// What of these tags a query asks for (distribution-spec 1.1, "Listing Tags").
+/// The page of these tags that a query asks for (distribution-spec 1.1, "Listing Tags").
 fn select_page(repository: &Repository, all: &BTreeSet<String>, query: &Query) -> Page {
     let most = query.value("n").and_then(|n| n.parse::<usize>().ok());
     let last = query.value("last").unwrap_or_default();
-    let behind: Vec<&String> = all.iter().filter(|tag| tag.as_str() > last).collect();
-    let tags = &behind[..most.unwrap_or(usize::MAX).min(behind.len())];
-    let next = tags.last().filter(|_| tags.len() < behind.len());
+    let rest: Vec<&String> = all.iter().filter(|tag| tag.as_str() > last).collect();
+    let tags = &rest[..most.unwrap_or(usize::MAX).min(rest.len())];
+    let next = tags.last().filter(|_| tags.len() < rest.len());
     let next = next.map(|next| {
         let query = Query::default().with("n", &tags.len().to_string());
         query.with("last", next)

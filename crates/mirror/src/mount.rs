@@ -1,4 +1,4 @@
-//! Sources of mounts: repositories that are known to have a blob.
+//! Cross-repository mounts: finding a repository that is known to have a blob.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use oci::name::{Registry, Repository};
 use oci::v2::Resource;
 use store::{BlobKey, warn_degraded};
 
-/// In how many repositories a blob is looked for.
+/// The most repositories in which a blob is looked for.
 const MAX_CANDIDATES: usize = 256;
-/// How long a source is looked for; without one a mount becomes an upload.
+/// How long a source is looked for; without one the mount becomes an upload.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Mirror {
-    /// Whether what the permit's repository has may be read, by all that is known of it: where our account may
-    /// read more than everybody, only what everybody may read is mounted with it.
+    /// Whether the permit's repository may be read, also by the registry's visibility: if the gateway's account may
+    /// read more than an anonymous client, only public content is mounted with it.
     pub async fn may_be_mounted(&self, permit: &Permit, digest: &Digest) -> bool {
         let blob = Resource::Blob(*digest);
         let admitted = self.admit(permit, &blob);
@@ -24,8 +24,8 @@ impl Mirror {
         admitted.is_ok_and(|admitted| admitted.is_ok())
     }
 
-    /// A repository of a registry that is linked to a blob here, of those that `may_pull` gives a permit for.
-    /// Links of others are never looked at, so that the time it takes says nothing of them.
+    /// A repository with a link to the blob, of those that `may_pull` gives a permit for.
+    /// Links of others are never read, so that the response time tells nothing of them.
     pub async fn mountable_from(
         &self,
         registry: &Registry,

@@ -1,4 +1,4 @@
-//! What an upstream said it does not have, for a short while.
+//! The negative cache: 404s of upstreams, remembered for a short while.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use oci::name::{Registry, Repository};
 use oci::v2::Resource;
 use runtime::generation::{Generations, Question};
 
-/// How many 404s are remembered.
+/// The most 404s remembered.
 const ENTRIES: u64 = 65_536;
 
-/// What was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
+/// The content that was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
 pub type NegativeKey = (Registry, Repository, Resource, AcceptClass);
 
 /// The remembered 404s.
@@ -21,7 +21,7 @@ pub struct NegativeCache {
     generations: Generations<NegativeKey>,
 }
 
-/// Until when, and what it was that the upstream did not have.
+/// A 404: until when it counts, and what the upstream did not have.
 #[derive(Clone, Copy, Debug)]
 struct NegativeEntry {
     until: Instant,
@@ -36,12 +36,12 @@ impl NegativeCache {
         }
     }
 
-    /// Begins a question about whether it is there; ask it before the upstream is asked.
+    /// Begins a question; call it before the upstream is asked.
     pub fn ask(&self, key: NegativeKey) -> Question<NegativeKey> {
         self.generations.ask(key)
     }
 
-    /// The upstream answered that it is not there. An answer to a question from before it was put there is not kept.
+    /// Remembers the upstream's 404, unless the content was written after the question.
     pub fn remember(&self, question: &Question<NegativeKey>, ttl: Duration) {
         let kind = match question.key().2 {
             Resource::Manifest(_) => ResourceKind::Manifest,
@@ -51,7 +51,7 @@ impl NegativeCache {
         self.remember_as(question, kind, ttl);
     }
 
-    /// [`NegativeCache::remember`] of something else than the resource itself.
+    /// [`NegativeCache::remember`] of a 404 that concerns another kind than the resource itself.
     pub fn remember_as(&self, question: &Question<NegativeKey>, kind: ResourceKind, ttl: Duration) {
         if !ttl.is_zero() {
             let until = Instant::now() + ttl;
@@ -60,27 +60,27 @@ impl NegativeCache {
         }
     }
 
-    /// It is there now.
+    /// Ends a 404: the content was written.
     pub fn remove(&self, key: &NegativeKey) {
         self.generations.write(key, || self.entries.invalidate(key));
     }
 
-    /// It may be there now, as far as `gone` says.
-    pub fn remove_where(&self, gone: impl Fn(&NegativeKey) -> bool) {
-        self.generations.write_where(&gone, || ());
+    /// Ends the 404s of all keys that `concerned` is true of.
+    pub fn remove_where(&self, concerned: impl Fn(&NegativeKey) -> bool) {
+        self.generations.write_where(&concerned, || ());
         for (key, _) in &self.entries {
-            if gone(&key) {
+            if concerned(&key) {
                 self.entries.invalidate(&*key);
             }
         }
     }
 
-    /// Whether the upstream said so a short while ago.
+    /// Whether a 404 is remembered.
     pub fn contains(&self, key: &NegativeKey) -> bool {
         self.get(key).is_some()
     }
 
-    /// What the upstream said a short while ago that it does not have.
+    /// The kind of content that a remembered 404 is about.
     pub fn get(&self, key: &NegativeKey) -> Option<ResourceKind> {
         let entries = self.entries.get(key)?;
         if Instant::now() < entries.until {

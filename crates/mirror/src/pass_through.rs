@@ -1,4 +1,4 @@
-//! A body that passes by the store.
+//! Bodies that pass through without being stored.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,21 +13,21 @@ use super::source::{DigestCheck, FillKey};
 use store::read_at;
 use upstream::BlobBody;
 
-/// A body that goes to one reader without being kept, because the store has no room. Its tail is held
-/// back until its digest is known to be right.
+/// A body that goes to one reader without being stored, because the store has no room. Its tail is held
+/// back until its digest is verified.
 #[derive(Debug)]
 pub(super) struct PassThroughBody {
     body: BlobBody,
     key: FillKey,
     /// Absent for a part that does not reach the blob's end: it cannot be verified.
     check: Option<DigestCheck>,
-    /// Whether there was such a check at first.
+    /// Whether it had a check at first.
     verified: bool,
-    /// The length that the receiver was told, where it was.
+    /// The length of the blob, if the receiver was told one.
     announced: Option<u64>,
     /// Bytes before this are only hashed.
     skip: u64,
-    /// What was sent of those already, from a file and from elsewhere: it must be the same.
+    /// The bytes sent before, from a file and ahead of it: this body must have the same.
     sent: Option<SentPrefix>,
     sent_ahead: Option<ReplayCheck>,
     received: u64,
@@ -37,7 +37,7 @@ pub(super) struct PassThroughBody {
 }
 
 impl PassThroughBody {
-    /// `check` needs a body that begins at 0; `announced` is the length of the blob that the receiver was told.
+    /// `check` needs a body that begins at 0; `announced` is the length of the blob, if the receiver was told one.
     pub fn new(
         body: BlobBody,
         key: FillKey,
@@ -63,14 +63,14 @@ impl PassThroughBody {
         }
     }
 
-    /// Its receiver has bytes already.
+    /// Adds what its receiver was sent already.
     pub fn with_sent(mut self, sent: Option<SentPrefix>, sent_ahead: &SentAhead) -> Self {
         self.sent = sent;
         self.sent_ahead = self.check.is_some().then(|| sent_ahead.replay());
         self
     }
 
-    /// Whether it ends only if it is right.
+    /// Whether it ends only if its digest matches.
     pub const fn is_verified(&self) -> bool {
         self.verified
     }
@@ -115,7 +115,7 @@ impl PassThroughBody {
                 return Err(ReadError::DigestMismatch);
             }
             self.received += chunk.len() as u64;
-            // What the receiver takes for the end must be held back like one.
+            // The announced end must be held back like the real one.
             if self.check.is_some() && self.announced.is_some_and(|end| self.received > end) {
                 return Err(ReadError::DigestMismatch);
             }
@@ -129,12 +129,12 @@ impl PassThroughBody {
 }
 
 impl PassThroughBody {
-    /// Compares what the receiver has with what comes now.
+    /// Compares the bytes that the receiver has with those of this body.
     async fn compare(&self, known: &[u8]) -> Result<(), ReadError> {
         let Some(sent) = &self.sent else {
             return Ok(());
         };
-        // Who jumps from part to part may skip bytes that the file never had.
+        // A reader that seeks may skip bytes that the file never had.
         let actual = sent.written.saturating_sub(self.received);
         let actual = usize::try_from(actual).unwrap_or(usize::MAX);
         let known = &known[..known.len().min(actual)];

@@ -1,8 +1,8 @@
-//! Who is admitted to a registry where our account may read more than everybody: only what everybody may
-//! read is served there.
+//! Admission to a registry, above all one of which only public content is served, though the gateway's account may
+//! read more.
 //!
-//! A repository is public once the upstream showed something of it to a question without our account. That
-//! is remembered for a day; the next question asks again.
+//! A repository is public once the upstream served something of it to an anonymous request. That is remembered for a
+//! day; the next request asks again.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,14 +16,17 @@ use oci::name::{Registry, Repository};
 use oci::v2::Resource;
 use store::{PublicLink, Reach, warn_degraded};
 
-/// How long a repository is known to be public.
+/// How long a repository counts as public.
 const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// What of a repository is asked for without our account.
+/// The content of a repository that is asked for anonymously.
 pub(super) type PublicKey = (Registry, Repository, Resource);
 
 impl Mirror {
-    /// The origin of a permit's registry, once it is known that `resource` may be served from there.
+    /// The registry of a permit, once `resource` may be served by its visibility.
+    ///
+    /// # Errors
+    /// [`MirrorError::NotPublic`] or the registry's denial, and why it could not be asked.
     pub(super) async fn admit(
         &self,
         permit: &Permit,
@@ -44,8 +47,8 @@ impl Mirror {
 }
 
 impl MirrorState {
-    /// Makes sure that everybody may read a repository. Where the upstream cannot be asked, what it said
-    /// last counts for as long as a stale tag does.
+    /// Makes sure that a repository is public. If the upstream is unavailable, its last answer counts for as long as a
+    /// stale tag does.
     async fn admit_public(
         self: Arc<Self>,
         origin: &OriginView,
@@ -55,7 +58,7 @@ impl MirrorState {
         let record = store::PublicKey::new(registry, repository);
         let known = self.store.records.open(&record).await;
         let known = known.unwrap_or_else(|error| {
-            warn_degraded("a record of what is public cannot be read", &error);
+            warn_degraded("a record of a public repository cannot be read", &error);
             None
         });
         let now = SystemTime::now();
@@ -74,7 +77,7 @@ impl MirrorState {
         checked.await.map(drop)
     }
 
-    /// Asks the upstream as everybody may, and keeps the answer.
+    /// Asks the upstream anonymously, and stores the answer.
     async fn check_public(
         self: Arc<Self>,
         origin: OriginView,
@@ -90,13 +93,13 @@ impl MirrorState {
         if from_peer.is_some() {
             return Ok(());
         }
-        let asked = async {
+        let answer = async {
             origin
                 .upstream()?
                 .ask_as_anybody(repository, resource)
                 .await
         };
-        match asked.await {
+        match answer.await {
             Ok(()) => {
                 let checked_at = unix_seconds(SystemTime::now());
                 records
@@ -105,12 +108,12 @@ impl MirrorState {
                 Ok(())
             }
             Err(error) => {
-                let asked = match resource {
+                let kind = match resource {
                     Resource::Manifest(_) => ResourceKind::Manifest,
                     Resource::Blob(_) => ResourceKind::Blob,
                     _ => ResourceKind::Repository,
                 };
-                let error = match MirrorError::from_upstream(Arc::new(error), asked) {
+                let error = match MirrorError::from_upstream(Arc::new(error), kind) {
                     MirrorError::Denied => MirrorError::NotPublic,
                     error => error,
                 };

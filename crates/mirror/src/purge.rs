@@ -1,4 +1,4 @@
-//! What operators do to the cache: removing some of it, rehashing all of it. What is kept in memory follows.
+//! Operations on the whole cache: purging content and verifying digests, with the in-memory caches kept in step.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -7,19 +7,26 @@ use std::time::SystemTime;
 use super::Mirror;
 pub use store::{Purge, Target, Verified};
 
+/// Whether a purge removes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PurgeMode {
+    Remove,
+    DryRun,
+}
+
 impl Mirror {
-    /// Removes what `target` names, or with `dry_run` only finds out what that would be.
+    /// Removes what `target` names, or only lists it.
     ///
     /// # Errors
-    /// When something cannot be removed; the rest was.
-    pub async fn purge(&self, target: Target, dry_run: bool) -> io::Result<Purge> {
+    /// If something cannot be removed; the rest is removed.
+    pub async fn purge(&self, target: Target, mode: PurgeMode) -> io::Result<Purge> {
         let store = self.state.store.clone();
         let mirror = self.clone();
         let work = tokio::task::spawn_blocking(move || {
-            if dry_run {
+            if mode == PurgeMode::DryRun {
                 return Ok(store.plan(&target));
             }
-            // Answers that are under way are of before, and so is what the bucket has: they are not kept.
+            // Answers in flight are from before, and so are peers' records: they are not stored.
             store.end_generations();
             let purge = store.plan(&target);
             for origin in mirror.state.origins.values() {
@@ -37,7 +44,7 @@ impl Mirror {
             .and_then(|outcome| outcome)
     }
 
-    /// Forgets what is in memory of what went.
+    /// Drops from memory what was removed from the store.
     fn invalidate_memory(&self, target: &Target, purge: &Purge) {
         let state = &self.state;
         for (digest, _) in &purge.files {
@@ -58,7 +65,7 @@ impl Mirror {
         }
     }
 
-    /// Rehashes everything that is here, and sets aside what is damaged. Blocks for as long as that takes.
+    /// Rehashes all stored blobs, and quarantines damaged ones. Blocks for as long as that takes.
     pub fn verify(&self, mut progress: impl FnMut(&Verified)) -> Verified {
         let verified = self.state.store.verify(|verified| {
             progress(verified);

@@ -1,4 +1,4 @@
-//! Reading a body, wherever it is: one code for first, late, slow and ranged readers.
+//! Reading a body from any place: first, late, slow and ranged readers share one code path.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use oci::range::Span;
 use store::{Blob, OpenFile, read_at};
 use upstream::UpstreamError;
 
-/// A wait for the receiver that makes it a slow one. Shorter ones are how a bounded socket buffer works.
+/// A write that waits this long makes its receiver a slow one. Shorter waits are how a bounded socket buffer works.
 const SLOW: Duration = Duration::from_millis(50);
-/// The smallest piece that is read at once, in bytes: for a slow receiver.
+/// The smallest piece, in bytes: for a slow receiver.
 const MIN_CHUNK: usize = 16 << 10;
 /// The largest piece for a receiver that may yet turn out slow, in bytes.
 const MID_CHUNK: usize = 32 << 10;
 /// The largest piece, in bytes.
 const MAX_CHUNK: usize = 256 << 10;
-/// What a receiver must have taken without being slow to get the largest pieces, in bytes: more than the
-/// kernel's buffers swallow for one that does not read at all.
+/// The bytes that a receiver must take without being slow to get the largest pieces: more than the
+/// kernel buffers for one that does not read at all.
 const FAST_AFTER: u64 = 8 << 20;
-/// Why a body ended before its end. The connection must be broken off then.
+/// Why a body failed before its end. The connection must be aborted then.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the fill failed")]
@@ -35,17 +35,17 @@ pub enum ReadError {
     Short,
     #[error("the store cannot be read")]
     Disk(#[from] std::io::Error),
-    #[error("the upstream sent other bytes than it promised")]
+    #[error("the upstream sent bytes that do not match the digest")]
     DigestMismatch,
 }
 
 /// A body being read. Pieces are small while the receiver is slow, so that a thousand slow receivers
-/// cost little memory, and grow while it takes what it gets.
+/// cost little memory, and grow while it keeps up.
 #[derive(Debug)]
 pub struct Reader {
     source: BodySource,
     offset: u64,
-    /// One past the last byte wanted; unknown while the length of the blob is.
+    /// One past the last byte to read; unknown while the length of the blob is.
     end: Option<u64>,
     chunk: usize,
     /// Bytes taken since the receiver was last slow.
@@ -59,7 +59,7 @@ enum BodySource {
     Blob(Blob),
     Fill(Box<FillReader>),
     PassThrough(Box<PassThroughBody>),
-    /// The part that is wanted cannot be had: the body breaks off.
+    /// The requested part is not available: the body fails.
     Unavailable,
 }
 
@@ -83,7 +83,7 @@ impl Reader {
         Self::new(BodySource::Blob(blob), span.first, Some(span.end))
     }
 
-    /// `announced` is the length of the whole blob that the receiver was told, where it was.
+    /// `announced` is the length of the whole blob, if the receiver was told one.
     pub(super) fn fill(
         follower: Follower,
         source: FillSource,
@@ -99,23 +99,23 @@ impl Reader {
         Self::new(BodySource::PassThrough(Box::new(body)), first, end)
     }
 
-    /// Goes on with another part, wherever it is. Whoever follows a fill stays on the staged file that it
-    /// began with. A body that only passes by has no other part: reading it fails then.
+    /// Continues with another part, at any offset. A reader of a fill stays on the staged file that it
+    /// began with. A pass-through body has no other part: reading it fails then.
     pub fn seek(&mut self, span: Span) {
         (self.offset, self.end) = (span.first, Some(span.end));
         match &mut self.source {
             BodySource::Memory(_) | BodySource::Blob(_) => {}
             BodySource::Fill(fill_reader) => fill_reader.seek(),
             BodySource::PassThrough(_) | BodySource::Unavailable => {
-                self.source = BodySource::Unavailable
+                self.source = BodySource::Unavailable;
             }
         }
     }
 
-    /// The next piece; `None` when everything wanted was read.
+    /// The next piece; `None` after the last.
     ///
     /// # Errors
-    /// What ended the body before its end. Nothing more can be read then.
+    /// Why the body failed before its end. Nothing more can be read then.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         if self.end.is_some_and(|end| self.offset >= end) {
             return Ok(None);
@@ -156,7 +156,7 @@ impl Reader {
                 Err(ReadError::Short)
             };
         };
-        // A side or passed-through body may bring more than was asked for.
+        // A side request or pass-through body may supply more than was asked for.
         let wanted = self.end.map_or(u64::MAX, |end| end - self.offset);
         let piece = piece.slice(
             ..piece
@@ -170,7 +170,7 @@ impl Reader {
         Ok(Some(piece))
     }
 
-    /// Gives a written piece back, with how long writing it had to wait for the receiver.
+    /// Takes a written piece back, with how long the write waited for the receiver.
     pub fn written(&mut self, piece: Bytes, waited: Duration) {
         if waited >= SLOW {
             (self.taken, self.chunk) = (0, MIN_CHUNK);
@@ -190,7 +190,7 @@ impl Reader {
         }
     }
 
-    /// One read of the file, of at most a chunk and not beyond `limit`.
+    /// Reads the file once: at most a chunk, and not beyond `limit`.
     async fn read(&mut self, file: &Arc<OpenFile>, limit: u64) -> Result<Bytes, ReadError> {
         let limit = self.end.map_or(limit, |end| end.min(limit));
         let want = usize::try_from(limit.saturating_sub(self.offset))

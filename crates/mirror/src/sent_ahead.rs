@@ -1,5 +1,5 @@
-//! What a receiver was sent that did not come from the file it follows: remembered by its hash, and compared with
-//! verified bytes before a body may end.
+//! Bytes that a receiver was sent ahead of the fill, by side requests: remembered by their hashes, and compared with
+//! verified bytes before the body may end.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use oci::digest::{Algorithm, Digest, Hasher};
 use oci::range::Span;
 use store::{OpenFile, hash_part};
 
-/// Stretches of a blob that a receiver has from elsewhere.
+/// Spans of a blob that a receiver was sent ahead of the fill.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SentAhead {
     spans: Vec<SentSpan>,
@@ -24,7 +24,7 @@ impl SentAhead {
         self.spans.is_empty()
     }
 
-    /// These bytes were sent, which should stand at `offset`.
+    /// Records bytes that were sent as those at `offset`.
     pub fn record(&mut self, offset: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -44,10 +44,10 @@ impl SentAhead {
         }
     }
 
-    /// Whether all of it stands in a file. Blocks on the disk.
+    /// Whether a file has all of these bytes. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// When the file cannot be read.
     pub fn matches_file(self, file: &OpenFile) -> io::Result<bool> {
         for SentSpan { span, hasher } in self.spans {
             let actual = Hasher::new(Algorithm::Sha256);
@@ -58,7 +58,7 @@ impl SentAhead {
         Ok(true)
     }
 
-    /// To compare it with a body that is read from its first byte on.
+    /// A check of a body that is read from its first byte on.
     pub fn replay(&self) -> ReplayCheck {
         let expected = self.spans.iter().map(|sent| ExpectedSpan {
             span: sent.span,
@@ -69,7 +69,7 @@ impl SentAhead {
     }
 }
 
-/// Stretches that a body must have.
+/// Compares a body with the spans that were sent ahead.
 #[derive(Debug)]
 pub(super) struct ReplayCheck(Vec<ExpectedSpan>);
 
@@ -81,7 +81,7 @@ struct ExpectedSpan {
 }
 
 impl ReplayCheck {
-    /// Takes the body's next bytes, which stand at `offset`. False when a stretch of it is not what was sent.
+    /// Takes the body's next bytes, those at `offset`. False if a span of it differs from what was sent.
     pub fn matches_next(&mut self, offset: u64, bytes: &[u8]) -> bool {
         let end = offset + bytes.len() as u64;
         self.0
@@ -97,7 +97,7 @@ impl ReplayCheck {
             })
     }
 
-    /// Whether a body of this length had all of them.
+    /// Whether a body of this length contains all spans.
     pub fn fits_within(&self, length: u64) -> bool {
         self.0.iter().all(|expected| expected.span.end <= length)
     }

@@ -1,7 +1,7 @@
-//! Where a fill gets its bytes, what it is known by, and how its bytes are verified.
+//! Fill sources: the key of a fill, the source of its bytes, and their verification.
 //!
-//! A blob of a repository is named by its digest. A [`ForeignSource`] may have content of which only the end tells
-//! the digest: its fill is known by a name, and the source says what its bytes are checked by.
+//! A blob of a repository is identified by its digest. A [`ForeignSource`] may have content whose digest is known only
+//! at its end: such a fill is identified by a name, and the source tells how the bytes are verified.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use oci::name::{Registry, Repository};
 use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
 use upstream::{BlobBody, UpstreamError};
 
-/// What a fill is known by.
+/// Identifies a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FillKey {
     /// The digest of its content.
     Digest(Digest),
-    /// A name, where only the content's end tells the digest.
+    /// A name, for content whose digest is known only at its end.
     Name(ContentName),
 }
 
-/// The hash of a content's name, under which its partial is filed. No blob has it for a digest.
+/// The hash of a content's name, under which its partial is stored. It is no blob's digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentName(Digest);
 
 impl FillKey {
-    /// The key of a content that is named so.
+    /// The key of content with this name.
     pub fn named(name: &str) -> Self {
         Self::Name(ContentName(Digest::of(Algorithm::Sha256, name.as_bytes())))
     }
 
-    /// The digest of the content, where it is known before its end.
+    /// The digest of the content, if it is known before the end.
     pub fn digest(&self) -> Option<Digest> {
         match self {
             Self::Digest(digest) => Some(*digest),
@@ -43,7 +43,7 @@ impl FillKey {
         }
     }
 
-    /// What its partial is filed under.
+    /// The key of its partial.
     pub(super) fn partial_key(&self) -> Digest {
         match self {
             Self::Digest(digest) | Self::Name(ContentName(digest)) => *digest,
@@ -57,21 +57,21 @@ impl fmt::Display for FillKey {
     }
 }
 
-/// A source that is no blob of a repository.
+/// A source other than a blob of a repository.
 pub trait ForeignSource: fmt::Debug + Send + Sync {
     fn registry(&self) -> &Registry;
 
-    /// The repository by whose right it is asked, where that is known.
+    /// The repository by whose right it is asked, if known.
     fn repository(&self) -> Option<&Repository>;
 
-    /// Its name there. With registry and repository it tells one source from another.
+    /// Its name in the registry. With registry and repository it identifies the source.
     fn name(&self) -> &str;
 
-    /// Fetches from byte `offset` up to `end` (excluded) or to the end, of `total` bytes where that is known. A
+    /// Fetches from byte `offset` up to `end` (excluded) or to the end, of `total` bytes if known. The
     /// body may begin before `offset`.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// The upstream's refusal, or why it could not be asked.
     fn fetch(
         &self,
         offset: u64,
@@ -79,17 +79,17 @@ pub trait ForeignSource: fmt::Debug + Send + Sync {
         total: Option<u64>,
     ) -> BoxFuture<'_, Result<BlobBody, UpstreamError>>;
 
-    /// How a body is verified of which only the end tells the digest.
+    /// The verification of content without a known digest.
     fn check(&self) -> DigestCheck;
 
-    /// The digest under which such content was committed before.
+    /// The digest under which such content was committed earlier.
     fn committed_as(&self) -> BoxFuture<'_, Option<Digest>>;
 
-    /// Its bytes were committed under this digest.
+    /// Records that its bytes were committed under this digest.
     fn committed(&self, digest: Digest, size: u64) -> BoxFuture<'_, ()>;
 }
 
-/// Where a fill can get its bytes.
+/// A source of a fill's bytes.
 #[derive(Clone, Debug)]
 pub enum FillSource {
     /// A blob of a repository.
@@ -97,14 +97,14 @@ pub enum FillSource {
     Foreign(Arc<dyn ForeignSource>),
 }
 
-/// A repository of a v2 registry that may have a blob.
+/// A repository that may have a blob.
 #[derive(Clone, Debug)]
 pub struct BlobSource {
     pub(super) origin: OriginView,
     pub(super) repository: Repository,
 }
 
-/// How bytes are verified from their first on: not at all, or what is hashed must be one of these.
+/// Verifies a whole body: its hash must be one of the expected digests, if there are any.
 #[derive(Debug)]
 pub struct DigestCheck {
     pub(super) hasher: Hasher,
@@ -112,7 +112,7 @@ pub struct DigestCheck {
 }
 
 impl DigestCheck {
-    /// What `hasher` comes to with a whole body must be one of `expected`, if there are any.
+    /// A check by `hasher`; without `expected` digests any body passes.
     pub const fn new(hasher: Hasher, expected: Vec<Digest>) -> Self {
         Self { hasher, expected }
     }
@@ -125,19 +125,19 @@ impl DigestCheck {
         self.expected.is_empty() || self.expected.contains(actual)
     }
 
-    /// Whether there is anything to compare with.
+    /// Whether any digest is expected.
     pub(super) fn has_expected(&self) -> bool {
         !self.expected.is_empty()
     }
 
-    /// The first of what it could be.
+    /// The first expected digest.
     pub(super) fn expected(&self) -> Option<Digest> {
         self.expected.first().copied()
     }
 }
 
 impl FillSource {
-    /// The repository of a v2 registry that it is, if it is one.
+    /// The registry and repository of a blob.
     pub(super) fn blob(&self) -> Option<(&OriginView, &Repository)> {
         match self {
             Self::Blob(BlobSource { origin, repository }) => Some((origin, repository)),
@@ -147,7 +147,7 @@ impl FillSource {
 
     pub(super) fn registry(&self) -> &Registry {
         match self {
-            Self::Blob(blob) => &blob.origin.registry(),
+            Self::Blob(blob) => blob.origin.registry(),
             Self::Foreign(foreign) => foreign.registry(),
         }
     }
@@ -162,7 +162,7 @@ impl FillSource {
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            // What one caller is given says nothing of another.
+            // A registry's answer to one caller does not count for another.
             (Self::Blob(one), Self::Blob(other)) => {
                 one.repository == other.repository
                     && one.origin.registry() == other.origin.registry()
@@ -177,11 +177,10 @@ impl FillSource {
         }
     }
 
-    /// Begins to fetch from byte `offset` up to `end` (excluded) or to the end, of `total` bytes where that is
-    /// known.
+    /// Begins to fetch from byte `offset` up to `end` (excluded) or to the end, of `total` bytes if known.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// The upstream's refusal, or why it could not be asked.
     pub(super) async fn body(
         &self,
         key: &FillKey,
@@ -194,16 +193,16 @@ impl FillSource {
                 let upstream = origin.upstream()?;
                 upstream.blob(repository, digest, offset, end).await
             }
-            // A repository has no content but by digest.
+            // A repository has content by digest only.
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
             (Self::Foreign(foreign), _) => foreign.fetch(offset, end, total).await,
         }
     }
 
-    /// Whether it still has it, where that is not known from elsewhere.
+    /// Asks whether a repository still has the content.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// The upstream's refusal, or why it could not be asked.
     pub(super) async fn confirm(&self, key: &FillKey) -> Result<(), UpstreamError> {
         match (self, key) {
             (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
@@ -211,12 +210,12 @@ impl FillSource {
                 size.map(drop)
             }
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
-            // Who may have it was decided before its fill was joined.
+            // The right to it was checked before its fill was joined.
             (Self::Foreign(_), _) => Ok(()),
         }
     }
 
-    /// How a body is verified that is read from its first byte on.
+    /// The verification of a body that is read from its first byte on.
     pub(super) fn check(&self, key: &FillKey) -> DigestCheck {
         match (self, key) {
             (Self::Foreign(foreign), FillKey::Name(_)) => foreign.check(),
@@ -224,7 +223,7 @@ impl FillSource {
         }
     }
 
-    /// What another fill committed meanwhile, if this source is known to have it.
+    /// The blob that another fill committed meanwhile, if this source is known to have it.
     pub(super) async fn committed_meanwhile(
         &self,
         store: &Arc<Store>,
@@ -241,7 +240,7 @@ impl FillSource {
                 *digest
             }
             (Self::Blob(_), FillKey::Name(_)) => return None,
-            // Who may have it was decided before.
+            // The right to it was checked before.
             (Self::Foreign(_), FillKey::Digest(digest)) => *digest,
             (Self::Foreign(foreign), FillKey::Name(_)) => foreign.committed_as().await?,
         };
@@ -250,14 +249,14 @@ impl FillSource {
         opened.await.ok()?.ok()?
     }
 
-    /// Begins to ask whether it has a blob, of a repository; call it before it is asked for the bytes.
+    /// Begins to ask whether a repository has the blob; call it before it is asked for the bytes.
     pub(super) fn ask_link(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
         let (origin, repository) = self.blob()?;
         let key = BlobKey::new(origin.registry(), repository, &key.digest()?);
         Some(store.records.ask(&key))
     }
 
-    /// It has it: its upstream just said so. What a foreign source has is noted once it is whole.
+    /// Records that a repository has the blob, as its upstream just said. Foreign content is recorded at commit.
     pub(super) async fn record_link(
         &self,
         store: &Store,
@@ -274,7 +273,7 @@ impl FillSource {
         store.records.answer(claim, link, Reach::Shared).await;
     }
 
-    /// The bytes are committed under this digest.
+    /// Tells a foreign source that its bytes were committed under this digest.
     pub(super) async fn committed(&self, digest: Digest, size: u64) {
         if let Self::Foreign(foreign) = self {
             foreign.committed(digest, size).await;
@@ -287,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_no_digest() {
+    fn a_name_is_not_a_digest() {
         let named = FillKey::named("a layer");
         let same_hash = FillKey::Digest(Digest::of(Algorithm::Sha256, b"a layer"));
         assert_eq!(named, FillKey::named("a layer"));
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_one_of_the_digests_it_is_checked_by() {
+    fn a_check_accepts_only_expected_digests() {
         let [right, wrong] = [b"right", b"wrong"].map(|body| Digest::of(Algorithm::Sha256, body));
         for (expected, actual, accepts, has_expected) in [
             (vec![], right, true, false),

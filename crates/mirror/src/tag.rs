@@ -205,7 +205,7 @@ impl MirrorState {
     }
 
     /// Asks where a tag points now. If the upstream is unavailable or slow, the `known` pointer is the answer, with
-    /// its age, and the request goes on behind it.
+    /// its age, and the request continues behind it.
     async fn revalidate_tag(
         self: Arc<Self>,
         origin: OriginView,
@@ -222,10 +222,10 @@ impl MirrorState {
             Some(KnownAnswer { answer, age })
         });
         let question = self.ask_tag(&key);
-        let asked = (key.clone(), question.generation());
+        let request_key = (key.clone(), question.generation());
         let start = || self.clone().resolve(origin.clone(), key.clone(), question);
         let ask = async {
-            let (resolved, collapsed) = self.tag_requests.join(asked, start).await;
+            let (resolved, collapsed) = self.tag_requests.join(request_key, start).await;
             (resolved.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let compare = |resolved: &ResolvedTag| match known {

@@ -120,10 +120,10 @@ impl MirrorState {
             return Ok(None);
         }
         if let Some(size) = pointer.size
-            && let Some(asked) = self.ask_link(key, question, &pointer.digest)
+            && let Some(link_question) = self.ask_link(key, question, &pointer.digest)
         {
             let link = confirmed_link(pointer.media_type.clone(), size);
-            self.confirm_link(&asked, &key.0, &key.1, &pointer.digest, link)
+            self.confirm_link(&link_question, &key.0, &key.1, &pointer.digest, link)
                 .await;
         }
         let records = &self.store.records;
@@ -146,14 +146,14 @@ impl MirrorState {
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let FetchedManifest { link, bytes } = match self.ask_link(key, question, &digest) {
-            Some(asked) => self.store_manifest(&asked, &digest, manifest).await?,
-            None => {
-                let bytes = Some(manifest.bytes.clone());
-                let link = self.store_manifest_bytes(&digest, manifest).await?;
-                let link = Arc::new(link);
-                FetchedManifest { link, bytes }
-            }
+        let link_question = self.ask_link(key, question, &digest);
+        let FetchedManifest { link, bytes } = if let Some(question) = link_question {
+            self.store_manifest(&question, &digest, manifest).await?
+        } else {
+            let bytes = Some(manifest.bytes.clone());
+            let link = self.store_manifest_bytes(&digest, manifest).await?;
+            let link = Arc::new(link);
+            FetchedManifest { link, bytes }
         };
         let pointer = Pointer {
             digest,

@@ -1,5 +1,5 @@
-//! Pulls beforehand, for operators: an image with every blob that a client would ask for. The bytes come by the
-//! same fills as a client's, so that one who comes meanwhile shares them.
+//! Warming the cache for operators: pulls an image with every blob that a client would ask for, by the same fills as
+//! clients, which can join them.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,15 +19,15 @@ use oci::name::{Reference, Registry, Repository, RepositoryName};
 use oci::platform::{Platform, Platforms, choose};
 use oci::references::{BlobReference, parts};
 
-/// Blobs of one image that are fetched at once, as clients do.
+/// Blobs of one image that are fetched at once, as by clients.
 const CONCURRENT_BLOBS: usize = 4;
-/// How deep indexes may be in one another.
+/// How deep indexes may be nested.
 const MAX_INDEX_DEPTH: u32 = 3;
-/// The longest that an upstream's own limit is waited for.
+/// The longest `Retry-After` of an upstream's rate limit that is waited for.
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
-/// How long all waits for one image may take.
+/// The deadline for new waits, counted from the start.
 const MAX_TOTAL_WAIT: Duration = Duration::from_secs(3600);
-/// How long one wait is at least, and at most.
+/// The shortest and the longest wait.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// An image as an operator names it.
@@ -38,24 +38,24 @@ pub struct ImageReference {
     pub reference: Reference,
 }
 
-/// How far a pull is.
+/// The progress of a pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WarmProgress {
-    /// Blobs that are here.
+    /// Blobs that are stored.
     pub blobs: u64,
     pub of_blobs: u64,
-    /// Bytes of them, as far as manifests say how many.
+    /// Their bytes, as far as manifests tell.
     pub bytes: u64,
     pub of_bytes: u64,
-    /// Bytes of blobs that were not whole here before.
+    /// Bytes of blobs that were not stored before.
     pub fetched: u64,
-    /// Blobs that are coming: bytes here, and the length where it is known.
+    /// Blobs being fetched: bytes staged, and the length if known.
     pub coming: Vec<(Digest, u64, Option<u64>)>,
-    /// Why it waits, while it does.
+    /// Why the pull waits, while it does.
     pub waits: Option<String>,
 }
 
-/// Why an image is not here.
+/// Why an image could not be pulled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WarmError {
     #[error(transparent)]
@@ -85,7 +85,7 @@ fn platform_list(platforms: &[Platform]) -> String {
     }
 }
 
-/// One pull.
+/// One pull in progress.
 struct WarmRun<'a> {
     mirror: &'a Mirror,
     permit: Permit,
@@ -94,11 +94,11 @@ struct WarmRun<'a> {
 }
 
 impl Mirror {
-    /// Sees to it that an image is here with all its blobs; `progress` hears how it goes. Like a purge it is an
-    /// operator's, who needs no rule. Dropping it leaves downloads that are under way to themselves.
+    /// Pulls an image with all its blobs into the store, and publishes its `progress`. Like a purge it is an
+    /// operator's request, which needs no rule. Downloads in progress continue if it is dropped.
     ///
     /// # Errors
-    /// Why something of it is not here. What came, stays.
+    /// Why a part could not be pulled. Parts that were fetched stay stored.
     pub async fn warm(
         &self,
         image: &ImageReference,
@@ -129,7 +129,7 @@ impl Mirror {
 }
 
 impl WarmRun<'_> {
-    /// Fetches what the reference names and what is wanted below it; the blobs of all that.
+    /// Fetches the manifest and its wanted children; returns the blobs of all.
     async fn manifests(
         &self,
         reference: &Reference,
@@ -172,7 +172,7 @@ impl WarmRun<'_> {
                 BlobLocation::PassThrough => return Err(WarmError::NoRoom),
                 BlobLocation::Fill(follower) => match self.follow(follower, &part.digest).await {
                     Ok(()) => break,
-                    // It gave its slot up before it saw us.
+                    // The fill yielded its slot before this pull joined.
                     Err(FillError::Paused) => {}
                     Err(FillError::NoRoom { .. }) => return Err(WarmError::NoRoom),
                     Err(error) => self.wait_to_retry(MirrorError::from_fill(error)).await?,
@@ -216,7 +216,7 @@ impl WarmRun<'_> {
         }
     }
 
-    /// Asks until there is an answer that is not to wait.
+    /// Asks until the answer is not to wait.
     async fn retry<T, F>(&self, ask: impl Fn() -> F) -> Result<T, WarmError>
     where
         F: Future<Output = Result<T, MirrorError>>,
@@ -229,7 +229,7 @@ impl WarmRun<'_> {
         }
     }
 
-    /// Waits as long as an error asks for, where it does.
+    /// Waits as long as an error asks for, or fails with it.
     async fn wait_to_retry(&self, error: MirrorError) -> Result<(), WarmError> {
         let (least, most) = WAIT;
         let wait = match retry_after(&error) {
@@ -245,7 +245,7 @@ impl WarmRun<'_> {
     }
 }
 
-/// How long to wait before asking again, where that is of use.
+/// How long to wait before asking again, if that is of use.
 fn retry_after(error: &MirrorError) -> Option<Duration> {
     match error {
         MirrorError::Busy { retry_after } => Some(*retry_after),

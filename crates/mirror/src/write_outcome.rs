@@ -1,6 +1,6 @@
-//! What the answer to a write says about the registry. Pure.
+//! Write outcomes: what the answer to a write says about the registry. Pure.
 //!
-//! Nothing is learnt from what a client claims: content is linked to a repository only if the answer names it
+//! A client's claim proves nothing: content is linked to a repository only if the answer names it
 //! and the client asked for it.
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use oci::digest::{Algorithm, Digest};
 use oci::name::{Reference, Repository};
 use oci::v2::{Endpoint, Resource, Target};
 
-/// What an answered write says about the registry.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// The repository has this manifest, under this reference.
@@ -26,12 +26,12 @@ pub enum WriteOutcome {
     },
     /// The repository no longer has this.
     Deleted(Resource),
-    /// It may or may not have been done.
+    /// The write may or may not have happened.
     Uncertain(Resource),
     Nothing,
 }
 
-/// What was written, as far as its answer can teach something.
+/// A write, as far as its outcome depends on it.
 #[derive(Clone, Debug)]
 pub struct WriteRequest {
     pub method: Method,
@@ -42,8 +42,8 @@ pub struct WriteRequest {
     pub manifest: Option<(String, Bytes)>,
 }
 
-/// What an answer teaches: that the repository has what the answer itself names, if it is what was asked for.
-/// `answer` is absent where it got lost.
+/// The outcome by an answer: the repository has the content that the answer itself names, if that is what was
+/// requested. `answer` is absent if it got lost.
 pub fn write_outcome(
     written: WriteRequest,
     answer: Option<(StatusCode, &HeaderMap)>,
@@ -94,8 +94,7 @@ pub fn write_outcome(
     }
 }
 
-/// The digest of the content that an answer to a write names: in `Docker-Content-Digest`, in the `Location` of
-/// what was written, or in both alike.
+/// The digest that the answer to a write names: in `Docker-Content-Digest`, in `Location`, or the same in both.
 fn named_digest(headers: &HeaderMap, repository: &Repository) -> Option<Digest> {
     let mut lines = headers.get_all("docker-content-digest").iter();
     let stated = lines
@@ -120,7 +119,7 @@ fn named_digest(headers: &HeaderMap, repository: &Repository) -> Option<Digest> 
     }
 }
 
-/// What a manifest is called that was put under a reference.
+/// The digest of a manifest that was put under a reference.
 pub(super) fn written_digest(reference: &Reference, bytes: &[u8]) -> Digest {
     match reference {
         Reference::Digest(digest) => *digest,
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_teach() {
+    fn an_answer_leads_to_one_outcome() {
         let digest = Digest::of(Algorithm::Sha256, b"x");
         let tag = || Resource::Manifest("latest".parse().expect("a tag"));
         let bytes = Bytes::from_static(b"{}");
@@ -201,21 +200,21 @@ mod tests {
                 blob: Some(digest),
                 manifest: manifest(),
             };
-            let learned = write_outcome(written.clone(), status.map(|status| (status, &headers)));
-            assert_eq!(learned, expected, "{method} {resource:?} {status:?}");
-            // Without a name of what was written nothing is known of it.
+            let outcome = write_outcome(written.clone(), status.map(|status| (status, &headers)));
+            assert_eq!(outcome, expected, "{method} {resource:?} {status:?}");
+            // An answer that names no content links none.
             let unnamed = HeaderMap::new();
-            let learned = write_outcome(written, status.map(|status| (status, &unnamed)));
-            let teaches = matches!(
-                learned,
+            let outcome = write_outcome(written, status.map(|status| (status, &unnamed)));
+            let links = matches!(
+                outcome,
                 WriteOutcome::Manifest { .. } | WriteOutcome::Blob { .. }
             );
-            assert!(!teaches, "{method} {resource:?} {status:?}");
+            assert!(!links, "{method} {resource:?} {status:?}");
         }
     }
 
     #[test]
-    fn what_answers_name() {
+    fn an_answer_names_one_digest_or_none() {
         let (one, two) = (
             Digest::of(Algorithm::Sha256, b"1"),
             Digest::of(Algorithm::Sha512, b"2"),
@@ -238,7 +237,7 @@ mod tests {
                 None,
             ),
             (vec![], Some("/v2/team/app/manifests/latest".into()), None),
-            // A place that names no content says nothing for or against.
+            // A location without a digest is ignored.
             (
                 vec![one.to_string()],
                 Some("/v2/team/app/manifests/latest".into()),

@@ -1,7 +1,7 @@
-//! Requests that pass through to a registry, and what the cache does with what they teach.
+//! Writes: requests that pass through to a registry, and their outcomes in the cache.
 //!
-//! What was written is known at once: a pull that follows finds it. What may have been written, because the
-//! answer got lost, is forgotten, so that the next pull asks.
+//! A confirmed write is cached at once: a pull that follows finds it. A write that may have happened, because the
+//! answer got lost, is invalidated, so that the next pull asks.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,25 +24,25 @@ use oci::v2::{Endpoint, Resource};
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Question, TagKey};
 use upstream::{BODY_HEADERS_TIMEOUT, Manifest, ManifestHead, OnClosedConnection, Passing};
 
-/// A request for something of the permit's repository.
+/// A request about the permit's repository that passes through.
 #[derive(Debug)]
 pub struct PassThroughRequest {
     pub method: Method,
     pub resource: Resource,
-    /// Without `?`, as it goes out.
+    /// As sent, without `?`.
     pub query: String,
-    /// Another repository that a blob is mounted from.
+    /// The repository that a blob is mounted from.
     pub from: Option<Repository>,
     pub headers: HeaderMap,
     pub body: Option<Body>,
 }
 
 impl Mirror {
-    /// Passes a request on to the permit's registry. Its statuses are no errors, save that it refuses our
+    /// Forwards a request to the permit's registry. Its statuses are no errors, except a refusal of the gateway's
     /// account.
     ///
     /// # Errors
-    /// Why it could not be asked.
+    /// That refusal, or why the registry could not be asked.
     pub async fn pass(
         &self,
         permit: &Permit,
@@ -80,8 +80,8 @@ impl Mirror {
             .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))
     }
 
-    /// Begins a write; call it before the registry is sent anything. `manifest` is what is put, `blob` the digest that
-    /// an upload is to end with.
+    /// Begins a write; call it before anything is sent to the registry. `manifest` is the body of a PUT, `blob` the
+    /// digest that an upload is finished with.
     pub fn begin_write(
         &self,
         permit: &Permit,
@@ -111,8 +111,8 @@ impl Mirror {
         writing
     }
 
-    /// Lets the cache know what a write did. `tags` are more tags that a manifest was put under: they may have moved,
-    /// whatever its answer says of them. It is done to its end, also where the client leaves meanwhile.
+    /// Applies the outcome of a write to the cache. `tags` are more tags that a manifest was put under: they may have
+    /// moved, whatever the answer says of them. Completes even if the client leaves meanwhile.
     pub async fn apply_write(
         &self,
         permit: &Permit,
@@ -123,7 +123,7 @@ impl Mirror {
         let Ok(origin) = self.origin(permit) else {
             return;
         };
-        // A registry may put some of them and refuse the rest.
+        // A registry may put some of the tags and refuse the rest.
         if write_outcome == WriteOutcome::Nothing && tags.is_empty() {
             return;
         }
@@ -140,8 +140,8 @@ impl Mirror {
     }
 }
 
-/// A write from before it was sent until it is known what it did: where another one ended meanwhile, only the registry
-/// knows which of the two counts.
+/// A write from before it is sent until its outcome is known. If another one ended meanwhile, only the registry
+/// knows which of the two came last.
 #[derive(Debug, Default)]
 pub struct PendingWrite {
     tag: Option<Question<Pointer>>,
@@ -158,7 +158,7 @@ enum Change {
     Uncertain,
 }
 
-/// The actions that the upstream's token must allow. Cancelling an upload is a deletion to some.
+/// The actions that the upstream's token must allow. Some registries treat cancelling an upload as a deletion.
 fn token_actions(action: Action, pass: &PassThroughRequest) -> &'static str {
     match (action, &pass.method, &pass.resource) {
         (Action::Push, &Method::DELETE, Resource::Upload(_)) => "pull,push,delete",
@@ -239,7 +239,7 @@ impl MirrorState {
         self.remove_negative(permit, &Reference::Digest(digest));
     }
 
-    /// Invalidates what is cached of a resource.
+    /// Invalidates the cached state of a resource.
     async fn invalidate(&self, permit: &Permit, resource: &Resource, change: Change) {
         let (registry, repository) = (permit.registry(), permit.repository());
         let MirrorState { store, .. } = self;
@@ -250,7 +250,7 @@ impl MirrorState {
                 match reference {
                     Reference::Tag(tag) => self.invalidate_tag(permit, tag).await,
                     Reference::Digest(digest) if change == Change::Deleted => {
-                        // The tags first: who finds a manifest by its tag links it, unless that is no longer so.
+                        // The tags first: a request that resolves a tag links its manifest, unless the tag has changed.
                         let records = &store.records;
                         records.remove_tags_of(registry, repository, *digest).await;
                         let key = ManifestKey::new(registry, repository, digest);
@@ -293,7 +293,7 @@ impl MirrorState {
         }
     }
 
-    /// Forgets the pages of a repository: its tags, and who refers to what.
+    /// Invalidates the cached pages of a repository: its tags and referrers.
     fn invalidate_lists(&self, permit: &Permit) {
         let (registry, repository) = (permit.registry(), permit.repository());
         self.list_generations

@@ -1,0 +1,332 @@
+//! One transfer of a download: streams the missing bytes from one source into the staged file, and commits it.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::download::Download;
+use super::fill::{FillError, Phase, TAIL};
+use super::source::{DigestCheck, FillKey, FillSource};
+use oci::digest::Digest;
+use store::{
+    self, BlobLink, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, warn_degraded,
+};
+use upstream::{BlobBody, UpstreamError};
+
+/// Why a transfer ended early.
+pub(super) enum Interruption {
+    /// The connection failed; the same source may continue.
+    Drop(FillError),
+    /// The source does not supply the content.
+    Refusal(FillError),
+    /// The staged bytes do not match the digest.
+    WrongBytes(FillError),
+    /// The source sends other bytes than were staged: one of both is wrong.
+    Changed(FillError),
+    /// The disk has no room or is broken.
+    Disk(FillError),
+    /// Other fills wait for the slot, and this one has no followers.
+    Pause,
+}
+
+/// Progress is published when the upstream pauses, or in steps of this many bytes.
+const PUBLISH_EVERY: u64 = 256 << 10;
+/// The size in bytes from which a fill logs its progress, and how often.
+const REPORT_FROM: u64 = 8 << 20;
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+impl Download {
+    /// Downloads the missing bytes from one source, and commits the blob.
+    pub(super) async fn attempt(
+        &mut self,
+        source: &FillSource,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<Arc<OpenFile>, Interruption> {
+        match self.stream(source, staged).await {
+            // A body without a length that lost only its terminator.
+            Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_whole) => {}
+            streamed => streamed?,
+        }
+        self.commit(source, staged).await
+    }
+
+    /// Downloads the missing bytes from one source, until its body ends.
+    async fn stream(
+        &mut self,
+        source: &FillSource,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<(), Interruption> {
+        if let Some(staged) = staged
+            && staged.total() == Some(staged.written())
+        {
+            if !self.published {
+                let claim = self.ask_link(source);
+                let confirmed = source.confirm(&self.fill.key);
+                confirmed.await.map_err(interruption)?;
+                self.record_link(source, claim, staged.total()).await;
+                self.publish_file(staged);
+            }
+            return Ok(());
+        }
+        let body = self.request_body(source, staged.as_ref()).await?;
+        let staged = match staged {
+            Some(staged) => {
+                if !self.published {
+                    self.publish_file(staged);
+                }
+                staged
+            }
+            None => staged.insert(self.stage(source, &body).await?),
+        };
+        self.copy(body, staged).await
+    }
+
+    /// Asks a source for the missing bytes, and records that its repository has the blob.
+    async fn request_body(
+        &self,
+        source: &FillSource,
+        staged: Option<&StagedBlob>,
+    ) -> Result<BlobBody, Interruption> {
+        let offset = staged.map_or(0, StagedBlob::written);
+        let (key, total) = (self.fill.key, staged.and_then(StagedBlob::total));
+        let ask = |from| source.body(&key, from, None, total);
+        let claim = self.ask_link(source);
+        let mut body = ask(offset).await.map_err(interruption)?;
+        if staged.is_some_and(|staged| staged.note().contradicts(body.version.as_ref())) {
+            // The version changed: the whole body is compared with the staged bytes.
+            body = ask(0).await.map_err(interruption)?;
+        }
+        self.record_link(source, claim, body.total).await;
+        if let (Some(total), Some(now)) = (total, body.total)
+            && total != now
+        {
+            let changed = UpstreamError::Protocol("the length has changed");
+            return Err(Interruption::WrongBytes(FillError::Upstream(Arc::new(
+                changed,
+            ))));
+        }
+        Ok(body)
+    }
+
+    /// Appends the new bytes of a body to the staged file; bytes that are staged already must be the same.
+    async fn copy(
+        &mut self,
+        mut body: BlobBody,
+        staged: &mut StagedBlob,
+    ) -> Result<(), Interruption> {
+        let (offset, mut at) = (staged.written(), body.offset);
+        loop {
+            let next = body.next();
+            tokio::pin!(next);
+            let chunk = match futures_util::poll!(&mut next) {
+                Poll::Ready(chunk) => chunk,
+                Poll::Pending => {
+                    self.publish_progress(staged, 1);
+                    next.await
+                }
+            };
+            let Some(chunk) = chunk.map_err(interruption)? else {
+                break;
+            };
+            // The body may repeat bytes that are staged already.
+            let known = offset.saturating_sub(at).min(chunk.len() as u64);
+            let (known, new) = chunk.split_at(usize::try_from(known).unwrap_or(chunk.len()));
+            let same = staged.holds(known, at).map_err(CommitError::from);
+            if !same.map_err(|error| self.interruption_of(error))? {
+                let changed = UpstreamError::Protocol("the bytes have changed");
+                return Err(Interruption::Changed(FillError::Upstream(Arc::new(
+                    changed,
+                ))));
+            }
+            at += chunk.len() as u64;
+            staged
+                .append(new)
+                .map_err(|error| self.interruption_of(error))?;
+            self.publish_progress(staged, PUBLISH_EVERY);
+            self.report(staged);
+            if self.fills.yield_slot(&self.fill) {
+                return Err(Interruption::Pause);
+            }
+        }
+        self.publish_progress(staged, 1);
+        if staged.total().is_some_and(|total| staged.written() < total) {
+            // The body ended cleanly, but short of its announced length: like a drop.
+            let short = UpstreamError::Protocol("the body ended before its announced length");
+            return Err(Interruption::Drop(FillError::Upstream(Arc::new(short))));
+        }
+        Ok(())
+    }
+
+    /// Begins to ask whether the source's repository has the blob.
+    pub(super) fn ask_link(&self, source: &FillSource) -> Option<Question<BlobLink>> {
+        source.ask_link(&self.fills.state.store, &self.fill.key)
+    }
+
+    /// Records that the source's repository has the blob, as its upstream just said.
+    pub(super) async fn record_link(
+        &self,
+        source: &FillSource,
+        claim: Option<Question<BlobLink>>,
+        size: Option<u64>,
+    ) {
+        let store = &self.fills.state.store;
+        source.record_link(store, claim.as_ref(), size).await;
+    }
+
+    /// Begins a staged file, with room for the announced length.
+    async fn stage(
+        &mut self,
+        source: &FillSource,
+        body: &BlobBody,
+    ) -> Result<StagedBlob, Interruption> {
+        let (blobs, total) = (&self.fills.state.store.blobs, body.total);
+        // An empty body is complete with its headers, so it is verified before they are published.
+        if total == Some(0) {
+            let check = source.check(&self.fill.key);
+            let empty = check.hasher.clone().finish();
+            check_digest(&check, &empty).map_err(|error| self.interruption_of(error))?;
+        }
+        let note = Note {
+            total,
+            sources: self.fill.source_names(),
+            version: body.version.clone(),
+        };
+        let size = total.unwrap_or(TAIL);
+        let staged = blobs.begin(&self.fill.key.partial_key(), size, note).await;
+        let staged = staged.map_err(|error| no_room(&error, total))?;
+        self.publish_file(&staged);
+        Ok(staged)
+    }
+
+    /// Publishes a staged file to the readers.
+    fn publish_file(&mut self, staged: &StagedBlob) {
+        self.published = true;
+        self.generation += 1;
+        let (generation, since) = (self.generation, Instant::now());
+        self.fill.progress.send_modify(|progress| {
+            progress.total = staged.total();
+            progress.written = staged.written();
+            progress.generation = generation;
+            progress.phase = Phase::Streaming {
+                file: staged.file(),
+                since,
+            };
+        });
+    }
+
+    /// Publishes the progress, if at least `step` bytes are new.
+    fn publish_progress(&self, staged: &StagedBlob, step: u64) {
+        self.fill.progress.send_if_modified(|progress| {
+            let more = staged.written() - progress.written >= step;
+            if more {
+                progress.written = staged.written();
+            }
+            more
+        });
+    }
+
+    async fn commit(
+        &self,
+        source: &FillSource,
+        staged: &mut Option<StagedBlob>,
+    ) -> Result<Arc<OpenFile>, Interruption> {
+        let lost = || Interruption::Refusal(FillError::Lost);
+        let whole = staged.take().ok_or_else(lost)?;
+        let (key, check) = (self.fill.key, source.check(&self.fill.key));
+        let committed = tokio::task::spawn_blocking(move || match key {
+            FillKey::Digest(digest) => Ok((digest, whole.commit()?)),
+            FillKey::Name(_) => {
+                verify_staged(&check, &whole)?;
+                whole.commit_unnamed()
+            }
+        });
+        match committed.await.map_err(|_| lost())? {
+            Ok((digest, blob)) => {
+                source.committed(digest, blob.size).await;
+                // The last piece may be unpublished, if the body lost its terminator.
+                self.fill
+                    .progress
+                    .send_modify(|progress| progress.written = blob.size);
+                Ok(blob.file.clone())
+            }
+            Err(error) => Err(self.interruption_of(error)),
+        }
+    }
+
+    /// The interruption for a store's error: wrong bytes, or a failing disk.
+    fn interruption_of(&self, error: CommitError) -> Interruption {
+        match error {
+            CommitError::Full(_) | CommitError::Io(_) => {
+                no_room(&error, self.fill.progress.borrow().total)
+            }
+            CommitError::Truncated { .. }
+            | CommitError::Overlong { .. }
+            | CommitError::Mismatch(_) => {
+                Interruption::WrongBytes(FillError::Commit(Arc::new(error)))
+            }
+        }
+    }
+
+    /// Logs the progress of a large download.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    fn report(&mut self, staged: &StagedBlob) {
+        let Some(total) = staged.total().filter(|total| *total >= REPORT_FROM) else {
+            return;
+        };
+        if self.reported.elapsed() < REPORT_EVERY {
+            return;
+        }
+        self.reported = Instant::now();
+        let rate =
+            staged.written() as f64 / self.started.elapsed().as_secs_f64() / f64::from(1 << 20);
+        tracing::info!(
+            target: "fill",
+            digest = %self.fill.key,
+            percent = staged.written() * 100 / total,
+            bytes = staged.written(),
+            total,
+            mib_per_s = format!("{rate:.1}"),
+            "under way",
+        );
+    }
+}
+
+/// Compares the staged bytes with the source's expected digests. Blocks on the disk.
+fn verify_staged(check: &DigestCheck, staged: &StagedBlob) -> Result<(), CommitError> {
+    if !check.has_expected() {
+        return Ok(());
+    }
+    let hasher = check.hasher.clone();
+    let actual = store::hash(&staged.file(), staged.written(), hasher)?;
+    check_digest(check, &actual)
+}
+
+fn check_digest(check: &DigestCheck, actual: &Digest) -> Result<(), CommitError> {
+    match check.expected() {
+        Some(expected) if !check.accepts(actual) => {
+            let actual = *actual;
+            Err(CommitError::Mismatch(Box::new(Mismatch {
+                expected,
+                actual,
+            })))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The interruption for a store that cannot take the bytes: they pass through.
+fn no_room(error: &CommitError, total: Option<u64>) -> Interruption {
+    warn_degraded("a blob cannot be stored", error);
+    Interruption::Disk(FillError::NoRoom { total })
+}
+
+/// The interruption for an upstream's error.
+fn interruption(error: UpstreamError) -> Interruption {
+    let drop = error.means_down();
+    let error = FillError::Upstream(Arc::new(error));
+    if drop {
+        Interruption::Drop(error)
+    } else {
+        Interruption::Refusal(error)
+    }
+}
