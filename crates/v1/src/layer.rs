@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::layer_source::{LayerSource, checksums};
-use super::registry::{Claim, V1Origin};
-use super::{Registries, V1, cached};
+use super::{Registries, V1, body_fetch};
+use super::{claim::Claim, origin::V1Origin};
 use mirror::{BUSY_RETRY, BlobAnswer, FillError, MirrorError, ResourceKind, StoredBlob};
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
@@ -152,7 +152,7 @@ pub(super) fn endpoint(id: &ImageId) -> Endpoint {
 /// What a fill's end means for the client.
 pub(super) fn refused(error: FillError) -> MirrorError {
     match error {
-        FillError::Upstream(error) => cached::of(error, ResourceKind::Image),
+        FillError::Upstream(error) => body_fetch::mirror_error(error, ResourceKind::Image),
         FillError::Commit(error) => MirrorError::DigestMismatch(error),
         FillError::NoRoom { .. } => MirrorError::no_room(),
         FillError::Busy | FillError::Paused => MirrorError::Busy {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::registry::V1Origin;
+use super::origin::V1Origin;
 use crate::records::{BodyPointer, BodyRecords};
 use mirror::{DigestCheck, FillKey, ForeignSource, unix_seconds};
 use oci::digest::{Algorithm, Digest, Hasher};
@@ -130,7 +130,7 @@ impl ForeignSource for LayerSource {
             };
             let bodies = BodyRecords::of(&self.store);
             let question = bodies.ask(&self.origin.registry, &self.endpoint());
-            bodies.point(&question, body).await;
+            bodies.store(&question, body).await;
         })
     }
 }

@@ -1,15 +1,18 @@
-//! Docker up to 1.12: cached reads of the v1 API, v1 images for clients of v2, and v2 images for clients of v1.
+//! Docker up to 1.12: cached reads of the v1 API, v1 images for v2 clients, and v2 images for v1 clients.
 //!
-//! [`Registries`] are the v1 sides: what is passed on to them, what of them is cached, and, as the mirror's
-//! [`Fallback`](mirror::Fallback), their images for clients of v2. [`V1`] adds the reverse, for which it reads v2
-//! images by the mirror: rights, fills, freshness and links are the mirror's.
+//! [`Registries`] are the v1 sides of registries: requests pass through to them, their content is cached, and
+//! as the mirror's [`Fallback`](mirror::Fallback) they serve their images to v2 clients. [`V1`] adds the
+//! reverse: it reads v2 images through the mirror, whose rights, fills, freshness and links apply.
 
+mod body_fetch;
 mod cached;
+mod claim;
 mod client;
 mod layer;
 mod layer_source;
+mod origin;
+mod pass_through;
 mod records;
-mod registry;
 mod v1_to_v2;
 mod v2_to_v1;
 
@@ -17,21 +20,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use cached::V1Answer;
+pub use claim::Claim;
 pub use client::V1Pass;
+pub use origin::V1Settings;
+pub use pass_through::v1_list;
 pub use records::{RECORDS, V1ImageRecord};
-pub use registry::{Claim, V1Settings, v1_list};
 pub use v2_to_v1::{BridgeError, IdScope, V1Image, V1ImageLayer};
 
 use mirror::{Contents, Mirror, MirrorError};
 use oci::name::Registry;
-use registry::V1Origin;
+use origin::V1Origin;
 use store::Store;
 use upstream::SetUpError;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub registries: Vec<V1Settings>,
-    /// Registries whose v2 images are served to clients of v1.
+    /// Registries whose v2 images are served to v1 clients.
     pub bridged: HashSet<Registry>,
 }
 
@@ -42,26 +47,26 @@ pub struct Registries {
     store: Arc<Store>,
     origins: HashMap<Registry, Arc<V1Origin>>,
     bridged: HashSet<Registry>,
-    fetches: cached::BodyFetches,
+    fetches: body_fetch::BodyFetches,
     conversions: v1_to_v2::Conversions,
 }
 
 impl Registries {
     /// # Errors
-    /// When a client cannot be set up.
+    /// [`SetUpError`] if an upstream client cannot be set up.
     pub fn new(settings: Settings, contents: Contents) -> Result<Arc<Self>, SetUpError> {
         Ok(Arc::new(Self {
             store: contents.store().clone(),
             contents,
             origins: V1Origin::all(settings.registries)?,
             bridged: settings.bridged,
-            fetches: cached::BodyFetches::default(),
+            fetches: body_fetch::BodyFetches::default(),
             conversions: v1_to_v2::Conversions::new(),
         }))
     }
 }
 
-/// Everything that clients of v1 are served. Cloning is cheap.
+/// Everything that v1 clients are served. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct V1 {
     registries: Arc<Registries>,
@@ -70,7 +75,7 @@ pub struct V1 {
 }
 
 impl V1 {
-    /// `mirror` is where v2 images are read.
+    /// `mirror` reads the v2 images.
     pub fn new(registries: Arc<Registries>, mirror: Mirror) -> Self {
         Self {
             registries,

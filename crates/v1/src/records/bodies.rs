@@ -93,7 +93,7 @@ impl BodyRecords {
     }
 
     /// What the upstream answered.
-    pub async fn point(
+    pub async fn store(
         &self,
         question: &Question<BodyPointer>,
         body: BodyPointer,
@@ -103,7 +103,7 @@ impl BodyRecords {
     }
 
     /// The upstream answered that it has it no more.
-    pub async fn gone(&self, question: &Question<BodyPointer>) {
+    pub async fn store_absent(&self, question: &Question<BodyPointer>) {
         self.records.answer_absent(question).await;
     }
 }

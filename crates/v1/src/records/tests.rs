@@ -78,7 +78,7 @@ async fn filled(root: &Path) -> Store {
             checksum: None,
         };
         let bodies = BodyRecords::of(&store);
-        bodies.point(&bodies.ask(&registry, &what), body).await;
+        bodies.store(&bodies.ask(&registry, &what), body).await;
     }
     let registry = Registry::new("old");
     for (name, ids) in [("app", ["a", "b"]), ("app/sub", ["b", "c"])] {
@@ -169,7 +169,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
     }
     let conversions = ConvertedRecords::of(store);
     let image = conversions.image(&registry, &id("a")).await;
-    let made = conversions.made(&registry, &id("a")).await;
+    let made = conversions.manifest(&registry, &id("a")).await;
     let of = conversions
         .origin_of(&registry, &digest_of("converted"))
         .await;

@@ -163,7 +163,7 @@ impl ConvertedRecords {
 
     /// # Errors
     /// When the disk cannot say; that is not the same as absent.
-    pub async fn made(
+    pub async fn manifest(
         &self,
         registry: &Registry,
         top: &ImageId,
@@ -175,9 +175,9 @@ impl ConvertedRecords {
         &self,
         registry: &Registry,
         top: &ImageId,
-        made: ConvertedManifest,
+        manifest: ConvertedManifest,
     ) {
-        self.records.put(&top_key(registry, top), made).await;
+        self.records.put(&top_key(registry, top), manifest).await;
     }
 
     /// # Errors

@@ -1,4 +1,4 @@
-//! The conversion itself: each image of a chain is read once, and once for all that stand on it.
+//! The conversion of an image: each image of its chain is read once, for all of its descendants.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::layer::{LayerError, examined};
-use super::queries::wrong;
+use super::layer::{LayerError, examine};
+use super::queries::protocol_error;
 use super::{V1Repository, preparation};
 use crate::Registries;
 use crate::records::{
@@ -23,31 +23,31 @@ use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, wa
 use upstream::UpstreamError;
 
 /// How many images of one chain are read at once.
-const AT_ONCE: usize = 3;
+const MAX_CHAIN_READS: usize = 3;
 
-/// An image and what is known of it.
+/// An image of a chain.
 pub(super) type ChainLink = (ImageId, SourceImage);
 
 impl Registries {
-    /// Makes an image one of v2, unless that was done before.
+    /// Converts an image, unless that failed a moment ago.
     pub(super) async fn convert(
         self: Arc<Self>,
-        side: V1Repository,
+        source: V1Repository,
         top: ImageId,
     ) -> Result<ConvertedManifest, MirrorError> {
         let failed = &self.conversions.failed;
-        let key = (side.registry.clone(), top.clone());
+        let key = (source.registry.clone(), top.clone());
         if let Some(error) = failed.get(&key) {
             return Err(error);
         }
-        let converted = self.clone().convert_now(&side, &top).await;
+        let converted = self.clone().convert_now(&source, &top).await;
         match &converted {
-            Ok(made) => tracing::info!(
-                registry = %side.registry, repository = %side.repository, image = %top,
-                digest = %made.manifest, "an image of v1 was converted"
+            Ok(manifest) => tracing::info!(
+                registry = %source.registry, repository = %source.repository, image = %top,
+                digest = %manifest.manifest, "an image of v1 was converted"
             ),
             Err(error) => tracing::warn!(
-                registry = %side.registry, repository = %side.repository, image = %top,
+                registry = %source.registry, repository = %source.repository, image = %top,
                 error = telemetry::chain(error), "an image of v1 cannot be converted"
             ),
         }
@@ -60,97 +60,101 @@ impl Registries {
 
     async fn convert_now(
         self: Arc<Self>,
-        side: &V1Repository,
+        source: &V1Repository,
         top: &ImageId,
     ) -> Result<ConvertedManifest, MirrorError> {
-        let mut chain = side.ancestry(&self, top).await?;
+        let mut chain = source.ancestry(&self, top).await?;
         chain.reverse();
         let parents = std::iter::once(None).chain(chain.iter().cloned().map(Some));
         let images: Vec<(ImageId, Option<ImageId>)> = chain.iter().cloned().zip(parents).collect();
         let reading = stream::iter(images).map(|(id, parent)| {
-            let (shared, side) = (self.clone(), side.clone());
+            let (shared, source) = (self.clone(), source.clone());
             async move {
-                let image = shared.image(side, id.clone(), parent).await?;
+                let image = shared.image(source, id.clone(), parent).await?;
                 Ok::<ChainLink, MirrorError>((id, image))
             }
         });
-        let known: Vec<ChainLink> = reading.buffered(AT_ONCE).try_collect().await?;
+        let known: Vec<ChainLink> = reading.buffered(MAX_CHAIN_READS).try_collect().await?;
         let converted = converted(&known)?;
-        self.keep_converted(&side.registry, &known, &converted)
+        self.store_converted(&source.registry, &known, &converted)
             .await;
-        let made = ConvertedManifest {
+        let manifest = ConvertedManifest {
             manifest: converted.manifest_digest,
             size: converted.manifest.len() as u64,
         };
         let conversions = ConvertedRecords::of(&self.store);
-        conversions.store_manifest(&side.registry, top, made).await;
-        Ok(made)
+        conversions
+            .store_manifest(&source.registry, top, manifest)
+            .await;
+        Ok(manifest)
     }
 
-    /// An image, read from the registry where it was not before.
+    /// An image from its record, or else read from the registry.
     async fn image(
         self: Arc<Self>,
-        side: V1Repository,
+        source: V1Repository,
         id: ImageId,
         parent: Option<ImageId>,
     ) -> Result<SourceImage, MirrorError> {
-        let known = self.known_image(&side.registry, &id).await;
+        let known = self.known_image(&source.registry, &id).await;
         if let Some(known) = known.filter(|known| known.parent == parent) {
             return Ok(known);
         }
-        let key = (side.registry.clone(), id.clone());
+        let key = (source.registry.clone(), id.clone());
         let shared = self.clone();
-        let start = || shared.read_image(side, id, parent);
+        let start = || shared.read_image(source, id, parent);
         let (read, _) = self.conversions.reading.join(key, start).await;
         read.unwrap_or(Err(MirrorError::Internal))
     }
 
     async fn read_image(
         self: Arc<Self>,
-        side: V1Repository,
+        source: V1Repository,
         id: ImageId,
         parent: Option<ImageId>,
     ) -> Result<SourceImage, MirrorError> {
-        if let Some(known) = self.known_image(&side.registry, &id).await {
+        if let Some(known) = self.known_image(&source.registry, &id).await {
             return Ok(known);
         }
-        let said = side.description(&self, &id).await?;
-        // It is read again whenever a manifest is made of it, and must be right then.
-        v1_to_v2::description(said.json.as_bytes(), &id, parent.as_ref())
-            .map_err(|_| wrong("its description of an image is another's"))?;
-        let layer = self.read_layer(&side, &id, said.size).await?;
+        let description = source.description(&self, &id).await?;
+        // Every rebuild of a manifest parses it again, so it must be valid.
+        v1_to_v2::description(description.json.as_bytes(), &id, parent.as_ref())
+            .map_err(|_| protocol_error("its image JSON describes another image"))?;
+        let layer = self.read_layer(&source, &id, description.size).await?;
         let image = SourceImage {
             parent,
-            json: said.json,
+            json: description.json,
             layer,
         };
         let conversions = ConvertedRecords::of(&self.store);
-        conversions.store_image(&side.registry, &id, &image).await;
+        conversions.store_image(&source.registry, &id, &image).await;
         Ok(image)
     }
 
-    /// Fetches a layer of `expected` bytes, where that was said, and sees what it is.
+    /// Fetches a layer, which has `expected` bytes if that is known, and examines it.
     async fn read_layer(
         &self,
-        side: &V1Repository,
+        source: &V1Repository,
         id: &ImageId,
         expected: Option<u64>,
     ) -> Result<ConvertedLayer, MirrorError> {
-        let slot = self.conversions.slots.acquire().await;
+        let slot = self.conversions.read_slots.acquire().await;
         let _slot = slot.map_err(|_| MirrorError::Internal)?;
-        let kept = side.layer(self, id).await?;
-        if expected.is_some_and(|expected| expected != kept.size) {
-            return Err(wrong("a layer is not as long as it said"));
+        let stored = source.layer(self, id).await?;
+        if expected.is_some_and(|expected| expected != stored.size) {
+            return Err(protocol_error(
+                "a layer does not have the length that its image announces",
+            ));
         }
         let blobs = self.store.blobs.clone();
-        let seed = format!("roadstead converted layer\0{}\0{id}", side.registry);
+        let seed = format!("roadstead converted layer\0{}\0{id}", source.registry);
         let key = Digest::of(Algorithm::Sha256, seed.as_bytes());
-        let examining = tokio::task::spawn_blocking(move || examined(&blobs, &key, kept));
+        let examining = tokio::task::spawn_blocking(move || examine(&blobs, &key, stored));
         let examined = examining.await.map_err(|_| MirrorError::Internal)?;
-        examined.map_err(unread)
+        examined.map_err(mirror_error)
     }
 
-    /// What is known of an image. A disk that cannot say costs a question.
+    /// The record of an image. A disk error counts as absent.
     pub(super) async fn known_image(
         &self,
         registry: &Registry,
@@ -163,13 +167,13 @@ impl Registries {
         })
     }
 
-    /// An image and those that it is made on, root first, as far as they were read; `None` where one was not.
+    /// An image and its ancestors, root first; `None` if one has no record.
     pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<ChainLink>> {
         let mut seen = HashSet::new();
         let mut links = Vec::new();
         let mut next = Some(top.clone());
         while let Some(id) = next {
-            // What stands on itself stands on nothing.
+            // A cycle: it has no root.
             if !seen.insert(id.clone()) {
                 return None;
             }
@@ -182,8 +186,8 @@ impl Registries {
         Some(links)
     }
 
-    /// Keeps what an image became, and of what each digest is.
-    async fn keep_converted(
+    /// Stores a converted image, and which images its digests come from.
+    async fn store_converted(
         &self,
         registry: &Registry,
         chain: &[ChainLink],
@@ -192,14 +196,14 @@ impl Registries {
         let Some((top, _)) = chain.last() else { return };
         let conversions = ConvertedRecords::of(&self.store);
         let layers = chain.iter().filter(|(_, image)| !image.layer.is_empty);
-        let made = layers.map(|(id, image)| (image.layer.digest, ConvertedKind::Layer, id));
-        let made = made.chain([
+        let digests = layers.map(|(id, image)| (image.layer.digest, ConvertedKind::Layer, id));
+        let digests = digests.chain([
             (converted.config_digest, ConvertedKind::Config, top),
             (converted.manifest_digest, ConvertedKind::Manifest, top),
         ]);
-        for (digest, kind, id) in made {
-            let kept = conversions.add_origin(registry, &digest, kind, id).await;
-            kept.unwrap_or_else(|error| warn_degraded("a conversion cannot be noted", &error));
+        for (digest, kind, id) in digests {
+            let added = conversions.add_origin(registry, &digest, kind, id).await;
+            added.unwrap_or_else(|error| warn_degraded("a conversion cannot be recorded", &error));
         }
         self.contents
             .store_small(converted.config_digest, converted.config.clone().into())
@@ -209,7 +213,7 @@ impl Registries {
             .await;
     }
 
-    /// Gives a repository everything of a converted image.
+    /// Links everything of a converted image to a repository.
     pub(super) async fn link_converted(
         &self,
         registry: &Registry,
@@ -245,7 +249,7 @@ impl Registries {
             subject: None,
             stored: None,
         };
-        // Last: who finds it finds the others.
+        // Last, so that everything it names is linked before it.
         let question = records.ask(&ManifestKey::new(
             registry,
             repository,
@@ -259,7 +263,7 @@ impl Registries {
     }
 }
 
-/// What a chain becomes.
+/// Converts a chain of recorded images.
 pub(super) fn converted(chain: &[ChainLink]) -> Result<ConvertedImage, MirrorError> {
     let mut descriptions = Vec::with_capacity(chain.len());
     for (id, image) in chain {
@@ -277,15 +281,17 @@ pub(super) fn converted(chain: &[ChainLink]) -> Result<ConvertedImage, MirrorErr
     Ok(v1_to_v2::convert(&images))
 }
 
-/// What it means that a layer is nothing for clients of v2.
-fn unread(error: LayerError) -> MirrorError {
-    let wrong = |what| MirrorError::Unusable(Arc::new(UpstreamError::Protocol(what)));
+/// Maps the error of a layer that cannot be converted.
+fn mirror_error(error: LayerError) -> MirrorError {
+    let protocol_error = |what| MirrorError::Unusable(Arc::new(UpstreamError::Protocol(what)));
     match error {
         LayerError::Commit(CommitError::Full(_)) => MirrorError::no_room(),
         LayerError::Commit(error) => MirrorError::Disk(Arc::new(std::io::Error::other(error))),
-        LayerError::Packing => wrong("a layer cannot be unpacked"),
-        LayerError::Kind => wrong("a layer is packed by what clients do not read"),
-        LayerError::TooLong => wrong("a layer unpacks to too much"),
+        LayerError::Corrupt => protocol_error("a layer cannot be decompressed"),
+        LayerError::Format => {
+            protocol_error("a layer is compressed in a format that v2 clients do not read")
+        }
+        LayerError::TooLong => protocol_error("a layer decompresses to more than 256 GiB"),
         LayerError::Read(error) => MirrorError::Disk(Arc::new(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! Gzip (RFC 1952) that is the same bytes on every machine: what it packs is named by its digest. One
+//! Reproducible gzip (RFC 1952): its output is named by digest, so it must be the same on every machine. One
 //! implementation at one version, one level, and no time, name or system in the header.
 
 use std::io::{self, Write};
@@ -7,16 +7,16 @@ use miniz_oxide::deflate::core::{CompressorOxide, create_comp_flags_from_zip_par
 use miniz_oxide::deflate::stream::deflate;
 use miniz_oxide::{MZFlush, MZStatus};
 
-/// What is packed at once, in bytes, so that how the bytes came makes no difference.
+/// How much is compressed at once, in bytes, so that the size of writes makes no difference.
 const PIECE: usize = 64 << 10;
 const LEVEL: i32 = 6;
-/// Without the header of zlib.
-const RAW: i32 = -15;
+/// Raw deflate, without the header of zlib.
+const RAW_WINDOW_BITS: i32 = -15;
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Packs what is written to it into `packed`.
+/// Compresses what is written to it into `target`.
 pub(super) struct Gzip<W> {
-    packed: W,
+    target: W,
     compressor: Box<CompressorOxide>,
     piece: Vec<u8>,
     out: Vec<u8>,
@@ -26,12 +26,12 @@ pub(super) struct Gzip<W> {
 
 impl<W: Write> Gzip<W> {
     /// # Errors
-    /// What `packed` says.
-    pub fn new(mut packed: W) -> io::Result<Self> {
-        packed.write_all(&HEADER)?;
-        let flags = create_comp_flags_from_zip_params(LEVEL, RAW, 0);
+    /// An error of `target`.
+    pub fn new(mut target: W) -> io::Result<Self> {
+        target.write_all(&HEADER)?;
+        let flags = create_comp_flags_from_zip_params(LEVEL, RAW_WINDOW_BITS, 0);
         Ok(Self {
-            packed,
+            target,
             compressor: Box::new(CompressorOxide::new(flags)),
             piece: Vec::with_capacity(PIECE),
             out: vec![0; PIECE],
@@ -43,30 +43,30 @@ impl<W: Write> Gzip<W> {
     /// Ends the file.
     ///
     /// # Errors
-    /// What `packed` says.
+    /// An error of `target`.
     pub fn finish(mut self) -> io::Result<()> {
-        self.pack(MZFlush::Finish)?;
+        self.compress(MZFlush::Finish)?;
         let sum = self.sum.finalize();
-        self.packed.write_all(&sum.to_le_bytes())?;
-        self.packed.write_all(&self.length.to_le_bytes())
+        self.target.write_all(&sum.to_le_bytes())?;
+        self.target.write_all(&self.length.to_le_bytes())
     }
 
-    fn pack(&mut self, flush: MZFlush) -> io::Result<()> {
+    fn compress(&mut self, flush: MZFlush) -> io::Result<()> {
         self.sum.update(&self.piece);
-        // By RFC 1952 it is the length modulo 2^32.
+        // RFC 1952 stores the length modulo 2^32.
         let more = u32::try_from(self.piece.len()).unwrap_or(u32::MAX);
         self.length = self.length.wrapping_add(more);
         let mut rest = &self.piece[..];
         loop {
             let done = deflate(&mut self.compressor, rest, &mut self.out, flush);
-            self.packed.write_all(&self.out[..done.bytes_written])?;
+            self.target.write_all(&self.out[..done.bytes_written])?;
             rest = &rest[done.bytes_consumed..];
             let ended = match done.status {
                 Ok(MZStatus::StreamEnd) => true,
-                // Without more to come it has nothing to say.
+                // Without more input there is no progress to make.
                 Ok(_) | Err(miniz_oxide::MZError::Buf) if flush == MZFlush::None => rest.is_empty(),
                 Ok(_) => false,
-                Err(_) => return Err(io::Error::other("it cannot be packed")),
+                Err(_) => return Err(io::Error::other("it cannot be compressed")),
             };
             if ended {
                 self.piece.clear();
@@ -81,7 +81,7 @@ impl<W: Write> Write for Gzip<W> {
         let taken = bytes.len().min(PIECE - self.piece.len());
         self.piece.extend_from_slice(&bytes[..taken]);
         if self.piece.len() == PIECE {
-            self.pack(MZFlush::None)?;
+            self.compress(MZFlush::None)?;
         }
         Ok(taken)
     }
@@ -110,16 +110,16 @@ mod tests {
         packed
     }
 
-    /// A text that can be packed, and one that cannot.
+    /// Text that compresses, and text that does not.
     fn sample(length: u32) -> Vec<u8> {
         let noise = (0..length).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3]);
         let words = (0..length).map(|at| b"roadstead "[(at % 10) as usize]);
         noise.chain(words).collect()
     }
 
-    /// These digests name what was converted already, everywhere: a change of them is a fault.
+    /// These digests name layers that are already converted, on every machine: they must never change.
     #[test]
-    fn the_same_bytes_on_every_machine() {
+    fn compressed_bytes_are_the_same_on_every_machine() {
         let digests = [0, 1, 300_000].map(|length| {
             let packed = packed(&sample(length), 8192);
             Digest::of(Algorithm::Sha256, &packed).to_string()
@@ -135,7 +135,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn it_unpacks_to_the_same_however_it_came(
+        fn output_does_not_depend_on_how_input_is_split(
             length in 0_u32..200_000,
             pieces in 1_usize..100_000,
         ) {

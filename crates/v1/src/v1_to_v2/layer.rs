@@ -1,6 +1,6 @@
-//! What a layer of the v1 API is to clients of v2: what is packed by gzip stays as it is; by xz, or not at all,
-//! it is packed anew, since not every client of v2 reads it. All of this blocks, and holds a few hundred KiB,
-//! whatever comes.
+//! Layers of the v1 API for v2 clients: a gzip layer stays as it is; an xz or uncompressed one is compressed
+//! with gzip, because not every v2 client reads it. All of this blocks, and holds a few hundred KiB whatever
+//! the input.
 
 use std::io::{self, BufReader, Cursor, Read, Write};
 
@@ -15,145 +15,147 @@ use oci::digest::{Algorithm, Digest, Hasher};
 use oci::v1_to_v2::ConvertedLayer;
 use store::{BlobReader, Blobs, CommitError, StagedBlob};
 
-/// What is unpacked at once, in bytes.
-const PIECE: usize = 64 << 10;
-/// The most that a layer may unpack to, in bytes.
-const MOST: u64 = 256 << 30;
-/// What xz may hold in memory, in bytes: its strongest preset takes 65 MiB.
+/// The size of a read, in bytes.
+const BUFFER: usize = 64 << 10;
+/// The longest decompressed layer, in bytes.
+const MAX_TAR: u64 = 256 << 30;
+/// The memory limit of xz, in bytes: its strongest preset takes 65 MiB.
 const XZ_MEMORY: u64 = 128 << 20;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
-/// bzip2, zstd: neither do clients of v2 read the one, nor did those of v1 write the other.
-const OTHERS: [&[u8]; 2] = [b"BZh", &[0x28, 0xb5, 0x2f, 0xfd]];
+/// bzip2 and zstd: v2 clients do not read the one, v1 clients never wrote the other.
+const UNSUPPORTED: [&[u8]; 2] = [b"BZh", &[0x28, 0xb5, 0x2f, 0xfd]];
 
-/// Why a layer did not become a blob.
+/// Why a layer cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LayerError {
     #[error(transparent)]
     Commit(#[from] CommitError),
-    #[error("a layer cannot be unpacked")]
-    Packing,
-    #[error("a layer is packed by what clients do not read")]
-    Kind,
-    #[error("a layer unpacks to too much")]
+    #[error("a layer cannot be decompressed")]
+    Corrupt,
+    #[error("a layer is compressed in a format that v2 clients do not read")]
+    Format,
+    #[error("a layer decompresses to more than 256 GiB")]
     TooLong,
     #[error("a layer cannot be read")]
     Read(#[source] io::Error),
 }
 
-/// How a layer is packed.
+/// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum LayerFormat {
     Gzip,
     Xz,
     Plain,
 }
 
-/// What a layer that is in the store is to clients of v2. What has to be packed anew is kept, staged as `key`.
+/// Converts a stored layer for v2 clients. A recompressed one is committed to the store, staged as `key`.
 ///
 /// # Errors
-/// Why it is nothing; nothing more is kept then.
-pub(super) fn examined(
+/// [`LayerError`] if it cannot be converted; nothing more is stored then.
+pub(super) fn examine(
     blobs: &Blobs,
     key: &Digest,
-    kept: StoredLayer,
+    stored: StoredLayer,
 ) -> Result<ConvertedLayer, LayerError> {
-    let StoredLayer { digest, size, blob } = kept;
-    let (kind, whole) = sniffed(opened(blob))?;
-    let mut diff = Diff::default();
-    let (digest, size) = if kind == Kind::Gzip {
-        let read = copy(MultiGzDecoder::new(whole), &mut diff);
-        read.map_err(|_| diff.failure())?;
+    let StoredLayer { digest, size, blob } = stored;
+    let (format, whole) = sniff(reader_of(blob))?;
+    let mut tar = TarDigest::default();
+    let (digest, size) = if format == LayerFormat::Gzip {
+        let read = copy(MultiGzDecoder::new(whole), &mut tar);
+        read.map_err(|_| tar.failure())?;
         (digest, size)
     } else {
         let reservation = blobs.reserve(size).map_err(CommitError::from)?;
         let staged = blobs.stage_unnamed(key, reservation, None);
-        let mut staged = Staged {
+        let mut staged = StagedWriter {
             blob: staged.map_err(CommitError::from)?,
             failed: None,
         };
-        let packed = pack(kind, whole, &mut staged, &mut diff);
+        let packed = compress(format, whole, &mut staged, &mut tar);
         if let Some(failed) = staged.failed {
             return Err(failed.into());
         }
         packed?;
-        if diff.seen {
+        if tar.has_entries {
             let size = staged.blob.written();
             (staged.blob.commit_unnamed()?.0, size)
         } else {
             (digest, size)
         }
     };
-    let diff_id = diff.sum.finish();
+    let diff_id = tar.hasher.finish();
     Ok(ConvertedLayer {
-        // One without entries is no blob of any manifest.
-        digest: if diff.seen { digest } else { diff_id },
+        // A layer without entries is no blob of any manifest.
+        digest: if tar.has_entries { digest } else { diff_id },
         size,
         diff_id,
-        is_empty: !diff.seen,
+        is_empty: !tar.has_entries,
     })
 }
 
-/// Writes what clients of v2 get of a layer.
+/// Writes the blob that v2 clients get for a layer.
 ///
 /// # Errors
-/// Why that is nothing.
-pub(super) fn repacked(layer: impl Read, out: &mut impl Write) -> Result<(), LayerError> {
-    let (kind, whole) = sniffed(layer)?;
-    match kind {
-        Kind::Gzip => copy(whole, out).map_err(LayerError::Read),
-        Kind::Xz | Kind::Plain => pack(kind, whole, out, &mut Diff::default()),
+/// [`LayerError`] if it cannot be converted.
+pub(super) fn repack(layer: impl Read, out: &mut impl Write) -> Result<(), LayerError> {
+    let (format, whole) = sniff(layer)?;
+    match format {
+        LayerFormat::Gzip => copy(whole, out).map_err(LayerError::Read),
+        LayerFormat::Xz | LayerFormat::Plain => {
+            compress(format, whole, out, &mut TarDigest::default())
+        }
     }
 }
 
-/// Reads what is in the store.
-pub(super) fn opened(blob: StoredBlob) -> Box<dyn Read + Send> {
+/// A blocking reader of a stored blob.
+pub(super) fn reader_of(blob: StoredBlob) -> Box<dyn Read + Send> {
     match blob {
         StoredBlob::Memory(bytes) => Box::new(Cursor::new(bytes)),
-        StoredBlob::File(blob) => Box::new(BufReader::with_capacity(PIECE, BlobReader::new(blob))),
+        StoredBlob::File(blob) => Box::new(BufReader::with_capacity(BUFFER, BlobReader::new(blob))),
     }
 }
 
-/// A layer whose first bytes were looked at.
-type Whole<R> = io::Chain<Cursor<Vec<u8>>, R>;
+/// A layer whose first bytes were sniffed.
+type Rewound<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
-/// How a layer is packed, and all of it.
-fn sniffed<R: Read>(mut layer: R) -> Result<(Kind, Whole<R>), LayerError> {
+/// The format of a layer, and the layer from its first byte.
+fn sniff<R: Read>(mut layer: R) -> Result<(LayerFormat, Rewound<R>), LayerError> {
     let mut head = Vec::new();
     let sniffed = layer.by_ref().take(XZ.len() as u64).read_to_end(&mut head);
     sniffed.map_err(LayerError::Read)?;
     let is = |magic: &&[u8]| head.starts_with(magic);
-    let kind = match () {
-        () if OTHERS.iter().any(is) => return Err(LayerError::Kind),
-        () if is(&GZIP) => Kind::Gzip,
-        () if is(&XZ) => Kind::Xz,
-        () => Kind::Plain,
+    let format = match () {
+        () if UNSUPPORTED.iter().any(is) => return Err(LayerError::Format),
+        () if is(&GZIP) => LayerFormat::Gzip,
+        () if is(&XZ) => LayerFormat::Xz,
+        () => LayerFormat::Plain,
     };
-    Ok((kind, Cursor::new(head).chain(layer)))
+    Ok((format, Cursor::new(head).chain(layer)))
 }
 
-/// Packs what is not packed by gzip.
-fn pack(
-    kind: Kind,
+/// Compresses a layer that is not gzip.
+fn compress(
+    format: LayerFormat,
     whole: impl Read,
     out: &mut impl Write,
-    diff: &mut Diff,
+    tar: &mut TarDigest,
 ) -> Result<(), LayerError> {
-    let packed = if kind == Kind::Xz {
+    let packed = if format == LayerFormat::Xz {
         Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)
             .map_err(io::Error::from)
-            .and_then(|stream| gzipped(XzDecoder::new_stream(whole, stream), out, diff))
+            .and_then(|stream| gzip(XzDecoder::new_stream(whole, stream), out, tar))
     } else {
-        gzipped(whole, out, diff)
+        gzip(whole, out, tar)
     };
-    packed.map_err(|_| diff.failure())
+    packed.map_err(|_| tar.failure())
 }
 
-fn gzipped(archive: impl Read, out: &mut impl Write, diff: &mut Diff) -> io::Result<()> {
+fn gzip(archive: impl Read, out: &mut impl Write, tar: &mut TarDigest) -> io::Result<()> {
     let mut packed = Gzip::new(out)?;
-    let both = &mut Both {
-        diff,
+    let both = &mut TeeWriter {
+        tar,
         packed: &mut packed,
     };
     copy(archive, both)?;
@@ -161,7 +163,7 @@ fn gzipped(archive: impl Read, out: &mut impl Write, diff: &mut Diff) -> io::Res
 }
 
 fn copy(mut from: impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; BUFFER];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -172,17 +174,17 @@ fn copy(mut from: impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// What is to be a blob.
-struct Staged {
+/// Writes into a staged blob, and remembers its error.
+struct StagedWriter {
     blob: StagedBlob,
     failed: Option<CommitError>,
 }
 
-impl Write for Staged {
+impl Write for StagedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.blob.append(bytes).map_err(|error| {
             self.failed = Some(error);
-            io::Error::other("it cannot be kept")
+            io::Error::other("it cannot be stored")
         })?;
         Ok(bytes.len())
     }
@@ -192,42 +194,42 @@ impl Write for Staged {
     }
 }
 
-/// An archive, as far as it counts.
-struct Diff {
-    sum: Hasher,
+/// The digest of a tar archive, and whether it has entries.
+struct TarDigest {
+    hasher: Hasher,
     length: u64,
-    /// Whether anything but zeros was seen: an archive of zeros has no entries.
-    seen: bool,
+    /// Whether it has any byte but zero: an archive of zeros has no entries.
+    has_entries: bool,
 }
 
-impl Diff {
+impl TarDigest {
     fn failure(&self) -> LayerError {
-        if self.length > MOST {
+        if self.length > MAX_TAR {
             LayerError::TooLong
         } else {
-            LayerError::Packing
+            LayerError::Corrupt
         }
     }
 }
 
-impl Default for Diff {
+impl Default for TarDigest {
     fn default() -> Self {
         Self {
-            sum: Hasher::new(Algorithm::Sha256),
+            hasher: Hasher::new(Algorithm::Sha256),
             length: 0,
-            seen: false,
+            has_entries: false,
         }
     }
 }
 
-impl Write for Diff {
+impl Write for TarDigest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.length += bytes.len() as u64;
-        if self.length > MOST {
+        if self.length > MAX_TAR {
             return Err(io::Error::other("too long"));
         }
-        self.sum.update(bytes);
-        self.seen = self.seen || bytes.iter().any(|&byte| byte != 0);
+        self.hasher.update(bytes);
+        self.has_entries = self.has_entries || bytes.iter().any(|&byte| byte != 0);
         Ok(bytes.len())
     }
 
@@ -236,14 +238,15 @@ impl Write for Diff {
     }
 }
 
-struct Both<'a, W> {
-    diff: &'a mut Diff,
+/// Writes to the digest and to the compressor.
+struct TeeWriter<'a, W> {
+    tar: &'a mut TarDigest,
     packed: &'a mut W,
 }
 
-impl<W: Write> Write for Both<'_, W> {
+impl<W: Write> Write for TeeWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.diff.write_all(bytes)?;
+        self.tar.write_all(bytes)?;
         self.packed.write_all(bytes)?;
         Ok(bytes.len())
     }

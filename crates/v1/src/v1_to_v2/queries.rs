@@ -1,5 +1,5 @@
-//! Questions to the v1 side, as ourselves. What they bring is kept as it is for clients of v1, and what those
-//! brought is not asked for again; where a tag points, and whether an image is still there, is asked each time.
+//! Queries of the v1 side with our own login. They share the store with the reads of v1 clients; a tag, and
+//! whether an image still exists, is fetched each time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use oci::name::Tag;
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list};
 use upstream::UpstreamError;
 
-/// How long a short question may take.
-const QUESTION: Duration = Duration::from_secs(8);
-/// The longest description of one image, in bytes.
+/// How long a query of a small body may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
+/// The longest JSON of one image, in bytes.
 const MAX_DESCRIPTION: usize = 1 << 20;
-/// The longest chain of images. Docker makes none of more than 127.
+/// The longest chain of images. Docker builds none of more than 127.
 const MAX_CHAIN: usize = 512;
 
-/// What a registry says of an image.
+/// An image's JSON.
 #[derive(Debug)]
-pub(super) struct Description {
+pub(super) struct ImageDescription {
     pub json: String,
-    /// The length of its layer in bytes, where that is said.
+    /// The length of its layer in bytes, if the registry reports it.
     pub size: Option<u64>,
 }
 
 impl V1Repository {
-    /// The image that a tag of the repository stands for; `None` where there is no such tag.
+    /// The image that a tag names; `None` if there is no such tag.
     pub async fn tag(
         &self,
         registries: &Registries,
@@ -41,8 +41,10 @@ impl V1Repository {
         let id = match asked.await {
             Ok(answer) => serde_json::from_slice::<String>(&answer.bytes).ok(),
             Err(MirrorError::Unknown { .. }) => return Ok(None),
-            // Some know no single tags.
-            Err(MirrorError::Unusable(error)) if is(&error, StatusCode::METHOD_NOT_ALLOWED) => {
+            // Some registries serve only the list of tags.
+            Err(MirrorError::Unusable(error))
+                if has_status(&error, StatusCode::METHOD_NOT_ALLOWED) =>
+            {
                 let tags = self.tags(registries).await?.unwrap_or_default();
                 match tags.get(tag.as_str()) {
                     Some(id) => id.as_str().map(str::to_owned),
@@ -52,10 +54,11 @@ impl V1Repository {
             Err(error) => return Err(error),
         };
         let id = id.and_then(|id| id.parse().ok());
-        id.map(Some).ok_or_else(|| wrong("its tag names no image"))
+        id.map(Some)
+            .ok_or_else(|| protocol_error("its tag names no image"))
     }
 
-    /// All tags of the repository; `None` where there is none.
+    /// All tags of the repository; `None` if there is no such repository.
     pub async fn tags(
         &self,
         registries: &Registries,
@@ -63,14 +66,15 @@ impl V1Repository {
         match self.named(registries, Resource::Tags).await {
             Ok(answer) => {
                 let tags = serde_json::from_slice(&answer.bytes);
-                tags.map(Some).map_err(|_| wrong("its tags cannot be read"))
+                tags.map(Some)
+                    .map_err(|_| protocol_error("its tags cannot be read"))
             }
             Err(MirrorError::Unknown { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// An image and those that it is made on, the root last.
+    /// An image and its ancestors, the root last.
     pub async fn ancestry(
         &self,
         registries: &Registries,
@@ -82,51 +86,55 @@ impl V1Repository {
         seen.sort();
         seen.dedup();
         if chain.first() != Some(top) || seen.len() != chain.len() || chain.len() > MAX_CHAIN {
-            return Err(wrong("its ancestry is none of that image"));
+            return Err(protocol_error("its ancestry does not belong to the image"));
         }
         Ok(chain)
     }
 
-    /// What the registry says of an image.
+    /// Fetches an image's JSON.
     pub async fn description(
         &self,
         registries: &Registries,
         id: &ImageId,
-    ) -> Result<Description, MirrorError> {
+    ) -> Result<ImageDescription, MirrorError> {
         let answer = self.part(registries, id, Part::Json).await?;
         if answer.bytes.len() > MAX_DESCRIPTION {
             let limit = MAX_DESCRIPTION;
             return Err(failed(UpstreamError::TooLarge { limit }));
         }
         let json = String::from_utf8(answer.bytes.to_vec());
-        Ok(Description {
-            json: json.map_err(|_| wrong("its description of an image is no text"))?,
+        Ok(ImageDescription {
+            json: json.map_err(|_| protocol_error("its image JSON is not UTF-8"))?,
             size: answer.layer_size,
         })
     }
 
-    /// Whether the registry still lets us have an image for this repository.
-    pub async fn has(&self, registries: &Registries, id: &ImageId) -> Result<bool, MirrorError> {
+    /// Whether the registry still serves us an image for this repository.
+    pub async fn has_image(
+        &self,
+        registries: &Registries,
+        id: &ImageId,
+    ) -> Result<bool, MirrorError> {
         let what = Endpoint::Image {
             id: id.clone(),
             part: Part::Json,
         };
-        match self.anew(registries, what).await {
+        match self.fetch(registries, what).await {
             Ok(_) => Ok(true),
             Err(MirrorError::Unknown { .. } | MirrorError::Denied) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// A layer, which is in the store then.
+    /// Fetches a layer into the store.
     pub async fn layer(
         &self,
         registries: &Registries,
         id: &ImageId,
     ) -> Result<StoredLayer, MirrorError> {
-        let whose = Some(self.repository.clone());
-        let kept = registries.fetch_layer(&self.v1, whose, id).await;
-        kept.map_err(of_image)
+        let repository = Some(self.repository.clone());
+        let fetched = registries.fetch_layer(&self.origin, repository, id).await;
+        fetched.map_err(image_error)
     }
 
     async fn part(
@@ -135,11 +143,11 @@ impl V1Repository {
         id: &ImageId,
         which: Part,
     ) -> Result<V1Answer, MirrorError> {
-        let whose = Some(self.repository.clone());
-        let asked = registries.image_part(&self.v1, whose, id, which);
-        let asked = tokio::time::timeout(QUESTION, asked).await;
+        let repository = Some(self.repository.clone());
+        let asked = registries.image_part(&self.origin, repository, id, which);
+        let asked = tokio::time::timeout(QUERY_TIMEOUT, asked).await;
         let late = |_| Err(MirrorError::timed_out());
-        asked.unwrap_or_else(late).map_err(of_image)
+        asked.unwrap_or_else(late).map_err(image_error)
     }
 
     async fn named(
@@ -152,35 +160,41 @@ impl V1Repository {
             repository,
             resource,
         };
-        self.anew(registries, what).await
+        self.fetch(registries, what).await
     }
 
-    async fn anew(&self, registries: &Registries, what: Endpoint) -> Result<V1Answer, MirrorError> {
-        let asked = registries.fetch_body(&self.v1, Some(self.repository.clone()), what);
-        let asked = tokio::time::timeout(QUESTION, asked).await;
+    async fn fetch(
+        &self,
+        registries: &Registries,
+        what: Endpoint,
+    ) -> Result<V1Answer, MirrorError> {
+        let asked = registries.fetch_body(&self.origin, Some(self.repository.clone()), what);
+        let asked = tokio::time::timeout(QUERY_TIMEOUT, asked).await;
         asked
             .unwrap_or_else(|_| Err(MirrorError::timed_out()))
-            .map_err(ours)
+            .map_err(own_login_error)
     }
 }
 
-/// What is wanted is our login, of which clients of v2 know nothing.
-fn ours(error: MirrorError) -> MirrorError {
+/// Turns a demand for a login into a denial: it is our login there, not the client's.
+fn own_login_error(error: MirrorError) -> MirrorError {
     match error {
         MirrorError::LoginRequired => MirrorError::Denied,
         error => error,
     }
 }
 
-/// A tag led there: that it is not there is no answer about the tag.
-fn of_image(error: MirrorError) -> MirrorError {
-    match ours(error) {
-        MirrorError::Unknown { .. } => wrong("its tag leads to an image that is not there"),
+/// Turns "unknown" into a protocol error: a tag named this image, so it must exist.
+fn image_error(error: MirrorError) -> MirrorError {
+    match own_login_error(error) {
+        MirrorError::Unknown { .. } => {
+            protocol_error("its tag names an image that it does not have")
+        }
         error => error,
     }
 }
 
-pub(super) fn wrong(what: &'static str) -> MirrorError {
+pub(super) fn protocol_error(what: &'static str) -> MirrorError {
     failed(UpstreamError::Protocol(what))
 }
 
@@ -188,6 +202,6 @@ fn failed(error: UpstreamError) -> MirrorError {
     MirrorError::from_upstream(Arc::new(error), ResourceKind::Image)
 }
 
-fn is(error: &UpstreamError, status: StatusCode) -> bool {
-    matches!(error, UpstreamError::Status(said) if *said == status)
+fn has_status(error: &UpstreamError, status: StatusCode) -> bool {
+    matches!(error, UpstreamError::Status(actual) if *actual == status)
 }

@@ -1,5 +1,5 @@
-//! A layer that is packed anew while it is read: the bytes of its blob come as fast as the v1 side, or the
-//! disk, gives what they are made of. Whoever reads them checks them by the blob's digest.
+//! A layer that is recompressed while it is read: the bytes of its blob come as fast as the v1 side or the disk
+//! delivers the original. The fill checks them by the blob's digest.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::layer::{opened, repacked};
+use super::layer::{reader_of, repack};
 use crate::layer_source::LayerSource;
 use mirror::{DigestCheck, ForeignSource, StoredBlob};
 use oci::digest::{Algorithm, Digest, Hasher};
@@ -16,11 +16,11 @@ use oci::name::{Registry, Repository};
 use store::Blob;
 use upstream::{BlobBody, UpstreamError};
 
-/// How many pieces wait on either side of the packing.
-const AHEAD: usize = 8;
-const UNPACKABLE: &str = "a layer cannot be packed as it was";
+/// How many pieces are queued before and after the compression.
+const QUEUED_PIECES: usize = 8;
+const NOT_REPRODUCIBLE: &str = "a layer cannot be recompressed to the same bytes";
 
-/// A layer of the v1 API, and how long its blob is.
+/// The blob of a recompressed layer of the v1 API.
 #[derive(Debug)]
 pub(super) struct RepackedLayer {
     pub layer: Arc<LayerSource>,
@@ -28,14 +28,14 @@ pub(super) struct RepackedLayer {
     pub digest: Digest,
     /// Of the blob, in bytes.
     pub size: u64,
-    /// One for each that is packed at a time.
+    /// Limits how many layers are recompressed at once.
     pub slots: Arc<Semaphore>,
 }
 
-type Piece = Result<Bytes, UpstreamError>;
+type LayerPiece = Result<Bytes, UpstreamError>;
 
 impl RepackedLayer {
-    /// The layer as the v1 side has it, if it is in the store.
+    /// The original layer, if it is in the store.
     async fn stored(&self) -> Option<Blob> {
         let digest = self.layer.known_digest().await?;
         let store = self.layer.store.clone();
@@ -43,25 +43,25 @@ impl RepackedLayer {
         opened.await.ok()?.ok()?
     }
 
-    /// Begins to pack it, from the first byte on.
+    /// Starts the compression, from the first byte.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// The upstream's error, or why it could not answer.
     async fn body(&self) -> Result<BlobBody, UpstreamError> {
         let slot = self.slots.clone().acquire_owned().await;
-        let slot = slot.map_err(|_| UpstreamError::Protocol(UNPACKABLE))?;
+        let slot = slot.map_err(|_| UpstreamError::Protocol(NOT_REPRODUCIBLE))?;
         let mut layer = match self.stored().await {
-            Some(blob) => Raw::Here(opened(StoredBlob::File(blob))),
-            None => Raw::coming(self.layer.body(0, None, None).await?),
+            Some(blob) => RawLayer::Stored(reader_of(StoredBlob::File(blob))),
+            None => RawLayer::streaming(self.layer.body(0, None, None).await?),
         };
-        let (out, pieces) = mpsc::channel(AHEAD);
+        let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            if repacked(&mut layer, &mut Out(&out)).is_err() {
-                // The first cause: what is broken off cannot be unpacked either.
+            if repack(&mut layer, &mut PieceSender(&sender)).is_err() {
+                // The root cause: a truncated layer fails to decompress too.
                 let error = layer.failure();
-                let error = error.unwrap_or(UpstreamError::Protocol(UNPACKABLE));
-                let _ = out.blocking_send(Err(error));
+                let error = error.unwrap_or(UpstreamError::Protocol(NOT_REPRODUCIBLE));
+                let _ = sender.blocking_send(Err(error));
             }
         });
         Ok(BlobBody::generated(self.size, pieces))
@@ -81,7 +81,7 @@ impl ForeignSource for RepackedLayer {
         self.layer.name()
     }
 
-    /// It is packed from its first byte on.
+    /// Ignores the range: compression starts at the first byte.
     fn fetch(
         &self,
         _: u64,
@@ -91,7 +91,7 @@ impl ForeignSource for RepackedLayer {
         Box::pin(self.body())
     }
 
-    /// Its digest is known.
+    /// Checks the known digest.
     fn check(&self) -> DigestCheck {
         DigestCheck::new(Hasher::new(Algorithm::Sha256), vec![self.digest])
     }
@@ -105,29 +105,29 @@ impl ForeignSource for RepackedLayer {
     }
 }
 
-/// A layer that is to be packed.
-enum Raw {
-    Here(Box<dyn Read + Send>),
-    Coming {
-        pieces: mpsc::Receiver<Piece>,
+/// The original of a layer, as a blocking reader.
+enum RawLayer {
+    Stored(Box<dyn Read + Send>),
+    Streaming {
+        pieces: mpsc::Receiver<LayerPiece>,
         current: Bytes,
         failed: Option<UpstreamError>,
     },
 }
 
-impl Raw {
-    fn coming(mut body: BlobBody) -> Self {
-        let (feed, pieces) = mpsc::channel(AHEAD);
+impl RawLayer {
+    fn streaming(mut body: BlobBody) -> Self {
+        let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
         tokio::spawn(async move {
             while let Some(piece) = body.next().await.transpose() {
-                // An error is the last that a body gives.
+                // An error ends a body.
                 let is_last = piece.is_err();
-                if feed.send(piece).await.is_err() || is_last {
+                if sender.send(piece).await.is_err() || is_last {
                     return;
                 }
             }
         });
-        Self::Coming {
+        Self::Streaming {
             pieces,
             current: Bytes::new(),
             failed: None,
@@ -136,17 +136,17 @@ impl Raw {
 
     fn failure(self) -> Option<UpstreamError> {
         match self {
-            Self::Here(_) => None,
-            Self::Coming { failed, .. } => failed,
+            Self::Stored(_) => None,
+            Self::Streaming { failed, .. } => failed,
         }
     }
 }
 
-impl Read for Raw {
+impl Read for RawLayer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let (pieces, current, failed) = match self {
-            Self::Here(layer) => return layer.read(buffer),
-            Self::Coming {
+            Self::Stored(layer) => return layer.read(buffer),
+            Self::Streaming {
                 pieces,
                 current,
                 failed,
@@ -169,10 +169,10 @@ impl Read for Raw {
     }
 }
 
-/// Whoever reads what was packed.
-struct Out<'a>(&'a mpsc::Sender<Piece>);
+/// Sends the compressed pieces to the reader.
+struct PieceSender<'a>(&'a mpsc::Sender<LayerPiece>);
 
-impl Write for Out<'_> {
+impl Write for PieceSender<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
         sent.map_err(|_| io::ErrorKind::BrokenPipe)?;

@@ -1,4 +1,4 @@
-//! The names that the v1 side of a registry has, by its search.
+//! The repository names of a registry's v1 side, by its search.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,49 +7,50 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
-use super::queries::wrong;
+use super::queries::protocol_error;
 use crate::{Registries, V1Pass, v1_list};
 use mirror::{MirrorError, RequestBudget, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::plain;
 use upstream::UpstreamError;
 
-/// How long the names of the v1 side are believed, and of how many registries.
-const NAMES_FOR: Duration = Duration::from_secs(60);
-const REGISTRIES: u64 = 64;
+/// How long search results are fresh.
+const SEARCH_TTL: Duration = Duration::from_secs(60);
+/// How many registries have their results cached.
+const MAX_REGISTRIES: u64 = 64;
 
-/// The names that the v1 side of a registry has.
-pub(super) type Names = moka::sync::Cache<Registry, Arc<BTreeSet<Repository>>>;
+/// The names that a registry's v1 side found.
+pub(super) type SearchCache = moka::sync::Cache<Registry, Arc<BTreeSet<Repository>>>;
 
-pub(super) fn names() -> Names {
+pub(super) fn search_cache() -> SearchCache {
     moka::sync::Cache::builder()
-        .max_capacity(REGISTRIES)
-        .time_to_live(NAMES_FOR)
+        .max_capacity(MAX_REGISTRIES)
+        .time_to_live(SEARCH_TTL)
         .build()
 }
 
 #[derive(Deserialize)]
-struct Found {
-    results: Vec<Name>,
+struct SearchResults {
+    results: Vec<SearchResult>,
 }
 
 #[derive(Deserialize)]
-struct Name {
+struct SearchResult {
     name: String,
 }
 
 impl Registries {
-    /// Everything that the v1 side finds; `None` where it has no search, or is not to be asked.
+    /// All names on the v1 side; `None` if it has no search, or its images are not served to v2 clients.
     pub(super) async fn names_of_v1(
         &self,
         registry: &Registry,
         budget: &mut RequestBudget,
     ) -> Result<Option<Arc<BTreeSet<Repository>>>, MirrorError> {
-        let Some(v1) = self.bridged_origin(registry) else {
+        let Some(origin) = self.bridged_origin(registry) else {
             return Ok(None);
         };
-        let known = &self.conversions.listed;
-        if let Some(names) = known.get(registry) {
+        let cache = &self.conversions.search_results;
+        if let Some(names) = cache.get(registry) {
             return Ok(Some(names));
         }
         let Some(left) = budget.0.checked_sub(1) else {
@@ -61,10 +62,8 @@ impl Registries {
             headers: HeaderMap::new(),
             body: None,
         };
-        let asked = v1
-            .index_server()
-            .pass("/v1/search?q=".to_owned(), pass, None)
-            .await;
+        let target = "/v1/search?q=".to_owned();
+        let asked = origin.index_server().pass(target, pass, None).await;
         let mut passed = asked.map_err(refused)?;
         match passed.status {
             StatusCode::OK => {}
@@ -72,12 +71,12 @@ impl Registries {
             status => return Err(refused(UpstreamError::of(status, &passed.headers))),
         }
         let bytes = v1_list(&mut passed).await?;
-        let found: Found =
-            serde_json::from_slice(&bytes).map_err(|_| wrong("its search cannot be read"))?;
+        let found: SearchResults = serde_json::from_slice(&bytes)
+            .map_err(|_| protocol_error("its search cannot be read"))?;
         let names = found.results.iter();
         let names = names.filter_map(|found| plain(&found.name).parse().ok());
         let names: Arc<BTreeSet<Repository>> = Arc::new(names.collect());
-        known.insert(registry.clone(), names.clone());
+        cache.insert(registry.clone(), names.clone());
         Ok(Some(names))
     }
 }
