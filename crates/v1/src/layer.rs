@@ -1,5 +1,5 @@
-//! Layers of the v1 API, kept like blobs: by the same fills, under the sha256 that was computed, with a pointer
-//! from the image to it.
+//! Layers of the v1 API, stored as blobs: by the same fills, under the computed sha256, with a pointer from the
+//! image to the digest.
 
 use std::sync::Arc;
 
@@ -12,15 +12,14 @@ use oci::digest::Digest;
 use oci::name::Repository;
 use oci::v1::{Endpoint, ImageId, Part};
 
-/// How often a layer that somebody needs whole is asked for when its fill gave way to others.
+/// How often the fill of a layer is started that had to give way to other fills.
 const ATTEMPTS: u32 = 5;
 
 impl V1 {
-    /// A layer with its bytes, as they arrive if they are not here yet.
+    /// A layer from the store, or else as it arrives from the upstream.
     ///
     /// # Errors
-    /// [`MirrorError::Unknown`] for images that are not the claim's, and what the upstream said, where it had
-    /// to be asked.
+    /// [`MirrorError::Unknown`] if the claim does not cover the image, and the upstream's error.
     pub async fn v1_layer(
         &self,
         claim: Claim<'_>,
@@ -38,10 +37,10 @@ impl V1 {
         filled.await.map_err(refused)
     }
 
-    /// Makes sure that an image's layer is in the store; its digest and its length in bytes.
+    /// Fetches an image's layer into the store; returns its digest and its length in bytes.
     ///
     /// # Errors
-    /// As [`V1::v1_layer`]; [`MirrorError::NoRoom`] where it cannot be kept.
+    /// As [`V1::v1_layer`]; [`MirrorError::NoRoom`] if it does not fit into the store.
     pub async fn v1_stored_layer(
         &self,
         claim: Claim<'_>,
@@ -53,7 +52,7 @@ impl V1 {
         Ok((kept.digest, kept.size))
     }
 
-    /// The length of a layer that is known here, in bytes.
+    /// The length of a layer in bytes, if its pointer is stored.
     ///
     /// # Errors
     /// As [`V1::v1_layer`].
@@ -69,7 +68,7 @@ impl V1 {
     }
 }
 
-/// A layer that is in the store.
+/// A stored layer.
 #[derive(Debug)]
 pub(super) struct StoredLayer {
     pub digest: Digest,
@@ -79,10 +78,10 @@ pub(super) struct StoredLayer {
 }
 
 impl Registries {
-    /// Fetches a layer, unless it is here.
+    /// Fetches a layer into the store, unless it is there.
     ///
     /// # Errors
-    /// What the upstream said; [`MirrorError::NoRoom`] where it cannot be kept.
+    /// The upstream's error; [`MirrorError::NoRoom`] if it does not fit into the store.
     pub(super) async fn fetch_layer(
         &self,
         origin: &Arc<V1Origin>,
@@ -104,11 +103,11 @@ impl Registries {
                 Err(error) => return Err(refused(error)),
             }
         }
-        // It had to go as soon as it came.
+        // Each time it was evicted as soon as it was stored.
         Err(MirrorError::no_room())
     }
 
-    /// A layer that is here.
+    /// Opens a stored layer.
     async fn open_layer(&self, origin: &V1Origin, id: &ImageId) -> Option<StoredLayer> {
         let known = self.body_pointer(origin, &endpoint(id)).await?;
         let blob = self.contents.open(&known.digest, Some(known.size)).await?;
@@ -119,7 +118,7 @@ impl Registries {
         })
     }
 
-    /// Where to get a layer. What it is checked by comes with the image's description.
+    /// The source of a layer. Its checksums come with the image's JSON.
     async fn layer_source(
         &self,
         origin: &Arc<V1Origin>,
@@ -149,7 +148,7 @@ pub(super) fn endpoint(id: &ImageId) -> Endpoint {
     }
 }
 
-/// What a fill's end means for the client.
+/// Maps the error of a fill.
 pub(super) fn refused(error: FillError) -> MirrorError {
     match error {
         FillError::Upstream(error) => body_fetch::mirror_error(error, ResourceKind::Image),

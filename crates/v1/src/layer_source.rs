@@ -1,7 +1,7 @@
 //! A layer of the v1 API as a source of fills.
 //!
-//! It is named by its image, and only its end tells its digest. What it is checked by is its length, and the payload
-//! checksum where the registry gives one: the sha256 of the image's description, a line feed and the layer.
+//! It is named by its image; its digest is known only at its end. It is checked by its length, and by the
+//! payload checksum if the registry sends one: the sha256 of the image's JSON, a line feed and the layer.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,21 +24,21 @@ use upstream::{BlobBody, UpstreamError};
 pub(super) struct LayerSource {
     pub origin: Arc<V1Origin>,
     pub store: Arc<Store>,
-    /// Whose right it is asked for by, where that is known.
+    /// The repository whose index token fetches it, if known.
     pub repository: Option<Repository>,
     pub id: ImageId,
-    /// The image's description, byte for byte.
+    /// The image's JSON, byte for byte.
     pub json: Bytes,
-    /// The length in bytes that the description came with.
+    /// The length in bytes that came with the JSON.
     pub size: Option<u64>,
-    /// What the registry says that the payload hashes to, one of these; empty where it says nothing.
+    /// The accepted checksums of the payload; empty if the registry sends none.
     pub checksums: Vec<Digest>,
-    /// Its own digest, where the fill is known by that.
+    /// Its digest, if the fill is keyed by it.
     pub digest: Option<Digest>,
 }
 
 impl LayerSource {
-    /// What the fill of an image's layer is known by while the layer's digest is unknown.
+    /// The key of the fill of an image's layer, whose digest is unknown.
     pub fn key(registry: &Registry, id: &ImageId) -> FillKey {
         FillKey::named(&format!("roadstead v1 layer\0{registry}\0{id}"))
     }
@@ -58,7 +58,7 @@ impl LayerSource {
         total: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
         let path = self.endpoint().path();
-        // It needs both ends to give a range rightly.
+        // docker-registry serves a range correctly only if both ends are given.
         let end = end.or(total).filter(|end| *end > offset);
         let part = end.map(|end| Span { first: offset, end });
         let part = part.filter(|part| offset > 0 || Some(part.end) != total);
@@ -70,12 +70,12 @@ impl LayerSource {
             .await?;
         let is_other = |total| self.size.is_some_and(|size| size != total);
         if self.digest.is_some() && body.total.is_some_and(is_other) {
-            return Err(UpstreamError::Protocol("a layer is not as long as it was"));
+            return Err(UpstreamError::Protocol("the length of a layer has changed"));
         }
         Ok(body)
     }
 
-    /// The digest under which the store knows it.
+    /// The digest under which it is stored.
     pub async fn known_digest(&self) -> Option<Digest> {
         if self.digest.is_some() {
             return self.digest;
@@ -136,7 +136,7 @@ impl ForeignSource for LayerSource {
 }
 
 /// The sha256 checksums in an `X-Docker-Checksum-Payload`. docker-registry writes one, or a list of all that it
-/// knows, tarsums among them, which are of something else.
+/// has; tarsums among them hash something else and are skipped.
 pub(super) fn checksums(text: &str) -> Vec<Digest> {
     let is_of_digest = |byte: char| byte.is_ascii_alphanumeric() || matches!(byte, ':' | '+' | '.');
     text.split(|byte| !is_of_digest(byte))
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_read_as_they_are_written() {
+    fn checksums_are_parsed_in_every_form() {
         let one = format!("sha256:{}", "1".repeat(64));
         let two = format!("sha256:{}", "2".repeat(64));
         let tarsum = format!("tarsum+{one}");

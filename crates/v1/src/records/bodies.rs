@@ -1,8 +1,8 @@
-//! What is kept of the v1 API, which names nothing by its content: pointers from what was asked for to the
-//! bytes that came. They outlive the bytes, which go and come again like any blob's.
+//! Pointers of the v1 API, which names nothing by its content: from a request target to the digest of the body.
+//! They outlive the bytes, which are evicted and fetched again like any blob.
 //!
-//! `v1/<registry>/_parts/<id>/<part>` for images, `v1/<registry>/<repository>/_named/<what>` for the lists of
-//! a repository. Its components never begin with `_`.
+//! `v1/<registry>/_parts/<id>/<part>` for images, `v1/<registry>/<repository>/_named/<what>` for the lists of a
+//! repository, whose components never begin with `_`.
 
 use std::io;
 use std::sync::Arc;
@@ -32,19 +32,19 @@ fn claim(body: BodyPointer) -> Reference {
     Reference::Claim(body.digest)
 }
 
-/// A body, and what was said beside it.
+/// The pointer to a body, with what its response headers said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BodyPointer {
-    /// The sha256 that was computed of it.
+    /// The sha256 of the body, computed here.
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
-    /// When the upstream last said so, in seconds since 1970.
+    /// When the upstream last confirmed it, in seconds since 1970.
     pub checked_at: u64,
-    /// `X-Docker-Size` of a description: the length of its layer in bytes.
+    /// `X-Docker-Size` of image JSON: the length of the layer in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_size: Option<u64>,
-    /// `X-Docker-Checksum-Payload` of a description, as it was written.
+    /// `X-Docker-Checksum-Payload` of image JSON, unchanged.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub checksum: Option<String>,
 }
@@ -64,7 +64,7 @@ impl Record for BodyPointer {
     }
 }
 
-/// All pointers of all registries.
+/// The pointers of all registries.
 #[derive(Debug)]
 pub struct BodyRecords {
     records: RecordStore,
@@ -78,21 +78,21 @@ impl BodyRecords {
     }
 
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn open(
         &self,
         registry: &Registry,
-        what: &Endpoint,
+        endpoint: &Endpoint,
     ) -> io::Result<Option<Arc<BodyPointer>>> {
-        self.records.open(&key(registry, what)).await
+        self.records.open(&key(registry, endpoint)).await
     }
 
-    /// Begins a question about something.
-    pub fn ask(&self, registry: &Registry, what: &Endpoint) -> Question<BodyPointer> {
-        self.records.ask(&key(registry, what))
+    /// Starts a question to the upstream, whose answer will be stored.
+    pub fn ask(&self, registry: &Registry, endpoint: &Endpoint) -> Question<BodyPointer> {
+        self.records.ask(&key(registry, endpoint))
     }
 
-    /// What the upstream answered.
+    /// Stores the upstream's answer to a question.
     pub async fn store(
         &self,
         question: &Question<BodyPointer>,
@@ -102,14 +102,14 @@ impl BodyRecords {
         outcome.into_record()
     }
 
-    /// The upstream answered that it has it no more.
+    /// Records that the upstream no longer has the body.
     pub async fn store_absent(&self, question: &Question<BodyPointer>) {
         self.records.answer_absent(question).await;
     }
 }
 
-fn key(registry: &Registry, what: &Endpoint) -> ExtensionKeyOf<BodyPointer> {
-    let (repository, resource) = match what {
+fn key(registry: &Registry, endpoint: &Endpoint) -> ExtensionKeyOf<BodyPointer> {
+    let (repository, resource) = match endpoint {
         Endpoint::Image { id, part } => {
             let name = format!("{id}/{}", part.as_str());
             return PARTS.key(registry, None, &name).of();
@@ -146,7 +146,7 @@ mod tests {
         };
         let tag = |text: &str| text.parse().expect("a tag");
         let id = "0".repeat(64).parse().expect("an id");
-        for (what, expected) in [
+        for (endpoint, expected) in [
             (
                 Endpoint::Image {
                     id,
@@ -167,7 +167,7 @@ mod tests {
                 "v1/hosted%3A5000/team/_named/tag-json/1".into(),
             ),
         ] {
-            let key: RecordKey = key(&Registry::new("hosted:5000"), &what).into();
+            let key: RecordKey = key(&Registry::new("hosted:5000"), &endpoint).into();
             assert_eq!(key.path(), expected);
         }
     }

@@ -1,9 +1,8 @@
-//! Which images of the v1 API belong to which repository: image requests name no repository, so that this
-//! is all there is to tell whose they are.
+//! Which v1 images belong to which repository. Image requests name no repository, so nothing else can tell.
 //!
-//! A repository has sixteen records at most, `v1/<registry>/<repository>/_images-<digit>`, by the first digit
-//! of the ids: an image list may name thousands at once, which are sixteen writes, while a push links one at a
-//! time, which writes a sixteenth of what is known. Such a record may take more than a block.
+//! A repository has at most sixteen records, `v1/<registry>/<repository>/_images-<digit>`, by the first digit
+//! of the ids: an image list may name thousands at once, which takes sixteen writes, while a push links one at
+//! a time, which rewrites a sixteenth of the ids. Such a record may exceed a block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,24 +13,24 @@ use oci::name::{Registry, Repository};
 use oci::v1::ImageId;
 use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Store};
 
-/// The most ids in one record; beyond, what was learned before is forgotten.
-const MOST: usize = 16_384;
-/// The longest record in bytes: of each id its digits, two quotes and a comma.
-const LONGEST: u64 = MOST as u64 * 67 + 2;
+/// The most ids in one record; beyond that, earlier ids are dropped.
+const MAX_IDS: usize = 16_384;
+/// The longest record in bytes: the digits of each id, two quotes and a comma.
+const MAX_RECORD: u64 = MAX_IDS as u64 * 67 + 2;
 
 pub(super) static IMAGE_LISTS: ExtensionKind = ExtensionKind {
-    max_bytes: LONGEST,
+    max_bytes: MAX_RECORD,
     ..ExtensionKind::new("v1", "_images-")
 };
 
-/// The ids of images whose first digit is the same.
+/// The ids of images with the same first digit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct ImageIds(pub BTreeSet<String>);
 
 impl Record for ImageIds {}
 
-/// The images of all repositories.
+/// The image ids of all repositories.
 #[derive(Debug)]
 pub struct ImageRecords {
     records: RecordStore,
@@ -44,10 +43,10 @@ impl ImageRecords {
         }
     }
 
-    /// Whether an image is known to be the repository's.
+    /// Whether an image is linked to a repository.
     ///
     /// # Errors
-    /// When the disk cannot say; that is not the same as no.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as no.
     pub async fn is_linked(
         &self,
         registry: &Registry,
@@ -59,10 +58,10 @@ impl ImageRecords {
         Ok(known.is_some_and(|known| known.0.contains(id.as_str())))
     }
 
-    /// Records that a repository has these images.
+    /// Links images to a repository.
     ///
     /// # Errors
-    /// When the disk cannot say what is known already, which must not be forgotten.
+    /// [`io::Error`] if the disk cannot be read: the ids that it holds must not be lost.
     pub async fn link(
         &self,
         registry: &Registry,
@@ -72,7 +71,7 @@ impl ImageRecords {
         let mut by_digit: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             let digit = by_digit.entry(&id.as_str()[..1]).or_default();
-            if digit.len() < MOST {
+            if digit.len() < MAX_IDS {
                 digit.insert(id.to_string());
             }
         }
@@ -84,7 +83,7 @@ impl ImageRecords {
         Ok(())
     }
 
-    /// The repository is gone, and its claims with it.
+    /// Unlinks all images of a deleted repository.
     pub async fn unlink_all(&self, registry: &Registry, repository: &Repository) {
         for digit in DIGITS {
             self.records.remove(&key(registry, repository, digit)).await;
@@ -92,13 +91,13 @@ impl ImageRecords {
     }
 }
 
-/// The ids with new ones among them; `None` if there are no new ones.
+/// The known ids with the new ones added; `None` if there are no new ones.
 fn with(known: Option<&ImageIds>, mut new: BTreeSet<String>) -> Option<ImageIds> {
     new.retain(|id| known.is_none_or(|known| !known.0.contains(id)));
     if new.is_empty() {
         return None;
     }
-    if let Some(known) = known.filter(|known| known.0.len() + new.len() <= MOST) {
+    if let Some(known) = known.filter(|known| known.0.len() + new.len() <= MAX_IDS) {
         new.extend(known.0.iter().cloned());
     }
     Some(ImageIds(new))
@@ -170,7 +169,7 @@ mod tests {
         );
     }
 
-    /// A record of all would have been longer than a block, and than most what one may be.
+    /// One record of all ids would exceed a block, and the longest record.
     #[tokio::test]
     async fn thousands_of_links_outlive_the_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -201,23 +200,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_too_many_links_the_new_ones_stay() {
+    async fn too_many_links_drop_the_earlier_ones() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let registry = Registry::new("hosted");
         let app: Repository = "team/app".parse().expect("a name");
         let id = |n: usize| format!("{n:064x}").parse::<ImageId>().expect("an id");
-        let all: Vec<ImageId> = (0..=MOST).map(id).collect();
+        let all: Vec<ImageId> = (0..=MAX_IDS).map(id).collect();
         let images = images_in(folder.path());
-        for ids in [&all[..MOST], &all[MOST..]] {
+        for ids in [&all[..MAX_IDS], &all[MAX_IDS..]] {
             let linked = images.link(&registry, &app, ids).await;
             linked.expect("writable");
             let record = folder.path().join("v1/hosted/team/app/_images-0");
             let length = std::fs::metadata(record).expect("a record").len();
             let most = ids.len() as u64 * 67 + 2;
             assert!(length <= most && most - length < 2, "{length} of {most}");
-            assert!(most <= LONGEST);
+            assert!(most <= MAX_RECORD);
         }
-        for (n, linked) in [(0, false), (MOST, true)] {
+        for (n, linked) in [(0, false), (MAX_IDS, true)] {
             let known = images_in(folder.path());
             let known = known.is_linked(&registry, &app, &all[n]).await;
             assert_eq!(known.expect("readable"), linked, "{n}");

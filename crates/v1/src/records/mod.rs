@@ -1,7 +1,7 @@
-//! The records of the v1 API, on either side: their kinds, and what a purge means to them.
+//! The records of the v1 API in both directions: their kinds, and what a purge removes of them.
 //!
-//! Bytes that a pointer of the v1 API or a derived layer refers to are claimed like linked ones. Conversions claim
-//! nothing: they say how bytes are made again.
+//! A pointer of the v1 API or a derived layer claims its bytes as a link does. Conversions claim nothing: they
+//! record how bytes are rebuilt.
 
 mod bodies;
 mod images;
@@ -44,7 +44,7 @@ fn also_purged(target: &Target, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> 
     match target {
         Target::Repository(registry, repository) => {
             let mut gone = parts_of(survey, registry, repository);
-            gone.extend(given_out(survey, registry, repository));
+            gone.extend(issued_images(survey, registry, repository));
             gone
         }
         Target::Tag(registry, repository, tag) => tagged(survey, registry, repository, tag),
@@ -52,7 +52,7 @@ fn also_purged(target: &Target, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> 
     }
 }
 
-/// The parts of images that no other repository of the registry is known to have.
+/// The image parts that no other repository of the registry is linked to.
 fn parts_of(
     survey: &RecordSurvey<'_>,
     registry: &Registry,
@@ -75,8 +75,8 @@ fn parts_of(
     gone
 }
 
-/// The images of an open registry that are read from the repository.
-fn given_out(
+/// The bridged images of an open registry that are read from the repository.
+fn issued_images(
     survey: &RecordSurvey<'_>,
     registry: &Registry,
     repository: &Repository,
@@ -92,7 +92,7 @@ fn given_out(
     gone
 }
 
-/// A tag, and the list of tags if that may name it.
+/// The records of a tag, and the list of tags if it may name the tag.
 fn tagged(
     survey: &RecordSurvey<'_>,
     registry: &Registry,
@@ -114,7 +114,7 @@ fn tagged(
     gone
 }
 
-/// Whether a list of tags may name this one: it is text of either form, and a name is in quotes in both.
+/// Whether a list of tags may name this tag: the list has one of two JSON forms, and both quote names.
 fn lists(survey: &RecordSurvey<'_>, list: Option<Digest>, tag: &Tag) -> bool {
     let bytes = list.and_then(|digest| survey.blob(&digest));
     let quoted = format!("\"{tag}\"");

@@ -1,4 +1,4 @@
-//! What a purge takes of the v1 API: on disk, from memory, and no more.
+//! What a purge removes of the v1 API's records: on disk, from memory, and no more.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use oci::v1::{Endpoint, ImageId, Part, Resource};
 use oci::v1_to_v2::ConvertedLayer;
 use store::{Settings, Store};
 
-/// A store with the records of the v1 API, which was counted.
+/// A scanned store with the records of the v1 API.
 pub fn store_in(root: &Path) -> Store {
     let settings = Settings {
         extensions: vec![RECORDS],
@@ -49,7 +49,7 @@ fn tag(name: &str, tag: &str) -> Endpoint {
     named(name, Resource::Tag(tag.parse().expect("a tag")))
 }
 
-/// What is pointed at, by the registry and what was asked for.
+/// The pointers: registry, request target and body.
 fn pointers() -> Vec<(&'static str, Endpoint, &'static str)> {
     vec![
         ("old", layer_of("a"), "layer a"),
@@ -57,7 +57,7 @@ fn pointers() -> Vec<(&'static str, Endpoint, &'static str)> {
         ("old", tag("app", "1"), "app 1"),
         ("old", tag("app", "2"), "app 2"),
         ("old", named("app", Resource::Tags), "{\"1\": \"a\"}"),
-        // Of another repository whose name begins alike, and that is below it.
+        // Another repository, whose name has the first as a prefix.
         ("old", tag("app/sub", "1"), "sub 1"),
         ("other", layer_of("a"), "layer a"),
         ("other", tag("app", "1"), "other 1"),
@@ -131,7 +131,7 @@ async fn filled(root: &Path) -> Store {
     store
 }
 
-/// What is still known, also in memory, and the blobs that are still here.
+/// The records that remain, in memory or on disk, and the blobs that remain.
 async fn known(store: &Store) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for (registry, what, bytes) in pointers() {
@@ -194,7 +194,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn a_purge_takes_what_is_of_the_v1_api() {
+async fn a_purge_removes_records_of_the_v1_api() {
     let old = || Registry::new("old");
     let to_tag = |name: &str| Target::Tag(old(), repository("app"), name.parse().expect("a tag"));
     let of_old: &[&str] = &[
@@ -221,13 +221,13 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
         "bytes of derived",
         "bytes of converted",
     ];
-    // What goes, and how many tags and other records are told.
+    // What is purged, and how many tags and other records the plan reports.
     let cases: Vec<(Target, &[&str], (usize, usize))> = vec![
         (Target::Registry(old()), of_old, (3, 15)),
         (
             Target::Repository(old(), repository("app")),
             &[
-                // Another repository has the other one.
+                // Layer b is also linked to another repository.
                 "old layer a",
                 "old app 1",
                 "old app 2",
@@ -271,20 +271,24 @@ async fn a_purge_takes_what_is_of_the_v1_api() {
             (0, 1),
         ),
     ];
-    for (target, goes, told) in cases {
+    for (target, purged, reported) in cases {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = filled(folder.path()).await;
         let before = known(&store).await;
         let purge = store.plan(&target);
-        assert_eq!((purge.tags.len(), purge.others.len()), told, "{purge:?}");
-        assert_eq!(known(&store).await, before, "a plan is no deed");
+        assert_eq!(
+            (purge.tags.len(), purge.others.len()),
+            reported,
+            "{purge:?}"
+        );
+        assert_eq!(known(&store).await, before, "a plan changes nothing");
         store.purge(&purge).expect("removed");
         let after = known(&store).await;
         let gone: BTreeSet<&str> = before.difference(&after).map(String::as_str).collect();
-        assert_eq!(gone, goes.iter().copied().collect(), "{target:?}");
+        assert_eq!(gone, purged.iter().copied().collect(), "{target:?}");
         let (records, used) = (store.space.records(), store.space.used());
         drop(store);
-        // Not from memory alone, and counted.
+        // Purged on disk as well, and counted.
         let store = store_in(folder.path());
         assert_eq!(known(&store).await, after, "{target:?}");
         assert_eq!((store.space.records(), store.space.used()), (records, used));

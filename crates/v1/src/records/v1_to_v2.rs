@@ -1,11 +1,11 @@
-//! What images of the v1 API became: their descriptions, what is known of their layers, and the manifests made
-//! of them. Kept for ever, since a layer has to be read once to learn it, and a registry that has ended cannot
-//! be asked again; everything but the layers' bytes is made anew from here.
-//! Where the store is too small for that, they have half of what records may take.
+//! Conversions of v1 images: the images' JSON, their converted layers, and the resulting manifests. They are
+//! permanent, because converting a layer means reading it whole, and a registry that was shut down cannot be
+//! asked again; everything but the bytes of layers is rebuilt from them. In a small store they may take half of
+//! the space of records.
 //!
-//! Below `conversions/<registry>`: `images/<id>` and its text in parts, since a record takes one block;
-//! `tops/<id>` for those that became a manifest; `digests/<digest>` for what a digest is. An id says nothing
-//! about its content, so that what one registry calls by it is no other's.
+//! Below `conversions/<registry>`: `images/<id>`, with its JSON in parts, because a record takes one block;
+//! `tops/<id>` for converted images; `digests/<digest>` for the origin of a digest. An id is not derived from
+//! content, so each registry has ids of its own.
 
 use std::io;
 use std::sync::Arc;
@@ -37,39 +37,39 @@ pub(super) static DIGESTS: ExtensionKind = ExtensionKind {
     ..ExtensionKind::new("conversions", "digests/")
 };
 
-/// What goes into one part of a text, in bytes: as a string of JSON it is twice as long at most.
+/// The length of one part of a text, in bytes: quoted as JSON it is at most twice as long.
 const PART: usize = 2000;
-/// How many images are remembered for one digest. Many may have one layer; any of them gives its bytes.
-const MOST: usize = 48;
+/// How many images are recorded for one digest. Many may share one layer; any of them yields its bytes.
+const MAX_IMAGES: usize = 48;
 
-/// An image of the v1 API.
+/// A v1 image as the source of conversions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceImage {
     pub parent: Option<ImageId>,
-    /// What the registry calls its json, as it was sent.
+    /// The image's JSON, unchanged.
     pub json: String,
     pub layer: ConvertedLayer,
 }
 
-/// The record of one.
+/// The record of a [`SourceImage`].
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct ImageRecord {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     parent: Option<String>,
     layer: ConvertedLayer,
-    /// Of the text, in bytes.
+    /// The length of the JSON, in bytes.
     length: usize,
 }
 
-/// What an image became.
+/// The manifest of a converted image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertedManifest {
     pub manifest: Digest,
-    /// The length of the manifest in bytes.
+    /// In bytes.
     pub size: u64,
 }
 
-/// What a digest is, and of which images.
+/// What a converted digest names, and the images that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DigestOrigin {
     pub kind: ConvertedKind,
@@ -92,7 +92,7 @@ pub enum ConvertedKind {
 
 impl Record for ImageRecord {}
 
-/// A part of the text of an image.
+/// A part of an image's JSON.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct TextPart(String);
@@ -103,7 +103,7 @@ impl Record for ConvertedManifest {}
 
 impl Record for DigestOrigin {}
 
-/// All conversions of all registries.
+/// The conversions of all registries.
 #[derive(Debug)]
 pub struct ConvertedRecords {
     records: RecordStore,
@@ -117,7 +117,7 @@ impl ConvertedRecords {
     }
 
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn image(
         &self,
         registry: &Registry,
@@ -145,9 +145,9 @@ impl ConvertedRecords {
         }))
     }
 
-    /// What an image is, from now on.
+    /// Stores an image.
     pub async fn store_image(&self, registry: &Registry, id: &ImageId, image: &SourceImage) {
-        // The text first: the record says that it is whole.
+        // The parts first: the record states that they are complete.
         for (part, text) in pieces(&image.json).into_iter().enumerate() {
             let part = text_key(registry, id, part);
             self.records.put(&part, TextPart(text.to_owned())).await;
@@ -162,7 +162,7 @@ impl ConvertedRecords {
     }
 
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn manifest(
         &self,
         registry: &Registry,
@@ -181,7 +181,7 @@ impl ConvertedRecords {
     }
 
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn origin_of(
         &self,
         registry: &Registry,
@@ -190,10 +190,10 @@ impl ConvertedRecords {
         self.records.open(&digest_key(registry, digest)).await
     }
 
-    /// An image has this digest.
+    /// Records that a digest comes from an image.
     ///
     /// # Errors
-    /// When the disk cannot say what is known already.
+    /// [`io::Error`] if the disk cannot be read.
     pub async fn add_origin(
         &self,
         registry: &Registry,
@@ -207,7 +207,7 @@ impl ConvertedRecords {
             if ids.contains(&id) {
                 return None;
             }
-            ids.truncate(MOST - 1);
+            ids.truncate(MAX_IMAGES - 1);
             ids.insert(0, id);
             Some(DigestOrigin { kind, ids })
         };
@@ -228,12 +228,12 @@ fn digest_key(registry: &Registry, digest: &Digest) -> ExtensionKeyOf<DigestOrig
     DIGESTS.key(registry, None, &digest_name(digest)).of()
 }
 
-/// How many parts a text of so many bytes has at most: none is shorter than [`PART`] less a letter.
+/// How many parts a text of `length` bytes has at most: none is shorter than [`PART`] less one character.
 const fn parts(length: usize) -> usize {
     length.div_ceil(PART - 3)
 }
 
-/// A text in parts, as many as [`parts`] says.
+/// Splits a text into as many parts as [`parts`] counts.
 fn pieces(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -279,7 +279,7 @@ mod tests {
         let texts = [
             String::new(),
             "{}".to_owned(),
-            // Twice as long when it is quoted, and letters on the edges of parts.
+            // Text that quoting doubles, and characters on the edges of parts.
             "\"".repeat(PART * 2),
             "é€😀".repeat(3000),
         ];
@@ -305,7 +305,7 @@ mod tests {
             let kept = conversions.image(&other, &id("1")).await;
             assert_eq!(kept.expect("readable"), None);
         }
-        // A part is lost: it is read from the registry again, rather than served short.
+        // A part is missing: the image is read from the registry again, not served truncated.
         let part = format!("conversions/hosted%3A5000/images/{}.1", id("2"));
         std::fs::remove_file(folder.path().join(part)).expect("a part");
         let conversions = conversions_in(folder.path());
@@ -314,11 +314,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_digest_is_of_the_images_that_came_last() {
+    async fn a_digest_records_the_latest_images() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let registry = Registry::new("hosted");
         let conversions = conversions_in(folder.path());
-        let ids: Vec<ImageId> = (0..=MOST)
+        let ids: Vec<ImageId> = (0..=MAX_IMAGES)
             .map(|number| format!("{number:064x}").parse().expect("an id"))
             .collect();
         for id in ids.iter().chain(&ids[..1]) {
@@ -331,8 +331,8 @@ mod tests {
         let kept = conversions.origin_of(&registry, &digest("a")).await;
         let kept = kept.expect("readable").expect("known");
         let found: Vec<ImageId> = kept.images().collect();
-        assert_eq!((found.len(), kept.kind), (MOST, ConvertedKind::Layer));
-        assert_eq!(found[..2], [ids[0].clone(), ids[MOST].clone()]);
+        assert_eq!((found.len(), kept.kind), (MAX_IMAGES, ConvertedKind::Layer));
+        assert_eq!(found[..2], [ids[0].clone(), ids[MAX_IMAGES].clone()]);
         let unknown = conversions.origin_of(&registry, &digest("b")).await;
         assert_eq!(unknown.expect("readable"), None);
     }

@@ -1,10 +1,10 @@
-//! What is known of images that were made up for clients of v1: which manifest an id stands for, and what
-//! became of a layer that such a client cannot read as it is.
+//! Bridged images for v1 clients: which manifest an id stands for, and how a layer is prepared that such a
+//! client cannot read.
 //!
-//! An id's record is its repository's, since image requests name none and this is all there is to tell whose
-//! they are: `repositories/<registry>/<repository>/_image-<id>`. Where everybody may read the whole
-//! registry it is the registry's, `repositories/<registry>/_image-<id>`, and says which repository to read.
-//! Layers are content, whoever has them: `repositories/<registry>/_layer-<key>`.
+//! The record of an id belongs to a repository, because image requests name none and nothing else can tell:
+//! `repositories/<registry>/<repository>/_image-<id>`. If anonymous clients may read the whole registry, it
+//! belongs to the registry, `repositories/<registry>/_image-<id>`, and names the repository to read. Layers are
+//! content and belong to the registry: `repositories/<registry>/_layer-<key>`.
 
 use std::io;
 use std::sync::Arc;
@@ -26,33 +26,33 @@ pub(super) static LAYERS: ExtensionKind = ExtensionKind {
     ..ExtensionKind::new("repositories", "_layer-")
 };
 
-/// What an id stands for. It never stands for anything else.
+/// The image that an id stands for, for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct V1ImageRecord {
-    /// Where it is read.
+    /// The repository that it is read from.
     pub repository: String,
-    /// What the tag pointed at: a manifest or an index.
+    /// The target of the tag: a manifest or an index.
     pub manifest: Digest,
     pub os: String,
     pub architecture: String,
-    /// Its place in the chain, from the root on; `None` for the top.
+    /// Its position in the chain, counted from the root; `None` for the top.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub position: Option<usize>,
 }
 
-/// What clients of v1 get instead of a layer.
+/// What v1 clients get for a layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PreparedLayer {
-    /// Itself.
+    /// The layer itself.
     AsItIs,
-    /// Other bytes, made of it; they may have been evicted.
+    /// A blob derived from it, which may have been evicted.
     Derived {
         digest: Digest,
         /// In bytes.
         size: u64,
     },
-    /// It hides what lies below it, so that it depends on that: there is a record of the whole chain.
+    /// It has opaque directories, so the result depends on the layers below: see the record of the whole chain.
     Opaque,
 }
 
@@ -60,7 +60,7 @@ impl Record for V1ImageRecord {}
 
 impl Record for PreparedLayer {}
 
-/// All records of this kind.
+/// The ids and layers of bridged images of all registries.
 #[derive(Debug)]
 pub struct V1ImageRecords {
     records: RecordStore,
@@ -73,10 +73,10 @@ impl V1ImageRecords {
         }
     }
 
-    /// What an id stands for in a repository, or in a registry that everybody may read.
+    /// The image that an id stands for in a repository, or in an open registry.
     ///
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn image(
         &self,
         registry: &Registry,
@@ -87,7 +87,7 @@ impl V1ImageRecords {
         self.records.open(&key).await
     }
 
-    /// Notes what an id stands for.
+    /// Stores the image that an id stands for.
     pub async fn store_image(
         &self,
         registry: &Registry,
@@ -96,17 +96,17 @@ impl V1ImageRecords {
         image: V1ImageRecord,
     ) {
         let key = image_key(registry, repository, id);
-        // What named it last is what lives longest.
+        // The record follows the latest tag that named the image, because that lives longest.
         let known = self.records.open(&key).await;
         if !known.is_ok_and(|known| known.as_deref() == Some(&image)) {
             self.records.put(&key, image).await;
         }
     }
 
-    /// What became of the layer, or of the chain of layers, that `key` is made of.
+    /// The prepared form of the layer, or chain of layers, that `key` names.
     ///
     /// # Errors
-    /// When the disk cannot say; that is not the same as absent.
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn layer(
         &self,
         registry: &Registry,
@@ -115,7 +115,7 @@ impl V1ImageRecords {
         self.records.open(&layer_key(registry, key)).await
     }
 
-    /// Notes what became of a layer or chain.
+    /// Stores the prepared form of a layer or chain.
     pub async fn store_layer(&self, registry: &Registry, key: &Digest, layer: PreparedLayer) {
         self.records.put(&layer_key(registry, key), layer).await;
     }
