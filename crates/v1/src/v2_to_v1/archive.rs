@@ -1,28 +1,28 @@
-//! Tar archives, entry by entry, with every byte of what announces them: what is not changed is passed on as
-//! it came, with all its extensions.
+//! Tar archives, entry by entry, with the raw bytes of headers: an unchanged entry is copied as it is, with all
+//! its extensions.
 
 use std::io::{self, Read, Write};
 
 const BLOCK: usize = 512;
 /// The longest extensions before one entry, in bytes.
 const MAX_EXTENSIONS: u64 = 1 << 20;
-/// The longest path, in bytes: Linux takes no longer ones.
+/// The longest path, in bytes: Linux accepts none longer.
 const MAX_PATH: usize = 4096;
 
-/// An archive that is read once, from its beginning.
+/// An archive, read once from its beginning.
 pub struct Archive<R> {
     source: R,
-    /// What is left of the current entry's data, and the padding behind it.
+    /// The remaining data of the current entry, in bytes, and the padding after it.
     data: u64,
     padding: u64,
 }
 
-/// One entry.
+/// One entry of an archive.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its headers as they are, those of its extensions before it included.
+    /// Its raw headers, with the extensions before them.
     pub raw: Vec<u8>,
-    /// Without `./` before it and without slashes at its ends; empty for the root, and for what is no file.
+    /// Without a leading `./` and without slashes at its ends; empty for the root, and for global extensions.
     pub path: Vec<u8>,
     pub is_directory: bool,
 }
@@ -36,10 +36,10 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// The next entry. Data of the one before that was not copied is passed over.
+    /// The next entry. Skips uncopied data of the previous one.
     ///
     /// # Errors
-    /// When this is no archive, or it cannot be read.
+    /// [`io::Error`] if the data is no archive, or cannot be read.
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
         self.copy_data(&mut io::sink())?;
         let mut raw = Vec::new();
@@ -50,16 +50,16 @@ impl<R: Read> Archive<R> {
                 return if raw.is_empty() {
                     Ok(None)
                 } else {
-                    Err(broken("it ends too early"))
+                    Err(invalid("the archive is truncated"))
                 };
             }
             if block.iter().all(|&byte| byte == 0) {
-                // The rest is padding, but its checksum counts.
+                // The rest is padding, but reading it verifies the compression's checksum.
                 io::copy(&mut self.source, &mut io::sink())?;
                 return if raw.is_empty() {
                     Ok(None)
                 } else {
-                    Err(broken("it ends too early"))
+                    Err(invalid("the archive is truncated"))
                 };
             }
             let header = tar::Header::from_byte_slice(&block);
@@ -68,7 +68,7 @@ impl<R: Read> Archive<R> {
             let kind = header.entry_type();
             let announced = header
                 .entry_size()
-                .map_err(|_| broken("a size cannot be read"))?;
+                .map_err(|_| invalid("an entry has an invalid size"))?;
             if kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink() {
                 let extension = self.extension(announced, &mut raw)?;
                 if kind.is_gnu_longname() {
@@ -99,13 +99,13 @@ impl<R: Read> Archive<R> {
                 while extended {
                     let mut more = [0; BLOCK];
                     if !self.block(&mut more)? || raw.len() as u64 > MAX_EXTENSIONS {
-                        return Err(broken("a sparse file cannot be read"));
+                        return Err(invalid("a sparse entry is invalid"));
                     }
                     extended = more[504] == 1;
                     raw.extend_from_slice(&more);
                 }
             }
-            // As Go has it: only files have data, whatever the header says.
+            // As in Go: only files have data, whatever the header says.
             let bare = kind.is_hard_link()
                 || kind.is_symlink()
                 || kind.is_character_special()
@@ -115,41 +115,41 @@ impl<R: Read> Archive<R> {
             self.expect(if bare { 0 } else { size.unwrap_or(announced) })?;
             let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
             if path.len() > MAX_PATH {
-                return Err(broken("a path is too long"));
+                return Err(invalid("a path is longer than 4096 bytes"));
             }
             return Ok(Some(Entry {
                 raw,
                 is_directory: kind.is_dir() || path.ends_with(b"/"),
-                path: plain(&path).to_vec(),
+                path: normalized(&path).to_vec(),
             }));
         }
     }
 
-    /// Copies the current entry's data with its padding.
+    /// Copies the current entry's data and padding.
     ///
     /// # Errors
-    /// When it ends too early, or cannot be read or written.
+    /// [`io::Error`] if the archive is truncated, or cannot be read or written.
     pub fn copy_data(&mut self, target: &mut impl Write) -> io::Result<()> {
         let all = self.data + self.padding;
         (self.data, self.padding) = (0, 0);
         let copied = io::copy(&mut (&mut self.source).take(all), target)?;
         if copied < all {
-            return Err(broken("it ends too early"));
+            return Err(invalid("the archive is truncated"));
         }
         Ok(())
     }
 
-    /// Data of so many bytes comes next. A header may announce any number.
+    /// Expects `size` bytes of data next. A header may announce any number.
     fn expect(&mut self, size: u64) -> io::Result<()> {
         let padded = size.checked_next_multiple_of(BLOCK as u64);
-        self.padding = padded.ok_or_else(|| broken("a size cannot be read"))? - size;
+        self.padding = padded.ok_or_else(|| invalid("an entry has an invalid size"))? - size;
         self.data = size;
         Ok(())
     }
 
     fn extension(&mut self, size: u64, raw: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         if size.saturating_add(raw.len() as u64) > MAX_EXTENSIONS {
-            return Err(broken("the extensions of an entry are too long"));
+            return Err(invalid("the extensions of an entry are too long"));
         }
         self.expect(size)?;
         let from = raw.len();
@@ -158,13 +158,13 @@ impl<R: Read> Archive<R> {
         Ok(raw[from..until].to_vec())
     }
 
-    /// A whole block; `false` at the end.
+    /// Reads a whole block; `false` at the end.
     fn block(&mut self, block: &mut [u8; BLOCK]) -> io::Result<bool> {
         let mut read = 0;
         while read < BLOCK {
             match self.source.read(&mut block[read..]) {
                 Ok(0) if read == 0 => return Ok(false),
-                Ok(0) => return Err(broken("it ends too early")),
+                Ok(0) => return Err(invalid("the archive is truncated")),
                 Ok(more) => read += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -174,22 +174,25 @@ impl<R: Read> Archive<R> {
     }
 }
 
-/// Whether a header's checksum is right: of bytes, with its own field taken for spaces. Some old programs
-/// added signed ones, which differ for names beyond ASCII only.
+/// Verifies a header's checksum: the sum of its bytes, with its own field as spaces. Some old programs summed
+/// signed bytes, which differs only for non-ASCII names.
 fn check(header: &tar::Header, block: &[u8; BLOCK]) -> io::Result<()> {
-    let said = header.cksum().map_err(|_| broken("this is no archive"))?;
+    let expected = header
+        .cksum()
+        .map_err(|_| invalid("the data is no tar archive"))?;
     let byte = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
     let bytes = || block.iter().enumerate().map(byte);
     let unsigned: u32 = bytes().map(u32::from).sum();
     let signed: i32 = bytes().map(|byte| i32::from(byte.cast_signed())).sum();
-    if said == unsigned || i64::from(said) == i64::from(signed) {
+    if expected == unsigned || i64::from(expected) == i64::from(signed) {
         Ok(())
     } else {
-        Err(broken("this is no archive"))
+        Err(invalid("the data is no tar archive"))
     }
 }
 
-fn plain(path: &[u8]) -> &[u8] {
+/// A path without a leading `./` and without slashes at its ends.
+fn normalized(path: &[u8]) -> &[u8] {
     let mut path = path;
     loop {
         let shorter = path.strip_prefix(b"./").or_else(|| path.strip_prefix(b"/"));
@@ -205,15 +208,17 @@ fn plain(path: &[u8]) -> &[u8] {
     path
 }
 
-pub fn broken(what: &'static str) -> io::Error {
+/// The error of an invalid archive.
+pub fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn archive(paths: &[&str]) -> Vec<u8> {
+    /// An archive of files, and of directories where a path ends in `/`.
+    pub fn archive(paths: &[&str]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for path in paths {
             let mut header = tar::Header::new_gnu();
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_passed_on_as_they_are() {
+    fn entries_are_copied_unchanged() {
         let long = "d/".repeat(80) + "file";
         let paths = ["./a/", "a/b", "a/.wh.c", &long, "z"];
         let bytes = archive(&paths);
@@ -252,7 +257,7 @@ mod tests {
             .iter()
             .map(|path| {
                 (
-                    String::from_utf8_lossy(plain(path.as_bytes())).into(),
+                    String::from_utf8_lossy(normalized(path.as_bytes())).into(),
                     path.ends_with('/'),
                 )
             })
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_an_error() {
+    fn invalid_archives_are_errors() {
         let whole = archive(&["a", "b"]);
         let count = |bytes: &[u8]| -> io::Result<usize> {
             let (mut archive, mut count) = (Archive::new(bytes), 0);
@@ -278,9 +283,9 @@ mod tests {
         assert!(count(&[7; 2048]).is_err());
     }
 
-    /// Sums of such numbers come out small where they wrap, and then there is no limit.
+    /// Sums of such sizes wrap around to small numbers, which would pass the limits.
     #[test]
-    fn sizes_that_no_archive_has_are_errors() {
+    fn overflowing_sizes_are_errors() {
         for kind in [
             tar::EntryType::Regular,
             tar::EntryType::XHeader,

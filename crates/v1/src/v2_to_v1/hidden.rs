@@ -1,30 +1,30 @@
-//! What an opaque folder hides, name by name.
+//! The paths that an opaque directory hides.
 //!
-//! `.wh..wh..opq` says that nothing of a folder's lower layers is to be seen. Docker before 1.9 does not know
-//! it and would show everything again, but knows `.wh.<name>`, so one of these is written for each lower
-//! entry that the layer does not have itself. Where both have a folder, the same goes for what is in it.
+//! `.wh..wh..opq` hides the content of its directory in all lower layers. Docker before 1.9 does not know it
+//! and would show everything, but knows `.wh.<name>`, so one of these is written for each lower entry that the
+//! layer itself does not have. If both have a directory, the same applies to its content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-use super::archive::{Archive, broken};
+use super::archive::{Archive, invalid};
 
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT: &[u8] = b".wh.";
-/// Names of aufs for itself.
-const OWN: &[u8] = b".wh..wh.";
-/// The most that is remembered of paths, in bytes.
+/// Names that aufs reserves for itself.
+const AUFS_INTERNAL: &[u8] = b".wh..wh.";
+/// The most memory for paths, in bytes.
 const MAX_PATHS: usize = 64 << 20;
 
-/// What one path of a layer means.
+/// What a path in a layer stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PathKind<'p> {
     Entry,
-    /// This folder shows nothing of what lies below it.
+    /// Hides the content of this directory in lower layers.
     Opaque(&'p [u8]),
-    /// This path is gone.
+    /// Deletes this path of lower layers.
     Whiteout(Vec<u8>),
-    /// It means something to aufs alone.
+    /// Internal to aufs.
     Ignored,
 }
 
@@ -36,7 +36,7 @@ pub fn path_kind(path: &[u8]) -> PathKind<'_> {
     if name == OPAQUE {
         return PathKind::Opaque(folder);
     }
-    if name.starts_with(OWN) {
+    if name.starts_with(AUFS_INTERNAL) {
         return PathKind::Ignored;
     }
     match name.strip_prefix(WHITEOUT) {
@@ -45,10 +45,10 @@ pub fn path_kind(path: &[u8]) -> PathKind<'_> {
     }
 }
 
-/// The part of a layer's paths that opaque folders are concerned with.
+/// The paths of a layer that matter for opaque directories.
 #[derive(Debug, Default)]
-pub struct Paths {
-    /// Whether each is a folder.
+pub struct LayerPaths {
+    /// The paths, and whether each is a directory.
     entries: BTreeMap<Vec<u8>, bool>,
     whiteouts: BTreeSet<Vec<u8>>,
     opaque: BTreeSet<Vec<u8>>,
@@ -56,42 +56,42 @@ pub struct Paths {
     size: usize,
 }
 
-impl Paths {
-    /// Reads those of an archive that are in one of these folders, or above one.
+impl LayerPaths {
+    /// Reads the paths of an archive that are in one of these directories, or above one.
     ///
     /// # Errors
-    /// When it cannot be read, or there are too many.
+    /// [`io::Error`] if it cannot be read, or has too many paths.
     pub fn read<R: Read>(archive: &mut Archive<R>, within: &BTreeSet<Vec<u8>>) -> io::Result<Self> {
         let mut paths = Self::default();
         while let Some(entry) = archive.next()? {
-            let concerns = |path: &[u8]| concerns(within, path);
+            let is_related = |path: &[u8]| is_related(within, path);
             match path_kind(&entry.path) {
-                PathKind::Entry if !entry.path.is_empty() && concerns(&entry.path) => {
+                PathKind::Entry if !entry.path.is_empty() && is_related(&entry.path) => {
                     paths.size += entry.path.len() + 64;
                     paths.entries.insert(entry.path, entry.is_directory);
                 }
-                PathKind::Opaque(folder) if concerns(folder) => {
+                PathKind::Opaque(folder) if is_related(folder) => {
                     paths.size += folder.len() + 64;
                     paths.opaque.insert(folder.to_vec());
                 }
-                PathKind::Whiteout(gone) if concerns(&gone) => {
+                PathKind::Whiteout(gone) if is_related(&gone) => {
                     paths.size += gone.len() + 64;
                     paths.whiteouts.insert(gone);
                 }
                 _ => {}
             }
             if paths.size > MAX_PATHS {
-                return Err(broken("an opaque folder hides too many files"));
+                return Err(invalid("an opaque directory hides too many files"));
             }
         }
         Ok(paths)
     }
 
-    /// Lays another layer over this.
+    /// Applies the next higher layer.
     ///
     /// # Errors
-    /// When there are too many paths.
-    pub fn lay(&mut self, above: Self) -> io::Result<()> {
+    /// [`io::Error`] if there are too many paths.
+    pub fn apply(&mut self, above: Self) -> io::Result<()> {
         for gone in &above.whiteouts {
             self.entries.remove(gone);
             self.remove_below(gone);
@@ -107,7 +107,7 @@ impl Paths {
         }
         self.size = self.entries.keys().map(|path| path.len() + 64).sum();
         if self.size > MAX_PATHS {
-            return Err(broken("an opaque folder hides too many files"));
+            return Err(invalid("an opaque directory hides too many files"));
         }
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Paths {
         from.take_while(move |(path, _)| path.starts_with(&prefix))
     }
 
-    /// The names directly in a folder, and whether each is a folder.
+    /// The entries directly in a directory, and whether each is a directory.
     fn children(&self, folder: &[u8]) -> BTreeMap<Vec<u8>, bool> {
         let prefix = join(folder, b"");
         let mut children = BTreeMap::new();
@@ -139,7 +139,7 @@ impl Paths {
             let slash = name.iter().position(|&byte| byte == b'/');
             let length = prefix.len() + slash.unwrap_or(name.len());
             children.insert(path[..length].to_vec(), slash.is_some() || *is_directory);
-            // What is in a folder is passed over: `0` is the byte after `/`.
+            // Skips the content of a directory: `0` is the byte after `/`.
             from = match slash {
                 Some(_) => [&path[..length], b"0"].concat(),
                 None => [path, &b"\0"[..]].concat(),
@@ -148,7 +148,7 @@ impl Paths {
         children
     }
 
-    /// For each opaque folder of this layer, the paths of `lower` that are to be said to be gone.
+    /// For each opaque directory of this layer, the paths of `lower` that need a whiteout.
     pub fn hidden(&self, lower: &Self) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         let folders = self.opaque.iter().map(|folder| {
             let mut hidden = Vec::new();
@@ -162,7 +162,7 @@ impl Paths {
         let own = self.children(folder);
         for (path, is_directory) in lower.children(folder) {
             match own.get(&path) {
-                // One that is opaque itself has its own turn.
+                // A directory that is opaque itself is handled on its own.
                 Some(true) if is_directory && self.opaque.contains(&path) => {}
                 Some(true) if is_directory => self.hide(lower, &path, hidden),
                 Some(_) => {}
@@ -190,8 +190,8 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Whether a path is one of these folders, in one, or above one.
-fn concerns(within: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
+/// Whether a path is one of these directories, in one, or above one.
+fn is_related(within: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     let mut above = slashes.map(|(at, _)| &path[..at]);
     let prefix = join(path, b"");
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn meanings_of_paths() {
+    fn kinds_of_paths() {
         let gone = |path: &str| PathKind::Whiteout(path.as_bytes().to_vec());
         for (path, expected) in [
             ("a/b", PathKind::Entry),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_folders_are_concerned_with() {
+    fn paths_related_to_directories() {
         let within = |folders: &[&str]| {
             folders
                 .iter()
@@ -249,16 +249,16 @@ mod tests {
             (&[], "x", false),
         ] {
             assert_eq!(
-                concerns(&within(folders), path.as_bytes()),
+                is_related(&within(folders), path.as_bytes()),
                 expected,
                 "{folders:?} {path}"
             );
         }
     }
 
-    /// A layer of these paths; folders end in `/`.
-    fn layer(paths: &[&str]) -> Paths {
-        let mut layer = Paths::default();
+    /// A layer of these paths; directories end in `/`.
+    fn layer(paths: &[&str]) -> LayerPaths {
+        let mut layer = LayerPaths::default();
         for path in paths {
             let plain = path.trim_end_matches('/').as_bytes();
             match path_kind(plain) {
@@ -278,30 +278,30 @@ mod tests {
     }
 
     #[test]
-    fn what_opaque_folders_hide() {
+    fn paths_that_opaque_directories_hide() {
         let base = [
             "d/", "d/a", "d/b/", "d/b/x", "d/b/y", "d/c/", "d/c/z", "e/", "e/f",
         ];
         for (below, above, expected) in [
-            // nothing of it is there any more
+            // everything is hidden
             (
                 &[&base[..]][..],
                 &["d/", "d/.wh..wh..opq"][..],
                 &["d/a", "d/b", "d/c"][..],
             ),
-            // what comes anew, and a file where a folder was
+            // re-added entries, and a file in place of a directory
             (
                 &[&base[..]],
                 &["d/.wh..wh..opq", "d/a", "d/b/", "d/b/x", "d/c"],
                 &["d/b/y"],
             ),
-            // a folder that is not said, and one that was not a folder
+            // an implied directory, and a directory in place of a file
             (
                 &[&base[..]],
                 &["d/.wh..wh..opq", "d/b/x", "d/a/", "d/a/q"],
                 &["d/b/y", "d/c"],
             ),
-            // what is gone already
+            // already deleted
             (
                 &[&base[..], &["d/.wh.a", "d/c"]],
                 &["d/.wh..wh..opq"],
@@ -313,13 +313,13 @@ mod tests {
                 &["d/n"],
             ),
             (&[&base[..], &["d"]], &["d/", "d/.wh..wh..opq"], &[]),
-            // what the layer says itself
+            // the layer's own whiteouts
             (
                 &[&base[..]],
                 &["d/.wh..wh..opq", "d/.wh.a"],
                 &["d/b", "d/c"],
             ),
-            // the root, and an opaque folder in another
+            // the root, and nested opaque directories
             (&[&base[..]], &[".wh..wh..opq", "e/"], &["d", "e/f"]),
             (
                 &[&base[..]],
@@ -327,9 +327,9 @@ mod tests {
                 &["d/a", "d/c", "d/b/x", "d/b/y"],
             ),
         ] {
-            let mut lower = Paths::default();
+            let mut lower = LayerPaths::default();
             for below in below {
-                lower.lay(layer(below)).expect("few");
+                lower.apply(layer(below)).expect("few");
             }
             let hidden = layer(above).hidden(&lower);
             let hidden: BTreeSet<Vec<u8>> = hidden.into_values().flatten().collect();

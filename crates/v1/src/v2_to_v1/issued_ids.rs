@@ -1,5 +1,5 @@
-//! What clients of v1 were given of a repository before: while the registry's own v1 side cannot be asked, that is
-//! all there is to tell that it does not have the name.
+//! Ids issued to v1 clients before: while the registry's own v1 side cannot be asked, only they tell that it
+//! does not have the repository.
 
 use super::IdScope;
 use crate::V1;
@@ -11,9 +11,8 @@ use oci::v2_to_v1::{self, ClientPlatform};
 use store::warn_degraded;
 
 impl V1 {
-    /// Whether a repository is shown to clients of v1 although its own v1 side failed so: where that cannot be
-    /// asked, and did not know the name when a tag's present image was given out. `everybody` is whether
-    /// everybody may read the whole registry.
+    /// Whether a repository is served from v2 although the registry's own v1 side failed with `error`: that
+    /// side cannot be asked, and did not have the repository when the id of a tag's current image was issued.
     pub async fn issued_before(
         &self,
         error: &MirrorError,
@@ -25,7 +24,7 @@ impl V1 {
             return false;
         }
         let (registry, repository) = (permit.registry(), permit.repository());
-        let whose = scope.repository(repository);
+        let owner = scope.repository(repository);
         let store = self.store();
         for tag in self.known_tags(permit).await {
             let pointer = store
@@ -41,10 +40,10 @@ impl V1 {
                 continue;
             };
             let id = v2_to_v1::top_id(&pointer.digest, platform);
-            match V1ImageRecords::of(store).image(registry, whose, &id).await {
-                Ok(Some(given)) if given.repository == repository.as_str() => return true,
+            match V1ImageRecords::of(store).image(registry, owner, &id).await {
+                Ok(Some(issued)) if issued.repository == repository.as_str() => return true,
                 Ok(_) => {}
-                Err(error) => warn_degraded("what an image's id stands for cannot be read", &error),
+                Err(error) => warn_degraded("the record of an image id cannot be read", &error),
             }
         }
         false

@@ -1,8 +1,8 @@
-//! Layers that v1 clients can read: as they are wherever that goes, else made of them once and kept.
+//! Layers that v1 clients can read: unchanged where possible, else derived once and stored.
 //!
-//! Whether a layer can be served as it is must be known before its first byte is, so it is looked through when
-//! it is first wanted: its fill runs at full speed meanwhile, and what was found is kept. Old clients ask for
-//! layers from the root on, so that those below one that hides some of them are here by then.
+//! Whether a layer can be served unchanged must be known before its first byte is sent, so it is scanned at its
+//! first request, while its fill runs at full speed, and the result is stored. Old clients fetch layers from
+//! the root upward, so the layers below an opaque one are stored by then.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::archive::broken;
-use super::hidden::Paths;
+use super::archive::invalid;
+use super::hidden::LayerPaths;
 use super::unpack::{self, Compression};
 use super::{BridgeError, V1Image};
 use crate::V1;
@@ -26,23 +26,23 @@ use oci::name::Registry;
 use runtime::single_flight::SingleFlight;
 use store::{Blobs, CommitError, StagedBlob, warn_degraded};
 
-/// How many layers are looked through at once: each takes a thread that computes.
-const AT_ONCE: usize = 4;
-/// How many pieces of a layer wait for it.
-const PIECES: usize = 4;
+/// How many layers are scanned at once: each occupies a thread.
+const MAX_SCANS: usize = 4;
+/// How many pieces of a layer are queued for its scan.
+const QUEUED_PIECES: usize = 4;
 
-/// Layers that are being looked through.
+/// The layers that are being scanned.
 #[derive(Debug)]
 pub struct LayerPreparations {
     preparing: SingleFlight<(Registry, Digest), Result<(), BridgeError>>,
-    turns: Arc<Semaphore>,
+    scan_slots: Arc<Semaphore>,
 }
 
 impl Default for LayerPreparations {
     fn default() -> Self {
         Self {
             preparing: SingleFlight::default(),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            scan_slots: Arc::new(Semaphore::new(MAX_SCANS)),
         }
     }
 }
@@ -50,13 +50,13 @@ impl Default for LayerPreparations {
 /// What a v1 client gets for a layer.
 #[derive(Debug)]
 pub enum V1ImageLayer {
-    /// A layer that changes nothing.
+    /// The empty layer.
     Empty,
     Blob(BlobAnswer),
 }
 
 impl V1ImageLayer {
-    /// In bytes, where known.
+    /// In bytes, if known.
     pub fn size(&self) -> Option<u64> {
         match self {
             Self::Empty => Some(oci::v2_to_v1::EMPTY_LAYER.len() as u64),
@@ -65,69 +65,69 @@ impl V1ImageLayer {
     }
 }
 
-/// A layer and those below it.
+/// A layer with the layers below it.
 #[derive(Clone, Debug)]
 struct LayerChain {
-    /// From the root on; the last one is wanted.
+    /// From the root to the layer itself.
     layers: Vec<Digest>,
     layer: Digest,
-    /// Of all of them.
-    chain: Digest,
+    /// The digest of all layers' digests.
+    digest: Digest,
 }
 
 impl V1 {
-    /// An image's layer, once it is known what a v1 client can be given of it. That may take as long as its
-    /// download; who stops waiting does not stop it.
+    /// An image's layer in the form that v1 clients can read. Preparing it may take as long as its download,
+    /// and continues if the caller stops waiting.
     ///
     /// # Errors
-    /// What the upstream said, and why it can be no such layer.
+    /// [`BridgeError`]: the upstream's error, or why the layer cannot be prepared.
     pub async fn bridged_layer(
         &self,
         permit: &Permit,
         image: &V1Image,
     ) -> Result<V1ImageLayer, BridgeError> {
-        let Some(wanted) = wanted(image) else {
+        let Some(chain) = layer_chain(image) else {
             return Ok(V1ImageLayer::Empty);
         };
-        // What was made may be evicted just before it is opened.
+        // A derived layer may be evicted just before it is opened.
         for _ in 0..3 {
-            if let Some(answer) = self.prepared(permit, &wanted).await? {
+            if let Some(answer) = self.prepared(permit, &chain).await? {
                 return Ok(V1ImageLayer::Blob(answer));
             }
-            let key = (permit.registry().clone(), wanted.chain);
-            let start = || self.clone().prepare(permit.clone(), wanted.clone());
+            let key = (permit.registry().clone(), chain.digest);
+            let start = || self.clone().prepare(permit.clone(), chain.clone());
             let (done, _) = self.preparing.preparing.join(key, start).await;
             done.unwrap_or(Err(MirrorError::Internal.into()))?;
         }
         Err(MirrorError::Internal.into())
     }
 
-    /// A layer of which it is known what it becomes, if that is here.
+    /// A layer that is already prepared, if its bytes are stored.
     async fn prepared(
         &self,
         permit: &Permit,
-        wanted: &LayerChain,
+        chain: &LayerChain,
     ) -> Result<Option<BlobAnswer>, BridgeError> {
-        let mut known = self.record(permit, &wanted.layer).await;
+        let mut known = self.record(permit, &chain.layer).await;
         if known.as_deref() == Some(&PreparedLayer::Opaque) {
-            // What is made of it has names of what lies below it: that must be the repository's as well.
-            for layer in &wanted.layers {
+            // The derived layer names files of the layers below it, so the repository must have those as well.
+            for layer in &chain.layers {
                 self.mirror.blob_head(permit, layer).await?;
             }
-            known = self.record(permit, &wanted.chain).await;
+            known = self.record(permit, &chain.digest).await;
         }
         match known.as_deref() {
-            Some(PreparedLayer::AsItIs) => Ok(Some(self.mirror.blob(permit, &wanted.layer).await?)),
+            Some(PreparedLayer::AsItIs) => Ok(Some(self.mirror.blob(permit, &chain.layer).await?)),
             Some(PreparedLayer::Derived { digest, size }) => {
-                // Who may have the one may have the other.
-                self.mirror.blob_head(permit, &wanted.layer).await?;
+                // A right to the original is a right to the derived layer.
+                self.mirror.blob_head(permit, &chain.layer).await?;
                 Ok(self.derived_blob(digest, *size).await)
             }
             Some(PreparedLayer::Opaque) | None => Ok(None),
         }
     }
 
-    /// A blob that was made here, of a layer that the caller's repository has.
+    /// Opens a derived blob. The caller has checked the right to the original.
     async fn derived_blob(&self, digest: &Digest, size: u64) -> Option<BlobAnswer> {
         let blob = self.registries.contents.open(digest, Some(size)).await?;
         Some(BlobAnswer::stored(blob, CacheStatus::HIT.detail("derived")))
@@ -142,18 +142,18 @@ impl V1 {
         })
     }
 
-    /// Looks through a layer, and makes another one of it where that must be.
-    async fn prepare(self, permit: Permit, wanted: LayerChain) -> Result<(), BridgeError> {
-        let turns = self.preparing.turns.clone();
-        let _turn = turns
+    /// Scans a layer, and derives another one if v1 clients cannot read it.
+    async fn prepare(self, permit: Permit, chain: LayerChain) -> Result<(), BridgeError> {
+        let scan_slots = self.preparing.scan_slots.clone();
+        let _slot = scan_slots
             .acquire_owned()
             .await
             .map_err(|_| MirrorError::Internal)?;
         let (images, registry) = (V1ImageRecords::of(self.store()), permit.registry());
-        let known = self.record(&permit, &wanted.layer).await;
+        let known = self.record(&permit, &chain.layer).await;
         if known.as_deref() != Some(&PreparedLayer::Opaque) {
-            let mut staging = self.staging(&wanted);
-            let found = self.through(&permit, wanted.layer, move |source| {
+            let mut staging = self.staging(&chain);
+            let found = self.read_layer(&permit, chain.layer, move |source| {
                 let found = unpack::scan(source, &mut staging)?;
                 let made = match found.compression {
                     Compression::None | Compression::Zstd if found.opaque.is_empty() => {
@@ -169,36 +169,36 @@ impl V1 {
                 (true, None) => PreparedLayer::AsItIs,
             };
             let opaque = prepared == PreparedLayer::Opaque;
-            images.store_layer(registry, &wanted.layer, prepared).await;
+            images.store_layer(registry, &chain.layer, prepared).await;
             if !opaque {
                 return Ok(());
             }
         }
-        let made = self.explicit(&permit, &wanted).await?;
-        images.store_layer(registry, &wanted.chain, made).await;
+        let made = self.expand_opaque(&permit, &chain).await?;
+        images.store_layer(registry, &chain.digest, made).await;
         Ok(())
     }
 
-    /// Makes a layer that says name by name what its opaque folders hide.
-    async fn explicit(
+    /// Derives a layer with one whiteout for each path that its opaque directories hide.
+    async fn expand_opaque(
         &self,
         permit: &Permit,
-        wanted: &LayerChain,
+        chain: &LayerChain,
     ) -> Result<PreparedLayer, BridgeError> {
-        let opaque = self.through(permit, wanted.layer, |source| {
+        let opaque = self.read_layer(permit, chain.layer, |source| {
             unpack::scan(source, io::sink()).map(|found| found.opaque)
         });
         let opaque = Arc::new(opaque.await?);
-        let mut lower = Paths::default();
-        for layer in wanted.layers.iter().rev().skip(1).rev() {
+        let mut lower = LayerPaths::default();
+        for layer in chain.layers.iter().rev().skip(1).rev() {
             let above = self.paths(permit, *layer, &opaque).await?;
-            let laid = computed(move || lower.lay(above).map(|()| lower));
-            lower = laid.await?.map_err(failed)?;
+            let applied = blocking(move || lower.apply(above).map(|()| lower));
+            lower = applied.await?.map_err(failed)?;
         }
-        let own = self.paths(permit, wanted.layer, &opaque).await?;
-        let hidden = computed(move || own.hidden(&lower)).await?;
-        let mut staging = self.staging(wanted);
-        let made = self.through(permit, wanted.layer, move |source| {
+        let own = self.paths(permit, chain.layer, &opaque).await?;
+        let hidden = blocking(move || own.hidden(&lower)).await?;
+        let mut staging = self.staging(chain);
+        let made = self.read_layer(permit, chain.layer, move |source| {
             unpack::rewrite(source, hidden, &mut staging)?;
             staging.commit()
         });
@@ -210,75 +210,75 @@ impl V1 {
         permit: &Permit,
         layer: Digest,
         within: &Arc<BTreeSet<Vec<u8>>>,
-    ) -> Result<Paths, BridgeError> {
+    ) -> Result<LayerPaths, BridgeError> {
         let within = within.clone();
-        let paths = self.through(permit, layer, move |source| {
-            unpack::read(source, |archive| Paths::read(archive, &within))
+        let paths = self.read_layer(permit, layer, move |source| {
+            unpack::read(source, |archive| LayerPaths::read(archive, &within))
         });
         paths.await
     }
 
-    fn staging(&self, wanted: &LayerChain) -> Staging {
-        Staging {
+    fn staging(&self, chain: &LayerChain) -> StagedLayer {
+        StagedLayer {
             blobs: self.store().blobs.clone(),
-            key: wanted.chain,
+            key: chain.digest,
             staged: None,
         }
     }
 
-    /// Reads a layer from its beginning to its end with something that blocks.
-    async fn through<T: Send + 'static>(
+    /// Feeds a layer from beginning to end to a blocking function.
+    async fn read_layer<T: Send + 'static>(
         &self,
         permit: &Permit,
         layer: Digest,
-        work: impl FnOnce(Fed) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(ChannelReader) -> io::Result<T> + Send + 'static,
     ) -> Result<T, BridgeError> {
         let mut reader = self.mirror.blob(permit, &layer).await?.open(None).await?;
-        let (give, take) = mpsc::channel(PIECES);
-        let fed = Fed {
-            take,
+        let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
+        let source = ChannelReader {
+            pieces,
             piece: Bytes::new(),
             ended: false,
         };
-        let working = tokio::task::spawn_blocking(move || work(fed));
+        let working = tokio::task::spawn_blocking(move || work(source));
         loop {
             let next = reader.next().await;
-            let given = match next {
+            let sent = match next {
                 Ok(Some(piece)) => {
-                    let given = give.send(Ok(piece.clone())).await;
+                    let sent = sender.send(Ok(piece.clone())).await;
                     reader.written(piece, Duration::ZERO);
-                    given
+                    sent
                 }
                 Ok(None) => {
-                    let _ = give.send(Ok(Bytes::new())).await;
+                    let _ = sender.send(Ok(Bytes::new())).await;
                     break;
                 }
                 Err(error) => {
-                    let _ = give.send(Err(error)).await;
+                    let _ = sender.send(Err(error)).await;
                     break;
                 }
             };
-            if given.is_err() {
-                // It has enough, or failed.
+            if sent.is_err() {
+                // The reader is done, or failed.
                 break;
             }
         }
-        drop(give);
+        drop(sender);
         let worked = working.await.map_err(|_| MirrorError::Internal)?;
         worked.map_err(failed)
     }
 }
 
-/// Does something with very many paths where it holds nobody up.
-async fn computed<T: Send + 'static>(
+/// Runs a computation over very many paths on a blocking thread.
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, MirrorError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| MirrorError::Internal)
 }
 
-/// What an image's layer is known by; `None` for the empty one.
-fn wanted(image: &V1Image) -> Option<LayerChain> {
+/// The chain of an image's layer; `None` for the empty layer.
+fn layer_chain(image: &V1Image) -> Option<LayerChain> {
     let links = image.links.get(..=image.at)?.iter();
     let layers: Vec<Digest> = links.filter_map(|link| Some(link.layer?.digest)).collect();
     let mut hasher = Hasher::new(Algorithm::Sha256);
@@ -290,7 +290,7 @@ fn wanted(image: &V1Image) -> Option<LayerChain> {
     Some(LayerChain {
         layer: *layers.last()?,
         layers,
-        chain: hasher.finish(),
+        digest: hasher.finish(),
     })
 }
 
@@ -301,25 +301,25 @@ fn failed(error: io::Error) -> BridgeError {
     };
     match error.downcast::<ReadError>() {
         Ok(error) => {
-            tracing::warn!(error = telemetry::chain(&error), "a layer broke off");
+            tracing::warn!(error = telemetry::chain(&error), "a layer was truncated");
             MirrorError::timed_out().into()
         }
         Err(error) => BridgeError::Archive(Arc::new(error)),
     }
 }
 
-/// What a thread reads of a body that arrives. An empty piece is its end; without one it was broken off, as
-/// when the process ends.
-struct Fed {
-    take: mpsc::Receiver<Result<Bytes, ReadError>>,
+/// A blocking reader of an arriving body. An empty piece marks its end; without one it was truncated, as when
+/// the process ends.
+struct ChannelReader {
+    pieces: mpsc::Receiver<Result<Bytes, ReadError>>,
     piece: Bytes,
     ended: bool,
 }
 
-impl Read for Fed {
+impl Read for ChannelReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() && !self.ended {
-            let piece = self.take.blocking_recv();
+            let piece = self.pieces.blocking_recv();
             let piece = piece.ok_or(io::ErrorKind::UnexpectedEof)?;
             self.piece = piece.map_err(io::Error::other)?;
             self.ended = self.piece.is_empty();
@@ -330,19 +330,17 @@ impl Read for Fed {
     }
 }
 
-/// A layer that is being made; nothing of it stays unless it is committed.
-struct Staging {
+/// A derived layer being written; dropped unless it is committed.
+struct StagedLayer {
     blobs: Blobs,
     key: Digest,
-    /// Once there is something in it.
+    /// Set at the first write.
     staged: Option<StagedBlob>,
 }
 
-impl Staging {
+impl StagedLayer {
     fn commit(self) -> io::Result<PreparedLayer> {
-        let staged = self
-            .staged
-            .ok_or_else(|| broken("there is nothing in it"))?;
+        let staged = self.staged.ok_or_else(|| invalid("it is empty"))?;
         let (digest, blob) = staged.commit_unnamed().map_err(io::Error::other)?;
         Ok(PreparedLayer::Derived {
             digest,
@@ -351,7 +349,7 @@ impl Staging {
     }
 }
 
-impl Write for Staging {
+impl Write for StagedLayer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let staged = match &mut self.staged {
             Some(staged) => staged,
@@ -375,22 +373,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_ends_only_where_that_was_said() {
+    fn a_body_without_its_end_marker_is_truncated() {
         for (ended, expected) in [(true, Ok(3)), (false, Err(io::ErrorKind::UnexpectedEof))] {
-            let (give, take) = mpsc::channel(PIECES);
-            let pieces = [&b"ab"[..], b"c", b""];
-            for piece in pieces.iter().take(if ended { 3 } else { 2 }) {
-                let given = give.try_send(Ok(Bytes::from_static(piece)));
-                given.expect("room for it");
+            let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
+            let input = [&b"ab"[..], b"c", b""];
+            for piece in input.iter().take(if ended { 3 } else { 2 }) {
+                let sent = sender.try_send(Ok(Bytes::from_static(piece)));
+                sent.expect("room for it");
             }
-            drop(give);
-            let mut fed = Fed {
-                take,
+            drop(sender);
+            let mut source = ChannelReader {
+                pieces,
                 piece: Bytes::new(),
                 ended: false,
             };
             let mut all = Vec::new();
-            let read = fed.read_to_end(&mut all);
+            let read = source.read_to_end(&mut all);
             assert_eq!(read.map_err(|error| error.kind()), expected);
             assert_eq!(all, b"abc");
         }

@@ -1,10 +1,10 @@
-//! Images of the v2 API for clients of the v1 API, made up from what the ordinary reads give: rights, fills,
-//! freshness and links are theirs.
+//! Images of the v2 API for v1 clients, derived from ordinary v2 reads, whose rights, fills, freshness and
+//! links apply.
 //!
-//! A tag costs one HEAD, since its id is made of the digest that it points at; manifest and configuration are
-//! read when somebody asks for the image. Which manifest an id stands for is kept, so that an id is good
-//! after a restart, and only where it was given out: for its repository, or for a registry that everybody may
-//! read.
+//! A tag costs one HEAD, because its id is derived from the digest that it points at; manifest and
+//! configuration are read when the image is requested. The manifest of an id is recorded, so that an id is
+//! valid after a restart, and only in its [scope](IdScope): the repository that it was issued for, or an open
+//! registry.
 
 mod archive;
 mod hidden;
@@ -35,21 +35,21 @@ use store::{CommitError, warn_degraded};
 
 pub use layer::{LayerPreparations, V1ImageLayer};
 
-/// How many tags are asked for at once.
+/// How many tags are resolved at once.
 const TAGS_AT_ONCE: usize = 32;
-/// How long all tags may take: old Docker gives up after 60 s without a byte. What was learned stays, so that
-/// the next question is quicker.
+/// How long all tags may take: old Docker gives up after 60 s without a byte. Resolved tags stay cached, so the
+/// next request is quicker.
 const TAGS_DEADLINE: Duration = Duration::from_secs(50);
-/// How many tags of a repository there are at most, and on one page.
-const MOST_TAGS: usize = 20_000;
-const PAGE: &str = "1000";
+/// The most tags of a repository that are listed, and the size of a page.
+const MAX_TAGS: usize = 20_000;
+const PAGE_SIZE: &str = "1000";
 /// The longest configuration, in bytes.
 const MAX_CONFIG: usize = 8 << 20;
-/// How many manifests are looked at to find the image of an index, and how deep.
-const MOST_MANIFESTS: usize = 8;
-const DEEPEST: usize = 3;
+/// How many manifests are read to find an image in an index, and how deep.
+const MAX_MANIFESTS: usize = 8;
+const MAX_DEPTH: usize = 3;
 
-/// Why a v1 client gets no image. It is told these words.
+/// Why a v1 client gets no image. The client is sent these messages.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BridgeError {
     #[error(transparent)]
@@ -62,10 +62,10 @@ pub enum BridgeError {
     Keep(#[source] Arc<CommitError>),
 }
 
-/// An image as a v1 client sees it, with those below it.
+/// An image as a v1 client sees it, with its ancestors.
 #[derive(Clone, Debug)]
 pub struct V1Image {
-    /// From the root on.
+    /// From the root to the top.
     links: Vec<ChainImage>,
     at: usize,
 }
@@ -75,12 +75,12 @@ impl V1Image {
         self.links.get(self.at)
     }
 
-    /// Its description.
+    /// The image's JSON.
     pub fn json(&self) -> &str {
         self.link().map_or("", |link| &link.json)
     }
 
-    /// Itself and those below it, the root last.
+    /// The ids of the image and its ancestors, the root last.
     pub fn ancestry(&self) -> Vec<&str> {
         let ids = self.links.iter().take(self.at + 1).rev();
         ids.map(|link| link.id.as_str()).collect()
@@ -122,15 +122,15 @@ struct TagsPage {
 }
 
 impl V1 {
-    /// Whether a registry's images are made up for v1 clients.
+    /// Whether a registry's v2 images are served to v1 clients.
     pub fn bridges_v2(&self, registry: &Registry) -> bool {
         self.registries.bridged.contains(registry)
     }
 
-    /// Makes sure that there is such a repository.
+    /// Checks that the repository exists.
     ///
     /// # Errors
-    /// [`MirrorError::Unknown`] where there is none, and why it could not be asked.
+    /// [`MirrorError::Unknown`] if it does not, and why the upstream could not answer.
     pub async fn bridged_repository(&self, permit: &Permit) -> Result<(), MirrorError> {
         match self.tags_page(permit, &first_page()).await {
             Err(error) if error.stale_reason().is_some() => {
@@ -141,11 +141,10 @@ impl V1 {
         }
     }
 
-    /// The ids that the tags of a repository stand for, by tag. `everybody` is whether everybody may read the
-    /// whole registry. What only goes with a digest (signatures and the like) is left out.
+    /// The ids of a repository's tags. Companions of a digest (signatures and the like) are left out.
     ///
     /// # Errors
-    /// What the upstream said: a list that is short without a word would be taken for whole.
+    /// The upstream's error: a silently truncated list would be taken for complete.
     pub async fn bridged_tags(
         &self,
         permit: &Permit,
@@ -165,7 +164,7 @@ impl V1 {
                     Ok(id) => {
                         ids.insert(tag.to_string(), id);
                     }
-                    // It went while we asked.
+                    // Deleted meanwhile.
                     Err(MirrorError::Unknown { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -176,10 +175,10 @@ impl V1 {
         all.unwrap_or_else(|_| Err(MirrorError::timed_out()))
     }
 
-    /// The id that one tag stands for.
+    /// The id of one tag.
     ///
     /// # Errors
-    /// What the upstream said.
+    /// The upstream's error.
     pub async fn bridged_tag(
         &self,
         permit: &Permit,
@@ -193,16 +192,15 @@ impl V1 {
             .manifest(permit, &reference, AcceptClass::Full, ReadMethod::Head)
             .await?;
         let id = v2_to_v1::top_id(&manifest.digest, platform);
-        self.note_image(permit, scope, &id, &manifest.digest, platform, None)
+        self.issue_id(permit, scope, &id, &manifest.digest, platform, None)
             .await;
         Ok(id)
     }
 
-    /// What an id stands for, where it was given out: for a repository, or for a registry that everybody may
-    /// read.
+    /// The record of an id that was issued for a repository, or for an open registry.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// [`MirrorError::Disk`] if the records cannot be read.
     pub async fn bridged_id(
         &self,
         registry: &Registry,
@@ -216,10 +214,10 @@ impl V1 {
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
     }
 
-    /// The image that an id stands for.
+    /// The image of an issued id.
     ///
     /// # Errors
-    /// What the upstream said, and why there can be no such image.
+    /// [`BridgeError`]: the upstream's error, or why v1 clients cannot use the image.
     pub async fn bridged_image(
         &self,
         permit: &Permit,
@@ -235,7 +233,7 @@ impl V1 {
         let links = v2_to_v1::chain(&known.manifest, &platform, &image, &config)?;
         let at = known.position.unwrap_or(links.len().saturating_sub(1));
         if links.get(at).is_none_or(|link| link.id != *id) {
-            // Made by another version of this program.
+            // Issued by another version of this program.
             return Err(MirrorError::Unknown {
                 kind: ResourceKind::Image,
                 remembered: false,
@@ -245,7 +243,7 @@ impl V1 {
         Ok(V1Image { links, at })
     }
 
-    /// Gives the ids below an image out, so that they can be asked for.
+    /// Issues the ids of an image's ancestors, so that they can be requested.
     pub async fn issue_ancestry(
         &self,
         permit: &Permit,
@@ -261,7 +259,7 @@ impl V1 {
         let noted: Vec<BoxFuture<'_, ()>> = below
             .map(|(at, link)| {
                 let (manifest, platform) = (&known.manifest, &platform);
-                let noted = self.note_image(permit, scope, &link.id, manifest, platform, Some(at));
+                let noted = self.issue_id(permit, scope, &link.id, manifest, platform, Some(at));
                 Box::pin(noted) as BoxFuture<'_, ()>
             })
             .collect();
@@ -269,7 +267,7 @@ impl V1 {
         noted.collect::<Vec<()>>().await;
     }
 
-    /// [`V1::bridged_tag`] with the tag.
+    /// [`V1::bridged_tag`], returned with its tag.
     fn named_tag<'a>(
         &'a self,
         permit: &'a Permit,
@@ -283,7 +281,7 @@ impl V1 {
         })
     }
 
-    async fn note_image(
+    async fn issue_id(
         &self,
         permit: &Permit,
         scope: IdScope,
@@ -300,12 +298,12 @@ impl V1 {
             architecture: platform.architecture.clone(),
             position,
         };
-        let whose = scope.repository(repository);
+        let owner = scope.repository(repository);
         let images = V1ImageRecords::of(self.store());
-        images.store_image(registry, whose, id, image).await;
+        images.store_image(registry, owner, id, image).await;
     }
 
-    /// The tags of a repository. Where the upstream cannot be asked, those that were asked for before.
+    /// The tags of a repository; if the upstream cannot answer, the cached ones.
     async fn tags(&self, permit: &Permit) -> Result<Vec<Tag>, MirrorError> {
         let mut tags: Vec<Tag> = Vec::new();
         let mut query = first_page();
@@ -324,7 +322,7 @@ impl V1 {
             };
             let new = page.tags.unwrap_or_default();
             tags.extend(new.iter().filter_map(|tag| tag.parse().ok()));
-            match next.filter(|next| *next != query && tags.len() < MOST_TAGS) {
+            match next.filter(|next| *next != query && tags.len() < MAX_TAGS) {
                 Some(next) => query = next,
                 None => return Ok(tags),
             }
@@ -360,19 +358,19 @@ impl V1 {
         known.await.unwrap_or_default()
     }
 
-    /// The image for a platform that a manifest is, or that an index leads to.
+    /// Finds the image for a platform: the manifest itself, or one below an index.
     async fn image_for(
         &self,
         permit: &Permit,
-        named: Digest,
+        target: Digest,
         platform: &ClientPlatform,
     ) -> Result<ImageManifest, BridgeError> {
-        let mut left: Vec<(Digest, usize)> = vec![(named, 0)];
-        let mut looked_at = 0;
-        let mut missed = None;
-        while let Some((digest, depth)) = left.pop() {
-            looked_at += 1;
-            if looked_at > MOST_MANIFESTS || depth > DEEPEST {
+        let mut pending: Vec<(Digest, usize)> = vec![(target, 0)];
+        let mut visited = 0;
+        let mut last_error = None;
+        while let Some((digest, depth)) = pending.pop() {
+            visited += 1;
+            if visited > MAX_MANIFESTS || depth > MAX_DEPTH {
                 return Err(V2ToV1Error::Nesting.into());
             }
             let reference = Reference::Digest(digest);
@@ -386,14 +384,14 @@ impl V1 {
             }
             match v2_to_v1::choose(&bytes, platform) {
                 Ok(found) => {
-                    // An image is what was looked for; of indexes, one may have it.
+                    // The best candidate is visited first; any nested index may hold the image.
                     let found = found.iter().rev();
-                    left.extend(found.map(|found| (found.digest, depth + 1)));
+                    pending.extend(found.map(|found| (found.digest, depth + 1)));
                 }
-                Err(error) => missed = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        Err(missed.unwrap_or(V2ToV1Error::Manifest).into())
+        Err(last_error.unwrap_or(V2ToV1Error::Manifest).into())
     }
 
     async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, BridgeError> {
@@ -410,7 +408,7 @@ impl V1 {
                 Err(error) => {
                     tracing::warn!(
                         error = telemetry::chain(&error),
-                        "a configuration broke off"
+                        "a configuration was truncated"
                     );
                     return Err(MirrorError::Internal.into());
                 }
@@ -420,5 +418,5 @@ impl V1 {
 }
 
 fn first_page() -> Query {
-    Query::default().with("n", PAGE)
+    Query::default().with("n", PAGE_SIZE)
 }

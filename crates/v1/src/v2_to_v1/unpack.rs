@@ -1,5 +1,5 @@
-//! What a layer is compressed with, what is in it, and the layer that an old client can read. It blocks, and
-//! holds no more than a piece of a layer in memory.
+//! Decompresses and scans a layer, and rewrites it for old clients. It blocks, and holds no more than a piece
+//! of the layer in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,16 +10,16 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
-use super::archive::{Archive, broken};
+use super::archive::{Archive, invalid};
 use super::hidden::{PathKind, path_kind, whiteout};
 
-/// The most that a layer may unpack to, in bytes.
+/// The longest decompressed layer, in bytes.
 const MAX_UNPACKED: u64 = 16 << 30;
-/// The largest window of zstd, as a power of two: what its own program takes unasked, 128 MiB.
-const MAX_WINDOW: u32 = 27;
+/// The largest zstd window, as a power of two: the default limit of the zstd program, 128 MiB.
+const MAX_WINDOW_LOG: u32 = 27;
 
-/// The most that is remembered of marks, in bytes.
-const MAX_MARKS: usize = 16 << 20;
+/// The most memory for opaque directories, in bytes.
+const MAX_OPAQUE: usize = 16 << 20;
 
 /// How a layer is compressed, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,61 +29,63 @@ pub enum Compression {
     Zstd,
 }
 
-/// What was found in a layer.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LayerScan {
     pub compression: Compression,
-    /// The folders that hide what lies below them.
+    /// The directories that hide their content in lower layers.
     pub opaque: BTreeSet<Vec<u8>>,
 }
 
-type Unpacked<'r> = Limited<Box<dyn Read + 'r>>;
+type Decompressed<'r> = LimitedReader<Box<dyn Read + 'r>>;
 
-/// Unpacks a layer.
-fn unpack<'r>(source: impl Read + 'r) -> io::Result<(Compression, Unpacked<'r>)> {
+/// Decompresses a layer.
+fn decompress<'r>(source: impl Read + 'r) -> io::Result<(Compression, Decompressed<'r>)> {
     let mut source = BufReader::with_capacity(64 << 10, source);
     let start = source.fill_buf()?;
     let compression = match start {
         [0x1f, 0x8b, ..] => Compression::Gzip,
-        // A frame that is to be skipped may come first.
+        // A skippable frame may come first.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
         [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            return Err(broken("it is packed in a way that images of v2 are not"));
+            return Err(invalid(
+                "it is compressed in a format that v2 images do not use",
+            ));
         }
         _ => Compression::None,
     };
-    let unpacked: Box<dyn Read + 'r> = match compression {
+    let decompressed: Box<dyn Read + 'r> = match compression {
         Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-            decoder.window_log_max(MAX_WINDOW)?;
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
             Box::new(decoder)
         }
         Compression::None => Box::new(source),
     };
-    let limited = Limited {
-        source: unpacked,
+    let limited = LimitedReader {
+        source: decompressed,
         left: MAX_UNPACKED,
     };
     Ok((compression, limited))
 }
 
-/// Looks through a layer. One that is no gzip is packed anew into `target` on the way: what a client gets is
-/// gzip always, so that an answer can begin before it is known what follows.
+/// Scans a layer. One that is not gzip is recompressed into `target` on the way: clients always get gzip, so
+/// that a response can begin before the scan ends.
 ///
 /// # Errors
-/// When it cannot be unpacked, is no archive or too large, or the target refuses it.
+/// [`io::Error`] if it cannot be decompressed, is no archive or too large, or the target fails.
 pub fn scan(source: impl Read, target: impl Write) -> io::Result<LayerScan> {
-    let (compression, unpacked) = unpack(source)?;
+    let (compression, decompressed) = decompress(source)?;
     let opaque = match compression {
-        Compression::Gzip => opaque(&mut Archive::new(unpacked))?,
+        Compression::Gzip => opaque_directories(&mut Archive::new(decompressed))?,
         Compression::None | Compression::Zstd => {
             let mut encoder = encoder(BufWriter::with_capacity(64 << 10, target));
             let tee = TeeReader {
-                source: unpacked,
+                source: decompressed,
                 target: &mut encoder,
             };
-            let opaque = opaque(&mut Archive::new(tee))?;
+            let opaque = opaque_directories(&mut Archive::new(tee))?;
             encoder.finish()?.flush()?;
             opaque
         }
@@ -94,14 +96,14 @@ pub fn scan(source: impl Read, target: impl Write) -> io::Result<LayerScan> {
     })
 }
 
-fn opaque<R: Read>(archive: &mut Archive<R>) -> io::Result<BTreeSet<Vec<u8>>> {
+fn opaque_directories<R: Read>(archive: &mut Archive<R>) -> io::Result<BTreeSet<Vec<u8>>> {
     let (mut opaque, mut size) = (BTreeSet::new(), 0);
     while let Some(entry) = archive.next()? {
         if let PathKind::Opaque(folder) = path_kind(&entry.path) {
             size += folder.len() + 64;
             opaque.insert(folder.to_vec());
-            if size > MAX_MARKS {
-                return Err(broken("too many folders are opaque"));
+            if size > MAX_OPAQUE {
+                return Err(invalid("too many directories are opaque"));
             }
         }
     }
@@ -111,19 +113,19 @@ fn opaque<R: Read>(archive: &mut Archive<R>) -> io::Result<BTreeSet<Vec<u8>>> {
 /// Reads a layer as an archive.
 ///
 /// # Errors
-/// What `read` says, and when it cannot be unpacked.
+/// The error of `read`, or [`io::Error`] if it cannot be decompressed.
 pub fn read<T>(
     source: impl Read,
-    read: impl FnOnce(&mut Archive<Unpacked<'_>>) -> io::Result<T>,
+    read: impl FnOnce(&mut Archive<Decompressed<'_>>) -> io::Result<T>,
 ) -> io::Result<T> {
-    let (_, unpacked) = unpack(source)?;
-    read(&mut Archive::new(unpacked))
+    let (_, decompressed) = decompress(source)?;
+    read(&mut Archive::new(decompressed))
 }
 
-/// Writes a layer with the names of what its opaque folders hide in place of their marks.
+/// Writes a layer with whiteouts for the paths that its opaque directories hide, instead of their markers.
 ///
 /// # Errors
-/// When it cannot be unpacked, or the target refuses it.
+/// [`io::Error`] if it cannot be decompressed, or the target fails.
 pub fn rewrite(
     source: impl Read,
     mut hidden: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
@@ -133,9 +135,9 @@ pub fn rewrite(
     read(source, |archive| {
         while let Some(entry) = archive.next()? {
             if let PathKind::Opaque(folder) = path_kind(&entry.path) {
-                // A mark that is there twice says nothing new.
+                // A repeated marker adds nothing.
                 for path in hidden.remove(folder).unwrap_or_default() {
-                    out.write_all(&gone(&path)?)?;
+                    out.write_all(&whiteout_entry(&path)?)?;
                 }
             } else {
                 out.write_all(&entry.raw)?;
@@ -147,8 +149,8 @@ pub fn rewrite(
     out.finish()?.flush()
 }
 
-/// The entry that says that a path is gone.
-fn gone(path: &[u8]) -> io::Result<Vec<u8>> {
+/// The tar entry of a whiteout.
+fn whiteout_entry(path: &[u8]) -> io::Result<Vec<u8>> {
     let mut header = tar::Header::new_gnu();
     header.set_size(0);
     header.set_mode(0o600);
@@ -165,29 +167,29 @@ fn gone(path: &[u8]) -> io::Result<Vec<u8>> {
     Ok(std::mem::take(builder.get_mut()))
 }
 
-/// Without a time and a name, so that the same bytes come out each time.
+/// A gzip encoder without time and name, so that its output is reproducible.
 fn encoder<W: Write>(target: W) -> GzEncoder<W> {
     GzEncoder::new(target, flate2::Compression::new(5))
 }
 
-/// A reader that gives no more than so many bytes.
-pub struct Limited<R> {
+/// A reader that fails after a number of bytes.
+pub struct LimitedReader<R> {
     source: R,
     left: u64,
 }
 
-impl<R: Read> Read for Limited<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
         self.left = self
             .left
             .checked_sub(read as u64)
-            .ok_or_else(|| broken("it unpacks to more than 16 GiB"))?;
+            .ok_or_else(|| invalid("it decompresses to more than 16 GiB"))?;
         Ok(read)
     }
 }
 
-/// A reader that writes what was read.
+/// A reader that copies what it reads to a writer.
 struct TeeReader<'t, R, W> {
     source: R,
     target: &'t mut W,
@@ -203,19 +205,8 @@ impl<R: Read, W: Write> Read for TeeReader<'_, R, W> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::archive::tests::archive;
     use super::*;
-
-    fn archive(paths: &[&str]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for path in paths {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(path.len() as u64);
-            builder
-                .append_data(&mut header, path, path.as_bytes())
-                .expect("an entry");
-        }
-        builder.into_inner().expect("an archive")
-    }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = encoder(Vec::new());
@@ -236,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found() {
+    fn scans_find_compression_and_opaque_directories() {
         let plain = archive(&["a", "b/c"]);
         let marked = archive(&["a", "b/.wh..wh..opq", ".wh.x"]);
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("memory");
@@ -272,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_become_names() {
+    fn opaque_markers_become_whiteouts() {
         let layer = gzip(&archive(&[
             "a",
             "b/.wh..wh..opq",
@@ -289,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_an_error() {
+    fn invalid_layers_are_errors() {
         let whole = gzip(&archive(&["a"]));
         let mut wrong = whole.clone();
         let crc = wrong.len() - 8;
@@ -307,7 +298,7 @@ mod tests {
             scan(&*zstd, &mut [0_u8; 10][..]).is_err(),
             "there is no room"
         );
-        let mut limited = Limited {
+        let mut limited = LimitedReader {
             source: io::repeat(0),
             left: 1000,
         };
