@@ -1,4 +1,4 @@
-//! `Authorization`: what was read, written properly, is read again; whoever says nothing is anonymous.
+//! `Authorization`: a parsed header, rendered properly, parses to the same; one without credentials is anonymous.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ fuzz_target!(|header: &[u8]| {
         }
         Authorization::Token(token) => {
             assert!(token.is_ascii() && !token.is_empty());
-            // The word is dropped twice at most, so that a third one is the token's own.
+            // The word is dropped at most twice, so a third one belongs to the token.
             format!("Token Token {token}")
         }
     };

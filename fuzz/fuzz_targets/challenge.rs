@@ -1,11 +1,11 @@
-//! `WWW-Authenticate`: names are tokens, and what was read, written properly, is read again.
+//! `WWW-Authenticate`: names are tokens, and parsed challenges, rendered properly, parse to the same.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use oci::challenge::{Challenge, parse};
 
-/// The longest header that is read, in bytes.
+/// The longest accepted header, in bytes.
 const LONGEST: usize = 8 << 10;
 
 fuzz_target!(|header: &str| {

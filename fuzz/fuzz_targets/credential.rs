@@ -1,4 +1,4 @@
-//! What a credential helper prints: only what it said, never kept too long, and never printed again.
+//! The output of a credential helper: read faithfully, never reused too long, and never printed.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 fuzz_target!(|output: &[u8]| {
     let Ok(answer) = parse(output) else { return };
-    // Who passes over a member passes over its faults too, so this one reads less than `parse` does.
+    // `parse` ignores unknown members and their errors, so this parser accepts less.
     if let Ok(said) = serde_json::from_slice::<Value>(output)
         && said.is_object()
     {

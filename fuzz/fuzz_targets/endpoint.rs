@@ -1,4 +1,4 @@
-//! A request target, `path?query`: what is accepted is harmless, and what is rendered is read back.
+//! A request target, `path?query`: accepted parts are harmless, and rendered ones parse to the same.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use oci::page;
 use oci::v2::{Endpoint, Path, Query, Resource, Target, parse, segments};
 
 fuzz_target!(|text: &str| {
-    // What an upstream says of where things are.
+    // `Link` and `Location` of an upstream.
     if let Ok(Some(next)) = page::next(&Resource::Tags, [text]) {
         assert_eq!(page::selection(&Resource::Tags, &next).as_ref(), Ok(&next));
     }
@@ -37,7 +37,7 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// What goes to an upstream means there what it meant here.
+/// A rendered path parses to the same endpoint.
 fn endpoint_holds(endpoint: &Endpoint) {
     let rendered = endpoint.path();
     assert!(

@@ -1,5 +1,5 @@
-//! Manifests and `Accept`: nothing is learned from a manifest that does not stand in it, and the class of a
-//! client does not hang on how its header is laid out.
+//! Manifests and `Accept`: facts come from the manifest only, and a client's class does not depend on the
+//! layout of its header.
 
 #![no_main]
 
@@ -14,10 +14,10 @@ fuzz_target!(|bytes: &[u8]| {
     let found = facts(bytes);
     let _: Digest = schema1::digest_of(Algorithm::Sha256, bytes);
     if let Some(payload) = schema1::payload(bytes) {
-        // A payload is the beginning of what was signed, and its end.
+        // A payload is a prefix of the signed document and its tail.
         assert!(payload.len() <= bytes.len(), "{}", payload.len());
     }
-    // Who passes over a member passes over its faults too, so this one reads less than `facts` does.
+    // `facts` ignores unknown members and their errors, so this parser accepts less.
     let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
         let begins = bytes.trim_ascii_start().first();
         assert!(found == Facts::default() || matches!(begins, Some(b'{' | b'[')));

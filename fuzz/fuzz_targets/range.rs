@@ -1,4 +1,4 @@
-//! `<size> <Range header>`: no span is empty, outside or near another, and all that was asked for is sent.
+//! `<size> <Range header>`: no span is empty, outside or near another, and every requested byte is sent.
 
 #![no_main]
 
@@ -45,7 +45,7 @@ fuzz_target!(|text: &str| {
             span.first < span.end && span.end <= size,
             "{span:?} of {size}"
         );
-        // Nobody gets more than was asked for, but for small gaps.
+        // Nothing beyond the request is sent, except small gaps.
         assert!(asked.iter().any(|asked| asked.first == span.first));
         assert!(asked.iter().any(|asked| asked.end == span.end));
     }
@@ -62,7 +62,7 @@ fuzz_target!(|text: &str| {
             );
         }
     }
-    // The client's order: who asks first is served first.
+    // Parts are in the client's order.
     let mut served: Vec<usize> = asked
         .iter()
         .map(|asked| {
@@ -83,7 +83,7 @@ fuzz_target!(|text: &str| {
     assert!(served.iter().copied().eq(0..spans.len()), "{served:?}");
 });
 
-/// What stands around the parts is as long as it says, and says where they are from.
+/// The framing has its stated length, and each part has its `Content-Range`.
 fn frame_holds(spans: &[Span], size: u64) {
     let frame = Byteranges::new(7, spans.to_vec(), size);
     let mut length = frame.end().len() as u64;
@@ -110,7 +110,7 @@ fn write(range: &RangeSpec) -> String {
     }
 }
 
-/// RFC 9110 §14.1.2, in wider numbers.
+/// RFC 9110 §14.1.2, in wider integers.
 fn bytes_of(range: RangeSpec, size: u64) -> Option<Span> {
     let size = i128::from(size);
     let (first, end) = match range {

@@ -1,4 +1,4 @@
-//! Repository names, tags and digests: what is accepted obeys the grammar, and is written as it was read.
+//! Repository names, tags and digests: accepted texts match the grammar, and render unchanged.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The v1 API: a path that is accepted is read back as it is rendered, and lists give ids that stand in them.
+//! The v1 API: an accepted path renders to one that parses to the same, and lists yield well-formed ids.
 
 #![no_main]
 

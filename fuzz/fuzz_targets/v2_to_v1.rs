@@ -1,5 +1,5 @@
-//! Images of v2 for clients of v1: whatever a manifest, an index or a configuration is, a chain has ids that
-//! are all different, each description says its own id and its parent's, and the same image has the same.
+//! v2 images for v1 clients: for any manifest, index and configuration, the ids of a chain are distinct, each
+//! image's JSON names its id and its parent's, and the same image has the same chain.
 
 #![no_main]
 

@@ -1,27 +1,27 @@
-//! Which IP addresses lead to the internet (IANA's registries of special-purpose addresses, RFC 6890), and
-//! which belong to one customer.
+//! IP addresses: whether one is globally reachable (IANA's registries of special-purpose addresses, RFC 6890),
+//! and which network one customer has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IPv4 prefixes that are not globally reachable, or are no host's: network and length.
+/// IPv4 prefixes that are not globally reachable unicast: network and length.
 const SPECIAL_V4: [([u8; 4], u32); 15] = [
     // "This network".
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
-    // Shared by the customers of a provider.
+    // Carrier-grade NAT.
     ([100, 64, 0, 0], 10),
     ([127, 0, 0, 0], 8),
-    // Link-local; metadata of clouds.
+    // Link-local; cloud metadata.
     ([169, 254, 0, 0], 16),
     ([172, 16, 0, 0], 12),
     // IETF protocol assignments.
     ([192, 0, 0, 0], 24),
     // Documentation.
     ([192, 0, 2, 0], 24),
-    // Relays of 6to4, gone.
+    // 6to4 relays, deprecated.
     ([192, 88, 99, 0], 24),
     ([192, 168, 0, 0], 16),
-    // Benchmarks.
+    // Benchmarking.
     ([198, 18, 0, 0], 15),
     // Documentation.
     ([198, 51, 100, 0], 24),
@@ -33,9 +33,9 @@ const SPECIAL_V4: [([u8; 4], u32); 15] = [
 ];
 
 /// Prefixes within `2000::/3`, the only IPv6 addresses that are global unicast, that are not globally
-/// reachable, or that lead to an IPv4 address of their sender's choice.
+/// reachable, or that embed an IPv4 address of the sender's choice.
 const SPECIAL_V6: [([u16; 2], u32); 4] = [
-    // IETF protocol assignments: Teredo (2001::/32), benchmarks, ORCHID.
+    // IETF protocol assignments: Teredo (2001::/32), benchmarking, ORCHID.
     ([0x2001, 0], 23),
     // Documentation.
     ([0x2001, 0xdb8], 32),
@@ -45,8 +45,8 @@ const SPECIAL_V6: [([u16; 2], u32); 4] = [
     ([0x3fff, 0], 20),
 ];
 
-/// Whether an address leads to the internet, rather than to this machine, its networks or nowhere. An IPv4
-/// address in IPv6's clothes (mapped, or NAT64's `64:ff9b::/96`) is judged as the IPv4 address that it is.
+/// Whether an address is globally reachable. An IPv6 address that embeds an IPv4 address (mapped, or NAT64's
+/// `64:ff9b::/96`) is judged by the IPv4 address.
 pub fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_global_v4(v4),
@@ -71,14 +71,14 @@ fn is_global_v6(v6: Ipv6Addr) -> bool {
         let network = u32::from(first) << 16 | u32::from(second);
         head >> (32 - length) == network >> (32 - length)
     };
-    // ::/96, 64:ff9b:1::/48, 100::/64, 5f00::/16, fc00::/7, fe80::/10 and ff00::/8 are among the others.
+    // ::/96, 64:ff9b:1::/48, 100::/64, 5f00::/16, fc00::/7, fe80::/10 and ff00::/8 fall outside 2000::/3.
     within([0x2000, 0], 3)
         && !SPECIAL_V6
             .iter()
             .any(|(network, length)| within(*network, *length))
 }
 
-/// The IPv4 address that an IPv6 address stands for, wherever that is routed.
+/// The IPv4 address that an IPv6 address embeds, wherever that is routed.
 fn inner_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let nat64 = matches!(v6.segments(), [0x64, 0xff9b, 0, 0, 0, 0, _, _]);
     let [.., a, b, c, d] = v6.octets();
@@ -86,7 +86,7 @@ fn inner_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
         .or(nat64.then_some(Ipv4Addr::new(a, b, c, d)))
 }
 
-/// What one customer has: an IPv4 address, or an IPv6 network of 64 bits. A mapped IPv4 address is IPv4.
+/// The network of one customer: an IPv4 address, or an IPv6 /64. A mapped IPv4 address counts as IPv4.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

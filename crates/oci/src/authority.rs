@@ -1,11 +1,11 @@
-//! `uri-host [ ":" port ]`, as `Host`, `:authority` and configurations have it (RFC 9110 §7.2).
+//! `uri-host [ ":" port ]`, as in `Host`, `:authority` and the configuration (RFC 9110 §7.2).
 
 use std::net::Ipv6Addr;
 
 /// The longest host name, in bytes.
 const LONGEST_NAME: usize = 253;
 
-/// Splits a port off. A host in brackets keeps them; what follows a colon and is no number is no port.
+/// Splits off the port. A bracketed host keeps its brackets; a suffix that is not a number is no port.
 #[must_use]
 pub fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
@@ -23,7 +23,7 @@ pub fn unbracketed(host: &str) -> &str {
     inner.unwrap_or(host)
 }
 
-/// A host with brackets where it is an IPv6 address.
+/// A host, in brackets if it is an IPv6 address.
 #[must_use]
 pub fn bracketed(host: &str) -> String {
     if host.contains(':') {
@@ -33,7 +33,7 @@ pub fn bracketed(host: &str) -> String {
     }
 }
 
-/// Whether a text has the grammar of an authority without user information; it may be empty.
+/// Whether a text matches the grammar of an authority without user information. Empty is valid.
 #[must_use]
 pub fn is_valid(text: &str) -> bool {
     let (host, port) = match text.rfind(':') {
@@ -51,7 +51,7 @@ pub fn is_valid(text: &str) -> bool {
     host_is_valid && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether two authorities are the same; neither a default port nor the case says anything.
+/// Whether two authorities are equal, ignoring default ports and case.
 #[must_use]
 pub fn is_same(one: &str, other: &str) -> bool {
     let bare = |authority: &str| {
@@ -64,8 +64,8 @@ pub fn is_same(one: &str, other: &str) -> bool {
     bare(one) == bare(other)
 }
 
-/// The host and port of `name`, `name:port`, `v4`, `v4:port`, `[v6]` or `[v6]:port`; also of a bare v6, which has no
-/// port. The host comes out in lower case and without brackets.
+/// The host and port of `name`, `name:port`, `v4`, `v4:port`, `[v6]` or `[v6]:port`; also of a bare v6, which
+/// has no port. The host is in lower case and without brackets.
 #[must_use]
 pub fn parse(text: &str) -> Option<(String, Option<u16>)> {
     if text.parse::<Ipv6Addr>().is_ok() {
@@ -91,7 +91,7 @@ pub fn parse(text: &str) -> Option<(String, Option<u16>)> {
     Some((host.to_lowercase(), port))
 }
 
-/// A port, in digits alone.
+/// Parses a port, which has only digits.
 #[must_use]
 pub fn parse_port(text: &str) -> Option<u16> {
     // `u16::from_str` would take a sign.

@@ -1,5 +1,5 @@
 //! The `Authorization` header (RFC 9110 §11.6.2): Basic (RFC 7617), Bearer (RFC 6750) and the v1
-//! registry's `Token`, as Docker's clients really send them.
+//! registry's `Token`, as Docker's clients send them in practice.
 
 use std::fmt;
 
@@ -7,24 +7,24 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// The longest header that is read, in bytes: tokens with many scopes take a few thousand.
+/// The longest accepted header, in bytes: tokens with many scopes take a few thousand.
 const MAX_HEADER: usize = 32 << 10;
 
-/// Some clients leave the padding out.
+/// Accepts missing padding, which some clients omit.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What a client says of itself.
+/// The credentials of a request.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Authorization {
-    /// Nothing: no header, `Basic Og==` (an empty user and password, what old Docker sends when it has
-    /// none) or a scheme without credentials, such as old Docker's bare `Token`.
+    /// None: no header, `Basic Og==` (an empty user and password, which old Docker sends if it has none) or a
+    /// scheme without credentials, such as old Docker's bare `Token`.
     Anonymous,
     Basic {
         user: String,
-        /// Any bytes but NUL, which ends a password in every hash.
+        /// Any bytes except NUL, at which password hashes stop.
         password: Vec<u8>,
     },
     /// A token of the v2 API.
@@ -34,7 +34,7 @@ pub enum Authorization {
 }
 
 impl fmt::Debug for Authorization {
-    /// Without anything that could be used.
+    /// Names the scheme only, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Anonymous => "Anonymous",
@@ -45,16 +45,16 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// A header that says nothing we understand.
+/// A header with an unknown scheme or malformed credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the Authorization header is neither Basic, Bearer nor Token")]
 pub struct Malformed;
 
-/// Reads the header's value; several values are the same as one, joined by commas.
+/// Parses the header's value; several values are joined by commas.
 ///
 /// # Errors
 /// [`Malformed`] for any other scheme, for Basic credentials that are not base64 of `user:password`, and
-/// for what is not ASCII or over 32 KiB.
+/// for a header that is not ASCII or exceeds 32 KiB.
 pub fn parse(header: &[u8]) -> Result<Authorization, Malformed> {
     let text = std::str::from_utf8(header).map_err(|_| Malformed)?.trim();
     if text.len() > MAX_HEADER || !text.is_ascii() {
@@ -82,7 +82,7 @@ pub fn parse(header: &[u8]) -> Result<Authorization, Malformed> {
     }
 }
 
-/// The first word, and the rest.
+/// Splits off the first word.
 fn split(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
     (word, rest.trim_start())

@@ -1,17 +1,17 @@
-//! Several ranges in one body: `multipart/byteranges` (RFC 9110 §14.6, RFC 2046 §5.1). Every byte of it
-//! but the content's own is decided here, so that its length is known before it begins.
+//! Several ranges in one body: `multipart/byteranges` (RFC 9110 §14.6, RFC 2046 §5.1). Every byte except the
+//! content is fixed here, so that the length is known before the body begins.
 
 use super::range::Span;
 
 /// The media type of every part, as of every blob.
 pub const PART_TYPE: &str = "application/octet-stream";
 
-/// The frame of a body with several parts.
+/// The framing of a body with several parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Byteranges {
     boundary: String,
     parts: Vec<Span>,
-    /// Of the whole representation, in bytes.
+    /// The size of the whole representation, in bytes.
     size: u64,
 }
 
@@ -36,7 +36,7 @@ impl Byteranges {
         parts.sum::<u64>() + size(&self.end())
     }
 
-    /// What stands before each part's bytes, and which bytes they are.
+    /// The boundary and headers before each part, and the part's bytes.
     pub fn parts(&self) -> impl Iterator<Item = (String, Span)> {
         self.parts.iter().enumerate().map(|(place, span)| {
             let line_end = if place == 0 { "" } else { "\r\n" };
@@ -49,7 +49,7 @@ impl Byteranges {
         })
     }
 
-    /// What stands after the last part.
+    /// The closing boundary.
     pub fn end(&self) -> String {
         format!("\r\n--{}--\r\n", self.boundary)
     }

@@ -1,15 +1,15 @@
-//! The `Cache-Status` response field (RFC 9211): how this cache came to its answer.
+//! The `Cache-Status` response field (RFC 9211).
 
 use std::fmt;
 
 /// Why a request went forward (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Nothing was stored for it.
+    /// Nothing was stored.
     UriMiss,
-    /// What was stored was too old.
+    /// The stored response was stale.
     Stale,
-    /// It is never answered from the store.
+    /// Such requests are never answered from the store.
     Bypass,
 }
 
@@ -18,19 +18,19 @@ pub enum Forward {
 enum Bytes {
     #[default]
     AsForwarded,
-    /// They were here; only the right to them was asked for.
+    /// They were stored; only the repository's claim to them was checked upstream.
     Stored,
 }
 
 /// One cache's member of the field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// Absent with [`CacheStatus::hit`] unset: the gateway answered by itself.
+    /// Absent, with [`CacheStatus::hit`] unset: the gateway generated the response.
     pub forward: Option<Forward>,
     pub hit: bool,
-    /// The answer is being kept.
+    /// The response is being stored.
     pub stored: bool,
-    /// It shared somebody else's request upstream.
+    /// It shared the upstream request of another client.
     pub collapsed: bool,
     /// Remaining freshness in seconds.
     pub ttl: Option<u64>,
@@ -49,7 +49,7 @@ impl CacheStatus {
         bytes: Bytes::AsForwarded,
     };
 
-    /// The gateway's own answer: nothing was looked up.
+    /// A response that the gateway generated without a look-up.
     pub const fn own(detail: &'static str) -> Self {
         Self {
             hit: false,
@@ -66,13 +66,13 @@ impl CacheStatus {
         }
     }
 
-    /// Whether the bytes were here, whatever had to be asked about them first.
+    /// Whether the bytes came from the store, revalidated or not.
     pub fn is_from_store(&self) -> bool {
         let confirmed = self.forward == Some(Forward::Stale) && !self.stored;
         self.hit || confirmed || self.bytes == Bytes::Stored
     }
 
-    /// The bytes were here; only the right to them was asked for.
+    /// The bytes were stored; only the repository's claim to them was checked upstream.
     #[must_use]
     pub const fn claimed(self) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl CacheStatus {
         self.hit
     }
 
-    /// How an answer came about that needed two look-ups: a hit gives way to what the second one came to.
+    /// Combines two look-ups of one response: the second wins if the first is a hit and the second is not.
     #[must_use]
     pub const fn or(self, second: Self) -> Self {
         if self.hit && !second.hit {

@@ -1,5 +1,5 @@
-//! `WWW-Authenticate` challenges (RFC 9110 §11.6.1), as registries really send them: several in one
-//! header or several headers, quoted strings with commas and escapes.
+//! `WWW-Authenticate` challenges (RFC 9110 §11.6.1), as registries send them in practice: several in one header
+//! or in several headers, quoted strings with commas and escapes.
 
 /// One challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Challenge {
     parameters: Vec<(String, String)>,
 }
 
-/// The longest header that is read, in bytes.
+/// The longest accepted header, in bytes.
 const MAX_HEADER: usize = 8 << 10;
 
 impl Challenge {
@@ -29,7 +29,7 @@ impl Challenge {
     }
 }
 
-/// Parses one header value. What cannot be read ends the list: the challenges before it still count.
+/// Parses one header value. A syntax error ends the list; the challenges before it count.
 pub fn parse(header: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     if header.len() > MAX_HEADER {
@@ -43,7 +43,7 @@ pub fn parse(header: &str) -> Vec<Challenge> {
         };
         let spaced = rest.0.starts_with([' ', '\t']);
         rest.skip(|c| c.is_ascii_whitespace());
-        // `name=value` belongs to the challenge before; anything else begins a new one.
+        // `name=value` belongs to the previous challenge; anything else begins a new one.
         match challenges.last_mut() {
             Some(challenge) if rest.0.starts_with('=') && !rest.0.starts_with("==") => {
                 rest.0 = &rest.0[1..];
@@ -68,7 +68,7 @@ pub fn parse(header: &str) -> Vec<Challenge> {
     }
 }
 
-/// What is left to read.
+/// The unparsed rest of a header.
 struct Cursor<'a>(&'a str);
 
 impl<'a> Cursor<'a> {
@@ -85,8 +85,8 @@ impl<'a> Cursor<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token or a quoted string. Unquoted values are read up to the next comma or space, since some
-    /// registries leave the quotes out around URLs.
+    /// A token or a quoted string. An unquoted value extends to the next comma or space, because some
+    /// registries do not quote URLs.
     fn value(&mut self) -> Option<String> {
         let Some(quoted) = self.0.strip_prefix('"') else {
             let end = self.0.find([',', ' ', '\t']).unwrap_or(self.0.len());
@@ -109,7 +109,7 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Passes over credentials such as `Negotiate YII=`: they are no parameters.
+    /// Skips credentials such as `Negotiate YII=`, which are no parameters.
     fn skip_token68(&mut self) {
         let is_68 = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
         let after = self.0.trim_start_matches(is_68);

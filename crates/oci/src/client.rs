@@ -1,19 +1,19 @@
-//! Clients by their User-Agent: which generation of the protocol they speak. It routes; it never
-//! authorises, since anybody may send any.
+//! The generation of the protocol that a client speaks, by its User-Agent. It routes and never authorises,
+//! because a client can send any User-Agent.
 
-/// What a client can be answered with.
+/// A generation of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
-    /// Docker to 1.5: speaks v1, and fails where it sees v2.
+    /// Docker up to 1.5: speaks v1, and fails if it is offered v2.
     V1,
-    /// Docker 1.6 to 1.9: speaks v2, but knows the first manifest schema only and says so by no `Accept`.
+    /// Docker 1.6 to 1.9: speaks v2, but knows only schema 1 manifests and sends no `Accept`.
     Schema1,
     Modern,
 }
 
 impl Generation {
-    /// The generation of a `User-Agent`. Docker to 1.5 pings with the bare agent of the Go it was built
-    /// with; `Go-http-client` is what everybody's Go says today.
+    /// The generation of a `User-Agent`. Docker up to 1.5 pings with the bare agent of the Go that built it;
+    /// today's Go sends `Go-http-client`.
     pub fn of(user_agent: &str) -> Self {
         if let Some(rest) = user_agent.strip_prefix("docker/") {
             return docker(rest.split([' ', '\t']).next().unwrap_or_default());

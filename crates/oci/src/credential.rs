@@ -1,4 +1,4 @@
-//! What a credential helper answers: the JSON that `docker-credential-… get` prints
+//! The output of a credential helper: the JSON that `docker-credential-… get` prints
 //! (docker-credential-helpers, "Development").
 
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How long an answer is kept at most, and one that does not say how long it lives.
+/// The longest lifetime of an answer, and the lifetime of one without an expiry.
 pub const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
 /// A user name and a secret. The secret is never printed.
@@ -18,12 +18,12 @@ pub struct Answer {
     pub username: String,
     #[serde(rename = "Secret")]
     pub secret: String,
-    /// RFC 3339, where the helper says how long its secret lives.
+    /// RFC 3339; absent if the helper gives no expiry.
     #[serde(rename = "ExpiresAt", default)]
     expires_at: Option<String>,
 }
 
-/// Why an answer is none. It tells nothing of what was printed.
+/// Output that is no answer. It quotes nothing of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its answer is not the JSON of a credential helper")]
 pub struct AnswerError;
@@ -40,13 +40,13 @@ pub fn server_of(registry: &str) -> &str {
 /// Parses what a helper printed.
 ///
 /// # Errors
-/// When it is not the JSON that helpers speak.
+/// [`AnswerError`] if it is not the JSON of a credential helper.
 pub fn parse(output: &[u8]) -> Result<Answer, AnswerError> {
     serde_json::from_slice(output).map_err(|_| AnswerError)
 }
 
 impl Answer {
-    /// How long it may be kept from `now` on. An end that cannot be read counts as none.
+    /// How long the answer may be reused from `now` on. An expiry that cannot be parsed counts as absent.
     pub fn lifetime(&self, now: OffsetDateTime) -> Duration {
         let text = self.expires_at.as_deref();
         let end = text.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());

@@ -1,7 +1,7 @@
 //! Content digests: OCI image-spec, descriptor.md "Digests".
 //!
-//! Only the two registered algorithms that registries really use are accepted. The hex is checked
-//! once, here; a `Digest` in hand is always well formed and safe as a file name.
+//! Only the two registered algorithms in use are accepted. A `Digest` is always well formed and safe as a file
+//! name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name as it stands before the colon.
+    /// The name before the colon.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -136,7 +136,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes a body as it streams by.
+/// Hashes a body as it streams.
 #[derive(Clone, Debug)]
 pub enum Hasher {
     Sha256(sha2::Sha256),

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-/// The specification's codes, each with the one status it is answered with.
+/// The specification's codes, each with its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     BlobUnknown,
@@ -45,7 +45,7 @@ impl ErrorCode {
         }
     }
 
-    /// The status that the reference implementation gives this code.
+    /// The status that the reference implementation uses with this code.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown => StatusCode::NOT_FOUND,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The longest pattern, in bytes; a repository's name is no longer.
+/// The longest pattern, in bytes, as for repository names.
 const LONGEST: usize = 255;
 
 /// A pattern of repository names: `*` stands for any run of characters within one component, `**`
@@ -13,7 +13,7 @@ pub struct Pattern {
     components: Vec<Piece<Component>>,
 }
 
-/// What stands between two slashes.
+/// The part between two slashes.
 type Component = Vec<Piece<u8>>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,8 @@ enum Piece<T> {
 
 impl Pattern {
     /// # Errors
-    /// What is wrong with the text and what to write instead, to follow the text itself: `"a//b" is
-    /// not …`.
+    /// What is wrong and what to write instead, as the predicate of a sentence whose subject is the text:
+    /// `"a//b" is not …`.
     pub fn parse(text: &str) -> Result<Self, String> {
         const LETTERS: &str = "write a-z, 0-9, `.`, `_`, `-` and `*` between slashes";
         if text.len() > LONGEST {
@@ -36,7 +36,7 @@ impl Pattern {
         }
         let mut components = Vec::new();
         for (index, component) in text.split('/').enumerate() {
-            // A port, where the pattern begins with a registry's name.
+            // A port, if the pattern begins with a registry's name.
             let known = |b: u8| {
                 matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*')
                     || (b == b':' && index == 0)
@@ -57,7 +57,7 @@ impl Pattern {
         })
     }
 
-    /// Whether `name` is meant. Names are canonical and, in rules, begin with the registry.
+    /// Whether the pattern matches `name`. Names are canonical and, in rules, begin with the registry.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<&str> = name.split('/').collect();
@@ -66,7 +66,7 @@ impl Pattern {
         })
     }
 
-    /// Whether some name is meant by both.
+    /// Whether some name matches both patterns.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         meet(&self.components, &other.components, |a, b| {
@@ -95,8 +95,8 @@ fn parse_component(text: &str) -> Component {
     text.bytes().map(piece).collect()
 }
 
-/// Whether the whole subject follows the pattern. Only the last run needs to be reconsidered: what
-/// an earlier one could take, the last one can take too.
+/// Whether the whole subject matches the pattern. Only the last run is backtracked: it can take whatever an
+/// earlier run could.
 fn fits<P, S>(pattern: &[Piece<P>], subject: &[S], one: impl Fn(&P, &S) -> bool) -> bool {
     let (mut at, mut taken) = (0, 0);
     let mut last_run = None;
@@ -122,7 +122,7 @@ fn fits<P, S>(pattern: &[Piece<P>], subject: &[S], one: impl Fn(&P, &S) -> bool)
     pattern[at..].iter().all(|p| matches!(p, Piece::AnyRun))
 }
 
-/// Whether something follows both patterns, given when two single pieces can be the same thing.
+/// Whether some subject matches both patterns; `one` tells whether two single pieces overlap.
 fn meet<T>(a: &[Piece<T>], b: &[Piece<T>], one: impl Fn(&T, &T) -> bool) -> bool {
     use Piece::{AnyRun, One};
     // row[j] tells whether a[i..] and b[j..] meet, `below` the same for a[i + 1..].
@@ -135,7 +135,7 @@ fn meet<T>(a: &[Piece<T>], b: &[Piece<T>], one: impl Fn(&T, &T) -> bool) -> bool
                 (None, Some(AnyRun)) => row[j + 1],
                 (Some(AnyRun), None) => below[j],
                 (None, Some(One(_))) | (Some(One(_)), None) => false,
-                // A run is over, or takes in what the other pattern has next.
+                // The run ends, or consumes the next piece of the other pattern.
                 (Some(AnyRun), Some(_)) | (Some(_), Some(AnyRun)) => below[j] || row[j + 1],
                 (Some(One(x)), Some(One(y))) => below[j + 1] && one(x, y),
             };
@@ -243,7 +243,7 @@ mod tests {
         names
     }
 
-    /// The obvious matcher: try every length for every run.
+    /// The brute-force matcher: tries every length of every run.
     fn brute<P, S>(pattern: &[Piece<P>], subject: &[S], one: &dyn Fn(&P, &S) -> bool) -> bool {
         match pattern.split_first() {
             None => subject.is_empty(),

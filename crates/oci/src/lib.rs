@@ -1,7 +1,7 @@
-//! Floor 0: what the protocols say. Pure: no I/O, no clock, no async.
+//! The registry protocols' types and grammars. Pure: no I/O, no clock, no async.
 //!
-//! Every value that came from a stranger becomes one of these types, or an error that names the
-//! specification's code, before anything else looks at it.
+//! Every untrusted value is parsed into one of these types, or into an error that names the specification's
+//! code, before anything else reads it.
 
 pub mod addresses;
 pub mod authority;

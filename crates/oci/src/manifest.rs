@@ -1,14 +1,14 @@
-//! Manifests as far as a mirror reads them: media types, the Accept classes, descriptors.
+//! The parts of manifests that a mirror reads: media types, Accept classes, descriptors.
 //!
-//! The bytes are never changed. They are parsed only to learn a missing media type, a referrer's subject,
-//! and the image that a client gets who cannot read an index.
+//! The bytes are never changed. They are parsed only for a missing media type, a referrer's subject, and the
+//! image of an index for a client that cannot read indexes.
 
 use serde::Deserialize;
 
 use super::client::Generation;
 use super::digest::Digest;
 
-/// The longest manifest that is accepted, in bytes: the limit every party should cope with
+/// The longest accepted manifest, in bytes: the limit that every party should support
 /// (distribution-spec 1.1, "Pushing Manifests").
 pub const MAX_MANIFEST: usize = 4 << 20;
 
@@ -24,14 +24,14 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub enum AcceptClass {
     /// Everything, or at least a list or index.
     Full,
-    /// Images, but neither lists nor indexes. Asked for as [`Self::Full`].
+    /// Images, but neither lists nor indexes. Fetched as [`Self::Full`].
     NoList,
-    /// Only the first schema: Docker 1.6 to 1.9.
+    /// Schema 1 only: Docker 1.6 to 1.9.
     Schema1,
 }
 
 impl AcceptClass {
-    /// The class whose question and pointer this one uses: who cannot read an index is answered with an
+    /// The class whose upstream request and pointer this one shares: a client that cannot read an index gets an
     /// image of it.
     #[must_use]
     pub const fn asked_as(self) -> Self {
@@ -50,8 +50,8 @@ impl AcceptClass {
         }
     }
 
-    /// The class of a request: every `Accept` line counts, as do the types within one line. A client
-    /// that says nothing takes anything, save Docker 1.6 to 1.9 ([`Generation::Schema1`]).
+    /// The class of a request: every type of every `Accept` line counts. A client without `Accept` takes
+    /// anything, except Docker 1.6 to 1.9 ([`Generation::Schema1`]).
     pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>, client: Generation) -> Self {
         let types: Vec<&str> = lines
             .into_iter()
@@ -79,12 +79,12 @@ impl AcceptClass {
         } else if any(&[DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED]) {
             Self::Schema1
         } else {
-            // `application/json` and the like: historic spellings of "whatever you have".
+            // `application/json` and the like: historic spellings of "any manifest".
             Self::Full
         }
     }
 
-    /// The `Accept` header to ask an upstream with.
+    /// The `Accept` header of upstream requests.
     pub const fn upstream_accept(self) -> &'static str {
         match self {
             Self::Full | Self::NoList => concat!(
@@ -110,7 +110,7 @@ pub fn is_index(media_type: &str) -> bool {
         .any(|index| essence(media_type).eq_ignore_ascii_case(index))
 }
 
-/// Whether a media type is that of the first schema with signatures, which registries make up on request.
+/// Whether a media type is signed schema 1, which registries generate on request.
 pub fn is_signed_schema1(media_type: &str) -> bool {
     essence(media_type).eq_ignore_ascii_case(DOCKER_SCHEMA1_SIGNED)
 }
@@ -120,8 +120,8 @@ fn essence(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// The image in a list or index for a client that knows neither: the one for linux/amd64, as the
-/// reference implementation chooses.
+/// The image of a list or index for a client that reads neither: the one for linux/amd64, as in the reference
+/// implementation.
 pub fn default_image(index: &[u8]) -> Option<Digest> {
     let index: Index = serde_json::from_slice(index).ok()?;
     let mut fitting = index.manifests.into_iter().filter(|child| {
@@ -131,7 +131,7 @@ pub fn default_image(index: &[u8]) -> Option<Digest> {
     fitting.next()?.digest.parse().ok()
 }
 
-/// The parts of a list or index that choosing an image needs.
+/// The parts of a list or index that the choice of an image needs.
 #[derive(Debug, Deserialize)]
 struct Index {
     manifests: Vec<Child>,
@@ -162,22 +162,22 @@ struct Outline {
     config: Option<serde::de::IgnoredAny>,
 }
 
-/// A descriptor (image-spec, descriptor.md); unknown members are passed over.
+/// A descriptor (image-spec, descriptor.md); unknown members are ignored.
 #[derive(Debug, Deserialize)]
 struct Descriptor {
     digest: String,
 }
 
-/// What was learned from a manifest's bytes.
+/// What a manifest's bytes say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The media type that the body itself claims or suggests.
+    /// The media type that the body states or implies.
     pub media_type: Option<String>,
     /// The digest that the manifest refers to.
     pub subject: Option<Digest>,
 }
 
-/// Reads a manifest. Bytes that are no manifest give no facts: they are stored and served as opaque.
+/// Reads a manifest. Bytes that are no manifest give no facts; they are stored and served as opaque content.
 pub fn facts(bytes: &[u8]) -> Facts {
     let Ok(outline) = serde_json::from_slice::<Outline>(bytes) else {
         return Facts::default();

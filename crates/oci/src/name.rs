@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::digest::{Digest, DigestError};
 
-/// The longest repository name that is accepted, as most clients cap host and name at 255.
+/// The longest accepted repository name: most clients limit host and name to 255.
 const MAX_REPOSITORY: usize = 255;
 
 /// The canonical name of a configured registry, such as `docker.io`. Only the configuration makes one.
@@ -104,7 +104,7 @@ impl fmt::Debug for Repository {
     }
 }
 
-/// The canonical name of a repository: what rules, links and logs call it.
+/// The canonical name of a repository, as used in rules, links and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName {
     pub registry: Registry,
@@ -173,9 +173,9 @@ impl fmt::Debug for Tag {
 }
 
 impl Tag {
-    /// Whether this is the tag of something that goes with a digest: a signature, attestation or bill of
-    /// materials (cosign's `sha256-<hex>.sig`, `.att`, `.sbom`), or the referrers of a registry without
-    /// their API (distribution-spec 1.1, "Unavailable Referrers API"). Few digests have any.
+    /// Whether this tag names a companion of a digest: a signature, attestation or bill of materials (cosign's
+    /// `sha256-<hex>.sig`, `.att`, `.sbom`), or the referrers of a registry without the referrers API
+    /// (distribution-spec 1.1, "Unavailable Referrers API"). Few digests have any.
     pub fn is_companion(&self) -> bool {
         let name = self.as_str();
         let digest = [".sig", ".att", ".sbom"]

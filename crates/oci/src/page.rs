@@ -1,8 +1,8 @@
-//! Pages of lists: which part of a query selects one, and where the next one is.
+//! Pages of lists: the query that selects one, and the `Link` to the next.
 //!
 //! `n` and `last` are the specification's, `artifactType` filters referrers (distribution-spec 1.1, "Listing
-//! Tags", "Listing Referrers"). `next_page` is the cursor that Quay writes into its `Link`. Clients send
-//! nothing else to lists; anything else would only make one answer many.
+//! Tags", "Listing Referrers"). `next_page` is Quay's cursor in `Link`. Clients send nothing else to lists, and
+//! other keys would only split the cache.
 
 use super::query::Query;
 use super::v2::Resource;
@@ -12,7 +12,7 @@ const MAX_CURSOR: usize = 2048;
 /// The longest `artifactType`, in bytes: a media type has at most 127 on each side (RFC 6838 §4.2).
 const MAX_TYPE: usize = 255;
 
-/// The keys that say where a page begins.
+/// The keys that position a page.
 const CURSORS: [&str; 2] = ["last", "next_page"];
 
 /// Why a query selects no page.
@@ -24,11 +24,11 @@ pub enum PageError {
     Long { key: &'static str, most: usize },
 }
 
-/// The part of a client's query that means something for `resource`, in one order whatever order it came in.
-/// Everything else is left out; of what is no list nothing is left.
+/// The part of a client's query that applies to `resource`, in a fixed order. All other keys are dropped, and
+/// all keys if the resource is no list.
 ///
 /// # Errors
-/// [`PageError`] for an `n` that is no number, and for values that are too long.
+/// [`PageError`] if `n` is no number, or a value is too long.
 pub fn selection(resource: &Resource, query: &Query) -> Result<Query, PageError> {
     let mut selected = Query::default();
     if !matches!(resource, Resource::Tags | Resource::Referrers(_)) {
@@ -108,7 +108,7 @@ fn next_url(line: &str) -> Option<&str> {
     }
 }
 
-/// Where the parameters of one link end: at a comma outside of quotes.
+/// The end of one link's parameters: a comma outside quotes.
 fn end_of_parameters(text: &str) -> usize {
     let mut quoted = false;
     let end = text.find(|c| {
@@ -221,7 +221,7 @@ mod tests {
             let _ = next(&Resource::Tags, [line.as_str()]);
         }
 
-        /// A selection is its own selection: what goes upstream is what was weighed and compared.
+        /// A selection is its own selection, so the upstream gets exactly the query that was the cache key.
         #[test]
         fn selections_are_stable(n in 0_u32.., last in "\\PC{0,20}") {
             let query = Query::default().with("last", &last).with("n", &n.to_string());

@@ -1,4 +1,4 @@
-//! Platforms, and which images of an index are for one (image-spec, image-index.md; the names are Go's).
+//! Platforms, and the choice of images from an index (image-spec, image-index.md; the names are Go's).
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,21 +16,21 @@ pub struct Platform {
     variant: Option<String>,
 }
 
-/// Why a text is no platform.
+/// A text that is no platform.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no platform; write os/architecture, as in linux/amd64 or linux/arm/v7, or all")]
 pub struct PlatformError(String);
 
-/// Which platforms are wanted.
+/// A selection of platforms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Platforms {
-    /// Everything in an index, with what is for no platform at all.
+    /// Everything in an index, including manifests without a platform.
     All,
     Only(Platform),
 }
 
 impl Platform {
-    /// The one of this machine.
+    /// The platform of this machine.
     pub fn host() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", None),
@@ -47,14 +47,14 @@ impl Platform {
         }
     }
 
-    /// Whether an image for `there` is one for this platform. Without a variant every one will do.
+    /// Whether an image for `there` suits this platform. A platform without a variant accepts any.
     fn takes(&self, there: &Self) -> bool {
         self.os == there.os
             && self.architecture == there.architecture
             && (self.variant.is_none() || self.own_variant() == there.own_variant())
     }
 
-    /// The variant, or what its absence stands for.
+    /// The variant, or the default of the architecture.
     fn own_variant(&self) -> Option<&str> {
         match (self.architecture.as_str(), self.variant.as_deref()) {
             ("arm64", None) => Some("v8"),
@@ -130,11 +130,11 @@ struct Child {
     platform: Option<Platform>,
 }
 
-/// The manifests of a list or index that are wanted: for one platform the first that fits, one that names no
-/// variant before others.
+/// The selected manifests of a list or index: for one platform the first match, preferring one without a
+/// variant.
 ///
 /// # Errors
-/// The platforms that there are, where none fits.
+/// The available platforms, if none matches.
 pub fn choose(index: &[u8], wanted: &Platforms) -> Result<Vec<Digest>, Vec<Platform>> {
     let index: Index = serde_json::from_slice(index).unwrap_or_default();
     let children = index.manifests.into_iter();
@@ -150,7 +150,7 @@ pub fn choose(index: &[u8], wanted: &Platforms) -> Result<Vec<Digest>, Vec<Platf
     if let Some((_, digest)) = fitting.min_by_key(|(varies, _)| *varies) {
         return Ok(vec![*digest]);
     }
-    // Builders put what is about an image beside it, as an image of no platform.
+    // Builders add attestations to an index as images of an unknown platform.
     let there = children.into_iter().filter_map(|(_, platform)| platform);
     Err(there.filter(|there| there.os != "unknown").collect())
 }

@@ -7,20 +7,20 @@ use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// What stays as it is in a rendered query.
+/// The characters that a rendered query does not escape.
 pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The most pairs that are read: no client of a registry sends a dozen.
+/// The most pairs of a query: no client of a registry sends a dozen.
 const MAX_PAIRS: usize = 32;
 
-/// The one key that may stand several times: the tags that a manifest is pushed under by its digest.
+/// The one key that may repeat: the tags of a manifest that is pushed by digest.
 const REPEATABLE: &str = "tag";
 
-/// A decoded query without duplicate keys, in the order it came.
+/// A decoded query without duplicate keys, in its original order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Query(Vec<(String, String)>);
 
@@ -43,8 +43,8 @@ impl Query {
     /// Parses the text after `?`.
     ///
     /// # Errors
-    /// Malformed escapes, control characters, more than 32 pairs, and a key that stands twice, in any case:
-    /// two readers could disagree about which one counts.
+    /// [`QueryError`] for malformed escapes, control characters, more than 32 pairs, and a key that repeats in
+    /// any case: two readers could disagree about which value counts.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -71,13 +71,13 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The values of a key that may stand several times.
+    /// The values of a key that may repeat.
     pub fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         let pairs = self.0.iter().filter(move |(known, _)| known == key);
         pairs.map(|(_, value)| value.as_str())
     }
 
-    /// The keys, in the order they came.
+    /// The keys, in their original order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(key, _)| key.as_str())
     }
@@ -86,7 +86,7 @@ impl Query {
         self.0.is_empty()
     }
 
-    /// What it takes in memory, in bytes.
+    /// The memory it takes, in bytes.
     pub fn weight(&self) -> usize {
         let of = |(key, value): &(String, String)| {
             size_of::<(String, String)>() + key.len() + value.len()
@@ -94,10 +94,10 @@ impl Query {
         self.0.iter().map(of).sum()
     }
 
-    /// Checks that it has no key but these, in this very spelling.
+    /// Checks that it has only these keys, in exactly this spelling.
     ///
     /// # Errors
-    /// [`QueryError::Unknown`] for the first other one.
+    /// [`QueryError::Unknown`] for the first other key.
     pub fn check_keys(&self, known: &[&str]) -> Result<(), QueryError> {
         match self.keys().find(|key| !known.contains(key)) {
             Some(other) => Err(QueryError::Unknown(other.chars().take(64).collect())),
@@ -105,14 +105,14 @@ impl Query {
         }
     }
 
-    /// Everything but `key`.
+    /// Removes `key`.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {
         self.0.retain(|(known, _)| known != key);
         self
     }
 
-    /// With `key` set to `value`.
+    /// Sets `key` to `value`.
     #[must_use]
     pub fn with(self, key: &str, value: &str) -> Self {
         let mut query = self.without(key);
@@ -135,7 +135,7 @@ impl Query {
     }
 }
 
-/// A raw query without the pairs of `key`, byte for byte as they stood.
+/// Removes the pairs of `key` from a raw query, and leaves the other bytes unchanged.
 pub fn raw_without(query: &str, key: &str) -> String {
     let others = query.split('&').filter(|pair| {
         let name = pair.split('=').next().unwrap_or_default();

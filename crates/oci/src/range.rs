@@ -3,7 +3,7 @@
 /// One `range-spec` of a `Range: bytes=…` header (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSpec {
-    /// `a-` or `a-b`; both ends included. One that ends before it begins names no byte.
+    /// `a-` or `a-b`, both ends inclusive. Empty if it ends before it begins.
     From { first: u64, last: Option<u64> },
     /// `-n`: the last n bytes.
     Suffix(u64),
@@ -33,24 +33,24 @@ impl Span {
     }
 }
 
-/// What to send of a representation.
+/// The part of a representation to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// 200 with everything.
     Whole,
     /// 206.
     Part(Span),
-    /// 206 with two or more parts, none of which touches another.
+    /// 206 with two or more separate parts.
     Parts(Vec<Span>),
     /// 416.
     Unsatisfiable,
 }
 
-/// The most ranges that one request may name. More of them are an attack rather than a wish
+/// The most ranges of one request. More are an attack
 /// (RFC 9110 §17.15); a client of zstd:chunked layers sends a handful.
 pub const MAX_RANGES: usize = 64;
-/// What one part more costs at least, in bytes: its boundary and headers. Parts with a smaller gap
-/// between them are sent as one.
+/// The least overhead of a part, in bytes: its boundary and headers. Parts with a smaller gap between them are
+/// joined.
 pub const PART_OVERHEAD: u64 = 100;
 
 /// Parses a `Range` header: one range or more, in the client's order. `None` for what RFC 9110 §14.2
@@ -61,7 +61,7 @@ pub fn parse(header: &str) -> Option<Vec<RangeSpec>> {
         return None;
     }
     let mut specs = Vec::new();
-    // Empty elements of a list count for nothing (RFC 9110 §5.6.1.2).
+    // Empty list elements are ignored (RFC 9110 §5.6.1.2).
     let elements = set.split(',').map(|text| text.trim_matches([' ', '\t']));
     for element in elements.filter(|element| !element.is_empty()) {
         if specs.len() == MAX_RANGES {
@@ -99,8 +99,8 @@ fn position(digits: &str) -> Option<u64> {
     Some(digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Applies ranges to a representation of `size` bytes. What no byte answers to is left out; an empty
-/// representation satisfies none. Parts that would cost as much as the whole become the whole.
+/// Applies ranges to a representation of `size` bytes. Unsatisfiable ranges are dropped; an empty
+/// representation satisfies none. If the parts would cost as much as the whole, the whole is sent.
 pub fn select(ranges: Option<&[RangeSpec]>, size: u64) -> Selection {
     let Some(ranges) = ranges else {
         return Selection::Whole;
@@ -127,7 +127,7 @@ pub fn select(ranges: Option<&[RangeSpec]>, size: u64) -> Selection {
     }
 }
 
-/// The bytes that a range names, if there are any.
+/// The bytes that a range selects, if any.
 fn satisfied(range: RangeSpec, size: u64) -> Option<Span> {
     let span = match range {
         RangeSpec::From { first, last } => Span {
@@ -142,8 +142,8 @@ fn satisfied(range: RangeSpec, size: u64) -> Option<Span> {
     (span.first < span.end).then_some(span)
 }
 
-/// Joins spans that overlap or nearly touch (RFC 9110 §15.3.7.2). What is joined stands where the first
-/// of its members stood, so that the client's order is kept otherwise.
+/// Joins spans that overlap or nearly touch (RFC 9110 §15.3.7.2). A joined span takes the position of its first
+/// member, so that the client's order is preserved.
 fn coalesce(spans: &[Span]) -> Vec<Span> {
     let mut sorted: Vec<(usize, Span)> = spans.iter().copied().enumerate().collect();
     sorted.sort_by_key(|(_, span)| span.first);
@@ -203,12 +203,12 @@ mod tests {
             ("bytes=0 - 1", Selection::Whole),
             ("bytes=0-1 3-4", Selection::Whole),
             ("bytes=0-1;3-4", Selection::Whole),
-            // Several that are near each other are one.
+            // Nearby ranges are joined.
             ("bytes=0-1,3-4", part(0, 5)),
             ("bytes=3-4 ,\t0-1", part(0, 5)),
             ("bytes=,0-1,,", part(0, 2)),
             ("bytes=0-,0-,-10", part(0, 10)),
-            // What is outside is left out, but what is malformed spoils the set.
+            // Ranges outside are dropped, but a malformed one invalidates the set.
             ("bytes=10-,4-5,99-100,-0", part(4, 6)),
             ("bytes=10-,99-100,-0", Selection::Unsatisfiable),
             ("bytes=0-1,5-4", part(0, 2)),
@@ -231,25 +231,25 @@ mod tests {
         };
         for (header, expected) in [
             ("bytes=0-9,500-509", parts(&[(0, 10), (500, 510)])),
-            // The client's order is kept.
+            // The client's order is preserved.
             ("bytes=500-509,0-9", parts(&[(500, 510), (0, 10)])),
             (
                 "bytes=-10,0-9,500-509",
                 parts(&[(990, 1000), (0, 10), (500, 510)]),
             ),
-            // What is joined stands where its first member stood.
+            // A joined span takes the position of its first member.
             (
                 "bytes=800-809,0-9,400-409,5-20,850-",
                 parts(&[(800, 1000), (0, 21), (400, 410)]),
             ),
             ("bytes=15-20,400-409,0-19", parts(&[(0, 21), (400, 410)])),
-            // A gap as long as a part's headers is left out, a shorter one is sent.
+            // A gap as long as a part's headers splits parts, a shorter one is sent.
             ("bytes=0-9,110-119", parts(&[(0, 10), (110, 120)])),
             ("bytes=0-9,109-119", Selection::Part(span(0, 120))),
-            // One left is no multipart.
+            // A single remaining part is no multipart.
             ("bytes=500-509,5000-", Selection::Part(span(500, 510))),
             ("bytes=0-499,500-", Selection::Part(span(0, 1000))),
-            // As long as the whole, with its headers: the whole.
+            // With headers as long as the whole: the whole.
             ("bytes=0-399,600-", Selection::Whole),
             ("bytes=0-299,500-999", Selection::Whole),
             ("bytes=0-298,500-999", parts(&[(0, 299), (500, 1000)])),
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(selected(&overflowing, most), Selection::Whole);
     }
 
-    /// [`select`] byte by byte, for what [`parse`] may give.
+    /// A model of [`select`] that works byte by byte.
     fn model(ranges: &[RangeSpec], size: usize) -> Selection {
         let named = |range: &RangeSpec, byte: usize| match *range {
             RangeSpec::From { first, last } => {
@@ -288,7 +288,7 @@ mod tests {
             }
             RangeSpec::Suffix(length) => size - byte <= usize::try_from(length).unwrap_or(size),
         };
-        // Which range names a byte first.
+        // The first range that selects each byte.
         let mut wanted: Vec<Option<usize>> = (0..size)
             .map(|byte| ranges.iter().position(|range| named(range, byte)))
             .collect();

@@ -1,10 +1,10 @@
-//! What a manifest or index refers to: configuration, layers, blobs, other manifests.
+//! The references of a manifest or index: configuration, layers, blobs, other manifests.
 
 use serde::Deserialize;
 
 use super::digest::Digest;
 
-/// The lists of all schemas; which of them is there tells which schema it is.
+/// The lists of all schemas; each schema has some of them.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Lists {
@@ -28,19 +28,18 @@ struct Descriptor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobReference {
     pub digest: Digest,
-    /// In bytes; the first schema does not say it.
+    /// In bytes; absent in schema 1.
     pub size: Option<u64>,
 }
 
-/// A layer of the first schema.
+/// A layer of schema 1.
 #[derive(Deserialize)]
 struct FsLayer {
     #[serde(rename = "blobSum")]
     blob_sum: String,
 }
 
-/// Every digest that a manifest names as a part of it; its subject is none. What cannot be read refers to
-/// nothing.
+/// Every digest that a manifest refers to, except its subject. Invalid manifests refer to nothing.
 pub fn references(manifest: &[u8]) -> Vec<Digest> {
     let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
     let descriptors = lists
@@ -54,8 +53,8 @@ pub fn references(manifest: &[u8]) -> Vec<Digest> {
     named.filter_map(|digest| digest.parse().ok()).collect()
 }
 
-/// The blobs of an image, each once, in their order. What is to be had from elsewhere alone (layers with URLs of
-/// their own, which registries need not have) is left out.
+/// The blobs of an image, each once, in order. Foreign layers, which have URLs of their own and may be missing
+/// from the registry, are left out.
 pub fn parts(manifest: &[u8]) -> Vec<BlobReference> {
     let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
     let descriptors = lists

@@ -1,7 +1,7 @@
-//! Signed manifests of the first schema (`…manifest.v1+prettyjws`): what their digest is of.
+//! The digest of signed schema 1 manifests (`…manifest.v1+prettyjws`).
 //!
-//! The document is a JSON object to which a last member, `signatures`, was added. Its digest is that of
-//! the object before: the first `formatLength` bytes and `formatTail`, which each signature repeats.
+//! The document is a JSON object with an added last member, `signatures`. Its digest is that of the original
+//! object: the first `formatLength` bytes and `formatTail`, which each signature repeats.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::digest::{Algorithm, Digest};
 
-/// What follows the signed part: `"signatures": […]}`, and nothing else that a reader could take for a
-/// part of the manifest.
+/// The end of the document after the signed part: `"signatures": […]}`, and nothing else that a reader could
+/// take for a part of the manifest.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Appendix<'a> {
@@ -31,8 +31,8 @@ struct Protected {
     format_tail: String,
 }
 
-/// The object that was signed; `None` if the bytes are no signed manifest in this form. The signatures
-/// themselves are not verified: what counts is that the bytes are those that the digest names.
+/// The signed object; `None` if the bytes are no signed manifest. The signatures are not verified: the digest
+/// alone identifies the bytes.
 pub fn payload(signed: &[u8]) -> Option<Vec<u8>> {
     let mark = memchr_last(signed, b"\"signatures\"")?;
     let start = signed[..mark]
@@ -54,8 +54,7 @@ pub fn payload(signed: &[u8]) -> Option<Vec<u8>> {
     closes.then(|| [&signed[..start], &tail].concat())
 }
 
-/// The digest that names a manifest: of what was signed, where it is a signed one of the first schema,
-/// else of its bytes.
+/// The digest of a manifest: of the signed object for signed schema 1, else of the bytes.
 pub fn digest_of(algorithm: Algorithm, manifest: &[u8]) -> Digest {
     match payload(manifest) {
         Some(payload) => Digest::of(algorithm, &payload),
@@ -63,7 +62,7 @@ pub fn digest_of(algorithm: Algorithm, manifest: &[u8]) -> Digest {
     }
 }
 
-/// Where `needle` last begins.
+/// The last position of `needle`.
 fn memchr_last(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     bytes
         .windows(needle.len())
@@ -105,7 +104,7 @@ mod tests {
                 digest_of(Algorithm::Sha256, signed.as_bytes()),
                 Digest::of(Algorithm::Sha256, plain.as_bytes())
             );
-            // Nothing may hide between what was signed and the signatures, or behind them.
+            // Nothing may hide between the signed object and the signatures, or after them.
             let smuggled =
                 signed.replacen(",\n   \"signatures\"", ",\"name\":\"b\",\"signatures\"", 1);
             assert_eq!(payload_of(&smuggled), None);

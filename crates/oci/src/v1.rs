@@ -1,9 +1,8 @@
-//! The v1 API's request targets, as docker-registry 0.9 serves them and Docker 1.0 to 1.12 asks for them:
-//! parsed from what a client sent, rendered for a registry. Pure.
+//! The v1 API's request targets, as docker-registry 0.9 serves and Docker 1.0 to 1.12 requests them: parsed
+//! from a client's request, rendered for a registry.
 //!
 //! Image requests name no repository. A name of one component and `library/<name>` are the same repository:
-//! clients write the one in some requests and the other in the rest, and some registries know only the
-//! latter, so that is what is rendered.
+//! clients mix both forms, and some registries know only the latter, so that is rendered.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +13,7 @@ use super::digest::Digest;
 use super::name::{Repository, Tag};
 use super::v2::PathError;
 
-/// What a v1 path asks for. Names are still as typed.
+/// A parsed v1 path. Names are unparsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Path {
     /// `/_ping` and `/v1/_ping`
@@ -32,9 +31,9 @@ pub enum Path {
 /// The part of a repository that a path names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// `/`: where a push begins.
+    /// `/`: a push begins with it.
     Repository,
-    /// The list of its images, which a pull begins with and a push ends with.
+    /// The list of its images: a pull begins with it, a push ends with it.
     Images,
     Auth,
     Json,
@@ -45,7 +44,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Whether an index keeps it, where index and registry are not one server.
+    /// Whether the index serves it, if index and registry are separate servers.
     pub const fn is_served_by_index(&self) -> bool {
         matches!(self, Self::Repository | Self::Images | Self::Auth)
     }
@@ -87,7 +86,7 @@ impl Part {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageId(Arc<str>);
 
-/// A text that is no image's id.
+/// A text that is no image id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an image's id is 64 hexadecimal digits in lower case, or 16 of them")]
 pub struct ImageIdError;
@@ -97,7 +96,7 @@ impl ImageId {
         &self.0
     }
 
-    /// The id that has the first 64 digits of a digest.
+    /// The id made of the first 64 digits of a digest.
     pub fn of_digest(digest: &Digest) -> Self {
         let mut hex = digest.hex();
         hex.truncate(64);
@@ -143,14 +142,14 @@ pub enum Endpoint {
     },
 }
 
-/// Words that follow a name. A tag or component that reads like one could mean another path to a registry.
+/// Words that may follow a name. A registry could read a tag or component of that form as another path.
 const WORDS: [&str; 5] = ["tags", "images", "json", "auth", "properties"];
 
-/// Parses the segments of a path; `slash` is whether a slash ends it, which is how a repository itself is
-/// told from what is in it.
+/// Parses the segments of a path. `slash` tells whether it ends in a slash, which distinguishes a repository
+/// from its resources.
 ///
 /// # Errors
-/// What the path is not.
+/// [`PathError`] if it is no path of the API.
 pub fn parse(segments: &[String], slash: bool) -> Result<Path, PathError> {
     let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
     match texts.as_slice() {
@@ -166,7 +165,7 @@ pub fn parse(segments: &[String], slash: bool) -> Result<Path, PathError> {
     }
 }
 
-/// Reads what follows `repositories` from the right.
+/// Parses the segments after `repositories` from the right.
 fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
     let is_word = |text: &&str| WORDS.contains(text);
     let (name, resource) = match rest {
@@ -185,7 +184,7 @@ fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
         [name @ .., "properties"] if !name.is_empty() => (name, Resource::Properties),
         name => (name, Resource::Repository),
     };
-    // `a/tags/b` and the tag `b` of `a` would be one path.
+    // The repository `a/tags/b` and the tag `b` of `a` would share a path.
     if name.contains(&"tags") {
         return Err(PathError::Unknown);
     }
@@ -195,7 +194,7 @@ fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
     })
 }
 
-/// The one form of a typed name: `library/x` is `x`.
+/// The canonical form of a name: `library/x` is `x`.
 pub fn plain(name: &str) -> &str {
     match name.strip_prefix("library/") {
         Some(rest) if !rest.is_empty() && !rest.contains('/') => rest,
@@ -204,7 +203,7 @@ pub fn plain(name: &str) -> &str {
 }
 
 impl Endpoint {
-    /// The path to ask a registry for, made of nothing but parsed parts.
+    /// Renders the path from parsed parts.
     pub fn path(&self) -> String {
         let (repository, resource) = match self {
             Self::Image { id, part } => return format!("/v1/images/{id}/{}", part.as_str()),
@@ -232,7 +231,7 @@ impl Endpoint {
     }
 }
 
-/// The ids in an image list, `[{"id": …}, …]`, or in an ancestry, `["<id>", …]`. What is no id is passed over.
+/// The ids in an image list, `[{"id": …}, …]`, or in an ancestry, `["<id>", …]`. Other items are skipped.
 pub fn ids_in_list(json: &[u8]) -> Vec<ImageId> {
     let Ok(serde_json::Value::Array(items)) = serde_json::from_slice(json) else {
         return Vec::new();
@@ -244,7 +243,7 @@ pub fn ids_in_list(json: &[u8]) -> Vec<ImageId> {
     items.iter().filter_map(id).collect()
 }
 
-/// The ids that tags stand for: `{"<tag>": "<id>", …}`, or one tag's `"<id>"`.
+/// The ids that tags point at: `{"<tag>": "<id>", …}`, or one tag's `"<id>"`.
 pub fn ids_of_tags(json: &[u8]) -> Vec<ImageId> {
     let id = |value: &serde_json::Value| value.as_str()?.parse().ok();
     match serde_json::from_slice(json) {
@@ -347,7 +346,7 @@ mod tests {
             format!("/v1/images/{}/private", id()),
             format!("/v1/images/{}", id()),
             format!("/v1/private_images/{}/layer", id()),
-            // two readers could see two repositories
+            // ambiguous repository names
             "/v1/repositories/a/tags/b/images".into(),
             "/v1/repositories/a/tags/tags/b".into(),
             "/v1/repositories/a/tags/b/".into(),
@@ -429,7 +428,7 @@ mod tests {
             let _ = (ids_in_list(text.as_bytes()), ids_of_tags(text.as_bytes()));
         }
 
-        /// What is rendered is read as the same thing.
+        /// A rendered path parses to the same value.
         #[test]
         fn rendering_round_trips(
             name in "[a-s]{1,9}(/[a-z]{1,9}){0,3}|images|json(/images)?",

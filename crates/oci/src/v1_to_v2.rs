@@ -1,8 +1,8 @@
-//! An image of the v1 API as one of schema2 (image-spec, "Image Manifest V2, Schema 2"). Pure, and the same
-//! bytes on every machine: keys are in order, and nothing is added that the image does not say.
+//! Converts a v1 image to schema 2 ("Image Manifest V2, Schema 2"). Pure, and reproducible on every machine:
+//! keys are sorted, and nothing is added that the image does not contain.
 //!
-//! The configuration is the topmost image's description without what only v1 knows, with the layers' diff ids
-//! and a history of all images; layers that change nothing are in the history alone.
+//! The configuration is the top image's JSON without the members that only v1 knows, plus the layers' diff ids
+//! and a history of all images; empty layers appear in the history only.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,31 +16,31 @@ use super::v1::ImageId;
 pub const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 pub const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
-/// What descriptions have that no configuration has.
+/// Members of image JSON that no configuration has.
 const ONLY_V1: [&str; 6] = ["id", "parent", "parent_id", "layer_id", "Size", "throwaway"];
 
-/// A layer as it is served.
+/// A converted layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertedLayer {
-    /// Of the bytes that are served.
+    /// The digest of the blob that is served.
     pub digest: Digest,
-    /// Their length.
+    /// Its length in bytes.
     pub size: u64,
-    /// Of the archive that they unpack to.
+    /// The digest of the decompressed archive.
     pub diff_id: Digest,
-    /// Nothing is in it.
+    /// The archive has no entries.
     pub is_empty: bool,
 }
 
-/// One image of a chain.
+/// An image of a chain.
 #[derive(Clone, Copy, Debug)]
 pub struct ChainEntry<'a> {
-    /// What the registry calls its json.
+    /// The image's JSON.
     pub description: &'a Map<String, Value>,
     pub layer: ConvertedLayer,
 }
 
-/// What an image becomes.
+/// A converted image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvertedImage {
     pub config: Vec<u8>,
@@ -49,7 +49,7 @@ pub struct ConvertedImage {
     pub manifest_digest: Digest,
 }
 
-/// Why a description cannot be used.
+/// Why an image's JSON cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptionError {
     #[error("the description of an image is no object")]
@@ -60,10 +60,10 @@ pub enum DescriptionError {
     Parent,
 }
 
-/// Reads what a registry says of the image `id`, of which `parent` is the next in its ancestry.
+/// Parses the JSON of the image `id`, whose ancestry continues with `parent`.
 ///
 /// # Errors
-/// Why it does not describe this image.
+/// [`DescriptionError`] if it does not describe this image.
 pub fn description(
     json: &[u8],
     id: &ImageId,
@@ -76,14 +76,14 @@ pub fn description(
     if text("id") != Some(id.as_str()) {
         return Err(DescriptionError::Id);
     }
-    // Some write an empty one for none.
+    // Some registries send an empty parent instead of none.
     if text("parent").filter(|it| !it.is_empty()) != parent.map(ImageId::as_str) {
         return Err(DescriptionError::Parent);
     }
     Ok(description)
 }
 
-/// Converts an image; `chain` is from its root to itself, and not empty.
+/// Converts an image. `chain` leads from its root to the image, and is not empty.
 pub fn convert(chain: &[ChainEntry<'_>]) -> ConvertedImage {
     let config = config(chain).to_string().into_bytes();
     let config_digest = Digest::of(Algorithm::Sha256, &config);
@@ -108,7 +108,7 @@ pub fn convert(chain: &[ChainEntry<'_>]) -> ConvertedImage {
     }
 }
 
-/// The layers that are blobs of the image.
+/// The layers that are blobs of the converted image.
 fn served<'a>(chain: &'a [ChainEntry<'_>]) -> impl Iterator<Item = ConvertedLayer> + 'a {
     let layers = chain.iter().map(|image| image.layer);
     layers.filter(|layer| !layer.is_empty)
@@ -125,7 +125,7 @@ fn config(chain: &[ChainEntry<'_>]) -> Value {
     if created(&config).is_none() {
         config.remove("created");
     }
-    // What a registry says of an image that does not say.
+    // The defaults of registries.
     for (key, usual) in [("architecture", "amd64"), ("os", "linux")] {
         let said = config.get(key).and_then(Value::as_str);
         if said.is_none_or(str::is_empty) {
@@ -162,14 +162,14 @@ fn history(image: &ChainEntry<'_>) -> Value {
     Value::Object(history)
 }
 
-/// When it was made, as it stands there; clients fail on what is no time.
+/// The creation time, unchanged; `None` if it is no valid time, on which clients fail.
 fn created(description: &Map<String, Value>) -> Option<String> {
     let said = description.get("created")?.as_str()?;
     OffsetDateTime::parse(said, &Rfc3339).ok()?;
     Some(said.to_owned())
 }
 
-/// The command that made it.
+/// The command that created the image.
 fn created_by(description: &Map<String, Value>) -> Option<String> {
     let words = description
         .get("container_config")?
@@ -181,7 +181,7 @@ fn created_by(description: &Map<String, Value>) -> Option<String> {
         .map(|words| words.join(" "))
 }
 
-/// The same with every object's keys in order, whatever order a map of this library has.
+/// Sorts the keys of every object, whatever order the JSON library's map has.
 fn ordered(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -235,7 +235,7 @@ mod tests {
         "config": {"Env": ["A=1"], "Cmd": ["/run"], "Volumes": {"/b": {}, "/a": {}}, "Memory": 0},
         "container_config": {"Cmd": ["/bin/sh", "-c", "#(nop) CMD [/run]"]}}"##;
 
-    /// What others made of it before must be made of it for ever.
+    /// The digest of a converted image must never change.
     #[test]
     fn an_image_has_one_digest_everywhere() {
         let described = [ROOT, MIDDLE, TOP].map(described);

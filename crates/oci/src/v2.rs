@@ -1,8 +1,8 @@
-//! The v2 API's request targets (distribution-spec 1.1, "Endpoints"): parsed from what a client
-//! sent, rendered for an upstream.
+//! The v2 API's request targets (distribution-spec 1.1, "Endpoints"): parsed from a client's request, rendered
+//! for an upstream.
 //!
-//! A path is read from the right, since a repository may be called `a/manifests`. What is rendered
-//! comes only from parsed parts, so nothing a client writes reaches an upstream unread.
+//! A path is parsed from the right, because a repository may be called `a/manifests`. Paths are rendered from
+//! parsed parts only, so nothing that a client writes reaches an upstream unparsed.
 
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
@@ -11,7 +11,7 @@ use super::name::{Reference, ReferenceError, Repository, TagError};
 pub use super::query::Query;
 use super::query::UNRESERVED;
 
-/// What a v2 path asks for. The name is still as typed: it may begin with a registry's name.
+/// A parsed v2 path. The name is unparsed: it may begin with a registry's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Path {
     /// `/v2/`
@@ -33,7 +33,7 @@ pub enum Resource {
     Upload(String),
 }
 
-/// A parsed request target: what is asked of which repository.
+/// A parsed request target: a repository and a resource of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub repository: Repository,
@@ -67,7 +67,7 @@ impl From<ReferenceError> for PathError {
 /// Splits a raw path into decoded segments. Repeated slashes count as one.
 ///
 /// # Errors
-/// [`PathError::Encoding`] for what could mean another path to somebody else: dot segments, encoded
+/// [`PathError::Encoding`] for paths that a server could read differently: dot segments, encoded
 /// slashes, backslashes, control characters, bytes that are not UTF-8.
 pub fn segments(path: &str) -> Result<Vec<String>, PathError> {
     path.split('/')
@@ -88,7 +88,7 @@ pub fn segments(path: &str) -> Result<Vec<String>, PathError> {
 /// Parses the segments after `v2`.
 ///
 /// # Errors
-/// What the path is not, in the terms of the error it is answered with.
+/// [`PathError`] if it is no path of the API.
 pub fn parse(segments: &[String]) -> Result<Path, PathError> {
     let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (name, resource) = match texts.as_slice() {
@@ -109,15 +109,14 @@ pub fn parse(segments: &[String]) -> Result<Path, PathError> {
 }
 
 impl Endpoint {
-    /// The path to ask an upstream for. Every part of it was parsed; only an upload's id is foreign
-    /// text, and that is encoded.
+    /// Renders the path from parsed parts; only an upload's id is arbitrary text, and that is encoded.
     pub fn path(&self) -> String {
         self.resource.path_in(self.repository.as_str())
     }
 }
 
 impl Resource {
-    /// The path of this resource in a repository that is called `name`.
+    /// The path of this resource in the repository `name`.
     pub fn path_in(&self, name: &str) -> String {
         match self {
             Self::Manifest(reference) => format!("/v2/{name}/manifests/{reference}"),
@@ -133,19 +132,19 @@ impl Resource {
     }
 }
 
-/// A `Location` or `Link` target, in its parts. Nothing of it is decoded.
+/// A `Location` or `Link` target, split into undecoded parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// Host and port of an absolute URL; `None` where only a path is given.
+    /// Host and port of an absolute URL; `None` for a path.
     pub authority: Option<&'a str>,
-    /// With a slash at its beginning.
+    /// Begins with a slash.
     pub path: &'a str,
     pub query: Option<&'a str>,
 }
 
 impl<'a> Target<'a> {
     /// Splits an `http` or `https` URL, or an absolute path with its query. `None` for everything else,
-    /// relative paths and fragments among it.
+    /// including relative paths and fragments.
     pub fn split(location: &'a str) -> Option<Self> {
         let unfit = |c: char| c == '#' || c == '\\' || c == ' ' || c.is_control();
         if location.contains(unfit) {
@@ -164,7 +163,7 @@ impl<'a> Target<'a> {
             Some((path, query)) => (path, Some(query)),
             None => (rooted, None),
         };
-        // Two slashes would begin an authority.
+        // Two slashes begin an authority.
         let is_path = path.starts_with('/') && !path.starts_with("//");
         is_path.then_some(Self {
             authority,
@@ -173,7 +172,7 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// The repository and resource that its path names.
+    /// The repository and resource of its path.
     pub fn named(&self) -> Option<(String, Resource)> {
         let segments = segments(self.path).ok()?;
         let (first, rest) = segments.split_first()?;

@@ -1,8 +1,7 @@
-//! The chain of v1 images that one v2 image becomes: its ids and descriptions.
+//! The chain of v1 images of a v2 image: its ids and JSON.
 //!
-//! History entries without a layer are left out: each image of a chain costs an old client two connections,
-//! and all that an entry says is in the configuration, which the top image has. An image without any layer
-//! becomes one image with the empty one.
+//! History entries without a layer are left out: each image of a chain costs an old client two connections, and
+//! the top image has the whole configuration. An image without layers becomes one image with the empty layer.
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -12,44 +11,43 @@ use super::{ClientPlatform, ImageManifest, LayerDescriptor, V2ToV1Error};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::v1::ImageId;
 
-/// The most images of a chain: Docker refuses to run one whose depth, with what it puts on top, reaches 127.
+/// The longest chain: Docker refuses to run an image whose depth, with its own layers on top, reaches 127.
 pub const MAX_CHAIN: usize = 124;
 
-/// The layer of an image that changes nothing: an empty archive, compressed.
+/// The empty layer: an empty archive, compressed.
 pub const EMPTY_LAYER: &[u8] = &[
     31, 139, 8, 0, 0, 9, 110, 136, 0, 255, 98, 24, 5, 163, 96, 20, 140, 88, 0, 8, 0, 0, 255, 255,
     46, 175, 181, 239, 0, 4, 0, 0,
 ];
 
-/// What is hashed first, so that an id of another making cannot be the same. To be counted up when what an
-/// id stands for changes.
+/// Hash prefixes that separate kinds of ids. Increment the number when the meaning of an id changes.
 const TOP: &str = "roadstead v1 top 1";
 const BELOW: &str = "roadstead v1 image 1";
 
-/// When something was made that does not say it in a way that Go could read.
+/// The creation time of an image without one that Go can parse.
 const LONG_AGO: &str = "1970-01-01T00:00:00Z";
 
 /// One v1 image of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainImage {
     pub id: ImageId,
-    /// `None`: the empty one.
+    /// `None`: the empty layer.
     pub layer: Option<LayerDescriptor>,
-    /// The description, as it is sent.
+    /// The image's JSON, as sent.
     pub json: String,
 }
 
-/// The id of the image that a manifest or index is for a platform.
+/// The id of the top image of a manifest or index, for a platform.
 pub fn top_id(manifest: &Digest, platform: &ClientPlatform) -> ImageId {
     let ClientPlatform { os, architecture } = platform;
     id(&[TOP, &manifest.to_string(), os, architecture])
 }
 
-/// The chain of an image, from the root to the top. `named` is what the tag points at: the image's manifest,
-/// or an index that it is in.
+/// The chain of an image, from the root to the top. `named` is the tag's target: the image's manifest, or an
+/// index that contains it.
 ///
 /// # Errors
-/// When the configuration cannot be read, or there are too many layers.
+/// [`V2ToV1Error::Config`] if the configuration is invalid, [`V2ToV1Error::Layers`] if there are too many layers.
 pub fn chain(
     named: &Digest,
     platform: &ClientPlatform,
@@ -88,7 +86,7 @@ pub fn chain(
     Ok(links)
 }
 
-/// What the history says of a layer.
+/// The history entry of a layer.
 #[derive(Clone, Debug, Default)]
 struct Origin {
     created: String,
@@ -97,7 +95,7 @@ struct Origin {
     comment: String,
 }
 
-/// What the history says of each layer, from the root on: nothing where it does not fit the layers.
+/// The history entries of all layers, root first; empty if their number does not match.
 fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
     let history = config.get("history").and_then(Value::as_array);
     let entries = history.map_or(&[][..], Vec::as_slice).iter();
@@ -120,7 +118,7 @@ fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
     }
 }
 
-/// An image below the top one.
+/// An image below the top.
 fn below(
     parent: Option<&ImageId>,
     layer: Option<&LayerDescriptor>,
@@ -167,7 +165,7 @@ fn below(
     (id, json)
 }
 
-/// The top image: the configuration without what v1 does not know.
+/// The JSON of the top image: the configuration without members that v1 does not know.
 fn top_json(
     id: &ImageId,
     parent: Option<&ImageId>,
@@ -198,21 +196,21 @@ fn top_json(
     json
 }
 
-/// What a value of the run configuration has to be, for Go to read it.
+/// The JSON type that Go expects for a member of the run configuration.
 #[derive(Clone, Copy)]
 enum Shape {
     Text,
     Flag,
     Number,
     Texts,
-    /// An object whose members mean only that they are there.
+    /// An object used as a set of keys.
     Set,
     /// An object of texts.
     Labels,
 }
 
-/// What Docker 1.0 to 1.12 know of a run configuration. Go compares names without regard to case and gives
-/// up at a value of another type, so that nothing else goes along.
+/// The members of a run configuration that Docker 1.0 to 1.12 know. Go matches names case-insensitively and
+/// fails on a value of another type, so no other member is sent.
 const KNOWN: [(&str, Shape); 25] = [
     ("AttachStderr", Shape::Flag),
     ("AttachStdin", Shape::Flag),
@@ -277,7 +275,7 @@ fn text(config: &Map<String, Value>, key: &str, default: &str) -> String {
     value.unwrap_or(default).to_owned()
 }
 
-/// A moment as Go reads it.
+/// A time that Go can parse.
 fn moment(value: &Value) -> String {
     let text = value.as_str().unwrap_or_default();
     match OffsetDateTime::parse(text, &Rfc3339) {
@@ -286,7 +284,7 @@ fn moment(value: &Value) -> String {
     }
 }
 
-/// 64 digits of these words: each with its length, so that none can run into the next.
+/// The id that hashes these words, each with its length so that boundaries are unambiguous.
 fn id(words: &[&str]) -> ImageId {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     for word in words {

@@ -1,4 +1,4 @@
-//! What must hold of every chain: ids that stand for one content, descriptions that an old client can read.
+//! Invariants of every chain: an id names one content, and old clients can read the JSON.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -175,7 +175,7 @@ fn limits_and_the_empty_layer() {
 }
 
 proptest! {
-    /// An id never stands for two contents, whatever images there are; the same image has the same ids.
+    /// An id never names two contents, for any set of images; the same image has the same ids.
     #[test]
     fn ids_stand_for_one_content(
         images in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! An image's manifest, as far as its layers and its configuration are named there.
+//! The configuration and layers that an image's manifest names.
 
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ const CONFIGS: [&str; 2] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageManifest {
     pub config: Digest,
-    /// From the root on.
+    /// From the root to the top.
     pub layers: Vec<LayerDescriptor>,
 }
 
@@ -28,7 +28,7 @@ pub struct LayerDescriptor {
     pub compression: Compression,
 }
 
-/// What a layer's media type says of it. The bytes have the last word.
+/// The compression that a layer's media type states. The bytes decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -60,10 +60,10 @@ struct Descriptor {
 }
 
 impl ImageManifest {
-    /// Reads the manifest of one image.
+    /// Parses the manifest of one image.
     ///
     /// # Errors
-    /// Why it is none that a v1 client could use.
+    /// [`V2ToV1Error`] if a v1 client cannot use it.
     pub fn parse(manifest: &[u8]) -> Result<Self, V2ToV1Error> {
         let outline: Outline =
             serde_json::from_slice(manifest).map_err(|_| V2ToV1Error::Manifest)?;

@@ -1,10 +1,10 @@
-//! Images of the v2 API as clients of the v1 API see them: a chain of images with one layer each, whose ids
-//! and descriptions are made up here. Pure.
+//! Converts v2 images for v1 clients: to a chain of images with one layer each, whose ids and JSON are derived
+//! here. Pure.
 //!
-//! An id stands for one content for ever, since whoever has it never asks again. That of the top image is made
-//! of the digest that its tag points at and of the platform, so that a tag's costs nothing but a HEAD; that of
-//! one below is made of everything that its description and its layer come from, so that images which share
-//! their lower layers and their history share their ids as well.
+//! An id names the same content for ever, because a client that has it never fetches it again. The id of the
+//! top image is derived from the digest that its tag points at and from the platform, so resolving a tag costs
+//! one HEAD; the id of an ancestor is derived from the inputs of its JSON and layer, so images with the same
+//! lower layers and history share ancestors.
 
 mod chain;
 mod image;
@@ -14,7 +14,7 @@ pub use chain::{ChainImage, EMPTY_LAYER, MAX_CHAIN, chain, top_id};
 pub use image::{Compression, ImageManifest, LayerDescriptor};
 pub use platform::{Candidate, ClientPlatform, choose};
 
-/// Why an image cannot be shown to clients of v1. They are told these words.
+/// Why an image cannot be served to v1 clients. The client is sent these messages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum V2ToV1Error {
     #[error("the manifest cannot be read")]

@@ -1,4 +1,4 @@
-//! Which image of an index a v1 client gets: it knows no indexes, but its User-Agent says what it runs on.
+//! The image of an index for a v1 client, which knows no indexes but states its platform in its User-Agent.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::V2ToV1Error;
 use crate::digest::Digest;
 use crate::manifest::is_index;
 
-/// An operating system and an architecture, by Go's names.
+/// A v1 client's operating system and architecture, by Go's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientPlatform {
     pub os: String,
@@ -30,8 +30,8 @@ impl fmt::Display for ClientPlatform {
     }
 }
 
-/// What daemons run on, by Go's names. Every platform has ids of its own and they are kept, so that a client
-/// that makes names up must not have any.
+/// The known platforms of daemons, by Go's names. Every platform has recorded ids of its own, so a client must
+/// not invent platforms.
 const SYSTEMS: &[&str] = &["linux", "windows", "freebsd", "solaris", "darwin"];
 const ARCHITECTURES: &[&str] = &[
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
@@ -39,9 +39,9 @@ const ARCHITECTURES: &[&str] = &[
 ];
 
 impl ClientPlatform {
-    /// What a daemon says that it runs on: the words `os/…` and `arch/…`, as Docker 1.0 to 1.12 write them.
-    /// Where it does not say, linux/amd64. What a command line says of itself (`UpstreamClient(…)`) is not
-    /// where the image will run.
+    /// The platform in a daemon's User-Agent: the words `os/…` and `arch/…` of Docker 1.0 to 1.12; linux/amd64
+    /// if absent. The platform of the command line (`UpstreamClient(…)`) is ignored, because the image does not
+    /// run there.
     pub fn of_agent(agent: &str) -> Self {
         let own = agent.split("UpstreamClient(").next().unwrap_or_default();
         let word = |key: &str| {
@@ -61,8 +61,8 @@ impl ClientPlatform {
         }
     }
 
-    /// How well a variant runs where only the architecture is known: less is better. Old daemons do not say
-    /// which ARM they run on, so that what runs on most of them comes first.
+    /// The rank of a variant if only the architecture is known: lower is better. Old daemons do not state their
+    /// ARM version, so the variant that runs on most of them comes first.
     fn rank(&self, variant: &str) -> usize {
         let order: &[&str] = match self.architecture.as_str() {
             "arm" => &["v6", "v5", "", "v7"],
@@ -74,11 +74,11 @@ impl ClientPlatform {
     }
 }
 
-/// A manifest of an index that may be the client's.
+/// A manifest of an index that may suit the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub digest: Digest,
-    /// Whether it is an index again.
+    /// Whether it is a nested index.
     pub is_index: bool,
 }
 
@@ -111,7 +111,7 @@ struct ChildPlatform {
 }
 
 impl Child {
-    /// Whether it only goes with another image: an attestation, a signature.
+    /// Whether it is a companion of another image: an attestation, a signature.
     fn is_companion(&self) -> bool {
         let annotations = self.annotations.iter();
         let mut keys = annotations.flat_map(serde_json::Map::keys);
@@ -125,11 +125,11 @@ impl Child {
     }
 }
 
-/// The manifests of an index that may be an image for a platform, the best first: images that say that they
-/// are, then indexes that say so or say nothing, then images that say nothing, if there is one alone.
+/// The manifests of an index that may be an image for a platform, best first: images of the platform, then
+/// indexes of it or without a platform, then a sole image without a platform.
 ///
 /// # Errors
-/// When the index cannot be read, or has nothing for the platform.
+/// [`V2ToV1Error::Manifest`] if the index is invalid, [`V2ToV1Error::Platform`] if it has nothing for the platform.
 pub fn choose(index: &[u8], platform: &ClientPlatform) -> Result<Vec<Candidate>, V2ToV1Error> {
     let index: Index = serde_json::from_slice(index).map_err(|_| V2ToV1Error::Manifest)?;
     let children = index
@@ -156,7 +156,7 @@ pub fn choose(index: &[u8], platform: &ClientPlatform) -> Result<Vec<Candidate>,
         };
         ranked.push((rank, candidate));
     }
-    // Of equals, the first one that the index names.
+    // Stable: among equals, the first in the index wins.
     ranked.sort_by_key(|(rank, _)| *rank);
     if ranked.is_empty() {
         return Err(V2ToV1Error::Platform(platform.clone()));
@@ -180,7 +180,7 @@ mod tests {
             (format!("{docker} os/linux arch/arm"), "linux/arm"),
             (format!("{docker} os/windows arch/amd64"), "windows/amd64"),
             (format!("{docker} arch/ppc64le"), "linux/ppc64le"),
-            // what is no name
+            // invalid names
             (
                 format!("{docker} os/li\u{6e}ux/x arch/../.."),
                 "linux/amd64",
@@ -189,10 +189,10 @@ mod tests {
                 format!("{docker} os/ arch/{}", "a".repeat(17)),
                 "linux/amd64",
             ),
-            // what nobody builds for: each platform has ids of its own, which are kept
+            // unknown platforms: each one would have recorded ids of its own
             (format!("{docker} os/linux1 arch/amd65"), "linux/amd64"),
             (format!("{docker} os/solaris arch/x9"), "solaris/amd64"),
-            // the command line is elsewhere than the daemon
+            // the command line runs on another machine than the daemon
             (
                 format!("{docker} UpstreamClient(Docker-Client/1.12 os/darwin arch/arm64)"),
                 "linux/amd64",
@@ -249,7 +249,7 @@ mod tests {
             (&many, "amd64", Some("amd64")),
             (&many, "arm", Some("arm-v5")),
             (&many, "arm64", Some("arm64")),
-            // It may be in there.
+            // The nested index may contain it.
             (&many, "s390x", Some("nested")),
             (&vec![image("only", None)], "s390x", Some("only")),
             (&vec![image("one", None), image("two", None)], "amd64", None),
