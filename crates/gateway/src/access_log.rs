@@ -5,16 +5,16 @@ use super::context::RequestContext;
 use super::session::Session;
 use oci::name::{Registry, Repository};
 
-/// Writes the line of a request.
+/// Writes the log line of a request.
 pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     let request = session.req_header();
-    let answered = session.sent_head();
+    let sent = session.sent_head();
     let target = context.target.as_ref();
     let registry = target.map(|target| &target.name.registry);
     let registry = registry.or(context.v1.registry.as_ref());
     let repository = target.map(|target| &target.name.repository);
     let repository = repository.or(context.v1.repository.as_ref());
-    let cache = answered.map(|answered| answered.cache);
+    let cache = sent.map(|sent| sent.cache);
     let upstream = match target {
         Some(target) if cache.is_some_and(|cache| cache.forward.is_some()) => {
             gateway.state.mirror.upstream_of(&target.name.registry)
@@ -25,12 +25,12 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     tracing::info!(
         target: "access",
         client = session.client_addr().unwrap_or_else(|| "-".to_owned()),
-        user = context.v1.user.as_deref().or(context.login.user()).unwrap_or("anonymous"),
+        user = context.login.user().unwrap_or("anonymous"),
         method = request.method.as_str(),
         path = loggable(request.uri.path()),
         registry = registry.map_or("-", Registry::as_str),
         repository = repository.map_or("-", Repository::as_str),
-        status = answered.map_or(0, |answered| answered.status.as_u16()),
+        status = sent.map_or(0, |sent| sent.status.as_u16()),
         bytes = session.bytes_sent(),
         ms = telemetry::ms(context.started),
         cache = cache.as_deref().map_or("-", |cache| cache.trim_start_matches("roadstead; ")),
@@ -38,7 +38,7 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     );
 }
 
-/// A path as it may stand in the log: bounded, and without control characters.
+/// A path for the log: at most 512 characters, none of them control characters.
 fn loggable(path: &str) -> String {
     path.chars()
         .take(512)

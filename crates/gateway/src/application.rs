@@ -1,4 +1,4 @@
-//! The gateway as pingora's HTTP server application: what happens to each request, whatever it asks for.
+//! The gateway as pingora's HTTP server application: a request from its head to the end of its response.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use pingora_core::{Error, ErrorType};
 
 use super::context::RequestContext;
 use super::error_response::ErrorResponse;
-use super::respond::{self, RequestOptions};
+use super::request_options::RequestOptions;
 use super::session::Session;
-use super::{Gateway, access_log, request_metrics};
+use super::{Gateway, access_log, request_metrics, respond};
 use oci::error::ErrorCode;
 
-/// A gateway, and what its HTTP/2 connections may take up.
+/// A gateway with the limits of its HTTP/2 connections.
 pub struct Application {
     pub gateway: Gateway,
     pub server_options: HttpServerOptions,
@@ -34,11 +34,15 @@ impl HttpServerApp for Application {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
-        let mut context = RequestContext::begin(request_metrics::begun(session.req_header()));
-        let answered = self.gateway.answer(&mut session, &mut context).await;
-        // What broke a body off was logged where it happened; a client that left is no error.
-        if let Err(error) = &answered {
-            fail(&mut session, error).await;
+        let mut context = RequestContext::new(session.req_header());
+        let mut answered = Ok(());
+        if let Err(failure) = self.gateway.answer(&mut session, &mut context).await {
+            let options = &context.options;
+            answered = self.gateway.fail(&mut session, options, failure).await;
+            // An aborted body was logged where it failed; a client that left is no error.
+            if let Err(error) = &answered {
+                abort(&mut session, options, error).await;
+            }
         }
         request_metrics::ended(&session, &context);
         if self.gateway.state.access_log {
@@ -58,8 +62,8 @@ impl HttpServerApp for Application {
     }
 }
 
-/// Says that the gateway failed where nothing was said yet and the client may hear it; else breaks the answer off.
-async fn fail(session: &mut Session, error: &Error) {
+/// Sends a 500 if no head was sent and the client can still receive one; otherwise aborts the response.
+async fn abort(session: &mut Session, options: &RequestOptions, error: &Error) {
     let left = matches!(
         error.etype(),
         ErrorType::WriteError | ErrorType::ConnectionClosed
@@ -67,7 +71,6 @@ async fn fail(session: &mut Session, error: &Error) {
     if left || session.sent_head().is_some() {
         return session.break_off().await;
     }
-    let options = RequestOptions::of(&session.req_header().method, &session.req_header().headers);
     let failed = ErrorResponse::new(ErrorCode::Unknown, "the gateway failed");
-    let _ = respond::refusal(session, &options, &failed).await;
+    let _ = respond::error(session, options, &failed).await;
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora_core::Result;
 
+use super::cache_control::CacheControl;
 use super::error_response::ErrorResponse;
+use super::request_options::RequestOptions;
 use super::resolver::{self, NameContext, RegistryEntry, Resolver};
-use super::respond::{self, RequestOptions};
 use super::session::Session;
-use super::{Gateway, send};
+use super::{Failure, Gateway, respond, send};
 use access::{Denied, Login, Scopes, Viewer};
 use mirror::{MirrorError, NamePage, RequestBudget};
 use oci::cache_status::{CacheStatus, Forward};
@@ -114,29 +114,23 @@ impl Gateway {
         options: &RequestOptions,
         listing: &CatalogueQuery,
         login: &Login,
-    ) -> Result<()> {
-        let viewer = match self.viewer(session, login, &listing.registries) {
-            Ok(viewer) => viewer,
-            Err(denied) => {
-                let denial = self.denial(session, denied, &scope());
-                return respond::refuse(session, options, &denial).await;
-            }
-        };
+    ) -> Result<(), Failure> {
+        let viewer = self
+            .viewer(session, login, &listing.registries)
+            .map_err(|denied| self.denied(session, denied, &scope()))?;
         let name_context = self.name_context(session, listing.namespace.as_deref());
         let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, name_context)).await;
         let names = match names.unwrap_or_else(|_| Err(MirrorError::timed_out())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
                 let message = "the registry has no catalogue";
-                let refused = ErrorResponse::new(ErrorCode::NameUnknown, message);
-                return respond::refusal(session, options, &refused).await;
+                return Err(ErrorResponse::new(ErrorCode::NameUnknown, message).into());
             }
-            Err(error) => return self.failure(session, options, error).await,
+            Err(error) => return Err(error.into()),
         };
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(StatusCode::OK, options, cache)?;
-        response.insert_header(header::CONTENT_TYPE, "application/json")?;
-        response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        response.set_json(CacheControl::PrivateNoStore)?;
         if let Some(last) = names.names.last().filter(|_| names.more) {
             let query = Query::default().with("last", last);
             let mut query = query.with("n", &listing.n.to_string());
@@ -147,7 +141,7 @@ impl Gateway {
             response.insert_header(header::LINK, link)?;
         }
         let body = serde_json::json!({"repositories": names.names}).to_string();
-        send::whole(session, response, options.head, Bytes::from(body)).await
+        Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
     }
 
     /// Who asks what there is in these registries.

@@ -1,5 +1,5 @@
-//! Answers of a registry that only the end of their connection ends: one that was cut off looks whole. What can be
-//! verified is passed on, and what cannot is refused.
+//! Answers of a registry that are delimited by the close of their connection (RFC 9112 §6.3): a truncated one looks
+//! whole, so that those that can be verified are relayed, and the others refused.
 
 #[cfg(feature = "v1")]
 use http::header;
@@ -10,26 +10,26 @@ use oci::digest::Digest;
 use oci::name::Reference;
 use oci::v2::Resource;
 
-/// What is said where there is no proof.
+/// The message if the answer cannot be verified.
 pub const UNPROVEN: &str =
     "the registry's answer has neither a length nor a digest that tells whether it is whole";
-/// What is said where the proof fails.
-pub const CUT: &str = "the registry's answer was cut off";
-/// The most that is held in memory, in bytes.
-const MOST: usize = 8 << 20;
+/// The message if the verification fails.
+pub const TRUNCATED: &str = "the registry's answer was cut off";
+/// The limit of a JSON body, in bytes.
+const MAX_JSON: usize = 8 << 20;
 
-/// What tells whether a body is whole.
+/// How a body is checked to be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletenessCheck {
-    /// Its digest.
+    /// By its digest.
     Digest(Digest),
-    /// JSON ends itself.
+    /// By parsing it: JSON delimits itself.
     Json,
-    /// The status says what matters: a body that is not whole JSON is left out.
+    /// Not at all, since the status is what counts: a body that is not whole JSON is dropped.
     Status,
 }
 
-/// The proof for an answer to a request of the v2 API; `None` where nobody could tell.
+/// The check for an answer of the v2 API; `None` if there is none.
 pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<CompletenessCheck> {
     if *method != Method::GET || !passed.status.is_success() {
         return Some(CompletenessCheck::Status);
@@ -40,15 +40,15 @@ pub fn of_v2(method: &Method, resource: &Resource, passed: &Passed) -> Option<Co
             let named = passed.headers.get("docker-content-digest");
             named.and_then(|digest| digest.to_str().ok()?.trim().parse().ok())
         }
-        // Lists, and how far an upload is.
+        // Lists, and the status of an upload.
         _ => return Some(CompletenessCheck::Json),
     };
-    // The digest is the whole's, and no part's.
+    // The digest of a whole verifies no part.
     let whole = passed.status == StatusCode::OK;
     named.filter(|_| whole).map(CompletenessCheck::Digest)
 }
 
-/// The proof for an answer to a request of the v1 API. A layer names no digest.
+/// The check for an answer of the v1 API, whose layers have no digest; `None` if there is none.
 #[cfg(feature = "v1")]
 pub fn of_v1(method: &Method, passed: &Passed) -> Option<CompletenessCheck> {
     if *method != Method::GET || !passed.status.is_success() {
@@ -59,23 +59,23 @@ pub fn of_v1(method: &Method, passed: &Passed) -> Option<CompletenessCheck> {
     is_json.then_some(CompletenessCheck::Json)
 }
 
-/// Reads a body of at most 8 MiB that is whole JSON; `None` for any other.
+/// Reads a body of at most 8 MiB that is whole JSON; `None` for others.
 pub async fn json(mut passed: Passed) -> Option<bytes::Bytes> {
-    let bytes = whole(&mut passed, MOST).await.ok()??;
+    let bytes = whole(&mut passed, MAX_JSON).await.ok()??;
     is_whole_json(&bytes).then_some(bytes)
 }
 
-/// Reads a body of at most `most` bytes; `None` for a longer one.
+/// Reads a body of at most `limit` bytes; `None` for a longer one.
 ///
 /// # Errors
-/// When it is broken off.
-pub async fn whole(passed: &mut Passed, most: usize) -> Result<Option<bytes::Bytes>, PassedError> {
+/// [`PassedError`]: the body is incomplete.
+pub async fn whole(passed: &mut Passed, limit: usize) -> Result<Option<bytes::Bytes>, PassedError> {
     let mut bytes = bytes::BytesMut::new();
-    while let Some(piece) = passed.next().await? {
-        if bytes.len() + piece.len() > most {
+    while let Some(chunk) = passed.next().await? {
+        if bytes.len() + chunk.len() > limit {
             return Ok(None);
         }
-        bytes.extend_from_slice(&piece);
+        bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes.freeze()))
 }

@@ -1,11 +1,15 @@
-//! What is known of a request while it is answered, for the log and the metrics.
+//! The state of a request while it is answered: its options, login and target, for the response, the log and the
+//! metrics.
 
 use std::time::Instant;
 
 use super::admission::Admitted;
+use super::request_metrics;
+use super::request_options::RequestOptions;
 use super::target::RequestTarget;
-use super::v1;
 use access::Login;
+use oci::name::{Registry, Repository};
+use pingora_http::RequestHeader;
 use telemetry::metrics::InFlight;
 
 /// A request that is being answered.
@@ -13,23 +17,32 @@ use telemetry::metrics::InFlight;
 pub struct RequestContext {
     pub started: Instant,
     pub in_flight: InFlight,
-    /// Its room, given back at its end.
+    /// Its place among the admitted requests, released at its end.
     pub admitted: Option<Admitted>,
+    pub options: RequestOptions,
     pub login: Login,
-    /// What it is about, once it is routed.
+    /// The target of a v2 request, once it is routed.
     pub target: Option<RequestTarget>,
-    pub v1: v1::Seen,
+    pub v1: V1Subject,
+}
+
+/// What a v1 request is about, once that is known.
+#[derive(Debug, Default)]
+pub struct V1Subject {
+    pub registry: Option<Registry>,
+    pub repository: Option<Repository>,
 }
 
 impl RequestContext {
-    pub fn begin(in_flight: InFlight) -> Self {
+    pub fn new(request: &RequestHeader) -> Self {
         Self {
             started: Instant::now(),
-            in_flight,
+            in_flight: request_metrics::begun(request),
             admitted: None,
+            options: RequestOptions::of(&request.method, &request.headers),
             login: Login::ANONYMOUS,
             target: None,
-            v1: v1::Seen::default(),
+            v1: V1Subject::default(),
         }
     }
 }

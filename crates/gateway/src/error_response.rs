@@ -1,4 +1,4 @@
-//! Why a request is not served, as its sender is told. Pure.
+//! Error responses: status, code, message and challenge. Pure.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use super::resolver::ResolveError;
 use oci::error::ErrorCode;
 use oci::query::QueryError;
 
-/// The refusal of a request.
+/// An error response; the v2 and v1 APIs render it differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorResponse {
     pub status: StatusCode,
     pub code: ErrorCode,
     pub message: Cow<'static, str>,
-    /// The `WWW-Authenticate` that says how to get further.
+    /// `WWW-Authenticate`.
     pub challenge: Option<String>,
     pub retry_after: Option<Duration>,
 }
 
 impl ErrorResponse {
-    /// A refusal with the status that its code has.
+    /// An error with the status of its code.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self::with_status(code.status(), code, message)
     }
@@ -48,18 +48,18 @@ impl ErrorResponse {
         }
     }
 
-    /// 405, or what else is no way to ask.
+    /// 405: a method or operation that is not supported.
     pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::Unsupported, message)
     }
 
-    /// 502: the registry gave an answer that cannot be passed on.
+    /// 502: the registry's answer cannot be relayed.
     pub fn bad_gateway(message: &'static str) -> Self {
         Self::with_status(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
     }
 
-    /// 429: too many failed logins.
-    pub fn too_many_failures(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
+    /// 429, with `Retry-After`.
+    pub fn too_many_requests(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(ErrorCode::TooManyRequests, message)

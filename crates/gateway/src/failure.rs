@@ -1,32 +1,61 @@
-//! Answers to requests that the mirror could not serve: the one table from its errors to statuses, codes and
-//! `Cache-Status`.
+//! Responses to requests that failed: the one table from the mirror's errors to statuses, codes and `Cache-Status`.
 
 use std::time::Duration;
 
 use http::{StatusCode, header};
 use pingora_core::Result;
 
-use super::respond::{self, RequestOptions};
+use super::request_options::RequestOptions;
 use super::session::Session;
+use super::{Failure, Gateway, request_body, respond};
 use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
 
-/// What a client is told to wait for an image that is being converted.
+/// `Retry-After` while an image is being converted.
 const CONVERTING_RETRY: Duration = Duration::from_secs(5);
 
-/// A read that came to nothing. The log gets the causes, the client the message.
-pub async fn respond(
+impl Gateway {
+    /// Sends the error response of a failure. A listener that only reads sends no challenges.
+    ///
+    /// # Errors
+    /// The connection cannot be used any more.
+    pub(super) async fn fail(
+        &self,
+        session: &mut Session,
+        options: &RequestOptions,
+        failure: Failure,
+    ) -> Result<()> {
+        match failure {
+            Failure::Response(refused) => respond::refuse(session, options, &refused).await,
+            Failure::Mirror(error) => {
+                let error = match error {
+                    MirrorError::Challenged(_) if self.listener.read_only => {
+                        MirrorError::CallerDenied
+                    }
+                    error => error,
+                };
+                mirror_error(session, options, &error).await?;
+                request_body::drain(session).await;
+                Ok(())
+            }
+            Failure::Connection(error) => Err(error),
+        }
+    }
+}
+
+/// Responds to a failed read. The causes go to the log, the message to the client.
+async fn mirror_error(
     session: &mut Session,
     options: &RequestOptions,
-    failure: &MirrorError,
+    error: &MirrorError,
 ) -> Result<()> {
-    let (status, code) = status(failure);
+    let (status, code) = status(error);
     if status.is_server_error() {
-        tracing::warn!(error = telemetry::chain(failure), "a read failed");
+        tracing::warn!(error = telemetry::chain(error), "a read failed");
     }
-    let mut response = respond::response(status, options, fate(failure))?;
-    let retry_after = match failure {
+    let mut response = respond::response(status, options, cache_status(error))?;
+    let retry_after = match error {
         MirrorError::TooManyRequests { retry_after } => *retry_after,
         MirrorError::Busy { retry_after } | MirrorError::NoRoom { retry_after } => {
             Some(*retry_after)
@@ -38,15 +67,15 @@ pub async fn respond(
     if let Some(wait) = retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
-    if let MirrorError::Challenged(challenges) = failure {
+    if let MirrorError::Challenged(challenges) = error {
         for challenge in challenges {
             response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
         }
     }
-    respond::error(session, response, options, code, &failure.to_string()).await
+    respond::finish_error(session, response, options, code, &error.to_string()).await
 }
 
-/// The one table from what went wrong to what is said.
+/// The one table from errors to statuses and codes.
 pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     match error {
         MirrorError::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
@@ -56,7 +85,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
             }
             ResourceKind::Repository => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
-            // Not NAME_UNKNOWN, after which clients do not look for the referrers tag.
+            // After NAME_UNKNOWN clients would not look for the referrers tag.
             ResourceKind::Referrers => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
         },
         MirrorError::Challenged(_) | MirrorError::LoginRequired => {
@@ -82,26 +111,26 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     }
 }
 
-/// How the cache came to have no answer.
-const fn fate(failure: &MirrorError) -> CacheStatus {
-    let asked = CacheStatus::forward(Forward::UriMiss);
-    match failure {
+/// The `Cache-Status` of a failed read.
+const fn cache_status(error: &MirrorError) -> CacheStatus {
+    let forwarded = CacheStatus::forward(Forward::UriMiss);
+    match error {
         MirrorError::NotServed | MirrorError::TooLong => CacheStatus::own("refused"),
         MirrorError::Unknown {
             remembered: true, ..
         } => CacheStatus::HIT.detail("negative"),
-        MirrorError::Unknown { .. } => asked.detail("unknown"),
+        MirrorError::Unknown { .. } => forwarded.detail("unknown"),
         MirrorError::Challenged(_)
         | MirrorError::LoginRequired
         | MirrorError::Denied
         | MirrorError::NotPublic
-        | MirrorError::CallerDenied => asked.detail("denied"),
-        MirrorError::TooManyRequests { .. } => asked.detail("limited"),
+        | MirrorError::CallerDenied => forwarded.detail("denied"),
+        MirrorError::TooManyRequests { .. } => forwarded.detail("limited"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
         MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
-        MirrorError::Preparing(_) => asked.detail("converting"),
-        MirrorError::Unavailable(_) => asked.detail("unavailable"),
-        MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => asked.detail("unusable"),
+        MirrorError::Preparing(_) => forwarded.detail("converting"),
+        MirrorError::Unavailable(_) => forwarded.detail("unavailable"),
+        MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => forwarded.detail("unusable"),
         MirrorError::Disk(_) | MirrorError::Internal => CacheStatus::own("failed"),
     }
 }

@@ -1,21 +1,16 @@
-//! Requests that pass through to a registry: bodies stream both ways, a piece at a time.
-
-use std::pin::pin;
+//! Forwards requests to a registry and relays its answers: bodies stream both ways, a chunk at a time.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use pingora_core::Result;
 
 use super::close_delimited::{self, CompletenessCheck};
 use super::error_response::ErrorResponse;
-use super::location::{leading_here, next_link};
-use super::login::scope_of;
+use super::location::{local_location, next_link};
 use super::pass_through::{self, PassThrough};
-use super::respond::{self, RequestOptions};
+use super::request_options::RequestOptions;
 use super::response::Response;
-use super::send;
 use super::session::Session;
-use super::{Failure, Gateway, request_body};
+use super::{Failure, Gateway, request_body, respond, send};
 use access::{Login, Permit};
 use mirror::{self, Body, BodyEnd, Passed};
 use oci::cache_status::{CacheStatus, Forward};
@@ -27,8 +22,8 @@ use oci::page;
 use oci::schema1;
 use oci::v2::{Endpoint, Resource};
 
-/// Response headers that go back as they are.
-const COMING_BACK: &[&str] = &[
+/// Response header fields that are relayed unchanged.
+const RELAYED_HEADERS: &[&str] = &[
     "accept-ranges",
     "cache-control",
     "content-range",
@@ -46,39 +41,25 @@ const COMING_BACK: &[&str] = &[
 ];
 
 impl Gateway {
-    /// Decides, then lets a request through.
-    pub(super) async fn pass(
+    /// Authorises a request and forwards it.
+    pub(super) async fn pass_through(
         &self,
         session: &mut Session,
         options: &RequestOptions,
         mut pass: PassThrough,
         login: &Login,
-    ) -> Result<()> {
-        let permit = match self.decide(session, login, &pass.target, pass.action) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let denial = self.denial(session, denied, &scope_of(&pass.target, pass.action));
-                return respond::refuse(session, options, &denial).await;
-            }
-        };
+    ) -> Result<(), Failure> {
+        let permit = self.authorise(session, login, &pass.target, pass.action)?;
         if let Some(mount) = pass.mount.take()
             && let Some(from) = self.mount_source(session, login, &pass, &mount).await
         {
             pass.mount_from(mount.digest, from);
         }
-        match self.forward(session, options, &pass, &permit).await {
-            Ok(()) => Ok(()),
-            Err(Failure::Mirror(error)) => {
-                self.failure(session, options, error).await?;
-                request_body::drain(session).await;
-                Ok(())
-            }
-            Err(Failure::Connection(error)) => Err(error),
-        }
+        self.forward(session, options, &pass, &permit).await
     }
 
-    /// Passes a request on and its answer back, and lets the cache know.
-    pub(super) async fn forward(
+    /// Forwards a request, updates the cache with its outcome, and relays the answer.
+    async fn forward(
         &self,
         session: &mut Session,
         options: &RequestOptions,
@@ -91,7 +72,7 @@ impl Gateway {
         let media_type = media_type(received);
         let headers = match pass_through::headers(&method, resource, received) {
             Ok(headers) => headers,
-            Err(refused) => return Ok(respond::refuse(session, options, &refused).await?),
+            Err(refused) => return Err(refused.into()),
         };
         request_body::send_continue(session).await?;
         let manifest = if method == Method::PUT && matches!(resource, Resource::Manifest(_)) {
@@ -102,7 +83,7 @@ impl Gateway {
                     ErrorCode::ManifestInvalid,
                     "a manifest has at most 4 MiB",
                 );
-                return Ok(respond::refuse(session, options, &refused).await?);
+                return Err(refused.into());
             };
             Some(bytes)
         } else {
@@ -125,20 +106,20 @@ impl Gateway {
         let answer = passed.as_ref().ok();
         let answer = answer.map(|passed| (passed.status, &passed.headers));
         let write_outcome = mirror::write_outcome(written, answer);
-        // Before the client hears of it: what it asks for next must not be what was.
+        // Before the client sees the answer: its next request must not get the content of before.
         mirror
             .apply_write(permit, write_outcome, writing, &pass.tags)
             .await;
         let passed = passed?;
         if method != Method::GET {
-            tracing::debug!(%method, status = passed.status.as_u16(), "passed through");
+            tracing::debug!(%method, status = passed.status.as_u16(), "forwarded a request");
         }
-        let answered = self.give_back(session, options, pass, passed).await;
+        let relayed = self.relay(session, options, pass, passed).await;
         request_body::drain(session).await;
-        answered
+        relayed
     }
 
-    /// Sends the request and its body until there is an answer.
+    /// Sends the request and its body, and waits for the answer.
     async fn send(
         &self,
         session: &mut Session,
@@ -164,7 +145,7 @@ impl Gateway {
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
-        let sending = self.state.mirror.pass(
+        let answer = self.state.mirror.pass(
             permit,
             mirror::PassThroughRequest {
                 method,
@@ -175,20 +156,10 @@ impl Gateway {
                 body,
             },
         );
-        let mut sending = pin!(sending);
-        if let Some(feed) = feed {
-            tokio::select! {
-                biased;
-                passed = &mut sending => return Ok(passed?),
-                outcome = request_body::feed_body(session, feed, self.state.idle_timeout) => outcome?,
-            }
-        }
-        let answer = tokio::time::timeout(request_body::ANSWER_TIMEOUT, sending).await;
-        Ok(answer.map_err(|_| mirror::MirrorError::timed_out())??)
+        request_body::forward(session, feed, self.state.idle_timeout, answer).await
     }
 
-    /// What the client calls us: scheme and authority. Empty where it does not say; what leads here is
-    /// relative then.
+    /// The URL that the client uses: scheme and authority. Empty without a Host, which makes locations relative.
     pub(super) fn external_url(&self, session: &Session) -> String {
         if let Some(url) = &self.listener.public_url {
             return url.trim_end_matches('/').to_owned();
@@ -200,8 +171,8 @@ impl Gateway {
         })
     }
 
-    /// Gives an answer back.
-    async fn give_back(
+    /// Relays an answer.
+    async fn relay(
         &self,
         session: &mut Session,
         options: &RequestOptions,
@@ -211,17 +182,17 @@ impl Gateway {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, options, cache)?;
         if let Some(code) = code_of(&passed, &pass.target.resource) {
-            // What stands before a registry speaks HTML, which no client can show.
+            // A proxy before the registry answers HTML, which no client can show.
             let message = match code {
-                ErrorCode::Denied => "denied by what stands before the registry",
-                _ => "what stands before the registry refused the request",
+                ErrorCode::Denied => "denied by a proxy before the registry",
+                _ => "a proxy before the registry refused the request",
             };
             if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
                 response.insert_header(header::RETRY_AFTER, wait.clone())?;
             }
-            return Ok(respond::error(session, response, options, code, message).await?);
+            return Ok(respond::finish_error(session, response, options, code, message).await?);
         }
-        for name in COMING_BACK {
+        for name in RELAYED_HEADERS {
             for value in passed.headers.get_all(*name) {
                 response.append_header(*name, value.clone())?;
             }
@@ -229,15 +200,15 @@ impl Gateway {
         if let Some(location) = passed.headers.get(header::LOCATION) {
             let upstream = self.state.mirror.upstream_of(&pass.target.name.registry);
             let external = self.external_url(session);
-            let here = location.to_str().ok().and_then(|location| {
+            let local = location.to_str().ok().and_then(|location| {
                 let origins = [upstream, external.as_str()];
-                leading_here(location, &origins, &pass.target, &external)
+                local_location(location, &origins, &pass.target, &external)
             });
-            let elsewhere = passed.status.is_redirection() && pass.action == access::Action::Pull;
-            match here {
-                Some(here) => response.insert_header(header::LOCATION, here)?,
-                // Bytes that a registry keeps elsewhere are fetched there: nobody's login goes along.
-                None if elsewhere => response.insert_header(header::LOCATION, location.clone())?,
+            let redirected = passed.status.is_redirection() && pass.action == access::Action::Pull;
+            match local {
+                Some(local) => response.insert_header(header::LOCATION, local)?,
+                // The client fetches from the storage that the registry redirects to, without credentials.
+                None if redirected => response.insert_header(header::LOCATION, location.clone())?,
                 None => {
                     tracing::error!(
                         registry = %pass.target.name.registry,
@@ -247,7 +218,7 @@ impl Gateway {
                     );
                     let refused =
                         ErrorResponse::bad_gateway("the registry wants the upload to go elsewhere");
-                    return Ok(respond::refusal(session, options, &refused).await?);
+                    return Ok(respond::error(session, options, &refused).await?);
                 }
             }
         }
@@ -261,7 +232,7 @@ impl Gateway {
             Err(_) if is_list(&pass.target.resource) => {
                 let refused =
                     ErrorResponse::bad_gateway("the registry's next page cannot be asked for here");
-                return Ok(respond::refusal(session, options, &refused).await?);
+                return Ok(respond::error(session, options, &refused).await?);
             }
             Ok(None) | Err(_) => {}
         }
@@ -276,14 +247,14 @@ impl Gateway {
         }
         if passed.end() == BodyEnd::Connection {
             return self
-                .give_back_unframed(session, options, pass, response, passed)
+                .relay_close_delimited(session, options, pass, response, passed)
                 .await;
         }
         Ok(send::relay(session, response, length, passed).await?)
     }
 
-    /// Gives an answer back that only the end of its connection ends.
-    async fn give_back_unframed(
+    /// Relays an answer that is delimited by the close of its connection.
+    async fn relay_close_delimited(
         &self,
         session: &mut Session,
         options: &RequestOptions,
@@ -291,9 +262,6 @@ impl Gateway {
         response: Response,
         mut passed: Passed,
     ) -> Result<(), Failure> {
-        let refused = |message: &'static str| {
-            ErrorResponse::with_status(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
-        };
         let resource = &pass.target.resource;
         let method = session.req_header().method.clone();
         let body = match (close_delimited::of_v2(&method, resource, &passed), resource) {
@@ -303,11 +271,11 @@ impl Gateway {
             }
             (Some(CompletenessCheck::Json), _) => close_delimited::json(passed)
                 .await
-                .ok_or(close_delimited::CUT),
+                .ok_or(close_delimited::TRUNCATED),
             (Some(CompletenessCheck::Digest(digest)), Resource::Blob(_)) => {
                 return Ok(send::relay_verified(session, response, digest, passed).await?);
             }
-            // What was signed is named by its payload, so that it must be read whole.
+            // A signed manifest is digested by its payload, so that it must be read whole.
             (Some(CompletenessCheck::Digest(digest)), _) => {
                 let whole = close_delimited::whole(&mut passed, MAX_MANIFEST).await;
                 let is_it = |bytes: &Bytes| {
@@ -319,12 +287,14 @@ impl Gateway {
                     .ok()
                     .flatten()
                     .filter(is_it)
-                    .ok_or(close_delimited::CUT)
+                    .ok_or(close_delimited::TRUNCATED)
             }
         };
         match body {
             Ok(bytes) => Ok(send::whole(session, response, false, bytes).await?),
-            Err(message) => Ok(respond::refusal(session, options, &refused(message)).await?),
+            Err(message) => {
+                Ok(respond::error(session, options, &ErrorResponse::bad_gateway(message)).await?)
+            }
         }
     }
 }
@@ -333,7 +303,7 @@ fn is_list(resource: &Resource) -> bool {
     matches!(resource, Resource::Tags | Resource::Referrers(_))
 }
 
-/// The specification's code for an error that is not told in its JSON; `None` for what can go back as it is.
+/// The specification's code for an error without its JSON; `None` for an answer that can be relayed unchanged.
 fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
     let kind = passed.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
@@ -346,7 +316,7 @@ fn code_of(passed: &Passed, resource: &Resource) -> Option<ErrorCode> {
         404 => match resource {
             Resource::Manifest(_) => ErrorCode::ManifestUnknown,
             Resource::Blob(_) => ErrorCode::BlobUnknown,
-            // After NAME_UNKNOWN clients do not look for the referrers tag.
+            // After NAME_UNKNOWN clients would not look for the referrers tag.
             Resource::Referrers(_) => ErrorCode::Unsupported,
             Resource::Tags | Resource::Uploads | Resource::Upload(_) => ErrorCode::NameUnknown,
         },

@@ -1,6 +1,6 @@
-//! Heads of HTTP/1 requests, read under limits of time and length, and the answer to those that break one.
+//! Reads heads of HTTP/1 requests within limits of time and size, and refuses those that exceed them.
 //!
-//! It counts bytes and time and never parses: that is pingora's part.
+//! It counts bytes and time; pingora parses.
 
 use std::io;
 use std::time::Duration;
@@ -12,33 +12,33 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use oci::error::{ErrorCode, body};
 
-/// How long the last words to a client may take.
-pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+/// The time limit of a last response before the connection is closed.
+pub(super) const REFUSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a head may take.
+/// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadLimits {
-    /// When its first byte must have come.
+    /// The deadline of its first byte.
     pub first_by: Instant,
     /// From its first byte to its end.
     pub within: Duration,
-    /// In bytes; blank lines before it may take as much again.
+    /// In bytes; blank lines before it may take as many again.
     pub bytes: usize,
 }
 
-/// What reading a head came to.
+/// The outcome of reading a head.
 #[derive(Debug)]
 pub(super) enum HeadOutcome {
-    /// The head, and perhaps the beginning of a body.
+    /// The head, and possibly the beginning of a body.
     Complete(BytesMut),
-    /// The client left, or was silent: there is nobody to answer.
+    /// The client left or sent nothing: no response is sent.
     Nothing,
     TooLong,
     TooLate,
 }
 
-/// Reads up to the blank line that ends a head. Blank lines before it are dropped (RFC 9112 section 2.2); they
-/// do not begin it, so they gain a client no time.
+/// Reads up to the blank line that ends a head. Blank lines before it are dropped (RFC 9112 §2.2) and do not extend
+/// its deadline.
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     limits: HeadLimits,
@@ -80,12 +80,12 @@ pub(super) async fn read(
     }
 }
 
-/// Whether there is more than what may become a blank line.
+/// Whether there are bytes other than a possible blank line.
 fn has_begun(bytes: &[u8]) -> bool {
     !matches!(bytes, [] | [b'\r'])
 }
 
-/// How many bytes of blank lines there are at the beginning.
+/// The length of the blank lines at the beginning, in bytes.
 fn blank_lines(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
@@ -94,7 +94,7 @@ fn blank_lines(bytes: &[u8]) -> usize {
     bytes.len() - rest.len()
 }
 
-/// One past the blank line that ends a head, if it is there; what lies before `searched` was looked at.
+/// The index after the blank line that ends a head, if there is one; bytes before `searched` were searched already.
 fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     let from = searched.saturating_sub(3);
     let newline = |at: &usize| bytes[*at] == b'\n';
@@ -107,25 +107,24 @@ fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
         })
 }
 
-/// Answers what could not even become a request, and ends the connection.
+/// Sends an error response to bytes that are no complete request, and closes the connection.
 pub(super) async fn refuse(
     stream: &mut (impl AsyncWriteExt + AsyncReadExt + Unpin),
     status: &str,
     message: &str,
 ) {
     let body = body(ErrorCode::Unsupported, message);
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Docker-Distribution-Api-Version: registry/2.0\r\nCache-Status: roadstead; detail=refused\r\n\
          Connection: close\r\n\r\n{body}",
         body.len()
     );
-    let goodbye = async {
-        stream.write_all(answer.as_bytes()).await?;
+    let sent = async {
+        stream.write_all(response.as_bytes()).await?;
         stream.flush().await?;
         stream.shutdown().await?;
-        // What the client still sends is read for a moment: closing on it would reset the connection
-        // before the answer is seen.
+        // Unread bytes at the close would reset the connection before the client sees the response.
         let mut rest = [0; 4096];
         let mut budget = 64;
         while budget > 0 && stream.read(&mut rest).await? > 0 {
@@ -133,7 +132,7 @@ pub(super) async fn refuse(
         }
         io::Result::Ok(())
     };
-    let _ = timeout(GOODBYE, goodbye).await;
+    let _ = timeout(REFUSE_TIMEOUT, sent).await;
 }
 
 #[cfg(test)]
@@ -151,7 +150,7 @@ mod tests {
             (b"", None),
         ] {
             assert_eq!(end_of_head(bytes, 0), end);
-            // Also when it arrives byte by byte.
+            // The same if it arrives byte by byte.
             let stepwise = (1..=bytes.len()).find_map(|have| end_of_head(&bytes[..have], have - 1));
             assert_eq!(stepwise, end);
         }

@@ -1,4 +1,4 @@
-//! `Host`, as HTTP/1 has it, or `:authority`.
+//! The host of a request: `Host` or `:authority`.
 
 use http::{Version, header};
 use pingora_http::RequestHeader;
@@ -9,7 +9,7 @@ use super::session::Session;
 use oci::authority;
 
 impl Gateway {
-    /// Where a name of a request is asked for.
+    /// The context that the names of a request are resolved in.
     pub(super) fn name_context<'a>(
         &'a self,
         session: &'a Session,
@@ -20,11 +20,14 @@ impl Gateway {
     }
 }
 
-/// A request that must be refused (RFC 9112 §3.2).
+/// A missing or invalid Host, which must be refused (RFC 9112 §3.2).
 #[derive(Debug)]
 pub struct InvalidHost;
 
-/// Host or `:authority`.
+/// The `:authority` or Host.
+///
+/// # Errors
+/// [`InvalidHost`].
 pub fn host(request: &RequestHeader) -> Result<Option<&str>, InvalidHost> {
     if let Some(authority) = request.uri.authority() {
         return Ok(Some(authority.as_str()));

@@ -1,12 +1,13 @@
-//! Connections, routing and answers; the only crate that names pingora.
+//! Connections, routing and responses; the only crate that names pingora.
 
 mod access_log;
 mod admission;
 mod answer;
 mod application;
+mod cache_control;
 mod catalogue;
+mod client_stream;
 mod close_delimited;
-mod connection;
 mod context;
 mod delegated_auth;
 mod error_response;
@@ -19,10 +20,10 @@ mod login;
 mod mount;
 mod old_clients;
 mod pass_through;
-mod preface;
 mod pull;
 mod request_body;
 mod request_metrics;
+mod request_options;
 mod resolver;
 mod respond;
 mod response;
@@ -54,6 +55,7 @@ pub use tls::{
 };
 
 use access::{Authenticator, Policy};
+use error_response::ErrorResponse;
 use mirror::{Mirror, MirrorError};
 
 /// State shared by all listeners.
@@ -61,18 +63,18 @@ use mirror::{Mirror, MirrorError};
 pub struct AppState {
     pub table: RoutingTable,
     pub policy: Policy,
-    /// `None`: everybody is anonymous.
+    /// `None`: all clients are anonymous.
     pub authenticator: Option<Authenticator>,
     pub mirror: Mirror,
     #[cfg(feature = "v1")]
     pub v1: ::v1::V1,
     /// Whether every request is logged.
     pub access_log: bool,
-    /// Room for requests.
+    /// Limits the requests in flight.
     pub admission: Admission,
-    /// How long the form of a `POST /token` may take to arrive.
+    /// The time limit for the form of a `POST /token`.
     pub form_timeout: Duration,
-    /// How long a write may make no progress.
+    /// How long a transfer may make no progress.
     pub idle_timeout: Duration,
 }
 
@@ -83,13 +85,21 @@ pub struct Gateway {
     listener: Listener,
 }
 
-/// Why a request has no answer yet.
+/// Why a request could not be answered.
 #[derive(Debug)]
 enum Failure {
-    /// Nothing was sent; this can still be said.
+    /// The request is refused with this response.
+    Response(ErrorResponse),
+    /// The mirror failed before anything was sent.
     Mirror(MirrorError),
-    /// The connection is of no more use.
+    /// The connection cannot be used any more.
     Connection(Box<Error>),
+}
+
+impl From<ErrorResponse> for Failure {
+    fn from(response: ErrorResponse) -> Self {
+        Self::Response(response)
+    }
 }
 
 impl From<MirrorError> for Failure {

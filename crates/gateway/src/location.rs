@@ -11,7 +11,7 @@ use oci::v2::{self, Resource};
 /// "Pushing a blob in chunks").
 ///
 /// `None` for what leads anywhere but to an upload, a blob or a manifest of the same repository.
-pub fn leading_here(
+pub fn local_location(
     location: &str,
     origins: &[&str],
     target: &RequestTarget,
@@ -185,7 +185,7 @@ mod tests {
             ("uploads/u".into(), "team/app", None, None),
             (String::new(), "team/app", None, None),
         ] {
-            let found = leading_here(&location, &origins, &target(client_name, namespace), here);
+            let found = local_location(&location, &origins, &target(client_name, namespace), here);
             assert_eq!(found, expected, "{location}");
         }
     }
@@ -208,7 +208,7 @@ mod tests {
                 let mut target = target(&client_name, namespace);
                 target.name.repository = name.parse().expect("a name");
                 let upload = format!("/v2/{name}/blobs/uploads/u");
-                let found = leading_here(&upload, &[], &target, "https://gate");
+                let found = local_location(&upload, &[], &target, "https://gate");
                 let ns = namespace.map_or("", |_| "?ns=v2");
                 let expected = format!("https://gate/v2/{client_name}/blobs/uploads/u{ns}");
                 assert_eq!(found, Some(expected), "{client_name}");

@@ -1,4 +1,4 @@
-//! Who asks, and what they are told who may not.
+//! Authenticates requests, and renders denials and challenges.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
@@ -14,60 +14,58 @@ use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
 
 impl Gateway {
-    /// Whoever checks logins on this listener; `None` where everybody is anonymous.
+    /// The authenticator of this listener; `None` if all its clients are anonymous.
     pub(super) fn authenticator(&self) -> Option<&Authenticator> {
         let authenticator = self.state.authenticator.as_ref()?;
         (authenticator.has_accounts() && !self.listener.read_only).then_some(authenticator)
     }
 
-    /// Who asks. `wanted` is what a challenge asks for.
+    /// The login of a request. `scopes` are those that a challenge asks for.
     ///
     /// # Errors
-    /// What to answer instead, whatever was asked for.
+    /// 401 for a wrong or unreadable Authorization, 429 after too many failures.
     pub(super) async fn login(
         &self,
         session: &Session,
-        wanted: &Scopes,
-    ) -> Result<Login, Box<ErrorResponse>> {
+        scopes: impl FnOnce() -> Scopes,
+    ) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = self.authenticator() else {
             return Ok(Login::ANONYMOUS);
         };
         let Some(authorization) = authorization(session) else {
             let message = "the Authorization header is not one that is understood here";
-            let challenge = self.challenge(session, wanted, None);
-            return Err(Box::new(ErrorResponse::unauthorized(message, challenge)));
+            let challenge = self.challenge(session, &scopes(), None);
+            return Err(ErrorResponse::unauthorized(message, challenge));
         };
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
-        login.await.map_err(|refused| {
-            Box::new(match refused {
-                Refused::Password => ErrorResponse::unauthorized(
-                    "the user or the password is wrong",
-                    self.challenge(session, wanted, None),
-                ),
-                Refused::Token => ErrorResponse::unauthorized(
-                    "the token is invalid or expired",
-                    self.challenge(session, wanted, Some(ChallengeError::InvalidToken)),
-                ),
-                Refused::SlowDown { retry_after } => too_many_failures(retry_after),
-            })
+        login.await.map_err(|refused| match refused {
+            Refused::Password => ErrorResponse::unauthorized(
+                "the user or the password is wrong",
+                self.challenge(session, &scopes(), None),
+            ),
+            Refused::Token => ErrorResponse::unauthorized(
+                "the token is invalid or expired",
+                self.challenge(session, &scopes(), Some(ChallengeError::InvalidToken)),
+            ),
+            Refused::SlowDown { retry_after } => too_many_failures(retry_after),
         })
     }
 
-    /// What a caller is told who may not do what `wanted` says.
-    pub(super) fn denial(
+    /// The response to a caller that may not do what needs `scopes`.
+    pub(super) fn denied(
         &self,
         session: &Session,
         denied: Denied,
-        wanted: &Scopes,
+        scopes: &Scopes,
     ) -> ErrorResponse {
         match denied {
             Denied::Anonymous if self.authenticator().is_some() => ErrorResponse::unauthorized(
                 "log in to do that",
-                self.challenge(session, wanted, None),
+                self.challenge(session, scopes, None),
             ),
             Denied::Scope => ErrorResponse::unauthorized(
                 "the token is not for that",
-                self.challenge(session, wanted, Some(ChallengeError::InsufficientScope)),
+                self.challenge(session, scopes, Some(ChallengeError::InsufficientScope)),
             ),
             // Docker with containerd's store shows a denied push as this message alone.
             Denied::Anonymous | Denied::User => ErrorResponse::new(
@@ -77,16 +75,17 @@ impl Gateway {
         }
     }
 
-    /// Whether a ping has to be answered with a challenge: clients learn from it alone how to log in.
+    /// Whether to answer a ping with a challenge: clients learn only from it how to log in.
     pub(super) fn must_challenge_ping(&self, session: &Session) -> bool {
         self.authenticator().is_some()
             && matches!(authorization(session), Some(Authorization::Anonymous))
     }
 
+    /// The `WWW-Authenticate` of this listener; empty without an authenticator.
     pub(super) fn challenge(
         &self,
         session: &Session,
-        wanted: &Scopes,
+        scopes: &Scopes,
         error: Option<ChallengeError>,
     ) -> String {
         let external = self.external_url(session);
@@ -96,22 +95,22 @@ impl Gateway {
         let realm = format!("{external}/token");
         self.authenticator()
             .map_or_else(String::new, |authenticator| {
-                authenticator.challenge(&realm, service, wanted, error)
+                authenticator.challenge(&realm, service, scopes, error)
             })
     }
 }
 
-/// What a request about a repository needs a token for, as a challenge says it.
+/// The token scope that an action on a target needs.
 pub(super) fn scope_of(target: &RequestTarget, action: Action) -> Scopes {
     let actions: Actions = match action {
-        // Clients push with one token, and look first.
+        // Clients use one token to push, and pull with it first.
         Action::Push => [Action::Pull, Action::Push].into_iter().collect(),
         action => action.into(),
     };
     Scopes::repository(&target.client_name, actions)
 }
 
-/// The request's login; `None` where it cannot be read.
+/// The parsed Authorization of a request; `None` if it is malformed.
 fn authorization(session: &Session) -> Option<Authorization> {
     let headers = &session.req_header().headers;
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
@@ -127,12 +126,12 @@ fn authorization(session: &Session) -> Option<Authorization> {
     authorization::parse(&all).ok()
 }
 
-/// Where a connection comes from; whoever uses a Unix socket is this machine.
+/// The address that failed logins are counted by: the client's, or loopback for a Unix socket.
 pub(super) fn address(session: &Session) -> IpAddr {
     session.client().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// The refusal of one guess too many.
+/// 429: too many failed logins.
 pub(super) fn too_many_failures(retry_after: Duration) -> ErrorResponse {
-    ErrorResponse::too_many_failures("too many failed logins; try again later", retry_after)
+    ErrorResponse::too_many_requests("too many failed logins; try again later", retry_after)
 }

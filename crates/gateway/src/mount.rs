@@ -1,4 +1,4 @@
-//! Mounts: the right to read the source is decided before the registry hears of it.
+//! Cross-repository mounts: the right to read the source is decided before the registry is asked.
 
 use super::Gateway;
 use super::pass_through::{Mount, MountSource, PassThrough};
@@ -7,9 +7,8 @@ use access::{Action, Login};
 use oci::name::{Repository, RepositoryName};
 
 impl Gateway {
-    /// The repository that a mount comes from: the named one, or any that is known to have the blob, if the
-    /// caller may pull from there. Without one a mount begins a plain upload (distribution-spec 1.1, "Mounting
-    /// a blob from another repository").
+    /// The source repository of a mount: the one in `from`, or any that is known to have the blob, if the caller may
+    /// pull from it. `None` begins a plain upload (distribution-spec 1.1, "Mounting a blob from another repository").
     pub(super) async fn mount_source(
         &self,
         session: &Session,

@@ -1,14 +1,15 @@
-//! Cached reads: decided, looked up, and answered.
+//! Cached reads: authorised, looked up, answered.
 
 use http::header;
-use pingora_core::Result;
 use pingora_http::RequestHeader;
 
+use super::cache_control::CacheControl;
+use super::error_response::ErrorResponse;
 use super::login::scope_of;
-use super::respond::{self, CacheControl, RequestOptions};
+use super::request_options::RequestOptions;
 use super::session::Session;
 use super::target::RequestTarget;
-use super::{AppState, Failure, Gateway};
+use super::{AppState, Failure, Gateway, respond};
 use access::{Action, Denied, Login, Permit};
 use mirror::ReadMethod;
 use oci::client::Generation;
@@ -17,38 +18,17 @@ use oci::name::Reference;
 use oci::v2::Resource;
 
 impl Gateway {
-    /// Decides, then looks.
+    /// Authorises a cached read, looks it up and answers it.
     pub(super) async fn pull(
         &self,
         session: &mut Session,
         options: &RequestOptions,
         target: &RequestTarget,
         login: &Login,
-    ) -> Result<()> {
-        let permit = match self.decide(session, login, target, Action::Pull) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let denial = self.denial(session, denied, &scope_of(target, Action::Pull));
-                return respond::refuse(session, options, &denial).await;
-            }
-        };
-        match self.read(session, options, target, &permit).await {
-            Ok(()) => Ok(()),
-            Err(Failure::Mirror(error)) => self.failure(session, options, error).await,
-            Err(Failure::Connection(error)) => Err(error),
-        }
-    }
-
-    async fn read(
-        &self,
-        session: &mut Session,
-        options: &RequestOptions,
-        target: &RequestTarget,
-        permit: &Permit,
     ) -> Result<(), Failure> {
+        let permit = &self.authorise(session, login, target, Action::Pull)?;
         let AppState { policy, mirror, .. } = &*self.state;
-        let open = policy.is_open(permit.registry());
-        let immutable = if open {
+        let immutable = if policy.is_open(permit.registry()) {
             CacheControl::PublicImmutable
         } else {
             CacheControl::Private
@@ -70,11 +50,9 @@ impl Gateway {
                     ReadMethod::Get
                 };
                 let answer = mirror.manifest(permit, reference, class, method).await?;
-                let by_digest = matches!(reference, Reference::Digest(_));
-                let cache_control = if by_digest {
-                    immutable
-                } else {
-                    CacheControl::Private
+                let cache_control = match reference {
+                    Reference::Digest(_) => immutable,
+                    Reference::Tag(_) => CacheControl::Private,
                 };
                 respond::manifest(session, options, answer, cache_control).await?;
             }
@@ -87,20 +65,25 @@ impl Gateway {
         Ok(())
     }
 
-    /// Whether a login may do this to a target.
-    pub(super) fn decide(
+    /// A permit for an action on a target.
+    ///
+    /// # Errors
+    /// The response to a login that may not do it.
+    pub(super) fn authorise(
         &self,
         session: &Session,
         login: &Login,
         target: &RequestTarget,
         action: Action,
-    ) -> Result<Permit, Denied> {
+    ) -> Result<Permit, ErrorResponse> {
         let (policy, name) = (&self.state.policy, &target.name);
-        if policy.delegates_auth(&name.registry) && action == Action::Pull {
+        let decided = if policy.delegates_auth(&name.registry) && action == Action::Pull {
             let permit = policy.delegated_permit(&self.forwarded_authorization(session), name);
-            return permit.ok_or(Denied::User);
-        }
-        policy.decide(&login.caller(&target.client_name), action, name)
+            permit.ok_or(Denied::User)
+        } else {
+            policy.decide(&login.caller(&target.client_name), action, name)
+        };
+        decided.map_err(|denied| self.denied(session, denied, &scope_of(target, action)))
     }
 }
 

@@ -1,31 +1,59 @@
-//! Bodies of requests: passed on, read whole, or drained.
+//! Bodies of requests: forwarded, read whole, or drained.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorType};
 
+use super::Failure;
 use super::session::Session;
-use mirror::Feed;
+use mirror::{Feed, MirrorError};
 use oci::headers::content_length;
 use oci::manifest::MAX_MANIFEST;
 
-/// How long a registry may take to answer once it has the body, or to take the next piece of it.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
-/// How much of a body is read that nobody wants, so that its sender hears the answer.
+/// How long a registry may take to answer once it has the body, or to accept the next chunk of it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
+/// The limit of an unwanted body that is read, so that its sender receives the response.
 const DRAINED: usize = 1 << 20;
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Hands the body on as it arrives. Ends well only where the client ended it.
-pub async fn feed_body(session: &mut Session, feed: Feed, idle_timeout: Duration) -> Result<()> {
+/// Feeds the body to a request upstream, and waits for its answer, which may come before the body ends.
+///
+/// # Errors
+/// [`Failure::Mirror`] from the request upstream or its timeout; [`Failure::Connection`] from the client.
+pub async fn forward<T>(
+    session: &mut Session,
+    feed: Option<Feed>,
+    idle_timeout: Duration,
+    answer: impl Future<Output = Result<T, MirrorError>>,
+) -> Result<T, Failure> {
+    let mut answer = pin!(answer);
+    if let Some(feed) = feed {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(answer?),
+            sent = feed_body(session, feed, idle_timeout) => sent?,
+        }
+    }
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    Ok(answer.map_err(|_| MirrorError::timed_out())??)
+}
+
+/// Forwards the body as it arrives, and ends it only where the client did.
+async fn feed_body(
+    session: &mut Session,
+    feed: Feed,
+    idle_timeout: Duration,
+) -> pingora_core::Result<()> {
     while let Some(bytes) = read(session, idle_timeout).await? {
         match tokio::time::timeout(ANSWER_TIMEOUT, feed.send(bytes)).await {
             Ok(true) => {}
-            // The registry has what it wants, or fails: its answer tells.
+            // The registry needs no more, or failed: its answer says which.
             Ok(false) => return Ok(()),
             Err(_) => {
-                return Error::e_explain(ErrorType::WriteTimedout, "the registry takes no more");
+                return Error::e_explain(ErrorType::WriteTimedout, "the registry accepts no more");
             }
         }
     }
@@ -33,8 +61,11 @@ pub async fn feed_body(session: &mut Session, feed: Feed, idle_timeout: Duration
     Ok(())
 }
 
-/// The next piece of the body, within the time that a client may be silent.
-pub async fn read(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
+/// The next chunk of the body, within the idle timeout.
+pub async fn read(
+    session: &mut Session,
+    idle_timeout: Duration,
+) -> pingora_core::Result<Option<Bytes>> {
     let next = tokio::time::timeout(idle_timeout, session.read_body());
     match next.await {
         Ok(read) => read,
@@ -42,20 +73,22 @@ pub async fn read(session: &mut Session, idle_timeout: Duration) -> Result<Optio
     }
 }
 
-/// A manifest whole; `None` when it is too long.
-pub async fn read_manifest(session: &mut Session, idle_timeout: Duration) -> Result<Option<Bytes>> {
+/// Reads a manifest; `None` if it is too large.
+pub async fn read_manifest(
+    session: &mut Session,
+    idle_timeout: Duration,
+) -> pingora_core::Result<Option<Bytes>> {
     let mut bytes = BytesMut::new();
-    while let Some(piece) = read(session, idle_timeout).await? {
-        if bytes.len() + piece.len() > MAX_MANIFEST {
+    while let Some(chunk) = read(session, idle_timeout).await? {
+        if bytes.len() + chunk.len() > MAX_MANIFEST {
             return Ok(None);
         }
-        bytes.extend_from_slice(&piece);
+        bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes.freeze()))
 }
 
-/// Reads a body that is announced to be short, whoever wants it: an answer before its end closes the
-/// connection.
+/// Reads a body whose Content-Length is short: a response before its end would close the connection.
 pub async fn read_short_body(session: &mut Session) {
     let headers = &session.req_header().headers;
     let short = content_length(headers).is_some_and(|length| length <= DRAINED as u64);
@@ -64,15 +97,15 @@ pub async fn read_short_body(session: &mut Session) {
     }
 }
 
-/// Tells a client that waits for it to send its body.
-pub async fn send_continue(session: &mut Session) -> Result<()> {
+/// Sends `100 Continue` to a client that waits for it.
+pub async fn send_continue(session: &mut Session) -> pingora_core::Result<()> {
     if expects_continue(&session.req_header().headers) && !session.is_http2() {
         session.write_continue().await?;
     }
     Ok(())
 }
 
-/// Reads some of a body that nobody wants: a client that is cut off while it sends does not hear the answer.
+/// Reads some of an unwanted body: a client whose connection is closed while it sends does not see the response.
 pub async fn drain(session: &mut Session) {
     let read = async {
         let mut drained = 0;
@@ -84,7 +117,7 @@ pub async fn drain(session: &mut Session) {
         }
         false
     };
-    if !tokio::time::timeout(DRAIN_WITHIN, read)
+    if !tokio::time::timeout(DRAIN_TIMEOUT, read)
         .await
         .unwrap_or(false)
     {

@@ -1,4 +1,4 @@
-//! What requests and answers are counted as.
+//! Counts requests and answers.
 
 use pingora_http::RequestHeader;
 
@@ -8,20 +8,20 @@ use mirror::Stale;
 use oci::cache_status::{CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
 
-/// Counts a blob that was answered with.
+/// Counts an answer with a blob.
 pub fn blob(cache: CacheStatus) {
     metrics::answered(Content::Blob, answer(cache));
 }
 
-/// Counts a manifest that was answered with: as served content where it was a GET.
-pub fn manifest(head: bool, cache: CacheStatus, may_be_old: Option<Stale>) {
+/// Counts an answer with a manifest, as served content if it was a GET.
+pub fn manifest(head: bool, cache: CacheStatus, is_stale: Option<Stale>) {
     if !head {
         metrics::answered(Content::Manifest, answer(cache));
     }
-    stale(may_be_old);
+    stale(is_stale);
 }
 
-/// Counts an answer that may be out of date, if it may.
+/// Counts a stale answer, if it is one.
 pub fn stale(stale: Option<Stale>) {
     if let Some(stale) = stale {
         metrics::stale(stale.reason.as_str());
@@ -35,15 +35,15 @@ fn answer(cache: CacheStatus) -> Answer {
     }
 }
 
-/// A request whose head was read.
+/// Counts a request whose head was read as in flight.
 pub fn begun(request: &RequestHeader) -> InFlight {
     InFlight::new(resource(request.uri.path()))
 }
 
-/// Counts how a request ended.
+/// Counts the end of a request.
 pub fn ended(session: &Session, context: &RequestContext) {
-    let (request, answered) = (session.req_header(), session.sent_head());
-    let status = answered.map(|answered| answered.status.as_u16());
+    let (request, sent) = (session.req_header(), session.sent_head());
+    let status = sent.map(|sent| sent.status.as_u16());
     let counted = Answered {
         method: request.method.as_str(),
         status,
@@ -51,7 +51,7 @@ pub fn ended(session: &Session, context: &RequestContext) {
         received: session.bytes_received(),
         sent: session.bytes_sent(),
     };
-    let passed = answered.is_some_and(|answered| answered.cache.forward == Some(Forward::Bypass));
+    let passed = sent.is_some_and(|sent| sent.cache.forward == Some(Forward::Bypass));
     let kind = match (status, passed) {
         (Some(200 | 206), false) => resource(request.uri.path()).content(),
         _ => None,
@@ -59,8 +59,8 @@ pub fn ended(session: &Session, context: &RequestContext) {
     context.in_flight.ended(&counted, kind);
 }
 
-/// What a path is about, by its last components; a repository may be called anything. What is not an
-/// endpoint at all is none of them either, so that there are not more kinds than there are names for.
+/// The resource of a path, by its last components, since a repository may have any name. Paths that are no endpoint
+/// are all `Other`, which bounds the label's values.
 fn resource(path: &str) -> Resource {
     let mut segments = path.trim_start_matches('/').split('/');
     match segments.next() {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_paths_are_about() {
+    fn resources_of_paths() {
         for (path, expected) in [
             ("/v2/", Resource::Base),
             ("/v2", Resource::Base),

@@ -1,5 +1,4 @@
-//! Routing: one pure function from a request to a [`Route`]. Which registry a name belongs to is the
-//! [`super::resolver`]'s part.
+//! Routing: one pure function from a request to a [`Route`]. [`super::resolver`] finds the registry of a name.
 
 use http::Method;
 
@@ -17,16 +16,16 @@ use oci::page::{self, PageError};
 use oci::query::Query;
 use oci::v2::{self, Path, PathError, Resource};
 
-/// Where a request goes.
+/// The operation that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/v2/`: answered by ourselves.
+    /// `/v2/`
     Ping {
         namespace: Option<String>,
-        /// The registry that answers it, where it decides for each caller.
-        of: Option<Registry>,
+        /// The registry that answers it, if it authenticates its own callers.
+        delegated_to: Option<Registry>,
     },
-    /// `/token`: answered by ourselves.
+    /// `/token`
     Token,
     /// `/v2/_catalog`
     Catalogue(CatalogueQuery),
@@ -34,7 +33,7 @@ pub enum Route {
     Search(SearchQuery),
     /// A cached read.
     Pull(RequestTarget),
-    /// A write, or a read of a registry whose bytes stay there.
+    /// A write, or a read of a registry that is not cached.
     PassThrough(Box<PassThrough>),
     V1(v1::V1Route),
 }
@@ -42,13 +41,13 @@ pub enum Route {
 /// Routes a request.
 ///
 /// # Errors
-/// The [`ErrorResponse`] to answer with.
+/// The [`ErrorResponse`] to send.
 pub fn route(
     table: &RoutingTable,
     listener: &Listener,
     parts: RequestParts<'_>,
 ) -> Result<Route, ErrorResponse> {
-    // The v1 API's, but what is found is not v1's alone.
+    // A path of the v1 API, but it also finds v2 repositories.
     let is_search = || v2::segments(parts.path).is_ok_and(|segments| segments == ["v1", "search"]);
     if parts.path.ends_with("search") && is_search() {
         if !matches!(*parts.method, Method::GET | Method::HEAD) {
@@ -65,7 +64,7 @@ pub fn route(
     if let Some(route) = v1::route(table, listener, &parts) {
         return Ok(Route::V1(route));
     }
-    let segments = v2::segments(parts.path).map_err(refused_path)?;
+    let segments = v2::segments(parts.path).map_err(path_error)?;
     match segments.first().map(String::as_str) {
         Some("token") if segments.len() == 1 => return Ok(Route::Token),
         Some("v2") => {
@@ -84,14 +83,16 @@ pub fn route(
     let namespace = query.value("ns").map(str::to_owned);
     let resolver = &table.resolver;
     let name_context = listener.name_context(query.value("ns"), parts.host);
-    let path = v2::parse(&segments[1..]).map_err(refused_path)?;
+    let path = v2::parse(&segments[1..]).map_err(path_error)?;
     let reads = matches!(*parts.method, Method::GET | Method::HEAD);
     let (name, resource) = match path {
         Path::Base if reads => {
             let fixed = resolver.fixed(name_context)?;
-            let of = fixed.filter(|entry| entry.delegates_auth);
-            let of = of.map(|entry| entry.registry.clone());
-            return Ok(Route::Ping { namespace, of });
+            let delegated_to = fixed.filter(|entry| entry.delegates_auth);
+            return Ok(Route::Ping {
+                namespace,
+                delegated_to: delegated_to.map(|entry| entry.registry.clone()),
+            });
         }
         Path::Base => {
             return Err(ErrorResponse::unsupported(
@@ -114,7 +115,7 @@ pub fn route(
         )));
     }
     let action = pass_through::action(parts.method, &resource)?;
-    let page = page::selection(&resource, &query).map_err(refused_page)?;
+    let page = page::selection(&resource, &query).map_err(page_error)?;
     let target = RequestTarget {
         name: named,
         resource,
@@ -126,7 +127,7 @@ pub fn route(
         return Ok(Route::Pull(target));
     }
     let source = |from: &str, origin: Option<&str>| {
-        // Another registry's repository of that name is none of ours.
+        // `origin` names another registry: its repository cannot be mounted from.
         let host = parts.host.unwrap_or_default();
         if origin.is_some_and(|origin| !origin.eq_ignore_ascii_case(host)) {
             return None;
@@ -138,7 +139,7 @@ pub fn route(
     Ok(Route::PassThrough(Box::new(pass)))
 }
 
-fn refused_path(error: PathError) -> ErrorResponse {
+fn path_error(error: PathError) -> ErrorResponse {
     let code = match error {
         PathError::Unknown => ErrorCode::NameUnknown,
         PathError::Encoding => ErrorCode::NameInvalid,
@@ -148,7 +149,7 @@ fn refused_path(error: PathError) -> ErrorResponse {
     ErrorResponse::new(code, error.to_string())
 }
 
-fn refused_page(error: PageError) -> ErrorResponse {
+fn page_error(error: PageError) -> ErrorResponse {
     let code = match error {
         PageError::Number => ErrorCode::PaginationNumberInvalid,
         PageError::Long { .. } => ErrorCode::NameInvalid,

@@ -9,16 +9,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
-use pingora_core::Result;
+use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::cache_control::CacheControl;
 use super::catalogue;
 use super::error_response::ErrorResponse;
+use super::request_options::RequestOptions;
 use super::resolver::{self, NameContext, Resolver};
-use super::respond::{self, RequestOptions};
 use super::session::Session;
-use super::{Gateway, send};
+use super::{Failure, Gateway, respond, send};
 use access::{Login, Viewer};
 use mirror::{MirrorError, filter_map_yielding};
 use oci::cache_status::{CacheStatus, Forward};
@@ -66,7 +66,7 @@ pub(super) fn search(
     resolver: &Resolver,
     name_context: NameContext<'_>,
     query: &Query,
-) -> std::result::Result<SearchQuery, ErrorResponse> {
+) -> Result<SearchQuery, ErrorResponse> {
     let number = |key: &str| match query.value(key).map(str::parse::<usize>) {
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),
@@ -111,32 +111,24 @@ impl Gateway {
         options: &RequestOptions,
         search: &SearchQuery,
         login: &Login,
-    ) -> Result<()> {
-        let viewer = match self.viewer(session, login, &search.registries) {
-            Ok(viewer) => viewer,
-            Err(denied) => {
-                let denial = self.denial(session, denied, &catalogue::scope());
-                return respond::refuse(session, options, &denial).await;
-            }
-        };
+    ) -> Result<(), Failure> {
+        let viewer = self
+            .viewer(session, login, &search.registries)
+            .map_err(|denied| self.denied(session, denied, &catalogue::scope()))?;
         let name_context = self.name_context(session, search.namespace.as_deref());
         // Where a v1 registry is behind this name, its own results come first.
         let (names, described) = tokio::join!(
             self.names_with(&viewer, search, name_context),
             self.v1_found(session, search, login)
         );
-        let names = match names {
-            Ok(names) => names,
-            Err(error) => return self.failure(session, options, error).await,
-        };
+        let names = names?;
         let body = results(search, described, names).to_string();
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(StatusCode::OK, options, cache)?;
-        response.insert_header(header::CONTENT_TYPE, "application/json")?;
-        response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+        response.set_json(CacheControl::PrivateNoStore)?;
         // An answer of the v1 API's.
         response.remove_header("Docker-Distribution-Api-Version");
-        send::whole(session, response, options.head, Bytes::from(body)).await
+        Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
     }
 
     /// The names that hold the word and may be pulled, as they are typed here.
@@ -145,7 +137,7 @@ impl Gateway {
         viewer: &Viewer<'_>,
         search: &SearchQuery,
         name_context: NameContext<'_>,
-    ) -> std::result::Result<BTreeSet<String>, MirrorError> {
+    ) -> Result<BTreeSet<String>, MirrorError> {
         let seen = search.registries.iter().filter(|it| viewer.sees(it));
         // One that is slow is waited for by itself.
         let found = seen.map(|registry| self.names_of(viewer, search, name_context, registry));
@@ -160,7 +152,7 @@ impl Gateway {
         search: &SearchQuery,
         name_context: NameContext<'_>,
         registry: &Registry,
-    ) -> std::result::Result<Vec<String>, MirrorError> {
+    ) -> Result<Vec<String>, MirrorError> {
         let mirror = &self.state.mirror;
         let client_name = |repository: &Repository| {
             let name = RepositoryName::new(registry, repository);
@@ -224,7 +216,7 @@ fn results(search: &SearchQuery, described: Vec<SearchResult>, names: BTreeSet<S
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> std::result::Result<SearchQuery, ErrorCode> {
+    fn asked(text: &str) -> Result<SearchQuery, ErrorCode> {
         let query = Query::parse(text).expect("a query");
         let found = search(&Resolver::default(), NameContext::Operator, &query);
         found.map_err(|refusal| refusal.code)

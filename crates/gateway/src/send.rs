@@ -1,4 +1,4 @@
-//! Sends answers: headers alone, a body that is in memory, a body as it is read, whole or in parts.
+//! Sends responses: a head alone, a body in memory, a body as it is read or relayed, whole or in parts.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora_core::{Error, ErrorType, Result};
 
+use super::cache_control::CacheControl;
 use super::response::Response;
 use super::session::Session;
 use mirror::{Passed, PassedError, Reader};
@@ -16,7 +17,7 @@ use oci::cache_status::CacheStatus;
 use oci::digest::{Digest, Hasher};
 use oci::error::{ErrorCode, body};
 
-/// Sends headers alone, as HEAD wants them.
+/// Sends a head alone, as for HEAD.
 pub async fn head(session: &mut Session, mut response: Response, size: Option<u64>) -> Result<()> {
     if let Some(size) = size {
         response.insert_header(header::CONTENT_LENGTH, size)?;
@@ -24,7 +25,7 @@ pub async fn head(session: &mut Session, mut response: Response, size: Option<u6
     session.write_head(response).await
 }
 
-/// Sends a body that is in memory; `no_body` leaves it out, as HEAD wants it.
+/// Sends a body that is in memory; with `no_body` its head alone, as for HEAD.
 pub async fn whole(
     session: &mut Session,
     mut response: Response,
@@ -55,41 +56,40 @@ pub async fn stream(
     if length == Some(0) {
         return Ok(());
     }
-    pass_on(session, &mut reader).await?;
+    write_body(session, &mut reader).await?;
     session.end().await
 }
 
-/// Sends `filler` until there is a body, every so often and at once, and then the body. As with [`stream`],
-/// an error leaves it visibly incomplete.
+/// Sends `filler` at once and at intervals until there is a body, and then the body. As with [`stream`], an error
+/// leaves it visibly incomplete.
 #[cfg(feature = "v1")]
 pub async fn filled<E: std::error::Error>(
     session: &mut Session,
     mut response: Response,
     filler: Bytes,
-    every: Duration,
-    made: impl Future<Output = std::result::Result<Reader, E>>,
+    interval: Duration,
+    body: impl Future<Output = std::result::Result<Reader, E>>,
 ) -> Result<()> {
     if !frame(session, &mut response, None).await? {
         return Ok(());
     }
     session.write_head(response).await?;
-    let mut made = pin!(made);
+    let mut body = pin!(body);
     let reader = loop {
         session.write(filler.clone()).await?;
         session.flush().await?;
-        if let Ok(reader) = tokio::time::timeout(every, &mut made).await {
+        if let Ok(reader) = tokio::time::timeout(interval, &mut body).await {
             break reader;
         }
     };
     match reader {
-        Ok(mut reader) => pass_on(session, &mut reader).await?,
-        Err(error) => return broken_off(session, telemetry::chain(&error)).await,
+        Ok(mut reader) => write_body(session, &mut reader).await?,
+        Err(error) => return incomplete(session, telemetry::chain(&error)).await,
     }
     session.end().await
 }
 
-/// Sends several parts of a body, one after the other, in their frame. As with [`stream`], an error leaves
-/// it visibly incomplete.
+/// Sends several parts of a body as multipart/byteranges. As with [`stream`], an error leaves it visibly incomplete.
 pub async fn parts(
     session: &mut Session,
     mut response: Response,
@@ -101,13 +101,12 @@ pub async fn parts(
     for (head, span) in frame.parts() {
         session.write(head.into()).await?;
         reader.seek(span);
-        pass_on(session, &mut reader).await?;
+        write_body(session, &mut reader).await?;
     }
     session.write_last(frame.end().into()).await
 }
 
-/// Sends the body of an answer that passes through. As with [`stream`], an error leaves it visibly
-/// incomplete.
+/// Relays the body of a registry's answer. As with [`stream`], an error leaves it visibly incomplete.
 pub async fn relay(
     session: &mut Session,
     mut response: Response,
@@ -120,14 +119,14 @@ pub async fn relay(
     session.write_head(response).await?;
     loop {
         match next_passed(session, &mut passed).await? {
-            Ok(Some(piece)) => session.write(piece).await?,
+            Ok(Some(chunk)) => session.write(chunk).await?,
             Ok(None) => return session.end().await,
-            Err(error) => return broken_off(session, telemetry::chain(&error)).await,
+            Err(error) => return incomplete(session, telemetry::chain(&error)).await,
         }
     }
 }
 
-/// [`relay`] for a body that only the end of its connection ends: it ends here only if it has this digest.
+/// Relays a body that is delimited by the close of its connection: it is ended only if it has this digest.
 pub async fn relay_verified(
     session: &mut Session,
     mut response: Response,
@@ -141,21 +140,21 @@ pub async fn relay_verified(
     let mut hasher = Hasher::new(digest.algorithm());
     loop {
         match next_passed(session, &mut passed).await? {
-            Ok(Some(piece)) => {
-                hasher.update(&piece);
-                session.write(piece).await?;
+            Ok(Some(chunk)) => {
+                hasher.update(&chunk);
+                session.write(chunk).await?;
             }
             Ok(None) if hasher.finish() == digest => {
                 return session.end().await;
             }
-            Ok(None) => return broken_off(session, "the answer was cut off".into()).await,
-            Err(error) => return broken_off(session, telemetry::chain(&error)).await,
+            Ok(None) => return incomplete(session, "the answer was cut off".into()).await,
+            Err(error) => return incomplete(session, telemetry::chain(&error)).await,
         }
     }
 }
 
-/// Sends a part of the body of an answer that passes through: `length` bytes of it, after the first `skip`.
-/// As with [`stream`], an error leaves it visibly incomplete.
+/// Relays `length` bytes of the body of a registry's answer, after the first `skip`. As with [`stream`], an error
+/// leaves it visibly incomplete.
 #[cfg(feature = "v1")]
 pub async fn relay_part(
     session: &mut Session,
@@ -168,29 +167,34 @@ pub async fn relay_part(
     session.write_head(response).await?;
     let mut left = length;
     while left > 0 {
-        let mut piece = match next_passed(session, &mut passed).await? {
-            Ok(Some(piece)) => piece,
-            Ok(None) => return broken_off(session, "the answer is too short".into()).await,
-            Err(error) => return broken_off(session, telemetry::chain(&error)).await,
+        let mut chunk = match next_passed(session, &mut passed).await? {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return incomplete(session, "the answer is too short".into()).await,
+            Err(error) => return incomplete(session, telemetry::chain(&error)).await,
         };
         let most = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let skipped = piece.split_to(piece.len().min(most(skip)));
+        let skipped = chunk.split_to(chunk.len().min(most(skip)));
         skip -= skipped.len() as u64;
-        piece.truncate(most(left));
-        left -= piece.len() as u64;
-        if !piece.is_empty() {
-            session.write(piece).await?;
+        chunk.truncate(most(left));
+        left -= chunk.len() as u64;
+        if !chunk.is_empty() {
+            session.write(chunk).await?;
         }
     }
     session.end().await
 }
 
-/// The next piece, with what was sent before it on the wire while we wait.
+/// The next chunk of a registry's answer.
 async fn next_passed(
-    session: &mut Session,
+    session: &Session,
     passed: &mut Passed,
 ) -> Result<std::result::Result<Option<Bytes>, PassedError>> {
-    let mut next = pin!(passed.next());
+    flush_while_pending(session, passed.next()).await
+}
+
+/// Waits for a chunk, and flushes those written before if it is not ready at once.
+async fn flush_while_pending<T>(session: &Session, next: impl Future<Output = T>) -> Result<T> {
+    let mut next = pin!(next);
     match futures_util::poll!(&mut next) {
         Poll::Ready(next) => Ok(next),
         Poll::Pending => {
@@ -200,13 +204,13 @@ async fn next_passed(
     }
 }
 
-/// Whether a client knows no end of a body but its length and the end of the connection (RFC 9112 §7.1).
+/// Whether the client finds the end of a body only by its length or the close (HTTP/1.0; RFC 9112 §7.1).
 pub fn needs_length(session: &Session) -> bool {
     session.req_header().version <= Version::HTTP_10
 }
 
-/// Says how long the body is, or how its end is told. False where the client cannot be told: it was refused, since
-/// a body that is broken off would look whole.
+/// Sets the framing of the body. False if the client can be told neither length nor end: it was refused, since an
+/// incomplete body would look whole.
 async fn frame(
     session: &mut Session,
     response: &mut Response,
@@ -218,11 +222,10 @@ async fn frame(
         None if needs_length(session) => {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             let mut refused = Response::new(status, CacheStatus::own("refused"))?;
-            refused.insert_header(header::CONTENT_TYPE, "application/json")?;
-            refused.insert_header(header::CACHE_CONTROL, "no-store")?;
+            refused.set_json(CacheControl::NoStore)?;
             let message = "the length of this answer is not known: ask by HTTP/1.1";
-            let told = body(ErrorCode::Unsupported, message);
-            Box::pin(whole(session, refused, false, told.into())).await?;
+            let error = body(ErrorCode::Unsupported, message);
+            Box::pin(whole(session, refused, false, error.into())).await?;
             return Ok(false);
         }
         None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,
@@ -230,33 +233,23 @@ async fn frame(
     Ok(true)
 }
 
-/// Ends a body before its end. What there was still reaches the client: it may resume from there.
-async fn broken_off(session: &mut Session, error: String) -> Result<()> {
+/// Fails an incomplete body. Its bytes so far still reach the client, which may resume from there.
+async fn incomplete(session: &mut Session, error: String) -> Result<()> {
     tracing::warn!(error, "a body was broken off");
     let _ = session.flush().await;
     Error::e_explain(ErrorType::InternalError, "the body ended early")
 }
 
-/// Sends what a reader has to give, and does not end the body.
-async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
+/// Writes the chunks of a reader, without ending the body.
+async fn write_body(session: &mut Session, reader: &mut Reader) -> Result<()> {
     loop {
-        let next = {
-            let mut next = pin!(reader.next());
-            match futures_util::poll!(&mut next) {
-                Poll::Ready(next) => next,
-                Poll::Pending => {
-                    session.flush().await?;
-                    next.await
-                }
-            }
+        let chunk = match flush_while_pending(session, reader.next()).await? {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(()),
+            Err(error) => return incomplete(session, telemetry::chain(&error)).await,
         };
-        let piece = match next {
-            Ok(piece) => piece,
-            Err(error) => return broken_off(session, telemetry::chain(&error)).await,
-        };
-        let Some(piece) = piece else { return Ok(()) };
         let waited = {
-            let mut write = pin!(session.write(piece.clone()));
+            let mut write = pin!(session.write(chunk.clone()));
             match futures_util::poll!(&mut write) {
                 Poll::Ready(written) => {
                     written?;
@@ -269,6 +262,6 @@ async fn pass_on(session: &mut Session, reader: &mut Reader) -> Result<()> {
                 }
             }
         };
-        reader.written(piece, waited);
+        reader.written(chunk, waited);
     }
 }

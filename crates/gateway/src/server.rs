@@ -1,7 +1,7 @@
-//! The front: connections, before and between requests.
+//! The server: connections, before and between requests.
 //!
-//! It accepts, gives each client its share, speaks TLS, bounds how long and how large a request's head may be
-//! and what an HTTP/2 connection may make us hold, and drains.
+//! It accepts connections, limits them per client, terminates TLS, limits the time and size of a request's head and
+//! the memory of an HTTP/2 connection, and drains.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,44 +19,43 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Gateway;
 use super::admission::STREAMS;
 use super::application::Application;
-use super::connection::Connection;
-use super::head::{self, GOODBYE, HeadOutcome, refuse};
-use super::preface::Prefaced;
+use super::client_stream::ClientStream;
+use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
 use super::socket::ClientSocket;
 use super::tls::ListenerTls;
 use runtime::listen::Bound;
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
 
-/// How many HTTP/2 connections at once have wide windows, and how many of one client. All others have the
-/// least that HTTP/2 allows, so that memory stays bounded however many there are.
+/// How many HTTP/2 connections have wide windows at once, in all and per client. All others have the smallest that
+/// HTTP/2 allows, which bounds memory however many there are.
 const WIDE: usize = 128;
 const WIDE_PER_CLIENT: usize = 16;
-/// Of wide windows: what a connection, and a stream of it, may send that nobody has read, in bytes.
+/// The wide windows of a connection and of a stream, in bytes.
 const WIDE_CONNECTION: u32 = 2 << 20;
 const WIDE_STREAM: u32 = 512 << 10;
-/// The same of the others: the window that a connection has by RFC 9113, which nobody can make smaller.
+/// The narrow windows. RFC 9113 §6.9.2 lets no connection window be smaller.
 const NARROW_CONNECTION: u32 = 65_535;
 const NARROW_STREAM: u32 = 32 << 10;
-/// How much of an answer each stream holds that its client does not take, in bytes.
+/// The send buffer of each stream, in bytes.
 const STREAM_SENDS: usize = 128 << 10;
 
 /// `limits` of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerSettings {
-    /// The longest request head, in bytes.
+    /// The size limit of a request head, in bytes.
     pub header_bytes: usize,
-    /// From a request's first byte, or from accepting a connection, to the end of its head.
+    /// From a request's first byte, or the accepting of the connection, to the end of its head.
     pub header_timeout: Duration,
     /// Between requests, and for a write that makes no progress.
     pub idle_timeout: Duration,
-    /// How many connections there may be at once, on all listeners.
+    /// The limit of connections at once, on all listeners.
     pub connections: usize,
-    /// How long requests under way may go on after a SIGTERM.
+    /// The grace period for in-flight requests after SIGTERM.
     pub drain: Duration,
 }
 
-/// All connections of all listeners.
+/// The connections of all listeners.
 #[derive(Clone, Debug)]
 pub struct Server {
     settings: ServerSettings,
@@ -76,14 +75,14 @@ struct ListenerContext {
     tls: Option<ListenerTls>,
 }
 
-/// What a connection takes up, until it ends.
+/// The place of a connection within the limits, released when it ends.
 struct Slot {
     _connection: OwnedSemaphorePermit,
     share: Share,
 }
 
 impl Server {
-    /// `shutdown` turns true when no more connections are to be taken.
+    /// `shutdown` turns true when no more connections are accepted.
     pub fn new(
         settings: ServerSettings,
         shares: Arc<Shares>,
@@ -98,7 +97,7 @@ impl Server {
         }
     }
 
-    /// Accepts until the shutdown. `tls` is taken anew for each connection, so that it can change.
+    /// Accepts connections until the shutdown. `tls` is read for each connection, so that it can change.
     pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
         let mut shutdown = self.shutdown.clone();
         let context = Arc::new(ListenerContext {
@@ -113,8 +112,8 @@ impl Server {
                 _ = shutdown.wait_for(|&down| down) => return,
             };
             match accepted {
-                // Over the limit a connection is closed at once: a client that waits for an answer would
-                // not try elsewhere.
+                // A connection over the limit is closed at once: a client that waits for a response would not
+                // try another server.
                 Ok(accepted) => {
                     let socket = ClientSocket::new(accepted, context.server.settings.idle_timeout);
                     if let Some(slot) = context.server.admit(&bound.url, socket.peer()) {
@@ -122,8 +121,8 @@ impl Server {
                     }
                 }
                 Err(error) => {
-                    // Out of descriptors, mostly: others must end first.
-                    tracing::warn!(url = %bound.url, %error, "a connection cannot be accepted");
+                    // Usually out of file descriptors: other connections must end first.
+                    tracing::warn!(url = %bound.url, %error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -147,7 +146,7 @@ impl Server {
         })
     }
 
-    /// Room for a connection, where there is some left for this client.
+    /// Admits a connection within the limits of its client and of all.
     fn admit(&self, url: &str, peer: Option<IpAddr>) -> Option<Slot> {
         static CLIENT_FULL: LogThrottle = LogThrottle::new();
         static FULL: LogThrottle = LogThrottle::new();
@@ -178,7 +177,7 @@ impl Server {
         })
     }
 
-    /// Waits until all connections have ended, or the drain's time is over. True when all have.
+    /// Waits for all connections to end, at most the grace period. True if all have ended.
     pub async fn drained(&self) -> bool {
         let all = u32::try_from(self.settings.connections).unwrap_or(u32::MAX);
         timeout(self.settings.drain, self.connections.acquire_many(all))
@@ -194,8 +193,8 @@ impl ListenerContext {
             return;
         };
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            // Who has not even sent the preface by now gets no more time.
-            if let Ok(Ok(stream)) = timeout_at(deadline, Prefaced::read(stream)).await {
+            // The preface has the same deadline as the TLS handshake.
+            if let Ok(Ok(stream)) = timeout_at(deadline, ClientStream::with_preface(stream)).await {
                 let few = slot.share.number() <= WIDE_PER_CLIENT;
                 let wide = self.server.wide.clone().try_acquire_owned();
                 let wide = wide.ok().filter(|_| few);
@@ -213,7 +212,7 @@ impl ListenerContext {
         }
     }
 
-    /// TLS, where the listener has it.
+    /// Accepts TLS, if the listener has it.
     async fn secure(&self, mut socket: ClientSocket, deadline: Instant) -> Option<Stream> {
         const HANDSHAKE: u8 = 22;
 
@@ -244,7 +243,7 @@ impl ListenerContext {
 
     /// HTTP/1: one request after the other.
     async fn http1(&self, stream: Stream, deadline: Instant) {
-        let mut stream: Stream = Box::new(Connection::new(stream));
+        let mut stream: Stream = Box::new(ClientStream::new(stream));
         let ServerSettings {
             header_bytes,
             header_timeout,
@@ -261,8 +260,8 @@ impl ListenerContext {
             let head = match head::read(&mut stream, limits, &mut shutdown).await {
                 HeadOutcome::Complete(head) => head,
                 HeadOutcome::Nothing => {
-                    // Over TLS an end without close_notify looks like a truncation.
-                    let _ = timeout(GOODBYE, AsyncWriteExt::shutdown(&mut stream)).await;
+                    // Over TLS, an end without close_notify looks like a truncation.
+                    let _ = timeout(REFUSE_TIMEOUT, AsyncWriteExt::shutdown(&mut stream)).await;
                     return;
                 }
                 HeadOutcome::TooLate => {

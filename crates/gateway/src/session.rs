@@ -1,6 +1,4 @@
-//! One request and the answer to it, whichever version of HTTP they speak.
-//!
-//! It narrows pingora's session to what this gateway does with one, and remembers how the request was answered.
+//! One request and its response, in either version of HTTP: the part of pingora's session that the gateway uses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,7 +10,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 
-use super::connection::Connection;
+use super::client_stream::ClientStream;
 use super::response::Response;
 use oci::cache_status::CacheStatus;
 
@@ -22,7 +20,7 @@ pub struct Session {
     sent_head: Option<SentHead>,
 }
 
-/// The answer whose head was written.
+/// The status and cache status of a response whose head was written.
 #[derive(Clone, Copy, Debug)]
 pub struct SentHead {
     pub status: StatusCode,
@@ -30,7 +28,7 @@ pub struct SentHead {
 }
 
 impl Session {
-    /// Reads the head of a request. `None` where there is none to answer: what is no HTTP gets an empty 400.
+    /// Reads the head of a request; `None` if there is none to answer. Bytes that are not HTTP get an empty 400.
     pub async fn read(http: ServerSession) -> Option<Self> {
         let mut http = Box::new(http);
         match http.read_request().await {
@@ -40,9 +38,9 @@ impl Session {
             }),
             Ok(false) => None,
             Err(error) => {
-                tracing::debug!(%error, "a request could not be read");
+                tracing::debug!(%error, "cannot read a request");
                 if *error.etype() == ErrorType::InvalidHTTPHeader {
-                    // The client may be gone already.
+                    // The client may have left already.
                     let _ = http.respond_error(400).await;
                 }
                 http.shutdown().await;
@@ -70,7 +68,7 @@ impl Session {
         self.http.client_addr().map(ToString::to_string)
     }
 
-    /// `None` until the head of the answer is written.
+    /// `None` until the head of the response is written.
     pub fn sent_head(&self) -> Option<SentHead> {
         self.sent_head
     }
@@ -80,17 +78,17 @@ impl Session {
         self.http.body_bytes_read()
     }
 
-    /// Bytes of the answer's body that were written.
+    /// Bytes of the response's body that were written.
     pub fn bytes_sent(&self) -> usize {
         self.http.body_bytes_sent()
     }
 
-    /// Sets how long a write of the answer may make no progress.
+    /// Sets how long a write of the response may make no progress.
     pub fn set_write_timeout(&mut self, timeout: Duration) {
         self.http.set_write_timeout(Some(timeout));
     }
 
-    /// Closes an HTTP/1 connection behind this answer.
+    /// Closes an HTTP/1 connection after this response.
     pub fn close_afterwards(&mut self) {
         self.http.set_keepalive(None);
     }
@@ -100,7 +98,7 @@ impl Session {
         self.http.is_body_empty()
     }
 
-    /// The next piece of the request's body; `None` at its end.
+    /// The next chunk of the request's body; `None` at its end.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         self.http.read_request_body().await
     }
@@ -110,7 +108,7 @@ impl Session {
         self.http.write_continue_response().await
     }
 
-    /// Writes the head of the answer.
+    /// Writes the head of the response.
     pub async fn write_head(&mut self, response: Response) -> Result<()> {
         let (header, cache) = response.into_parts();
         let status = header.status;
@@ -119,46 +117,44 @@ impl Session {
         Ok(())
     }
 
-    /// Writes a piece of the answer's body.
+    /// Writes a chunk of the response's body.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         self.http.write_response_body(piece, false).await
     }
 
-    /// Writes the last piece of the answer's body, and ends it.
+    /// Writes the last chunk of the response's body, and ends it.
     pub async fn write_last(&mut self, piece: Bytes) -> Result<()> {
         self.http.write_response_body(piece, true).await
     }
 
-    /// Ends the answer's body.
+    /// Ends the response's body.
     pub async fn end(&mut self) -> Result<()> {
         self.write_last(Bytes::new()).await
     }
 
-    /// Sends what is buffered: a client must not wait for what is written while we wait for more. HTTP/2 does so
-    /// by itself.
+    /// Sends what is buffered, so that a client receives it while the gateway waits for more. HTTP/2 does so itself.
     pub async fn flush(&self) -> Result<()> {
         let ServerSession::H1(http) = &*self.http else {
             return Ok(());
         };
-        match Connection::below(http.stream()) {
-            Some(connection) => connection
+        match ClientStream::downcast(http.stream()) {
+            Some(stream) => stream
                 .flush()
                 .await
-                .or_err(ErrorType::WriteError, "flushing the answer"),
-            None => Error::e_explain(ErrorType::InternalError, "not a connection of ours"),
+                .or_err(ErrorType::WriteError, "flushing the response"),
+            None => Error::e_explain(ErrorType::InternalError, "not a ClientStream"),
         }
     }
 
-    /// Ends an answer that is not whole in a way that shows it: resets a stream of HTTP/2, where only dropping it
-    /// could look like its end. A connection of HTTP/1 ends when it is dropped, short of the length or of the last
-    /// chunk.
+    /// Aborts an incomplete response visibly: resets an HTTP/2 stream, whose drop alone could look like its end. An
+    /// HTTP/1 connection ends when it is dropped, short of the length or of the last chunk.
     pub async fn break_off(&mut self) {
         if self.is_http2() {
             self.http.shutdown().await;
         }
     }
 
-    /// Ends a request that was answered. The connection for the next one, where HTTP/1 may go on with it.
+    /// Ends an answered request. Returns the connection if HTTP/1 can reuse it.
     pub async fn finish(self) -> Option<Stream> {
         let reusable = self.http.finish().await.ok()??;
         Some(reusable.into_parts().0)

@@ -1,5 +1,4 @@
-//! A client's socket as pingora sees it: buffered writes, and a deadline for writes that make no
-//! progress.
+//! A client's socket as pingora gets it: buffered writes that fail when they make no progress.
 
 use std::fmt;
 use std::io;
@@ -20,13 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
+use super::client_stream::ReadAhead;
 use runtime::listen::Accepted;
 
-/// What is collected before it is written, in bytes: the headers and the first piece of a body go out
-/// together.
+/// The size of the write buffer, in bytes: the head and the first chunk of a body are sent together.
 const WRITE_BUFFER: usize = 16 << 10;
 
-/// How much the kernel holds that is not on the wire yet, in bytes.
+/// The limit of unsent bytes in the kernel.
 const UNSENT: u32 = 128 << 10;
 
 /// A transport connection.
@@ -36,7 +35,7 @@ enum SocketTransport {
     Unix(UnixStream),
 }
 
-/// A transport whose writes fail when they make no progress for a while.
+/// A transport whose writes fail when they make no progress for `write_timeout`.
 #[derive(Debug)]
 struct PacedTransport {
     transport: SocketTransport,
@@ -48,8 +47,7 @@ struct PacedTransport {
 /// A client's connection, below TLS.
 pub struct ClientSocket {
     stream: BufWriter<PacedTransport>,
-    /// Bytes read before pingora took over, to be read again.
-    peeked: Vec<u8>,
+    read_ahead: ReadAhead,
     digest: Arc<SocketDigest>,
     fd: RawFd,
 }
@@ -66,12 +64,12 @@ impl ClientSocket {
     fn tcp(stream: TcpStream, peer: SocketAddr, write_timeout: Duration) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        // Else the kernel takes megabytes at once, and a slow reader seems to make no progress until a
-        // third of them has gone.
+        // Otherwise the kernel accepts megabytes at once, and a slow reader seems to make no progress until a
+        // third of them is sent.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let local = stream.local_addr().ok();
         let socket = Self::over(SocketTransport::Tcp(stream), write_timeout);
-        // Asked later, a socket that its client has reset no longer knows them.
+        // A socket that its client has reset no longer knows them.
         let _ = socket.digest.peer_addr.set(Some(peer.into()));
         let _ = socket.digest.local_addr.set(local.map(Into::into));
         socket
@@ -90,25 +88,25 @@ impl ClientSocket {
         };
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, paced),
-            peeked: Vec::new(),
+            read_ahead: ReadAhead::default(),
             digest: Arc::new(SocketDigest::from_raw_fd(fd)),
             fd,
         }
     }
 
-    /// Where the client is; `None` for a Unix socket.
+    /// The address of the client; `None` for a Unix socket.
     pub fn peer(&self) -> Option<IpAddr> {
         let address = self.digest.peer_addr()?.as_inet()?;
         Some(address.ip().to_canonical())
     }
 
-    /// The address of ours that the client connected to; `None` for a Unix socket.
+    /// The local address that the client connected to; `None` for a Unix socket.
     pub fn local(&self) -> Option<IpAddr> {
         let address = self.digest.local_addr()?.as_inet()?;
         Some(address.ip().to_canonical())
     }
 
-    /// The first byte, without consuming it; `None` at the end of the stream.
+    /// The first byte, which stays to be read again; `None` at the end of the stream.
     pub async fn first_byte(&mut self) -> io::Result<Option<u8>> {
         use tokio::io::AsyncReadExt as _;
 
@@ -116,7 +114,7 @@ impl ClientSocket {
         if self.read(&mut byte).await? == 0 {
             return Ok(None);
         }
-        self.peeked.push(byte[0]);
+        self.read_ahead.push(&byte);
         Ok(Some(byte[0]))
     }
 }
@@ -128,7 +126,7 @@ impl fmt::Debug for ClientSocket {
 }
 
 impl PacedTransport {
-    /// Turns a wait that takes too long into an error.
+    /// Turns a wait of more than `write_timeout` into an error.
     fn pace<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.waiting = false;
@@ -210,10 +208,7 @@ impl AsyncRead for ClientSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.peeked.is_empty() {
-            let most = self.peeked.len().min(buf.remaining());
-            buf.put_slice(&self.peeked[..most]);
-            self.peeked.drain(..most);
+        if self.read_ahead.read(buf) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

@@ -1,32 +1,35 @@
-//! What requests are routed by: the registries, the listener, and what is read of a request.
+//! The inputs of routing: the registries, the listener, and the parts of a request that routing reads.
 
-use http::Method;
+use http::{Method, StatusCode, header};
+use pingora_http::RequestHeader;
 
+use super::error_response::ErrorResponse;
+use super::host::host;
 use super::old_clients::OldClients;
 use super::resolver::{NameContext, Resolver};
+use oci::error::ErrorCode;
 use oci::name::Registry;
 
-/// What requests are routed by.
+/// The registries, and the clients that v2 is hidden from.
 #[derive(Clone, Debug, Default)]
 pub struct RoutingTable {
     pub resolver: Resolver,
-    /// To whom v2 is not shown.
     pub old_clients: OldClients,
 }
 
-/// What routing knows of the listener a request came in on.
+/// A listener, as far as routing reads it.
 #[derive(Clone, Debug, Default)]
 pub struct Listener {
     pub read_only: bool,
-    /// Everything on this listener is this registry's.
+    /// The only registry this listener serves.
     pub registry: Option<Registry>,
-    /// What clients speak to it: `http` or `https`.
+    /// The scheme that clients use: `http` or `https`.
     pub scheme: &'static str,
-    /// What clients call it behind another proxy: scheme and authority.
+    /// The URL that clients use behind another proxy: scheme and authority.
     pub public_url: Option<String>,
 }
 
-/// A request as far as routing reads it.
+/// A request, as far as routing reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestParts<'a> {
     pub method: &'a Method,
@@ -36,16 +39,16 @@ pub struct RequestParts<'a> {
     pub query: &'a str,
     /// Host or `:authority`, with its port if it has one.
     pub host: Option<&'a str>,
-    /// User-Agent, empty where there is none.
+    /// User-Agent, empty if absent.
     #[cfg_attr(
         not(feature = "v1"),
-        expect(dead_code, reason = "only clients of v1 are told by it")
+        expect(dead_code, reason = "only v1 clients are recognised by it")
     )]
     pub agent: &'a str,
 }
 
 impl Listener {
-    /// Where a name is asked for on this listener.
+    /// The context that this listener resolves a name in.
     pub fn name_context<'a>(
         &'a self,
         namespace: Option<&'a str>,
@@ -56,5 +59,34 @@ impl Listener {
             namespace,
             host,
         }
+    }
+}
+
+impl<'a> RequestParts<'a> {
+    /// # Errors
+    /// 400 for a missing or invalid Host.
+    pub fn of(request: &'a RequestHeader) -> Result<Self, ErrorResponse> {
+        let host = host(request).map_err(|_| {
+            ErrorResponse::with_status(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::NameInvalid,
+                "the Host header is missing or not valid",
+            )
+        })?;
+        let agent = request.headers.get(header::USER_AGENT);
+        Ok(Self {
+            method: &request.method,
+            // A path that is not UTF-8 becomes one that no endpoint accepts.
+            path: if request.raw_path_is_utf8() {
+                request.uri.path()
+            } else {
+                "/%ff"
+            },
+            query: request.uri.query().unwrap_or_default(),
+            host,
+            agent: agent
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default(),
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! What a request is about.
+//! The target of a v2 request.
 
 use oci::name::RepositoryName;
 use oci::query::Query;
@@ -9,10 +9,10 @@ use oci::v2::Resource;
 pub struct RequestTarget {
     pub name: RepositoryName,
     pub resource: Resource,
-    /// The name as the client typed it, registry prefix and all.
+    /// The name as the client wrote it, with its registry prefix.
     pub client_name: String,
-    /// Which page is asked for of a list; empty for everything else.
+    /// The page of a list; empty for other resources.
     pub query: Query,
-    /// The value of `ns`, to be echoed.
+    /// The value of `ns`, which is echoed.
     pub namespace: Option<String>,
 }

@@ -1,26 +1,27 @@
-//! `/token`: where clients of the v2 API get what they show instead of a password
+//! `/token`: issues bearer tokens to clients of the v2 API
 //! (distribution's docs/content/spec/auth/token.md and oauth.md).
 
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use pingora_core::Result;
 use tokio::time::{Instant, timeout_at};
 
+use super::cache_control::CacheControl;
 use super::error_response::ErrorResponse;
 use super::login::{address, too_many_failures};
-use super::respond::{self, RequestOptions};
+use super::request_options::RequestOptions;
 use super::session::Session;
-use super::{Gateway, send};
+use super::{Gateway, respond, send};
 use access::{Login, Refused, Scopes, token_answer};
 use oci::cache_status::CacheStatus;
 use oci::error::ErrorCode;
 
-/// The longest form that is read, in bytes.
+/// The size limit of a form, in bytes.
 const MAX_FORM: usize = 64 << 10;
 
-/// What a token is asked for, in a query or a form.
+/// A token request, from a query or a form.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct TokenRequest {
     scopes: Vec<String>,
@@ -29,11 +30,11 @@ struct TokenRequest {
     password: Option<String>,
 }
 
-/// The most fields that are read of a request.
+/// The limit of fields in a request.
 const MAX_FIELDS: usize = 32;
 
 impl TokenRequest {
-    /// Reads a query or form; `None` for one of more fields than any client sends.
+    /// Parses a query or form; `None` if it has more fields than any client sends.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut request = Self::default();
         for (index, (key, value)) in url::form_urlencoded::parse(text).enumerate() {
@@ -53,7 +54,7 @@ impl TokenRequest {
 }
 
 impl Gateway {
-    /// Answers a request for a token.
+    /// Responds to a token request.
     pub(super) async fn token(
         &self,
         session: &mut Session,
@@ -61,7 +62,7 @@ impl Gateway {
     ) -> Result<()> {
         let Some(authenticator) = self.authenticator() else {
             let refused = ErrorResponse::new(ErrorCode::NameUnknown, "there are no tokens here");
-            return respond::refusal(session, options, &refused).await;
+            return respond::error(session, options, &refused).await;
         };
         let method = session.req_header().method.clone();
         let request = match method {
@@ -78,7 +79,7 @@ impl Gateway {
             },
             _ => {
                 let refused = ErrorResponse::unsupported("tokens are asked for by GET or POST");
-                return respond::refusal(session, options, &refused).await;
+                return respond::error(session, options, &refused).await;
             }
         };
         let Some(request) = request else {
@@ -90,24 +91,24 @@ impl Gateway {
             .await;
         };
         let login = match request.grant_type.as_deref() {
-            None => self.login(session, &Scopes::default()).await,
+            None => self.login(session, Scopes::default).await,
             Some("password") => {
                 let user = request.username.as_deref().unwrap_or_default();
                 let password = request.password.as_deref().unwrap_or_default();
                 let login = authenticator.password(user, password.as_bytes(), address(session));
-                login.await.map_err(|refused| Box::new(denied(refused)))
+                login.await.map_err(denied)
             }
-            // No refresh token is ever given out: Docker would forget the password that v1 needs.
+            // Refresh tokens are never issued: Docker would forget the password that v1 needs.
             Some(_) => return refuse(session, options, "only grant_type=password is known").await,
         };
         let login = match login {
             Ok(login) => login,
-            Err(mut denial) => {
-                // Here a password is what helps.
-                if denial.challenge.is_some() {
-                    denial.challenge = Some(authenticator.basic_challenge());
+            Err(mut denied) => {
+                // Only a password gets a token.
+                if denied.challenge.is_some() {
+                    denied.challenge = Some(authenticator.basic_challenge());
                 }
-                return respond::refuse(session, options, &denial).await;
+                return respond::refuse(session, options, &denied).await;
             }
         };
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
@@ -118,12 +119,11 @@ impl Gateway {
         let granted = self.granted(session, &login, &scopes);
         let body = token_answer(&token, &granted, now);
         let mut response = respond::response(StatusCode::OK, options, CacheStatus::own("token"))?;
-        response.insert_header(header::CONTENT_TYPE, "application/json")?;
-        response.insert_header(header::CACHE_CONTROL, "no-store")?;
+        response.set_json(CacheControl::NoStore)?;
         send::whole(session, response, options.head, body.into()).await
     }
 
-    /// Reads the body of a login, whole and in time.
+    /// Reads the form of a login, within its limits of size and time.
     async fn read_form(&self, session: &mut Session) -> Result<Form> {
         let deadline = Instant::now() + self.state.form_timeout;
         let mut form = BytesMut::new();
@@ -141,7 +141,7 @@ impl Gateway {
         }
     }
 
-    /// What of the scopes the login may use today: told, not carried.
+    /// The scopes that the login may use now: reported to the client, not carried by the token.
     fn granted(&self, session: &Session, login: &Login, scopes: &Scopes) -> Scopes {
         let name_context = self.name_context(session, None);
         let resolve = |name: &str| {
@@ -156,7 +156,7 @@ fn denied(refused: Refused) -> ErrorResponse {
     match refused {
         Refused::Password | Refused::Token => ErrorResponse::unauthorized(
             "the user or the password is wrong",
-            // Replaced by the one of this place.
+            // The caller sets the challenge.
             String::new(),
         ),
         Refused::SlowDown { retry_after } => too_many_failures(retry_after),
@@ -173,14 +173,14 @@ async fn refuse(
     respond::refuse(session, options, &refused).await
 }
 
-/// The body of a login.
+/// The form of a login.
 enum Form {
     Whole(Bytes),
     TooLong,
     TooLate,
 }
 
-/// Answers a form that did not arrive in time, and ends the connection.
+/// Responds to a form that did not arrive in time, and closes the connection.
 async fn too_late(session: &mut Session, options: &RequestOptions) -> Result<()> {
     session.close_afterwards();
     let refused = ErrorResponse::with_status(
@@ -188,7 +188,7 @@ async fn too_late(session: &mut Session, options: &RequestOptions) -> Result<()>
         ErrorCode::Unsupported,
         "the form did not arrive in time",
     );
-    respond::refusal(session, options, &refused).await
+    respond::error(session, options, &refused).await
 }
 
 #[cfg(test)]

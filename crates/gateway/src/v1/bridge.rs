@@ -1,5 +1,4 @@
-//! Images that only the v2 API has, for clients of v1. A registry's own v1 side comes first: what it does not
-//! know is made up.
+//! Images of the v2 API for v1 clients. A registry's own v1 API comes first; images that it does not have are converted.
 
 use std::time::Duration;
 
@@ -7,9 +6,9 @@ use http::{Method, StatusCode, header};
 
 use super::super::error_response::ErrorResponse;
 use super::super::session::Session;
-use super::super::{Gateway, send};
-use super::route::{ImageRequest, RepositoryRequest, speaks_v1};
-use super::{Failed, respond};
+use super::super::{Failure, Gateway, send};
+use super::respond;
+use super::route::{ImageRequest, RepositoryRequest, serves_v1};
 use ::v1::{BridgeError, IdScope, V1ImageRecord, V1Pass};
 use access::{Action, Login, Permit};
 use mirror::{MirrorError, ResourceKind};
@@ -18,10 +17,10 @@ use oci::name::{Registry, RepositoryName};
 use oci::v1::{Part, Resource};
 use oci::v2_to_v1::ClientPlatform;
 
-/// How long a description waits to say how long its layer is. It may leave that out.
-const SIZE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the JSON of an image waits for the size of its layer, which is optional.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl From<BridgeError> for Failed {
+impl From<BridgeError> for Failure {
     fn from(failure: BridgeError) -> Self {
         let status = match &failure {
             BridgeError::Mirror(error) => return Self::Mirror(error.clone()),
@@ -32,7 +31,7 @@ impl From<BridgeError> for Failed {
         if status.is_server_error() {
             tracing::warn!(
                 error = telemetry::chain(&failure),
-                "an image cannot be shown to a client of v1"
+                "cannot serve an image to a v1 client"
             );
         }
         let refusal =
@@ -42,7 +41,7 @@ impl From<BridgeError> for Failed {
 }
 
 impl Gateway {
-    /// Whether a request is one that is answered for images of v2.
+    /// Whether a request can be answered from v2 images.
     fn v1_may_bridge(&self, named: &RepositoryRequest) -> bool {
         let read = matches!(
             named.resource,
@@ -51,32 +50,32 @@ impl Gateway {
         read && named.action == Action::Pull && self.state.v1.bridges_v2(&named.name.registry)
     }
 
-    /// Whether a registry itself speaks v1.
-    fn v1_has_own(&self, registry: &Registry) -> bool {
+    /// Whether a registry itself has a v1 API.
+    fn v1_is_native(&self, registry: &Registry) -> bool {
         let mut entries = self.state.table.resolver.entries.iter();
         entries.any(|entry| entry.registry == *registry && entry.v1)
     }
 
-    /// Answers for something of a repository: as the registry's v1 side does, or where that does not know
-    /// the name, from what its v2 side has.
-    pub(super) async fn v1_either(
+    /// Responds to a request about a repository: from the registry's v1 API or, where that does not know the name,
+    /// from its v2 images.
+    pub(super) async fn v1_respond_named(
         &self,
         session: &mut Session,
         named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         if !self.v1_may_bridge(named) {
-            return if self.v1_has_own(&named.name.registry) {
+            return if self.v1_is_native(&named.name.registry) {
                 self.v1_pass_named(session, named, login, permit).await
             } else {
                 Err(unknown(ResourceKind::Repository).into())
             };
         }
-        if self.v1_has_own(&named.name.registry) {
+        if self.v1_is_native(&named.name.registry) {
             match self.v1_pass_named(session, named, login, permit).await {
-                Err(Failed::Mirror(MirrorError::Unknown { .. })) => {}
-                Err(Failed::Mirror(error)) => {
+                Err(Failure::Mirror(MirrorError::Unknown { .. })) => {}
+                Err(Failure::Mirror(error)) => {
                     let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
                     let platform = ClientPlatform::of_agent(agent(session));
                     let v1 = &self.state.v1;
@@ -88,23 +87,25 @@ impl Gateway {
                 }
                 answered => return answered,
             }
-            if matches!(named.resource, Resource::Tag(_)) && self.v1_knows(session, permit).await? {
+            if matches!(named.resource, Resource::Tag(_))
+                && self.v1_has_repository(session, permit).await?
+            {
                 return Err(tag_unknown());
             }
         }
         self.v1_bridge(session, named, login, permit).await
     }
 
-    /// Whether what the v1 side says of this request is to be told to the client, or what v2 has.
-    pub(super) fn v1_is_elsewhere(&self, named: &RepositoryRequest, status: StatusCode) -> bool {
+    /// Whether to answer from v2 images, since the v1 API has none.
+    pub(super) fn v1_falls_back(&self, named: &RepositoryRequest, status: StatusCode) -> bool {
         status == StatusCode::NOT_FOUND && self.v1_may_bridge(named)
     }
 
-    /// Whether the registry's v1 side has a repository.
-    async fn v1_knows(&self, session: &Session, permit: &Permit) -> Result<bool, Failed> {
+    /// Whether the registry's v1 API has a repository.
+    async fn v1_has_repository(&self, session: &Session, permit: &Permit) -> Result<bool, Failure> {
         let pass = V1Pass {
             method: Method::GET,
-            headers: super::pass_through::headers_up(session),
+            headers: super::pass_through::upstream_headers(session),
             body: None,
         };
         let tags = self.state.v1.v1_repository(permit, &Resource::Tags, pass);
@@ -117,15 +118,15 @@ impl Gateway {
         named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let v1 = &self.state.v1;
         let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
         let platform = ClientPlatform::of_agent(agent(session));
-        let mut response = respond::own(StatusCode::OK)?;
+        let mut response = respond::gateway_response(StatusCode::OK)?;
         let body = match &named.resource {
             Resource::Images => {
                 v1.bridged_repository(permit).await?;
-                // Clients fill it from the tags.
+                // Clients complete it from the tags.
                 self.v1_endpoints(session, &mut response, named, login)?;
                 "[]".to_owned()
             }
@@ -149,14 +150,13 @@ impl Gateway {
         Ok(send::whole(session, response, head, body.into()).await?)
     }
 
-    /// Answers for an image that was made up here, with a right to its repository; `false` where there is
-    /// none of this id.
+    /// Responds with a converted image of a permit's repository; `false` if none has this id.
     pub(super) async fn v1_bridged(
         &self,
         session: &mut Session,
         image: &ImageRequest,
         permit: &Permit,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool, Failure> {
         let registry = permit.registry();
         if !is_read(image) || !self.state.v1.bridges_v2(registry) {
             return Ok(false);
@@ -179,12 +179,12 @@ impl Gateway {
         Ok(true)
     }
 
-    /// [`Gateway::v1_bridged`] for who names no repository: of the registries that everybody may read.
+    /// [`Gateway::v1_bridged`] without a repository: from the registries that anonymous clients may read.
     pub(super) async fn v1_bridged_by_id(
         &self,
         session: &mut Session,
         image: &ImageRequest,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool, Failure> {
         if !is_read(image) {
             return Ok(false);
         }
@@ -203,7 +203,7 @@ impl Gateway {
         session: &mut Session,
         image: &ImageRequest,
         registry: &Registry,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool, Failure> {
         let v1 = &self.state.v1;
         if !v1.bridges_v2(registry) {
             return Ok(false);
@@ -214,15 +214,15 @@ impl Gateway {
         let Ok(repository) = known.repository.parse() else {
             return Ok(false);
         };
-        let nobody = access::Caller::Anonymous;
+        let anonymous = access::Caller::Anonymous;
         let name = RepositoryName::new(registry, &repository);
-        let permit = self.v1_decide(&nobody, Action::Pull, &name)?;
+        let permit = self.v1_decide(&anonymous, Action::Pull, &name)?;
         Box::pin(self.v1_image_of(session, image, &permit, IdScope::Registry, &known)).await?;
         Ok(true)
     }
 
-    /// The registries that a request without a name may mean.
-    fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failed> {
+    /// The registries that a request without a repository may be about.
+    fn v1_registries(&self, session: &Session) -> Result<Vec<Registry>, Failure> {
         let resolver = &self.state.table.resolver;
         if let Some(entry) = resolver
             .fixed(self.name_context(session, None))
@@ -230,8 +230,8 @@ impl Gateway {
         {
             return Ok(vec![entry.registry.clone()]);
         }
-        let speaking = resolver.entries.iter().filter(|entry| speaks_v1(entry));
-        Ok(speaking.map(|entry| entry.registry.clone()).collect())
+        let entries = resolver.entries.iter().filter(|entry| serves_v1(entry));
+        Ok(entries.map(|entry| entry.registry.clone()).collect())
     }
 
     async fn v1_image_of(
@@ -241,26 +241,30 @@ impl Gateway {
         permit: &Permit,
         scope: IdScope,
         known: &V1ImageRecord,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let v1 = &self.state.v1;
-        let made = v1.bridged_image(permit, &image.id, known).await?;
+        let bridged = v1.bridged_image(permit, &image.id, known).await?;
         let head = session.req_header().method == Method::HEAD;
-        let mut response = respond::own(StatusCode::OK)?;
+        let mut response = respond::gateway_response(StatusCode::OK)?;
         let body = match image.part {
-            Part::Layer => return self.v1_made_layer(session, permit, scope, &made).await,
+            Part::Layer => {
+                return self
+                    .v1_bridged_layer(session, permit, scope, &bridged)
+                    .await;
+            }
             Part::Ancestry => {
-                v1.issue_ancestry(permit, scope, known, &made).await;
-                serde_json::json!(made.ancestry()).to_string()
+                v1.issue_ancestry(permit, scope, known, &bridged).await;
+                serde_json::json!(bridged.ancestry()).to_string()
             }
             _ => {
-                let layer = v1.bridged_layer(permit, &made);
-                let layer = tokio::time::timeout(SIZE_PATIENCE, layer).await;
-                // What is wrong with it is said where it is asked for.
+                let layer = v1.bridged_layer(permit, &bridged);
+                let layer = tokio::time::timeout(SIZE_TIMEOUT, layer).await;
+                // Its errors are reported when it is requested.
                 let size = layer.ok().and_then(|layer| layer.ok()?.size());
                 if let Some(size) = size {
                     response.insert_header("X-Docker-Size", size)?;
                 }
-                made.json().to_owned()
+                bridged.json().to_owned()
             }
         };
         Ok(send::whole(session, response, head, body.into()).await?)
@@ -278,7 +282,7 @@ fn agent(session: &Session) -> &str {
         .unwrap_or_default()
 }
 
-/// What is not there.
+/// The error of an unknown resource.
 pub fn unknown(kind: ResourceKind) -> MirrorError {
     MirrorError::Unknown {
         kind,
@@ -286,7 +290,7 @@ pub fn unknown(kind: ResourceKind) -> MirrorError {
     }
 }
 
-fn tag_unknown() -> Failed {
+fn tag_unknown() -> Failure {
     ErrorResponse::with_status(
         StatusCode::NOT_FOUND,
         ErrorCode::ManifestUnknown,

@@ -1,33 +1,34 @@
-//! Layers, and parts of them.
+//! Forwards requests for layers and parts of them.
 //!
-//! Old Docker goes on with a broken download by `Range: bytes=<have>-<size>`, an end that is one too far, and
-//! knows by a 416 without a body that it has everything. docker-registry announces a byte more than it sends
-//! then, writes `Content-Range` without its unit, and says 416 to a single byte; so ranges are decided here, and
-//! it is asked for what it gives rightly.
+//! Old Docker resumes a download with `Range: bytes=<have>-<size>`, whose end is one too far, and knows by a 416
+//! without a body that it is complete. docker-registry then announces a byte more than it sends, writes
+//! `Content-Range` without its unit, and answers a single byte with 416. So the gateway selects ranges itself, and
+//! requests only those that docker-registry answers correctly.
 
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::super::error_response::ErrorResponse;
-use super::super::respond::RequestOptions;
+use super::super::request_options::RequestOptions;
 use super::super::session::Session;
-use super::super::{Gateway, send};
+use super::super::{Failure, Gateway, send};
+use super::layer_range::{self, LayerPart};
+use super::respond;
 use super::route::ImageRequest;
-use super::{Failed, respond};
 use ::v1::{Claim, V1Pass};
 use mirror::Passed;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::headers::content_length;
-use oci::range::{self, Selection, Span};
+use oci::range::Span;
 
 impl Gateway {
-    /// Passes on GET or HEAD of a layer.
+    /// Forwards GET or HEAD of a layer.
     pub(super) async fn v1_layer(
         &self,
         session: &mut Session,
         image: &ImageRequest,
         claim: Claim<'_>,
         mut headers: HeaderMap,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let v1 = &self.state.v1;
         let request = session.req_header();
         let options = RequestOptions::of(&request.method, &request.headers);
@@ -35,29 +36,20 @@ impl Gateway {
             let passed = v1.v1_layer_head(claim, &image.id, &headers).await?;
             return self.v1_whole_layer(session, image, claim, passed).await;
         }
-        // Layers have no validator here, so that a condition never holds.
-        let ranges = options
-            .range
-            .as_deref()
-            .filter(|_| options.if_range.is_none());
-        let part = match ranges.and_then(range::parse) {
+        let part = match layer_range::ranges(&options) {
             None => None,
             Some(ranges) => {
                 let size = v1.v1_layer_size(claim, &image.id, &headers).await?;
-                match size.map(|size| (size, range::select(Some(&ranges), size))) {
-                    Some((size, Selection::Unsatisfiable)) => {
+                match layer_range::select(Some(&ranges), size) {
+                    Ok(part) => part,
+                    Err(range) => {
                         let cache = CacheStatus::forward(Forward::Bypass);
-                        return Ok(respond::nothing_left(session, size, cache).await?);
+                        return Ok(respond::unsatisfiable(session, range, cache).await?);
                     }
-                    Some((size, Selection::Part(span))) => Some((span, size)),
-                    // Several parts are no part of this API, and of an unknown length there is only the whole.
-                    Some((_, Selection::Whole | Selection::Parts(_))) | None => None,
                 }
             }
         };
-        let upstream = part.map_or(UpstreamRange::Whole, |(span, size)| {
-            upstream_range(span, size)
-        });
+        let upstream = part.map_or(UpstreamRange::Whole, upstream_range);
         if let UpstreamRange::Part(upstream) = upstream {
             let range = format!("bytes={}-{}", upstream.first, upstream.end - 1);
             let range = range
@@ -72,13 +64,9 @@ impl Gateway {
         };
         let passed = v1.v1_image(claim, &image.id, image.part, pass).await?;
         match part {
-            Some((span, size)) if passed.status.is_success() => {
-                let part = LayerPart {
-                    upstream,
-                    span,
-                    size,
-                };
-                self.v1_part(session, image, claim, passed, part).await
+            Some(part) if passed.status.is_success() => {
+                self.v1_part(session, image, claim, passed, part, upstream)
+                    .await
             }
             _ => self.v1_whole_layer(session, image, claim, passed).await,
         }
@@ -90,7 +78,7 @@ impl Gateway {
         image: &ImageRequest,
         claim: Claim<'_>,
         passed: Passed,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let mut response = self.v1_response(session, claim.registry(), image.action, &passed)?;
         if passed.status == StatusCode::OK {
             response.insert_header(header::ACCEPT_RANGES, "bytes")?;
@@ -98,7 +86,7 @@ impl Gateway {
         self.v1_relay(session, response, passed).await
     }
 
-    /// A part: as the registry gave it, or cut from the whole where it knows no ranges.
+    /// Relays a part, cut from what the registry sent: from the whole if it knows no ranges.
     async fn v1_part(
         &self,
         session: &mut Session,
@@ -106,12 +94,9 @@ impl Gateway {
         claim: Claim<'_>,
         passed: Passed,
         part: LayerPart,
-    ) -> Result<(), Failed> {
-        let LayerPart {
-            upstream,
-            span,
-            size,
-        } = part;
+        upstream: UpstreamRange,
+    ) -> Result<(), Failure> {
+        let LayerPart { span, size } = part;
         let length = content_length(&passed.headers);
         let is = |expected: u64| length.is_none_or(|length| length == expected);
         let skip = match (passed.status, upstream) {
@@ -121,7 +106,7 @@ impl Gateway {
             (StatusCode::OK, _) if is(size) => span.first,
             _ => {
                 return Err(ErrorResponse::bad_gateway(
-                    "the registry sent another part than was asked for",
+                    "the registry sent another range than requested",
                 )
                 .into());
             }
@@ -134,24 +119,16 @@ impl Gateway {
     }
 }
 
-/// What a registry is asked for.
+/// The range requested from the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UpstreamRange {
     Whole,
     Part(Span),
 }
 
-/// What is cut from what it was asked for.
-#[derive(Clone, Copy)]
-struct LayerPart {
-    upstream: UpstreamRange,
-    span: Span,
-    /// Of the whole layer, in bytes.
-    size: u64,
-}
-
-/// What to ask for so that a part is in it: two bytes where one is wanted, where there are two.
-const fn upstream_range(span: Span, size: u64) -> UpstreamRange {
+/// The range to request for a part: two bytes instead of one, if the layer has two.
+const fn upstream_range(part: LayerPart) -> UpstreamRange {
+    let LayerPart { span, size } = part;
     let Span { first, end } = span;
     match (span.len(), first) {
         (1, 0) if size == 1 => UpstreamRange::Whole,
@@ -169,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_byte_is_asked_for_with_its_neighbour() {
+    fn a_single_byte_is_requested_with_its_neighbour() {
         let part = |first, end| UpstreamRange::Part(Span { first, end });
         for (first, end, size, expected) in [
             (0, 10, 10, part(0, 10)),
@@ -179,7 +156,10 @@ mod tests {
             (0, 1, 1, UpstreamRange::Whole),
         ] {
             assert_eq!(
-                upstream_range(Span { first, end }, size),
+                upstream_range(LayerPart {
+                    span: Span { first, end },
+                    size
+                }),
                 expected,
                 "{first}-{end}/{size}"
             );

@@ -1,4 +1,4 @@
-//! Who asks over v1, and what they are told who may not.
+//! Authenticates v1 requests, and renders denials and challenges.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
 use oci::name::RepositoryName;
 
-/// What a token of the v1 API says that it is for: `signature=…,repository="<name>",access=read`.
+/// The repository that a token of the v1 API names: `signature=…,repository="<name>",access=read`.
 fn repository_of(token: &str) -> Option<&str> {
     let (_, rest) = token.split_once("repository=")?;
     let rest = rest.trim_start_matches('"');
@@ -27,7 +27,10 @@ impl Gateway {
         authenticator.is_some_and(access::Authenticator::has_accounts)
     }
 
-    /// Who came. On a listener that only reads everybody is anonymous, whatever they say.
+    /// The login of a request. On a listener that only reads, all clients are anonymous.
+    ///
+    /// # Errors
+    /// 401 for a wrong or unreadable Authorization, 429 after too many failures.
     pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = &self.state.authenticator else {
             return Ok(Login::ANONYMOUS);
@@ -39,7 +42,7 @@ impl Gateway {
         let lines: Vec<&[u8]> = lines.iter().map(http::HeaderValue::as_bytes).collect();
         let authorization = authorization::parse(&lines.join(&b", "[..]));
         let authorization = authorization.map_err(|malformed| {
-            tracing::debug!(error = %malformed, "a login that cannot be read");
+            tracing::debug!(error = %malformed, "cannot parse an Authorization header");
             self.v1_unauthorized("the Authorization header cannot be read")
         })?;
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
@@ -47,13 +50,13 @@ impl Gateway {
             Refused::Password => self.v1_unauthorized("the user or the password is wrong"),
             Refused::Token => self.v1_without_token("the token is invalid or expired"),
             Refused::SlowDown { retry_after } => {
-                ErrorResponse::too_many_failures(refused.to_string(), retry_after)
+                ErrorResponse::too_many_requests(refused.to_string(), retry_after)
             }
         })
     }
 
-    /// The repository that a token of ours is for, which requests for images say nowhere else. Where everybody
-    /// is anonymous it gives no right, but says which repository's image is meant.
+    /// The repository of a token issued by the gateway, which requests for images do not name otherwise. On a listener
+    /// that only reads it gives no right, but tells which repository's image is meant.
     pub(super) async fn v1_token_repository(
         &self,
         session: &Session,
@@ -68,12 +71,12 @@ impl Gateway {
         if !matches!(token, Authorization::Token(_)) {
             return None;
         }
-        let shown = authenticator.login(&token, address(session), SystemTime::now());
-        Some(shown.await.ok()?.repository()?.to_owned())
+        let login = authenticator.login(&token, address(session), SystemTime::now());
+        Some(login.await.ok()?.repository()?.to_owned())
     }
 
-    /// The repository that a token names which is not ours: no right, but what Docker with `--registry-mirror`
-    /// asks for. Only where nothing is done but reading.
+    /// The repository that a foreign token names: no right, but what Docker with `--registry-mirror` requests. Only on
+    /// listeners that only read.
     pub(super) fn v1_foreign_name(&self, session: &Session) -> Option<String> {
         let line = session.req_header().headers.get(header::AUTHORIZATION)?;
         let Ok(Authorization::Token(text)) = authorization::parse(line.as_bytes()) else {
@@ -83,7 +86,10 @@ impl Gateway {
         name.map(str::to_owned)
     }
 
-    /// Decides, before anybody looks.
+    /// A permit for an action on a repository, decided before anything is looked up.
+    ///
+    /// # Errors
+    /// The response to a caller that may not do it.
     pub(super) fn v1_decide(
         &self,
         caller: &Caller,
@@ -103,7 +109,7 @@ impl Gateway {
         })
     }
 
-    /// 401. Old Docker understands nothing else as "log in".
+    /// 401, the only status after which old Docker logs in.
     pub(super) fn v1_unauthorized(&self, message: &'static str) -> ErrorResponse {
         let authenticator = self.state.authenticator.as_ref();
         let authenticator = authenticator.filter(|authenticator| authenticator.has_accounts());
@@ -113,7 +119,7 @@ impl Gateway {
         }
     }
 
-    /// 401, for a token of a repository.
+    /// 401, which asks for a token of a repository.
     pub(super) fn v1_without_token(&self, message: &'static str) -> ErrorResponse {
         let authenticator = self.state.authenticator.as_ref();
         ErrorResponse {
@@ -128,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repositories_that_tokens_name() {
+    fn repositories_of_tokens() {
         for (token, name) in [
             (
                 "signature=X,repository=\"library/ubuntu\",access=read",

@@ -1,19 +1,19 @@
-//! Requests that pass through to a v1 registry, what their answers teach, and what they carry back.
+//! Forwards requests to a v1 registry, links the images that its answers name, and relays the answers.
 
-use std::pin::pin;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
+use super::super::cache_control::CacheControl;
 use super::super::close_delimited::{self, CompletenessCheck};
 use super::super::error_response::ErrorResponse;
 use super::super::location::is_origin;
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::{Gateway, request_body, send};
+use super::super::{Failure, Gateway, request_body, send};
+use super::bridge;
 use super::route::{ImageRequest, RepositoryRequest};
-use super::{Failed, bridge};
 use ::v1::{Claim, V1Pass};
 use access::{Action, DockerTokenAccess, Login, Permit};
 use mirror::{self, Body, BodyEnd, MirrorError, Passed};
@@ -23,14 +23,14 @@ use oci::name::Registry;
 use oci::v1::{Part, Resource, ids_in_list, ids_of_tags};
 use oci::v2;
 
-/// Request headers that a registry needs. Authorization stays here, and so does If-Modified-Since, to which
-/// docker-registry says 304 whether there is an image or not.
-const GOING_UP: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE];
+/// Request header fields that are forwarded: not Authorization, nor If-Modified-Since, which docker-registry answers
+/// with 304 whether there is an image or not.
+const FORWARDED_HEADERS: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE];
 const CHECKSUMS: &[&str] = &["x-docker-checksum", "x-docker-checksum-payload"];
 
-/// Response headers that go back as they are. No coding is among them: bytes are passed on as they come,
-/// and one registry calls every layer gzip.
-const COMING_BACK: &[&str] = &[
+/// Response header fields that are relayed unchanged: not Content-Encoding, since bytes are relayed as they are and
+/// one registry calls every layer gzip.
+const RELAYED_HEADERS: &[&str] = &[
     "content-type",
     "etag",
     "pragma",
@@ -40,23 +40,23 @@ const COMING_BACK: &[&str] = &[
     "x-docker-payload-checksum",
     "x-docker-size",
 ];
-/// Those that say how long others may keep it.
-const KEEPING: &[&str] = &["cache-control", "expires", "last-modified"];
+/// Those for caches, relayed from registries that anonymous clients may read.
+const CACHE_HEADERS: &[&str] = &["cache-control", "expires", "last-modified"];
 
 impl Gateway {
-    /// Passes on a request for something of a repository.
+    /// Forwards a request about a repository.
     pub(super) async fn v1_pass_named(
         &self,
         session: &mut Session,
         named: &RepositoryRequest,
         login: &Login,
         permit: &Permit,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let mirrored = self.state.v1.v1_is_mirrored(&named.name.registry);
         if mirrored && named.action == Action::Pull {
             return self.v1_mirrored_named(session, named, login, permit).await;
         }
-        let mut headers = headers_up(session);
+        let mut headers = upstream_headers(session);
         if named.resource.is_served_by_index() {
             headers.insert("x-docker-token", header::HeaderValue::from_static("true"));
         }
@@ -66,13 +66,13 @@ impl Gateway {
                 v1.v1_repository(permit, &named.resource, pass)
             })
             .await?;
-        if self.v1_is_elsewhere(named, passed.status) {
+        if self.v1_falls_back(named, passed.status) {
             return Err(bridge::unknown(mirror::ResourceKind::Repository).into());
         }
         let method = session.req_header().method.clone();
-        let teaches = passed.status == StatusCode::OK && method == Method::GET;
-        let gone = matches!(named.resource, Resource::Repository | Resource::Tags);
-        if method == Method::DELETE && gone && passed.status.is_success() {
+        let has_list = passed.status == StatusCode::OK && method == Method::GET;
+        let deletes_all = matches!(named.resource, Resource::Repository | Resource::Tags);
+        if method == Method::DELETE && deletes_all && passed.status.is_success() {
             v1.v1_unlink_all(permit).await;
         }
         let mut response =
@@ -80,35 +80,35 @@ impl Gateway {
         if passed.status.is_success() && named.resource.is_served_by_index() {
             self.v1_endpoints(session, &mut response, named, login)?;
         }
-        let learn: fn(&[u8]) -> Vec<_> = match named.resource {
+        let ids: fn(&[u8]) -> Vec<_> = match named.resource {
             Resource::Images => ids_in_list,
             Resource::Tags | Resource::Tag(_) => ids_of_tags,
             _ => return self.v1_relay(session, response, passed).await,
         };
-        if !teaches {
+        if !has_list {
             return self.v1_relay(session, response, passed).await;
         }
-        let bytes = self.v1_learn(permit, learn, passed).await?;
+        let bytes = self.v1_link_list(permit, ids, passed).await?;
         Ok(send::whole(session, response, false, bytes).await?)
     }
 
-    /// Passes on a request for a part of an image.
+    /// Forwards a request for a part of an image.
     pub(super) async fn v1_pass_image(
         &self,
         session: &mut Session,
         image: &ImageRequest,
         claim: Claim<'_>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let ImageRequest {
             id, part, action, ..
         } = image;
         let method = session.req_header().method.clone();
         let mirrored = self.state.v1.v1_is_mirrored(claim.registry());
-        let is_kept = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
-        if mirrored && is_kept && *action == Action::Pull {
+        let is_cached = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
+        if mirrored && is_cached && *action == Action::Pull {
             return self.v1_mirrored_image(session, image, claim).await;
         }
-        let headers = headers_up(session);
+        let headers = upstream_headers(session);
         if *part == Part::Layer && *action == Action::Pull {
             return self.v1_layer(session, image, claim, headers).await;
         }
@@ -126,17 +126,17 @@ impl Gateway {
             return self.v1_relay(session, response, passed).await;
         };
         if method == Method::PUT && *part == Part::Json {
-            // Whoever may push here made it: it is the repository's from now on.
+            // The caller may push here and has created the image: it is linked to the repository.
             v1.v1_link(permit, std::slice::from_ref(id)).await?;
         } else if method == Method::GET && *part == Part::Ancestry {
-            let bytes = self.v1_learn(permit, ids_in_list, passed).await?;
+            let bytes = self.v1_link_list(permit, ids_in_list, passed).await?;
             return Ok(send::whole(session, response, false, bytes).await?);
         }
         self.v1_relay(session, response, passed).await
     }
 
-    /// Reads a list whole, and links the images that it names.
-    async fn v1_learn(
+    /// Reads a list, and links the images that it names.
+    async fn v1_link_list(
         &self,
         permit: &Permit,
         ids: fn(&[u8]) -> Vec<oci::v1::ImageId>,
@@ -147,7 +147,7 @@ impl Gateway {
         Ok(bytes)
     }
 
-    /// What clients need to go on with a repository: where its images are, and by what right.
+    /// Adds what clients need to continue with a repository: the endpoint of its images, and a token for it.
     pub(super) fn v1_endpoints(
         &self,
         session: &Session,
@@ -172,13 +172,13 @@ impl Gateway {
         Ok(())
     }
 
-    /// Sends a request and its body until there is an answer.
+    /// Sends a request and its body, and waits for the answer.
     async fn v1_send<F, A>(
         &self,
         session: &mut Session,
         headers: HeaderMap,
         ask: F,
-    ) -> Result<Passed, Failed>
+    ) -> Result<Passed, Failure>
     where
         F: FnOnce(V1Pass) -> A,
         A: Future<Output = Result<Passed, MirrorError>>,
@@ -193,35 +193,26 @@ impl Gateway {
             let (feed, body) = Body::new(length);
             (Some(feed), Some(body))
         };
-        let sending = ask(V1Pass {
+        let answer = ask(V1Pass {
             method,
             headers,
             body,
         });
-        let mut sending = pin!(sending);
-        if let Some(feed) = feed {
-            tokio::select! {
-                biased;
-                passed = &mut sending => return Ok(passed?),
-                sent = request_body::feed_body(session, feed, self.state.idle_timeout) => sent?,
-            }
-        }
-        let answer = tokio::time::timeout(request_body::ANSWER_TIMEOUT, sending).await;
-        Ok(answer.map_err(|_| MirrorError::timed_out())??)
+        request_body::forward(session, feed, self.state.idle_timeout, answer).await
     }
 
-    /// The head of what goes back, `Location` leading here where it led to the registry.
+    /// The head of a relayed answer, with a `Location` at the registry rewritten to the gateway.
     pub(super) fn v1_response(
         &self,
         session: &Session,
         registry: &Registry,
         action: Action,
         passed: &Passed,
-    ) -> Result<Response, Failed> {
+    ) -> Result<Response, Failure> {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = Response::new(passed.status, cache)?;
-        let names = COMING_BACK.iter().chain(
-            KEEPING
+        let names = RELAYED_HEADERS.iter().chain(
+            CACHE_HEADERS
                 .iter()
                 .filter(|_| self.state.policy.is_open(registry)),
         );
@@ -231,7 +222,7 @@ impl Gateway {
             }
         }
         if !self.state.policy.is_open(registry) {
-            response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+            response.set_cache_control(CacheControl::PrivateNoStore)?;
         }
         let Some(location) = passed.headers.get(header::LOCATION) else {
             return Ok(response);
@@ -240,15 +231,15 @@ impl Gateway {
         let mut own = self.state.v1.v1_upstreams_of(registry);
         own.push(&external);
         let here = location.to_str().ok();
-        match here.and_then(|location| leading_here(location, &own, &external)) {
+        match here.and_then(|location| local_location(location, &own, &external)) {
             Some(here) => response.insert_header(header::LOCATION, here)?,
-            // Bytes that a registry keeps elsewhere are fetched there: nobody's login goes along.
+            // The client fetches from the storage that the registry redirects to, without credentials.
             None if action == Action::Pull => {
                 response.insert_header(header::LOCATION, location.clone())?;
             }
             None => {
                 return Err(ErrorResponse::bad_gateway(
-                    "the registry wants the push to go elsewhere",
+                    "the registry redirects the push elsewhere, which is not supported",
                 )
                 .into());
             }
@@ -256,13 +247,13 @@ impl Gateway {
         Ok(response)
     }
 
-    /// Gives an answer back as it comes.
+    /// Relays an answer.
     pub(super) async fn v1_relay(
         &self,
         session: &mut Session,
         mut response: Response,
         passed: Passed,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Failure> {
         let length = content_length(&passed.headers);
         let head = session.req_header().method == Method::HEAD;
         let bodiless = head || passed.status == StatusCode::NO_CONTENT;
@@ -280,7 +271,7 @@ impl Gateway {
                 }
                 Some(_) => {
                     let whole = close_delimited::json(passed).await;
-                    whole.ok_or_else(|| ErrorResponse::bad_gateway(close_delimited::CUT))?
+                    whole.ok_or_else(|| ErrorResponse::bad_gateway(close_delimited::TRUNCATED))?
                 }
             };
             send::whole(session, response, false, bytes).await?;
@@ -292,12 +283,11 @@ impl Gateway {
     }
 }
 
-/// The headers of a request that its registry needs. Who asks, and by which name, is not the registry's to
-/// know.
-pub(super) fn headers_up(session: &Session) -> HeaderMap {
+/// The header fields of a request to forward, without those that identify the client.
+pub(super) fn upstream_headers(session: &Session) -> HeaderMap {
     let request = session.req_header();
     let mut headers = HeaderMap::new();
-    for name in GOING_UP {
+    for name in FORWARDED_HEADERS {
         for value in request.headers.get_all(name) {
             headers.append(name, value.clone());
         }
@@ -312,8 +302,8 @@ pub(super) fn headers_up(session: &Session) -> HeaderMap {
     headers
 }
 
-/// A `Location` on one of the registry's own names, as the client has to ask for it here.
-fn leading_here(location: &str, own: &[&str], external: &str) -> Option<String> {
+/// A `Location` at one of the registry's `origins`, rewritten to the gateway.
+fn local_location(location: &str, own: &[&str], external: &str) -> Option<String> {
     let led = v2::Target::split(location)?;
     let is_own = |authority| own.iter().any(|origin| is_origin(origin, authority));
     let segments = v2::segments(led.path).ok()?;
@@ -331,9 +321,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locations_lead_here_or_stay() {
+    fn locations_of_the_registry_are_rewritten() {
         let own = ["http://127.0.0.1:6001", "https://gate.example:5000"];
-        let here = |location: &str| leading_here(location, &own, "https://gate.example:5000");
+        let here = |location: &str| local_location(location, &own, "https://gate.example:5000");
         let users = Some("https://gate.example:5000/v1/users/".to_owned());
         for (location, expected) in [
             ("http://127.0.0.1:6001/v1/users/", users.clone()),

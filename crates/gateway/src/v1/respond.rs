@@ -1,10 +1,12 @@
-//! Answers of the v1 API: JSON errors with one text, and none of v2's headers.
+//! Responses of the v1 API: errors as JSON with one text, without the header fields of v2.
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora_core::Result;
 
+use super::super::cache_control::CacheControl;
 use super::super::error_response::ErrorResponse;
+use super::super::request_options::Unsatisfiable;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{failure, send};
@@ -12,44 +14,44 @@ use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
 
-/// `_ping`. `standalone` is whether clients are to send their password with every request; else they send
-/// the token that they get for a repository.
+/// Responds to `_ping`. To a standalone registry clients send their password with every request, to others the token
+/// that they got for a repository.
 pub async fn ping(session: &mut Session, head: bool, standalone: bool) -> Result<()> {
-    let mut response = own(StatusCode::OK)?;
+    let mut response = gateway_response(StatusCode::OK)?;
     let standalone = if standalone { "true" } else { "false" };
     response.insert_header("X-Docker-Registry-Standalone", standalone)?;
     send::whole(session, response, head, Bytes::from_static(b"{}")).await
 }
 
-/// A login that is good.
-pub async fn welcome(session: &mut Session, head: bool) -> Result<()> {
-    let response = own(StatusCode::OK)?;
+/// Responds to a successful login.
+pub async fn logged_in(session: &mut Session, head: bool) -> Result<()> {
+    let response = gateway_response(StatusCode::OK)?;
     send::whole(session, response, head, Bytes::from_static(b"\"OK\"")).await
 }
 
-/// A refusal, with a challenge where a login could help.
-pub async fn refusal(session: &mut Session, head: bool, refusal: &ErrorResponse) -> Result<()> {
-    let mut response = own(refusal.status)?;
-    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+/// Sends an error response, with its challenge.
+pub async fn error(session: &mut Session, head: bool, error: &ErrorResponse) -> Result<()> {
+    let mut response = gateway_response(error.status)?;
+    if error.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD, PUT, DELETE")?;
     }
-    if let Some(challenge) = &refusal.challenge {
+    if let Some(challenge) = &error.challenge {
         response.insert_header(header::WWW_AUTHENTICATE, challenge.as_str())?;
     }
-    if let Some(wait) = refusal.retry_after {
+    if let Some(wait) = error.retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
-    send::whole(session, response, head, error_body(&refusal.message).into()).await
+    send::whole(session, response, head, error_body(&error.message).into()).await
 }
 
-/// A request that came to nothing. The log gets the causes, the client the message.
-pub async fn failure(session: &mut Session, head: bool, error: &MirrorError) -> Result<()> {
+/// Responds to a failed request. The causes go to the log, the message to the client.
+pub async fn mirror_error(session: &mut Session, head: bool, error: &MirrorError) -> Result<()> {
     let (status, code) = failure::status(error);
     if status.is_server_error() {
         tracing::warn!(error = telemetry::chain(error), "a v1 request failed");
     }
     let message = match error {
-        // As the registry says it itself.
+        // In the words of docker-registry.
         MirrorError::Unknown {
             kind: ResourceKind::Image,
             ..
@@ -57,20 +59,24 @@ pub async fn failure(session: &mut Session, head: bool, error: &MirrorError) -> 
         error => error.to_string(),
     };
     let refused = ErrorResponse::with_status(status, code, message);
-    refusal(session, head, &refused).await
+    self::error(session, head, &refused).await
 }
 
-/// Nothing of the layer: 416 without a body, by which old Docker knows that it has everything.
-pub async fn nothing_left(session: &mut Session, size: u64, cache: CacheStatus) -> Result<()> {
+/// Sends a 416 without a body, by which old Docker knows that its download is complete.
+pub async fn unsatisfiable(
+    session: &mut Session,
+    range: Unsatisfiable,
+    cache: CacheStatus,
+) -> Result<()> {
+    let Unsatisfiable { size } = range;
     let mut response = Response::new(StatusCode::RANGE_NOT_SATISFIABLE, cache)?;
     response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
     send::whole(session, response, false, Bytes::new()).await
 }
 
-/// Our own answer, in JSON, that nobody keeps.
-pub fn own(status: StatusCode) -> Result<Response> {
+/// The head of a response by the gateway itself, in JSON, which is not stored.
+pub fn gateway_response(status: StatusCode) -> Result<Response> {
     let mut response = Response::new(status, CacheStatus::own("v1"))?;
-    response.insert_header(header::CONTENT_TYPE, "application/json")?;
-    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    response.set_json(CacheControl::NoStore)?;
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! Routing of the v1 API: from a request to a [`V1Route`], pure. Names belong to registries as in v2.
+//! Routing of the v1 API: one pure function from a request to a [`V1Route`]. Names are resolved as in v2.
 
 use http::{Method, StatusCode};
 
@@ -11,45 +11,44 @@ use oci::name::{Registry, RepositoryName};
 use oci::v1::{self, ImageId, Part, Path, Resource};
 use oci::v2;
 
-/// Where a v1 request goes.
+/// The operation that a v1 request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum V1Route {
-    /// Answered by ourselves.
     Ping,
-    /// A login, answered by ourselves.
+    /// A login.
     Users,
     Named(RepositoryRequest),
     Image(ImageRequest),
     Refused(ErrorResponse),
 }
 
-/// Something of a repository.
+/// A request about a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryRequest {
     pub name: RepositoryName,
     pub resource: Resource,
     pub action: Action,
-    /// The name as the client typed it, without `library/`: what a token says.
+    /// The name as the client wrote it, without `library/`, as tokens have it.
     pub client_name: String,
 }
 
-/// A part of an image: whose it is, a token says.
+/// A request for a part of an image, whose repository only a token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRequest {
     pub id: ImageId,
     pub part: Part,
     pub action: Action,
-    /// Whose it is where no token says it.
+    /// The registry of the image if there is no token.
     pub registry: Option<Registry>,
 }
 
-/// Whether a path is the v1 API's. It is still encoded.
+/// Whether a path, still encoded, is one of the v1 API.
 fn is_v1(path: &str) -> bool {
     let first = path.split('/').find(|segment| !segment.is_empty());
     matches!(first, Some("v1" | "_ping"))
 }
 
-/// Routes a request whose path is the v1 API's.
+/// Routes a request of the v1 API; `None` for other paths.
 pub fn route(
     table: &RoutingTable,
     listener: &Listener,
@@ -58,7 +57,7 @@ pub fn route(
     is_v1(parts.path).then(|| routed(table, listener, parts).unwrap_or_else(V1Route::Refused))
 }
 
-/// What a client gets at `/v2/` that is to go on with v1.
+/// The 404 at `/v2/` after which a client continues with v1; `None` for clients and registries of v2.
 pub fn instead_of_v2(
     table: &RoutingTable,
     listener: &Listener,
@@ -67,7 +66,7 @@ pub fn instead_of_v2(
     let message = if table.old_clients.include(parts.agent) {
         "this client speaks the v1 API"
     } else if is_v1_alone(&table.resolver, listener.name_context(None, parts.host)) {
-        // Docker 1.6 to 1.12 goes on with v1 only where v2 was not shown to it.
+        // Docker 1.6 to 1.12 continues with v1 only after a 404 at v2.
         "this registry speaks the v1 API alone"
     } else {
         return None;
@@ -76,7 +75,7 @@ pub fn instead_of_v2(
     Some(V1Route::Refused(refusal))
 }
 
-/// Whether all that is asked here is of one registry that has nothing for v2.
+/// Whether only one registry is served here, which has nothing for v2.
 fn is_v1_alone(resolver: &Resolver, name_context: NameContext<'_>) -> bool {
     let fixed = resolver.fixed(name_context);
     fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
@@ -110,7 +109,7 @@ fn routed(
                 _ => Err(ErrorResponse::unsupported("there is no such method here")),
             }
         }
-        // Routed before, since what is found is not v1's alone.
+        // Routed before: a search finds v2 repositories as well.
         Path::Search => Err(ErrorResponse::unsupported("there is no such method here")),
         Path::Image { id, part } => {
             let entry = nameless(resolver, name_context)?.ok_or_else(not_served)?;
@@ -141,34 +140,34 @@ fn routed(
     }
 }
 
-/// The registry and repository that a typed name stands for.
+/// The registry and repository of a name.
 ///
 /// # Errors
-/// When it is nobody's, or a registry's that speaks no v1.
+/// 404: no registry has the name, or its registry serves no v1.
 pub fn resolve<'r>(
     resolver: &'r Resolver,
     name_context: NameContext<'_>,
     name: &str,
 ) -> Result<(&'r RegistryEntry, RepositoryName), ErrorResponse> {
     let (entry, rest) = resolver.owner(name_context, v1::plain(name))?;
-    if !speaks_v1(entry) {
+    if !serves_v1(entry) {
         return Err(not_served());
     }
     let name = entry.repository(v1::plain(rest));
     Ok((entry, name.map_err(ResolveError::from)?))
 }
 
-/// The registry of a request that names no repository: the one that the listener or the Host fixes; else the
-/// default one, or else any, that speaks v1.
+/// The registry of a request without a repository: that of the listener or the Host; else the default one, or else
+/// any, that serves v1.
 fn nameless<'r>(
     resolver: &'r Resolver,
     name_context: NameContext<'_>,
 ) -> Result<Option<&'r RegistryEntry>, ErrorResponse> {
     if let Some(entry) = resolver.fixed(name_context)? {
-        return Ok(Some(entry).filter(|entry| speaks_v1(entry)));
+        return Ok(Some(entry).filter(|entry| serves_v1(entry)));
     }
     let v1 = || resolver.entries.iter().filter(|entry| entry.v1);
-    let bridged = || resolver.entries.iter().filter(|entry| speaks_v1(entry));
+    let bridged = || resolver.entries.iter().filter(|entry| serves_v1(entry));
     let own = v1().find(|entry| entry.default).or_else(|| v1().next());
     let bridged = || {
         let default = bridged().find(|entry| entry.default);
@@ -177,9 +176,9 @@ fn nameless<'r>(
     Ok(own.or_else(bridged))
 }
 
-/// Whether clients of v1 get something of a registry: it speaks v1 itself, or its images of v2 are made up
-/// for them. That takes that they are kept here, and that we decide who may read them.
-pub fn speaks_v1(entry: &RegistryEntry) -> bool {
+/// Whether a registry is served to v1 clients: it has a v1 API, or its v2 images are converted, which needs that they
+/// are cached and that the gateway authorises their readers.
+pub fn serves_v1(entry: &RegistryEntry) -> bool {
     entry.v1 || entry.bridge && entry.cached && !entry.delegates_auth
 }
 
@@ -213,7 +212,7 @@ fn not_served() -> ErrorResponse {
     ErrorResponse::new(ErrorCode::NameUnknown, message)
 }
 
-/// What a push is told that no registry takes.
+/// The response to a push that no registry accepts.
 pub fn no_pushes(registry: &Registry) -> ErrorResponse {
     ErrorResponse::unsupported(format!(
         "{registry} takes no pushes here: it has no `push: true`, or this listener only reads"

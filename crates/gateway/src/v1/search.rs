@@ -1,4 +1,4 @@
-//! The search of v1 registries: theirs, of which everybody is shown what they may pull.
+//! Searches v1 registries, and shows the results that the caller may pull.
 
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -13,8 +13,7 @@ use oci::name::Registry;
 use oci::v2::Query;
 
 impl Gateway {
-    /// What the v1 registries of a search find, as far as the caller may pull it. One that cannot be asked
-    /// leaves the search poorer.
+    /// The results of the v1 registries of a search that the caller may pull. A registry that fails has none.
     pub(crate) async fn v1_found(
         &self,
         session: &Session,
@@ -34,7 +33,7 @@ impl Gateway {
             let open = self.state.policy.search(registry);
             let pass = V1Pass {
                 method: Method::GET,
-                headers: super::pass_through::headers_up(session),
+                headers: super::pass_through::upstream_headers(session),
                 body: None,
             };
             let query = Query::default().with("q", &search.word).render();
@@ -46,17 +45,17 @@ impl Gateway {
                 Ok(_) => continue,
                 Err(error) => {
                     let error = telemetry::chain(&error);
-                    tracing::debug!(%registry, error, "a v1 registry is not searched");
+                    tracing::debug!(%registry, error, "cannot search a v1 registry");
                     continue;
                 }
             };
-            found.extend(self.may_be_shown(session, login, registry, &answer));
+            found.extend(self.v1_allowed_results(session, login, registry, &answer));
         }
         found
     }
 
-    /// Of what was found, what the caller may pull.
-    fn may_be_shown(
+    /// The results of a registry that the caller may pull.
+    fn v1_allowed_results(
         &self,
         session: &Session,
         login: &Login,
