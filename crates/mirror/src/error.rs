@@ -166,7 +166,7 @@ impl MirrorError {
             UpstreamError::Timeout
             | UpstreamError::Network(_)
             | UpstreamError::Cut
-            | UpstreamError::Resting => Self::Unavailable(error),
+            | UpstreamError::CircuitOpen => Self::Unavailable(error),
             UpstreamError::Status(_)
             | UpstreamError::TooLarge { .. }
             | UpstreamError::Protocol(_)

@@ -1,5 +1,4 @@
-//! The account that the gateway has at a registry: a password that is configured, or one that a
-//! `docker-credential-…` program tells.
+//! The gateway's account at a registry: a configured password, or one from a `docker-credential-…` program.
 
 use std::fmt;
 use std::process::Stdio;
@@ -11,11 +10,11 @@ use tokio::sync::Mutex;
 use super::UpstreamError;
 use oci::credential;
 
-/// How long a helper may take.
+/// The limit on a run of a helper.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest answer of a helper, in bytes.
-const HELPER_ANSWER: u64 = 64 << 10;
-/// The user name with which a helper says that its secret is an identity token.
+/// The longest output of a helper, in bytes.
+const MAX_HELPER_OUTPUT: u64 = 64 << 10;
+/// The user name that marks a helper's secret as an identity token.
 const IDENTITY_TOKEN: &str = "<token>";
 
 /// A user name and a secret. Never printed.
@@ -26,7 +25,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Whether the secret is an identity token, good for nothing but a token endpoint.
+    /// Whether the secret is an identity token, which only token endpoints accept.
     pub(super) fn is_identity_token(&self) -> bool {
         self.username == IDENTITY_TOKEN
     }
@@ -42,7 +41,7 @@ impl fmt::Debug for Credentials {
 #[derive(Clone, Debug)]
 pub enum Account {
     Fixed(Credentials),
-    /// A program's bare name: `docker-credential-[a-z0-9-]+`.
+    /// The bare name of a program: `docker-credential-[a-z0-9-]+`.
     Helper(String),
 }
 
@@ -50,9 +49,9 @@ pub enum Account {
 #[derive(Debug)]
 pub(super) struct Login {
     account: Account,
-    /// What a helper is asked about.
+    /// The server URL that a helper is asked for.
     server: String,
-    told: Mutex<Option<(Credentials, Instant)>>,
+    cached: Mutex<Option<(Credentials, Instant)>>,
 }
 
 impl Login {
@@ -61,21 +60,21 @@ impl Login {
         Self {
             account,
             server: credential::server_of(registry).to_owned(),
-            told: Mutex::new(None),
+            cached: Mutex::new(None),
         }
     }
 
-    /// The credentials, from the helper if its last answer is too old.
+    /// The credentials, from the helper if its last answer has expired.
     ///
     /// # Errors
-    /// [`UpstreamError::Helper`] when the helper has none or misbehaves; what it printed is never told.
+    /// [`UpstreamError::Helper`] when the helper has none or misbehaves; its output is never part of the error.
     pub async fn credentials(&self) -> Result<Credentials, UpstreamError> {
         let program = match &self.account {
             Account::Fixed(credentials) => return Ok(credentials.clone()),
             Account::Helper(program) => program,
         };
-        let mut told = self.told.lock().await;
-        if let Some((credentials, until)) = &*told
+        let mut cached = self.cached.lock().await;
+        if let Some((credentials, until)) = &*cached
             && Instant::now() < *until
         {
             return Ok(credentials.clone());
@@ -91,7 +90,7 @@ impl Login {
             username: answer.username,
             password: answer.secret,
         };
-        *told = Some((credentials.clone(), Instant::now() + lifetime));
+        *cached = Some((credentials.clone(), Instant::now() + lifetime));
         Ok(credentials)
     }
 }
@@ -108,18 +107,18 @@ async fn ask(program: &str, server: &str) -> Result<Vec<u8>, UpstreamError> {
         .spawn()
         .map_err(broken)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input may have ended already.
+        // A helper that does not read its input may have exited already.
         let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
     }
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         stdout
-            .take(HELPER_ANSWER + 1)
+            .take(MAX_HELPER_OUTPUT + 1)
             .read_to_end(&mut answer)
             .await
             .map_err(broken)?;
     }
-    if answer.len() as u64 > HELPER_ANSWER {
+    if answer.len() as u64 > MAX_HELPER_OUTPUT {
         return Err(UpstreamError::Helper("its answer is longer than 64 KiB"));
     }
     if !child.wait().await.map_err(broken)?.success() {

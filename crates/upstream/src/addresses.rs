@@ -1,5 +1,5 @@
-//! Where a registry may send us: names are resolved here, so that a redirect cannot lead to an address
-//! inside of the network that the registry itself is not on.
+//! Which addresses a registry's redirects and challenges may lead to. Names are resolved by this module, so that a registry on
+//! the internet cannot point the gateway at a private address.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -20,21 +20,21 @@ const PROXY_VARIABLES: [&str; 6] = [
     "all_proxy",
 ];
 
-/// What is known of a registry's own address.
+/// The addresses that one registry's redirects and challenges may lead to.
 #[derive(Clone, Debug)]
-pub(super) struct RedirectPolicy(Arc<Known>);
+pub(super) struct RedirectPolicy(Arc<PolicyState>);
 
 #[derive(Debug)]
-struct Known {
+struct PolicyState {
     /// Hosts that may resolve to anything: the registry's own and the proxies'.
-    chosen: HashSet<String>,
+    trusted: HashSet<String>,
     host: String,
-    /// Whether the registry itself was seen on a private address.
+    /// Whether the registry itself has a private address.
     private: AtomicBool,
 }
 
 impl RedirectPolicy {
-    /// The redirects of the registry at `host`.
+    /// The policy of the registry at `host`.
     pub fn new(host: &str) -> Self {
         let host = host
             .trim_start_matches('[')
@@ -43,22 +43,22 @@ impl RedirectPolicy {
         let proxies = PROXY_VARIABLES
             .iter()
             .filter_map(|name| std::env::var(name).ok());
-        let mut chosen: HashSet<String> = proxies.filter_map(|url| proxy_host(&url)).collect();
-        chosen.insert(host.clone());
+        let mut trusted: HashSet<String> = proxies.filter_map(|url| proxy_host(&url)).collect();
+        trusted.insert(host.clone());
         let private = host.parse().is_ok_and(|host| !is_global(host));
-        Self(Arc::new(Known {
-            chosen,
+        Self(Arc::new(PolicyState {
+            trusted,
             host,
             private: private.into(),
         }))
     }
 
-    /// Whether a connection to this address may be made on a redirect's or a challenge's word.
+    /// Whether a redirect or a challenge may lead to this address.
     pub fn allows(&self, address: IpAddr) -> bool {
         is_global(address) || self.0.private.load(Ordering::Relaxed)
     }
 
-    /// Whether a URL's host may be asked: an address is judged here, a name when it is resolved.
+    /// Whether a URL's host is allowed: an address is checked at once, a name when it is resolved.
     pub fn allows_host(&self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         bare.parse().map_or(true, |address| self.allows(address))
@@ -69,7 +69,7 @@ impl RedirectPolicy {
         if name == self.0.host && addresses.iter().any(|address| !is_global(address.ip())) {
             self.0.private.store(true, Ordering::Relaxed);
         }
-        if self.0.chosen.contains(&name) {
+        if self.0.trusted.contains(&name) {
             return addresses;
         }
         addresses
@@ -127,7 +127,7 @@ mod tests {
                 && !redirects.allows_host("[2002:a00:1::]")
         );
         assert!(redirects.allows_host("cdn.example"));
-        // Its own name may lead inside; then its redirects may as well.
+        // If its own name has a private address, its redirects may as well.
         assert_eq!(
             redirects
                 .admit("Registry.example", vec![socket("10.0.0.7")])

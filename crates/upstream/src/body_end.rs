@@ -1,5 +1,5 @@
-//! How the end of an upstream's body is told. One that only the end of its connection ends looks whole when it was
-//! cut off (RFC 9112 §8).
+//! How the end of an upstream's body is recognised. A body that only the end of its connection ends looks complete when
+//! it was cut off (RFC 9112 §8).
 
 use http::{HeaderMap, Version, header};
 
@@ -14,10 +14,10 @@ pub enum BodyEnd {
 
 impl BodyEnd {
     pub(super) fn of(response: &reqwest::Response) -> Self {
-        Self::told(response.version(), response.headers())
+        Self::from_head(response.version(), response.headers())
     }
 
-    fn told(version: Version, headers: &HeaderMap) -> Self {
+    fn from_head(version: Version, headers: &HeaderMap) -> Self {
         if version >= Version::HTTP_2 {
             return Self::Announced;
         }
@@ -26,7 +26,7 @@ impl BodyEnd {
             .iter()
             .next_back();
         let announced = match coding {
-            // It goes before any length (RFC 9112 §6.3).
+            // It overrides any length (RFC 9112 §6.3).
             Some(codings) => {
                 let last = codings.as_bytes().rsplit(|byte| *byte == b',').next();
                 let last = last.unwrap_or_default().trim_ascii();
@@ -42,10 +42,10 @@ impl BodyEnd {
     }
 }
 
-/// Whether these bytes are a whole JSON value of which no shorter beginning is one as well, but for space around it.
+/// Whether these bytes are a complete JSON value of which no proper prefix is one as well, apart from white space.
 pub fn is_whole_json(bytes: &[u8]) -> bool {
     let first = bytes.trim_ascii_start().first();
-    // The beginning of a number is a number.
+    // A prefix of a number is a number.
     let ends_itself = first.is_some_and(|byte| !byte.is_ascii_digit() && *byte != b'-');
     ends_itself && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
@@ -91,7 +91,11 @@ mod tests {
             for (name, value) in headers {
                 map.append(*name, value.parse().expect("a value"));
             }
-            assert_eq!(BodyEnd::told(version, &map), end, "{version:?} {headers:?}");
+            assert_eq!(
+                BodyEnd::from_head(version, &map),
+                end,
+                "{version:?} {headers:?}"
+            );
         }
     }
 

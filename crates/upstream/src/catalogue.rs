@@ -1,4 +1,4 @@
-//! The names that a registry has (`/v2/_catalog`, distribution's "Listing Repositories"): a page at a time.
+//! A registry's catalogue (`/v2/_catalog`, distribution's "Listing Repositories"), a page at a time.
 
 use http::{Method, header};
 use serde::Deserialize;
@@ -8,25 +8,25 @@ use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page::next_query;
 use oci::v2::Query;
 
-/// A page of names, as they were written.
+/// A page of repository names, verbatim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CataloguePage {
     pub names: Vec<String>,
-    /// What to ask for the next page with; `None`: this was the last.
+    /// The query of the next page; `None`: this was the last.
     pub next: Option<Query>,
 }
 
 #[derive(Deserialize)]
 struct Body {
-    /// Some write `null` for none.
+    /// Some registries write `null` for none.
     repositories: Option<Vec<String>>,
 }
 
 impl Upstream {
-    /// Fetches a page of at most 8 MiB. `anonymous`: what everybody may see, without the account.
+    /// Fetches a page of at most 8 MiB. `anonymous`: without the account, so what is public.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// [`UpstreamError::Protocol`] for a page that cannot be read; any other refusal or failure of the upstream.
     pub async fn catalogue(
         &self,
         query: &Query,

@@ -1,6 +1,6 @@
-//! The HTTP clients of one registry and whom they trust: made anew when the `ca` file changes.
+//! The HTTP clients of one registry with the CAs that they trust, rebuilt when the `ca` file changes.
 //!
-//! Whoever asks takes the client of that moment. A download that is under way keeps its own, and with it its
+//! A request uses the client that is current when it starts. A download in progress keeps its client, and so its
 //! connection, until it ends.
 
 use std::path::{Path, PathBuf};
@@ -17,29 +17,29 @@ use super::addresses::RedirectPolicy;
 use runtime::reload::{self, Reloaded};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Between two reads of a body.
+/// The limit on the wait between two reads of a body.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The clients as they are now. Cloning is cheap.
+/// The current clients. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(super) struct Clients(watch::Receiver<Three>);
+pub(super) struct Clients(watch::Receiver<ClientSet>);
 
 #[derive(Clone, Debug)]
-struct Three {
-    questions: Client,
+struct ClientSet {
+    short: Client,
     bodies: Client,
-    passing: Client,
+    pass_through: Client,
 }
 
 impl Clients {
-    /// `ca` is a PEM file of CAs, which are trusted beside the system's roots; `idle` is how long unused
-    /// connections are kept.
+    /// Builds the clients. `ca` is a PEM file of CAs, trusted in addition to the system's roots; `idle` is how long unused
+    /// connections stay open.
     ///
     /// # Errors
-    /// When it cannot be read or has no CA, or TLS is not usable.
+    /// [`SetUpError::Ca`] or [`SetUpError::NoCertificate`] for an unusable `ca`, [`SetUpError::Tls`] for unusable TLS.
     ///
     /// # Panics
-    /// With a `ca`, outside of a runtime.
+    /// With a `ca`, outside of a Tokio runtime.
     pub fn open(
         registry: &str,
         redirects: &RedirectPolicy,
@@ -48,41 +48,41 @@ impl Clients {
     ) -> Result<Self, SetUpError> {
         let (registry, redirects) = (registry.to_owned(), redirects.clone());
         let Some(ca) = ca else {
-            let pair = Three::new(&registry, &redirects, &[], idle)?;
-            return Ok(Self(watch::channel(pair).1));
+            let set = ClientSet::new(&registry, &redirects, &[], idle)?;
+            return Ok(Self(watch::channel(set).1));
         };
         let files = vec![ca.clone()];
-        let mut pair = Reloaded::open(files, move || {
-            Three::new(&registry, &redirects, &authorities(&registry, &ca)?, idle)
+        let mut set = Reloaded::open(files, move || {
+            ClientSet::new(&registry, &redirects, &authorities(&registry, &ca)?, idle)
         })?;
-        let (sender, current) = watch::channel(pair.value().clone());
+        let (sender, current) = watch::channel(set.value().clone());
         reload::keep_looking(move || {
-            if let Some(files) = pair.look() {
-                sender.send_replace(pair.value().clone());
+            if let Some(files) = set.look() {
+                sender.send_replace(set.value().clone());
                 reload::announce(&files);
             }
         });
         Ok(Self(current))
     }
 
-    /// For short questions, on the serving runtime.
-    pub fn questions(&self) -> Client {
-        self.0.borrow().questions.clone()
+    /// For short short, on the serving runtime.
+    pub fn short(&self) -> Client {
+        self.0.borrow().short.clone()
     }
 
-    /// For requests that pass through, on the serving runtime. It waits as long as it is let: a push may
-    /// take hours before it is answered.
-    pub fn passing(&self) -> Client {
-        self.0.borrow().passing.clone()
+    /// The client of requests that pass through, on the serving runtime. It has no read timeout: a push may take hours before
+    /// it is answered.
+    pub fn pass_through(&self) -> Client {
+        self.0.borrow().pass_through.clone()
     }
 
-    /// For bodies that are filled, on the fills' runtime: their connections live there.
+    /// The client of bodies that fills read, on the fills' runtime, which drives its connections.
     pub fn bodies(&self) -> Client {
         self.0.borrow().bodies.clone()
     }
 }
 
-impl Three {
+impl ClientSet {
     fn new(
         registry: &str,
         redirects: &RedirectPolicy,
@@ -96,9 +96,9 @@ impl Three {
             })
         };
         Ok(Self {
-            questions: client(Some(READ_TIMEOUT))?,
+            short: client(Some(READ_TIMEOUT))?,
             bodies: client(Some(READ_TIMEOUT))?,
-            passing: client(None)?,
+            pass_through: client(None)?,
         })
     }
 }
@@ -118,7 +118,7 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
     let mut certificates = Vec::new();
     for der in CertificateDer::pem_slice_iter(&pem) {
         let der = der.map_err(|error| unusable(error.to_string()))?;
-        // The client would say no more than that its TLS cannot be set up.
+        // Checked before use: the HTTP client's own error names no cause.
         let tried = RootCertStore::empty().add(der.clone());
         tried.map_err(|error| unusable(error.to_string()))?;
         let certificate = Certificate::from_der(&der);
@@ -130,7 +130,7 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
     Ok(certificates)
 }
 
-/// A client that follows nothing by itself and trusts the system's roots, read now, and `extra`.
+/// A client that follows no redirects and trusts the system's roots, as of now, and `extra`.
 fn client(
     redirects: &RedirectPolicy,
     extra: &[Certificate],
@@ -155,6 +155,6 @@ fn client(
         }
     };
     let client = builder().tls_certs_merge(extra.to_vec()).build();
-    // A machine without trusted roots can still speak to plain-HTTP registries and to `ca`.
+    // A machine without trusted roots still reaches registries over plain HTTP and those of `ca`.
     client.or_else(|_| builder().tls_certs_only(extra.to_vec()).build())
 }

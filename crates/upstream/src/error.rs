@@ -1,27 +1,27 @@
-//! What can go wrong with an upstream, each with a meaning of its own.
+//! The errors of an upstream, each with a meaning of its own.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// An upstream's refusal, or why it could not be asked. Sources are chained, not printed.
+/// An upstream's refusal, or a failure to get a response. Sources are chained, not printed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     #[error("the upstream does not have it")]
     NotFound,
-    /// A 404 to a question for referrers that does not say that the repository is unknown: registries without
-    /// that API say so.
+    /// A 404 to a request for referrers whose body does not say that the repository is unknown: the response of registries
+    /// without that API.
     #[error("the upstream has no referrers API")]
     NoReferrers,
-    /// 401 after our own login, or 403.
+    /// 401 after the gateway's login, or 403.
     #[error("the upstream refused the gateway's account ({0})")]
     Denied(StatusCode),
-    /// 401 to what a caller of ours showed: how it wants them to log in, line by line.
-    #[error("the upstream wants another login")]
+    /// 401 to a client's forwarded login, with the values of `WWW-Authenticate`.
+    #[error("the upstream asks the client for another login")]
     Challenged(Vec<HeaderValue>),
-    /// 403 to what a caller of ours showed.
-    #[error("the upstream refused the caller")]
+    /// 403 to a client's forwarded login.
+    #[error("the upstream refused the client")]
     CallerDenied,
     #[error("the upstream limits requests")]
     TooManyRequests { retry_after: Option<Duration> },
@@ -31,17 +31,17 @@ pub enum UpstreamError {
     Timeout,
     #[error("the upstream's body is longer than {limit} bytes")]
     TooLarge { limit: usize },
-    /// It said neither how long its body was nor where it ended, and this is not all of it.
+    /// The body had neither a length nor an end of its own, and is incomplete.
     #[error("the upstream's body was cut off")]
     Cut,
     #[error("the upstream broke the protocol: {0}")]
     Protocol(&'static str),
     #[error("the upstream failed a moment ago and is not asked again yet")]
-    Resting,
-    /// It did not even go out: its client wants too much.
-    #[error("the question is longer than can be sent")]
+    CircuitOpen,
+    /// The request was never sent: the client asked for too long a URL or header.
+    #[error("the request is longer than can be sent")]
     Unsendable,
-    #[error("no token could be had")]
+    #[error("the token endpoint issued no token")]
     Token(#[source] Arc<UpstreamError>),
     #[error("the credential helper failed: {0}")]
     Helper(&'static str),
@@ -50,7 +50,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Whether the same question may have another answer in a moment.
+    /// Whether the same request may succeed in a moment.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Status(status) => {
@@ -61,17 +61,16 @@ impl UpstreamError {
         }
     }
 
-    /// Whether the upstream could not answer, rather than that it answered no. Only then is something stale
-    /// better than nothing.
+    /// Whether the upstream could not answer, rather than refused. Only then may a stale response be served.
     pub fn means_down(&self) -> bool {
         match self {
             Self::Token(error) => error.means_down(),
-            Self::Resting => true,
+            Self::CircuitOpen => true,
             error => error.is_transient(),
         }
     }
 
-    /// The error itself, or the one that kept us from getting a token.
+    /// The error itself, or the token endpoint's.
     pub fn root(&self) -> &Self {
         match self {
             Self::Token(error) => error.root(),
@@ -79,7 +78,7 @@ impl UpstreamError {
         }
     }
 
-    /// The error of a status that is no success.
+    /// The error of an unsuccessful status.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::NotFound,
@@ -97,7 +96,7 @@ impl UpstreamError {
         }
     }
 
-    /// [`UpstreamError::of`] where a caller of ours was the one who asked.
+    /// [`UpstreamError::of`] for a client's forwarded login.
     pub(super) fn of_caller(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => {
@@ -112,7 +111,7 @@ impl UpstreamError {
 
 impl From<reqwest::Error> for UpstreamError {
     fn from(error: reqwest::Error) -> Self {
-        // A presigned URL is a secret, so the URL is left out of what may be logged.
+        // A presigned URL is a secret, so no URL may reach the log.
         if error.is_builder() {
             Self::Unsendable
         } else if error.is_timeout() && !error.is_connect() {

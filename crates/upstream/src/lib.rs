@@ -1,7 +1,7 @@
-//! Floor 1, network: asks one registry, and says exactly what it answered.
+//! The client of one registry: requests, redirects, logins, limits.
 //!
-//! The gateway's own headers and credentials go out, never a client's. A status keeps its meaning: what
-//! is missing, refused, limited or broken are different errors.
+//! Fetches carry the gateway's own headers, and a client's credentials only for a registry that delegates authentication. Each
+//! status keeps its meaning: missing, refused, limited and broken are different errors.
 
 mod account;
 mod addresses;
@@ -19,6 +19,7 @@ mod pass;
 mod probe;
 mod request;
 mod response;
+mod token_client;
 mod transport;
 
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ use oci::name::Repository;
 use probe::Probe;
 use request::AuthSource;
 use telemetry::metrics;
+use token_client::TokenClient;
 use transport::Transport;
 
 /// The origin of a registry that does not exist: a reserved name (RFC 6761).
@@ -55,19 +57,19 @@ const NOWHERE: &str = "http://nowhere.invalid";
 /// The longest page of tags, referrers or repositories, in bytes.
 const MAX_PAGE: usize = 8 << 20;
 
-/// One registry to ask.
+/// The settings of one registry.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The configured name.
     pub registry: String,
-    /// Scheme and authority without a slash at the end: `https://registry-1.docker.io`.
+    /// Scheme and authority without a trailing slash: `https://registry-1.docker.io`.
     pub origin: String,
     pub account: Option<Account>,
-    /// A PEM file of CAs, added to the system's roots. Read again when it changes.
+    /// A PEM file of CAs, added to the system's roots. Reloaded when it changes.
     pub ca: Option<PathBuf>,
-    /// Hosts of token realms that are trusted beside the registry's own registrable domain.
+    /// Hosts of trusted token realms, besides the registry's own registrable domain.
     pub auth_hosts: Vec<String>,
-    /// How long a connection that nobody uses is kept; `None`: the client's own time.
+    /// How long an idle connection stays open; `None`: the HTTP client's default.
     pub idle: Option<Duration>,
 }
 
@@ -105,13 +107,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Reads the CA file, and again when it changes.
+    /// A client of a registry. Reads the CA file, and reloads it when it changes.
     ///
     /// # Errors
-    /// When it cannot be read, or the URL or the TLS set-up is not usable.
+    /// [`SetUpError`], with the unusable setting.
     ///
     /// # Panics
-    /// With a CA file, outside of a runtime.
+    /// With a CA file, outside of a Tokio runtime.
     pub fn new(settings: Settings) -> Result<Self, SetUpError> {
         Self::with_probe(settings, "/v2/")
     }
@@ -139,13 +141,13 @@ impl Upstream {
         let redirects = RedirectPolicy::new(url.host_str().unwrap_or_default());
         let clients = Clients::open(&registry, &redirects, ca, idle)?;
         let login = account.map(|account| Login::new(account, &registry));
-        let auth = Auth::new(
-            url.clone(),
-            redirects.clone(),
+        let auth = Auth::new(TokenClient {
+            origin: url.clone(),
+            redirects: redirects.clone(),
             auth_hosts,
             login,
-            clients.clone(),
-        );
+            clients: clients.clone(),
+        });
         let limits = Arc::new(Limits::default());
         let transport = Transport {
             probe: Probe::new(&url, probe, &limits),
@@ -163,10 +165,10 @@ impl Upstream {
         })
     }
 
-    /// The v2 side of a registry that has none: it is never asked, and has nothing.
+    /// A registry that does not exist: no request is sent, and every response is a 404.
     ///
     /// # Errors
-    /// When the TLS set-up is not usable.
+    /// [`SetUpError::Tls`] when TLS cannot be set up.
     pub fn absent(registry: &str) -> Result<Self, SetUpError> {
         let mut upstream = Self::new(Settings {
             registry: registry.to_owned(),
@@ -182,12 +184,12 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Whether there is such a registry.
+    /// Whether the registry does not exist.
     pub fn is_absent(&self) -> bool {
         self.transport.absent
     }
 
-    /// The same registry, asked with what a caller of ours showed instead of the account.
+    /// The same registry with a client's own `Authorization` instead of the account.
     #[must_use]
     pub fn for_caller(&self, authorization: Option<HeaderValue>) -> Self {
         Self {
@@ -221,7 +223,7 @@ impl Upstream {
         self.transport.origin.as_str().trim_end_matches('/')
     }
 
-    /// Asks the base of the API, `/v2/`.
+    /// Requests the base of the API, `/v2/`.
     ///
     /// # Errors
     /// A refusal or failure of the upstream.
@@ -249,7 +251,7 @@ impl Upstream {
         request: &UpstreamRequest,
         limit: usize,
     ) -> Result<WholeResponse, UpstreamError> {
-        let client = self.clients.questions();
+        let client = self.clients.short();
         self.transport.whole(&client, request, limit).await
     }
 
@@ -266,8 +268,6 @@ impl Upstream {
 
     /// Sends a request of which only the head of the response matters.
     async fn short(&self, request: UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        self.transport
-            .send(&self.clients.questions(), &request)
-            .await
+        self.transport.send(&self.clients.short(), &request).await
     }
 }

@@ -1,10 +1,10 @@
-//! What an upstream can bear: a question that fails is not repeated at once, a host that is away is left alone, a
-//! 429 is heeded, its count is read.
+//! Circuit breaker and rate limit of one upstream: a failed request is not repeated at once, a host that is down is not
+//! asked, a 429 is respected, the remaining pulls are read.
 //!
-//! A question that fails rests by itself. Whether the host as a whole is away is never concluded from questions,
-//! since whoever may only read can choose many that fail: it is away where nobody accepts a connection, or where
-//! `probe.rs` asked it a question of our own and got no answer. Anything that it answered since then says that it is
-//! there. The decisions take `now`; nothing here waits.
+//! A failed request backs off by itself. That the host is down is never concluded from clients' requests, since any
+//! client with read access can choose many that fail: it is down where it accepts no connection, or where it does not
+//! answer the gateway's own probe (`probe.rs`). Any response since then shows that it is up. The decisions take `now`;
+//! nothing in this file waits.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,45 +15,45 @@ use http::HeaderMap;
 
 use super::UpstreamError;
 
-/// The first pause after a failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The cool-down after a 429 that names no time.
+/// The first backoff after a failure, and the longest.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// The cool-down after a 429 without `Retry-After`.
 const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(60);
-/// How many failing questions are remembered.
-const FAILING: usize = 1024;
-/// How long a host that answered our own question is believed to be there, whatever fails meanwhile.
-const VOUCHED_FOR: Duration = Duration::from_secs(5);
+/// How many failed requests are remembered.
+const MAX_FAILED_REQUESTS: usize = 1024;
+/// How long a host that answered a probe counts as up, whatever fails meanwhile.
+const PROBE_TRUST: Duration = Duration::from_secs(5);
 
-/// What a request asks for, as far as limits distinguish it.
+/// The kind of a request, as far as limits and errors distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The one that is counted.
+pub(super) enum RequestKind {
+    /// Counts towards a registry's pull limit.
     ManifestGet,
-    /// Not every registry knows it, which it says by a 404 of its own.
+    /// Registries without the referrers API answer 404.
     Referrers,
     Other,
 }
 
-/// What fails by itself, as a hash: a question with everything that may change its answer, or what a token is for.
+/// What backs off by itself, as a hash: a request with everything that may change its response, or the scope of a
+/// token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Subject(u64);
+pub(super) struct FailureKey(u64);
 
-/// What a request has to do before it goes out.
+/// The circuit breaker's decision on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    Open,
-    /// The host was away: it is to be asked whether it is back.
-    Probe,
+pub(super) enum Admission {
+    Granted,
+    /// The host was down: probe it first.
+    ProbeFirst,
 }
 
-/// What a failure says of the host.
+/// What a failure implies about the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Suspicion {
-    /// It was heard meanwhile, or rests already.
-    None,
-    /// It may be away.
-    Away,
+pub(super) enum HostHealth {
+    /// It responded meanwhile, or its state is known already.
+    Settled,
+    MayBeDown,
 }
 
 /// The state of one upstream.
@@ -65,34 +65,36 @@ pub(super) struct Limits {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Manifest GETs wait until then.
+    /// Until when manifest GETs are held back.
     cool_until: Option<Instant>,
-    /// The host is away.
-    pause: Option<Pause>,
-    /// What failed by itself.
-    failing: HashMap<Subject, Pause>,
-    /// When the host last said something else than that it fails.
-    heard: Option<Instant>,
-    /// Until when it needs not be asked whether it is there.
-    vouched_until: Option<Instant>,
-    /// The count that was logged last.
-    logged: Option<u64>,
+    /// Set while the host is down.
+    host_backoff: Option<Backoff>,
+    /// Requests and tokens that failed.
+    failed_requests: HashMap<FailureKey, Backoff>,
+    /// When the host last answered without a server error.
+    responded_at: Option<Instant>,
+    /// Until when the last probe counts.
+    probe_trusted_until: Option<Instant>,
+    /// The remaining pulls that were logged last.
+    logged_remaining: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pause {
+struct Backoff {
     until: Instant,
     length: Duration,
 }
 
-impl Pause {
-    /// The pause after a failure: twice as long each time.
+impl Backoff {
+    /// The backoff after one more failure: twice as long each time.
     fn after(earlier: Option<Self>, now: Instant) -> Self {
         let length = match earlier {
-            // Requests that were under way together fail together: that is one failure.
-            Some(pause) if now < pause.until => return pause,
-            Some(pause) if now < pause.forgotten_at() => (pause.length * 2).min(LONGEST_PAUSE),
-            _ => FIRST_PAUSE,
+            // Concurrent requests fail together, which is one failure.
+            Some(backoff) if now < backoff.until => return backoff,
+            Some(backoff) if now < backoff.forgotten_at() => {
+                (backoff.length * 2).min(LONGEST_BACKOFF)
+            }
+            _ => FIRST_BACKOFF,
         };
         Self {
             until: now + length,
@@ -100,25 +102,30 @@ impl Pause {
         }
     }
 
-    /// From when on it says nothing of the next one.
+    /// From when on the next backoff starts anew.
     fn forgotten_at(self) -> Instant {
-        self.until + LONGEST_PAUSE
+        self.until + LONGEST_BACKOFF
     }
 }
 
 impl Limits {
-    /// The subject of a question, of everything that may change its answer.
-    pub fn subject(&self, question: impl std::hash::Hash) -> Subject {
-        Subject(self.hasher.hash_one(question))
+    /// The key of a request, from everything that may change its response.
+    pub fn failure_key(&self, request: impl std::hash::Hash) -> FailureKey {
+        FailureKey(self.hasher.hash_one(request))
     }
 
-    /// Whether a request about these may go out now.
+    /// Decides whether a request with these keys may be sent now.
     ///
     /// # Errors
-    /// [`UpstreamError::TooManyRequests`] during a cool-down, [`UpstreamError::Resting`] during a pause.
-    pub fn admit(&self, kind: Kind, about: &[Subject], now: Instant) -> Result<Way, UpstreamError> {
+    /// [`UpstreamError::TooManyRequests`] during a cool-down, [`UpstreamError::CircuitOpen`] during a backoff.
+    pub fn admit(
+        &self,
+        kind: RequestKind,
+        keys: &[FailureKey],
+        now: Instant,
+    ) -> Result<Admission, UpstreamError> {
         let mut state = self.state();
-        if kind == Kind::ManifestGet
+        if kind == RequestKind::ManifestGet
             && let Some(until) = state.cool_until
         {
             if now < until {
@@ -128,94 +135,98 @@ impl Limits {
             }
             state.cool_until = None;
         }
-        let resting = |pause: &Pause| now < pause.until;
-        let failing = about
+        let is_open = |backoff: &Backoff| now < backoff.until;
+        let failed = keys
             .iter()
-            .filter_map(|subject| state.failing.get(subject));
-        if failing.chain(&state.pause).any(resting) {
-            return Err(UpstreamError::Resting);
+            .filter_map(|subject| state.failed_requests.get(subject));
+        if failed.chain(&state.host_backoff).any(is_open) {
+            return Err(UpstreamError::CircuitOpen);
         }
-        Ok(state.pause.map_or(Way::Open, |_| Way::Probe))
+        Ok(state
+            .host_backoff
+            .map_or(Admission::Granted, |_| Admission::ProbeFirst))
     }
 
-    /// Notes that the host said something else than that it fails: it is there.
-    pub fn heard(&self, now: Instant) {
+    /// Records that the host answered without a server error: it is up.
+    pub fn host_responded(&self, now: Instant) {
         let mut state = self.state();
-        state.heard = Some(now);
-        if state.pause.take().is_some() {
+        state.responded_at = Some(now);
+        if state.host_backoff.take().is_some() {
             tracing::info!("the upstream answers again");
         }
     }
 
-    /// Notes that a question has an answer again.
-    pub fn answered(&self, about: &[Subject]) {
+    /// Records that a request succeeded.
+    pub fn request_succeeded(&self, keys: &[FailureKey]) {
         let mut state = self.state();
-        for subject in about {
-            state.failing.remove(subject);
+        for subject in keys {
+            state.failed_requests.remove(subject);
         }
     }
 
-    /// Notes that a question failed that was first sent at `began`: it rests, twice as long each time. Says
-    /// whether the host may be away.
-    pub fn failed(&self, subject: Subject, began: Instant, now: Instant) -> Suspicion {
+    /// Records that a request failed that was first sent at `began`, which backs off; returns whether the host may be
+    /// down.
+    pub fn request_failed(&self, subject: FailureKey, began: Instant, now: Instant) -> HostHealth {
         let mut state = self.state();
-        let pause = Pause::after(state.failing.get(&subject).copied(), now);
-        if state.failing.len() >= FAILING && !state.failing.contains_key(&subject) {
+        let backoff = Backoff::after(state.failed_requests.get(&subject).copied(), now);
+        if state.failed_requests.len() >= MAX_FAILED_REQUESTS
+            && !state.failed_requests.contains_key(&subject)
+        {
             state.make_room(now);
         }
-        state.failing.insert(subject, pause);
-        state.suspicion(began, now)
+        state.failed_requests.insert(subject, backoff);
+        state.host_health(began, now)
     }
 
-    /// Whether the host may be away, where something failed that was first sent at `began`.
-    pub fn suspicion(&self, began: Instant, now: Instant) -> Suspicion {
-        self.state().suspicion(began, now)
+    /// Whether the host may be down, after a failure of a request that was first sent at `began`.
+    pub fn host_health(&self, began: Instant, now: Instant) -> HostHealth {
+        self.state().host_health(began, now)
     }
 
-    /// Notes that the host is away: it rests, twice as long each time.
-    pub fn away(&self, now: Instant) {
+    /// Records that the host is down, which backs off.
+    pub fn host_is_down(&self, now: Instant) {
         let mut state = self.state();
-        if state.pause.is_none() {
-            tracing::warn!("the upstream does not answer; it rests");
+        if state.host_backoff.is_none() {
+            tracing::warn!("the upstream does not answer; requests are held back");
         }
-        state.pause = Some(Pause::after(state.pause, now));
+        state.host_backoff = Some(Backoff::after(state.host_backoff, now));
     }
 
-    /// Notes that the host answered a question of our own.
-    pub fn vouch(&self, now: Instant) {
-        self.state().vouched_until = Some(now + VOUCHED_FOR);
-        self.heard(now);
+    /// Records that the host answered a probe.
+    pub fn probe_succeeded(&self, now: Instant) {
+        self.state().probe_trusted_until = Some(now + PROBE_TRUST);
+        self.host_responded(now);
     }
 
-    /// Notes a 429: manifest GETs wait, everything else goes on.
-    pub fn limited(&self, retry_after: Option<Duration>, now: Instant) {
+    /// Records a 429: manifest GETs are held back, everything else continues.
+    pub fn rate_limited(&self, retry_after: Option<Duration>, now: Instant) {
         let wait = retry_after.unwrap_or(DEFAULT_COOL_DOWN);
         tracing::warn!(
             seconds = wait.as_secs(),
-            "the upstream limits requests; manifest GETs wait"
+            "the upstream limits requests; manifest GETs are held back"
         );
         self.state().cool_until = Some(now + wait);
     }
 
-    /// Reads the Hub's count, and logs it when it moved by a tenth of the limit.
-    pub fn read(&self, headers: &HeaderMap, origin: &str) -> Option<u64> {
+    /// Reads Docker Hub's remaining pulls, and logs them when they changed by a tenth of the limit.
+    pub fn read_remaining_pulls(&self, headers: &HeaderMap, origin: &str) -> Option<u64> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let remaining = text("ratelimit-remaining").and_then(leading_number)?;
         let limit = text("ratelimit-limit").and_then(leading_number);
         let step = (limit.unwrap_or(remaining) / 10).max(1);
         let mut state = self.state();
         if state
-            .logged
+            .logged_remaining
             .is_none_or(|logged| logged.abs_diff(remaining) >= step)
         {
-            state.logged = Some(remaining);
+            state.logged_remaining = Some(remaining);
             let source = text("docker-ratelimit-source").unwrap_or("-");
             tracing::info!(
                 origin,
                 remaining,
                 limit,
                 source,
-                "the upstream's count of pulls"
+                "pulls that the upstream still allows"
             );
         }
         Some(remaining)
@@ -227,24 +238,28 @@ impl Limits {
 }
 
 impl State {
-    fn suspicion(&self, began: Instant, now: Instant) -> Suspicion {
-        let heard = self.heard.is_some_and(|heard| heard >= began);
-        let vouched = self.vouched_until.is_some_and(|until| now < until);
-        let rests = self.pause.is_some_and(|pause| now < pause.until);
-        if heard || vouched || rests {
-            Suspicion::None
+    fn host_health(&self, began: Instant, now: Instant) -> HostHealth {
+        let responded = self.responded_at.is_some_and(|at| at >= began);
+        let probed = self.probe_trusted_until.is_some_and(|until| now < until);
+        let is_down = self.host_backoff.is_some_and(|backoff| now < backoff.until);
+        if responded || probed || is_down {
+            HostHealth::Settled
         } else {
-            Suspicion::Away
+            HostHealth::MayBeDown
         }
     }
 
-    /// Forgets what failed long ago, or else what rests no more soonest.
+    /// Forgets failures of long ago, or else the one whose backoff ends first.
     fn make_room(&mut self, now: Instant) {
-        self.failing.retain(|_, pause| now < pause.forgotten_at());
-        if self.failing.len() >= FAILING {
-            let first = self.failing.iter().min_by_key(|(_, pause)| pause.until);
+        self.failed_requests
+            .retain(|_, backoff| now < backoff.forgotten_at());
+        if self.failed_requests.len() >= MAX_FAILED_REQUESTS {
+            let first = self
+                .failed_requests
+                .iter()
+                .min_by_key(|(_, backoff)| backoff.until);
             if let Some((&first, _)) = first {
-                self.failing.remove(&first);
+                self.failed_requests.remove(&first);
             }
         }
     }
@@ -264,112 +279,135 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_away_rests_longer_each_time_and_is_probed() {
+    fn a_host_that_is_down_backs_off_longer_each_time_and_is_probed() {
         let limits = Limits::default();
         let start = Instant::now();
-        let admitted = |at| limits.admit(Kind::Other, &[], start + seconds(at)).ok();
-        let away = |at| limits.away(start + seconds(at));
-        assert_eq!(admitted(0.0), Some(Way::Open));
-        away(0.0);
-        away(0.1);
+        let admitted = |at| {
+            limits
+                .admit(RequestKind::Other, &[], start + seconds(at))
+                .ok()
+        };
+        let down = |at| limits.host_is_down(start + seconds(at));
+        assert_eq!(admitted(0.0), Some(Admission::Granted));
+        down(0.0);
+        down(0.1);
         assert_eq!(admitted(0.9), None);
-        assert_eq!(admitted(1.0), Some(Way::Probe));
-        away(1.2);
-        assert_eq!((admitted(3.1), admitted(3.3)), (None, Some(Way::Probe)));
-        limits.heard(start + seconds(3.4));
-        assert_eq!(admitted(3.4), Some(Way::Open));
+        assert_eq!(admitted(1.0), Some(Admission::ProbeFirst));
+        down(1.2);
+        assert_eq!(
+            (admitted(3.1), admitted(3.3)),
+            (None, Some(Admission::ProbeFirst))
+        );
+        limits.host_responded(start + seconds(3.4));
+        assert_eq!(admitted(3.4), Some(Admission::Granted));
         let mut now = 10.0;
         for _ in 0..20 {
-            away(now);
+            down(now);
             now += 30.0;
-            assert_eq!(admitted(now), Some(Way::Probe), "never longer than 30 s");
+            assert_eq!(
+                admitted(now),
+                Some(Admission::ProbeFirst),
+                "never longer than 30 s"
+            );
         }
     }
 
     #[test]
-    fn a_question_that_fails_rests_by_itself() {
+    fn a_failed_request_backs_off_by_itself() {
         let limits = Limits::default();
         let start = Instant::now();
-        let (one, other) = (limits.subject("one"), limits.subject("other"));
+        let (one, other) = (limits.failure_key("one"), limits.failure_key("other"));
         let admitted = |subject, at| {
-            let about = [subject, limits.subject("a token")];
+            let keys = [subject, limits.failure_key("a token")];
             limits
-                .admit(Kind::Other, &about, start + seconds(at))
+                .admit(RequestKind::Other, &keys, start + seconds(at))
                 .is_ok()
         };
-        let failed = |at| limits.failed(one, start, start + seconds(at));
+        let failed = |at| limits.request_failed(one, start, start + seconds(at));
         failed(0.0);
         failed(0.1);
         assert!(!admitted(one, 0.9) && admitted(other, 0.9));
         assert!(admitted(one, 1.0));
         failed(1.5);
         assert!(!admitted(one, 3.4) && admitted(one, 3.5));
-        limits.answered(&[one]);
+        limits.request_succeeded(&[one]);
         failed(4.0);
-        assert!(!admitted(one, 4.9) && admitted(one, 5.0), "it begins anew");
+        assert!(
+            !admitted(one, 4.9) && admitted(one, 5.0),
+            "the backoff starts anew"
+        );
         failed(100.0);
-        assert!(admitted(one, 101.0), "what failed long ago says nothing");
+        assert!(admitted(one, 101.0), "failures of long ago do not count");
     }
 
     #[test]
-    fn a_host_is_suspected_unless_it_was_heard() {
+    fn a_host_may_be_down_unless_it_responded() {
         let limits = Limits::default();
         let start = Instant::now();
         let suspected = |subject: u64, began, at| {
-            let subject = limits.subject(subject);
-            limits.failed(subject, start + seconds(began), start + seconds(at)) == Suspicion::Away
+            let subject = limits.failure_key(subject);
+            limits.request_failed(subject, start + seconds(began), start + seconds(at))
+                == HostHealth::MayBeDown
         };
         assert!(suspected(1, 0.0, 1.0));
-        limits.heard(start + seconds(2.0));
+        limits.host_responded(start + seconds(2.0));
         assert!(
             !suspected(2, 1.5, 3.0),
-            "something else was answered meanwhile"
+            "another request was answered meanwhile"
         );
         assert!(suspected(3, 2.5, 3.0));
-        limits.vouch(start + seconds(4.0));
-        assert!(!suspected(4, 4.5, 8.9), "it answered our own question");
+        limits.probe_succeeded(start + seconds(4.0));
+        assert!(!suspected(4, 4.5, 8.9), "it answered a probe");
         assert!(suspected(5, 4.5, 9.0));
-        limits.away(start + seconds(9.0));
-        assert!(!suspected(6, 9.0, 9.5), "it rests already");
+        limits.host_is_down(start + seconds(9.0));
+        assert!(!suspected(6, 9.0, 9.5), "it is known to be down");
     }
 
     #[test]
-    fn only_so_many_failures_are_remembered() {
+    fn remembered_failures_are_limited() {
         let limits = Limits::default();
         let now = Instant::now();
-        for n in 0..2 * FAILING {
-            limits.failed(limits.subject(n), now, now);
+        for n in 0..2 * MAX_FAILED_REQUESTS {
+            limits.request_failed(limits.failure_key(n), now, now);
         }
-        assert_eq!(limits.state().failing.len(), FAILING);
-        let last = limits.subject(2 * FAILING - 1);
-        assert!(limits.admit(Kind::Other, &[last], now).is_err());
+        assert_eq!(limits.state().failed_requests.len(), MAX_FAILED_REQUESTS);
+        let last = limits.failure_key(2 * MAX_FAILED_REQUESTS - 1);
+        assert!(limits.admit(RequestKind::Other, &[last], now).is_err());
     }
 
     #[test]
-    fn a_limit_cools_down_manifest_gets_alone() {
+    fn a_429_holds_back_manifest_gets_alone() {
         let limits = Limits::default();
         let start = Instant::now();
-        limits.limited(Some(Duration::from_secs(5)), start);
-        assert!(limits.admit(Kind::Other, &[], start).is_ok());
+        limits.rate_limited(Some(Duration::from_secs(5)), start);
+        assert!(limits.admit(RequestKind::Other, &[], start).is_ok());
         assert!(matches!(
-            limits.admit(Kind::ManifestGet, &[], start + Duration::from_secs(2)),
+            limits.admit(RequestKind::ManifestGet, &[], start + Duration::from_secs(2)),
             Err(UpstreamError::TooManyRequests { retry_after: Some(wait) }) if wait == Duration::from_secs(3)
         ));
         assert!(
             limits
-                .admit(Kind::ManifestGet, &[], start + Duration::from_secs(5))
+                .admit(
+                    RequestKind::ManifestGet,
+                    &[],
+                    start + Duration::from_secs(5)
+                )
                 .is_ok()
         );
-        limits.limited(None, start);
+        limits.rate_limited(None, start);
         assert!(
             limits
-                .admit(Kind::ManifestGet, &[], start + Duration::from_secs(59))
+                .admit(
+                    RequestKind::ManifestGet,
+                    &[],
+                    start + Duration::from_secs(59)
+                )
                 .is_err()
         );
     }
 
     #[test]
-    fn counts() {
+    fn remaining_pulls_are_parsed() {
         for (value, number) in [
             ("100;w=21600", Some(100)),
             ("7", Some(7)),

@@ -1,9 +1,9 @@
-//! Lists of a repository: its tags, and who refers to a manifest; a page at a time.
+//! Lists of a repository, a page at a time: its tags, and the referrers of a manifest.
 
 use bytes::Bytes;
 use http::{Method, header};
 
-use super::limits::Kind;
+use super::limits::RequestKind;
 use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page;
 use oci::v2::{Endpoint, Query, Resource};
@@ -13,7 +13,7 @@ use oci::v2::{Endpoint, Query, Resource};
 pub struct Page {
     pub bytes: Bytes,
     pub media_type: Option<String>,
-    /// What to ask for the next page with; `None`: this is the last.
+    /// The query of the next page; `None`: this is the last.
     pub next: Option<Query>,
     /// `OCI-Filters-Applied`
     pub filters_applied: Option<String>,
@@ -23,18 +23,19 @@ impl Upstream {
     /// Fetches a page of tags or referrers of at most 8 MiB.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// [`UpstreamError::NoReferrers`] where the registry has no referrers API, [`UpstreamError::Protocol`] for an unusable
+    /// link to the next page; any other refusal or failure of the upstream.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
         let path = endpoint.path() + &query.render();
         let mut request = self.pull(Method::GET, path, &endpoint.repository);
         if let Resource::Referrers(_) = endpoint.resource {
-            request.kind = Kind::Referrers;
+            request.kind = RequestKind::Referrers;
         }
         let WholeResponse { headers, bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
         let links = headers.get_all(header::LINK).iter();
         let links = links.filter_map(|link| link.to_str().ok());
         let next = page::next(&endpoint.resource, links)
-            .map_err(|_| UpstreamError::Protocol("its next page cannot be asked for"))?;
+            .map_err(|_| UpstreamError::Protocol("its link to the next page is unusable"))?;
         let text = |name: &str| {
             headers
                 .get(name)

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 
-use super::limits::Kind;
+use super::limits::RequestKind;
 use super::{BodyEnd, Upstream, UpstreamError, WholeResponse};
 use oci::digest::{Algorithm, Digest};
 use oci::headers::content_length;
@@ -90,7 +90,7 @@ impl Upstream {
         let mut request = self
             .pull(Method::GET, path, repository)
             .header(header::ACCEPT, class.upstream_accept());
-        request.kind = Kind::ManifestGet;
+        request.kind = RequestKind::ManifestGet;
         let WholeResponse {
             headers,
             bytes,

@@ -1,7 +1,7 @@
-//! Requests that pass through: pushes, deletes, and reads of registries whose bytes are not kept.
+//! Requests that pass through: pushes, deletes, and reads of registries that are not cached.
 //!
-//! The body streams while it arrives, so nothing can be sent twice: the login is had before its first byte,
-//! redirects are not followed, and what the upstream answers goes back as it is.
+//! The body streams as it arrives, so it cannot be sent twice: the login is known before its first byte, redirects are not
+//! followed, and the upstream's response is returned unchanged.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,15 +12,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use super::limits::Kind;
+use super::limits::RequestKind;
 use super::request::AuthSource;
 use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
-/// How long an upstream may take to answer when it has everything: a registry may move a whole layer before
-/// it says so.
-const ANSWER: Duration = Duration::from_secs(900);
+/// The limit on the response to a complete write: a registry may move a whole layer before it responds.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// A request to pass on.
+/// A request to pass through.
 #[derive(Debug)]
 pub struct Passing {
     pub method: Method,
@@ -29,14 +28,13 @@ pub struct Passing {
     pub headers: HeaderMap,
     /// What a token must allow: `repository:<name>:pull,push`.
     pub scope: String,
-    /// How long a GET or HEAD may take to be answered.
+    /// The limit on the wait for the response to a GET or HEAD.
     pub read_timeout: Duration,
     pub on_closed_connection: OnClosedConnection,
-    /// Absent where the request has none.
     pub body: Option<Body>,
 }
 
-/// What follows when the connection of a request without a body closes before the response.
+/// What to do when the connection of a request without a body closes before the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnClosedConnection {
     Fail,
@@ -45,7 +43,7 @@ pub enum OnClosedConnection {
     ResendReads,
 }
 
-/// What an upstream answered, body to follow.
+/// The upstream's response, its body to follow.
 #[derive(Debug)]
 pub struct Passed {
     pub status: StatusCode,
@@ -72,7 +70,8 @@ impl Passed {
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
-    /// A body that is cut off or stalls is an error, never an end, but where [`BodyEnd::Connection`] ends it.
+    /// [`UpstreamError::Network`] for a body that is cut off, unless [`BodyEnd::Connection`] ends it;
+    /// [`UpstreamError::Timeout`] for one that stalls.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let next = tokio::time::timeout(super::clients::READ_TIMEOUT, self.response.chunk());
         let chunk = next.await.map_err(|_| UpstreamError::Timeout)?;
@@ -80,12 +79,12 @@ impl Passed {
     }
 }
 
-/// A request body as its client sends it. One that is dropped before it was ended is broken off upstream,
-/// never taken for complete.
+/// A request body as its client sends it. If its [`Feed`] is dropped before its end, the upstream request is broken off and
+/// never completed.
 #[derive(Debug)]
 pub struct Body {
     pieces: mpsc::Receiver<Piece>,
-    /// What is still to come in bytes, where the client said.
+    /// The remaining bytes, where the client announced a length.
     left: Option<u64>,
     ended: bool,
 }
@@ -101,24 +100,24 @@ enum Piece {
 #[error("the client broke its body off")]
 pub struct BrokenOff;
 
-/// The other end of a [`Body`].
+/// The sending end of a [`Body`].
 #[derive(Debug)]
 pub struct Feed(mpsc::Sender<Piece>);
 
 impl Feed {
-    /// Hands bytes on, once those before are on their way. False when nobody takes them any more.
+    /// Sends bytes, once the previous ones are taken. False if the upstream request has ended.
     pub async fn send(&self, bytes: Bytes) -> bool {
         self.0.send(Piece::Bytes(bytes)).await.is_ok()
     }
 
-    /// That was all.
+    /// Completes the body.
     pub async fn end(self) {
         let _ = self.0.send(Piece::End).await;
     }
 }
 
 impl Body {
-    /// `length` is what the client announced, in bytes.
+    /// A body and its sending end. `length` is what the client announced, in bytes.
     pub fn new(length: Option<u64>) -> (Feed, Self) {
         let (sender, pieces) = mpsc::channel(1);
         let body = Self {
@@ -181,9 +180,12 @@ impl Upstream {
         if transport.absent {
             return Err(UpstreamError::NotFound);
         }
-        let client = self.clients.passing();
+        let client = self.clients.pass_through();
         let began = Instant::now();
-        transport.probe.admit(&client, Kind::Other, &[]).await?;
+        transport
+            .probe
+            .admit(&client, RequestKind::Other, &[])
+            .await?;
         let url = transport
             .origin
             .join(&passing.target)
@@ -233,7 +235,7 @@ impl Upstream {
         let timeout = if is_read {
             passing.read_timeout
         } else {
-            ANSWER
+            WRITE_TIMEOUT
         };
         let resends = is_read && passing.on_closed_connection == OnClosedConnection::ResendReads;
         let challenged = matches!(self.auth, AuthSource::Gateway | AuthSource::Anonymous);
@@ -269,8 +271,7 @@ impl Upstream {
 }
 
 impl Upstream {
-    /// Finds out how the registry wants to be logged in to, if that is not known: the login must be had
-    /// before a body's first byte.
+    /// Finds out which login the registry asks for, if that is unknown: the login must be known before a body's first byte.
     async fn learn_login(&self) -> Result<(), UpstreamError> {
         let auth = &self.transport.auth;
         if auth.is_known() {
@@ -281,8 +282,8 @@ impl Upstream {
             .origin
             .join("/v2/")
             .map_err(|_| UpstreamError::Unsendable)?;
-        let asked = self.clients.questions().get(base).send();
-        let answer = tokio::time::timeout(SHORT_TIMEOUT, asked).await;
+        let sent = self.clients.short().get(base).send();
+        let answer = tokio::time::timeout(SHORT_TIMEOUT, sent).await;
         let answer = answer.map_err(|_| UpstreamError::Timeout)??;
         auth.learn(answer.status(), answer.headers());
         Ok(())

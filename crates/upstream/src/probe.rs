@@ -1,7 +1,7 @@
-//! Whether a host is there at all: asked by a question of our own, which nobody who asks us can choose.
+//! Probes whether a host is up, by a request of the gateway's own that no client can choose.
 //!
-//! Any answer but an error of the server's says that it is: a login that it wants, or a version of the API that it
-//! does not speak. Only one such question is under way to an upstream.
+//! Any response without a server error shows that it is: a challenge, or a 404 for a version of the API that it does not
+//! speak. At most one probe per upstream is in flight.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use reqwest::{Client, Url};
 use tokio::sync::Mutex;
 
 use super::UpstreamError;
-use super::limits::{Kind, Limits, Subject, Way};
+use super::limits::{Admission, FailureKey, Limits, RequestKind};
 
-/// How long it may take. Whoever waits for it still has time for their own question.
-const WITHIN: Duration = Duration::from_secs(3);
+/// The limit on a probe. A request that waits for it still has time for itself.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Asks one host. Cloning is cheap.
+/// The prober of one host. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    /// Of the base of the API.
+    /// The base of the API.
     url: Url,
     limits: Arc<Limits>,
-    turn: Arc<Mutex<()>>,
+    in_flight: Arc<Mutex<()>>,
 }
 
 impl Probe {
@@ -32,56 +32,58 @@ impl Probe {
         Self {
             url,
             limits: limits.clone(),
-            turn: Arc::default(),
+            in_flight: Arc::default(),
         }
     }
 
-    /// Waits until a request may go out: where the host was away, until it is known whether it is back.
+    /// Waits until a request may be sent: where the host was down, until a probe shows whether it is back.
     ///
     /// # Errors
     /// As [`Limits::admit`].
     pub async fn admit(
         &self,
         client: &Client,
-        kind: Kind,
-        about: &[Subject],
+        kind: RequestKind,
+        keys: &[FailureKey],
     ) -> Result<(), UpstreamError> {
-        if self.limits.admit(kind, about, Instant::now())? == Way::Open {
+        if self.limits.admit(kind, keys, Instant::now())? == Admission::Granted {
             return Ok(());
         }
-        let turn = self.turn.lock().await;
-        // Who had the turn before may have found out.
-        if self.limits.admit(kind, about, Instant::now())? == Way::Probe {
+        let permit = self.in_flight.lock().await;
+        // Another request may have probed meanwhile.
+        if self.limits.admit(kind, keys, Instant::now())? == Admission::ProbeFirst {
             self.ask(client).await;
         }
-        drop(turn);
-        match self.limits.admit(kind, about, Instant::now())? {
-            Way::Open => Ok(()),
-            Way::Probe => Err(UpstreamError::Resting),
+        drop(permit);
+        match self.limits.admit(kind, keys, Instant::now())? {
+            Admission::Granted => Ok(()),
+            Admission::ProbeFirst => Err(UpstreamError::CircuitOpen),
         }
     }
 
-    /// Has it looked into whether the host is away, behind the answer.
-    pub fn look_into(&self, client: &Client) {
-        let Ok(turn) = self.turn.clone().try_lock_owned() else {
+    /// Probes the host in the background, unless a probe is in flight.
+    pub fn probe_in_background(&self, client: &Client) {
+        let Ok(permit) = self.in_flight.clone().try_lock_owned() else {
             return;
         };
         let (probe, client) = (self.clone(), client.clone());
         tokio::spawn(async move {
             probe.ask(&client).await;
-            drop(turn);
+            drop(permit);
         });
     }
 
     async fn ask(&self, client: &Client) {
-        let asked = tokio::time::timeout(WITHIN, client.get(self.url.clone()).send()).await;
-        let there = asked
-            .is_ok_and(|answer| answer.is_ok_and(|response| !response.status().is_server_error()));
+        let response =
+            tokio::time::timeout(PROBE_TIMEOUT, client.get(self.url.clone()).send()).await;
+        let is_up = response.is_ok_and(|response| {
+            response.is_ok_and(|response| !response.status().is_server_error())
+        });
         let now = Instant::now();
-        if there {
-            self.limits.vouch(now);
+        if is_up {
+            self.limits.probe_succeeded(now);
         } else {
-            self.limits.away(now);
+            self.limits.host_is_down(now);
         }
     }
 }

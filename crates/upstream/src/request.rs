@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::limits::Kind;
+use super::limits::RequestKind;
 
 /// The limit on a request with a short answer, all attempts together: a client without a cached answer gets an
 /// error within 10 s.
@@ -21,7 +21,7 @@ pub struct UpstreamRequest {
     pub(super) headers: HeaderMap,
     /// What a token must allow: `repository:<name>:pull`.
     pub(super) scope: String,
-    pub(super) kind: Kind,
+    pub(super) kind: RequestKind,
     /// From the first attempt to the headers of the last one.
     pub(super) timeout: Duration,
     pub(super) auth: AuthSource,
@@ -58,7 +58,7 @@ impl UpstreamRequest {
             path,
             headers: HeaderMap::new(),
             scope,
-            kind: Kind::Other,
+            kind: RequestKind::Other,
             timeout: SHORT_TIMEOUT,
             auth,
             content_coding: ContentCoding::Refuse,

@@ -1,7 +1,7 @@
-//! Sending one question: login, redirects, retries, deadlines.
+//! Sends one request: login, redirects, retries, deadlines.
 //!
-//! Redirects are followed here rather than by the client, because each hop needs a decision: the account
-//! stays with the registry's own origin, https is not left, and no hop leads inside of the network.
+//! Redirects are followed by this module, not by the HTTP client, because each hop needs a decision: the account goes to
+//! the registry's own origin only, https never becomes http, and no hop leads into the private network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::UpstreamError;
 use super::addresses::RedirectPolicy;
 use super::auth::Auth;
 use super::body_end::{BodyEnd, is_whole_json};
-use super::limits::{Kind, Limits, Subject, Suspicion};
+use super::limits::{FailureKey, HostHealth, Limits, RequestKind};
 use super::probe::Probe;
 use super::request::{AuthSource, ContentCoding, UpstreamRequest};
 use super::response::{UpstreamResponse, WholeResponse, read_body};
@@ -21,16 +21,16 @@ use oci::error::{self, ErrorCode};
 use telemetry::metrics;
 
 const MAX_REDIRECTS: usize = 10;
-/// How long the body of a short question may take, all attempts together.
-const WHOLE_BODY: Duration = Duration::from_secs(60);
-/// The longest error that is read, in bytes.
+/// The limit on reading the body of a short response, all attempts together.
+const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest error body that is read, in bytes.
 const MAX_ERROR: usize = 16 << 10;
-/// How often a question is sent at most.
+/// How often a request is sent at most.
 const ATTEMPTS: u32 = 3;
 /// The longest wait before the second attempt; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// How one registry is reached.
+/// The connection to one registry.
 #[derive(Debug)]
 pub(super) struct Transport {
     pub origin: Url,
@@ -38,33 +38,33 @@ pub(super) struct Transport {
     pub auth: Auth,
     pub limits: Arc<Limits>,
     pub probe: Probe,
-    /// What is sent there is counted here.
+    /// Counts the requests that are sent.
     pub counted: metrics::Upstream,
-    /// There is no such registry: it has nothing.
+    /// Whether the registry does not exist: every request is a 404.
     pub absent: bool,
 }
 
 impl Transport {
-    /// Asks until there is an answer, an answer that is final, or no time.
+    /// Sends a request until it succeeds, fails for good, or times out.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// A refusal or failure of the upstream.
     pub async fn send(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
     ) -> Result<UpstreamResponse, UpstreamError> {
         if self.absent {
             return Err(UpstreamError::NotFound);
         }
-        let about = self.about(ask);
+        let keys = self.keys(request);
         let began = Instant::now();
-        let deadline = tokio::time::Instant::from_std(began) + ask.timeout;
-        self.probe.admit(client, ask.kind, &about).await?;
+        let deadline = tokio::time::Instant::from_std(began) + request.timeout;
+        self.probe.admit(client, request.kind, &keys).await?;
         let mut attempt = 0;
         let outcome = loop {
             attempt += 1;
-            let timed = tokio::time::timeout_at(deadline, self.attempt(client, ask));
+            let timed = tokio::time::timeout_at(deadline, self.attempt(client, request));
             let Ok(outcome) = timed.await else {
                 break Err(UpstreamError::Timeout);
             };
@@ -82,48 +82,53 @@ impl Transport {
             }
         };
         match &outcome {
-            Err(error) if error.means_down() => self.failed(client, error, about, began),
-            // One caller's limit is not another's.
+            Err(error) if error.means_down() => self.failed(client, error, keys, began),
+            // A client's own rate limit says nothing about the gateway's.
             Err(UpstreamError::TooManyRequests { retry_after })
-                if !matches!(ask.auth, AuthSource::Caller(_)) =>
+                if !matches!(request.auth, AuthSource::Caller(_)) =>
             {
-                self.limits.limited(*retry_after, Instant::now());
+                self.limits.rate_limited(*retry_after, Instant::now());
             }
-            _ => self.limits.answered(&about),
+            _ => self.limits.request_succeeded(&keys),
         }
         outcome
     }
 
-    /// Notes that a question failed, and what that says of the host.
+    /// Records that a request failed, and what that implies about the host.
     fn failed(
         &self,
         client: &reqwest::Client,
         error: &UpstreamError,
-        [question, token]: [Subject; 2],
+        [request_key, token_key]: [FailureKey; 2],
         began: Instant,
     ) {
         let now = Instant::now();
         let subject = match error {
-            UpstreamError::Token(_) => token,
-            _ => question,
+            UpstreamError::Token(_) => token_key,
+            _ => request_key,
         };
-        let suspicion = self.limits.failed(subject, began, now);
-        self.blame(client, error, suspicion);
+        let health = self.limits.request_failed(subject, began, now);
+        self.note_host_health(client, error, health);
     }
 
-    fn blame(&self, client: &reqwest::Client, error: &UpstreamError, suspicion: Suspicion) {
-        match (error, suspicion) {
-            (_, Suspicion::None) => {}
-            // Had it been heard meanwhile, it would be another host: one that it sent us to.
-            (UpstreamError::Network(error), Suspicion::Away) if error.is_connect() => {
-                self.limits.away(Instant::now());
+    fn note_host_health(
+        &self,
+        client: &reqwest::Client,
+        error: &UpstreamError,
+        health: HostHealth,
+    ) {
+        match (error, health) {
+            (_, HostHealth::Settled) => {}
+            // The refused host is this one: after a response of it, the failure would be that of a redirect's target.
+            (UpstreamError::Network(error), HostHealth::MayBeDown) if error.is_connect() => {
+                self.limits.host_is_down(Instant::now());
             }
-            (_, Suspicion::Away) => self.probe.look_into(client),
+            (_, HostHealth::MayBeDown) => self.probe.probe_in_background(client),
         }
     }
 
-    /// Notes what became of a request that passed through. It is not sent again, and rests nothing but a host
-    /// that is away.
+    /// Records the outcome of a request that passed through. Such a request is not repeated, so it opens the circuit of the
+    /// host alone.
     pub fn passed(
         &self,
         client: &reqwest::Client,
@@ -132,23 +137,23 @@ impl Transport {
     ) {
         let now = Instant::now();
         match outcome {
-            Ok(response) if !response.status().is_server_error() => self.limits.heard(now),
+            Ok(response) if !response.status().is_server_error() => self.limits.host_responded(now),
             Err(error) if error.means_down() => {
-                self.blame(client, error, self.limits.suspicion(began, now));
+                self.note_host_health(client, error, self.limits.host_health(began, now));
             }
             _ => {}
         }
     }
 
-    /// What a question is about: itself, and what its token is for.
-    fn about(&self, ask: &UpstreamRequest) -> [Subject; 2] {
-        let login = match &ask.auth {
+    /// The failure keys of a request and of its token.
+    fn keys(&self, request: &UpstreamRequest) -> [FailureKey; 2] {
+        let login = match &request.auth {
             AuthSource::Gateway => (0, None),
             AuthSource::Anonymous => (1, None),
             AuthSource::Caller(login) => (2, login.as_ref()),
             AuthSource::Preemptive(login) => (3, login.as_ref()),
         };
-        let mut headers: Vec<_> = ask.headers.iter().collect();
+        let mut headers: Vec<_> = request.headers.iter().collect();
         headers.sort_by_key(|(name, _)| name.as_str());
         let headers: Vec<_> = headers
             .into_iter()
@@ -157,27 +162,28 @@ impl Transport {
         let login = (login.0, login.1.map(HeaderValue::as_bytes));
         [
             self.limits
-                .subject((&ask.method, &ask.path, headers, login)),
-            self.limits.subject((&ask.scope, login)),
+                .failure_key((&request.method, &request.path, headers, login)),
+            self.limits.failure_key((&request.scope, login)),
         ]
     }
 
-    /// Asks for a body of at most `limit` bytes, with the headers it came with. One that is dropped under way
-    /// is asked for again; so is one that ended with its connection and is no whole JSON.
+    /// Fetches a body of at most `limit` bytes, with its headers. A body that is cut off is fetched again; so is one that
+    /// the end of the connection ends and that is no complete JSON.
     ///
     /// # Errors
-    /// What the upstream said, or why it could not be asked.
+    /// [`UpstreamError::Cut`] for a body that remains cut off, [`UpstreamError::TooLarge`] for a longer one; any other
+    /// refusal or failure of the upstream.
     pub async fn whole(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
         limit: usize,
     ) -> Result<WholeResponse, UpstreamError> {
-        let deadline = tokio::time::Instant::now() + WHOLE_BODY;
+        let deadline = tokio::time::Instant::now() + WHOLE_BODY_TIMEOUT;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let response = self.send(client, ask).await?.response;
+            let response = self.send(client, request).await?.response;
             let headers = response.headers().clone();
             let end = BodyEnd::of(&response);
             let read = tokio::time::timeout_at(deadline, read_body(response, limit)).await;
@@ -195,7 +201,7 @@ impl Transport {
                         end,
                     });
                 }
-                // A stall took its time already.
+                // A stalled body has used up its time.
                 Err(UpstreamError::Network(_) | UpstreamError::Cut) if attempt < ATTEMPTS => {
                     tokio::time::sleep(jittered(FIRST_WAIT * 2_u32.pow(attempt - 1))).await;
                 }
@@ -204,57 +210,62 @@ impl Transport {
         }
     }
 
-    /// Asks once, following redirects. A redirect's target that refuses us is asked for anew at the
-    /// registry, once: what it signed may have expired.
+    /// Sends a request once, following redirects. After a refusal by a redirect's target the registry is asked for a new
+    /// redirect, once: the signed URL may have expired.
     async fn attempt(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let answered = self.follow(client, ask).await?;
-        let status = answered.response.status();
-        let elsewhere = !self.is_own(answered.response.url());
+        let response = self.follow(client, request).await?;
+        let status = response.response.status();
+        let redirected = !self.is_own(response.response.url());
         let expired = matches!(status.as_u16(), 400 | 401 | 403 | 410);
-        let answered = if elsewhere && expired {
-            self.follow(client, ask).await?
+        let response = if redirected && expired {
+            self.follow(client, request).await?
         } else {
-            answered
+            response
         };
-        let (status, headers) = (answered.response.status(), answered.response.headers());
-        if let Some(remaining) = self.limits.read(headers, self.origin.as_str()) {
+        let (status, headers) = (response.response.status(), response.response.headers());
+        if let Some(remaining) = self
+            .limits
+            .read_remaining_pulls(headers, self.origin.as_str())
+        {
             self.counted.remaining(remaining);
         }
-        if status == StatusCode::NOT_FOUND && ask.kind == Kind::Referrers {
-            return Err(no_referrers(answered.response).await);
+        if status == StatusCode::NOT_FOUND && request.kind == RequestKind::Referrers {
+            return Err(no_referrers(response.response).await);
         }
         if !status.is_success() {
-            return Err(match (&ask.auth, self.is_own(answered.response.url())) {
-                (AuthSource::Caller(_), true) => UpstreamError::of_caller(status, headers),
-                _ => UpstreamError::of(status, headers),
-            });
+            return Err(
+                match (&request.auth, self.is_own(response.response.url())) {
+                    (AuthSource::Caller(_), true) => UpstreamError::of_caller(status, headers),
+                    _ => UpstreamError::of(status, headers),
+                },
+            );
         }
         let coding = headers.get(header::CONTENT_ENCODING);
         if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-            && ask.content_coding == ContentCoding::Refuse
+            && request.content_coding == ContentCoding::Refuse
         {
             return Err(UpstreamError::Protocol(
                 "a content coding that was not asked for",
             ));
         }
-        Ok(answered)
+        Ok(response)
     }
 
     async fn follow(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let mut url = self
             .origin
-            .join(&ask.path)
+            .join(&request.path)
             .map_err(|_| UpstreamError::Unsendable)?;
         for _ in 0..=MAX_REDIRECTS {
-            let response = match self.hop(client, ask, &url).await {
+            let response = match self.hop(client, request, &url).await {
                 Err(UpstreamError::Unsendable) if !self.is_own(&url) => {
                     return Err(UpstreamError::Protocol("a redirect to no usable URL"));
                 }
@@ -280,17 +291,17 @@ impl Transport {
         Err(UpstreamError::Protocol("more than ten redirects"))
     }
 
-    /// One request to one URL, twice if it asks for a login that we can give.
+    /// Sends a request to one URL, and again to answer a challenge.
     async fn hop(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
         url: &Url,
     ) -> Result<Response, UpstreamError> {
-        let scope = Some(ask.scope.as_str());
+        let scope = Some(request.scope.as_str());
         let own = self.is_own(url);
-        let anonymous = matches!(ask.auth, AuthSource::Anonymous);
-        let sent = match &ask.auth {
+        let anonymous = matches!(request.auth, AuthSource::Anonymous);
+        let sent = match &request.auth {
             _ if !own => None,
             AuthSource::Caller(authorization) | AuthSource::Preemptive(authorization) => {
                 authorization.clone()
@@ -299,9 +310,13 @@ impl Transport {
                 self.auth.authorization(scope, anonymous).await?
             }
         };
-        let response = self.request(client, ask, url, sent.as_ref()).await?;
-        let theirs = own && matches!(ask.auth, AuthSource::Caller(_) | AuthSource::Preemptive(_));
-        if response.status() != StatusCode::UNAUTHORIZED || theirs {
+        let response = self.request(client, request, url, sent.as_ref()).await?;
+        let no_answer = own
+            && matches!(
+                request.auth,
+                AuthSource::Caller(_) | AuthSource::Preemptive(_)
+            );
+        if response.status() != StatusCode::UNAUTHORIZED || no_answer {
             return Ok(response);
         }
         let headers = response.headers();
@@ -310,10 +325,10 @@ impl Transport {
                 .answer(headers, scope, sent.as_ref(), anonymous)
                 .await?
         } else {
-            self.auth.answer_elsewhere(headers, url).await?
+            self.auth.answer_redirect_target(headers, url).await?
         };
         match answer {
-            Some(answer) => self.request(client, ask, url, Some(&answer)).await,
+            Some(answer) => self.request(client, request, url, Some(&answer)).await,
             None => Ok(response),
         }
     }
@@ -321,27 +336,28 @@ impl Transport {
     async fn request(
         &self,
         client: &reqwest::Client,
-        ask: &UpstreamRequest,
+        request: &UpstreamRequest,
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, UpstreamError> {
-        let response = request(client, ask, url, authorization).await;
+        let response = send_request(client, request, url, authorization).await;
         let status = response.as_ref().ok().map(Response::status);
         if status.is_some_and(|status| !status.is_server_error()) && self.is_own(url) {
-            self.limits.heard(Instant::now());
+            self.limits.host_responded(Instant::now());
         }
         let code = status.map(|status| status.as_u16());
-        self.counted.request(kind(&ask.method, &ask.path), code);
+        self.counted
+            .request(metric_kind(&request.method, &request.path), code);
         response
     }
 
-    /// Whether a URL is of the registry's own origin: scheme, host and port.
+    /// Whether a URL has the registry's own origin: scheme, host and port.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.origin.origin()
     }
 }
 
-/// The meaning of a 404 to a question for referrers: the repository is unknown only if it says so.
+/// The error of a 404 to a request for referrers: the repository is unknown only if the body says so.
 async fn no_referrers(response: Response) -> UpstreamError {
     let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
     if error::names(&body, ErrorCode::NameUnknown) {
@@ -351,8 +367,8 @@ async fn no_referrers(response: Response) -> UpstreamError {
     }
 }
 
-/// What a request is counted as. Registries count manifest GETs, and nothing else.
-fn kind(method: &Method, path: &str) -> &'static str {
+/// The label under which a request is counted. Registries limit manifest GETs only.
+fn metric_kind(method: &Method, path: &str) -> &'static str {
     match (path.rsplit('/').nth(1), method) {
         (Some("manifests"), &Method::HEAD) => "manifest_head",
         (Some("manifests"), _) => "manifest",
@@ -363,22 +379,22 @@ fn kind(method: &Method, path: &str) -> &'static str {
     }
 }
 
-async fn request(
+async fn send_request(
     client: &reqwest::Client,
-    ask: &UpstreamRequest,
+    request: &UpstreamRequest,
     url: &Url,
     authorization: Option<&HeaderValue>,
 ) -> Result<Response, UpstreamError> {
-    let mut request = client
-        .request(ask.method.clone(), url.clone())
-        .headers(ask.headers.clone());
+    let mut builder = client
+        .request(request.method.clone(), url.clone())
+        .headers(request.headers.clone());
     if let Some(authorization) = authorization {
-        request = request.header(header::AUTHORIZATION, authorization.clone());
+        builder = builder.header(header::AUTHORIZATION, authorization.clone());
     }
-    Ok(request.send().await?)
+    Ok(builder.send().await?)
 }
 
-/// How often a question is sent if it fails like this. Where nobody listens, the client hears of it within
+/// How often a request is sent at most, given its error. Where the host refuses connections, the client gets an error within
 /// 10 s.
 fn attempts_after(error: &UpstreamError) -> u32 {
     match error {
@@ -388,7 +404,7 @@ fn attempts_after(error: &UpstreamError) -> u32 {
     }
 }
 
-/// Where a redirect leads; `None` when the response is none.
+/// The target of a redirect; `None` for any other response.
 fn redirect_target(response: &Response, url: &Url) -> Result<Option<Url>, UpstreamError> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
@@ -405,7 +421,7 @@ fn redirect_target(response: &Response, url: &Url) -> Result<Option<Url>, Upstre
     ))
 }
 
-/// Between half of a wait and the whole of it, so that many do not come back at once.
+/// A random wait between half of `wait` and all of it, so that retries are spread.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
