@@ -1,5 +1,4 @@
-//! The accounts as they are now: the htpasswd file, read again when it changes, and passwords verified
-//! against it without stopping anything else.
+//! The current accounts: reloads the htpasswd file when it changes, and verifies passwords off the event loop.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,22 +24,22 @@ use oci::addresses::network;
 use runtime::single_flight::SingleFlight;
 use telemetry::harmless;
 
-/// How often the file is looked at, while there are requests.
+/// How often the file is checked for changes, while there are requests.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a request waits for that; a disk that stalls leaves the accounts as they are.
+/// How long a request waits for that check; if the disk stalls, the accounts stay as they are.
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
-/// A change that was seen is read again after this, so that no half of a file is taken for the whole.
+/// A changed file is read again after this, so that half a file is never taken for the whole.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long a login waits for a pause to end, rather than being told to come back.
+/// The longest pause that a login waits for; after a longer one the client has to retry.
 const SLOWED: Duration = Duration::from_secs(4);
-/// How much of a user's name goes to the log, in characters.
+/// The longest part of a user's name that is logged, in characters.
 const LONGEST_NAME: usize = 64;
-/// How many logins wait so at once.
+/// How many logins wait for a pause at once.
 const WAITING: usize = 64;
-/// How long a request waits for its turn to have a password verified.
+/// How long a request waits for a free verification.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why there are no accounts.
+/// Why the accounts cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     #[error("{} cannot be read; `roadstead passwd` makes it", path.display())]
@@ -58,16 +57,16 @@ pub enum AccountsError {
 /// Why a password is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// It is not that user's, or there is no such user.
+    /// The password is wrong, or there is no such user.
     Password,
-    /// Nothing is looked at for so long.
+    /// Too many failures: nothing is verified for so long.
     SlowDown(Duration),
 }
 
 /// Reads the file once.
 ///
 /// # Errors
-/// When it cannot be read or has a line that is no account.
+/// [`AccountsError`] when it cannot be read or has a line that is no account.
 pub fn load(path: &Path) -> Result<Htpasswd, AccountsError> {
     parse(path, &read(path)?)
 }
@@ -86,21 +85,21 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Htpasswd, AccountsError> {
     })
 }
 
-/// The file as it was read last, and how it is read again.
+/// The htpasswd file: its last content, and when it was checked.
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
     current: RwLock<Arc<Htpasswd>>,
     seen: Mutex<Seen>,
     started: Instant,
-    /// When it was looked at last, in milliseconds since `started`.
+    /// When it was last checked, in milliseconds since `started`.
     looked: AtomicU64,
 }
 
 struct Seen {
     /// Of the current accounts.
     bytes: Vec<u8>,
-    /// The error that was told last, so that each is told once.
+    /// The last logged error, so that each is logged once.
     told: Option<String>,
 }
 
@@ -116,7 +115,7 @@ impl Source {
         current.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether it is the caller's turn to look.
+    /// Whether the caller has to check the file.
     fn is_due(&self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let looked = self.looked.load(Ordering::Relaxed);
@@ -128,9 +127,9 @@ impl Source {
             .is_ok()
     }
 
-    /// Takes over what the file says now. It sleeps, so it has a thread of its own.
+    /// Reloads the file if it changed. Sleeps, so it runs on a blocking thread.
     fn look(&self) {
-        // Somebody looks already, at a disk that stalls.
+        // Another check is in progress, on a disk that stalls.
         let Ok(mut seen) = self.seen.try_lock() else {
             return;
         };
@@ -145,14 +144,14 @@ impl Source {
         std::thread::sleep(SETTLE);
         match read(&self.path) {
             Ok(bytes) if bytes == changed => {}
-            // It is being written: next time.
+            // The file is being written: try at the next check.
             Ok(_) => return,
             Err(error) => return seen.tell(&error),
         }
         match parse(&self.path, &changed) {
             Ok(accounts) => {
                 let path = self.path.display();
-                tracing::info!(%path, accounts = accounts.len(), "the accounts were read again");
+                tracing::info!(%path, accounts = accounts.len(), "reloaded the accounts");
                 let current = self.current.write();
                 *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
                 *seen = Seen {
@@ -175,15 +174,15 @@ impl Seen {
     }
 }
 
-/// The accounts, and who tried to log in.
+/// The accounts, and the attempts to log in.
 #[derive(Debug)]
 pub(super) struct Accounts {
     source: Arc<Source>,
-    /// Made at each start.
+    /// Random, new at each start.
     key: Hmac<Sha256>,
-    /// As many verifications at once as there are cores.
+    /// Allows as many concurrent verifications as there are cores.
     turns: Arc<Semaphore>,
-    /// Logins that are slowed down.
+    /// Allows logins to wait for a pause.
     waiting: Arc<Semaphore>,
     under_way: SingleFlight<(Guess, Pair), Result<(), Wrong>>,
     failures: Arc<Failures>,
@@ -193,7 +192,7 @@ impl Accounts {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// When it cannot be read, has a line that is no account, or there is no randomness.
+    /// [`AccountsError`] when it cannot be read, has a line that is no account, or there is no randomness.
     pub fn open(path: &Path, key: [u8; 32]) -> Result<Self, AccountsError> {
         let bytes = read(path)?;
         let accounts = parse(path, &bytes)?;
@@ -214,7 +213,7 @@ impl Accounts {
         })
     }
 
-    /// The accounts as the file says now, or a second ago.
+    /// The accounts in the file, at most a second old.
     pub async fn current(&self) -> Arc<Htpasswd> {
         if self.source.is_due() {
             let source = self.source.clone();
@@ -223,13 +222,13 @@ impl Accounts {
         self.source.current()
     }
 
-    /// Looks at the file now.
+    /// Checks the file at once.
     #[cfg(test)]
     pub fn look(&self) {
         self.source.look();
     }
 
-    /// So many wrong guesses, without the wait between them.
+    /// Records so many wrong guesses, without the pauses between them.
     #[cfg(test)]
     pub fn guessed(&self, user: &str, address: IpAddr, times: u32) {
         for number in 0..times {
@@ -242,11 +241,11 @@ impl Accounts {
         }
     }
 
-    /// Whose password this is. Work happens on threads of its own, in turn; a right password is remembered
-    /// for a day or until the line changes, and is then free.
+    /// Verifies a password and returns its account. Hashing runs on blocking threads, a limited number at once; a right
+    /// password is remembered for a day or until the line changes, and costs nothing meanwhile.
     ///
     /// # Errors
-    /// [`Wrong`], in the same time for users that exist and users that do not.
+    /// [`Wrong`], after the same time for users that exist and users that do not.
     pub async fn verify(
         &self,
         user: &str,
@@ -276,7 +275,7 @@ impl Accounts {
             waiting: self.waiting.clone(),
             failures: self.failures.clone(),
         };
-        // A client's parallel requests say the same, and are answered together.
+        // Concurrent requests with the same credentials share one verification.
         let key = (attempted.guess, attempted.pair);
         let (verdict, _) = self.under_way.join(key, || attempt.verdict()).await;
         verdict.unwrap_or(Err(Wrong::Password))?;
@@ -288,7 +287,7 @@ impl Accounts {
         self.keyed(&[user.as_bytes(), network.as_bytes()])
     }
 
-    /// One hash of several parts, of which none can be moved into another.
+    /// A keyed hash of several parts, with unambiguous boundaries.
     fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut mac = self.key.clone();
         for part in parts {
@@ -299,8 +298,7 @@ impl Accounts {
     }
 }
 
-/// One password to verify. It runs to its end when the client leaves, so that leaving saves a guesser
-/// nothing.
+/// One verification. It continues when the client disconnects, so that disconnecting saves a guesser nothing.
 struct Attempt {
     file: Arc<Htpasswd>,
     account: Option<Arc<Account>>,
@@ -322,7 +320,7 @@ impl Attempt {
             let Ok(Ok(turn)) = turn else {
                 return Err(Wrong::SlowDown(Duration::from_secs(5)));
             };
-            // Again: a flood of guesses has waited together with this one.
+            // Checked again: a flood of guesses may have waited together with this one.
             if self.pause().is_zero() {
                 break turn;
             }
@@ -341,7 +339,7 @@ impl Attempt {
                 let (user, client) = (&self.user, self.attempted.address);
                 tracing::warn!(user, %client, "a login failed: the user or the password is wrong");
             }
-            // The turn ends after the failure counts.
+            // The slot is freed after the failure counts.
             drop(turn);
             right
         };
@@ -351,8 +349,8 @@ impl Attempt {
         }
     }
 
-    /// Waits while a short pause lasts, so that a right password gets through and a wrong one is still told
-    /// so; a pause that ends after `until` is told instead.
+    /// Waits for a short pause to end, so that a right password is accepted and a wrong one refused as wrong; a pause that
+    /// ends after `until` is an error instead.
     async fn slow_down(&self, until: Instant) -> Result<(), Wrong> {
         let pause = self.pause();
         if pause.is_zero() {
@@ -366,7 +364,7 @@ impl Attempt {
         Ok(())
     }
 
-    /// How long this must not be verified yet.
+    /// The remaining pause before this attempt may be verified.
     fn pause(&self) -> Duration {
         match self.failures.known(&self.attempted, Instant::now()) {
             Known::After(pause) => pause,

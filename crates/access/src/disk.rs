@@ -1,4 +1,4 @@
-//! The only files that `access` touches: the accounts and the token key.
+//! The files of the crate: the accounts and the token key.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -36,7 +36,7 @@ pub(super) fn change_accounts<E: From<io::Error>>(
     path: &Path,
     change: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
 ) -> Result<(), E> {
-    // Where it is a link, what it leads to is replaced.
+    // The target of a symbolic link is replaced, not the link.
     let path = match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
         resolved => resolved?,
@@ -72,10 +72,10 @@ pub(super) fn change_accounts<E: From<io::Error>>(
     Ok(())
 }
 
-/// The token key in the folder of keys, which is made where there is none: the folder 0700, the key 0600.
+/// The token key in the folder of keys. Both are created where missing: the folder with mode 0700, the key with 0600.
 ///
 /// # Errors
-/// When it can neither be read nor made.
+/// When the key can neither be read nor created.
 pub(super) fn token_key(folder: &Path) -> io::Result<Vec<u8>> {
     let path = folder.join(TOKEN_KEY);
     match read_key(&path) {
@@ -112,19 +112,19 @@ fn read_key(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Beside the file, so that a rename can replace it.
+/// The path of the temporary file, in the same folder, so that a rename can replace the original.
 fn temporary(path: &Path) -> std::path::PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
-/// A file that is nobody else's, complete on disk.
+/// Writes a new file of mode 0600 and syncs it to disk.
 fn create(
     path: &Path,
     bytes: &[u8],
     prepare: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    // What a process of the same number left behind.
+    // A leftover of an earlier process with the same id.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new()
         .write(true)

@@ -1,10 +1,10 @@
-//! Failed logins slow down whoever makes them: an address, and an address with one user. Never a user
-//! alone, so nobody can lock another out by guessing; and where a user has logged in lately, what others
-//! at the same address do does not count against that user.
+//! Limits failed logins, per address and per address with user. Never per user alone, so that no client can lock out a
+//! user by guessing; where a user has logged in recently, failures of others at the same address do not count against that
+//! user.
 //!
-//! What was found out already is no guess. A password that was right lately is right, whatever others at the
-//! same address do; one that was wrong lately from there is wrong, and does not count again: tools go on with
-//! an old password for days.
+//! A repeated guess does not count. A password that was right recently is accepted at once, whatever others at the same
+//! address do; one that was wrong recently from that address is refused at once and not counted again: tools retry an old
+//! password for days.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,36 +16,36 @@ use oci::addresses::network;
 
 /// How many addresses, addresses with a user, and guesses of each outcome are remembered.
 const CAPACITY: u64 = 100_000;
-/// How long a password that was right need not be verified again, and its user is known at an address.
+/// How long a right password is remembered, and its user known at an address.
 const KNOWN: Duration = Duration::from_secs(24 * 3600);
-/// How long a password that was wrong need not be verified again.
+/// How long a wrong password is remembered.
 const KNOWN_WRONG: Duration = Duration::from_secs(3600);
 
 /// How failures add up.
 #[derive(Clone, Copy, Debug)]
 struct Measure {
-    /// This many cost nothing.
+    /// So many failures cause no pause.
     free: u32,
-    /// One is forgiven in this time.
+    /// The time in which one failure is forgiven.
     forgiven: Duration,
     /// The longest pause.
     most: Duration,
 }
 
-/// Of one user at one address: in the long run one guess a minute.
+/// The limit for one user at one address: in the long run one guess a minute.
 const PAIR: Measure = Measure {
     free: 10,
     forgiven: Duration::from_secs(60),
     most: Duration::from_secs(60),
 };
-/// Of one address, behind which many may be: a guess in ten seconds.
+/// The limit for one address, which many users may share: one guess in ten seconds.
 const ADDRESS: Measure = Measure {
     free: 200,
     forgiven: Duration::from_secs(10),
     most: Duration::from_secs(10),
 };
 
-/// Failures of somebody that are not forgiven.
+/// The failures of one key that are not yet forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tally {
     failures: u32,
@@ -53,7 +53,7 @@ struct Tally {
 }
 
 impl Measure {
-    /// After so many failures, how long nothing is looked at: 1, 2, 4 … seconds.
+    /// The pause after so many failures: 1, 2, 4 … seconds.
     fn pause(&self, failures: u32) -> Duration {
         match failures.checked_sub(self.free) {
             None => Duration::ZERO,
@@ -61,7 +61,7 @@ impl Measure {
         }
     }
 
-    /// How long it still is until somebody's next attempt is looked at.
+    /// The remaining pause before the next attempt is verified.
     fn left(&self, tally: Option<Tally>, now: Instant) -> Duration {
         let Some(tally) = tally else {
             return Duration::ZERO;
@@ -70,7 +70,7 @@ impl Measure {
         self.pause(tally.failures).saturating_sub(since)
     }
 
-    /// One failure more.
+    /// Adds a failure.
     fn add(&self, tally: Option<Tally>, now: Instant) -> Tally {
         let kept = tally.map_or(0, |tally| {
             let since = now.saturating_duration_since(tally.last).as_secs();
@@ -78,7 +78,7 @@ impl Measure {
             let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
             tally.failures.saturating_sub(forgiven)
         });
-        // Higher it need not count: the pause is at its longest, and forgiving should take an hour at most.
+        // Capped: the pause is at its longest, and forgiving should take an hour at most.
         let failures = (kept + 1).min(self.free + 16);
         Tally {
             failures,
@@ -87,12 +87,12 @@ impl Measure {
     }
 }
 
-/// Somebody, as a keyed hash of the user's name at an address: names of strangers are not kept.
+/// A user at an address, as a keyed hash, so that no unverified names are stored.
 pub(super) type Pair = [u8; 32];
 /// A keyed hash of a user, a password, and the user's line.
 pub(super) type Guess = [u8; 32];
 
-/// Somebody's attempt to log in.
+/// An attempt to log in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempted {
     pub guess: Guess,
@@ -100,18 +100,18 @@ pub(super) struct Attempted {
     pub address: IpAddr,
 }
 
-/// What is known of an attempt before its password is verified.
+/// The state of an attempt before its password is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// It was right lately.
+    /// The password was right recently.
     Right,
-    /// It was wrong lately, from the same address: another's attempts are nobody's business.
+    /// The password was wrong recently, from the same address. Attempts from other addresses are not disclosed.
     Wrong,
-    /// It has to be verified, after this pause.
+    /// The password has to be verified, after this pause.
     After(Duration),
 }
 
-/// Who failed, and who did not.
+/// Recent failures and successes.
 #[derive(Debug)]
 pub(super) struct Failures {
     addresses: Cache<IpAddr, Tally>,
@@ -143,7 +143,7 @@ where
 }
 
 impl Failures {
-    /// What is known of an attempt; what was right comes before all pauses.
+    /// The state of an attempt; a remembered success overrides all pauses.
     pub fn known(&self, attempt: &Attempted, now: Instant) -> Known {
         let lately = |at: Instant, life| now.saturating_duration_since(at) < life;
         let network = network(attempt.address);
@@ -172,7 +172,7 @@ impl Failures {
         self.wrong.insert((attempt.guess, network), now);
     }
 
-    /// The address stays slow: else a guesser with one good account could guess others' for ever.
+    /// The address keeps its pause: otherwise a guesser with one valid account could guess others' passwords for ever.
     pub fn succeeded(&self, attempt: &Attempted, now: Instant) {
         self.pairs.invalidate(&attempt.pair);
         self.known.insert(attempt.pair, now);
@@ -195,7 +195,7 @@ mod tests {
         Duration::from_secs(number)
     }
 
-    /// A guess that nobody has made before.
+    /// A new guess, different from all others.
     fn new(pair: Pair, last: u8, number: u8) -> Attempted {
         let mut guess = pair;
         guess[1] = number;
@@ -236,7 +236,7 @@ mod tests {
         let later = PAIR.add(tally, start + seconds(120));
         assert_eq!(later.failures, 10);
         assert_eq!(PAIR.add(tally, start + seconds(86_400)).failures, 1);
-        // However many there were, an hour forgives them.
+        // An hour forgives any number of failures.
         for _ in 0..1000 {
             tally = Some(PAIR.add(tally, start));
         }
@@ -250,9 +250,9 @@ mod tests {
             failures.failed(&new(A, 1, number), now);
         }
         assert_eq!(failures.known(&new(A, 1, 255), now), after(60));
-        // The same user at another address is another pair, and the address has done nothing.
+        // The same user at another address is another key, and that address has no failures.
         assert_eq!(failures.known(&new(B, 2, 0), now), after(0));
-        // A stranger at the address waits, a user who is known there does not.
+        // An unknown user at the address waits, a known one does not.
         assert_eq!(failures.known(&new(B, 1, 0), now), after(10));
         failures.succeeded(&new(B, 1, 1), now);
         assert_eq!(failures.known(&new(B, 1, 0), now), after(0));
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(failures.known(&new(A, 1, 255), now), after(1));
     }
 
-    /// Others guess the password of a user who has logged in lately, from the same address.
+    /// Others guess the password of a user who has logged in recently, from the same address.
     #[test]
     fn what_was_right_lately_is_right_whatever_others_do() {
         let (failures, start) = (Failures::default(), Instant::now());
@@ -294,7 +294,7 @@ mod tests {
             assert_eq!(failures.known(&elsewhere, now), Known::Right, "{hour}");
             assert_eq!(failures.known(&new(A, 1, 255), now), after(60), "{hour}");
         }
-        // After a day it is a guess like any other.
+        // After a day it counts as a new guess.
         let now = start + seconds(24 * 3600);
         assert_eq!(failures.known(&right, now), after(0));
     }
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(failures.known(&old, now), after(0));
         failures.failed(&old, now);
         assert_eq!(failures.known(&old, now), Known::Wrong);
-        // Elsewhere nobody learns that somebody tried it here.
+        // Other addresses do not learn that it was tried from this one.
         let elsewhere = Attempted {
             address: at(2),
             ..old

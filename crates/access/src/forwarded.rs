@@ -1,7 +1,7 @@
-//! What a caller shows where another decides: registries of `visibility: caller`.
+//! Delegated authorisation: registries of `visibility: caller`.
 //!
-//! There the rules say nothing. The `Authorization` goes to that registry as it came, and what may be read
-//! is what the registry gives for it.
+//! The rules do not apply to them. The client's `Authorization` is forwarded unchanged, and the client may read what the
+//! registry serves for it.
 
 use std::fmt;
 
@@ -17,13 +17,13 @@ pub struct ForwardedAuthorization(Option<HeaderValue>);
 impl ForwardedAuthorization {
     pub const NOTHING: Self = Self(None);
 
-    /// Several lines of the field are one list (RFC 9110 §5.3).
+    /// From the header fields; several lines are one list (RFC 9110 §5.3).
     pub fn new<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Self {
         let lines: Vec<&[u8]> = lines.into_iter().map(HeaderValue::as_bytes).collect();
         if lines.is_empty() {
             return Self::NOTHING;
         }
-        // Joined values are a value.
+        // Joined header values are a valid header value.
         let value = HeaderValue::from_bytes(&lines.join(&b", "[..])).ok();
         Self(value.map(|mut value| {
             value.set_sensitive(true);
@@ -43,13 +43,13 @@ impl fmt::Debug for ForwardedAuthorization {
 }
 
 impl Policy {
-    /// Whether the registry itself decides, for each caller.
+    /// Whether the registry itself authorises each caller.
     pub fn delegates_auth(&self, registry: &Registry) -> bool {
         self.delegated.contains(registry)
     }
 
-    /// A permit to ask a registry that decides by itself, as who showed this; `None` for any other
-    /// registry. It allows nothing that the registry does not.
+    /// A permit to ask a registry that authorises its callers, with this header; `None` for any other registry. It allows
+    /// nothing that the registry does not.
     pub fn delegated_permit(
         &self,
         forwarded: &ForwardedAuthorization,
@@ -62,7 +62,7 @@ impl Policy {
         })
     }
 
-    /// Somebody who asks such a registry what there is; `None` for any other.
+    /// The viewer of such a registry's names; `None` for any other.
     pub fn viewer_of(
         &self,
         forwarded: &ForwardedAuthorization,

@@ -1,5 +1,4 @@
-//! Password hashes of htpasswd files: bcrypt, apr1 and `{SHA}`. Pure; comparisons take the same time
-//! whatever they find.
+//! Password hashes of htpasswd files: bcrypt, apr1 and `{SHA}`. Pure; comparisons take constant time.
 
 use std::fmt;
 
@@ -9,21 +8,21 @@ use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use subtle::ConstantTimeEq as _;
 
-/// bcrypt's costs. Over 17, which Apache's tool does not write, a check takes ten seconds.
+/// The accepted costs of bcrypt. Over 17, which Apache's tool does not write, a check takes ten seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
-/// The cost of hashes that we make: a tenth of a second on a small machine, once in five minutes for each
+/// The cost of new hashes: a tenth of a second on a small machine, once in five minutes for each
 /// user, since successes are remembered. A guesser with the file makes ten guesses a second and core.
 pub(super) const OUR_COST: u32 = 10;
-/// A longer password is wrong: it would only make us work. Apache's tool takes 255 bytes.
+/// The longest password that is checked; a longer one is wrong. Apache's tool takes 255 bytes.
 const MAX_PASSWORD: usize = 1024;
-/// What bcrypt reads of a password, in bytes; as in Apache, what is behind does not count.
+/// How many bytes of a password bcrypt reads; as in Apache, the rest does not count.
 pub(super) const BCRYPT_READS: usize = 72;
 
 const APR1: &str = "$apr1$";
 const SHA: &str = "{SHA}";
 /// The digits of crypt(3), the least significant first.
 const DIGITS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// In which order apr1 writes the digest's bytes, three to a group.
+/// The order in which apr1 writes the digest's bytes, three to a group.
 const ORDER: [[usize; 3]; 5] = [[12, 6, 0], [13, 7, 1], [14, 8, 2], [15, 9, 3], [5, 10, 4]];
 
 /// A password's hash.
@@ -41,7 +40,7 @@ pub(super) enum Hash {
     Sha1([u8; 20]),
 }
 
-/// What a check costs; the later the more.
+/// The cost of a check, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     Sha1,
@@ -102,8 +101,8 @@ impl Hash {
         }
     }
 
-    /// For a file without accounts: a hash of our own cost. Whether it is some password's is nobody's
-    /// concern, since an unknown user is refused whatever it says.
+    /// The hash to compare with where there are no accounts, of the cost of new hashes. It may match any password, since
+    /// an unknown user is refused anyway.
     pub fn nobodys() -> Self {
         let (salt, digest) = (".".repeat(22), ".".repeat(31));
         Self::Bcrypt {
@@ -134,7 +133,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("{PLAIN}", "plain text"),
 ];
 
-/// Why a text is not a hash that we check: the end of a sentence that begins with the user.
+/// Why a text is not a supported hash: the end of a sentence that begins with the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
     #[error("hash is {0}")]

@@ -1,4 +1,4 @@
-//! htpasswd files, as Apache reads them: `name:hash` in each line, empty lines and comments that begin
+//! htpasswd files, in Apache's format: `name:hash` in each line, empty lines and comments that begin
 //! with `#`. Hashes are bcrypt (`$2a$`, `$2b$`, `$2y$`), apr1 and `{SHA}`; a file with any other line is
 //! refused as a whole. Pure: bytes in, accounts out.
 
@@ -12,13 +12,13 @@ use super::hash::{Hash, HashError};
 pub const MAX_BYTES: u64 = 8 << 20;
 /// The longest name, in bytes; Apache's tool takes no longer one.
 const MAX_NAME: usize = 255;
-/// How many faulty lines a message tells.
+/// How many faulty lines a message lists.
 const MAX_TOLD: usize = 10;
 
 /// One user of the file.
 pub struct Account {
     name: Arc<str>,
-    /// `name:hash`, to which everything is bound that must not outlive a change.
+    /// `name:hash`. Tokens and remembered successes are bound to it, so that a change ends them.
     line: Box<str>,
     pub(super) hash: Hash,
 }
@@ -28,7 +28,7 @@ impl Account {
         &self.name
     }
 
-    /// What tokens and remembered successes are bound to. It is secret.
+    /// The line that tokens and remembered successes are bound to. It is secret.
     pub(super) fn line(&self) -> &str {
         &self.line
     }
@@ -44,8 +44,8 @@ impl fmt::Debug for Account {
 #[derive(Debug)]
 pub struct Htpasswd {
     accounts: HashMap<Arc<str>, Arc<Account>>,
-    /// What an unknown user's password is compared with, so that it takes as long as a known one's: a
-    /// hash of the kind that most lines have.
+    /// The hash that an unknown user's password is compared with, so that it takes as long as a known one's: of the kind
+    /// that most lines have.
     pub(super) decoy: Hash,
 }
 
@@ -53,7 +53,7 @@ impl Htpasswd {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// Every line that is no account.
+    /// [`HtpasswdError`], with every line that is no account.
     pub fn parse(bytes: &[u8]) -> Result<Self, HtpasswdError> {
         let mut places: HashMap<Arc<str>, usize> = HashMap::new();
         let mut accounts = HashMap::new();
@@ -111,7 +111,7 @@ fn usual(accounts: &HashMap<Arc<str>, Arc<Account>>) -> Hash {
     for account in accounts.values() {
         kinds.entry(account.hash.kind()).or_insert((0, account)).0 += 1;
     }
-    // Among equals the costliest, so that the choice does not hang on the map's order.
+    // Among equals the costliest, so that the choice does not depend on the map's order.
     let usual = kinds
         .into_iter()
         .max_by_key(|(kind, (count, _))| (*count, *kind));
@@ -135,7 +135,7 @@ fn account(line: &[u8]) -> Result<Option<Account>, Reason> {
     let line = std::str::from_utf8(line).map_err(|_| Reason::NotText)?;
     let (name, rest) = line.split_once(':').ok_or(Reason::NoColon)?;
     check_name(name)?;
-    // As in Apache, what follows another colon is nobody's.
+    // As in Apache, everything after a second colon is ignored.
     let hash = rest.split_once(':').map_or(rest, |(hash, _)| hash);
     let name: Arc<str> = name.into();
     Ok(Some(Account {
@@ -151,7 +151,7 @@ fn account(line: &[u8]) -> Result<Option<Account>, Reason> {
 /// Whether an account may have this name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// [`NameError`], with the cause.
 pub fn check_name(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         Err(NameError::Empty)
@@ -170,7 +170,7 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Why a text is not the name of an account: the end of a sentence.
+/// Why a text cannot be the name of an account: the end of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("the name is empty")]
@@ -205,7 +205,7 @@ pub enum Reason {
 pub struct LineFault {
     /// From 1.
     pub line: usize,
-    /// Tells no hash.
+    /// Contains no hash.
     pub reason: Reason,
 }
 
@@ -238,7 +238,7 @@ impl std::error::Error for HtpasswdError {}
 /// file may have faults elsewhere.
 ///
 /// # Errors
-/// The lines that name the account, where several do.
+/// The numbers of the lines that name the account, where there are several.
 pub(super) fn with_account(
     file: &[u8],
     name: &str,

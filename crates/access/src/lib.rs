@@ -1,11 +1,9 @@
-//! Floor 1, who may do what. The only place that makes a [`Permit`].
+//! Authentication and authorisation. The only crate that makes a [`Permit`].
 //!
-//! A decision looks at the caller, the rules and the name, never at what exists, so that a refusal
-//! cannot tell anybody what there is.
+//! A decision depends on the caller, the rules and the name, never on what exists, so that a refusal discloses nothing.
 //!
-//! [`Authenticator::login`] says who came, from an `Authorization` header; [`Login::caller`] who asks
-//! about a repository, which is less where a token was for something else; [`Policy::decide`] whether
-//! they may.
+//! [`Authenticator::login`] authenticates an `Authorization` header, [`Login::caller`] narrows the user to the scopes of a
+//! token, [`Policy::decide`] authorises.
 
 mod accounts;
 mod disk;
@@ -50,13 +48,13 @@ pub use viewer::Viewer;
 
 use oci::name::{Registry, Repository, RepositoryName};
 
-/// Who asks about one repository.
+/// The principal of a request for one repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     Anonymous,
-    /// Who gave a password.
+    /// Authenticated by password.
     User(Arc<str>),
-    /// Who came with a token: at most what the token was asked for.
+    /// Authenticated by a token, and limited to its scopes.
     Narrowed {
         user: Option<Arc<str>>,
         actions: Actions,
@@ -78,7 +76,7 @@ impl Caller {
         self.user().unwrap_or("anonymous")
     }
 
-    /// What is not denied whatever the rules say.
+    /// The actions that the token, if any, does not rule out.
     fn actions(&self) -> Actions {
         match self {
             Self::Anonymous | Self::User(_) => Actions::ALL,
@@ -87,7 +85,7 @@ impl Caller {
     }
 }
 
-/// What is asked for.
+/// An action on a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Pull,
@@ -98,8 +96,8 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
 
-    /// What a method of HTTP asks for where nothing else is known of the request; `None`: nothing that
-    /// anybody may.
+    /// The action of an HTTP method where nothing else is known of the request; `None`: a method that is never
+    /// allowed.
     pub fn of_method(method: &str) -> Option<Self> {
         match method {
             "GET" | "HEAD" => Some(Self::Pull),
@@ -166,19 +164,19 @@ impl fmt::Display for Actions {
     }
 }
 
-/// Proof that [`Policy::decide`] allowed an action on a repository. Every function of the mirror takes
-/// one, and nobody else can make one, but for what an operator wants.
+/// Proof that [`Policy::decide`] allowed an action on a repository. Every function of the mirror takes one. Only this crate
+/// makes them, for clients and for the operator.
 #[derive(Clone, Debug)]
 pub struct Permit {
     action: Action,
     name: RepositoryName,
-    /// Present where the registry decides for each caller.
+    /// Present where the registry authorises each caller.
     forwarded: Option<ForwardedAuthorization>,
 }
 
 impl Permit {
-    /// For what an operator has the gateway fetch beforehand, through the admin address, which asks for no
-    /// password: nobody is answered with it. It reads, and shows no registry a login of anybody.
+    /// A permit to pull for the operator, who warms the cache through the admin address without a password. No client is
+    /// served with it, and it forwards no client's login.
     pub fn of_operator(name: RepositoryName) -> Self {
         Self {
             action: Action::Pull,
@@ -187,7 +185,7 @@ impl Permit {
         }
     }
 
-    /// What was allowed.
+    /// The allowed action.
     pub fn action(&self) -> Action {
         self.action
     }
@@ -204,14 +202,14 @@ impl Permit {
         &self.name.repository
     }
 
-    /// What the registry is asked with, where it decides for each caller.
+    /// The `Authorization` to forward, where the registry authorises each caller.
     pub fn forwarded(&self) -> Option<&ForwardedAuthorization> {
         self.forwarded.as_ref()
     }
 }
 
-/// Proof that everybody may read everything of a registry, or that what is read of it is decided on name by
-/// name before anybody sees it. Only [`Policy`] makes one.
+/// Proof that a registry is public as a whole, or that each name read from it is authorised before a client sees it. Only
+/// [`Policy`] makes one.
 #[derive(Clone, Debug)]
 pub struct Open {
     registry: Registry,
@@ -223,13 +221,13 @@ impl Open {
     }
 }
 
-/// The caller may not do that. Which it is depends on the caller and the rules alone.
+/// A denied action. The variant depends on the caller and the rules alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No rule allows it to everybody; a user might. Where there are accounts, a challenge is the answer.
+    /// No rule allows it to anonymous clients; a user might be allowed. Where there are accounts, challenge the client.
     #[error("anonymous access is not allowed")]
     Anonymous,
-    /// No rule allows it to this user. A challenge would only make clients ask for the password again.
+    /// No rule allows it to this user. A challenge would only make clients prompt for the password again.
     #[error("this access is not allowed")]
     User,
     /// A rule allows it, but the token was asked for something else: a challenge that says
@@ -238,22 +236,22 @@ pub enum Denied {
     Scope,
 }
 
-/// What decides.
+/// The authorisation rules.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// `access.rules`; absent means that everybody may pull what is public.
+    /// `access.rules`; `None`: every client may pull from public registries.
     pub rules: Option<Vec<Rule>>,
     /// Registries whose `visibility` is `public`.
     pub public: HashSet<Registry>,
-    /// Registries whose `visibility` is `caller`: they decide, see [`Policy::delegated_permit`].
+    /// Registries whose `visibility` is `caller`: they authorise, see [`Policy::delegated_permit`].
     pub delegated: HashSet<Registry>,
 }
 
 impl Policy {
-    /// Decides. Without rules: pulls of public registries, and nothing else.
+    /// Authorises an action. Without rules, pulls from public registries are allowed, and nothing else.
     ///
     /// # Errors
-    /// [`Denied`]: no rule allows it, or the caller's token was not for it.
+    /// [`Denied`]: no rule allows it, or the caller's token was requested for something else.
     pub fn decide(
         &self,
         caller: &Caller,
@@ -277,15 +275,15 @@ impl Policy {
         }
     }
 
-    /// Of the scopes that a token is asked for, what `login` may do today: it is told to the client, and
-    /// is nothing the token carries. `resolve` finds what a name in a path stands for.
+    /// The requested scopes, narrowed to what `login` may do at present. It is information for the client; the token does not
+    /// carry it. `resolve` maps a name in a path to its repository.
     pub fn granted(
         &self,
         login: &Login,
-        wanted: &Scopes,
+        requested: &Scopes,
         resolve: impl Fn(&str) -> Option<RepositoryName>,
     ) -> Scopes {
-        wanted.narrowed(|typed| {
+        requested.narrowed(|typed| {
             let Some(name) = resolve(typed) else {
                 return Actions::NONE;
             };
@@ -295,20 +293,19 @@ impl Policy {
         })
     }
 
-    /// For requests that name no repository: `None` where rights differ from one to another.
+    /// The proof for requests that name no repository; `None` where rights differ between repositories.
     pub fn open(&self, registry: &Registry) -> Option<Open> {
         self.is_open(registry).then(|| self.search(registry))
     }
 
-    /// For a search. Whoever asks takes it upon them to [`Policy::decide`] on every name that is found.
+    /// The proof for a search. The caller of this function must [`Policy::decide`] on every name that is found.
     pub fn search(&self, registry: &Registry) -> Open {
         Open {
             registry: registry.clone(),
         }
     }
 
-    /// Whether answers about a registry are the same for everybody on the way, so that caches between us
-    /// and the client may keep them.
+    /// Whether responses about a registry are the same for all clients, so that shared caches may store them.
     pub fn is_open(&self, registry: &Registry) -> bool {
         self.rules.is_none() && self.public.contains(registry)
     }

@@ -1,4 +1,4 @@
-//! `roadstead passwd`: adds an account to an htpasswd file, or gives it another password.
+//! `roadstead passwd`: adds an account to an htpasswd file, or changes its password.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::disk;
 use super::hash::{self, BCRYPT_READS};
 use super::htpasswd::{Htpasswd, HtpasswdError, NameError, check_name, with_account};
 
-/// Why an account is not written.
+/// Why an account cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswdError {
     #[error(transparent)]
@@ -26,20 +26,20 @@ pub enum PasswdError {
     Random(#[from] bcrypt::BcryptError),
 }
 
-/// What was done.
+/// The outcome of a change.
 #[derive(Debug)]
 pub struct Changed {
     /// Whether the account is new.
     pub added: bool,
-    /// Other lines for which the file is refused all the same.
+    /// Other lines, for which the file is still refused.
     pub faults: Option<HtpasswdError>,
 }
 
-/// Writes the account's line, with bcrypt at cost 10; every other line stays byte for byte. The file is
-/// replaced at once, keeps its mode and owner, and is made with mode 0600 where there is none.
+/// Writes the account's line, with bcrypt at cost 10; every other line stays byte for byte. The file is replaced
+/// atomically, keeps its mode and owner, and is created with mode 0600 where there is none.
 ///
 /// # Errors
-/// When name or password are no good or the file cannot be changed.
+/// [`PasswdError`] for an unusable name or password, or a file that cannot be changed.
 pub fn passwd(path: &Path, name: &str, password: &[u8]) -> Result<Changed, PasswdError> {
     check_name(name)?;
     if password.is_empty() {

@@ -1,27 +1,26 @@
-//! Rules: allowed if any rule allows it.
+//! Access rules: an action is allowed if any rule allows it.
 
 use super::{Action, Caller};
 use oci::glob::Pattern;
 use oci::name::RepositoryName;
 
-/// One entry of `access.rules`: allows every one of `users` every one of `actions` on every one of
-/// `repositories`.
+/// One entry of `access.rules`: allows each of `users` each of `actions` on each of `repositories`.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub users: Vec<Users>,
-    /// Of canonical names that begin with the registry.
+    /// Patterns of canonical names, which begin with the registry.
     pub repositories: Vec<Pattern>,
     pub actions: Vec<Action>,
 }
 
-/// Whom a rule is about.
+/// The users that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Users {
-    /// Everybody, logged in or not.
+    /// Every client, authenticated or not.
     Anonymous,
-    /// `*`: every logged-in user.
+    /// `*`: every authenticated user.
     LoggedIn,
-    /// The one of this name.
+    /// The user of this name.
     Named(String),
 }
 
@@ -36,7 +35,7 @@ impl Users {
 }
 
 impl Rule {
-    /// Whether it says anything of this caller.
+    /// Whether the rule applies to this caller.
     pub(super) fn is_about(&self, caller: &Caller) -> bool {
         self.users.iter().any(|users| users.includes(caller))
     }

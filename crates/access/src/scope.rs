@@ -1,4 +1,4 @@
-//! Scopes of v2 tokens: `repository:<name>:pull,push` and `registry:catalog:*`
+//! Scopes of tokens: `repository:<name>:pull,push` and `registry:catalog:*`
 //! (distribution's docs/content/spec/auth/scope.md).
 
 use std::fmt;
@@ -7,25 +7,25 @@ use super::{Action, Actions};
 
 /// The longest name that is read, in bytes.
 const MAX_NAME: usize = 512;
-/// How much all scopes of a token may take, in bytes, since the token travels in a header.
+/// The longest scopes of a token, in bytes, since the token travels in a header.
 const MAX_TOTAL: usize = 6 << 10;
-/// How many scopes are read. All that a token has room for are fewer.
+/// How many scopes are read, which is more than fit in a token.
 const MAX_SCOPES: usize = 256;
-/// What a scope takes at most beside its name.
+/// The longest rest of a scope besides its name, in bytes.
 const AROUND: usize = "repository::pull,push,delete ".len();
 
-/// What a token is good for, at most. Names are as clients write them in paths: of what registry they
-/// are is decided at each request.
+/// The upper bound of what a token allows. Names are as clients write them in paths: each request resolves their
+/// registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scopes {
-    /// In the order in which they were asked for; names are unique, actions not empty.
+    /// In the requested order; names are unique, actions not empty.
     repositories: Vec<(String, Actions)>,
     catalog: bool,
 }
 
 impl Scopes {
-    /// Reads values of `scope`, each of which may hold several scopes between spaces. What cannot be
-    /// read, and what is beyond 6 KiB or the 256th, is not granted; asking for it is no error.
+    /// Parses values of `scope`, each of which may hold several scopes, separated by spaces. Malformed scopes, and those
+    /// beyond 6 KiB or the 256th, are not granted, but are no error.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut scopes = Self::default();
         for scope in values
@@ -38,27 +38,27 @@ impl Scopes {
         scopes
     }
 
-    /// One repository; none where it cannot be a name.
+    /// The scope of one repository; empty where the name is invalid.
     pub fn repository(name: &str, actions: Actions) -> Self {
         let mut scopes = Self::default();
         scopes.allow(name, actions);
         scopes
     }
 
-    /// What may be done with the repository that a client calls `name`.
+    /// The actions on the repository that a client calls `name`.
     pub fn actions(&self, name: &str) -> Actions {
         let named = self.repositories.iter().find(|(known, _)| known == name);
         named.map_or(Actions::NONE, |(_, actions)| *actions)
     }
 
-    /// The repositories and what may be done with each, in the order in which they were asked for.
+    /// The repositories with their actions, in the requested order.
     pub fn repositories(&self) -> impl Iterator<Item = (&str, Actions)> {
         self.repositories
             .iter()
             .map(|(name, actions)| (name.as_str(), *actions))
     }
 
-    /// Whether what is there may be listed and searched.
+    /// Whether the catalogue may be listed and searched.
     pub fn catalog(&self) -> bool {
         self.catalog
     }
@@ -67,7 +67,7 @@ impl Scopes {
         self.repositories.is_empty() && !self.catalog
     }
 
-    /// What is left when of each repository only what `allowed` says is kept.
+    /// The scopes with the actions of each repository intersected with `allowed`.
     #[must_use]
     pub fn narrowed(&self, allowed: impl Fn(&str) -> Actions) -> Self {
         let mut narrowed = Self {
@@ -103,7 +103,8 @@ impl Scopes {
         }
     }
 
-    /// The name may hold colons, as in `host:5000/name`: it is what stands between the first and the last.
+    /// Parses one scope. The name is everything between the first and the last colon, since it may hold colons, as in
+    /// `host:5000/name`.
     fn add(&mut self, scope: &str) {
         let Some((kind, rest)) = scope.split_once(':') else {
             return;
@@ -134,7 +135,7 @@ fn actions_of(text: &str) -> Actions {
     actions
 }
 
-/// As in a challenge or a token's answer; it parses to the same scopes.
+/// The form of challenges and token responses; it parses to the same scopes.
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut space = "";

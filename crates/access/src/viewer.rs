@@ -1,20 +1,20 @@
-//! Who asks what there is: lists of names, of which everybody sees what they may pull.
+//! Who may see which names in lists: each client sees what it may pull.
 
 use super::{Action, Caller, Denied, ForwardedAuthorization, Login, Permit, Policy};
 use oci::glob::Pattern;
 use oci::name::{Registry, RepositoryName};
 
-/// Somebody who asks for names. Only [`Policy::viewer`] makes one.
+/// A client that lists names. Only [`Policy::viewer`] makes one.
 #[derive(Clone, Debug)]
 pub struct Viewer<'p> {
     policy: &'p Policy,
     caller: Caller,
-    /// The one registry that is asked, where it decides for each caller.
+    /// The only registry to list, where it authorises each caller.
     forwarded: Option<(Registry, ForwardedAuthorization)>,
 }
 
 impl Policy {
-    /// Who asks what there is.
+    /// The viewer of a login.
     ///
     /// # Errors
     /// [`Denied::Scope`]: the token is for something else.
@@ -40,12 +40,12 @@ impl<'p> Viewer<'p> {
         }
     }
 
-    /// What the registry is asked with, where it decides for each caller.
+    /// The `Authorization` to forward, where the registry authorises each caller.
     pub fn forwarded(&self) -> Option<&ForwardedAuthorization> {
         self.forwarded.as_ref().map(|(_, forwarded)| forwarded)
     }
 
-    /// What allows to pull a repository; `None`: it is not to be seen either.
+    /// The permit to pull a repository; `None`: its name is hidden as well.
     pub fn may_pull(&self, name: &RepositoryName) -> Option<Permit> {
         if let Some((asked, forwarded)) = &self.forwarded {
             let permit = self.policy.delegated_permit(forwarded, name);
@@ -55,7 +55,7 @@ impl<'p> Viewer<'p> {
         decided.ok()
     }
 
-    /// Whether anything of a registry could be seen: it need not be asked where nothing can.
+    /// Whether any name of a registry could be visible; otherwise it need not be asked.
     pub fn sees(&self, registry: &Registry) -> bool {
         if let Some((asked, _)) = &self.forwarded {
             return asked == registry;
@@ -75,7 +75,7 @@ impl<'p> Viewer<'p> {
     }
 }
 
-/// Whether a pattern can be about a registry: it begins with its name, or with anything.
+/// Whether a pattern can match names of a registry: it begins with its name or with a wildcard.
 fn begins_with(pattern: &Pattern, registry: &Registry) -> bool {
     let text = pattern.as_str();
     let first = text.split_once('/').map_or(text, |(first, _)| first);

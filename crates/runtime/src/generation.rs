@@ -1,8 +1,8 @@
-//! Generations: which answers still count when they come.
+//! Generations: whether an answer is still valid when it arrives.
 //!
-//! A question about a key belongs to the generation that it was asked in. A write or a removal of the key ends that
-//! generation: an answer to a question from before says what was, and is not kept. Only keys with questions under
-//! way are remembered, so this takes no more memory than those questions do.
+//! A question about a key belongs to the generation in which it was asked. A write or a removal of the key ends that
+//! generation: an answer to an earlier question is outdated, and is not stored. Only keys with open questions are
+//! remembered, so this takes no more memory than the questions do.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ pub struct Generations<K: Eq + Hash> {
     keys: Arc<Mutex<Keys<K>>>,
 }
 
-/// A question about a key that was asked, until it is dropped. Cloning is cheap.
+/// An open question about a key, until it is dropped. Cloning is cheap.
 pub struct Question<K: Eq + Hash> {
     asked: Arc<Asked<K>>,
 }
@@ -23,17 +23,17 @@ pub struct Question<K: Eq + Hash> {
 struct Asked<K: Eq + Hash> {
     keys: Arc<Mutex<Keys<K>>>,
     key: K,
-    /// When, by the clock of all keys.
+    /// When it was asked, by the clock of all keys.
     at: u64,
-    /// The state of the key then.
+    /// The state of the key at that time.
     seen: State,
 }
 
 struct Keys<K> {
     under_way: HashMap<K, UnderWay>,
-    /// Counts questions and writes, so that each has a moment of its own.
+    /// Counts questions and writes, so that each has a time of its own.
     clock: u64,
-    /// The last write of any key that no question is about any more: no generation has a number twice.
+    /// The last write of any key without open questions, so that no generation number is used twice.
     forgotten: u64,
 }
 
@@ -42,12 +42,12 @@ struct UnderWay {
     state: State,
 }
 
-/// What happened to a key last, by the clock of all keys.
+/// The last events of a key, by the clock of all keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
-    /// It was written or removed.
+    /// The last write or removal.
     written: u64,
-    /// The latest question whose answer was kept.
+    /// The latest question whose answer was stored.
     answered: u64,
 }
 
@@ -93,7 +93,7 @@ impl<K: Eq + Hash + fmt::Debug> fmt::Debug for Question<K> {
 }
 
 impl<K: Clone + Eq + Hash> Generations<K> {
-    /// Begins a question about a key; call it before anybody is asked.
+    /// Opens a question about a key; call it before the request is sent.
     pub fn ask(&self, key: K) -> Question<K> {
         let mut keys = lock(&self.keys);
         let at = keys.tick();
@@ -120,7 +120,7 @@ impl<K: Clone + Eq + Hash> Generations<K> {
         }
     }
 
-    /// Ends a key's generation by `change`, which must be quick: no answer is kept meanwhile.
+    /// Ends a key's generation by `change`, which must be quick: no answer is stored meanwhile.
     pub fn write<Q, T>(&self, key: &Q, change: impl FnOnce() -> T) -> T
     where
         K: Borrow<Q>,
@@ -134,7 +134,7 @@ impl<K: Clone + Eq + Hash> Generations<K> {
         change()
     }
 
-    /// Ends the generations of all keys that `ends` is true of by `change`, which must be quick.
+    /// Ends the generations of all keys for which `ends` is true by `change`, which must be quick.
     pub fn write_where<T>(&self, ends: impl Fn(&K) -> bool, change: impl FnOnce() -> T) -> T {
         let mut keys = lock(&self.keys);
         let now = keys.tick();
@@ -152,17 +152,17 @@ impl<K: Eq + Hash> Question<K> {
         &self.asked.key
     }
 
-    /// The number of the generation that it was asked in.
+    /// The number of the generation in which it was asked.
     pub fn generation(&self) -> u64 {
         self.asked.seen.written
     }
 
-    /// Whether its answer would be kept: nothing was written since, and no later question was answered.
+    /// Whether its answer would be stored: nothing was written since, and no later question was answered.
     pub fn is_current(&self) -> bool {
         self.admits(lock(&self.asked.keys).state(&self.asked.key))
     }
 
-    /// Keeps its answer by `keep`, which must be quick, if that still counts.
+    /// Stores its answer by `keep`, which must be quick, if the answer is still valid.
     pub fn answer<T>(&self, keep: impl FnOnce() -> T) -> Option<T> {
         let mut keys = lock(&self.asked.keys);
         let state = keys.state(&self.asked.key);
@@ -173,20 +173,20 @@ impl<K: Eq + Hash> Question<K> {
         Some(keep())
     }
 
-    /// Does `keep`, which must be quick, if nothing was written since: for a key with answers of several kinds.
+    /// Calls `keep`, which must be quick, if nothing was written since: for a key with answers of several kinds.
     pub fn unwritten<T>(&self, keep: impl FnOnce() -> T) -> Option<T> {
         let mut keys = lock(&self.asked.keys);
         (keys.state(&self.asked.key).written < self.asked.at).then(keep)
     }
 
-    /// Does `keep`, which must be quick, if nothing at all happened to the key since the question.
+    /// Calls `keep`, which must be quick, if nothing was written or stored since the question.
     pub fn unchanged<T>(&self, keep: impl FnOnce() -> T) -> Option<T> {
         let mut keys = lock(&self.asked.keys);
         (*keys.state(&self.asked.key) == self.asked.seen).then(keep)
     }
 
-    /// Ends the generation by a write that was begun when this was asked. `change` must be quick; it is told whether
-    /// no other write ended meanwhile. Which of two came last, only the registry knows.
+    /// Ends the generation by a write that began with this question. `change` must be quick; its argument is whether no other
+    /// write ended meanwhile. The order of two concurrent writes is known to the registry alone.
     pub fn write<T>(&self, change: impl FnOnce(bool) -> T) -> T {
         let mut keys = lock(&self.asked.keys);
         let now = keys.tick();
@@ -224,7 +224,7 @@ impl<K: Eq + Hash> Keys<K> {
 }
 
 impl<K: Eq + Hash> Keys<K> {
-    /// The state of a key that a question is about.
+    /// The state of a key with an open question.
     fn state(&mut self, key: &K) -> &mut State {
         let under_way = self.under_way.get_mut(key);
         // A question counts itself until it is dropped.
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(first.answer(|| ()), Some(()));
         assert_eq!(second.answer(|| ()), Some(()));
         assert_eq!(first.answer(|| ()), None);
-        // One question may be answered in steps.
+        // A question may be answered in steps.
         assert_eq!(second.answer(|| ()), Some(()));
         assert_eq!(second.unchanged(|| ()), None);
         assert_eq!(keys.ask("a").unchanged(|| ()), Some(()));
@@ -274,7 +274,7 @@ mod tests {
         let (first, second) = (keys.ask("a"), keys.ask("a"));
         assert!(first.write(|is_alone| is_alone));
         assert!(!second.write(|is_alone| is_alone));
-        // An answer that was kept meanwhile may be from before.
+        // An answer that was stored meanwhile may be older.
         let (write, question) = (keys.ask("a"), keys.ask("a"));
         assert_eq!(question.answer(|| ()), Some(()));
         assert!(write.write(|is_alone| is_alone));

@@ -1,4 +1,4 @@
-//! Listeners: TCP addresses, and socket files with their modes.
+//! Listeners on TCP addresses and Unix socket files.
 
 use std::fmt;
 use std::io;
@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::socket_file;
 
-/// Connections that wait to be accepted on a private socket file.
+/// The backlog of a private socket file.
 const BACKLOG: i32 = 64;
 
-/// Where to listen.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `host:port`
@@ -22,12 +22,12 @@ pub enum Address {
     Unix(PathBuf, SocketMode),
 }
 
-/// Who may open a socket file.
+/// The permissions of a socket file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketMode {
-    /// Whoever the process's umask lets.
+    /// Those of the process's umask.
     Umask,
-    /// Its owner alone: 0600.
+    /// The owner only: 0600.
     Owner,
 }
 
@@ -40,11 +40,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// A listener that is open. Its socket file is removed when it is dropped.
+/// An open listener. Its socket file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Bound {
     socket: Listening,
-    /// How a client names it: `https://127.0.0.1:5000` or `unix:PATH`.
+    /// The address for clients: `https://127.0.0.1:5000` or `unix:PATH`.
     pub url: String,
 }
 
@@ -54,7 +54,7 @@ enum Listening {
     Unix(UnixListener, PathBuf),
 }
 
-/// A connection.
+/// An accepted connection.
 #[derive(Debug)]
 pub enum Accepted {
     Tcp(TcpStream, SocketAddr),
@@ -62,10 +62,10 @@ pub enum Accepted {
 }
 
 impl Bound {
-    /// Opens a listener; `scheme` is what is spoken over TCP.
+    /// Opens a listener; `scheme` is that of the URL on TCP.
     ///
     /// # Errors
-    /// What the system says: the address is taken, or not ours.
+    /// The system's error: the address is in use, or not local.
     pub async fn bind(address: &Address, scheme: &str) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
@@ -91,7 +91,7 @@ impl Bound {
     /// Waits for a connection.
     ///
     /// # Errors
-    /// What the system says: mostly that there are no more descriptors.
+    /// The system's error, mostly that there are no more descriptors.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Listening::Tcp(socket) => {
@@ -111,8 +111,8 @@ impl Drop for Bound {
     }
 }
 
-/// A socket file of mode 0600. It has that mode from its first moment, since Linux gives the file the mode of
-/// the socket that is bound to it: nobody else can slip in before a chmod.
+/// A socket file of mode 0600 from the moment of its creation, since Linux gives the file the mode of the socket that is
+/// bound to it: no other user can connect before a chmod.
 fn private_socket(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;

@@ -1,9 +1,9 @@
-//! Files of the operator that may change while we run: read again when they did.
+//! Reloads the operator's files when they change.
 //!
-//! What they hold is compared every two seconds. A write in place, a rename over them and a swapped symbolic
-//! link (as Kubernetes and certbot do it) look the same then, on every file system. A change is taken up
-//! once two looks in a row saw the same, so that files that are replaced one after the other are mostly read
-//! together. Whoever reads them decides whether they are good.
+//! Their contents are compared every two seconds, so that a write in place, a rename over them and a swapped symbolic link (as
+//! by Kubernetes and certbot) work alike, on every file system. A change is loaded once two checks in a row saw the same
+//! contents, so that files that are replaced one after the other are mostly loaded together. The caller's `load` validates
+//! them.
 
 use std::error::Error;
 use std::fs::File;
@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use oci::digest::{Algorithm, Digest};
 use telemetry::chain;
 
-/// How often files are looked at.
+/// How often files are checked.
 const EVERY: Duration = Duration::from_secs(2);
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -39,15 +39,15 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Calls `look` every two seconds for as long as the runtime lives, on a thread that may wait for a disk.
+/// Calls `look` every two seconds until the runtime ends, on a thread that may block on a disk.
 ///
 /// # Panics
-/// Outside of a runtime.
+/// Outside of a Tokio runtime.
 pub fn keep_looking(mut look: impl FnMut() + Send + 'static) {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first is immediate.
+        // The first tick is immediate.
         ticks.tick().await;
         loop {
             ticks.tick().await;
@@ -65,7 +65,7 @@ pub fn keep_looking(mut look: impl FnMut() + Send + 'static) {
     });
 }
 
-/// What is made of some files: of what they held when they were good last.
+/// A value loaded from files: from their last valid contents.
 pub struct Reloaded<T, E> {
     value: T,
     load: Box<dyn FnMut() -> Result<T, E> + Send>,
@@ -76,12 +76,12 @@ impl<T, E: Error> Reloaded<T, E> {
     /// Reads the files for the first time. `load` reads these files and no others.
     ///
     /// # Errors
-    /// What `load` says.
+    /// That of `load`.
     pub fn open(
         files: Vec<PathBuf>,
         mut load: impl FnMut() -> Result<T, E> + Send + 'static,
     ) -> Result<Self, E> {
-        // Before they are read: a change in between is seen later rather than missed.
+        // Before the files are loaded, so that a change in between is seen later rather than missed.
         let watched = Watched::new(files);
         Ok(Self {
             value: load()?,
@@ -90,13 +90,13 @@ impl<T, E: Error> Reloaded<T, E> {
         })
     }
 
-    /// What is in use.
+    /// The current value.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// Reads the files again if they changed. The names of the files where there is a new value; what is not
-    /// good is logged, once for each change, and the old value stays.
+    /// Reloads the files if they changed. Returns their names where there is a new value; an invalid change is logged once, and
+    /// the old value stays.
     pub fn look(&mut self) -> Option<String> {
         if !self.watched.look() {
             return None;
@@ -119,7 +119,7 @@ impl<T, E: Error> Reloaded<T, E> {
     }
 }
 
-/// Says that what [`Reloaded::look`] found is in use.
+/// Logs that the value that [`Reloaded::look`] loaded is in use.
 pub fn announce(files: &str) {
     tracing::info!(files, "changed files are in use from now on");
 }
@@ -127,13 +127,13 @@ pub fn announce(files: &str) {
 /// A file's content, or why there is none. No key stays in memory for this.
 type Seen = Result<Digest, io::ErrorKind>;
 
-/// Some files and what they held.
+/// Files and their last contents.
 #[derive(Debug)]
 struct Watched {
     files: Vec<PathBuf>,
-    /// What was read last.
+    /// The contents that were loaded last.
     taken: Vec<Seen>,
-    /// What the last look saw, where that is something else.
+    /// The contents at the last check, if they differ.
     settling: Option<Vec<Seen>>,
 }
 
@@ -146,7 +146,7 @@ impl Watched {
         }
     }
 
-    /// Whether they hold something new, and held the same at the last look.
+    /// Whether the contents are new, and the same as at the last check.
     fn look(&mut self) -> bool {
         let now = seen(&self.files);
         if now == self.taken {

@@ -1,5 +1,5 @@
-//! Fair shares: how many connections and requests one client address may have at once, so that no client can
-//! shut the others out.
+//! Fair shares: limits the concurrent connections and requests of one client address, so that no client can starve the
+//! others.
 //!
 //! A client is an IPv4 address or an IPv6 network of 64 bits. This machine itself (127.0.0.1, `::1`, Unix
 //! sockets) is not counted: a proxy on it speaks for many clients.
@@ -18,14 +18,14 @@ pub struct PerClient {
     pub requests: Option<usize>,
 }
 
-/// What is counted.
+/// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Connection,
     Request,
 }
 
-/// A client has as much open as its share is.
+/// The client uses its whole share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client has as much open as it may")]
 pub struct Exhausted;
@@ -45,18 +45,18 @@ impl Counts {
     }
 }
 
-/// What each client has open. A client is forgotten when it has nothing open, so that there are never more
-/// entries than connections and requests.
+/// The open connections or requests of each client. A client without any has no entry, so there are never more entries than
+/// connections and requests.
 #[derive(Debug)]
 pub struct Shares {
     limits: PerClient,
     clients: Mutex<HashMap<IpAddr, Counts>>,
 }
 
-/// One place of a client's share, given back when this is dropped.
+/// One slot of a client's share, released when dropped.
 #[derive(Debug)]
 pub struct Share {
-    /// `None`: this client is not counted.
+    /// `None`: this client is not limited.
     _place: Option<Place>,
     number: usize,
 }
@@ -76,10 +76,10 @@ impl Shares {
         })
     }
 
-    /// Takes one place. `client` is the address that a connection came from; `None` for a Unix socket.
+    /// Takes one slot. `client` is the address that a connection came from; `None` for a Unix socket.
     ///
     /// # Errors
-    /// [`Exhausted`] when the client has its whole share already.
+    /// [`Exhausted`] when the client uses its whole share.
     pub fn take(self: &Arc<Self>, kind: Kind, client: Option<IpAddr>) -> Result<Share, Exhausted> {
         let Some(client) = client.filter(|client| is_counted(*client)) else {
             return Ok(Share {
@@ -94,7 +94,7 @@ impl Shares {
         };
         let mut clients = self.clients();
         let count = clients.entry(client).or_default().of(kind);
-        // A client at its limit has an entry above zero already: none is left behind empty.
+        // A client at its limit has an entry above zero, so no empty one is left behind.
         if most.is_some_and(|most| *count >= most) {
             return Err(Exhausted);
         }
@@ -115,7 +115,7 @@ impl Shares {
 }
 
 impl Share {
-    /// How many places the client had when it took this one, this one included; 0 where it is not counted.
+    /// The slots of the client when it took this one, this one included; 0 for a client without a limit.
     pub fn number(&self) -> usize {
         self.number
     }
@@ -162,7 +162,7 @@ mod tests {
         let shares = shares(2, 1);
         let take = |kind, client| shares.take(kind, Some(ip(client)));
         let first = take(Kind::Connection, "192.0.2.1").expect("room");
-        // The same client, however its address is written.
+        // The same client, in every notation of its address.
         let second = take(Kind::Connection, "::ffff:192.0.2.1").expect("room");
         assert_eq!((first.number(), second.number()), (1, 2));
         assert!(take(Kind::Connection, "192.0.2.1").is_err());

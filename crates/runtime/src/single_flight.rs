@@ -1,4 +1,4 @@
-//! One request for many who ask the same: the first starts it, the others wait for its result.
+//! Single-flight: the first of several equal requests starts the work, the others wait for its result.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::sync::oneshot;
 
-/// A request under way; `None` when it panicked.
+/// The result of a request in flight; `None` when it panicked.
 type Request<V> = Shared<BoxFuture<'static, Option<V>>>;
 type Requests<K, V> = Mutex<HashMap<K, Request<V>>>;
 
-/// Requests under way. A request belongs to nobody: it runs to its end when those who wait for it leave.
+/// Requests in flight. A request belongs to no caller: it completes even if all who wait for it are dropped.
 pub struct SingleFlight<K, V: Clone> {
     requests: Arc<Requests<K, V>>,
 }
@@ -36,8 +36,8 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// The result of the request for `key`, and whether somebody else had started it; `None` when it
-    /// panicked. Nothing is kept: who comes after the result starts anew.
+    /// The result of the request for `key`, and whether another caller had started it; `None` when it panicked. Results are not
+    /// cached: a later call starts a new request.
     pub async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> (Option<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
@@ -53,7 +53,7 @@ where
         let request = start();
         let task = tokio::spawn(async move {
             let value = request.await;
-            // Out of the map before the result is out; a panic drops it as well.
+            // Removed from the map before the result is published; also on a panic.
             drop(guard);
             let _ = tell.send(value.clone());
             value
@@ -61,13 +61,12 @@ where
         (task.await.ok(), false)
     }
 
-    /// Whether a request for `key` is under way.
+    /// Whether a request for `key` is in flight.
     pub fn is_running(&self, key: &K) -> bool {
         lock(&self.requests).contains_key(key)
     }
 
-    /// The request for `key` that is under way, or else where to tell the result of the one that the
-    /// caller must start.
+    /// The request in flight for `key`, or else the sender for the result of the one that the caller must start.
     fn enter(&self, key: &K) -> Result<oneshot::Sender<V>, Request<V>> {
         let mut requests = lock(&self.requests);
         if let Some(request) = requests.get(key) {
@@ -79,7 +78,7 @@ where
     }
 }
 
-/// Takes a request out of the map when it ends.
+/// Removes a request from the map when it ends.
 struct InFlightGuard<K: Eq + Hash, V: Clone> {
     requests: Arc<Requests<K, V>>,
     key: K,

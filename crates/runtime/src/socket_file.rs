@@ -1,14 +1,14 @@
-//! Unix sockets as files: what a process that ended left of them.
+//! Removes socket files that an ended process left behind.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// Removes a socket that nobody listens on any more; what is no socket stays.
+/// Removes a socket without a listener; any other file stays.
 ///
 /// # Errors
-/// [`io::ErrorKind::AddrInUse`] when somebody does; what the disk says when it cannot be removed.
+/// [`io::ErrorKind::AddrInUse`] for a socket with a listener; the disk's error when it cannot be removed.
 pub fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {

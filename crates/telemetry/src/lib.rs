@@ -1,4 +1,4 @@
-//! Logging: where events go and how they look.
+//! Logging and metrics of the process.
 
 pub mod metrics;
 
@@ -8,15 +8,14 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Text,
     Json,
 }
 
-/// Sends events of `level` and above to standard error. Other crates speak from
-/// `warn` on.
+/// Logs events of `level` and above to standard error; those of dependencies from `warn` on.
 pub fn start(format: Format, level: tracing::Level) {
     let filter = EnvFilter::new(format!(
         "warn,roadstead={level},access={level},fill={level},pingora=error,pingora_core=error"
@@ -25,14 +24,14 @@ pub fn start(format: Format, level: tracing::Level) {
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(std::io::stderr);
-    // A second start (in tests) keeps the first.
+    // A second call (in tests) changes nothing.
     let _ = match format {
         Format::Text => subscriber.try_init(),
         Format::Json => subscriber.json().flatten_event(true).try_init(),
     };
 }
 
-/// An error with everything that caused it, in one line.
+/// An error with its chain of sources, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -46,7 +45,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Something that is worth a line at most once a minute.
+/// Limits a log line to one a minute.
 #[derive(Debug)]
 pub struct LogThrottle(Mutex<Option<Instant>>);
 
@@ -56,7 +55,7 @@ impl LogThrottle {
         Self(Mutex::new(None))
     }
 
-    /// Whether it is time to say it.
+    /// Whether the line may be logged now.
     pub fn now(&self) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = said.is_none_or(|said| said.elapsed() >= Duration::from_secs(60));
@@ -67,7 +66,7 @@ impl LogThrottle {
     }
 }
 
-/// What a stranger wrote, as it may stand in the log: at most `longest` characters, control characters escaped.
+/// Untrusted text for the log: at most `longest` characters, with control characters escaped.
 pub fn harmless(text: &str, longest: usize) -> String {
     let shown = text.chars().take(longest);
     let mut shown: String = shown.flat_map(char::escape_debug).collect();
@@ -82,7 +81,7 @@ pub fn ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The machine's name.
+/// The host name of the machine.
 pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()

@@ -1,4 +1,4 @@
-//! What happens with the bucket. A gateway without one has none of these figures.
+//! Metrics of the bucket, absent in a gateway without one.
 
 use std::sync::OnceLock;
 
@@ -8,28 +8,28 @@ use super::{METRICS, counter};
 
 static COUNTERS: OnceLock<Counters> = OnceLock::new();
 
-/// What is counted.
+/// A counted event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BucketEvent {
-    /// It had a record or a body.
+    /// The bucket had a record or a body.
     Hit,
-    /// It had not.
+    /// The bucket did not have it.
     Miss,
-    /// A question or a change failed or took too long.
+    /// A request failed or timed out.
     Failure,
-    /// A body or a record was not what it should be.
+    /// A body or a record was corrupt.
     WrongBytes,
-    /// A body was written there, or was there already.
+    /// A body was uploaded, or existed already.
     Uploaded,
-    /// A body was not, because the bucket failed or the queue was full.
+    /// A body was not uploaded, because the bucket failed or the queue was full.
     UploadDropped,
-    /// A change of a record did not get there.
+    /// A change of a record was not uploaded.
     RecordDropped,
-    /// A fill waited for another node's in vain.
+    /// A fill waited for another gateway's in vain.
     LeaseTimeout,
 }
 
-/// What was counted so far.
+/// The current values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BucketFigures {
     pub hits: u64,
@@ -106,17 +106,17 @@ fn counters() -> &'static Counters {
     COUNTERS.get_or_init(|| Counters::new(&METRICS.registry))
 }
 
-/// There is a bucket: from now on its figures are there, if only as 0.
+/// Makes the bucket's metrics visible, at 0.
 pub fn with_bucket() {
     counters();
 }
 
-/// Counts what happened.
+/// Counts an event.
 pub fn bucket(event: BucketEvent) {
     counters().of(event).inc();
 }
 
-/// What was counted; `None` without a bucket.
+/// The current values; `None` without a bucket.
 pub(super) fn figures() -> Option<BucketFigures> {
     COUNTERS.get().map(|all| BucketFigures {
         hits: all.hits.get(),

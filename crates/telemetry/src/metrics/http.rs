@@ -1,7 +1,7 @@
-//! HTTP as clients see it: how many requests, how long, how large, by what they were about.
+//! HTTP metrics on the client side: number, duration and size of requests, by resource.
 //!
-//! Which counters a request goes to is found in a table, not by hashing labels under a lock: each place of
-//! it is looked up when the first such request ends.
+//! A table maps a request to its counters, without hashing labels under a lock: each cell is filled when the first such
+//! request ends.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use prometheus::{Opts, Registry};
 
 use super::{Content, METRICS, counters, registered};
 
-/// What a request is about, by the route names of the distribution registry.
+/// The resource of a request, by the route names of the distribution registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     Base,
@@ -30,7 +30,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// What is cached of it.
+    /// The kind of cached content that it is.
     pub const fn content(self) -> Option<Content> {
         match self {
             Self::Manifest => Some(Content::Manifest),
@@ -62,19 +62,19 @@ const RESOURCES: [&str; 11] = [
     "other",
 ];
 
-/// The last stands for all others; likewise below.
+/// The last one stands for all others.
 const METHODS: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "other"];
 
-/// The statuses that are answered with, and those of upstreams that pass through.
+/// The statuses that the gateway sends, and those of upstreams that pass through.
 const CODES: [u16; 36] = [
     200, 201, 202, 203, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406, 408,
     409, 410, 411, 412, 413, 414, 415, 416, 421, 429, 431, 500, 501, 502, 503, 504, 507,
 ];
-/// The places behind those: no answer, and any other.
+/// The indexes after those: no response, and any other status.
 const NONE: usize = CODES.len();
 const OTHER: usize = CODES.len() + 1;
 
-/// From a cached manifest to a large layer over a thin line, in seconds.
+/// From a cached manifest to a large layer over a slow link, in seconds.
 const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
@@ -103,7 +103,7 @@ pub(super) struct Http {
     table: [[OnceLock<Cell>; METHODS.len()]; RESOURCES.len()],
 }
 
-/// What requests of one kind go to.
+/// The metrics of one resource and method.
 struct Cell {
     seconds: Histogram,
     received: Histogram,
@@ -207,16 +207,16 @@ const fn size(bytes: usize) -> f64 {
 #[derive(Clone, Copy, Debug)]
 pub struct Answered<'a> {
     pub method: &'a str,
-    /// `None` where the client left before there was an answer.
+    /// `None` where the client disconnected before the response.
     pub status: Option<u16>,
     pub took: Duration,
-    /// The request's body as far as it was read, in bytes.
+    /// Bytes read of the request's body.
     pub received: usize,
-    /// The answer's body as far as it was sent, in bytes.
+    /// Bytes sent of the response's body.
     pub sent: usize,
 }
 
-/// A request that is being answered, until it is dropped.
+/// A request in flight, until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Resource);
 
@@ -226,7 +226,7 @@ impl InFlight {
         Self(resource)
     }
 
-    /// Counts how it ended, and what was sent of cached content.
+    /// Counts the end of the request, and the bytes of cached content that were sent.
     pub fn ended(&self, answered: &Answered<'_>, content: Option<Content>) {
         METRICS.http.count(self.0, answered);
         if let Some(content) = content {

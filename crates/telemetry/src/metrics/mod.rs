@@ -1,10 +1,9 @@
-//! Floor 0: the counters that every floor writes, and how they are read.
+//! The metrics of the process: one set, which all crates update.
 //!
-//! They are of the process: one gateway, one set. An event costs an atomic addition or a few, no lock and
-//! no allocation; what has a label that only appears while running (a registry, a status) is looked up
-//! once. Names, units and labels are the field's: bytes, seconds, `_total`; `registry_proxy_*` and
-//! `registry_http_*` are those of the distribution registry, so that its dashboards work. No label ever
-//! holds a repository, a tag or a digest: how many series there are is bounded by the configuration.
+//! An event costs an atomic addition or a few, no lock and no allocation; counters with labels that appear at run time
+//! (a registry, a status) are looked up once. Names, units and labels follow Prometheus' conventions: bytes, seconds,
+//! `_total`; `registry_proxy_*` and `registry_http_*` are those of the distribution registry, so that its dashboards work.
+//! No label holds a repository, a tag or a digest: the configuration bounds the number of series.
 
 mod bucket;
 mod http;
@@ -25,33 +24,33 @@ pub const TEXT: &str = prometheus::TEXT_FORMAT;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// What is cached.
+/// A kind of cached content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Blob,
     Manifest,
 }
 
-/// Who is to blame for bytes that are not what their digest says.
+/// The source of bytes that do not match their digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CorruptSource {
     Upstream,
     Disk,
 }
 
-/// How one GET of something cached was answered.
+/// How one GET of cacheable content was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The bytes were here.
+    /// The bytes came from the store.
     pub hit: bool,
-    /// It shared a question that somebody else had asked upstream.
+    /// It shared the upstream request of another client.
     pub coalesced: bool,
 }
 
-/// What the store holds, which nobody counts: it is asked when it is wanted.
+/// The size of the store, measured when the metrics are rendered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreFigures {
-    /// On disk and promised to fills, in whole blocks.
+    /// On disk or reserved for fills, in whole blocks.
     pub bytes: u64,
     pub objects: u64,
 }
@@ -84,27 +83,27 @@ struct Proxy {
     pushed: IntCounter,
 }
 
-/// What was counted of one kind of content so far.
+/// The current values for one kind of content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProxyFigures {
     pub requests: u64,
     pub hits: u64,
     pub misses: u64,
     pub coalesced: u64,
-    /// From upstream, in bytes.
+    /// Bytes from upstream.
     pub pulled: u64,
-    /// To clients, in bytes.
+    /// Bytes to clients.
     pub pushed: u64,
 }
 
-/// What was counted so far, but for HTTP.
+/// The current values, except those of HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     pub blob: ProxyFigures,
     pub manifest: ProxyFigures,
     pub fills_in_flight: u64,
     pub resumed: u64,
-    /// Reasons and how often.
+    /// Reasons with their counts.
     pub stale: Vec<(String, u64)>,
     pub wrong_bytes_upstream: u64,
     pub wrong_bytes_disk: u64,
@@ -112,11 +111,11 @@ pub struct Figures {
     /// In bytes.
     pub evicted_bytes: u64,
     pub upstreams: Vec<UpstreamFigures>,
-    /// Where there is one.
+    /// `None` without a bucket.
     pub bucket: Option<BucketFigures>,
 }
 
-/// Registers a collector under a name that this room alone gives, so that it cannot be taken.
+/// Registers a collector. Only this module chooses names, so none is taken.
 fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     made: prometheus::Result<C>,
@@ -140,7 +139,7 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
 }
 
 impl Proxy {
-    /// Of blobs and of manifests.
+    /// For blobs and for manifests.
     fn both(registry: &Registry) -> [Self; 2] {
         let of_type = |name: &str, help: &str| counters(registry, name, help, &["type"]);
         let requests = of_type(
@@ -279,22 +278,22 @@ pub fn answered(content: Content, answer: Answer) {
     }
 }
 
-/// Counts bytes that came from upstream.
+/// Counts bytes from upstream.
 pub fn pulled(content: Content, bytes: usize) {
     METRICS.proxy(content).pulled.inc_by(bytes as u64);
 }
 
-/// Counts an answer that may be out of date.
+/// Counts a stale response.
 pub fn stale(reason: &'static str) {
     METRICS.stale.with_label_values(&[reason]).inc();
 }
 
-/// Counts a download that went on.
+/// Counts a resumed download.
 pub fn resumed() {
     METRICS.resumed.inc();
 }
 
-/// Counts bytes that are not what they should be.
+/// Counts a digest mismatch.
 pub fn wrong_bytes(source: CorruptSource) {
     match source {
         CorruptSource::Upstream => METRICS.wrong_bytes_upstream.inc(),
@@ -302,13 +301,13 @@ pub fn wrong_bytes(source: CorruptSource) {
     }
 }
 
-/// Counts a blob that made room.
+/// Counts an evicted blob.
 pub fn evicted(bytes: u64) {
     METRICS.evicted.inc();
     METRICS.evicted_bytes.inc_by(bytes);
 }
 
-/// A download under way, until it is dropped.
+/// A download in progress, until it is dropped.
 #[derive(Debug)]
 pub struct Filling(());
 
@@ -326,7 +325,7 @@ impl Drop for Filling {
     }
 }
 
-/// Everything in Prometheus' text format, version 0.0.4.
+/// All metrics in Prometheus' text format, version 0.0.4.
 pub fn render(store: StoreFigures) -> String {
     METRICS.store_bytes.set(signed(store.bytes));
     METRICS.store_objects.set(signed(store.objects));
@@ -337,7 +336,7 @@ pub fn render(store: StoreFigures) -> String {
     text
 }
 
-/// Everything but HTTP, as numbers.
+/// All metrics except those of HTTP, as numbers.
 pub fn figures() -> Figures {
     let all = &*METRICS;
     let of = |proxy: &Proxy| ProxyFigures {
@@ -369,7 +368,7 @@ pub fn figures() -> Figures {
     }
 }
 
-/// When the process began to count, in seconds since 1970.
+/// When the counters started, in seconds since 1970.
 pub fn started_at() -> u64 {
     METRICS.started_at
 }
@@ -398,7 +397,7 @@ fn signed(value: u64) -> i64 {
 mod tests {
     use super::*;
 
-    /// All in one test, since the counters are the process's and other tests count too.
+    /// One test for all, since the counters are global and other tests count too.
     #[test]
     fn what_was_counted_is_what_is_read() {
         let before = figures();
@@ -438,7 +437,7 @@ mod tests {
             "roadstead_upstream_requests_total{code=\"404\",kind=\"blob\",registry=\"unit.example\"} 1",
             "roadstead_upstream_requests_total{code=\"none\",kind=\"blob\",registry=\"unit.example\"} 1",
             "roadstead_ratelimit_remaining{registry=\"unit.example\"} 17",
-            // What nothing happened to is 0, not absent.
+            // A counter without events is 0, not absent.
             "registry_proxy_pushed_bytes_total{type=\"manifest\"} 0",
         ] {
             assert!(text.lines().any(|told| told == line), "{line} in\n{text}");

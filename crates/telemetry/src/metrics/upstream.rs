@@ -1,4 +1,4 @@
-//! What was asked of upstream registries. Their names are those of the configuration.
+//! Metrics of requests to upstream registries, by their configured names.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ pub(super) struct Families {
     remaining: IntGaugeVec,
 }
 
-/// What was counted of one registry so far.
+/// The current values for one registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamFigures {
     pub registry: String,
     pub requests: u64,
-    /// Those without an answer, or with one that says that the registry is broken or busy.
+    /// Requests without a response, or with a 5xx or 429.
     pub failures: u64,
-    /// What the registry said last of how many pulls it still allows.
+    /// The remaining pulls that the registry last reported.
     pub remaining: Option<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Families {
     }
 }
 
-/// Counts for one registry. A request over the network is no hot path: its labels are looked up.
+/// The counters of one registry. Labels are looked up for each request, which costs little next to the network.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     registry: String,
@@ -87,7 +87,7 @@ impl Upstream {
         }
     }
 
-    /// Counts a request of this kind; `None` where no answer came.
+    /// Counts a request of this kind; `code` is `None` where no response came.
     pub fn request(&self, kind: &'static str, code: Option<u16>) {
         let code = match code {
             None => "none".to_owned(),
@@ -100,7 +100,7 @@ impl Upstream {
             .inc();
     }
 
-    /// Notes how many pulls are still allowed.
+    /// Records the remaining pulls.
     pub fn remaining(&self, pulls: u64) {
         let gauge = METRICS
             .upstream
