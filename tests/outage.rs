@@ -237,7 +237,7 @@ fn the_hubs_count_is_logged_when_it_moves() {
     let log = gateway.log();
     let lines: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("count of pulls"))
+        .filter(|line| line.contains("pulls that the upstream still allows"))
         .collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(
