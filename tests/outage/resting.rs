@@ -132,7 +132,9 @@ fn a_host_that_fails_at_everything_rests() {
     assert_eq!(status(&gateway, "/v2/team/app/manifests/first"), 503);
     // Whether the host is away at all is asked behind the answer.
     origin.wait_for("GET", "/v2/", 1);
-    until("the rest", || gateway.log().contains("requests are held back"));
+    until("the rest", || {
+        gateway.log().contains("requests are held back")
+    });
     origin.forget_requests();
     for n in 0..100 {
         let path = format!("/v2/team/app{n}/manifests/latest");
