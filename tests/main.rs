@@ -9,7 +9,6 @@ mod caller;
 mod catalogue;
 mod classes;
 mod command_line;
-#[cfg(feature = "v1")]
 mod compose;
 mod disk;
 mod documents;
@@ -21,7 +20,6 @@ mod kill;
 mod limits;
 mod login;
 mod memory;
-#[cfg(feature = "v1")]
 mod model;
 mod outage;
 mod partials;

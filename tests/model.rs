@@ -37,7 +37,7 @@ use rules::Rule;
 use run::{Failure, Tally, run};
 use script::Script;
 use testkit::real::{Missing, found};
-use world::World;
+use world::{V1_IS_BUILT, World};
 
 /// The number of sequences in the short form.
 const SEQUENCES: u64 = 40;
@@ -146,6 +146,10 @@ fn scripts_of_fixed_leaks_find_no_fault() {
         let text =
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path_text}: {error}"));
         let script = Script::parse(&text).unwrap_or_else(|error| panic!("{path_text}: {error:?}"));
+        let needs_v1 = script.holdings.iter().any(|held| held.registry == "v1");
+        if needs_v1 && !V1_IS_BUILT {
+            continue;
+        }
         let steps = script.steps.clone();
         let mut tally = Tally::new();
         let Some(failed) = found(run_all(&[Bound::new(script)], &mut tally, |_| true)) else {
@@ -197,7 +201,10 @@ fn no_caller_sees_beyond_the_rules() {
     }
     println!("{done} sequences in {:?}: {tally:#?}", started.elapsed());
     assert_eq!(tally.get("no valid start"), None, "{tally:?}");
-    for event in EXPECTED {
+    let expected = EXPECTED
+        .iter()
+        .filter(|event| V1_IS_BUILT || **event != "v1 reads that succeed");
+    for event in expected {
         let count = tally.get(event).copied().unwrap_or_default();
         assert!(
             count >= done / 10,

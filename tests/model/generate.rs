@@ -5,7 +5,7 @@ use super::bindings::NAMES;
 use super::hostile;
 use super::rules::{Action, Place};
 use super::script::{Kind, Script, Step};
-use super::world::{Listener, REGISTRIES, USERS};
+use super::world::{Listener, REGISTRIES, USERS, V1_IS_BUILT};
 
 /// Contents that the registries hold at the start.
 const HELD: &str = "
@@ -234,11 +234,11 @@ impl Generator {
     /// Adds one random activity, of one or several requests.
     fn act(&mut self) {
         match self.random.u8(0..100) {
-            0..18 => self.read(),
             18..22 => self.list(),
             22..29 => self.log_in(),
-            29..42 => self.v1_read(),
-            42..45 => self.v1_write(),
+            29..42 if V1_IS_BUILT => self.v1_read(),
+            42..45 if V1_IS_BUILT => self.v1_write(),
+            0..18 | 29..45 => self.read(),
             45..50 => self.push_image(),
             50..55 => self.put_manifest(),
             55..61 => self.delete(),

@@ -3,7 +3,7 @@
 use super::generate::Generator;
 use super::rules::{Action, Place, Rule};
 use super::script::Holding;
-use super::world::USERS;
+use super::world::{USERS, V1_IS_BUILT};
 
 /// Images: their blobs and, last, their manifest.
 const IMAGES: [&[&str]; 3] = [
@@ -89,7 +89,7 @@ impl Generator {
         for (name, images, percent) in
             [("secret/a", &["i1", "i2"][..], 60), ("mine/a", &["i3"], 60)]
         {
-            if self.chance(percent) {
+            if V1_IS_BUILT && self.chance(percent) {
                 self.script.holdings.push(Holding {
                     registry: "v1".to_owned(),
                     name: name.to_owned(),

@@ -19,6 +19,8 @@ use testkit::v1::V1Registry;
 /// The registries; the first is the default.
 pub const REGISTRIES: [&str; 3] = ["hosted", "vault", "shelf"];
 pub const USERS: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
+/// Whether the gateway is built with the v1 API; without it `hosted` has no v1 side.
+pub const V1_IS_BUILT: bool = cfg!(feature = "v1");
 /// The password of every user, and of the gateway at the registries.
 const PASSWORD: &str = "s3cret";
 /// bcrypt of the password, cost 4.
@@ -104,6 +106,11 @@ impl World {
             )
         });
         let login = format!("credentials: {{username: {GATEWAY}, password: {PASSWORD}}}");
+        let v1_side = if V1_IS_BUILT {
+            format!("v1: \"{}\", bridge: true, ", v1.url())
+        } else {
+            String::new()
+        };
         let gateway = Gateway::start(&format!(
             "listen:\n\
              - {{address: \"127.0.0.1:0\"}}\n\
@@ -111,14 +118,13 @@ impl World {
              - {{address: \"127.0.0.1:0\", tls: off, read_only: true}}\n\
              - {{address: \"127.0.0.1:0\", tls: off, registry: vault}}\n\
              registries:\n\
-             - {{name: hosted, v2: \"{}\", v1: \"{}\", bridge: true, push: true, default: true, hosts: [hosted.test], \
+             - {{name: hosted, v2: \"{}\", {v1_side}push: true, default: true, hosts: [hosted.test], \
                  tag_ttl: 1h, link_ttl: 1h}}\n\
              - {{name: vault, v2: \"{}\", {login}, push: true, hosts: [vault.test]}}\n\
              - {{name: shelf, v2: \"{}\", {login}, visibility: public, missing_ttl: 0s}}\n\
              access:\n  htpasswd: {}\n  rules:\n  \
              - {{users: [{PROBE}], repositories: [\"**/awake/*\"], actions: [pull]}}\n{}",
             hosted.url(),
-            v1.url(),
             vault.url(),
             shelf.url(),
             path.display(),
