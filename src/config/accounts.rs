@@ -80,8 +80,8 @@ mod tests {
         let config = typed(&tree, &mut report);
         cross::config(&config, &tree, &mut report);
         check(&config, &tree, &read, &mut report);
-        let (found, word) = match report.verdict(config) {
-            Ok(config) => (config.warnings, "warning: "),
+        let (found, word) = match report.verdict() {
+            Ok(warnings) => (warnings, "warning: "),
             Err(faults) => (faults.as_slice().to_vec(), ""),
         };
         let shown = found.iter().map(|fault| format!("{word}{fault}"));

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use super::Config;
-
 /// A place in the file. Both count from 1; columns count characters, not bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
@@ -16,7 +14,7 @@ impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
 }
 
-/// One thing that is wrong with the file, or dubious where it stands among [`Config::warnings`].
+/// One thing that is wrong with the file, or dubious where it stands among [`super::Config::warnings`].
 ///
 /// Displays as `file:line:column: message`; the message says what to write instead and never
 /// contains a secret.
@@ -107,17 +105,14 @@ impl Report {
         self.faults.is_empty()
     }
 
-    /// The verdict: the configuration with its warnings, or else every fault.
-    pub fn verdict(mut self, config: Config) -> Result<Config, Faults> {
+    /// The warnings if nothing refuses the file, else every fault; both in the order of the file.
+    pub fn verdict(mut self) -> Result<Vec<Fault>, Faults> {
         for found in [&mut self.faults, &mut self.warnings] {
             // Stable, so that faults of one place stay in the order in which they were found.
             found.sort_by_key(|fault| (fault.file != self.file, fault.line, fault.column));
         }
         if self.faults.is_empty() {
-            Ok(Config {
-                warnings: self.warnings,
-                ..config
-            })
+            Ok(self.warnings)
         } else {
             Err(Faults(self.faults))
         }

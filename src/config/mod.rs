@@ -119,13 +119,14 @@ fn examine(
 ) -> Result<Config, Faults> {
     let mut report = Report::new(file);
     let tree = yaml::tree(text, env, &mut report);
-    let config = read(&tree, &mut report);
+    let mut config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
     proxies::check(&config, &tree, env, &mut report);
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
     }
-    report.verdict(config)
+    config.warnings = report.verdict()?;
+    Ok(config)
 }
 
 /// The keys of the file.

@@ -28,9 +28,9 @@ fn visit(keys: &'static [Key], around: Place<'_>, act: &mut dyn FnMut(&'static K
 fn is_refused(text: &str) -> bool {
     let mut report = Report::new("f");
     let tree = yaml::tree(text, &no_env, &mut report);
-    let config = read(&tree, &mut report);
+    read(&tree, &mut report);
     let line = format!("f:{}:", text.lines().count());
-    let faults = report.verdict(config).err();
+    let faults = report.verdict().err();
     let faults = faults.iter().flat_map(|faults| faults.as_slice().iter());
     faults
         .map(ToString::to_string)

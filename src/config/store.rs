@@ -9,7 +9,7 @@ use super::keys::{mapping, path, text};
 use super::origin::Origin;
 use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
-use super::units::{DAY, MINUTE, Parsed, duration, max_stale, min_free, size, some_duration};
+use super::units::{DAY, MINUTE, Parsed, duration, size, some_duration};
 use ::store::MinFree;
 
 /// The keys of `store`.
@@ -229,8 +229,38 @@ fn bucket_url(text: &str) -> Parsed<(String, String)> {
     Ok((name.to_owned(), prefix.trim_matches('/').to_owned()))
 }
 
+/// A share of the file system, or a size; `off` is none.
+fn min_free(text: &str) -> Parsed<MinFree> {
+    if matches!(text, "off" | "false") {
+        return Ok(MinFree::Bytes(0));
+    }
+    let Some(percent) = text.strip_suffix('%') else {
+        return size(text).map(MinFree::Bytes).map_err(|_| {
+            "is neither a share nor a size; write 5% or a size such as 10GiB".to_owned()
+        });
+    };
+    // Without this, `inf`, `nan` and `1e1` would be numbers.
+    let plain = percent.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match percent.parse::<f64>() {
+        Ok(percent) if plain && percent < 100.0 => Ok(MinFree::Percent(percent)),
+        _ => Err("is not a share; write a number from 0% to below 100%".to_owned()),
+    }
+}
+
+/// A duration, `forever`, or `off` for never.
+fn max_stale(text: &str) -> Parsed<MaxStale> {
+    match text {
+        "forever" => Ok(MaxStale::Forever),
+        "off" | "false" => Ok(MaxStale::For(Duration::ZERO)),
+        _ => duration(text)
+            .map(MaxStale::For)
+            .map_err(|error| format!("{error}, or forever")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::tests::assert_told;
 
     #[test]
@@ -312,5 +342,40 @@ mod tests {
                 ],
             ),
         ]);
+    }
+
+    #[test]
+    fn shares_and_sizes_of_free_space() {
+        for (text, expected) in [
+            ("5%", Some(MinFree::Percent(5.0))),
+            ("0%", Some(MinFree::Percent(0.0))),
+            ("2.5%", Some(MinFree::Percent(2.5))),
+            ("10GiB", Some(MinFree::Bytes(10 << 30))),
+            ("off", Some(MinFree::Bytes(0))),
+            ("100%", None),
+            ("-1%", None),
+            ("nan%", None),
+            ("inf%", None),
+            ("1e1%", None),
+            ("1.2.3%", None),
+            (".%", None),
+            ("%", None),
+            ("five", None),
+        ] {
+            assert_eq!(min_free(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn staleness() {
+        for (text, expected) in [
+            ("forever", Some(MaxStale::Forever)),
+            ("7d", Some(MaxStale::For(7 * DAY))),
+            ("off", Some(MaxStale::For(Duration::ZERO))),
+            ("false", Some(MaxStale::For(Duration::ZERO))),
+            ("always", None),
+        ] {
+            assert_eq!(max_stale(text).ok(), expected, "{text}");
+        }
     }
 }

@@ -33,9 +33,10 @@ pub(super) fn typed(text: &str) -> Result<Config, Faults> {
     };
     let mut report = Report::new("f");
     let tree = yaml::tree(text, &env, &mut report);
-    let config = read(&tree, &mut report);
+    let mut config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
-    report.verdict(config)
+    config.warnings = report.verdict()?;
+    Ok(config)
 }
 
 /// Asserts everything that is said of each text, in order: `line:column: message`, and `warning:`

@@ -1,0 +1,149 @@
+//! The settings of the bucket, and which registries share records there.
+
+use std::collections::HashMap;
+
+use super::registries::{PasswordFileError, account};
+use crate::config::{Config, Visibility};
+use oci::digest::{Algorithm, Digest};
+use oci::name::Registry;
+use upstream::Account;
+
+impl Config {
+    /// The bucket, and the registries that share records there. Gateways share the records of a registry if they
+    /// send their requests to the same origin with the same account. A credential helper may answer differently
+    /// on each machine, and with `visibility: caller` the rights are the caller's, so such registries share no
+    /// records. Reads password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn bucket_settings(&self) -> Result<Option<store::BucketSettings>, PasswordFileError> {
+        let Some(bucket) = &self.store.bucket else {
+            return Ok(None);
+        };
+        let account = bucket.account.as_ref().map(|account| {
+            let (access_key, secret_key) = (&account.access_key, &account.secret_key);
+            (
+                access_key.expose().to_owned(),
+                secret_key.expose().to_owned(),
+            )
+        });
+        let mut views = HashMap::new();
+        for registry in &self.registries {
+            let Some(origin) = &registry.v2 else { continue };
+            let credentials = match self::account(registry)? {
+                _ if registry.visibility == Visibility::Caller => continue,
+                Some(Account::Helper(_)) => continue,
+                Some(Account::Fixed(credentials)) => Some(credentials),
+                None => None,
+            };
+            let key = account.as_ref().map(|(_, secret_key)| secret_key.as_str());
+            // Images that the bridge converted from v1 have records under the same names.
+            let origin = match &registry.v1 {
+                Some(v1) => format!("{origin} {v1}"),
+                None => origin.to_string(),
+            };
+            if let Some(view) = view(key, &origin, credentials.as_ref()) {
+                views.insert(Registry::new(&registry.name), view);
+            }
+        }
+        Ok(Some(store::BucketSettings {
+            name: bucket.name.clone(),
+            prefix: bucket.prefix.clone(),
+            endpoint: bucket.endpoint.as_ref().map(ToString::to_string),
+            region: bucket.region.clone(),
+            account,
+            views,
+        }))
+    }
+}
+
+/// Names an origin and an account without revealing them: a MAC with the bucket's secret, since the name of an
+/// object must not help to guess a password. Without a secret only records of anonymous requests are shared.
+fn view(
+    key: Option<&str>,
+    origin: &str,
+    credentials: Option<&upstream::Credentials>,
+) -> Option<String> {
+    use hmac::{Hmac, KeyInit as _, Mac as _};
+
+    let identity = match credentials {
+        None => return Some("everybody-".to_owned() + &short(origin.as_bytes())),
+        Some(upstream::Credentials { username, password }) => {
+            format!("{origin}\n{username}\n{password}")
+        }
+    };
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key?.as_bytes()).ok()?;
+    mac.update(identity.as_bytes());
+    Some("account-".to_owned() + &short(&mac.finalize().into_bytes()))
+}
+
+/// The first 64 bits of a digest.
+fn short(bytes: &[u8]) -> String {
+    Digest::of(Algorithm::Sha256, bytes).hex()[..16].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::tests::typed;
+
+    #[test]
+    fn views_differ_by_account_and_do_not_reveal_it() {
+        let credentials = |username: &str, password: &str| upstream::Credentials {
+            username: username.into(),
+            password: password.into(),
+        };
+        let (me, token) = (credentials("me", "hunter2"), credentials("me", "token"));
+        let views = [
+            view(Some("k"), "https://a", None),
+            view(Some("k"), "https://b", None),
+            view(Some("k"), "https://a", Some(&me)),
+            view(Some("k"), "https://b", Some(&me)),
+            view(Some("k"), "https://a", Some(&token)),
+            view(Some("other"), "https://a", Some(&me)),
+        ];
+        let distinct: BTreeSet<_> = views.iter().flatten().collect();
+        assert_eq!(distinct.len(), views.len(), "{views:?}");
+        assert_eq!(view(Some("k"), "https://a", Some(&me)), views[2]);
+        assert_eq!(view(None, "https://a", None), views[0]);
+        assert_eq!(view(None, "https://a", Some(&me)), None);
+    }
+
+    #[test]
+    fn registries_whose_rights_may_differ_share_no_records() {
+        let config = typed(
+            r#"
+store: {bucket: {url: "s3://b", access_key: k, secret_key: s}}
+registries:
+  - docker.io
+  - {name: a, credentials: {username: me, password: p}}
+  - {name: b, credentials: {helper: docker-credential-x}}
+  - {name: c, hosts: [h], visibility: caller}
+"#,
+        );
+        let config = config.expect("a configuration");
+        let settings = config.bucket_settings().expect("no files");
+        let views = settings.expect("a bucket").views;
+        let mut names: Vec<_> = views.keys().map(Registry::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "docker.io"]);
+    }
+
+    #[test]
+    fn views_differ_by_v1_origin() {
+        let views = |v1: &str| {
+            let yaml = format!(
+                "store: {{bucket: {{url: \"s3://b\"}}}}\n\
+                 registries: [{{name: a, v2: \"http://h\"{v1}}}]\n"
+            );
+            let config = typed(&yaml).expect("a configuration");
+            let settings = config.bucket_settings().expect("no files");
+            settings.expect("a bucket").views
+        };
+        let [none, one, other] = ["", ", v1: \"http://one\"", ", v1: \"http://other\""].map(views);
+        assert!(none != one && one != other && none != other);
+        assert_eq!(one, views(", v1: \"http://one\""));
+    }
+}

@@ -1,0 +1,196 @@
+//! The settings of v2 and v1 registries, and of the clients that send requests to them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{self, Config, Credentials, MaxStale, Origin, Visibility};
+use oci::name::Registry;
+use upstream::Account;
+
+/// A password file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("registry {registry}: the password file {} cannot be read: {source}", path.display())]
+pub struct PasswordFileError {
+    registry: String,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Config {
+    /// The v2 registries. Reads password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn mirror_settings(&self) -> Result<mirror::Settings, PasswordFileError> {
+        let mut origins = Vec::new();
+        for registry in self.registries.iter().filter(|registry| has_v2(registry)) {
+            let v2 = registry.v2.as_ref();
+            let v2 = v2.map(|v2| v2_upstream(registry, v2)).transpose()?;
+            origins.push(mirror::OriginSettings {
+                registry: Registry::new(&registry.name),
+                upstream: v2,
+                tag_ttl: registry.tag_ttl,
+                missing_ttl: registry.missing_ttl,
+                link_ttl: registry.link_ttl,
+                max_stale: self.max_stale(),
+                stale_after: stale_after(registry),
+                visibility: match registry.visibility {
+                    Visibility::Caller => mirror::Visibility::Caller,
+                    Visibility::Public if registry.credentials.is_some() => {
+                        mirror::Visibility::PublicOnly
+                    }
+                    Visibility::Public | Visibility::Rules => mirror::Visibility::Account,
+                },
+                heads: if registry.push {
+                    mirror::HeadPolicy::Revalidated
+                } else {
+                    mirror::HeadPolicy::Cached
+                },
+            });
+        }
+        Ok(mirror::Settings { origins })
+    }
+
+    /// The v1 registries and the bridge. Reads password files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    #[cfg(feature = "v1")]
+    pub fn v1_settings(&self) -> Result<v1::Settings, PasswordFileError> {
+        let mut registries = Vec::new();
+        for registry in &self.registries {
+            let Some(origin) = &registry.v1 else { continue };
+            let index = registry.v1_index.as_ref();
+            // The gateway's account may read more than the public, cached or not.
+            let anonymous = !registry.push && registry.visibility == Visibility::Public;
+            let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
+            registries.push(v1::V1Settings {
+                registry: Registry::new(&registry.name),
+                mirrored: !registry.push && registry.cache,
+                bridge: registry.bridge,
+                upstream: v1_upstream(origin)?,
+                index: index.map(v1_upstream).transpose()?,
+                tag_ttl: registry.tag_ttl,
+                max_stale: self.max_stale(),
+                stale_after: stale_after(registry),
+            });
+        }
+        let bridged = self.registries.iter().filter(|registry| {
+            let rules = registry.visibility != Visibility::Caller;
+            registry.bridge && rules && has_v2(registry)
+        });
+        let bridged = bridged.map(|registry| Registry::new(&registry.name));
+        Ok(v1::Settings {
+            registries,
+            bridged: bridged.collect(),
+        })
+    }
+
+    fn max_stale(&self) -> Option<Duration> {
+        match self.store.max_stale {
+            MaxStale::For(most) => Some(most),
+            MaxStale::Forever => None,
+        }
+    }
+}
+
+/// How long a cached answer waits for its revalidation before it is served stale. A registry that takes pushes
+/// gets longer: an old answer needs a better reason than a slow upstream.
+fn stale_after(registry: &config::Registry) -> Duration {
+    if registry.push {
+        Duration::from_secs(10)
+    } else {
+        Duration::from_millis(1500)
+    }
+}
+
+/// The client of a v2 registry.
+fn v2_upstream(
+    registry: &config::Registry,
+    origin: &Origin,
+) -> Result<upstream::Settings, PasswordFileError> {
+    Ok(upstream::Settings {
+        registry: registry.name.clone(),
+        origin: origin.to_string(),
+        account: account(registry)?,
+        ca: registry.ca.clone(),
+        auth_hosts: registry.auth_hosts.clone(),
+        idle: None,
+    })
+}
+
+/// Whether v2 clients are served: by a v2 registry, or by the bridge from the v1 registry.
+fn has_v2(registry: &config::Registry) -> bool {
+    registry.v2.is_some() || (registry.bridge && registry.v1.is_some())
+}
+
+/// The client of a v1 registry or index. Servers in use close idle connections after two seconds.
+#[cfg(feature = "v1")]
+fn v1_upstream(
+    registry: &config::Registry,
+    origin: &Origin,
+    anonymous: bool,
+) -> Result<upstream::Settings, PasswordFileError> {
+    let account = account(registry)?.filter(|_| !anonymous);
+    Ok(upstream::Settings {
+        registry: registry.name.clone(),
+        origin: origin.to_string(),
+        account,
+        ca: registry.ca.clone(),
+        auth_hosts: Vec::new(),
+        idle: Some(Duration::from_secs(1)),
+    })
+}
+
+/// The account that requests to a registry log in with. Reads a password file.
+pub(super) fn account(registry: &config::Registry) -> Result<Option<Account>, PasswordFileError> {
+    let fixed = |username: &str, password: &str| {
+        let (username, password) = (username.to_owned(), password.to_owned());
+        Some(Account::Fixed(upstream::Credentials { username, password }))
+    };
+    Ok(match &registry.credentials {
+        None => None,
+        Some(Credentials::Helper(program)) => Some(Account::Helper(program.clone())),
+        Some(Credentials::Password { username, password }) => fixed(username, password.expose()),
+        Some(Credentials::PasswordFile {
+            username,
+            password_file,
+        }) => {
+            let password =
+                std::fs::read_to_string(password_file).map_err(|source| PasswordFileError {
+                    registry: registry.name.clone(),
+                    path: password_file.clone(),
+                    source,
+                })?;
+            fixed(username, password.trim_end_matches(['\r', '\n']))
+        }
+    })
+}
+
+#[cfg(all(test, feature = "v1"))]
+mod tests {
+    use crate::config::tests::typed;
+
+    #[test]
+    fn public_v1_registries_get_anonymous_requests() {
+        for (keys, has_account) in [
+            ("visibility: public", false),
+            ("visibility: public, cache: false", false),
+            ("visibility: rules, cache: false", true),
+            ("cache: false", true),
+            ("push: true", true),
+        ] {
+            let yaml = format!(
+                "registries: [{{name: a, v1: \"http://h\", v1_index: \"http://i\", \
+                 credentials: {{username: me, password: p}}, {keys}}}]\n"
+            );
+            let config = typed(&yaml).expect("a configuration");
+            let settings = config.v1_settings().expect("no files");
+            let v1 = settings.registries.first().expect("a v1 registry");
+            let index = v1.index.as_ref().expect("an index");
+            for server in [&v1.upstream, index] {
+                assert_eq!(server.account.is_some(), has_account, "{keys}");
+            }
+        }
+    }
+}
