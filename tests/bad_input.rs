@@ -70,7 +70,7 @@ impl Scene {
         let by_tag = image.tag_path();
         Raw::connect(gateway.url(1), None).exchange("GET", &by_tag, &accept);
         testkit::until("all of it to be served without asking", || {
-            origin.forget_requests();
+            origin.clear_requests();
             for (path, ..) in &blobs {
                 http::get(gateway.url(1), None, path);
             }

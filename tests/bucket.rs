@@ -86,7 +86,7 @@ fn what_one_fetched_costs_the_next_nothing() {
     let (origin, image, s3, first) = scene(BIG);
     pull(&first, &image);
     shared(&s3, &image);
-    origin.forget_requests();
+    origin.clear_requests();
     let second = gateway(&origin, &s3.yaml());
     let manifest = ask(&second, &image.tag_path());
     let status = manifest.header("cache-status").unwrap_or_default();
@@ -203,7 +203,7 @@ fn a_bucket_that_dies_or_stalls_in_mid_fill_costs_nobody_a_byte() {
         let (origin, image, s3, first) = scene(BIG);
         pull(&first, &image);
         shared(&s3, &image);
-        origin.forget_requests();
+        origin.clear_requests();
         s3.set(ill.clone());
         let second = gateway(&origin, &s3.yaml());
         pull(&second, &image);
@@ -223,7 +223,7 @@ fn wrong_bytes_are_never_served_and_are_overwritten() {
         let (origin, image, s3, first) = scene(SMALL);
         pull(&first, &image);
         shared(&s3, &image);
-        origin.forget_requests();
+        origin.clear_requests();
         assert_eq!(s3.change("blobs/*", change), contents(&image).len());
         let second = gateway(&origin, &s3.yaml());
         pull(&second, &image);
@@ -299,7 +299,7 @@ fn rights_are_not_widened_by_the_bucket() {
     let first = with(me);
     pull(&first, &image);
     shared(&s3, &image);
-    origin.forget_requests();
+    origin.clear_requests();
     // The same account: what it was told counts.
     let same = with(me);
     pull(&same, &image);
@@ -337,7 +337,7 @@ fn that_everybody_may_read_a_repository_is_known_to_all() {
     until("it is shared", || {
         !s3.keys("repositories/*/_public").is_empty()
     });
-    origin.forget_requests();
+    origin.clear_requests();
     pull(&start(), &image);
     assert_eq!(origin.requests().len(), 0, "{:?}", origin.requests());
     // Without that record everybody's right is asked for again.
@@ -417,7 +417,7 @@ fn records_that_are_not_right_are_not_believed() {
             let text = String::from_utf8(original.clone()).expect("JSON");
             s3.put(key, change(&text).as_bytes());
         }
-        origin.forget_requests();
+        origin.clear_requests();
         let second = gateway(&origin, &s3.yaml());
         pull(&second, &image);
         let asked = origin.count("HEAD", "*");
@@ -460,7 +460,7 @@ fn with_a_real_store(mut store: ObjectStore) {
     });
     let third = gateway(&origin, &store.yaml());
     until("what is known is in the bucket", || {
-        origin.forget_requests();
+        origin.clear_requests();
         ask(&third, &image.tag_path()).status() == 200 && origin.requests().is_empty()
     });
     pull(&third, &image);

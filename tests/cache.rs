@@ -604,7 +604,7 @@ fn what_is_not_allowed_is_denied_before_anybody_is_asked() {
         get(gateway.url(1), None, "/v2/open/manifests/latest").status(),
         200
     );
-    origin.forget_requests();
+    origin.clear_requests();
     for path in [
         image.tag_path(),
         image.layer_path(0),

@@ -164,7 +164,7 @@ fn what_is_here_for_one_is_not_there_for_another() {
     paths.extend(elsewhere);
     for path in &paths {
         for method in ["GET", "HEAD"] {
-            scene.origin.forget_requests();
+            scene.origin.clear_requests();
             let reply = scene.ask(method, path, Some(BOB));
             assert_eq!(reply.status(), 404, "{method} {path}");
             assert_eq!(reply.header("docker-content-digest"), None);
@@ -180,7 +180,7 @@ fn what_is_here_for_one_is_not_there_for_another() {
     let text = scene.ask("GET", &scene.app.tag_path(), Some(BOB)).text();
     assert_eq!(text, bob.text(), "as if it were nowhere");
     // Ann still has it, and from here.
-    scene.origin.forget_requests();
+    scene.origin.clear_requests();
     scene.pull(ANN);
     assert_eq!(scene.origin.count("GET", "*"), 0);
     assert_eq!(scene.origin.count("HEAD", "*"), 1, "of the tag");
@@ -190,7 +190,7 @@ fn what_is_here_for_one_is_not_there_for_another() {
 fn who_is_let_in_shares_the_bytes() {
     let scene = scene(300_000);
     scene.pull(ANN);
-    scene.origin.forget_requests();
+    scene.origin.clear_requests();
     // The layer first: nothing is known of Cleo.
     let layer = scene.app.layer_path(0);
     let reply = scene.ask("GET", &layer, Some(CLEO));
@@ -209,7 +209,7 @@ fn who_is_let_in_shares_the_bytes() {
     // It does not survive the process, while the bytes do.
     let mut scene = scene;
     scene.gateway.restart();
-    scene.origin.forget_requests();
+    scene.origin.clear_requests();
     let reply = scene.ask("GET", &layer, Some(CLEO));
     assert!(reply.body == scene.app.layer(0).1);
     assert_eq!(scene.origin.count("HEAD", &layer), 1);
@@ -349,7 +349,7 @@ fn a_partial_waits_for_one_who_is_let_in() {
     });
     scene.gateway.kill();
     scene.origin.heal_all();
-    scene.origin.forget_requests();
+    scene.origin.clear_requests();
     scene.gateway.restart();
     assert_eq!(scene.ask("GET", &layer, Some(BOB)).status(), 404);
     assert_eq!(scene.origin.count("GET", "*"), 0, "nobody's login is here");
@@ -414,7 +414,7 @@ fn it_is_asked_by_its_own_host_alone() {
     assert_eq!(get(HOST, &app.tag_path()).0, 200);
     assert_eq!(get("THEIRS.example:5000", &app.tag_path()).0, 200);
     assert_eq!(get(HOST, &format!("{}?ns=theirs", app.tag_path())).0, 200);
-    origin.forget_requests();
+    origin.clear_requests();
     let unknown = (404, Some("NAME_UNKNOWN".to_owned()));
     let tag = app.tag_path();
     for path in [

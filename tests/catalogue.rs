@@ -317,7 +317,7 @@ fn upstreams_that_know_no_pages_or_link_for_ever() {
     );
     // Empty pages that always lead on.
     origin.heal_all();
-    origin.forget_requests();
+    origin.clear_requests();
     let link = "</v2/_catalog?last=x&n=101>; rel=\"next\"";
     origin.fault(Fault::header("Link", link).on("GET", "/v2/_catalog"));
     let reply = ask(&gateway, 1, "/v2/_catalog?n=100", &[]);

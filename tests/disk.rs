@@ -102,7 +102,7 @@ fn breaks(disk: Result<Disk, Missing>) {
 
     // Nothing is kept, everything is served, as often as it is asked for.
     for image in [cold, cold, again, half] {
-        origin.forget_requests();
+        origin.clear_requests();
         let layer = pull(&gateway, image);
         let status = layer.header("cache-status").unwrap_or_default();
         assert!(
@@ -122,7 +122,7 @@ fn breaks(disk: Result<Disk, Missing>) {
     for image in [mended, cold, late] {
         pull(&gateway, image);
         committed(&gateway, image);
-        origin.forget_requests();
+        origin.clear_requests();
         let layer = pull(&gateway, image);
         assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
         assert_eq!(origin.count("GET", "*"), 0, "all of it is kept");
@@ -178,7 +178,7 @@ fn a_disk_that_others_fill_keeps_what_is_here() {
     pull(&gateway, &here);
     disk.break_it(&gateway);
     pull(&gateway, &other);
-    origin.forget_requests();
+    origin.clear_requests();
     let layer = pull(&gateway, &here);
     assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
     assert_eq!(origin.requests().len(), 0, "all of it is still here");

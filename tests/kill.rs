@@ -105,7 +105,7 @@ impl Lane {
     /// kill waits until that is on disk.
     fn kill_during(&mut self, image: &Image, stops: bool) {
         self.resumed += self.ranges();
-        self.origin.forget_requests();
+        self.origin.clear_requests();
         let latch = Latch::new();
         if stops {
             let point = WORTH + self.random.usize(1..WORTH);
@@ -277,7 +277,7 @@ fn killed(size: usize) -> (Origin, Image, Gateway) {
     latch.wait_reached(1);
     gateway.kill();
     origin.heal_all();
-    origin.forget_requests();
+    origin.clear_requests();
     (origin, image, gateway)
 }
 

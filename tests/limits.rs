@@ -237,7 +237,7 @@ fn the_scrub_finds_damage_and_the_next_pull_fetches_anew() {
         assert!(!blob_path(&store, digest).exists());
     }
     assert_eq!(files(&quarantine).len(), 2, "the rest is right");
-    origin.forget_requests();
+    origin.clear_requests();
     pull(&gateway, &image);
     assert_eq!(origin.count("GET", "*/blobs/*"), 2);
     assert_eq!(hits(&gateway, &image), image.blobs.len());
@@ -268,7 +268,7 @@ fn another_length_is_noticed_at_once() {
     flip(&blob_path(&store, &image.digest));
     gateway.restart();
     known(&gateway, 2);
-    origin.forget_requests();
+    origin.clear_requests();
     pull(&gateway, &image);
     assert_eq!(origin.count("GET", "*"), 2, "the manifest and the layer");
     assert_eq!(hits(&gateway, &image), image.blobs.len());

@@ -162,7 +162,7 @@ fn a_failing_upstream_is_not_asked_for_every_request() {
     let (origin, image, gateway) = scene("store: {tag_ttl: 0s}\n");
     pull(&gateway, &image);
     origin.fault(Fault::status(500));
-    origin.forget_requests();
+    origin.clear_requests();
     for _ in 0..50 {
         pull_tag_stale(&gateway, &image);
     }
@@ -199,7 +199,7 @@ fn a_limit_stops_manifest_gets_and_nothing_else() {
         .expect("seconds");
     assert!((25..=30).contains(&wait), "{wait}");
     origin.heal_all();
-    origin.forget_requests();
+    origin.clear_requests();
     // Another manifest GET does not even go out; HEADs and blobs do.
     assert_eq!(
         get(gateway.url(1), None, &other.digest_path()).status(),

@@ -488,7 +488,7 @@ fn without_room_several_ranges_are_ignored() {
         ("bytes=0-9,100000-100009", Expect::Whole),
         ("bytes=0-9,5-19", Expect::Part(0, 20)),
     ] {
-        origin.forget_requests();
+        origin.clear_requests();
         let reply = raw.exchange("GET", &path, &[("Range", set)]);
         judge(&reply, &image.layer(0).1, &expected, set);
         let status = reply.header("cache-status").expect("a status");

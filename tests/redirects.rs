@@ -127,7 +127,7 @@ fn what_leads_nowhere_ends() {
         String::new(),
     ] {
         let rule = registry.fault(Fault::Redirect(302, target.clone()).on("GET", "*/blobs/*"));
-        registry.forget_requests();
+        registry.clear_requests();
         let reply = get(gateway_of(&registry).url(1), None, &path);
         assert_eq!(reply.status(), 502, "{target}");
         assert!(registry.count("GET", &path) <= 11, "{target}");

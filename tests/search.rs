@@ -210,7 +210,7 @@ fn everybody_finds_what_they_may_pull() {
     assert!(challenge.contains("insufficient_scope"), "{challenge}");
     // Where nobody may pull anything, nobody is asked before a login.
     gateway.restart_with(&yaml(""));
-    origin.forget_requests();
+    origin.clear_requests();
     let reply = search(&gateway, None);
     assert_eq!(reply.status(), 401);
     assert_eq!(origin.count("*", "*"), 0);

@@ -116,11 +116,11 @@ fn pushes_of_every_version_and_principal() {
             (READER, ("begin", 403)),
             (WRONG, ("begin", 401)),
         ] {
-            registry.forget();
+            registry.clear_requests();
             let pushed = Daemon::new(version, &gateway, who).push("team/new", "1", &parts);
             assert_eq!(pushed, Err(expected), "{} {who:?}", version.agent);
             assert_eq!(
-                registry.seen().len(),
+                registry.requests().len(),
                 0,
                 "it was refused before anything was asked"
             );
@@ -164,7 +164,7 @@ fn logins_of_every_version_and_principal() {
             assert_eq!(told, expected, "{} {who:?}", version.agent);
         }
     }
-    assert_eq!(registry.seen().len(), 0, "logins are ours");
+    assert_eq!(registry.requests().len(), 0, "logins are ours");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn everybody_searches_what_they_may_pull() {
         assert_eq!(search(READER), ["library/app", "open/app", "team/app"]);
         assert_eq!(search(PUSHER).len(), 4);
     }
-    let asked = registry.seen();
+    let asked = registry.requests();
     assert!(
         asked
             .iter()

@@ -80,7 +80,7 @@ fn an_image_goes_with_all_that_only_it_leads_to() {
         assert_eq!(files(&gateway.store().join("repositories")), 0, "{target}");
         Metrics::of(&gateway)
             .assert(&[("roadstead_store_objects", 0), ("roadstead_store_bytes", 0)]);
-        origin.forget_requests();
+        origin.clear_requests();
         for path in [image.tag_path(), image.blob_path(0), image.layer_path(0)] {
             assert_eq!(
                 fate(&gateway, &path),

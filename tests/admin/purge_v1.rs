@@ -28,7 +28,7 @@ fn pulled() -> (V1Registry, Gateway, Vec<String>) {
 /// Those that the registry was asked for when a client asked for all.
 #[track_caller]
 fn asked(registry: &V1Registry, gateway: &Gateway, paths: &[String]) -> Vec<String> {
-    registry.forget();
+    registry.clear_requests();
     for path in paths {
         let reply = fetch(gateway, path);
         assert_eq!(reply.status(), 200, "{path} {reply:?}");

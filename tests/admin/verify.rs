@@ -48,7 +48,7 @@ fn a_flipped_byte_is_found_and_fetched_anew() {
         ("roadstead_store_objects", 2),
     ]);
 
-    origin.forget_requests();
+    origin.clear_requests();
     let anew = fetch(&gateway, &image.layer_path(0));
     assert!(anew.body == image.layer(0).1, "{anew:?}");
     assert_eq!(origin.count("GET", "*/blobs/*"), 1);

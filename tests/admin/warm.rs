@@ -44,7 +44,7 @@ fn an_image_is_here_before_anybody_asks() {
     assert!(!told.contains('\r'), "{told}");
 
     // The second time nothing is fetched; of another image, what they do not share.
-    origin.forget_requests();
+    origin.clear_requests();
     let again = command(
         &gateway,
         &["warm", "docker.io/library/app:latest", "me/tool:1"],

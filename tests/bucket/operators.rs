@@ -139,7 +139,7 @@ fn a_purge_takes_back_what_was_shared() {
         s3.keys("repositories/*").is_empty()
     });
     // Others ask for themselves again; the bytes are what they were.
-    origin.forget_requests();
+    origin.clear_requests();
     pull(&gateway(&origin, &s3.yaml()), &image);
     assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
     assert_eq!(origin.count("GET", "*/blobs/*"), 0);
@@ -152,7 +152,7 @@ fn what_is_only_in_the_bucket_is_not_believed_after_a_purge() {
     shared(&s3, &image);
     let second = gateway(&origin, &s3.yaml());
     assert_eq!(purge(&second, "library/app"), "nothing of that is here\n");
-    origin.forget_requests();
+    origin.clear_requests();
     pull(&second, &image);
     assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
     assert_eq!(origin.count("GET", "*/blobs/*"), 0);
@@ -166,7 +166,7 @@ fn a_digest_that_is_purged_everywhere_leaves_the_bucket() {
     let (digest, bytes) = image.layer(0);
     purge(&first, digest);
     until("it is gone", || s3.object(&blob_key(digest)).is_none());
-    origin.forget_requests();
+    origin.clear_requests();
     let path = image.layer_path(0);
     assert!(ask(&first, &path).body == *bytes);
     assert_eq!(origin.count("GET", &path), 1);

@@ -37,7 +37,7 @@ fn links_of_callers_never_go_there() {
     until("its bytes are shared", || {
         first.log().matches("written to the bucket").count() == 3
     });
-    origin.forget_requests();
+    origin.clear_requests();
     let second = start();
     for path in &paths {
         // That registry does not tell who may not read.

@@ -59,7 +59,7 @@ fn what_was_taken_back_while_the_bucket_was_down_stays_so_over_a_kill() {
     });
     pull(&gateway, &again);
     shared(&s3, &again);
-    origin.forget_requests();
+    origin.clear_requests();
     let third = pushed(&origin, &s3);
     pull(&third, &again);
     assert_eq!(origin.count("*", "*/manifests/*"), 0);

@@ -115,7 +115,7 @@ impl Cell {
             }
         }
         (self.case.apply)(&mut world);
-        world.origin.forget_requests();
+        world.origin.clear_requests();
         for (which, protocol) in BOTH.into_iter().enumerate() {
             let view = open(protocol, &gateway, &web, &self.path(&old[which])).finish();
             self.judge(self.row().warm, self.now(&world, &old, which), &view);

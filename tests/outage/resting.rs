@@ -135,7 +135,7 @@ fn a_host_that_fails_at_everything_rests() {
     until("the rest", || {
         gateway.log().contains("requests are held back")
     });
-    origin.forget_requests();
+    origin.clear_requests();
     for n in 0..100 {
         let path = format!("/v2/team/app{n}/manifests/latest");
         assert_eq!(status(&gateway, &path), 503);

@@ -55,7 +55,7 @@ fn only_what_means_something_goes_upstream() {
             Some("n=3&artifactType=a%2Fb"),
         ),
     ] {
-        origin.forget_requests();
+        origin.clear_requests();
         let reply = get(gateway.url(1), None, &format!("{path}?{query}"));
         assert_eq!(reply.status(), status, "{query} {reply:?}");
         let asked = origin.requests_for("GET", path);

@@ -65,7 +65,7 @@ fn images_are_asked_for_once() {
     }
     for (id, layer) in ids.iter().zip(&layers) {
         for what in ["json", "layer"] {
-            let asked = registry.asked(&part(id, what));
+            let asked = registry.requests_to(&part(id, what));
             let gets = asked.iter().filter(|seen| seen.line.starts_with("GET "));
             assert_eq!(gets.count(), 1, "{id} {what}: {asked:?}");
         }
@@ -74,9 +74,9 @@ fn images_are_asked_for_once() {
         let pointer = std::fs::read_to_string(gateway.store().join(pointer)).expect("a pointer");
         assert!(pointer.contains(&sha256(layer)), "{pointer}");
     }
-    assert_eq!(registry.asked(&part(&ids[1], "ancestry")).len(), 1);
-    assert_eq!(registry.asked("/tags").len(), 1);
-    assert_eq!(registry.asked("/images").len(), 1);
+    assert_eq!(registry.requests_to(&part(&ids[1], "ancestry")).len(), 1);
+    assert_eq!(registry.requests_to("/tags").len(), 1);
+    assert_eq!(registry.requests_to("/images").len(), 1);
 
     drop(registry);
     gateway.restart();
@@ -97,11 +97,11 @@ fn what_was_evicted_is_fetched_again() {
     for round in 1..=3 {
         assert!(fetch(&gateway, &path).body == layer);
         assert!(cache(&fetch(&gateway, &path)).contains("hit"));
-        assert_eq!(registry.asked(&path).len(), round);
+        assert_eq!(registry.requests_to(&path).len(), round);
         std::fs::remove_file(blob(&gateway, &layer)).expect("it was kept");
         gateway.restart();
     }
-    let json = registry.asked(&part(&ids[0], "json"));
+    let json = registry.requests_to(&part(&ids[0], "json"));
     assert_eq!(json.len(), 1, "its bytes were not evicted");
 }
 
@@ -132,7 +132,7 @@ fn tags_are_trusted_for_a_while() {
     let again = fetch(&gateway, &one);
     assert_eq!(again.text(), top, "it is trusted");
     assert!(cache(&again).contains("hit; ttl=17"), "{again:?}");
-    assert_eq!(registry.asked("/tags/1").len(), 1);
+    assert_eq!(registry.requests_to("/tags/1").len(), 1);
 
     // Once that is over, it is asked for once more.
     gateway.restart_with(&ttl("0s"));
@@ -255,7 +255,11 @@ fn index_and_registry_are_asked_for_what_they_have() {
             "{log}"
         );
 
-        let of_index: Vec<String> = index.seen().iter().map(|seen| seen.line.clone()).collect();
+        let of_index: Vec<String> = index
+            .requests()
+            .iter()
+            .map(|seen| seen.line.clone())
+            .collect();
         let lists = |line: &String| line.ends_with("/images HTTP/1.1");
         assert!(of_index.iter().any(lists), "{of_index:?}");
         assert_eq!(
@@ -264,10 +268,10 @@ fn index_and_registry_are_asked_for_what_they_have() {
             "{of_index:?}"
         );
         assert!(!of_index.iter().any(|line| line.contains("/v1/images/")));
-        let of_registry = registry.seen();
+        let of_registry = registry.requests();
         assert!(of_registry.iter().any(|seen| seen.line.contains("/tags ")));
         assert!(!of_registry.iter().any(|seen| lists(&seen.line)));
-        for seen in index.seen() {
+        for seen in index.requests() {
             let expected = account.then_some(&*ours);
             assert_eq!(seen.header("authorization"), expected, "{seen:?}");
         }
@@ -303,9 +307,9 @@ fn a_refused_token_is_fetched_anew() {
     assert_eq!(fetch(&gateway, &tags).status(), 200);
     // One that stays refused is a 401, and not a loop.
     registry.script(|script| script.tokens = Some(token(3)));
-    registry.forget();
+    registry.clear_requests();
     assert_eq!(fetch(&gateway, &tags).status(), 401);
-    assert_eq!(registry.seen().len(), 2);
+    assert_eq!(registry.requests().len(), 2);
 }
 
 /// Where everybody reads, what is asked for is what everybody may have there: our account has no part in it.
@@ -318,7 +322,7 @@ fn what_is_public_is_asked_for_without_the_account() {
     for path in [named("team/app", "images"), part(&ids[0], "layer")] {
         assert_eq!(fetch(&gateway, &path).status(), 200, "{path}");
     }
-    let seen = registry.seen();
+    let seen = registry.requests();
     let with = seen
         .iter()
         .filter(|seen| seen.header("authorization").is_some());
@@ -364,7 +368,7 @@ fn a_repositorys_json_is_served() {
         assert_eq!(reply.text(), r#"{"arch":"amd64","os":"linux"}"#);
         assert!(cache(&reply).contains(expected), "{reply:?}");
     }
-    assert_eq!(registry.asked("/json").len(), 1);
+    assert_eq!(registry.requests_to("/json").len(), 1);
 }
 
 /// The first answer and the later ones carry the same: the size and checksum, one word on caching, no cookie.
@@ -514,7 +518,7 @@ fn a_registry_mirror_serves_images_alone() {
             }
             assert_eq!(with(&part(&ids[0], "layer")).status(), 200);
         }
-        for seen in registry.seen().iter().chain(&index.seen()) {
+        for seen in registry.requests().iter().chain(&index.requests()) {
             let sent = seen.header("authorization").unwrap_or_default();
             assert!(!sent.contains("HUBS"), "{seen:?}");
         }
@@ -539,6 +543,6 @@ fn lists_are_asked_for_once_by_many() {
     let gateway = mirror(&registry);
     let replies = testkit::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
     assert!(replies.iter().all(|reply| reply.status() == 200));
-    let asked = registry.asked("/tags").len();
+    let asked = registry.requests_to("/tags").len();
     assert_eq!(asked, 1, "five asked at once");
 }

@@ -24,7 +24,7 @@ fn scene(layer: &[u8], script: Script) -> (V1Registry, Gateway, String) {
 
 /// How often the layer was asked for with GET, and how often of that with a range.
 fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
-    let asked = registry.asked(path);
+    let asked = registry.requests_to(path);
     let gets: Vec<_> = asked
         .iter()
         .filter(|seen| seen.line.starts_with("GET "))
@@ -189,7 +189,7 @@ fn what_breaks_off_is_gone_on_with() {
         registry.script(|script| script.truncate = None);
         let rest = client.read_exactly((layer.len() - got.len()) as u64);
         assert!([got, rest].concat() == layer, "{no_ranges} {sent}");
-        let asked = registry.asked(&path);
+        let asked = registry.requests_to(&path);
         assert!(asked.len() >= 2, "{asked:?}");
         let last = asked.last().expect("a request").header("range");
         let from = sent.min(layer.len() - 2);
@@ -265,10 +265,10 @@ fn a_restart_goes_on_with_a_partial() {
     client.read_exactly(2 << 20);
     gateway.kill();
     registry.script(|script| script.hold = None);
-    registry.forget();
+    registry.clear_requests();
     gateway.restart();
     assert!(fetch(&gateway, &path).body == layer);
-    let asked = registry.asked(&path);
+    let asked = registry.requests_to(&path);
     let ranges: Vec<_> = asked.iter().map(|seen| seen.header("range")).collect();
     let [Some(range)] = ranges.as_slice() else {
         panic!("one request that goes on: {ranges:?}");

@@ -295,7 +295,7 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
         }
     }
     let passwords = registry
-        .seen()
+        .requests()
         .iter()
         .filter(|seen| seen.header("authorization").is_some())
         .count();

@@ -166,7 +166,7 @@ fn ranges_are_answered_rightly() {
     }
     assert!(
         registry
-            .seen()
+            .requests()
             .iter()
             .all(|seen| seen.header("range") != Some("bytes=10-103"))
     );
@@ -198,7 +198,7 @@ fn what_goes_up_is_ours_to_say() {
     assert_eq!(reply.status(), 200, "{reply:?}");
     assert_eq!(reply.header("x-docker-size"), Some("103"));
     assert_eq!(reply.header("set-cookie"), None);
-    let seen = registry.seen().pop().expect("a request");
+    let seen = registry.requests().pop().expect("a request");
     let header = |name: &str| seen.header(name).map(str::to_owned);
     assert_eq!(header("host"), Some(registry.authority()));
     let own = concat!("roadstead/", env!("CARGO_PKG_VERSION"));
@@ -224,7 +224,7 @@ fn what_goes_up_is_ours_to_say() {
         &[("Host", "gate.example:5000")],
     );
     assert_eq!(list.header("x-docker-endpoints"), Some("gate.example:5000"));
-    let seen = registry.seen().pop().expect("a request");
+    let seen = registry.requests().pop().expect("a request");
     assert_eq!(
         seen.line,
         "GET /v1/repositories/library/app/images HTTP/1.1"

@@ -190,7 +190,7 @@ fn tokens_are_for_one_thing() {
     );
     assert_eq!(
         registry
-            .seen()
+            .requests()
             .iter()
             .filter(|seen| seen.header("authorization").is_some())
             .count(),
@@ -375,7 +375,7 @@ fn an_indexs_own_token_stays_here() {
     assert!(registry.layer(&pushed[0]) == Some(layer));
     let lines = |registry: &V1Registry, word: &str| {
         registry
-            .seen()
+            .requests()
             .iter()
             .filter(|seen| seen.line.contains(word))
             .count()

@@ -31,15 +31,15 @@ fn what_is_evicted_comes_back_as_it_was() {
         std::fs::remove_file(file).expect("evicted");
     }
     scene.gateway.restart();
-    scene.v1.forget();
-    scene.v2.forget_requests();
+    scene.v1.clear_requests();
+    scene.v2.clear_requests();
     let again = scene.get(MANIFEST);
     assert_eq!(again.status(), 200, "{again:?}");
     assert!(again.body == manifest.body);
     let by_digest = scene.get(&format!("/v2/team/app/manifests/{}", digests[0]));
     assert!(by_digest.body == manifest.body);
     assert!(blob(&scene, &config).body == before[0]);
-    assert_eq!(scene.v1.seen().len(), 0, "nobody was asked");
+    assert_eq!(scene.v1.requests().len(), 0, "nobody was asked");
     // A HEAD brings nothing.
     let head = scene.ask("HEAD", &format!("/v2/team/app/blobs/{}", layers[0]));
     assert_eq!(
@@ -96,7 +96,7 @@ fn what_was_evicted_is_served_before_it_is_whole() {
     scene.gateway.terminate();
     std::fs::remove_file(stored(&scene.gateway, &digests[0])).expect("evicted");
     scene.gateway.restart();
-    scene.v1.forget();
+    scene.v1.clear_requests();
     scene.v1.script(|script| script.hold = Some(60_000));
     let path = format!("/v2/team/app/blobs/{}", digests[0]);
     let part = Raw::connect(scene.gateway.url(1), None).exchange(
@@ -227,7 +227,7 @@ fn only_a_404_leads_to_the_v1_side() {
     let known = scene.get(MANIFEST);
     assert_eq!(known.status(), 200);
     v2.down();
-    scene.v1.forget();
+    scene.v1.clear_requests();
     let stale = scene.get(MANIFEST);
     assert!(stale.body == known.body);
     assert_eq!(
@@ -235,7 +235,7 @@ fn only_a_404_leads_to_the_v1_side() {
         Some("299 - \"stale copy, upstream unavailable\"")
     );
     assert_eq!(scene.get("/v2/team/app/manifests/2").status(), 503);
-    assert_eq!(scene.v1.seen().len(), 0);
+    assert_eq!(scene.v1.requests().len(), 0);
     v2.up();
     // The v1 side does not answer, the v2 side says that it does not have it.
     scene.v1.script(|script| script.broken = Some(503));

@@ -285,7 +285,7 @@ fn a_registry_without_a_v2_side() {
     assert_eq!(json("/v2/_catalog"), json!({"repositories": ["team/app"]}));
     assert_eq!(get("/v2/team/app/manifests/2").status(), 404);
     assert_eq!(get("/v2/team/none/tags/list").status(), 404);
-    assert!(v1.seen().iter().all(|seen| !seen.line.contains("/v2/")));
+    assert!(v1.requests().iter().all(|seen| !seen.line.contains("/v2/")));
 }
 
 /// A name of one component, and layers that are kept elsewhere, or come in pieces.
@@ -318,7 +318,7 @@ fn bridge_is_a_choice() {
     let scene = Scene::with("bridge: false");
     push(&scene.v1, "team/app", "1", 1);
     assert_eq!(scene.get(MANIFEST).status(), 404);
-    assert_eq!(scene.v1.seen().len(), 0, "it was asked nothing");
+    assert_eq!(scene.v1.requests().len(), 0, "it was asked nothing");
     // Where there is only one side, there is nothing between.
     let gateway = Gateway::start(&format!(
         "registries: [{{name: old, v1: \"{}\"}}]",
@@ -327,7 +327,7 @@ fn bridge_is_a_choice() {
     let path = "/v2/team/app/manifests/1";
     let reply = testkit::http::get(gateway.url(1), None, path);
     assert_eq!(reply.status(), 404);
-    assert_eq!(scene.v1.seen().len(), 0, "it was asked nothing");
+    assert_eq!(scene.v1.requests().len(), 0, "it was asked nothing");
 }
 
 fn packed(program: &str, bytes: &[u8]) -> Vec<u8> {

@@ -88,7 +88,7 @@ fn the_right_is_to_the_repository_that_is_read() {
     let reply = scene.ask(Some("reader"), "GET", &manifest("library/app"), None);
     assert_eq!(reply.status(), 404, "{reply:?}");
     assert_eq!(
-        scene.v1.seen().len(),
+        scene.v1.requests().len(),
         0,
         "it was refused before anything was asked"
     );
@@ -118,7 +118,7 @@ fn the_right_is_to_the_repository_that_is_read() {
     let path = format!("/v2/team/app/manifests/{}", sha256(&secret.body));
     assert_eq!(scene.ask(Some("reader"), "GET", &path, None).status(), 404);
     // Nobody's login reaches either side.
-    for seen in scene.v1.seen() {
+    for seen in scene.v1.requests() {
         assert_eq!(seen.header("authorization"), None, "{}", seen.line);
     }
 }
@@ -152,8 +152,8 @@ fn pushes_go_to_v2_alone() {
     let pusher = Some("pusher");
     let converted = scene.ask(pusher, "GET", "/v2/team/app/manifests/1", None);
     assert_eq!(converted.status(), 200);
-    scene.v1.forget();
-    scene.v2.forget_requests();
+    scene.v1.clear_requests();
+    scene.v2.clear_requests();
     let image = scene.v2.push_image("team/theirs", "1", &[random(1, 100)]);
     let begun = scene.ask(pusher, "POST", "/v2/team/app/blobs/uploads/", Some(b""));
     assert_eq!(
@@ -175,7 +175,7 @@ fn pushes_go_to_v2_alone() {
     let path = format!("/v2/team/app/manifests/{}", sha256(&converted.body));
     let deleted = scene.ask(pusher, "DELETE", &path, None);
     assert_eq!(scene.v2.count("DELETE", &path), 1, "{deleted:?}");
-    assert_eq!(scene.v1.seen().len(), 0, "nothing of it reached v1");
+    assert_eq!(scene.v1.requests().len(), 0, "nothing of it reached v1");
     let refused = scene.ask(
         Some("reader"),
         "POST",

@@ -98,7 +98,7 @@ fn a_layer_can_be_had_in_the_store() {
                     let blob = store.blobs.load(&digest, u64::MAX).expect("readable");
                     assert!(blob.as_ref() == Some(layer));
                 }
-                let asked = registry.asked(&format!("{}/layer", ids[index]));
+                let asked = registry.requests_to(&format!("{}/layer", ids[index]));
                 assert_eq!(asked.len(), 1, "{asked:?}");
             }
             let absent = "0".repeat(64).parse().expect("an id");

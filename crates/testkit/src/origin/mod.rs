@@ -15,6 +15,7 @@ mod auth;
 mod content;
 mod fault;
 mod record;
+mod respond;
 mod serve;
 mod wire;
 
@@ -341,7 +342,7 @@ impl Origin {
     }
 
     /// Forgets the requests so far; counting starts again.
-    pub fn forget_requests(&self) {
+    pub fn clear_requests(&self) {
         let mut state = self.shared.state();
         state.forgotten += state.requests.len();
         state.requests.clear();
