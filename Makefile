@@ -1,12 +1,12 @@
 # `make` alone says what there is.
 
-.PHONY: help run test test-long bench bench-quick demo soak fmt lint clean
+.PHONY: help run test test-minimal test-long bench bench-quick demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
 BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind python3
 
 help: ## say what there is
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on https://127.0.0.1:5000
 	@scripts/build.sh --release
@@ -14,6 +14,9 @@ run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on htt
 
 test: ## install the real registries and clients where possible, then test everything
 	@scripts/test.sh
+
+test-minimal: ## test the gateway built without the feature v1, in a few minutes
+	@scripts/test-minimal.sh
 
 test-long: ## an hour and a half: rights against random users, a soak, 200 kills, fuzzing
 	@scripts/test-long.sh
