@@ -1,7 +1,8 @@
-//! The commands.
+//! The command line.
 
-mod ask;
+mod admin_client;
 mod operate;
+mod progress;
 mod show;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
@@ -14,9 +15,9 @@ use crate::config::{self, Config};
 use crate::serve;
 use oci::platform::Platforms;
 
-/// `EX_CONFIG` of sysexits.h: the configuration is at fault.
+/// `EX_CONFIG` of sysexits.h: the configuration is invalid.
 const CONFIGURATION: u8 = 78;
-/// Read where `-c` is not given.
+/// The configuration that is read without `-c`.
 const DEFAULT_FILE: &str = "conf/roadstead.yaml";
 
 /// A TLS gateway and pull-through cache for container registries.
@@ -31,45 +32,44 @@ struct Cli {
 enum Command {
     /// Serve until SIGTERM.
     Serve(File),
-    /// Print every fault of the configuration with its place, and exit 78 if there is one.
+    /// Print every error of the configuration with its line, and exit 78 if there is one.
     Check(File),
-    /// Add a user to an htpasswd file, or change a password. It is asked for twice, or else is the one
-    /// line of standard input.
+    /// Add a user to an htpasswd file, or change a password. The password is prompted for twice, or read from
+    /// standard input if that is no terminal.
     Passwd {
-        /// The file, such as conf/htpasswd; made if it is not there.
+        /// The file, such as conf/htpasswd; it is created if it does not exist.
         file: PathBuf,
-        /// The name, as rules write it.
+        /// The name of the user, as in the rules.
         #[arg(value_parser = user)]
         user: String,
     },
-    /// Print the figures of the running gateway: what was pulled, what was saved, what is kept.
+    /// Print the statistics of the running gateway: pulls, savings, the store.
     Stats(File),
     /// Remove content from the running gateway's store.
     Purge {
-        /// An image (`[registry/]repository[:tag]` or `…@digest`), a digest, or a registry (`docker.io`). An
-        /// image goes with the layers that nothing else has a claim to.
+        /// An image (`[registry/]repository[:tag]` or `…@digest`), a digest, or a registry (`docker.io`).
+        /// An image is removed with the layers that no other repository links to.
         #[arg(value_name = "IMAGE|DIGEST|REGISTRY")]
         target: String,
-        /// Only say what would go.
+        /// Only print what would be removed.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         file: File,
     },
-    /// Have the running gateway pull images beforehand, with all their layers. Exits 1 if one cannot be had.
+    /// Fetch images into the store of the running gateway, with all their layers. Exits 1 if one cannot be fetched.
     Warm {
         /// `[registry/]repository[:tag|@digest]`; without a tag, `latest`.
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
-        /// Of images for several platforms the one for this, as in linux/arm/v7, or all of them. Without it:
-        /// what this machine is.
+        /// The platform of multi-platform images, such as linux/arm/v7, or all. The default is this machine's
+        /// platform.
         #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
         platform: Option<Platforms>,
         #[command(flatten)]
         file: File,
     },
-    /// Have the running gateway rehash everything it keeps, and remove what is damaged. Exits 1 if
-    /// something is.
+    /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
     #[command(hide = true)]
@@ -78,14 +78,14 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct File {
-    /// The configuration. Without it: conf/roadstead.yaml if it exists, else built-in defaults.
+    /// The configuration. The default is conf/roadstead.yaml if it exists, else built-in defaults.
     #[arg(short, env = "ROADSTEAD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Runs the command that the process was called with.
+/// Runs the command of this process.
 pub fn main() -> ExitCode {
-    // Before anything speaks TLS: another crate would choose a slower provider, or none.
+    // Before the first use of TLS: another crate would choose a slower provider, or none.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Serve(file) => run(&file),
@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Loads the configuration and prints what is wrong or dubious with it.
+/// Loads the configuration, and prints its errors and warnings.
 fn load(file: &File) -> Option<Config> {
     let default = Path::new(DEFAULT_FILE);
     let path = file
@@ -131,7 +131,7 @@ fn load(file: &File) -> Option<Config> {
     }
 }
 
-/// Does something with a good configuration.
+/// Runs a command with a valid configuration.
 fn with(file: &File, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
     load(file).map_or(ExitCode::from(CONFIGURATION), |config| act(&config))
 }
@@ -189,7 +189,7 @@ fn passwd(file: &Path, user: &str) -> ExitCode {
     }
 }
 
-/// Asks twice, or reads one line where nobody can be asked.
+/// Prompts twice, or reads one line of standard input if that is no terminal.
 fn password() -> io::Result<Vec<u8>> {
     if io::stdin().is_terminal() {
         let password = rpassword::prompt_password("New password: ")?;
@@ -199,7 +199,7 @@ fn password() -> io::Result<Vec<u8>> {
         return Ok(password.into_bytes());
     }
     let mut line = Vec::new();
-    // More is refused for its length.
+    // A longer line is refused as too long.
     io::stdin().lock().take(4096).read_until(b'\n', &mut line)?;
     for end in [b'\n', b'\r'] {
         line.pop_if(|last| *last == end);

@@ -1,4 +1,4 @@
-//! The API: figures, purges, verifications.
+//! `/api/stats`, `/api/purge` and `/api/verify`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,21 +13,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::error::AdminError;
 use super::report::{
-    BucketStats, Fills, Pulls, PurgeAsked, PurgeReport, Refused, Stats, StoreStats, UpstreamStats,
+    BucketStats, Fills, Pulls, PurgeReport, PurgeRequest, Stats, StoreStats, UpstreamStats,
     VerifyEnd, VerifyFailures, VerifyLine,
 };
 use super::{Admin, Body, json, target};
 use mirror::{Purge, PurgeMode, Verified};
 use telemetry::metrics::{self, ProxyFigures};
 
-/// The longest body of a request, in bytes.
-const ASKED: usize = 4 << 10;
-/// How long that may take to arrive.
+/// The limit for a request's body, in bytes.
+const BODY_BYTES: usize = 4 << 10;
+/// The timeout for receiving it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many names a report of a purge holds.
+/// The number of names in the report of a purge.
 const NAMES: usize = 1000;
-/// How often the progress of a verification is told.
+/// The interval between the progress lines of a verification.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
 impl Admin {
@@ -83,60 +84,60 @@ impl Admin {
         }
     }
 
-    pub(super) async fn purge(&self, body: Incoming) -> Response<Body> {
-        let asked: PurgeAsked = match read(body).await {
-            Ok(asked) => asked,
-            Err(refused) => return *refused,
-        };
-        let target = match target::parse(&asked.target, &self.settings.resolver) {
-            Ok(target) => target,
-            Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
-        };
-        let mode = if asked.dry_run {
+    pub(super) async fn purge(&self, body: Incoming) -> Result<Response<Body>, AdminError> {
+        let request: PurgeRequest = read(body).await?;
+        let target = target::parse(&request.target, &self.settings.resolver)
+            .map_err(|error| AdminError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let mode = if request.dry_run {
             PurgeMode::DryRun
         } else {
             PurgeMode::Remove
         };
         match self.mirror.purge(target, mode).await {
             Ok(purge) => {
-                let report = report(&purge, asked.dry_run);
-                if !asked.dry_run {
+                let report = report(&purge, request.dry_run);
+                if !request.dry_run {
                     tracing::info!(
-                        target = asked.target,
+                        target = request.target,
                         files = report.files,
                         bytes = report.bytes,
                         "purged"
                     );
                 }
-                json(StatusCode::OK, &report)
+                Ok(json(StatusCode::OK, &report))
             }
             Err(fault) => {
                 tracing::error!(
-                    target = asked.target,
+                    target = request.target,
                     error = telemetry::chain(&fault),
                     "a purge failed"
                 );
                 let words = format!("not everything could be removed: {fault}");
-                error(StatusCode::INTERNAL_SERVER_ERROR, words)
+                Err(AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, words))
             }
         }
     }
 
-    /// Begins a verification, unless one is under way, and tells how it goes. It goes on if nobody listens.
-    pub(super) fn verify(self: Arc<Self>) -> Response<Body> {
-        let Ok(only) = self.verifying.clone().try_acquire_owned() else {
-            return error(StatusCode::CONFLICT, "a verification is under way already");
+    /// Starts a verification, unless one is running, and streams its progress. It continues if the client
+    /// disconnects.
+    ///
+    /// # Errors
+    /// 409 while another verification is running.
+    pub(super) fn verify(self: Arc<Self>) -> Result<Response<Body>, AdminError> {
+        let Ok(permit) = self.verifying.clone().try_acquire_owned() else {
+            let message = "a verification is under way already";
+            return Err(AdminError::new(StatusCode::CONFLICT, message));
         };
-        let (lines, told) = mpsc::channel(4);
+        let (lines, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
-            let _only = only;
+            let _permit = permit;
             let began = Instant::now();
             let (mut last, mut reported) = (VerifyLine::default(), None::<Instant>);
             let summary = self.mirror.verify(|progress| {
                 last = line(progress);
                 if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
                     reported = Some(Instant::now());
-                    // Who does not read misses a line, but not the last one.
+                    // A slow client misses a line, but never the last one.
                     let _ = lines.try_send(render(&last));
                 }
             });
@@ -146,15 +147,15 @@ impl Admin {
             last.done = Some(end(&summary));
             let _ = lines.blocking_send(render(&last));
         });
-        lines_of_json(told)
+        Ok(lines_of_json(receiver))
     }
 }
 
-/// An answer that comes line by line.
-pub(super) fn lines_of_json(told: mpsc::Receiver<Bytes>) -> Response<Body> {
-    let frames = futures_util::stream::unfold(told, |mut told| async {
-        let line: Bytes = told.recv().await?;
-        Some((Ok::<_, Infallible>(Frame::data(line)), told))
+/// A response of JSON lines, sent as they come.
+pub(super) fn lines_of_json(lines: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(lines, |mut lines| async {
+        let line: Bytes = lines.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(line)), lines))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let kind = HeaderValue::from_static("application/x-ndjson");
@@ -162,22 +163,20 @@ pub(super) fn lines_of_json(told: mpsc::Receiver<Bytes>) -> Response<Body> {
     response
 }
 
-/// Reads what is asked for, or says what is wrong with it.
-pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Box<Response<Body>>> {
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, ASKED).collect()).await;
+/// Parses the body of a request.
+///
+/// # Errors
+/// 400 for a body that is too long, late or not the expected JSON.
+pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, AdminError> {
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
     let Ok(Ok(body)) = body else {
         let words = "the body is too long, or did not arrive";
-        return Err(Box::new(error(StatusCode::BAD_REQUEST, words)));
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, words));
     };
     serde_json::from_slice(&body.to_bytes()).map_err(|fault| {
         let words = format!("the body is not understood: {fault}");
-        Box::new(error(StatusCode::BAD_REQUEST, words))
+        AdminError::new(StatusCode::BAD_REQUEST, words)
     })
-}
-
-pub(super) fn error(status: StatusCode, words: impl Into<String>) -> Response<Body> {
-    let error = words.into();
-    json(status, &Refused { error })
 }
 
 fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
@@ -190,7 +189,7 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
     let count = all.clone().count();
     let mut names: Vec<String> = all.take(NAMES).cloned().collect();
     if names.is_empty() {
-        // A file without any record is told by its digest.
+        // A file without a record is named by its digest.
         names.extend(purge.files.iter().map(|(digest, _)| digest.to_string()));
     }
     let more = count.saturating_sub(NAMES);

@@ -1,9 +1,10 @@
-//! Floor 4, for operators: metrics, health, figures, purges, verifications and pulls beforehand, on listeners of their own.
+//! The admin listeners: metrics, health, statistics, purge, verification and warming.
 //!
-//! `admin.address` answers everything, to this machine; `admin.metrics` answers `/metrics`, `/livez` and
-//! `/readyz`, and may be public. It speaks plain HTTP/1.1, one small answer at a time.
+//! `admin.address` serves everything, to clients on this machine; `admin.metrics` serves `/metrics`, `/livez` and
+//! `/readyz`, and may be public. Both speak plain HTTP/1.1.
 
 mod api;
+mod error;
 pub mod report;
 mod route;
 mod target;
@@ -27,31 +28,32 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 pub use report::{
-    BucketStats, Pulls, PurgeAsked, PurgeReport, Refused, Stats, VerifyEnd, VerifyLine, WarmAsked,
-    WarmLine,
+    BucketStats, ErrorBody, Pulls, PurgeReport, PurgeRequest, Stats, VerifyEnd, VerifyLine,
+    WarmLine, WarmRequest,
 };
 pub use route::Scope;
 pub use target::image;
 
+use error::AdminError;
 use gateway::Resolver;
 use mirror::Mirror;
-use route::{Peer, Refusal, Route};
+use route::{Peer, Route};
 use runtime::listen::{Accepted, Bound};
 use runtime::share::{Kind, PerClient, Shares};
 use store::Store;
 use telemetry::LogThrottle;
 use telemetry::metrics::{self, StoreFigures};
 
-/// How long a request's head may take, and how long a connection may rest.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection to the metrics listener may last: one scrape.
-const SCRAPE: Duration = Duration::from_secs(30);
-/// Connections of one listener at once, and of one client that is not on this machine.
+/// The timeout for a request's head, an idle connection, and the probe of the store.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a connection to the metrics listener may last: one scrape.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Concurrent connections of one listener, and of one client on another machine.
 const CONNECTIONS: usize = 64;
 const PER_CLIENT: usize = 16;
-/// The longest request head, in bytes.
+/// The limit for a request's head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
-/// How long what the disk said of itself is believed: whoever may ask may ask often.
+/// How long the result of a probe of the store is reused: probes may come often.
 const PROBE_LIFE: Duration = Duration::from_millis(500);
 
 const PAGE: &str = concat!(
@@ -70,17 +72,17 @@ const PAGE: &str = concat!(
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What the admin address answers to and what names lead where.
+/// The settings of the admin listeners.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The host of `admin.address`, where it is one.
+    /// The host of `admin.address`, unless that is a socket file.
     pub host: Option<String>,
     pub resolver: Resolver,
     /// `store.max_size` in bytes.
     pub max_bytes: u64,
 }
 
-/// Serves operators.
+/// The admin API.
 #[derive(Debug)]
 pub struct Admin {
     settings: Settings,
@@ -89,12 +91,13 @@ pub struct Admin {
     /// The tasks of the data plane's listeners.
     listeners: Vec<AbortHandle>,
     draining: watch::Receiver<bool>,
+    /// The last probe of the store.
     probed: Mutex<Option<(Instant, Result<(), String>)>>,
     verifying: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// `listeners` are up as long as their tasks run; `draining` turns true when no more is taken.
+    /// `listeners` are up as long as their tasks run; `draining` becomes true at shutdown.
     pub fn new(
         settings: Settings,
         mirror: Mirror,
@@ -113,7 +116,7 @@ impl Admin {
         }
     }
 
-    /// Accepts for ever. Dropping this closes the listener.
+    /// Accepts connections for ever. Dropping the future closes the listener.
     pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope) {
         static FULL: LogThrottle = LogThrottle::new();
 
@@ -172,19 +175,19 @@ impl Admin {
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
+            .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES);
         http.keep_alive(scope == Scope::Everything);
         let connection = http.serve_connection(TokioIo::new(stream), service);
-        // A verification may last; what may be public may not.
+        // A verification may take long; connections to a public listener may not.
         let outcome = match scope {
             Scope::Everything => connection.await,
-            Scope::Metrics => tokio::time::timeout(SCRAPE, connection)
+            Scope::Metrics => tokio::time::timeout(SCRAPE_TIMEOUT, connection)
                 .await
                 .unwrap_or(Ok(())),
         };
         if let Err(error) = outcome {
-            tracing::debug!(%error, "an operator's connection failed");
+            tracing::debug!(%error, "an admin connection failed");
         }
     }
 
@@ -198,30 +201,11 @@ impl Admin {
         let host = self.settings.host.as_deref();
         let routed = route::route((method, uri, headers), (peer, scope), host);
         let head = method == Method::HEAD;
-        let mut response = match routed {
-            Err(refusal) => refused(&refusal),
-            Ok(Route::Page) => text(StatusCode::OK, PAGE),
-            Ok(Route::Metrics) => {
-                let mut response = text(StatusCode::OK, metrics::render(self.figures()));
-                response.headers_mut().insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static(metrics::TEXT),
-                );
-                response
-            }
-            Ok(Route::Live) => text(StatusCode::OK, "alive\n"),
-            Ok(Route::Ready) => match self.ready().await {
-                Ok(()) => text(StatusCode::OK, "ready\n"),
-                Err(reason) => text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("not ready: {reason}\n"),
-                ),
-            },
-            Ok(Route::Stats) => json(StatusCode::OK, &self.stats().await),
-            Ok(Route::Purge) => self.purge(request.into_body()).await,
-            Ok(Route::Verify) => self.verify(),
-            Ok(Route::Warm) => self.warm(request.into_body()).await,
+        let served = match routed {
+            Ok(route) => self.serve_route(route, request.into_body()).await,
+            Err(error) => Err(error),
         };
+        let mut response = served.unwrap_or_else(AdminError::response);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(
@@ -229,7 +213,7 @@ impl Admin {
             HeaderValue::from_static("nosniff"),
         );
         if head {
-            // The length stays what it would be.
+            // A HEAD gets the length that a GET would.
             let length = http_body::Body::size_hint(response.body()).exact();
             if let Some(length) = length {
                 response
@@ -241,8 +225,35 @@ impl Admin {
         response
     }
 
-    /// Why no requests should be sent here, if so. An upstream or a bucket that is down is no
-    /// reason: what is here is served.
+    async fn serve_route(
+        self: Arc<Self>,
+        route: Route,
+        body: Incoming,
+    ) -> Result<Response<Body>, AdminError> {
+        Ok(match route {
+            Route::Page => text(StatusCode::OK, PAGE),
+            Route::Metrics => whole(
+                StatusCode::OK,
+                metrics::TEXT,
+                metrics::render(self.figures()).into(),
+            ),
+            Route::Live => text(StatusCode::OK, "alive\n"),
+            Route::Ready => match self.ready().await {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(reason) => {
+                    let words = format!("not ready: {reason}\n");
+                    text(StatusCode::SERVICE_UNAVAILABLE, words)
+                }
+            },
+            Route::Stats => json(StatusCode::OK, &self.stats().await),
+            Route::Purge => self.purge(body).await?,
+            Route::Verify => self.verify()?,
+            Route::Warm => self.warm(body).await?,
+        })
+    }
+
+    /// Whether the gateway takes requests, else the reason. An upstream or a bucket that is down is no reason: the
+    /// cache is still served.
     async fn ready(&self) -> Result<(), String> {
         if *self.draining.borrow() {
             return Err("it is draining".into());
@@ -253,7 +264,7 @@ impl Admin {
         self.writable().await
     }
 
-    /// Whether the store can be written, as it was found a moment ago at most.
+    /// Whether the store can be written, by a probe at most [`PROBE_LIFE`] old.
     async fn writable(&self) -> Result<(), String> {
         if let Some((at, found)) = &*self.probed.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < PROBE_LIFE
@@ -262,12 +273,12 @@ impl Admin {
         }
         let store = self.store.clone();
         let probe = tokio::task::spawn_blocking(move || store.check_writable());
-        let found = match tokio::time::timeout(HEAD, probe).await {
+        let found = match tokio::time::timeout(HEAD_TIMEOUT, probe).await {
             Ok(found) => found.map_err(io::Error::other).and_then(|found| found),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
         let found = found.map_err(|error| {
-            // The words of the system, without a path of this machine.
+            // The system's message, without a path.
             format!("the store cannot be written: {error}")
         });
         let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,24 +302,13 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(bytes) => whole(status, "application/json", bytes.into()),
         Err(error) => {
-            tracing::error!(%error, "an answer cannot be written");
+            tracing::error!(%error, "a response cannot be serialised");
             text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the answer cannot be written\n",
             )
         }
     }
-}
-
-fn refused(refusal: &Refusal) -> Response<Body> {
-    let error = refusal.message.to_owned();
-    let mut response = json(refusal.status, &Refused { error });
-    if let Some(allow) = refusal.allow {
-        response
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static(allow));
-    }
-    response
 }
 
 fn whole(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {

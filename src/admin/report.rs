@@ -1,4 +1,4 @@
-//! What the API says and is told: the shapes of its JSON, for both ends.
+//! The JSON of the admin API, for the server and for the commands.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,14 @@ pub struct Stats {
     /// Reasons and how often.
     pub stale_served: BTreeMap<String, u64>,
     pub upstreams: Vec<UpstreamStats>,
-    /// Where there is one.
+    /// Absent without a bucket.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bucket: Option<BucketStats>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStats {
-    /// Taken or promised.
+    /// Used or reserved.
     pub bytes: u64,
     pub max_bytes: u64,
     pub objects: u64,
@@ -34,7 +34,7 @@ pub struct StoreStats {
     pub evicted_bytes: u64,
 }
 
-/// What was answered of one kind of content.
+/// The requests for one kind of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulls {
     pub requests: u64,
@@ -64,60 +64,60 @@ pub struct UpstreamStats {
     pub registry: String,
     pub requests: u64,
     pub failures: u64,
-    /// As the registry said last, where it does.
+    /// The last value that the registry sent, if it sends one.
     pub ratelimit_remaining: Option<u64>,
 }
 
-/// What happened with the bucket.
+/// The traffic with the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketStats {
-    /// Records and bodies that it had, and had not.
+    /// Records and bodies that were found in the bucket, and not found.
     pub hits: u64,
     pub misses: u64,
-    /// Questions and changes that failed or took too long.
+    /// Requests to the bucket that failed or timed out.
     pub failures: u64,
-    /// Records and bodies that were not what they should be.
+    /// Records and bodies that failed verification.
     pub verify_failures: u64,
-    /// Bodies that were written there, or were there already.
+    /// Bodies that were uploaded, or were in the bucket already.
     pub uploads: u64,
     pub uploads_dropped: u64,
-    /// Changes of records that did not get there.
+    /// Changes of records that were not written to the bucket.
     pub records_dropped: u64,
-    /// Downloads that waited in vain for another gateway's.
+    /// Downloads whose wait for another gateway's upload timed out.
     pub lease_timeouts: u64,
 }
 
 /// The body of `POST /api/purge`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PurgeAsked {
+pub struct PurgeRequest {
     /// An image, a digest or a registry.
     pub target: String,
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// Its answer: what went, or would.
+/// Its response: what was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeReport {
     pub dry_run: bool,
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
-    /// Other records of the v1 API, on either side.
+    /// Records of the v1 API and of the bridge.
     #[serde(default)]
     pub beside: u64,
     pub files: u64,
     pub bytes: u64,
-    /// Files that stay, since other repositories have a claim to them.
+    /// Files that stay because other repositories have links to them.
     pub shared: u64,
-    /// The tags, manifests and blobs by name, and where other records were; the first of them.
+    /// The names of the first tags, manifests, blobs and other records.
     pub names: Vec<String>,
-    /// How many more there are.
+    /// The number of names left out.
     pub more: u64,
 }
 
-/// A line of the answer to `POST /api/verify`.
+/// A line of the response to `POST /api/verify`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyLine {
     pub blobs: u64,
@@ -125,46 +125,46 @@ pub struct VerifyLine {
     pub bytes: u64,
     pub of_bytes: u64,
     pub damaged: u64,
-    /// In the last line, without which the answer is not whole.
+    /// Present in the last line; without it the response is incomplete.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub done: Option<VerifyEnd>,
 }
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyEnd {
-    /// Set aside, since their bytes are not what their name says, or cannot be read.
+    /// The digests of blobs that were quarantined: they do not match or cannot be read.
     pub damaged: Vec<String>,
 }
 
 /// The body of `POST /api/warm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WarmAsked {
+pub struct WarmRequest {
     pub image: String,
-    /// `os/architecture[/variant]` or `all`; without it, what the gateway's machine is.
+    /// `os/architecture[/variant]` or `all`; the default is the platform of the gateway's machine.
     #[serde(default)]
     pub platform: Option<String>,
 }
 
-/// A line of its answer: how far the image is.
+/// A line of its response: the progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmLine {
-    /// Blobs that are here.
+    /// Blobs in the store.
     pub blobs: u64,
     pub of_blobs: u64,
-    /// Bytes of blobs that are here, as far as is known beforehand how many there are.
+    /// Bytes of blobs in the store; blobs of unknown size are not counted.
     pub bytes: u64,
     pub of_bytes: u64,
-    /// Bytes of blobs that were not here before.
+    /// Bytes of blobs that were not in the store before.
     pub fetched: u64,
-    /// Blobs that are coming.
+    /// Blobs that are being fetched.
     #[serde(default)]
     pub coming: Vec<WarmBlob>,
-    /// Why nothing happens just now.
+    /// The reason for waiting, while nothing is fetched.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits: Option<String>,
-    /// In the last line, without which the answer is not whole.
+    /// Present in the last line; without it the response is incomplete.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub done: Option<WarmEnd>,
 }
@@ -173,19 +173,19 @@ pub struct WarmLine {
 pub struct WarmBlob {
     pub digest: String,
     pub bytes: u64,
-    /// Where it is known.
+    /// Absent if unknown.
     pub size: Option<u64>,
 }
 
-/// What a pull beforehand came to.
+/// The result of warming an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmEnd {
-    /// Why it is not all here.
+    /// The reason why it is not stored completely.
     pub error: Option<String>,
 }
 
-/// Every answer that is not what was asked for.
+/// The body of an error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
+pub struct ErrorBody {
     pub error: String,
 }

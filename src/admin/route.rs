@@ -1,19 +1,20 @@
-//! What a request to the admin address wants, and whether it may: one pure function.
+//! Routes and authorises requests to the admin listeners. Pure.
 //!
-//! The API removes things and asks for no password, so three doors are shut. Other machines: only who is on
-//! this one may ask it. DNS rebinding (a page of a stranger whose name suddenly resolves to 127.0.0.1): the
-//! Host must be one of ours. Cross-site requests (a page that sends a form to 127.0.0.1): whatever changes
-//! something must be `application/json`, which a browser sends across sites only after asking with OPTIONS,
-//! and that is never allowed here.
+//! The API deletes content and asks for no password, so it refuses three kinds of requests. Other machines: only
+//! clients on this machine are served. DNS rebinding (a hostile page whose name resolves to 127.0.0.1): `Host` must
+//! be a name of the admin address. Cross-site requests (a page that sends a form to 127.0.0.1): requests that change
+//! something must be `application/json`, which browsers send across sites only after a preflight with OPTIONS, and
+//! that gets 405.
 
 use std::io;
 use std::net::IpAddr;
 
+use super::error::AdminError;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use oci::authority;
 use runtime::listen::Accepted;
 
-/// Which listener a request came in on.
+/// The admin listener that received a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// `admin.address`
@@ -32,10 +33,10 @@ impl Scope {
     }
 }
 
-/// Who asks.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Through a socket file, whose mode decides who may.
+    /// Through a socket file, whose mode restricts access.
     Unix,
     Tcp {
         remote: IpAddr,
@@ -44,7 +45,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Who is at the other end of a connection.
+    /// The client of an accepted connection.
     ///
     /// # Errors
     /// When the client has reset it.
@@ -58,7 +59,7 @@ impl Peer {
         }
     }
 
-    /// The address it comes from; `None` for a socket file.
+    /// Its address; `None` for a socket file.
     pub fn remote(self) -> Option<IpAddr> {
         match self {
             Self::Unix => None,
@@ -66,17 +67,17 @@ impl Peer {
         }
     }
 
-    /// Whether that is on this machine.
+    /// Whether the client is on this machine.
     fn is_local(self) -> bool {
         match self {
             Self::Unix => true,
-            // Who has the address that was connected to is the machine itself.
+            // A client whose address is that of the listener is on this machine.
             Self::Tcp { remote, local } => remote.is_loopback() || remote == local,
         }
     }
 }
 
-/// What is wanted.
+/// A resource or action of the admin API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Page,
@@ -105,7 +106,7 @@ impl Route {
         })
     }
 
-    /// Whether it changes something.
+    /// Whether it changes anything.
     const fn acts(self) -> bool {
         matches!(self, Self::Purge | Self::Verify | Self::Warm)
     }
@@ -114,67 +115,45 @@ impl Route {
         if self.acts() { "POST" } else { "GET, HEAD" }
     }
 
-    /// Whether only this machine may ask it.
+    /// Whether it is restricted to clients on this machine.
     const fn is_private(self) -> bool {
         !matches!(self, Self::Metrics | Self::Live | Self::Ready)
     }
 }
 
-/// A request that gets nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub message: &'static str,
-    /// For `Allow`.
-    pub allow: Option<&'static str>,
-}
-
-impl Refusal {
-    pub const fn new(status: StatusCode, message: &'static str) -> Self {
-        Self {
-            status,
-            message,
-            allow: None,
-        }
-    }
-}
-
-/// Routes a request. `name` is the host of `admin.address`, where that is one.
+/// Routes a request. `name` is the host of `admin.address`, unless that is a socket file.
 ///
 /// # Errors
-/// The [`Refusal`] to answer with.
+/// Unknown routes and methods, other hosts and machines, other media types than JSON.
 pub fn route(
     (method, uri, headers): (&Method, &Uri, &HeaderMap),
     (peer, scope): (Peer, Scope),
     name: Option<&str>,
-) -> Result<Route, Refusal> {
-    if scope == Scope::Everything && !is_ours(uri, headers, name) {
-        return Err(Refusal::new(
+) -> Result<Route, AdminError> {
+    if scope == Scope::Everything && !is_addressed_to_admin(uri, headers, name) {
+        return Err(AdminError::new(
             StatusCode::MISDIRECTED_REQUEST,
             "the admin address answers to localhost and to its configured name only",
         ));
     }
-    let unknown = Refusal::new(StatusCode::NOT_FOUND, "there is nothing here");
-    let route = Route::of(uri.path(), scope).ok_or(unknown)?;
+    let unknown = || AdminError::new(StatusCode::NOT_FOUND, "there is nothing here");
+    let route = Route::of(uri.path(), scope).ok_or_else(unknown)?;
     if route.is_private() && !peer.is_local() {
-        return Err(Refusal::new(
+        return Err(AdminError::new(
             StatusCode::FORBIDDEN,
             "this is answered to the gateway's own machine only",
         ));
     }
-    let right = if route.acts() {
+    let is_allowed = if route.acts() {
         method == Method::POST
     } else {
         matches!(*method, Method::GET | Method::HEAD)
     };
-    if !right {
-        return Err(Refusal {
-            allow: Some(route.allow()),
-            ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
-        });
+    if !is_allowed {
+        return Err(AdminError::method_not_allowed(route.allow()));
     }
     if route.acts() && !is_json(headers) {
-        return Err(Refusal::new(
+        return Err(AdminError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "the body must be application/json",
         ));
@@ -182,9 +161,9 @@ pub fn route(
     Ok(route)
 }
 
-/// Whether a request is meant for the admin address: `localhost`, a loopback literal or its own name, with
-/// any port. What the target says counts before Host (RFC 9112 §3.2.2).
-fn is_ours(uri: &Uri, headers: &HeaderMap, name: Option<&str>) -> bool {
+/// Whether the host of a request is `localhost`, a loopback address or the host of `admin.address`, with any port. An
+/// absolute target takes precedence over `Host` (RFC 9112 §3.2.2).
+fn is_addressed_to_admin(uri: &Uri, headers: &HeaderMap, name: Option<&str>) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let authority = match (uri.authority(), hosts.next(), hosts.next()) {
         (Some(authority), _, None) => authority.as_str(),
@@ -217,7 +196,7 @@ mod tests {
         local: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
     };
 
-    fn ask(
+    fn route_status(
         method: &str,
         path: &str,
         lines: &[(&str, &str)],
@@ -233,7 +212,7 @@ mod tests {
             path.parse().expect("a target"),
         );
         let routed = route((&method, &uri, &headers), from, Some("admin.example"));
-        routed.map_err(|refusal| refusal.status.as_u16())
+        routed.map_err(|error| error.status.as_u16())
     }
 
     #[test]
@@ -255,7 +234,7 @@ mod tests {
             ("", false),
             ("localhost:x", false),
         ] {
-            let status = ask(
+            let status = route_status(
                 "GET",
                 "/metrics",
                 &[("host", host)],
@@ -265,10 +244,10 @@ mod tests {
             assert_eq!(status, expected, "{host}");
         }
         let everything = (HERE, Scope::Everything);
-        assert_eq!(ask("GET", "/", &[], everything), Err(421));
+        assert_eq!(route_status("GET", "/", &[], everything), Err(421));
         let two = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(ask("GET", "/", &two, everything), Err(421));
-        let absolute = ask(
+        assert_eq!(route_status("GET", "/", &two, everything), Err(421));
+        let absolute = route_status(
             "GET",
             "http://evil.example/",
             &[("host", "localhost")],
@@ -277,7 +256,7 @@ mod tests {
         assert_eq!(absolute, Err(421));
         // What may be public answers to any name.
         assert_eq!(
-            ask(
+            route_status(
                 "GET",
                 "/metrics",
                 &[("host", "a.b")],
@@ -345,7 +324,7 @@ mod tests {
         ] {
             let lines: Vec<_> = line.into_iter().chain([("host", "localhost")]).collect();
             assert_eq!(
-                ask(method, path, &lines, (peer, scope)),
+                route_status(method, path, &lines, (peer, scope)),
                 expected,
                 "{method} {path} {line:?} {peer:?}"
             );

@@ -1,14 +1,14 @@
-//! What an operator means by `IMAGE`, `DIGEST` or `REGISTRY`. Pure.
+//! Parses the `IMAGE`, `DIGEST` or `REGISTRY` of a command. Pure.
 
 use gateway::{NameContext, ResolveError, Resolver};
 use mirror::{ImageReference, Target};
 use oci::digest::Digest;
 use oci::name::{NameError, Reference, Registry, RepositoryName};
 
-/// Why a text names nothing.
+/// A text that names no image, digest or registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    #[error("{0} is no registry's: write the registry's name before it")]
+    #[error("{0} belongs to no registry: write the registry's name before it")]
     NoRegistry(String),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
     Name(#[from] NameError),
@@ -16,14 +16,14 @@ pub enum TargetError {
     Reference(String),
     #[error("{0} is no image; write [registry/]repository[:tag|@digest]")]
     NoImage(String),
-    #[error("{0} has `cache: false`: what is read there is not kept here")]
-    NotKept(Registry),
+    #[error("{0} has `cache: false`: its content is not stored")]
+    NotCached(Registry),
 }
 
-/// Reads what is to be fetched beforehand; without a tag it is `latest`.
+/// Parses the image to warm; the default tag is `latest`.
 ///
 /// # Errors
-/// When it is no image, or of no registry that is configured and kept.
+/// When it is no image, or of no registry that is configured and cached.
 pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetError> {
     let (registry, repository, reference) = match parse(text, resolver)? {
         Target::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
@@ -43,7 +43,7 @@ pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetEr
         .by_name(registry.as_str())
         .is_some_and(|entry| !entry.cached)
     {
-        return Err(TargetError::NotKept(registry));
+        return Err(TargetError::NotCached(registry));
     }
     Ok(ImageReference {
         registry,
@@ -52,10 +52,10 @@ pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetEr
     })
 }
 
-/// Reads what is to go. A registry's name is the registry, even if a repository were called so.
+/// Parses the target of a purge. A registry's name takes precedence over a repository of that name.
 ///
 /// # Errors
-/// When it is none of the three, or of no registry that is configured.
+/// When it is none of the three, or of no configured registry.
 pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
     if let Ok(digest) = text.parse::<Digest>() {
         return Ok(Target::Everywhere(digest));
@@ -94,12 +94,13 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
     })
 }
 
+/// The tag or digest of a text, not yet validated.
 enum Written<'a> {
     Tag(&'a str),
     Digest(&'a str),
 }
 
-/// Takes the tag or digest off; a colon before the last slash is a port's. With both, the digest counts.
+/// Splits the tag or digest off; a colon before the last slash begins a port. With both, the digest counts.
 fn split(text: &str) -> (&str, Option<Written<'_>>) {
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => (name, Some(Written::Digest(digest))),
@@ -118,7 +119,7 @@ mod tests {
     use oci::glob::Pattern;
 
     #[test]
-    fn what_is_meant() {
+    fn targets() {
         let named = |name: &str, aliases: &[&str], owns: &[&str], default, library| RegistryEntry {
             aliases: aliases.iter().map(ToString::to_string).collect(),
             owns: owns
@@ -244,7 +245,7 @@ mod tests {
             ("docker.io", TargetError::NoImage("docker.io".into())),
             (
                 "backend/app",
-                TargetError::NotKept(Registry::new("backend")),
+                TargetError::NotCached(Registry::new("backend")),
             ),
         ] {
             assert_eq!(image(text, &resolver), Err(expected), "{text}");

@@ -1,4 +1,4 @@
-//! Pulls beforehand: what `roadstead warm` asks for.
+//! `/api/warm`: fetches an image into the store, and streams the progress.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,42 +7,45 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
-use super::api::{error, lines_of_json, read, render};
-use super::report::{WarmAsked, WarmBlob, WarmEnd, WarmLine};
+use super::api::{lines_of_json, read, render};
+use super::error::AdminError;
+use super::report::{WarmBlob, WarmEnd, WarmLine, WarmRequest};
 use super::{Admin, Body, target};
 use mirror::{ImageReference, WarmProgress};
 use oci::platform::{Platform, Platforms};
 
-/// How often the progress is told, where there is any.
+/// The interval between progress lines, while there is progress.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
-/// How often a line is sent all the same, so that whoever listens knows that it goes on.
-const SIGN_EVERY: Duration = Duration::from_secs(10);
+/// The interval between lines without progress, so that the client does not time out.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 impl Admin {
-    /// Begins to fetch an image, and tells how it goes. It ends early when nobody listens any more; downloads
-    /// that are under way then go on.
-    pub(super) async fn warm(self: Arc<Self>, body: Incoming) -> Response<Body> {
-        let asked: WarmAsked = match read(body).await {
-            Ok(asked) => asked,
-            Err(refused) => return *refused,
+    /// Fetches an image and streams the progress. It stops when the client disconnects; downloads in flight continue.
+    ///
+    /// # Errors
+    /// 400 for a body that names no image or platform.
+    pub(super) async fn warm(
+        self: Arc<Self>,
+        body: Incoming,
+    ) -> Result<Response<Body>, AdminError> {
+        let bad_request = |message| AdminError::new(StatusCode::BAD_REQUEST, message);
+        let request: WarmRequest = read(body).await?;
+        let image = target::image(&request.image, &self.settings.resolver)
+            .map_err(|error| bad_request(error.to_string()))?;
+        let platforms = match request.platform {
+            Some(text) => text
+                .parse::<Platforms>()
+                .map_err(|error| bad_request(error.to_string()))?,
+            None => Platforms::Only(Platform::host()),
         };
-        let image = match target::image(&asked.image, &self.settings.resolver) {
-            Ok(image) => image,
-            Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
-        };
-        let platforms = asked.platform.as_deref().map(str::parse::<Platforms>);
-        let platforms = match platforms.unwrap_or(Ok(Platforms::Only(Platform::host()))) {
-            Ok(platforms) => platforms,
-            Err(fault) => return error(StatusCode::BAD_REQUEST, fault.to_string()),
-        };
-        let (lines, told) = mpsc::channel(4);
+        let (lines, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
-            let (progress, mut seen) = watch::channel(WarmProgress::default());
+            let (progress, mut current) = watch::channel(WarmProgress::default());
             let fetch = self.fetch(image, platforms, progress);
             tokio::pin!(fetch);
             let end = loop {
                 let pause = async {
-                    let changed = tokio::time::timeout(SIGN_EVERY, seen.changed());
+                    let changed = tokio::time::timeout(KEEP_ALIVE_EVERY, current.changed());
                     let _ = changed.await;
                     tokio::time::sleep(REPORT_EVERY).await;
                 };
@@ -50,17 +53,17 @@ impl Admin {
                     end = &mut fetch => break end,
                     () = pause => {}
                 }
-                let line = line(&seen.borrow_and_update());
-                // Who went away ends it.
+                let line = line(&current.borrow_and_update());
+                // The client has disconnected.
                 if lines.send(render(&line)).await.is_err() {
                     return;
                 }
             };
-            let mut last = line(&seen.borrow());
+            let mut last = line(&current.borrow());
             last.done = Some(end);
             let _ = lines.send(render(&last)).await;
         });
-        lines_of_json(told)
+        Ok(lines_of_json(receiver))
     }
 
     async fn fetch(

@@ -1,6 +1,5 @@
-//! Asking a running gateway: HTTP/1.1 to the admin address of the configuration, over TCP or a socket file.
+//! The client of the admin API: HTTP/1.1 to the admin address of the configuration, over TCP or a socket file.
 
-use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -16,21 +15,21 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::admin::Refused;
+use crate::admin::ErrorBody;
 use crate::config::{Config, ListenAddress};
 
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long the gateway may be silent: a purge looks at every record, a verification at 64 MiB of a slow disk.
-const SILENCE: Duration = Duration::from_secs(600);
-/// The longest answer that is read whole, and the longest line, in bytes.
-const WHOLE: usize = 16 << 20;
+/// The timeout for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout for the next bytes: a purge reads every record, a verification reads 64 MiB of a slow disk.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
+/// The limit for a response that is not streamed, and for a line, in bytes.
+const BODY_BYTES: usize = 16 << 20;
 
-/// Why there is no answer.
+/// A request to the gateway that failed.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum AdminClientError {
     #[error(
-        "admin.address is off in the configuration, so there is nobody to ask; write an address there"
+        "admin.address is off in the configuration, so the gateway cannot be reached; write an address there"
     )]
     Off,
     #[error(
@@ -38,60 +37,66 @@ pub enum AskError {
     )]
     AnyPort,
     #[error(
-        "nobody answers at {address}, the admin.address of the configuration: {source}; is the gateway running?"
+        "cannot connect to {address}, the admin.address of the configuration: {source}; is the gateway running?"
     )]
     NotRunning { address: String, source: io::Error },
-    #[error("{address}, the admin.address of the configuration, refuses ({status}): {message}")]
+    #[error(
+        "{address}, the admin.address of the configuration, refused the request ({status}): {message}"
+    )]
     Refused {
         address: String,
         status: StatusCode,
         message: String,
     },
-    #[error("the gateway stopped answering: {0}")]
-    BrokenOff(String),
-    #[error("what answers at admin.address is no gateway of this version: {0}")]
+    #[error("the response of the gateway is incomplete: {0}")]
+    Incomplete(String),
+    #[error("the server at admin.address is no gateway of this version: {0}")]
     Unreadable(#[from] serde_json::Error),
-    #[error("the system refuses: {0}")]
+    #[error("the request cannot be sent: {0}")]
     System(#[from] io::Error),
 }
 
-impl AskError {
+impl AdminClientError {
     /// `EX_CONFIG`, `EX_UNAVAILABLE` of sysexits.h, else 1.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Off | Self::AnyPort => 78,
             Self::NotRunning { .. } => 69,
-            Self::Refused { .. } | Self::BrokenOff(_) | Self::Unreadable(_) | Self::System(_) => 1,
+            Self::Refused { .. } | Self::Incomplete(_) | Self::Unreadable(_) | Self::System(_) => 1,
         }
     }
 }
 
-/// Where a gateway of this configuration is asked.
+/// The client for the gateway of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminClient {
-    /// As the configuration has it.
+    /// As in the configuration.
     address: String,
-    at: At,
-    /// For `Host`.
+    target: ConnectAddress,
+    /// The value of `Host`.
     host: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum At {
+enum ConnectAddress {
     Tcp(String),
     Unix(PathBuf),
 }
 
 impl AdminClient {
+    /// The client for a configuration.
+    ///
     /// # Errors
-    /// When the configuration leaves nobody to ask.
-    pub fn of(config: &Config) -> Result<Self, AskError> {
-        let address = config.admin.address.as_ref().ok_or(AskError::Off)?;
-        let (at, host) = match address {
-            ListenAddress::Unix(path) => (At::Unix(path.clone()), "localhost".to_owned()),
-            ListenAddress::Tcp { port: 0, .. } => return Err(AskError::AnyPort),
+    /// When `admin.address` is off or has port 0.
+    pub fn of(config: &Config) -> Result<Self, AdminClientError> {
+        let address = config.admin.address.as_ref().ok_or(AdminClientError::Off)?;
+        let (target, host) = match address {
+            ListenAddress::Unix(path) => {
+                (ConnectAddress::Unix(path.clone()), "localhost".to_owned())
+            }
+            ListenAddress::Tcp { port: 0, .. } => return Err(AdminClientError::AnyPort),
             ListenAddress::Tcp { host, port } => {
-                // Who listens on all addresses is on this machine too.
+                // A wildcard address is reached over loopback.
                 let host = match host.as_deref() {
                     None | Some("0.0.0.0") => "127.0.0.1",
                     Some("::") => "::1",
@@ -102,81 +107,90 @@ impl AdminClient {
                 } else {
                     format!("{host}:{port}")
                 };
-                (At::Tcp(authority.clone()), authority)
+                (ConnectAddress::Tcp(authority.clone()), authority)
             }
         };
         let address = address.to_string();
-        Ok(Self { address, at, host })
+        Ok(Self {
+            address,
+            target,
+            host,
+        })
     }
 
-    /// Asks for something.
+    /// Sends a GET and parses the response.
     ///
     /// # Errors
-    /// Why there is no answer.
-    pub fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AskError> {
+    /// When the gateway cannot be reached, refuses the request, or sends something else.
+    pub fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminClientError> {
         run(async {
             let body = self.send(Method::GET, path, Bytes::new()).await?;
             Ok(serde_json::from_slice(&whole(body).await?)?)
         })
     }
 
-    /// Has something done.
+    /// Sends a POST and parses the response.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// As [`Self::get`].
     pub fn post<A: DeserializeOwned>(
         &self,
         path: &str,
-        asked: &impl Serialize,
-    ) -> Result<A, AskError> {
-        let asked = serde_json::to_vec(asked)?;
+        body: &impl Serialize,
+    ) -> Result<A, AdminClientError> {
+        let body = serde_json::to_vec(body)?;
         run(async {
-            let body = self.send(Method::POST, path, asked.into()).await?;
+            let body = self.send(Method::POST, path, body.into()).await?;
             Ok(serde_json::from_slice(&whole(body).await?)?)
         })
     }
 
-    /// Has something done that tells how it goes, line by line.
+    /// Sends a POST and passes each line of the response to `line`.
     ///
     /// # Errors
-    /// Why there is no answer, or why it ended early.
+    /// As [`Self::get`], and when the response ends early.
     pub fn follow<L: DeserializeOwned>(
         &self,
         path: &str,
-        asked: &impl Serialize,
+        body: &impl Serialize,
         mut line: impl FnMut(L),
-    ) -> Result<(), AskError> {
-        let asked = serde_json::to_vec(asked)?;
+    ) -> Result<(), AdminClientError> {
+        let body = serde_json::to_vec(body)?;
         run(async {
-            let mut body = self.send(Method::POST, path, asked.into()).await?;
+            let mut body = self.send(Method::POST, path, body.into()).await?;
             let mut rest = BytesMut::new();
             while let Some(piece) = next(&mut body).await? {
                 rest.extend_from_slice(&piece);
                 while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
                     line(serde_json::from_slice(&rest.split_to(end + 1))?);
                 }
-                if rest.len() > WHOLE {
-                    return Err(AskError::BrokenOff("its answer is too long".into()));
+                if rest.len() > BODY_BYTES {
+                    return Err(AdminClientError::Incomplete("it is too long".into()));
                 }
             }
             Ok(())
         })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Incoming, AskError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Incoming, AdminClientError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| AskError::BrokenOff(error.to_string()))?;
-        let response = match &self.at {
-            At::Tcp(authority) => {
+            .map_err(|error| AdminClientError::Incomplete(error.to_string()))?;
+        let response = match &self.target {
+            ConnectAddress::Tcp(authority) => {
                 let stream = self.connected(TcpStream::connect(authority)).await?;
                 exchange(stream, request).await?
             }
-            At::Unix(path) => {
+            ConnectAddress::Unix(path) => {
                 let stream = self.connected(UnixStream::connect(path)).await?;
                 exchange(stream, request).await?
             }
@@ -185,12 +199,12 @@ impl AdminClient {
         if status.is_success() {
             return Ok(body);
         }
-        let words = whole(body).await?;
-        let message = match serde_json::from_slice(&words) {
-            Ok(Refused { error }) => error,
-            Err(_) => String::from_utf8_lossy(&words[..words.len().min(200)]).into_owned(),
+        let body = whole(body).await?;
+        let message = match serde_json::from_slice(&body) {
+            Ok(ErrorBody { error }) => error,
+            Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
         };
-        Err(AskError::Refused {
+        Err(AdminClientError::Refused {
             address: self.address.clone(),
             status,
             message,
@@ -200,65 +214,62 @@ impl AdminClient {
     async fn connected<S>(
         &self,
         connect: impl Future<Output = io::Result<S>>,
-    ) -> Result<S, AskError> {
-        let timed = tokio::time::timeout(CONNECT, connect).await;
+    ) -> Result<S, AdminClientError> {
+        let timed = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
         let connected = timed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        connected.map_err(|source| AskError::NotRunning {
+        connected.map_err(|source| AdminClientError::NotRunning {
             address: self.address.clone(),
             source,
         })
     }
 }
 
-/// One thread is enough for one question.
-fn run<A>(question: impl Future<Output = Result<A, AskError>>) -> Result<A, AskError> {
+/// Runs one request to its end.
+fn run<A>(
+    request: impl Future<Output = Result<A, AdminClientError>>,
+) -> Result<A, AdminClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(question)
+    runtime.block_on(request)
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, AskError> {
-    let broken = |error: hyper::Error| AskError::BrokenOff(told(&error));
+) -> Result<Response<Incoming>, AdminClientError> {
+    let broken = |error: hyper::Error| AdminClientError::Incomplete(telemetry::chain(&error));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
     tokio::spawn(connection);
-    let answer = tokio::time::timeout(SILENCE, sender.send_request(request)).await;
-    answer.map_err(|_| silent())?.map_err(broken)
+    let response = tokio::time::timeout(READ_TIMEOUT, sender.send_request(request)).await;
+    response.map_err(|_| timed_out())?.map_err(broken)
 }
 
-async fn whole(mut body: Incoming) -> Result<BytesMut, AskError> {
+async fn whole(mut body: Incoming) -> Result<BytesMut, AdminClientError> {
     let mut bytes = BytesMut::new();
     while let Some(piece) = next(&mut body).await? {
-        if bytes.len() + piece.len() > WHOLE {
-            return Err(AskError::BrokenOff("its answer is too long".into()));
+        if bytes.len() + piece.len() > BODY_BYTES {
+            return Err(AdminClientError::Incomplete("it is too long".into()));
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
 }
 
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
-    let frame = tokio::time::timeout(SILENCE, body.frame()).await;
-    match frame.map_err(|_| silent())? {
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, AdminClientError> {
+    let frame = tokio::time::timeout(READ_TIMEOUT, body.frame()).await;
+    match frame.map_err(|_| timed_out())? {
         None => Ok(None),
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Some(Err(error)) => Err(AskError::BrokenOff(told(&error))),
+        Some(Err(error)) => Err(AdminClientError::Incomplete(telemetry::chain(&error))),
     }
 }
 
-fn silent() -> AskError {
-    let mut words = String::from("it said nothing for ");
-    let _ = write!(words, "{} s", SILENCE.as_secs());
-    AskError::BrokenOff(words)
-}
-
-fn told(error: &hyper::Error) -> String {
-    telemetry::chain(error)
+fn timed_out() -> AdminClientError {
+    let seconds = READ_TIMEOUT.as_secs();
+    AdminClientError::Incomplete(format!("nothing was received for {seconds} s"))
 }
 
 #[cfg(test)]
@@ -266,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_to_ask() {
+    fn addresses() {
         for (address, expected) in [
             ("127.0.0.1:5002", Ok("127.0.0.1:5002")),
             (":5002", Ok("127.0.0.1:5002")),
@@ -281,11 +292,11 @@ mod tests {
             let yaml = format!("admin: {{address: {address:?}}}");
             let config = crate::config::parse(&yaml, "f", &|_| None).expect("good");
             let client = AdminClient::of(&config);
-            let told = client
+            let host = client
                 .as_ref()
                 .map(|client| client.host.as_str())
-                .map_err(AskError::exit_code);
-            assert_eq!(told, expected, "{address}");
+                .map_err(AdminClientError::exit_code);
+            assert_eq!(host, expected, "{address}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Figures as people read them. Pure.
+//! The output of the commands, as text. Pure.
 
 use std::fmt::Write as _;
 
@@ -6,9 +6,6 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::admin::{BucketStats, Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine, WarmLine};
-
-/// How wide the bar of a progress is, in characters.
-const BAR: u64 = 30;
 
 /// `1.5 GiB`
 pub fn size(bytes: u64) -> String {
@@ -77,14 +74,14 @@ pub fn stats(stats: &Stats, now: u64) -> String {
     let share = percent(saved, pushed);
     let _ = writeln!(
         text,
-        "\nsaved      {}, {share} % of what clients got",
+        "\nsaved      {}, {share} % of the bytes sent to clients",
         size(saved)
     );
 
     let store = &stats.store;
     let _ = writeln!(
         text,
-        "store      {} of {} in {} objects; {} made room ({})",
+        "store      {} of {} in {} objects; {} evicted ({})",
         size(store.bytes),
         size(store.max_bytes),
         store.objects,
@@ -92,7 +89,7 @@ pub fn stats(stats: &Stats, now: u64) -> String {
         size(store.evicted_bytes),
     );
     if let Some(bucket) = &stats.bucket {
-        text.push_str(&of_bucket(bucket));
+        text.push_str(&bucket_lines(bucket));
     }
     let fills = &stats.fills;
     let _ = writeln!(
@@ -112,12 +109,12 @@ pub fn stats(stats: &Stats, now: u64) -> String {
         .map(|(reason, times)| format!("{times} {reason}"));
     let reasons: Vec<String> = reasons.collect();
     let total: u64 = stats.stale_served.values().sum();
-    let told = if reasons.is_empty() {
+    let reasons = if reasons.is_empty() {
         String::new()
     } else {
         format!(" ({})", reasons.join(", "))
     };
-    let _ = writeln!(text, "stale      {total} answers{told}");
+    let _ = writeln!(text, "stale      {total} responses{reasons}");
 
     if !stats.upstreams.is_empty() {
         let longest = stats
@@ -145,11 +142,11 @@ pub fn stats(stats: &Stats, now: u64) -> String {
     text
 }
 
-/// What happened with the bucket, in two lines.
-fn of_bucket(bucket: &BucketStats) -> String {
+/// The traffic with the bucket, in two lines.
+fn bucket_lines(bucket: &BucketStats) -> String {
     format!(
-        "bucket     {} hits, {} misses; {} written, {} given up\n           {} failures, {} wrong; {} records not \
-         shared, {} waits in vain\n",
+        "bucket     {} hits, {} misses; {} written, {} dropped\n           {} failures, {} wrong; {} records not \
+         shared, {} waits timed out\n",
         bucket.hits,
         bucket.misses,
         bucket.uploads,
@@ -171,20 +168,20 @@ pub fn purge(report: &PurgeReport) -> String {
         let _ = writeln!(text, "and {} more", report.more);
     }
     if report.names.is_empty() {
-        return "nothing of that is here\n".to_owned();
+        return "nothing matches\n".to_owned();
     }
     let verb = if report.dry_run {
         "would remove"
     } else {
         "removed"
     };
-    let beside = match report.beside {
+    let others = match report.beside {
         0 => String::new(),
-        beside => format!(", {}", counted(beside, "other record")),
+        count => format!(", {}", counted(count, "other record")),
     };
     let _ = writeln!(
         text,
-        "{verb} {}, {}, {}{beside}: {}, {}",
+        "{verb} {}, {}, {}{others}: {}, {}",
         counted(report.tags, "tag"),
         counted(report.manifests, "manifest"),
         counted(report.blobs, "blob"),
@@ -195,72 +192,15 @@ pub fn purge(report: &PurgeReport) -> String {
         let stay = if report.shared == 1 { "stays" } else { "stay" };
         let _ = writeln!(
             text,
-            "{} {stay}: other repositories have a claim",
-            counted(report.shared, "file")
+            "{} {stay}: other repositories link to {}",
+            counted(report.shared, "file"),
+            if report.shared == 1 { "it" } else { "them" }
         );
     }
     text
 }
 
-/// How far a verification is, in one line; with a bar for a terminal.
-pub fn progress(line: &VerifyLine, bar: bool) -> String {
-    let done = percent(line.bytes, line.of_bytes);
-    format!(
-        "{}{} of {}, {} of {} files, {} damaged",
-        gauge(done, bar),
-        size(line.bytes),
-        size(line.of_bytes),
-        line.blobs,
-        line.of_blobs,
-        line.damaged
-    )
-}
-
-/// How much of 100 is done.
-fn gauge(done: u64, bar: bool) -> String {
-    let drawn = if bar {
-        let full = (done * BAR / 100).min(BAR);
-        let (full, empty) = ("#".repeat(index(full)), "-".repeat(index(BAR - full)));
-        format!("[{full}{empty}] ")
-    } else {
-        String::new()
-    };
-    format!("{drawn}{done:>3} %  ")
-}
-
-/// How much of an image is here, of 100: its bytes, or its blobs where nobody says how long they are.
-pub fn warm_share(line: &WarmLine) -> u64 {
-    match (line.of_bytes, line.of_blobs) {
-        // Its manifest is asked for, or it has nothing else.
-        (0, 0) if line.done.is_none() => 0,
-        (0, of_blobs) => percent(line.blobs, of_blobs),
-        (of_bytes, _) => percent(here(line), of_bytes).min(100),
-    }
-}
-
-/// Bytes of an image that are here, those of unfinished blobs included.
-fn here(line: &WarmLine) -> u64 {
-    let coming: u64 = line.coming.iter().map(|blob| blob.bytes).sum();
-    line.bytes + coming
-}
-
-/// How far a pull beforehand is, in one line; with a bar for a terminal.
-pub fn warming(image: &str, line: &WarmLine, bar: bool) -> String {
-    let mut text = format!(
-        "{image}  {}{} of {}, {} of {} blobs",
-        gauge(warm_share(line), bar),
-        size(here(line)),
-        size(line.of_bytes),
-        line.blobs,
-        line.of_blobs
-    );
-    if let Some(why) = &line.waits {
-        let _ = write!(text, "; waiting: {why}");
-    }
-    text
-}
-
-/// What a pull beforehand came to.
+/// The result of warming an image.
 pub fn warmed(image: &str, line: &WarmLine) -> String {
     format!(
         "{image}: {}, {}; {} fetched\n",
@@ -270,19 +210,19 @@ pub fn warmed(image: &str, line: &WarmLine) -> String {
     )
 }
 
-/// What several came to.
-pub fn all_warmed(here: usize, of: usize, fetched: u64) -> String {
+/// The result of warming several images.
+pub fn all_warmed(complete: usize, of: usize, fetched: u64) -> String {
     format!(
-        "{here} of {of} images are here; {} fetched\n",
+        "{complete} of {of} images are stored; {} fetched\n",
         size(fetched)
     )
 }
 
-/// What a verification found.
+/// The result of a verification.
 pub fn verified(line: &VerifyLine, end: &VerifyEnd) -> String {
     let mut text = String::new();
     for digest in &end.damaged {
-        let _ = writeln!(text, "damaged, set aside: {digest}");
+        let _ = writeln!(text, "damaged, quarantined: {digest}");
     }
     let _ = writeln!(
         text,
@@ -302,14 +242,10 @@ fn counted(number: u64, thing: &str) -> String {
     }
 }
 
-/// Nothing of nothing is all of it.
-fn percent(part: u64, whole: u64) -> u64 {
+/// Rounded down; 100 of nothing.
+pub fn percent(part: u64, whole: u64) -> u64 {
     let percent = (u128::from(part) * 100).checked_div(u128::from(whole));
     percent.map_or(100, |percent| u64::try_from(percent).unwrap_or(100))
-}
-
-fn index(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(0)
 }
 
 fn date(seconds: u64) -> String {
@@ -350,74 +286,6 @@ mod tests {
     }
 
     #[test]
-    fn progresses() {
-        let line = VerifyLine {
-            blobs: 1,
-            of_blobs: 4,
-            bytes: 1 << 20,
-            of_bytes: 4 << 20,
-            damaged: 0,
-            done: None,
-        };
-        assert_eq!(
-            progress(&line, false),
-            " 25 %  1.0 MiB of 4.0 MiB, 1 of 4 files, 0 damaged"
-        );
-        let drawn = format!("[{}{}]", "#".repeat(7), "-".repeat(23));
-        assert!(progress(&line, true).starts_with(&drawn));
-        let nothing = VerifyLine::default();
-        assert!(progress(&nothing, false).starts_with("100 %"));
-    }
-
-    #[test]
-    fn warmings() {
-        let blob = |bytes| crate::admin::report::WarmBlob {
-            bytes,
-            ..Default::default()
-        };
-        let line = WarmLine {
-            blobs: 1,
-            of_blobs: 3,
-            bytes: 1 << 20,
-            of_bytes: 4 << 20,
-            fetched: 1 << 20,
-            coming: vec![blob(512 << 10), blob(512 << 10)],
-            ..WarmLine::default()
-        };
-        assert_eq!(
-            warming("app", &line, false),
-            "app   50 %  2.0 MiB of 4.0 MiB, 1 of 3 blobs"
-        );
-        let drawn = format!("app  [{}{}]  50 %", "#".repeat(15), "-".repeat(15));
-        assert!(warming("app", &line, true).starts_with(&drawn));
-        assert_eq!(
-            warmed("app", &line),
-            "app: 1 blob, 1.0 MiB; 1.0 MiB fetched\n"
-        );
-        for (bytes, of_bytes, blobs, of_blobs, done, share) in [
-            (0, 0, 0, 0, false, 0),
-            (0, 0, 0, 0, true, 100),
-            (0, 0, 1, 4, false, 25),
-            (9, 4, 1, 4, false, 100),
-        ] {
-            let line = WarmLine {
-                bytes,
-                of_bytes,
-                blobs,
-                of_blobs,
-                done: done.then(crate::admin::report::WarmEnd::default),
-                ..WarmLine::default()
-            };
-            assert_eq!(warm_share(&line), share, "{line:?}");
-        }
-        let waiting = WarmLine {
-            waits: Some("busy".into()),
-            ..WarmLine::default()
-        };
-        assert!(warming("app", &waiting, false).ends_with("; waiting: busy"));
-    }
-
-    #[test]
     fn purges() {
         let report = PurgeReport {
             dry_run: true,
@@ -434,7 +302,7 @@ mod tests {
         assert_eq!(
             purge(&report),
             "a/b:c\nand 2 more\nwould remove 1 tag, 2 manifests, 0 blobs: 2 files, 2.0 KiB\n\
-             1 file stays: other repositories have a claim\n"
+             1 file stays: other repositories link to it\n"
         );
     }
 }

@@ -34,11 +34,11 @@ fn stats_are_for_people() {
     assert_eq!(columns("blobs")[5..7], ["1.0", "MiB"]);
     assert_eq!(columns("manifests")[..5], ["manifests", "2", "1", "1", "0"]);
     assert!(
-        told.contains("\nsaved      1.0 MiB, 50 % of what clients got\n"),
+        told.contains("\nsaved      1.0 MiB, 50 % of the bytes sent to clients\n"),
         "{told}"
     );
     assert!(
-        told.contains(" of 100.0 GiB in 3 objects; 0 made room (0 B)\n"),
+        told.contains(" of 100.0 GiB in 3 objects; 0 evicted (0 B)\n"),
         "{told}"
     );
     assert_eq!(columns("docker.io"), ["docker.io", "4", "0", "-"]);
@@ -54,7 +54,7 @@ fn nobody_to_ask() {
         (
             "unix:nobody.sock".to_owned(),
             69,
-            "nobody answers at unix:nobody.sock",
+            "cannot connect to unix:nobody.sock",
         ),
     ] {
         let dir = temp_dir();
@@ -97,7 +97,8 @@ fn a_refusal_is_told() {
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(
-        told.contains("refuses (400 Bad Request): ") && told.contains("[registry/]repository"),
+        told.contains("refused the request (400 Bad Request): ")
+            && told.contains("[registry/]repository"),
         "{told}"
     );
 }

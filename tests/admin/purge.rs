@@ -71,11 +71,7 @@ fn an_image_goes_with_all_that_only_it_leads_to() {
         }
         let done = purge(&gateway, &[target]);
         assert_eq!(done.replace("removed", "would remove"), dry, "{target}");
-        assert_eq!(
-            purge(&gateway, &[target]),
-            "nothing of that is here\n",
-            "{target}"
-        );
+        assert_eq!(purge(&gateway, &[target]), "nothing matches\n", "{target}");
         assert_eq!(files(&gateway.store().join("blobs")), 0, "{target}");
         assert_eq!(files(&gateway.store().join("repositories")), 0, "{target}");
         Metrics::of(&gateway)
@@ -147,7 +143,7 @@ fn what_others_lead_to_stays() {
     // The whole repository: the layer is still the other repository's, and only the claim goes.
     let said = purge(&gateway, &["library/app"]);
     assert!(
-        said.ends_with("\n1 file stays: other repositories have a claim\n"),
+        said.ends_with("\n1 file stays: other repositories link to it\n"),
         "{said}"
     );
     assert_eq!(fate(&gateway, &elsewhere.layer_path(0)), "hit");

@@ -39,7 +39,7 @@ fn a_flipped_byte_is_found_and_fetched_anew() {
     let told = text(&bad.stdout);
     assert_eq!(
         told,
-        format!("damaged, set aside: {digest}\n3 files, {size}: 1 damaged\n")
+        format!("damaged, quarantined: {digest}\n3 files, {size}: 1 damaged\n")
     );
     assert!(!path.exists());
     let metrics = Metrics::of(&gateway);

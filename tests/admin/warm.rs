@@ -57,7 +57,7 @@ fn an_image_is_here_before_anybody_asks() {
         format!(
             "docker.io/library/app:latest: 4 blobs, {all}; 0 B fetched\n\
              me/tool:1: 3 blobs, {second}; {config} B fetched\n\
-             2 of 2 images are here; {config} B fetched\n"
+             2 of 2 images are stored; {config} B fetched\n"
         )
     );
     assert_eq!(origin.count("GET", "*/blobs/*"), 1);
@@ -134,7 +134,7 @@ fn what_cannot_be_had_is_told() {
     assert!(
         out.lines()
             .last()
-            .is_some_and(|line| line.starts_with("1 of 4 images are here; ")),
+            .is_some_and(|line| line.starts_with("1 of 4 images are stored; ")),
         "{out}"
     );
     for words in [
@@ -277,7 +277,7 @@ admin: {{address: \"{address}\"}}
         (
             "passed/app:1",
             2,
-            "passed has `cache: false`: what is read there is not kept here",
+            "passed has `cache: false`: its content is not stored",
         ),
         (
             "asked/app:1",

@@ -56,7 +56,7 @@ fn what_happens_is_counted() {
 
     let output = second.roadstead(&["stats"]);
     let told = String::from_utf8(output.stdout).expect("UTF-8");
-    let line = "\nbucket     7 hits, 0 misses; 0 written, 0 given up\n";
+    let line = "\nbucket     7 hits, 0 misses; 0 written, 0 dropped\n";
     assert!(told.contains(line), "{told}");
     // Without a bucket nothing is said of it.
     let without = gateway(&origin, "tag_ttl: 1h");
@@ -151,7 +151,7 @@ fn what_is_only_in_the_bucket_is_not_believed_after_a_purge() {
     pull(&first, &image);
     shared(&s3, &image);
     let second = gateway(&origin, &s3.yaml());
-    assert_eq!(purge(&second, "library/app"), "nothing of that is here\n");
+    assert_eq!(purge(&second, "library/app"), "nothing matches\n");
     origin.clear_requests();
     pull(&second, &image);
     assert_eq!(origin.count("HEAD", &image.tag_path()), 1);

@@ -1,0 +1,184 @@
+//! The progress of a verification or of warming, on standard error.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use super::show::{percent, size};
+use crate::admin::{VerifyLine, WarmLine};
+
+/// The width of the bar, in characters.
+const BAR: u64 = 30;
+
+/// Shows progress: a bar that is redrawn on a terminal, else a line for every tenth.
+pub struct ProgressDisplay {
+    terminal: bool,
+    tenth: Option<u64>,
+    drawn: usize,
+}
+
+impl ProgressDisplay {
+    pub fn new() -> Self {
+        Self {
+            terminal: io::stderr().is_terminal(),
+            tenth: None,
+            drawn: 0,
+        }
+    }
+
+    /// Shows a line. Without a terminal it is left out unless the tenth is a new one or `has_news` is set.
+    pub fn show(&mut self, tenth: u64, has_news: bool, render: impl Fn(bool) -> String) {
+        let text = render(self.terminal);
+        let mut stderr = io::stderr();
+        if self.terminal {
+            let _ = write!(stderr, "\r{text:<drawn$}", drawn = self.drawn);
+            self.drawn = text.len();
+            return;
+        }
+        if self.tenth.is_none_or(|shown| tenth > shown) || has_news {
+            self.tenth = Some(tenth);
+            let _ = writeln!(stderr, "{text}");
+        }
+    }
+
+    pub fn end(&mut self) {
+        if self.drawn > 0 {
+            let _ = writeln!(io::stderr());
+        }
+    }
+}
+
+/// The progress of a verification, in one line; with a bar for a terminal.
+pub fn verify_line(line: &VerifyLine, bar: bool) -> String {
+    let done = percent(line.bytes, line.of_bytes);
+    format!(
+        "{}{} of {}, {} of {} files, {} damaged",
+        gauge(done, bar),
+        size(line.bytes),
+        size(line.of_bytes),
+        line.blobs,
+        line.of_blobs,
+        line.damaged
+    )
+}
+
+/// A percentage, after its bar if there is one.
+fn gauge(done: u64, bar: bool) -> String {
+    let drawn = if bar {
+        let full = (done * BAR / 100).min(BAR);
+        let (full, empty) = ("#".repeat(index(full)), "-".repeat(index(BAR - full)));
+        format!("[{full}{empty}] ")
+    } else {
+        String::new()
+    };
+    format!("{drawn}{done:>3} %  ")
+}
+
+/// The percentage of an image that is stored: of its bytes, or of its blobs if their sizes are unknown.
+pub fn warm_percent(line: &WarmLine) -> u64 {
+    match (line.of_bytes, line.of_blobs) {
+        // Its manifest is being fetched, or it has no blobs.
+        (0, 0) if line.done.is_none() => 0,
+        (0, of_blobs) => percent(line.blobs, of_blobs),
+        (of_bytes, _) => percent(stored_bytes(line), of_bytes).min(100),
+    }
+}
+
+/// The stored bytes of an image, unfinished blobs included.
+fn stored_bytes(line: &WarmLine) -> u64 {
+    let coming: u64 = line.coming.iter().map(|blob| blob.bytes).sum();
+    line.bytes + coming
+}
+
+/// The progress of warming an image, in one line; with a bar for a terminal.
+pub fn warm_line(image: &str, line: &WarmLine, bar: bool) -> String {
+    let mut text = format!(
+        "{image}  {}{} of {}, {} of {} blobs",
+        gauge(warm_percent(line), bar),
+        size(stored_bytes(line)),
+        size(line.of_bytes),
+        line.blobs,
+        line.of_blobs
+    );
+    if let Some(why) = &line.waits {
+        let _ = write!(text, "; waiting: {why}");
+    }
+    text
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::show::warmed;
+    use super::*;
+
+    #[test]
+    fn verification_progress() {
+        let line = VerifyLine {
+            blobs: 1,
+            of_blobs: 4,
+            bytes: 1 << 20,
+            of_bytes: 4 << 20,
+            damaged: 0,
+            done: None,
+        };
+        assert_eq!(
+            verify_line(&line, false),
+            " 25 %  1.0 MiB of 4.0 MiB, 1 of 4 files, 0 damaged"
+        );
+        let drawn = format!("[{}{}]", "#".repeat(7), "-".repeat(23));
+        assert!(verify_line(&line, true).starts_with(&drawn));
+        let nothing = VerifyLine::default();
+        assert!(verify_line(&nothing, false).starts_with("100 %"));
+    }
+
+    #[test]
+    fn warming_progress() {
+        let blob = |bytes| crate::admin::report::WarmBlob {
+            bytes,
+            ..Default::default()
+        };
+        let line = WarmLine {
+            blobs: 1,
+            of_blobs: 3,
+            bytes: 1 << 20,
+            of_bytes: 4 << 20,
+            fetched: 1 << 20,
+            coming: vec![blob(512 << 10), blob(512 << 10)],
+            ..WarmLine::default()
+        };
+        assert_eq!(
+            warm_line("app", &line, false),
+            "app   50 %  2.0 MiB of 4.0 MiB, 1 of 3 blobs"
+        );
+        let drawn = format!("app  [{}{}]  50 %", "#".repeat(15), "-".repeat(15));
+        assert!(warm_line("app", &line, true).starts_with(&drawn));
+        assert_eq!(
+            warmed("app", &line),
+            "app: 1 blob, 1.0 MiB; 1.0 MiB fetched\n"
+        );
+        for (bytes, of_bytes, blobs, of_blobs, done, share) in [
+            (0, 0, 0, 0, false, 0),
+            (0, 0, 0, 0, true, 100),
+            (0, 0, 1, 4, false, 25),
+            (9, 4, 1, 4, false, 100),
+        ] {
+            let line = WarmLine {
+                bytes,
+                of_bytes,
+                blobs,
+                of_blobs,
+                done: done.then(crate::admin::report::WarmEnd::default),
+                ..WarmLine::default()
+            };
+            assert_eq!(warm_percent(&line), share, "{line:?}");
+        }
+        let waiting = WarmLine {
+            waits: Some("busy".into()),
+            ..WarmLine::default()
+        };
+        assert!(warm_line("app", &waiting, false).ends_with("; waiting: busy"));
+    }
+}
