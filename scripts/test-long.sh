@@ -22,9 +22,9 @@ export ROADSTEAD_MODEL_SECONDS=${ROADSTEAD_MODEL_SECONDS:-3600}
 export ROADSTEAD_SOAK=${ROADSTEAD_SOAK:-600}
 export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
 export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
-long "a soak of $ROADSTEAD_SOAK s" soak::a_store_can_be_left_alone
-long "$ROADSTEAD_KILLS kills" kill::nothing_wrong_survives_kills
-long "a push of $ROADSTEAD_PUSH_MIB MiB" push::a_long_patch_keeps_memory_flat
+long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
+long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
+long "a push of $ROADSTEAD_PUSH_MIB MiB" push::long_patch_keeps_memory_flat
 step "instructions of a hit"
 scripts/build.sh --profile dist && python3 scripts/bench instructions-check || failed+=("instructions of a hit")
 step "fuzzing"

@@ -1,10 +1,10 @@
 //! What operators see and do: figures, health, purges, verifications, over the admin address of the real
 //! binary and with its own commands.
 
+mod access;
 mod commands;
-mod doors;
-mod figures;
 mod health;
+mod metrics;
 mod purge;
 #[cfg(feature = "v1")]
 mod purge_v1;

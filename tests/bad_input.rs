@@ -115,7 +115,7 @@ impl Scene {
 }
 
 #[test]
-fn what_can_be_parsed_is_answered_as_the_specification_says() {
+fn valid_requests_get_the_specified_responses() {
     let mut scene = Scene::new("");
     let mut cases = paths::cases();
     let paths = cases.len();
@@ -163,7 +163,7 @@ fn what_can_be_parsed_is_answered_as_the_specification_says() {
 const LIMITS: &str = "limits: {header_timeout: 1s, idle_timeout: 1s}\n";
 
 #[test]
-fn what_cannot_be_parsed_is_refused_and_keeps_in_step() {
+fn malformed_requests_are_refused_without_desync() {
     let mut scene = Scene::new(LIMITS);
     let wires = unparsable::wires();
     println!("{} distinct requests that are hardly HTTP", wires.len());
@@ -194,7 +194,7 @@ fn what_cannot_be_parsed_is_refused_and_keeps_in_step() {
 }
 
 #[test]
-fn a_request_hidden_in_a_body_is_not_answered() {
+fn request_smuggled_in_a_body_gets_no_response() {
     let mut scene = Scene::new(LIMITS);
     let hidden = unparsable::smuggled();
     let outcomes = http::at_once(hidden.len(), |index| {
@@ -211,7 +211,7 @@ fn a_request_hidden_in_a_body_is_not_answered() {
 }
 
 #[test]
-fn frames_that_break_the_rules_break_nothing_else() {
+fn invalid_h2_frames_affect_no_other_connection() {
     let mut scene = Scene::new(LIMITS);
     let mut broken = frames::connections();
     broken.extend(frames::requests());
@@ -236,7 +236,7 @@ fn frames_that_break_the_rules_break_nothing_else() {
 }
 
 #[test]
-fn what_is_no_tls_is_told_so() {
+fn plain_http_on_a_tls_port_gets_an_error() {
     let mut scene = Scene::new(LIMITS);
     let address = scene.gateway.authority(0);
     let url = format!("http://{address}");

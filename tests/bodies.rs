@@ -1,10 +1,10 @@
 //! A body that ends in order is right, and nothing outlives its last reader: side requests beside a fill, upstream
 //! bodies that only the end of their connection ends, fills that give way to others, files that were deleted.
 
-mod beside;
 mod close_delimited;
 mod http10;
 mod open_files;
+mod side_requests;
 mod storm;
 
 use testkit::gateway::Gateway;

@@ -3,7 +3,7 @@
 
 mod operators;
 mod rights;
-mod taken_back;
+mod withdrawals;
 
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ fn shared(s3: &S3, image: &Image) {
 }
 
 #[test]
-fn what_one_fetched_costs_the_next_nothing() {
+fn content_fetched_by_one_gateway_costs_the_next_no_upstream_request() {
     let (origin, image, s3, first) = scene(BIG);
     pull(&first, &image);
     shared(&s3, &image);
@@ -101,7 +101,7 @@ fn what_one_fetched_costs_the_next_nothing() {
 }
 
 #[test]
-fn a_tag_revalidated_by_one_is_fresh_for_all() {
+fn tag_revalidated_by_one_gateway_is_fresh_for_all() {
     let (origin, s3) = (Origin::start(), S3::start());
     let image = origin.push_image("library/app", "latest", &[random(1, SMALL)]);
     let store = format!("tag_ttl: 5s, {}", s3.yaml());
@@ -151,7 +151,7 @@ fn two_cold_pulls_through_two_gateways_cost_one_request() {
 }
 
 #[test]
-fn a_node_that_dies_keeps_nobody_waiting_for_long() {
+fn killed_lease_holder_delays_others_briefly() {
     let (origin, image, s3, mut first) = scene(SMALL);
     let second = gateway(&origin, &s3.yaml());
     let latch = Latch::new();
@@ -178,7 +178,7 @@ fn a_node_that_dies_keeps_nobody_waiting_for_long() {
 }
 
 #[test]
-fn an_expired_lease_is_taken_over() {
+fn expired_lease_is_taken_over() {
     let (origin, image, s3, first) = scene(SMALL);
     let path = image.layer_path(0);
     ask(&first, &path);
@@ -198,7 +198,7 @@ fn an_expired_lease_is_taken_over() {
 }
 
 #[test]
-fn a_bucket_that_dies_or_stalls_in_mid_fill_costs_nobody_a_byte() {
+fn bucket_failure_during_a_fill_loses_no_bytes() {
     for ill in [Ill::DiesAt(2 << 20), Ill::StallsAt(2 << 20)] {
         let (origin, image, s3, first) = scene(BIG);
         pull(&first, &image);
@@ -215,7 +215,7 @@ fn a_bucket_that_dies_or_stalls_in_mid_fill_costs_nobody_a_byte() {
 }
 
 #[test]
-fn wrong_bytes_are_never_served_and_are_overwritten() {
+fn corrupt_bucket_body_is_never_served_and_is_overwritten() {
     let flip: fn(&mut Vec<u8>) = |bytes| bytes[0] ^= 1;
     let empty: fn(&mut Vec<u8>) = Vec::clear;
     let more: fn(&mut Vec<u8>) = |bytes| bytes.push(0);
@@ -237,7 +237,7 @@ fn wrong_bytes_are_never_served_and_are_overwritten() {
 }
 
 #[test]
-fn a_bucket_that_fails_is_as_if_there_were_none() {
+fn failing_bucket_is_ignored() {
     let ills = [
         Ill::Down,
         Ill::Silent,
@@ -282,7 +282,7 @@ fn a_bucket_that_fails_is_as_if_there_were_none() {
 }
 
 #[test]
-fn rights_are_not_widened_by_the_bucket() {
+fn shared_bucket_does_not_widen_rights() {
     let (origin, s3) = (Origin::start(), S3::start());
     let image = origin.push_image("library/secret", "latest", &[random(1, SMALL)]);
     origin.require(Auth::basic("me", "hunter3"));
@@ -320,7 +320,7 @@ fn rights_are_not_widened_by_the_bucket() {
 }
 
 #[test]
-fn that_everybody_may_read_a_repository_is_known_to_all() {
+fn public_repository_record_is_shared() {
     let (origin, s3) = (Origin::start(), S3::start());
     let image = origin.push_image("library/app", "latest", &[random(1, SMALL)]);
     let start = || {
@@ -347,7 +347,7 @@ fn that_everybody_may_read_a_repository_is_known_to_all() {
 }
 
 #[test]
-fn what_is_gone_is_taken_back() {
+fn deleted_content_is_withdrawn_from_the_bucket() {
     let (origin, s3) = (Origin::start(), S3::start());
     let image = origin.push_image("library/app", "latest", &[random(1, SMALL)]);
     let store = format!("tag_ttl: 1s, {}", s3.yaml());
@@ -370,7 +370,7 @@ fn what_is_gone_is_taken_back() {
 type Change<'a> = &'a dyn Fn(&str) -> String;
 
 #[test]
-fn records_that_are_not_right_are_not_believed() {
+fn invalid_bucket_records_are_rejected() {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970")
@@ -503,7 +503,7 @@ fn s3s_fs() {
 }
 
 #[test]
-fn a_wrong_secret_is_said_and_costs_nothing_else() {
+fn wrong_bucket_secret_is_logged_and_pulls_succeed() {
     let Some(store) = found(ObjectStore::s3s_fs()) else {
         return;
     };

@@ -37,7 +37,7 @@ fn cache_status(reply: &Reply) -> &str {
 }
 
 #[test]
-fn a_manifest_is_served_exactly_as_it_is() {
+fn manifest_bytes_are_unchanged() {
     let (origin, image, gateway) = scene("");
     let mut raw = plain(&gateway);
     for path in [image.tag_path(), image.digest_path()] {
@@ -83,7 +83,7 @@ fn a_manifest_is_served_exactly_as_it_is() {
 }
 
 #[test]
-fn a_tag_is_trusted_for_its_life_and_then_costs_one_head() {
+fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
     let (origin, image, mut gateway) = scene("store: {tag_ttl: 1h}\n");
     assert_eq!(
         cache_status(&get(gateway.url(1), None, &image.tag_path())),
@@ -143,7 +143,7 @@ fn a_tag_is_trusted_for_its_life_and_then_costs_one_head() {
 }
 
 #[test]
-fn many_clients_share_one_revalidation() {
+fn concurrent_clients_share_one_revalidation() {
     let (origin, image, gateway) = scene("");
     let latch = testkit::origin::Latch::new();
     origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
@@ -157,7 +157,7 @@ fn many_clients_share_one_revalidation() {
 }
 
 #[test]
-fn registries_without_digest_header_or_head_are_understood() {
+fn registries_without_digest_header_or_head_are_supported() {
     for fault in [
         Fault::NoDigestHeader.on("HEAD", "*/manifests/*"),
         Fault::status(405).on("HEAD", "*/manifests/*"),
@@ -190,7 +190,7 @@ fn registries_without_digest_header_or_head_are_understood() {
 }
 
 #[test]
-fn a_manifest_that_lies_is_not_served() {
+fn manifest_with_a_digest_mismatch_is_not_served() {
     let (origin, image, gateway) = scene("");
     for fault in [
         Fault::WrongByteAt(10),
@@ -214,7 +214,7 @@ fn a_manifest_that_lies_is_not_served() {
 }
 
 #[test]
-fn a_manifest_of_four_mebibytes_passes_and_a_larger_one_does_not() {
+fn manifests_are_limited_to_four_mebibytes() {
     let origin = Origin::start();
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
     for (size, status) in [(4 << 20, 200), ((4 << 20) + 1, 502)] {
@@ -322,7 +322,7 @@ fn ranges_and_conditions() {
 }
 
 #[test]
-fn a_digest_of_one_repository_is_unknown_to_another() {
+fn digest_is_served_only_where_it_is_linked() {
     let (origin, image, gateway) = scene("");
     let (digest, bytes) = image.layer(0).clone();
     assert!(get(gateway.url(1), None, &image.layer_path(0)).body == bytes);
@@ -372,7 +372,7 @@ fn a_digest_of_one_repository_is_unknown_to_another() {
 /// A fill that is under way for one repository is not open to a repository that lacks the blob, and is
 /// open to one that has it.
 #[test]
-fn joining_a_fill_needs_a_claim_of_ones_own() {
+fn joining_a_fill_requires_a_link_of_the_same_repository() {
     let (origin, image, gateway) = scene("");
     let latch = testkit::origin::Latch::new();
     origin.fault(Fault::PauseAt(50_000, latch.clone()).on("GET", "*/blobs/*"));
@@ -399,7 +399,7 @@ fn joining_a_fill_needs_a_claim_of_ones_own() {
 }
 
 #[test]
-fn missing_things_are_remembered_for_a_while() {
+fn not_found_is_cached_for_missing_ttl() {
     let (origin, _, mut gateway) = scene("store: {missing_ttl: 1h}\n");
     let digest = sha256(b"nothing");
     let paths = [
@@ -442,7 +442,7 @@ fn missing_things_are_remembered_for_a_while() {
 /// Signatures, attestations and referrers by tag are pushed after their image, often elsewhere: that one is absent
 /// is believed no longer than of other tags.
 #[test]
-fn an_absent_tag_of_any_kind_is_missing_for_the_same_time() {
+fn not_found_tag_is_cached_equally_for_every_accept_class() {
     let (origin, _, gateway) = scene("store: {missing_ttl: 1s}\n");
     let companion = format!("sha256-{}", "0".repeat(64));
     let companions = ["", ".sig", ".att", ".sbom"].map(|kind| format!("{companion}{kind}"));
@@ -462,7 +462,7 @@ fn an_absent_tag_of_any_kind_is_missing_for_the_same_time() {
 }
 
 #[test]
-fn refusals_keep_their_meaning() {
+fn upstream_error_statuses_are_mapped() {
     for (status, answer, code) in [
         (401, 403, "DENIED"),
         (403, 403, "DENIED"),
@@ -491,7 +491,7 @@ fn refusals_keep_their_meaning() {
 }
 
 #[test]
-fn lists_are_passed_through_and_kept_for_a_minute() {
+fn lists_are_cached_for_a_minute() {
     let (origin, image, gateway) = scene("");
     for tag in ["a", "b", "c"] {
         origin.tag("library/app", tag, &image.digest);
@@ -537,7 +537,7 @@ fn lists_are_passed_through_and_kept_for_a_minute() {
 }
 
 #[test]
-fn the_namespace_is_echoed_and_the_ping_is_ours() {
+fn namespace_is_echoed_and_ping_is_answered_locally() {
     let (origin, image, gateway) = scene("");
     let mut raw = plain(&gateway);
     for path in ["/v2/", "/v2", "//v2/"] {
@@ -561,7 +561,7 @@ fn the_namespace_is_echoed_and_the_ping_is_ours() {
 }
 
 #[test]
-fn shared_caches_may_keep_only_public_digests() {
+fn cache_control_is_public_only_for_public_digests() {
     let public = "public, max-age=31536000, immutable";
     let (origin, image, gateway) = scene("");
     let mut raw = plain(&gateway);
@@ -595,7 +595,7 @@ fn shared_caches_may_keep_only_public_digests() {
 }
 
 #[test]
-fn what_is_not_allowed_is_denied_before_anybody_is_asked() {
+fn denied_request_reaches_no_upstream() {
     let (origin, image, _) = scene("");
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"docker.io/library/open\"], actions: [pull]}]}\n";
     let gateway = Gateway::mirror("docker.io", &origin.url(), rules);
@@ -628,7 +628,7 @@ fn what_is_not_allowed_is_denied_before_anybody_is_asked() {
 }
 
 #[test]
-fn an_account_is_used_where_basic_is_asked_for() {
+fn upstream_basic_challenge_gets_the_account() {
     let (origin, image, _) = scene("");
     origin.require(testkit::origin::Auth::basic("me", "s3cret-word"));
     let yaml = |password: &str| {
@@ -657,7 +657,7 @@ fn an_account_is_used_where_basic_is_asked_for() {
 }
 
 #[test]
-fn a_clients_headers_stay_here() {
+fn client_headers_are_not_forwarded() {
     let (origin, image, gateway) = scene("");
     let headers = [
         ("Authorization", "Basic bWU6c2VjcmV0"),
@@ -684,7 +684,7 @@ fn a_clients_headers_stay_here() {
 }
 
 #[test]
-fn every_request_and_every_fill_has_a_line_in_the_log() {
+fn access_log_has_a_line_per_request_and_fill() {
     let (_origin, image, gateway) = scene("log: {format: json}\n");
     get(gateway.url(1), None, &image.layer_path(0));
     get(gateway.url(1), None, "/v2/app/blobs/nonsense");
@@ -749,7 +749,7 @@ fn every_request_and_every_fill_has_a_line_in_the_log() {
 }
 
 #[test]
-fn the_least_recently_used_makes_room() {
+fn least_recently_used_content_is_evicted() {
     let origin = Origin::start();
     let blobs: Vec<(String, Vec<u8>)> = (0..3)
         .map(|seed| {
@@ -775,7 +775,7 @@ fn the_least_recently_used_makes_room() {
 }
 
 #[test]
-fn below_min_free_nothing_new_is_kept() {
+fn below_min_free_nothing_is_stored() {
     let (origin, image, gateway) = scene("store: {min_free: 99.99%}\n");
     for _ in 0..2 {
         assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
@@ -801,7 +801,7 @@ fn disk_usage(folder: &std::path::Path) -> u64 {
 }
 
 #[test]
-fn an_old_link_is_served_and_checked_behind_the_answer() {
+fn stale_link_is_served_while_revalidated() {
     let (origin, image, gateway) = scene("store: {link_ttl: 0s, missing_ttl: 0s}\n");
     let paths = [image.layer_path(0), image.digest_path()];
     for path in &paths {

@@ -105,7 +105,7 @@ fn by<'a>(requests: &'a [Recorded], login: &str) -> Vec<&'a Recorded> {
 }
 
 #[test]
-fn the_ping_and_every_challenge_are_the_registrys() {
+fn visibility_caller_passes_ping_and_challenges_through() {
     let scene = scene(1000);
     let wrong = basic("ann", "wrong");
     for login in [None, Some("Bearer other"), Some(wrong.as_str())] {
@@ -139,7 +139,7 @@ fn the_ping_and_every_challenge_are_the_registrys() {
 }
 
 #[test]
-fn what_is_here_for_one_is_not_there_for_another() {
+fn visibility_caller_hides_cached_digests() {
     let scene = scene(300_000);
     scene.pull(ANN);
     let cold = |login| {
@@ -187,7 +187,7 @@ fn what_is_here_for_one_is_not_there_for_another() {
 }
 
 #[test]
-fn who_is_let_in_shares_the_bytes() {
+fn authorised_callers_share_cached_bytes() {
     let scene = scene(300_000);
     scene.pull(ANN);
     scene.origin.clear_requests();
@@ -217,7 +217,7 @@ fn who_is_let_in_shares_the_bytes() {
 }
 
 #[test]
-fn who_is_shut_out_is_asked_about_again() {
+fn denied_caller_is_checked_again() {
     let scene = scene(1000);
     scene.pull(ANN);
     scene
@@ -235,7 +235,7 @@ fn who_is_shut_out_is_asked_about_again() {
 }
 
 #[test]
-fn tags_lists_and_absence_are_asked_every_time() {
+fn tags_lists_and_404s_are_not_cached_across_callers() {
     let scene = scene(1000);
     let missing = scene.app.manifest_path("next");
     for _ in 0..2 {
@@ -258,7 +258,7 @@ fn tags_lists_and_absence_are_asked_every_time() {
 }
 
 #[test]
-fn one_download_for_those_who_are_let_in_and_nothing_of_it_for_others() {
+fn authorised_callers_share_a_fill_and_others_get_no_bytes() {
     let scene = scene(2 << 20);
     let layer = scene.app.layer_path(0);
     let latch = Latch::new();
@@ -295,7 +295,7 @@ fn one_download_for_those_who_are_let_in_and_nothing_of_it_for_others() {
 }
 
 #[test]
-fn a_download_goes_on_with_the_next_one_who_may_and_never_with_nobody() {
+fn fill_continues_with_the_next_authorised_caller_only() {
     let scene = scene(2 << 20);
     let layer = scene.app.layer_path(0);
     let latch = Latch::new();
@@ -334,7 +334,7 @@ fn a_download_goes_on_with_the_next_one_who_may_and_never_with_nobody() {
 }
 
 #[test]
-fn a_partial_waits_for_one_who_is_let_in() {
+fn partial_is_resumed_by_an_authorised_caller() {
     let mut scene = scene(4 << 20);
     let layer = scene.app.layer_path(0);
     scene
@@ -362,7 +362,7 @@ fn a_partial_waits_for_one_who_is_let_in() {
 }
 
 #[test]
-fn a_login_goes_to_the_registry_alone_and_is_written_nowhere() {
+fn forwarded_authorization_is_never_stored_or_sent_elsewhere() {
     let scene = scene(300_000);
     let storage = Origin::start_on([127, 0, 0, 2].into());
     storage.push_blob("team/app", scene.app.layer(0).1.clone());
@@ -393,7 +393,7 @@ fn a_login_goes_to_the_registry_alone_and_is_written_nowhere() {
 }
 
 #[test]
-fn it_is_asked_by_its_own_host_alone() {
+fn delegated_registry_is_served_on_its_own_host_only() {
     let origin = Origin::start();
     let app = origin.push_image("team/app", "latest", &[random(1, 1000)]);
     let open = Origin::start();
@@ -456,7 +456,7 @@ fn it_is_asked_by_its_own_host_alone() {
 }
 
 #[test]
-fn a_listener_that_only_reads_shows_nothing_and_challenges_nobody() {
+fn read_only_listener_denies_delegated_registries_without_challenge() {
     let scene = scene(1000);
     scene.pull(ANN);
     let app = scene.paths();
@@ -472,7 +472,7 @@ fn a_listener_that_only_reads_shows_nothing_and_challenges_nobody() {
 }
 
 #[test]
-fn accounts_of_ours_say_nothing_there() {
+fn local_accounts_grant_nothing_at_a_delegated_registry() {
     let scene = scene(1000);
     let users = testkit::temp_dir();
     let path = users.path().join("users");
@@ -506,7 +506,7 @@ fn accounts_of_ours_say_nothing_there() {
 }
 
 #[test]
-fn many_callers_at_once_get_what_is_theirs() {
+fn concurrent_callers_get_only_their_content() {
     let scene = scene(1 << 20);
     scene
         .origin
@@ -534,7 +534,7 @@ fn many_callers_at_once_get_what_is_theirs() {
 }
 
 #[test]
-fn without_a_cache_the_callers_login_goes_through_as_well() {
+fn authorization_is_forwarded_without_cache() {
     let scene = scene(1000);
     let Scene {
         origin,

@@ -54,7 +54,7 @@ fn walk(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Vec<Vec<Stri
 }
 
 #[test]
-fn a_sole_registry_is_listed_in_pages_under_its_own_names() {
+fn sole_registry_is_listed_in_pages_without_prefix() {
     let origin = origin_with(&["a/one", "b/two", "c/three", "d/four", "e/five"]);
     let gateway = Gateway::mirror("up.example", &origin.url(), "");
     let all = ["a/one", "b/two", "c/three", "d/four", "e/five"];
@@ -85,7 +85,7 @@ fn a_sole_registry_is_listed_in_pages_under_its_own_names() {
 }
 
 #[test]
-fn pages_are_100_names_long_unless_asked_otherwise() {
+fn default_page_has_100_names() {
     let many: Vec<String> = (0..250).map(|n| format!("n{n:03}/app")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let origin = origin_with(&many);
@@ -98,7 +98,7 @@ fn pages_are_100_names_long_unless_asked_otherwise() {
 }
 
 #[test]
-fn hosted_registries_are_listed_one_after_the_other_as_they_are_typed() {
+fn catalogue_lists_registries_in_order_with_prefixes() {
     let first = origin_with(&["base/tool", "team/app", "team/web"]);
     let second = origin_with(&["app", "web"]);
     let guest = origin_with(&["guest/app"]);
@@ -177,7 +177,7 @@ const OPEN: &str =
     "\x20 - {users: [anonymous], repositories: [\"hosted/*/open\"], actions: [pull]}\n";
 
 #[test]
-fn everybody_sees_what_they_may_pull_in_full_pages() {
+fn catalogue_shows_pullable_names_in_full_pages() {
     let (origin, gateway, _dir) = guarded(OPEN);
     let reader = basic("reader", "s3cret");
     let pages = walk(&gateway, "/v2/_catalog?n=10", &[("Authorization", &reader)]);
@@ -212,7 +212,7 @@ fn everybody_sees_what_they_may_pull_in_full_pages() {
 }
 
 #[test]
-fn who_may_pull_nothing_is_told_so_before_anybody_is_asked() {
+fn catalogue_is_denied_without_any_pull_right() {
     let (origin, gateway, _dir) = guarded("");
     let pusher = basic("pusher", "s3cret");
     let reply = ask(&gateway, 1, "/v2/_catalog", &[]);
@@ -237,7 +237,7 @@ fn who_may_pull_nothing_is_told_so_before_anybody_is_asked() {
 }
 
 #[test]
-fn a_token_has_to_be_for_the_catalogue() {
+fn catalogue_requires_its_token_scope() {
     let (_origin, gateway, _dir) = guarded(OPEN);
     let reader = basic("reader", "s3cret");
     let token = |scope: &str| {
@@ -266,7 +266,7 @@ fn a_token_has_to_be_for_the_catalogue() {
 }
 
 #[test]
-fn without_access_the_public_ones_are_listed() {
+fn catalogue_without_access_lists_public_registries() {
     let hosted = origin_with(&["a/b"]);
     let public = origin_with(&["c/d"]);
     let yaml = |hosted_visibility: &str| {
@@ -291,7 +291,7 @@ fn without_access_the_public_ones_are_listed() {
 }
 
 #[test]
-fn the_gateway_logs_in_for_a_catalogue_with_its_scope() {
+fn upstream_catalogue_is_requested_with_its_scope() {
     let origin = origin_with(&["a/b"]);
     origin.require(Auth::bearer());
     let gateway = Gateway::mirror("up.example", &origin.url(), "");
@@ -305,7 +305,7 @@ fn the_gateway_logs_in_for_a_catalogue_with_its_scope() {
 }
 
 #[test]
-fn upstreams_that_know_no_pages_or_link_for_ever() {
+fn upstream_catalogue_without_or_with_endless_pages() {
     let origin = origin_with(&[]);
     let gateway = Gateway::mirror("up.example", &origin.url(), "");
     // `n` and `last` mean nothing to it.

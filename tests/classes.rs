@@ -57,7 +57,7 @@ fn index() -> (Origin, Image, Image) {
 }
 
 #[test]
-fn who_knows_images_only_gets_the_one_for_linux_amd64() {
+fn client_without_index_support_gets_linux_amd64() {
     for method in ["GET", "HEAD"] {
         let (origin, index, image) = index();
         let gateway = Gateway::mirror("docker.io", &origin.url(), "");
@@ -99,7 +99,7 @@ fn who_knows_images_only_gets_the_one_for_linux_amd64() {
 }
 
 #[test]
-fn an_index_without_that_image_is_served_as_it_is() {
+fn index_without_linux_amd64_is_served_unchanged() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "x", &[random(1, 1000)]);
     let bytes = format!(
@@ -115,7 +115,7 @@ fn an_index_without_that_image_is_served_as_it_is() {
 }
 
 #[test]
-fn a_stale_index_still_gives_its_image() {
+fn stale_index_still_resolves_its_image() {
     let (mut origin, index, image) = index();
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
     let get = || {
@@ -137,7 +137,7 @@ fn a_stale_index_still_gives_its_image() {
 const OLD: [&[(&str, &str)]; 2] = [&[("User-Agent", DOCKER_1_6)], &[("Accept", SIGNED)]];
 
 #[test]
-fn the_first_schema_is_what_the_upstream_makes_of_a_tag() {
+fn schema_1_comes_from_the_upstream() {
     for headers in OLD {
         let origin = Origin::start();
         let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
@@ -171,7 +171,7 @@ fn the_first_schema_is_what_the_upstream_makes_of_a_tag() {
 }
 
 #[test]
-fn a_first_schema_whose_bytes_went_is_fetched_by_its_tag_again() {
+fn evicted_schema_1_is_refetched_by_tag() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let (digest, bytes) = signed("library/app", "one");
@@ -192,7 +192,7 @@ fn a_first_schema_whose_bytes_went_is_fetched_by_its_tag_again() {
 }
 
 #[test]
-fn a_first_schema_that_is_not_what_was_signed_is_refused() {
+fn schema_1_with_a_wrong_payload_is_refused() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let (digest, good) = signed("library/app", "one");
@@ -212,7 +212,7 @@ fn a_first_schema_that_is_not_what_was_signed_is_refused() {
 }
 
 #[test]
-fn the_first_schema_without_a_digest_header_is_named_by_what_was_signed() {
+fn schema_1_digest_is_of_the_signed_payload() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let (digest, bytes) = signed("library/app", "one");
@@ -224,7 +224,7 @@ fn the_first_schema_without_a_digest_header_is_named_by_what_was_signed() {
 }
 
 #[test]
-fn an_upstream_without_the_first_schema_answers_with_what_it_has() {
+fn upstream_without_schema_1_sends_its_manifest() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
@@ -233,7 +233,7 @@ fn an_upstream_without_the_first_schema_answers_with_what_it_has() {
 }
 
 #[test]
-fn absent_tags_of_every_kind_are_remembered_alike() {
+fn not_found_is_cached_for_every_accept_class() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {missing_ttl: 1s}\n");

@@ -80,7 +80,7 @@ fn refused(yaml: &[u8]) -> Told {
 }
 
 #[test]
-fn a_good_file_is_good() {
+fn valid_configuration_passes_check() {
     let dir = temp_dir();
     for yaml in [
         "",
@@ -99,7 +99,7 @@ fn a_good_file_is_good() {
 }
 
 #[test]
-fn every_fault_is_told_at_once_with_its_place() {
+fn all_errors_are_reported_with_positions() {
     let yaml = "\
 listen:
   - {address: \"unix:door.sock\"}
@@ -124,7 +124,7 @@ limits: {fills: 0, header_bytes: 1}
 }
 
 #[test]
-fn files_that_are_no_configuration() {
+fn unreadable_configurations_are_reported() {
     for (bytes, start) in [
         (&b"listen: [\n"[..], "f.yaml:"),
         (b"- a\n- b\n", "f.yaml:1:1: "),
@@ -140,7 +140,7 @@ fn files_that_are_no_configuration() {
 }
 
 #[test]
-fn secrets_are_not_repeated() {
+fn errors_contain_no_secrets() {
     let yaml = "registries:\n\
                 - {name: a, credentials: {username: u, password: s3cret-1, passwort: s3cret-2}}\n\
                 - {name: b, v2: \"https://u:s3cret-3@h.example\"}\n\
@@ -157,7 +157,7 @@ fn secrets_are_not_repeated() {
 
 /// `-c`, then the environment, then `conf/roadstead.yaml`, then nothing.
 #[test]
-fn which_file_is_read() {
+fn configuration_path_precedence() {
     let dir = temp_dir();
     let write = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -194,7 +194,7 @@ fn which_file_is_read() {
 /// A build that cannot serve a registry's v1 side says so instead of leaving it out.
 #[cfg(not(feature = "v1"))]
 #[test]
-fn v1_is_refused_where_it_was_not_built() {
+fn v1_is_refused_without_the_feature() {
     let text = "registries: [{name: a, v1: \"http://h\", v2: \"http://h\"}]\n";
     let message = "this program was built without v1; remove v1, or build it with the feature v1";
     let dir = temp_dir();
@@ -206,7 +206,7 @@ fn v1_is_refused_where_it_was_not_built() {
 }
 
 #[test]
-fn the_examples_are_good() {
+fn example_configurations_pass_check() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let dir = temp_dir();
     let mut count = 0;

@@ -75,7 +75,7 @@ fn all<'a>(instructions: &'a [(String, String)], word: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn what_one_file_names_another_has() {
+fn compose_container_and_dockerfile_agree() {
     let compose = yaml("compose.yaml");
     let container = yaml("conf/container.yaml");
     let services = &compose["services"];
@@ -148,7 +148,7 @@ fn what_one_file_names_another_has() {
 }
 
 #[test]
-fn the_image_is_made_of_what_is_here() {
+fn dockerfile_copies_existing_files() {
     let dockerfile = instructions();
     // The builder's Debian is the runtime's: the C library must not be newer.
     assert_eq!(

@@ -132,38 +132,38 @@ fn breaks(disk: Result<Disk, Missing>) {
 }
 
 #[test]
-fn a_full_disk_enospc() {
+fn full_disk_enospc() {
     breaks(Disk::full());
 }
 
 #[test]
-fn a_read_only_disk_erofs() {
+fn read_only_disk_erofs() {
     breaks(Disk::read_only());
 }
 
 #[test]
-fn a_failing_disk_eio() {
+fn failing_disk_eio() {
     breaks(Disk::failing());
 }
 
 #[test]
-fn a_full_pool_below_the_file_system_fails_the_fsync() {
+fn full_block_device_fails_the_fsync() {
     breaks(Disk::thin());
 }
 
 #[test]
-fn a_limit_of_file_sizes_efbig() {
+fn file_size_limit_efbig() {
     breaks(Ok(Disk::limited()));
 }
 
 #[test]
-fn folders_that_are_none_enotdir() {
+fn folder_that_is_a_file_enotdir() {
     breaks(Ok(Disk::misplaced()));
 }
 
 /// A disk with less room than `min_free` keeps what is there and takes nothing more, and starts like that.
 #[test]
-fn a_disk_that_others_fill_keeps_what_is_here() {
+fn disk_filled_by_others_keeps_cached_content() {
     let Some(mut disk) = found(Disk::full()) else {
         return;
     };

@@ -119,7 +119,7 @@ fn architecture_and_readme_are_short() {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_heading() {
+fn links_lead_to_files_and_headings() {
     let mut checked = 0;
     for document in documents() {
         let text = read(&document);
@@ -148,7 +148,7 @@ fn every_link_leads_to_a_file_and_heading() {
 
 /// The table of crates, compared with what their manifests name.
 #[test]
-fn the_architecture_names_every_crate_and_what_it_uses() {
+fn architecture_lists_crates_and_dependencies() {
     let text = read("ARCHITECTURE.md");
     let row = Regex::new(r"(?m)^\| `(\w+)` \| ([^|]*)\|").expect("a pattern");
     let told: BTreeMap<String, BTreeSet<String>> = row
@@ -179,7 +179,7 @@ fn the_architecture_names_every_crate_and_what_it_uses() {
 }
 
 #[test]
-fn the_summary_lists_every_page_once() {
+fn summary_lists_every_page_once() {
     let summary = PathBuf::from("docs/SUMMARY.md");
     let listed = links(&read(&summary));
     let mut listed: Vec<PathBuf> = listed.iter().map(|it| Path::new("docs").join(it)).collect();

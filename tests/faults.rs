@@ -20,7 +20,7 @@ const WORKERS: usize = 24;
 
 /// Runs every cell of the table; a panic names its cell.
 #[test]
-fn every_fault_against_every_way_to_ask() {
+fn upstream_faults_by_kind_of_request() {
     let mut cells = VecDeque::new();
     for case in table::cases() {
         for subject in [Subject::Blob, Subject::Tag, Subject::Digest] {
@@ -68,7 +68,7 @@ fn every_fault_against_every_way_to_ask() {
 
 /// Whether a repository has a blob can be asked of a registry without HEAD as well, and costs no download.
 #[test]
-fn a_registry_without_head_is_asked_for_a_byte() {
+fn registry_without_head_gets_a_one_byte_range() {
     use testkit::http::{Raw, get};
     use testkit::origin::Fault;
 

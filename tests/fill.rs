@@ -30,7 +30,7 @@ fn committed(gateway: &Gateway, n: usize) {
 }
 
 #[test]
-fn sixteen_clients_cost_one_request() {
+fn sixteen_clients_cost_one_upstream_request() {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", "*/blobs/*"));
@@ -69,7 +69,7 @@ fn sixteen_clients_cost_one_request() {
 }
 
 #[test]
-fn bytes_are_streamed_while_they_arrive_and_late_joiners_get_what_is_there() {
+fn fill_streams_to_early_and_late_readers() {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
     let half = SIZE / 2;
@@ -97,7 +97,7 @@ fn bytes_are_streamed_while_they_arrive_and_late_joiners_get_what_is_there() {
 }
 
 #[test]
-fn the_tail_is_held_back_until_the_digest_is_known() {
+fn tail_is_withheld_until_the_digest_is_verified() {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
     // Everything but the last byte has arrived.
@@ -130,7 +130,7 @@ fn the_tail_is_held_back_until_the_digest_is_known() {
 }
 
 #[test]
-fn a_fill_goes_on_when_its_client_leaves() {
+fn fill_continues_after_its_client_disconnects() {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", "*/blobs/*"));
@@ -148,7 +148,7 @@ fn a_fill_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn head_never_downloads() {
+fn head_starts_no_fill() {
     let (origin, image, gateway) = scene(SIZE);
     let mut raw = Raw::connect(gateway.url(1), None);
     // What is not here is asked for each time: it may be gone.
@@ -173,7 +173,7 @@ fn head_never_downloads() {
 }
 
 #[test]
-fn a_near_range_waits_for_the_fill() {
+fn near_range_waits_for_the_fill() {
     let (origin, image, gateway) = scene(SIZE);
     let mut raw = Raw::connect(gateway.url(1), None);
     let (first, last) = (SIZE / 2, SIZE / 2 + 99);
@@ -191,7 +191,7 @@ fn a_near_range_waits_for_the_fill() {
 /// 2 MiB at 16 KiB a second: what lies at the end is two minutes away. At most four readers get it from
 /// requests beside the fill; who wants the tail waits for the verified file.
 #[test]
-fn a_far_range_is_served_by_at_most_four_side_requests() {
+fn far_ranges_use_at_most_four_side_requests() {
     let (origin, image, gateway) = scene(SIZE);
     let slow = origin.fault(Fault::Throttle(16 << 10).on("GET", "*/blobs/*"));
     let path = image.layer_path(0);
@@ -316,7 +316,7 @@ fn read_whole(gateway: &Gateway, path: &str) -> [Option<Vec<u8>>; 3] {
 }
 
 #[test]
-fn a_dropped_download_is_resumed_while_readers_wait() {
+fn dropped_download_is_resumed_while_readers_wait() {
     for (name, faults) in drops() {
         let (origin, image, gateway) = scene(SIZE);
         for fault in faults {
@@ -353,7 +353,7 @@ fn a_dropped_download_is_resumed_while_readers_wait() {
 }
 
 #[test]
-fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
+fn digest_mismatch_is_never_served_complete_or_committed() {
     let (origin, image, gateway) = scene(SIZE);
     let path = image.layer_path(0);
     for (name, faults) in faults_of_a_body() {
@@ -383,7 +383,7 @@ fn a_lying_upstream_never_yields_a_complete_body_nor_a_committed_file() {
 
 /// What a source that lied once costs: its bytes again, and only who has a wrong byte hears of it.
 #[test]
-fn a_source_that_lied_once_is_asked_again() {
+fn digest_mismatch_is_retried_once() {
     let size = SIZE as u64;
     for (name, corrupt, survives) in [
         ("in the tail", Fault::WrongByteAt(size - 1), true),
@@ -435,7 +435,7 @@ fn files(folder: &std::path::Path) -> usize {
 }
 
 #[test]
-fn honest_bodies_in_every_framing_and_size_are_whole() {
+fn correct_bodies_are_complete_in_every_framing_and_size() {
     let origin = Origin::start();
     let sizes = [0, 1, 100, TAIL - 1, TAIL, TAIL + 1, 3 * TAIL];
     let framings = [vec![], vec![Fault::Chunked], vec![Fault::CloseDelimited]];
@@ -492,7 +492,7 @@ fn honest_bodies_in_every_framing_and_size_are_whole() {
 }
 
 #[test]
-fn fills_are_limited_and_who_waits_too_long_gets_503() {
+fn fills_are_limited_and_waiting_too_long_gets_503() {
     let origin = Origin::start();
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(1, latch.clone()).on("GET", "*/blobs/*"));
@@ -546,7 +546,7 @@ fn fills_are_limited_and_who_waits_too_long_gets_503() {
 }
 
 #[test]
-fn without_room_bodies_pass_through_verified() {
+fn bodies_without_room_pass_through_verified() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 1MiB}\n");
@@ -577,7 +577,7 @@ fn without_room_bodies_pass_through_verified() {
 
 /// The length that the client was told is the first answer's, the bytes are the second one's.
 #[test]
-fn without_room_a_length_that_changes_is_visibly_incomplete() {
+fn pass_through_with_a_changed_length_is_cut_off() {
     for framing in [None, Some(Fault::Chunked)] {
         let origin = Origin::start();
         let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
@@ -594,7 +594,7 @@ fn without_room_a_length_that_changes_is_visibly_incomplete() {
 }
 
 #[test]
-fn a_long_fill_reports_how_far_it_is() {
+fn long_fill_logs_progress() {
     let (origin, image, gateway) = scene(9 << 20);
     origin.fault(Fault::Throttle(1500 << 10).on("GET", "*/blobs/*"));
     assert_eq!(

@@ -18,7 +18,7 @@ fn origin() -> (Origin, testkit::origin::Image) {
 }
 
 #[test]
-fn an_honest_origin_serves_an_image() {
+fn origin_serves_an_image() {
     let (origin, image) = origin();
     let mut raw = Raw::connect(&origin.url(), None);
     assert_eq!(raw.get("/v2/").status(), 200);
@@ -53,7 +53,7 @@ fn an_honest_origin_serves_an_image() {
 }
 
 #[test]
-fn faults_end_bodies_as_they_say() {
+fn faults_end_bodies_as_scripted() {
     let (origin, image) = origin();
     let path = image.layer_path(0);
     let announced = SIZE as u64;
@@ -110,7 +110,7 @@ fn faults_end_bodies_as_they_say() {
 }
 
 #[test]
-fn tls_tells_a_clean_end_from_a_reset() {
+fn tls_distinguishes_close_from_reset() {
     let origin = Origin::start_tls();
     let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
     let path = image.layer_path(0);
@@ -143,7 +143,7 @@ fn tls_tells_a_clean_end_from_a_reset() {
 }
 
 #[test]
-fn lies_are_told_as_ordered() {
+fn content_faults_are_applied() {
     let (origin, image) = origin();
     let path = image.layer_path(0);
     let get = |path: &str| testkit::http::get(&origin.url(), None, path);
@@ -184,7 +184,7 @@ fn lies_are_told_as_ordered() {
 }
 
 #[test]
-fn a_latch_holds_answers_until_it_is_released() {
+fn latch_holds_responses_until_released() {
     let (origin, image) = origin();
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(1000, latch.clone()));
@@ -203,7 +203,7 @@ fn a_latch_holds_answers_until_it_is_released() {
 }
 
 #[test]
-fn it_can_hang_and_go_down_and_come_back() {
+fn origin_can_stall_and_restart() {
     let (mut origin, image) = origin();
     let stall = origin.fault(Fault::Stall);
     let mut raw = Raw::connect(&origin.url(), None);
@@ -237,7 +237,7 @@ fn it_can_hang_and_go_down_and_come_back() {
 }
 
 #[test]
-fn tokens_come_from_the_token_endpoint() {
+fn token_endpoint_issues_tokens() {
     let (origin, image) = origin();
     origin.require(Auth::bearer());
     let refused = testkit::http::get(&origin.url(), None, &image.tag_path());
@@ -314,7 +314,7 @@ fn lists_are_paged_and_referrers_are_found() {
 }
 
 #[test]
-fn the_binary_is_started_followed_and_ended() {
+fn gateway_binary_starts_logs_and_stops() {
     let (origin, image) = origin();
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
     let path = image.layer_path(0);
@@ -334,7 +334,7 @@ fn the_binary_is_started_followed_and_ended() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_missing() {
+fn absent_program_is_reported_missing() {
     use testkit::real::{Missing, program};
     assert_eq!(
         program("no-such-program"),
@@ -351,7 +351,7 @@ fn private_addresses_are_free_and_differ() {
 }
 
 #[test]
-fn a_slow_reader_is_slow_for_the_sender() {
+fn throttled_reader_slows_the_sender() {
     let origin = Origin::start();
     let size = 32 << 20;
     let digest = origin.push_blob("library/app", random(2, size));
@@ -371,7 +371,7 @@ fn a_slow_reader_is_slow_for_the_sender() {
 }
 
 #[test]
-fn h1_and_h2_are_what_they_say() {
+fn web_client_speaks_h1_and_h2() {
     use testkit::real::{Registry, found};
     let Some(registry) = found(Registry::start_tls()) else {
         return;

@@ -22,7 +22,7 @@ const WORTH: usize = 1 << 20;
 const STOPS_EVERY: u64 = 5;
 
 #[test]
-fn nothing_wrong_survives_kills() {
+fn store_is_consistent_after_kills() {
     let seed = std::env::var("ROADSTEAD_SEED").ok();
     let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("ROADSTEAD_SEED={seed}");
@@ -282,7 +282,7 @@ fn killed(size: usize) -> (Origin, Image, Gateway) {
 }
 
 #[test]
-fn a_restart_goes_on_where_it_was_killed() {
+fn restart_resumes_partials() {
     let size = 3 * WORTH;
     let (origin, image, mut gateway) = killed(size);
     gateway.restart();
@@ -306,7 +306,7 @@ fn a_restart_goes_on_where_it_was_killed() {
 
 /// What is here of a blob in part is no more anybody's than what is here whole.
 #[test]
-fn a_partial_is_served_only_where_the_upstream_has_the_blob() {
+fn partial_is_served_only_if_the_upstream_has_the_blob() {
     let (origin, image, mut gateway) = killed(3 * WORTH);
     gateway.restart();
     let stranger = origin.push_image("team/other", "latest", &[random(2, 10)]);
@@ -330,7 +330,7 @@ fn a_partial_is_served_only_where_the_upstream_has_the_blob() {
 
 /// A partial is no answer either when nobody upstream can be asked.
 #[test]
-fn a_partial_with_its_upstream_down_is_unavailable_at_once() {
+fn partial_without_its_upstream_is_unavailable_at_once() {
     let (mut origin, image, mut gateway) = killed(3 * WORTH);
     origin.down();
     gateway.restart();

@@ -97,7 +97,7 @@ fn images(origin: &Origin) -> Vec<Image> {
 }
 
 #[test]
-fn concurrent_fills_never_take_more_than_max_size() {
+fn concurrent_fills_stay_below_max_size() {
     let origin = Origin::start();
     let images = images(&origin);
     let yaml = "store: {max_size: 6MiB, min_free: 0B}\n";
@@ -116,7 +116,7 @@ fn concurrent_fills_never_take_more_than_max_size() {
 }
 
 #[test]
-fn a_lowered_max_size_acts_on_what_is_here() {
+fn lowered_max_size_evicts_at_start() {
     let origin = Origin::start();
     let images: Vec<Image> = (0..10)
         .map(|n| origin.push_image("team/app", &format!("v{n}"), &[random(n, 1 << 20)]))
@@ -145,7 +145,7 @@ fn a_lowered_max_size_acts_on_what_is_here() {
 }
 
 #[test]
-fn what_nobody_asks_for_goes_and_what_is_asked_for_stays() {
+fn unused_content_is_deleted_and_used_content_stays() {
     let origin = Origin::start();
     let image = |n: u64| origin.push_image(&format!("team/app{n}"), "v", &[random(n, 100_000)]);
     let (used, unused, kept) = (image(1), image(2), image(3));
@@ -210,7 +210,7 @@ fn flip(path: &Path) {
 }
 
 #[test]
-fn the_scrub_finds_damage_and_the_next_pull_fetches_anew() {
+fn scrub_quarantines_damage_and_the_next_pull_refetches() {
     let origin = Origin::start();
     let layers = |n: u64| [random(n, 300_000), random(n + 100, 200_000)];
     let image = origin.push_image("team/app", "latest", &layers(1));
@@ -249,7 +249,7 @@ fn the_scrub_finds_damage_and_the_next_pull_fetches_anew() {
 /// Without waiting for the scrub: a wrong length is seen when a blob is opened, a wrong byte of a manifest
 /// when it is read.
 #[test]
-fn another_length_is_noticed_at_once() {
+fn wrong_file_length_is_detected_at_open() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "store: {scrub_every: off}\n");
@@ -275,7 +275,7 @@ fn another_length_is_noticed_at_once() {
 }
 
 #[test]
-fn two_processes_and_a_newer_layout_are_refused() {
+fn second_process_and_newer_layout_are_refused() {
     let origin = Origin::start();
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
     let store = gateway.store();

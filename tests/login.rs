@@ -32,7 +32,7 @@ fn pull(gateway: &Gateway, image: &Image) {
 }
 
 #[test]
-fn anonymous_tokens_are_fetched_once_and_kept() {
+fn anonymous_tokens_are_fetched_once() {
     let (origin, image) = scene();
     origin.require(Auth::bearer());
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
@@ -70,7 +70,7 @@ fn anonymous_tokens_are_fetched_once_and_kept() {
 }
 
 #[test]
-fn many_requests_share_one_token() {
+fn concurrent_requests_share_one_token() {
     let (origin, image) = scene();
     origin.require(Auth::bearer());
     origin.fault(Fault::Delay(std::time::Duration::from_millis(200)).on("*", "/token"));
@@ -88,7 +88,7 @@ fn many_requests_share_one_token() {
 }
 
 #[test]
-fn a_revoked_token_is_replaced_once() {
+fn revoked_token_is_replaced_once() {
     let (origin, image) = scene();
     origin.require(Auth::bearer());
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
@@ -99,7 +99,7 @@ fn a_revoked_token_is_replaced_once() {
 }
 
 #[test]
-fn a_registry_that_always_says_401_is_denied_and_not_asked_for_ever() {
+fn repeated_401_ends_in_denied() {
     for grants_nothing in [false, true] {
         let (origin, image) = scene();
         let bearer = if grants_nothing {
@@ -131,7 +131,7 @@ fn a_registry_that_always_says_401_is_denied_and_not_asked_for_ever() {
 }
 
 #[test]
-fn the_account_goes_to_its_own_realm() {
+fn account_is_sent_to_the_registrys_realm() {
     let (origin, image) = scene();
     let account = Some(("me".to_owned(), "s3cret-word".to_owned()));
     origin.require(Auth::Bearer(Bearer {
@@ -169,7 +169,7 @@ fn the_account_goes_to_its_own_realm() {
 
 /// A registry that sends us to a realm elsewhere gets no password out of us.
 #[test]
-fn a_foreign_realm_never_sees_the_account() {
+fn account_is_never_sent_to_a_foreign_realm() {
     let (origin, image) = scene();
     let thief = Origin::start_on(std::net::Ipv4Addr::new(127, 0, 0, 9));
     let bearer = Bearer {
@@ -191,7 +191,7 @@ fn a_foreign_realm_never_sees_the_account() {
 }
 
 #[test]
-fn a_realm_that_wants_post_gets_post() {
+fn token_request_falls_back_to_post() {
     let (origin, image) = scene();
     let account = Some(("me".to_owned(), "pa ss&word=".to_owned()));
     let bearer = Bearer {
@@ -221,7 +221,7 @@ fn helper(folder: &Path, script: &str) -> String {
 }
 
 #[test]
-fn helpers_tell_the_account() {
+fn credential_helper_supplies_the_account() {
     let (origin, image) = scene();
     origin.require(Auth::basic("robot", "s3cret-word"));
     let folder = testkit::temp_dir();
@@ -257,7 +257,7 @@ fn helpers_tell_the_account() {
 }
 
 #[test]
-fn a_password_file_is_read() {
+fn password_file_is_read() {
     let (origin, image) = scene();
     origin.require(Auth::basic("me", "s3cret-word"));
     let folder = testkit::temp_dir();
@@ -274,7 +274,7 @@ fn a_password_file_is_read() {
 }
 
 #[test]
-fn a_private_authority_is_trusted_where_it_is_named() {
+fn private_ca_is_trusted_for_its_registry_only() {
     let origin = Origin::start_tls();
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let yaml = |ca: &str| {

@@ -1,6 +1,6 @@
 //! Outages and limits: what is here is served when the upstream cannot answer, and what it says is kept.
 
-mod resting;
+mod circuit_breaker;
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ fn outages() -> Vec<(&'static str, Option<Fault>, &'static str)> {
 }
 
 #[test]
-fn a_cached_image_is_served_through_every_outage() {
+fn cached_image_is_served_during_outages() {
     for (name, fault, detail) in outages() {
         let (mut origin, image, mut gateway) = scene("store: {tag_ttl: 0s}\n");
         pull(&gateway, &image);
@@ -84,7 +84,7 @@ fn a_cached_image_is_served_through_every_outage() {
 }
 
 #[test]
-fn what_is_not_here_is_unavailable_within_ten_seconds() {
+fn uncached_content_is_unavailable_within_ten_seconds() {
     for (name, fault, _) in outages() {
         let (mut origin, image, gateway) = scene("");
         let limited = name == "429";
@@ -121,7 +121,7 @@ fn what_is_not_here_is_unavailable_within_ten_seconds() {
 }
 
 #[test]
-fn stale_has_an_end() {
+fn stale_responses_end_at_max_stale() {
     let (mut origin, image, gateway) = scene("store: {tag_ttl: 0s, max_stale: off}\n");
     pull(&gateway, &image);
     origin.down();
@@ -134,7 +134,7 @@ fn stale_has_an_end() {
 }
 
 #[test]
-fn a_refusal_is_never_answered_with_something_stale() {
+fn upstream_denial_is_never_answered_stale() {
     for (status, answer, code) in [
         (401, 403, "DENIED"),
         (403, 403, "DENIED"),
@@ -158,7 +158,7 @@ fn a_refusal_is_never_answered_with_something_stale() {
 }
 
 #[test]
-fn a_failing_upstream_is_not_asked_for_every_request() {
+fn failing_upstream_opens_the_circuit_breaker() {
     let (origin, image, gateway) = scene("store: {tag_ttl: 0s}\n");
     pull(&gateway, &image);
     origin.fault(Fault::status(500));
@@ -182,7 +182,7 @@ fn pull_tag_stale(gateway: &Gateway, image: &Image) {
 }
 
 #[test]
-fn a_limit_stops_manifest_gets_and_nothing_else() {
+fn rate_limit_stops_manifest_gets_only() {
     let (origin, image, gateway) = scene("store: {tag_ttl: 0s}\n");
     pull(&gateway, &image);
     let other = origin.push_image("library/other", "latest", &[random(2, 1000)]);
@@ -218,7 +218,7 @@ fn a_limit_stops_manifest_gets_and_nothing_else() {
 }
 
 #[test]
-fn the_hubs_count_is_logged_when_it_moves() {
+fn rate_limit_changes_are_logged() {
     let (origin, image, gateway) = scene("store: {tag_ttl: 0s}\n");
     let headers = |remaining: u32| {
         vec![
@@ -248,7 +248,7 @@ fn the_hubs_count_is_logged_when_it_moves() {
 }
 
 #[test]
-fn lists_are_stale_rather_than_gone() {
+fn lists_are_served_stale() {
     let (mut origin, _, gateway) = scene("");
     let mut raw = Raw::connect(gateway.url(1), None);
     assert_eq!(raw.get("/v2/app/tags/list").status(), 200);
@@ -263,7 +263,7 @@ fn lists_are_stale_rather_than_gone() {
 }
 
 #[test]
-fn a_stale_pooled_connection_is_no_failure() {
+fn closed_pooled_connection_is_retried() {
     let (mut origin, image, gateway) = scene("store: {tag_ttl: 0s}\n");
     for _ in 0..5 {
         assert!(

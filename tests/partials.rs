@@ -42,7 +42,7 @@ fn killed_half_way() -> (Origin, Image, Gateway) {
 }
 
 #[test]
-fn what_a_killed_gateway_had_begun_is_gone_on_with_before_anybody_asks() {
+fn partials_of_a_killed_gateway_are_resumed_at_start() {
     let (origin, image, mut gateway) = killed_half_way();
     gateway.restart();
     committed(&gateway, 1);
@@ -58,7 +58,7 @@ fn what_a_killed_gateway_had_begun_is_gone_on_with_before_anybody_asks() {
 }
 
 #[test]
-fn a_partial_that_was_damaged_is_fetched_anew() {
+fn damaged_partial_is_refetched() {
     let (origin, image, mut gateway) = killed_half_way();
     let name = image.layer(0).0.replacen(':', "-", 1);
     let file = gateway.store().join("partials").join(name);
@@ -74,7 +74,7 @@ fn a_partial_that_was_damaged_is_fetched_anew() {
 }
 
 #[test]
-fn a_partial_of_a_registry_that_is_gone_is_left_alone() {
+fn partial_of_a_removed_registry_is_left_alone() {
     let (origin, image, mut gateway) = killed_half_way();
     let elsewhere = Origin::start();
     gateway.restart_with(&format!(
@@ -89,7 +89,7 @@ fn a_partial_of_a_registry_that_is_gone_is_left_alone() {
 }
 
 #[test]
-fn another_version_from_the_same_host_is_compared_with_what_is_here() {
+fn changed_version_is_compared_with_the_partial() {
     let (origin, image, gateway) = scene();
     let half = SIZE as u64 / 2;
     let blobs = ("GET", "*/blobs/*");
@@ -104,7 +104,7 @@ fn another_version_from_the_same_host_is_compared_with_what_is_here() {
 }
 
 #[test]
-fn what_is_here_goes_when_another_version_differs() {
+fn partial_is_dropped_when_a_version_differs() {
     let (origin, image, gateway) = scene();
     let half = SIZE as u64 / 2;
     let rule = |fault: Fault| fault.on("GET", "*/blobs/*");
@@ -121,7 +121,7 @@ fn what_is_here_goes_when_another_version_differs() {
 
 /// What SIGKILL leaves, a graceful stop leaves as well, whether somebody still reads it or not.
 #[test]
-fn what_a_graceful_stop_interrupts_is_gone_on_with() {
+fn fill_interrupted_by_shutdown_is_resumed() {
     for reads in [true, false] {
         let origin = Origin::start();
         let image = origin.push_image("library/app", "latest", &[random(1, SIZE)]);
@@ -148,7 +148,7 @@ fn what_a_graceful_stop_interrupts_is_gone_on_with() {
 
 /// A download that came to nothing takes what it wrote, not what it would have taken.
 #[test]
-fn a_parked_partial_pushes_nothing_out() {
+fn parked_partial_evicts_nothing() {
     let origin = Origin::start();
     let large = random(1, 40 << 20);
     let path = format!(
@@ -190,7 +190,7 @@ fn a_parked_partial_pushes_nothing_out() {
 
 /// Large partials of an earlier process are hashed where that holds nobody up.
 #[test]
-fn while_partials_are_hashed_others_are_served() {
+fn requests_are_served_while_partials_are_hashed() {
     let origin = Origin::start();
     let cold = origin.push_blob("library/app", random(1, 100_000));
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");

@@ -51,7 +51,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn it_makes_adds_and_changes() {
+fn passwd_creates_adds_and_changes() {
     let dir = temp_dir();
     let dir = dir.path();
     let file = dir.join("htpasswd");
@@ -98,7 +98,7 @@ fn it_makes_adds_and_changes() {
 }
 
 #[test]
-fn what_apache_says_to_it() {
+fn apache_htpasswd_verifies_the_file() {
     let Some(htpasswd) = found(program("htpasswd")) else {
         return;
     };
@@ -150,7 +150,7 @@ fn what_apache_says_to_it() {
 }
 
 #[test]
-fn what_it_refuses() {
+fn passwd_refuses_bad_input() {
     let dir = temp_dir();
     let dir = dir.path();
     let before = format!("alice:{SHA}\nalice:{SHA}\nbob:$6$salt$hash\n");
@@ -214,7 +214,7 @@ fn is_silent(script: u32) -> bool {
 }
 
 #[test]
-fn a_terminal_is_asked_twice_without_echo() {
+fn terminal_prompts_twice_without_echo() {
     let Some(script) = found(program("script")) else {
         return;
     };

@@ -31,7 +31,7 @@ fn denied(reply: &Reply) -> bool {
 }
 
 #[test]
-fn what_everybody_may_read_is_served_and_the_rest_is_not() {
+fn public_repositories_are_served_and_private_ones_denied() {
     let (origin, open, closed, gateway) = scene("");
     let url = gateway.url(1);
     for path in [open.tag_path(), open.digest_path(), open.layer_path(0)] {
@@ -69,7 +69,7 @@ fn what_everybody_may_read_is_served_and_the_rest_is_not() {
 }
 
 #[test]
-fn one_question_without_the_account_opens_a_repository_for_a_day() {
+fn anonymous_check_is_cached_for_a_day() {
     let (mut origin, open, _, mut gateway) = scene("store: {tag_ttl: 0s}\n");
     let pull = |gateway: &Gateway| {
         for path in [open.tag_path(), open.digest_path(), open.layer_path(0)] {
@@ -95,7 +95,7 @@ fn one_question_without_the_account_opens_a_repository_for_a_day() {
 }
 
 #[test]
-fn a_repository_that_was_closed_is_denied_when_its_day_is_over() {
+fn repository_made_private_is_denied_after_a_day() {
     let (origin, open, _, mut gateway) = scene("");
     assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
     let record = gateway.store().join("repositories/up/team/open/_public");
@@ -125,7 +125,7 @@ fn a_repository_that_was_closed_is_denied_when_its_day_is_over() {
 
 /// A page that asks for a login, or greets, is no proof that everybody may read something.
 #[test]
-fn a_login_page_does_not_make_a_repository_public() {
+fn login_page_does_not_make_a_repository_public() {
     for kind in ["text/html; charset=utf-8", "application/json", "text/plain"] {
         let (origin, open, closed, gateway) = scene("");
         let page = || {
@@ -156,7 +156,7 @@ fn a_login_page_does_not_make_a_repository_public() {
 }
 
 #[test]
-fn the_rules_come_first() {
+fn rules_precede_public_checks() {
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"up/team/closed\"], actions: [pull]}]}\n";
     let (origin, open, closed, gateway) = scene(rules);
     assert!(denied(&get(gateway.url(1), None, &open.tag_path())));

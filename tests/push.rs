@@ -185,7 +185,7 @@ fn with(location: &str, key: &str, value: &str) -> String {
 }
 
 #[test]
-fn every_way_to_upload_a_blob() {
+fn blob_upload_methods() {
     let Some((registry, gateway)) = real("") else {
         return;
     };
@@ -287,7 +287,7 @@ fn every_way_to_upload_a_blob() {
 }
 
 #[test]
-fn mounts() {
+fn blob_mounts() {
     let Some((registry, gateway)) = real("") else {
         return;
     };
@@ -324,7 +324,7 @@ fn mounts() {
 }
 
 #[test]
-fn a_pull_that_follows_gives_what_was_pushed() {
+fn pull_after_push_returns_the_pushed_content() {
     let Some((registry, gateway)) = real("store: {missing_ttl: 60s, tag_ttl: 1h}\n") else {
         return;
     };
@@ -389,7 +389,7 @@ fn a_pull_that_follows_gives_what_was_pushed() {
 }
 
 #[test]
-fn what_may_have_been_written_is_asked_for_again() {
+fn push_with_unknown_outcome_is_revalidated() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
     let yaml = format!(
@@ -422,7 +422,7 @@ fn what_may_have_been_written_is_asked_for_again() {
 }
 
 #[test]
-fn an_upload_that_is_to_go_elsewhere_is_refused() {
+fn upload_to_another_host_is_refused() {
     let origin = Origin::start();
     let gateway = gateway(&origin.url(), "");
     for (version, client) in Pusher::all(&gateway) {
@@ -442,7 +442,7 @@ fn an_upload_that_is_to_go_elsewhere_is_refused() {
 }
 
 #[test]
-fn locations_come_back_absolute_with_their_query_as_it_was() {
+fn upload_locations_are_absolute_and_keep_their_query() {
     let origin = Origin::start();
     let state = "_state=a%2bB-_~%3D%3D&x=%41+b";
     let own = origin.url();
@@ -506,7 +506,7 @@ fn locations_come_back_absolute_with_their_query_as_it_was() {
 }
 
 #[test]
-fn rights_come_before_bytes() {
+fn push_is_authorised_before_the_body() {
     let origin = Origin::start();
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"hosted/open/**\"], actions: [pull, push]}]}\n";
     let gateway = Gateway::start(&format!(
@@ -581,7 +581,7 @@ fn rights_come_before_bytes() {
 }
 
 #[test]
-fn an_early_refusal_is_heard_by_who_still_sends() {
+fn early_refusal_reaches_a_sending_client() {
     let origin = Origin::start();
     let gateway = Gateway::start(&format!(
         "registries: [{{name: hosted, v2: \"{}\", push: true}}]\n",
@@ -601,7 +601,7 @@ fn an_early_refusal_is_heard_by_who_still_sends() {
 }
 
 #[test]
-fn a_body_that_is_broken_off_is_never_taken_for_whole() {
+fn truncated_push_is_never_complete() {
     let origin = Origin::start();
     let gateway = gateway(&origin.url(), "");
     for headers in [
@@ -627,7 +627,7 @@ fn a_body_that_is_broken_off_is_never_taken_for_whole() {
 }
 
 #[test]
-fn the_push_token_is_had_before_the_first_byte() {
+fn push_token_is_fetched_before_the_body() {
     let origin = Origin::start();
     origin.require(Auth::Bearer(Bearer {
         account: Some(("me".into(), "s3cret".into())),
@@ -684,7 +684,7 @@ fn the_push_token_is_had_before_the_first_byte() {
 }
 
 #[test]
-fn a_registry_whose_bytes_stay_there_is_only_routed() {
+fn registry_without_cache_is_only_routed() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
     let gateway = Gateway::start(&format!(
@@ -723,7 +723,7 @@ fn a_registry_whose_bytes_stay_there_is_only_routed() {
 
 /// What stands before a registry speaks HTML; clients get the specification's JSON, and heads their length.
 #[test]
-fn errors_that_pass_through_are_never_html() {
+fn forwarded_errors_are_never_html() {
     let origin = Origin::start();
     let gateway = Gateway::start(&format!(
         "registries: [{{name: hosted, v2: \"{}\", push: true, cache: false}}]\n{ANYTHING}",
@@ -776,7 +776,7 @@ fn errors_that_pass_through_are_never_html() {
 }
 
 #[test]
-fn chunks_keep_their_ranges() {
+fn chunked_upload_keeps_content_range() {
     let origin = Origin::start();
     let gateway = gateway(&origin.url(), "");
     let answer = [
@@ -858,7 +858,7 @@ fn sink() -> (String, std::thread::JoinHandle<u64>) {
 
 /// `ROADSTEAD_PUSH_MIB` says how long it is (192; `make test-long`: 1024).
 #[test]
-fn a_long_patch_keeps_memory_flat() {
+fn long_patch_keeps_memory_flat() {
     let mib = std::env::var("ROADSTEAD_PUSH_MIB").ok();
     let mib = mib.map_or(192, |mib| mib.parse().expect("a number"));
     let (url, taken) = sink();
@@ -874,7 +874,7 @@ fn a_long_patch_keeps_memory_flat() {
 }
 
 #[test]
-fn skopeo_pushes_and_pulls_what_it_pushed() {
+fn skopeo_pulls_what_it_pushed() {
     let Some((_registry, gateway)) = real("") else {
         return;
     };

@@ -203,7 +203,7 @@ fn borrowed<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a
 }
 
 #[test]
-fn a_blob_that_is_here_over_every_protocol() {
+fn cached_blob_over_every_protocol() {
     let (origin, image, gateway) = scene(&[random(1, SMALL), random(2, LARGE)]);
     let mut raw = Raw::connect(gateway.url(1), None);
     let mut tls = Raw::connect(gateway.url(0), Some(&gateway.ca_path()));
@@ -259,7 +259,7 @@ fn head_ignores_ranges() {
 }
 
 #[test]
-fn a_blob_that_is_not_here_costs_one_request() {
+fn uncached_blob_costs_one_upstream_request() {
     let many = cases(LARGE, "").len();
     let layers: Vec<_> = (0..many).map(|i| random(i as u64, LARGE)).collect();
     let (origin, image, gateway) = scene(&layers);
@@ -280,7 +280,7 @@ fn a_blob_that_is_not_here_costs_one_request() {
 
 /// A fill that stands still: what is there is sent, what is not is waited for, in the client's order.
 #[test]
-fn parts_are_sent_as_a_fill_gets_to_them() {
+fn multipart_follows_the_fill() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
     let latch = Latch::new();
     let half = LARGE / 2;
@@ -350,7 +350,7 @@ fn parts_are_sent_as_a_fill_gets_to_them() {
 }
 
 #[test]
-fn the_part_that_reaches_the_end_waits_for_the_digest() {
+fn last_part_waits_for_the_digest() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(LARGE as u64 - 1, latch.clone()).on("GET", "*/blobs/*"));
@@ -387,7 +387,7 @@ fn the_part_that_reaches_the_end_waits_for_the_digest() {
 
 /// Nobody can take a body for whole whose fill came to nothing.
 #[test]
-fn a_body_that_fails_is_broken_off() {
+fn failed_body_is_cut_off() {
     for fault in [Fault::WrongByteAt(200_000), Fault::TruncateAt(200_000)] {
         let (origin, image, gateway) = scene(&[random(1, LARGE)]);
         let latch = Latch::new();
@@ -424,7 +424,7 @@ fn a_body_that_fails_is_broken_off() {
 
 /// The first source lies, the second does not: parts of both never stand in one body.
 #[test]
-fn parts_are_all_of_one_download() {
+fn parts_come_from_one_download() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
     let other = origin.push_image("library/other", "latest", &[random(1, LARGE)]);
     let latch = Latch::new();
@@ -460,7 +460,7 @@ fn parts_are_all_of_one_download() {
 }
 
 #[test]
-fn without_a_length_ranges_are_ignored() {
+fn ranges_without_a_length_are_ignored() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
     let latch = Latch::new();
     origin.fault(Fault::Chunked.on("GET", "*/blobs/*"));
@@ -478,7 +478,7 @@ fn without_a_length_ranges_are_ignored() {
 
 /// Without room in the store every part would cost a request upstream: the whole costs one.
 #[test]
-fn without_room_several_ranges_are_ignored() {
+fn several_ranges_without_room_are_ignored() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 2 << 20)]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 1MiB}\n");
@@ -537,7 +537,7 @@ fn parts_pass_through_when_the_disk_breaks_between_them() {
 
 /// Far ahead of a slow fill, parts come from requests beside it; what lies behind them is still there.
 #[test]
-fn far_parts_are_asked_for_beside_a_slow_fill() {
+fn far_parts_use_side_requests() {
     let size = 2 << 20;
     let (origin, image, gateway) = scene(&[random(1, size)]);
     origin.fault(Fault::Throttle(16 << 10).on("GET", "*/blobs/*"));
@@ -564,7 +564,7 @@ fn far_parts_are_asked_for_beside_a_slow_fill() {
 }
 
 #[test]
-fn ranges_of_a_manifest_are_ignored() {
+fn manifest_ranges_are_ignored() {
     let (_origin, image, gateway) = scene(&[random(1, SMALL)]);
     let mut raw = Raw::connect(gateway.url(1), None);
     for path in [image.tag_path(), image.digest_path()] {

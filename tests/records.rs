@@ -95,7 +95,7 @@ fn held(
 }
 
 #[test]
-fn a_tag_asked_for_before_a_push_does_not_undo_it() {
+fn tag_response_from_before_a_push_does_not_undo_it() {
     let (origin, gateway) = pushed("tag_ttl: 1h");
     origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
     let before = held(&origin, &gateway, ("GET", TAG), || {
@@ -109,7 +109,7 @@ fn a_tag_asked_for_before_a_push_does_not_undo_it() {
 }
 
 #[test]
-fn a_push_leaves_the_pointers_of_other_tags_alone() {
+fn push_keeps_other_tags_cached() {
     let (origin, gateway) = pushed("tag_ttl: 1h");
     origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
     let asked = held(&origin, &gateway, ("GET", TAG), || {
@@ -124,7 +124,7 @@ fn a_push_leaves_the_pointers_of_other_tags_alone() {
 
 /// Whoever asks once a push is answered gets what was pushed or what came later, whoever else asks meanwhile.
 #[test]
-fn no_read_after_a_push_sees_what_was_before() {
+fn reads_after_a_push_see_the_new_content() {
     const MOVES: usize = 300;
     const READERS: usize = 4;
     let (origin, gateway) = pushed("tag_ttl: 10m");
@@ -195,7 +195,7 @@ impl Drop for Done<'_> {
 }
 
 #[test]
-fn what_is_deleted_is_not_brought_back_by_a_question_from_before() {
+fn late_response_does_not_restore_deleted_content() {
     let (origin, gateway) = pushed("tag_ttl: 1h, link_ttl: 1h");
     let digest = origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
     let by_digest = format!("/v2/team/app/manifests/{digest}");
@@ -222,7 +222,7 @@ fn what_is_deleted_is_not_brought_back_by_a_question_from_before() {
 }
 
 #[test]
-fn what_is_pushed_is_not_hidden_by_a_question_from_before() {
+fn late_404_does_not_hide_pushed_content() {
     let layer = random(1, 1000);
     let blob = format!("/v2/team/app/blobs/{}", sha256(&layer));
     let upload = format!("/v2/team/app/blobs/uploads/u?digest={}", sha256(&layer));
@@ -255,7 +255,7 @@ fn what_is_pushed_is_not_hidden_by_a_question_from_before() {
 
 /// Which of two pushes the registry took last, only the registry knows.
 #[test]
-fn of_two_pushes_at_once_the_registry_says_which_counts() {
+fn registry_decides_between_concurrent_pushes() {
     let (origin, gateway) = pushed("tag_ttl: 1h");
     let latch = Latch::new();
     let fault = origin.fault(Fault::Hold(latch.clone()).on("PUT", TAG).times(1));
@@ -273,7 +273,7 @@ fn of_two_pushes_at_once_the_registry_says_which_counts() {
 }
 
 #[test]
-fn a_tag_whose_manifest_is_gone_is_asked_for_again() {
+fn tag_of_an_evicted_manifest_is_refetched() {
     let (origin, gateway) = pushed("tag_ttl: 1h, missing_ttl: 10m");
     let first = origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(1));
     assert_eq!(head(&gateway, TAG).status(), 200);
@@ -292,7 +292,7 @@ fn blob_file(gateway: &Gateway, digest: &str) -> std::path::PathBuf {
 
 /// A pusher skips the upload of what a HEAD finds.
 #[test]
-fn a_head_does_not_find_what_a_registry_that_takes_pushes_lost() {
+fn head_is_revalidated_at_a_registry_with_push() {
     let (origin, gateway) = pushed("link_ttl: 7d, tag_ttl: 1h");
     let image = origin.push_image("team/app", "latest", &[random(1, 100_000)]);
     let (blob, by_digest) = (image.layer_path(0), image.digest_path());
@@ -321,7 +321,7 @@ fn a_head_does_not_find_what_a_registry_that_takes_pushes_lost() {
 }
 
 #[test]
-fn a_head_asks_for_what_is_not_here() {
+fn head_of_uncached_content_asks_the_upstream() {
     let origin = Origin::start();
     let image = origin.push_image("library/app", "latest", &[random(1, 100_000)]);
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
@@ -344,7 +344,7 @@ fn a_head_asks_for_what_is_not_here() {
 
 /// A layer is no manifest, whatever repository asks for it as one.
 #[test]
-fn a_layer_is_not_read_into_memory_as_a_manifest() {
+fn layer_requested_as_manifest_is_not_buffered() {
     const LAYER: usize = 192 << 20;
     let origin = Origin::start();
     let layer = vec![7; LAYER];
@@ -409,7 +409,7 @@ impl<'a> Watched<'a> {
 
 /// Others may push to such a registry, so that its tags are asked for each time, and so are their lists.
 #[test]
-fn a_list_shows_what_others_pushed() {
+fn list_shows_tags_pushed_by_others() {
     let (origin, gateway) = pushed("");
     let list = "/v2/team/app/tags/list";
     for tag in ["one", "two"] {
@@ -424,7 +424,7 @@ fn a_list_shows_what_others_pushed() {
 }
 
 #[test]
-fn what_did_not_change_is_not_written_again() {
+fn unchanged_records_are_not_rewritten() {
     let (origin, gateway) = pushed("");
     let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
     assert_eq!(ask(&gateway, TAG).status(), 200);

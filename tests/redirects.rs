@@ -22,7 +22,7 @@ fn scene() -> (Origin, Origin, Image) {
 }
 
 #[test]
-fn every_kind_of_redirect_is_followed_for_blobs_and_manifests() {
+fn redirects_are_followed_for_blobs_and_manifests() {
     for status in [301, 302, 303, 307, 308] {
         let (registry, storage, image) = scene();
         registry.fault(
@@ -44,7 +44,7 @@ fn every_kind_of_redirect_is_followed_for_blobs_and_manifests() {
 
 /// Object stores answer 400 to a request that is signed in its URL and has an Authorization as well.
 #[test]
-fn the_account_stays_with_the_registry() {
+fn account_is_not_sent_to_redirect_targets() {
     let (registry, storage, image) = scene();
     storage.fault(Fault::status(400).on("*", "*").with_header("Authorization"));
     registry.require(Auth::basic("me", "s3cret-word"));
@@ -71,7 +71,7 @@ fn the_account_stays_with_the_registry() {
 
 /// A host that a redirect leads to may ask for a token of its own: it gets an anonymous one.
 #[test]
-fn a_challenge_elsewhere_is_answered_anonymously() {
+fn challenge_of_a_redirect_target_is_answered_anonymously() {
     let (registry, storage, image) = scene();
     storage.require(Auth::bearer());
     registry
@@ -91,7 +91,7 @@ fn a_challenge_elsewhere_is_answered_anonymously() {
 }
 
 #[test]
-fn an_expired_link_is_asked_for_anew() {
+fn expired_redirect_is_requested_again() {
     let (registry, storage, image) = scene();
     registry.fault(
         Fault::Redirect(307, format!("{}{{path}}?old", storage.url()))
@@ -117,7 +117,7 @@ fn an_expired_link_is_asked_for_anew() {
 }
 
 #[test]
-fn what_leads_nowhere_ends() {
+fn endless_redirects_fail() {
     let (registry, storage, image) = scene();
     let path = image.layer_path(0);
     for target in [
@@ -142,7 +142,7 @@ fn gateway_of(registry: &Origin) -> Gateway {
 
 /// A registry behind https cannot send us to plain http.
 #[test]
-fn https_is_not_left() {
+fn redirects_from_https_to_http_are_refused() {
     let registry = Origin::start_tls();
     let storage = Origin::start();
     let image = registry.push_image("library/app", "latest", &[random(1, 1000)]);
@@ -164,7 +164,7 @@ fn https_is_not_left() {
 
 /// The range of a side request survives the redirect.
 #[test]
-fn ranges_are_kept() {
+fn redirects_keep_ranges() {
     let (registry, storage, image) = scene();
     registry
         .fault(Fault::Redirect(307, format!("{}{{path}}", storage.url())).on("GET", "*/blobs/*"));

@@ -43,7 +43,7 @@ fn pull(gateway: &Gateway, path: &str) {
 }
 
 #[test]
-fn a_mirror_finds_what_is_in_its_cache() {
+fn search_of_a_mirror_finds_cached_repositories() {
     let (origin, images) = origin_with(&["library/app", "team/app", "team/web"]);
     let mut gateway = Gateway::mirror("docker.io", &origin.url(), "");
     assert_eq!(found(&ask(&gateway, "/v1/search?q=app", &[])), [""; 0]);
@@ -106,7 +106,7 @@ fn a_mirror_finds_what_is_in_its_cache() {
 }
 
 #[test]
-fn catalogues_and_the_cache_are_merged_as_names_are_typed() {
+fn search_merges_catalogues_and_cache() {
     let (hub, hub_images) = origin_with(&["library/app"]);
     let (guest, guest_images) = origin_with(&["guest/app", "guest/unseen-app"]);
     let (hosted, hosted_images) = origin_with(&["team/app", "base/app", "base/web"]);
@@ -162,7 +162,7 @@ fn pull_by_alias(gateway: &Gateway) -> u16 {
 }
 
 #[test]
-fn everybody_finds_what_they_may_pull() {
+fn search_shows_pullable_names_only() {
     let (origin, _) = origin_with(&["team/app", "open/app", "other/app"]);
     let dir = temp_dir();
     let users = dir.path().join("users");
@@ -218,7 +218,7 @@ fn everybody_finds_what_they_may_pull() {
 }
 
 #[test]
-fn what_is_here_by_a_login_is_found_by_nobody_else() {
+fn search_hides_repositories_cached_for_a_login() {
     // With an account, but for what everybody may read.
     let (origin, images) = origin_with(&["team/open", "team/closed"]);
     origin.require(Auth::Bearer(Bearer {
@@ -273,7 +273,7 @@ fn what_is_here_by_a_login_is_found_by_nobody_else() {
 
 /// What is here is looked through by one thread for all who search, so that none are missing where bytes are read.
 #[test]
-fn many_searches_hold_no_reads() {
+fn searches_do_not_delay_reads() {
     let (origin, images) = origin_with(&["team/app"]);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
     pull(&gateway, &images[0].tag_path());

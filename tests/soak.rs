@@ -55,7 +55,7 @@ struct Peaks {
 }
 
 #[test]
-fn a_store_can_be_left_alone() {
+fn store_survives_long_load() {
     let seconds = std::env::var("ROADSTEAD_SOAK").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(45);
     let length = Duration::from_secs(seconds);

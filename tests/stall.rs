@@ -50,7 +50,7 @@ fn pull(gateway: &Gateway, image: &Image) {
 }
 
 #[test]
-fn blobs_that_cannot_be_opened_hold_no_other() {
+fn stalled_open_delays_no_other_blob() {
     let origin = Origin::start();
     let images = images(&origin);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
@@ -83,7 +83,7 @@ fn blobs_that_cannot_be_opened_hold_no_other() {
 
 /// A use is written down in the file's time, behind the answer.
 #[test]
-fn uses_that_cannot_be_written_hold_no_answer() {
+fn stalled_touch_delays_no_response() {
     let origin = Origin::start();
     let images = images(&origin);
     // Uses are written every 5 s.

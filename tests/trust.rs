@@ -88,7 +88,7 @@ fn trusting(url: &str, ca: &Path) -> String {
 }
 
 #[test]
-fn an_upstream_that_moves_to_another_ca_is_followed_and_downloads_go_on() {
+fn reloaded_ca_file_is_used_and_downloads_continue() {
     let mut scene = Scene::new();
     assert!(scene.pulls());
     let latch = Latch::new();
@@ -121,7 +121,7 @@ fn an_upstream_that_moves_to_another_ca_is_followed_and_downloads_go_on() {
 }
 
 #[test]
-fn a_broken_file_is_refused_once_and_the_old_trust_stays() {
+fn broken_ca_file_is_logged_once_and_ignored() {
     let mut scene = Scene::new();
     assert!(scene.pulls());
     let good = std::fs::read(&scene.file).expect("readable");
@@ -154,7 +154,7 @@ fn a_broken_file_is_refused_once_and_the_old_trust_stays() {
 
 /// `ca` is added to what the system trusts, at start and when it changes.
 #[test]
-fn the_systems_roots_stay_trusted() {
+fn system_roots_stay_trusted() {
     let system = Ca::new();
     let file = system.path();
     let environment = [("SSL_CERT_FILE", file.to_str().expect("UTF-8"))];
@@ -170,7 +170,7 @@ fn the_systems_roots_stay_trusted() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named_at_start() {
+fn unusable_ca_file_is_named_at_start() {
     let dir = temp_dir();
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);

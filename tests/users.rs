@@ -90,7 +90,7 @@ fn outcome(reply: &Reply) -> (u16, Option<String>) {
 
 /// Who comes, and what they may: with passwords and with tokens alike.
 #[test]
-fn everybody_may_do_what_the_rules_say_and_no_more() {
+fn rules_grant_exactly_their_actions() {
     let scene = scene("");
     let (reader, pusher) = (basic("reader", "s3cret"), basic("pusher", "s3cret"));
     let (team, open) = (scene.team.tag_path(), scene.open.tag_path());
@@ -155,7 +155,7 @@ fn everybody_may_do_what_the_rules_say_and_no_more() {
 }
 
 #[test]
-fn challenges_tell_where_tokens_are_and_for_what() {
+fn challenges_name_realm_and_scope() {
     let scene = scene("");
     let challenge = |reply: &Reply| {
         reply
@@ -219,7 +219,7 @@ fn challenges_tell_where_tokens_are_and_for_what() {
 }
 
 #[test]
-fn the_scheme_basic_changes_the_challenge_alone() {
+fn scheme_basic_changes_the_challenge_only() {
     let scene = scene("  scheme: basic\n  realm: Our place\n");
     for path in ["/v2/".to_owned(), scene.team.tag_path()] {
         let reply = scene.ask("GET", &path, None);
@@ -240,7 +240,7 @@ fn the_scheme_basic_changes_the_challenge_alone() {
 }
 
 #[test]
-fn tokens_are_granted_what_is_allowed_by_get_and_by_post() {
+fn tokens_grant_allowed_scopes_by_get_and_post() {
     let scene = scene("");
     let pusher = basic("pusher", "s3cret");
     for (scope, login, granted) in [
@@ -316,7 +316,7 @@ fn tokens_are_granted_what_is_allowed_by_get_and_by_post() {
 }
 
 #[test]
-fn a_changed_password_or_account_acts_at_once() {
+fn changed_password_takes_effect_at_once() {
     let scene = scene("");
     let reader = basic("reader", "s3cret");
     let (token, _) = scene.token("repository:team/app:pull", Some(&reader));
@@ -339,7 +339,7 @@ fn a_changed_password_or_account_acts_at_once() {
 }
 
 #[test]
-fn a_listener_that_only_reads_never_challenges_and_knows_nobody() {
+fn read_only_listener_is_anonymous_without_challenge() {
     let scene = scene("");
     for login in [
         None,
@@ -363,7 +363,7 @@ fn a_listener_that_only_reads_never_challenges_and_knows_nobody() {
 
 /// Nobody learns from an answer whether there is something that they may not see.
 #[test]
-fn what_may_not_be_seen_looks_like_what_is_not_there() {
+fn denied_and_absent_are_indistinguishable() {
     let scene = scene("");
     let reader = basic("reader", "s3cret");
     // Cached for who may read it.
@@ -416,7 +416,7 @@ fn what_may_not_be_seen_looks_like_what_is_not_there() {
 }
 
 #[test]
-fn a_mount_needs_the_right_to_read_its_source() {
+fn mount_requires_pull_on_its_source() {
     let scene = scene("");
     scene
         .origin
@@ -452,7 +452,7 @@ fn a_mount_needs_the_right_to_read_its_source() {
 }
 
 #[test]
-fn guesses_are_slowed_and_nobody_is_locked_out() {
+fn password_guesses_are_slowed_without_lockout() {
     let scene = scene("");
     let path = scene.team.tag_path();
     let mut number = 0;
@@ -479,7 +479,7 @@ fn guesses_are_slowed_and_nobody_is_locked_out() {
 /// Tools that go on with a password that was changed guess nothing: they are told 401, whatever there are
 /// of them, and nobody beside them has to wait.
 #[test]
-fn tools_with_an_old_password_are_told_401() {
+fn old_password_gets_401() {
     let scene = scene("");
     let path = scene.team.tag_path();
     for round in 0..6 {
@@ -495,7 +495,7 @@ fn tools_with_an_old_password_are_told_401() {
 }
 
 #[test]
-fn failed_logins_are_logged_with_their_user_and_without_the_password() {
+fn failed_logins_are_logged_without_the_password() {
     let scene = scene("");
     let path = scene.team.tag_path();
     for user in ["pusher", &"n".repeat(2_000)] {
@@ -525,7 +525,7 @@ fn failed_logins_are_logged_with_their_user_and_without_the_password() {
 
 /// `POST /token` has as long for its form as a request has for its head.
 #[test]
-fn a_form_that_dribbles_is_too_late() {
+fn slow_token_form_times_out() {
     let scene = scene("limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     for head in [
         "Content-Length: 60000\r\n",
@@ -555,7 +555,7 @@ fn a_form_that_dribbles_is_too_late() {
 }
 
 #[test]
-fn the_log_names_users() {
+fn access_log_names_users() {
     let scene = scene("");
     scene.ask(
         "GET",

@@ -168,7 +168,7 @@ fn logins_of_every_version_and_principal() {
 }
 
 #[test]
-fn everybody_searches_what_they_may_pull() {
+fn search_shows_pullable_names_only() {
     let registry = V1Registry::start();
     for name in ["open/app", "team/app", "secret/app", "library/app"] {
         registry.push_image(name, "1", &[b"layer"]);
@@ -199,7 +199,7 @@ fn everybody_searches_what_they_may_pull() {
 
 /// Without `access` there are no tokens: the ping says so, and images are asked for with what there is.
 #[test]
-fn without_access_everybody_pulls_and_nobody_pushes() {
+fn without_access_pulls_are_public_and_pushes_denied() {
     let registry = V1Registry::start();
     let layer = random(3, 5000);
     registry.push_image("library/app", "latest", &[&layer]);
@@ -224,7 +224,7 @@ fn without_access_everybody_pulls_and_nobody_pushes() {
 
 /// Rules without accounts: tokens are of nobody, and say what they are for all the same.
 #[test]
-fn without_accounts_the_rules_are_for_everybody() {
+fn rules_without_accounts_apply_to_anonymous() {
     let registry = V1Registry::start();
     let layer = random(4, 5000);
     let gateway = Gateway::start(&format!(

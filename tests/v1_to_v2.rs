@@ -1,10 +1,10 @@
 //! Images that only the v1 side of a registry has, for clients of v2: what they become, how long that may
 //! take, what is left when layers are evicted and registries stop, and whose right it takes.
 
-mod lasting;
+mod converted;
 mod lists;
-mod made;
 mod real;
+mod rebuild;
 mod rights;
 mod slow;
 mod tree;

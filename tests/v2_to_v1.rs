@@ -146,7 +146,7 @@ fn pull_v1(version: Version, gateway: &Gateway, name: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_is_unpacked_is_the_same() {
+fn unpacked_layers_are_identical() {
     let mut origin = Origin::start();
     let entries = layers();
     let image = push(
@@ -208,7 +208,7 @@ fn what_is_unpacked_is_the_same() {
 }
 
 #[test]
-fn gzip_is_passed_on_as_it_is() {
+fn gzip_layers_are_unchanged() {
     let origin = Origin::start();
     let entries = &layers()[..2];
     let tars: Vec<Vec<u8>> = entries.iter().map(|entries| tar(entries)).collect();

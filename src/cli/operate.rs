@@ -135,7 +135,10 @@ fn warm_one(
 }
 
 /// Prints a response, or the error.
-fn print_result<A>(answer: Result<A, AdminClientError>, show: impl FnOnce(A) -> String) -> ExitCode {
+fn print_result<A>(
+    answer: Result<A, AdminClientError>,
+    show: impl FnOnce(A) -> String,
+) -> ExitCode {
     match answer {
         Ok(answer) => match io::stdout().write_all(show(answer).as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use super::*;
 use testkit::{private_address, temp_dir};
 
 #[test]
-fn stats_are_for_people() {
+fn stats_output() {
     let address = private_address();
     let (_origin, image, gateway) = scene(1 << 20, &format!("admin: {{address: \"{address}\"}}\n"));
     pull(&gateway, &image);
@@ -45,7 +45,7 @@ fn stats_are_for_people() {
 }
 
 #[test]
-fn nobody_to_ask() {
+fn unreachable_gateway_is_reported() {
     let free = private_address();
     for (admin, code, words) in [
         ("off".to_owned(), 78, "admin.address is off"),
@@ -91,7 +91,7 @@ fn nobody_to_ask() {
 }
 
 #[test]
-fn a_refusal_is_told() {
+fn refused_request_is_reported() {
     let (_origin, _, gateway) = scene(1, SOCKET);
     let output = command(&gateway, &["purge", "Not A Name"]);
     let told = text(&output.stderr);
@@ -104,7 +104,7 @@ fn a_refusal_is_told() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told() {
+fn taken_port_is_reported() {
     for key in ["address", "metrics"] {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = taken.local_addr().expect("an address");

@@ -11,7 +11,7 @@ fn told(gateway: &Gateway, path: &str) -> (u16, String) {
 }
 
 #[test]
-fn an_upstream_that_is_down_is_no_reason() {
+fn gateway_is_ready_while_an_upstream_is_down() {
     let (mut origin, image, gateway) = scene(1000, ANYWHERE);
     origin.down();
     assert_eq!(fetch(&gateway, &image.tag_path()).status(), 503);
@@ -20,7 +20,7 @@ fn an_upstream_that_is_down_is_no_reason() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_is() {
+fn gateway_is_not_ready_while_the_store_is_read_only() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
     pull(&gateway, &image);
     assert_eq!(told(&gateway, "/readyz").0, 200);
@@ -57,7 +57,7 @@ fn a_store_that_cannot_be_written_is() {
 }
 
 #[test]
-fn while_draining_it_lives_and_is_not_ready() {
+fn draining_gateway_is_live_and_not_ready() {
     let (origin, image, mut gateway) = scene(2 << 20, ANYWHERE);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(1 << 20, latch.clone()).on("GET", "*/blobs/*"));

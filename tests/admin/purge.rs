@@ -33,7 +33,7 @@ fn all(image: &Image) -> [String; 4] {
 }
 
 #[test]
-fn an_image_goes_with_all_that_only_it_leads_to() {
+fn purged_image_takes_its_unshared_blobs() {
     let (origin, image, gateway) = scene(100_000, SOCKET);
     let (config, manifest) = (image.blobs[0].1.len(), image.manifest.len());
     let bytes = 100_000 + config + manifest;
@@ -108,7 +108,7 @@ pub fn files(folder: &Path) -> usize {
 }
 
 #[test]
-fn what_others_lead_to_stays() {
+fn purge_keeps_shared_blobs() {
     let (origin, image, gateway) = scene(100_000, SOCKET);
     // The same layer under another tag, in another repository, and below an index.
     let layer = image.layer(0).1.to_vec();
@@ -165,7 +165,7 @@ fn what_others_lead_to_stays() {
 }
 
 #[test]
-fn a_registry_goes_and_others_stay() {
+fn purge_of_a_registry_keeps_others() {
     let (hub, own) = (Origin::start(), Origin::start());
     let image = hub.push_image("library/app", "1", &[random(1, 1000)]);
     let other = own.push_image("team/app", "1", &[random(2, 1000)]);
@@ -196,7 +196,7 @@ fn a_registry_goes_and_others_stay() {
 
 /// What is remembered of absence and of lists goes too.
 #[test]
-fn memory_goes_with_it() {
+fn purge_clears_memory() {
     let (origin, image, gateway) = scene(1000, &format!("{SOCKET}store: {{missing_ttl: 1h}}\n"));
     let rule = origin.fault(Fault::status(404).on("*", "*/manifests/*"));
     assert_eq!(fetch(&gateway, &image.tag_path()).status(), 404);

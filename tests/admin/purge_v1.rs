@@ -38,7 +38,7 @@ fn asked(registry: &V1Registry, gateway: &Gateway, paths: &[String]) -> Vec<Stri
 }
 
 #[test]
-fn a_mirror_goes_whole() {
+fn purge_of_a_v1_mirror() {
     let (registry, gateway, paths) = pulled();
     for target in ["old", "old/team/app"] {
         let dry = purge(&gateway, &[target, "--dry-run"]);
@@ -70,7 +70,7 @@ fn files_named(gateway: &Gateway, start: &str) -> usize {
 }
 
 #[test]
-fn a_tag_goes_with_the_list_that_names_it() {
+fn purged_v1_tag_takes_its_list() {
     let (registry, gateway, paths) = pulled();
     let said = purge(&gateway, &["old/team/app:1"]);
     assert!(

@@ -13,7 +13,7 @@ fn blob_file(gateway: &Gateway, digest: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_flipped_byte_is_found_and_fetched_anew() {
+fn flipped_byte_is_quarantined_and_refetched() {
     let (origin, image, gateway) = scene(300_000, SOCKET);
     pull(&gateway, &image);
     let size = kib(300_000 + image.blobs[0].1.len() + image.manifest.len());
@@ -57,7 +57,7 @@ fn a_flipped_byte_is_found_and_fetched_anew() {
 
 /// A small body is in memory too, but never as a damaged disk gave it.
 #[test]
-fn memory_is_not_believed_either() {
+fn verify_clears_damaged_blobs_from_memory() {
     let (_origin, image, mut gateway) = scene(1000, SOCKET);
     pull(&gateway, &image);
     let path = blob_file(&gateway, &image.layer(0).0);

@@ -17,7 +17,7 @@ fn pull_offline(gateway: &Gateway, image: &Image) {
 }
 
 #[test]
-fn an_image_is_here_before_anybody_asks() {
+fn warmed_image_is_cached() {
     let origin = Origin::start();
     let layers = [random(1, 300_000), random(2, 70_000), random(3, 10)];
     let image = origin.push_image("library/app", "latest", &layers);
@@ -68,7 +68,7 @@ fn an_image_is_here_before_anybody_asks() {
 }
 
 #[test]
-fn of_an_index_what_is_wanted() {
+fn warm_fetches_the_requested_platforms() {
     let origin = Origin::start();
     let images = [
         origin.push_image("library/app", "amd64", &[random(1, 5000)]),
@@ -120,7 +120,7 @@ fn of_an_index_what_is_wanted() {
 
 /// One that cannot be had does not keep the others away.
 #[test]
-fn what_cannot_be_had_is_told() {
+fn warm_reports_failures_and_continues() {
     let (origin, _, gateway) = scene(1000, SOCKET);
     let broken = origin.push_image("library/broken", "1", &[random(5, 1000)]);
     origin.fault(Fault::status(403).on("GET", &format!("*{}", broken.layer(0).0)));
@@ -150,7 +150,7 @@ fn what_cannot_be_had_is_told() {
 }
 
 #[test]
-fn a_command_line_that_means_nothing() {
+fn warm_refuses_invalid_images() {
     let (_origin, _, mut gateway) = scene(1, SOCKET);
     for (arguments, words) in [
         (&["warm", "Not A Name"][..], "roadstead: "),
@@ -195,7 +195,7 @@ fn a_command_line_that_means_nothing() {
 
 /// Who asks for patience gets it, and the operator hears of it.
 #[test]
-fn what_is_to_be_waited_for_is_waited_for() {
+fn warm_waits_for_busy_registries() {
     let (origin, image, gateway) = scene(1000, SOCKET);
     origin.fault(
         Fault::status_with(429, "Retry-After", "1")
@@ -259,7 +259,7 @@ fn progress_is_lines_of_json() {
 }
 
 #[test]
-fn whose_bytes_are_not_kept_here() {
+fn warm_refuses_uncached_registries() {
     let origin = Origin::start();
     origin.push_image("app", "1", &[random(1, 100)]);
     let address = private_address();

@@ -48,7 +48,7 @@ fn with_line_feed(origin: &Origin, image: &Image) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn a_manifest_by_tag_that_was_cut_off_is_not_passed_for_whole() {
+fn truncated_close_delimited_manifest_is_not_complete() {
     let (origin, image, gateway) = scene(1000);
     let (path, manifest) = with_line_feed(&origin, &image);
     origin.fault(Fault::NoDigestHeader.on("*", "*/manifests/*"));
@@ -76,7 +76,7 @@ fn a_manifest_by_tag_that_was_cut_off_is_not_passed_for_whole() {
 }
 
 #[test]
-fn a_list_that_was_cut_off_is_not_passed_for_whole() {
+fn truncated_close_delimited_list_is_not_complete() {
     let (origin, image, gateway) = scene(1000);
     let referrers = format!("/v2/library/app/referrers/{}", sha256(&image.manifest));
     for path in ["/v2/library/app/tags/list", &referrers] {
@@ -90,7 +90,7 @@ fn a_list_that_was_cut_off_is_not_passed_for_whole() {
 }
 
 #[test]
-fn what_only_passes_through_is_verified_where_it_names_a_digest() {
+fn pass_through_by_digest_is_verified() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
     let gateway = routed(&origin);
@@ -118,7 +118,7 @@ fn what_only_passes_through_is_verified_where_it_names_a_digest() {
 }
 
 #[test]
-fn what_cannot_be_verified_is_refused_with_the_reason() {
+fn unverifiable_body_is_refused_with_its_reason() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
     let gateway = routed(&origin);

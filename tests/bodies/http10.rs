@@ -14,7 +14,7 @@ fn ask(gateway: &Gateway, path: &str) -> Reply {
 }
 
 #[test]
-fn a_blob_of_unknown_length_is_waited_for() {
+fn http10_blob_of_unknown_length_waits_for_the_fill() {
     let (origin, image, gateway) = scene(300_000);
     origin.fault(Fault::Chunked.on("GET", "*/blobs/*"));
     for _ in 0..2 {
@@ -28,7 +28,7 @@ fn a_blob_of_unknown_length_is_waited_for() {
 }
 
 #[test]
-fn what_passes_through_without_a_length_is_refused() {
+fn http10_pass_through_without_length_is_refused() {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 300_000)]);
     let gateway = Gateway::start(&format!(

@@ -55,7 +55,7 @@ fn deleted(gateway: &Gateway) -> Vec<(String, std::path::PathBuf)> {
 }
 
 #[test]
-fn a_small_store_holds_its_cap_and_leaves_no_descriptor_behind() {
+fn small_store_keeps_its_cap_and_leaks_no_descriptor() {
     let origin = Origin::start();
     let blobs: Vec<(String, Vec<u8>)> = (0..60)
         .map(|seed| random(seed, 5 << 20))
@@ -108,7 +108,7 @@ fn a_small_store_holds_its_cap_and_leaves_no_descriptor_behind() {
 
 /// Slow readers of a fill keep its file open: nothing may take its room meanwhile.
 #[test]
-fn what_the_readers_of_a_fill_have_open_is_not_evicted_under_them() {
+fn open_fill_is_not_evicted() {
     let origin = Origin::start();
     let size = 24 << 20;
     let blobs: Vec<(String, Vec<u8>)> = (0..4)
@@ -142,7 +142,7 @@ fn what_the_readers_of_a_fill_have_open_is_not_evicted_under_them() {
 
 /// A download that was given up for another leaves its room when the last of its readers has left.
 #[test]
-fn what_was_given_up_counts_until_its_readers_leave() {
+fn abandoned_fill_counts_until_its_readers_leave() {
     let origin = Origin::start();
     let size = 40 << 20;
     let digest = origin.push_blob("library/app", random(1, size));

@@ -11,7 +11,7 @@ const ROUNDS: usize = 4;
 
 /// Who was answered is a reader from then on: no fill is paused under them.
 #[test]
-fn nobody_who_was_answered_is_cut_off_because_others_wait() {
+fn started_responses_survive_overload() {
     let origin = Origin::start();
     let gateway = Gateway::mirror("docker.io", &origin.url(), "limits: {fills: 8}\n");
     for round in 0..ROUNDS {

@@ -27,7 +27,7 @@ const NAMES: [&str; 8] = [
 ];
 
 #[test]
-fn what_happens_is_counted() {
+fn bucket_traffic_is_counted() {
     let (origin, image, s3, first) = scene(SMALL);
     for name in NAMES {
         assert_eq!(said(&first, name), Some(0), "{name}");
@@ -73,7 +73,7 @@ fn what_happens_is_counted() {
 }
 
 #[test]
-fn a_bucket_that_is_down_makes_nobody_unready() {
+fn gateway_is_ready_while_the_bucket_is_down() {
     for ill in [Ill::Down, Ill::Silent, Ill::Refuses(503)] {
         let (_origin, image, s3, gateway) = scene(SMALL);
         s3.set(ill.clone());
@@ -90,7 +90,7 @@ fn a_bucket_that_is_down_makes_nobody_unready() {
 
 /// The rules of the recipe for what may be forgotten, with what a pull leaves there.
 #[test]
-fn the_lifecycle_recipe_is_about_what_is_there() {
+fn lifecycle_recipe_matches_the_keys() {
     let readme = include_str!("../../docs/recipes/bucket.md");
     let blocks = readme.split("```json\n").skip(1);
     let mut blocks = blocks.filter_map(|rest| rest.split_once("\n```").map(|(block, _)| block));
@@ -130,7 +130,7 @@ fn purge(gateway: &Gateway, target: &str) -> String {
 }
 
 #[test]
-fn a_purge_takes_back_what_was_shared() {
+fn purge_withdraws_shared_records() {
     let (origin, image, s3, first) = scene(SMALL);
     pull(&first, &image);
     shared(&s3, &image);
@@ -146,7 +146,7 @@ fn a_purge_takes_back_what_was_shared() {
 }
 
 #[test]
-fn what_is_only_in_the_bucket_is_not_believed_after_a_purge() {
+fn bucket_records_are_rejected_after_a_purge() {
     let (origin, image, s3, first) = scene(SMALL);
     pull(&first, &image);
     shared(&s3, &image);
@@ -159,7 +159,7 @@ fn what_is_only_in_the_bucket_is_not_believed_after_a_purge() {
 }
 
 #[test]
-fn a_digest_that_is_purged_everywhere_leaves_the_bucket() {
+fn digest_purged_everywhere_leaves_the_bucket() {
     let (origin, image, s3, first) = scene(SMALL);
     pull(&first, &image);
     shared(&s3, &image);

@@ -7,7 +7,7 @@ const ANN: &str = "Bearer ann-s3cret";
 const BOB: &str = "Bearer bob-s3cret";
 
 #[test]
-fn links_of_callers_never_go_there() {
+fn caller_links_are_never_shared() {
     let (origin, s3) = (Origin::start(), S3::start());
     let image = origin.push_image("team/app", "latest", &[random(1, SMALL)]);
     origin.require(Auth::Holders(vec![(ANN, vec!["team/app"]), (BOB, vec![])]));

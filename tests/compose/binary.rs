@@ -15,7 +15,7 @@ const NO_ACCOUNTS: &str = "/var/lib/roadstead/htpasswd cannot be read; `roadstea
                            No such file or directory (os error 2)";
 
 #[test]
-fn the_configuration_is_good_in_the_environment_that_compose_gives() {
+fn container_configuration_passes_check() {
     let compose = yaml("compose.yaml");
     for host in [None, Some("hub.example.org")] {
         let environment = environment(&compose["services"]["gateway"], host);
@@ -71,7 +71,7 @@ fn machine() -> Result<Machine, Missing> {
 }
 
 #[test]
-fn what_the_containers_run_works_together() {
+fn container_commands_work_together() {
     let Some(machine) = found(machine()) else {
         return;
     };

@@ -5,7 +5,7 @@ use regex::Regex;
 use super::{documents, read, root};
 
 #[test]
-fn paths_of_code_exist() {
+fn code_paths_exist() {
     let path = r"`((?:crates|src|tests|scripts|fuzz|conf|docs|certs|\.github)/[\w/.-]+)`";
     let path = Regex::new(path).expect("a pattern");
     let mut checked = 0;

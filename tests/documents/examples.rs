@@ -48,7 +48,7 @@ fn all_blocks(language: &str) -> Vec<Block> {
 
 /// Checked with every file that it names in place, as far as `check` looks into them.
 #[test]
-fn every_configuration_passes_check() {
+fn configurations_pass_check() {
     let blocks = all_blocks("yaml");
     assert!(blocks.len() > 5, "only {} were found", blocks.len());
     for block in blocks {
@@ -74,7 +74,7 @@ fn every_configuration_passes_check() {
 }
 
 #[test]
-fn every_json_example_is_json() {
+fn json_examples_parse() {
     let blocks = all_blocks("json");
     assert!(!blocks.is_empty());
     for block in blocks {
@@ -84,7 +84,7 @@ fn every_json_example_is_json() {
 }
 
 #[test]
-fn every_target_of_make_is_there() {
+fn make_targets_exist() {
     let makefile = read("Makefile");
     let target = Regex::new(r"(?m)^([a-z-]+):").expect("a pattern");
     let targets: BTreeSet<String> = target
@@ -110,7 +110,7 @@ fn every_target_of_make_is_there() {
 }
 
 #[test]
-fn every_command_is_described() {
+fn commands_are_documented() {
     let help = std::process::Command::new(env!("CARGO_BIN_EXE_roadstead"))
         .arg("--help")
         .output()

@@ -48,9 +48,9 @@ fn rows(document: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn every_promise_names_tests_that_exist() {
+fn promises_name_existing_tests() {
     let tests = tests();
-    assert!(tests.contains("documents::promises::every_promise_names_tests_that_exist"));
+    assert!(tests.contains("documents::promises::promises_name_existing_tests"));
     for document in TABLES {
         let rows = rows(document);
         assert!(rows.len() > 20, "{document} has only {} rows", rows.len());
@@ -66,7 +66,7 @@ fn every_promise_names_tests_that_exist() {
 }
 
 #[test]
-fn every_promise_is_one_sentence() {
+fn promises_are_single_sentences() {
     for row in rows("docs/SEMANTICS.md") {
         let promise = &row[0];
         let ends = promise.matches(". ").count();
@@ -75,7 +75,7 @@ fn every_promise_is_one_sentence() {
 }
 
 #[test]
-fn every_decision_is_listed_and_says_when_and_whether() {
+fn decisions_are_listed_with_date_and_status() {
     let list = read("docs/decisions/README.md");
     let day = Regex::new(r"^\d{4}-\d\d-\d\d$").expect("a pattern");
     for file in files("docs/decisions", "md") {

@@ -15,7 +15,7 @@ fn the(pattern: &str, path: &str) -> String {
 }
 
 #[test]
-fn the_supported_rust_version_is_one() {
+fn supported_rust_version_is_consistent() {
     let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
     assert_eq!(the(r#"(?m)^msrv = "(.*)"$"#, "clippy.toml"), supported);
     let tested = the(
@@ -31,7 +31,7 @@ fn the_supported_rust_version_is_one() {
 
 /// Nothing that is built in needs a newer Rust than the supported one.
 #[test]
-fn the_supported_rust_version_is_enough_for_every_dependency() {
+fn supported_rust_version_suffices_for_dependencies() {
     let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
     let number = |version: &str| -> Vec<u32> {
         let parts = version
@@ -62,7 +62,7 @@ fn the_supported_rust_version_is_enough_for_every_dependency() {
 
 /// What is unreleased comes first, then every release with its day, the newest one being this version.
 #[test]
-fn the_changelog_knows_this_version() {
+fn changelog_has_this_version() {
     let version = the(r#"(?m)^version = "(.*)"$"#, "Cargo.toml");
     let changelog = read("CHANGELOG.md");
     let headings: Vec<&str> = changelog

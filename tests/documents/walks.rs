@@ -36,7 +36,7 @@ fn walk(heading: &str) -> Vec<Step> {
 }
 
 #[test]
-fn steps_exist_and_are_called_on_the_way() {
+fn walk_steps_exist_and_are_called() {
     for heading in ["A cached blob GET", "A cold blob GET"] {
         let steps = walk(heading);
         assert!(steps.len() > 3, "{heading}: {steps:?}");
@@ -59,7 +59,7 @@ fn steps_exist_and_are_called_on_the_way() {
 }
 
 #[test]
-fn a_cached_get_takes_few_steps() {
+fn cached_get_takes_few_steps() {
     let steps = walk("A cached blob GET");
     assert!(steps.len() <= STEPS, "{}: {steps:?}", steps.len());
 }

@@ -58,7 +58,7 @@ fn converse(gateway: &Gateway, config: &Arc<ClientConfig>) -> Stream {
 }
 
 #[test]
-fn our_certificate_is_for_every_name_we_have() {
+fn own_certificate_covers_every_name() {
     let gateway = Gateway::start(HOSTS);
     let ca = gateway.ca_path();
     let uname = rustix::system::uname();
@@ -83,7 +83,7 @@ fn our_certificate_is_for_every_name_we_have() {
 }
 
 #[test]
-fn an_address_of_its_own_is_in_the_certificate() {
+fn listen_address_is_in_the_certificate() {
     let gateway = Gateway::start("listen: [{address: \"127.9.8.7:0\"}]\n");
     assert_eq!(
         ask(gateway.url(0), &gateway.ca_path(), "127.9.8.7"),
@@ -136,7 +136,7 @@ fn shown_addresses(gateway: &Gateway, source: &str, address: &str) -> Vec<std::n
 
 /// A listener on all addresses names the one that the client reached, and no other of the machine's.
 #[test]
-fn on_all_addresses_the_certificate_names_the_one_connected_to() {
+fn wildcard_listener_certificate_names_the_connected_address() {
     let gateway = Gateway::start("listen: [{address: \"0.0.0.0:0\"}]\n");
     let port = gateway.authority(0).rsplit_once(':').expect("a port").1;
     for address in ["127.0.0.1", "127.6.5.4", "127.0.0.1", "127.4.5.6"] {
@@ -228,7 +228,7 @@ pub fn listening_with(pairs: &[String]) -> String {
 }
 
 #[test]
-fn sni_chooses_and_the_first_is_the_default() {
+fn sni_selects_the_certificate_and_the_first_is_default() {
     let ca = Ca::new();
     let first = ca.issue(&["a.example", "127.0.0.1"]);
     let second = ca.issue(&["b.example", "*.b.example"]);
@@ -260,7 +260,7 @@ fn sni_chooses_and_the_first_is_the_default() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_named_before_a_port_is_opened() {
+fn unusable_certificate_is_reported_before_listening() {
     let ca = Ca::new();
     let (good, other) = (ca.issue(&["a.example"]), ca.issue(&["b.example"]));
     let dir = testkit::temp_dir();
@@ -348,7 +348,7 @@ fn sessions_are_resumed() {
 }
 
 #[test]
-fn plain_http_on_a_tls_port_is_told_so() {
+fn plain_http_on_a_tls_port_gets_an_error() {
     let gateway = Gateway::start("registries: [docker.io]\n");
     let mut raw = Raw::connect(&format!("http://{}", gateway.authority(0)), None);
     let reply = raw.get("/v2/");

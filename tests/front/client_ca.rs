@@ -90,7 +90,7 @@ fn client(
 }
 
 #[test]
-fn only_clients_of_the_authority_are_let_in() {
+fn client_ca_is_required() {
     let clients = Ca::new();
     let (gateway, ca) = scene(&clients.path());
     let known = clients.issue(&["one"]);
@@ -128,7 +128,7 @@ fn only_clients_of_the_authority_are_let_in() {
 }
 
 #[test]
-fn another_authority_is_taken_up_and_sessions_of_the_old_one_are_worth_nothing() {
+fn replaced_client_ca_invalidates_old_sessions() {
     let (old, new) = (Ca::new(), Ca::new());
     let dir = temp_dir();
     let file = dir.path().join("clients.pem");
@@ -180,7 +180,7 @@ fn another_authority_is_taken_up_and_sessions_of_the_old_one_are_worth_nothing()
 }
 
 #[test]
-fn an_authority_that_cannot_be_used_is_named_before_a_port_is_opened() {
+fn unusable_client_ca_is_reported_before_listening() {
     let ca = Ca::new();
     let good = ca.issue(&["a.example"]);
     let dir = temp_dir();

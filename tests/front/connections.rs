@@ -14,7 +14,7 @@ const LARGE: usize = 48 << 20;
 const LATE: Duration = Duration::from_secs(10);
 
 #[test]
-fn as_many_connections_as_the_limit_and_no_more() {
+fn connections_are_limited() {
     const LIMIT: usize = 4;
 
     let scene = Scene::new(10, "limits: {connections: 4, header_timeout: 60s}\n");
@@ -89,7 +89,7 @@ fn stopped(scene: &Scene, index: usize) -> Raw {
 }
 
 #[test]
-fn a_reader_that_stops_is_cut_off_and_others_go_on() {
+fn stalled_reader_is_cut_off_and_others_continue() {
     let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
     // Idle connections of the set-up go first.
     let mut probe = Raw::connect(scene.gateway.url(1), None);
@@ -121,7 +121,7 @@ fn a_reader_that_stops_is_cut_off_and_others_go_on() {
 }
 
 #[test]
-fn a_slow_reader_is_not_cut_off() {
+fn slow_reader_is_not_cut_off() {
     let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
     for index in 0..2 {
         let mut raw = stopped(&scene, index);
@@ -134,7 +134,7 @@ fn a_slow_reader_is_not_cut_off() {
 
 /// On h2 the connection lives, and only the window of the stream is never opened.
 #[test]
-fn a_stream_that_is_not_read_is_cut_off() {
+fn stalled_h2_stream_is_cut_off() {
     let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
     let mut connection = H2::connect(scene.gateway.url(0), &scene.gateway.ca_path(), 100_000);
     connection
@@ -177,7 +177,7 @@ fn a_stream_that_is_not_read_is_cut_off() {
 
 /// On h2 as on h1: nobody reads the socket at all.
 #[test]
-fn an_h2_connection_that_is_not_read_is_cut_off() {
+fn stalled_h2_connection_is_cut_off() {
     // The scrub has a file open now and then.
     let more = "limits: {idle_timeout: 1s}\nstore: {scrub_every: off}\n";
     let scene = Scene::warm(LARGE, more);

@@ -33,7 +33,7 @@ fn head_of(bytes: usize) -> String {
 }
 
 #[test]
-fn a_head_may_be_as_long_as_the_limit() {
+fn request_heads_are_limited() {
     let scene = Scene::new(10, "limits: {header_bytes: 2KiB}\n");
     for mut raw in doors(&scene) {
         for length in [2047, 2048] {
@@ -58,7 +58,7 @@ fn a_head_may_be_as_long_as_the_limit() {
 }
 
 #[test]
-fn a_long_head_over_h2_is_refused_and_harms_nobody() {
+fn long_h2_head_is_refused_without_effect_on_others() {
     let scene = Scene::new(10, "limits: {header_bytes: 2KiB}\n");
     let ca = scene.gateway.ca_path();
     let connect = || H2::connect(scene.gateway.url(0), &ca, 1 << 20);
@@ -78,7 +78,7 @@ fn a_long_head_over_h2_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn a_dribbled_head_is_too_late() {
+fn slow_head_times_out() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     for mut raw in doors(&scene) {
         let since = Instant::now();
@@ -100,7 +100,7 @@ fn a_dribbled_head_is_too_late() {
 /// A server ignores blank lines before a request line (RFC 9112 section 2.2), but neither for ever nor
 /// without a limit.
 #[test]
-fn blank_lines_before_a_request_are_under_the_limits() {
+fn blank_lines_before_a_request_are_limited() {
     let scene = Scene::new(
         10,
         "limits: {header_timeout: 1s, idle_timeout: 2s, header_bytes: 2KiB}\n",
@@ -143,7 +143,7 @@ fn blank_lines_before_a_request_are_under_the_limits() {
 
 /// The deadline is the head's, not the connection's.
 #[test]
-fn the_second_head_has_its_own_deadline() {
+fn second_head_has_its_own_timeout() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     for mut raw in doors(&scene) {
         assert_eq!(raw.get("/v2/").status(), 200);
@@ -159,7 +159,7 @@ fn the_second_head_has_its_own_deadline() {
 }
 
 #[test]
-fn who_says_nothing_is_let_go() {
+fn silent_connection_times_out() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     let since = Instant::now();
     let bare = format!("http://{}", scene.gateway.authority(0));
@@ -193,7 +193,7 @@ fn who_says_nothing_is_let_go() {
 }
 
 #[test]
-fn an_idle_connection_is_closed() {
+fn idle_connection_is_closed() {
     let scene = Scene::new(10, "limits: {header_timeout: 60s, idle_timeout: 1s}\n");
     for mut raw in doors(&scene) {
         assert_eq!(raw.get("/v2/").status(), 200);
@@ -233,7 +233,7 @@ fn one_connection_serves_many_requests() {
 /// A body where none belongs, and requests that come before the answer: each answer is of the request it
 /// follows, and what the gateway does not want to read ends the connection.
 #[test]
-fn what_follows_a_head_does_not_confuse() {
+fn bytes_after_a_head_are_not_misread() {
     let scene = Scene::warm(5_000, "");
     let good = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", scene.path);
     let ping = "GET /v2/ HTTP/1.1\r\nHost: a\r\n";

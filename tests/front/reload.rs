@@ -51,7 +51,7 @@ fn place(folder: &Path, name: &str) -> Leaf {
 }
 
 #[test]
-fn open_connections_and_bodies_go_on() {
+fn reload_keeps_connections_and_bodies() {
     const SIZE: usize = 1 << 20;
 
     let ca = Ca::new();
@@ -109,7 +109,7 @@ fn open_connections_and_bodies_go_on() {
 }
 
 #[test]
-fn every_way_to_replace_files_is_noticed() {
+fn every_kind_of_file_replacement_is_detected() {
     let ca = Ca::new();
     let dir = temp_dir();
     let folder = dir.path();
@@ -173,7 +173,7 @@ fn every_way_to_replace_files_is_noticed() {
 type Harm<'a> = (&'a str, &'a dyn Fn(&Leaf), &'a str);
 
 #[test]
-fn a_broken_pair_is_refused_once_and_the_old_one_served_until_it_is_mended() {
+fn broken_certificate_pair_is_logged_once_and_ignored() {
     let ca = Ca::new();
     let dir = temp_dir();
     let new_certificate = |pair: &Leaf| {
@@ -285,7 +285,7 @@ fn days_left(leaf: &CertificateDer<'_>) -> i64 {
 }
 
 #[test]
-fn our_own_certificate_is_issued_anew_before_its_end() {
+fn own_certificate_is_renewed_before_expiry() {
     let gateway = Gateway::start("registries: [docker.io]\n");
     let (keys, ca) = (gateway.dir().join("var/keys"), gateway.ca_path());
     let now = || served(&gateway, &ca, "localhost");

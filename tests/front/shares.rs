@@ -33,7 +33,7 @@ fn is_served(gateway: &Gateway, last: u8) -> bool {
 }
 
 #[test]
-fn one_address_cannot_take_all_connections() {
+fn connections_are_limited_per_address() {
     let scene = Scene::new(10, "limits: {connections: 300, header_timeout: 5m}\n");
     let gateway = &scene.gateway;
     let open: Vec<Raw> = (0..300).filter_map(|_| connect(gateway, 9).ok()).collect();
@@ -45,7 +45,7 @@ fn one_address_cannot_take_all_connections() {
 }
 
 #[test]
-fn each_address_has_a_share_and_this_machine_has_none() {
+fn shares_are_per_address_and_exempt_this_machine() {
     let more = "limits: {header_timeout: 5m, per_client: {connections: 3}}\n";
     let scene = Scene::new(10, more);
     let gateway = &scene.gateway;
@@ -81,7 +81,7 @@ fn each_address_has_a_share_and_this_machine_has_none() {
 }
 
 #[test]
-fn requests_in_flight_have_a_share_too() {
+fn requests_in_flight_are_limited_per_address() {
     let origin = Origin::start();
     let digest = origin.push_blob("library/app", random(1, 1_000));
     origin.fault(Fault::Stall.on("*", "/v2/library/slow*"));
@@ -155,7 +155,7 @@ fn window(connection: &mut H2) -> u64 {
 }
 
 #[test]
-fn an_h2_connection_makes_us_hold_two_mebibytes_and_many_much_less() {
+fn h2_buffering_is_bounded() {
     const WIDE: usize = 128;
     const MORE: usize = 12;
 

@@ -39,7 +39,7 @@ fn refuses(scene: &Scene, index: usize) -> bool {
 }
 
 #[test]
-fn what_runs_is_finished_and_what_idles_is_closed() {
+fn shutdown_finishes_requests_and_closes_idle_connections() {
     let mut scene = Scene::new(SIZE, "limits: {drain: 30s, idle_timeout: 60s}\n");
     let latch = Latch::new();
     let hold = Fault::PauseAt(HALF as u64, latch.clone());
@@ -112,7 +112,7 @@ fn what_runs_is_finished_and_what_idles_is_closed() {
 }
 
 #[test]
-fn what_takes_longer_than_the_drain_is_cut_and_that_is_no_failure() {
+fn requests_beyond_the_drain_are_cut_off() {
     let mut scene = Scene::new(SIZE, "limits: {drain: 1s}\n");
     let stall = Fault::StallAt(HALF as u64);
     scene.origin.fault(stall.on("GET", "*/blobs/*"));
@@ -136,7 +136,7 @@ fn what_takes_longer_than_the_drain_is_cut_and_that_is_no_failure() {
 }
 
 #[test]
-fn nothing_to_do_is_nothing_to_wait_for() {
+fn idle_gateway_stops_at_once() {
     let mut scene = Scene::warm(10, "limits: {drain: 60s}\n");
     let ca = scene.gateway.ca_path();
     let mut kept = Raw::connect(scene.gateway.url(0), Some(&ca));

@@ -41,7 +41,7 @@ admin: {address: off}
 ";
 
 #[test]
-fn a_start_says_all_that_clients_must_be_told_once() {
+fn start_prints_addresses_ca_and_client_setup() {
     let (mut process, printed, dir) = start(THREE, "");
     let line = |start: &str| {
         let mut lines = printed.lines().filter_map(|line| line.strip_prefix(start));
@@ -90,7 +90,7 @@ fn a_start_says_all_that_clients_must_be_told_once() {
 }
 
 #[test]
-fn the_limit_of_open_files_is_raised() {
+fn open_file_limit_is_raised() {
     let (process, ..) = start(
         "listen: [{address: \"127.0.0.1:0\", tls: off}]\nadmin: {address: off}\n",
         "ulimit -Sn 128",
@@ -115,7 +115,7 @@ fn without_tls_there_is_no_ca() {
 }
 
 #[test]
-fn a_socket_file_is_served_replaced_and_removed() {
+fn socket_file_is_served_replaced_and_removed() {
     let mut gateway = Gateway::start("listen: [{address: \"unix:door.sock\", tls: off}]\n");
     let path = gateway.dir().join("door.sock");
     let serves = |gateway: &Gateway| http::get(gateway.url(0), None, "/v2/").status();
@@ -133,7 +133,7 @@ fn a_socket_file_is_served_replaced_and_removed() {
 }
 
 #[test]
-fn a_socket_file_over_tls() {
+fn socket_file_over_tls() {
     let gateway = Gateway::start("listen: [{address: \"unix:door.sock\"}]\n");
     let path = gateway.dir().join("door.sock");
     let socket = UnixStream::connect(path).expect("a connection");
@@ -157,7 +157,7 @@ fn a_socket_file_over_tls() {
 
 /// What another holds is left alone: exit 1, and a message that names it.
 #[test]
-fn what_is_taken_is_refused() {
+fn taken_addresses_are_refused() {
     let dir = temp_dir();
     let (live, plain) = (dir.path().join("live.sock"), dir.path().join("file"));
     let _live = UnixListener::bind(&live).expect("a live socket");
@@ -196,7 +196,7 @@ fn what_is_taken_is_refused() {
 }
 
 #[test]
-fn a_store_has_one_master() {
+fn store_is_locked_by_one_process() {
     let mut gateway = Gateway::start("registries: [docker.io]\n");
     let yaml = format!(
         "store: {{path: \"{}\"}}\nlisten: [{{address: \"127.0.0.1:0\", tls: off}}]\nadmin: {{address: off}}\n",

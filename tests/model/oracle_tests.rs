@@ -111,7 +111,7 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) ->
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table")]
-fn the_oracle_finds_leaks() {
+fn oracle_finds_leaks() {
     let scene = Scene::new();
     let bytes = |name: &str| scene.bindings.item(name).expect("a content").bytes.clone();
     let id = |name: &str| scene.bindings.item(name).expect("a content").id.clone();
@@ -320,7 +320,7 @@ fn symbols_without_any_right_are_secret() {
 }
 
 #[test]
-fn an_image_id_is_no_secret_where_the_same_content_is_held() {
+fn image_id_is_no_secret_to_holders_of_the_content() {
     let scene = Scene::new();
     let id = Symbol::Captured {
         name: "k1".into(),

@@ -205,7 +205,7 @@ fn check_ctr(ctr: &mut Containerd, repository: &str, tree: &Unpacked, entries: u
 
 /// A client that speaks only v1 and those that speak only v2 each pull what only the other registry has.
 #[test]
-fn each_pulls_what_only_the_other_has() {
+fn v1_and_v2_clients_pull_across_the_bridge() {
     let Some(mut scene) = found(Scene::start(true)) else {
         return;
     };
@@ -255,7 +255,7 @@ fn each_pulls_what_only_the_other_has() {
 /// Both clients that speak v1 alone pull what only the v2 side has, and have what skopeo has. Python's knows no
 /// tokens, so that it is one for registries that everybody may read.
 #[test]
-fn npms_and_pythons_clients_have_what_skopeo_has() {
+fn npm_and_python_clients_get_the_content_skopeo_gets() {
     let Some(mut scene) = found(Scene::start(false)) else {
         return;
     };

@@ -116,7 +116,7 @@ fn podman_with_a_prefix_mirror_over_tls() {
 }
 
 #[test]
-fn an_upstream_with_a_password() {
+fn upstream_with_a_password() {
     let registry = Registry::start_with_account(USER, PASSWORD);
     let Some(upstream) = found(Upstream::filled(registry)) else {
         return;
@@ -134,7 +134,7 @@ fn an_upstream_with_a_password() {
 }
 
 #[test]
-fn an_upstream_with_tokens_for_everybody() {
+fn upstream_with_anonymous_tokens() {
     let tokens = TokenServer::start(None);
     let Some(upstream) = found(Upstream::filled(Registry::start_with_tokens(&tokens))) else {
         return;
@@ -151,7 +151,7 @@ fn an_upstream_with_tokens_for_everybody() {
 
 /// The upstream's CA comes from the environment here; `registries[].ca` is a later issue.
 #[test]
-fn an_upstream_over_tls_with_a_private_ca() {
+fn upstream_over_tls_with_a_private_ca() {
     let Some(upstream) = found(Upstream::filled(Registry::start_tls())) else {
         return;
     };

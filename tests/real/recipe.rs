@@ -150,7 +150,7 @@ fn typed(line: &str) -> String {
 }
 
 #[test]
-fn the_recipe_is_followed_line_by_line() {
+fn recipe_works_line_by_line() {
     let Some(mut place) = found(Place::new()) else {
         return;
     };

@@ -260,7 +260,7 @@ impl Load {
 }
 
 #[test]
-fn a_registry_killed_again_and_again_under_load() {
+fn registry_killed_repeatedly_under_load() {
     let tokens = TokenServer::start(Some((USER, PASSWORD)));
     let Some((blobs, registry)) = found(Load::filled(&tokens)) else {
         return;

@@ -54,7 +54,7 @@ fn check(reply: &Reply, digest: &str) {
 }
 
 #[test]
-fn an_old_client_gets_the_signed_schema_1() {
+fn old_client_gets_the_signed_schema_1() {
     let Some((registry, content)) = found(filled()) else {
         return;
     };

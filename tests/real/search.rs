@@ -49,7 +49,7 @@ fn names(said: &str, authority: &str) -> Vec<String> {
 }
 
 #[test]
-fn docker_search_finds_what_may_be_pulled() {
+fn docker_search_finds_pullable_names() {
     let Some(scene) = found(scene(OPEN)) else {
         return;
     };
@@ -92,7 +92,7 @@ fn podman_search(podman: &Podman, authority: &str, term: &str) -> Result<Vec<Str
 }
 
 #[test]
-fn podman_search_finds_what_may_be_pulled() {
+fn podman_search_finds_pullable_names() {
     let Some(scene) = found(scene(OPEN)) else {
         return;
     };
@@ -108,7 +108,7 @@ fn podman_search_finds_what_may_be_pulled() {
 /// Podman searches without its login first: where nobody may see anything it is refused, and asks for the
 /// catalogue with it.
 #[test]
-fn podman_search_with_a_login_where_nothing_is_open() {
+fn podman_search_with_a_login() {
     let Some(scene) = found(scene("")) else {
         return;
     };

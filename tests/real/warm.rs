@@ -39,13 +39,13 @@ fn check<T: Client>(
 }
 
 #[test]
-fn skopeo_pulls_what_was_warmed() {
+fn skopeo_pulls_a_warmed_image() {
     let new = |it: &Gateway| Skopeo::new(it.url(0), Some(&it.ca_path()));
     check(new, "library/small:1", &["warm", "small:1"]);
 }
 
 #[test]
-fn skopeo_copies_a_whole_index_that_was_warmed() {
+fn skopeo_copies_a_warmed_index() {
     let new = |it: &Gateway| Skopeo::new(it.url(0), Some(&it.ca_path())).map(Skopeo::all);
     check(
         new,
@@ -56,7 +56,7 @@ fn skopeo_copies_a_whole_index_that_was_warmed() {
 
 /// containerd fetches what is for its machine, as the command does.
 #[test]
-fn ctr_pulls_what_was_warmed_for_this_machine() {
+fn ctr_pulls_an_image_warmed_for_this_platform() {
     let new = |it: &Gateway| Containerd::with_hosts("docker.io", it.url(0), Some(&it.ca_path()));
     check(new, "docker.io/library/multi:1", &["warm", "multi:1"]);
 }

@@ -62,7 +62,7 @@ fn skopeo(gateway: &Gateway) -> Result<Skopeo, Missing> {
 
 /// A conversion that takes longer than a client waits is waited for, and the operator hears of it.
 #[test]
-fn a_conversion_is_waited_for() {
+fn warm_waits_for_a_conversion() {
     let (v1, mut v2) = (V1Registry::start(), Origin::start());
     push(&v1);
     let gateway = Gateway::start(&format!(
@@ -100,7 +100,7 @@ fn a_conversion_is_waited_for() {
 
 /// A registry that speaks v1 alone, and is served to clients of v2.
 #[test]
-fn a_registry_of_v1_alone_is_warmed() {
+fn v1_only_registry_is_warmed() {
     let v1 = V1Registry::start();
     push(&v1);
     let mut gateway = Gateway::start(&format!(

@@ -7,7 +7,7 @@ use testkit::real::{Registry, found};
 use testkit::sha256;
 
 #[test]
-fn a_mount_without_a_source_finds_one_that_may_be_read() {
+fn mount_without_source_finds_a_readable_one() {
     let Some(registry) = found(Registry::start()) else {
         return;
     };
@@ -47,7 +47,7 @@ fn a_mount_without_a_source_finds_one_that_may_be_read() {
 
 /// The registry is asked for nothing that the caller was not checked for.
 #[test]
-fn a_mount_names_only_what_was_found() {
+fn mount_response_names_the_found_source_only() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     let bytes = random(1, 1000);

@@ -26,7 +26,7 @@ const NOISE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn nothing_of_a_client_goes_upstream_but_what_the_protocol_needs() {
+fn only_protocol_headers_are_forwarded() {
     let origin = Origin::start();
     origin.fault(Fault::status(202).on("P*", "*"));
     origin.fault(Fault::status(202).on("DELETE", "*"));
@@ -71,7 +71,7 @@ fn nothing_of_a_client_goes_upstream_but_what_the_protocol_needs() {
 
 /// A registry that is told nothing of who asks calls itself what we call it, and that leads here.
 #[test]
-fn a_real_registrys_own_authority_leads_here() {
+fn locations_of_a_real_registry_lead_to_the_gateway() {
     let Some(registry) = found(Registry::start()) else {
         return;
     };

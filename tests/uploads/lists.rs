@@ -19,7 +19,7 @@ fn scene() -> (Origin, Gateway) {
 }
 
 #[test]
-fn an_odd_page_that_is_not_there_hides_no_list() {
+fn not_found_page_does_not_hide_the_list() {
     let (origin, gateway) = scene();
     let fault = origin.fault(Fault::status(404).on("GET", TAGS));
     for query in ["?last=zzz", "?n=1&last=zzz"] {
@@ -32,7 +32,7 @@ fn an_odd_page_that_is_not_there_hides_no_list() {
 }
 
 #[test]
-fn only_what_means_something_goes_upstream() {
+fn only_known_list_parameters_are_forwarded() {
     let (origin, gateway) = scene();
     let referrers = format!("/v2/team/app/referrers/{}", sha256(b"x"));
     for (path, query, status, sent) in [
@@ -88,7 +88,7 @@ fn only_what_means_something_goes_upstream() {
 /// A registry without the API answers 404 in plain text, after which clients look for the referrers tag; after
 /// `NAME_UNKNOWN` they do not.
 #[test]
-fn a_registry_without_referrers_is_not_one_without_the_repository() {
+fn referrers_404_does_not_hide_the_repository() {
     let (origin, gateway) = scene();
     let passing = Place::of(&origin.url());
     let path = |name: &str| format!("/v2/{name}/referrers/{}", sha256(b"x"));
@@ -128,7 +128,7 @@ fn a_registry_without_referrers_is_not_one_without_the_repository() {
 
 /// A page that cannot be asked for here must not look like the last.
 #[test]
-fn a_next_page_that_cannot_be_asked_for_fails_the_list() {
+fn invalid_next_link_fails_the_list() {
     let (origin, gateway) = scene();
     for (link, expected) in [
         ("<?last=a&n=1>; rel=\"next\"", Ok("?n=1&last=a")),

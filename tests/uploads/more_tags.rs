@@ -17,7 +17,7 @@ fn put(place: &Place, user: &str, path: &str, body: &[u8]) -> Reply {
 }
 
 #[test]
-fn only_tags_go_upstream_with_a_manifest() {
+fn only_tag_parameters_are_forwarded_with_a_manifest() {
     let origin = Origin::start();
     origin.take_pushes();
     origin.fault(Fault::header("OCI-Tag", "v1").on("PUT", "*"));
@@ -71,7 +71,7 @@ fn only_tags_go_upstream_with_a_manifest() {
 }
 
 #[test]
-fn more_tags_need_the_right_to_push() {
+fn additional_tags_require_push() {
     let origin = Origin::start();
     origin.take_pushes();
     let place = Place::of(&origin.url());
@@ -88,7 +88,7 @@ fn more_tags_need_the_right_to_push() {
 
 /// Whatever the registry made of them, these tags are asked for anew, and only these.
 #[test]
-fn tags_that_may_have_moved_are_asked_for_again() {
+fn possibly_moved_tags_are_revalidated() {
     let origin = Origin::start();
     origin.take_pushes();
     let users = tempfile::tempdir().expect("a folder");

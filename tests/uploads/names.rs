@@ -7,7 +7,7 @@ use testkit::origin::{Fault, Origin};
 
 /// Every `Location` and `Link` leads to the repository that was asked for.
 #[test]
-fn names_that_look_like_the_path_lead_back_to_themselves() {
+fn locations_of_path_like_names_are_correct() {
     let origin = Origin::start();
     let gateway = Gateway::start(&format!(
         "registries: [{{name: hosted, v2: \"{}\", push: true}}]\n\

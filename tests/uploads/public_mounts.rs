@@ -29,7 +29,7 @@ fn scene() -> (Origin, Gateway, tempfile::TempDir) {
 
 /// The rules alone are not enough: what is mounted with the account is what everybody may read.
 #[test]
-fn only_what_everybody_may_read_is_mounted() {
+fn anonymous_mounts_use_public_sources_only() {
     let (origin, gateway, _users) = scene();
     let open = origin.push_blob("team/open", random(1, 1000));
     let closed = origin.push_blob("team/closed", random(2, 1000));

@@ -23,7 +23,7 @@ fn form(digest: &str) -> Vec<u8> {
 }
 
 #[test]
-fn no_form_mounts_what_its_sender_may_not_read() {
+fn form_mount_requires_pull_on_its_source() {
     let Some(registry) = found(Registry::start()) else {
         return;
     };
@@ -74,7 +74,7 @@ fn no_form_mounts_what_its_sender_may_not_read() {
 }
 
 #[test]
-fn no_form_mounts_over_http2() {
+fn form_mount_over_http2_requires_pull_on_its_source() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     let web = Web::h2(Some(&place.gateway.ca_path()));
@@ -93,7 +93,7 @@ fn no_form_mounts_over_http2() {
 }
 
 #[test]
-fn a_mount_with_a_digest_teaches_nothing() {
+fn mount_with_digest_creates_no_link() {
     let Some(registry) = found(Registry::start()) else {
         return;
     };
@@ -137,7 +137,7 @@ fn a_mount_with_a_digest_teaches_nothing() {
 
 /// What an upload finishes with is what the answer names and its sender asked for, or nothing.
 #[test]
-fn only_what_the_answer_names_is_learnt() {
+fn only_the_digest_in_the_response_is_linked() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     let bytes = random(1, 1000);
@@ -207,7 +207,7 @@ fn only_what_the_answer_names_is_learnt() {
 
 /// An upload's own query goes up as it is, but nothing in it may contradict what was read of it.
 #[test]
-fn an_uploads_query_says_one_thing() {
+fn ambiguous_upload_queries_are_refused() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     origin.fault(Fault::status(202).on("PATCH", "*"));
@@ -238,7 +238,7 @@ fn an_uploads_query_says_one_thing() {
 
 /// More pairs than any client sends are refused before anything is compared.
 #[test]
-fn queries_have_few_pairs() {
+fn queries_with_many_pairs_are_refused() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     for path in [

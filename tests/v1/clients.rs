@@ -116,7 +116,7 @@ fn names(said: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn npms_client_pulls_what_it_may() {
+fn npm_client_pulls_within_its_rights() {
     let scene = Scene::start(true);
     let cases: [(&str, Account, Option<Value>, &[&str]); 7] = [
         ("open/app", None, None, &["open/app"]),
@@ -173,7 +173,7 @@ fn npms_client_pulls_what_it_may() {
 
 /// It has no word for a token, so that with `access` images are not for it; what names a repository is.
 #[test]
-fn pythons_client_tags_and_searches_as_who_it_is() {
+fn python_client_tags_and_searches_with_its_login() {
     let scene = Scene::start(true);
     for (repository, account, refused, listed) in [
         (
@@ -226,7 +226,7 @@ fn pythons_client_tags_and_searches_as_who_it_is() {
 }
 
 #[test]
-fn both_pull_where_everybody_may() {
+fn both_clients_pull_anonymously() {
     let scene = Scene::start(false);
     // The second time something of it is here already.
     for _ in 0..2 {

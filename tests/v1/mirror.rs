@@ -52,7 +52,7 @@ pub fn blob(gateway: &Gateway, bytes: &[u8]) -> std::path::PathBuf {
 /// Images are immutable by their id: each part is asked for once, whoever asks how often, and is here when the
 /// upstream is not, also after a restart.
 #[test]
-fn images_are_asked_for_once() {
+fn images_are_fetched_once() {
     let registry = V1Registry::start();
     let layers = [random(1, 90_000), random(2, 300)];
     let parts: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
@@ -88,7 +88,7 @@ fn images_are_asked_for_once() {
 
 /// Eviction may take the bytes; the pointer leads to them again once they were fetched anew.
 #[test]
-fn what_was_evicted_is_fetched_again() {
+fn evicted_layers_are_refetched() {
     let registry = V1Registry::start();
     let layer = random(3, 200_000);
     let ids = registry.push_image("team/app", "1", &[&layer]);
@@ -107,7 +107,7 @@ fn what_was_evicted_is_fetched_again() {
 
 /// `tag_ttl`, as the recipe sets it to what docker-registry had.
 #[test]
-fn tags_are_trusted_for_a_while() {
+fn tags_are_cached_for_tag_ttl() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"first", b"second"]);
     let recipe =
@@ -167,7 +167,7 @@ fn ttl_of(gateway: &Gateway) -> String {
 
 /// A tag that is gone is gone, and is not answered from what was known.
 #[test]
-fn a_deleted_tag_is_404() {
+fn deleted_tag_is_404() {
     let registry = V1Registry::start();
     registry.push_image("team/app", "1", &[b"layer"]);
     let gateway = mirror_with(&registry, ", tag_ttl: 0s");
@@ -182,7 +182,7 @@ fn a_deleted_tag_is_404() {
 
 /// One tag that is here hides none that is not.
 #[test]
-fn one_known_tag_hides_no_other() {
+fn cached_tag_hides_no_other() {
     let registry = V1Registry::start();
     registry.push_image("team/app", "1", &[b"one"]);
     registry.push_image("team/app", "2", &[b"two"]);
@@ -204,7 +204,7 @@ fn one_known_tag_hides_no_other() {
 /// Image lists and tokens are the index's, tags the registry's, or the index's where that alone has them. All
 /// is asked with our account, or with none: never with the client's.
 #[test]
-fn index_and_registry_are_asked_for_what_they_have() {
+fn index_and_registry_get_their_own_requests() {
     const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=read";
     for (account, no_tags) in [(true, false), (false, false), (true, true)] {
         let index = V1Registry::with(Script {
@@ -285,7 +285,7 @@ fn index_and_registry_are_asked_for_what_they_have() {
 
 /// A token that the index took back is fetched anew.
 #[test]
-fn a_refused_token_is_fetched_anew() {
+fn refused_token_is_replaced() {
     let token = |number: u32| format!("signature=T{number},repository=\"team/app\",access=read");
     let index = V1Registry::with(Script {
         index: Some(token(1)),
@@ -314,7 +314,7 @@ fn a_refused_token_is_fetched_anew() {
 
 /// Where everybody reads, what is asked for is what everybody may have there: our account has no part in it.
 #[test]
-fn what_is_public_is_asked_for_without_the_account() {
+fn public_registry_is_asked_without_the_account() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"layer"]);
     let account = ", visibility: public, credentials: {username: gateway, password: s3cret}";
@@ -331,7 +331,7 @@ fn what_is_public_is_asked_for_without_the_account() {
 
 /// What the upstream says stays what it is.
 #[test]
-fn refusals_are_not_absence() {
+fn denial_is_not_404() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"layer"]);
     let absent = "0".repeat(64);
@@ -358,7 +358,7 @@ fn refusals_are_not_absence() {
 
 /// `R/json`, which docker-registry's mirror answered with 500.
 #[test]
-fn a_repositorys_json_is_served() {
+fn repository_json_is_served() {
     let registry = V1Registry::start();
     registry.push_image("team/app", "1", &[b"layer"]);
     let gateway = mirror(&registry);
@@ -373,7 +373,7 @@ fn a_repositorys_json_is_served() {
 
 /// The first answer and the later ones carry the same: the size and checksum, one word on caching, no cookie.
 #[test]
-fn answers_say_the_same_when_they_are_kept() {
+fn cached_responses_have_the_same_headers() {
     let registry = V1Registry::with(Script {
         checksum: Some(str::to_owned),
         ..Script::default()
@@ -429,7 +429,7 @@ access: {{rules: [{{users: [anonymous], repositories: [\"old/**\"], actions: [pu
 
 /// A registry that says nothing of sizes is known better once the layer is here.
 #[test]
-fn a_size_that_nobody_said_is_known_later() {
+fn unannounced_size_is_known_after_the_fill() {
     let registry = V1Registry::with(Script {
         no_sizes: true,
         ..Script::default()
@@ -447,7 +447,7 @@ fn a_size_that_nobody_said_is_known_later() {
 
 /// An image in the middle that the upstream lost: a 404 that says so, and the rest as before.
 #[test]
-fn a_missing_image_fails_cleanly() {
+fn missing_image_is_404() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"root", b"middle", b"top"]);
     registry.script(|script| script.lost = Some(ids[1].clone()));
@@ -473,7 +473,7 @@ fn a_missing_image_fails_cleanly() {
 /// Docker 1.3 to 1.6 with `--registry-mirror`: images alone are asked for here, with the Hub's token, whose list
 /// and tags the client got there.
 #[test]
-fn a_registry_mirror_serves_images_alone() {
+fn registry_mirror_serves_images_only() {
     const OURS: &str = "signature=OURS,repository=\"library/app\",access=read";
     let hub = "Token signature=HUBS,repository=\"library/app\",access=read";
     let layer = random(8, 70_000);
@@ -537,7 +537,7 @@ fn a_registry_mirror_serves_images_alone() {
 
 /// What is fresh is not asked for by who comes while it is.
 #[test]
-fn lists_are_asked_for_once_by_many() {
+fn concurrent_lists_cost_one_request() {
     let registry = V1Registry::start();
     registry.push_image("team/app", "1", &[b"layer"]);
     let gateway = mirror(&registry);

@@ -35,7 +35,7 @@ fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
 
 /// A body that ends too early is never taken for whole, neither here nor by the client.
 #[test]
-fn what_is_truncated_is_not_kept() {
+fn truncated_layer_is_not_stored() {
     for (size, sent) in [(1000, 500), (300_000, 100_000), (300_000, 299_999)] {
         let layer = random(11, size);
         let script = Script {
@@ -69,7 +69,7 @@ fn what_is_truncated_is_not_kept() {
 
 /// A description that is cut off is no description.
 #[test]
-fn a_truncated_description_is_not_kept() {
+fn truncated_image_json_is_not_stored() {
     let (registry, gateway, path) = scene(b"layer", Script::default());
     registry.script(|script| script.truncate = Some(10));
     let json = path.replace("layer", "json");
@@ -84,7 +84,7 @@ fn a_truncated_description_is_not_kept() {
 
 /// Five at once are one download, and so is whoever comes while it is under way.
 #[test]
-fn five_are_one_download() {
+fn five_clients_share_one_download() {
     let layer = random(12, 500_000);
     let (registry, gateway, path) = scene(&layer, Script::default());
     registry.script(|script| script.hold = Some(1000));
@@ -103,7 +103,7 @@ fn five_are_one_download() {
 
 /// A client that leaves takes nothing with it.
 #[test]
-fn a_client_that_leaves_breaks_nothing_off() {
+fn fill_continues_after_a_client_disconnects() {
     let layer = random(13, 500_000);
     let (registry, gateway, path) = scene(&layer, Script::default());
     registry.script(|script| script.hold = Some(200_000));
@@ -121,7 +121,7 @@ fn a_client_that_leaves_breaks_nothing_off() {
 
 /// A Range on a miss is answered as such, and the layer is fetched whole behind it.
 #[test]
-fn ranges_are_answered_on_a_miss() {
+fn ranges_are_served_on_a_miss() {
     for (range, expected) in [
         ("bytes=0-9", Some(0..10)),
         ("bytes=50-50", Some(50..51)),
@@ -154,7 +154,7 @@ fn ranges_are_answered_on_a_miss() {
 
 /// The last 64 KiB come when everything is known to be right.
 #[test]
-fn the_tail_is_held_back() {
+fn tail_is_withheld_until_verified() {
     let layer = random(15, 300_000);
     let (registry, gateway, path) = scene(&layer, Script::default());
     registry.script(|script| script.hold = Some(layer.len() - 1));
@@ -172,7 +172,7 @@ fn the_tail_is_held_back() {
 /// What breaks off is gone on with by Range, to the byte that docker-registry gives rightly; where there are no
 /// ranges, what comes again is compared.
 #[test]
-fn what_breaks_off_is_gone_on_with() {
+fn interrupted_download_is_resumed() {
     for (no_ranges, sent) in [(false, 200_000), (false, 399_999), (true, 200_000)] {
         let layer = random(16, 400_000);
         let script = Script {
@@ -233,7 +233,7 @@ fn payload_checksums_are_verified() {
 
 /// Without a length, `X-Docker-Size` is the length; without that, the last chunk is the end.
 #[test]
-fn lengths_that_are_said_elsewhere() {
+fn layer_length_from_the_image_json() {
     for no_sizes in [false, true] {
         let layer = random(19, 200_000);
         let script = Script {
@@ -255,7 +255,7 @@ fn lengths_that_are_said_elsewhere() {
 
 /// What was begun before a restart is gone on with.
 #[test]
-fn a_restart_goes_on_with_a_partial() {
+fn restart_resumes_a_partial() {
     let layer = random(20, 4 << 20);
     let (registry, mut gateway, path) = scene(&layer, Script::default());
     registry.script(|script| script.hold = Some(3 << 20));
@@ -278,7 +278,7 @@ fn a_restart_goes_on_with_a_partial() {
 
 /// With no room in the store the bytes pass through, and are held against what they must be all the same.
 #[test]
-fn without_room_layers_pass_through() {
+fn layers_without_room_pass_through() {
     let layer = random(21, 600_000);
     let registry = V1Registry::with(Script {
         checksum: Some(str::to_owned),
@@ -304,7 +304,7 @@ fn without_room_layers_pass_through() {
 
 /// Large layers stream: memory does not grow with them.
 #[test]
-fn a_large_layer_streams() {
+fn large_layer_is_streamed() {
     let layer = random(22, 48 << 20);
     let (_registry, gateway, path) = scene(&layer, Script::default());
     gateway.reset_peak();

@@ -22,7 +22,7 @@ fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) ->
 }
 
 #[test]
-fn every_old_docker_pushes_and_pulls() {
+fn old_docker_versions_push_and_pull() {
     let Some((_registry, gateway)) = scene() else {
         return;
     };
@@ -68,7 +68,7 @@ fn every_old_docker_pushes_and_pulls() {
 }
 
 #[test]
-fn half_a_layer_is_gone_on_with() {
+fn interrupted_layer_is_resumed() {
     let Some((registry, gateway)) = scene() else {
         return;
     };
@@ -129,7 +129,7 @@ fn half_a_layer_is_gone_on_with() {
 }
 
 #[test]
-fn it_is_left_as_it_would_be_without_us() {
+fn registry_state_equals_that_of_direct_pushes() {
     let Some((registry, gateway)) = scene() else {
         return;
     };

@@ -303,7 +303,7 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
 }
 
 #[test]
-fn every_generation_gets_what_it_needs() {
+fn recorded_requests_of_every_docker_generation() {
     for (version, text) in RECORDED {
         let operations = operations(text);
         let pushes = operations.iter().filter(|(_, title, _)| *title == "push");

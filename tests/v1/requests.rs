@@ -89,7 +89,7 @@ routing: {{old_clients: ['^docker/1\\.6\\.', '^mine$']}}",
 }
 
 #[test]
-fn where_no_v1_is_spoken_it_is_404_in_json() {
+fn v1_paths_without_v1_are_404_in_json() {
     let gateway = Gateway::start("registries: [{name: a, v2: \"http://127.0.0.1:1\"}]");
     for (method, path) in [
         ("GET", "/_ping"),
@@ -113,7 +113,7 @@ fn where_no_v1_is_spoken_it_is_404_in_json() {
 
 /// What the registry behind answers to these is a byte short, or without its unit.
 #[test]
-fn ranges_are_answered_rightly() {
+fn ranges_are_corrected() {
     let registry = V1Registry::start();
     let (gateway, layer, path) = open(&registry);
     for no_ranges in [false, true] {
@@ -173,7 +173,7 @@ fn ranges_are_answered_rightly() {
 }
 
 #[test]
-fn what_goes_up_is_ours_to_say() {
+fn forwarded_headers_are_rendered_by_the_gateway() {
     let registry = V1Registry::start();
     let (gateway, _, path) = open(&registry);
     let json = path.replace("layer", "json");
@@ -232,7 +232,7 @@ fn what_goes_up_is_ours_to_say() {
 }
 
 #[test]
-fn answers_are_private_where_rights_differ() {
+fn responses_under_rules_are_private() {
     let registry = V1Registry::start();
     let (gateway, _, path) = open(&registry);
     let public = get(gateway.url(1), None, &path);
@@ -254,7 +254,7 @@ fn answers_are_private_where_rights_differ() {
 
 /// gunicorn ends idle connections as it likes.
 #[test]
-fn connections_that_the_registry_drops_are_not_noticed() {
+fn dropped_upstream_connections_are_retried() {
     let registry = V1Registry::with(Script {
         hangs_up: true,
         ..Script::default()
@@ -268,7 +268,7 @@ fn connections_that_the_registry_drops_are_not_noticed() {
 }
 
 #[test]
-fn statuses_keep_their_meaning() {
+fn upstream_statuses_are_mapped() {
     let registry = V1Registry::start();
     let (gateway, ..) = open(&registry);
     for (theirs, ours) in [
@@ -299,7 +299,7 @@ fn statuses_keep_their_meaning() {
 }
 
 #[test]
-fn places_lead_here_or_where_the_bytes_are() {
+fn endpoints_and_locations_are_rewritten() {
     let registry = V1Registry::start();
     let (gateway, _, path) = open(&registry);
     for (storage, expected) in [
@@ -322,7 +322,7 @@ fn places_lead_here_or_where_the_bytes_are() {
 }
 
 #[test]
-fn whoever_may_deletes() {
+fn delete_requires_the_right() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"layer"]);
     let gateway = gateway(&registry);
@@ -352,7 +352,7 @@ fn whoever_may_deletes() {
 }
 
 #[test]
-fn a_layer_streams_up_and_down() {
+fn layer_is_streamed_both_ways() {
     let registry = V1Registry::start();
     let gateway = gateway_with(&registry, ", hosts: [localhost]");
     let layer = random(9, 40 << 20);
@@ -366,7 +366,7 @@ fn a_layer_streams_up_and_down() {
 
 /// Nobody can tell whether an answer is whole that only its connection ends: JSON tells itself, a layer does not.
 #[test]
-fn what_only_the_connection_ends_is_whole_json_or_refused() {
+fn close_delimited_bodies_must_be_complete_json() {
     let registry = V1Registry::start();
     let (gateway, _, layer) = open(&registry);
     let id = layer.split('/').nth(3).expect("an id").to_owned();

@@ -36,7 +36,7 @@ fn image(id: &str, part: &str) -> String {
 
 /// Every way to ask for an image of somebody else's ends alike, whether it is there or not.
 #[test]
-fn an_image_is_its_repositorys_alone() {
+fn image_is_served_only_with_its_repositorys_token() {
     let registry = V1Registry::start();
     let mine = registry.push_image("team/app", "1", &[b"root of mine", b"top of mine"]);
     let theirs = registry.push_image("secret/app", "1", &[b"root", b"top"]);
@@ -88,7 +88,7 @@ fn an_image_is_its_repositorys_alone() {
 
 /// The list may be empty, as the last request of a push leaves it in some registries.
 #[test]
-fn tags_and_ancestors_are_the_repositorys() {
+fn tags_and_ancestors_require_the_repository() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"root", b"middle", b"top"]);
     registry.empty_list("team/app");
@@ -109,7 +109,7 @@ fn tags_and_ancestors_are_the_repositorys() {
 
 /// A token of reading does not write, one of writing reads, and neither is good for another repository.
 #[test]
-fn tokens_are_for_one_thing() {
+fn token_covers_one_repository_and_action() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"layer"]);
     registry.push_image("open/app", "1", &[b"other"]);
@@ -200,7 +200,7 @@ fn tokens_are_for_one_thing() {
 
 /// Anonymous pulls get a token as well: with it alone old Docker goes on.
 #[test]
-fn everybody_gets_a_token_for_what_everybody_may() {
+fn anonymous_client_gets_a_token_for_public_repositories() {
     let registry = V1Registry::start();
     let ids = registry.push_image("open/app", "1", &[b"layer"]);
     let gateway = gateway(&registry);
@@ -226,7 +226,7 @@ fn everybody_gets_a_token_for_what_everybody_may() {
 }
 
 #[test]
-fn a_listener_that_only_reads_knows_nobody() {
+fn read_only_listener_is_anonymous() {
     let registry = V1Registry::start();
     let ids = registry.push_image("open/app", "1", &[b"layer"]);
     registry.push_image("team/app", "1", &[b"other"]);
@@ -252,7 +252,7 @@ fn a_listener_that_only_reads_knows_nobody() {
 
 /// Whatever a client shows there: a token of a user who may is worth no more than nothing.
 #[test]
-fn a_users_token_is_worth_nothing_where_only_reads_are() {
+fn user_token_is_ignored_on_a_read_only_listener() {
     let registry = V1Registry::start();
     let open = registry.push_image("open/app", "1", &[b"layer"]);
     let secret = registry.push_image("secret/app", "1", &[b"other"]);
@@ -335,7 +335,7 @@ fn gateway_with_listener(registry: &V1Registry) -> Gateway {
 
 /// Where index and registry are two servers, the index's token stays between them and us.
 #[test]
-fn an_indexs_own_token_stays_here() {
+fn index_token_is_never_forwarded_to_clients() {
     const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=any";
     let layer = random(6, 2000);
     let index = V1Registry::with(Script {

@@ -35,7 +35,7 @@ fn pages(scene: &Scene, first: &str, key: &str) -> Vec<Value> {
 }
 
 #[test]
-fn tags_of_both_sides() {
+fn tags_of_v1_and_v2_are_merged() {
     let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1.0", 1);
     scene.v1.put_tag("team/app", "3.0", &ids[0]);
@@ -77,7 +77,7 @@ fn tags_of_both_sides() {
 /// A list that is short without a word would be taken for whole; but an old registry that is away does not take
 /// the new one's down.
 #[test]
-fn a_list_without_the_v2_side_is_none() {
+fn list_fails_without_the_v2_registry() {
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1.0", 1);
     scene.v2.push_image("team/app", "2.0", &[random(1, 100)]);
@@ -95,7 +95,7 @@ fn a_list_without_the_v2_side_is_none() {
 }
 
 #[test]
-fn the_catalogue_of_both_sides() {
+fn catalogues_of_v1_and_v2_are_merged() {
     let scene = Scene::start();
     for name in ["team/b", "team/d", "library/a", "zoo/z"] {
         push(&scene.v1, name, "1", 1);
@@ -126,7 +126,7 @@ fn the_catalogue_of_both_sides() {
 
 /// Whoever asks hears of it while they still listen, and then at once.
 #[test]
-fn a_v1_side_that_hangs_holds_nobody() {
+fn hanging_v1_registry_delays_no_list() {
     let (v1, v2) = (V1Registry::start(), Origin::start());
     let yaml = configuration(&v1.url(), &v2.url(), "push: true");
     let rules = "[{users: [anonymous], repositories: [\"**\"], actions: [pull]}]";

@@ -85,7 +85,7 @@ fn pulls<T: Client>(
 }
 
 #[test]
-fn dockerd_pulls_what_only_v1_has() {
+fn dockerd_pulls_a_v1_image() {
     pulls(
         |_| Docker::start(),
         |gateway| format!("{}/team/app:1", gateway.authority(1)),
@@ -115,7 +115,7 @@ rm -rf .dockerenv dev proc sys etc/hostname etc/hosts etc/resolv.conf etc/mtab"#
 }
 
 #[test]
-fn ctr_pulls_what_only_v1_has() {
+fn ctr_pulls_a_v1_image() {
     pulls(
         |gateway| Containerd::member(gateway.authority(0), &gateway.ca_path()),
         |gateway| format!("{}/team/app:1", gateway.authority(0)),

@@ -69,7 +69,7 @@ access:
 }
 
 #[test]
-fn the_right_is_to_the_repository_that_is_read() {
+fn rights_are_those_of_the_requested_repository() {
     let scene = Guarded::new(Script::default(), "");
     for name in ["open/app", "team/app", "secret/app", "library/app"] {
         push(&scene.v1, name, "1", 1);
@@ -125,7 +125,7 @@ fn the_right_is_to_the_repository_that_is_read() {
 
 /// Behind an index the v1 side is asked with our token for the repository.
 #[test]
-fn tokens_are_the_indexs() {
+fn v1_requests_use_the_index_token() {
     let token = "signature=OURS,repository=\"team/app\",access=read";
     let index = V1Registry::with(Script {
         index: Some(token.to_owned()),
@@ -146,7 +146,7 @@ fn tokens_are_the_indexs() {
 
 /// A v2 client pushes where it always did, and deletes there; an old one goes on with v1 (`tests/v1.rs`).
 #[test]
-fn pushes_go_to_v2_alone() {
+fn pushes_go_to_v2_only() {
     let scene = Guarded::new(Script::default(), "");
     push(&scene.v1, "team/app", "1", 1);
     let pusher = Some("pusher");

@@ -10,7 +10,7 @@ const MANIFEST: &str = "/v2/team/app/manifests/1";
 
 /// Half of the layers come; the rest when the registry is let.
 #[test]
-fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
+fn slow_conversion_gets_503_with_retry_after_and_continues() {
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     scene.v1.script(|script| script.hold = Some(1));
@@ -55,7 +55,7 @@ fn a_slow_layer_is_503_with_retry_after_and_goes_on() {
 
 /// A client that hangs up takes nothing with it.
 #[test]
-fn a_conversion_outlives_its_client() {
+fn conversion_continues_after_its_client_disconnects() {
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     scene.v1.script(|script| script.hold = Some(1));
@@ -75,7 +75,7 @@ fn a_conversion_outlives_its_client() {
 
 /// What was read of an image before a restart is not read again, nor by another image that stands on it.
 #[test]
-fn what_was_read_once_is_known_for_ever() {
+fn converted_layers_are_read_once() {
     let mut scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     scene.v1.put_tag("team/app", "base", &ids[0]);
@@ -106,7 +106,7 @@ fn what_was_read_once_is_known_for_ever() {
 
 /// Many who ask at once cost what one does.
 #[test]
-fn many_clients_share_one_conversion() {
+fn concurrent_clients_share_one_conversion() {
     let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     scene.v1.put_tag("other/app", "1", &ids[2]);

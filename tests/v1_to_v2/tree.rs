@@ -117,7 +117,7 @@ pub fn images(layers: &[Vec<u8>; 3]) -> Vec<(Value, &[u8])> {
 }
 
 #[test]
-fn skopeo_pulls_the_tree_that_was_pushed_to_v1() {
+fn skopeo_pulls_the_file_tree_pushed_to_v1() {
     let skopeo = program("skopeo").map_err(|missing| Missing(missing.0));
     if found(skopeo).is_none() {
         return;

@@ -97,7 +97,7 @@ fn ranges_and_sizes_of_every_kind_of_layer() {
 
 /// What is made for v1 is no blob of v2.
 #[test]
-fn what_was_made_is_not_served_over_v2() {
+fn converted_layers_are_not_served_over_v2() {
     let origin = Origin::start();
     let part = zstd(&tar(&[file("one", 1)]));
     push(&origin, "team/app", Some("1"), "amd64", &[(ZSTD, part)]);
@@ -110,7 +110,7 @@ fn what_was_made_is_not_served_over_v2() {
 
 /// A layer that takes its time: the answer begins before it is known what it will be.
 #[test]
-fn a_slow_layer_begins_in_time() {
+fn slow_layer_starts_in_time() {
     let origin = Origin::start();
     let tar = tar(&[Entry::File("big", random(1, 300_000))]);
     let parts = [(GZIP, gzip(&tar)), (ZSTD, zstd(&tar))];
@@ -153,7 +153,7 @@ fn a_slow_layer_begins_in_time() {
 }
 
 #[test]
-fn descriptions() {
+fn image_json() {
     let origin = Origin::start();
     let parts = compressed(
         &layers()[..2]

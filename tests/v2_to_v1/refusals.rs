@@ -15,7 +15,7 @@ fn error(reply: &Reply) -> String {
 }
 
 #[test]
-fn images_that_v1_cannot_have() {
+fn images_that_v1_cannot_express() {
     let origin = Origin::start();
     let layer = (GZIP, gzip(&tar(&[file("one", 1)])));
     let image = push(
@@ -103,7 +103,7 @@ fn images_that_v1_cannot_have() {
 }
 
 #[test]
-fn what_is_not_there() {
+fn absent_images_and_tags() {
     let origin = Origin::start();
     push(
         &origin,
@@ -164,7 +164,7 @@ fn what_is_not_there() {
 }
 
 #[test]
-fn without_a_bridge_there_is_none() {
+fn without_bridge_v2_images_are_not_served_over_v1() {
     let origin = Origin::start();
     push(
         &origin,

@@ -64,7 +64,7 @@ fn pulls_of_every_version_and_principal() {
 
 /// An id is good with the right to a repository that it was given out for, and with no other.
 #[test]
-fn ids_of_other_repositories_are_unknown() {
+fn ids_of_other_repositories_are_404() {
     let origin = Origin::start();
     let layer = |seed| (GZIP, gzip(&tar(&[file("top", seed)])));
     let base = layer(1);
@@ -129,7 +129,7 @@ fn ids_of_other_repositories_are_unknown() {
 }
 
 #[test]
-fn the_v1_side_of_a_registry_comes_first() {
+fn v1_registry_precedes_the_bridge() {
     let (origin, registry) = (Origin::start(), V1Registry::start());
     let layer = gzip(&tar(&[file("modern", 1)]));
     for name in ["team/both", "team/modern"] {

@@ -57,7 +57,7 @@ fn five_hundred_tags_cost_one_head_each() {
 }
 
 #[test]
-fn ids_outlive_a_restart_and_follow_the_content() {
+fn ids_survive_a_restart_and_follow_the_content() {
     let origin = Origin::start();
     let base = (GZIP, gzip(&tar(&[file("base", 1)])));
     let part = |seed| (GZIP, gzip(&tar(&[file("top", seed)])));
@@ -96,7 +96,7 @@ fn ids_outlive_a_restart_and_follow_the_content() {
 }
 
 #[test]
-fn two_platforms_never_share_an_id() {
+fn platforms_never_share_an_id() {
     let origin = Origin::start();
     let base = (GZIP, gzip(&tar(&[file("base", 1)])));
     let children: Vec<_> = ["amd64", "arm64", "arm"]

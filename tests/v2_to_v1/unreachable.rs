@@ -8,7 +8,7 @@ use testkit::origin::Origin;
 use testkit::v1::V1Registry;
 
 #[test]
-fn what_the_v1_side_did_not_have_is_still_shown() {
+fn v2_images_are_served_while_v1_is_down() {
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"hosted/team/**\"], actions: [pull]}]}";
     // Ids are a repository's, or a registry's that everybody may read.
     for (keys, access) in [

@@ -30,7 +30,7 @@ fn ask(gateway: &Gateway, image: &Image, range: &str) -> Raw {
 }
 
 #[test]
-fn a_suffix_with_a_wrong_byte_from_a_side_request_is_never_complete() {
+fn wrong_byte_in_a_side_request_is_never_served_complete() {
     let (origin, image, gateway, latch) = stalled();
     let wrong = Fault::WrongByteAt(FIRST as u64 + 50_000);
     origin.fault(wrong.on("GET", "*/blobs/*").with_header("Range"));
@@ -59,7 +59,7 @@ fn a_suffix_with_a_wrong_byte_from_a_side_request_is_never_complete() {
 }
 
 #[test]
-fn a_suffix_from_an_honest_side_request_is_whole() {
+fn correct_side_request_suffix_is_complete() {
     let (origin, image, gateway, latch) = stalled();
     let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-"));
     let early = SIZE - TAIL - FIRST;
@@ -72,7 +72,7 @@ fn a_suffix_from_an_honest_side_request_is_whole() {
 
 /// The first part comes from beside the fill, the last is the blob's end.
 #[test]
-fn the_last_part_waits_for_the_bytes_of_the_parts_before() {
+fn last_part_waits_for_earlier_parts() {
     for wrong in [true, false] {
         let (origin, image, gateway, latch) = stalled();
         if wrong {
@@ -101,7 +101,7 @@ fn the_last_part_waits_for_the_bytes_of_the_parts_before() {
 
 /// The disk breaks after a side request brought a wrong byte: what passes through then is compared with it.
 #[test]
-fn without_a_disk_bytes_from_beside_are_compared_with_what_passes_through() {
+fn side_request_bytes_are_verified_without_a_disk() {
     for wrong in [true, false] {
         let (origin, image, gateway, latch) = stalled();
         if wrong {
@@ -129,7 +129,7 @@ fn without_a_disk_bytes_from_beside_are_compared_with_what_passes_through() {
 /// The second download of a blob announces no length. Its receiver was told one, and the tail is still that of
 /// the verified file.
 #[test]
-fn a_side_request_never_brings_the_tail_of_a_download_without_a_length() {
+fn side_request_never_serves_a_tail_of_unknown_length() {
     let (origin, image, gateway) = scene(SIZE);
     let (first, second) = (Latch::new(), Latch::new());
     let blobs = "*/blobs/*";
@@ -153,7 +153,7 @@ fn a_side_request_never_brings_the_tail_of_a_download_without_a_length() {
 
 /// Of the tail nothing may come from beside a fill, so that nothing is asked for.
 #[test]
-fn who_wants_the_tail_asks_nothing_beside_the_fill() {
+fn tail_range_starts_no_side_request() {
     let (origin, image, gateway, latch) = stalled();
     let mut tail = ask(&gateway, &image, "bytes=-10");
     // This one is served from beside it, so that both have looked.
@@ -167,7 +167,7 @@ fn who_wants_the_tail_asks_nothing_beside_the_fill() {
 
 /// A part that ends inside of the tail does not reach the end.
 #[test]
-fn what_lies_in_the_tail_but_not_at_the_end_comes_from_beside() {
+fn inner_tail_range_uses_a_side_request() {
     let (_origin, image, gateway, latch) = stalled();
     let first = SIZE - 1000;
     let mut raw = ask(&gateway, &image, &format!("bytes={first}-{}", first + 99));
@@ -177,7 +177,7 @@ fn what_lies_in_the_tail_but_not_at_the_end_comes_from_beside() {
 
 /// Side requests that bring nothing are not asked for without end.
 #[test]
-fn side_requests_that_fail_end() {
+fn failing_side_requests_end() {
     let (origin, image, gateway, latch) = stalled();
     let cut = Fault::TruncateAt(0).on("GET", "*/blobs/*");
     origin.fault(cut.with_header("Range"));

@@ -9,7 +9,7 @@ const MANIFEST: &str = "/v2/team/app/manifests/1";
 /// Everything is evicted: the manifest and the configuration are made anew without a question, layers are read
 /// again and come out as they were.
 #[test]
-fn what_is_evicted_comes_back_as_it_was() {
+fn evicted_conversion_is_rebuilt_identically() {
     let mut scene = Scene::with("tag_ttl: 1h");
     push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
@@ -68,7 +68,7 @@ fn what_is_evicted_comes_back_as_it_was() {
 
 /// A registry that has other bytes under the same image than it had is not believed.
 #[test]
-fn what_comes_back_as_something_else_is_refused() {
+fn changed_rebuild_is_refused() {
     let mut scene = Scene::with("tag_ttl: 1h");
     let ids = push(&scene.v1, "team/app", "1", 1);
     let (digests, _) = blobs(&scene.get(MANIFEST));
@@ -89,7 +89,7 @@ fn what_comes_back_as_something_else_is_refused() {
 
 /// A layer that was evicted is served as it comes, in parts as well.
 #[test]
-fn what_was_evicted_is_served_before_it_is_whole() {
+fn evicted_conversion_is_streamed_while_rebuilt() {
     let mut scene = Scene::with("tag_ttl: 1h");
     push(&scene.v1, "team/app", "1", 1);
     let (digests, _) = blobs(&scene.get(MANIFEST));
@@ -116,7 +116,7 @@ fn what_was_evicted_is_served_before_it_is_whole() {
 /// Without room in the store, layers that were evicted pass through, and nothing new is converted, as clients
 /// and the log are told.
 #[test]
-fn without_room_layers_pass_through() {
+fn layers_without_room_pass_through() {
     let mut scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     push(&scene.v1, "team/app", "2", 3);
@@ -158,7 +158,7 @@ fn without_room_layers_pass_through() {
 /// Links go when nobody asked for long; what was converted is known for ever, and the image's link to the
 /// repository is what counts.
 #[test]
-fn without_its_links_a_digest_is_still_its_repositorys() {
+fn digest_without_links_stays_with_its_repository() {
     let mut scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
@@ -183,7 +183,7 @@ fn without_its_links_a_digest_is_still_its_repositorys() {
 
 /// A link is looked at again behind an answer, and stays as long as the v1 side has the image.
 #[test]
-fn links_are_looked_at_again_on_the_v1_side() {
+fn links_are_revalidated_at_the_v1_registry() {
     let scene = Scene::with("tag_ttl: 0s, missing_ttl: 0s, link_ttl: 0s");
     let ids = push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
@@ -211,7 +211,7 @@ fn links_are_looked_at_again_on_the_v1_side() {
 
 /// The v2 side does not answer: what was converted before is served as stale, and nothing is converted.
 #[test]
-fn only_a_404_leads_to_the_v1_side() {
+fn only_404_falls_back_to_v1() {
     let Scene {
         v1,
         mut v2,
@@ -253,7 +253,7 @@ fn only_a_404_leads_to_the_v1_side() {
 
 /// With another configuration that has no such registry any more, and with it again, it is the same.
 #[test]
-fn another_start_knows_it_all() {
+fn conversions_survive_a_restart() {
     let mut scene = Scene::start();
     push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);

@@ -10,7 +10,7 @@ use testkit::real::{found, program};
 use testkit::{gateway, sha256, until};
 
 #[test]
-fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
+fn cold_and_warm_pulls_are_counted_to_the_byte() {
     let (origin, image, gateway) = scene(100_000, ANYWHERE);
     origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
     let manifest = image.manifest.len() as u64;
@@ -81,7 +81,7 @@ fn a_cold_and_a_warm_pull_are_counted_to_the_byte() {
 }
 
 #[test]
-fn requests_are_counted_by_what_they_are_about() {
+fn requests_are_counted_by_kind() {
     let (_origin, image, gateway) = scene(100_000, ANYWHERE);
     let manifest = image.manifest.len() as u64;
     pull(&gateway, &image);
@@ -136,7 +136,7 @@ fn requests_are_counted_by_what_they_are_about() {
 }
 
 #[test]
-fn what_has_not_happened_is_zero_and_not_absent() {
+fn counters_start_at_zero() {
     let (_origin, _, gateway) = scene(1, ANYWHERE);
     let before = Metrics::of(&gateway);
     for series in ["requests", "hits", "misses", "pulled_bytes", "pushed_bytes"] {
@@ -148,7 +148,7 @@ fn what_has_not_happened_is_zero_and_not_absent() {
 }
 
 #[test]
-fn the_api_tells_the_same_as_json() {
+fn api_stats_equal_metrics() {
     let (origin, image, gateway) = scene(100_000, ANYWHERE);
     origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
     let manifest = image.manifest.len() as u64;
@@ -176,7 +176,7 @@ fn upstream(kind: &str, code: &str) -> String {
 }
 
 #[test]
-fn sixteen_clients_are_one_download() {
+fn coalesced_requests_are_counted() {
     let (origin, image, gateway) = scene(2 << 20, ANYWHERE);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(1 << 20, latch.clone()).on("GET", "*/blobs/*"));
@@ -213,7 +213,7 @@ fn sixteen_clients_are_one_download() {
 }
 
 #[test]
-fn what_goes_wrong_is_counted() {
+fn failures_are_counted() {
     let (mut origin, image, gateway) =
         scene(2 << 20, &format!("{ANYWHERE}store: {{tag_ttl: 0s}}\n"));
     // Cut off once: resumed, and no byte comes twice.
@@ -275,7 +275,7 @@ fn what_goes_wrong_is_counted() {
 }
 
 #[test]
-fn what_makes_room_is_counted() {
+fn evictions_are_counted() {
     let more = format!("{ANYWHERE}store: {{max_size: 1MiB}}\n");
     let (origin, _, gateway) = scene(1, &more);
     for seed in 0..3 {
@@ -299,7 +299,7 @@ fn what_makes_room_is_counted() {
 
 /// `promtool check metrics`, Prometheus' own opinion: it is silent about what is good.
 #[test]
-fn prometheus_accepts_it() {
+fn prometheus_accepts_the_metrics() {
     let (_origin, image, gateway) = scene(100_000, ANYWHERE);
     pull(&gateway, &image);
     let metrics = metrics_after(&gateway, "blob", 2);
@@ -326,7 +326,7 @@ fn prometheus_accepts_it() {
 }
 
 #[test]
-fn no_names_and_no_secrets() {
+fn metrics_contain_no_names_or_secrets() {
     let origin = Origin::start();
     let image = origin.push_image("private/hush", "whisper", &[random(1, 1000)]);
     let gateway = gateway::Gateway::start(&format!(

@@ -14,7 +14,7 @@ fn pushed(origin: &Origin, s3: &S3) -> Gateway {
 }
 
 #[test]
-fn what_was_taken_back_while_the_bucket_was_down_stays_so_over_a_kill() {
+fn withdrawal_during_a_bucket_outage_survives_a_kill() {
     let (origin, s3) = (Origin::start(), S3::start());
     origin.take_pushes();
     let image = origin.push_image("library/app", "latest", &[random(1, SMALL)]);

@@ -12,7 +12,7 @@ fn status(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 
 }
 
 #[test]
-fn only_its_own_names_are_answered() {
+fn foreign_hosts_get_421() {
     let (_origin, _, gateway) = scene(1, ANYWHERE);
     let url = gateway.operators("admin.address");
     for (host, expected) in [
@@ -51,7 +51,7 @@ fn only_its_own_names_are_answered() {
 }
 
 #[test]
-fn a_configured_name_is_its_own() {
+fn configured_host_is_accepted() {
     let more = "admin: {address: \"localhost:0\"}\n";
     let (_origin, _, gateway) = scene(1, more);
     let url = gateway.operators("admin.address");
@@ -65,7 +65,7 @@ fn a_configured_name_is_its_own() {
 /// What a page of a stranger can have a browser send: no content type of its own choice, and OPTIONS first
 /// for any other.
 #[test]
-fn a_page_of_a_stranger_can_do_nothing() {
+fn cross_site_requests_are_refused() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
     pull(&gateway, &image);
     let url = gateway.operators("admin.address");
@@ -126,7 +126,7 @@ fn a_page_of_a_stranger_can_do_nothing() {
 }
 
 #[test]
-fn heads_and_the_page() {
+fn head_requests_and_the_index_page() {
     let (_origin, _, gateway) = scene(1, ANYWHERE);
     let page = ask(&gateway, "/");
     assert_eq!(page.status(), 200);
@@ -148,7 +148,7 @@ fn heads_and_the_page() {
 }
 
 #[test]
-fn a_socket_file_is_its_owners() {
+fn socket_file_is_private_to_its_owner() {
     let (_origin, _, mut gateway) = scene(1, SOCKET);
     let path = gateway.dir().join("admin.sock");
     let meta = std::fs::metadata(&path).expect("a socket");
@@ -172,7 +172,7 @@ fn a_socket_file_is_its_owners() {
 }
 
 #[test]
-fn the_metrics_listener_answers_three_things() {
+fn metrics_listener_serves_three_paths() {
     let more = "admin: {address: off, metrics: \"127.0.0.1:0\"}\n";
     let (_origin, image, gateway) = scene(1000, more);
     let url = gateway.operators("admin.metrics");
@@ -207,7 +207,7 @@ fn the_metrics_listener_answers_three_things() {
 
 /// Somebody who holds connections open does not keep others from the metrics.
 #[test]
-fn one_address_cannot_take_all_connections_of_the_metrics() {
+fn metrics_connections_are_limited_per_client() {
     let more = "admin: {address: off, metrics: \"127.0.0.1:0\"}\n";
     let (_origin, _, gateway) = scene(1, more);
     let url = gateway.operators("admin.metrics");

@@ -14,7 +14,7 @@ use testkit::{gzip, process, sha256};
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 
 #[test]
-fn a_tag_that_only_v1_has_is_converted_once() {
+fn v1_tag_is_converted_once() {
     let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     let manifest = scene.get(MANIFEST);
@@ -68,7 +68,7 @@ fn a_tag_that_only_v1_has_is_converted_once() {
 /// What is said of the image, and its layers, are all that the digests depend on: this one names what was
 /// made of it before, on whatever machine.
 #[test]
-fn the_same_image_has_the_same_digest_on_every_machine() {
+fn conversion_is_reproducible() {
     for _ in 0..2 {
         let scene = Scene::start();
         push(&scene.v1, "team/app", "1", 1);
@@ -84,7 +84,7 @@ fn the_same_image_has_the_same_digest_on_every_machine() {
 
 /// gzip in two members, xz, nothing; archives of zeros however they are packed.
 #[test]
-fn layers_by_their_first_bytes() {
+fn layer_compression_is_detected_by_magic_bytes() {
     let scene = Scene::start();
     let archive = tar(&[("a", &random(7, 200_000))]);
     let members = [gzip(&archive[..1000]), gzip(&archive[1000..])].concat();
@@ -183,7 +183,7 @@ fn layers_that_cannot_be_converted() {
 
 /// Registries write little about some images, or nonsense.
 #[test]
-fn descriptions_of_every_kind() {
+fn image_json_of_every_kind() {
     let scene = Scene::start();
     let layer = gzip(&tar(&[("a", b"1")]));
     for (tag, description) in [
@@ -223,7 +223,7 @@ fn descriptions_of_every_kind() {
 
 /// v2 wins, before a tag is converted and after; what v1 took away is gone.
 #[test]
-fn the_v2_side_wins() {
+fn v2_registry_precedes_the_bridge() {
     let scene = Scene::start();
     let ids = push(&scene.v1, "team/app", "1", 1);
     let theirs = scene.v2.push_image("team/app", "2", &[random(1, 1000)]);
@@ -263,7 +263,7 @@ fn the_v2_side_wins() {
 /// Where there is no v2 side at all, `bridge: true` serves v2 clients what the v1 side has, and nothing can be
 /// pushed by them.
 #[test]
-fn a_registry_without_a_v2_side() {
+fn registry_without_v2() {
     let v1 = testkit::v1::V1Registry::start();
     push(&v1, "team/app", "1", 1);
     let config = |keys: &str| {
@@ -314,7 +314,7 @@ fn names_redirects_and_broken_lines() {
 }
 
 #[test]
-fn bridge_is_a_choice() {
+fn bridge_can_be_disabled() {
     let scene = Scene::with("bridge: false");
     push(&scene.v1, "team/app", "1", 1);
     assert_eq!(scene.get(MANIFEST).status(), 404);

@@ -21,7 +21,7 @@ fn status(gateway: &Gateway, path: &str) -> u16 {
 
 /// Debian's docker-registry says 500 where a layer is asked for as a manifest, which anybody may do.
 #[test]
-fn a_layer_asked_for_as_a_manifest_rests_no_registry() {
+fn layer_requested_as_manifest_opens_no_breaker() {
     let Some(registry) = found(Registry::start()) else {
         return;
     };
@@ -45,7 +45,7 @@ fn a_layer_asked_for_as_a_manifest_rests_no_registry() {
 
 /// However many paths fail, in however many repositories, and with no success in between.
 #[test]
-fn failing_paths_rest_no_registry() {
+fn failing_paths_open_no_breaker() {
     let (origin, gateway) = scene();
     let image = |name: String| origin.push_image(&name, "latest", &[random(1, 1000)]);
     let images: Vec<_> = (0..12).map(|n| image(format!("open/app{n}"))).collect();
@@ -66,7 +66,7 @@ fn failing_paths_rest_no_registry() {
 
 /// What never answers is like what fails, and others do not wait for it.
 #[test]
-fn a_path_that_hangs_rests_no_registry() {
+fn hanging_path_opens_no_breaker() {
     let (origin, gateway) = scene();
     let bad = origin.push_image("open/app", "latest", &[random(1, 1000)]);
     let good = origin.push_image("team/app", "latest", &[random(2, 1000)]);
@@ -77,7 +77,7 @@ fn a_path_that_hangs_rests_no_registry() {
 
 /// Storage that a registry sends us to is not the registry.
 #[test]
-fn storage_that_is_away_rests_no_registry() {
+fn unreachable_storage_opens_no_breaker() {
     let (origin, gateway) = scene();
     let bad = origin.push_image("open/app", "latest", &[random(1, 1000)]);
     let good = origin.push_image("team/app", "latest", &[random(2, 1000)]);
@@ -94,7 +94,7 @@ fn storage_that_is_away_rests_no_registry() {
 
 /// A token that cannot be had for one repository may be had for another.
 #[test]
-fn a_failing_token_rests_no_registry() {
+fn failing_token_endpoint_opens_no_breaker() {
     let (origin, gateway) = scene();
     let bad = origin.push_image("open/app", "latest", &[random(1, 1000)]);
     let good = origin.push_image("team/app", "latest", &[random(2, 1000)]);
@@ -108,7 +108,7 @@ fn a_failing_token_rests_no_registry() {
 /// After an outage the host is asked by us whether it is back: whoever asks for a failing path meanwhile does
 /// not prolong it.
 #[test]
-fn a_failing_path_prolongs_no_rest() {
+fn failing_path_does_not_prolong_an_open_breaker() {
     let (mut origin, gateway) = scene();
     let bad = origin.push_image("open/app", "latest", &[random(1, 1000)]);
     let good = origin.push_image("team/app", "latest", &[random(2, 1000)]);
@@ -126,7 +126,7 @@ fn a_failing_path_prolongs_no_rest() {
 
 /// A host that fails at everything is asked by few of those who want something of it.
 #[test]
-fn a_host_that_fails_at_everything_rests() {
+fn host_failing_every_request_opens_the_breaker() {
     let (origin, gateway) = scene();
     origin.fault(Fault::status(500));
     assert_eq!(status(&gateway, "/v2/team/app/manifests/first"), 503);
@@ -146,7 +146,7 @@ fn a_host_that_fails_at_everything_rests() {
 
 /// What cannot even be sent is not the registry's failure.
 #[test]
-fn a_question_too_long_to_be_sent_is_its_clients_mistake() {
+fn oversized_request_is_a_client_error() {
     let (origin, gateway) = scene();
     let good = origin.push_image("team/app", "latest", &[random(1, 1000)]);
     // As short as it comes, it is three times as long when it is written out.
