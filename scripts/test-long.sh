@@ -24,7 +24,7 @@ export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
 export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
-long "a push of $ROADSTEAD_PUSH_MIB MiB" push::long_patch_keeps_memory_flat
+long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat
 step "instructions of a hit"
 scripts/build.sh --profile dist && python3 scripts/bench instructions-check || failed+=("instructions of a hit")
 step "fuzzing"

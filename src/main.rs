@@ -1,4 +1,4 @@
-//! The program: commands, configuration, the admin listeners, the composition root.
+//! The program: the command line, the configuration, the admin API, the composition root.
 
 mod admin;
 mod cli;

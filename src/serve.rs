@@ -1,4 +1,4 @@
-//! Composition root: what `roadstead serve` opens, runs and drains.
+//! Composition root: `roadstead serve` opens, runs and drains every part of the gateway.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ use runtime::listen::Bound;
 use runtime::share::Shares;
 use store::{Bucket, Store};
 
-/// Why the gateway does not start.
+/// An error that prevents the start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("{0}")]
@@ -36,7 +36,7 @@ pub enum ServeError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
     #[error("cannot listen on {address}, the {key} of the configuration: {source}")]
-    Operate {
+    AdminListen {
         key: &'static str,
         address: String,
         source: io::Error,
@@ -45,12 +45,12 @@ pub enum ServeError {
     Bucket(#[from] store::BucketError),
     #[error(transparent)]
     Upstream(#[from] upstream::SetUpError),
-    #[error("the system refuses: {0}")]
+    #[error("system error: {0}")]
     System(#[from] io::Error),
 }
 
 impl ServeError {
-    /// The exit code: 78 for what the operator's files say wrong (`EX_CONFIG`), 1 for the rest.
+    /// The exit code: 78 (`EX_CONFIG`) for errors in the operator's files, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_)
@@ -58,7 +58,7 @@ impl ServeError {
             | Self::Access(_)
             | Self::Bucket(_)
             | Self::Upstream(_) => 78,
-            Self::Store(_) | Self::Listen { .. } | Self::Operate { .. } | Self::System(_) => 1,
+            Self::Store(_) | Self::Listen { .. } | Self::AdminListen { .. } | Self::System(_) => 1,
         }
     }
 }
@@ -66,7 +66,7 @@ impl ServeError {
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// What kept it from starting. Once it serves, nothing does.
+/// Any error before it is ready. Once it serves, none.
 pub fn serve(config: &Config) -> Result<(), ServeError> {
     raise_descriptors();
     let serving = tokio::runtime::Builder::new_multi_thread()
@@ -79,23 +79,24 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         .enable_all()
         .build()?;
     let outcome = serving.block_on(run(config, filling.handle().clone()));
-    // What still runs is cut off: the next start goes on with the partials.
+    // Remaining tasks are cut off: the next start resumes the partials.
     filling.shutdown_background();
     serving.shutdown_background();
     outcome
 }
 
-/// A connection takes a descriptor, and so does every blob that is read.
+/// Raises the limit of open files: every connection and every blob being read takes a descriptor.
 fn raise_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
+/// Opens everything, serves until a signal, then drains.
 async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), ServeError> {
     let mirror = config
         .mirror_settings()
@@ -128,7 +129,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     #[cfg(not(feature = "v1"))]
     let fallback = None;
     let mirror = Mirror::new(mirror, contents, fallback)?;
-    let operated = mirror.clone();
+    let admin_mirror = mirror.clone();
     let shares = Shares::new(config.limits.per_client);
     let state = Arc::new(AppState {
         admission: Admission::new(shares.clone(), config.limits.connections),
@@ -143,7 +144,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         idle_timeout: config.limits.idle_timeout,
     });
 
-    // Before "ready" is said: who waited for it may stop us at once.
+    // Before "ready" is printed: whoever waits for that may send SIGTERM at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
     let server = Server::new(config.server_settings(), shares, down.clone());
@@ -167,7 +168,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
     let blobs = store.blobs.clone();
-    let admin = Admin::new(config.admin_settings(), operated, store, up, down);
+    let admin = Admin::new(config.admin_settings(), admin_mirror, store, up, down);
     let admin = Arc::new(admin);
     let admin_listeners = admin_listeners
         .into_iter()
@@ -182,9 +183,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         let _ = listener.await;
     }
     if !server.drained().await {
-        tracing::warn!("limits.drain is over; what was still under way is cut off");
+        tracing::warn!("limits.drain has expired; remaining requests are cut off");
     }
-    // They answered all the while: alive, not ready.
+    // Until now they reported the gateway as live and not ready.
     for listener in admin_listeners {
         listener.abort();
         let _ = listener.await;
@@ -193,12 +194,12 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     Ok(())
 }
 
-/// Opens the operators' listeners.
+/// Binds the admin listeners.
 async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scope)>, ServeError> {
     let mut admin_listeners = Vec::new();
     for (address, scope) in config.admin.listeners() {
         let bound = Bound::bind(&address, "http").await;
-        let bound = bound.map_err(|source| ServeError::Operate {
+        let bound = bound.map_err(|source| ServeError::AdminListen {
             key: scope.key(),
             address: address.to_string(),
             source,
@@ -208,6 +209,7 @@ async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scop
     Ok(admin_listeners)
 }
 
+/// Binds a listener of the data plane.
 async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
     let address = listen.listen_address();
     let scheme = listen.routing().scheme;
@@ -219,7 +221,7 @@ async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
         })
 }
 
-/// SIGTERM and SIGINT, caught from the moment this is made.
+/// SIGTERM and SIGINT, caught from its creation on.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -241,11 +243,11 @@ impl Stop {
     }
 }
 
-/// What the listeners speak TLS with.
+/// The certificates of the listeners.
 struct Certificates {
     /// Present where a listener has `tls: auto`.
     authority: Option<Authority>,
-    /// Of that authority, for all such listeners.
+    /// The certificate of that authority, shared by these listeners.
     auto: Option<Arc<AutoTls>>,
 }
 
@@ -265,7 +267,7 @@ impl Certificates {
         })
     }
 
-    /// What one listener speaks TLS with; `None` for plain HTTP.
+    /// The certificate of one listener; `None` for plain HTTP.
     fn of(&self, listen: &Listen) -> Result<Option<ListenerTls>, TlsError> {
         match listen.tls() {
             None => Ok(None),
@@ -281,8 +283,8 @@ impl Certificates {
     }
 }
 
-/// What clients may call this machine: localhost, its name, every `hosts` and `public_url`, and the addresses
-/// that are listened on. Other addresses of its interfaces are nobody's business who did not connect to them.
+/// The names in the gateway's own certificate: localhost, the machine's name, every `hosts` and `public_url`, and
+/// the listen addresses. Other addresses of the machine are not disclosed to clients.
 fn names(config: &Config) -> BTreeSet<String> {
     let mut names = config.certificate_names();
     names.extend([
@@ -312,7 +314,7 @@ fn names(config: &Config) -> BTreeSet<String> {
     names
 }
 
-/// Says on standard output where we listen and what clients have to be told.
+/// Prints the addresses, the CA and the configuration of clients to standard output.
 fn announce(
     urls: &[String],
     admin_listeners: &[(Bound, admin::Scope)],
@@ -343,7 +345,7 @@ fn announce(
     let _ = io::Write::flush(&mut io::stdout());
 }
 
-/// The exact lines for Docker, containerd and Podman.
+/// The configuration lines for Docker, containerd and Podman.
 fn recipes(text: &mut String, urls: &[String], config: &Config, ca: Option<PathBuf>) {
     let listeners = || urls.iter().zip(&config.listen);
     let mirror = listeners().find(|(url, listen)| {
@@ -364,7 +366,7 @@ fn recipes(text: &mut String, urls: &[String], config: &Config, ca: Option<PathB
         .registries
         .first()
         .map_or("docker.io", |registry| registry.name.as_str());
-    // containerd knows the Hub by its API's host.
+    // containerd names Docker Hub by its API's host.
     let server = if registry == "docker.io" {
         "registry-1.docker.io"
     } else {

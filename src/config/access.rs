@@ -1,4 +1,4 @@
-//! `access`: who may do what.
+//! `access`: accounts and rules.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use ::access::Action;
 pub use access::{Rule, Scheme as AuthScheme, Users};
 use oci::glob::Pattern;
 
-/// In characters.
+/// The shortest token key, in characters.
 const SHORTEST_KEY: usize = 32;
 
 /// The keys of `access`.
@@ -71,19 +71,19 @@ pub(super) const RULE: &[Key] = &[
     ),
 ];
 
-/// Who may do what.
+/// Accounts and rules.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The users and their password hashes; `None`: there are no accounts, and rules speak of
-    /// everybody.
+    /// The users and their password hashes; `None`: there are no accounts, and rules are for
+    /// `anonymous`.
     pub htpasswd: Option<PathBuf>,
-    /// What challenges call us.
+    /// The realm of challenges.
     pub realm: String,
-    /// What v2 clients are challenged with; both are accepted.
+    /// The scheme of challenges to v2 clients; both schemes are accepted.
     pub scheme: AuthScheme,
-    /// Shared by several nodes; `None`: made in [`super::Config::keys`].
+    /// Shared by several gateways; `None`: created in [`super::Config::keys`].
     pub token_key: Option<Secret>,
-    /// What is allowed if any rule allows it.
+    /// Grants; an action is allowed if any rule allows it.
     pub rules: Vec<Rule>,
 }
 
@@ -99,7 +99,7 @@ pub(super) fn access(node: &Node, report: &mut Report) -> Access {
     })
 }
 
-/// Whoever has a token can try keys against it, so a key that could be guessed is none.
+/// Anyone with a token can try keys against it, so a key that could be guessed is refused.
 fn token_key(node: &Node, keys: &mut Keys<'_, '_>) -> Option<Secret> {
     let key = keys.secret("token_key")?;
     if key.expose().len() < SHORTEST_KEY {
@@ -111,7 +111,7 @@ fn token_key(node: &Node, keys: &mut Keys<'_, '_>) -> Option<Secret> {
 }
 
 fn realm(text: &str) -> Parsed<String> {
-    // It stands in quotes in a header.
+    // It is sent as a quoted string in a header.
     if text.is_empty()
         || text.contains(['"', '\\'])
         || !text.chars().all(|c| matches!(c, ' '..='~'))
@@ -169,11 +169,11 @@ fn action(text: &str) -> Parsed<Action> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn faults_of_access() {
-        assert_told(&[
+        assert_faults(&[
             (
                 r#"access: {htpasswd: h, scheme: digest, realm: 'a"b', rules: {}}"#,
                 &[

@@ -1,12 +1,12 @@
-//! The accounts that `access.htpasswd` names, beside the rules that name them.
+//! Checks the accounts of `access.htpasswd`, and the rules that name them.
 
 use super::fault::{Report, nearest, shown};
 use super::tree::Node;
 use super::{Config, ReadAccounts, Users};
 use ::access::AccountsError;
 
-/// Notes every line of the file that is no account, and users of rules that are not in it. A file that
-/// cannot be read is only dubious here: the configuration may be checked where the accounts are not.
+/// Reports every malformed line of the file, and users of rules that are not in it. A file that cannot be read is only
+/// a warning: the configuration may be checked on another machine.
 pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report: &mut Report) {
     let Some(access) = &config.access else {
         return;
@@ -88,7 +88,7 @@ mod tests {
         shown.collect()
     }
 
-    /// `load` reads the file that is named; what else is said against the configuration comes first.
+    /// `load` reads the file; faults of the configuration itself come first.
     #[test]
     fn load_reads_the_accounts() {
         let dir = tempfile::tempdir().expect("a folder");

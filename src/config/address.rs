@@ -1,4 +1,4 @@
-//! Where things listen.
+//! Listen addresses.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -7,20 +7,20 @@ use std::path::PathBuf;
 use super::units::Parsed;
 use oci::authority::{self, bracketed, parse_port};
 
-/// The longest path of a Unix socket on Linux, in bytes, its closing zero left out.
+/// The longest path of a Unix socket on Linux, in bytes, without the terminating zero.
 const UNIX_PATH: usize = 107;
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// `host:port`, `[v6]:port` or `:port`.
     Tcp {
-        /// An IP address (v6 without brackets) or a name to resolve; `None` is all addresses.
+        /// An IP address (v6 without brackets) or a name to resolve; `None`: all addresses.
         host: Option<String>,
-        /// 0 lets the system choose one.
+        /// 0: the system chooses a port.
         port: u16,
     },
-    /// `unix:PATH`; a relative path starts at the working directory.
+    /// `unix:PATH`; a relative path is resolved against the working directory.
     Unix(PathBuf),
 }
 
@@ -56,7 +56,7 @@ impl ListenAddress {
         }
     }
 
-    /// Whether the two cannot both be listened on. Port 0 is another port each time.
+    /// Whether the two cannot be bound together. Port 0 is a different port each time.
     pub(super) fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (

@@ -1,4 +1,4 @@
-//! What one key says against another. Every check tells the place of what comes later in the file.
+//! Cross-checks between keys. A fault has the position of the later key.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use super::{Config, Origin, Registry, Rule, Scheme, Users, Visibility};
 use ::access::Action;
 use oci::glob::Pattern;
 
-/// Notes everything in `config` that contradicts itself; `tree`, of which it was read, has the
-/// places.
+/// Reports all contradictions in `config`; `tree` has the
+/// positions.
 pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     addresses(config, tree, report);
     listeners(config, tree, report);
@@ -29,7 +29,7 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     rules(config, tree.near("access").near("rules"), report);
 }
 
-/// Two sockets on one address.
+/// Listeners on the same address.
 fn addresses(config: &Config, tree: &Node, report: &mut Report) {
     let listeners = config.listen.iter().enumerate().map(|(index, listener)| {
         let node = tree.near("listen").item(index).near("address");
@@ -54,7 +54,7 @@ fn addresses(config: &Config, tree: &Node, report: &mut Report) {
     }
 }
 
-/// Listeners of registries that are not there.
+/// Listeners of unknown registries.
 fn listeners(config: &Config, tree: &Node, report: &mut Report) {
     let names = config.registries.iter().map(|r| r.name.as_str());
     let known: Vec<&str> = names.filter(|name| registry_name(name).is_ok()).collect();
@@ -62,7 +62,7 @@ fn listeners(config: &Config, tree: &Node, report: &mut Report) {
         let Some(name) = listener.registry.as_deref() else {
             continue;
         };
-        // Without any good name the names have their faults.
+        // Without any valid name there are only the faults of the names.
         if known.is_empty() || known.contains(&name) {
             continue;
         }
@@ -79,7 +79,7 @@ fn listeners(config: &Config, tree: &Node, report: &mut Report) {
     }
 }
 
-/// Names, hosts and the default: each can be one registry's only.
+/// Names, hosts and the default, which at most one registry may have.
 fn names(registries: &[Registry], nodes: &Node, report: &mut Report) {
     let mut names = HashMap::new();
     let mut hosts = HashMap::new();
@@ -87,7 +87,7 @@ fn names(registries: &[Registry], nodes: &Node, report: &mut Report) {
     for (index, registry) in registries.iter().enumerate() {
         let node = nodes.item(index);
         let name = node.near("name");
-        // What is missing is empty.
+        // Absent names are empty.
         if !registry.name.is_empty()
             && let Some(line) = names.insert(&registry.name, name.at.line)
         {
@@ -114,7 +114,7 @@ fn names(registries: &[Registry], nodes: &Node, report: &mut Report) {
     }
 }
 
-/// Names that two registries own.
+/// Patterns of `owns` that overlap between registries.
 fn ownership(registries: &[Registry], nodes: &Node, report: &mut Report) {
     let mut earlier: Vec<(usize, &Pattern, usize)> = Vec::new();
     for (index, registry) in registries.iter().enumerate() {
@@ -148,12 +148,12 @@ fn ownership(registries: &[Registry], nodes: &Node, report: &mut Report) {
     }
 }
 
-/// Whether only names of one component match, which docker.io has none of: they are `library/x`.
+/// Whether only names of one component match. docker.io has none of them: they are `library/x`.
 fn is_short(pattern: &str) -> bool {
     pattern != "**" && !pattern.contains('/')
 }
 
-/// What one registry's keys say against each other.
+/// Contradictions within one registry.
 fn alone(registry: &Registry, node: &Node, report: &mut Report) {
     if registry.visibility == Visibility::Caller {
         let at = node.near("visibility").at;
@@ -186,7 +186,7 @@ fn alone(registry: &Registry, node: &Node, report: &mut Report) {
             format!("an index without v1; {write}"),
         );
     }
-    // Reads on v1 and pushes go by one account, and so would everybody's reads.
+    // v1 reads use the same account as pushes, so public reads would use it too.
     let account = registry.credentials.is_some() && registry.v1.is_some() && registry.push;
     if account && registry.visibility == Visibility::Public {
         let write = "write visibility: rules";
@@ -210,7 +210,7 @@ fn is_plain_remote(origin: &Origin) -> bool {
     origin.scheme == Scheme::Http && !origin.is_loopback()
 }
 
-/// Patterns of rules that begin with no registry, or cannot match.
+/// Patterns of rules that begin with no registry, or never match.
 fn rules(config: &Config, nodes: &Node, report: &mut Report) {
     let rules = config.access.iter().flat_map(|access| &access.rules);
     let accounts = config
@@ -231,7 +231,7 @@ fn rules(config: &Config, nodes: &Node, report: &mut Report) {
     }
 }
 
-/// Pushes and deletions where every registry that the rule is about takes none.
+/// Pushes and deletions in a rule whose registries accept none.
 fn rule_actions(rule: &Rule, config: &Config, node: &Node, report: &mut Report) {
     let begins = rule.repositories.iter().map(|pattern| {
         let text = pattern.as_str();
@@ -240,7 +240,7 @@ fn rule_actions(rule: &Rule, config: &Config, node: &Node, report: &mut Report) 
     let begins: Vec<&str> = begins.collect();
     let meant = |registry: &&Registry| begins.contains(&"**") || begins.contains(&&*registry.name);
     let mut meant = config.registries.iter().filter(meant).peekable();
-    // Of patterns that mean no registry it was told already.
+    // Patterns without a registry are reported already.
     if meant.peek().is_none() || meant.any(|registry| registry.push) {
         return;
     }
@@ -293,11 +293,11 @@ fn rule_pattern(text: &str, config: &Config, node: &Node, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn contradictions() {
-        assert_told(&[
+        assert_faults(&[
             (
                 r#"listen: [{address: ":1", registry: dokcer.io}]"#,
                 &[r#"1:36: no registry is called "dokcer.io"; did you mean "docker.io"?"#],

@@ -1,4 +1,4 @@
-//! `credentials` of a registry: how we log in there.
+//! `credentials` of a registry: the account of the gateway there.
 
 use std::path::PathBuf;
 
@@ -37,25 +37,25 @@ pub(super) const KEYS: &[Key] = &[
     ),
 ];
 
-/// How we log in to a registry.
+/// The account of the gateway at a registry.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// An account written in the file.
+    /// An account in the file.
     Password {
         /// Not empty.
         username: String,
         /// Not empty.
         password: Secret,
     },
-    /// An account whose password is in a file of its own.
+    /// An account whose password is in another file.
     PasswordFile {
         /// Not empty.
         username: String,
-        /// Not read here.
+        /// Read later.
         password_file: PathBuf,
     },
-    /// A `docker-credential-…` program that tells both.
-    /// Its bare name.
+    /// A `docker-credential-…` program that supplies both.
+    /// The program's bare name.
     Helper(String),
 }
 
@@ -96,7 +96,7 @@ pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credential
     })
 }
 
-/// A bare name, so that no path and no shell is involved.
+/// A bare name, so that neither a path nor a shell is involved.
 fn helper_name(text: &str) -> Parsed<String> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     match text.strip_prefix("docker-credential-") {
@@ -109,11 +109,11 @@ fn helper_name(text: &str) -> Parsed<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn faults_of_credentials_tell_no_secret() {
-        assert_told(&[
+        assert_faults(&[
             (
                 "registries: [{name: a, credentials: {}}]",
                 &["1:37: no password here; write password, password_file or helper"],

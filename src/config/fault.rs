@@ -1,9 +1,9 @@
-//! What is wrong with a file, and where: faults, warnings, and the words they are told in.
+//! Errors and warnings of a file, with their positions and the wording of messages.
 
 use std::fmt;
 use std::path::Path;
 
-/// A place in the file. Both count from 1; columns count characters, not bytes.
+/// A position in the file. Both count from 1; columns count characters, not bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub line: usize,
@@ -14,19 +14,19 @@ impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
 }
 
-/// One thing that is wrong with the file, or dubious where it stands among [`super::Config::warnings`].
+/// One error of the file, or a warning in [`super::Config::warnings`].
 ///
 /// Displays as `file:line:column: message`; the message says what to write instead and never
 /// contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The file's name as it was given to [`super::load`] or [`super::parse`].
+    /// The name of the file as given to [`super::load`] or [`super::parse`].
     pub file: String,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What is wrong and what to write instead: one line, no full stop.
+    /// The error and its remedy: one line, no full stop.
     pub message: String,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with a file, in the order of the file; never empty.
+/// All errors of a file, in the order of the file; never empty.
 ///
 /// Displays as one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +62,7 @@ impl Faults {
     }
 }
 
-/// Collects what is found while a file is read, so that one run tells everything.
+/// Collects the errors and warnings of a file, so that one run reports all of them.
 #[derive(Debug)]
 pub(super) struct Report {
     file: String,
@@ -79,19 +79,19 @@ impl Report {
         }
     }
 
-    /// Notes something that refuses the file.
+    /// Reports an error.
     pub fn fault(&mut self, at: Position, message: impl Into<String>) {
         let fault = self.place(at, message);
         self.faults.push(fault);
     }
 
-    /// Notes something dubious that does not refuse the file.
+    /// Reports a warning.
     pub fn warn(&mut self, at: Position, message: impl Into<String>) {
         let warning = self.place(at, message);
         self.warnings.push(warning);
     }
 
-    /// Notes something that refuses a line of another file, which the configuration names.
+    /// Reports an error in a line of another file that the configuration names.
     pub fn fault_in(&mut self, file: &Path, line: usize, message: impl Into<String>) {
         let at = Position { line, column: 1 };
         let mut fault = self.place(at, message);
@@ -99,16 +99,16 @@ impl Report {
         self.faults.push(fault);
     }
 
-    /// Whether nothing refuses the file so far.
+    /// Whether there is no error so far.
     #[cfg(test)]
     pub fn is_clean(&self) -> bool {
         self.faults.is_empty()
     }
 
-    /// The warnings if nothing refuses the file, else every fault; both in the order of the file.
+    /// The warnings if there is no error, else all errors; both in the order of the file.
     pub fn verdict(mut self) -> Result<Vec<Fault>, Faults> {
         for found in [&mut self.faults, &mut self.warnings] {
-            // Stable, so that faults of one place stay in the order in which they were found.
+            // Stable, so that faults at one position stay in the order in which they were found.
             found.sort_by_key(|fault| (fault.file != self.file, fault.line, fault.column));
         }
         if self.faults.is_empty() {
@@ -128,17 +128,17 @@ impl Report {
     }
 }
 
-/// A single fault, for what goes wrong before there is text to read.
+/// A single fault, for errors before there is text to parse.
 pub(super) fn sole(file: &str, at: Position, message: impl Into<String>) -> Faults {
     let report = Report::new(file);
     Faults(vec![report.place(at, message)])
 }
 
-/// How much of a value a message shows, in characters.
+/// The number of characters of a value that a message shows.
 const SHOWN: usize = 60;
 
-/// A value or key as a message shows it: quoted, escaped, shortened, and without what is often
-/// secret in a URL: the user before an `@` and the query after a `?`.
+/// A value or key for a message: quoted, escaped, shortened, and without the parts of a URL that are often secret:
+/// the user before an `@` and the query after a `?`.
 ///
 /// Values are shown as they are written in the file, so that a `${VAR}` stays unexpanded.
 pub(super) fn shown(written: &str) -> String {
@@ -164,7 +164,7 @@ pub(super) fn either(choices: &[&str]) -> String {
     }
 }
 
-/// The known word that `typed` most likely stands for, if one is close enough to be meant.
+/// The known word closest to `typed`, if one is close enough.
 pub(super) fn nearest<'w>(typed: &str, known: &[&'w str]) -> Option<&'w str> {
     let typed = typed.to_lowercase();
     known
@@ -175,8 +175,8 @@ pub(super) fn nearest<'w>(typed: &str, known: &[&'w str]) -> Option<&'w str> {
         .map(|(_, word)| word)
 }
 
-/// How many letters must be inserted, removed, replaced or swapped with their neighbour to turn
-/// one word into the other (optimal string alignment).
+/// The number of letters to insert, remove, replace or swap with their neighbour to turn one word into
+/// the other (optimal string alignment).
 fn edits(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     // Rows of the usual table: the distances from a prefix of `from` to every prefix of `to`.

@@ -1,13 +1,13 @@
-//! The names of hosts and of registries.
+//! Names of hosts and registries.
 
 use super::units::Parsed;
 use oci::authority;
 
-/// Docker Hub's name, by which rules, links and logs call it.
+/// The canonical name of Docker Hub, in rules, links and logs.
 pub(super) const HUB: &str = "docker.io";
 
-/// All names by which clients call a registry that has more than its configured name: those of
-/// `docker.io`, itself included. Empty for any other.
+/// All names of a registry that has aliases: those of `docker.io`, itself included. Empty for any other
+/// registry.
 #[must_use]
 pub fn aliases(registry: &str) -> &'static [&'static str] {
     if registry == HUB {
@@ -40,7 +40,7 @@ pub(super) fn registry_name(text: &str) -> Parsed<String> {
     }
 }
 
-/// The name to write instead, if this is only an alias of it.
+/// The canonical name, if this is an alias.
 pub(super) fn canonical(name: &str) -> Option<&'static str> {
     (name != HUB && aliases(HUB).contains(&name)).then_some(HUB)
 }

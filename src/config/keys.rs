@@ -1,4 +1,4 @@
-//! Reading one mapping of the file: every key is asked for once, and what was never asked for is
+//! Reads one mapping of the file: every key is read once, and keys that were never read are
 //! unknown.
 
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ pub(super) struct Keys<'t, 'r> {
     pub report: &'r mut Report,
 }
 
-/// Reads a mapping of `known` keys; anything else is a fault and is read as an empty one, so that what
-/// depends on it still has its defaults to be compared with.
+/// Reads a mapping of `known` keys. Anything else is a fault and is read as an empty mapping, so that the
+/// cross-checks still see its defaults.
 pub(super) fn mapping<'t, T>(
     node: &'t Node,
     known: &'static [Key],
@@ -38,13 +38,13 @@ pub(super) fn mapping<'t, T>(
 }
 
 impl<'t> Keys<'t, '_> {
-    /// The value under a key, whatever it is.
+    /// The value of a key, of any kind.
     pub fn node(&mut self, key: &'static str) -> Option<&'t Node> {
         self.asked.push(key);
         self.node.entry(key).map(|entry| &entry.node)
     }
 
-    /// A mapping that has defaults throughout, so that it may be missing.
+    /// A section in which every key has a default, so that it may be absent.
     pub fn section<T>(&mut self, key: &'static str, read: fn(&Node, &mut Report) -> T) -> T {
         let absent = Node {
             at: self.node.at,
@@ -53,7 +53,7 @@ impl<'t> Keys<'t, '_> {
         read(self.node(key).unwrap_or(&absent), self.report)
     }
 
-    /// A mapping that may be missing or `off`.
+    /// A section that may be absent or `off`.
     pub fn section_or_off<T>(
         &mut self,
         key: &'static str,
@@ -63,13 +63,13 @@ impl<'t> Keys<'t, '_> {
         Some(read(node, self.report))
     }
 
-    /// A single value; `None` if it is not there or was refused.
+    /// A single value; `None` if it is absent or refused.
     pub fn value<T>(&mut self, key: &'static str, parse: fn(&str) -> Parsed<T>) -> Option<T> {
         let node = self.node(key)?;
         value(node, parse, self.report)
     }
 
-    /// A single value, or `None` where it is `off`.
+    /// A single value; `None` if it is `off`.
     pub fn value_or_off<T>(
         &mut self,
         key: &'static str,
@@ -86,7 +86,7 @@ impl<'t> Keys<'t, '_> {
         value_with(node, |text| parse(text).map_err(or_off), self.report).or(unless_set)
     }
 
-    /// A single value that has to be there; `example` is what a message suggests.
+    /// A required single value; `example` is suggested in the message.
     pub fn required<T>(
         &mut self,
         key: &'static str,
@@ -97,10 +97,10 @@ impl<'t> Keys<'t, '_> {
         value(node, parse, self.report)
     }
 
-    /// Anything that has to be there.
+    /// A required value of any kind.
     pub fn required_node(&mut self, key: &'static str, example: &str) -> Option<&'t Node> {
         let node = self.node(key);
-        // What is no mapping at all has been told so already.
+        // A value that is no mapping is reported already.
         let mapping = matches!(self.node.value, Value::Mapping(_) | Value::Absent);
         if node.is_none() && mapping {
             let message = format!("{key} is missing here; write `{key}: {example}`");
@@ -109,7 +109,7 @@ impl<'t> Keys<'t, '_> {
         node
     }
 
-    /// A value that messages never show.
+    /// A value that messages never contain.
     pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
         let node = self.node(key)?;
         match &node.value {
@@ -126,8 +126,8 @@ impl<'t> Keys<'t, '_> {
         }
     }
 
-    /// A list; `None` if it is not there or is none. As long as in the file, so that the items keep
-    /// their indices: `item` has to come up with something even for what it refuses.
+    /// A list; `None` if it is absent or no list. It is as long as in the file, so that the items keep
+    /// their indices: `item` returns a default for an item that it refuses.
     pub fn list<T>(
         &mut self,
         key: &'static str,
@@ -137,7 +137,7 @@ impl<'t> Keys<'t, '_> {
         list(node, item, self.report)
     }
 
-    /// A list of single values; as long as in the file, with defaults for what was refused.
+    /// A list of single values; as long as in the file, with defaults for refused ones.
     pub fn values<T: Default>(
         &mut self,
         key: &'static str,
@@ -149,7 +149,7 @@ impl<'t> Keys<'t, '_> {
         .unwrap_or_default()
     }
 
-    /// A list of single values that has at least one.
+    /// A list of at least one single value.
     pub fn some_values<T>(
         &mut self,
         key: &'static str,
@@ -164,7 +164,7 @@ impl<'t> Keys<'t, '_> {
         items.into_iter().flatten().flatten().collect()
     }
 
-    /// Whether every key of the table was asked for, and no other.
+    /// Whether exactly the keys of the table were read.
     fn is_complete(&self) -> bool {
         self.known.iter().all(|key| self.asked.contains(&key.name))
             && self
@@ -173,7 +173,7 @@ impl<'t> Keys<'t, '_> {
                 .all(|asked| self.known.iter().any(|key| key.name == *asked))
     }
 
-    /// Once every key has been asked for: what else is here, or that this is no mapping at all.
+    /// After every key was read: reports unknown keys, or that this is no mapping.
     fn refuse_others(&mut self) {
         let known: Vec<&str> = self.known.iter().map(|key| key.name).collect();
         let entries = match &self.node.value {
@@ -193,7 +193,7 @@ impl<'t> Keys<'t, '_> {
             }
             let choice = either(&known);
             let valueless = matches!(entry.node.value, Value::Absent);
-            // What is not followed by a colon and a space may be a password that lost its key.
+            // Text without a colon and a space after it may be a password without its key.
             let message = match (key.split_once(':'), nearest(key, &known)) {
                 (Some((key, _)), _) if known.contains(&key) => {
                     format!("no space after `{key}:`; write `{key}: ` and then the value")
@@ -209,7 +209,7 @@ impl<'t> Keys<'t, '_> {
     }
 }
 
-/// A single value; what `parse` says against it is told with the value before it.
+/// A single value; faults from `parse` are prefixed with the value.
 pub(super) fn value<T>(
     node: &Node,
     parse: fn(&str) -> Parsed<T>,
@@ -248,7 +248,7 @@ pub(super) fn list<'t, T>(
     }
 }
 
-/// A list without items where at least one is needed.
+/// Reports a list without items where at least one is required.
 pub(super) fn refuse_empty(node: &Node, key: &str, example: &str, report: &mut Report) {
     if matches!(&node.value, Value::List(items) if items.is_empty()) {
         let message = format!("{key} is empty; write `{key}: {example}`");
@@ -266,7 +266,7 @@ fn refuse_kind(node: &Node, report: &mut Report) {
     }
 }
 
-/// Any text but none.
+/// Any non-empty text.
 pub(super) fn text(text: &str) -> Parsed<String> {
     if text.is_empty() {
         return Err("is empty; write a value, or leave the key out".to_owned());
@@ -274,7 +274,7 @@ pub(super) fn text(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-/// A path of a file or folder; a relative one starts at the working directory.
+/// The path of a file or folder; a relative path is resolved against the working directory.
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() {
         return Err("is empty; write a path, or leave the key out".to_owned());
@@ -284,11 +284,11 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn what_is_no_key_or_of_another_kind() {
-        assert_told(&[
+        assert_faults(&[
             (
                 "store: {tag_tll: 10m}",
                 &[r#"1:9: unknown key "tag_tll"; did you mean "tag_ttl"?"#],

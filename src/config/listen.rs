@@ -1,4 +1,4 @@
-//! `listen` and `admin`: what the gateway listens on, and how.
+//! `listen` and `admin`: the listeners.
 
 use std::path::PathBuf;
 
@@ -98,38 +98,38 @@ pub(super) const ADMIN: &[Key] = &[
 /// One listener of the data plane.
 #[derive(Debug, Clone)]
 pub struct Listen {
-    /// Where it listens. No two listeners collide.
+    /// The address. No two listeners collide.
     pub address: ListenAddress,
-    /// How it speaks TLS.
+    /// The TLS settings.
     pub tls: Tls,
-    /// GET and HEAD only, never a challenge, every caller is anonymous.
+    /// Only GET and HEAD, without challenges; every caller is anonymous.
     pub read_only: bool,
-    /// Everything on this listener is this configured registry's.
+    /// The only registry of this listener.
     pub registry: Option<String>,
-    /// What clients call it behind another proxy.
+    /// The URL by which clients reach it, behind another proxy.
     pub public_url: Option<Origin>,
 }
 
-/// How a listener speaks TLS.
+/// The TLS settings of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {
     /// Plain HTTP.
     Off,
-    /// A certificate of our own CA, made at first start.
+    /// A certificate of the gateway's own CA, created at the first start.
     Auto,
     /// Certificates from files, reloaded when the files change.
     Certificates {
-        /// At least one. Chosen by SNI; the first is the default.
+        /// At least one. Selected by SNI; the first is the default.
         certificates: Vec<CertificateFiles>,
-        /// PEM file of CAs; where given, a client certificate of one of them is required. Reloaded likewise.
+        /// PEM file of CAs; if given, clients need a certificate of one of them. Reloaded likewise.
         client_ca: Option<PathBuf>,
     },
 }
 
-/// Where operators look. `None` is off.
+/// The admin listeners. `None` is off.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// Dashboard, API, metrics and health.
+    /// API, metrics and health.
     pub address: Option<ListenAddress>,
     /// Metrics and health only; may be public.
     pub metrics: Option<ListenAddress>,
@@ -233,11 +233,11 @@ pub(super) fn admin(node: &Node, report: &mut Report) -> Admin {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn faults_of_listeners() {
-        assert_told(&[
+        assert_faults(&[
             (
                 "listen: []",
                 &[r#"1:9: listen is empty; write `listen: [{address: ":443"}]`"#],

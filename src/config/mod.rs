@@ -1,12 +1,12 @@
-//! The configuration: one YAML file in, one typed [`Config`] out, every default resolved.
+//! The configuration: one YAML file is parsed into a typed [`Config`] with every default resolved.
 //!
-//! A file is read in three steps, which all note what they find in one report, so that one run
-//! tells everything that is wrong: `yaml` makes a tree with positions and expands `${VAR}`,
-//! every section (`listen`, `store`, `registry`, …) types its part and fills the defaults in,
-//! `check` compares what one key says with another. What comes out needs no second look.
+//! Parsing has three steps, which share one report, so that one run reports every fault: `yaml` makes
+//! a tree with positions and expands `${VAR}`; every section (`listen`, `store`, `registry`, …) types its
+//! part and fills in the defaults; `check` compares keys with one another. The result needs no further
+//! validation.
 //!
-//! What is refused is noted and read as its default, and lists keep their length, so that the
-//! cross-checks still see the whole; a configuration with a fault never leaves this room.
+//! A refused value is reported and read as its default, and lists keep their length, so that the
+//! cross-checks still see the whole. A configuration with a fault is never returned.
 
 mod access;
 mod accounts;
@@ -65,7 +65,7 @@ use tree::Node;
 ///
 /// # Errors
 ///
-/// Everything that is wrong with the file. One that cannot be read, is not UTF-8 or is larger than
+/// All faults of the file. A file that cannot be read, is not UTF-8 or is larger than
 /// 1 MiB has a single fault.
 pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
     let env = |name: &str| std::env::var(name).ok();
@@ -74,7 +74,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
     };
     let name = path.display().to_string();
     let mut bytes = Vec::new();
-    // One byte more than is accepted, so that `parse` sees that there is too much.
+    // One byte more than the limit, so that a longer file is detected.
     let limit = yaml::MAX_BYTES as u64 + 1;
     if let Err(error) = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
         let message = format!("cannot be read ({error}); write its path after -c");
@@ -95,11 +95,11 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
     examine(text, &name, &env, Some(&::access::load))
 }
 
-/// Reads `text`; `file` is what faults call it, `env` looks variables up. Files that it names are not read.
+/// Parses `text`; `file` is its name in messages, `env` looks variables up. Files that it names are not read.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with the text.
+/// All faults of the text.
 pub fn parse(
     text: &str,
     file: &str,
@@ -192,29 +192,29 @@ const KEYS: &[Key] = &[
 /// The whole configuration. The fields are the keys of the file, in its order.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The folder of our CA, our certificate and the token key.
+    /// The folder of the CA, the certificate and the token key.
     pub keys: PathBuf,
     /// At least one.
     pub listen: Vec<Listen>,
-    /// Where operators look.
+    /// The admin listeners.
     pub admin: Admin,
-    /// What is kept on disk.
+    /// The store and the bucket.
     pub store: Store,
     /// At least one; names are unique.
     pub registries: Vec<Registry>,
-    /// `None`: anonymous pull of public registries, and no push for anybody.
+    /// `None`: anonymous pulls of public registries, and no pushes.
     pub access: Option<Access>,
-    /// Which clients are old.
+    /// Which clients are routed to v1.
     pub routing: Routing,
-    /// What one client, and all together, may take.
+    /// The limits for each client and for all clients.
     pub limits: Limits,
-    /// What is logged.
+    /// The settings of the log.
     pub log: Log,
-    /// What is dubious but not wrong, in the order of the file.
+    /// The warnings, in the order of the file.
     pub warnings: Vec<Fault>,
 }
 
-/// Text that no log, message or Debug output may hold.
+/// Text that no log, message or Debug output may contain.
 #[derive(Clone)]
 pub struct Secret(String);
 

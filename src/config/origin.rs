@@ -1,4 +1,4 @@
-//! Where upstreams are.
+//! Origins of upstreams.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,15 +7,15 @@ use super::host::HUB;
 use super::units::Parsed;
 use oci::authority::{self, bracketed};
 
-/// Where Docker Hub's registry API is served.
+/// The origin of Docker Hub's registry API.
 const HUB_API: &str = "registry-1.docker.io";
 
-/// How an origin is spoken to.
+/// The scheme of an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// Plain text.
+    /// Plain HTTP.
     Http,
-    /// TLS.
+    /// HTTPS.
     Https,
 }
 
@@ -60,8 +60,8 @@ impl Origin {
         }
     }
 
-    /// Where a registry is when the file gives its name only: `https://<name>`, or the API's
-    /// host for Docker Hub. `None` for what is no registry's name.
+    /// The default origin of a registry: `https://<name>`, or the API's host for Docker Hub. `None` if the name is no
+    /// registry name.
     pub(super) fn of_registry(name: &str) -> Option<Self> {
         let authority = if name == HUB { HUB_API } else { name };
         let (host, port) = authority::parse(authority)?;
@@ -82,7 +82,7 @@ impl Origin {
         }
     }
 
-    /// Whether what is sent there stays on this machine.
+    /// Whether requests to it stay on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {

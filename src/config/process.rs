@@ -1,4 +1,4 @@
-//! `routing`, `limits` and `log`: how the process treats everybody.
+//! `routing`, `limits` and `log`: settings of the whole process.
 
 use std::time::Duration;
 
@@ -111,55 +111,55 @@ pub(super) const LOG: &[Key] = &[
     ),
 ];
 
-/// Which clients are old.
+/// Which clients are routed to v1.
 #[derive(Debug, Clone)]
 pub struct Routing {
-    /// By User-Agent.
+    /// Selected by User-Agent.
     pub old_clients: OldClients,
 }
 
-/// Which User-Agents are old clients, that are spoken v1 to.
+/// The User-Agents of clients that speak v1.
 #[derive(Debug, Clone)]
 pub enum OldClients {
     /// The built-in table.
     Default,
-    /// Whatever one of these finds something in.
+    /// Clients whose User-Agent matches one of these.
     Patterns(Vec<Regex>),
 }
 
-/// What one client, and all together, may take.
+/// The limits for each client and for all clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Of a request's head; 1 KiB to 1 MiB.
+    /// The size of a request's head; 1 KiB to 1 MiB.
     pub header_bytes: usize,
-    /// Until a request's head is complete; above zero.
+    /// The timeout for a request's head; above zero.
     pub header_timeout: Duration,
-    /// Between requests of a connection; above zero.
+    /// The timeout between requests of a connection; above zero.
     pub idle_timeout: Duration,
-    /// Open at once; at least 1.
+    /// Concurrent connections; at least 1.
     pub connections: usize,
-    /// How much of them one client address may have.
+    /// The share of one client address.
     pub per_client: PerClient,
-    /// Running at once; at least 1.
+    /// Concurrent fills; at least 1.
     pub fills: usize,
-    /// How long running requests have after SIGTERM.
+    /// The grace period for in-flight requests after SIGTERM.
     pub drain: Duration,
 }
 
-/// More than an office behind one address needs, and a small part of what there is.
+/// More than an office behind one address needs, and a small part of the total.
 const PER_CLIENT: PerClient = PerClient {
     connections: Some(256),
     requests: Some(512),
 };
 
-/// What is logged.
+/// The settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// How a line is written.
+    /// The format of a line.
     pub format: Format,
-    /// The least important that is written.
+    /// The lowest level that is logged.
     pub level: Level,
-    /// Whether every request is written.
+    /// Whether every request is logged.
     pub access: bool,
 }
 
@@ -184,7 +184,7 @@ pub(super) fn routing(node: &Node, report: &mut Report) -> Routing {
 }
 
 fn pattern(text: &str) -> Parsed<Regex> {
-    // The crate's own message is a drawing of several lines.
+    // The crate's own message spans several lines.
     Regex::new(text).map_err(|_| {
         r"is not a regular expression; write one such as ^docker/1\.[0-5]\.".to_owned()
     })
@@ -259,7 +259,7 @@ fn log_level(text: &str) -> Parsed<Level> {
 #[cfg(test)]
 mod tests {
     use super::PerClient;
-    use crate::config::tests::{assert_told, typed};
+    use crate::config::tests::{assert_faults, typed};
 
     #[test]
     fn a_client_has_a_share_unless_it_is_off() {
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn faults_of_the_process() {
-        assert_told(&[
+        assert_faults(&[
             (
                 r#"routing: {old_clients: ["(", "ok", 5]}"#,
                 &[r#"1:25: "(" is not a regular expression; write one such as ^docker/1\.[0-5]\."#],

@@ -1,12 +1,12 @@
-//! Proxies of the environment, beside registries that take pushes: those go through them too, which is
-//! seldom meant for a registry of one's own.
+//! Warnings about registries with `push: true` behind a proxy of the environment: pushes go through it too, which is
+//! seldom intended for one's own registry.
 
 use super::fault::Report;
 use super::origin::Scheme;
 use super::tree::Node;
 use super::{Config, Origin};
 
-/// Notes every registry with `push: true` that would be reached through a proxy.
+/// Warns about every registry with `push: true` that is reached through a proxy.
 pub(super) fn check(
     config: &Config,
     tree: &Node,
@@ -29,7 +29,7 @@ pub(super) fn check(
     }
 }
 
-/// The variable whose proxy stands before an origin.
+/// The variable that names the proxy for an origin.
 fn proxy_for(origin: &Origin, env: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
     let own: &[&str] = match origin.scheme {
         Scheme::Https => &["HTTPS_PROXY", "https_proxy"],

@@ -1,5 +1,5 @@
-//! The tables of keys: what every section of the file may hold. The parser knows its keys from them, and the
-//! reference in docs/configuration.md is rendered from them.
+//! The tables of keys of every section. The parser takes its keys from them, and the reference in
+//! docs/configuration.md is rendered from them.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ pub(super) struct Key {
     pub name: &'static str,
     pub kind: Kind,
     pub absent: Absent,
-    /// What it does, in Markdown.
+    /// The description, in Markdown.
     pub meaning: &'static str,
 }
 
-/// What may be written under a key.
+/// The form of a key's value.
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A single value of this form.
@@ -24,24 +24,24 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// One of these words, or a list of values of this form.
     ChoiceOrList(&'static [&'static str], &'static str),
-    /// Keys of its own.
+    /// A section.
     Section(&'static [Key]),
-    /// Keys of its own, or one of these words.
+    /// A section, or one of these words.
     ChoiceOrSection(&'static [&'static str], &'static [Key]),
     /// A list of mappings with these keys.
     Items(&'static [Key]),
 }
 
-/// What holds where a key is absent.
+/// The effect of an absent key.
 #[derive(Debug)]
 pub(super) enum Absent {
-    /// The same as if this were written.
+    /// The default value.
     Is(&'static str),
-    /// What these words say.
+    /// A default in words.
     Means(&'static str),
     /// Nothing; the feature is not used.
     Nothing,
-    /// It must not be absent.
+    /// The key is required.
     Required,
 }
 
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// What stands between its own path and those of the keys below it.
+    /// The separator between its own path and those of the keys below it.
     const fn below(&self) -> &'static str {
         match self {
             Self::Items(_) => "[].",

@@ -1,4 +1,4 @@
-//! `registries`: the upstreams, each with its times, rights and names resolved.
+//! `registries`: the upstreams, each with its own values of the times, rights and names.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,31 +135,31 @@ pub(super) const KEYS: &[Key] = &[
 pub struct Registry {
     /// Unique, lower case, without `/`; `docker.io` for the Hub, never an alias.
     pub name: String,
-    /// Host headers that choose it, in lower case, unique over all registries.
+    /// Host headers that select it, in lower case, unique over all registries.
     pub hosts: Vec<String>,
-    /// Where v2 is spoken; `None` only where `v1` is given.
+    /// The origin of the v2 API; `None` only if `v1` is given.
     pub v2: Option<Origin>,
-    /// Where v1 is spoken.
+    /// The origin of the v1 API.
     pub v1: Option<Origin>,
-    /// Where v1's index is, if not with `v1`.
+    /// The origin of the v1 index, if not that of `v1`.
     pub v1_index: Option<Origin>,
-    /// How we log in there.
+    /// The account of the gateway at this registry.
     pub credentials: Option<Credentials>,
-    /// PEM file of CAs, added to the system's roots.
+    /// PEM file of CAs, trusted besides the system's roots.
     pub ca: Option<PathBuf>,
-    /// Hosts of token realms that are trusted beside the registry's own domain.
+    /// Hosts of token realms that are trusted besides the registry's own domain.
     pub auth_hosts: Vec<String>,
-    /// Who may see what it holds.
+    /// Who may read its content.
     pub visibility: Visibility,
-    /// Whether anything may be pushed there.
+    /// Whether pushes are accepted.
     pub push: bool,
-    /// `false`: route and guard only, the bytes stay in the backend.
+    /// `false`: requests are routed and authorised, and nothing is cached.
     pub cache: bool,
-    /// Whether names are its own that nothing else claims; true for at most one.
+    /// Whether unclaimed names belong to it; true for at most one.
     pub default: bool,
-    /// Names that are its own wherever they are asked; no overlap with another's.
+    /// Patterns of names that belong to it on every listener; no overlap with another registry's.
     pub owns: Vec<Pattern>,
-    /// v1 images for v2 clients and the reverse.
+    /// Serves v1 images to v2 clients and v2 images to v1 clients.
     pub bridge: bool,
     /// As in [`Store`].
     pub tag_ttl: Duration,
@@ -171,14 +171,14 @@ pub struct Registry {
     pub unused_ttl: Option<Duration>,
 }
 
-/// Who may see what a registry holds.
+/// Who may read the content of a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// Shared by all.
+    /// Everybody.
     Public,
-    /// Our credentials fetch, the rules of `access` guard.
+    /// The clients that the rules of `access` allow; requests use the gateway's account.
     Rules,
-    /// Each caller's own Authorization decides, at the upstream.
+    /// Decided by the upstream, with each caller's own Authorization.
     Caller,
 }
 
@@ -220,7 +220,7 @@ fn bare_registry(name: String, sole: bool, store: &Store) -> Registry {
 }
 
 fn registry(node: &Node, sole: bool, store: &Store, report: &mut Report) -> Registry {
-    // A name that is refused still is what other keys may refer to, in its right form.
+    // Other keys may refer to the canonical form of a refused name.
     let meant = || {
         let name = node.near("name").text().unwrap_or_default().to_lowercase();
         host::canonical(&name).map_or(name, ToOwned::to_owned)
@@ -238,7 +238,7 @@ fn registry(node: &Node, sole: bool, store: &Store, report: &mut Report) -> Regi
         let v2 = keys.value("v2", Origin::parse);
         let credentials = keys.section_or_off("credentials", credentials).flatten();
         let push = keys.value("push", boolean).unwrap_or(false);
-        // Others may push there too, so less is believed, and not for long.
+        // Others may push to the registry directly, so records are trusted for less time.
         let (tag_ttl, missing_ttl, link_ttl) = if push {
             (Duration::ZERO, Duration::ZERO, 10 * MINUTE)
         } else {

@@ -1,10 +1,10 @@
 //! What is said against registries.
 
-use crate::config::tests::assert_told;
+use crate::config::tests::assert_faults;
 
 #[test]
 fn faults_of_registries() {
-    assert_told(&[
+    assert_faults(&[
         (
             "registries: docker.io",
             &[

@@ -1,4 +1,4 @@
-//! `store`: what is kept on disk and in the bucket, and how long it is believed.
+//! `store`: the store on disk and the bucket, and how long records are trusted.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,62 +110,62 @@ pub(super) const BUCKET: &[Key] = &[
     ),
 ];
 
-/// What is kept on disk, and how long it is believed. Each [`super::Registry`] holds its own resolved
-/// values of the times that it may override.
+/// The store, and how long records are trusted. Each [`super::Registry`] has its own resolved values of
+/// the times that it may override.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// The folder.
     pub path: PathBuf,
-    /// Hard cap on what is on disk, in bytes.
+    /// The limit for the store on disk, in bytes.
     pub max_size: u64,
-    /// Below this much free space nothing new is kept.
+    /// Below this much free space nothing is stored.
     pub min_free: MinFree,
-    /// Content that nobody asked for this long goes; `None`: it stays.
+    /// Content unused for this long is deleted; `None`: never.
     pub unused_ttl: Option<Duration>,
     /// How long a tag is trusted before it is revalidated.
     pub tag_ttl: Duration,
     /// How long a 404 is remembered.
     pub missing_ttl: Duration,
-    /// After how long a repository's claim to a digest is rechecked.
+    /// The age after which a repository's link to a digest is revalidated.
     pub link_ttl: Duration,
-    /// How old a tag may be when the upstream cannot be asked.
+    /// How old a tag may be while the upstream cannot be asked.
     pub max_stale: MaxStale,
-    /// Everything on disk is rehashed within this; `None`: never.
+    /// The interval in which everything on disk is rehashed; `None`: never.
     pub scrub_every: Option<Duration>,
-    /// An object store shared by several nodes.
+    /// An object store shared by several gateways.
     pub bucket: Option<Bucket>,
 }
 
-/// How old an answer may be when the upstream cannot be asked.
+/// How old an answer may be while the upstream cannot be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxStale {
-    /// So old; zero is never stale.
+    /// This old; zero disables stale answers.
     For(Duration),
-    /// However old.
+    /// Any age.
     Forever,
 }
 
-/// A bucket that speaks S3.
+/// An S3-compatible bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     /// The bucket's name.
     pub name: String,
-    /// What every key begins with: no slash at either end; may be empty.
+    /// The prefix of every key, without slashes at either end; may be empty.
     pub prefix: String,
-    /// Where it is; `None` is the cloud's own endpoint for the region.
+    /// The endpoint; `None`: the cloud's own for the region.
     pub endpoint: Option<Origin>,
-    /// As the service calls it.
+    /// The service's name for it.
     pub region: Option<String>,
     /// `None`: unsigned requests.
     pub account: Option<BucketAccount>,
 }
 
-/// What requests to a bucket are signed with.
+/// The account that signs requests to a bucket.
 #[derive(Debug, Clone)]
 pub struct BucketAccount {
-    /// Names the account.
+    /// The name of the account.
     pub access_key: Secret,
-    /// Signs for it.
+    /// The signing key.
     pub secret_key: Secret,
 }
 
@@ -239,7 +239,7 @@ fn min_free(text: &str) -> Parsed<MinFree> {
             "is neither a share nor a size; write 5% or a size such as 10GiB".to_owned()
         });
     };
-    // Without this, `inf`, `nan` and `1e1` would be numbers.
+    // Otherwise `inf`, `nan` and `1e1` would be numbers.
     let plain = percent.chars().all(|c| c.is_ascii_digit() || c == '.');
     match percent.parse::<f64>() {
         Ok(percent) if plain && percent < 100.0 => Ok(MinFree::Percent(percent)),
@@ -261,11 +261,11 @@ fn max_stale(text: &str) -> Parsed<MaxStale> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     #[test]
     fn faults_of_the_store() {
-        assert_told(&[
+        assert_faults(&[
             (
                 "store: {max_size: 100GB, min_free: 100%}",
                 &[

@@ -23,7 +23,7 @@ pub(super) fn no_env(_: &str) -> Option<String> {
     None
 }
 
-/// Reads a text, with a few variables set.
+/// Parses a text, with a few variables set.
 pub(super) fn typed(text: &str) -> Result<Config, Faults> {
     let env = |name: &str| match name {
         "KEY" => Some("the key".to_owned()),
@@ -39,18 +39,18 @@ pub(super) fn typed(text: &str) -> Result<Config, Faults> {
     Ok(config)
 }
 
-/// Asserts everything that is said of each text, in order: `line:column: message`, and `warning:`
-/// before what does not refuse it.
-pub(super) fn assert_told(cases: &[(&str, &[&str])]) {
+/// Asserts the faults of each text, in order, as `line:column: message`; warnings begin with
+/// `warning:`.
+pub(super) fn assert_faults(cases: &[(&str, &[&str])]) {
     for (text, expected) in cases {
         let (faults, warning) = match typed(text) {
             Ok(config) => (config.warnings, "warning: "),
             Err(faults) => (faults.as_slice().to_vec(), ""),
         };
-        let told = faults
+        let messages = faults
             .iter()
             .map(|fault| fault.to_string().replacen("f:", warning, 1));
-        assert_eq!(told.collect::<Vec<_>>(), *expected, "{text}");
+        assert_eq!(messages.collect::<Vec<_>>(), *expected, "{text}");
     }
 }
 

@@ -1,20 +1,20 @@
-//! A file as a tree whose every key and value knows its place.
+//! A file as a tree in which every key and value has its position.
 
 use super::fault::Position;
 
-/// A value and the place of its first character.
+/// A value and the position of its first character.
 #[derive(Debug)]
 pub(super) struct Node {
     pub at: Position,
     pub value: Value,
 }
 
-/// What stands in that place.
+/// The value of a node.
 #[derive(Debug)]
 pub(super) enum Value {
-    /// Nothing, `~`, `null`, or variables that expand to nothing: as if the key were not there.
+    /// Nothing, `~`, `null`, or variables that expand to nothing: as if the key were absent.
     Absent,
-    /// A fault is noted already; whoever reads this stays silent.
+    /// A fault is reported already; readers report no other.
     Broken,
     Text(Text),
     List(Vec<Node>),
@@ -54,7 +54,7 @@ impl Node {
         self.entry(key).is_some_and(|entry| !entry.node.is_off())
     }
 
-    /// The value under `key`, or else the nearest thing that is in the file: this node.
+    /// The value under `key`, or else the closest position in the file: this node.
     pub fn near(&self, key: &str) -> &Self {
         self.entry(key).map_or(self, |entry| &entry.node)
     }
@@ -80,12 +80,12 @@ impl Node {
         }
     }
 
-    /// Whether the value is `off`, which `false` means too.
+    /// Whether the value is `off` or `false`.
     pub fn is_off(&self) -> bool {
         matches!(self.text(), Some("off" | "false"))
     }
 
-    /// What kind of value this is, as messages call it.
+    /// The kind of this value, in the words of messages.
     pub fn kind(&self) -> &'static str {
         match self.value {
             Value::Absent | Value::Broken => "nothing",

@@ -1,6 +1,6 @@
 //! Numbers with units: sizes, durations, percentages, counts.
 //!
-//! A parse error is the end of a sentence whose subject is the value: `"10x"` + `is not …`.
+//! A parse error completes a sentence whose subject is the value: `"10x"` + `is not …`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// What a day is, and the shorter and longer units of time, in milliseconds.
+/// The units of time, in milliseconds.
 const TIME: [(&str, u64); 6] = [
     ("ms", 1),
     ("s", 1_000),
@@ -18,7 +18,7 @@ const TIME: [(&str, u64); 6] = [
     ("d", 86_400_000),
     ("w", 604_800_000),
 ];
-/// A hundred years: longer means nothing, and a clock overflows when it adds centuries.
+/// A hundred years: longer has no effect, and adding centuries overflows clocks.
 const LONGEST: u64 = 36_500 * 86_400_000;
 
 const BYTES: [(&str, u64); 6] = [
@@ -79,7 +79,7 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// A duration during which something happens, so not none at all.
+/// A duration above zero.
 pub(super) fn some_duration(text: &str) -> Parsed<Duration> {
     match duration(text)? {
         Duration::ZERO => Err("is no time at all; write 1s or longer".to_owned()),
@@ -87,7 +87,7 @@ pub(super) fn some_duration(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// What is sent before a request's body: enough for a token, too little to fill memory with.
+/// The size of a request's head: enough for a token, too little to exhaust memory.
 pub(super) fn header_bytes(text: &str) -> Parsed<usize> {
     match size(text).map(usize::try_from)? {
         Ok(bytes) if (1 << 10..=1 << 20).contains(&bytes) => Ok(bytes),
@@ -95,7 +95,7 @@ pub(super) fn header_bytes(text: &str) -> Parsed<usize> {
     }
 }
 
-/// A number of things, at least one.
+/// A count, at least one.
 pub(super) fn count(text: &str) -> Parsed<usize> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u32>().map(usize::try_from) {
@@ -112,7 +112,7 @@ pub(super) fn boolean(text: &str) -> Parsed<bool> {
     }
 }
 
-/// The digits at the start, and what follows them.
+/// Splits the leading digits off.
 fn number(text: &str) -> (&str, &str) {
     let digits = text.find(|c: char| !c.is_ascii_digit());
     text.split_at(digits.unwrap_or(text.len()))

@@ -1,4 +1,4 @@
-//! `${VAR}` inside the file's values.
+//! `${VAR}` in the values of the file.
 
 /// The largest value after `${VAR}` is expanded, in bytes.
 const MAX_SCALAR: usize = 64 << 10;
@@ -6,14 +6,14 @@ const MAX_SCALAR: usize = 64 << 10;
 /// Looks an environment variable up.
 pub(super) type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// Expands `${VAR}` and `${VAR:-default}` (where unset or empty); `$${` is a literal `${`.
+/// Expands `${VAR}` and `${VAR:-default}` (if unset or empty); `$${` is a literal `${`.
 ///
-/// What a variable holds is never expanded again.
+/// The values of variables are not expanded again.
 ///
 /// # Errors
 ///
-/// A message for each thing wrong. They name variables, never what stands beside them nor what is
-/// in a malformed `${…`: it may be a part of a password.
+/// A message for each error. They name variables, but neither the text around them nor that of a malformed `${…`: it
+/// may be part of a password.
 pub(super) fn expand(written: &str, env: Env<'_>) -> Result<String, Vec<String>> {
     const FORM: &str = "write ${NAME} or ${NAME:-default}, and $${ for a literal ${";
     let mut text = String::with_capacity(written.len());

@@ -1,8 +1,8 @@
-//! Text to a tree whose every key and value knows its place, with `${VAR}` expanded.
+//! Parses YAML into a tree in which every key and value has its position, with `${VAR}` expanded.
 //!
-//! One walk over the parser's events. What YAML has and a configuration does not need is refused
-//! in words (aliases, anchors, merge keys, tags, second documents, repeated keys), so that the
-//! tree is never larger than the file and means only what can be read in it.
+//! One pass over the parser's events. Features that a configuration does not need are refused with a
+//! message (aliases, anchors, merge keys, tags, second documents, repeated keys), so that the tree is
+//! never larger than the file.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
@@ -15,10 +15,10 @@ pub(super) const MAX_BYTES: usize = 1 << 20;
 pub(super) const TOO_LARGE: &str = "larger than 1MiB; write less, or name the right file";
 /// How deep lists and mappings may be nested.
 const MAX_DEPTH: usize = 32;
-/// How many values a file may hold: what the cross-checks compare is quadratic in it.
+/// The limit for values in a file: the cross-checks are quadratic in it.
 const MAX_NODES: usize = 20_000;
 
-/// Reads a file. A syntax error ends the reading with one fault and nothing in the tree.
+/// Parses a file. A syntax error ends parsing with one fault and an empty tree.
 pub(super) fn tree(text: &str, env: Env<'_>, report: &mut Report) -> Node {
     let walked = acceptable(text).and_then(|()| {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -39,7 +39,7 @@ pub(super) fn tree(text: &str, env: Env<'_>, report: &mut Report) -> Node {
     })
 }
 
-/// Why the reading ended early.
+/// The fault that ended parsing.
 struct Stop {
     at: Position,
     message: String,
@@ -52,7 +52,7 @@ fn stop<T>(at: Position, message: impl Into<String>) -> Result<T, Stop> {
     })
 }
 
-/// Refuses what the parser would take for the end of the file, and what is too large for it.
+/// Refuses control characters that the parser would take for the end of the file, and files that are too large.
 fn acceptable(text: &str) -> Result<(), Stop> {
     if text.len() > MAX_BYTES {
         return stop(Position::START, TOO_LARGE);
@@ -106,7 +106,7 @@ impl<'w> Walk<'w> {
     fn next(&mut self) -> Result<(Event<'w>, Position), Stop> {
         match self.parser.next_event() {
             Some(Ok((event, Span { start, .. }))) => Ok((event, position(start))),
-            // The parser's words hold none of the file's text, so no secret of it either.
+            // The parser's messages quote nothing of the file, so no secret either.
             Some(Err(error)) => stop(
                 position(*error.marker()),
                 format!(
@@ -237,7 +237,7 @@ fn position(marker: saphyr_parser::Marker) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::assert_told;
+    use crate::config::tests::assert_faults;
 
     fn env(name: &str) -> Option<String> {
         match name {
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood() {
-        assert_told(&[
+        assert_faults(&[
             (
                 "store:\n  path: a\n  path: b",
                 &["3:3: this key stands in line 2 already; keep one of them"],
