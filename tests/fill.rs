@@ -298,3 +298,20 @@ fn long_fill_logs_progress() {
     let reports = gateway.log().matches("fill: under way").count();
     assert_eq!(reports, 1, "six seconds, a report every five");
 }
+
+/// The files below a folder.
+fn files(folder: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| {
+            if entry.path().is_dir() {
+                files(&entry.path())
+            } else {
+                1
+            }
+        })
+        .sum()
+}

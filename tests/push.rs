@@ -6,8 +6,6 @@ mod locations;
 mod rights;
 mod upload_methods;
 
-use std::io::{Read as _, Write as _};
-
 use serde_json::{Value, json};
 
 use testkit::gateway::Gateway;

@@ -6,7 +6,7 @@ use testkit::image::random;
 use testkit::origin::{Fault, Origin};
 use testkit::{sha512, until};
 
-use super::{SIZE, TAIL, blob_gets, committed, scene};
+use super::{SIZE, TAIL, blob_gets, committed, files, scene};
 
 /// Ways to drop a body, which a fill survives by resuming.
 fn drops() -> Vec<(&'static str, Vec<Fault>)> {
@@ -195,23 +195,6 @@ fn digest_mismatch_is_retried_once() {
         assert!(after.is_complete() && after.body == image.layer(0).1);
         assert_eq!(blob_gets(&origin, &image), 2, "{name}");
     }
-}
-
-/// The files below a folder.
-fn files(folder: &std::path::Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .map(|entry| {
-            if entry.path().is_dir() {
-                files(&entry.path())
-            } else {
-                1
-            }
-        })
-        .sum()
 }
 
 #[test]

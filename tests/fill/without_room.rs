@@ -5,7 +5,7 @@ use testkit::http::{End, Raw};
 use testkit::image::random;
 use testkit::origin::{Fault, Origin};
 
-use super::{SIZE, TAIL};
+use super::{SIZE, TAIL, files};
 
 #[test]
 fn bodies_without_room_pass_through_verified() {

@@ -8,7 +8,7 @@ use testkit::http::{Raw, get};
 use testkit::image::random;
 use testkit::origin::Origin;
 
-use super::{Pusher, gateway, with};
+use super::{Pusher, gateway};
 
 #[test]
 fn early_refusal_reaches_a_sending_client() {

@@ -1,7 +1,5 @@
 //! Locations of uploads, and registries that send uploads elsewhere.
 
-use std::io::{Read as _, Write as _};
-
 use testkit::gateway::Gateway;
 use testkit::http::Raw;
 use testkit::origin::{Fault, Origin};

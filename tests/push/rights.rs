@@ -1,14 +1,11 @@
 //! Pushes are authorised, here and upstream, before their bytes are read.
 
-use std::io::{Read as _, Write as _};
-
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply};
 use testkit::image::random;
 use testkit::origin::{Auth, Bearer, Fault, Origin};
-use testkit::sha256;
 
-use super::{ANYTHING, Pusher, gateway};
+use super::{ANYTHING, Pusher};
 
 #[test]
 fn push_is_authorised_before_the_body() {

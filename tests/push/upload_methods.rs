@@ -1,7 +1,5 @@
 //! Every way of the specification to upload a blob.
 
-use std::io::{Read as _, Write as _};
-
 use testkit::http::get;
 use testkit::image::random;
 use testkit::origin::{Fault, Origin};

@@ -1,9 +1,9 @@
-//! A store's folder as `du` sees it.
+//! The disk usage of a store's folder, as `du` reports it.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Every file below a folder; what goes meanwhile is no fault.
+/// Every file below a folder; files that disappear meanwhile are left out.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.flat_map(|entry| {
@@ -17,7 +17,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     files.collect()
 }
 
-/// What all files take, in bytes: blocks of 4 KiB, or what the file system says if that is more.
+/// The disk usage of all files, in bytes: blocks of 4 KiB, or what the file system reports if that is more.
 pub fn measured(folder: &Path) -> u64 {
     let sizes = files(folder).into_iter().filter_map(|file| {
         let meta = std::fs::metadata(file).ok()?;

@@ -1,8 +1,8 @@
 //! The real binary, started as a user would start it, in a directory of its own.
 //!
-//! Relative paths of the configuration start at that directory, so the default `var/keys` and
-//! `var/store` are private to the test. What a test leaves out of its YAML and would be shared between
-//! tests is filled in: no admin listener, and two listeners on ports the kernel chooses, TLS (`url(0)`) and
+//! Relative paths of the configuration are resolved against that directory, so the default `var/keys` and
+//! `var/store` are private to the test. Keys that the YAML leaves out and that tests would share are filled
+//! in: no admin listener, and two listeners on ports the kernel chooses, TLS (`url(0)`) and
 //! plain (`url(1)`).
 
 use std::ffi::OsStr;
@@ -16,9 +16,9 @@ use tempfile::TempDir;
 
 use super::process::{self, Process};
 
-/// How long the binary may take to say `ready`.
+/// The timeout for `ready`.
 const START: Duration = Duration::from_secs(30);
-/// How long it may take to drain and end.
+/// The timeout for draining and exiting.
 const END: Duration = Duration::from_secs(45);
 
 const LISTEN: &str =
@@ -32,7 +32,7 @@ pub struct Gateway {
     listeners: Vec<String>,
     operators: Vec<(String, String)>,
     environment: Vec<(String, String)>,
-    /// What starts the binary, with its arguments; the binary itself where it is empty.
+    /// The program that starts the binary; empty: the binary itself.
     wrapper: Vec<String>,
     dir: TempDir,
 }
@@ -50,7 +50,7 @@ impl Gateway {
         Self::start_under(&[], yaml, environment)
     }
 
-    /// [`Gateway::start_with`] by a program that is given the binary and its arguments, and becomes it.
+    /// [`Gateway::start_with`] by a program that gets the binary and its arguments and executes it.
     #[track_caller]
     pub fn start_under(wrapper: &[&str], yaml: &str, environment: &[(&str, &str)]) -> Self {
         let mut gateway = Self {
@@ -77,7 +77,7 @@ impl Gateway {
         ))
     }
 
-    /// Runs the binary to its end with these arguments, in a directory that is then removed.
+    /// Runs the binary to its end with these arguments, in a temporary directory.
     pub fn run(arguments: &[impl AsRef<OsStr>]) -> Output {
         let dir = crate::temp_dir();
         run_in(dir.path(), arguments)
@@ -88,26 +88,26 @@ impl Gateway {
         run_on(yaml, "check")
     }
 
-    /// Runs `roadstead serve` on a YAML that must be refused; the output of a program that ended.
+    /// Runs `roadstead serve` on a YAML that must be refused; returns the output.
     pub fn refused(yaml: &str) -> Output {
         run_on(yaml, "serve")
     }
 
-    /// Runs another command of the program beside it, with the same configuration.
+    /// Runs another command with the same configuration.
     pub fn roadstead(&self, arguments: &[&str]) -> Output {
         let mut command = binary(self.dir.path());
         command.args(arguments).args(["-c", "roadstead.yaml"]);
         process::run(&mut command, START).expect("the binary runs to its end")
     }
 
-    /// Where listener `index` of the `listen` list is reached: `https://127.0.0.1:PORT`, `http://…` or
+    /// The URL of listener `index` of the `listen` list: `https://127.0.0.1:PORT`, `http://…` or
     /// `unix:PATH`.
     #[track_caller]
     pub fn url(&self, index: usize) -> &str {
         &self.listeners[index]
     }
 
-    /// Where `admin.address` or `admin.metrics` is reached, where it is not off.
+    /// The URL of `admin.address` or `admin.metrics`, unless it is off.
     #[track_caller]
     pub fn operators(&self, key: &str) -> &str {
         let found = self.operators.iter().find(|(known, _)| known == key);
@@ -127,7 +127,7 @@ impl Gateway {
         self.dir.path().join("var/keys/ca.pem")
     }
 
-    /// The directory it was started in; everything relative in its configuration is below.
+    /// The directory it was started in.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -137,7 +137,7 @@ impl Gateway {
         self.dir.path().join("var/store")
     }
 
-    /// Everything logged so far, by every start in this directory.
+    /// The log of all starts in this directory.
     pub fn log(&self) -> String {
         process::read_lossy(&self.log_path())
     }
@@ -157,13 +157,13 @@ impl Gateway {
         self.status_kib("VmHWM")
     }
 
-    /// Resident memory that is pages of files, in KiB: mostly its own code, of which an unoptimised binary
+    /// Resident memory that maps files, in KiB: mostly its own code, of which an unoptimised binary
     /// has several times as much.
     pub fn file_rss_kib(&self) -> u64 {
         self.status_kib("RssFile")
     }
 
-    /// Makes the peak start again from now.
+    /// Resets the peak.
     pub fn reset_peak(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("clear_refs");
     }
@@ -175,7 +175,7 @@ impl Gateway {
             .count()
     }
 
-    /// SIGTERM, which drains; the exit status.
+    /// Sends SIGTERM and waits for the drain; returns the exit status.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("a running gateway");
@@ -188,7 +188,7 @@ impl Gateway {
         self.running_mut().signal(rustix::process::Signal::TERM);
     }
 
-    /// Waits for the end of a process that was told to end, or that is expected to fail.
+    /// Waits for the exit of a process that was terminated or is expected to fail.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("a running gateway");
@@ -200,15 +200,15 @@ impl Gateway {
         self.process = None;
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.process
             .as_mut()
             .is_some_and(|process| process.exited().is_none())
     }
 
-    /// Ends it with SIGTERM if it runs, then starts it in the same directory. Ports the kernel chose are
-    /// others now: a listener that must stay needs an address of its own in the YAML.
+    /// Stops it with SIGTERM if it runs, then starts it in the same directory. Ports the kernel chose
+    /// change: a listener that must stay needs a fixed address in the YAML.
     #[track_caller]
     pub fn restart(&mut self) {
         if self.is_running() {
@@ -226,7 +226,7 @@ impl Gateway {
 
     fn configure(&self, yaml: &str) {
         let mut whole = yaml.to_owned();
-        // What these tests say of a full disk they say of their own; this machine's may be fuller.
+        // Tests of a full disk set it themselves; this machine's disk may be fuller.
         if !yaml.contains("min_free") {
             whole = whole.replace("\nstore: {", "\nstore: {min_free: 1MiB, ");
             if let Some(rest) = whole.strip_prefix("store: {") {
@@ -289,7 +289,7 @@ impl Gateway {
         self.process = Some(process);
     }
 
-    /// A socket's path is relative to where the gateway was started.
+    /// A socket's path is relative to the directory of the start.
     fn absolute(&self, listener: &str) -> String {
         match listener.strip_prefix("unix:") {
             Some(path) => format!("unix:{}", self.dir.path().join(path).display()),
@@ -326,7 +326,7 @@ impl Gateway {
     }
 }
 
-/// Hands over the lines of standard output, and goes on reading so that the pipe never fills.
+/// Passes on the lines of standard output, and keeps reading so that the pipe never fills.
 fn follow(process: &mut Process) -> mpsc::Receiver<String> {
     let stdout = process.child().stdout.take().expect("a piped stdout");
     let (sender, receiver) = mpsc::channel();

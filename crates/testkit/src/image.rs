@@ -1,4 +1,4 @@
-//! Deterministic images: an OCI layout directory made of nothing but seeds, for `skopeo copy` to push.
+//! Deterministic images: an OCI layout directory generated from seeds, for `skopeo copy` to push.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use super::origin::{MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST};
 const MEDIA_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ANNOTATION_TAG: &str = "org.opencontainers.image.ref.name";
 
-/// An OCI layout in a directory that goes with it.
+/// An OCI layout in a temporary directory.
 pub struct Layout {
     dir: TempDir,
     tagged: Vec<Value>,
     made: Vec<Made>,
 }
 
-/// Something put into a layout under a tag.
+/// An image or artifact of a layout.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub tag: String,
     /// The digest of the manifest or index.
     pub digest: String,
-    /// Digests of every blob and manifest below, itself not among them.
+    /// Digests of every blob and manifest below it.
     pub content: Vec<String>,
     descriptor: Value,
 }
@@ -44,7 +44,7 @@ impl Layout {
         self.dir.path()
     }
 
-    /// What was put into it under a tag.
+    /// The contents, by tag.
     #[track_caller]
     pub fn made(&self, tag: &str) -> Made {
         let made = self.made.iter().find(|made| made.tag == tag);
@@ -52,7 +52,7 @@ impl Layout {
             .clone()
     }
 
-    /// What skopeo calls an image of this layout.
+    /// skopeo's reference to an image of this layout.
     pub fn reference(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.dir.path().display())
     }
@@ -63,7 +63,7 @@ impl Layout {
         self.finish(tag, descriptor, content)
     }
 
-    /// A linux/amd64 image of these layers, root first: each an archive, its media type, and as it is compressed.
+    /// A linux/amd64 image of these layers, root first: each an archive, its media type and its compressed form.
     pub fn add_layers(&mut self, tag: &str, layers: &[(&[u8], &str, Vec<u8>)]) -> Made {
         let archives: Vec<&[u8]> = layers.iter().map(|(archive, ..)| *archive).collect();
         let kept = |(_, media_type, bytes): &(&[u8], &str, Vec<u8>)| self.keep(media_type, bytes);
@@ -117,7 +117,7 @@ impl Layout {
         self.image_of(architecture, &[&base, &data], &layers)
     }
 
-    /// An image of these archives, which are kept as these layers.
+    /// An image of these archives, stored as these layers.
     fn image_of(
         &self,
         architecture: &str,
@@ -169,7 +169,7 @@ impl Layout {
         made
     }
 
-    /// Stores a blob and describes it.
+    /// Stores a blob and returns its descriptor.
     fn keep(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = super::sha256(bytes);
         self.write(&format!("blobs/{}", digest.replace(':', "/")), bytes);
@@ -182,7 +182,7 @@ impl Layout {
     }
 }
 
-/// Bytes that look random and depend on the seed alone.
+/// Pseudo-random bytes that depend on the seed alone.
 pub fn random(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(length + 8);

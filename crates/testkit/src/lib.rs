@@ -1,17 +1,17 @@
-//! The harness that every integration test stands on.
+//! The harness of the integration tests.
 //!
-//! The integration tests take what they need:
+//! Its modules:
 //!
 //! - [`gateway`]: the real `roadstead` binary in a temporary directory
-//! - [`origin`]: a scripted v2 upstream over real sockets, with faults that are switched while it runs
+//! - [`origin`]: a scripted v2 upstream over real sockets, whose faults are switched while it runs
 //! - [`http`]: a raw HTTP/1.1 client that reports exactly how a body ended, and reqwest for h1 and h2
 //! - [`v1`]: a scripted v1 registry
-//! - [`image`]: deterministic OCI images, made of nothing but a seed
+//! - [`image`]: deterministic OCI images, generated from a seed
 //! - [`s3`]: a scripted object store
 //! - [`real`]: real registries and real clients from Debian's packages
 //!
 //! Rules: nothing sleeps to synchronise (a condition is polled under a deadline, or a line is read), no
-//! port is fixed, every wait ends, every child dies with the value that started it.
+//! port is fixed, every wait has a timeout, every child process is killed when its handle is dropped.
 
 #![allow(
     clippy::disallowed_methods,
@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use sha2::Digest as _;
 use tempfile::TempDir;
 
-/// A directory that goes when it is dropped.
+/// A directory that is removed when it is dropped.
 pub fn temp_dir() -> TempDir {
     tempfile::Builder::new()
         .prefix("roadstead-")
@@ -49,10 +49,10 @@ pub fn temp_dir() -> TempDir {
         .expect("a temporary directory")
 }
 
-/// How long a test waits for something that should be immediate.
+/// The timeout for anything that should happen at once.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Polls `look` until it gives a value. Panics with `what` after `within`.
+/// Polls `look` until it returns a value. Panics with `what` after `within`.
 #[track_caller]
 pub fn eventually_within<T>(
     within: Duration,
@@ -72,7 +72,7 @@ pub fn eventually_within<T>(
     }
 }
 
-/// [`eventually_within`] the usual [`SOON`].
+/// [`eventually_within`] [`SOON`].
 #[track_caller]
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     eventually_within(SOON, what, look)
@@ -84,8 +84,8 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, || holds().then_some(()));
 }
 
-/// An address of its own for a program that cannot report the port it chose: a loopback address that no
-/// other caller of this process gets, and a port that was free on it a moment ago.
+/// A private address for a program that cannot report the port it chose: a loopback address that no
+/// other caller of this process gets, and a port that was just free on it.
 ///
 /// The middle octets are the process id's, so another test process cannot take the port meanwhile.
 pub fn private_address() -> SocketAddr {
@@ -96,7 +96,7 @@ pub fn private_address() -> SocketAddr {
     free_port_on(ip)
 }
 
-/// A port of `ip` that was free a moment ago.
+/// A port of `ip` that was just free.
 pub fn free_port_on(ip: Ipv4Addr) -> SocketAddr {
     TcpListener::bind((ip, 0))
         .and_then(|listener| listener.local_addr())
@@ -201,7 +201,7 @@ const CRC: [u32; 256] = {
     table
 };
 
-/// The program under test, which Cargo builds for every integration test: it lies one folder above the test.
+/// The program under test, which Cargo builds one folder above the integration test.
 pub fn binary() -> &'static std::path::Path {
     static BINARY: std::sync::LazyLock<std::path::PathBuf> = std::sync::LazyLock::new(|| {
         let test = std::env::current_exe().expect("the test's own path");

@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use super::{matches, sha256};
 
-/// What is wrong with it.
+/// A fault of the object store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ill {
-    /// It hangs up on every request.
+    /// It closes the connection on every request.
     Down,
     /// It never answers.
     Silent,
-    /// It takes this long before each answer.
+    /// It delays each response by this long.
     Slow(Duration),
-    /// Whatever is written is refused with 507.
+    /// It refuses every write with 507.
     Full,
-    /// Everything is refused with this status.
+    /// It refuses every request with this status.
     Refuses(u16),
-    /// Bodies of objects over 1 MiB break off after so many bytes, and nothing is answered from then on.
+    /// Bodies of objects over 1 MiB are cut off after this many bytes, and no request is answered afterwards.
     DiesAt(usize),
-    /// Bodies of objects over 1 MiB stall after so many bytes.
+    /// Bodies of objects over 1 MiB stall after this many bytes.
     StallsAt(usize),
 }
 
-/// A running object store. Its bucket is called `shared`.
+/// A running object store. Its bucket is `shared`.
 pub struct S3 {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -121,12 +121,12 @@ impl S3 {
         )
     }
 
-    /// Makes it ill, or well again.
+    /// Sets the fault.
     pub fn set(&self, ill: impl Into<Option<Ill>>) {
         self.shared.state().ill = ill.into();
     }
 
-    /// The keys below the prefix that match.
+    /// The keys below the prefix that match a pattern.
     pub fn keys(&self, pattern: &str) -> Vec<String> {
         let state = self.shared.state();
         let keys = state
@@ -146,7 +146,7 @@ impl S3 {
             .cloned()
     }
 
-    /// Puts an object there.
+    /// Adds an object.
     pub fn put(&self, key: &str, bytes: &[u8]) {
         let objects = &mut self.shared.state().objects;
         objects.insert(format!("tier/{key}"), bytes.to_vec());
@@ -157,7 +157,7 @@ impl S3 {
         self.shared.state().objects.remove(&format!("tier/{key}"));
     }
 
-    /// Puts other bytes in the place of objects; how many there were.
+    /// Replaces the bytes of matching objects; returns their number.
     pub fn change(&self, pattern: &str, change: impl Fn(&mut Vec<u8>)) -> usize {
         let mut state = self.shared.state();
         let found = state.objects.iter_mut().filter(|(key, _)| {
@@ -167,7 +167,7 @@ impl S3 {
         found.map(|(_, bytes)| change(bytes)).count()
     }
 
-    /// Requests seen so far.
+    /// The number of requests so far.
     pub fn count(&self, method: &str, pattern: &str) -> usize {
         let state = self.shared.state();
         let seen = state.seen.iter().filter(|(seen, key)| {
@@ -180,13 +180,13 @@ impl S3 {
     }
 }
 
-/// Where the blob of a digest is.
+/// The key of a blob.
 pub fn blob_key(digest: &str) -> String {
     let (algorithm, hex) = digest.split_once(':').expect("a digest");
     format!("blobs/{algorithm}/{}/{hex}", &hex[..2])
 }
 
-/// Answers one request; `None` when the connection is over.
+/// Answers one request; `None` at the end of the connection.
 fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
     let request = read(stream)?;
     let ill = {
@@ -204,7 +204,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Option<()> {
     let answer = match ill {
         Some(Ill::Down) => return hang_up(),
         Some(Ill::Silent) => {
-            // Until the other side gives up.
+            // Until the peer closes the connection.
             let _ = (&mut &*stream).read(&mut [0]);
             return hang_up();
         }

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
-/// A certificate authority that no system trusts, with its files in a directory that goes with it.
+/// A private certificate authority, with its files in a temporary directory.
 pub struct Ca {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -43,8 +43,8 @@ impl Ca {
         self.dir.path().join("ca.crt")
     }
 
-    /// A certificate for these names and addresses, in place of an earlier one for the same. Clients may
-    /// show it as well.
+    /// A certificate for these names and addresses, replacing an earlier one for the same. Clients may
+    /// use it as well.
     pub fn issue(&self, names: &[&str]) -> Leaf {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let stem = names.join("_");
@@ -72,12 +72,12 @@ pub fn server_config(leaf: &Leaf) -> Arc<rustls::ServerConfig> {
     Arc::new(config)
 }
 
-/// A client configuration that trusts `ca` alone and offers these ALPN protocols.
+/// A client configuration that trusts `ca` only and offers these ALPN protocols.
 pub fn client_config(ca: &Path, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
     client_config_as(ca, alpn, None)
 }
 
-/// [`client_config`] of a client with a certificate of its own.
+/// [`client_config`] with a client certificate.
 pub fn client_config_as(
     ca: &Path,
     alpn: &[&str],
@@ -99,8 +99,8 @@ pub fn client_config_as(
     Arc::new(config)
 }
 
-/// The certificate that a server at `host:port` shows to who asks for `name`. The handshake is finished, so
-/// its key fits.
+/// The certificate that a server at `host:port` presents for `name`. The handshake is completed, so
+/// its key matches.
 #[track_caller]
 pub fn shown(authority: &str, ca: &Path, name: &str) -> CertificateDer<'static> {
     let mut socket = std::net::TcpStream::connect(authority).expect("a connection");
@@ -116,7 +116,7 @@ pub fn shown(authority: &str, ca: &Path, name: &str) -> CertificateDer<'static> 
     chain[0].clone().into_owned()
 }
 
-/// Makes aws-lc-rs the provider of this process; harmless when it already is.
+/// Installs aws-lc-rs as the provider of this process; harmless if it already is.
 pub fn install_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

@@ -1,6 +1,6 @@
-//! Clients that see what really happened.
+//! Clients that report exactly how a response ended.
 //!
-//! [`Raw`] is HTTP/1.1 by hand, blocking, for use from test threads: it sends any bytes and says exactly
+//! [`Raw`] is hand-written HTTP/1.1, blocking, for use from test threads: it sends any bytes and reports
 //! how a body ended. [`Web`] is reqwest, for h2 and for ordinary requests. Neither ever waits longer than
 //! [`WAIT`] for a byte.
 
@@ -19,7 +19,7 @@ pub use web::{Fetched, Web, chain};
 /// The longest wait for the next byte.
 pub const WAIT: Duration = Duration::from_secs(30);
 
-/// One request on a connection of its own.
+/// One GET on a connection of its own.
 #[track_caller]
 pub fn get(url: &str, ca: Option<&Path>, path: &str) -> Reply {
     Raw::connect(url, ca).get(path)
@@ -42,7 +42,7 @@ pub fn runtime() -> &'static tokio::runtime::Runtime {
     })
 }
 
-/// Runs `task` in `n` threads at once; the results in the order of their numbers.
+/// Runs `task` in `n` threads at once; returns the results in order.
 pub fn at_once<T: Send>(n: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = Barrier::new(n);
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand over TCP, TLS or a Unix socket, blocking.
+//! Hand-written HTTP/1.1 over TCP, TLS or a Unix socket, blocking.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -14,13 +14,13 @@ use super::reply::{Cut, End, Head, Reply};
 use super::{WAIT, runtime};
 use crate::tls::{Leaf, client_config_as};
 
-/// Bytes read at once.
+/// The size of a read, in bytes.
 const STEP: usize = 64 << 10;
 
-/// A connection by hand.
+/// A connection.
 pub struct Raw {
     stream: Box<dyn Duplex>,
-    /// Arrived and not yet taken.
+    /// Received and not yet consumed.
     buffer: Vec<u8>,
     taken: usize,
     timer: Timer,
@@ -40,11 +40,11 @@ enum Timer {
 pub struct Connect<'a> {
     /// The CA to trust, for `https://`.
     pub ca: Option<&'a Path>,
-    /// The name asked for by SNI and checked in the certificate; else the URL's host.
+    /// The name for SNI and certificate verification; the default is the URL's host.
     pub server_name: Option<&'a str>,
-    /// The certificate to show, where one is asked for.
+    /// The client certificate, if the server requests one.
     pub identity: Option<&'a Leaf>,
-    /// The socket's receive buffer in bytes, so that a slow reader is slow for the sender too.
+    /// The socket's receive buffer in bytes; a small one throttles the sender too.
     pub receive_buffer: Option<u32>,
     /// The address to connect from, such as another one of 127.0.0.0/8.
     pub source: Option<IpAddr>,
@@ -61,7 +61,7 @@ impl Raw {
         Self::connect_with(url, how).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
-    /// [`Raw::connect`] with more say, and with the error.
+    /// [`Raw::connect`] with options; returns errors.
     pub fn connect_with(url: &str, how: Connect<'_>) -> io::Result<Self> {
         if let Some(path) = url.strip_prefix("unix:") {
             let stream = UnixStream::connect(path)?;
@@ -103,7 +103,7 @@ impl Raw {
         Ok(connection)
     }
 
-    /// How long to wait for a byte from now on.
+    /// Sets the read timeout.
     pub fn read_timeout(&self, wait: Duration) -> io::Result<()> {
         match &self.timer {
             Timer::Tcp(stream) => {
@@ -117,19 +117,19 @@ impl Raw {
         }
     }
 
-    /// Sends these bytes and nothing else.
+    /// Sends these bytes.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the peer takes the bytes");
     }
 
-    /// [`Raw::send`] to a peer that may have gone.
+    /// [`Raw::send`] to a peer that may have disconnected.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())?;
         self.stream.flush()
     }
 
-    /// Ends the sending side; the other may still answer.
+    /// Shuts down the sending side; the peer may still answer.
     pub fn finish_sending(&self) {
         let _ = match &self.timer {
             Timer::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
@@ -154,7 +154,7 @@ impl Raw {
         self.send(text);
     }
 
-    /// A request and its whole answer, on this connection.
+    /// Sends a request and reads the whole response.
     #[track_caller]
     pub fn exchange(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
         self.request(method, path, headers);
@@ -171,7 +171,7 @@ impl Raw {
         self.exchange("HEAD", path, &[])
     }
 
-    /// Reads a whole answer to a request of this method.
+    /// Reads a whole response to a request of this method.
     #[track_caller]
     pub fn reply(&mut self, method: &str) -> Reply {
         let head = self
@@ -181,7 +181,7 @@ impl Raw {
         Reply { head, body, end }
     }
 
-    /// Reads status line and headers; 1xx answers are passed over.
+    /// Reads status line and headers, skipping 1xx responses.
     pub fn read_head(&mut self) -> Result<Head, Cut> {
         loop {
             let text = self.read_until(b"\r\n\r\n")?;
@@ -204,7 +204,7 @@ impl Raw {
         }
     }
 
-    /// Reads the body that follows this head, whatever it is, and how it ended.
+    /// Reads the body that follows this head, and how it ended.
     pub fn read_body(&mut self, method: &str, head: &Head) -> (Vec<u8>, End) {
         let mut body = Vec::new();
         let end = if method == "HEAD" || matches!(head.status, 204 | 304) {
@@ -249,7 +249,7 @@ impl Raw {
         }
     }
 
-    /// Reads up to `most` bytes, at least one: a reader on demand.
+    /// Reads at most `most` bytes, at least one.
     pub fn read_some(&mut self, most: usize) -> Result<Vec<u8>, Cut> {
         if self.taken == self.buffer.len() {
             self.fill(most.min(STEP))?;
@@ -270,7 +270,7 @@ impl Raw {
         bytes
     }
 
-    /// Reads `n` bytes at this rate, in bytes a second.
+    /// Reads `n` bytes at this rate, in bytes per second.
     pub fn read_slowly(&mut self, n: u64, rate: u64) -> Result<Vec<u8>, Cut> {
         let mut bytes = Vec::new();
         let start = Instant::now();
@@ -293,7 +293,7 @@ impl Raw {
         silent
     }
 
-    /// Reads until the peer ends the connection: what came, and how it ended.
+    /// Reads until the peer ends the connection; returns the bytes and how it ended.
     pub fn read_to_end(&mut self) -> (Vec<u8>, Cut) {
         let mut bytes = Vec::new();
         let cut = self.read_into(&mut bytes, u64::MAX).err();

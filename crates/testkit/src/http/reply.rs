@@ -1,4 +1,4 @@
-//! What an answer was, and exactly how it ended.
+//! Responses, and exactly how they ended.
 
 use std::fmt;
 use std::io;
@@ -8,11 +8,11 @@ use std::io;
 pub enum End {
     /// As announced: the whole length, the last chunk, or no body at all.
     Complete,
-    /// Neither length nor chunks, and the connection was closed in order: nobody can say if it is whole.
+    /// Neither length nor chunks, and the connection was closed in order: whether it is complete is unknown.
     Closed,
     /// Fewer bytes than announced.
     Short { announced: u64, cut: Cut },
-    /// Chunks, but never the last one.
+    /// Chunks without the last one.
     NoLastChunk(Cut),
     /// Neither length nor chunks, and the connection was not closed in order.
     Torn(Cut),
@@ -29,7 +29,7 @@ pub enum Cut {
     NoCloseNotify,
     /// RST.
     Reset,
-    /// No byte came within the time allowed; the connection still stood.
+    /// No byte came before the timeout; the connection was still open.
     TimedOut,
 }
 
@@ -48,7 +48,7 @@ impl From<&io::Error> for Cut {
 pub struct Head {
     pub status: u16,
     pub reason: String,
-    /// In order, names as they were written.
+    /// In order, with the names as received.
     pub headers: Vec<(String, String)>,
 }
 
@@ -60,7 +60,7 @@ impl Head {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// `Content-Length`, where there is a valid one.
+    /// `Content-Length`, if valid.
     pub fn length(&self) -> Option<u64> {
         self.header("content-length")?.parse().ok()
     }
@@ -71,7 +71,7 @@ impl Head {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Clone)]
 pub struct Reply {
     pub head: Head,
@@ -92,7 +92,7 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Whether a client would take the body for whole.
+    /// Whether a client would treat the body as complete.
     pub fn is_complete(&self) -> bool {
         matches!(self.end, End::Complete | End::Closed)
     }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use super::{WAIT, runtime};
 
-/// reqwest, of one HTTP version.
+/// A reqwest client of one HTTP version.
 #[derive(Clone)]
 pub struct Web {
     client: reqwest::Client,
 }
 
-/// What reqwest made of an answer.
+/// A response as reqwest reports it.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub version: http::Version,
     pub status: u16,
     pub headers: http::HeaderMap,
     pub body: Vec<u8>,
-    /// The chain of errors that ended the body early; `None` when it was whole.
+    /// The chain of errors that ended the body early; `None` if it is complete.
     pub broken: Option<String>,
 }
 
@@ -29,19 +29,19 @@ impl Fetched {
 }
 
 impl Web {
-    /// HTTP/2 alone, over TLS (ALPN) or with prior knowledge over plain TCP.
+    /// HTTP/2 only, over TLS (ALPN) or with prior knowledge over plain TCP.
     pub fn h2(ca: Option<&Path>) -> Self {
         Self::h2_within(ca, WAIT)
     }
 
-    /// [`Web::h2`] that waits so long for a byte.
+    /// [`Web::h2`] with a read timeout.
     pub fn h2_within(ca: Option<&Path>, wait: Duration) -> Self {
         Self::build(ca, |builder| {
             builder.http2_prior_knowledge().read_timeout(wait)
         })
     }
 
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     pub fn h1(ca: Option<&Path>) -> Self {
         Self::build(ca, reqwest::ClientBuilder::http1_only)
     }
@@ -75,7 +75,7 @@ impl Web {
         self.fetch("GET", url, &[])
     }
 
-    /// A request and its whole answer.
+    /// Sends a request and reads the whole response.
     #[track_caller]
     pub fn fetch(&self, method: &str, url: &str, headers: &[(&str, &str)]) -> Fetched {
         match runtime().block_on(self.fetch_async(method, url, headers)) {
@@ -84,7 +84,7 @@ impl Web {
         }
     }
 
-    /// [`Web::fetch`] for many at once.
+    /// [`Web::fetch`] for many concurrent requests.
     pub async fn fetch_async(
         &self,
         method: &str,

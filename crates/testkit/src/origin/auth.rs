@@ -1,5 +1,5 @@
-//! Whom the scripted upstream lets in: everybody, a Basic account, or holders of tokens that its own
-//! token endpoint (`GET` and `POST /token`) gave out.
+//! Access control of the scripted upstream: anonymous, a Basic account, or tokens that its own
+//! token endpoint (`GET` and `POST /token`) issues.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,44 +11,44 @@ use serde_json::json;
 use super::Recorded;
 use super::wire::Answer;
 
-/// Who is let in.
+/// Which requests are allowed.
 #[derive(Clone, Debug, Default)]
 pub enum Auth {
-    /// Everybody, and `Authorization` is ignored.
+    /// All; `Authorization` is ignored.
     #[default]
     None,
     /// One account.
     Basic { user: String, password: String },
-    /// Whoever brings a token.
+    /// Those with a valid token.
     Bearer(Bearer),
-    /// Each `Authorization`, word for word, and the repositories that it is good for: without one, or with
-    /// an unknown one, 401; for another repository, 404 as if it were not there.
+    /// Each exact `Authorization` value and its repositories: without one, or with an unknown one, 401; for
+    /// another repository, 404.
     Holders(Vec<(&'static str, Vec<&'static str>)>),
 }
 
-/// A token server and what the registry makes of its tokens. Clones share the tokens, so that one origin
-/// can give out what another accepts.
+/// A token server, and how the registry treats its tokens. Clones share the tokens, so that one origin
+/// can issue tokens that another accepts.
 #[derive(Clone, Debug)]
 pub struct Bearer {
-    /// Where the challenge sends clients; `None` is this origin's own `/token`.
+    /// The realm of the challenge; `None`: this origin's own `/token`.
     pub realm: Option<String>,
-    /// The account that tokens are for; `None` gives them to anybody.
+    /// The account that may get tokens; `None`: anybody.
     pub account: Option<(String, String)>,
-    /// Repositories that tokens without the account are good for, where there is one.
+    /// Repositories that are public to tokens without the account.
     pub public: Vec<&'static str>,
-    /// Seconds; `None` leaves the field out, and then they last 60 s.
+    /// `expires_in` in seconds; `None` omits the field, and tokens last 60 s.
     pub expires_in: Option<u64>,
-    /// The fields of the answer that hold the token.
+    /// The fields of the response that hold the token.
     pub fields: Vec<&'static str>,
-    /// `false`: a token is issued, but without the right that was asked for.
+    /// `false`: tokens are issued without the requested right.
     pub grants: bool,
-    /// `false`: the registry refuses every token with a 401, for ever.
+    /// `false`: the registry refuses every token with 401.
     pub accepts: bool,
-    /// What the registry says to a token without the right: 401 (`insufficient_scope`) or 403.
+    /// The status for a token without the right: 401 (`insufficient_scope`) or 403.
     pub refusal: u16,
-    /// The methods the token endpoint knows; others are 405.
+    /// The methods of the token endpoint; others get 405.
     pub methods: Vec<&'static str>,
-    /// The tokens that are out.
+    /// The valid tokens.
     pub tokens: Arc<Mutex<Tokens>>,
 }
 
@@ -89,12 +89,12 @@ impl Auth {
         }
     }
 
-    /// Tokens for anybody who asks.
+    /// Tokens for anybody.
     pub fn bearer() -> Self {
         Self::Bearer(Bearer::default())
     }
 
-    /// What to answer instead, if this request is not let in. `url` is the origin's own.
+    /// The refusal, unless this request is allowed. `url` is the origin's own.
     pub fn refuse(&self, request: &Recorded, url: &str) -> Option<Answer> {
         match self {
             Self::None => None,
@@ -116,7 +116,7 @@ impl Auth {
         }
     }
 
-    /// The token endpoint's answer, where there is one.
+    /// The response of the token endpoint, if this is a request to it.
     pub fn token(&self, request: &Recorded) -> Option<Answer> {
         match self {
             Self::Bearer(bearer) if request.path == "/token" => Some(bearer.token(request)),
@@ -126,7 +126,7 @@ impl Auth {
 }
 
 impl Bearer {
-    /// How many tokens have been given out.
+    /// The number of tokens issued.
     pub fn issued(&self) -> usize {
         self.tokens().issued
     }

@@ -1,4 +1,4 @@
-//! What the scripted upstream holds: repositories with blobs, manifests and tags.
+//! The contents of the scripted upstream: repositories with blobs, manifests and tags.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
-/// A manifest that was pushed, and the blobs it names: the configuration first, then the layers.
+/// A pushed manifest, and the blobs it names: the configuration first, then the layers.
 #[derive(Clone, Debug)]
 pub struct Image {
     pub repository: String,
@@ -74,8 +74,8 @@ pub struct Repository {
     pub blobs: BTreeMap<String, Bytes>,
     pub manifests: BTreeMap<String, Manifest>,
     pub tags: BTreeMap<String, String>,
-    /// By tag, what clients get who accept the first schema only: a digest and a manifest that cannot be
-    /// had by it.
+    /// By tag, the manifest for clients that accept schema 1 only: it is served by its tag, but not by its
+    /// digest.
     pub converted: BTreeMap<String, (String, Manifest)>,
 }
 
@@ -86,7 +86,7 @@ pub struct Manifest {
 }
 
 impl Repository {
-    /// The digest and manifest that a tag or digest names.
+    /// The digest and manifest of a tag or digest.
     pub fn manifest(&self, reference: &str) -> Option<(&str, &Manifest)> {
         let digest = self.tags.get(reference).map_or(reference, String::as_str);
         let (digest, manifest) = self.manifests.get_key_value(digest)?;

@@ -1,44 +1,44 @@
-//! Faults, and which requests they befall.
+//! Faults, and the requests they apply to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// One way to misbehave. Byte positions count in the body of the answer at hand, whatever range that is,
-/// but for [`Fault::WrongByteAt`], which counts in the whole content: a lie stays the same lie.
+/// A fault. Byte positions count in the body of the response, whatever range that is,
+/// except in [`Fault::WrongByteAt`], which counts in the whole content.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// At most this many body bytes a second.
+    /// At most this many body bytes per second.
     Throttle(u64),
-    /// Headers after this long.
+    /// The head is sent after this delay.
     Delay(Duration),
-    /// Headers once the latch is released; they say what was so when the request came.
+    /// The head is sent once the latch is released; its content is that at the time of the request.
     Hold(Latch),
     /// The body stops before this byte until the latch is released.
     PauseAt(u64, Latch),
     /// The body stops before this byte for ever, the connection stays open.
     StallAt(u64),
-    /// Nothing at all is answered, the connection stays open.
+    /// Nothing is sent, and the connection stays open.
     Stall,
     /// The connection is closed before this byte, cleanly: short of an announced length, without a last
     /// chunk, or, with [`Fault::CloseDelimited`], like an end.
     TruncateAt(u64),
     /// The connection is reset (RST) before this byte.
     ResetAt(u64),
-    /// The connection is reset instead of an answer.
+    /// The connection is reset without a response.
     Reset,
-    /// The connection is closed instead of an answer.
+    /// The connection is closed without a response.
     Hangup,
     /// This many more bytes than the content has, and the announced length says so.
     Overlong(u64),
     /// This many more bytes on the wire than the announced length.
     Trailing(u64),
-    /// The byte at this position of the content is another one.
+    /// The byte at this position of the content is changed.
     WrongByteAt(u64),
-    /// Other content under the same name; headers describe the right one but for the length.
+    /// Other content under the same digest; only the length in the headers fits it.
     Body(Vec<u8>),
-    /// A status instead of an answer, with the specification's JSON and these headers.
+    /// This status, with the specification's JSON and these headers.
     Status(u16, Vec<(String, String)>),
     /// A redirect with this status to this URL; `{path}` in it becomes the path asked for.
     Redirect(u16, String),

@@ -1,5 +1,5 @@
-//! A machine of its own: processes, mounts and a network in which every port is free and every name is
-//! the machine itself. For what a person types, with the paths and ports that a person would use.
+//! A virtual machine of namespaces: processes, mounts and a network in which every port is free and every name
+//! resolves to itself. For commands of documents, with the paths and ports that a person would use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ done
 ip link set lo up && echo up && exec sleep infinity
 "#;
 
-/// It ends, with all that runs in it, when it is dropped.
+/// A machine. Its processes are killed when it is dropped.
 pub struct Machine {
     process: Process,
     /// Process 1 of the machine, as it is seen from here.
@@ -76,12 +76,12 @@ impl Machine {
         self.dir.path()
     }
 
-    /// Where a file of the machine's is seen from here: of `/etc/docker` or `/etc/containers`.
+    /// The path, on the host, of a file in `/etc/docker` or `/etc/containers`.
     pub fn file(&self, path: &str) -> PathBuf {
         self.dir.path().join(path.trim_start_matches('/'))
     }
 
-    /// A line of shell that runs there.
+    /// A shell line that runs in the machine.
     pub fn command(&self, line: &str) -> Command {
         let mut command = process::command(program("nsenter").expect("it was there before"));
         command
@@ -96,12 +96,12 @@ impl Machine {
         command
     }
 
-    /// Where its docker daemon is to listen.
+    /// The socket of its docker daemon.
     pub fn docker(&self) -> String {
         format!("unix://{}/docker.sock", self.dir.path().display())
     }
 
-    /// Runs a line to its end, with something to read; all that it said, as an error where it failed.
+    /// Runs a line to its end, with this input; returns its output, as an error if it failed.
     pub fn run(&self, line: &str, input: &str) -> Result<String, String> {
         let input_file = self.dir.path().join("input");
         write(&input_file, input);
@@ -115,7 +115,7 @@ impl Machine {
         }
     }
 
-    /// Starts what goes on, and waits until it has said `ready`.
+    /// Starts a service, and waits until it has printed `ready`.
     #[track_caller]
     pub fn start(&self, line: &str, within: Duration, ready: &str) -> Process {
         let name = line.split([' ', '/']).next().unwrap_or("program");

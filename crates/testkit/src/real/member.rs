@@ -1,7 +1,7 @@
-//! Clients as members of one registry: they log in, pull, push and delete there.
+//! Clients as users of one registry: they log in, pull, push and delete there.
 //!
-//! Names are without the host, as in `team/app:1`: every member knows its registry. Images to push are
-//! references of skopeo's, as in `oci:DIR:TAG`.
+//! Names are without the host, as in `team/app:1`. Images to push are
+//! skopeo references, as in `oci:DIR:TAG`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::{offline, run};
 use crate::http::{Raw, Reply};
 use crate::{basic, sha256};
 
-/// Somebody's name and password, right or wrong.
+/// A name and password, right or wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account<'a> {
     pub user: &'a str,
@@ -19,7 +19,7 @@ pub struct Account<'a> {
 }
 
 impl Account<'_> {
-    /// The file in which Docker and its relatives keep logins.
+    /// The file in which Docker and related clients store logins.
     pub fn file(account: Option<Self>, authority: &str) -> String {
         let login = account.map(|it| basic(it.user, it.password));
         let login = login.as_deref().and_then(|it| it.strip_prefix("Basic "));
@@ -30,15 +30,15 @@ impl Account<'_> {
     }
 }
 
-/// A client that may have an account at its registry. Errors are the client's own words.
+/// A client that may have an account at its registry. Errors are the client's own output.
 pub trait Member {
     /// Logs in; `None` for a client that has no such command.
     fn log_in(&mut self, account: Account<'_>) -> Option<Result<(), String>>;
-    /// Makes it somebody, or nobody, as if it had logged in or out before; nobody is asked.
+    /// Sets or removes the stored login, without asking the registry.
     fn be(&mut self, account: Option<Account<'_>>);
-    /// Pulls an image that the client then has not had before; the digest of its manifest.
+    /// Pulls an image after removing it locally; returns the digest of its manifest.
     fn pull(&mut self, name: &str) -> Result<String, String>;
-    /// Pushes an image; the digest of its manifest there, since some clients write another.
+    /// Pushes an image; returns the digest of its manifest there, since some clients rewrite it.
     fn push(&mut self, image: &str, name: &str) -> Result<String, String>;
     /// Deletes an image; `None` for a client that cannot.
     fn delete(&mut self, name: &str) -> Option<Result<(), String>>;
@@ -56,7 +56,7 @@ pub fn archive(image: &str, kind: &str, dir: &Path, name: &str) -> Result<String
     Ok(file)
 }
 
-/// A few lines of HTTP, as scripts have them: the password with every request, no token ever.
+/// Plain HTTP requests, as scripts send them: the password with every request, no tokens.
 pub struct RawMember {
     authority: String,
     ca: PathBuf,
@@ -73,7 +73,7 @@ impl RawMember {
         }
     }
 
-    /// One request; an error where the answer is no success.
+    /// Sends one request; an error unless it succeeds.
     pub fn ask(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Reply, String> {
         let length = body.map(|body| body.len().to_string());
         let mut headers = vec![
@@ -126,11 +126,11 @@ impl Member for RawMember {
         self.manifest(name).map(|manifest| sha256(&manifest))
     }
 
-    /// Uploads a manifest alone, with another annotation: what it names is there of an earlier push.
+    /// Uploads only a manifest, with another annotation: its blobs are there from an earlier push.
     fn push(&mut self, image: &str, name: &str) -> Result<String, String> {
         let mut manifest = match self.manifest(name) {
             Ok(manifest) => serde_json::from_slice(&manifest).expect("JSON"),
-            // Who may not read tries all the same.
+            // Without the right to read it tries all the same.
             Err(_) => json!({"schemaVersion": 2}),
         };
         manifest["annotations"] = json!({"pushed": image});

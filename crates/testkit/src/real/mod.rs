@@ -1,10 +1,10 @@
 //! Real registries and real clients, as Debian packages them.
 //!
-//! Every one of them is started from a temporary directory, with nothing of the machine's configuration,
+//! Every one of them is started from a temporary directory, without the machine's configuration,
 //! and in a mount namespace where Docker Hub's names are this machine: a client that falls back from its
 //! mirror to the Hub fails at once instead of finding it.
 //!
-//! What is not installed is [`Missing`]; [`found`] decides what that means.
+//! A part that is not installed is [`Missing`]; [`found`] decides what that means.
 
 mod containerd;
 mod docker;
@@ -45,14 +45,14 @@ pub use wire::Wire;
 
 use super::process;
 
-/// The longest a client may take for one pull.
+/// The timeout of a client for one pull.
 const PULL: Duration = Duration::from_secs(90);
 
-/// Names that a client would ask if its mirror could not serve.
+/// Names that a client falls back to if its mirror cannot serve.
 const HUB: &str = "127.0.0.1 localhost registry-1.docker.io auth.docker.io index.docker.io docker.io \
                    registry.hub.docker.com production.cloudflare.docker.com registry.test\n::1 localhost\n";
 
-/// The one name that clients know a gateway by, which is this machine for every client here.
+/// The name of the gateway for clients, which resolves to this machine.
 pub const HOST: &str = "registry.test";
 
 /// Makes `/etc/hosts`, `/run` and `/dev/shm` private, and `/etc/docker` where the client has one, then
@@ -63,7 +63,7 @@ const ENTER: &str = r#"mount --bind "$0" /etc/hosts && mount -t tmpfs run /run \
                           && mount --bind "$HOME/etc-docker" /etc/docker; fi \
                        && exec "$@""#;
 
-/// A program (or a right) that this machine lacks.
+/// A program or privilege that this machine lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing(pub String);
 
@@ -73,8 +73,8 @@ impl fmt::Display for Missing {
     }
 }
 
-/// The real part, or `None` when it is missing: then a line goes to the file that `ROADSTEAD_MISSING`
-/// names, and the test is to return. With `CI=true` a missing part fails the test.
+/// The real part, or `None` if it is missing: then a line is written to the file that `ROADSTEAD_MISSING`
+/// names, and the test returns. With `CI=true` a missing part fails the test.
 #[track_caller]
 pub fn found<T>(part: Result<T, Missing>) -> Option<T> {
     if let Err(missing) = &part {
@@ -86,7 +86,7 @@ pub fn found<T>(part: Result<T, Missing>) -> Option<T> {
     found_perhaps(part)
 }
 
-/// [`found`] for what may be missing even with `CI=true`, since machines of today need not have it. A
+/// [`found`] for parts that may be missing even with `CI=true`, since current systems lack them. A
 /// scripted part stands in for it.
 pub fn found_perhaps<T>(part: Result<T, Missing>) -> Option<T> {
     let missing = match part {
@@ -105,24 +105,24 @@ pub fn found_perhaps<T>(part: Result<T, Missing>) -> Option<T> {
     None
 }
 
-/// What a client has after a pull.
+/// The result of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
     /// The digest of the manifest or index that the reference named.
     pub digest: String,
-    /// What the client says it holds: digests of blobs, or its image id and layers.
+    /// The contents that the client reports: digests of blobs, or its image id and layers.
     pub content: Vec<String>,
 }
 
-/// A client that pulls from what it was pointed at when it was made.
+/// A client that pulls from a fixed mirror or registry.
 pub trait Client {
     /// Pulls a reference; the error is the client's own output.
     fn pull(&mut self, reference: &str) -> Result<Pulled, String>;
-    /// Makes the client empty, as if it had just been installed.
+    /// Empties the client's storage.
     fn wipe(&mut self);
 }
 
-/// Where a program is.
+/// The path of a program.
 pub fn program(name: &str) -> Result<PathBuf, Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -156,7 +156,7 @@ fn offline(name: &str, dir: &Path) -> Result<Command, Missing> {
     Ok(command)
 }
 
-/// Runs a client's command to its end; its standard output, or all it said.
+/// Runs a client's command to its end; returns standard output, or all output as an error.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let output = process::run(command, PULL).map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -173,7 +173,7 @@ fn said(output: &Output) -> String {
     format!("{}: {out}{err}", output.status)
 }
 
-/// An empty directory in place of whatever was there.
+/// Replaces whatever is at this path with an empty directory.
 fn emptied(path: &Path) {
     let _ = std::fs::remove_dir_all(path);
     std::fs::create_dir_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

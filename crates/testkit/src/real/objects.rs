@@ -90,7 +90,7 @@ impl ObjectStore {
         self.yaml_with(SECRET_KEY)
     }
 
-    /// [`ObjectStore::yaml`] with another secret.
+    /// [`ObjectStore::yaml`] with a wrong secret.
     pub fn yaml_with(&self, secret: &str) -> String {
         let endpoint = &self.endpoint;
         format!(

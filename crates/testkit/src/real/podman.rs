@@ -6,12 +6,12 @@ use tempfile::TempDir;
 
 use super::{Client, Missing, Pulled, emptied, offline, run, words, write};
 
-/// Where podman finds the images of a registry.
+/// The mirror of a registry.
 #[derive(Clone, Copy)]
 pub struct Mirror<'a> {
-    /// The names that the mirror is for, as in `docker.io`.
+    /// The prefix, as in `docker.io`.
     pub prefix: &'a str,
-    /// Where they are: `127.0.0.1:5000/docker.io`. Textual: a path may follow the authority.
+    /// Its location: `127.0.0.1:5000/docker.io`. Textual: a path may follow the authority.
     pub location: &'a str,
     /// The CA to trust; `None` is plain HTTP.
     pub ca: Option<&'a Path>,

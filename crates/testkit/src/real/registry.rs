@@ -27,7 +27,7 @@ pub struct Registry {
     dir: TempDir,
 }
 
-/// What a registry has answered: requests and body bytes by method and path, the query included.
+/// Counters of a registry: requests and body bytes by method and path, the query included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(pub BTreeMap<String, Count>);
 
@@ -52,7 +52,7 @@ impl Counters {
     }
 }
 
-/// What came on top: `after - before` of the same registry.
+/// The difference: `after - before` of the same registry.
 impl Sub for &Counters {
     type Output = Counters;
 
@@ -92,7 +92,7 @@ impl Registry {
         Self::launch(tls.then(Ca::new), None, more)
     }
 
-    /// Hosting, plain HTTP, for whoever brings a token of this server's.
+    /// Hosting, plain HTTP, for clients with a token of this server.
     pub fn start_with_tokens(server: &TokenServer) -> Result<Self, Missing> {
         Self::launch(None, server.account(), json!({"auth": server.config()}))
     }
@@ -184,7 +184,7 @@ impl Registry {
         self.process = None;
     }
 
-    /// Lets it trust this CA alone, at its next start: for a pull-through cache of a TLS registry.
+    /// Makes it trust this CA only, from its next start on: for a pull-through cache of a TLS registry.
     pub fn trust(&mut self, ca: PathBuf) {
         self.environment = vec![("SSL_CERT_FILE".to_owned(), ca)];
     }
@@ -238,7 +238,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Everything answered so far. Waits until what is being answered is in the log.
+    /// The counters so far. Waits until running requests are in the log.
     #[track_caller]
     pub fn counters(&self) -> Counters {
         static MARKS: AtomicUsize = AtomicUsize::new(0);

@@ -47,7 +47,7 @@ impl Skopeo {
         self
     }
 
-    /// The layers of the image that was pulled, the root first.
+    /// The layers of the pulled image, root first.
     pub fn layers(&self) -> Vec<Vec<u8>> {
         let read = |name: &str| {
             let path = self.dir.path().join("copy").join(name);

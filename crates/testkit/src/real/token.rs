@@ -21,10 +21,10 @@ use crate::{basic, http};
 
 const SERVICE: &str = "the upstream";
 const ISSUER: &str = "roadstead tests";
-/// Seconds that a token lasts.
+/// The lifetime of a token, in seconds.
 const LIFE: u64 = 300;
 
-/// Gives tokens to one account, or to everybody, for whatever they ask. Dropping it ends it.
+/// Issues tokens to one account, or to anybody, for any scope. It stops when dropped.
 pub struct TokenServer {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -32,13 +32,13 @@ pub struct TokenServer {
     dir: TempDir,
 }
 
-/// One question for a token.
+/// One token request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     pub user_agent: String,
     /// As in `repository:library/app:pull`.
     pub scopes: Vec<String>,
-    /// Whether it was answered with a token.
+    /// Whether it got a token.
     pub granted: bool,
 }
 
@@ -51,7 +51,7 @@ struct Shared {
 }
 
 impl TokenServer {
-    /// On `127.0.0.1`, for this account (user, password) alone or for everybody.
+    /// On `127.0.0.1`, for this account (user, password) only, or for anybody.
     pub fn start(account: Option<(&str, &str)>) -> Self {
         let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048);
         let key = key.expect("an RSA key");
@@ -82,7 +82,7 @@ impl TokenServer {
         }
     }
 
-    /// What docker-registry's configuration says under `auth`.
+    /// The `auth` section of docker-registry's configuration.
     pub fn config(&self) -> Value {
         json!({"token": {
             "realm": format!("http://{}/token", self.address),
@@ -96,7 +96,7 @@ impl TokenServer {
         self.shared.account.clone()
     }
 
-    /// Every question so far, in order.
+    /// Every token request so far, in order.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked().clone()
     }

@@ -1,4 +1,4 @@
-//! skopeo, podman and buildah as members: one library, three commands.
+//! skopeo, podman and buildah as registry users: one library, three commands.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::{Account, Member, Missing, archive, offline, run, text, write};
 use crate::sha256;
 
-/// One of the three, with storage, logins and trust of its own.
+/// One of the three, with its own storage, logins and trust.
 pub struct Tool {
     kind: Kind,
     authority: String,

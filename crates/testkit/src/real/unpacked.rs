@@ -1,5 +1,5 @@
-//! What an image unpacks to: layers laid over each other by tar, with marks read as clients old and new do, and
-//! trees on disk compared.
+//! Unpacks the layers of an image over each other with tar, reading whiteouts as old and new clients do, and
+//! compares trees on disk.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use tempfile::TempDir;
 use super::{run, text};
 use crate::process;
 
-/// How marks are read.
+/// How whiteouts are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
-    /// As Docker before 1.9 does, entry by entry: a mark is a name that is gone, and nothing else.
+    /// As Docker before 1.9 does, entry by entry: a whiteout removes one name, and nothing else.
     Names,
-    /// As everybody does today: folders may be opaque as well.
+    /// As current clients do: directories may be opaque as well.
     Opaque,
 }
 
@@ -30,7 +30,7 @@ for layer; do
   tar -C tree --numeric-owner --exclude='.wh.*' -xpf "$layer"
 done"#;
 
-/// Two folders: names, kinds, modes, owners, times, links of both kinds, and bytes. Says how many entries.
+/// Compares two directories: names, kinds, modes, owners, times, links and bytes. Prints the number of entries.
 const COMPARE: &str = r#"set -e
 list() (cd "$1"; find . -mindepth 1 \( -type d -printf '%P %y %m %U:%G\n' -o -type l -printf '%P %y %l\n' \
         -o -printf '%P %y %m %U:%G %n %s %T@\n' \) | sort)
@@ -42,7 +42,7 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
-    /// Of these layers, the root first: gzip, plain, or where the client is of today zstd.
+    /// Of these layers, root first: gzip, plain, or zstd for current clients.
     #[track_caller]
     pub fn new(marks: Marks, layers: &[Vec<u8>]) -> Self {
         let dir = crate::temp_dir();
@@ -65,7 +65,7 @@ impl Unpacked {
     }
 }
 
-/// Both trees are the same one, of so many entries.
+/// Asserts that both trees are equal, with this many entries.
 #[track_caller]
 pub fn check_same(one: &Path, other: &Path, entries: usize) {
     let dir = crate::temp_dir();
@@ -90,7 +90,7 @@ fn plain(marks: Marks, layer: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Whoever reads marks entry by entry removes nothing that the same layer brought before.
+/// Clients that read whiteouts entry by entry remove nothing that the same layer added before.
 #[track_caller]
 fn check_order(archive: &[u8]) {
     let mut before: Vec<PathBuf> = Vec::new();
@@ -107,7 +107,7 @@ fn check_order(archive: &[u8]) {
     }
 }
 
-/// Runs a script in a folder; what it said.
+/// Runs a script in a directory; returns its output.
 #[track_caller]
 fn shell(dir: &Path, script: &str, arguments: &[String]) -> String {
     let mut sh = process::command("sh");

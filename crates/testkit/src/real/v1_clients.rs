@@ -1,5 +1,5 @@
-//! npm's and Python's `docker-registry-client`, in the folder that `scripts/v1-clients.sh` installs them into: the
-//! clients of the v1 API that are still to be had.
+//! npm's and Python's `docker-registry-client`, installed by `scripts/v1-clients.sh`: the v1 clients that are still
+//! available.
 
 use std::path::{Path, PathBuf};
 
@@ -9,44 +9,44 @@ use tempfile::TempDir;
 use super::{Missing, program, run, text, write};
 use crate::process;
 
-/// Which of the two.
+/// One of the two clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum V1Client {
-    /// It lists images first, and goes on with the token that comes with them.
+    /// It lists images first, and continues with the token of that response.
     Npm,
-    /// It knows no tokens: Basic, or nothing.
+    /// It supports no tokens: Basic, or nothing.
     Python,
 }
 
-/// What a client is to do.
+/// A session of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct V1Session<'a> {
-    /// `https://…`, by a name that is not taken for plain HTTP: neither localhost nor 127.0.0.1.
+    /// `https://…`, with a name that it does not treat as plain HTTP: neither localhost nor 127.0.0.1.
     pub url: &'a str,
     pub ca: &'a Path,
     /// `namespace/name`
     pub repository: &'a str,
     pub tag: &'a str,
     pub account: Option<(&'a str, &'a str)>,
-    /// A tag that Python's puts and takes away again.
+    /// A tag that Python's client sets and removes.
     pub add: Option<&'a str>,
 }
 
-/// What it found.
+/// The result of a session.
 #[derive(Debug)]
 pub struct V1Found {
-    /// As its methods gave it, and `refused` with a step and a status where one failed.
+    /// As returned by its methods, and `refused` with a step and a status if one failed.
     pub said: Value,
     dir: TempDir,
 }
 
 impl V1Found {
-    /// The bytes of a layer that it has.
+    /// The bytes of a pulled layer.
     pub fn layer(&self, id: &str) -> Option<Vec<u8>> {
         std::fs::read(self.dir.path().join(id)).ok()
     }
 
-    /// All layers of a whole pull, the root first.
+    /// All layers of a whole pull, root first.
     #[track_caller]
     pub fn layers(&self) -> Vec<Vec<u8>> {
         assert_eq!(self.said.get("refused"), None, "{}", self.said);
@@ -57,7 +57,7 @@ impl V1Found {
 }
 
 impl V1Client {
-    /// Everything it can do there, in one go.
+    /// Runs a whole session.
     pub fn run(self, session: V1Session<'_>) -> Result<V1Found, Missing> {
         let dir = crate::temp_dir();
         let place = self.place()?;
@@ -73,7 +73,7 @@ impl V1Client {
         let folder = text(dir.path());
         let mut client = match self {
             Self::Npm => {
-                // Each its own: one that is being written would be read half by another.
+                // A copy for each session: another could read a file that is being written.
                 let script = dir.path().join("session.js");
                 write(&script, include_str!("v1_client.js"));
                 let (_, authority) = url.split_once("://").expect("a URL");

@@ -1,5 +1,5 @@
 //! docker-registry 0.9.1, the last registry of the v1 API, on the Python 2.7 that `scripts/v1-registry.sh`
-//! found; and what stands in for it where there is none.
+//! found; and the scripted registry as its substitute.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Standing alone, with a search.
+    /// Standalone, with search.
     pub fn start() -> Result<Self, Missing> {
         let place = crate::root().join("target/v1-registry");
         if !place.join("ready").is_file() {
@@ -64,13 +64,13 @@ impl DockerRegistry {
         format!("http://{}", self.address)
     }
 
-    /// What it says of itself, while it runs, with every request that it answered.
+    /// Its log, with every request.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Pushes an image of what is said about each and its layer, root first, as Docker 1.x does, request for
-    /// request. `id` and `parent` are added.
+    /// Pushes an image of these JSON documents and layers, root first, with the requests of Docker
+    /// 1.x. `id` and `parent` are filled in.
     pub fn push(&self, name: &str, tag: &str, images: &[(Value, &[u8])]) {
         let put = |path: &str, headers: &[(&str, &str)], body: &[u8]| {
             let length = body.len().to_string();
@@ -131,7 +131,7 @@ impl OldRegistry {
         }
     }
 
-    /// Puts an image there, as [`DockerRegistry::push`] does.
+    /// Pushes an image, as [`DockerRegistry::push`] does.
     pub fn push(&self, name: &str, tag: &str, images: &[(Value, &[u8])]) {
         match self {
             Self::Real(real) => real.push(name, tag, images),
@@ -141,7 +141,7 @@ impl OldRegistry {
         }
     }
 
-    /// How often a layer was asked for so far.
+    /// The number of requests for a layer so far.
     pub fn layers_asked(&self) -> usize {
         match self {
             Self::Real(real) => {

@@ -1,4 +1,4 @@
-//! A wire to a registry, on which everything that is sent to it can be read.
+//! A TCP proxy that records the bytes sent to a registry.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::http;
 
-/// Connections to `127.0.0.1` that go on to another address. Dropping it ends it.
+/// Forwards connections to `127.0.0.1` to another address. It stops when dropped.
 pub struct Wire {
     address: SocketAddr,
     sent: Arc<Mutex<Vec<u8>>>,
@@ -40,7 +40,7 @@ impl Wire {
         format!("http://{}", self.address)
     }
 
-    /// Every byte sent to the registry so far, connections mixed as they came.
+    /// Every byte sent to the registry so far, connections interleaved.
     pub fn sent(&self) -> Vec<u8> {
         let sent = self.sent.lock();
         sent.unwrap_or_else(PoisonError::into_inner).clone()
