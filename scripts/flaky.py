@@ -32,10 +32,10 @@ def content_length(head):
 
 
 class Registry:
-    def __init__(self, upstream, lied_about):
+    def __init__(self, upstream, corrupted):
         host, port = upstream.rsplit(":", 1)
         self.upstream = host, int(port)
-        self.lied_about = lied_about
+        self.corrupted = corrupted
         self.asked = collections.Counter()
 
     async def connection(self, reader, writer):
@@ -70,21 +70,21 @@ class Registry:
         if "/blobs/" in path and (length or 0) >= LAYER:
             self.asked[path] += 1
             time = self.asked[path]
-        lie = time == 2 and path.endswith(self.lied_about)
+        corrupt = time == 2 and path.endswith(self.corrupted)
         end = int(length * KEPT) if time == 1 else length
         sent = 0
         while end is None or sent < end:
             chunk = await reader.read(CHUNK if end is None else min(CHUNK, end - sent))
             if not chunk:
                 break
-            writer.write(bytes(len(chunk)) if lie else chunk)
+            writer.write(bytes(len(chunk)) if corrupt else chunk)
             await writer.drain()
             sent += len(chunk)
         return sent
 
 
-async def main(upstream, lied_about):
-    registry = Registry(upstream, lied_about)
+async def main(upstream, corrupted):
+    registry = Registry(upstream, corrupted)
     server = await asyncio.start_server(registry.connection, "127.0.0.1", 0)
     print(f"port {server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long forms of tests that look for what nobody thought of, one after the other. ROADSTEAD_MODEL_SECONDS (3600),
+# The long forms of the randomised tests, one after the other. ROADSTEAD_MODEL_SECONDS (3600),
 # ROADSTEAD_SOAK (600) and ROADSTEAD_FUZZ_SECONDS (60, for each target) say how long they take;
 # ROADSTEAD_MODEL_SEED and ROADSTEAD_SEED repeat what they print.
 set -euo pipefail

@@ -55,7 +55,7 @@ pub(super) const RULE: &[Key] = &[
         "users",
         Kind::List("user"),
         Absent::Required,
-        "Names from the htpasswd file, `\"*\"` (every user who is logged in) or `anonymous` (everybody).",
+        "Names from the htpasswd file, `\"*\"` (every logged-in user) or `anonymous` (everybody).",
     ),
     Key::new(
         "repositories",

@@ -64,7 +64,7 @@ mod tests {
     - {users: [alcie], repositories: ['**'], actions: [pull]}
 ";
 
-    fn told(bytes: Option<&[u8]>) -> Vec<String> {
+    fn faults(bytes: Option<&[u8]>) -> Vec<String> {
         let read = |path: &Path| match bytes {
             Some(bytes) => Htpasswd::parse(bytes).map_err(|reason| AccountsError::Lines {
                 path: path.to_owned(),
@@ -111,13 +111,13 @@ mod tests {
         let sha = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
         let (both, one) = (format!("alice:{sha}\nbob:{sha}\n"), format!("zoe:{sha}\n"));
         assert_eq!(
-            told(Some(both.as_bytes())),
+            faults(Some(both.as_bytes())),
             [
                 r#"warning: f:5:16: "alcie" never matches: conf/users has no such user; did you mean "alice"?"#
             ]
         );
         assert_eq!(
-            told(Some(one.as_bytes())),
+            faults(Some(one.as_bytes())),
             [
                 r#"warning: f:4:16: "alice" never matches: conf/users has no such user; `roadstead passwd conf/users alice` adds it"#,
                 r#"warning: f:4:23: "bob" never matches: conf/users has no such user; `roadstead passwd conf/users bob` adds it"#,
@@ -125,13 +125,13 @@ mod tests {
             ]
         );
         assert_eq!(
-            told(None),
+            faults(None),
             [
                 "warning: f:2:13: conf/users cannot be read; `roadstead passwd` makes it: entity not found"
             ]
         );
         assert_eq!(
-            told(Some(b"# ours\nalice\nbob:$6$x$y\n")),
+            faults(Some(b"# ours\nalice\nbob:$6$x$y\n")),
             [
                 "conf/users:2:1: it has no colon; write name:hash, or remove it",
                 "conf/users:3:1: bob's hash is SHA-512 crypt, which is not supported; write it anew with `roadstead passwd`",

@@ -19,10 +19,10 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     ownership(&config.registries, nodes, report);
     for (index, registry) in config.registries.iter().enumerate() {
         let node = nodes.item(index);
-        alone(registry, node, report);
+        one_registry(registry, node, report);
         if config.access.is_none() && registry.v1.is_some() && registry.v1_index.is_some() {
-            let message = "without access nobody asks for an image in a repository's name, so that the registry \
-                           is not shown the index's tokens; add access with rules, unless the registry wants none";
+            let message = "without access requests for images name no repository, so the registry is not sent \
+                           the index's tokens; add access with rules, unless the registry wants none";
             report.warn(node.near("v1_index").at, message);
         }
     }
@@ -154,7 +154,7 @@ fn is_short(pattern: &str) -> bool {
 }
 
 /// Contradictions within one registry.
-fn alone(registry: &Registry, node: &Node, report: &mut Report) {
+fn one_registry(registry: &Registry, node: &Node, report: &mut Report) {
     if registry.visibility == Visibility::Caller {
         let at = node.near("visibility").at;
         if node
@@ -406,7 +406,7 @@ mod tests {
             (
                 r#"registries: [{name: a, v1: "http://h", v1_index: "http://i"}]"#,
                 &[
-                    "warning: 1:50: without access nobody asks for an image in a repository's name, so that the registry is not shown the index's tokens; add access with rules, unless the registry wants none",
+                    "warning: 1:50: without access requests for images name no repository, so the registry is not sent the index's tokens; add access with rules, unless the registry wants none",
                 ],
             ),
             (

@@ -166,7 +166,7 @@ const KEYS: &[Key] = &[
     Key::new(
         "access",
         Kind::ChoiceOrSection(&["off"], access::KEYS),
-        Absent::Means("everybody may pull from public registries, and nobody may push"),
+        Absent::Means("public registries can be pulled from anonymously, and pushes are denied"),
         "Who may do what.",
     ),
     Key::new(

@@ -147,8 +147,8 @@ proptest! {
     ) {
         let text = format!("registries: [{{name: a, credentials: {{password: {quote}{secret}{quote}, {key}: x}}}}]");
         if let Err(faults) = parse(&text, "f", &no_env) {
-            let told = faults.to_string();
-            prop_assert!(!told.contains("zq") && !told.contains("qz"), "{}", told);
+            let messages = faults.to_string();
+            prop_assert!(!messages.contains("zq") && !messages.contains("qz"), "{}", messages);
         }
     }
 }
@@ -170,7 +170,7 @@ fn large_and_deep_files_are_refused_quickly() {
         (long, "longer than 64KiB"),
         (nul, "f:2:1: a control character"),
     ] {
-        let told = parse(&text, "f", &no_env).unwrap_err().to_string();
-        assert!(told.contains(expected), "{expected}: {told}");
+        let messages = parse(&text, "f", &no_env).unwrap_err().to_string();
+        assert!(messages.contains(expected), "{expected}: {messages}");
     }
 }

@@ -497,9 +497,9 @@ fn the_front_of_two_registries_passes() {
     ] {
         let (_, config) = shipped(name);
         // Accounts are made by whoever follows the recipe.
-        let told: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-        let accounts = |told: &String| told.contains("htpasswd cannot be read");
-        assert!(told.iter().all(accounts), "{told:?}");
+        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let accounts = |warnings: &String| warnings.contains("htpasswd cannot be read");
+        assert!(warnings.iter().all(accounts), "{warnings:?}");
 
         // The classic arrangement: hosting over TLS, and a mirror in plain text by the same name.
         let [tls, plain] = config.listen.as_slice() else {

@@ -66,9 +66,9 @@ impl Layout {
     /// A linux/amd64 image of these layers, root first: each an archive, its media type and its compressed form.
     pub fn add_layers(&mut self, tag: &str, layers: &[(&[u8], &str, Vec<u8>)]) -> Made {
         let archives: Vec<&[u8]> = layers.iter().map(|(archive, ..)| *archive).collect();
-        let kept = |(_, media_type, bytes): &(&[u8], &str, Vec<u8>)| self.keep(media_type, bytes);
-        let kept: Vec<Value> = layers.iter().map(kept).collect();
-        let (descriptor, content) = self.image_of("amd64", &archives, &kept);
+        let store = |(_, media_type, bytes): &(&[u8], &str, Vec<u8>)| self.store(media_type, bytes);
+        let stored: Vec<Value> = layers.iter().map(store).collect();
+        let (descriptor, content) = self.image_of("amd64", &archives, &stored);
         self.finish(tag, descriptor, content)
     }
 
@@ -84,14 +84,14 @@ impl Layout {
             manifests.push(descriptor);
         }
         let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": manifests});
-        let descriptor = self.keep(MEDIA_INDEX, index.to_string().as_bytes());
+        let descriptor = self.store(MEDIA_INDEX, index.to_string().as_bytes());
         self.finish(tag, descriptor, content)
     }
 
     /// An artifact whose subject is `subject`, for its referrers.
     pub fn add_artifact(&mut self, tag: &str, subject: &Made, artifact_type: &str) -> Made {
-        let config = self.keep(artifact_type, b"{}");
-        let layer = self.keep("application/octet-stream", b"signed by nobody");
+        let config = self.store(artifact_type, b"{}");
+        let layer = self.store("application/octet-stream", b"signed by nobody");
         let content = vec![digest(&config), digest(&layer)];
         let manifest = json!({
             "schemaVersion": 2,
@@ -101,7 +101,7 @@ impl Layout {
             "layers": [layer],
             "subject": subject.descriptor,
         });
-        let descriptor = self.keep(MEDIA_MANIFEST, manifest.to_string().as_bytes());
+        let descriptor = self.store(MEDIA_MANIFEST, manifest.to_string().as_bytes());
         self.finish(tag, descriptor, content)
     }
 
@@ -113,7 +113,7 @@ impl Layout {
             ("etc/os-release", release.as_bytes()),
         ]);
         let data = tar(&[("data/", b""), ("data/payload", &random(seed, payload))]);
-        let layers = [&base, &data].map(|tar| self.keep(MEDIA_LAYER_GZIP, &super::gzip(tar)));
+        let layers = [&base, &data].map(|tar| self.store(MEDIA_LAYER_GZIP, &super::gzip(tar)));
         self.image_of(architecture, &[&base, &data], &layers)
     }
 
@@ -140,7 +140,7 @@ impl Layout {
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
             "history": history,
         });
-        let config = self.keep(MEDIA_CONFIG, config.to_string().as_bytes());
+        let config = self.store(MEDIA_CONFIG, config.to_string().as_bytes());
         let mut content = vec![digest(&config)];
         content.extend(layers.iter().map(digest));
         let manifest = json!({
@@ -149,7 +149,7 @@ impl Layout {
             "config": config,
             "layers": layers,
         });
-        let descriptor = self.keep(MEDIA_MANIFEST, manifest.to_string().as_bytes());
+        let descriptor = self.store(MEDIA_MANIFEST, manifest.to_string().as_bytes());
         (descriptor, content)
     }
 
@@ -170,7 +170,7 @@ impl Layout {
     }
 
     /// Stores a blob and returns its descriptor.
-    fn keep(&self, media_type: &str, bytes: &[u8]) -> Value {
+    fn store(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = super::sha256(bytes);
         self.write(&format!("blobs/{}", digest.replace(':', "/")), bytes);
         json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})

@@ -182,7 +182,7 @@ pub fn run(command: &mut Command, within: Duration) -> io::Result<Output> {
     })
 }
 
-/// A command without the proxies and certificate settings of whoever runs the tests.
+/// A command without the proxy and certificate settings of the environment.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {

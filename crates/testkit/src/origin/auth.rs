@@ -215,7 +215,7 @@ impl Bearer {
     }
 }
 
-/// What [`Auth::Holders`] is told who holds nothing.
+/// The challenge of [`Auth::Holders`].
 pub const CHALLENGE: &str =
     "Bearer realm=\"https://auth.example.org/token?x=1\",service=\"theirs\"";
 

@@ -249,7 +249,7 @@ impl Latch {
         }
     }
 
-    /// Lets everybody through, now and later.
+    /// Releases all held responses, and later ones.
     pub fn release(&self) {
         self.open.send_replace(true);
     }
@@ -257,12 +257,12 @@ impl Latch {
     /// Waits until `n` answers have been held here.
     #[track_caller]
     pub fn wait_reached(&self, n: usize) {
-        crate::until(&format!("{n} answers at the latch"), || {
+        crate::until(&format!("{n} responses at the latch"), || {
             *self.waiting.borrow() >= n
         });
     }
 
-    /// Holds one answer.
+    /// Holds one response.
     pub(super) async fn pass(&self) {
         self.waiting.send_modify(|waiting| *waiting += 1);
         let _ = self.open.subscribe().wait_for(|open| *open).await;

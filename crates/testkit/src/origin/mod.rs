@@ -58,7 +58,7 @@ struct State {
     auth: Auth,
     takes_pushes: bool,
     requests: Vec<Recorded>,
-    /// How many requests were forgotten; the first of `requests` has this number.
+    /// The number of cleared requests; the first of `requests` has this number.
     forgotten: usize,
     connections: usize,
     open: usize,
@@ -67,7 +67,7 @@ struct State {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// What new connections shake hands with; `None` for plain HTTP.
+    /// The TLS configuration of new connections; `None` for plain HTTP.
     tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
     /// `http://…` or `https://…`, known once the socket is bound.
     url: std::sync::OnceLock<String>,
@@ -78,7 +78,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is recorded of request `number`, unless it was forgotten.
+    /// Changes the record of request `number`, unless it was cleared.
     fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
         let mut state = self.state();
         let index = number.checked_sub(state.forgotten);
@@ -93,7 +93,7 @@ impl Shared {
 }
 
 impl Origin {
-    /// Plain HTTP on `127.0.0.1`, a port of the kernel's choice.
+    /// Plain HTTP on `127.0.0.1`, on a port that the kernel chooses.
     pub fn start() -> Self {
         Self::launch(Ipv4Addr::LOCALHOST, None)
     }
@@ -125,7 +125,7 @@ impl Origin {
         origin
     }
 
-    /// Starts to listen again, on the port it always had. Nothing happens when it listens already.
+    /// Listens again on its port, unless it is listening already.
     pub fn up(&mut self) {
         if self.running.is_some() {
             return;
@@ -162,13 +162,13 @@ impl Origin {
         self.address.to_string()
     }
 
-    /// The CA to trust, of an origin that speaks TLS.
+    /// The CA of an origin with TLS.
     #[track_caller]
     pub fn ca_path(&self) -> PathBuf {
         self.ca.as_ref().expect("an origin with TLS").path()
     }
 
-    /// Shows a certificate of another CA from now on. Connections that are open stay. The former CA.
+    /// Uses a certificate of another CA for new connections. Returns the former CA.
     pub fn move_to(&mut self, ca: Ca) -> Option<Ca> {
         let leaf = ca.issue(&["localhost", &self.address.ip().to_string()]);
         let config = super::tls::server_config(&leaf);
@@ -180,9 +180,9 @@ impl Origin {
         self.ca.replace(ca)
     }
 
-    // ---- what is there ----
+    // ---- contents ----
 
-    /// Puts a blob into a repository; its digest.
+    /// Adds a blob to a repository; returns its digest.
     pub fn push_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> String {
         self.shared
             .state()
@@ -190,13 +190,13 @@ impl Origin {
             .push_blob(repository, bytes.into())
     }
 
-    /// Puts a blob under a digest of the caller's choice, right or wrong.
+    /// Adds a blob under any digest, right or wrong.
     pub fn push_blob_as(&self, repository: &str, digest: &str, bytes: impl Into<Bytes>) {
         let mut state = self.shared.state();
         state.content.push_blob_as(repository, digest, bytes.into());
     }
 
-    /// Puts a manifest into a repository, and a tag on it if one is given; its digest.
+    /// Adds a manifest to a repository, and optionally a tag; returns its digest.
     pub fn push_manifest(
         &self,
         repository: &str,
@@ -210,7 +210,7 @@ impl Origin {
             .push_manifest(repository, tag, media_type, bytes.into())
     }
 
-    /// An OCI image of these layers, taken as they are.
+    /// Adds an OCI image of these layers.
     pub fn push_image(&self, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Image {
         self.shared
             .state()
@@ -218,7 +218,7 @@ impl Origin {
             .push_image(repository, tag, layers)
     }
 
-    /// An OCI index of images of the same repository.
+    /// Adds an OCI index of images of the same repository.
     pub fn push_index(&self, repository: &str, tag: &str, images: &[&Image]) -> Image {
         self.shared
             .state()
@@ -226,7 +226,7 @@ impl Origin {
             .push_index(repository, tag, images)
     }
 
-    /// An artifact that refers to `subject` and appears in its referrers.
+    /// Adds an artifact that refers to `subject` and appears in its referrers.
     pub fn push_referrer(&self, subject: &Image, artifact_type: &str, content: &[u8]) -> Image {
         let mut state = self.shared.state();
         state.content.push_referrer(subject, artifact_type, content)
@@ -237,8 +237,8 @@ impl Origin {
         self.shared.state().content.tag(repository, tag, digest);
     }
 
-    /// What a tag is for clients who accept the first schema only: named by `digest`, but there by its tag
-    /// alone, as registries make it up.
+    /// Sets the manifest of a tag for clients that accept schema 1 only. It is served by its tag only, as registries
+    /// generate it; `digest` is its name.
     pub fn convert(
         &self,
         repository: &str,
@@ -266,12 +266,12 @@ impl Origin {
         self.shared.state().content.delete_blob(repository, digest);
     }
 
-    /// Takes pushes and deletes from now on; a blob comes in the PUT that ends its upload.
+    /// Accepts pushes and deletes from now on; a blob is sent in the final PUT of its upload.
     pub fn take_pushes(&self) {
         self.shared.state().takes_pushes = true;
     }
 
-    // ---- how it misbehaves, and whom it lets in ----
+    // ---- faults and access control ----
 
     /// Adds a fault: `Fault::Gzip` everywhere, or `Fault::Gzip.on("GET", "*/blobs/*").times(1)`. Faults
     /// of different kinds add up; of the same kind the newest that applies wins.
@@ -279,12 +279,12 @@ impl Origin {
         self.shared.state().rules.add(rule.into())
     }
 
-    /// Takes one fault back. Requests being answered keep theirs.
+    /// Removes one fault. Running requests keep theirs.
     pub fn heal(&self, id: RuleId) {
         self.shared.state().rules.remove(id);
     }
 
-    /// Takes every fault back.
+    /// Removes all faults.
     pub fn heal_all(&self) {
         self.shared.state().rules = Rules::default();
     }
@@ -294,12 +294,12 @@ impl Origin {
         self.shared.state().rules.applied(id)
     }
 
-    /// Who is let in from now on; [`Auth::None`] at first.
+    /// Sets the access control; [`Auth::None`] at first.
     pub fn require(&self, auth: Auth) {
         self.shared.state().auth = auth;
     }
 
-    /// Changes the bearer rules while tokens are out.
+    /// Changes the bearer rules while tokens are valid.
     #[track_caller]
     pub fn change_bearer(&self, change: impl FnOnce(&mut Bearer)) {
         match &mut self.shared.state().auth {
@@ -308,14 +308,14 @@ impl Origin {
         }
     }
 
-    /// Makes every token that is out invalid.
+    /// Revokes all tokens.
     pub fn revoke_tokens(&self) {
         self.change_bearer(Bearer::revoke);
     }
 
-    // ---- what it saw ----
+    // ---- recorded requests ----
 
-    /// How many requests have come for a method and path (patterns).
+    /// The number of requests for a method and path (patterns).
     pub fn count(&self, method: &str, path: &str) -> usize {
         let state = self.shared.state();
         let matching = state.requests.iter().filter(|r| r.matches(method, path));
@@ -341,14 +341,14 @@ impl Origin {
         matching.map(|request| request.sent).sum()
     }
 
-    /// Forgets the requests so far; counting starts again.
+    /// Clears the recorded requests; counting restarts.
     pub fn clear_requests(&self) {
         let mut state = self.shared.state();
         state.forgotten += state.requests.len();
         state.requests.clear();
     }
 
-    /// Waits until a method and path (patterns) have been asked `n` times.
+    /// Waits for `n` requests for a method and path (patterns).
     #[track_caller]
     pub fn wait_for(&self, method: &str, path: &str, n: usize) {
         super::until(&format!("{n} × {method} {path} upstream"), || {
@@ -366,9 +366,9 @@ impl Origin {
         self.shared.state().connections
     }
 
-    /// Waits until nothing has been asked for `quiet`, to say that something causes no request at all.
+    /// Waits until no request has come for `quiet`, to prove that something causes none.
     pub fn settle(&self, quiet: Duration) {
-        super::until("the origin to be left alone", || {
+        super::until("the requests to the origin to end", || {
             let state = self.shared.state();
             state
                 .requests

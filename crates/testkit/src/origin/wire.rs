@@ -133,7 +133,7 @@ pub struct Request {
 }
 
 impl Connection {
-    /// The next request; `None` at the end of the connection or of its patience with nonsense.
+    /// The next request; `None` at the end of the connection or for malformed input.
     pub async fn request(&mut self) -> Option<Request> {
         let end = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {

@@ -31,7 +31,7 @@ async function session() {
         // Where nothing can be searched there may still be something to pull.
         found.search = await ask('search', { term: name.split('/').pop() })
             .catch((error) => ({ refused: error.statusCode || error.message }));
-        // Without patience: a refusal is not asked for again.
+        // Without retries.
         found.images = await ask('listRepoImgs', { retry: false });
         found.tags = await ask('listRepoTags');
         found.id = await ask('getImgId', { tag });
@@ -58,6 +58,6 @@ session().catch((error) => {
     found.refused = [step, error.statusCode || error.message];
 }).then(() => {
     console.log(JSON.stringify(found));
-    // Its connections would be kept for a while.
+    // It would keep its connections open.
     process.exit(0);
 });
