@@ -128,7 +128,7 @@ impl V1Registry {
                 let (shared, number) = (shared.clone(), count.fetch_add(1, Ordering::SeqCst));
                 let (stop, waker) = (stop.clone(), waker.clone());
                 std::thread::spawn(move || {
-                    connection::serve(&stream, &shared, &waker, &stop, number)
+                    connection::serve(&stream, &shared, &waker, &stop, number);
                 });
             }
         });
