@@ -24,7 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench import cold, hits, instructions, large, latency, memory, page, pushes, servers  # noqa: E402
 from bench.figures import Bench, Group, Target  # noqa: E402
-from bench.processes import Failed  # noqa: E402
+from bench.processes import Failed, stop_all  # noqa: E402
 
 GROUPS = {
     "instructions": instructions.run,
@@ -62,6 +62,7 @@ def groups_of(bench, names):
             if not isinstance(failure, Failed):
                 traceback.print_exc()
             print(f"{name} FAILED: {failure}", file=sys.stderr)
+            stop_all()
             results.append(Group(name, [], [Target(f"{name} can be measured", "no", False)], f"It failed: {failure}\n"))
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return results
@@ -110,6 +111,7 @@ def main(arguments):
         print(failure, file=sys.stderr)
         return 1
     finally:
+        stop_all()
         # Much faster than shutil.rmtree for a million files.
         os.spawnvp(os.P_WAIT, "rm", ["rm", "-rf", str(root)])
     return int(any(not target.met for result in results for target in result.targets))

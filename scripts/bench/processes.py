@@ -73,7 +73,11 @@ class Server:
     `urls` maps the schemes that it serves to their base URLs. Leaving the context ends it.
     """
 
+    # Every server of this run.
+    servers = []
+
     def __init__(self, name, parent, folder=None):
+        Server.servers.append(self)
         self.name = name
         self.urls = {}
         self.processes = []
@@ -140,6 +144,12 @@ class Server:
         self.stop()
         # A cold server's store is not needed any more, and there are many of them.
         subprocess.run(["rm", "-rf", str(self.folder)], check=False)
+
+
+def stop_all():
+    """Ends what a failure, or the end of this program, has left running."""
+    for server in Server.servers:
+        server.stop()
 
 
 def accepts(port):
