@@ -16,12 +16,12 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     let repository = repository.or(context.v1.repository.as_ref());
     let cache = sent.map(|sent| sent.cache);
     let upstream = match target {
-        Some(target) if cache.is_some_and(|cache| cache.forward.is_some()) => {
+        Some(target) if cache.is_some_and(|cache| cache.forwarded().is_some()) => {
             gateway.state.mirror.upstream_of(&target.name.registry)
         }
         _ => "-",
     };
-    let cache = cache.map(|cache| cache.to_string());
+    let cache = cache.map(|cache| cache.parameters().to_string());
     tracing::info!(
         target: "access",
         client = session.client_addr().unwrap_or_else(|| "-".to_owned()),
@@ -33,7 +33,7 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
         status = sent.map_or(0, |sent| sent.status.as_u16()),
         bytes = session.bytes_sent(),
         ms = telemetry::ms(context.started),
-        cache = cache.as_deref().map_or("-", |cache| cache.trim_start_matches("roadstead; ")),
+        cache = cache.as_deref().unwrap_or("-"),
         upstream,
     );
 }

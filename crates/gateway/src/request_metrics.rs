@@ -5,7 +5,7 @@ use pingora_http::RequestHeader;
 use super::context::RequestContext;
 use super::session::Session;
 use mirror::Stale;
-use oci::cache_status::{CacheStatus, Forward};
+use oci::cache_status::{CacheOutcome, CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
 
 /// Counts an answer with a blob.
@@ -30,8 +30,8 @@ pub fn stale(stale: Option<Stale>) {
 
 fn answer(cache: CacheStatus) -> Answer {
     Answer {
-        hit: cache.is_from_store(),
-        coalesced: cache.collapsed,
+        hit: cache.outcome() == CacheOutcome::Hit,
+        coalesced: cache.is_collapsed(),
     }
 }
 
@@ -51,8 +51,8 @@ pub fn ended(session: &Session, context: &RequestContext) {
         received: session.bytes_received(),
         sent: session.bytes_sent(),
     };
-    let passed = sent.is_some_and(|sent| sent.cache.forward == Some(Forward::Bypass));
-    let kind = match (status, passed) {
+    let bypassed = sent.is_some_and(|sent| sent.cache.forwarded() == Some(Forward::Bypass));
+    let kind = match (status, bypassed) {
         (Some(200 | 206), false) => resource(request.uri.path()).content(),
         _ => None,
     };

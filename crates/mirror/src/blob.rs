@@ -183,7 +183,8 @@ impl Mirror {
                 let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
-                    .claimed()
+                    .detail("claimed")
+                    .from_store()
             };
             return Ok(BlobAnswer::stored(blob, cache));
         }

@@ -183,7 +183,9 @@ impl Mirror {
             MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
         };
         let upstream = origin.upstream().map_err(refused)?;
-        let cache = CacheStatus::forward(Forward::Stale).detail("revalidated");
+        let cache = CacheStatus::forward(Forward::Stale)
+            .detail("revalidated")
+            .from_store();
         // The pointer is not stored; the question only tells whether the tag was written meanwhile.
         let question = records.ask(&store::TagKey::new(registry, repository, class, tag));
         match upstream.manifest_head(repository, &reference, class).await {

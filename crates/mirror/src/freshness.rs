@@ -57,7 +57,9 @@ impl StaleReason {
 
 impl Stale {
     pub(super) const fn cache_status(self) -> CacheStatus {
-        CacheStatus::forward(Forward::Stale).detail(self.reason.as_str())
+        CacheStatus::forward(Forward::Stale)
+            .detail(self.reason.as_str())
+            .from_store()
     }
 }
 
@@ -67,7 +69,9 @@ impl Freshness {
         let cache = match self {
             Self::Fresh { left } => CacheStatus::HIT.ttl(left.as_secs()),
             Self::FromPeer => CacheStatus::HIT.detail("bucket"),
-            Self::Revalidated => CacheStatus::forward(Forward::Stale).detail("revalidated"),
+            Self::Revalidated => CacheStatus::forward(Forward::Stale)
+                .detail("revalidated")
+                .from_store(),
             Self::Moved => CacheStatus::forward(Forward::Stale)
                 .stored()
                 .detail("moved"),

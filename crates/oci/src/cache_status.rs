@@ -1,6 +1,6 @@
 //! The `Cache-Status` response field (RFC 9211).
 
-use std::fmt;
+use std::{fmt, mem};
 
 /// Why a request went forward (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,74 +13,87 @@ pub enum Forward {
     Bypass,
 }
 
-/// Where the bytes of a forwarded request came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Bytes {
-    #[default]
-    AsForwarded,
-    /// They were stored; only the repository's claim to them was checked upstream.
-    Stored,
+impl Forward {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::UriMiss => "uri-miss",
+            Self::Stale => "stale",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// How the gateway handled a request (RFC 9211 §2.1, §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handling {
+    /// Answered from the store, without the upstream.
+    Hit,
+    Forwarded(Forward),
+    /// The gateway generated the response without a look-up.
+    Generated,
+}
+
+/// Whether the store had the content of a response, revalidated or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOutcome {
+    Hit,
+    Miss,
 }
 
 /// One cache's member of the field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// Absent, with [`CacheStatus::hit`] unset: the gateway generated the response.
-    pub forward: Option<Forward>,
-    pub hit: bool,
-    /// The response is being stored.
-    pub stored: bool,
-    /// It shared the upstream request of another client.
-    pub collapsed: bool,
-    /// Remaining freshness in seconds.
-    pub ttl: Option<u64>,
-    pub detail: Option<&'static str>,
-    bytes: Bytes,
+    handling: Handling,
+    outcome: CacheOutcome,
+    stored: bool,
+    collapsed: bool,
+    ttl: Option<u64>,
+    detail: Option<&'static str>,
 }
+
+/// The parameters of a [`CacheStatus`], without the cache's name.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters(CacheStatus);
 
 impl CacheStatus {
     pub const HIT: Self = Self {
-        hit: true,
-        forward: None,
+        handling: Handling::Hit,
+        outcome: CacheOutcome::Hit,
         stored: false,
         collapsed: false,
         ttl: None,
         detail: None,
-        bytes: Bytes::AsForwarded,
     };
 
     /// A response that the gateway generated without a look-up.
     pub const fn own(detail: &'static str) -> Self {
         Self {
-            hit: false,
+            handling: Handling::Generated,
+            outcome: CacheOutcome::Miss,
             detail: Some(detail),
             ..Self::HIT
         }
     }
 
+    /// A forwarded request, whose content the store did not have.
     pub const fn forward(forward: Forward) -> Self {
         Self {
-            hit: false,
-            forward: Some(forward),
+            handling: Handling::Forwarded(forward),
+            outcome: CacheOutcome::Miss,
             ..Self::HIT
         }
     }
 
-    /// Whether the bytes came from the store, revalidated or not.
-    pub fn is_from_store(&self) -> bool {
-        let confirmed = self.forward == Some(Forward::Stale) && !self.stored;
-        self.hit || confirmed || self.bytes == Bytes::Stored
-    }
-
-    /// The bytes were stored; only the repository's claim to them was checked upstream.
+    /// The store had the content; the request went forward for the right to it or for its freshness.
     #[must_use]
-    pub const fn claimed(self) -> Self {
+    pub const fn from_store(self) -> Self {
         Self {
-            bytes: Bytes::Stored,
-            ..self.detail("claimed")
+            outcome: CacheOutcome::Hit,
+            ..self
         }
     }
 
+    /// The response is being stored.
     #[must_use]
     pub const fn stored(self) -> Self {
         Self {
@@ -89,31 +102,18 @@ impl CacheStatus {
         }
     }
 
+    /// `collapsed`: it shared the upstream request of another client.
     #[must_use]
     pub const fn collapsed(self, collapsed: bool) -> Self {
         Self { collapsed, ..self }
     }
 
+    /// Adds the remaining freshness in seconds.
     #[must_use]
     pub const fn ttl(self, seconds: u64) -> Self {
         Self {
             ttl: Some(seconds),
             ..self
-        }
-    }
-
-    /// Whether no upstream was asked.
-    pub const fn is_hit(&self) -> bool {
-        self.hit
-    }
-
-    /// Combines two look-ups of one response: the second wins if the first is a hit and the second is not.
-    #[must_use]
-    pub const fn or(self, second: Self) -> Self {
-        if self.hit && !second.hit {
-            second
-        } else {
-            self
         }
     }
 
@@ -124,32 +124,67 @@ impl CacheStatus {
             ..self
         }
     }
+
+    /// Combines two look-ups of one response: the second wins if the first is a hit and the second is not.
+    #[must_use]
+    pub const fn or(self, second: Self) -> Self {
+        match (self.handling, second.handling) {
+            (Handling::Hit, Handling::Forwarded(_) | Handling::Generated) => second,
+            _ => self,
+        }
+    }
+
+    pub const fn outcome(&self) -> CacheOutcome {
+        self.outcome
+    }
+
+    /// Why the request went forward, if it did.
+    pub const fn forwarded(&self) -> Option<Forward> {
+        match self.handling {
+            Handling::Forwarded(forward) => Some(forward),
+            Handling::Hit | Handling::Generated => None,
+        }
+    }
+
+    pub const fn is_collapsed(&self) -> bool {
+        self.collapsed
+    }
+
+    pub const fn parameters(self) -> Parameters {
+        Parameters(self)
+    }
 }
 
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("roadstead")?;
-        if self.hit {
-            f.write_str("; hit")?;
+        write!(f, "roadstead; {}", self.parameters())
+    }
+}
+
+impl fmt::Display for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(status) = self;
+        let mut separator = "";
+        let mut parameter = |text: fmt::Arguments<'_>| {
+            f.write_str(mem::replace(&mut separator, "; "))?;
+            f.write_fmt(text)
+        };
+        match status.handling {
+            Handling::Hit => parameter(format_args!("hit"))?,
+            Handling::Forwarded(forward) => parameter(format_args!("fwd={}", forward.as_str()))?,
+            Handling::Generated => {}
         }
-        if let Some(forward) = self.forward {
-            f.write_str(match forward {
-                Forward::UriMiss => "; fwd=uri-miss",
-                Forward::Stale => "; fwd=stale",
-                Forward::Bypass => "; fwd=bypass",
-            })?;
+        if status.stored {
+            parameter(format_args!("stored"))?;
         }
-        if self.stored {
-            f.write_str("; stored")?;
+        if status.collapsed {
+            parameter(format_args!("collapsed"))?;
         }
-        if self.collapsed {
-            f.write_str("; collapsed")?;
+        if let Some(ttl) = status.ttl {
+            parameter(format_args!("ttl={ttl}"))?;
         }
-        if let Some(ttl) = self.ttl {
-            write!(f, "; ttl={ttl}")?;
-        }
-        if let Some(detail) = self.detail {
-            write!(f, "; detail={detail}")?;
+        if let Some(detail) = status.detail {
+            parameter(format_args!("detail={detail}"))?;
         }
         Ok(())
     }
@@ -160,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members() {
+    fn members_render_in_field_order() {
         for (status, text) in [
             (CacheStatus::HIT, "roadstead; hit"),
             (CacheStatus::HIT.ttl(30), "roadstead; hit; ttl=30"),
@@ -189,6 +224,28 @@ mod tests {
             ),
         ] {
             assert_eq!(status.to_string(), text);
+            let parameters = status.parameters().to_string();
+            assert_eq!(format!("roadstead; {parameters}"), text);
+        }
+    }
+
+    #[test]
+    fn outcome_follows_the_content() {
+        use CacheOutcome::{Hit, Miss};
+
+        let (miss, stale) = (
+            CacheStatus::forward(Forward::UriMiss),
+            CacheStatus::forward(Forward::Stale),
+        );
+        for (status, outcome) in [
+            (CacheStatus::HIT.ttl(30), Hit),
+            (CacheStatus::own("ping"), Miss),
+            (miss.stored(), Miss),
+            (miss.detail("claimed").from_store(), Hit),
+            (stale.stored().detail("moved"), Miss),
+            (stale.detail("revalidated").from_store(), Hit),
+        ] {
+            assert_eq!(status.outcome(), outcome, "{status}");
         }
     }
 }
