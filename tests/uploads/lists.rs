@@ -126,7 +126,7 @@ fn referrers_404_does_not_hide_the_repository() {
     }
 }
 
-/// A page that cannot be asked for here must not look like the last.
+/// A page whose link to the next is unusable must not look like the last.
 #[test]
 fn invalid_next_link_fails_the_list() {
     let (origin, gateway) = scene();

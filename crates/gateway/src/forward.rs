@@ -231,7 +231,7 @@ impl Gateway {
             }
             Err(_) if is_list(&pass.target.resource) => {
                 let refused =
-                    ErrorResponse::bad_gateway("the registry's next page cannot be asked for here");
+                    ErrorResponse::bad_gateway("the registry's link to the next page is unusable");
                 return Ok(respond::error(session, options, &refused).await?);
             }
             Ok(None) | Err(_) => {}

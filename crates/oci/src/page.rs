@@ -4,6 +4,8 @@
 //! Tags", "Listing Referrers"). `next_page` is Quay's cursor in `Link`. Clients send nothing else to lists, and
 //! other keys would only split the cache.
 
+use std::iter;
+
 use super::query::Query;
 use super::v2::Resource;
 
@@ -18,7 +20,7 @@ const CURSORS: [&str; 2] = ["last", "next_page"];
 /// Why a query selects no page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
-    #[error("n is the number of results wanted, a whole number")]
+    #[error("n is the maximum number of results, a whole number")]
     Number,
     #[error("{key} is longer than {most} bytes")]
     Long { key: &'static str, most: usize },
@@ -57,55 +59,68 @@ pub fn selection(resource: &Resource, query: &Query) -> Result<Query, PageError>
 pub struct NextPageError;
 
 /// The query that requests the next page of `resource`, from the lines of `Link`; `None` if this is the last
-/// page.
+/// page. The first usable link wins.
 ///
 /// # Errors
-/// [`NextPageError`] if there is a next page, but no cursor in its link: without one the list would look
+/// [`NextPageError`] if there is a next page, but no link to it has a cursor: without one the list would look
 /// complete, or never end.
 pub fn next<'a>(
     resource: &Resource,
     links: impl IntoIterator<Item = &'a str>,
 ) -> Result<Option<Query>, NextPageError> {
-    let Some(query) = next_query(links)? else {
-        return Ok(None);
-    };
-    let selected = selection(resource, &query).map_err(|_| NextPageError)?;
-    let begins = CURSORS.iter().any(|key| selected.value(key).is_some());
-    begins.then_some(Some(selected)).ok_or(NextPageError)
+    first_usable(links, |query| {
+        let selected = selection(resource, &query).ok()?;
+        let has_cursor = CURSORS.iter().any(|key| selected.value(key).is_some());
+        has_cursor.then_some(selected)
+    })
 }
 
 /// The whole query of the link to the next page; `None` if this is the last page. Scheme, host and path of the
-/// link are ignored.
+/// link are ignored. The first usable link wins.
 ///
 /// # Errors
-/// [`NextPageError`] if the query cannot be parsed.
+/// [`NextPageError`] if there is a next page, but no link to it has a query that can be parsed.
 pub fn next_query<'a>(
     links: impl IntoIterator<Item = &'a str>,
 ) -> Result<Option<Query>, NextPageError> {
-    let Some(url) = links.into_iter().find_map(next_url) else {
-        return Ok(None);
-    };
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    Query::parse(query).map(Some).map_err(|_| NextPageError)
+    first_usable(links, |query| (!query.is_empty()).then_some(query))
 }
 
-/// The target of the link with `rel="next"` in one line of `Link` (RFC 8288 §3).
-fn next_url(line: &str) -> Option<&str> {
-    let mut rest = line;
-    loop {
-        let (url, parameters) = rest.split_once('<')?.1.split_once('>')?;
-        let end = end_of_parameters(parameters);
-        let is_next = parameters[..end].split(';').any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
-            name.trim().eq_ignore_ascii_case("rel")
-                && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
-        });
-        if is_next {
-            return Some(url);
-        }
-        rest = &parameters[end..];
+/// The first query of a link to the next page that parses and that `usable` accepts.
+fn first_usable<'a>(
+    links: impl IntoIterator<Item = &'a str>,
+    usable: impl Fn(Query) -> Option<Query>,
+) -> Result<Option<Query>, NextPageError> {
+    let mut urls = links.into_iter().flat_map(next_urls).peekable();
+    if urls.peek().is_none() {
+        return Ok(None);
     }
+    let found = urls.find_map(|url| {
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        usable(Query::parse(query).ok()?)
+    });
+    found.map(Some).ok_or(NextPageError)
+}
+
+/// The targets of the links with `rel="next"` in one line of `Link` (RFC 8288 §3).
+fn next_urls(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    let links = iter::from_fn(move || {
+        let (url, parameters) = rest.split_once('<')?.1.split_once('>')?;
+        let (parameters, following) = parameters.split_at(end_of_parameters(parameters));
+        rest = following;
+        Some((url, parameters))
+    });
+    links.filter_map(|(url, parameters)| is_next(parameters).then_some(url))
+}
+
+fn is_next(parameters: &str) -> bool {
+    parameters.split(';').any(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+        name.trim().eq_ignore_ascii_case("rel")
+            && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
+    })
 }
 
 /// The end of one link's parameters: a comma outside quotes.
@@ -130,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_selects_a_page() {
+    fn query_keys_that_select_a_page() {
         let long = |key: &str, n: usize| format!("{key}={}", "a".repeat(n));
         for (resource, query, expected) in [
             (Resource::Tags, "n=5&last=a", Ok("?n=5&last=a".to_owned())),
@@ -170,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_next_page_is() {
+    fn next_page_from_links() {
         for (link, expected) in [
             (
                 "</v2/a/tags/list?last=x&n=5>; rel=\"next\"",
@@ -198,6 +213,14 @@ mod tests {
             ("<?page=2>; rel=next", Err(NextPageError)),
             ("<?last=a&last=b>; rel=next", Err(NextPageError)),
             ("<?last=%zz>; rel=next", Err(NextPageError)),
+            (
+                "<?last=%zz>; rel=next, <?last=b>; rel=next",
+                Ok(Some("?last=b")),
+            ),
+            (
+                "<?page=2>; rel=next, <?last=b>; rel=next",
+                Ok(Some("?last=b")),
+            ),
         ] {
             let found = next(&Resource::Tags, [link]);
             let found = found.map(|query| query.map(|query| query.render()));
@@ -207,12 +230,25 @@ mod tests {
                 "{link}"
             );
         }
-        let lines = ["<?last=a>; rel=prev", "<?last=b>; rel=next"];
-        let found = next(&Resource::Tags, lines).expect("a cursor");
-        assert_eq!(
-            found.map(|query| query.render()).as_deref(),
-            Some("?last=b")
-        );
+        for (lines, expected) in [
+            (
+                ["<?last=a>; rel=prev", "<?last=b>; rel=next"],
+                Ok(Some("?last=b")),
+            ),
+            (
+                ["<?last=%zz>; rel=next", "<?last=b>; rel=next"],
+                Ok(Some("?last=b")),
+            ),
+            (
+                ["<?last=%zz>; rel=next", "<?last=b>; rel=prev"],
+                Err(NextPageError),
+            ),
+        ] {
+            let render = |next: Option<Query>| next.map(|query| query.render());
+            let expected = expected.map(|next| next.map(str::to_owned));
+            assert_eq!(next(&Resource::Tags, lines).map(render), expected);
+            assert_eq!(next_query(lines).map(render), expected);
+        }
     }
 
     proptest! {

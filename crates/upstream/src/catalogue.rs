@@ -49,10 +49,9 @@ impl Upstream {
     }
 }
 
-/// The query of the next page. A link without a query that can be used ends the list.
+/// The query of the next page. Without a link that has a usable query the list ends.
 fn next_page<'a>(links: impl Iterator<Item = &'a str>) -> Option<Query> {
-    let query = next_query(links).ok()??;
-    (!query.is_empty()).then_some(query)
+    next_query(links).ok()?
 }
 
 #[cfg(test)]
