@@ -78,12 +78,12 @@ fn images_that_v1_cannot_express() {
         ("nested4", Err("nested too deep")),
         ("longest", Ok(124)),
         ("long", Err("125 layers")),
-        ("foreign", Err("kept elsewhere")),
+        ("foreign", Err("foreign layer")),
         ("odd", Err("application/x-iso")),
         ("artifact", Err("application/vnd.example")),
-        ("windows", Err("not there for linux/amd64")),
-        ("attested", Err("not there for linux/amd64")),
-        ("first", Err("first schema")),
+        ("windows", Err("not available for linux/amd64")),
+        ("attested", Err("not available for linux/amd64")),
+        ("first", Err("schema 1 manifest")),
     ] {
         let id = top(&gateway, "team/app", tag);
         let reply = ask(

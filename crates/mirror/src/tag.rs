@@ -56,7 +56,7 @@ impl Mirror {
         &self,
         request: TagRequest<'_>,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let class = request.class.asked_as();
+        let class = request.class.request_class();
         let answer = self.read_tag(TagRequest { class, ..request }).await?;
         if request.class == AcceptClass::NoList && is_index(&answer.media_type) {
             return self.default_image_of(request, answer).await;

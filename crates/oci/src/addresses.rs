@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_lead_to_the_internet() {
+    fn global_addresses() {
         for (address, global) in [
             ("127.0.0.1", false),
             ("10.1.2.3", false),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_one_customer() {
+    fn customer_networks() {
         for (address, expected) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),

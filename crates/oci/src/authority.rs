@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn default_ports_say_nothing() {
+    fn default_ports_are_ignored() {
         for (one, other, same) in [
             ("a", "A:443", true),
             ("a:80", "a", true),

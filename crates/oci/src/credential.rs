@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_of_helpers() {
+    fn credential_helper_output() {
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time");
         let told = |text: &str| {
             let answer = parse(text.as_bytes()).ok()?;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_printed() {
+    fn debug_output_redacts_the_secret() {
         let answer = parse(br#"{"Username":"me","Secret":"s3cret"}"#).expect("valid");
         assert_eq!(format!("{answer:?}"), r#"Answer("me", [redacted])"#);
     }

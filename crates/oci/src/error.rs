@@ -75,10 +75,10 @@ pub fn body(code: ErrorCode, message: &str) -> String {
 pub fn names(body: &[u8], code: ErrorCode) -> bool {
     #[derive(serde::Deserialize)]
     struct Body {
-        errors: Vec<Named>,
+        errors: Vec<CodedError>,
     }
     #[derive(serde::Deserialize)]
-    struct Named {
+    struct CodedError {
         code: String,
     }
     let body = serde_json::from_slice::<Body>(body);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_found_in_bodies() {
+    fn error_codes_in_bodies() {
         let unknown = |body: &str| names(body.as_bytes(), ErrorCode::NameUnknown);
         assert!(unknown(&body(ErrorCode::NameUnknown, "x")));
         let two = r#"{"errors":[{"code":"X","detail":{}},{"code":"NAME_UNKNOWN"}]}"#;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn body_escapes_what_it_quotes() {
+    fn body_escapes_its_message() {
         assert_eq!(
             body(ErrorCode::NameInvalid, "not \"a\"\n"),
             r#"{"errors":[{"code":"NAME_INVALID","message":"not \"a\"\n"}]}"#

@@ -276,7 +276,7 @@ mod tests {
         }
 
         #[test]
-        fn whoever_matches_one_name_overlaps(
+        fn patterns_that_match_one_name_overlap(
             a in "(\\*\\*|[ab*]|[ab]\\*)(/(\\*\\*|[ab*]|\\*[ab])){0,3}",
             b in "(\\*\\*|[ab*]|[ab]\\*)(/(\\*\\*|[ab*]|\\*[ab])){0,3}",
             name in "[ab]{1,2}(/[ab]{1,2}){0,3}",
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn overlap_is_as_brute_force_says() {
+    fn overlap_matches_brute_force() {
         let names = small_names();
         let words = ["**", "*", "a", "b", "a*", "*b", "ab"];
         let mut texts: Vec<String> = words.iter().map(ToString::to_string).collect();

@@ -34,7 +34,7 @@ impl AcceptClass {
     /// The class whose upstream request and pointer this one shares: a client that cannot read an index gets an
     /// image of it.
     #[must_use]
-    pub const fn asked_as(self) -> Self {
+    pub const fn request_class(self) -> Self {
         match self {
             Self::Full | Self::NoList => Self::Full,
             Self::Schema1 => Self::Schema1,
@@ -123,28 +123,28 @@ fn essence(media_type: &str) -> &str {
 /// The image of a list or index for a client that reads neither: the one for linux/amd64, as in the reference
 /// implementation.
 pub fn default_image(index: &[u8]) -> Option<Digest> {
-    let index: Index = serde_json::from_slice(index).ok()?;
-    let mut fitting = index.manifests.into_iter().filter(|child| {
+    let index: DefaultImageIndex = serde_json::from_slice(index).ok()?;
+    let mut matching = index.manifests.into_iter().filter(|child| {
         let platform = child.platform.as_ref();
         platform.is_some_and(|platform| platform.os == "linux" && platform.architecture == "amd64")
     });
-    fitting.next()?.digest.parse().ok()
+    matching.next()?.digest.parse().ok()
 }
 
 /// The parts of a list or index that the choice of an image needs.
 #[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Child>,
+struct DefaultImageIndex {
+    manifests: Vec<DefaultImageEntry>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Child {
+struct DefaultImageEntry {
     digest: String,
-    platform: Option<Platform>,
+    platform: Option<DefaultImagePlatform>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Platform {
+struct DefaultImagePlatform {
     #[serde(default)]
     architecture: String,
     #[serde(default)]
@@ -154,23 +154,23 @@ struct Platform {
 /// The parts of a manifest that a mirror reads.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Outline {
+struct ManifestSummary {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    subject: Option<Descriptor>,
+    subject: Option<SubjectDescriptor>,
     manifests: Option<serde::de::IgnoredAny>,
     config: Option<serde::de::IgnoredAny>,
 }
 
 /// A descriptor (image-spec, descriptor.md); unknown members are ignored.
 #[derive(Debug, Deserialize)]
-struct Descriptor {
+struct SubjectDescriptor {
     digest: String,
 }
 
-/// What a manifest's bytes say.
+/// The properties that a manifest's bytes state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct ManifestFacts {
     /// The media type that the body states or implies.
     pub media_type: Option<String>,
     /// The digest that the manifest refers to.
@@ -178,26 +178,26 @@ pub struct Facts {
 }
 
 /// Reads a manifest. Bytes that are no manifest give no facts; they are stored and served as opaque content.
-pub fn facts(bytes: &[u8]) -> Facts {
-    let Ok(outline) = serde_json::from_slice::<Outline>(bytes) else {
-        return Facts::default();
+pub fn facts(bytes: &[u8]) -> ManifestFacts {
+    let Ok(summary) = serde_json::from_slice::<ManifestSummary>(bytes) else {
+        return ManifestFacts::default();
     };
-    let guess = match outline {
-        Outline {
+    let guess = match summary {
+        ManifestSummary {
             schema_version: Some(1),
             ..
         } => Some(DOCKER_SCHEMA1_SIGNED),
-        Outline {
+        ManifestSummary {
             manifests: Some(_), ..
         } => Some(OCI_INDEX),
-        Outline {
+        ManifestSummary {
             config: Some(_), ..
         } => Some(OCI_MANIFEST),
         _ => None,
     };
-    Facts {
-        media_type: outline.media_type.or_else(|| guess.map(str::to_owned)),
-        subject: outline
+    ManifestFacts {
+        media_type: summary.media_type.or_else(|| guess.map(str::to_owned)),
+        subject: summary
             .subject
             .and_then(|subject| subject.digest.parse().ok()),
     }
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accept_classes_of_real_clients() {
+    fn accept_classes_of_clients() {
         let containerd = [format!(
             "{DOCKER_MANIFEST}, {DOCKER_LIST}, {OCI_MANIFEST}, {OCI_INDEX}, */*"
         )];
@@ -245,7 +245,7 @@ mod tests {
             format!(r#"{{"mediaType":"x/y","subject":{{"digest":"sha256:{hex}","size":1}}}}"#);
         assert_eq!(
             facts(subject.as_bytes()),
-            Facts {
+            ManifestFacts {
                 media_type: Some("x/y".into()),
                 subject: format!("sha256:{hex}").parse().ok()
             }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_image_of_an_index() {
+    fn default_image_of_an_index() {
         let hex = |c: &str| format!("sha256:{}", c.repeat(64));
         let child = |c: &str, os: &str, architecture: &str| {
             format!(
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_media_types() {
+    fn media_types_of_indexes_and_signed_manifests() {
         for (media_type, index, signed) in [
             (DOCKER_LIST, true, false),
             (OCI_INDEX, true, false),

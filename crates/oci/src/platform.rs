@@ -47,11 +47,11 @@ impl Platform {
         }
     }
 
-    /// Whether an image for `there` suits this platform. A platform without a variant accepts any.
-    fn takes(&self, there: &Self) -> bool {
-        self.os == there.os
-            && self.architecture == there.architecture
-            && (self.variant.is_none() || self.own_variant() == there.own_variant())
+    /// Whether an image for the platform `image` suits this platform. A platform without a variant accepts any.
+    fn accepts(&self, image: &Self) -> bool {
+        self.os == image.os
+            && self.architecture == image.architecture
+            && (self.variant.is_none() || self.own_variant() == image.own_variant())
     }
 
     /// The variant, or the default of the architecture.
@@ -120,12 +120,12 @@ impl FromStr for Platforms {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Index {
-    manifests: Vec<Child>,
+struct PlatformIndex {
+    manifests: Vec<PlatformEntry>,
 }
 
 #[derive(Deserialize)]
-struct Child {
+struct PlatformEntry {
     digest: String,
     platform: Option<Platform>,
 }
@@ -135,24 +135,26 @@ struct Child {
 ///
 /// # Errors
 /// The available platforms, if none matches.
-pub fn choose(index: &[u8], wanted: &Platforms) -> Result<Vec<Digest>, Vec<Platform>> {
-    let index: Index = serde_json::from_slice(index).unwrap_or_default();
+pub fn choose(index: &[u8], selected: &Platforms) -> Result<Vec<Digest>, Vec<Platform>> {
+    let index: PlatformIndex = serde_json::from_slice(index).unwrap_or_default();
     let children = index.manifests.into_iter();
     let children = children.filter_map(|child| Some((child.digest.parse().ok()?, child.platform)));
     let children: Vec<(Digest, Option<Platform>)> = children.collect();
-    let Platforms::Only(wanted) = wanted else {
+    let Platforms::Only(selected) = selected else {
         return Ok(children.into_iter().map(|(digest, _)| digest).collect());
     };
-    let fitting = children.iter().filter_map(|(digest, platform)| {
-        let platform = platform.as_ref().filter(|there| wanted.takes(there))?;
+    let matching = children.iter().filter_map(|(digest, platform)| {
+        let platform = platform.as_ref().filter(|image| selected.accepts(image))?;
         Some((platform.variant.is_some(), digest))
     });
-    if let Some((_, digest)) = fitting.min_by_key(|(varies, _)| *varies) {
+    if let Some((_, digest)) = matching.min_by_key(|(has_variant, _)| *has_variant) {
         return Ok(vec![*digest]);
     }
     // Builders add attestations to an index as images of an unknown platform.
-    let there = children.into_iter().filter_map(|(_, platform)| platform);
-    Err(there.filter(|there| there.os != "unknown").collect())
+    let available = children.into_iter().filter_map(|(_, platform)| platform);
+    Err(available
+        .filter(|platform| platform.os != "unknown")
+        .collect())
 }
 
 #[cfg(test)]
@@ -160,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn platforms_are_read() {
+    fn platforms_are_parsed() {
         for (text, expected) in [
             ("linux/amd64", Some("linux/amd64")),
             ("Linux/ARM/V7", Some("linux/arm/v7")),
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_chosen() {
+    fn platform_selection() {
         let digest = |n: char| format!("sha256:{}", n.to_string().repeat(64));
         let child = |n: char, platform: &str| {
             let platform = match platform.split('/').collect::<Vec<_>>()[..] {
@@ -205,7 +207,7 @@ mod tests {
             child('3', "linux/riscv64"),
         ];
         let index = format!(r#"{{"manifests":[{}]}}"#, children.join(","));
-        for (wanted, expected) in [
+        for (selected, expected) in [
             ("all", Some("abcdef123")),
             ("linux/amd64", Some("b")),
             ("linux/arm64", Some("a")),
@@ -217,14 +219,18 @@ mod tests {
             ("linux/arm64/v9", None),
             ("windows/amd64", None),
         ] {
-            let chosen = choose(index.as_bytes(), &wanted.parse().expect("a platform"));
+            let chosen = choose(index.as_bytes(), &selected.parse().expect("a platform"));
             let expected = expected.map(|names| names.chars().map(digest).collect());
             let named = |digests: Vec<Digest>| digests.iter().map(Digest::to_string).collect();
             match chosen {
-                Ok(chosen) => assert_eq!(Some(named(chosen)), expected, "{wanted}"),
-                Err(there) => {
-                    assert_eq!(expected, None::<Vec<String>>, "{wanted}");
-                    assert_eq!(there.len(), 7, "{wanted}: all but what is for none");
+                Ok(chosen) => assert_eq!(Some(named(chosen)), expected, "{selected}"),
+                Err(available) => {
+                    assert_eq!(expected, None::<Vec<String>>, "{selected}");
+                    assert_eq!(
+                        available.len(),
+                        7,
+                        "{selected}: all but the attestation and the one without a platform"
+                    );
                 }
             }
         }

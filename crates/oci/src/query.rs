@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_pairs_and_each_key_once() {
+    fn pair_limit_and_repeated_keys() {
         let query = |n: usize| {
             let pairs: Vec<String> = (0..n).map(|i| format!("k{i}=1")).collect();
             Query::parse(&pairs.join("&")).map(|query| query.keys().count())

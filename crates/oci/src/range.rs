@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_numbers() {
+    fn largest_numbers() {
         let most = u64::MAX;
         let parts = vec![span(0, 1), span(most - 1, most)];
         assert_eq!(selected("bytes=0-0,-1", most), Selection::Parts(parts));

@@ -7,17 +7,17 @@ use super::digest::Digest;
 /// The lists of all schemas; each schema has some of them.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Lists {
-    config: Option<Descriptor>,
-    layers: Vec<Descriptor>,
-    manifests: Vec<Descriptor>,
-    blobs: Vec<Descriptor>,
+struct ReferenceLists {
+    config: Option<ReferenceDescriptor>,
+    layers: Vec<ReferenceDescriptor>,
+    manifests: Vec<ReferenceDescriptor>,
+    blobs: Vec<ReferenceDescriptor>,
     #[serde(rename = "fsLayers")]
     fs_layers: Vec<FsLayer>,
 }
 
 #[derive(Deserialize)]
-struct Descriptor {
+struct ReferenceDescriptor {
     digest: String,
     size: Option<u64>,
     #[serde(default)]
@@ -41,35 +41,35 @@ struct FsLayer {
 
 /// Every digest that a manifest refers to, except its subject. Invalid manifests refer to nothing.
 pub fn references(manifest: &[u8]) -> Vec<Digest> {
-    let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
+    let lists: ReferenceLists = serde_json::from_slice(manifest).unwrap_or_default();
     let descriptors = lists
         .config
         .into_iter()
         .chain(lists.layers)
         .chain(lists.manifests)
         .chain(lists.blobs);
-    let named = descriptors.map(|descriptor| descriptor.digest);
-    let named = named.chain(lists.fs_layers.into_iter().map(|layer| layer.blob_sum));
-    named.filter_map(|digest| digest.parse().ok()).collect()
+    let digests = descriptors.map(|descriptor| descriptor.digest);
+    let digests = digests.chain(lists.fs_layers.into_iter().map(|layer| layer.blob_sum));
+    digests.filter_map(|digest| digest.parse().ok()).collect()
 }
 
 /// The blobs of an image, each once, in order. Foreign layers, which have URLs of their own and may be missing
 /// from the registry, are left out.
 pub fn parts(manifest: &[u8]) -> Vec<BlobReference> {
-    let lists: Lists = serde_json::from_slice(manifest).unwrap_or_default();
+    let lists: ReferenceLists = serde_json::from_slice(manifest).unwrap_or_default();
     let descriptors = lists
         .config
         .into_iter()
         .chain(lists.layers)
         .chain(lists.blobs);
-    let here = descriptors.filter(|descriptor| descriptor.urls.is_empty());
-    let named = here.map(|descriptor| (descriptor.digest, descriptor.size));
-    let old = lists
+    let distributable = descriptors.filter(|descriptor| descriptor.urls.is_empty());
+    let digests = distributable.map(|descriptor| (descriptor.digest, descriptor.size));
+    let schema1 = lists
         .fs_layers
         .into_iter()
         .map(|layer| (layer.blob_sum, None));
     let mut parts: Vec<BlobReference> = Vec::new();
-    for (digest, size) in named.chain(old) {
+    for (digest, size) in digests.chain(schema1) {
         let Ok(digest) = digest.parse() else { continue };
         if parts.iter().all(|known| known.digest != digest) {
             parts.push(BlobReference { digest, size });
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_every_schema() {
+    fn blobs_of_every_schema() {
         let digest = |n: char| format!("sha256:{}", n.to_string().repeat(64));
         for (text, expected) in [
             (

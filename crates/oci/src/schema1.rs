@@ -78,21 +78,21 @@ mod tests {
     /// Signs as the reference implementation does.
     fn sign(payload: &str) -> String {
         let body = payload.trim_end().strip_suffix('}').expect("an object");
-        let kept = body.trim_end();
-        let tail = &payload[kept.len()..];
+        let body_text = body.trim_end();
+        let tail = &payload[body_text.len()..];
         let protected = format!(
             r#"{{"formatLength":{},"formatTail":"{}","time":"2015-01-01T00:00:00Z"}}"#,
-            kept.len(),
+            body_text.len(),
             URL_SAFE_NO_PAD.encode(tail)
         );
         let protected = URL_SAFE_NO_PAD.encode(protected);
         format!(
-            "{kept},\n   \"signatures\": [\n      {{\n         \"header\": {{\"alg\": \"ES256\"}},\n         \"signature\": \"xyz\",\n         \"protected\": \"{protected}\"\n      }}\n   ]\n}}"
+            "{body_text},\n   \"signatures\": [\n      {{\n         \"header\": {{\"alg\": \"ES256\"}},\n         \"signature\": \"xyz\",\n         \"protected\": \"{protected}\"\n      }}\n   ]\n}}"
         )
     }
 
     #[test]
-    fn the_payload_is_what_was_signed() {
+    fn digest_covers_the_signed_payload() {
         let payload_of = |text: &str| payload(text.as_bytes());
         for plain in [
             "{\n   \"schemaVersion\": 1,\n   \"name\": \"a\"\n}",

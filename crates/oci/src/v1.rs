@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_of_the_api() {
+    fn paths_outside_the_api() {
         let unknown = [
             "/v1".to_owned(),
             "/v1/".into(),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_answers_name() {
+    fn image_ids_in_answers() {
         let short = "0123456789abcdef";
         let list = format!(
             r#"[{{"id": "{}", "Tag": "1"}}, {{"id": 5}}, "{short}", null, "x"]"#,

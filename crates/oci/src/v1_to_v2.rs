@@ -127,8 +127,8 @@ fn config(chain: &[ChainEntry<'_>]) -> Value {
     }
     // The defaults of registries.
     for (key, usual) in [("architecture", "amd64"), ("os", "linux")] {
-        let said = config.get(key).and_then(Value::as_str);
-        if said.is_none_or(str::is_empty) {
+        let value = config.get(key).and_then(Value::as_str);
+        if value.is_none_or(str::is_empty) {
             config.insert(key.to_owned(), usual.into());
         }
     }
@@ -146,14 +146,14 @@ fn history(image: &ChainEntry<'_>) -> Value {
     let description = image.description;
     let mut history = Map::new();
     let text = |key: &str| description.get(key)?.as_str().filter(|it| !it.is_empty());
-    for (key, said) in [
+    for (key, value) in [
         ("created", created(description)),
         ("author", text("author").map(str::to_owned)),
         ("comment", text("comment").map(str::to_owned)),
         ("created_by", created_by(description)),
     ] {
-        if let Some(said) = said {
-            history.insert(key.to_owned(), said.into());
+        if let Some(value) = value {
+            history.insert(key.to_owned(), value.into());
         }
     }
     if image.layer.is_empty {
@@ -164,9 +164,9 @@ fn history(image: &ChainEntry<'_>) -> Value {
 
 /// The creation time, unchanged; `None` if it is no valid time, on which clients fail.
 fn created(description: &Map<String, Value>) -> Option<String> {
-    let said = description.get("created")?.as_str()?;
-    OffsetDateTime::parse(said, &Rfc3339).ok()?;
-    Some(said.to_owned())
+    let value = description.get("created")?.as_str()?;
+    OffsetDateTime::parse(value, &Rfc3339).ok()?;
+    Some(value.to_owned())
 }
 
 /// The command that created the image.
@@ -237,7 +237,7 @@ mod tests {
 
     /// The digest of a converted image must never change.
     #[test]
-    fn an_image_has_one_digest_everywhere() {
+    fn converted_image_has_a_stable_digest() {
         let described = [ROOT, MIDDLE, TOP].map(described);
         let layers = [layer("1", false), layer("2", true), layer("3", false)];
         let chain: Vec<ChainEntry<'_>> = described
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptions_of_the_image_and_of_others() {
+    fn descriptions_must_match_id_and_parent() {
         let (a, b) = (id("a"), id("b"));
         let (is_root, has_parent) = (
             format!(r#"{{"id":"{a}","parent":""}}"#),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever order a description is written in, and whatever is in it.
+        /// The order of a description's members does not change the converted image.
         #[test]
         fn order_does_not_matter(words in proptest::collection::vec("[a-z]{1,6}", 1..8)) {
             let mut words = words;

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_read_from_the_right() {
+    fn paths_are_parsed_from_the_right() {
         let digest: Digest = DIGEST.parse().expect("valid");
         let latest = || Resource::Manifest("latest".parse().expect("valid"));
         assert_eq!(path("/v2"), Ok(Path::Base));

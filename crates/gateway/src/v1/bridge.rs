@@ -26,7 +26,7 @@ impl From<BridgeError> for Failure {
             BridgeError::Mirror(error) => return Self::Mirror(error.clone()),
             BridgeError::Image(_) => StatusCode::NOT_FOUND,
             BridgeError::Archive(_) => StatusCode::BAD_GATEWAY,
-            BridgeError::Keep(_) => StatusCode::SERVICE_UNAVAILABLE,
+            BridgeError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         if status.is_server_error() {
             tracing::warn!(

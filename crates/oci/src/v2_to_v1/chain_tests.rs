@@ -45,7 +45,7 @@ fn ids(links: &[ChainImage]) -> Vec<ImageId> {
 }
 
 #[test]
-fn a_chain_is_what_its_layers_and_history_are() {
+fn chain_follows_layers_and_history() {
     let platform = ClientPlatform::default();
     let make = |named: &str, layers: &[&str], commands: &[&str]| {
         let (image, config) = image(layers, commands, &json!({}));
@@ -78,7 +78,7 @@ fn a_chain_is_what_its_layers_and_history_are() {
 }
 
 #[test]
-fn two_platforms_share_no_top() {
+fn platforms_have_distinct_top_ids() {
     let (image, config) = image(&["base", "one"], &["FROM", "RUN"], &json!({}));
     let of = |os: &str, architecture: &str| {
         let platform = ClientPlatform {
@@ -100,7 +100,7 @@ fn two_platforms_share_no_top() {
 }
 
 #[test]
-fn a_configuration_as_go_reads_it() {
+fn configuration_is_read_as_docker_reads_it() {
     let run = json!({
         "Cmd": ["/bin/sh"], "Entrypoint": null, "Env": ["A=1"], "Volumes": {"/data": {"x": 1}},
         "ExposedPorts": {"80/tcp": {}}, "Memory": 5, "MemorySwap": 1.5, "Tty": "yes",
@@ -123,14 +123,14 @@ fn a_configuration_as_go_reads_it() {
         "Memory": 5, "Labels": {"a": "b"}, "User": "me",
     });
     assert_eq!(json["config"], expected);
-    assert_eq!(json["container_config"], expected, "both are there");
+    assert_eq!(json["container_config"], expected, "both are set");
     let keys: BTreeSet<&str> = json
         .as_object()
         .expect("an object")
         .keys()
         .map(String::as_str)
         .collect();
-    let wanted = [
+    let expected = [
         "architecture",
         "author",
         "config",
@@ -140,7 +140,7 @@ fn a_configuration_as_go_reads_it() {
         "id",
         "os",
     ];
-    assert_eq!(keys, wanted.into_iter().collect());
+    assert_eq!(keys, expected.into_iter().collect());
     assert_eq!(json["created"], LONG_AGO);
 }
 

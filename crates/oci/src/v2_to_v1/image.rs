@@ -38,20 +38,20 @@ pub enum Compression {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Outline {
+struct ImageOutline {
     #[serde(default)]
     schema_version: u64,
     #[serde(default)]
     media_type: String,
-    config: Option<Descriptor>,
+    config: Option<ContentDescriptor>,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    layers: Vec<ContentDescriptor>,
     artifact_type: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+struct ContentDescriptor {
     #[serde(default)]
     media_type: String,
     digest: Digest,
@@ -65,7 +65,7 @@ impl ImageManifest {
     /// # Errors
     /// [`V2ToV1Error`] if a v1 client cannot use it.
     pub fn parse(manifest: &[u8]) -> Result<Self, V2ToV1Error> {
-        let outline: Outline =
+        let outline: ImageOutline =
             serde_json::from_slice(manifest).map_err(|_| V2ToV1Error::Manifest)?;
         let first = [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&&*outline.media_type);
         if first || outline.schema_version == 1 {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_by_their_types() {
+    fn layer_compression_by_media_type() {
         let oci = "application/vnd.oci.image";
         let docker = "application/vnd.docker.image.rootfs";
         let artifact = Some(V2ToV1Error::Artifact("application/x".into()));

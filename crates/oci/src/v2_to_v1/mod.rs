@@ -1,5 +1,5 @@
-//! Converts v2 images for v1 clients: to a chain of images with one layer each, whose ids and JSON are derived
-//! here. Pure.
+//! Converts v2 images for v1 clients: to a chain of images with one layer each, whose ids and JSON it
+//! derives. Pure.
 //!
 //! An id names the same content for ever, because a client that has it never fetches it again. The id of the
 //! top image is derived from the digest that its tag points at and from the platform, so resolving a tag costs
@@ -21,20 +21,20 @@ pub enum V2ToV1Error {
     Manifest,
     #[error("the configuration of the image cannot be read")]
     Config,
-    #[error("this is no container image but an artifact ({0})")]
+    #[error("this is an artifact ({0}), not a container image")]
     Artifact(String),
     #[error(
-        "the registry has this image in the first schema only, which is not served to clients of v1"
+        "the registry has only a schema 1 manifest of this image, which cannot be served to v1 clients"
     )]
     Schema1,
-    #[error("the image is not there for {0}")]
+    #[error("the image is not available for {0}")]
     Platform(ClientPlatform),
-    #[error("indexes are nested too deep in this image")]
+    #[error("the indexes of this image are nested too deep")]
     Nesting,
-    #[error("the image has {0} layers; clients of v1 can use {MAX_CHAIN} at most")]
+    #[error("the image has {0} layers; v1 clients can use {MAX_CHAIN} at most")]
     Layers(usize),
-    #[error("a layer of the image is kept elsewhere ({0}), and clients of v1 cannot be sent there")]
+    #[error("the image has a foreign layer ({0}), which v1 clients cannot download")]
     Foreign(String),
-    #[error("a layer of the image has a type that clients of v1 cannot read ({0})")]
+    #[error("a layer of the image has a type that v1 clients cannot read ({0})")]
     LayerType(String),
 }

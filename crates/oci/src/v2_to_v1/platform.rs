@@ -83,17 +83,17 @@ pub struct Candidate {
 }
 
 #[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Child>,
+struct CandidateIndex {
+    manifests: Vec<CandidateEntry>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Child {
+struct CandidateEntry {
     digest: Digest,
     #[serde(default)]
     media_type: String,
-    platform: Option<ChildPlatform>,
+    platform: Option<CandidatePlatform>,
     #[serde(default)]
     annotations: Option<serde_json::Map<String, serde_json::Value>>,
     #[serde(default)]
@@ -101,7 +101,7 @@ struct Child {
 }
 
 #[derive(Debug, Deserialize)]
-struct ChildPlatform {
+struct CandidatePlatform {
     #[serde(default)]
     architecture: String,
     #[serde(default)]
@@ -110,7 +110,7 @@ struct ChildPlatform {
     variant: Option<String>,
 }
 
-impl Child {
+impl CandidateEntry {
     /// Whether it is a companion of another image: an attestation, a signature.
     fn is_companion(&self) -> bool {
         let annotations = self.annotations.iter();
@@ -131,14 +131,14 @@ impl Child {
 /// # Errors
 /// [`V2ToV1Error::Manifest`] if the index is invalid, [`V2ToV1Error::Platform`] if it has nothing for the platform.
 pub fn choose(index: &[u8], platform: &ClientPlatform) -> Result<Vec<Candidate>, V2ToV1Error> {
-    let index: Index = serde_json::from_slice(index).map_err(|_| V2ToV1Error::Manifest)?;
+    let index: CandidateIndex = serde_json::from_slice(index).map_err(|_| V2ToV1Error::Manifest)?;
     let children = index
         .manifests
         .into_iter()
         .filter(|child| !child.is_companion());
-    let children: Vec<Child> = children.collect();
-    let silent = children.iter().filter(|child| child.platform.is_none());
-    let alone = silent.count() == 1;
+    let children: Vec<CandidateEntry> = children.collect();
+    let without_platform = children.iter().filter(|child| child.platform.is_none());
+    let is_sole = without_platform.count() == 1;
     let mut ranked: Vec<(usize, Candidate)> = Vec::new();
     for child in &children {
         let nested = is_index(&child.media_type);
@@ -147,7 +147,7 @@ pub fn choose(index: &[u8], platform: &ClientPlatform) -> Result<Vec<Candidate>,
                 platform.rank(own.variant.as_deref().unwrap_or_default())
             }
             None if nested => 1000,
-            None if alone => 2000,
+            None if is_sole => 2000,
             Some(_) | None => continue,
         };
         let candidate = Candidate {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_an_index() {
+    fn index_candidates_are_ranked() {
         let image = |name: &str, platform| child(name, OCI_MANIFEST, platform);
         let index = |name: &str, platform| child(name, OCI_INDEX, platform);
         let mut attestation = image("attestation", Some("linux/amd64"));

@@ -296,7 +296,7 @@ fn layer_chain(image: &V1Image) -> Option<LayerChain> {
 
 fn failed(error: io::Error) -> BridgeError {
     let error = match error.downcast::<CommitError>() {
-        Ok(error) => return BridgeError::Keep(Arc::new(error)),
+        Ok(error) => return BridgeError::Store(Arc::new(error)),
         Err(error) => error,
     };
     match error.downcast::<ReadError>() {

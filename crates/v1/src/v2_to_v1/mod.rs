@@ -58,8 +58,8 @@ pub enum BridgeError {
     Image(#[from] V2ToV1Error),
     #[error("a layer of the image cannot be unpacked")]
     Archive(#[source] Arc<std::io::Error>),
-    #[error("a layer of the image cannot be kept as clients of v1 can read it")]
-    Keep(#[source] Arc<CommitError>),
+    #[error("a layer of the image cannot be stored for v1 clients")]
+    Store(#[source] Arc<CommitError>),
 }
 
 /// An image as a v1 client sees it, with its ancestors.
