@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, record_extension};
 use access::Authenticator;
 use gateway::{
     Admission, AppState, Authority, AutoTls, Gateway, ListenerTls, Server, TlsError, TlsSettings,
@@ -112,7 +112,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // All of them before the first port is opened.
     let tls = config.listen.iter().map(|listen| certificates.of(listen));
     let tls = tls.collect::<Result<Vec<_>, _>>()?;
-    let mut store = Store::open(&config.store_settings())?;
+    let mut store = Store::open(&config.store_settings(), &[record_extension()])?;
     let bucket = config
         .bucket_settings()
         .map_err(|error| ServeError::Configuration(error.to_string()))?;

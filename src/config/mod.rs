@@ -53,6 +53,7 @@ pub use origin::{Origin, Scheme};
 pub use process::{Limits, Log, OldClients, Routing};
 pub use reference::reference;
 pub use registry::{Registry, Visibility};
+pub use settings::record_extension;
 pub use store::{MaxStale, Store};
 
 use ::access::{AccountsError, Htpasswd};

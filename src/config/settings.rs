@@ -12,13 +12,13 @@ use runtime::listen::{self, SocketMode};
 
 /// The records of the v1 API.
 #[cfg(feature = "v1")]
-fn record_extension() -> store::Extension {
+pub fn record_extension() -> store::Extension {
     v1::RECORDS
 }
 
 /// The v1 records that a build with the v1 API wrote: counted, and deleted once unused.
 #[cfg(not(feature = "v1"))]
-fn record_extension() -> store::Extension {
+pub fn record_extension() -> store::Extension {
     use store::ExtensionKind;
 
     static IMAGES: ExtensionKind = ExtensionKind {
@@ -47,7 +47,6 @@ impl Config {
                 .map(|registry| (Registry::new(&registry.name), registry.unused_ttl))
                 .collect(),
             scrub_every: self.store.scrub_every,
-            extensions: vec![record_extension()],
         }
     }
 

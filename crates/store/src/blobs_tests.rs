@@ -11,7 +11,7 @@ fn store_of(root: &Path, max_size: u64) -> Store {
         max_size,
         ..Settings::at(&root.join("store"))
     };
-    let store = Store::open(&settings).expect("a store");
+    let store = Store::open(&settings, &[]).expect("a store");
     store.scan();
     store
 }
@@ -137,15 +137,15 @@ fn a_second_process_and_an_unknown_version_are_refused() {
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let settings = Settings::at(folder.path());
-    let first = Store::open(&settings).expect("a fresh store");
+    let first = Store::open(&settings, &[]).expect("a fresh store");
     assert!(matches!(
-        Store::open(&settings),
+        Store::open(&settings, &[]),
         Err(OpenError::Locked { .. })
     ));
     drop(first);
     std::fs::write(folder.path().join("VERSION"), "2\n").expect("writable");
     assert!(matches!(
-        Store::open(&settings),
+        Store::open(&settings, &[]),
         Err(OpenError::Version { .. })
     ));
 }
@@ -243,7 +243,7 @@ fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
 #[test]
 fn room_is_waited_for_beside_the_runtime() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = Store::open(&Settings::at(folder.path())).expect("a store");
+    let store = Store::open(&Settings::at(folder.path()), &[]).expect("a store");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .build()

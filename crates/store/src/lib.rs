@@ -112,7 +112,7 @@ impl Store {
     ///
     /// # Errors
     /// When the folder cannot be written, is locked, or has a layout from the future.
-    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
+    pub fn open(settings: &Settings, extensions: &[Extension]) -> Result<Self, OpenError> {
         let root = &settings.path;
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -136,7 +136,6 @@ impl Store {
             ..settings.clone()
         }));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
-        let extensions = settings.extensions.clone();
         let kinds = extensions.iter().flat_map(|extension| extension.kinds);
         let kinds = kinds.copied().collect();
         let records = RecordStore::new(root, space.clone(), settings.persist_after(), kinds);
@@ -147,7 +146,7 @@ impl Store {
             bucket: None,
             root: root.clone(),
             retention: RetentionPolicy::new(settings),
-            extensions,
+            extensions: extensions.to_vec(),
             scrub_every: settings.scrub_every,
             _lock: lock,
         })

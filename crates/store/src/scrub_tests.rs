@@ -4,7 +4,7 @@ use super::*;
 use crate::Settings;
 
 fn open(root: &Path) -> Store {
-    let store = Store::open(&Settings::at(root)).expect("a store");
+    let store = Store::open(&Settings::at(root), &[]).expect("a store");
     store.scan();
     store
 }

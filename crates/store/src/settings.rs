@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use oci::name::Registry;
 
-use crate::extension::Extension;
-
 /// How much of the file system is left to others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MinFree {
@@ -29,8 +27,6 @@ pub struct Settings {
     pub unused_ttls: Vec<(Registry, Option<Duration>)>,
     /// Everything on disk is hashed again within this; `None`: never.
     pub scrub_every: Option<Duration>,
-    /// The kinds of records that other crates add.
-    pub extensions: Vec<Extension>,
 }
 
 impl Settings {
@@ -43,7 +39,6 @@ impl Settings {
             unused_ttl: None,
             unused_ttls: Vec::new(),
             scrub_every: None,
-            extensions: Vec::new(),
         }
     }
 

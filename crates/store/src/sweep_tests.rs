@@ -79,13 +79,12 @@ fn settings(root: &Path) -> Settings {
             (Registry::new("hub.example"), Some(30 * DAY)),
             (Registry::new("kept.example"), None),
         ],
-        extensions: vec![EXTENSION],
         ..Settings::at(root)
     }
 }
 
 fn store(root: &Path) -> Store {
-    let store = Store::open(&settings(root)).expect("a store");
+    let store = Store::open(&settings(root), &[EXTENSION]).expect("a store");
     store.scan();
     store
 }
@@ -291,11 +290,14 @@ async fn of_too_many_records_the_least_used_go() {
         file.set_modified(SystemTime::now()).expect("writable");
     }
     drop(first);
-    let store = Store::open(&Settings {
-        // A quarter of it is 32 records; the lock and VERSION have their blocks.
-        max_size: 130 * 4096,
-        ..settings(root)
-    });
+    let store = Store::open(
+        &Settings {
+            // A quarter of it is 32 records; the lock and VERSION have their blocks.
+            max_size: 130 * 4096,
+            ..settings(root)
+        },
+        &[EXTENSION],
+    );
     let store = store.expect("a store");
     store.scan();
     assert_eq!(store.space.excess_records(), 8);
@@ -372,11 +374,14 @@ async fn permanent_and_other_records_leave_each_other_room() {
         age(&root.join("permanent"), made_age * DAY);
         age(&root.join("repositories"), link_age * DAY);
         drop(first);
-        let small = Store::open(&Settings {
-            // A quarter of it is 32 records; the lock and VERSION have their blocks.
-            max_size: 130 * 4096,
-            ..settings(root)
-        });
+        let small = Store::open(
+            &Settings {
+                // A quarter of it is 32 records; the lock and VERSION have their blocks.
+                max_size: 130 * 4096,
+                ..settings(root)
+            },
+            &[EXTENSION],
+        );
         let store = small.expect("a store");
         store.scan();
         store.sweep(SystemTime::now());
@@ -395,10 +400,13 @@ async fn permanent_and_other_records_leave_each_other_room() {
 async fn of_too_many_permanent_records_those_that_lead_to_them_are_deleted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
-    let store = Store::open(&Settings {
-        max_size: 130 * 4096,
-        ..settings(root)
-    });
+    let store = Store::open(
+        &Settings {
+            max_size: 130 * 4096,
+            ..settings(root)
+        },
+        &[EXTENSION],
+    );
     let store = store.expect("a store");
     store.scan();
     let registry = Registry::new("kept.example");

@@ -185,10 +185,9 @@ impl World {
             max_size: self.max_size,
             min_free: MinFree::Bytes(0),
             unused_ttl: Some(Duration::from_secs(24 * 3600)),
-            extensions: vec![EXTENSION],
             ..Settings::at(self.root.path())
         };
-        let store = Store::open(&settings).expect("it opens whatever happened");
+        let store = Store::open(&settings, &[EXTENSION]).expect("it opens whatever happened");
         store.scan();
         store.trim();
         // Records of which there are too many now.

@@ -49,11 +49,8 @@ fn a_layer_can_be_had_in_the_store() {
         let parts: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
         let ids = registry.push_image("team/app", "1", &parts);
         let dir = testkit::temp_dir();
-        let store_settings = store::Settings {
-            extensions: vec![roadstead_v1::RECORDS],
-            ..store::Settings::at(dir.path())
-        };
-        let store = store::Store::open(&store_settings).expect("a store");
+        let store_settings = store::Settings::at(dir.path());
+        let store = store::Store::open(&store_settings, &[roadstead_v1::RECORDS]).expect("a store");
         let store = Arc::new(store);
         store.scan();
         let handle = testkit::http::runtime().handle().clone();

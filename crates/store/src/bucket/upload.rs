@@ -192,7 +192,7 @@ mod tests {
     async fn only_so_many_wait() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&crate::Settings::at(folder.path())).expect("a store");
+        let store = Store::open(&crate::Settings::at(folder.path()), &[]).expect("a store");
         let settings = Settings {
             name: "b".into(),
             prefix: String::new(),

@@ -37,7 +37,7 @@ fn repositories_are_the_folders_with_manifests() {
 #[tokio::test]
 async fn a_change_is_seen_by_the_next_list() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = Store::open(&crate::Settings::at(dir.path())).expect("a store");
+    let store = Store::open(&crate::Settings::at(dir.path()), &[]).expect("a store");
     store.scan();
     let (records, registry) = (&store.records, Registry::new("up.example"));
     let manifest = |name: &'static str, n: u8| {
@@ -88,7 +88,7 @@ async fn a_change_is_seen_by_the_next_list() {
 #[test]
 fn repositories_with_blobs_are_the_folders_with_blobs() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = Store::open(&crate::Settings::at(dir.path())).expect("a store");
+    let store = Store::open(&crate::Settings::at(dir.path()), &[]).expect("a store");
     let root = dir.path().join("repositories/up.example");
     for folder in ["team/blobs/_blobs", "team/app/_manifests"] {
         std::fs::create_dir_all(root.join(folder)).expect("writable");

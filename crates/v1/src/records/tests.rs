@@ -10,11 +10,7 @@ use store::{Settings, Store};
 
 /// A scanned store with the records of the v1 API.
 pub fn store_in(root: &Path) -> Store {
-    let settings = Settings {
-        extensions: vec![RECORDS],
-        ..Settings::at(root)
-    };
-    let store = Store::open(&settings).expect("a store");
+    let store = Store::open(&Settings::at(root), &[RECORDS]).expect("a store");
     store.scan();
     store
 }
