@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +10,10 @@ use std::time::SystemTime;
 
 use super::degraded::warn_degraded;
 use super::durable::create_folder;
-use super::layout::blob_path;
+use super::layout::{QUARANTINE, blob_path, digest_name};
 use super::open_file::OpenFile;
-use super::partials::{self, Note, Partials, Resumed};
+use super::partials::{Note, OpenPartial, Partials, Progress};
+use super::read::hash_to_end;
 use super::space::{Full, Reservation, Space, unix};
 use super::space::{Kind, LARGEST};
 use super::staged::{CommitError, StagedBlob};
@@ -76,7 +76,7 @@ impl Blobs {
             Some(known) if known.size != size.min(LARGEST) => false,
             Some(known) if known.verified => true,
             // What a link says may be wrong as well.
-            _ => expected.is_none_or(|expected| expected == size) || self.is_right(&file, digest),
+            _ => expected.is_none_or(|expected| expected == size) || self.is_intact(&file, digest),
         };
         if !right {
             drop(pin);
@@ -126,36 +126,23 @@ impl Blobs {
         Ok(Some(bytes))
     }
 
-    /// Whether a file has a digest. A disk that cannot be read says nothing against it.
-    fn is_right(&self, file: &File, digest: &Digest) -> bool {
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; 1 << 20];
-        let mut offset = 0;
-        loop {
-            match file.read_at(&mut buffer, offset) {
-                Ok(0) => break,
-                Ok(read) => {
-                    hasher.update(&buffer[..read]);
-                    offset += read as u64;
-                }
-                Err(_) => return true,
-            }
-        }
-        let right = hasher.finish() == *digest;
-        if right {
+    /// Whether a file has this digest, or cannot be read: a read error proves no damage.
+    fn is_intact(&self, file: &File, digest: &Digest) -> bool {
+        let Ok((hasher, _)) = hash_to_end(file, Hasher::new(digest.algorithm())) else {
+            return true;
+        };
+        let intact = hasher.finish() == *digest;
+        if intact {
             self.space.index(|index| index.verified(digest));
         }
-        right
+        intact
     }
 
     /// Takes a damaged blob out of service: the next pull fetches it anew. Its file stays for a week, unless
     /// its space is needed.
     pub(super) fn quarantine(&self, digest: &Digest) {
         let path = blob_path(&self.root, digest);
-        let aside = self
-            .root
-            .join("quarantine")
-            .join(partials::file_name(digest));
+        let aside = self.root.join(QUARANTINE).join(digest_name(digest));
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let moved = aside
             .parent()
@@ -321,7 +308,8 @@ impl Blobs {
             return Ok(None);
         };
         // Where that is too much, what comes passes through once the room is full.
-        let _ = resumed.reservation.grow_to(resumed.note.total.unwrap_or(0));
+        let total = resumed.progress.note.total.unwrap_or(0);
+        let _ = resumed.reservation.grow_to(total);
         let path = self.partials.path(digest);
         Ok(Some(StagedBlob::new(self, digest, path, resumed)))
     }
@@ -368,14 +356,16 @@ impl Blobs {
             }
             opened => opened?,
         };
-        let begun = Resumed {
+        let partial = OpenPartial {
             file: Arc::new(OpenFile::staged(file)),
-            hasher: Hasher::new(digest.algorithm()),
-            written: 0,
+            progress: Progress {
+                hasher: Hasher::new(digest.algorithm()),
+                written: 0,
+                note,
+            },
             reservation,
-            note,
         };
-        Ok(StagedBlob::new(self, digest, path, begun))
+        Ok(StagedBlob::new(self, digest, path, partial))
     }
 
     /// Keeps whole bytes that are in memory already: a manifest.

@@ -11,6 +11,8 @@ pub const BLOCK: u64 = 4096;
 pub const REPOSITORIES: &str = "repositories";
 /// The folder of unfinished downloads and of files that have no name yet.
 pub const PARTIALS: &str = "partials";
+/// The folder of damaged files.
+pub const QUARANTINE: &str = "quarantine";
 
 /// The path of a committed blob: `blobs/<alg>/<2>/<hex>`.
 pub fn blob_path(root: &Path, digest: &Digest) -> PathBuf {

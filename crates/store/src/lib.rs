@@ -75,7 +75,7 @@ pub use space::{Full, Reservation, Space};
 pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
 
-use layout::{BLOCK, PARTIALS, REPOSITORIES};
+use layout::{BLOCK, PARTIALS, QUARANTINE, REPOSITORIES};
 use retention::RetentionPolicy;
 
 /// The version of the layout on disk that this program writes.
@@ -122,7 +122,7 @@ impl Store {
             root.clone(),
             root.join("blobs"),
             root.join(PARTIALS),
-            root.join("quarantine"),
+            root.join(QUARANTINE),
             root.join(REPOSITORIES),
         ] {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
@@ -135,7 +135,7 @@ impl Store {
             max_size,
             ..settings.clone()
         }));
-        let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join("partials")))?;
+        let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join(PARTIALS)))?;
         let kinds = extensions.iter().flat_map(|extension| extension.kinds);
         let kinds = kinds.copied().collect();
         let records = RecordStore::new(root, space.clone(), settings.persist_after(), kinds);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::durable::write_atomic;
-use super::layout::BLOCK;
+use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
+use super::read::hash_to_end;
 use super::space::{Reservation, Space, WORTH};
 use oci::digest::{Digest, Hasher};
 
@@ -52,25 +53,30 @@ impl Note {
     }
 }
 
-/// A partial that this process began: how far it is hashed. Its file is closed, but for those who read it still.
+/// The bytes of a partial so far, and what is known of the rest.
 #[derive(Debug)]
-pub(super) struct Begun {
-    pub file: Weak<OpenFile>,
+pub(super) struct Progress {
+    /// Has hashed the written bytes.
     pub hasher: Hasher,
     pub written: u64,
-    /// Of what is on disk.
-    pub reservation: Reservation,
     pub note: Note,
 }
 
-/// A partial to go on with.
+/// A partial that this process parked. Its file is closed unless readers still have it open.
 #[derive(Debug)]
-pub(super) struct Resumed {
-    pub file: Arc<OpenFile>,
-    pub hasher: Hasher,
-    pub written: u64,
+pub(super) struct ParkedPartial {
+    pub file: Weak<OpenFile>,
+    pub progress: Progress,
+    /// Covers the bytes on disk.
     pub reservation: Reservation,
-    pub note: Note,
+}
+
+/// A partial whose file is open: new or resumed.
+#[derive(Debug)]
+pub(super) struct OpenPartial {
+    pub file: Arc<OpenFile>,
+    pub progress: Progress,
+    pub reservation: Reservation,
 }
 
 /// The folder of partials, and those that are not being filled.
@@ -85,7 +91,7 @@ pub(super) struct Partials {
 #[derive(Debug)]
 enum Parked {
     /// By this process.
-    Begun(Begun, SystemTime),
+    InMemory(ParkedPartial, SystemTime),
     /// By an earlier one.
     OnDisk {
         reservation: Reservation,
@@ -97,14 +103,14 @@ enum Parked {
 impl Parked {
     fn note(&self) -> &Note {
         match self {
-            Self::Begun(begun, _) => &begun.note,
+            Self::InMemory(partial, _) => &partial.progress.note,
             Self::OnDisk { note, .. } => note,
         }
     }
 
     fn since(&self) -> SystemTime {
         match self {
-            Self::Begun(_, since) | Self::OnDisk { since, .. } => *since,
+            Self::InMemory(_, since) | Self::OnDisk { since, .. } => *since,
         }
     }
 }
@@ -116,7 +122,7 @@ impl Partials {
     /// When the folder cannot be read.
     pub fn open(root: &Path, space: &Arc<Space>) -> io::Result<Self> {
         let partials = Self {
-            root: root.join("partials"),
+            root: root.join(PARTIALS),
             parked: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
@@ -144,12 +150,12 @@ impl Partials {
     }
 
     pub fn path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(file_name(digest))
+        self.root.join(digest_name(digest))
     }
 
     /// A file of its own for a body that is written whole: several may be written at once.
     pub fn path_of(&self, digest: &Digest, serial: u64) -> PathBuf {
-        self.root.join(format!("{}.{serial}", file_name(digest)))
+        self.root.join(format!("{}.{serial}", digest_name(digest)))
     }
 
     /// Notes what a later process needs in order to go on. A note takes one block: sources that are too many
@@ -165,9 +171,9 @@ impl Partials {
         write_atomic(&self.root, &note_path(&self.path(digest)), &json)
     }
 
-    pub fn park(&self, digest: Digest, begun: Begun) {
+    pub fn park(&self, digest: Digest, partial: ParkedPartial) {
         self.parked()
-            .insert(digest, Parked::Begun(begun, SystemTime::now()));
+            .insert(digest, Parked::InMemory(partial, SystemTime::now()));
     }
 
     /// Leaves what is being staged on disk from now on: a later process goes on with it.
@@ -188,15 +194,15 @@ impl Partials {
     ///
     /// # Errors
     /// When it cannot be read; it is gone then.
-    pub fn take(&self, digest: &Digest) -> io::Result<Option<Resumed>> {
+    pub fn take(&self, digest: &Digest) -> io::Result<Option<OpenPartial>> {
         // Not under the lock: hashing takes its time.
         let parked = self.parked().remove(digest);
         let resumed = match parked {
             None => return Ok(None),
-            Some(Parked::Begun(begun, _)) => self.reopened(digest, begun),
+            Some(Parked::InMemory(partial, _)) => self.reopen(digest, partial),
             Some(Parked::OnDisk {
                 reservation, note, ..
-            }) => self.hashed(digest, reservation, note),
+            }) => self.rehash(digest, reservation, note),
         };
         if resumed.is_err() {
             self.remove(digest);
@@ -204,49 +210,43 @@ impl Partials {
         resumed.map(Some)
     }
 
-    fn reopened(&self, digest: &Digest, begun: Begun) -> io::Result<Resumed> {
-        let Begun {
+    fn reopen(&self, digest: &Digest, parked: ParkedPartial) -> io::Result<OpenPartial> {
+        let ParkedPartial {
             file,
-            hasher,
-            written,
+            progress,
             reservation,
-            note,
-        } = begun;
+        } = parked;
         let file = match file.upgrade() {
             Some(file) => file,
             None => Arc::new(OpenFile::staged(self.open_partial(digest)?)),
         };
-        if file.metadata()?.len() != written {
-            // Something else wrote to it.
-            return self.hashed(digest, reservation, note);
+        if file.metadata()?.len() != progress.written {
+            // The file was changed by something else.
+            return self.rehash(digest, reservation, progress.note);
         }
-        Ok(Resumed {
+        Ok(OpenPartial {
             file,
-            hasher,
-            written,
+            progress,
             reservation,
-            note,
         })
     }
 
-    fn hashed(&self, digest: &Digest, reservation: Reservation, note: Note) -> io::Result<Resumed> {
+    fn rehash(
+        &self,
+        digest: &Digest,
+        reservation: Reservation,
+        note: Note,
+    ) -> io::Result<OpenPartial> {
         let file = self.open_partial(digest)?;
-        let mut hasher = Hasher::new(digest.algorithm());
-        let (mut written, mut buffer) = (0, vec![0; 1 << 20]);
-        loop {
-            let read = (&file).read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            written += read as u64;
-        }
-        Ok(Resumed {
+        let (hasher, written) = hash_to_end(&file, Hasher::new(digest.algorithm()))?;
+        Ok(OpenPartial {
             file: Arc::new(OpenFile::staged(file)),
-            hasher,
-            written,
+            progress: Progress {
+                hasher,
+                written,
+                note,
+            },
             reservation,
-            note,
         })
     }
 
@@ -284,14 +284,15 @@ impl Partials {
         let dropped = parked.remove(&oldest);
         drop(parked);
         self.remove(&oldest);
-        if let Some(Parked::Begun(begun, _)) = dropped
-            && let Some(file) = begun.file.upgrade()
+        if let Some(Parked::InMemory(partial, _)) = dropped
+            && let Some(file) = partial.file.upgrade()
         {
-            // Slow readers have it open still.
-            file.count(Counted::GivenUp(begun.reservation));
+            // Slow readers still have it open.
+            file.count(Counted::GivenUp(partial.reservation));
         }
         true
     }
+
     /// Removes a partial's files.
     pub fn remove(&self, digest: &Digest) {
         let path = self.path(digest);
@@ -314,12 +315,7 @@ impl Partials {
 
 /// A partial of an earlier process that can be gone on with.
 fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
-    let digest: Digest = path
-        .file_name()?
-        .to_str()?
-        .replacen('-', ":", 1)
-        .parse()
-        .ok()?;
+    let digest = parse_digest_name(path.file_name()?.to_str()?)?;
     let note: Note = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
     let meta = std::fs::metadata(path).ok()?;
     let since = meta.modified().ok()?;
@@ -346,9 +342,4 @@ pub(super) fn remove_note(path: &Path) {
 
 fn note_path(path: &Path) -> PathBuf {
     path.with_extension("json")
-}
-
-/// What a digest is called in a folder of its own.
-pub(super) fn file_name(digest: &Digest) -> String {
-    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
 }

@@ -66,6 +66,23 @@ pub fn hash_part(file: &File, mut offset: u64, end: u64, mut hasher: Hasher) -> 
     Ok(hasher.finish())
 }
 
+/// Hashes a file to its end, and returns its length in bytes. Blocks on the disk.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn hash_to_end(file: &File, mut hasher: Hasher) -> io::Result<(Hasher, u64)> {
+    let (mut buffer, mut length) = (vec![0; 1 << 20], 0);
+    loop {
+        match file.read_at(&mut buffer, length)? {
+            0 => return Ok((hasher, length)),
+            read => {
+                hasher.update(&buffer[..read]);
+                length += read as u64;
+            }
+        }
+    }
+}
+
 /// Whether two files begin with the same `length` bytes. Blocks on the disk.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::Store;
-use super::layout::parse_digest_name;
+use super::layout::{QUARANTINE, parse_digest_name};
 use super::space::Kind;
 use super::space::unix;
 use oci::digest::{Algorithm, Digest};
@@ -36,7 +36,7 @@ impl Store {
             }
         });
         self.space.count_records(records, blocks);
-        for entry in read_dir(&self.root.join("quarantine")) {
+        for entry in read_dir(&self.root.join(QUARANTINE)) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
             self.space.set_aside(entry.path(), size);
         }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::degraded::warn_degraded;
 use super::durable::write_atomic;
-use super::layout::blob_path;
+use super::layout::{PARTIALS, blob_path};
 use super::scan::{named, read_dir, shards};
 use super::space::unix;
 use super::{OpenFile, Store};
@@ -226,8 +226,7 @@ impl Store {
 
     fn keep_pass(&self, pass: &Pass) {
         if let Ok(json) = serde_json::to_vec(pass) {
-            let written =
-                write_atomic(&self.root.join("partials"), &self.root.join("scrub"), &json);
+            let written = write_atomic(&self.root.join(PARTIALS), &self.root.join("scrub"), &json);
             if let Err(error) = written {
                 warn_degraded("how far the scrub is cannot be noted", &error);
             }

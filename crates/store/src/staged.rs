@@ -11,10 +11,10 @@ use super::blobs::{Blob, Blobs};
 use super::durable::create_folder;
 use super::layout::blob_path;
 use super::open_file::{Counted, OpenFile};
-use super::partials::{self, Begun, Note, Partials, Resumed};
+use super::partials::{self, Note, OpenPartial, ParkedPartial, Partials, Progress};
 use super::space::Kind;
 use super::space::{Full, Reservation};
-use oci::digest::{Digest, Hasher};
+use oci::digest::Digest;
 
 /// Why bytes did not become a blob.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,7 @@ pub struct Mismatch {
 #[derive(Debug)]
 pub struct StagedBlob {
     digest: Digest,
-    note: Note,
-    hasher: Hasher,
-    written: u64,
+    progress: Progress,
     staged: StagedFile,
     blobs: Blobs,
 }
@@ -99,26 +97,17 @@ impl Drop for StagedFile {
 }
 
 impl StagedBlob {
-    pub(super) fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, begun: Resumed) -> Self {
-        let Resumed {
-            file,
-            hasher,
-            written,
-            reservation,
-            note,
-        } = begun;
+    pub(super) fn new(blobs: &Blobs, digest: &Digest, path: PathBuf, partial: OpenPartial) -> Self {
         Self {
             digest: *digest,
-            hasher,
-            written,
             staged: StagedFile {
                 path,
-                has_note: note.is_worth_keeping(),
-                file,
-                room: Some(reservation),
+                has_note: partial.progress.note.is_worth_keeping(),
+                file: partial.file,
+                room: Some(partial.reservation),
                 partials: blobs.partials.clone(),
             },
-            note,
+            progress: partial.progress,
             blobs: blobs.clone(),
         }
     }
@@ -135,17 +124,17 @@ impl StagedBlob {
 
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
-        self.written
+        self.progress.written
     }
 
     /// The whole length in bytes, where announced.
     pub fn total(&self) -> Option<u64> {
-        self.note.total
+        self.progress.note.total
     }
 
     /// What was noted when it was begun.
     pub fn note(&self) -> &Note {
-        &self.note
+        &self.progress.note
     }
 
     /// Whether these bytes, some of those written, stand at `offset`. Blocks on the disk.
@@ -160,7 +149,7 @@ impl StagedBlob {
 
     /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
     pub fn is_whole(&self) -> bool {
-        self.hasher.clone().finish() == self.digest
+        self.progress.hasher.clone().finish() == self.digest
     }
 
     /// Writes and hashes the next bytes. Blocks on the disk.
@@ -169,16 +158,17 @@ impl StagedBlob {
     /// When the disk refuses, there is no room for more than was reserved, or there is more than was
     /// announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
-        let end = self.written + bytes.len() as u64;
-        if let Some(expected) = self.note.total
+        let end = self.progress.written + bytes.len() as u64;
+        if let Some(expected) = self.progress.note.total
             && end > expected
         {
             return Err(CommitError::Overlong { expected });
         }
         self.staged.grow_to(end)?;
-        self.staged.file.write_all_at(bytes, self.written)?;
-        self.hasher.update(bytes);
-        self.written = end;
+        let progress = &mut self.progress;
+        self.staged.file.write_all_at(bytes, progress.written)?;
+        progress.hasher.update(bytes);
+        progress.written = end;
         self.staged.wrote(end);
         Ok(())
     }
@@ -196,7 +186,7 @@ impl StagedBlob {
     /// # Errors
     /// When the length is not the expected one, or the disk refuses; nothing is stored then.
     pub fn commit_unnamed(mut self) -> Result<(Digest, Blob), CommitError> {
-        self.digest = self.hasher.clone().finish();
+        self.digest = self.progress.hasher.clone().finish();
         let digest = self.digest;
         Ok((digest, self.commit()?))
     }
@@ -204,13 +194,12 @@ impl StagedBlob {
     pub(super) fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {
         let Self {
             digest,
-            note,
-            hasher,
-            written: size,
+            progress,
             staged,
             blobs,
         } = self;
-        if let Some(expected) = note.total
+        let size = progress.written;
+        if let Some(expected) = progress.note.total
             && size < expected
         {
             return Err(CommitError::Truncated {
@@ -218,7 +207,7 @@ impl StagedBlob {
                 received: size,
             });
         }
-        let actual = hasher.finish();
+        let actual = progress.hasher.finish();
         if actual != digest {
             let mismatch = Mismatch {
                 expected: digest,
@@ -259,25 +248,21 @@ impl StagedBlob {
     pub fn park(self) {
         let Self {
             digest,
-            note,
-            hasher,
-            written,
+            progress,
             staged,
             blobs,
         } = self;
-        if !staged.has_note || written == 0 {
+        if !staged.has_note || progress.written == 0 {
             return;
         }
         let (file, room) = staged.keep();
         let Some(mut reservation) = room else { return };
-        reservation.shrink_to(written);
-        let begun = Begun {
+        reservation.shrink_to(progress.written);
+        let parked = ParkedPartial {
             file: Arc::downgrade(&file),
-            hasher,
-            written,
+            progress,
             reservation,
-            note,
         };
-        blobs.partials.park(digest, begun);
+        blobs.partials.park(digest, parked);
     }
 }

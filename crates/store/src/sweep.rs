@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::Store;
 use crate::degraded::warn_degraded;
+use crate::layout::QUARANTINE;
 use crate::record::{RecordKey, Retention, StoredValue};
 use crate::records::Visited;
 use crate::scan::read_dir;
@@ -29,7 +30,7 @@ use crate::space::{blocks, unix};
 const SLICE: usize = 512;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long damaged files stay.
-const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
+const DAMAGED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a sweep deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Store {
         if self.retention.shortest().is_some() {
             self.sweep_unused(now, &mut swept);
         }
-        self.remove_damaged(unix(now).saturating_sub(QUARANTINE.as_secs()));
+        self.remove_damaged(unix(now).saturating_sub(DAMAGED_TTL.as_secs()));
         swept
     }
 
@@ -212,7 +213,7 @@ impl Store {
 
     /// The damaged files that are still there.
     pub fn quarantined(&self) -> Vec<PathBuf> {
-        read_dir(&self.root.join("quarantine"))
+        read_dir(&self.root.join(QUARANTINE))
             .map(|entry| entry.path())
             .collect()
     }

@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::durable::write_atomic;
+use crate::layout::PARTIALS;
 
 /// How many keys are remembered; few in tests, since each is synced to the disk.
 pub(super) const MOST: usize = if cfg!(test) { 50 } else { 10_000 };
@@ -44,7 +45,7 @@ impl Journal {
     /// # Errors
     /// What the disk says.
     pub fn open(root: &Path, whose: &str) -> io::Result<(Self, Facts)> {
-        let (path, staging) = (root.join("outbox"), root.join("partials"));
+        let (path, staging) = (root.join("outbox"), root.join(PARTIALS));
         let mut text = Vec::new();
         match File::open(&path) {
             Ok(file) => {
