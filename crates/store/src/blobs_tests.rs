@@ -305,6 +305,30 @@ fn what_is_deleted_but_open_counts_until_it_is_closed() {
     assert_eq!(store.space.used(), 0);
 }
 
+/// A reader may have a damaged blob open when it is quarantined: the file still takes its space only once.
+#[test]
+fn quarantined_blob_that_is_open_counts_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    let bytes = vec![1; 1 << 20];
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    store.blobs.keep(&digest, &bytes).expect("room");
+    let reader = store.blobs.open(&digest, None).expect("readable");
+    store.blobs.quarantine(&digest);
+    assert_eq!(store.space.used(), 1 << 20);
+    // Removing the file frees nothing while it is open.
+    assert!(store.blobs.reserve(7 << 19).is_err());
+    drop(reader);
+    assert_eq!(store.space.used(), 1 << 20);
+    drop(
+        store
+            .blobs
+            .reserve(7 << 19)
+            .expect("the quarantined file is evicted"),
+    );
+    assert_eq!(store.space.used(), 0);
+}
+
 /// What waits to be gone on with takes what is on disk, goes before what is whole once it is idle, and at last by
 /// itself.
 #[test]

@@ -73,6 +73,11 @@ impl Index {
         self.deleted.values().sum()
     }
 
+    /// Whether a reader has a removed file of this digest open.
+    pub fn is_deleted_but_open(&self, digest: &Digest) -> bool {
+        self.deleted.contains_key(digest)
+    }
+
     /// Whether there is an entry.
     pub fn knows(&self, digest: &Digest) -> bool {
         self.find(digest).is_some()

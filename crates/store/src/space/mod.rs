@@ -9,11 +9,12 @@ mod eviction;
 mod index;
 mod reservation;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::layout::{BLOCK, blob_path};
+use crate::layout::{BLOCK, blob_path, parse_digest_name};
 use crate::settings::{MinFree, Settings};
 use index::Index;
 use oci::digest::Digest;
@@ -71,7 +72,7 @@ struct Account {
     records: u64,
     /// The blocks that they take.
     record_blocks: u64,
-    /// Damaged files that are still there: they are the first to go.
+    /// Damaged files in quarantine, with the bytes that they take. They are evicted first.
     aside: Vec<(PathBuf, u64)>,
     settled: bool,
     busy: bool,
@@ -79,19 +80,27 @@ struct Account {
 
 impl Account {
     fn used(&self) -> u64 {
-        let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
-        let open = self.index.deleted_but_open();
         self.index.bytes()
-            + open
+            + self.index.deleted_but_open()
             + self.reserved
             + self.leaving
             + self.record_blocks * BLOCK
-            + aside
+            + self.aside_bytes()
     }
 
     fn evictable(&self) -> u64 {
-        let aside: u64 = self.aside.iter().map(|(_, bytes)| bytes).sum();
-        self.index.evictable() + aside
+        self.index.evictable() + self.aside_bytes()
+    }
+
+    /// The bytes of damaged files, except for those that the index counts until their readers close them.
+    fn aside_bytes(&self) -> u64 {
+        let is_open = |path: &Path| {
+            let digest = path.file_name().and_then(OsStr::to_str);
+            let digest = digest.and_then(parse_digest_name);
+            digest.is_some_and(|digest| self.index.is_deleted_but_open(&digest))
+        };
+        let closed = self.aside.iter().filter(|(path, _)| !is_open(path));
+        closed.map(|(_, bytes)| bytes).sum()
     }
 }
 
