@@ -1,4 +1,4 @@
-//! Our own certificate authority, and the certificate of it that `tls: auto` serves with.
+//! The gateway's own certificate authority, which issues the certificates of `tls: auto`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,18 +20,18 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::{CertificateFiles, TlsError, chain, load, read};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// Clients refuse longer lives.
-pub(super) const LEAF_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
-/// A leaf this near to its end is issued anew.
+const AUTHORITY_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Clients reject certificates with a longer validity.
+pub(super) const LEAF_VALIDITY: Duration = Duration::from_secs(397 * 24 * 3600);
+/// A leaf is renewed this long before it expires.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Clocks differ.
+/// Tolerates clients whose clocks are slow.
 const BACKDATE: Duration = DAY;
 
-/// Our own certificate authority. It, not the leaf, is what clients trust.
+/// The gateway's certificate authority. Clients trust it, not the leaf.
 #[derive(Clone, Debug)]
 pub struct Authority {
-    /// The certificate to trust, in PEM form.
+    /// The PEM file of the certificate to trust.
     pub path: PathBuf,
     /// SHA-256 of the certificate, as `AB:CD:…`.
     pub fingerprint: String,
@@ -39,10 +39,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the authority in `folder`, or makes one: the folder 0700, the key 0600.
+    /// Opens the authority in `folder`, or creates one: the folder with mode 0700, the key with 0600.
     ///
     /// # Errors
-    /// When the folder cannot be used or what is in it cannot be read.
+    /// [`TlsError`] if the folder or its files cannot be created, read or parsed.
     pub fn open(folder: &Path) -> Result<Self, TlsError> {
         let write_error = |path: &Path| {
             let path = path.to_owned();
@@ -70,10 +70,10 @@ impl Authority {
         })
     }
 
-    /// A leaf for `names` (host names and addresses): the one on disk while it fits, else a new one.
+    /// The leaf for `names` (host names and addresses): the one on disk while it is usable, else a new one.
     ///
     /// # Errors
-    /// When the authority's key cannot be read or the leaf cannot be written.
+    /// [`TlsError`] if the authority's key cannot be read or the leaf cannot be written.
     pub fn leaf(
         &self,
         names: &BTreeSet<String>,
@@ -84,20 +84,20 @@ impl Authority {
             key: self.folder.join("leaf.key"),
         };
         let current = load(&files).ok().and_then(|key| key.cert.first().cloned());
-        if current.is_some_and(|leaf| fits(&leaf, names, now)) {
+        if current.is_some_and(|leaf| is_usable(&leaf, names, now)) {
             return Ok(files);
         }
         let (leaf, leaf_key) = self.sign(names, now)?;
         write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
         write(&files.certificate, leaf.pem().as_bytes())?;
-        tracing::info!(certificate = %files.certificate.display(), "our certificate was issued");
+        tracing::info!(certificate = %files.certificate.display(), "issued our certificate");
         Ok(files)
     }
 
-    /// A new leaf for `names` that stays in memory.
+    /// Issues a leaf for `names` that is not written to disk.
     ///
     /// # Errors
-    /// When the authority's key cannot be read.
+    /// [`TlsError`] if the authority's key cannot be read.
     pub(super) fn issue(
         &self,
         names: &BTreeSet<String>,
@@ -137,17 +137,18 @@ impl Authority {
 fn authority_params() -> CertificateParams {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
-    params.distinguished_name = name(&format!("Roadstead CA {}", telemetry::host_name()));
+    params.distinguished_name =
+        distinguished_name(&format!("Roadstead CA {}", telemetry::host_name()));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + AUTHORITY_LIFE).into();
+    params.not_after = (now + AUTHORITY_VALIDITY).into();
     params
 }
 
 fn leaf_params(names: &BTreeSet<String>, now: SystemTime) -> Result<CertificateParams, TlsError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = name("Roadstead");
+    params.distinguished_name = distinguished_name("Roadstead");
     for name in names {
         params.subject_alt_names.push(match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
@@ -158,32 +159,36 @@ fn leaf_params(names: &BTreeSet<String>, now: SystemTime) -> Result<CertificateP
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + LEAF_LIFE).into();
+    params.not_after = (now + LEAF_VALIDITY).into();
     Ok(params)
 }
 
-fn name(common: &str) -> DistinguishedName {
+fn distinguished_name(common: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common);
     name
 }
 
-/// Whether a leaf is for exactly these names and lives long enough.
-pub(super) fn fits(leaf: &CertificateDer<'_>, names: &BTreeSet<String>, now: SystemTime) -> bool {
+/// Whether a leaf is for exactly these names and not due for renewal.
+pub(super) fn is_usable(
+    leaf: &CertificateDer<'_>,
+    names: &BTreeSet<String>,
+    now: SystemTime,
+) -> bool {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
         return false;
     };
     let Ok(Some(alternatives)) = leaf.subject_alternative_name() else {
         return false;
     };
-    let known: BTreeSet<String> = alternatives
+    let leaf_names: BTreeSet<String> = alternatives
         .value
         .general_names
         .iter()
         .filter_map(san_text)
         .collect();
     let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-    known == *names && SystemTime::UNIX_EPOCH + Duration::from_secs(end) > now + RENEW_BEFORE
+    leaf_names == *names && SystemTime::UNIX_EPOCH + Duration::from_secs(end) > now + RENEW_BEFORE
 }
 
 fn san_text(name: &GeneralName<'_>) -> Option<String> {
@@ -244,26 +249,26 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_kept_while_it_fits() {
+    fn leaf_is_reused_until_renewal() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let keys = folder.path().join("keys");
         let authority = Authority::open(&keys).expect("an authority");
-        let wanted = names(&["localhost", "127.0.0.1", "::1"]);
+        let all_names = names(&["localhost", "127.0.0.1", "::1"]);
         let now = SystemTime::now();
         let leaf = |names: &BTreeSet<String>, now| {
             let files = authority.leaf(names, now).expect("a leaf");
             fs::read(files.certificate).expect("readable")
         };
-        let first = leaf(&wanted, now);
-        assert_eq!(leaf(&wanted, now), first);
-        assert_eq!(leaf(&wanted, now + 366 * DAY), first);
-        let renewed = leaf(&wanted, now + 368 * DAY);
+        let first = leaf(&all_names, now);
+        assert_eq!(leaf(&all_names, now), first);
+        assert_eq!(leaf(&all_names, now + 366 * DAY), first);
+        let renewed = leaf(&all_names, now + 368 * DAY);
         assert_ne!(renewed, first);
         assert_ne!(leaf(&names(&["localhost"]), now + 368 * DAY), renewed);
 
         let mode = |name: &str| {
             fs::metadata(keys.join(name))
-                .expect("there")
+                .expect("metadata")
                 .permissions()
                 .mode()
                 & 0o777

@@ -1,8 +1,8 @@
-//! TLS with certificates of our own authority.
+//! TLS with certificates of the gateway's own authority.
 //!
-//! One certificate names what the configuration names. A client that reaches us at another address of this
-//! machine, as on a listener on all addresses, is shown one that names that address as well: it learns the
-//! address that it knows, and no other.
+//! One certificate contains the configured names. A client that connects to another address of this machine, as on
+//! a listener on all addresses, gets one that contains that address as well: it reveals no address but the one that
+//! the client used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,38 +13,38 @@ use rustls::ServerConfig;
 use tokio::sync::Mutex;
 
 use super::TlsError;
-use super::authority::{Authority, LEAF_LIFE, RENEW_BEFORE};
+use super::authority::{Authority, LEAF_VALIDITY, RENEW_BEFORE};
 use super::listener::{CurrentTls, server_config, with_authority};
 use oci::addresses::is_global;
 use telemetry::LogThrottle;
 
-/// How many addresses have a certificate at once. A machine has fewer.
-const ADDRESSES: usize = 64;
+/// The limit of addresses with a certificate of their own. A machine has fewer.
+const MAX_ADDRESSES: usize = 64;
 
-/// What listeners with `tls: auto` speak TLS with.
+/// The TLS configurations of listeners with `tls: auto`.
 #[derive(Debug)]
 pub struct AutoTls {
     authority: Authority,
     names: BTreeSet<String>,
     current: CurrentTls,
-    issued: Mutex<HashMap<IpAddr, Issued>>,
+    issued: Mutex<HashMap<IpAddr, IssuedConfig>>,
 }
 
-/// For one address.
+/// The configuration for one address.
 #[derive(Debug)]
-struct Issued {
+struct IssuedConfig {
     config: Arc<ServerConfig>,
     until: SystemTime,
 }
 
 impl AutoTls {
-    /// With a certificate for `names`, which is issued anew 30 days before its end.
+    /// Opens TLS with a certificate for `names`, which is renewed 30 days before it expires.
     ///
     /// # Errors
-    /// When there is no certificate and none can be issued.
+    /// [`TlsError`] if there is no certificate and none can be issued.
     ///
     /// # Panics
-    /// Outside of a runtime.
+    /// Outside a Tokio runtime.
     pub fn open(authority: Authority, names: BTreeSet<String>) -> Result<Self, TlsError> {
         Ok(Self {
             current: with_authority(authority.clone(), names.clone())?,
@@ -54,59 +54,62 @@ impl AutoTls {
         })
     }
 
-    /// What to speak TLS with to a client at `peer` that connected to `local`.
+    /// The configuration for a client at `peer` that connected to `local`.
     pub(super) async fn config(
         &self,
         local: Option<IpAddr>,
         peer: Option<IpAddr>,
     ) -> Arc<ServerConfig> {
         let current = || self.current.borrow().clone();
-        let named = |local: &IpAddr| self.names.contains(&local.to_string());
+        let is_configured = |local: &IpAddr| self.names.contains(&local.to_string());
         match local {
-            Some(local) if !named(&local) && may_see(peer, local) => {
+            Some(local) if !is_configured(&local) && may_show(peer, local) => {
                 self.for_address(local).await.unwrap_or_else(current)
             }
             _ => current(),
         }
     }
 
-    /// With a certificate for an address, too; `None` when none can be issued.
+    /// The configuration whose certificate contains `address` as well; `None` if none can be issued.
     async fn for_address(&self, address: IpAddr) -> Option<Arc<ServerConfig>> {
         static FAILED: LogThrottle = LogThrottle::new();
 
         let now = SystemTime::now();
         let mut issued = self.issued.lock().await;
-        if let Some(known) = issued.get(&address).filter(|known| known.until > now) {
-            return Some(known.config.clone());
+        if let Some(current) = issued.get(&address).filter(|issued| issued.until > now) {
+            return Some(current.config.clone());
         }
         let (authority, mut names) = (self.authority.clone(), self.names.clone());
         names.insert(address.to_string());
-        let made = tokio::task::spawn_blocking(move || {
+        let issuing = tokio::task::spawn_blocking(move || {
             server_config(vec![authority.issue(&names, now)?], None)
         });
-        let config = match made.await.ok()? {
+        let config = match issuing.await.ok()? {
             Ok(config) => config,
             Err(error) => {
                 if FAILED.now() {
-                    tracing::error!(%error, %address, "no certificate can be issued for an address");
+                    tracing::error!(%error, %address, "cannot issue a certificate for an address");
                 }
                 return None;
             }
         };
-        if issued.len() >= ADDRESSES {
+        if issued.len() >= MAX_ADDRESSES {
             issued.clear();
         }
-        tracing::info!(%address, "our certificate was issued for an address that a client connected to");
-        let until = now + LEAF_LIFE.saturating_sub(RENEW_BEFORE + Duration::from_secs(1));
-        let config_of_it = config.clone();
-        issued.insert(address, Issued { config, until });
-        Some(config_of_it)
+        tracing::info!(%address, "issued our certificate for an address that a client connected to");
+        let until = now + LEAF_VALIDITY.saturating_sub(RENEW_BEFORE + Duration::from_secs(1));
+        let entry = IssuedConfig {
+            config: config.clone(),
+            until,
+        };
+        issued.insert(address, entry);
+        Some(config)
     }
 }
 
-/// Whether a client may be told an address of ours that it connected to. One on the internet did not connect
-/// to an address inside of a network: something in between did, and kept that address to itself.
-fn may_see(peer: Option<IpAddr>, local: IpAddr) -> bool {
+/// Whether a certificate may show a client the address that it connected to. A client on the internet did not
+/// connect to a private address: a proxy in between did, and did not reveal that address.
+fn may_show(peer: Option<IpAddr>, local: IpAddr) -> bool {
     is_global(local) || !peer.is_some_and(is_global)
 }
 
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_inside_are_not_shown_outside() {
+    fn private_addresses_are_not_shown_to_global_clients() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
         for (peer, local, shown) in [
             ("192.168.1.7", "192.168.1.2", true),
@@ -127,8 +130,8 @@ mod tests {
             ("2606:4700::1", "fd00::2", false),
             ("2606:4700::1", "2606:4700::2", true),
         ] {
-            assert_eq!(may_see(Some(ip(peer)), ip(local)), shown, "{peer} {local}");
+            assert_eq!(may_show(Some(ip(peer)), ip(local)), shown, "{peer} {local}");
         }
-        assert!(may_see(None, ip("10.0.0.1")));
+        assert!(may_show(None, ip("10.0.0.1")));
     }
 }

@@ -1,8 +1,8 @@
-//! What one listener speaks TLS with, also after its files changed: the certificate is chosen by SNI, and a
-//! client is asked for its own where there is a `client_ca`.
+//! The TLS configuration of one listener, reloaded when its files change: the certificate is selected by SNI, and
+//! with `client_ca` clients must present one of their own.
 //!
-//! A change makes a new configuration for the connections to come; those that are open keep theirs. Session
-//! tickets belong to a configuration, so nobody resumes what was agreed on before a change.
+//! A change applies to new connections; open ones are unaffected. Session tickets belong to a configuration, so no
+//! session from before a change can be resumed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,25 +17,25 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
-use super::authority::{Authority, fits};
+use super::authority::{Authority, is_usable};
 use super::auto::AutoTls;
 use super::{CertificateFiles, TlsError, chain, load};
 use runtime::reload::{self, Reloaded};
 
-/// What a new connection shakes hands with.
+/// The configuration for the handshakes of new connections.
 pub type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
 
-/// What a listener speaks TLS with.
+/// The TLS of a listener.
 #[derive(Clone, Debug)]
 pub enum ListenerTls {
     /// The operator's certificates.
     Files(CurrentTls),
-    /// Certificates of our own authority.
+    /// Certificates of the gateway's own authority.
     Auto(Arc<AutoTls>),
 }
 
 impl ListenerTls {
-    /// What to speak TLS with to a client at `peer` that connected to `local`.
+    /// The configuration for a client at `peer` that connected to `local`.
     pub async fn config(&self, local: Option<IpAddr>, peer: Option<IpAddr>) -> Arc<ServerConfig> {
         match self {
             Self::Files(current) => current.borrow().clone(),
@@ -44,18 +44,17 @@ impl ListenerTls {
     }
 }
 
-/// How long to wait when our certificate could not be issued anew.
-const TRY_AGAIN: Duration = Duration::from_secs(3600);
+/// The interval between attempts to renew our certificate.
+const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// TLS with the operator's files, at least one pair: the first is the default, the others are chosen by SNI.
-/// With `client_ca`, a client certificate of one of its CAs is required. All of them are followed as they
-/// change.
+/// TLS with the operator's files, at least one pair: the first is the default, the others are selected by SNI. With
+/// `client_ca`, a client certificate of one of its CAs is required. All files are reloaded when they change.
 ///
 /// # Errors
-/// When a file cannot be read, or a key does not fit its certificate.
+/// [`TlsError`] if a file cannot be read, or a key does not belong to its certificate.
 ///
 /// # Panics
-/// Outside of a runtime.
+/// Outside a Tokio runtime.
 pub fn with_files(
     certificates: &[CertificateFiles],
     client_ca: Option<&Path>,
@@ -66,13 +65,13 @@ pub fn with_files(
     Ok(current)
 }
 
-/// TLS with a certificate of our own authority for `names`, which is issued anew 30 days before its end.
+/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires.
 ///
 /// # Errors
-/// When there is no certificate and none can be issued.
+/// [`TlsError`] if there is no certificate and none can be issued.
 ///
 /// # Panics
-/// Outside of a runtime.
+/// Outside a Tokio runtime.
 pub(super) fn with_authority(
     authority: Authority,
     names: BTreeSet<String>,
@@ -84,13 +83,17 @@ pub(super) fn with_authority(
     reload::keep_looking(move || {
         listener.look(&sender);
         let now = SystemTime::now();
-        let wait = failed.is_some_and(|at| at.elapsed() < TRY_AGAIN);
-        if wait || listener.leaf().is_some_and(|leaf| fits(leaf, &names, now)) {
+        let wait = failed.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
+        if wait
+            || listener
+                .leaf()
+                .is_some_and(|leaf| is_usable(leaf, &names, now))
+        {
             return;
         }
-        // What is written now is a change of the files, and is taken up as such.
+        // The next look reloads the files that this writes.
         failed = authority.leaf(&names, now).err().map(|error| {
-            tracing::error!(%error, "our certificate cannot be issued anew; tried again in an hour");
+            tracing::error!(%error, "cannot renew our certificate; retrying in an hour");
             Instant::now()
         });
     });
@@ -108,7 +111,7 @@ impl ListenerFiles {
         let pair = |files: &CertificateFiles| {
             let paths = vec![files.certificate.clone(), files.key.clone()];
             let files = files.clone();
-            // Each pair by itself: a broken one does not keep the others from being renewed.
+            // Each pair by itself, so that a broken one does not prevent the others from being reloaded.
             Reloaded::open(paths, move || load(&files))
         };
         let authorities = |path: &Path| {
@@ -121,12 +124,12 @@ impl ListenerFiles {
         })
     }
 
-    /// The certificate that is the default.
+    /// The default certificate.
     fn leaf(&self) -> Option<&rustls::pki_types::CertificateDer<'static>> {
         self.certificates.first()?.value().cert.first()
     }
 
-    /// Takes up what changed.
+    /// Reloads changed files and publishes the new configuration.
     fn look(&mut self, current: &watch::Sender<Arc<ServerConfig>>) {
         let certificates = self.certificates.iter_mut().filter_map(Reloaded::look);
         let mut changed: Vec<String> = certificates.collect();
@@ -141,7 +144,7 @@ impl ListenerFiles {
                     reload::announce(&files);
                 }
             }
-            Err(error) => tracing::error!(%error, "changed certificates cannot be used"),
+            Err(error) => tracing::error!(%error, "cannot use the changed certificates"),
         }
     }
 
@@ -153,7 +156,7 @@ impl ListenerFiles {
     }
 }
 
-/// TLS with these certificates, the first of which is the default. Where there is a `client_ca`, clients need
+/// A configuration with these certificates, the first of which is the default. With `client_ca`, clients must present
 /// a certificate too.
 pub(super) fn server_config(
     certificates: Vec<Arc<CertifiedKey>>,
@@ -166,7 +169,7 @@ pub(super) fn server_config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(BySni { certificates }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Its keys are its own: a ticket of before a change, or of another listener, is worth nothing here.
+    // Its keys are its own: tickets from before a change or of another listener are rejected.
     config.ticketer = Ticketer::new()?;
     Ok(Arc::new(config))
 }
@@ -193,18 +196,20 @@ struct BySni {
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let wanted = hello
+        let server_name = hello
             .server_name()
             .and_then(|name| rustls::pki_types::ServerName::try_from(name).ok());
-        let named = wanted.and_then(|wanted| {
+        let matching = server_name.and_then(|server_name| {
             self.certificates.iter().find(|candidate| {
                 let leaf = candidate.cert.first();
                 let leaf =
                     leaf.and_then(|leaf| rustls::server::ParsedCertificate::try_from(leaf).ok());
-                leaf.is_some_and(|leaf| rustls::client::verify_server_name(&leaf, &wanted).is_ok())
+                leaf.is_some_and(|leaf| {
+                    rustls::client::verify_server_name(&leaf, &server_name).is_ok()
+                })
             })
         });
-        named.or(self.certificates.first()).cloned()
+        matching.or(self.certificates.first()).cloned()
     }
 }
 
@@ -216,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unreadable_certificates_are_named() {
+    fn errors_name_the_unusable_file() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let authority = Authority::open(folder.path()).expect("an authority");
@@ -229,8 +234,8 @@ mod tests {
             at(name)
         };
         let broken = file("broken.pem", "no pem");
-        let hollow = file(
-            "hollow.pem",
+        let invalid = file(
+            "invalid.pem",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         );
         let with = |certificate: &Path, key: &Path, client_ca: Option<&PathBuf>| {
@@ -252,9 +257,9 @@ mod tests {
             (chain, key, Some(&at("none")), "cannot read"),
             (chain, key, Some(&broken), "broken.pem holds no certificate"),
             (chain, key, Some(key), "leaf.key holds no certificate"),
-            (chain, key, Some(&hollow), "hollow.pem holds no CA"),
+            (chain, key, Some(&invalid), "invalid.pem holds no CA"),
         ] {
-            let error = with(chain, key, client_ca).expect_err("it is not usable");
+            let error = with(chain, key, client_ca).expect_err("an unusable file");
             assert!(error.to_string().contains(words), "{error}");
         }
     }

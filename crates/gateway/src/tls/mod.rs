@@ -1,4 +1,4 @@
-//! TLS of the listeners: whose certificate they show, and whose they ask for.
+//! TLS of the listeners: server certificates, and the verification of client certificates.
 
 mod authority;
 mod auto;
@@ -28,18 +28,18 @@ pub struct CertificateFiles {
 /// Where a listener's certificates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsSettings {
-    /// Of our own authority.
+    /// The gateway's own certificate authority.
     Auto,
-    /// The operator's.
+    /// Files of the operator.
     Files {
         /// At least one. Chosen by SNI; the first is the default.
         certificates: Vec<CertificateFiles>,
-        /// PEM file of CAs; where given, a client certificate of one of them is required.
+        /// PEM file of CAs; if set, clients must present a certificate of one of them.
         client_ca: Option<PathBuf>,
     },
 }
 
-/// Why there is no certificate to serve with. All of it is the operator's to mend.
+/// Why TLS cannot be set up. The operator can fix each cause.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {}: {source}", path.display())]
@@ -52,13 +52,16 @@ pub enum TlsError {
     Key { path: PathBuf, reason: String },
     #[error("{} holds no CA that clients can be checked against: {reason}", path.display())]
     ClientCa { path: PathBuf, reason: String },
-    #[error("cannot make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    #[error("cannot set TLS up: {0}")]
+    #[error("cannot issue a certificate: {0}")]
+    Issue(#[from] rcgen::Error),
+    #[error("cannot set up TLS: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// A certificate chain with its key, which fits.
+/// Loads a certificate chain and its key.
+///
+/// # Errors
+/// [`TlsError`] if a file cannot be read or parsed, or the key does not belong to the certificate.
 fn load(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = chain(&files.certificate)?;
     let key_error = |reason: String| TlsError::Key {
@@ -74,7 +77,7 @@ fn load(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
     ))
 }
 
-/// The certificates of a PEM file, at least one.
+/// Reads the certificates of a PEM file, at least one.
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificate_error = |reason: String| TlsError::Certificate {
         path: path.to_owned(),
@@ -82,7 +85,7 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     };
     let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
     match chain {
-        Ok(chain) if chain.is_empty() => Err(certificate_error("there is none".into())),
+        Ok(chain) if chain.is_empty() => Err(certificate_error("the file contains none".into())),
         Ok(chain) => Ok(chain),
         Err(error) => Err(certificate_error(error.to_string())),
     }
