@@ -22,7 +22,11 @@ fn upload_to_another_host_is_refused() {
         );
         origin.heal(fault);
     }
-    assert!(gateway.log().contains("wants an upload to go elsewhere"));
+    assert!(
+        gateway
+            .log()
+            .contains("sent an upload location outside itself")
+    );
     assert!(!gateway.log().contains("secret"));
 }
 

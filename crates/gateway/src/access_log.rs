@@ -5,7 +5,7 @@ use super::context::RequestContext;
 use super::session::Session;
 use oci::name::{Registry, Repository};
 
-/// Writes the log line of a request.
+/// Writes the line of one request.
 pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     let request = session.req_header();
     let sent = session.sent_head();
@@ -38,7 +38,7 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     );
 }
 
-/// A path for the log: at most 512 characters, none of them control characters.
+/// Makes a path safe to log: at most 512 characters, no control characters.
 fn loggable(path: &str) -> String {
     path.chars()
         .take(512)

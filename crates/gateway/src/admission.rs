@@ -1,7 +1,7 @@
-//! How many requests are worked on at once: by one client, and in all.
+//! Limits the requests in flight, per client and in total.
 //!
-//! A request counts until its work ends. A stream of HTTP/2 that its client resets no longer counts there, so
-//! that without this a connection could pile up work.
+//! A request counts until its work ends. HTTP/2 stops counting a stream that its client resets, so without these
+//! limits one connection could pile up work.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,37 +15,40 @@ use oci::error::ErrorCode;
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
 
-/// How many streams one HTTP/2 connection may have at once.
-pub(super) const STREAMS: usize = 100;
-/// What a client is told to wait.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The limit of concurrent streams on one HTTP/2 connection.
+pub(super) const MAX_STREAMS: usize = 100;
+/// The `Retry-After` of a refused request.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Room for requests.
+/// The limits of requests in flight.
 #[derive(Debug)]
 pub struct Admission {
     shares: Arc<Shares>,
     all: Arc<Semaphore>,
 }
 
-/// The room of one request, given back when this is dropped.
+/// The slot of one request in flight, released when dropped.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(super) struct RequestSlot {
     _share: Share,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// As many requests as connections, which only HTTP/2 could have more of; at least what one connection of
-    /// HTTP/2 may have.
+    /// Admits as many requests as connections, a limit that only HTTP/2 can reach, but at least the streams of one
+    /// HTTP/2 connection.
     pub fn new(shares: Arc<Shares>, connections: usize) -> Self {
         Self {
             shares,
-            all: Arc::new(Semaphore::new(connections.max(STREAMS))),
+            all: Arc::new(Semaphore::new(connections.max(MAX_STREAMS))),
         }
     }
 
-    /// Room for a request of this client; `None` for a Unix socket.
-    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<Admitted, ErrorResponse> {
+    /// Admits a request of `client`, which is `None` on a Unix socket.
+    ///
+    /// # Errors
+    /// 429 at the limit of the client, 503 at the limit of the gateway.
+    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<RequestSlot, ErrorResponse> {
         static CLIENT_FULL: LogThrottle = LogThrottle::new();
         static FULL: LogThrottle = LogThrottle::new();
 
@@ -60,10 +63,10 @@ impl Admission {
             return Err(full(
                 StatusCode::TOO_MANY_REQUESTS,
                 ErrorCode::TooManyRequests,
-                "too many requests at once from your address",
+                "too many requests in flight from your address",
             ));
         };
-        let Ok(place) = self.all.clone().try_acquire_owned() else {
+        let Ok(permit) = self.all.clone().try_acquire_owned() else {
             if FULL.now() {
                 tracing::warn!(
                     "refused a request: as many are in flight as limits.connections allows; \
@@ -73,19 +76,19 @@ impl Admission {
             return Err(full(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::Unavailable,
-                "the gateway has too many requests at once",
+                "the gateway has too many requests in flight",
             ));
         };
-        Ok(Admitted {
+        Ok(RequestSlot {
             _share: share,
-            _place: place,
+            _permit: permit,
         })
     }
 }
 
 fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> ErrorResponse {
     ErrorResponse {
-        retry_after: Some(AGAIN),
+        retry_after: Some(RETRY_AFTER),
         ..ErrorResponse::with_status(status, code, message)
     }
 }

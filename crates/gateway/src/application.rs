@@ -44,7 +44,7 @@ impl HttpServerApp for Application {
                 abort(&mut session, options, error).await;
             }
         }
-        request_metrics::ended(&session, &context);
+        request_metrics::finish(&session, &context);
         if self.gateway.state.access_log {
             access_log::write(&self.gateway, &session, &context);
         }

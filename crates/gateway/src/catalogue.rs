@@ -1,9 +1,8 @@
-//! `/v2/_catalog`: what there is, as far as the caller may pull it, under the names that are typed here.
+//! `/v2/_catalog`: the repositories that the caller may pull, under the names that clients of this gateway use.
 //!
-//! Where one registry is everything (the listener's, that of `?ns=`, the Host's), its catalogue is the
-//! answer. Elsewhere it is that of every registry that is hosted here, one after the other: those with
-//! `push`, `hosts` or `owns`, and the default one. A page's end says where the next one begins, so nothing
-//! is kept between them.
+//! Where the listener, `?ns=` or the Host selects one registry, the answer is its catalogue. Elsewhere it is the
+//! catalogues of all hosted registries, one after the other: those with `push`, `hosts` or `owns`, and the default
+//! one. The last name of a page says where the next page begins, so no state is stored between pages.
 
 use std::time::Duration;
 
@@ -23,41 +22,44 @@ use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
 use oci::v2::Query;
 
-/// How many names a page has where the client does not say, and the most it may ask for (as distribution's).
-const PAGE: usize = 100;
-const LONGEST_PAGE: usize = 1000;
-/// How often upstreams are asked for one page, and how long that may take in all.
-const QUESTIONS: usize = 64;
-const WITHIN: Duration = Duration::from_secs(25);
+/// The default and the maximum number of names on a page (distribution's).
+const DEFAULT_PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 1000;
+/// The limit of upstream requests for one page, and the time limit of all of them together.
+const MAX_UPSTREAM_REQUESTS: usize = 64;
+const DEADLINE: Duration = Duration::from_secs(25);
 
-/// A page of names that is asked for.
+/// A request for a page of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogueQuery {
-    /// Whose names, in this order.
+    /// The registries to list, in this order.
     pub registries: Vec<Registry>,
     pub n: usize,
-    /// The name that the page before ended with, as it was given.
+    /// The last name of the page before, as the client got it.
     pub last: Option<String>,
     pub namespace: Option<String>,
 }
 
-/// What a token has to be for.
+/// The scope of a token that may list the catalogue.
 pub(super) fn scope() -> Scopes {
     Scopes::parse(["registry:catalog:*"])
 }
 
-/// What a request for a page of names asks for.
-pub(super) fn listing(
+/// Parses a request for a page of names.
+///
+/// # Errors
+/// 400 for an invalid `n` or `last`, 404 where no registry is listed.
+pub(super) fn catalogue_query(
     resolver: &Resolver,
     name_context: NameContext<'_>,
     namespace: Option<String>,
     query: &Query,
 ) -> Result<CatalogueQuery, ErrorResponse> {
     let n = match query.value("n").map(str::parse::<usize>) {
-        None => PAGE,
-        Some(Ok(n)) if n <= LONGEST_PAGE => n,
+        None => DEFAULT_PAGE_SIZE,
+        Some(Ok(n)) if n <= MAX_PAGE_SIZE => n,
         Some(_) => {
-            let message = "n is the number of names wanted, a whole number up to 1000";
+            let message = "n is the maximum number of names, a whole number up to 1000";
             return Err(ErrorResponse::new(
                 ErrorCode::PaginationNumberInvalid,
                 message,
@@ -67,14 +69,15 @@ pub(super) fn listing(
     let last = query.value("last").map(str::to_owned);
     if last
         .as_ref()
-        .is_some_and(|last| last.len() > resolver::LONGEST_NAME)
+        .is_some_and(|last| last.len() > resolver::MAX_NAME)
     {
-        let message = "last is the name that the page before ended with; this is longer than any";
+        let message =
+            "last is the last name of the page before; this value is longer than any name";
         return Err(ErrorResponse::new(ErrorCode::NameInvalid, message));
     }
-    let registries = listed(resolver, resolver.fixed(name_context)?);
+    let registries = listed_registries(resolver, resolver.fixed(name_context)?);
     if registries.is_empty() {
-        let message = "there is no catalogue here";
+        let message = "no registry of this gateway has a catalogue to list";
         return Err(ErrorResponse::new(ErrorCode::NameUnknown, message));
     }
     Ok(CatalogueQuery {
@@ -85,24 +88,28 @@ pub(super) fn listing(
     })
 }
 
-/// The registries whose catalogues are given: the one that is everything here, or all that are hosted.
-pub(super) fn listed(resolver: &Resolver, fixed: Option<&RegistryEntry>) -> Vec<Registry> {
+/// The registries whose catalogues are listed: the `fixed` one, or all hosted ones.
+pub(super) fn listed_registries(
+    resolver: &Resolver,
+    fixed: Option<&RegistryEntry>,
+) -> Vec<Registry> {
     let is_hosted = |entry: &RegistryEntry| {
         let hosted = entry.push || !entry.hosts.is_empty() || !entry.owns.is_empty();
         !entry.delegates_auth && (hosted || entry.default)
     };
     let is_listed = |entry: &&RegistryEntry| {
         let chosen = fixed.map_or(is_hosted(entry), |fixed| fixed.registry == entry.registry);
-        // The Hub has none.
+        // Docker Hub has no catalogue.
         chosen && !entry.library
     };
     let entries = resolver.entries.iter().filter(is_listed);
     entries.map(|entry| entry.registry.clone()).collect()
 }
 
-/// A page of names as they are typed here, and whether there are more.
+/// A page of names as clients use them.
 struct NamesPage {
     names: Vec<String>,
+    /// Whether another page follows.
     more: bool,
 }
 
@@ -119,7 +126,8 @@ impl Gateway {
             .viewer(session, login, &listing.registries)
             .map_err(|denied| self.denied(session, denied, &scope()))?;
         let name_context = self.name_context(session, listing.namespace.as_deref());
-        let names = tokio::time::timeout(WITHIN, self.names(&viewer, listing, name_context)).await;
+        let names =
+            tokio::time::timeout(DEADLINE, self.names(&viewer, listing, name_context)).await;
         let names = match names.unwrap_or_else(|_| Err(MirrorError::timed_out())) {
             Ok(names) => names,
             Err(MirrorError::Unknown { .. }) => {
@@ -144,10 +152,10 @@ impl Gateway {
         Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
     }
 
-    /// Who asks what there is in these registries.
+    /// The caller as a viewer of these registries.
     ///
     /// # Errors
-    /// [`Denied`] where nothing in them could be seen.
+    /// [`Denied`] if the caller may see none of them.
     pub(super) fn viewer(
         &self,
         session: &Session,
@@ -160,14 +168,14 @@ impl Gateway {
         {
             return Ok(viewer);
         }
-        let viewer = self.state.policy.viewer(login)?;
+        let viewer = policy.viewer(login)?;
         if registries.iter().any(|registry| viewer.sees(registry)) {
             return Ok(viewer);
         }
         Err(login.user().map_or(Denied::Anonymous, |_| Denied::User))
     }
 
-    /// A page of names of one registry after the other, from where the page before ended.
+    /// Collects a page of names from one registry after the other, after the last name of the page before.
     async fn names(
         &self,
         viewer: &Viewer<'_>,
@@ -176,8 +184,8 @@ impl Gateway {
     ) -> Result<NamesPage, MirrorError> {
         let (resolver, mirror) = (&self.state.table.resolver, &self.state.mirror);
         let registries = &listing.registries;
-        let (first, mut after) = self.begin(listing, name_context);
-        let mut budget = RequestBudget(QUESTIONS);
+        let (first, mut after) = self.page_start(listing, name_context);
+        let mut budget = RequestBudget(MAX_UPSTREAM_REQUESTS);
         let mut names = Vec::new();
         let mut refused = None;
         let mut answered = false;
@@ -192,8 +200,8 @@ impl Gateway {
                 more: has_more,
             } = match listed {
                 Ok(listed) => listed,
-                // It has none, or none for us. What cannot be asked now is not left out: a list that is
-                // short without a word would be taken for whole.
+                // It has no catalogue, or denies it to us. Any other failure fails the page: a list without the
+                // names of a registry would be taken for complete.
                 Err(error @ (MirrorError::Unknown { .. } | MirrorError::Denied)) => {
                     refused = Some(error);
                     continue;
@@ -217,8 +225,8 @@ impl Gateway {
         }
     }
 
-    /// Which registry a page begins in, and behind which name of it.
-    fn begin(
+    /// The index of the registry that a page begins in, and the last name of the page before in that registry.
+    fn page_start(
         &self,
         listing: &CatalogueQuery,
         name_context: NameContext<'_>,
@@ -267,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_names_are_listed() {
+    fn listed_registries_by_context() {
         let any = Listener::default();
         let pinned = Listener {
             registry: Some(Registry::new("ghcr.io")),
@@ -286,7 +294,7 @@ mod tests {
         ] {
             let name_context = listener.name_context(namespace, Some(host));
             let namespace = namespace.map(str::to_owned);
-            let listed = listing(
+            let listed = catalogue_query(
                 &table().resolver,
                 name_context,
                 namespace,
@@ -299,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn how_long_a_page_may_be() {
+    fn page_sizes() {
         let invalid = Err(ErrorCode::PaginationNumberInvalid);
         for (query, expected) in [
             ("", Ok(100)),
@@ -311,8 +319,8 @@ mod tests {
             ("n=", invalid),
         ] {
             let query = Query::parse(query).expect("a query");
-            let asked = listing(&table().resolver, NameContext::Operator, None, &query);
-            let n = asked
+            let parsed = catalogue_query(&table().resolver, NameContext::Operator, None, &query);
+            let n = parsed
                 .map(|listing| listing.n)
                 .map_err(|refusal| refusal.code);
             assert_eq!(n, expected, "{query:?}");
@@ -320,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn names_as_they_are_typed_here() {
+    fn client_names_by_context() {
         let any = Listener::default();
         let table = table();
         for (registry, repository, host, client_name) in [
@@ -329,7 +337,7 @@ mod tests {
             ("other", "team/app", "x", Some("other/team/app")),
             ("other", "team/app", "r.example.com", Some("team/app")),
             ("docker.io", "library/app", "x", Some("library/app")),
-            // This would be another registry's here.
+            // Without its prefix, this name belongs to another registry.
             ("docker.io", "team/app", "x", Some("docker.io/team/app")),
             ("hosted", "other/app", "x", Some("hosted/other/app")),
             ("hosted", "app", "r.example.com", None),

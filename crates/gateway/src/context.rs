@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::admission::Admitted;
+use super::admission::RequestSlot;
 use super::request_metrics;
 use super::request_options::RequestOptions;
 use super::target::RequestTarget;
@@ -18,7 +18,7 @@ pub struct RequestContext {
     pub started: Instant,
     pub in_flight: InFlight,
     /// Its place among the admitted requests, released at its end.
-    pub admitted: Option<Admitted>,
+    pub admitted: Option<RequestSlot>,
     pub options: RequestOptions,
     pub login: Login,
     /// The target of a v2 request, once it is routed.
@@ -37,7 +37,7 @@ impl RequestContext {
     pub fn new(request: &RequestHeader) -> Self {
         Self {
             started: Instant::now(),
-            in_flight: request_metrics::begun(request),
+            in_flight: request_metrics::start(request),
             admitted: None,
             options: RequestOptions::of(&request.method, &request.headers),
             login: Login::ANONYMOUS,

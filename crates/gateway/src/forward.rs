@@ -213,11 +213,12 @@ impl Gateway {
                     tracing::error!(
                         registry = %pass.target.name.registry,
                         repository = %pass.target.name.repository,
-                        "the registry wants an upload to go elsewhere; that is not supported. If it is itself \
-                         by another name, have it answer with relative URLs (distribution: http.relativeurls)"
+                        "the registry sent an upload location outside itself, which is not supported; if it is known by \
+                         another name, configure it to send relative URLs (distribution: http.relativeurls)"
                     );
-                    let refused =
-                        ErrorResponse::bad_gateway("the registry wants the upload to go elsewhere");
+                    let refused = ErrorResponse::bad_gateway(
+                        "the registry sent an upload location outside itself",
+                    );
                     return Ok(respond::error(session, options, &refused).await?);
                 }
             }

@@ -1,51 +1,50 @@
-//! Where answers of a registry lead: `Location` and `Link`, as the client has to ask for it here. Pure.
+//! Rewrites `Location` and `Link` of a registry's responses to URLs of this gateway. Pure.
 
 use super::target::RequestTarget;
 use oci::authority;
 use oci::v2::{self, Resource};
 
-/// The `Location` of an answer, leading here. `external` is what the client calls us, scheme and authority;
-/// `origins` are the registry's own names for itself: what it is asked under, which registries render what they
-/// are not told otherwise, and what clients call us, where it was configured with that (distribution's
-/// `http.host`). What follows `?` stays byte for byte: it is the registry's own state (distribution-spec 1.1,
-/// "Pushing a blob in chunks").
+/// Rewrites a `Location` to a URL of this gateway. `external` is the gateway's URL for the client, scheme and
+/// authority; `origins` are those that the registry may write: its upstream URL, which registries render by default,
+/// and the gateway's own, if the registry is configured with it (distribution's `http.host`). The query stays byte
+/// for byte: it is the registry's own state (distribution-spec 1.1, "Pushing a blob in chunks").
 ///
-/// `None` for what leads anywhere but to an upload, a blob or a manifest of the same repository.
+/// `None` for a location other than an upload, a blob or a manifest of the same repository.
 pub fn local_location(
     location: &str,
     origins: &[&str],
     target: &RequestTarget,
     external: &str,
 ) -> Option<String> {
-    let led = v2::Target::split(location)?;
-    // It may not know that it stands behind TLS, so its scheme says nothing.
+    let parsed = v2::Target::split(location)?;
+    // The scheme is ignored: the registry may not know that it is behind TLS.
     let is_own = |authority| origins.iter().any(|origin| is_origin(origin, authority));
-    if !led.authority.is_none_or(is_own) {
+    if !parsed.authority.is_none_or(is_own) {
         return None;
     }
-    let (name, resource) = led.named()?;
-    let leads = matches!(
+    let (name, resource) = parsed.named()?;
+    let is_supported = matches!(
         resource,
         Resource::Upload(_) | Resource::Blob(_) | Resource::Manifest(_)
     );
-    if name != target.name.repository.as_str() || !leads {
+    if name != target.name.repository.as_str() || !is_supported {
         return None;
     }
-    let mut here = format!("{external}{}", resource.path_in(&target.client_name));
+    let mut local = format!("{external}{}", resource.path_in(&target.client_name));
     let namespace = target.namespace.as_ref();
     let namespace = namespace.map(|namespace| v2::Query::default().with("ns", namespace).render());
-    match (led.query, namespace) {
+    match (parsed.query, namespace) {
         (Some(query), Some(namespace)) => {
-            here = format!("{here}?{query}&{}", &namespace[1..]);
+            local = format!("{local}?{query}&{}", &namespace[1..]);
         }
-        (Some(query), None) => here = format!("{here}?{query}"),
-        (None, Some(namespace)) => here = format!("{here}{namespace}"),
+        (Some(query), None) => local = format!("{local}?{query}"),
+        (None, Some(namespace)) => local = format!("{local}{namespace}"),
         (None, None) => {}
     }
-    Some(here)
+    Some(local)
 }
 
-/// The `Link` to a next page: the list that the client asked for, under the name that it typed.
+/// Renders the `Link` to the next page of a list, under the repository name that the client used.
 pub fn next_link(target: &RequestTarget, next: &v2::Query, external: &str) -> String {
     let mut query = next.clone();
     if let Some(namespace) = &target.namespace {
@@ -55,10 +54,10 @@ pub fn next_link(target: &RequestTarget, next: &v2::Query, external: &str) -> St
     format!("<{external}{path}{}>; rel=\"next\"", query.render())
 }
 
-/// Whether `authority` is that of an origin (`scheme://authority`), whose scheme says nothing.
+/// Whether `authority` is that of `origin` (`scheme://authority`), whatever its scheme.
 pub fn is_origin(origin: &str, authority: &str) -> bool {
-    let known = origin.split_once("://").map_or(origin, |(_, known)| known);
-    authority::is_same(known.trim_end_matches('/'), authority)
+    let origin_authority = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+    authority::is_same(origin_authority.trim_end_matches('/'), authority)
 }
 
 #[cfg(test)]
@@ -81,12 +80,12 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table")]
-    fn locations_lead_here_or_nowhere() {
+    fn locations_are_rewritten_or_refused() {
         let origins = ["http://127.0.0.1:6002", "https://gate.example.com"];
-        let here = "https://gate.example.com";
+        let external = "https://gate.example.com";
         let digest = format!("sha256:{}", "a".repeat(64));
         let state = "_state=a%2bB-_~==&x=%41";
-        let upload = format!("{here}/v2/team/app/blobs/uploads/u-1_x.y?{state}");
+        let upload = format!("{external}/v2/team/app/blobs/uploads/u-1_x.y?{state}");
         for (location, client_name, namespace, expected) in [
             (
                 format!("/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
@@ -100,7 +99,7 @@ mod tests {
                 None,
                 Some(upload.clone()),
             ),
-            // http behind TLS, and a name of ours that it was told
+            // http behind TLS, and the gateway's URL, which the registry is configured with
             (
                 format!("http://gate.example.com/v2/team/app/blobs/uploads/u-1_x.y?{state}"),
                 "team/app",
@@ -113,38 +112,40 @@ mod tests {
                 None,
                 Some(upload),
             ),
-            // a registry prefix comes back on, and ns
+            // the registry prefix and ns are added
             (
                 "/v2/team/app/blobs/uploads/u".into(),
                 "hosted/team/app",
                 None,
-                Some(format!("{here}/v2/hosted/team/app/blobs/uploads/u")),
+                Some(format!("{external}/v2/hosted/team/app/blobs/uploads/u")),
             ),
             (
                 "/v2/team/app/blobs/uploads/u?a=b".into(),
                 "team/app",
                 Some("hosted"),
-                Some(format!("{here}/v2/team/app/blobs/uploads/u?a=b&ns=hosted")),
+                Some(format!(
+                    "{external}/v2/team/app/blobs/uploads/u?a=b&ns=hosted"
+                )),
             ),
             (
                 "/v2/team/app/blobs/uploads/u".into(),
                 "team/app",
                 Some("hosted"),
-                Some(format!("{here}/v2/team/app/blobs/uploads/u?ns=hosted")),
+                Some(format!("{external}/v2/team/app/blobs/uploads/u?ns=hosted")),
             ),
             (
                 format!("/v2/team/app/blobs/{digest}"),
                 "team/app",
                 None,
-                Some(format!("{here}/v2/team/app/blobs/{digest}")),
+                Some(format!("{external}/v2/team/app/blobs/{digest}")),
             ),
             (
                 format!("/v2/team/app/manifests/{digest}"),
                 "hosted/team/app",
                 None,
-                Some(format!("{here}/v2/hosted/team/app/manifests/{digest}")),
+                Some(format!("{external}/v2/hosted/team/app/manifests/{digest}")),
             ),
-            // elsewhere
+            // other hosts, repositories and endpoints
             (
                 format!("https://bucket.example.com/v2/team/app/blobs/uploads/u?{state}"),
                 "team/app",
@@ -185,13 +186,18 @@ mod tests {
             ("uploads/u".into(), "team/app", None, None),
             (String::new(), "team/app", None, None),
         ] {
-            let found = local_location(&location, &origins, &target(client_name, namespace), here);
+            let found = local_location(
+                &location,
+                &origins,
+                &target(client_name, namespace),
+                external,
+            );
             assert_eq!(found, expected, "{location}");
         }
     }
 
     #[test]
-    fn names_that_look_like_the_path_stay_themselves() {
+    fn names_that_look_like_path_components() {
         for name in [
             "v2",
             "v",

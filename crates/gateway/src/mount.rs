@@ -1,4 +1,4 @@
-//! Cross-repository mounts: the right to read the source is decided before the registry is asked.
+//! Cross-repository mounts: the right to pull from the source is decided before the registry is asked.
 
 use super::Gateway;
 use super::pass_through::{Mount, MountSource, PassThrough};
@@ -8,7 +8,7 @@ use oci::name::{Repository, RepositoryName};
 
 impl Gateway {
     /// The source repository of a mount: the one in `from`, or any that is known to have the blob, if the caller may
-    /// pull from it. `None` begins a plain upload (distribution-spec 1.1, "Mounting a blob from another repository").
+    /// pull from it. With `None` the request begins an upload (distribution-spec 1.1, "Mounting a blob from another repository").
     pub(super) async fn mount_source(
         &self,
         session: &Session,

@@ -1,16 +1,16 @@
-//! Which clients are old: they speak v1, and fail where they see v2. It routes; it never authorises.
+//! Recognises v1 clients, which fail where they see v2, by their User-Agent. For routing, never for authorisation.
 
 use regex::Regex;
 
 use oci::client::Generation;
 
-/// Old clients, by their User-Agent.
+/// The User-Agents of v1 clients.
 #[derive(Clone, Debug, Default)]
 pub enum OldClients {
-    /// The built-in table: Docker to 1.5, and what its ping calls itself.
+    /// The built-in table: Docker up to 1.5, and the User-Agent of its ping.
     #[default]
     Default,
-    /// Whatever one of these finds something in.
+    /// Every User-Agent that one of these finds a match in.
     Patterns(Vec<Regex>),
 }
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_by_the_table_or_by_patterns() {
+    fn v1_clients_by_table_or_patterns() {
         let patterns = |texts: &[&str]| {
             let patterns = texts
                 .iter()

@@ -1,8 +1,8 @@
-//! Requests that pass through to a registry: what they need the right to do, and what goes out. Pure.
+//! Requests that pass through to a registry: the action to authorise, and the request to send. Pure.
 //!
 //! Registries read more than they document: form fields in bodies, keys in any case, the first or the last of
-//! two. What goes out is rendered from what was parsed and decided upon, and a request that could be read in
-//! two ways is refused.
+//! two. The upstream request is rendered from the values that were parsed and authorised, and an ambiguous request
+//! is refused.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -19,41 +19,41 @@ use oci::v2::Resource;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassThrough {
     pub target: RequestTarget,
-    /// What the caller must be allowed.
+    /// The action that the caller needs the right to.
     pub action: Action,
-    /// The query as it goes out, without `?`.
+    /// The query of the upstream request, without `?`.
     pub query: String,
-    /// The digest of the blob that an upload is finished with, or that is mounted.
+    /// The digest of the blob that the request uploads or mounts.
     pub digest: Option<Digest>,
-    /// A mount that is asked for. It goes out only once its source was decided upon.
+    /// The mount that the client requests. It is sent only after its source is authorised.
     pub mount: Option<Mount>,
-    /// The repository that a blob is mounted from: of the same registry.
+    /// The authorised source repository of a mount, in the same registry.
     pub from: Option<Repository>,
-    /// More tags that a manifest is pushed under (distribution-spec, "Pushing Manifests with Tags").
+    /// Further tags to push a manifest under (distribution-spec, "Pushing Manifests with Tags").
     pub tags: Vec<Tag>,
 }
 
-/// A blob that is wanted from another repository.
+/// A request to mount a blob from another repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub digest: Digest,
     pub source: MountSource,
 }
 
-/// Where a blob is to be mounted from.
+/// The source that a client names for a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountSource {
-    /// From this repository of the same registry; `client_name` is how the client calls it.
+    /// This repository of the same registry; `client_name` is the name that the client used.
     Named {
         repository: Repository,
         client_name: String,
     },
-    /// From wherever in the same registry it is.
+    /// Any repository of the same registry.
     Any,
 }
 
 impl PassThrough {
-    /// Makes it a mount from `from`, which the caller may read.
+    /// Turns the upload into a mount from `from`, which the caller may pull from.
     pub fn mount_from(&mut self, digest: Digest, from: Repository) {
         let query = Query::default().with("mount", &digest.to_string());
         let query = query.with("from", from.as_str());
@@ -65,7 +65,10 @@ impl PassThrough {
     }
 }
 
-/// What a request needs the right to do.
+/// The action that a request needs the right to.
+///
+/// # Errors
+/// 405 if the resource does not support the method.
 pub fn action(method: &Method, resource: &Resource) -> Result<Action, ErrorResponse> {
     use Resource::{Blob, Manifest, Upload, Uploads};
 
@@ -77,17 +80,21 @@ pub fn action(method: &Method, resource: &Resource) -> Result<Action, ErrorRespo
         )
         | (&Method::PUT, Manifest(_)) => Ok(Action::Push),
         (&Method::DELETE, Manifest(_) | Blob(_)) => Ok(Action::Delete),
-        (_, Uploads | Upload(_)) => Err(ErrorResponse::unsupported("this is no way to upload")),
+        (_, Uploads | Upload(_)) => Err(ErrorResponse::unsupported(
+            "uploads do not support this method",
+        )),
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
-        _ => Err(ErrorResponse::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported(
+            "this resource does not support this method",
+        )),
     }
 }
 
-/// A request that passes through. `raw` is its query as it came, `query` as it was parsed; `source` finds the
-/// repository of the same registry that a `from`, and the `origin` that it is said to be of, name.
+/// Prepares a request to pass through. `raw` is its query as received, `query` as parsed; `source` resolves the values
+/// of `from` and `origin` to a repository of the same registry.
 ///
 /// # Errors
-/// The [`ErrorResponse`] of a query that says more than one thing, or nothing that is known where uploads begin.
+/// 400 for an ambiguous query, an invalid digest or tag, or, at the start of an upload, an unknown key.
 pub fn pass(
     target: RequestTarget,
     action: Action,
@@ -104,7 +111,7 @@ pub fn pass(
         tags: Vec::new(),
     };
     match &pass.target.resource {
-        Resource::Uploads => begin(&mut pass, raw, query, source)?,
+        Resource::Uploads => start_upload(&mut pass, raw, query, source)?,
         Resource::Upload(_) => {
             check_location(raw, query).map_err(ErrorResponse::from)?;
             pass.digest = digest(query, "digest")?;
@@ -117,14 +124,14 @@ pub fn pass(
     Ok(pass)
 }
 
-/// Where an upload begins.
-fn begin(
+/// Prepares the start of an upload.
+fn start_upload(
     pass: &mut PassThrough,
     raw: &str,
     query: &Query,
     source: impl Fn(&str, Option<&str>) -> Option<Repository>,
 ) -> Result<(), ErrorResponse> {
-    // `origin` is the registry that a blob was pulled from, as go-containerregistry says it.
+    // go-containerregistry sends the registry that a blob was pulled from as `origin`.
     let known = [
         "ns",
         "digest",
@@ -135,13 +142,13 @@ fn begin(
     ];
     let checked = check_separators(raw).and_then(|()| query.check_keys(&known));
     checked.map_err(ErrorResponse::from)?;
-    let (wanted, finished) = (digest(query, "mount")?, digest(query, "digest")?);
-    if wanted.is_some() && finished.is_some() {
+    let (mounted, uploaded) = (digest(query, "mount")?, digest(query, "digest")?);
+    if mounted.is_some() && uploaded.is_some() {
         let message =
-            "an upload either mounts a blob or brings one: mount and digest exclude each other";
+            "mount and digest exclude each other: an upload either mounts a blob or sends one";
         return Err(ErrorResponse::new(ErrorCode::DigestInvalid, message));
     }
-    if let Some(digest) = wanted {
+    if let Some(digest) = mounted {
         let named = query.value("from").and_then(|client_name| {
             let repository = source(client_name, query.value("origin"))?;
             let client_name = client_name.to_owned();
@@ -155,7 +162,7 @@ fn begin(
         return Ok(());
     }
     let mut sent = Query::default();
-    if let Some(digest) = finished {
+    if let Some(digest) = uploaded {
         sent = sent.with("digest", &digest.to_string());
     }
     if let Some(algorithm) = query.value("digest-algorithm") {
@@ -167,24 +174,28 @@ fn begin(
     sent.render()
         .trim_start_matches('?')
         .clone_into(&mut pass.query);
-    pass.digest = finished;
+    pass.digest = uploaded;
     Ok(())
 }
 
-/// What an upload's location must not hold, whoever wrote it there: a mount, which would be one that nobody
-/// decided upon, and a digest in a spelling that only the registry takes for one.
+/// Refuses keys that an upload's location must not contain: those of a mount, which would not be authorised, and
+/// spellings of `digest` that only the registry would read as such.
 fn check_location(raw: &str, query: &Query) -> Result<(), QueryError> {
     check_separators(raw)?;
-    let ours = ["mount", "from", "origin", "digest", "ns"];
-    let is_ours = |key: &&str| ours.iter().any(|known| known.eq_ignore_ascii_case(key));
-    let is_read = |key: &&str| matches!(*key, "digest" | "ns");
-    match query.keys().filter(is_ours).find(|key| !is_read(key)) {
+    let reserved = ["mount", "from", "origin", "digest", "ns"];
+    let is_reserved = |key: &&str| reserved.iter().any(|known| known.eq_ignore_ascii_case(key));
+    let is_allowed = |key: &&str| matches!(*key, "digest" | "ns");
+    match query
+        .keys()
+        .filter(is_reserved)
+        .find(|key| !is_allowed(key))
+    {
         Some(key) => Err(QueryError::Unknown(key.to_owned())),
         None => Ok(()),
     }
 }
 
-/// Some registries take `;` for `&`.
+/// Refuses `;`, which some registries read as `&`.
 fn check_separators(raw: &str) -> Result<(), QueryError> {
     if raw.contains(';') {
         return Err(QueryError::Semicolon);
@@ -211,19 +222,19 @@ fn refused_digest(error: DigestError) -> ErrorResponse {
     ErrorResponse::new(ErrorCode::DigestInvalid, error.to_string())
 }
 
-/// What of a read goes upstream.
-const READS: &[HeaderName] = &[
+/// The header fields of a read that are sent upstream.
+const READ_HEADERS: &[HeaderName] = &[
     header::ACCEPT,
     header::RANGE,
     header::IF_RANGE,
     header::IF_NONE_MATCH,
 ];
 
-/// The headers of a request that its registry needs. All others stay here: who asks, through whom, and with
-/// which login is not the registry's to know.
+/// The header fields that are sent to the registry. All others are dropped: the client, the proxies before it and its
+/// login are none of the registry's concern.
 ///
 /// # Errors
-/// 415 for a body of a type that is none of content: registries read forms as if they were queries.
+/// 415 for a body that is a form or of another unsuitable type: registries read forms as if they were queries.
 pub fn headers(
     method: &Method,
     resource: &Resource,
@@ -231,12 +242,12 @@ pub fn headers(
 ) -> Result<HeaderMap, ErrorResponse> {
     let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
     let mut sent = HeaderMap::new();
-    let wanted = match *method {
-        Method::GET | Method::HEAD if !is_upload => READS,
+    let names = match *method {
+        Method::GET | Method::HEAD if !is_upload => READ_HEADERS,
         Method::PATCH | Method::PUT if is_upload => &[header::CONTENT_RANGE],
         _ => &[],
     };
-    for name in wanted {
+    for name in names {
         for value in received.get_all(name) {
             sent.append(name, value.clone());
         }
@@ -249,12 +260,12 @@ pub fn headers(
     Ok(sent)
 }
 
-/// Whether the body of a request goes upstream.
+/// Whether the body of a request is sent upstream.
 pub fn has_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// The type of a body, if it has one: of a manifest as it came, of an upload without parameters.
+/// The Content-Type to send, if there is one: that of a manifest unchanged, that of an upload without parameters.
 fn content_type(
     resource: &Resource,
     received: &HeaderMap,
@@ -263,7 +274,7 @@ fn content_type(
         ErrorResponse::with_status(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ErrorCode::Unsupported,
-            "an upload is application/octet-stream, and nothing is pushed as a form",
+            "an upload must be application/octet-stream, and forms are not accepted",
         )
     };
     let mut lines = received.get_all(header::CONTENT_TYPE).iter();
@@ -274,7 +285,7 @@ fn content_type(
     if lines.next().is_some() {
         return Err(refused());
     }
-    // Docker writes an empty one.
+    // Docker sends an empty one.
     if text.is_empty() {
         return Ok(None);
     }
@@ -290,7 +301,7 @@ fn content_type(
     if let Resource::Manifest(_) = resource {
         return Ok(Some(line.clone()));
     }
-    // go-containerregistry begins uploads as JSON; a layer's own type is harmless.
+    // go-containerregistry starts uploads as JSON; the media type of a layer is harmless.
     let is_content = matches!(subtype, "octet-stream" | "json") || subtype.starts_with("vnd.");
     if kind != "application" || !is_content {
         return Err(refused());
@@ -305,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_of_bodies() {
+    fn content_types_of_bodies() {
         let manifest = Resource::Manifest("x".parse().expect("a tag"));
         let upload = Resource::Upload("u".into());
         let refused = Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -354,7 +365,7 @@ mod tests {
                 let expected = expected.map(|kind| kind.map(str::to_owned));
                 assert_eq!(sent, expected, "{lines:?} {resource:?}");
             }
-            // Where no body goes up, neither does its type.
+            // Without a body, no type is sent either.
             let sent = headers(&Method::DELETE, &upload, &received);
             assert_eq!(sent, Ok(HeaderMap::new()), "{lines:?}");
         }

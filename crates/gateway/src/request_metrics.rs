@@ -1,4 +1,4 @@
-//! Counts requests and answers.
+//! Counts requests and responses.
 
 use pingora_http::RequestHeader;
 
@@ -8,12 +8,12 @@ use mirror::Stale;
 use oci::cache_status::{CacheOutcome, CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
 
-/// Counts an answer with a blob.
+/// Counts a response with a blob.
 pub fn blob(cache: CacheStatus) {
     metrics::answered(Content::Blob, answer(cache));
 }
 
-/// Counts an answer with a manifest, as served content if it was a GET.
+/// Counts a response with a manifest, as served content if it answers a GET.
 pub fn manifest(head: bool, cache: CacheStatus, is_stale: Option<Stale>) {
     if !head {
         metrics::answered(Content::Manifest, answer(cache));
@@ -21,7 +21,7 @@ pub fn manifest(head: bool, cache: CacheStatus, is_stale: Option<Stale>) {
     stale(is_stale);
 }
 
-/// Counts a stale answer, if it is one.
+/// Counts a response if it is stale.
 pub fn stale(stale: Option<Stale>) {
     if let Some(stale) = stale {
         metrics::stale(stale.reason.as_str());
@@ -36,12 +36,12 @@ fn answer(cache: CacheStatus) -> Answer {
 }
 
 /// Counts a request whose head was read as in flight.
-pub fn begun(request: &RequestHeader) -> InFlight {
+pub fn start(request: &RequestHeader) -> InFlight {
     InFlight::new(resource(request.uri.path()))
 }
 
 /// Counts the end of a request.
-pub fn ended(session: &Session, context: &RequestContext) {
+pub fn finish(session: &Session, context: &RequestContext) {
     let (request, sent) = (session.req_header(), session.sent_head());
     let status = sent.map(|sent| sent.status.as_u16());
     let counted = Answered {
@@ -59,8 +59,8 @@ pub fn ended(session: &Session, context: &RequestContext) {
     context.in_flight.ended(&counted, kind);
 }
 
-/// The resource of a path, by its last components, since a repository may have any name. Paths that are no endpoint
-/// are all `Other`, which bounds the label's values.
+/// The resource of a path, by its last components, since a repository may have any name. All paths outside the API
+/// are `Other`, which bounds the values of the label.
 fn resource(path: &str) -> Resource {
     let mut segments = path.trim_start_matches('/').split('/');
     match segments.next() {

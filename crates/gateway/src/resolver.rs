@@ -1,14 +1,13 @@
-//! Which registry a name belongs to. Pure, and decided without asking anyone: the listener's registry, else `?ns=`,
-//! else the Host, else the longest registry name that is a path prefix, else the registry whose `owns` matches, else
-//! the default one.
+//! Resolves a name to its registry, without I/O: the listener's registry, else that of `?ns=`, else the Host's, else
+//! the one with the longest name that is a path prefix, else the one whose `owns` matches, else the default one.
 
 use oci::glob::Pattern;
 use oci::name::{NameError, Registry, Repository, RepositoryName};
 
-/// The longest name as it is typed: a registry's and a repository's, each of 255 bytes.
-pub const LONGEST_NAME: usize = 511;
+/// The maximum length of a name: a registry's and a repository's, of 255 bytes each, and a slash.
+pub const MAX_NAME: usize = 511;
 
-/// What routing knows of one registry.
+/// One registry, as routing sees it.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -16,17 +15,17 @@ pub const LONGEST_NAME: usize = 511;
 )]
 pub struct RegistryEntry {
     pub registry: Registry,
-    /// Other names under which `?ns=` and prefixes may ask for it.
+    /// Other names for it in `?ns=` and prefixes.
     pub aliases: Vec<String>,
-    /// Chosen by Host.
+    /// The Hosts that select it.
     pub hosts: Vec<String>,
     pub owns: Vec<Pattern>,
     pub default: bool,
-    /// One-component names stand for `library/<name>`: the Hub.
+    /// Whether one-component names stand for `library/<name>`, as on Docker Hub.
     pub library: bool,
-    /// Whether it takes writes.
+    /// Whether it accepts writes.
     pub push: bool,
-    /// Whether what is read there is kept here.
+    /// Whether its content is cached.
     pub cached: bool,
     /// Whether it speaks v1.
     pub v1: bool,
@@ -34,55 +33,55 @@ pub struct RegistryEntry {
     pub v2: bool,
     /// Whether images of one API are served through the other.
     pub bridge: bool,
-    /// Whether it decides for each caller: it is asked where everything is its own alone.
+    /// Whether it authorises its own callers. It is reached only through its own host or listener.
     pub delegates_auth: bool,
 }
 
-/// All registries, and the names that lead to them.
+/// All registries, with the names and hosts that select them.
 #[derive(Clone, Debug, Default)]
 pub struct Resolver {
     pub entries: Vec<RegistryEntry>,
 }
 
-/// Where a name is asked for.
+/// The context that a name is resolved in.
 #[derive(Clone, Copy, Debug)]
 pub enum NameContext<'a> {
-    /// By a client, on the data plane.
+    /// A client's request.
     Client {
-        /// The registry that the listener is for.
+        /// The only registry that the listener serves.
         listener: Option<&'a Registry>,
         /// The value of `?ns=`.
         namespace: Option<&'a str>,
         /// Host or `:authority`, with its port if it has one.
         host: Option<&'a str>,
     },
-    /// By an operator: nothing but the name counts.
+    /// An operator's command: the name alone decides.
     Operator,
 }
 
-/// Why a name leads to no repository.
+/// Why a name cannot be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    #[error("this namespace is not served here")]
+    #[error("this gateway does not serve this namespace")]
     UnknownNamespace,
-    #[error("this registry is asked by a host of its own alone")]
+    #[error("this registry is served only at its own host")]
     OwnHostOnly,
-    #[error("no registry claims this name: write the registry's name before it")]
+    #[error("no registry claims this name: put the name of its registry before it")]
     Unclaimed,
-    #[error("the name is longer than that of any registry and repository")]
+    #[error("the name is longer than {MAX_NAME} bytes")]
     TooLong,
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
 impl<'a> NameContext<'a> {
-    /// The same place without its `?ns=`.
+    /// The same context without `?ns=`.
     #[must_use]
     pub fn without_namespace(self) -> Self {
         self.with_namespace(None)
     }
 
-    /// The same place with this `?ns=`.
+    /// The same context with this `?ns=`.
     #[must_use]
     pub fn with_namespace(self, namespace: Option<&'a str>) -> Self {
         match self {
@@ -97,7 +96,7 @@ impl<'a> NameContext<'a> {
 }
 
 impl RegistryEntry {
-    /// A cached registry that claims nothing.
+    /// A cached v2 registry without hosts, `owns` and other settings.
     pub fn named(name: &str) -> Self {
         Self {
             registry: Registry::new(name),
@@ -118,7 +117,7 @@ impl RegistryEntry {
     /// The canonical name of a repository of this registry.
     ///
     /// # Errors
-    /// [`NameError`] where it is no name of a repository.
+    /// [`NameError`] if `name` is not a valid repository name.
     pub fn repository(&self, name: &str) -> Result<RepositoryName, NameError> {
         let repository: Repository = if self.library && !name.is_empty() && !name.contains('/') {
             format!("library/{name}").parse()?
@@ -131,7 +130,7 @@ impl RegistryEntry {
         })
     }
 
-    /// The names that it goes by: its own, and its aliases.
+    /// Its name and its aliases.
     fn names(&self) -> impl Iterator<Item = &str> {
         let aliases = self.aliases.iter().map(String::as_str);
         aliases.chain([self.registry.as_str()])
@@ -139,10 +138,10 @@ impl RegistryEntry {
 }
 
 impl Resolver {
-    /// The registry that a name belongs to, and the canonical name.
+    /// Resolves a name to its registry and its canonical name.
     ///
     /// # Errors
-    /// [`ResolveError`]: no registry that is asked here has it.
+    /// [`ResolveError`] if no registry in this context has it, or it is not a valid name.
     pub fn resolve(
         &self,
         name_context: NameContext<'_>,
@@ -155,14 +154,14 @@ impl Resolver {
     /// The registry that a name belongs to, and the name without its registry prefix.
     ///
     /// # Errors
-    /// As for [`Resolver::resolve`], but for what only the name's grammar says.
+    /// As for [`Resolver::resolve`], except [`ResolveError::Name`].
     pub fn owner<'n>(
         &self,
         name_context: NameContext<'_>,
         name: &'n str,
     ) -> Result<(&RegistryEntry, &'n str), ResolveError> {
-        // Before patterns are matched, which takes longer the longer a name is.
-        if name.len() > LONGEST_NAME {
+        // Before matching patterns, whose cost grows with the length of the name.
+        if name.len() > MAX_NAME {
             return Err(ResolveError::TooLong);
         }
         if let Some(entry) = self.fixed(name_context)? {
@@ -185,10 +184,11 @@ impl Resolver {
         }
     }
 
-    /// The registry whose everything is that is asked here: the listener's, that of `?ns=`, or the Host's.
+    /// The registry that the context alone selects: the listener's, that of `?ns=`, or the Host's.
     ///
     /// # Errors
-    /// [`ResolveError::UnknownNamespace`] and [`ResolveError::OwnHostOnly`].
+    /// [`ResolveError::UnknownNamespace`] if there is none of that name, [`ResolveError::OwnHostOnly`] if it is not
+    /// served in this context.
     pub fn fixed(
         &self,
         name_context: NameContext<'_>,
@@ -201,44 +201,44 @@ impl Resolver {
         else {
             return Ok(None);
         };
-        let named = self.named(listener, namespace)?;
+        let named = self.by_listener_or_namespace(listener, namespace)?;
         let by_host = host.and_then(|host| self.by_host(host));
-        // Elsewhere its clients would be challenged by us, and show it what is for us.
-        let elsewhere = |entry: &RegistryEntry| {
-            let own = by_host.is_some_and(|own| own.registry == entry.registry);
-            entry.delegates_auth && !own && listener.is_none()
+        // At another host the gateway would challenge its clients, and send it the credentials meant for the gateway.
+        let is_other_host = |entry: &RegistryEntry| {
+            let is_own_host = by_host.is_some_and(|own| own.registry == entry.registry);
+            entry.delegates_auth && !is_own_host && listener.is_none()
         };
-        if named.is_some_and(elsewhere) {
+        if named.is_some_and(is_other_host) {
             return Err(ResolveError::OwnHostOnly);
         }
         Ok(named.or(by_host))
     }
 
-    /// How a repository is asked for at a place: by its own name where that leads to it, else behind its
-    /// registry's.
+    /// The name of a repository for a client in this context: its own if that resolves to it, else the one with its
+    /// registry's prefix. `None` if neither does.
     pub fn client_name(
         &self,
         name_context: NameContext<'_>,
         name: &RepositoryName,
     ) -> Option<String> {
-        let leads = |client_name: &String| {
+        let resolves = |client_name: &String| {
             let resolved = self.resolve(name_context, client_name);
             resolved.is_ok_and(|(_, resolved)| resolved == *name)
         };
         let plain = name.repository.to_string();
         Some(plain)
-            .filter(leads)
-            .or_else(|| Some(name.to_string()).filter(leads))
+            .filter(resolves)
+            .or_else(|| Some(name.to_string()).filter(resolves))
     }
 
-    /// The registry that goes by a name.
+    /// The registry of this name or alias.
     pub fn by_name(&self, name: &str) -> Option<&RegistryEntry> {
-        let goes_by = |entry: &&RegistryEntry| entry.names().any(|known| known == name);
-        self.entries.iter().find(goes_by)
+        let has_name = |entry: &&RegistryEntry| entry.names().any(|known| known == name);
+        self.entries.iter().find(has_name)
     }
 
-    /// The registry that the listener or `?ns=` fixes, if one does.
-    fn named(
+    /// The registry that the listener or `?ns=` selects, if one does.
+    fn by_listener_or_namespace(
         &self,
         listener: Option<&Registry>,
         namespace: Option<&str>,
@@ -270,7 +270,7 @@ impl Resolver {
         };
         let found = self.entries.iter();
         let found = found.filter_map(|entry| Some((entry, rest(entry)?)));
-        // The longest name leaves the shortest rest.
+        // The longest prefix leaves the shortest rest.
         found.min_by_key(|(_, rest)| rest.len())
     }
 }

@@ -47,14 +47,16 @@ pub fn route(
     listener: &Listener,
     parts: RequestParts<'_>,
 ) -> Result<Route, ErrorResponse> {
-    // A path of the v1 API, but it also finds v2 repositories.
+    // This path of the v1 API also finds v2 repositories.
     let is_search = || v2::segments(parts.path).is_ok_and(|segments| segments == ["v1", "search"]);
     if parts.path.ends_with("search") && is_search() {
         if !matches!(*parts.method, Method::GET | Method::HEAD) {
-            return Err(ErrorResponse::unsupported("a search is only read"));
+            return Err(ErrorResponse::unsupported(
+                "a search supports only GET and HEAD",
+            ));
         }
         let query = Query::parse(parts.query)?;
-        let search = search::search(
+        let search = search::search_query(
             &table.resolver,
             listener.name_context(None, parts.host),
             &query,
@@ -75,7 +77,7 @@ pub fn route(
         _ => {
             return Err(ErrorResponse::new(
                 ErrorCode::NameUnknown,
-                "this is a registry: it serves /v2/",
+                "not an endpoint of the registry API, which is at /v2/",
             ));
         }
     }
@@ -96,28 +98,32 @@ pub fn route(
         }
         Path::Base => {
             return Err(ErrorResponse::unsupported(
-                "only GET and HEAD are answered at /v2/",
+                "/v2/ supports only GET and HEAD",
             ));
         }
         Path::Catalog if reads => {
-            let listing = catalogue::listing(resolver, name_context, namespace, &query)?;
+            let listing = catalogue::catalogue_query(resolver, name_context, namespace, &query)?;
             return Ok(Route::Catalogue(listing));
         }
-        Path::Catalog => return Err(ErrorResponse::unsupported("a catalogue is only read")),
+        Path::Catalog => {
+            return Err(ErrorResponse::unsupported(
+                "a catalogue supports only GET and HEAD",
+            ));
+        }
         Path::Named { name, resource } => (name, resource),
     };
-    let (entry, named) = resolver.resolve(name_context, &name)?;
+    let (entry, canonical) = resolver.resolve(name_context, &name)?;
     let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
     if writes && (listener.read_only || !entry.push) {
         return Err(ErrorResponse::unsupported(format!(
-            "{named} takes no pushes here: its registry has no `push: true`, or this listener only reads; names \
-             of a registry that has are claimed with its `owns`, `hosts` or prefix"
+            "{canonical} does not accept pushes: its registry lacks `push: true`, or this listener is read-only; \
+             to push to a registry with `push: true`, use a name of its `owns`, its `hosts` or its prefix"
         )));
     }
     let action = pass_through::action(parts.method, &resource)?;
     let page = page::selection(&resource, &query).map_err(page_error)?;
     let target = RequestTarget {
-        name: named,
+        name: canonical,
         resource,
         query: page,
         client_name: name,
@@ -127,7 +133,7 @@ pub fn route(
         return Ok(Route::Pull(target));
     }
     let source = |from: &str, origin: Option<&str>| {
-        // `origin` names another registry: its repository cannot be mounted from.
+        // A repository of another registry, which `origin` names, cannot be the source of a mount.
         let host = parts.host.unwrap_or_default();
         if origin.is_some_and(|origin| !origin.eq_ignore_ascii_case(host)) {
             return None;

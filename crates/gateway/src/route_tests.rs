@@ -1,4 +1,4 @@
-//! Tests of [`super`]: which registry a name belongs to, what goes out, what is refused.
+//! Tests of [`super`]: the registry of a name, the upstream request, and refusals.
 
 use super::super::resolver::{RegistryEntry, Resolver};
 use super::*;
@@ -31,7 +31,7 @@ fn table() -> RoutingTable {
     }
 }
 
-fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, ErrorResponse> {
+fn route_get(listener: &Listener, host: &str, target: &str) -> Result<Route, ErrorResponse> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let parts = RequestParts {
         method: &Method::GET,
@@ -43,8 +43,8 @@ fn ask(listener: &Listener, host: &str, target: &str) -> Result<Route, ErrorResp
     route(&table(), listener, parts)
 }
 
-fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, ErrorCode> {
-    match ask(listener, host, target) {
+fn routed(listener: &Listener, host: &str, target: &str) -> Result<String, ErrorCode> {
+    match route_get(listener, host, target) {
         Ok(Route::Pull(target)) => Ok(format!(
             "{} {}",
             target.name.registry, target.name.repository
@@ -61,7 +61,7 @@ fn chosen(listener: &Listener, host: &str, target: &str) -> Result<String, Error
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table")]
-fn a_name_belongs_to_exactly_one_registry() {
+fn each_name_belongs_to_one_registry() {
     let any = Listener::default();
     let hub = Listener {
         registry: Some(Registry::new("docker.io")),
@@ -170,7 +170,7 @@ fn a_name_belongs_to_exactly_one_registry() {
             "/v2/alpine/manifests/latest",
             ok("docker.io library/alpine"),
         ),
-        // an alias is as good a prefix
+        // an alias is a prefix too
         (
             &any,
             "x",
@@ -241,12 +241,12 @@ fn a_name_belongs_to_exactly_one_registry() {
             ok("docker.io a/manifests"),
         ),
     ] {
-        assert_eq!(chosen(listener, host, target), expected, "{host} {target}");
+        assert_eq!(routed(listener, host, target), expected, "{host} {target}");
     }
 }
 
 #[test]
-fn without_a_default_an_unclaimed_name_is_unknown() {
+fn unclaimed_name_without_a_default_is_unknown() {
     let table = RoutingTable {
         resolver: Resolver {
             entries: vec![
@@ -268,7 +268,7 @@ fn without_a_default_an_unclaimed_name_is_unknown() {
 }
 
 #[test]
-fn what_is_refused() {
+fn invalid_requests_are_refused() {
     let listener = Listener::default();
     for (target, code) in [
         ("/", ErrorCode::NameUnknown),
@@ -287,7 +287,7 @@ fn what_is_refused() {
         ("/v2/a/tags/list?n=-1", ErrorCode::PaginationNumberInvalid),
         ("/v2/a/blobs/uploads/", ErrorCode::Unsupported),
     ] {
-        assert_eq!(chosen(&listener, "x", target), Err(code), "{target}");
+        assert_eq!(routed(&listener, "x", target), Err(code), "{target}");
     }
     for method in [
         Method::PUT,
@@ -314,17 +314,17 @@ fn what_is_refused() {
 }
 
 #[test]
-fn ns_does_not_go_upstream_and_is_echoed() {
+fn ns_is_not_sent_upstream() {
     let parts = "/v2/a/b/tags/list?n=5&ns=docker.io&last=x";
-    let Ok(Route::Pull(target)) = ask(&Listener::default(), "x", parts) else {
+    let Ok(Route::Pull(target)) = route_get(&Listener::default(), "x", parts) else {
         panic!("it is a pull");
     };
     assert_eq!(target.query.render(), "?n=5&last=x");
     assert_eq!(target.namespace.as_deref(), Some("docker.io"));
 }
 
-/// A registry that takes pushes beside one that does not.
-fn hosting() -> RoutingTable {
+/// A registry that accepts pushes and two that do not.
+fn table_with_push() -> RoutingTable {
     RoutingTable {
         resolver: Resolver {
             entries: vec![
@@ -348,7 +348,7 @@ fn hosting() -> RoutingTable {
     }
 }
 
-fn passed(method: &Method, target: &str) -> Result<PassThrough, ErrorCode> {
+fn pass_through(method: &Method, target: &str) -> Result<PassThrough, ErrorCode> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let parts = RequestParts {
         method,
@@ -357,7 +357,7 @@ fn passed(method: &Method, target: &str) -> Result<PassThrough, ErrorCode> {
         host: Some("x"),
         agent: "",
     };
-    match route(&hosting(), &Listener::default(), parts) {
+    match route(&table_with_push(), &Listener::default(), parts) {
         Ok(Route::PassThrough(pass)) => Ok(*pass),
         Ok(other) => panic!("{other:?}"),
         Err(refusal) => Err(refusal.code),
@@ -365,7 +365,7 @@ fn passed(method: &Method, target: &str) -> Result<PassThrough, ErrorCode> {
 }
 
 #[test]
-fn writes_need_the_right_that_they_are() {
+fn actions_of_writes() {
     use Action::{Delete, Push};
 
     let digest = format!("sha256:{}", "a".repeat(64));
@@ -388,35 +388,38 @@ fn writes_need_the_right_that_they_are() {
         (Method::DELETE, "tags/list", Err(ErrorCode::Unsupported)),
         (Method::OPTIONS, "tags/list", Err(ErrorCode::Unsupported)),
     ] {
-        let pass = passed(&method, &format!("/v2/team/app/{path}"));
+        let pass = pass_through(&method, &format!("/v2/team/app/{path}"));
         assert_eq!(pass.map(|pass| pass.action), expected, "{method} {path}");
     }
 }
 
 #[test]
-fn an_uploads_state_goes_out_as_it_came() {
+fn upload_state_is_sent_unchanged() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let state = "_state=a%2bB-_~%3D%3D";
     let path = format!("/v2/hosted/team/app/blobs/uploads/u?{state}&ns=hosted&digest={digest}");
     let path = path.replace("/v2/hosted/", "/v2/");
-    let pass = passed(&Method::PUT, &path).expect("a push");
+    let pass = pass_through(&Method::PUT, &path).expect("a push");
     assert_eq!(pass.query, format!("{state}&digest={digest}"));
     assert_eq!(pass.digest.map(|digest| digest.to_string()), Some(digest));
     assert_eq!(
-        passed(&Method::PUT, "/v2/team/app/blobs/uploads/u?digest=sha256:1"),
+        pass_through(&Method::PUT, "/v2/team/app/blobs/uploads/u?digest=sha256:1"),
         Err(ErrorCode::DigestInvalid)
     );
-    for twice in ["digest=a&digest=b", "mount=a&mount=b", "from=a&from=b"] {
-        let path = format!("/v2/team/app/blobs/uploads/?{twice}");
-        assert_eq!(passed(&Method::POST, &path), Err(ErrorCode::NameInvalid));
+    for repeated in ["digest=a&digest=b", "mount=a&mount=b", "from=a&from=b"] {
+        let path = format!("/v2/team/app/blobs/uploads/?{repeated}");
+        assert_eq!(
+            pass_through(&Method::POST, &path),
+            Err(ErrorCode::NameInvalid)
+        );
     }
 }
 
 #[test]
-fn mounts_come_from_the_same_registry() {
+fn mount_sources_are_of_the_same_registry() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let encoded = digest.replace(':', "%3A");
-    for (query, goes_out, from) in [
+    for (query, upstream_query, from) in [
         (
             format!("mount={digest}&from=team/base"),
             "",
@@ -458,12 +461,12 @@ fn mounts_come_from_the_same_registry() {
         ("from=team/base".into(), "", None),
         (String::new(), "", None),
     ] {
-        let pass = passed(
+        let pass = pass_through(
             &Method::POST,
             &format!("/v2/team/app/blobs/uploads/?{query}"),
         );
         let mut pass = pass.expect("a push");
-        assert_eq!(pass.query, goes_out, "{query}");
+        assert_eq!(pass.query, upstream_query, "{query}");
         let mount = pass.mount.take();
         assert_eq!(mount.is_some(), query.contains("mount="), "{query}");
         let source = mount.as_ref().and_then(|mount| match &mount.source {
@@ -471,7 +474,7 @@ fn mounts_come_from_the_same_registry() {
             crate::pass_through::MountSource::Any => None,
         });
         assert_eq!(source, from, "{query}");
-        // It goes out only once somebody decided where it comes from.
+        // It is sent only after its source is authorised.
         assert_eq!(pass.from, None);
         if let Some(mount) = mount {
             pass.mount_from(mount.digest, "team/base".parse().expect("a name"));
@@ -492,7 +495,7 @@ fn mounts_come_from_the_same_registry() {
             ErrorCode::NameInvalid,
         ),
     ] {
-        let pass = passed(
+        let pass = pass_through(
             &Method::POST,
             &format!("/v2/team/app/blobs/uploads/?{query}"),
         );
@@ -500,11 +503,10 @@ fn mounts_come_from_the_same_registry() {
     }
 }
 
-/// What goes out is what was understood.
 #[test]
-fn queries_are_rendered_from_what_was_read() {
+fn upstream_queries_are_rendered_from_parsed_values() {
     let digest = format!("sha256:{}", "a".repeat(64));
-    for (method, path, goes_out) in [
+    for (method, path, upstream_query) in [
         (Method::PUT, "manifests/x?x=y".to_owned(), ""),
         (
             Method::PUT,
@@ -514,32 +516,32 @@ fn queries_are_rendered_from_what_was_read() {
         (Method::DELETE, "manifests/x?tag=a&digest=b".into(), ""),
         (Method::DELETE, format!("blobs/{digest}?x=y"), ""),
     ] {
-        let pass = passed(&method, &format!("/v2/team/app/{path}")).expect("a write");
-        assert_eq!(pass.query, goes_out, "{method} {path}");
+        let pass = pass_through(&method, &format!("/v2/team/app/{path}")).expect("a write");
+        assert_eq!(pass.query, upstream_query, "{method} {path}");
     }
     let bad = format!("/v2/team/app/manifests/{digest}?tag=.a");
-    assert_eq!(passed(&Method::PUT, &bad), Err(ErrorCode::TagInvalid));
-    for (path, goes_out) in [
+    assert_eq!(pass_through(&Method::PUT, &bad), Err(ErrorCode::TagInvalid));
+    for (path, upstream_query) in [
         ("tags/list?last=a&n=05&x=y", "n=5&last=a"),
         ("manifests/x?n=1", ""),
         ("manifests/x?digest=a", ""),
     ] {
-        let pass = passed(&Method::GET, &format!("/v2/backend/a/{path}")).expect("a read");
-        assert_eq!(pass.query, goes_out, "{path}");
+        let pass = pass_through(&Method::GET, &format!("/v2/backend/a/{path}")).expect("a read");
+        assert_eq!(pass.query, upstream_query, "{path}");
     }
 }
 
 #[test]
-fn what_is_not_kept_here_passes_through() {
-    let pass = passed(&Method::GET, "/v2/backend/a/tags/list?n=5&ns=backend");
+fn uncached_registries_pass_through() {
+    let pass = pass_through(&Method::GET, "/v2/backend/a/tags/list?n=5&ns=backend");
     assert_eq!(pass.err(), None);
-    let pass = passed(&Method::GET, "/v2/backend/a/tags/list?n=5").expect("a read");
+    let pass = pass_through(&Method::GET, "/v2/backend/a/tags/list?n=5").expect("a read");
     assert_eq!((pass.action, pass.query.as_str()), (Action::Pull, "n=5"));
 }
 
-/// Docker 1.10 to 1.12 comes to v1 only where nothing said that there is a v2.
+/// Docker 1.10 to 1.12 falls back to v1 only if it finds no v2.
 #[test]
-fn where_a_host_has_v1_alone_there_is_no_v2() {
+fn v2_is_hidden_on_a_v1_only_host() {
     let mut table = table();
     table.resolver.entries.push(RegistryEntry {
         hosts: vec!["old.example.com".into()],

@@ -1,9 +1,8 @@
-//! `/v1/search`: names that hold a word, as `docker search` and `podman search` ask for them
+//! `/v1/search`: repository names that contain a word, for `docker search` and `podman search`
 //! (docker-registry's search, `GET /v1/search?q=&n=&page=`).
 //!
-//! Found are the names of hosted registries' catalogues and of repositories that are in the cache, as far as
-//! the caller may pull them. A catalogue that cannot be had just now leaves the search poorer, not without
-//! an answer.
+//! It searches the catalogues of hosted registries and the cached repositories that the caller may pull. Without
+//! an unavailable catalogue the results are incomplete, but the search does not fail.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,43 +25,46 @@ use oci::error::ErrorCode;
 use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
 
-/// How many results a page has at most.
-const LONGEST_PAGE: usize = 100;
-/// How long the names of one registry are waited for.
-const WITHIN: Duration = Duration::from_secs(8);
+/// The maximum number of results on a page.
+const MAX_PAGE_SIZE: usize = 100;
+/// The time limit for the catalogue of one registry.
+const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What is searched for.
+/// A parsed search request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchQuery {
-    /// Whose cached names are looked through, in this order.
+    /// The registries whose cached names are searched, in this order.
     pub registries: Vec<Registry>,
-    /// Of those, the ones whose catalogues are.
+    /// Those of them whose catalogues are searched too.
     pub hosted: Vec<Registry>,
-    /// In lower case, as names are; empty: everything.
+    /// In lower case, as names are; an empty word matches every name.
     pub word: String,
     pub page: ResultPage,
     pub namespace: Option<String>,
 }
 
-/// A part of the results.
+/// The page of results to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultPage {
-    /// Results on a page; `None`: all of them on one.
+    /// Results per page; `None` returns all on one page.
     pub size: Option<usize>,
-    /// From 1 on.
+    /// Counted from 1.
     pub number: usize,
 }
 
 /// One result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchResult {
-    /// As it is typed here.
+    /// The name that clients of this gateway use.
     pub name: String,
     pub description: String,
 }
 
-/// What a request searches for.
-pub(super) fn search(
+/// Parses a search request.
+///
+/// # Errors
+/// 400 for an invalid `n` or `page` or a word that is too long, 404 for an unknown `ns`.
+pub(super) fn search_query(
     resolver: &Resolver,
     name_context: NameContext<'_>,
     query: &Query,
@@ -71,7 +73,7 @@ pub(super) fn search(
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),
         Some(Err(_)) => {
-            let message = format!("{key} is a whole number");
+            let message = format!("{key} must be a whole number");
             Err(ErrorResponse::new(
                 ErrorCode::PaginationNumberInvalid,
                 message,
@@ -79,12 +81,12 @@ pub(super) fn search(
         }
     };
     let page = ResultPage {
-        size: number("n")?.map(|n| n.clamp(1, LONGEST_PAGE)),
+        size: number("n")?.map(|n| n.clamp(1, MAX_PAGE_SIZE)),
         number: number("page")?.unwrap_or(1).max(1),
     };
     let word = query.value("q").unwrap_or_default();
-    if word.len() > resolver::LONGEST_NAME {
-        let message = "the word is longer than any name that it could be in";
+    if word.len() > resolver::MAX_NAME {
+        let message = "the word is longer than any repository name";
         return Err(ErrorResponse::new(ErrorCode::NameInvalid, message));
     }
     let namespace = query.value("ns").map(str::to_owned);
@@ -96,7 +98,7 @@ pub(super) fn search(
     });
     Ok(SearchQuery {
         registries: entries.map(|entry| entry.registry.clone()).collect(),
-        hosted: catalogue::listed(resolver, fixed),
+        hosted: catalogue::listed_registries(resolver, fixed),
         word: word.to_lowercase(),
         page,
         namespace,
@@ -116,9 +118,9 @@ impl Gateway {
             .viewer(session, login, &search.registries)
             .map_err(|denied| self.denied(session, denied, &catalogue::scope()))?;
         let name_context = self.name_context(session, search.namespace.as_deref());
-        // Where a v1 registry is behind this name, its own results come first.
+        // The results of a v1 registry at this context come first.
         let (names, described) = tokio::join!(
-            self.names_with(&viewer, search, name_context),
+            self.matching_names(&viewer, search, name_context),
             self.v1_found(session, search, login)
         );
         let names = names?;
@@ -126,27 +128,28 @@ impl Gateway {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(StatusCode::OK, options, cache)?;
         response.set_json(CacheControl::PrivateNoStore)?;
-        // An answer of the v1 API's.
+        // A response of the v1 API.
         response.remove_header("Docker-Distribution-Api-Version");
         Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
     }
 
-    /// The names that hold the word and may be pulled, as they are typed here.
-    async fn names_with(
+    /// The client names that contain the word, of repositories that the viewer may pull.
+    async fn matching_names(
         &self,
         viewer: &Viewer<'_>,
         search: &SearchQuery,
         name_context: NameContext<'_>,
     ) -> Result<BTreeSet<String>, MirrorError> {
-        let seen = search.registries.iter().filter(|it| viewer.sees(it));
-        // One that is slow is waited for by itself.
-        let found = seen.map(|registry| self.names_of(viewer, search, name_context, registry));
+        let visible = search.registries.iter().filter(|it| viewer.sees(it));
+        // Concurrently, so that a slow registry does not delay the others.
+        let found =
+            visible.map(|registry| self.matching_names_of(viewer, search, name_context, registry));
         let found = futures_util::future::try_join_all(found).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Those of one registry.
-    async fn names_of(
+    /// The matching client names of one registry.
+    async fn matching_names_of(
         &self,
         viewer: &Viewer<'_>,
         search: &SearchQuery,
@@ -162,22 +165,24 @@ impl Gateway {
         let mut found = mirror.cached_names(viewer, registry).await;
         if search.hosted.contains(registry) {
             let listed = mirror.searched_names(viewer, registry);
-            match tokio::time::timeout(WITHIN, listed).await {
+            match tokio::time::timeout(CATALOGUE_TIMEOUT, listed).await {
                 Ok(Ok(listed)) => found.extend(listed),
-                // How to log in there is its answer.
+                // The client needs the challenge to log in.
                 Ok(Err(error @ MirrorError::Challenged(_))) => return Err(error),
                 Ok(Err(error)) => {
                     let error = telemetry::chain(&error);
-                    tracing::debug!(%registry, error, "a catalogue is not searched");
+                    tracing::debug!(%registry, error, "skipped a catalogue in a search: it is unavailable");
                 }
-                Err(_) => tracing::debug!(%registry, "a catalogue is too slow to be searched"),
+                Err(_) => {
+                    tracing::debug!(%registry, "skipped a catalogue in a search: it is too slow");
+                }
             }
         }
         Ok(filter_map_yielding(&found, client_name).await)
     }
 }
 
-/// The answer: what is described by a v1 registry first, then the other names.
+/// Renders a page of results: those of a v1 registry with their descriptions first, then the other names.
 fn results(search: &SearchQuery, described: Vec<SearchResult>, names: BTreeSet<String>) -> Value {
     let mut known = BTreeSet::new();
     let mut found: Vec<SearchResult> = Vec::new();
@@ -216,14 +221,14 @@ fn results(search: &SearchQuery, described: Vec<SearchResult>, names: BTreeSet<S
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> Result<SearchQuery, ErrorCode> {
+    fn parsed(text: &str) -> Result<SearchQuery, ErrorCode> {
         let query = Query::parse(text).expect("a query");
-        let found = search(&Resolver::default(), NameContext::Operator, &query);
+        let found = search_query(&Resolver::default(), NameContext::Operator, &query);
         found.map_err(|refusal| refusal.code)
     }
 
     #[test]
-    fn what_is_asked_for() {
+    fn queries_of_searches() {
         let invalid = Err(ErrorCode::PaginationNumberInvalid);
         for (text, expected) in [
             ("", Ok((String::new(), None, 1))),
@@ -233,14 +238,14 @@ mod tests {
             ("n=x", invalid.clone()),
             ("page=-1", invalid),
         ] {
-            let found = asked(text);
+            let found = parsed(text);
             let found = found.map(|it| (it.word, it.page.size, it.page.number));
             assert_eq!(found, expected, "{text}");
         }
     }
 
     #[test]
-    fn results_are_merged_and_cut_into_pages() {
+    fn results_are_merged_and_paginated() {
         let found = |name: &str| SearchResult {
             name: name.into(),
             description: "of v1".into(),
@@ -252,7 +257,7 @@ mod tests {
             ("n=2&page=3", 5, 3, vec!["d"]),
             ("n=2&page=4", 5, 3, vec![]),
         ] {
-            let search = asked(text).expect("a search");
+            let search = parsed(text).expect("a search");
             let described = vec![found("z"), found("b"), found("z")];
             let body = results(&search, described, names());
             assert_eq!(body["num_results"], count, "{text}");
@@ -266,7 +271,7 @@ mod tests {
             }
         }
         let nothing = results(
-            &asked("q=x").expect("a search"),
+            &parsed("q=x").expect("a search"),
             Vec::new(),
             BTreeSet::new(),
         );

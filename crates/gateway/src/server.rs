@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
-use super::admission::STREAMS;
+use super::admission::MAX_STREAMS;
 use super::application::Application;
 use super::client_stream::ClientStream;
 use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
@@ -136,7 +136,7 @@ impl Server {
         h2_options.initial_window_size(stream);
         h2_options.initial_connection_window_size(connection);
         h2_options.max_send_buffer_size(STREAM_SENDS);
-        h2_options.max_concurrent_streams(u32::try_from(STREAMS).unwrap_or(u32::MAX));
+        h2_options.max_concurrent_streams(u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX));
         let header_bytes = u32::try_from(self.settings.header_bytes);
         h2_options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
         Arc::new(Application {

@@ -10,14 +10,14 @@ use super::resolver::{NameContext, Resolver};
 use oci::error::ErrorCode;
 use oci::name::Registry;
 
-/// The registries, and the clients that v2 is hidden from.
+/// The registries, and the clients that get v1 alone.
 #[derive(Clone, Debug, Default)]
 pub struct RoutingTable {
     pub resolver: Resolver,
     pub old_clients: OldClients,
 }
 
-/// A listener, as far as routing reads it.
+/// The properties of a listener that routing reads.
 #[derive(Clone, Debug, Default)]
 pub struct Listener {
     pub read_only: bool,
@@ -29,7 +29,7 @@ pub struct Listener {
     pub public_url: Option<String>,
 }
 
-/// A request, as far as routing reads it.
+/// The parts of a request that routing reads.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestParts<'a> {
     pub method: &'a Method,

@@ -61,7 +61,10 @@ impl Gateway {
         options: &RequestOptions,
     ) -> Result<()> {
         let Some(authenticator) = self.authenticator() else {
-            let refused = ErrorResponse::new(ErrorCode::NameUnknown, "there are no tokens here");
+            let refused = ErrorResponse::new(
+                ErrorCode::NameUnknown,
+                "this listener issues no tokens: all its clients are anonymous",
+            );
             return respond::error(session, options, &refused).await;
         };
         let method = session.req_header().method.clone();
@@ -78,17 +81,12 @@ impl Gateway {
                 Form::TooLate => return too_late(session, options).await,
             },
             _ => {
-                let refused = ErrorResponse::unsupported("tokens are asked for by GET or POST");
+                let refused = ErrorResponse::unsupported("a token is requested with GET or POST");
                 return respond::error(session, options, &refused).await;
             }
         };
         let Some(request) = request else {
-            return refuse(
-                session,
-                options,
-                "a token is asked for with at most 32 fields",
-            )
-            .await;
+            return refuse(session, options, "a token request has at most 32 fields").await;
         };
         let login = match request.grant_type.as_deref() {
             None => self.login(session, Scopes::default).await,
@@ -99,12 +97,14 @@ impl Gateway {
                 login.await.map_err(denied)
             }
             // Refresh tokens are never issued: Docker would forget the password that v1 needs.
-            Some(_) => return refuse(session, options, "only grant_type=password is known").await,
+            Some(_) => {
+                return refuse(session, options, "only grant_type=password is supported").await;
+            }
         };
         let login = match login {
             Ok(login) => login,
             Err(mut denied) => {
-                // Only a password gets a token.
+                // A token is issued for a password alone.
                 if denied.challenge.is_some() {
                     denied.challenge = Some(authenticator.basic_challenge());
                 }
@@ -114,7 +114,12 @@ impl Gateway {
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
         let now = SystemTime::now();
         let Some(token) = authenticator.token(&login, &scopes, now) else {
-            return refuse(session, options, "a token gives no other token").await;
+            return refuse(
+                session,
+                options,
+                "a token cannot be exchanged for another token",
+            )
+            .await;
         };
         let granted = self.granted(session, &login, &scopes);
         let body = token_answer(&token, &granted, now);
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_and_forms() {
+    fn token_requests_from_queries_and_forms() {
         let request = TokenRequest::parse(
             b"service=x&scope=repository%3Aa%2Fb%3Apull&scope=registry:catalog:*&account=me&offline_token=true",
         )
