@@ -27,13 +27,13 @@ pub(super) const KEYS: &[Key] = &[
         "realm",
         Kind::Scalar("printable ASCII"),
         Absent::Is("Roadstead"),
-        "What a login prompt calls the gateway.",
+        "The gateway's name in login prompts.",
     ),
     Key::new(
         "scheme",
         Kind::Choice(&["bearer", "basic"]),
         Absent::Is("bearer"),
-        "What v2 clients are challenged with: a token from `/token`, or Basic. Both are accepted.",
+        "The challenge to v2 clients: Bearer, with tokens from `/token`, or Basic. Both are accepted.",
     ),
     Key::new(
         "token_key",
@@ -45,7 +45,7 @@ pub(super) const KEYS: &[Key] = &[
         "rules",
         Kind::Items(RULE),
         Absent::Means("nothing is allowed"),
-        "Allowed is what any rule allows.",
+        "A request is allowed if any rule allows it.",
     ),
 ];
 
@@ -55,13 +55,13 @@ pub(super) const RULE: &[Key] = &[
         "users",
         Kind::List("user"),
         Absent::Required,
-        "Names from the htpasswd file, `\"*\"` (every logged-in user) or `anonymous` (everybody).",
+        "Names from the htpasswd file, `\"*\"` (every logged-in user) or `anonymous` (all clients).",
     ),
     Key::new(
         "repositories",
         Kind::List("pattern"),
         Absent::Required,
-        "Begin with the registry's name: `docker.io/library/*`, `hosted/**`. `*` is anything within one component, `**` any number of components.",
+        "Patterns that begin with the registry's name: `docker.io/library/*`, `hosted/**`. `*` is anything within one component, `**` any number of components.",
     ),
     Key::new(
         "actions",

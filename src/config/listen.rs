@@ -37,13 +37,13 @@ pub(super) const LISTENER: &[Key] = &[
         "registry",
         Kind::Scalar("name of a registry"),
         Absent::Nothing,
-        "Everything on this listener belongs to that registry, whatever the name or Host says.",
+        "All requests to this listener go to that registry, whatever the name or Host.",
     ),
     Key::new(
         "public_url",
         Kind::Scalar("URL"),
         Absent::Nothing,
-        "What clients call the gateway behind another proxy: `https://registry.example.com`. Used in token realms, `Location` and `Link`; its host is in the gateway's own certificate.",
+        "The gateway's URL for clients behind another proxy: `https://registry.example.com`. Used in token realms, `Location` and `Link`; its host is in the gateway's own certificate.",
     ),
 ];
 
@@ -59,7 +59,7 @@ pub(super) const TLS: &[Key] = &[
         "client_ca",
         Kind::Scalar("path"),
         Absent::Nothing,
-        "PEM file of CAs. Where given, a client certificate issued by one of them is required. Reloaded likewise.",
+        "PEM file of CAs. If set, a client certificate issued by one of them is required. Reloaded likewise.",
     ),
 ];
 

@@ -150,7 +150,7 @@ const KEYS: &[Key] = &[
         "admin",
         Kind::Section(listen::ADMIN),
         Absent::Nothing,
-        "Where operators look: metrics, health, and the API that the commands ask.",
+        "For operators: metrics, health, and the API that the commands use.",
     ),
     Key::new(
         "store",
@@ -162,25 +162,25 @@ const KEYS: &[Key] = &[
         "registries",
         Kind::Items(registry::KEYS),
         Absent::Means("`[docker.io]`"),
-        "The registries that can be asked; nothing else can be reached. A bare name stands for `{name: <name>}`.",
+        "The upstream registries; no other host can be reached. A bare name stands for `{name: <name>}`.",
     ),
     Key::new(
         "access",
         Kind::ChoiceOrSection(&["off"], access::KEYS),
         Absent::Means("public registries can be pulled from anonymously, and pushes are denied"),
-        "Who may do what.",
+        "Access control.",
     ),
     Key::new(
         "routing",
         Kind::Section(process::ROUTING),
         Absent::Nothing,
-        "Which clients are asked to speak v1.",
+        "Which clients are routed to v1.",
     ),
     Key::new(
         "limits",
         Kind::Section(process::LIMITS),
         Absent::Nothing,
-        "What one client, and all together, may take.",
+        "Limits for each client, and for all together.",
     ),
     Key::new(
         "log",

@@ -27,25 +27,25 @@ pub(super) const LIMITS: &[Key] = &[
         "header_bytes",
         Kind::Scalar("size from 1KiB to 1MiB"),
         Absent::Is("64KiB"),
-        "Of a request head. A longer one is a 431.",
+        "Limit of a request head. A longer one gets a 431.",
     ),
     Key::new(
         "header_timeout",
         Kind::Scalar("duration above zero"),
         Absent::Is("10s"),
-        "Within this a request head, or the form of a `POST /token`, must be complete. Later is a 408.",
+        "Time for a complete request head, or the form of a `POST /token`. After it comes a 408.",
     ),
     Key::new(
         "idle_timeout",
         Kind::Scalar("duration above zero"),
         Absent::Is("75s"),
-        "Between requests of a connection, and for a write that makes no progress.",
+        "Limit between requests of a connection, and of a write without progress.",
     ),
     Key::new(
         "connections",
         Kind::Scalar("count"),
         Absent::Is("10000"),
-        "At once; more are closed, so that clients try elsewhere. As many requests at once, at least 100; the next is a 503.",
+        "Open connections; further ones are closed, so that clients try elsewhere. The same number, but at least 100, limits concurrent requests; the next gets a 503.",
     ),
     Key::new(
         "per_client",
@@ -57,7 +57,7 @@ pub(super) const LIMITS: &[Key] = &[
         "fills",
         Kind::Scalar("count"),
         Absent::Is("64"),
-        "Downloads at once, half of them for one registry. A client that waits 20 s for one gets a 503.",
+        "Concurrent downloads, at most half of them from one registry. A client that waits 20 s for a slot gets a 503.",
     ),
     Key::new(
         "drain",
@@ -73,19 +73,19 @@ pub(super) const PER_CLIENT_KEYS: &[Key] = &[
         "connections",
         Kind::Scalar("count, or `off`"),
         Absent::Is("256"),
-        "More are closed at once.",
+        "Open connections; further ones are closed at once.",
     ),
     Key::new(
         "requests",
         Kind::Scalar("count, or `off`"),
         Absent::Is("512"),
-        "In flight; the next is a 429.",
+        "Requests in flight; the next gets a 429.",
     ),
     Key::new(
         "rate",
         Kind::Choice(&["off"]),
         Absent::Is("off"),
-        "Not built yet.",
+        "Not implemented yet.",
     ),
 ];
 
@@ -95,13 +95,13 @@ pub(super) const LOG: &[Key] = &[
         "format",
         Kind::Choice(&["text", "json"]),
         Absent::Is("text"),
-        "How a line is written, on standard error.",
+        "The format of the lines on standard error.",
     ),
     Key::new(
         "level",
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
         Absent::Is("info"),
-        "The least important that is written.",
+        "The lowest level that is written.",
     ),
     Key::new(
         "access",

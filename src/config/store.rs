@@ -54,13 +54,13 @@ pub(super) const KEYS: &[Key] = &[
         "link_ttl",
         Kind::Scalar("duration"),
         Absent::Is("7d"),
-        "After this, that a repository has a digest is checked again, behind the answer.",
+        "Age after which a link, the record that a repository has a digest, is revalidated in the background.",
     ),
     Key::new(
         "max_stale",
         Kind::Scalar("duration, or `forever`, or `off`"),
         Absent::Is("7d"),
-        "How old a tag may be when the upstream cannot be asked.",
+        "How old a tag may be when the upstream cannot be reached.",
     ),
     Key::new(
         "scrub_every",
@@ -82,7 +82,7 @@ pub(super) const BUCKET: &[Key] = &[
         "url",
         Kind::Scalar("`s3://name/prefix`"),
         Absent::Required,
-        "The bucket, and what its keys begin with.",
+        "The bucket, and the prefix of its keys.",
     ),
     Key::new(
         "access_key",
@@ -100,13 +100,13 @@ pub(super) const BUCKET: &[Key] = &[
         "endpoint",
         Kind::Scalar("URL"),
         Absent::Means("the cloud's own"),
-        "Where the service is, if not at AWS: `http://127.0.0.1:9000`.",
+        "The service's URL, if it is not AWS: `http://127.0.0.1:9000`.",
     ),
     Key::new(
         "region",
         Kind::Scalar("text"),
         Absent::Means("`us-east-1`"),
-        "As the service calls it.",
+        "The region's name at the service.",
     ),
 ];
 
