@@ -1,11 +1,11 @@
-# `make` alone says what there is.
+# `make` alone lists the targets.
 
 .PHONY: help run test test-minimal test-long bench bench-quick demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
 BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind python3
 
-help: ## say what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on https://127.0.0.1:5000
@@ -18,15 +18,15 @@ test: ## install the real registries and clients where possible, then test every
 test-minimal: ## test the gateway built without the feature v1, in a few minutes
 	@scripts/test-minimal.sh
 
-test-long: ## an hour and a half: rights against random users, a soak, 200 kills, fuzzing
+test-long: ## in an hour and a half: rights of random users, a soak, 200 kills, fuzzing
 	@scripts/test-long.sh
 
-bench: ## half an hour beside nginx, docker-registry and Varnish; writes docs/benchmarks.md
+bench: ## compare with nginx, docker-registry and Varnish in half an hour; writes docs/benchmarks.md
 	@scripts/real-parts.sh $(BENCH_PARTS)
 	@scripts/build.sh --profile dist
 	@python3 scripts/bench
 
-bench-quick: ## three minutes: instructions and warm answers beside nginx; prints
+bench-quick: ## count instructions and compare warm responses with nginx in three minutes
 	@scripts/real-parts.sh $(BENCH_PARTS)
 	@scripts/build.sh --profile dist
 	@python3 scripts/bench quick
@@ -35,7 +35,7 @@ soak: ## ten minutes of pulls, faults, purges and kills on a store that is too s
 	@scripts/build.sh --tests
 	@ROADSTEAD_SOAK=600 cargo test --locked --test integration soak:: -- --nocapture | grep '^|'
 
-demo: ## the whole story in a minute, offline: a registry, cold and warm pulls, an upstream that stops and breaks
+demo: ## show cold and warm pulls, and an upstream that stops and fails, in a minute and offline
 	@scripts/real-parts.sh docker-registry skopeo python3
 	@scripts/build.sh --release
 	@scripts/demo.sh
@@ -46,5 +46,5 @@ fmt: ## format the code
 lint: ## format, clippy, documentation, licences and sources
 	@scripts/lint.sh
 
-clean: ## remove what builds made; keys and store in var/ stay
+clean: ## remove build output; keys and store in var/ stay
 	@cargo clean

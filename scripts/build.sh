@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what is asked for (`scripts/build.sh --release`), after installing what a build lacks.
+# Runs `cargo build` with its arguments (`scripts/build.sh --release`), after installing missing build packages.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The story of Roadstead in a minute, with real parts and without the internet. Each act is a function;
-# `promise` ends the demo with an error where something said on stage is not true.
+# Demonstrates Roadstead in a minute, with real programs and without the internet. Each act is a function;
+# `promise` ends the demo with an error if its statement is not true.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -30,7 +30,7 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 cd "$stage"
 
-# ---- telling ----
+# ---- output ----
 
 act() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 tell() { printf '%s\n' "$*"; }
@@ -47,7 +47,7 @@ promise() {
 }
 mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
-# Waits up to 30 seconds for a line in a file; gives what follows the pattern's `\K`.
+# Waits up to 30 seconds for a line in a file; prints the match after the pattern's `\K`.
 await() {
     local pattern=$1 file=$2 found
     for _ in $(seq 300); do
@@ -57,23 +57,23 @@ await() {
         fi
         sleep 0.1
     done
-    die "waited in vain for $pattern in $file"
+    die "timed out waiting for $pattern in $file"
 }
 
-# ---- what the upstream was asked ----
+# ---- upstream requests ----
 
-# Sets requests, manifests, blobs, bytes and repeated to what the upstream's access log ($1, or that of
-# docker-registry) has beyond line $from; repeated is how many blobs it was asked for more than once. HEADs
-# send nothing, GETs do.
+# Sets requests, manifests, blobs, bytes and repeated from the lines of the upstream's access log ($1, or that of
+# docker-registry) after line $from; repeated is the number of blobs requested more than once. Bytes are those of
+# GETs.
 count_upstream() {
-    sleep 0.3 # its last line may be under way
+    sleep 0.3 # the last line may not be written yet
     local counted log=${1:-access.log}
     counted=$(tail -n "+$((from + 1))" "$log" | awk -F'"' '
         $2 ~ /^(GET|HEAD) / {
             split($3, result, " ")
             requests++
             if ($2 ~ /^GET .*\/manifests\//) manifests++
-            if ($2 ~ /^GET .*\/blobs\//) { blobs++; if (++asked[$2] == 2) repeated++ }
+            if ($2 ~ /^GET .*\/blobs\//) { blobs++; if (++gets[$2] == 2) repeated++ }
             if ($2 ~ /^GET /) bytes += result[2]
         }
         END { print requests + 0, manifests + 0, blobs + 0, bytes + 0, repeated + 0 }')
@@ -82,7 +82,7 @@ count_upstream() {
 }
 
 rows=()
-# A row of the table: what was counted, how many times the image ($3, a copy of it) that is, and the time.
+# Adds a row to the table: the counts, their ratio to the image's size ($3 is a copy of it), and the time.
 note() {
     times=$(awk -v sent="$bytes" -v image="$(cat "$3"/* | wc -c)" 'BEGIN { printf "%.2f", sent / image }')
     rows+=("$1|$requests|$manifests|$blobs|$(mib "$bytes")|$times|$2 s")
@@ -103,7 +103,7 @@ serve_upstream() {
     pids+=("$registry")
 }
 
-# Ends a program that was started here.
+# Stops a program that this script started.
 stop() {
     kill "$1"
     wait "$1" 2>/dev/null || true
@@ -112,7 +112,7 @@ stop() {
 start_upstream() {
     act "1. A registry, far away"
     tell "Debian's docker-registry plays the upstream, behind a line of $megabit Mbit/s. It gets three images"
-    tell "that nobody here has."
+    tell "that the gateway does not have yet."
     cat >upstream.yml <<YAML
 version: 0.1
 log: {level: info, accesslog: {disabled: false}}
@@ -138,7 +138,7 @@ YAML
 
 start_gateway() {
     act "2. Roadstead in front of it"
-    tell "Its certificate comes from a CA of its own, made at this first start."
+    tell "Its certificate comes from its own CA, created at this first start."
     cat >roadstead.yaml <<YAML
 listen:
   - address: "127.0.0.1:0"
@@ -163,7 +163,7 @@ serve_gateway() {
     await '^ready' gateway.out >/dev/null
 }
 
-# Starts the gateway anew where it was, with its upstream at $1 and more YAML.
+# Restarts the gateway at its address, with its upstream at $1 and more YAML ($2).
 restart_gateway() {
     stop "$serving"
     : >gateway.out
@@ -178,19 +178,19 @@ YAML
     serve_gateway
 }
 
-# Pulls an image through the gateway into an empty folder, over TLS, trusting its CA alone.
+# Pulls an image through the gateway into an empty folder, over TLS, trusting only its CA.
 pull() {
     skopeo --insecure-policy copy --quiet --preserve-digests --src-cert-dir=trust \
         "docker://$gateway/demo/$1:1" "dir:$2"
 }
 
 cold_pull() {
-    act "3. The first pull: nothing is here yet"
+    act "3. The first pull: nothing is cached yet"
     shown "skopeo copy docker://$gateway/demo/app:1 dir:first"
     timed pull app first
     count_upstream
     note "first pull" "$took" first
-    promise "the image came through: 3 blobs, each asked for once upstream" test "$blobs,$repeated" = 3,0
+    promise "the image was pulled: 3 blobs, each with one upstream request" test "$blobs,$repeated" = 3,0
 }
 
 warm_pull() {
@@ -199,7 +199,7 @@ warm_pull() {
     timed pull app second
     count_upstream
     note "second pull" "$took" second
-    promise "not one request upstream, not one byte" test "$requests,$bytes" = 0,0
+    promise "no upstream request, no bytes from upstream" test "$requests,$bytes" = 0,0
     promise "both have the same files, byte for byte" diff -rq first second
     rm -rf second
 }
@@ -214,12 +214,12 @@ together() {
 }
 
 eight_cold_pulls() {
-    act "5. Eight hosts at once pull an image that is not here yet"
+    act "5. Eight hosts at once pull an image that is not cached yet"
     shown "for i in {1..8}; do skopeo copy docker://$gateway/demo/other:1 dir:host\$i & done; wait"
     timed together
     count_upstream
     note "eight pulls at once" "$took" host1
-    promise "all eight have it, and upstream each of the 3 blobs was asked for once" \
+    promise "all eight have it, with one upstream request for each of the 3 blobs" \
         test "$blobs,$repeated" = 3,0
     for one in {2..8}; do
         diff -rq host1 "host$one" || die "host1 and host$one differ"
@@ -227,7 +227,7 @@ eight_cold_pulls() {
     rm -rf host?
 }
 
-# What a client is told with a manifest.
+# Prints the response headers of a manifest that concern its age.
 manifest_headers() {
     python3 - "$gateway" "/v2/demo/$1/manifests/1" <<'PYTHON'
 import http.client, ssl, sys
@@ -243,8 +243,8 @@ PYTHON
 }
 
 pull_without_upstream() {
-    act "6. The upstream stops, and the gateway starts anew"
-    tell "With tag_ttl 0s it has to ask upstream about every tag, and cannot."
+    act "6. The upstream stops, and the gateway restarts"
+    tell "With tag_ttl 0s it has to revalidate every tag upstream, and cannot."
     stop "$registry"
     restart_gateway "$far" "store: {tag_ttl: 0s}"
     shown "skopeo copy docker://$gateway/demo/app:1 dir:third"
@@ -252,12 +252,12 @@ pull_without_upstream() {
     count_upstream
     note "upstream stopped" "$took" third
     promise "the pull works as before, with the same files" diff -rq first third
-    tell "  and the client is told how old its answer is:"
+    tell "  and the response says how old it is:"
     manifest_headers app
     rm -rf first third
 }
 
-# Pulls until it works, as clients do; counts the tries.
+# Retries a pull until it works, as clients do; counts the tries.
 pull_stubbornly() {
     for tries in {1..3}; do
         rm -rf "$2"
@@ -268,17 +268,17 @@ pull_stubbornly() {
 }
 
 pull_from_a_broken_upstream() {
-    act "7. The upstream is back, but broken"
+    act "7. The upstream is back, but faulty"
     sed -i "s/addr: .*\"/addr: \"$upstream\"/" upstream.yml
     serve_upstream
     await 'listening on \K127' upstream.log >/dev/null
     skopeo --insecure-policy copy --quiet --preserve-digests --src-tls-verify=false \
         "docker://$upstream/demo/third:1" dir:honest
-    local lied_about
-    lied_about=$(skopeo inspect --tls-verify=false --format '{{index .Layers 1}}' "docker://$upstream/demo/third:1")
-    tell "What stands before it now cuts off every layer at 60 % the first time it is asked, and when it is"
-    tell "asked for the rest of the second one (16 MiB) it sends as many wrong bytes, once."
-    python3 "$repository/scripts/flaky.py" "$far" "$lied_about" >flaky.out 2>flaky.log &
+    local corrupted
+    corrupted=$(skopeo inspect --tls-verify=false --format '{{index .Layers 1}}' "docker://$upstream/demo/third:1")
+    tell "A faulty proxy in front of it cuts off the first response of every layer at 60 %, and once sends"
+    tell "wrong bytes for the rest of the second layer (16 MiB)."
+    python3 "$repository/scripts/flaky.py" "$far" "$corrupted" >flaky.out 2>flaky.log &
     pids+=($!)
     restart_gateway "127.0.0.1:$(await '^port \K.*' flaky.out)" ""
     from=0
@@ -286,14 +286,14 @@ pull_from_a_broken_upstream() {
     timed pull_stubbornly third fourth
     count_upstream flaky.log
     note "upstream broken" "$took" fourth
-    promise "the image came through at try $tries, byte for byte as the registry has it" diff -rq honest fourth
-    promise "the cuts cost nothing, the lie its layer: $times images were sent instead of 1.00" \
+    promise "the pull succeeded at try $tries, byte for byte as the registry has it" diff -rq honest fourth
+    promise "the cuts cost no bytes, the wrong bytes one layer: $times images were sent instead of 1.00" \
         test "$bytes" -lt "$(($(cat honest/* | wc -c) + (17 << 20)))"
     rm -rf honest fourth
 }
 
 bill() {
-    act "What it cost"
+    act "The cost"
     {
         echo "|requests|manifests|blobs|bytes|times|time"
         echo "|upstream|||from upstream|the image|"

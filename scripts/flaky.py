@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A broken registry: flaky.py HOST:PORT DIGEST prints the port it listens on, and forwards, badly.
+"""A faulty registry: flaky.py HOST:PORT DIGEST prints the port it listens on, and forwards requests to HOST:PORT.
 
-The first GET of every layer is cut off at 60 %. The second is answered honestly, except for the layer
-DIGEST: there the second has the right length and the wrong bytes. From then on all is well. What was sent
-is logged to standard error in the form of docker-registry's access log.
+The first GET of every layer is cut off at 60 %. The second is answered correctly, except for the layer
+DIGEST, whose second response has the right length and wrong bytes. All later ones are correct. Responses
+are logged to standard error in the format of docker-registry's access log.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ import sys
 CHUNK = 64 << 10
 # A blob from this size on is a layer.
 LAYER = 1 << 20
-KEPT = 0.6
+SENT_FIRST = 0.6
 
 
 def headers(head):
-    """The lines of a head, without those about the connection, and with its end announced."""
+    """A head that announces the end of its connection."""
     lines = head.decode("latin-1").split("\r\n")[:-2]
-    kept = [line for line in lines if not line.lower().startswith("connection:")]
-    return "\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1")
+    others = [line for line in lines if not line.lower().startswith("connection:")]
+    return "\r\n".join([*others, "Connection: close", "", ""]).encode("latin-1")
 
 
 def content_length(head):
@@ -36,7 +36,7 @@ class Registry:
         host, port = upstream.rsplit(":", 1)
         self.upstream = host, int(port)
         self.corrupted = corrupted
-        self.asked = collections.Counter()
+        self.requests = collections.Counter()
 
     async def connection(self, reader, writer):
         try:
@@ -47,7 +47,7 @@ class Registry:
             writer.close()
 
     async def exchange(self, reader, writer):
-        """One request, one answer."""
+        """Answers one request."""
         request = await reader.readuntil(b"\r\n\r\n")
         far_reader, far_writer = await asyncio.open_connection(*self.upstream)
         try:
@@ -64,14 +64,14 @@ class Registry:
             far_writer.close()
 
     async def body(self, line, length, reader, writer):
-        """Passes a body on, or what becomes of it; how many bytes were sent."""
+        """Forwards a body, cut off or corrupted; returns the number of bytes sent."""
         path = line.split(" ")[1]
         time = 0
         if "/blobs/" in path and (length or 0) >= LAYER:
-            self.asked[path] += 1
-            time = self.asked[path]
+            self.requests[path] += 1
+            time = self.requests[path]
         corrupt = time == 2 and path.endswith(self.corrupted)
-        end = int(length * KEPT) if time == 1 else length
+        end = int(length * SENT_FIRST) if time == 1 else length
         sent = 0
         while end is None or sent < end:
             chunk = await reader.read(CHUNK if end is None else min(CHUNK, end - sent))

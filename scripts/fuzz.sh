@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes the parsers, as many targets at once as there are processors: `scripts/fuzz.sh [SECONDS [TARGET…]]`,
-# 10 seconds for each of them if nothing else is said. What `cargo fuzz --sanitizer none` does, with the
-# stable toolchain. The seeds in fuzz/corpus are only read; what is found stays in target/fuzz.
+# 10 seconds each by default. Does what `cargo fuzz --sanitizer none` does, with the stable toolchain.
+# The seeds in fuzz/corpus are only read; findings are in target/fuzz/found.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -22,13 +22,13 @@ fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=target/fuzz
-# With --target, only what runs on it is instrumented: no build script, no macro.
+# With --target, build scripts and macros are not instrumented.
 RUSTFLAGS="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
 -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares" \
     cargo build --quiet --locked --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$out"
 
-# One target; its log is shown only where it failed. libFuzzer writes to the first folder alone.
+# Fuzzes one target; shows its log only if it failed. libFuzzer writes to the first folder only.
 fuzz() {
     local target=$1 log=$out/$1.log
     mkdir -p "$out/corpus/$target" "$out/found/$target"
@@ -38,7 +38,7 @@ fuzz() {
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         coverage=$(grep -oP 'cov: \K\d+' "$log" | tail -n 1)
         printf '  %-12s %9d inputs, %d edges\n' "$target" "$runs" "$coverage"
-        ((coverage > 50)) || { warn "$target: not instrumented, so it only guesses" && return 1; }
+        ((coverage > 50)) || { warn "$target: not instrumented: only $coverage edges are covered" && return 1; }
     else
         warn "$target: FAILED"
         tail -n 40 "$log" >&2

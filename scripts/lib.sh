@@ -1,4 +1,4 @@
-# Sourced by the other scripts: words for a person, and packages.
+# Sourced by the other scripts: messages, checks and package installation.
 # shellcheck shell=bash
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,7 @@ die() {
 
 has() { command -v "$1" >/dev/null || [[ -x "/usr/sbin/$1" || -x "/sbin/$1" ]]; }
 
-# Rust, in the version that Cargo.toml asks for.
+# Requires Rust in the version that Cargo.toml names.
 need_rust() {
     has cargo || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     local wanted found
@@ -29,7 +29,7 @@ need_rust() {
         die "Rust $found is too old: $wanted or newer is needed. \`rustup update\`, or see https://rustup.rs."
 }
 
-# What the build lacks: cmake, a C compiler with its headers, make.
+# Prints the missing build packages: cmake, make, a C compiler with its headers.
 build_packages() {
     has cmake || echo cmake
     has make || echo make
@@ -39,7 +39,7 @@ build_packages() {
     fi
 }
 
-# Those of these Debian packages that are not installed.
+# Prints which of these Debian packages are not installed.
 absent_packages() {
     local package
     for package in "$@"; do
@@ -47,7 +47,7 @@ absent_packages() {
     done
 }
 
-# Installs Debian packages. Fails where that is impossible or one of them cannot be had.
+# Installs Debian packages. Fails if that is impossible or one of them is not available.
 # ROADSTEAD_INSTALL=no forbids it.
 install_packages() {
     (($# > 0)) || return 0
@@ -57,14 +57,14 @@ install_packages() {
         [[ -t 0 ]] || root=(sudo -n)
     fi
     if [[ ${ROADSTEAD_INSTALL:-} == no ]] || ! has apt-get || { ((EUID != 0)) && ! "${root[@]}" true 2>/dev/null; }; then
-        warn "missing here: $*"
+        warn "missing: $*"
         warn "on Debian or Ubuntu:  sudo $line"
         return 1
     fi
     echo "installing: $*"
     "${root[@]}" bash -s -- "$@" <<'ROOT'
 export DEBIAN_FRONTEND=noninteractive
-# Packages start what they bring (nginx, dockerd); a machine that only tests wants none of it.
+# Packages start their services (nginx, dockerd), which a test machine does not need.
 if [[ ! -e /usr/sbin/policy-rc.d ]]; then
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod +x /usr/sbin/policy-rc.d
@@ -72,9 +72,9 @@ if [[ ! -e /usr/sbin/policy-rc.d ]]; then
 fi
 options=(-qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
 install() { apt-get install "${options[@]}" "$@" </dev/null >/dev/null; }
-apt-get update -qq </dev/null || echo "apt-get update failed; going on with what is known" >&2
+apt-get update -qq </dev/null || echo "apt-get update failed; using the known package lists" >&2
 install "$@" && exit
-# One that cannot be had must not keep the others away.
+# One unavailable package must not prevent the others.
 for package in "$@"; do
     install "$package" || failed=1
 done
@@ -82,10 +82,10 @@ exit "${failed:-0}"
 ROOT
 }
 
-# What `check` found wrong.
+# The checks that failed.
 failed=()
 
-# Cargo names every crate where no terminal shows its bar; every fiftieth is enough.
+# Without a terminal cargo prints every crate; this prints every fiftieth.
 brief() {
     if [[ -t 2 ]]; then
         "$@"
@@ -109,7 +109,7 @@ check() {
     shift
     step "$name"
     if "$@"; then
-        echo "$name: good ($((SECONDS - started)) s)"
+        echo "$name: passed ($((SECONDS - started)) s)"
     else
         warn "$name: FAILED ($((SECONDS - started)) s)"
         failed+=("$name")

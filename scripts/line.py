@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A slow line to somewhere: line.py HOST:PORT MEGABIT prints the port it listens on, and forwards.
+"""A slow line: line.py HOST:PORT MEGABIT prints the port it listens on, and forwards connections to HOST:PORT.
 
-What comes back over all connections together is held to that many megabits a second.
+The responses of all connections together are limited to that many megabits per second.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ CHUNK = 64 << 10
 
 
 class Line:
-    """Bytes a second, shared by all connections."""
+    """A rate in bytes per second, shared by all connections."""
 
     def __init__(self, rate):
         self.rate = rate

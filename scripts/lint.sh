@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What reads the code without running it: format, clippy, documentation, licences and sources.
+# The static checks: format, clippy, documentation, licences and sources.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 

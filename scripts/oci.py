@@ -19,7 +19,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 def blob(layout, media_type, content):
-    """Writes a blob; its descriptor."""
+    """Writes a blob; returns its descriptor."""
     digest = hashlib.sha256(content).hexdigest()
     path = layout / "blobs" / "sha256" / digest
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,8 +40,8 @@ def layer(seed, mib):
 
 
 def add_image(layout, tag, layers, manifest_bytes=0):
-    """Adds an image whose layers have these sizes in MiB; its manifest. A manifest that would be shorter
-    than `manifest_bytes` is filled up to that."""
+    """Adds an image whose layers have these sizes in MiB; returns its manifest. A manifest shorter than
+    `manifest_bytes` is padded to that size."""
     layers = [
         blob(layout, LAYER, layer(f"{tag} {number} {mib}", mib)) for number, mib in enumerate(layers)
     ]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The long forms of the randomised tests, one after the other. ROADSTEAD_MODEL_SECONDS (3600),
-# ROADSTEAD_SOAK (600) and ROADSTEAD_FUZZ_SECONDS (60, for each target) say how long they take;
-# ROADSTEAD_MODEL_SEED and ROADSTEAD_SEED repeat what they print.
+# The long forms of the randomised tests, one after the other. ROADSTEAD_MODEL_SECONDS (3600), ROADSTEAD_SOAK
+# (600) and ROADSTEAD_FUZZ_SECONDS (60, for each target) set their durations; ROADSTEAD_MODEL_SEED and
+# ROADSTEAD_SEED repeat a run with the seed that it printed.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -9,7 +9,7 @@ need_rust
 scripts/real-parts.sh docker-registry apache2-utils valgrind
 scripts/build.sh --test integration
 
-# One integration test, with what it prints.
+# Runs one integration test, and shows its output.
 long() {
     local name=$1
     shift

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the gateway without default features, that is without v1: unit tests and most integration tests. Tests of v1
+# Tests the gateway without default features, which means without v1: unit tests and most integration tests. Tests of v1
 # are not compiled; the modules below take long or need real clients, and are left to `make test`.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -9,7 +9,7 @@ left_out=(bad_input bodies bucket disk faults kill memory real soak stall wire)
 skip=()
 for module in "${left_out[@]}"; do skip+=(--skip "$module::"); done
 
-# The tests that pass are not shown.
+# Hides the tests that pass.
 tests() {
     brief cargo test --locked --no-default-features --no-fail-fast -- "${skip[@]}" |
         grep --line-buffered -vE '^(test .* \.\.\. ok)?$'

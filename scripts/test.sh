@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test. All of them run, whatever the first ones say; the last line sums them up. CI=true: a real part that is missing fails.
+# Runs every test, also after failures; the last line sums them up. With CI=true a missing real part is a failure.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -16,7 +16,7 @@ parts() {
     scripts/real-parts.sh || [[ ${CI:-} != true ]]
 }
 
-# Shows everything but the tests that went well.
+# Hides the tests that pass.
 tests() {
     brief cargo test --locked --workspace --no-fail-fast | tee "$log" | grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
 }
@@ -30,7 +30,7 @@ step "in all: $((SECONDS / 60)) min $((SECONDS % 60)) s"
 if [[ -s $ROADSTEAD_MISSING ]]; then
     warn "NOT TESTED, because a real part is missing:"
     sort -u "$ROADSTEAD_MISSING" | sed 's/^/  /'
-    # The tests failed by themselves then; this is for what is not theirs.
+    # Tests that miss a part fail by themselves; this is for the other checks.
     [[ ${CI:-} != true ]] || failed+=("missing parts")
 fi
 ((${#failed[@]} == 0)) || warn "FAILED: ${failed[*]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the clients of the v1 API that are still to be had, npm's and PyPI's docker-registry-client, into
-# target/v1-clients, for the tests. Where they are there nothing is done.
+# Installs the v1 API clients that are still available, npm's and PyPI's docker-registry-client, into
+# target/v1-clients, for the tests. Does nothing if they are installed.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -8,18 +8,18 @@ place=$PWD/target/v1-clients
 log=$place/install.log
 failed=0
 
-# Two packages of one name, and what Python's needs, all in the versions that the tests were written with.
+# Two packages of one name, and the dependencies of Python's, in the versions that the tests were written for.
 npm_client=docker-registry-client@3.4.0
 python_client=(docker-registry-client==0.5.2 requests==2.34.2 urllib3==2.8.0 certifi==2026.10.18 idna==3.20
     charset-normalizer==3.5.2 ecdsa==0.13.3 jws==0.1.3)
 
-# part NAME FOLDER PROGRAM... : installs one with PROGRAM, into FOLDER.
+# part NAME FOLDER PROGRAM...: installs a client into FOLDER with PROGRAM.
 part() {
     local name=$1 folder=$place/$2
     shift 2
     [[ -e $folder/ready ]] && return
     if [[ ${ROADSTEAD_INSTALL:-} == no ]] || ! has "$1"; then
-        warn "missing here: $name (scripts/v1-clients.sh installs it, with $1)"
+        warn "missing: $name (scripts/v1-clients.sh installs it, with $1)"
         failed=1
         return
     fi
@@ -35,7 +35,7 @@ part() {
     fi
 }
 
-# What it would compile is for tracing.
+# The scripts would compile only tracing support.
 part "npm's docker-registry-client" npm \
     npm install --prefix "$place/npm" --no-save --ignore-scripts --no-audit --no-fund "$npm_client"
 part "PyPI's docker-registry-client" python \
