@@ -1,5 +1,4 @@
-//! What operators see and do: figures, health, purges, verifications, over the admin address of the real
-//! binary and with its own commands.
+//! The admin address of the real binary, and the commands that use it: metrics, health, purges, verification.
 
 mod access;
 mod commands;
@@ -22,9 +21,9 @@ use testkit::image::random;
 use testkit::origin::{Image, Origin};
 use testkit::process;
 
-/// The admin address on a port of the kernel's choice.
+/// The admin address on a port that the kernel chooses.
 const ANYWHERE: &str = "admin: {address: \"127.0.0.1:0\"}\n";
-/// One that the commands find, since they read the same configuration.
+/// An admin address that the commands find, since they read the same configuration.
 const SOCKET: &str = "admin: {address: \"unix:admin.sock\"}\n";
 
 /// An upstream with an image of one layer, and a gateway in front of it.
@@ -51,7 +50,7 @@ fn pull(gateway: &Gateway, image: &Image) {
     }
 }
 
-/// How an answer came about: `hit`, `fwd=uri-miss; …`.
+/// The `Cache-Status` of a response: `hit`, `fwd=uri-miss; …`.
 #[track_caller]
 fn fate(gateway: &Gateway, path: &str) -> String {
     let reply = fetch(gateway, path);
@@ -66,7 +65,7 @@ fn ask(gateway: &Gateway, path: &str) -> Reply {
     get(gateway.operators("admin.address"), None, path)
 }
 
-/// Has the admin address do something.
+/// Sends a POST to the admin address.
 #[track_caller]
 fn act(gateway: &Gateway, path: &str, json: &str) -> Reply {
     let mut raw = Raw::connect(gateway.operators("admin.address"), None);
@@ -96,13 +95,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// `12.3 KiB`, as the commands write it.
+/// A size as the commands write it: `12.3 KiB`.
 fn kib(bytes: usize) -> String {
     let bytes = u32::try_from(bytes).expect("a small size");
     format!("{:.1} KiB", f64::from(bytes) / 1024.0)
 }
 
-/// Everything that `/metrics` says: series with their labels, as they are written.
+/// The samples of `/metrics`, keyed by series with labels as written.
 #[derive(Debug)]
 struct Metrics {
     text: String,
@@ -122,8 +121,8 @@ impl Metrics {
         Self::parse(reply.text())
     }
 
-    /// Reads the text format strictly: a family is described before its samples, in one piece, and no series
-    /// comes twice.
+    /// Parses the text format strictly: each family is described before its samples, in one piece, and no series
+    /// repeats.
     #[track_caller]
     fn parse(text: String) -> Self {
         let (mut values, mut families) = (BTreeMap::new(), BTreeSet::new());
@@ -162,7 +161,7 @@ impl Metrics {
         Self { text, values }
     }
 
-    /// What a series says; none says 0.
+    /// The value of a series; 0 if it is absent.
     fn get(&self, series: &str) -> u64 {
         let value = self.values.get(series).copied().unwrap_or(0.0);
         let whole = format!("{value}").parse();
@@ -177,8 +176,8 @@ impl Metrics {
     }
 }
 
-/// The metrics once `requests` GETs of this kind have been counted: that happens when an answer has ended, a
-/// moment after the client has it all.
+/// The metrics once `requests` GETs of this kind are counted, which happens shortly after the client has the whole
+/// response.
 #[track_caller]
 fn metrics_after(gateway: &Gateway, handler: &str, requests: u64) -> Metrics {
     let series = format!(

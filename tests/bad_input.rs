@@ -1,6 +1,6 @@
-//! Bad input: hundreds of malformed requests, sent to the real binary over plain HTTP/1.1, TLS and
-//! HTTP/2. What could be parsed gets the specification's JSON and a 4xx, or what was wrong in it is
-//! ignored where RFC 9110 says so; never a 5xx, a crash, a hang, or a request upstream.
+//! Malformed requests by the hundred, sent to the real binary over plain HTTP/1.1, TLS and HTTP/2. A request that can
+//! be parsed gets a 4xx with the specification's JSON, or its fault is ignored as RFC 9110 says; never a 5xx, a crash,
+//! a hang, or an upstream request.
 
 mod case;
 mod fields;
@@ -18,10 +18,10 @@ use testkit::http::{self, Raw};
 use testkit::image::random;
 use testkit::origin::Origin;
 
-/// Fewer than this and the tables were cut.
+/// Fewer cases than this mean that a table was cut.
 const AT_LEAST: usize = 300;
 
-/// An upstream, a gateway in front of it, and what is in its store already.
+/// An upstream, a gateway in front of it, and the content of its store.
 struct Scene {
     origin: Origin,
     gateway: Gateway,
@@ -65,7 +65,7 @@ impl Scene {
                 "{path}"
             );
         }
-        // The other class of clients has a pointer of its own.
+        // The other accept class has its own pointer.
         let accept = [("Accept", testkit::origin::MEDIA_MANIFEST)];
         let by_tag = image.tag_path();
         Raw::connect(gateway.url(1), None).exchange("GET", &by_tag, &accept);
@@ -83,7 +83,7 @@ impl Scene {
         }
     }
 
-    /// Whether it still runs and answers.
+    /// Whether the gateway still runs and answers.
     fn is_well(&mut self) -> Result<(), String> {
         if !self.gateway.is_running() {
             return Err("the gateway ended".to_owned());
@@ -96,7 +96,7 @@ impl Scene {
         }
     }
 
-    /// Ends with everything that went wrong, if anything did.
+    /// Panics with all failures, if there are any.
     #[track_caller]
     fn verdict(&self, wrong: &[String]) {
         let asked: Vec<String> = self
@@ -141,7 +141,7 @@ fn valid_requests_get_the_specified_responses() {
         }
         note(case, "afterwards", scene.is_well());
     }
-    // One connection takes many; who was refused below HTTP gets another.
+    // One connection serves many cases; a connection that was refused below HTTP is replaced.
     let (mut connection, mut stream) = (None, 1);
     for case in &cases {
         let open = connection.get_or_insert_with(|| {
@@ -159,7 +159,7 @@ fn valid_requests_get_the_specified_responses() {
     scene.verdict(&wrong);
 }
 
-/// Short, since much of this never finishes.
+/// Short, since many of these requests never finish.
 const LIMITS: &str = "limits: {header_timeout: 1s, idle_timeout: 1s}\n";
 
 #[test]
@@ -173,7 +173,7 @@ fn malformed_requests_are_refused_without_desync() {
         (scene.gateway.url(1), None),
     ];
     let mut wrong = Vec::new();
-    // Most of the time is waiting for timeouts: side by side.
+    // The cases mostly wait for timeouts, so they run concurrently.
     for batch in wires.chunks(16) {
         wrong.extend(http::at_once(batch.len(), |index| {
             let wire = &batch[index];
@@ -250,7 +250,7 @@ fn plain_http_on_a_tls_port_gets_an_error() {
     let mut wrong = Vec::new();
     for ((sent, status), (answer, cut)) in cases.iter().zip(outcomes) {
         let told = answer.starts_with("HTTP/1.1 400") && answer.contains("https://");
-        // Or a TLS alert, or nothing at all.
+        // A TLS alert or silence is fine too.
         let silent = !answer.contains("HTTP");
         if cut == http::Cut::TimedOut || !(if status.is_some() { told } else { silent }) {
             wrong.push(format!("{}: {answer:?} {cut:?}", sent.escape_ascii()));

@@ -1,5 +1,5 @@
-//! A body that ends in order is right, and nothing outlives its last reader: side requests beside a fill, upstream
-//! bodies that only the end of their connection ends, fills that give way to others, files that were deleted.
+//! A body that ends in order is correct, and no file outlives its last reader: side requests beside a fill, upstream
+//! bodies that end with their connection, fills that yield to others, deleted files.
 
 mod close_delimited;
 mod http10;
@@ -11,7 +11,7 @@ use testkit::gateway::Gateway;
 use testkit::image::random;
 use testkit::origin::{Image, Origin};
 
-/// What is held back of a body until it is verified.
+/// The bytes of a body held back until it is verified.
 const TAIL: usize = 64 << 10;
 
 /// An image with one layer of this size, behind a mirror.

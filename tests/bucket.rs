@@ -1,5 +1,5 @@
-//! `store.bucket`: what one gateway fetched costs the next one nothing, and a bucket that is down, slow, full or
-//! lying is as if there were none.
+//! `store.bucket`: content that one gateway fetched costs the next one no upstream request, and a bucket that is down,
+//! slow, full or returns wrong bytes is ignored.
 
 mod operators;
 mod rights;
@@ -16,10 +16,10 @@ use testkit::real::{ObjectStore, found};
 use testkit::s3::{Ill, S3, blob_key};
 use testkit::{eventually_within, sha256, until};
 
-/// Over the size of a part, so that it goes up in several.
+/// Larger than a part, so that it is uploaded in several.
 const BIG: usize = 9 << 20;
 const SMALL: usize = 300 << 10;
-/// What the longest wait for another node and a slow machine may come to.
+/// Covers the longest wait for another node on a slow machine.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn gateway(origin: &Origin, store: &str) -> Gateway {
@@ -58,13 +58,13 @@ fn pull(gateway: &Gateway, image: &Image) {
     }
 }
 
-/// The digests of everything that a pull brings.
+/// The digests of everything in a pull.
 fn contents(image: &Image) -> Vec<String> {
     let blobs = image.blobs.iter().map(|(digest, _)| digest.clone());
     blobs.chain([image.digest.clone()]).collect()
 }
 
-/// Waits until the bucket has everything that a pull brings, and what is known of it.
+/// Waits until the bucket has all content and records of a pull.
 fn shared(s3: &S3, image: &Image) {
     for digest in contents(image) {
         let key = blob_key(&digest);
@@ -93,7 +93,7 @@ fn content_fetched_by_one_gateway_costs_the_next_no_upstream_request() {
     assert!(status.starts_with("roadstead; hit"), "{status}");
     pull(&second, &image);
     assert_eq!(origin.requests().len(), 0, "{:?}", origin.requests());
-    // It was kept: the bucket is no longer needed.
+    // It is stored locally: the bucket is no longer needed.
     s3.set(Ill::Down);
     pull(&second, &image);
     assert_eq!(origin.requests().len(), 0);
@@ -118,7 +118,7 @@ fn tag_revalidated_by_one_gateway_is_fresh_for_all() {
         heads() == 2
     });
     until("the others know", || s3.object(&record) != before);
-    // Its own pointer is as old as the first one's was.
+    // Its own pointer is as old as the first gateway's was.
     let manifest = ask(&second, &image.tag_path());
     let status = manifest.header("cache-status").unwrap_or_default();
     assert!(status.starts_with("roadstead; hit"), "{status}");
@@ -261,7 +261,7 @@ fn failing_bucket_is_ignored() {
                 });
                 assert!(!gateway.log().contains("AKIDSHARED"), "{ill:?}");
                 if ill == Ill::Down {
-                    // Tried for a while, then dropped.
+                    // The writes are retried for a while, then dropped.
                     eventually_within(Duration::from_secs(90), "three are given up", || {
                         (gateway.log().matches("not written to the bucket").count() == 3)
                             .then_some(())
@@ -272,7 +272,7 @@ fn failing_bucket_is_ignored() {
                     });
                 }
                 if ill == Ill::Full {
-                    // It can still be read, and what does not fit is written once it does.
+                    // The bucket can still be read, and the remaining writes succeed once it accepts them.
                     s3.set(None);
                     shared(&s3, &image);
                 }
@@ -300,11 +300,11 @@ fn shared_bucket_does_not_widen_rights() {
     pull(&first, &image);
     shared(&s3, &image);
     origin.clear_requests();
-    // The same account: what it was told counts.
+    // The same account: its records apply.
     let same = with(me);
     pull(&same, &image);
     assert_eq!(origin.requests().len(), 0);
-    // Nobody's account, or another password: the upstream decides.
+    // Without an account, or with another password, the upstream decides.
     for credentials in ["", ", credentials: {username: me, password: other}"] {
         let other = with(credentials);
         for path in [image.tag_path(), image.digest_path(), image.layer_path(0)] {
@@ -340,7 +340,7 @@ fn public_repository_record_is_shared() {
     origin.clear_requests();
     pull(&start(), &image);
     assert_eq!(origin.requests().len(), 0, "{:?}", origin.requests());
-    // Without that record everybody's right is asked for again.
+    // Without that record public access is checked again.
     s3.remove(&s3.keys("repositories/*/_public").remove(0));
     pull(&start(), &image);
     assert_eq!(origin.requests().len(), 1, "{:?}", origin.requests());
@@ -422,7 +422,7 @@ fn invalid_bucket_records_are_rejected() {
         pull(&second, &image);
         let asked = origin.count("HEAD", "*");
         assert_eq!(asked == 0, believed, "{what}: {asked}");
-        // The bytes are right whatever the records say.
+        // The bytes are correct whatever the records say.
         assert_eq!(origin.count("GET", "*/blobs/*"), 0, "{what}");
     }
 }
@@ -465,7 +465,7 @@ fn with_a_real_store(mut store: ObjectStore) {
     });
     pull(&third, &image);
     assert_eq!(origin.count("GET", "*/blobs/*"), 0, "{}", store.name);
-    // Killed while a fill is under way, before what it brings can be written there.
+    // Killed during a fill, before its content can be written to the bucket.
     let last = origin.push_image("library/last", "latest", &[random(2, SMALL)]);
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(1 << 17, latch.clone()).on("GET", &last.layer_path(0)));

@@ -1,4 +1,4 @@
-//! The cached read side: tags and their life, conditional requests, ranges, links, lists, 404s.
+//! Cached reads: tags and their lifetime, conditional requests, ranges, links, lists, 404s.
 
 mod disk_space;
 mod links;
@@ -75,7 +75,7 @@ fn manifest_bytes_are_unchanged() {
             }
         }
     }
-    // One HEAD for the tag and one GET by digest; a GET by tag would be counted twice by the Hub.
+    // One HEAD for the tag and one GET by digest; Docker Hub would count a GET by tag twice.
     assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
     assert_eq!(origin.count("GET", &image.digest_path()), 1);
     assert_eq!(origin.requests().len(), 2);
@@ -109,7 +109,7 @@ fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
             origin.url()
         )
     };
-    // What was learned outlives a restart.
+    // The records survive a restart.
     gateway.restart_with(&yaml("1h"));
     assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
     assert_eq!(counts(&origin), (1, 1));
@@ -136,12 +136,12 @@ fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
         ((3, 2), 1)
     );
 
-    // It moves back: the bytes are here, so no GET.
+    // It moves back: the bytes are stored, so no GET.
     origin.tag("library/app", "latest", &image.digest);
     assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
     assert_eq!(counts(&origin), (4, 2));
 
-    // A HEAD by a client never costs a GET.
+    // A client's HEAD never costs a GET.
     origin.push_image("library/app", "latest", &[random(3, 1000)]);
     assert_eq!(plain(&gateway).head(&image.tag_path()).status(), 200);
     assert_eq!(counts(&origin), (5, 2));
@@ -207,7 +207,7 @@ fn manifest_with_a_digest_mismatch_is_not_served() {
         let rule = origin.fault(fault.clone().on("GET", "*/manifests/*"));
         let reply = get(gateway.url(1), None, &image.digest_path());
         if matches!(fault, Fault::DigestHeader(_)) {
-            // The bytes have the digest that was asked for; what the header says does not matter.
+            // The bytes have the requested digest; the header does not matter.
             assert_eq!(reply.status(), 200);
             break;
         }
@@ -340,7 +340,7 @@ fn lists_are_cached_for_a_minute() {
         "{}",
         page.text()
     );
-    // The next page is asked here, under the name that was typed.
+    // The next page is requested from the gateway, under the name that the client used.
     let link = page.header("link").expect("a next page").to_owned();
     let target = link
         .trim_start_matches("<http://localhost")
@@ -451,7 +451,7 @@ fn access_log_has_a_line_per_request_and_fill() {
     until("two access lines and one of a fill", || {
         of("access").len() == 2 && of("fill").len() == 1
     });
-    // A line is written after its answer, so the two may change places.
+    // A line is written after its response, so the two lines may be in either order.
     let by_status = |status: u16| {
         of("access")
             .into_iter()

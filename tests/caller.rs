@@ -1,5 +1,5 @@
-//! `visibility: caller`: the registry decides for each caller, and nobody gets by the cache what it would not
-//! give them.
+//! `visibility: caller`: the registry decides for each caller, and the cache gives no caller what the registry would
+//! not.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Scene {
         }
     }
 
-    /// Everything that names the private image.
+    /// All paths of the private image.
     fn paths(&self) -> Vec<String> {
         let app = &self.app;
         let tags = "/v2/team/app/tags/list".to_owned();
@@ -127,7 +127,7 @@ fn visibility_caller_passes_ping_and_challenges_through() {
         }
     }
     assert_eq!(scene.ask("GET", "/v2/", Some(ANN)).status(), 200);
-    // Every question was asked by the one who had it, and none by the gateway for itself.
+    // Every request carried its caller's login, and none was made by the gateway for itself.
     let requests = scene.origin.requests();
     let shown = requests
         .iter()
@@ -143,13 +143,13 @@ fn visibility_caller_hides_cached_digests() {
     let scene = scene(300_000);
     scene.pull(ANN);
     let cold = |login| {
-        // What is nowhere at all.
+        // Content that does not exist anywhere.
         let nothing = scene.app.tag_path().replace("team/app", "team/none");
         scene.ask("GET", &nothing, login)
     };
     let (bob, nobody) = (cold(Some(BOB)), cold(None));
     assert_eq!((bob.status(), nobody.status()), (404, 401));
-    // Bob was let into a repository of his own, and asks under its name as well.
+    // Bob has access to his own repository, and requests the blobs under its name as well.
     assert_eq!(
         scene
             .ask("GET", &scene.other.tag_path(), Some(BOB))
@@ -169,7 +169,7 @@ fn visibility_caller_hides_cached_digests() {
             assert_eq!(reply.status(), 404, "{method} {path}");
             assert_eq!(reply.header("docker-content-digest"), None);
             assert_eq!(reply.header("etag"), None);
-            // The registry said so, to Bob.
+            // The registry answered Bob.
             let requests = scene.origin.requests();
             assert!(!by(&requests, BOB).is_empty(), "{method} {path}");
             assert_eq!(by(&requests, BOB).len(), requests.len());
@@ -179,7 +179,7 @@ fn visibility_caller_hides_cached_digests() {
     }
     let text = scene.ask("GET", &scene.app.tag_path(), Some(BOB)).text();
     assert_eq!(text, bob.text(), "as if it were nowhere");
-    // Ann still has it, and from here.
+    // Ann still has access, and is served from the cache.
     scene.origin.clear_requests();
     scene.pull(ANN);
     assert_eq!(scene.origin.count("GET", "*"), 0);
@@ -191,7 +191,7 @@ fn authorised_callers_share_cached_bytes() {
     let scene = scene(300_000);
     scene.pull(ANN);
     scene.origin.clear_requests();
-    // The layer first: nothing is known of Cleo.
+    // The layer first, before anything is known about Cleo.
     let layer = scene.app.layer_path(0);
     let reply = scene.ask("GET", &layer, Some(CLEO));
     assert!(reply.body == scene.app.layer(0).1);
@@ -202,7 +202,7 @@ fn authorised_callers_share_cached_bytes() {
         ("HEAD", 200)
     );
     assert_eq!(by(&requests, CLEO).len(), 1);
-    // For a while that counts for all of the repository that is linked there.
+    // For a while that holds for everything linked in the repository.
     scene.ask("GET", &scene.app.digest_path(), Some(CLEO));
     scene.ask("HEAD", &scene.app.blob_path(0), Some(CLEO));
     assert_eq!(scene.origin.requests().len(), 1);
@@ -227,7 +227,7 @@ fn denied_caller_is_checked_again() {
         scene.ask("GET", &scene.app.tag_path(), Some(ANN)).status(),
         401
     );
-    // Heard once, it holds for all.
+    // A denial for one path holds for all.
     for path in scene.paths() {
         assert_eq!(scene.ask("GET", &path, Some(ANN)).status(), 401, "{path}");
     }
@@ -251,7 +251,7 @@ fn tags_lists_and_404s_are_not_cached_across_callers() {
         assert_eq!(reply.header("cache-control"), Some("private"));
         assert_eq!(scene.origin.count("GET", list), n);
     }
-    // Where the registry cannot be asked there is no old answer.
+    // While the registry cannot be reached, there is no stale answer.
     scene.origin.fault(Fault::status(503));
     assert_eq!(scene.ask("GET", &missing, Some(ANN)).status(), 503);
     assert_eq!(scene.ask("GET", list, Some(ANN)).status(), 503);
@@ -272,7 +272,7 @@ fn authorised_callers_share_a_fill_and_others_get_no_bytes() {
         };
         let ann = ask(ANN);
         scene.origin.wait_for("GET", &layer, 1);
-        // Bob hears at once what the registry says to him, as before.
+        // Bob gets the registry's answer at once, as before.
         assert_eq!(scene.ask("GET", &layer, Some(BOB)).status(), 404);
         assert_eq!(scene.ask("HEAD", &layer, Some(BOB)).status(), 404);
         let stolen = layer.replace("team/app", "team/other");
@@ -319,7 +319,7 @@ fn fill_continues_with_the_next_authorised_caller_only() {
         let body = cleo.read_body("GET", &head).0;
         (ann.join().expect("Ann"), body)
     });
-    // Ann was let in when it began, and reads the same file.
+    // Ann had access when it began, and reads the same file.
     assert!(ann.body == body);
     assert!(body == scene.app.layer(0).1);
     let gets = origin.requests_for("GET", &layer);
@@ -433,7 +433,7 @@ fn delegated_registry_is_served_on_its_own_host_only() {
             );
         }
     }
-    // Its names are in nobody else's list.
+    // Its names are in no other list.
     let listed = ask(
         &gateway,
         1,
@@ -448,7 +448,7 @@ fn delegated_registry_is_served_on_its_own_host_only() {
         0,
         "nothing shown elsewhere reached it"
     );
-    // At its host its list is its own to give, and is asked with what the caller shows.
+    // On its own host it serves its own list, requested with the caller's login.
     let listed = ask(&gateway, 1, HOST, "GET", "/v2/_catalog", Some(ANN));
     assert_eq!(listed.text(), r#"{"repositories":["team/app"]}"#);
     let asked = origin.requests_for("GET", "/v2/_catalog");
@@ -465,7 +465,7 @@ fn read_only_listener_denies_delegated_registries_without_challenge() {
         assert_eq!(reply.status(), 403, "{path} {reply:?}");
         assert_eq!(reply.header("www-authenticate"), None);
     }
-    // What the registry gives to everybody is there.
+    // Content that the registry serves anonymously is served.
     scene.origin.require(Auth::None);
     let reply = ask(&scene.gateway, 2, HOST, "GET", &scene.app.tag_path(), None);
     assert_eq!(reply.status(), 200);
@@ -495,12 +495,12 @@ fn local_accounts_grant_nothing_at_a_delegated_registry() {
     assert_eq!(reply.status(), 401);
     assert_eq!(reply.header("www-authenticate"), Some(CHALLENGE));
     assert_eq!(get(Some(ANN)).status(), 200);
-    // A wrong password for us is no failed login of ours either.
+    // A wrong password for this registry is no failed login at the gateway.
     let wrong = basic("reader", "wrong");
     for _ in 0..20 {
         assert_eq!(get(Some(&wrong)).status(), 401);
     }
-    // At other hosts they are asked as ever.
+    // On other hosts the gateway challenges as usual.
     let ping = |login| ask(&gateway, 1, "gate.example", "GET", "/v2/", login).status();
     assert_eq!((ping(None), ping(Some(reader.as_str()))), (401, 200));
 }

@@ -1,4 +1,4 @@
-//! `/v2/_catalog`: whose names are listed, under which names, to whom, and in which pages.
+//! `/v2/_catalog`: which names are listed, in which form, to which callers, and in which pages.
 
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn names(reply: &Reply) -> Vec<String> {
         .collect()
 }
 
-/// Where `Link` leads.
+/// The target of `Link`.
 fn next(reply: &Reply) -> Option<String> {
     let link = reply.header("link")?;
     let (url, rest) = link.strip_prefix('<')?.split_once('>')?;
@@ -40,7 +40,7 @@ fn next(reply: &Reply) -> Option<String> {
     Some(url.to_owned())
 }
 
-/// Every page from `path` on, as a client walks them.
+/// All pages from `path` on, as a client follows them.
 fn walk(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     let mut path = Some(path.to_owned());
@@ -139,7 +139,7 @@ fn catalogue_lists_registries_in_order_with_prefixes() {
         (hub.status(), hub.error_code().as_deref()),
         (404, Some("NAME_UNKNOWN"))
     );
-    // One that has no catalogue is left out; one that cannot be asked now is not.
+    // A registry without a catalogue is left out; one that cannot be reached is an error.
     let without = first.fault(Fault::status(405).on("*", "/v2/_catalog"));
     assert_eq!(walk(&gateway, "/v2/_catalog", &[]).concat(), all[3..]);
     first.heal(without);
@@ -147,7 +147,7 @@ fn catalogue_lists_registries_in_order_with_prefixes() {
     assert_eq!(ask(&gateway, 1, "/v2/_catalog", &[]).status(), 503);
 }
 
-/// A registry where every second name is the team's, and one is open.
+/// A registry where every second name is the team's, and one is public.
 fn guarded(more: &str) -> (Origin, Gateway, tempfile::TempDir) {
     let many: Vec<String> = (0..300)
         .map(|n| match n {
@@ -188,7 +188,7 @@ fn catalogue_shows_pullable_names_in_full_pages() {
         seen.iter()
             .all(|name| name.ends_with("/team") || name == "n150/open")
     );
-    // Nothing of what is hidden is in a Link either, nor that there is anything.
+    // A Link discloses neither hidden names nor their existence.
     let reply = ask(
         &gateway,
         1,
@@ -196,13 +196,13 @@ fn catalogue_shows_pullable_names_in_full_pages() {
         &[("Authorization", &reader)],
     );
     assert_eq!(next(&reply), None);
-    // Nobody sees the open one alone: on the first page, though 150 hidden ones come first.
+    // Anonymous callers see only the public one: on the first page, though 150 hidden ones come before it.
     for listener in [1, 2] {
         let reply = ask(&gateway, listener, "/v2/_catalog?n=1", &[]);
         assert_eq!(names(&reply), ["n150/open"]);
         assert_eq!(next(&reply), None);
     }
-    // A read-only listener knows nobody.
+    // On a read-only listener every caller is anonymous.
     let reply = ask(&gateway, 2, "/v2/_catalog", &[("Authorization", &reader)]);
     assert_eq!(names(&reply), ["n150/open"]);
     let wrong = basic("reader", "wrong");
@@ -227,7 +227,7 @@ fn catalogue_is_denied_without_any_pull_right() {
         (reply.status(), reply.error_code().as_deref()),
         (403, Some("DENIED"))
     );
-    // Where nobody is ever challenged.
+    // On a listener that never challenges.
     let reply = ask(&gateway, 2, "/v2/_catalog", &[]);
     assert_eq!(
         (reply.status(), reply.header("www-authenticate")),
@@ -315,7 +315,7 @@ fn upstream_catalogue_without_or_with_endless_pages() {
         walk(&gateway, "/v2/_catalog?n=2", &[]),
         [vec!["a/a", "b/b"], vec!["c/c"]]
     );
-    // Empty pages that always lead on.
+    // Empty pages that always link to another.
     origin.heal_all();
     origin.clear_requests();
     let link = "</v2/_catalog?last=x&n=101>; rel=\"next\"";

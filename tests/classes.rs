@@ -1,5 +1,4 @@
-//! What clients get who cannot read every manifest: an index for who knows images only, the first schema
-//! for who knows nothing newer.
+//! Clients that cannot read every manifest: those without indexes get an image, those with schema 1 only get that.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,8 +15,7 @@ const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json
 const DOCKER_1_6: &str =
     "docker/1.6.2 go/go1.4.2 git-commit/7c8fca2 kernel/3.16.0 os/linux arch/amd64";
 
-/// A manifest of the first schema as a registry signs it; `signature` differs each time. The digest is that
-/// of what was signed.
+/// A schema 1 manifest as a registry signs it; `signature` differs each time. The digest is that of the payload.
 fn signed(name: &str, signature: &str) -> (String, Vec<u8>) {
     let kept = format!("{{\n   \"schemaVersion\": 1,\n   \"name\": \"{name}\"");
     let tail = "\n}";
@@ -75,7 +73,7 @@ fn client_without_index_support_gets_linux_amd64() {
         if method == "GET" {
             assert!(old.body == image.manifest && modern.body == index.manifest);
         }
-        // One question about the tag serves both classes.
+        // One upstream request for the tag serves both classes.
         assert_eq!(origin.count("*", &index.tag_path()), 1, "{method}");
         let again = get(DOCKER_IMAGE);
         assert!(
@@ -83,7 +81,7 @@ fn client_without_index_support_gets_linux_amd64() {
             "{}",
             cache(&again)
         );
-        // By digest everybody gets what the digest names.
+        // By digest every client gets exactly that manifest.
         let exact = ask(
             &gateway,
             method,
@@ -133,7 +131,7 @@ fn stale_index_still_resolves_its_image() {
     assert!(stale.header("warning").is_some() && stale.header("age").is_some());
 }
 
-/// The requests of Docker 1.6 to 1.9, and of whoever asks for the first schema by name.
+/// The requests of Docker 1.6 to 1.9, and of clients that accept schema 1 only.
 const OLD: [&[(&str, &str)]; 2] = [&[("User-Agent", DOCKER_1_6)], &[("Accept", SIGNED)]];
 
 #[test]
@@ -155,11 +153,11 @@ fn schema_1_comes_from_the_upstream() {
         assert!(get().body == first);
         assert_eq!(origin.count("GET", "*/manifests/*"), 1);
         assert_eq!(origin.count("HEAD", &image.tag_path()), 2);
-        // It can be had by its digest here, and only as what it is.
+        // It is served by its digest, and only with its own media type.
         let path = format!("/v2/library/app/manifests/{digest}");
         let by_digest = ask(&gateway, "GET", &path, &[]);
         assert!(by_digest.body == first && by_digest.header("content-type") == Some(SIGNED));
-        // Others get what the tag is for them, from a question of their own.
+        // Other clients get their own variant of the tag, from a request of its own.
         let modern = ask(&gateway, "GET", &image.tag_path(), &[("Accept", "*/*")]);
         assert_eq!(digest_of(&modern), image.digest);
         // A moved tag is a new manifest.
@@ -248,14 +246,14 @@ fn not_found_is_cached_for_every_accept_class() {
     for tag in companions.iter().map(String::as_str).chain(["plain"]) {
         assert_eq!(ask(&gateway, "GET", &path(tag), &[]).status(), 404);
     }
-    // What was pushed a moment ago is not missing for longer because of its name.
+    // The absence of a recently pushed tag is not remembered longer because of its name.
     for tag in companions.iter().map(String::as_str).chain(["plain"]) {
         testkit::until("the tag is asked for again", || {
             ask(&gateway, "GET", &path(tag), &[]);
             origin.count("HEAD", &path(tag)) > 1
         });
     }
-    // Where others may push, nothing is remembered.
+    // If others may push, no absence is remembered.
     let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {missing_ttl: 0s}\n");
     let before = origin.count("HEAD", &path(&companions[1]));
     for _ in 0..2 {

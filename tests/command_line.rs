@@ -1,5 +1,4 @@
-//! The command line's contract: which file is read, what `check` and `serve` say about a bad one, and
-//! the exit codes.
+//! The command line's contract: which file is read, the errors of `check` and `serve`, and the exit codes.
 
 use std::path::Path;
 use std::process::Output;
@@ -10,13 +9,13 @@ use testkit::temp_dir;
 
 /// `EX_CONFIG`.
 const CONFIGURATION: i32 = 78;
-/// What clap exits with.
+/// clap's exit code.
 const USAGE: i32 = 2;
 const GOOD: &str = "the configuration is good\n";
-/// For a file that must be told from others: its only fault is this key.
+/// A file that is recognisable by its only error, this key.
 const MARKED: &str = "marked_by_the_test: 1\n";
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {
     code: Option<i32>,
@@ -42,7 +41,7 @@ impl Told {
         assert_eq!((self.code, &*self.out, &*self.err), expected);
     }
 
-    /// Refused with these places and words, one line for each, and nothing on standard output.
+    /// Refused with these positions and messages, one per line, and nothing on standard output.
     #[track_caller]
     fn assert_refused(&self, lines: &[&str]) {
         assert_eq!(
@@ -66,7 +65,7 @@ fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Told {
     output.expect("it runs to its end").into()
 }
 
-/// `check` and `serve` of a bad file: they say the same, and `serve` has not begun anything.
+/// Runs `check` and `serve` with a bad file: the output is the same, and `serve` has not started anything.
 #[track_caller]
 fn refused(yaml: &[u8]) -> Told {
     let dir = temp_dir();
@@ -155,7 +154,7 @@ fn errors_contain_no_secrets() {
     assert!(!told.err.contains("s3cret"), "{}", told.err);
 }
 
-/// `-c`, then the environment, then `conf/roadstead.yaml`, then nothing.
+/// `-c`, then the environment, then `conf/roadstead.yaml`, then the defaults.
 #[test]
 fn configuration_path_precedence() {
     let dir = temp_dir();
@@ -177,7 +176,7 @@ fn configuration_path_precedence() {
     check(&["-c", "good.yaml"], &environment).assert_good();
     check(&["-c", "good.yaml"], &[]).assert_good();
     check(&[], &[("ROADSTEAD_CONFIG", "good.yaml")]).assert_good();
-    // What was named must be there.
+    // A file that was named must exist.
     for (arguments, environment) in [
         (&["-c", "absent.yaml"][..], &[][..]),
         (&[], &[("ROADSTEAD_CONFIG", "absent.yaml")]),
@@ -191,7 +190,7 @@ fn configuration_path_precedence() {
     check(&["-c", "conf"], &[]).assert_refused(&["conf:1:1: cannot be read"]);
 }
 
-/// A build that cannot serve a registry's v1 side says so instead of leaving it out.
+/// A build without v1 refuses a registry's v1 side instead of ignoring it.
 #[cfg(not(feature = "v1"))]
 #[test]
 fn v1_is_refused_without_the_feature() {

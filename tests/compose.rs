@@ -1,7 +1,7 @@
-//! compose.yaml, conf/container.yaml and the Dockerfile fit together: what one says, the others have.
+//! compose.yaml, conf/container.yaml and the Dockerfile are consistent.
 //!
-//! Images cannot be built or pulled here; what can be read off the files is, and what would run in the
-//! containers runs on a machine of its own.
+//! The tests cannot build or pull images; they check the files, and run the containers' programs on a machine of their
+//! own.
 
 #[cfg(feature = "v1")]
 mod binary;
@@ -23,7 +23,7 @@ fn yaml(name: &str) -> Value {
     serde_yaml::from_str(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The texts of a list.
+/// The strings of a list.
 fn texts(list: &Value) -> Vec<&str> {
     let list = list.as_sequence().expect("a list");
     list.iter().map(|it| it.as_str().expect("text")).collect()
@@ -38,7 +38,7 @@ fn keys(mapping: &Value) -> BTreeSet<&str> {
         .collect()
 }
 
-/// A value as compose gives it to the service when its own environment is `host`.
+/// A value as compose passes it to the service, with `host` in its own environment.
 fn expanded(value: &str, host: Option<&str>) -> String {
     value.replace(
         "${ROADSTEAD_HOST:-registry.example.com}",
@@ -55,7 +55,7 @@ fn environment(service: &Value, host: Option<&str>) -> BTreeMap<String, String> 
         .collect()
 }
 
-/// The instructions of the Dockerfile, lines joined, with their first words.
+/// The instructions of the Dockerfile with joined lines, keyed by their first words.
 fn instructions() -> Vec<(String, String)> {
     let text = read("Dockerfile");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -81,7 +81,7 @@ fn compose_container_and_dockerfile_agree() {
     let services = &compose["services"];
     let gateway = &services["gateway"];
 
-    // Every backend is a service that shares a network with the gateway and has no port of its own outside.
+    // Every backend is a service that shares a network with the gateway and publishes no port.
     let hosted = &container["registries"][0];
     assert_eq!(hosted["v2"].as_str(), Some("http://v2:5000"));
     assert!(read("conf/container.yaml").contains("v1: http://v1:5000\n"));
@@ -104,7 +104,7 @@ fn compose_container_and_dockerfile_agree() {
     };
     assert_eq!([image("v2"), image("v1")], ["registry:2", "registry:0.9.1"]);
 
-    // Published ports are listened on, HTTPS on 443 and the mirror on 80.
+    // Published ports have listeners, HTTPS on 443 and the mirror on 80.
     let listeners = container["listen"].as_sequence().expect("a list");
     let inside = |index: usize| listeners[index]["address"].as_str().expect("an address");
     assert_eq!(
@@ -112,7 +112,7 @@ fn compose_container_and_dockerfile_agree() {
         [format!("443{}", inside(0)), format!("80{}", inside(1))]
     );
 
-    // Named volumes are declared; what the gateway keeps is in one.
+    // Named volumes are declared; the gateway's persistent data is in one.
     let mut volumes = BTreeSet::new();
     for service in ["gateway", "v1", "v2"] {
         for volume in texts(&services[service]["volumes"]) {
@@ -135,7 +135,7 @@ fn compose_container_and_dockerfile_agree() {
         assert!(kept.starts_with(&format!("{home}/")), "{kept}");
     }
 
-    // The configuration is where the gateway looks.
+    // The configuration is where the gateway reads it.
     let config = &environment(gateway, None)["ROADSTEAD_CONFIG"];
     let mount = format!("./conf/container.yaml:{config}:ro");
     assert!(texts(&gateway["volumes"]).contains(&&*mount));
@@ -150,12 +150,12 @@ fn compose_container_and_dockerfile_agree() {
 #[test]
 fn dockerfile_copies_existing_files() {
     let dockerfile = instructions();
-    // The builder's Debian is the runtime's: the C library must not be newer.
+    // Builder and runtime have the same Debian: the C library must not be newer.
     assert_eq!(
         all(&dockerfile, "FROM"),
         ["rust:1-bookworm AS build", "debian:12-slim"]
     );
-    // All that is copied is here, and is not ignored.
+    // All copied files exist, and are not ignored.
     let ignored = read(".dockerignore");
     let kept: BTreeSet<&str> = ignored
         .lines()
@@ -174,7 +174,7 @@ fn dockerfile_copies_existing_files() {
     for path in copied {
         assert!(file(path).exists(), "{path}");
     }
-    // It runs as nobody in particular, and as process 1 is told to end.
+    // It runs as an unprivileged user, and as process 1 it gets the stop signal.
     let user = all(&dockerfile, "USER");
     assert!(user[0].parse::<u32>().is_ok_and(|id| id > 0), "{user:?}");
     assert_eq!(all(&dockerfile, "ENTRYPOINT"), ["[\"roadstead\"]"]);

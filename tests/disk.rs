@@ -1,8 +1,8 @@
-//! A broken disk means slower, never wrong, never down (law 4): every way that a disk can fail under a running
-//! gateway, and what is kept again once it is mended, without a restart.
+//! A broken disk makes pulls slower, never wrong, and never stops them (invariant 4): every failure of a disk under a
+//! running gateway, and storing again after its repair, without a restart.
 //!
-//! Disks that can be filled and broken are mounted in a namespace of the gateway's own, so that they go with
-//! it. What this machine cannot mount is named, see [`testkit::real::found`].
+//! Disks that can be filled and broken are mounted in the gateway's own namespace, so that they vanish with it. Missing
+//! mount support is reported, see [`testkit::real::found`].
 
 pub mod mount;
 
@@ -14,10 +14,10 @@ use testkit::origin::{Fault, Image, Latch, Origin};
 use testkit::real::{Missing, found};
 use testkit::until;
 
-/// A layer's length: worth a partial, and more than a full disk still takes.
+/// A layer's length: enough for a partial, and more than a full disk can take.
 const SIZE: usize = 2 << 20;
 
-/// Pulls an image whole; everything must be complete and right. The layer's answer.
+/// Pulls an image whole; everything must be complete and correct. Returns the layer's response.
 #[track_caller]
 fn pull(gateway: &Gateway, image: &Image) -> Reply {
     let paths = [image.tag_path(), image.digest_path(), image.blob_path(0)];
@@ -42,17 +42,17 @@ fn committed(gateway: &Gateway, image: &Image) {
     until("the commit", || gateway.log().contains(&line));
 }
 
-/// What the log says of the store between two lengths of it.
+/// The log lines about the store between two positions of the log.
 fn complaints(log: &str, from: usize) -> Vec<&str> {
     log[from..]
         .lines()
         .filter(|line| line.contains(" ERROR ") || line.contains(" WARN "))
-        // Said of each body that had to be broken off, which is not about the store.
+        // Logged for each aborted body, and not about the store.
         .filter(|line| !line.contains("a body was broken off"))
         .collect()
 }
 
-/// A disk that breaks and is mended under a running gateway.
+/// A disk that breaks and is repaired under a running gateway.
 fn breaks(disk: Result<Disk, Missing>) {
     let Some(mut disk) = found(disk) else { return };
     let origin = Origin::start();
@@ -71,7 +71,7 @@ fn breaks(disk: Result<Disk, Missing>) {
     let mut gateway = disk.gateway(&yaml);
     pull(&gateway, here);
 
-    // One download is half way when the disk breaks.
+    // One download is half done when the disk breaks.
     let latch = Latch::new();
     let path = half.layer_path(0);
     origin.fault(Fault::PauseAt(SIZE as u64 / 2, latch.clone()).on("GET", &path));
@@ -92,15 +92,15 @@ fn breaks(disk: Result<Disk, Missing>) {
         },
     );
     body.extend(rest);
-    // What was sent may be what can no longer be read: then it is visibly incomplete.
+    // If sent bytes can no longer be read, the body is visibly incomplete.
     let right = &half.layer(0).1;
     assert!(right.starts_with(&body), "other bytes");
     assert!(disk.may_break_off || end == End::Complete, "{end:?}");
     assert_eq!(end == End::Complete, body.len() == SIZE);
-    // What the download gave back is taken as well.
+    // Breaks the space that the download freed.
     disk.break_further(&gateway);
 
-    // Nothing is kept, everything is served, as often as it is asked for.
+    // Nothing is stored, everything is served, however often it is requested.
     for image in [cold, cold, again, half] {
         origin.clear_requests();
         let layer = pull(&gateway, image);
@@ -117,7 +117,7 @@ fn breaks(disk: Result<Disk, Missing>) {
     let minutes = usize::try_from(broken.elapsed().as_secs() / 60).expect("a few");
     assert!(!said.is_empty() && said.len() <= 1 + minutes, "{said:#?}");
 
-    // Mended, it is used again at once.
+    // After the repair it is used again at once.
     disk.mend(&gateway);
     for image in [mended, cold, late] {
         pull(&gateway, image);
@@ -161,7 +161,7 @@ fn folder_that_is_a_file_enotdir() {
     breaks(Ok(Disk::misplaced()));
 }
 
-/// A disk with less room than `min_free` keeps what is there and takes nothing more, and starts like that.
+/// A disk with less room than `min_free` keeps its content and stores nothing new, also from the start.
 #[test]
 fn disk_filled_by_others_keeps_cached_content() {
     let Some(mut disk) = found(Disk::full()) else {

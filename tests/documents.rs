@@ -1,4 +1,4 @@
-//! The documents: they are short, complete, lead nowhere that is not there, and name tests that exist.
+//! The documents are short and complete, have no dead links, and name existing tests.
 
 mod code;
 mod examples;
@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use regex::Regex;
 
-/// The longest that somebody reads in one go.
+/// The most lines to read in one go.
 const ARCHITECTURE_LINES: usize = 150;
 const README_LINES: usize = 80;
 
@@ -44,7 +44,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Every document for people.
+/// Every document.
 fn documents() -> Vec<PathBuf> {
     let mut found = files("docs", "md");
     found.extend(files("certs", "md"));
@@ -58,7 +58,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// A document without its fenced blocks, where nothing is a link or a heading.
+/// A document without its fenced blocks, which contain no links or headings.
 fn prose(text: &str) -> String {
     let mut fenced = false;
     let lines = text.lines().filter(|line| {
@@ -69,7 +69,7 @@ fn prose(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What links to a document's headings name: lower case, hyphens for spaces, punctuation left out.
+/// The anchors of a document's headings: lower case, hyphens for spaces, no punctuation.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text);
     let headings = headings.lines().filter(|line| line.starts_with('#'));
@@ -85,7 +85,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// `a/b/../c` as `a/c`; `None` where it leads out of the repository.
+/// `a/b/../c` as `a/c`; `None` if it leaves the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for component in path.components() {
@@ -99,7 +99,7 @@ fn normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
-/// The targets of a document's links, without those that lead to other machines.
+/// The targets of a document's links, without those on other hosts.
 fn links(text: &str) -> Vec<String> {
     let link = Regex::new(r"\]\(([^()\s]+)\)").expect("a pattern");
     let text = prose(text);
@@ -146,7 +146,7 @@ fn links_lead_to_files_and_headings() {
     assert!(checked > 50, "only {checked} links were found");
 }
 
-/// The table of crates, compared with what their manifests name.
+/// Compares the table of crates with their manifests.
 #[test]
 fn architecture_lists_crates_and_dependencies() {
     let text = read("ARCHITECTURE.md");

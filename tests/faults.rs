@@ -1,8 +1,8 @@
-//! A hostile world: every fault of an upstream against every way to ask, over HTTP/1.1 and HTTP/2, with what
-//! the client sees asserted byte for byte.
+//! Every fault of an upstream with every kind of request, over HTTP/1.1 and HTTP/2, with the client's view asserted
+//! byte for byte.
 //!
-//! The table is in `faults/table.rs`: a fault, and what a cold, a warm and a late request for a blob, a tag
-//! and a manifest by digest come to. Sixteen at once must see what one cold request sees, and cost no more
+//! The table is in `faults/table.rs`: for each fault the outcome of a cold, a warm and a late request for a blob, a tag
+//! and a manifest by digest. Sixteen clients at once must see the outcome of one cold request, and cost no more
 //! downloads.
 
 mod cell;
@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cell::{Cell, Mode, Subject};
 
-/// Cells that run at once. Most of them wait most of the time.
+/// Cells that run at once; they mostly wait.
 const WORKERS: usize = 24;
 
 /// Runs every cell of the table; a panic names its cell.
@@ -30,12 +30,12 @@ fn upstream_faults_by_kind_of_request() {
                     subject,
                     mode,
                 };
-                // One row or cell alone, while it is worked on.
+                // Selects one row or cell.
                 let wanted = std::env::var("ROADSTEAD_CELL").unwrap_or_default();
                 if !format!("{}, {subject:?}, {mode:?}", case.name).starts_with(&wanted) {
                     continue;
                 }
-                // Those that wait out a deadline go first.
+                // Rows that wait for a deadline go first.
                 if case.slow {
                     cells.push_front(cell);
                 } else {
@@ -66,7 +66,7 @@ fn upstream_faults_by_kind_of_request() {
     );
 }
 
-/// Whether a repository has a blob can be asked of a registry without HEAD as well, and costs no download.
+/// A link can also be proven by a registry without HEAD, without a download.
 #[test]
 fn registry_without_head_gets_a_one_byte_range() {
     use testkit::http::{Raw, get};
@@ -82,7 +82,7 @@ fn registry_without_head_gets_a_one_byte_range() {
         (200, Some(scene::SIZE as u64))
     );
     assert_eq!(origin.bytes_sent("*/blobs/*"), 1);
-    // The bytes are here; another repository's claim to them is asked for, and refused where it has none.
+    // The bytes are stored; another repository's claim to them is checked, and refused if it has none.
     assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
     let digest = &image.layer(0).0;
     origin.push_blob("library/twin", image.layer(0).1.clone());

@@ -1,4 +1,4 @@
-//! Fills: one download for many readers, and never a complete body that is wrong (laws 1 to 3).
+//! Fills: one download for many readers, and never a complete body with wrong bytes (invariants 1 to 3).
 
 mod corruption;
 mod without_room;
@@ -11,7 +11,7 @@ use testkit::image::random;
 use testkit::origin::{Fault, Image, Latch, Origin};
 use testkit::until;
 
-/// Well over the held-back tail of 64 KiB.
+/// Well over the withheld tail of 64 KiB.
 const SIZE: usize = 2 << 20;
 
 const TAIL: usize = 64 << 10;
@@ -68,7 +68,7 @@ fn sixteen_clients_cost_one_upstream_request() {
         let status = fetched.header("cache-status").unwrap_or_default();
         status.starts_with("roadstead; fwd=uri-miss; stored; collapsed")
     });
-    // Who comes when it is over finds it here.
+    // A client that comes afterwards is served from the store.
     assert!(collapsed.count() > 0);
 }
 
@@ -104,7 +104,7 @@ fn fill_streams_to_early_and_late_readers() {
 fn tail_is_withheld_until_the_digest_is_verified() {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
-    // Everything but the last byte has arrived.
+    // Everything except the last byte has arrived.
     origin.fault(Fault::PauseAt(SIZE as u64 - 1, latch.clone()).on("GET", "*/blobs/*"));
     let mut raw = Raw::connect(gateway.url(1), None);
     raw.request("GET", &image.layer_path(0), &[]);
@@ -156,7 +156,7 @@ fn fill_continues_after_its_client_disconnects() {
 fn head_starts_no_fill() {
     let (origin, image, gateway) = scene(SIZE);
     let mut raw = Raw::connect(gateway.url(1), None);
-    // What is not here is asked for each time: it may be gone.
+    // Content that is not stored is checked each time: it may be gone.
     for _ in 0..2 {
         let head = raw.head(&image.layer_path(0));
         assert_eq!(
@@ -193,8 +193,8 @@ fn near_range_waits_for_the_fill() {
     assert_eq!(requests[0].header("range"), None, "the fill is whole");
 }
 
-/// 2 MiB at 16 KiB a second: what lies at the end is two minutes away. At most four readers get it from
-/// requests beside the fill; who wants the tail waits for the verified file.
+/// 2 MiB at 16 KiB per second: the end is two minutes away. At most four readers get it from side requests; a reader of
+/// the tail waits for the verified file.
 #[test]
 fn far_ranges_use_at_most_four_side_requests() {
     let (origin, image, gateway) = scene(SIZE);
@@ -228,7 +228,7 @@ fn far_ranges_use_at_most_four_side_requests() {
     assert!(asked >= 4, "{asked} side requests");
     let served = parts.iter().flatten().count();
     assert!(served >= 4, "{served} readers were served");
-    // Four at a time: a fifth request may follow only where one had ended.
+    // Four at a time: a fifth request may only follow one that ended.
     assert!(asked <= 6, "{asked} side requests");
     origin.heal(slow);
 }
@@ -243,7 +243,7 @@ fn fills_are_limited_and_waiting_too_long_gets_503() {
         .collect();
     let other = Origin::start();
     let elsewhere = other.push_blob("a/b", random(7, 1000));
-    // Four slots, of which one registry may have two.
+    // Four slots, of which one registry may use two.
     let gateway = Gateway::start(&format!(
         "registries: [{{name: docker.io, v2: \"{}\", default: true}}, {{name: other, v2: \"{}\"}}]\n\
          limits: {{fills: 4}}\n",
@@ -258,7 +258,7 @@ fn fills_are_limited_and_waiting_too_long_gets_503() {
     };
     let mut running = [get(&digests[0]), get(&digests[1])];
     latch.wait_reached(2);
-    // Another registry has slots of its own.
+    // Another registry has its own slots.
     let free = testkit::http::get(
         gateway.url(1),
         None,
@@ -279,7 +279,7 @@ fn fills_are_limited_and_waiting_too_long_gets_503() {
         started.elapsed()
     );
     assert_eq!(origin.count("GET", "*/blobs/*"), 2);
-    // A slot that is free again is taken.
+    // A freed slot is used.
     latch.release();
     for raw in &mut running {
         assert_eq!(raw.reply("GET").end, End::Complete);

@@ -1,5 +1,4 @@
-//! The front: certificates, connections and their limits, start and end, seen from outside of the real
-//! binary.
+//! Certificates, connections and their limits, start and shutdown of the real binary.
 
 mod certificates;
 mod client_ca;
@@ -34,7 +33,7 @@ impl Scene {
         }
     }
 
-    /// [`Scene::new`] with the blob in the store already: it came before the limits, which are short.
+    /// [`Scene::new`] with the blob stored before the short limits apply.
     fn warm(bytes: usize, more: &str) -> Self {
         let mut scene = Self::new(bytes, "");
         let reply = testkit::http::get(scene.gateway.url(1), None, &scene.path);

@@ -1,5 +1,4 @@
-//! The harness against itself: what the scripted upstream does wrong is what the raw clients report, and
-//! what is started ends.
+//! Tests of the harness: the raw clients report the scripted upstream's faults, and every process that is started ends.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use testkit::http::{Cut, End, Raw, Web, at_once};
 use testkit::image::random;
 use testkit::origin::{Auth, Bearer, Fault, Latch, Origin};
 
-/// A body over any internal step.
+/// A body larger than any internal step.
 const SIZE: usize = 300_000;
 
 fn origin() -> (Origin, testkit::origin::Image) {

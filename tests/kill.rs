@@ -1,7 +1,7 @@
-//! SIGKILLs at random moments of fills: nothing wrong is ever served, kept or left behind.
+//! SIGKILLs at random moments of fills: no wrong bytes are ever served, stored or left behind.
 //!
-//! A moment is a number of bytes that the upstream has sent, drawn from a seed that is printed;
-//! `ROADSTEAD_SEED` repeats a run, `ROADSTEAD_KILLS` says how many kills there are (20; `make test-long`: 200).
+//! A moment is a number of bytes that the upstream has sent, drawn from a printed seed; `ROADSTEAD_SEED` repeats a run,
+//! `ROADSTEAD_KILLS` sets the number of kills (20; `make test-long`: 200).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,13 +12,13 @@ use testkit::image::random;
 use testkit::origin::{Fault, Image, Latch, Origin};
 use testkit::until;
 
-/// Gateways that are killed.
+/// The number of gateways that are killed.
 const LANES: usize = 2;
-/// How often everything on disk is hashed, in rounds.
+/// Everything on disk is hashed once in this many rounds.
 const HASHED_EVERY: u64 = 20;
-/// From here on a partial is worth keeping.
+/// The size from which a partial is stored.
 const WORTH: usize = 1 << 20;
-/// In which rounds the upstream stops within a layer, so that a kill leaves a partial however fast both are.
+/// The upstream stops within a layer once in this many rounds, so that a kill leaves a partial however fast both are.
 const STOPS_EVERY: u64 = 5;
 
 #[test]
@@ -39,14 +39,14 @@ struct Lane {
     random: fastrand::Rng,
     origin: Origin,
     gateway: Gateway,
-    /// Requests with a range, which only a partial makes.
+    /// Requests with a range, which only a partial causes.
     resumed: usize,
 }
 
 impl Lane {
     fn new(seed: u64) -> Self {
         let origin = Origin::start();
-        // Small enough that eviction goes on as well.
+        // Small enough for evictions too.
         let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {max_size: 24MiB}\n");
         Self {
             random: fastrand::Rng::with_seed(seed),
@@ -59,7 +59,7 @@ impl Lane {
     fn run(mut self, rounds: u64) -> usize {
         let mut last: Option<Image> = None;
         for round in 0..rounds {
-            // What the kill interrupted is pulled whole.
+            // The image whose pull was killed is pulled whole.
             if let Some(image) = last.take() {
                 for path in paths(&image) {
                     let reply = get(self.gateway.url(1), None, &path);
@@ -88,7 +88,7 @@ impl Lane {
         self.resumed
     }
 
-    /// An image of two new layers: one that is worth resuming and one that is not.
+    /// An image of two new layers: one large enough to be resumed, one not.
     fn image(&mut self, round: u64) -> Image {
         let large = 2 * WORTH + self.random.usize(0..WORTH);
         let small = self.random.usize(1..300_000);
@@ -100,9 +100,9 @@ impl Lane {
         self.origin.push_image(&name, &format!("v{round}"), &layers)
     }
 
-    /// Pulls everything at once, and kills the gateway when the upstream has sent so much. What clients have
-    /// by then is right, as far as it goes. Where it `stops`, it does so beyond what is worth keeping, and the
-    /// kill waits until that is on disk.
+    /// Pulls everything at once, and kills the gateway when the upstream has sent a number of bytes. The bytes that
+    /// clients have by then are correct. With `stops` the upstream stops beyond the size of a partial, and the kill
+    /// waits until that is on disk.
     fn kill_during(&mut self, image: &Image, stops: bool) {
         self.resumed += self.ranges();
         self.origin.clear_requests();
@@ -114,7 +114,7 @@ impl Lane {
         }
         let paths = paths(image);
         let total: usize = paths.iter().map(|path| content(image, path).len()).sum();
-        // One in eight waits for the very end, where files get their names.
+        // One in eight waits for the very end, when files are renamed.
         let moment = match self.random.u8(0..8) {
             0 => total,
             _ => self.random.usize(0..total),
@@ -157,7 +157,7 @@ impl Lane {
         });
     }
 
-    /// Whether a partial that is worth keeping is on disk, with its note.
+    /// Whether a partial and its note are on disk.
     fn has_partial(&self) -> bool {
         let partials = files(&self.gateway.store().join("partials"));
         partials.iter().any(|file| {
@@ -174,7 +174,7 @@ impl Lane {
             .count()
     }
 
-    /// What is on disk just after a start.
+    /// Checks the disk just after a start.
     fn inspect(&self, hashed: bool) {
         let store = self.gateway.store();
         for file in files(&store) {
@@ -191,12 +191,12 @@ impl Lane {
                 let named = format!("sha256:{name}");
                 assert!(digest.is_none_or(|digest| digest == named), "{place}");
             } else if place.starts_with("partials/") {
-                // Nothing but pairs of bytes and what was noted of them.
+                // Only partials and their notes.
                 let pair = match name.strip_suffix(".json") {
                     Some(bytes) => file.with_file_name(bytes),
                     None => file.with_file_name(format!("{name}.json")),
                 };
-                // What is gone on with is being written.
+                // A resumed partial is being written.
                 until(&format!("{place} to be no orphan"), || {
                     pair.exists() || !file.exists()
                 });
@@ -216,13 +216,13 @@ impl Lane {
     }
 }
 
-/// Everything of an image: manifest by tag, configuration, layers.
+/// The paths of an image: manifest by tag, configuration, layers.
 fn paths(image: &Image) -> Vec<String> {
     let blobs = (0..image.blobs.len()).map(|blob| image.blob_path(blob));
     std::iter::once(image.tag_path()).chain(blobs).collect()
 }
 
-/// What is right at one of [`paths`].
+/// The correct content of one of [`paths`].
 fn content<'a>(image: &'a Image, path: &str) -> &'a [u8] {
     let blob = image
         .blobs
@@ -231,7 +231,7 @@ fn content<'a>(image: &'a Image, path: &str) -> &'a [u8] {
     blob.map_or(&image.manifest, |(_, bytes)| bytes)
 }
 
-/// Pulls from a gateway that may go at any moment: what came, and whether that looked complete.
+/// Pulls from a gateway that may be killed at any moment; returns the bytes, and whether the body looked complete.
 fn pull(url: &str, path: &str) -> (Vec<u8>, bool) {
     let nothing = (Vec::new(), false);
     let Ok(mut raw) = Raw::connect_with(url, testkit::http::Connect::default()) else {
@@ -264,7 +264,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A gateway that was killed when it had two thirds of a blob.
+/// A gateway that was killed with two thirds of a blob.
 fn killed(size: usize) -> (Origin, Image, Gateway) {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, size)]);
@@ -304,7 +304,7 @@ fn restart_resumes_partials() {
     assert!(from >= size / 2, "{from} of {size}");
 }
 
-/// What is here of a blob in part is no more anybody's than what is here whole.
+/// A partial needs a link as a stored blob does.
 #[test]
 fn partial_is_served_only_if_the_upstream_has_the_blob() {
     let (origin, image, mut gateway) = killed(3 * WORTH);
@@ -321,14 +321,14 @@ fn partial_is_served_only_if_the_upstream_has_the_blob() {
         (404, Some("BLOB_UNKNOWN"))
     );
     assert_eq!(reply.header("docker-content-digest"), None);
-    // It is still there for those who may have it.
+    // It is still served to those with a link.
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
     let asked = origin.requests_for("GET", &image.layer_path(0));
     assert!(asked.len() == 1 && asked[0].header("range").is_some());
 }
 
-/// A partial is no answer either when nobody upstream can be asked.
+/// A partial is not served while the upstream cannot be reached.
 #[test]
 fn partial_without_its_upstream_is_unavailable_at_once() {
     let (mut origin, image, mut gateway) = killed(3 * WORTH);

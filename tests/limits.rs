@@ -1,5 +1,5 @@
-//! The store's limits and its checks over the real binary: what is on disk never exceeds `max_size` nor eats
-//! into `min_free`, what nobody asked for goes, what is damaged is noticed and fetched anew.
+//! The store's limits and checks with the real binary: it never exceeds `max_size` nor violates `min_free`, unused
+//! content is deleted, damage is detected and fetched again.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn blob_path(store: &Path, digest: &str) -> PathBuf {
         .join(hex)
 }
 
-/// Pulls an image whole; everything must be complete and right.
+/// Pulls an image whole; everything must be complete and correct.
 #[track_caller]
 fn pull(gateway: &Gateway, image: &Image) {
     let manifest = get(gateway.url(1), None, &image.tag_path());
@@ -37,7 +37,7 @@ fn pull(gateway: &Gateway, image: &Image) {
     }
 }
 
-/// How many of an image's blobs are answered from the store.
+/// The number of an image's blobs served from the store.
 fn hits(gateway: &Gateway, image: &Image) -> usize {
     let is_hit = |index: &usize| {
         let reply = get(gateway.url(1), None, &image.blob_path(*index));
@@ -53,7 +53,7 @@ fn known(gateway: &Gateway, times: usize) {
     });
 }
 
-/// Everything below a folder was last used an hour and a minute ago.
+/// Sets the last use of everything below a folder to an hour and a minute ago.
 fn age(folder: &Path) {
     for file in files(folder) {
         let used = SystemTime::now() - Duration::from_secs(3660);
@@ -62,7 +62,7 @@ fn age(folder: &Path) {
     }
 }
 
-/// Pulls images with sixteen clients at once while somebody measures, and gives the most that was measured.
+/// Pulls images with sixteen clients at once, and returns the maximum of `measure` meanwhile.
 fn most_measured(gateway: &Gateway, images: &[Image], measure: impl Fn() -> u64 + Sync) -> u64 {
     let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|threads| {
@@ -81,8 +81,7 @@ fn most_measured(gateway: &Gateway, images: &[Image], measure: impl Fn() -> u64 
     most.into_inner()
 }
 
-/// Forty images of two layers each, 40 MiB in all; some layers are larger than a store of 6 MiB has room for
-/// when others are being filled.
+/// Forty images of two layers each, 40 MiB in all; beside other fills, some layers exceed the room in a store of 6 MiB.
 fn images(origin: &Origin) -> Vec<Image> {
     let image = |n: u64| {
         let large = if n.is_multiple_of(8) {
@@ -106,7 +105,7 @@ fn concurrent_fills_stay_below_max_size() {
     let most = most_measured(&gateway, &images, || measured(&store));
     assert!(most <= 6 * MIB, "{most}");
     assert!(most > 4 * MIB, "most of it is used: {most}");
-    // Records outlive their bytes, which come again when they are asked for.
+    // Records survive their bytes, which are fetched again on request.
     let image = &images[0];
     for (digest, _) in &image.blobs {
         let _ = std::fs::remove_file(blob_path(&store, digest));
@@ -127,7 +126,7 @@ fn lowered_max_size_evicts_at_start() {
     }
     let before = measured(&gateway.store());
     assert!(before > 10 * MIB, "{before}");
-    // What was used last stays.
+    // The most recently used content stays.
     age(&gateway.store().join("blobs"));
     let last = blob_path(&gateway.store(), &images[3].layer(0).0);
     let used = std::fs::File::open(&last).expect("a blob");
@@ -158,7 +157,7 @@ fn unused_content_is_deleted_and_used_content_stays() {
     for image in [&used, &unused, &kept] {
         pull(&gateway, image);
     }
-    // A registry that keeps everything has it as well.
+    // A registry with `unused_ttl: off` has it as well.
     let elsewhere = format!(
         "/v2/other.example/{}/blobs/{}",
         kept.repository,
@@ -168,7 +167,7 @@ fn unused_content_is_deleted_and_used_content_stays() {
     let store = gateway.store();
     age(&store.join("blobs"));
     age(&store.join("repositories"));
-    // A use is written down once an hour.
+    // A use is recorded at most once an hour.
     gateway.restart();
     pull(&gateway, &used);
     let is_old = |file: &PathBuf| {
@@ -198,7 +197,7 @@ fn unused_content_is_deleted_and_used_content_stays() {
     pull(&gateway, &unused);
 }
 
-/// Flips a byte in the middle.
+/// Flips the byte in the middle.
 fn flip(path: &Path) {
     let file = std::fs::File::options().read(true).write(true).open(path);
     let file = file.expect("a blob");
@@ -246,8 +245,8 @@ fn scrub_quarantines_damage_and_the_next_pull_refetches() {
     assert_eq!(said.matches("a blob was damaged on disk").count(), 2);
 }
 
-/// Without waiting for the scrub: a wrong length is seen when a blob is opened, a wrong byte of a manifest
-/// when it is read.
+/// Without waiting for the scrub: a wrong length is detected when a blob is opened, a wrong byte of a manifest when it
+/// is read.
 #[test]
 fn wrong_file_length_is_detected_at_open() {
     let origin = Origin::start();
@@ -263,7 +262,7 @@ fn wrong_file_length_is_detected_at_open() {
     };
     cut(299_999);
     pull(&gateway, &image);
-    // By a process that knows no more than what it finds.
+    // A new process knows only the files.
     cut(300_001);
     flip(&blob_path(&store, &image.digest));
     gateway.restart();
@@ -302,13 +301,13 @@ fn second_process_and_newer_layout_are_refused() {
     }
 }
 
-/// What the file system of a gateway's store has free, in bytes.
+/// The free bytes on the file system of a gateway's store.
 fn free(store: &Path) -> u64 {
     let stat = rustix::fs::statvfs(store).expect("a file system");
     stat.f_bavail * stat.f_frsize
 }
 
-/// The file system has 12 MiB, of which 4 are not ours.
+/// The file system has 12 MiB, of which 4 MiB must stay free.
 #[test]
 fn concurrent_fills_leave_min_free_to_others() {
     let Some(disk) = found(crate::disk::mount::Disk::full()) else {
@@ -321,7 +320,7 @@ fn concurrent_fills_leave_min_free_to_others() {
         origin.url()
     );
     let gateway = disk.gateway(&yaml);
-    // As it is mounted for the gateway alone.
+    // The path in the gateway's own mount namespace.
     let inside = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
     let store = inside.join(gateway.store().strip_prefix("/").expect("an absolute path"));
     let size = {

@@ -1,4 +1,4 @@
-//! Logging in upstream: the Bearer flow, Basic, accounts from files and helpers, and where secrets go.
+//! Logins at upstreams: the Bearer flow, Basic, accounts from files and helpers, and the destinations of secrets.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -48,14 +48,14 @@ fn anonymous_tokens_are_fetched_once() {
         tokens[0].query
     );
     assert_eq!(tokens[0].header("authorization"), None);
-    // One 401 told where tokens are; nothing was refused after that.
+    // One 401 named the token endpoint; no request was refused after that.
     let refused = origin
         .requests()
         .iter()
         .filter(|request| request.status == 401)
         .count();
     assert_eq!(refused, 1);
-    // Another repository is another scope, asked for without a 401.
+    // Another repository has another scope, whose token is fetched without a 401.
     let other = origin.push_image("library/other", "latest", &[random(2, 10)]);
     pull(&gateway, &other);
     assert_eq!(origin.count("GET", "/token"), 2);
@@ -167,7 +167,7 @@ fn account_is_sent_to_the_registrys_realm() {
     }
 }
 
-/// A registry that sends us to a realm elsewhere gets no password out of us.
+/// A registry with a realm on another host gets no password.
 #[test]
 fn account_is_never_sent_to_a_foreign_realm() {
     let (origin, image) = scene();
@@ -208,7 +208,7 @@ fn token_request_falls_back_to_post() {
     assert_eq!(origin.count("POST", "/token"), 1);
 }
 
-/// A credential helper that says what it was asked and counts its calls.
+/// A credential helper that records its input and counts its calls.
 fn helper(folder: &Path, script: &str) -> String {
     let path = folder.join("docker-credential-test");
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writable");

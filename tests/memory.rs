@@ -1,4 +1,4 @@
-//! Memory stays flat, whoever reads: 16 cold and 100 slow warm readers of 200 MB blobs.
+//! Memory stays flat with any readers: 16 cold and 100 slow warm readers of 200 MB blobs.
 
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, at_once};
@@ -8,7 +8,7 @@ use testkit::origin::Origin;
 const SIZE: usize = 200_000_000;
 const COLD: usize = 16;
 const SLOW: usize = 100;
-/// What it may take beside its own code. The optimised binary is smaller than the other 24 MiB of 64.
+/// The limit, beside the program's own code. The optimised binary is smaller than the other 24 MiB of 64.
 const LIMIT_KIB: u64 = 40 << 10;
 
 #[test]
@@ -16,7 +16,7 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
     let origin = Origin::start();
     let warm = origin.push_blob("library/app", random(1, SIZE));
     let cold = origin.push_blob("library/app", random(2, SIZE));
-    // On a busy machine the slow ones stay for longer than a write may be without progress.
+    // On a busy machine the slow readers outlast the timeout of writes.
     let patient = "limits: {idle_timeout: 15m}";
     let gateway = Gateway::mirror("docker.io", &origin.url(), patient);
     let ca = gateway.ca_path();
@@ -24,7 +24,7 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
     drain(&gateway, &path(&warm));
     gateway.reset_peak();
 
-    // The slow ones take one piece each and then stay, as long as the cold ones are busy.
+    // The slow readers take one piece each and then stay until the cold ones have finished.
     let slow: Vec<Raw> = (0..SLOW)
         .map(|_| {
             let how = testkit::http::Connect {
@@ -54,7 +54,7 @@ fn many_readers_of_large_blobs_stay_under_64_mib() {
     assert_eq!(origin.count("GET", &path(&cold)), 1);
 }
 
-/// Reads a whole blob without keeping it; the bytes received.
+/// Reads a whole blob and discards it; returns the number of bytes.
 fn drain(gateway: &Gateway, path: &str) -> u64 {
     let mut raw = Raw::connect(gateway.url(0), Some(&gateway.ca_path()));
     raw.request("GET", path, &[]);

@@ -1,4 +1,5 @@
-//! Outages and limits: what is here is served when the upstream cannot answer, and what it says is kept.
+//! Outages and rate limits: cached content is served while the upstream fails, and the upstream's refusals are passed
+//! on.
 
 mod circuit_breaker;
 
@@ -28,7 +29,7 @@ fn pull(gateway: &Gateway, image: &Image) -> Reply {
     manifest
 }
 
-/// Ways not to answer, and what the answer says of them.
+/// Outages, and the detail of `Cache-Status` for each.
 fn outages() -> Vec<(&'static str, Option<Fault>, &'static str)> {
     vec![
         ("down", None, "unavailable"),
@@ -75,7 +76,7 @@ fn cached_image_is_served_during_outages() {
                 .expect("seconds");
             assert!(age < 60, "{name}");
             let status = manifest.header("cache-status").expect("a status");
-            // While it rests after a failure nobody waits for it.
+            // While the upstream is paused after a failure, clients do not wait for it.
             let said = status == format!("roadstead; fwd=stale; detail={detail}")
                 || status == "roadstead; fwd=stale; detail=unavailable";
             assert!(said, "{name}: {status}");
@@ -126,7 +127,7 @@ fn stale_responses_end_at_max_stale() {
     pull(&gateway, &image);
     origin.down();
     assert_eq!(get(gateway.url(1), None, &image.tag_path()).status(), 503);
-    // What has a digest is never stale.
+    // Content by digest is never stale.
     assert_eq!(
         get(gateway.url(1), None, &image.digest_path()).status(),
         200
@@ -150,7 +151,7 @@ fn upstream_denial_is_never_answered_stale() {
         );
         origin.heal(rule);
         if status == 404 {
-            // The pointer is gone: with the upstream down there is nothing to be stale.
+            // The pointer is gone: with the upstream down there is no stale answer.
             origin.fault(Fault::status(503));
             assert_eq!(get(gateway.url(1), None, &image.tag_path()).status(), 503);
         }
@@ -166,7 +167,7 @@ fn failing_upstream_opens_the_circuit_breaker() {
     for _ in 0..50 {
         pull_tag_stale(&gateway, &image);
     }
-    // Three attempts, and a pause that grows.
+    // Three attempts, with growing pauses.
     assert!(origin.requests().len() <= 12, "{}", origin.requests().len());
     origin.heal_all();
     until("the upstream to be asked again", || {
@@ -200,7 +201,7 @@ fn rate_limit_stops_manifest_gets_only() {
     assert!((25..=30).contains(&wait), "{wait}");
     origin.heal_all();
     origin.clear_requests();
-    // Another manifest GET does not even go out; HEADs and blobs do.
+    // Another manifest GET is not sent; HEADs and blobs are.
     assert_eq!(
         get(gateway.url(1), None, &other.digest_path()).status(),
         429
@@ -253,7 +254,7 @@ fn lists_are_served_stale() {
     let mut raw = Raw::connect(gateway.url(1), None);
     assert_eq!(raw.get("/v2/app/tags/list").status(), 200);
     origin.down();
-    // Within its minute it is simply fresh.
+    // Within its minute it is fresh.
     let list = raw.get("/v2/app/tags/list");
     assert_eq!(
         (list.status(), list.header("cache-status")),

@@ -1,4 +1,4 @@
-//! Partials: what was begun is gone on with, after a drop, by another version's host, after a SIGKILL.
+//! Partials: interrupted downloads are resumed, after a drop, from a host with another version, after a SIGKILL.
 
 use testkit::gateway::Gateway;
 use testkit::http::{End, Raw, get};
@@ -27,7 +27,7 @@ fn ranges(origin: &Origin, image: &Image) -> Vec<Option<String>> {
     asked.iter().map(range).collect()
 }
 
-/// Kills the gateway when half of the layer was received.
+/// Kills the gateway when half of the layer has arrived.
 fn killed_half_way() -> (Origin, Image, Gateway) {
     let (origin, image, mut gateway) = scene();
     let pause = Fault::PauseAt(SIZE as u64 / 2, Latch::new());
@@ -96,7 +96,7 @@ fn changed_version_is_compared_with_the_partial() {
     origin.fault(Fault::TruncateAt(half).on(blobs.0, blobs.1).times(1));
     let other = Fault::header("ETag", "\"another version\"");
     origin.fault(other.on(blobs.0, blobs.1).after(1));
-    // The reader waits and never knows.
+    // The reader waits and notices nothing.
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
     let asked = ranges(&origin, &image);
@@ -111,7 +111,7 @@ fn partial_is_dropped_when_a_version_differs() {
     origin.fault(rule(Fault::WrongByteAt(10)).times(1));
     origin.fault(rule(Fault::TruncateAt(half)).times(1));
     origin.fault(rule(Fault::header("ETag", "\"another version\"")).after(1));
-    // Who has the wrong bytes is cut off; the fill starts anew without them.
+    // A reader with wrong bytes is cut off; the fill starts again without them.
     let cut = get(gateway.url(1), None, &image.layer_path(0));
     assert!(!cut.is_complete() && cut.body.len() < SIZE);
     committed(&gateway, 1);
@@ -119,7 +119,7 @@ fn partial_is_dropped_when_a_version_differs() {
     assert!(whole.is_complete() && whole.body == image.layer(0).1);
 }
 
-/// What SIGKILL leaves, a graceful stop leaves as well, whether somebody still reads it or not.
+/// A graceful stop leaves the same partials as SIGKILL, with and without readers.
 #[test]
 fn fill_interrupted_by_shutdown_is_resumed() {
     for reads in [true, false] {
@@ -146,7 +146,7 @@ fn fill_interrupted_by_shutdown_is_resumed() {
     }
 }
 
-/// A download that came to nothing takes what it wrote, not what it would have taken.
+/// A failed download counts with its written bytes, not with its full length.
 #[test]
 fn parked_partial_evicts_nothing() {
     let origin = Origin::start();
@@ -179,7 +179,7 @@ fn parked_partial_evicts_nothing() {
         let asked: Vec<usize> = small.iter().map(|path| origin.count("GET", path)).collect();
         assert_eq!(asked, vec![1; small.len()], "round {round}");
     }
-    // It can be gone on with: what it has room for is found then.
+    // It can be resumed: the rest of its room is reserved then.
     origin.heal(gone);
     let reply = get(gateway.url(1), None, &path);
     assert!(reply.is_complete() && reply.body == large);
@@ -188,7 +188,7 @@ fn parked_partial_evicts_nothing() {
     assert_eq!(last, Some("bytes=1048576-"));
 }
 
-/// Large partials of an earlier process are hashed where that holds nobody up.
+/// Large partials of an earlier process are hashed without delaying other requests.
 #[test]
 fn requests_are_served_while_partials_are_hashed() {
     let origin = Origin::start();
@@ -200,7 +200,7 @@ fn requests_are_served_while_partials_are_hashed() {
     for n in 0..=workers {
         let name = format!("sha256-{:064x}", n + 1);
         let file = gateway.store().join("partials").join(&name);
-        // It takes no room: what was never written reads as zeros.
+        // A sparse file takes no room: unwritten bytes read as zeros.
         let sparse = std::fs::File::create(&file).expect("a file");
         sparse.set_len(size).expect("a sparse file");
         let note = format!(
@@ -216,7 +216,7 @@ fn requests_are_served_while_partials_are_hashed() {
         &format!("/v2/library/app/blobs/{cold}"),
     );
     assert_eq!((reply.status(), reply.end), (200, End::Complete));
-    // None of them is hashed yet: they would be asked for then.
+    // None of them is hashed yet, else they would be requested.
     let resumed = origin.requests_for("GET", "*/blobs/*");
     let resumed = resumed
         .iter()

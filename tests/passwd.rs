@@ -1,4 +1,4 @@
-//! `roadstead passwd`: what it writes, what it keeps, what it refuses, and what Apache's tool says to it.
+//! `roadstead passwd`: its writes, the bytes that it preserves, its refusals, and Apache's tool on its output.
 
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,7 +12,7 @@ use testkit::{process, temp_dir};
 const WITHIN: Duration = Duration::from_secs(30);
 const SHA: &str = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
 
-/// What a run came to: exit code, standard output, standard error.
+/// The result of a run: exit code, standard output, standard error.
 type Told = (Option<i32>, String, String);
 
 fn told(output: Output) -> Told {
@@ -24,7 +24,7 @@ fn told(output: Output) -> Told {
     )
 }
 
-/// Runs it with this standard input.
+/// Runs the command with this standard input.
 fn passwd(dir: &Path, arguments: &[&str], input: &[u8]) -> Told {
     let mut command = process::command(testkit::binary());
     command.current_dir(dir).arg("passwd").args(arguments);
@@ -33,7 +33,7 @@ fn passwd(dir: &Path, arguments: &[&str], input: &[u8]) -> Told {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
-    // It may end before it reads.
+    // It may exit before it reads.
     let _ = child.stdin.take().expect("piped").write_all(input);
     told(child.wait_with_output().expect("it ends"))
 }
@@ -67,7 +67,7 @@ fn passwd_creates_adds_and_changes() {
     );
     assert_eq!(first.len(), "alice:\n".len() + 60);
 
-    // Every other byte stays, whatever it is.
+    // Every other byte stays.
     let other = format!("# ours\r\nbob:{SHA}:note\r\n\r\n");
     std::fs::write(&file, format!("{other}alice:{SHA}\r\nlast:{SHA}")).expect("writable");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("ours");
@@ -125,7 +125,7 @@ fn apache_htpasswd_verifies_the_file() {
     passwd(dir, &["htpasswd", "alice"], b"changed\n");
     assert!(verifies("alice", "changed") && !verifies("alice", "one"));
 
-    // And what it writes, we read: `passwd` warns of what the gateway would refuse.
+    // The gateway reads Apache's output: `passwd` warns of hashes that the gateway would refuse.
     for (kind, refused) in [
         ("-B", false),
         ("-m", false),
@@ -184,14 +184,14 @@ fn passwd_refuses_bad_input() {
         assert!(err.contains(words), "{user:?}: {err}");
         assert_eq!(read(dir), before, "{user:?}");
     }
-    // Where it cannot write, it says so.
+    // An unwritable file is reported.
     let (status, _, err) = passwd(dir, &["absent/htpasswd", "carol"], b"x\n");
     assert_eq!(status, Some(1));
     assert!(
         err.contains("absent/htpasswd: the file cannot be changed: "),
         "{err}"
     );
-    // A line that can be mended is, and what else is wrong is told.
+    // A line with the user's name is replaced, and other faults are reported.
     let (status, out, err) = passwd(dir, &["htpasswd", "bob"], b"x\n");
     assert_eq!((status, &*out), (Some(0), "changed bob in htpasswd\n"));
     assert!(
@@ -201,7 +201,6 @@ fn passwd_refuses_bad_input() {
     assert!(!err.contains("bob"), "{err}");
 }
 
-/// On a terminal it asks twice, and shows nothing. `script` gives it one.
 /// Whether the terminal that `script` made for its command echoes nothing.
 fn is_silent(script: u32) -> bool {
     let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
@@ -237,7 +236,7 @@ fn terminal_prompts_twice_without_echo() {
         let mut child = command.spawn().expect("it starts");
         let mut keyboard = child.stdin.take().expect("piped");
         let typescript = dir.join("typescript");
-        // What is typed before it asks is echoed, as by any program.
+        // Input before the prompt is echoed, as with any program.
         for (prompt, line) in [("New password: ", "s3cret-1"), ("The same again: ", again)] {
             testkit::until(prompt, || {
                 process::read_lossy(&typescript).contains(prompt) && is_silent(child.id())

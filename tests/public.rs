@@ -1,11 +1,11 @@
-//! `visibility: public` where the gateway has an account: only what everybody may read is served.
+//! `visibility: public` with an account of the gateway: only public repositories are served.
 
 use testkit::gateway::Gateway;
 use testkit::http::{Reply, get};
 use testkit::image::random;
 use testkit::origin::{Auth, Bearer, Fault, Image, Origin};
 
-/// An upstream with an open and a closed repository, and a gateway whose account may read both.
+/// An upstream with a public and a private repository, and a gateway whose account may read both.
 fn scene(more: &str) -> (Origin, Image, Image, Gateway) {
     let origin = Origin::start();
     let open = origin.push_image("team/open", "latest", &[random(1, 100_000)]);
@@ -55,13 +55,13 @@ fn public_repositories_are_served_and_private_ones_denied() {
         assert!(denied(&reply), "{path} {reply:?}");
         assert!(reply.text().contains("not public"), "{}", reply.text());
     }
-    // Nothing of the closed one was fetched, not even with the account.
+    // Nothing of the private one was fetched, not even with the account.
     let fetched = origin.requests_for("GET", "/v2/team/closed/*");
     assert!(
         fetched.iter().all(|request| request.status == 401),
         "{fetched:?}"
     );
-    // The bytes of a layer that both have are no way in.
+    // A layer that both have gives no access either.
     let shared = closed.layer(0).1.clone();
     let again = origin.push_image("team/open", "again", &[shared.to_vec()]);
     assert_eq!(get(url, None, &again.layer_path(0)).status(), 200);
@@ -85,7 +85,7 @@ fn anonymous_check_is_cached_for_a_day() {
             .count()
     };
     assert_eq!(anonymous(), 1);
-    // The record survives a restart, and an outage.
+    // The record survives a restart and an outage.
     gateway.restart();
     pull(&gateway);
     assert_eq!(anonymous(), 1);
@@ -110,7 +110,7 @@ fn repository_made_private_is_denied_after_a_day() {
     age(23 * 3600);
     gateway.restart();
     assert_eq!(get(gateway.url(1), None, &open.tag_path()).status(), 200);
-    // After it the upstream decides, if it can be asked.
+    // After it the upstream decides, if it can be reached.
     age(25 * 3600);
     gateway.restart();
     let down = origin.fault(Fault::status(503));
@@ -123,7 +123,7 @@ fn repository_made_private_is_denied_after_a_day() {
     assert!(denied(&get(gateway.url(1), None, &open.layer_path(0))));
 }
 
-/// A page that asks for a login, or greets, is no proof that everybody may read something.
+/// A login or welcome page does not prove that a repository is public.
 #[test]
 fn login_page_does_not_make_a_repository_public() {
     for kind in ["text/html; charset=utf-8", "application/json", "text/plain"] {

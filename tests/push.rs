@@ -1,5 +1,5 @@
-//! Pushes: bodies that stream through, places that lead back here, rights before bytes, and a cache that
-//! knows what was written. The registry behind is a real one where its word counts.
+//! Pushes: streamed bodies, locations at the gateway, rights checked before bodies, and a cache that follows writes.
+//! The registry behind is a real one where its behaviour matters.
 
 mod bodies;
 mod locations;
@@ -15,7 +15,7 @@ use testkit::origin::{Fault, MEDIA_MANIFEST, Origin};
 use testkit::real::{Missing, Registry, found, program, run};
 use testkit::{process, sha256};
 
-/// Everybody may do everything to everything.
+/// All clients may do everything.
 const ANYTHING: &str = "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull, push, delete]}]}\n";
 
 fn gateway(v2: &str, more: &str) -> Gateway {
@@ -61,7 +61,7 @@ impl Pusher {
         self.send(method, path, &[], None::<Vec<u8>>)
     }
 
-    /// A request whose length is announced.
+    /// A request with an announced length.
     fn send(
         &self,
         method: &str,
@@ -72,7 +72,7 @@ impl Pusher {
         self.request(method, path, headers, body.map(reqwest::Body::from))
     }
 
-    /// A request whose length is not announced: chunks, or frames.
+    /// A request without an announced length: chunks, or frames.
     fn stream(&self, method: &str, path: &str, pieces: Vec<Vec<u8>>) -> Answer {
         let pieces = pieces.into_iter().map(Ok::<_, std::io::Error>);
         let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
@@ -104,7 +104,7 @@ impl Pusher {
         })
     }
 
-    /// Begins an upload; where it goes on.
+    /// Begins an upload; returns its location.
     fn begin(&self, repository: &str) -> String {
         let begun = self.ask("POST", &format!("/v2/{repository}/blobs/uploads/"));
         assert_eq!(begun.status, 202, "{begun:?}");
@@ -121,7 +121,7 @@ impl Pusher {
         digest
     }
 
-    /// Pushes an image of one layer; its manifest.
+    /// Pushes an image of one layer; returns its manifest.
     fn image(&self, repository: &str, tag: &str, layer: &[u8]) -> Vec<u8> {
         let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(layer)]}});
         let config = config.to_string().into_bytes();
@@ -164,7 +164,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The absolute URL that it leads to, which is here.
+    /// The absolute URL of `Location`, which is at the gateway.
     #[track_caller]
     fn location(&self, base: &str) -> String {
         let location = self.header("location").expect("a Location").to_owned();
@@ -206,7 +206,7 @@ fn blob_mounts() {
             mounted.location(&client.base),
             client.url(&format!("/v2/{app}/blobs/{digest}"))
         );
-        // It is linked at once: served by the gateway and there.
+        // It is linked at once: served by the gateway and the registry.
         assert_eq!(
             client
                 .ask("GET", &format!("/v2/{app}/blobs/{digest}"))
@@ -215,7 +215,7 @@ fn blob_mounts() {
         );
         let direct = format!("/v2/team/app-{version}/blobs/{digest}");
         assert_eq!(get(&registry.url(), None, &direct).status(), 200);
-        // Without a source it is found by what is known of the registry, or becomes an upload.
+        // Without `from` the source is found by the cache's links, or it becomes an upload.
         let other = format!("/v2/team/other-{version}/blobs/uploads/?mount=");
         assert_eq!(client.ask("POST", &format!("{other}{digest}")).status, 201);
         let unknown = sha256(b"nobody has this");
@@ -228,7 +228,7 @@ fn pull_after_push_returns_the_pushed_content() {
     let Some((registry, gateway)) = real("store: {missing_ttl: 60s, tag_ttl: 1h}\n") else {
         return;
     };
-    // The tag would be believed for an hour, and its absence for a minute.
+    // The tag would be fresh for an hour, and its absence for a minute.
     let yaml = format!(
         "registries: [{{name: hosted, v2: \"{}\", push: true, tag_ttl: 1h, missing_ttl: 60s}}]\n{ANYTHING}",
         registry.url()
@@ -260,7 +260,7 @@ fn pull_after_push_returns_the_pushed_content() {
             String::from_utf8_lossy(&listed.body).contains("\"other\""),
             "{listed:?}"
         );
-        // What is deleted is gone, with every tag on it.
+        // A deleted manifest is gone, with all its tags.
         let digest = sha256(&second);
         client.send(
             "PUT",
@@ -353,13 +353,13 @@ fn registry_without_cache_is_only_routed() {
     assert_eq!(origin.count("GET", &image.layer_path(0)), 8);
     let blobs = std::fs::read_dir(gateway.store().join("blobs")).expect("a folder");
     assert_eq!(blobs.count(), 0);
-    // A body that breaks off there breaks off here.
+    // A body that the upstream cuts off is cut off for the client.
     origin.fault(Fault::TruncateAt(1000).on("GET", "*/blobs/*"));
     let cut = get(gateway.url(1), None, &image.layer_path(0));
     assert!(!cut.is_complete() && cut.body.len() == 1000);
 }
 
-/// What stands before a registry speaks HTML; clients get the specification's JSON, and heads their length.
+/// Proxies in front of a registry answer in HTML; clients get the specification's JSON, and HEADs its length.
 #[test]
 fn forwarded_errors_are_never_html() {
     let origin = Origin::start();
@@ -390,7 +390,7 @@ fn forwarded_errors_are_never_html() {
                 assert_eq!(told.header("retry-after"), Some("7"));
             }
             origin.heal(html);
-            // The registry's own words go through.
+            // The registry's own error passes through.
             let told = client.ask("PATCH", "/v2/team/app/blobs/uploads/u");
             assert_eq!(told.status, status);
             assert!(String::from_utf8_lossy(&told.body).contains("errors"));

@@ -1,4 +1,5 @@
-//! Several ranges in one request: `multipart/byteranges`, read byte by byte, wherever the blob is.
+//! Several ranges in one request: `multipart/byteranges`, checked byte by byte, for blobs in memory, on disk and in a
+//! fill.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use testkit::image::random;
 use testkit::origin::{Fault, Image, Latch, Origin};
 use testkit::until;
 
-/// Kept in memory once it is here.
+/// Small enough for the memory cache.
 const SMALL: usize = 20_000;
 /// Always read from its file.
 const LARGE: usize = 300_000;
-/// What is held back of a body until it is verified.
+/// The bytes of a body held back until it is verified.
 const TAIL: usize = 64 << 10;
 
 fn scene(layers: &[Vec<u8>]) -> (Origin, Image, Gateway) {
@@ -22,7 +23,7 @@ fn scene(layers: &[Vec<u8>]) -> (Origin, Image, Gateway) {
     (origin, image, gateway)
 }
 
-/// What a blob's request is answered with; spans are `(first, end)`.
+/// The expected response to a blob request; spans are `(first, end)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Expect {
     Whole,
@@ -31,7 +32,7 @@ enum Expect {
     Unsatisfiable,
 }
 
-/// Headers, and what must become of them, for a blob of `size` bytes with this entity tag.
+/// Headers and their expected responses, for a blob of `size` bytes with this entity tag.
 fn cases(size: usize, tag: &str) -> Vec<(Vec<(&'static str, String)>, Expect)> {
     use Expect::{Part, Parts, Unsatisfiable, Whole};
     let end = size;
@@ -64,14 +65,14 @@ fn cases(size: usize, tag: &str) -> Vec<(Vec<(&'static str, String)>, Expect)> {
         ("bytes=0-9,5-19,60-99", Part(0, 100)),
         ("bytes=0-0,0-0,0-0,0-0", Part(0, 1)),
         ("bytes=0-,0-,0-", Part(0, end)),
-        // What is outside is left out.
+        // Ranges outside the blob are left out.
         (
             "bytes=0-9,99999999-,3000-3009,-0",
             Parts(vec![(0, 10), (3000, 3010)]),
         ),
         ("bytes=0-9,99999999-", Part(0, 10)),
         ("bytes=99999999-,-0,88888888-99999999", Unsatisfiable),
-        // One that ends before it begins names no byte either.
+        // A range that ends before it begins selects no byte either.
         ("bytes=500-0", Unsatisfiable),
         ("bytes=9-8,-0", Unsatisfiable),
         ("bytes=0-9,9-8", Part(0, 10)),
@@ -87,10 +88,10 @@ fn cases(size: usize, tag: &str) -> Vec<(Vec<(&'static str, String)>, Expect)> {
     cases
 }
 
-/// One part of a multipart body: its bytes and where they are from.
+/// One part of a multipart body: its bytes, their first offset and end.
 type Part<'a> = (&'a [u8], usize, usize);
 
-/// Reads a multipart body as RFC 2046 §5.1.1 writes it, every byte of it.
+/// Parses a multipart body strictly by RFC 2046 §5.1.1.
 fn parts<'a>(body: &'a [u8], boundary: &str, size: usize) -> Vec<Part<'a>> {
     let take = |rest: &'a [u8], text: &str| {
         rest.strip_prefix(text.as_bytes()).unwrap_or_else(|| {
@@ -127,7 +128,7 @@ fn boundary(head: &Head) -> &str {
     boundary
 }
 
-/// Whether an answer to GET is the expected one, to the byte.
+/// Checks the response to a GET, to the byte.
 fn judge(reply: &Reply, content: &[u8], expected: &Expect, said: &str) {
     let size = content.len();
     assert_eq!(reply.end, End::Complete, "{said}");
@@ -154,7 +155,7 @@ fn judge(reply: &Reply, content: &[u8], expected: &Expect, said: &str) {
     }
 }
 
-/// Whether status and headers are the expected ones, of GET or HEAD.
+/// Checks status and headers of the response to a GET or HEAD.
 fn judge_head(head: &Head, size: usize, expected: &Expect, said: &str) {
     let (status, content_range) = match expected {
         Expect::Whole => (200, None),
@@ -235,14 +236,14 @@ fn cached_blob_over_every_protocol() {
     assert_eq!(origin.count("GET", "*/blobs/*"), 2);
 }
 
-/// RFC 9110 §14.2: a Range is defined for GET alone.
+/// RFC 9110 §14.2: Range is defined for GET only.
 #[test]
 fn head_ignores_ranges() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
     let (digest, content) = image.layer(0);
     let path = image.layer_path(0);
     let mut raw = Raw::connect(gateway.url(1), None);
-    // The first time around the upstream was asked by HEAD alone, the second time the bytes are here.
+    // The first time the upstream gets only HEADs, the second time the bytes are stored.
     for gets in 0..2 {
         for (headers, _) in cases(content.len(), &format!("\"{digest}\"")) {
             let head = raw.exchange("HEAD", &path, &borrowed(&headers));
@@ -278,7 +279,7 @@ fn uncached_blob_costs_one_upstream_request() {
     }
 }
 
-/// A fill that stands still: what is there is sent, what is not is waited for, in the client's order.
+/// A stalled fill: available parts are sent, others are waited for, in the client's order.
 #[test]
 fn multipart_follows_the_fill() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
@@ -296,7 +297,7 @@ fn multipart_follows_the_fill() {
     let request = h2.client().get(&url).header("Range", &set);
     let mut answer = block_on(async { request.send().await }).expect("an answer");
 
-    // The first part is there, and not a byte of the second.
+    // The first part is available, and no byte of the second.
     let first = |head: &Head| {
         let frame = "Content-Type: application/octet-stream\r\nContent-Range: bytes";
         let boundary = boundary(head);
@@ -355,7 +356,7 @@ fn last_part_waits_for_the_digest() {
     let latch = Latch::new();
     origin.fault(Fault::PauseAt(LARGE as u64 - 1, latch.clone()).on("GET", "*/blobs/*"));
     let (path, content) = (image.layer_path(0), &image.layer(0).1);
-    // Parts inside, though it is the tail, are released as they arrive.
+    // Parts inside the tail are released as they arrive.
     let inside = (LARGE - TAIL / 2, LARGE - TAIL / 2 + 10);
     let mut raw = Raw::connect(gateway.url(1), None);
     let set = format!("bytes={}-{},0-9", inside.0, inside.1 - 1);
@@ -385,7 +386,7 @@ fn last_part_waits_for_the_digest() {
     judge(&Reply { head, body, end }, content, &expected, "released");
 }
 
-/// Nobody can take a body for whole whose fill came to nothing.
+/// A body from a failed fill is never taken for complete.
 #[test]
 fn failed_body_is_cut_off() {
     for fault in [Fault::WrongByteAt(200_000), Fault::TruncateAt(200_000)] {
@@ -422,7 +423,7 @@ fn failed_body_is_cut_off() {
     }
 }
 
-/// The first source lies, the second does not: parts of both never stand in one body.
+/// The first source sends wrong bytes, the second does not: their parts are never mixed in one body.
 #[test]
 fn parts_come_from_one_download() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
@@ -435,7 +436,7 @@ fn parts_come_from_one_download() {
     deceived.request("GET", &path, &[("Range", "bytes=0-9,-20")]);
     let head = deceived.read_head().expect("a head");
     let mut body = deceived.read_exactly(150);
-    // This one has nothing yet: its first part is the end.
+    // This client has nothing yet: its first part is the end.
     let mut patient = Raw::connect(gateway.url(1), None);
     patient.request("GET", &other.layer_path(0), &[("Range", "bytes=-20,0-9")]);
     let patient_head = patient.read_head().expect("a head");
@@ -476,7 +477,7 @@ fn ranges_without_a_length_are_ignored() {
     assert!(body == image.layer(0).1);
 }
 
-/// Without room in the store every part would cost a request upstream: the whole costs one.
+/// Without room in the store every part would cost an upstream request: the whole costs one.
 #[test]
 fn several_ranges_without_room_are_ignored() {
     let origin = Origin::start();
@@ -496,8 +497,8 @@ fn several_ranges_without_room_are_ignored() {
     }
 }
 
-/// The disk breaks once a part was sent: the parts after it come from the upstream, the one that reaches
-/// the end verified.
+/// The disk breaks after a part was sent: the next parts come from the upstream, and the one that reaches the end is
+/// verified.
 #[test]
 fn parts_pass_through_when_the_disk_breaks_between_them() {
     let (origin, image, gateway) = scene(&[random(1, LARGE)]);
@@ -512,7 +513,7 @@ fn parts_pass_through_when_the_disk_breaks_between_them() {
     raw.request("GET", &path, &[("Range", "bytes=0-9,-20,1000-1009")]);
     let head = raw.read_head().expect("a head");
     let mut body = raw.read_exactly(100);
-    // Where a whole blob should go there is no folder.
+    // A file where the blobs' folder should be.
     let blobs = gateway.store().join("blobs");
     std::fs::remove_dir_all(&blobs).expect("no blobs yet");
     std::fs::write(&blobs, "").expect("a file in their place");
@@ -535,7 +536,7 @@ fn parts_pass_through_when_the_disk_breaks_between_them() {
     assert_eq!(ranges, [None, None, Some("bytes=1000-1009")]);
 }
 
-/// Far ahead of a slow fill, parts come from requests beside it; what lies behind them is still there.
+/// Far ahead of a slow fill, parts come from side requests; earlier parts are still served.
 #[test]
 fn far_parts_use_side_requests() {
     let size = 2 << 20;

@@ -1,5 +1,5 @@
-//! What is known of a registry, while it changes: an answer to a question from before a write is not believed
-//! after it, what is gone stays gone, and what may be gone is asked for.
+//! Records of a registry that changes: an answer requested before a write is not stored after it, deleted content stays
+//! deleted, and content that may be gone is revalidated.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,13 +39,13 @@ fn is_hit(reply: &Reply) -> bool {
     status.starts_with("roadstead; hit")
 }
 
-/// A small manifest, another one for each number.
+/// A small manifest, a different one for each number.
 fn manifest(number: usize) -> Vec<u8> {
     format!("{{\"schemaVersion\":2,\"mediaType\":\"{MEDIA_MANIFEST}\",\"annotations\":{{\"n\":\"{number}\"}}}}")
         .into_bytes()
 }
 
-/// Sends a request with a body; its status.
+/// Sends a request with a body; returns the status.
 fn send(gateway: &Gateway, method: &str, path: &str, body: &[u8]) -> u16 {
     let mut raw = Raw::connect(gateway.url(1), None);
     let length = body.len().to_string();
@@ -73,7 +73,7 @@ fn delete(gateway: &Gateway, path: &str) {
     assert_eq!(send(gateway, "DELETE", path, b""), 202, "{path}");
 }
 
-/// Has the first `method` of `path` answered with what is so when it arrives, but only after `meanwhile`.
+/// Delays the response to the first `method` of `path`, whose content is that of its arrival, until after `meanwhile`.
 fn held(
     origin: &Origin,
     gateway: &Gateway,
@@ -122,13 +122,13 @@ fn push_keeps_other_tags_cached() {
     assert!(is_hit(&after), "{after:?}");
 }
 
-/// Whoever asks once a push is answered gets what was pushed or what came later, whoever else asks meanwhile.
+/// A read after the response to a push sees the pushed content or later content, whatever other clients read meanwhile.
 #[test]
 fn reads_after_a_push_see_the_new_content() {
     const MOVES: usize = 300;
     const READERS: usize = 4;
     let (origin, gateway) = pushed("tag_ttl: 10m");
-    // Answers of different ages are under way at once.
+    // Responses of different ages are in flight at once.
     origin.fault(Fault::Delay(Duration::from_millis(3)).on("HEAD", "*"));
     let (pushed, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let begun = AtomicUsize::new(0);
@@ -161,7 +161,7 @@ fn reads_after_a_push_see_the_new_content() {
                 }
             });
         }
-        // What is known of the tag is dropped now and then, so that it is asked for while it moves.
+        // The tag's record is dropped now and then, so that it is requested while it moves.
         threads.spawn(|| {
             let _done = Done(&done);
             while !done.load(Ordering::SeqCst) {
@@ -185,7 +185,7 @@ fn reads_after_a_push_see_the_new_content() {
     });
 }
 
-/// Ends the other threads with this one, also by a panic.
+/// Ends the other threads with this one, also after a panic.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -244,7 +244,7 @@ fn late_404_does_not_hide_pushed_content() {
         assert_eq!(before.status(), 404, "{path}");
         let after = ask(&gateway, path);
         assert_eq!(after.status(), 200, "{method} {path}: {}", after.text());
-        // What nobody pushed meanwhile is known to be missing.
+        // A tag that was not pushed meanwhile is known to be missing.
         let never = path.replace("team/app", "team/never");
         assert_eq!(ask(&gateway, &never).status(), 404);
         let asked = origin.requests().len();
@@ -253,7 +253,7 @@ fn late_404_does_not_hide_pushed_content() {
     }
 }
 
-/// Which of two pushes the registry took last, only the registry knows.
+/// Only the registry knows which of two pushes it took last.
 #[test]
 fn registry_decides_between_concurrent_pushes() {
     let (origin, gateway) = pushed("tag_ttl: 1h");
@@ -283,14 +283,14 @@ fn tag_of_an_evicted_manifest_is_refetched() {
     assert!(moved.body == manifest(2), "{}", moved.text());
 }
 
-/// Where the bytes of a digest are in the store.
+/// The path of a blob in the store.
 fn blob_file(gateway: &Gateway, digest: &str) -> std::path::PathBuf {
     let (algorithm, hex) = digest.split_once(':').expect("a digest");
     let blobs = gateway.store().join("blobs").join(algorithm);
     blobs.join(&hex[..2]).join(hex)
 }
 
-/// A pusher skips the upload of what a HEAD finds.
+/// A pushing client skips the upload of blobs that a HEAD finds.
 #[test]
 fn head_is_revalidated_at_a_registry_with_push() {
     let (origin, gateway) = pushed("link_ttl: 7d, tag_ttl: 1h");
@@ -300,7 +300,7 @@ fn head_is_revalidated_at_a_registry_with_push() {
         assert_eq!(ask(&gateway, path).status(), 200);
         assert_eq!(head(&gateway, path).status(), 200);
     }
-    // While the registry cannot say, what is here is what there is.
+    // While the registry fails, the stored content is the answer.
     let down = origin.fault(Fault::status(500));
     for path in [&blob, &by_digest] {
         let stale = head(&gateway, path);
@@ -342,14 +342,14 @@ fn head_of_uncached_content_asks_the_upstream() {
     }
 }
 
-/// A layer is no manifest, whatever repository asks for it as one.
+/// A layer is no manifest, whichever repository it is requested from as one.
 #[test]
 fn layer_requested_as_manifest_is_not_buffered() {
     const LAYER: usize = 192 << 20;
     let origin = Origin::start();
     let layer = vec![7; LAYER];
     let digest = origin.push_blob("library/app", layer.clone());
-    // One that has it as a manifest, as no registry does.
+    // A repository that has it as a manifest, as no real registry does.
     origin.push_manifest("library/odd", None, MEDIA_MANIFEST, layer);
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
     let blob = ask(&gateway, &format!("/v2/library/app/blobs/{digest}"));
@@ -372,7 +372,7 @@ fn layer_requested_as_manifest_is_not_buffered() {
     }
 }
 
-/// The file of a record, held by another name: another file in its place is another one.
+/// A hard link to a record's file: a replaced file differs from it.
 struct Watched<'a> {
     file: std::path::PathBuf,
     gateway: &'a Gateway,
@@ -407,7 +407,7 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// Others may push to such a registry, so that its tags are asked for each time, and so are their lists.
+/// Others may push to such a registry, so its tags and lists are revalidated each time.
 #[test]
 fn list_shows_tags_pushed_by_others() {
     let (origin, gateway) = pushed("");

@@ -1,4 +1,4 @@
-//! Redirects upstream: followed as registries mean them, never with the account, never inside.
+//! Upstream redirects: followed as registries intend, never with the account, never into private networks.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use testkit::origin::{Auth, Fault, Image, Origin};
 const RULES: &str =
     "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull]}]}\n";
 
-/// A registry, and a storage host that it redirects to, which holds the same content.
+/// A registry, and a storage host with the same content that it redirects to.
 fn scene() -> (Origin, Origin, Image) {
     let (registry, storage) = (
         Origin::start(),
@@ -42,7 +42,7 @@ fn redirects_are_followed_for_blobs_and_manifests() {
     }
 }
 
-/// Object stores answer 400 to a request that is signed in its URL and has an Authorization as well.
+/// Object stores answer 400 to a request with both a signed URL and an Authorization header.
 #[test]
 fn account_is_not_sent_to_redirect_targets() {
     let (registry, storage, image) = scene();
@@ -54,7 +54,7 @@ fn account_is_not_sent_to_redirect_targets() {
         "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: me, password: s3cret-word}}}}]\n{RULES}",
         registry.url()
     ));
-    // The registry has asked for the account, so it is sent unasked from now on.
+    // After the registry's challenge the account is sent without one.
     assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
     assert!(get(gateway.url(1), None, &image.layer_path(0)).body == image.layer(0).1);
     for request in storage.requests() {
@@ -69,7 +69,7 @@ fn account_is_not_sent_to_redirect_targets() {
     );
 }
 
-/// A host that a redirect leads to may ask for a token of its own: it gets an anonymous one.
+/// A redirect's target may ask for a token: it gets an anonymous one.
 #[test]
 fn challenge_of_a_redirect_target_is_answered_anonymously() {
     let (registry, storage, image) = scene();
@@ -80,7 +80,7 @@ fn challenge_of_a_redirect_target_is_answered_anonymously() {
         "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: me, password: s3cret-word}}}}]\n{RULES}",
         registry.url()
     ));
-    // Its realm is plain http on a host that is not the registry's, so not even that.
+    // Its realm is plain HTTP on a foreign host, so it gets not even that.
     assert!(get(gateway.url(1), None, &image.tag_path()).status() >= 400);
     assert!(
         storage
@@ -140,7 +140,7 @@ fn gateway_of(registry: &Origin) -> Gateway {
     Gateway::mirror("docker.io", &registry.url(), "")
 }
 
-/// A registry behind https cannot send us to plain http.
+/// A registry on https cannot redirect to plain http.
 #[test]
 fn redirects_from_https_to_http_are_refused() {
     let registry = Origin::start_tls();
@@ -180,7 +180,7 @@ fn redirects_keep_ranges() {
     assert!(ranged, "the range went along");
 }
 
-/// A proxy that the operator chose is used, and `NO_PROXY` leaves it out.
+/// A configured proxy is used, and `NO_PROXY` exempts hosts from it.
 #[test]
 fn proxies_are_honoured() {
     let (registry, proxy, image) = scene();

@@ -1,4 +1,4 @@
-//! `/v1/search`: what is found, under which names, by whom, and in which pages.
+//! `/v1/search`: which names are found, in which form, by which callers, and in which pages.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -79,7 +79,7 @@ fn search_of_a_mirror_finds_cached_repositories() {
         (&first["is_official"], &first["is_automated"]),
         (&false.into(), &false.into())
     );
-    // The Hub's catalogue is not asked for: there is none. The rest of v1 is not here.
+    // Docker Hub's catalogue is not requested: it has none. The rest of v1 is not served.
     assert_eq!(origin.count("*", "/v2/_catalog"), 0);
     for path in [
         "/v1/_ping",
@@ -89,7 +89,7 @@ fn search_of_a_mirror_finds_cached_repositories() {
     ] {
         let reply = ask(&gateway, path, &[]);
         assert_eq!(reply.status(), 404);
-        // In the shape of v1's errors, where there is a v1.
+        // In the form of v1's errors, if v1 is built.
         let shape = if cfg!(feature = "v1") {
             "{\"error\":"
         } else {
@@ -143,9 +143,9 @@ fn search_merges_catalogues_and_cache() {
     assert_eq!(found(&at_its_host), ["base/app", "team/app"]);
     let by_alias = pull_by_alias(&gateway);
     assert_eq!(by_alias, 200, "registry.hub.docker.com is docker.io");
-    // One look at the catalogue is enough for a minute.
+    // The catalogue is read once a minute at most.
     assert_eq!(hosted.count("GET", "/v2/_catalog"), 1);
-    // A catalogue that cannot be had leaves what is in the cache.
+    // Without the catalogue the cached names are searched.
     gateway.restart();
     hosted.fault(Fault::status(404).on("*", "/v2/_catalog"));
     let poorer = ask(&gateway, "/v1/search?q=app", &[]);
@@ -187,7 +187,7 @@ fn search_shows_pullable_names_only() {
         ask(gateway, "/v1/search?q=app", &headers)
     };
     assert_eq!(found(&search(&gateway, None)), ["open/app"]);
-    // What old Docker says who has no login.
+    // Old Docker's header without a login.
     assert_eq!(found(&search(&gateway, Some("Basic Og=="))), ["open/app"]);
     assert_eq!(
         found(&search(&gateway, Some(&reader))),
@@ -199,7 +199,7 @@ fn search_shows_pullable_names_only() {
         let body: Value = serde_json::from_slice(&reply.body).expect("JSON");
         format!("Bearer {}", body["token"].as_str().expect("a token"))
     };
-    // Docker asks for the first, Podman for the second.
+    // Docker requests the first scope, Podman the second.
     for scope in ["registry:catalog:search", "registry:catalog:*"] {
         let reply = search(&gateway, Some(&token(scope)));
         assert_eq!(found(&reply), ["open/app", "team/app"], "{scope}");
@@ -208,7 +208,7 @@ fn search_shows_pullable_names_only() {
     assert_eq!(reply.status(), 401);
     let challenge = reply.header("www-authenticate").expect("a challenge");
     assert!(challenge.contains("insufficient_scope"), "{challenge}");
-    // Where nobody may pull anything, nobody is asked before a login.
+    // If anonymous clients may pull nothing, no registry is asked before a login.
     gateway.restart_with(&yaml(""));
     origin.clear_requests();
     let reply = search(&gateway, None);
@@ -219,7 +219,7 @@ fn search_shows_pullable_names_only() {
 
 #[test]
 fn search_hides_repositories_cached_for_a_login() {
-    // With an account, but for what everybody may read.
+    // With an account, but only for public repositories.
     let (origin, images) = origin_with(&["team/open", "team/closed"]);
     origin.require(Auth::Bearer(Bearer {
         account: Some(("me".into(), "s3cret".into())),
@@ -249,7 +249,7 @@ fn search_hides_repositories_cached_for_a_login() {
     );
     pull(&gateway, &images[0].tag_path());
     assert_eq!(found(&search(&gateway, "x")), ["team/open"]);
-    // Each caller by themselves.
+    // Each caller separately.
     gateway.restart_with(&format!(
         "registries: [{{name: up, v2: \"{}\", hosts: [up.example], visibility: caller}}]\n",
         origin.url()
@@ -263,7 +263,7 @@ fn search_hides_repositories_cached_for_a_login() {
     );
     let ann = [("Host", "up.example"), ("Authorization", "Bearer ann")];
     let listed = ask(&gateway, "/v1/search?q=team", &ann);
-    // The scripted registry lists everything to who is known.
+    // The scripted registry lists everything to users.
     assert_eq!(found(&listed), ["team/closed", "team/open"]);
     origin.fault(Fault::status(404).on("*", "/v2/_catalog"));
     assert_eq!(found(&ask(&gateway, "/v1/search?q=team", &ann)), [""; 0]);
@@ -271,7 +271,7 @@ fn search_hides_repositories_cached_for_a_login() {
     assert!(!elsewhere.text().contains("team"), "{elsewhere:?}");
 }
 
-/// What is here is looked through by one thread for all who search, so that none are missing where bytes are read.
+/// One thread searches the cache for all clients, so that the threads that read bytes stay free.
 #[test]
 fn searches_do_not_delay_reads() {
     let (origin, images) = origin_with(&["team/app"]);

@@ -1,9 +1,8 @@
-//! A soak: a catalogue larger than the store, asked for as the world asks (a few images often, most
-//! seldom) by 32 clients over TLS, from an upstream that drops, stalls, lies and fails, with purges and two
-//! SIGKILLs. Nothing wrong is ever delivered as complete, the cap holds at every moment, and neither memory
-//! nor descriptors grow.
+//! A soak: a catalogue larger than the store, requested with a realistic distribution (a few images often, most rarely)
+//! by 32 clients over TLS, from an upstream that drops, stalls, corrupts and fails, with purges and two SIGKILLs. No
+//! wrong bytes are ever delivered as complete, the cap always holds, and neither memory nor descriptors grow.
 //!
-//! 45 seconds; `ROADSTEAD_SOAK` says how many instead (`make test-long`: 600).
+//! 45 seconds; `ROADSTEAD_SOAK` sets another duration (`make test-long`: 600).
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,10 +26,10 @@ const IMAGES: usize = 60;
 /// The catalogue has some 120 MiB.
 const MAX_SIZE: u64 = 48 << 20;
 const BLOCK: u64 = 4096;
-/// What is held back of a body until it is verified.
+/// The bytes of a blob held back until it is verified.
 const TAIL: u64 = 64 << 10;
 
-/// What the clients saw.
+/// The clients' results.
 #[derive(Default)]
 struct Tally {
     whole: AtomicU64,
@@ -38,14 +37,14 @@ struct Tally {
     parts: AtomicU64,
     /// Visibly incomplete.
     cut: AtomicU64,
-    /// Statuses that say so.
+    /// Complete error responses.
     errors: AtomicU64,
-    /// The gateway was not there.
+    /// The gateway was not running.
     away: AtomicU64,
     wrong: Mutex<Vec<String>>,
 }
 
-/// What the sampler saw.
+/// The sampler's results.
 #[derive(Default)]
 struct Peaks {
     store: u64,
@@ -86,7 +85,7 @@ fn store_survives_long_load() {
                 while !stop.load(Relaxed) {
                     let url = url.read().expect("a URL").clone();
                     if !visit(&mut random, images, tally, &url, ca) {
-                        // As clients do that are not let in.
+                        // As refused clients do.
                         std::thread::sleep(Duration::from_millis(100));
                     }
                 }
@@ -111,7 +110,7 @@ fn store_survives_long_load() {
                     purges += 1;
                 }
             }
-            // The first seconds of the last process, and its last.
+            // The first seconds of the last process, and its last ones.
             if early == 0 && kills == 2 && now > length / 3 * 2 + length / 10 {
                 early = gateway.rss_kib();
             }
@@ -148,7 +147,7 @@ fn store_survives_long_load() {
     );
 }
 
-/// What was counted beside.
+/// The counts at the end.
 struct Ended {
     seconds: u64,
     kills: u32,
@@ -207,8 +206,7 @@ fn catalogue(origin: &Origin, seed: u64) -> Vec<Image> {
     (0..IMAGES).map(image).collect()
 }
 
-/// Pulls one image, as often as its place in the catalogue says (Zipf).
-/// False when the gateway was not there.
+/// Pulls one image, chosen by its rank in the catalogue (Zipf). False if the gateway was not running.
 fn visit(
     random: &mut fastrand::Rng,
     images: &[Image],
@@ -251,7 +249,7 @@ fn visit(
             return false;
         };
         if random.u8(0..20) == 0 {
-            // Some leave in the middle.
+            // Some clients leave in the middle.
             return true;
         }
         let (body, end) = raw.read_body("GET", &head);
@@ -268,7 +266,7 @@ fn visit(
         };
         if end != End::Complete {
             tally.cut.fetch_add(1, Relaxed);
-            // Whoever lies about the length is held back by that length.
+            // With a wrong length announced, that many bytes are held back.
             let kept_back = head
                 .length()
                 .is_some_and(|length| body.len() as u64 + TAIL <= length);
@@ -293,7 +291,7 @@ fn visit(
     true
 }
 
-/// One more fault, for the next few requests.
+/// Adds a fault for the next few requests.
 fn misbehave(origin: &Origin, random: &mut fastrand::Rng) {
     if random.u8(0..4) == 0 {
         origin.heal_all();
@@ -320,7 +318,7 @@ fn purge(gateway: &Gateway, image: &Image) {
 }
 
 fn sample(gateway: &Gateway, peaks: &mut Peaks) {
-    // A walk takes a moment, in which one file may go and another come: what is over is looked at again.
+    // Files may come and go during the walk, so an excess is measured again.
     let store = gateway.store();
     let mut size = size_of(&store);
     for _ in 0..5 {
@@ -334,7 +332,7 @@ fn sample(gateway: &Gateway, peaks: &mut Peaks) {
     peaks.descriptors = peaks.descriptors.max(gateway.open_fds());
 }
 
-/// What the files below a folder take, in blocks. One that gets its name meanwhile counts once.
+/// The blocks of the files below a folder. A file that is renamed meanwhile counts once.
 fn size_of(folder: &Path) -> u64 {
     let mut files = HashMap::new();
     measure(folder, &mut files);

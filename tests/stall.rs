@@ -1,6 +1,6 @@
-//! A disk that does not answer holds whoever asked it, and nobody else.
+//! A disk that hangs delays only the requests that need it.
 //!
-//! A FIFO stands for such a disk: who opens it waits until somebody writes to it.
+//! A FIFO stands for such a disk: opening it blocks until a writer comes.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use testkit::image::random;
 use testkit::origin::{Image, Origin};
 use testkit::{process, until};
 
-/// More than there are threads that serve.
+/// More than the threads that serve requests.
 const MANY: usize = 64;
 
-/// Puts a FIFO in a file's place.
+/// Replaces a file with a FIFO.
 fn stall(path: &Path) {
     std::fs::remove_file(path).expect("a file");
     let made = process::command("mkfifo").arg(path).status();
     assert!(made.expect("mkfifo runs").success());
 }
 
-/// Lets whoever waits at a FIFO go on; whether somebody did.
+/// Releases the readers of a FIFO; returns whether there was one.
 fn release(path: &Path) -> bool {
-    // O_NONBLOCK: without anybody at the other end it fails at once.
+    // O_NONBLOCK: without a reader it fails at once.
     let mut options = std::fs::File::options();
     options.write(true).custom_flags(0o4000);
     options.open(path).is_ok()
@@ -81,7 +81,7 @@ fn stalled_open_delays_no_other_blob() {
     drop(waiting);
 }
 
-/// A use is written down in the file's time, behind the answer.
+/// A use is recorded in the file's mtime, after the response.
 #[test]
 fn stalled_touch_delays_no_response() {
     let origin = Origin::start();
@@ -95,7 +95,7 @@ fn stalled_touch_delays_no_response() {
     for image in &images {
         stall(&stored(&gateway, &image.digest));
     }
-    // They are in memory.
+    // These are in memory.
     let mut waited = vec![false; images.len()];
     until("all uses to be due", || {
         for image in &images {

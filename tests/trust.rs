@@ -1,4 +1,4 @@
-//! Whom an upstream's `ca` makes trusted, and files of it that change while the gateway runs.
+//! An upstream's `ca`: which certificates it makes trusted, and changes of the file at runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ impl Scene {
         let file = dir.path().join("corporate.pem");
         let origin = Origin::start_tls();
         origin.require(Auth::bearer());
-        // Every question needs a handshake of its own, and so the trust of its moment.
+        // Every request needs a handshake of its own, and so the current trust.
         origin.fault(Fault::Close);
         std::fs::copy(origin.ca_path(), &file).expect("copied");
         let gateway = start(&trusting(&origin.url(), &file));
@@ -47,7 +47,7 @@ impl Scene {
         }
     }
 
-    /// An image nobody has asked for, in a repository that needs a token of its own.
+    /// A new image, in a repository that needs a token of its own.
     fn image(&mut self) -> Image {
         self.images += 1;
         let seed = self.images as u64;
@@ -55,7 +55,7 @@ impl Scene {
             .push_image(&format!("team/app{seed}"), "latest", &[random(seed, SIZE)])
     }
 
-    /// Whether an image that is not here can be pulled: token, manifest and blob.
+    /// Whether an uncached image can be pulled: token, manifest and blob.
     fn pulls(&mut self) -> bool {
         let image = self.image();
         let manifest = get(self.gateway.url(1), None, &image.tag_path());
@@ -113,7 +113,7 @@ fn reloaded_ca_file_is_used_and_downloads_continue() {
     let whole = gets.iter().filter(|request| request.status == 200).count();
     assert_eq!(whole, 1, "it was not asked for again: {gets:?}");
 
-    // The former CA is trusted no more.
+    // The former CA is no longer trusted.
     let second = scene.origin.move_to(former).expect("the second CA");
     assert!(!scene.pulls());
     scene.origin.move_to(second);
@@ -141,7 +141,7 @@ fn broken_ca_file_is_logged_once_and_ignored() {
     let mut lines = log.lines().filter(|line| line.contains(REFUSED));
     assert!(lines.all(|line| line.contains("ERROR") && line.contains("registry docker.io: ")));
 
-    // Mended, with the next CA beside the old one.
+    // Repaired, with the next CA beside the old one.
     let next = Ca::new();
     let both = [good.clone(), std::fs::read(next.path()).expect("readable")].concat();
     scene.write(both);
@@ -152,7 +152,7 @@ fn broken_ca_file_is_logged_once_and_ignored() {
     assert_eq!(scene.said(REFUSED), harms.len() + 1);
 }
 
-/// `ca` is added to what the system trusts, at start and when it changes.
+/// `ca` is added to the system's CAs, at start and when it changes.
 #[test]
 fn system_roots_stay_trusted() {
     let system = Ca::new();

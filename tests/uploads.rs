@@ -1,5 +1,5 @@
-//! Uploads through a gateway whose users have different rights: no request may read, mount or teach the cache
-//! anything but what it was checked for, however leniently the registry behind parses it.
+//! Uploads through a gateway whose users have different rights: no request may read, mount or store anything beyond the
+//! rights that it was checked for, however leniently the registry behind parses it.
 
 mod automatic_mount;
 mod headers;
@@ -17,7 +17,7 @@ use testkit::{basic, sha256};
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n\
                      pusher:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
 
-/// `pusher` has `mine/**` alone, `reader` reads everything.
+/// `pusher` may use `mine/**` only, `reader` may read everything.
 const RULES: &str = "  rules:
   - {users: [pusher], repositories: [\"hosted/mine/**\"], actions: [pull, push, delete]}
   - {users: [reader], repositories: [\"**\"], actions: [pull]}
@@ -89,7 +89,7 @@ fn send(
     raw.reply(method)
 }
 
-/// Pushes a blob in one PUT; its digest.
+/// Pushes a blob in one PUT; returns its digest.
 fn push(url: &str, user: Option<&str>, repository: &str, bytes: &[u8]) -> String {
     let digest = sha256(bytes);
     let uploads = format!("/v2/{repository}/blobs/uploads/");

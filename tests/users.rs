@@ -1,5 +1,4 @@
-//! Users and their rights: who may do what, what a challenge says, what a token is worth, and what nobody
-//! learns who may not know it.
+//! Users and their rights: actions, challenges, tokens, and the secrecy of what a caller may not see.
 
 mod passwords;
 mod tokens;
@@ -69,7 +68,7 @@ impl Scene {
         Raw::connect(self.gateway.url(listener), None).exchange(method, path, &headers)
     }
 
-    /// A token for a scope, and what it is said to be good for.
+    /// A token for a scope, and the scope that it was granted.
     fn token(&self, scope: &str, login: Option<&str>) -> (String, String) {
         let path = format!("/token?service=gate.example.com&scope={scope}");
         let reply = self.ask("GET", &path, login);
@@ -91,7 +90,7 @@ fn outcome(reply: &Reply) -> (u16, Option<String>) {
     (reply.status(), reply.error_code())
 }
 
-/// Who comes, and what they may: with passwords and with tokens alike.
+/// All callers and their rights: the same with passwords and with tokens.
 #[test]
 fn rules_grant_exactly_their_actions() {
     let scene = scene("");
@@ -127,7 +126,7 @@ fn rules_grant_exactly_their_actions() {
                 expected
             };
             assert_eq!(told, expected, "{who:?} {method} {path}");
-            // A token says no more than its owner may, whatever it was asked for.
+            // A token grants no more than its owner's rights, whatever scope was requested.
             let name = path
                 .split("/manifests/")
                 .next()
@@ -180,12 +179,12 @@ fn read_only_listener_is_anonymous_without_challenge() {
     }
 }
 
-/// Nobody learns from an answer whether there is something that they may not see.
+/// No response discloses whether something exists that the caller may not see.
 #[test]
 fn denied_and_absent_are_indistinguishable() {
     let scene = scene("");
     let reader = basic("reader", "s3cret");
-    // Cached for who may read it.
+    // Cached for a caller who may read it.
     for path in [
         scene.team.tag_path(),
         scene.team.digest_path(),
@@ -228,7 +227,7 @@ fn denied_and_absent_are_indistinguishable() {
         }
     }
     assert_eq!(scene.origin.count("*", "*"), asked, "nobody was asked");
-    // A layer's digest is no way in through a repository that may be read.
+    // A layer's digest gives no access through a readable repository.
     let layer = scene.team.layer(0).0.clone();
     let through = scene.ask("GET", &format!("/v2/open/app/blobs/{layer}"), None);
     assert_eq!(outcome(&through), (404, Some("BLOB_UNKNOWN".into())));

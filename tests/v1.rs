@@ -1,5 +1,5 @@
-//! The v1 API: old Docker, request for request, against a scripted registry that has the faults of the real
-//! one; rights that hang on tokens; images that are one repository's and no other's.
+//! The v1 API: old Docker, request by request, against a scripted registry with the faults of the real one; rights by
+//! token; images that belong to one repository only.
 
 mod clients;
 pub mod daemon;
@@ -20,15 +20,15 @@ use testkit::v1::V1Registry;
 
 use daemon::{BY_TAG, Daemon, FALLS_BACK, MODERN, OLD};
 
-/// `reader` and `pusher`, both of `password`.
+/// `reader` and `pusher`, both with the password `password`.
 pub const ACCOUNTS: &str =
     "reader:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\npusher:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
 pub const READER: Option<(&str, &str)> = Some(("reader", "password"));
 pub const PUSHER: Option<(&str, &str)> = Some(("pusher", "password"));
 const WRONG: Option<(&str, &str)> = Some(("reader", "wrong"));
 
-/// A gateway in front of a v1 registry, and of a v2 one that is not there. `open/**` is everybody's to read,
-/// `team/**` the reader's; the pusher may do everything.
+/// A gateway in front of a v1 registry and an unreachable v2 one. `open/**` is public, `team/**` is the reader's; the
+/// pusher may do everything.
 pub fn gateway(registry: &V1Registry) -> Gateway {
     gateway_with(registry, "")
 }
@@ -37,7 +37,7 @@ pub fn gateway_with(registry: &V1Registry, more: &str) -> Gateway {
     gateway_before(&registry.url(), more)
 }
 
-/// [`gateway_with`] in front of whatever is at this URL.
+/// [`gateway_with`] in front of the v1 registry at this URL.
 pub fn gateway_before(v1: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
         "registries:
@@ -49,7 +49,7 @@ access:
     ))
 }
 
-/// Who may do what, as [`gateway`] says it.
+/// The rules of [`gateway`].
 pub const RULES: &str = r#"  rules:
   - {users: [anonymous], repositories: ["hosted/open/**", "hosted/open"], actions: [pull]}
   - {users: [reader], repositories: ["hosted/team/**", "hosted/app"], actions: [pull]}
@@ -66,7 +66,7 @@ pub fn accounts() -> &'static Path {
     })
 }
 
-/// What each may do, as each version tells it.
+/// The rights of each account, as each version reports them.
 #[test]
 fn pulls_of_every_version_and_principal() {
     let registry = V1Registry::start();
@@ -77,13 +77,13 @@ fn pulls_of_every_version_and_principal() {
     }
     let whole = [layers[1].clone(), layers[0].clone()];
     for version in OLD.into_iter().chain([FALLS_BACK]).chain(BY_TAG) {
-        // Each has a gateway that has not seen wrong passwords yet.
+        // Each has a gateway that has seen no wrong passwords yet.
         let gateway = gateway(&registry);
         let all = [
             (None, "open/app", None),
             (READER, "open/app", None),
             (PUSHER, "open/app", None),
-            // A password that is wrong is told, though none was needed.
+            // A wrong password is refused, though none was needed.
             (WRONG, "open/app", Some(("images", 401))),
             (None, "team/app", Some(("images", 401))),
             (READER, "team/app", None),
@@ -137,7 +137,7 @@ fn pushes_of_every_version_and_principal() {
                 format!("library/{name}")
             };
             assert_eq!(registry.tag(&there, "1").as_ref(), ids.last());
-            // again: everything is there
+            // again: all layers exist already
             assert_eq!(daemon.push(&name, "2", &parts).as_ref(), Ok(&ids));
             let pulled = Daemon::new(version, &gateway, PUSHER).pull(&name, "2");
             assert!(
@@ -197,7 +197,7 @@ fn search_shows_pullable_names_only() {
     );
 }
 
-/// Without `access` there are no tokens: the ping says so, and images are asked for with what there is.
+/// Without `access` there are no tokens: the ping reports a standalone registry, and images need no token.
 #[test]
 fn without_access_pulls_are_public_and_pushes_denied() {
     let registry = V1Registry::start();
@@ -222,7 +222,7 @@ fn without_access_pulls_are_public_and_pushes_denied() {
     }
 }
 
-/// Rules without accounts: tokens are of nobody, and say what they are for all the same.
+/// Rules without accounts: tokens are anonymous, and still name their repository.
 #[test]
 fn rules_without_accounts_apply_to_anonymous() {
     let registry = V1Registry::start();

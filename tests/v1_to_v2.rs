@@ -1,5 +1,5 @@
-//! Images that only the v1 side of a registry has, for clients of v2: what they become, how long that may
-//! take, what is left when layers are evicted and registries stop, and whose right it takes.
+//! Images that only the v1 side of a registry has, for v2 clients: the conversion, its time limits, its state after
+//! evictions and outages, and the rights that apply.
 
 mod converted;
 mod lists;
@@ -22,7 +22,7 @@ use testkit::v1::V1Registry;
 
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Both sides of one registry, and the gateway before them. Every pull asks both anew.
+/// Both sides of one registry, and the gateway in front of them. Every pull revalidates on both.
 pub struct Scene {
     pub v1: V1Registry,
     pub v2: Origin,
@@ -34,7 +34,7 @@ impl Scene {
         Self::with("tag_ttl: 0s, missing_ttl: 0s")
     }
 
-    /// With these keys of the registry.
+    /// A scene with these keys of the registry.
     pub fn with(keys: &str) -> Self {
         let (v1, v2) = (V1Registry::start(), Origin::start());
         let gateway = Gateway::start(&configuration(&v1.url(), &v2.url(), keys));
@@ -55,7 +55,7 @@ pub fn configuration(v1: &str, v2: &str, keys: &str) -> String {
     format!("registries: [{{name: hosted, v1: \"{v1}\", v2: \"{v2}\", {keys}}}]\n")
 }
 
-/// An image as Docker 1.x pushed it: a base, a command that changes nothing, and something on it.
+/// An image as Docker 1.x pushed it: a base, a command without changes, and a layer on top.
 pub fn push(v1: &V1Registry, name: &str, tag: &str, seed: u64) -> Vec<String> {
     let layers = layers(seed);
     let images: Vec<(Value, &[u8])> = descriptions()
@@ -65,7 +65,7 @@ pub fn push(v1: &V1Registry, name: &str, tag: &str, seed: u64) -> Vec<String> {
     v1.put_image(name, tag, &images)
 }
 
-/// Layers of such an image: gzip, nothing, and an archive that is not packed.
+/// Layers of such an image: gzip, nothing, and an uncompressed archive.
 pub fn layers(seed: u64) -> [Vec<u8>; 3] {
     let base = tar(&[("etc/", b""), ("etc/base", &random(seed, 90_000))]);
     let data = tar(&[("data/", b""), ("data/payload", &random(seed + 1, 50_000))]);
@@ -91,7 +91,7 @@ pub fn descriptions() -> Vec<Value> {
     ]
 }
 
-/// The layers' digests and the configuration's of a manifest.
+/// The digests of a manifest's layers and of its configuration.
 pub fn blobs(manifest: &Reply) -> (Vec<String>, String) {
     let json: Value = serde_json::from_slice(&manifest.body).expect("JSON");
     let digest = |it: &Value| it["digest"].as_str().expect("a digest").to_owned();
@@ -99,7 +99,7 @@ pub fn blobs(manifest: &Reply) -> (Vec<String>, String) {
     (layers.iter().map(digest).collect(), digest(&json["config"]))
 }
 
-/// Where a blob is on disk.
+/// The path of a blob on disk.
 pub fn stored(gateway: &Gateway, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").expect("sha256");
     let folder: PathBuf = gateway.store().join("blobs/sha256").join(&hex[..2]);

@@ -1,4 +1,4 @@
-//! Images of the v2 API pulled by clients of the v1 API: request for request, and file for file.
+//! v2 images pulled by v1 clients: request by request, and file by file.
 
 pub mod image;
 mod layers;
@@ -17,7 +17,7 @@ use testkit::http::{Raw, Reply};
 use testkit::origin::Origin;
 use tree::{Client, unpack};
 
-/// A registry that speaks v2 alone, for which v1 is made up.
+/// A v2-only registry, whose images the gateway serves over v1.
 pub fn bridged(origin: &Origin) -> Gateway {
     Gateway::start(&yaml(origin))
 }
@@ -29,7 +29,7 @@ pub fn yaml(origin: &Origin) -> String {
     )
 }
 
-/// Asks on the plain listener, as a daemon of this version.
+/// Sends a request to the plain listener, as a daemon of this version.
 pub fn ask(gateway: &Gateway, version: &Version, line: &str, more: &[(&str, &str)]) -> Reply {
     let (method, path) = line.split_once(' ').expect("a method");
     let mut headers = vec![("User-Agent", version.agent)];
@@ -43,7 +43,7 @@ pub fn json(reply: &Reply) -> Value {
     serde_json::from_slice(&reply.body).expect("JSON")
 }
 
-/// The id that a tag stands for.
+/// The image id of a tag.
 pub fn top(gateway: &Gateway, name: &str, tag: &str) -> String {
     let id = json(&ask(
         gateway,
@@ -54,7 +54,7 @@ pub fn top(gateway: &Gateway, name: &str, tag: &str) -> String {
     id.as_str().expect("an id").to_owned()
 }
 
-/// From the top to the root.
+/// The ancestry of an image, from the top to the root.
 pub fn ancestry(gateway: &Gateway, id: &str) -> Vec<String> {
     let ids = json(&ask(
         gateway,
@@ -65,7 +65,7 @@ pub fn ancestry(gateway: &Gateway, id: &str) -> Vec<String> {
     serde_json::from_value(ids).expect("ids")
 }
 
-/// Layers in which everything happens that can happen to a file, the last two with opaque folders.
+/// Layers with all kinds of file changes, the last two with opaque folders.
 pub fn layers() -> Vec<Vec<Entry>> {
     use Entry::{Attributed, Folder, Hardlink, Symlink};
 
@@ -101,7 +101,7 @@ pub fn layers() -> Vec<Vec<Entry>> {
             mark(".wh.srv"),
         ],
         vec![
-            // The mark comes after what is new.
+            // The whiteout comes after the new files.
             file("data/sub/six", 12),
             mark("data/sub/.wh..wh..opq"),
             mark("etc/.wh.passwd"),
@@ -110,7 +110,7 @@ pub fn layers() -> Vec<Vec<Entry>> {
     ]
 }
 
-/// Each layer as builders compress it; the third and fourth need to be made anew.
+/// Each layer in a builder's compression; the third and fourth need to be rebuilt.
 pub fn compressed(layers: &[Vec<Entry>]) -> Vec<(&'static str, Vec<u8>)> {
     let mut layers = layers.iter().map(|entries| tar(entries));
     let mut next = || layers.next().expect("four");
@@ -122,7 +122,7 @@ pub fn compressed(layers: &[Vec<Entry>]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What a client of v2 gets of these layers through the same gateway, root first.
+/// These layers as a v2 client gets them through the same gateway, root first.
 pub fn pull_v2(gateway: &Gateway, name: &str, layers: &[String]) -> Vec<Vec<u8>> {
     let blob = |digest: &String| {
         let mut connection = Raw::connect(gateway.url(1), None);
@@ -157,7 +157,7 @@ fn unpacked_layers_are_identical() {
         &compressed(&entries),
     );
     let mut gateway = bridged(&origin);
-    // An old client that is given the layers as they are sees files that are gone.
+    // With the original layers an old client would see removed files.
     let plain: Vec<Vec<u8>> = entries.iter().map(|entries| gzip(&tar(entries))).collect();
     assert_ne!(unpack(Client::Old, &plain), unpack(Client::Modern, &plain));
 
@@ -194,7 +194,7 @@ fn unpacked_layers_are_identical() {
         "everything once"
     );
 
-    // Without the upstream, and after a restart without it.
+    // Without the upstream, also after a restart.
     origin.down();
     assert!(pull_v1(OLD[1], &gateway, "team/app") == cold);
     gateway.restart();
@@ -212,7 +212,7 @@ fn gzip_layers_are_unchanged() {
     let origin = Origin::start();
     let entries = &layers()[..2];
     let tars: Vec<Vec<u8>> = entries.iter().map(|entries| tar(entries)).collect();
-    // What is not compressed is.
+    // Uncompressed layers are compressed.
     let parts = [(GZIP, gzip(&tars[0])), (TAR, tars[1].clone())];
     push(&origin, "library/app", Some("1"), "amd64", &parts);
     let yaml = format!(
@@ -220,7 +220,7 @@ fn gzip_layers_are_unchanged() {
         origin.url()
     );
     let gateway = Gateway::start(&yaml);
-    // With and without `library/`, as clients of v1 ask in one pull, and as they may type it.
+    // With and without `library/`, as v1 clients request both in one pull, and as users may type it.
     for name in ["app", "library/app", "docker.io/app"] {
         let pulled = pull_v1(OLD[3], &gateway, name);
         assert!(

@@ -1,4 +1,4 @@
-//! Who may ask: names, sockets, content types, the public listener.
+//! Access control of the admin address: host names, sockets, content types, the metrics listener.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
@@ -39,7 +39,7 @@ fn foreign_hosts_get_421() {
             ("Content-Length", "0"),
         ];
         let posted = status(url, "POST", "/api/purge", &json);
-        // An empty body asks for nothing.
+        // An empty body is an invalid request.
         assert_eq!(posted, if expected == 200 { 400 } else { 421 }, "{host}");
     }
     let mut raw = Raw::connect(url, None);
@@ -62,8 +62,7 @@ fn configured_host_is_accepted() {
     assert_eq!(status(url, "GET", "/metrics", &[("Host", "other")]), 421);
 }
 
-/// What a page of a stranger can have a browser send: no content type of its own choice, and OPTIONS first
-/// for any other.
+/// A browser lets a foreign page send no content type of its choice, and sends OPTIONS before any other.
 #[test]
 fn cross_site_requests_are_refused() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
@@ -107,7 +106,7 @@ fn cross_site_requests_are_refused() {
     assert_eq!(status(url, "GET", "/api/purge", &[]), 405);
     assert_eq!(status(url, "GET", "/api/nothing", &[]), 404);
     assert_eq!(fate(&gateway, &image.layer_path(0)), "hit", "nothing went");
-    // What is wrong with a request is said.
+    // The error names the fault of the request.
     for (json, words) in [
         ("", "not understood"),
         ("{}", "target"),
@@ -162,7 +161,7 @@ fn socket_file_is_private_to_its_owner() {
         &[("Host", "evil.example")],
     );
     assert_eq!(evil, 421);
-    // One that a crash left is no obstacle, and an orderly end removes it.
+    // The socket of a crashed process is replaced, and an orderly shutdown removes it.
     gateway.kill();
     assert!(path.exists());
     gateway.restart();
@@ -199,13 +198,13 @@ fn metrics_listener_serves_three_paths() {
             "{method} {path}"
         );
     }
-    // The data plane knows nothing of all that.
+    // The data plane serves none of these paths.
     for path in ["/metrics", "/livez", "/api/stats"] {
         assert_eq!(fetch(&gateway, path).status(), 404, "{path}");
     }
 }
 
-/// Somebody who holds connections open does not keep others from the metrics.
+/// A client that holds connections open does not keep others from the metrics.
 #[test]
 fn metrics_connections_are_limited_per_client() {
     let more = "admin: {address: off, metrics: \"127.0.0.1:0\"}\n";

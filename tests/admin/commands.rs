@@ -1,4 +1,4 @@
-//! The commands, and what they say when there is nobody to ask.
+//! The commands, and their errors when no gateway runs.
 
 use super::*;
 use testkit::{private_address, temp_dir};
@@ -79,7 +79,7 @@ fn unreachable_gateway_is_reported() {
             );
         }
     }
-    // A bad configuration is refused as everywhere.
+    // The commands refuse an invalid configuration as `serve` does.
     let dir = temp_dir();
     std::fs::write(dir.path().join("roadstead.yaml"), "admin: {adress: off}\n").expect("writable");
     let output = command_in(dir.path(), &["stats"]);

@@ -24,7 +24,7 @@ fn gateway_is_not_ready_while_the_store_is_read_only() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
     pull(&gateway, &image);
     assert_eq!(told(&gateway, "/readyz").0, 200);
-    // A file where the folder was: not even root can write into that.
+    // A file in the folder's place: not even root can write below it.
     let (partials, aside) = (
         gateway.store().join("partials"),
         gateway.store().join("aside"),
@@ -40,7 +40,7 @@ fn gateway_is_not_ready_while_the_store_is_read_only() {
         "{reason}"
     );
     assert!(!reason.contains("var/store"), "{reason}");
-    // It lives, and serves what is here.
+    // It stays alive, and serves cached content.
     assert_eq!(told(&gateway, "/livez").0, 200);
     pull(&gateway, &image);
     let stats: serde_json::Value =

@@ -1,4 +1,4 @@
-//! `/metrics` and `/api/stats`: exact values, the format, and what is never in them.
+//! `/metrics` and `/api/stats`: exact values, the format, and the absence of names and secrets.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -40,7 +40,7 @@ fn cold_and_warm_pulls_are_counted_to_the_byte() {
         ("roadstead_verify_failures_total{source=\"upstream\"}", 0),
         ("roadstead_verify_failures_total{source=\"disk\"}", 0),
         ("roadstead_store_objects", 3),
-        // In blocks of 4 KiB: the layer, its configuration, its manifest, the tag and three claims.
+        // In blocks of 4 KiB: the layer, its configuration, its manifest, the tag and three links.
         ("roadstead_store_bytes", (25 + 1 + 1 + 4) * 4096),
         ("roadstead_store_evicted_total", 0),
         ("roadstead_store_evicted_bytes_total", 0),
@@ -51,7 +51,7 @@ fn cold_and_warm_pulls_are_counted_to_the_byte() {
     ]);
 
     pull(&gateway, &image);
-    // A HEAD asks for no bytes: it is nothing of the cache's.
+    // A HEAD requests no bytes, so it does not count as a cache lookup.
     let head = Raw::connect(gateway.url(1), None).head(&image.layer_path(0));
     assert_eq!(head.status(), 200);
     let warm = metrics_after(&gateway, "blob", 4);
@@ -216,14 +216,14 @@ fn coalesced_requests_are_counted() {
 fn failures_are_counted() {
     let (mut origin, image, gateway) =
         scene(2 << 20, &format!("{ANYWHERE}store: {{tag_ttl: 0s}}\n"));
-    // Cut off once: resumed, and no byte comes twice.
+    // Cut off once: resumed, and no byte is sent twice.
     origin.fault(
         Fault::TruncateAt(1 << 20)
             .on("GET", &image.layer_path(0))
             .times(1),
     );
     assert!(fetch(&gateway, &image.layer_path(0)).body == image.layer(0).1);
-    // Lied to once: discarded, and asked for again.
+    // Wrong bytes once: discarded and fetched again.
     let other = origin.push_blob("library/app", random(9, 500_000));
     origin.fault(
         Fault::WrongByteAt(7)
@@ -231,7 +231,7 @@ fn failures_are_counted() {
             .times(1),
     );
     let corrupt = fetch(&gateway, &format!("/v2/library/app/blobs/{other}"));
-    // Whoever had got nothing of it yet waits for the truth.
+    // A client that had received nothing yet gets the correct bytes.
     let truth = |reply: &Reply| sha256(&reply.body) == other;
     assert!(
         corrupt.status() == 502 || !corrupt.is_complete() || truth(&corrupt),
@@ -292,12 +292,12 @@ fn evictions_are_counted() {
     });
     Metrics::of(&gateway).assert(&[
         ("roadstead_store_evicted_bytes_total", 2 * (600 << 10)),
-        // The claims stay.
+        // The links stay.
         ("roadstead_store_bytes", (600 << 10) + 3 * 4096),
     ]);
 }
 
-/// `promtool check metrics`, Prometheus' own opinion: it is silent about what is good.
+/// `promtool check metrics`: it prints nothing for valid output.
 #[test]
 fn prometheus_accepts_the_metrics() {
     let (_origin, image, gateway) = scene(100_000, ANYWHERE);

@@ -1,9 +1,9 @@
-//! Purges: what goes, what stays, what is said of it.
+//! Purges: what they remove, what they leave, and what they report.
 
 use super::*;
 use testkit::origin::Fault;
 
-/// What the command says of a purge.
+/// The output of `roadstead purge`.
 #[track_caller]
 pub fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
     let output = command(gateway, &[&["purge"], arguments].concat());
@@ -126,21 +126,21 @@ fn purge_keeps_shared_blobs() {
     pull(&gateway, &image);
     fate(&gateway, &elsewhere.layer_path(0));
 
-    // The tag alone leads to its manifest and configuration; the layer is the second's as well.
+    // Only this tag leads to its manifest and configuration; the layer belongs to the second tag too.
     let said = purge(&gateway, &["app:latest"]);
     assert!(
         sum(&said).starts_with("removed 1 tag, 1 manifest, 1 blob: 2 files"),
         "{said}"
     );
     assert_eq!(fate(&gateway, &image.layer_path(0)), "hit");
-    // The image below the index stays, since its own tag leads to it.
+    // The image below the index stays, since its own tag references it.
     let said = purge(&gateway, &["app:index"]);
     assert!(
         sum(&said).starts_with("removed 1 tag, 1 manifest, 0 blobs: 1 file"),
         "{said}"
     );
     assert!(fate(&gateway, &second.tag_path()).starts_with("hit"));
-    // The whole repository: the layer is still the other repository's, and only the claim goes.
+    // The whole repository: the other repository still has the layer, so only the link is removed.
     let said = purge(&gateway, &["library/app"]);
     assert!(
         said.ends_with("\n1 file stays: other repositories link to it\n"),
@@ -152,7 +152,7 @@ fn purge_keeps_shared_blobs() {
         "fwd=uri-miss; detail=claimed"
     );
 
-    // The digest goes everywhere.
+    // A digest is removed from all repositories.
     let said = purge(&gateway, &[&image.layer(0).0]);
     assert!(
         sum(&said).starts_with("removed 0 tags, 0 manifests, 2 blobs: 1 file"),
@@ -189,12 +189,12 @@ fn purge_of_a_registry_keeps_others() {
     for path in all(&image) {
         assert!(fate(&gateway, &path).starts_with("hit"), "{path}");
     }
-    // A name is the registry's that owns it, here as in a pull.
+    // A name belongs to the registry that owns it, as in a pull.
     let said = purge(&gateway, &["team/app:1", "--dry-run"]);
     assert!(said.contains("registry.local:5000/team/app:1\n"), "{said}");
 }
 
-/// What is remembered of absence and of lists goes too.
+/// A purge removes cached 404s and lists too.
 #[test]
 fn purge_clears_memory() {
     let (origin, image, gateway) = scene(1000, &format!("{SOCKET}store: {{missing_ttl: 1h}}\n"));

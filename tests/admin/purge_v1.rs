@@ -1,10 +1,10 @@
-//! Purges of what is kept of the v1 API: it goes, is told, and is asked for again.
+//! Purges of cached v1 content: it is removed, reported, and fetched again.
 
 use super::*;
 use crate::admin::purge::{files, purge, sum};
 use testkit::v1::V1Registry;
 
-/// A mirror with one image of two layers, pulled, and what that asked for.
+/// A mirror with one image of two layers, pulled, and the paths of the upstream requests.
 fn pulled() -> (V1Registry, Gateway, Vec<String>) {
     let registry = V1Registry::start();
     let layers = [random(1, 90_000), random(2, 300)];
@@ -25,7 +25,7 @@ fn pulled() -> (V1Registry, Gateway, Vec<String>) {
     (registry, gateway, paths)
 }
 
-/// Those that the registry was asked for when a client asked for all.
+/// The paths that the registry received when a client requested all of these.
 #[track_caller]
 fn asked(registry: &V1Registry, gateway: &Gateway, paths: &[String]) -> Vec<String> {
     registry.clear_requests();
@@ -42,7 +42,7 @@ fn purge_of_a_v1_mirror() {
     let (registry, gateway, paths) = pulled();
     for target in ["old", "old/team/app"] {
         let dry = purge(&gateway, &[target, "--dry-run"]);
-        // The lists, six parts of images, and whose they are.
+        // The lists, six parts of images, and the records of the images' repositories.
         let others = 2 + 6 + files_named(&gateway, "_images-");
         let said = format!("would remove 1 tag, 0 manifests, 0 blobs, {others} other records: ");
         assert!(sum(&dry).starts_with(&said), "{target}: {dry}");

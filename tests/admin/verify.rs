@@ -20,7 +20,7 @@ fn flipped_byte_is_quarantined_and_refetched() {
     let good = command(&gateway, &["verify"]);
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     assert_eq!(text(&good.stdout), format!("3 files, {size}: 0 damaged\n"));
-    // No terminal, so lines; the last says that it is all.
+    // Without a terminal it prints lines; the last one reports completion.
     let told = text(&good.stderr);
     let last = told.lines().last().expect("a line");
     assert!(
@@ -55,7 +55,7 @@ fn flipped_byte_is_quarantined_and_refetched() {
     assert_eq!(command(&gateway, &["verify"]).status.code(), Some(0));
 }
 
-/// A small body is in memory too, but never as a damaged disk gave it.
+/// A small body is in memory too, but never with the damage on disk.
 #[test]
 fn verify_clears_damaged_blobs_from_memory() {
     let (_origin, image, mut gateway) = scene(1000, SOCKET);
@@ -65,7 +65,7 @@ fn verify_clears_damaged_blobs_from_memory() {
     bytes[0] ^= 1;
     std::fs::write(&path, bytes).expect("writable");
     gateway.restart();
-    // What goes into memory is hashed on its way: it was fetched anew before anybody saw it.
+    // Bodies are hashed on their way into memory, so the damaged one was fetched again before it was served.
     assert!(fetch(&gateway, &image.layer_path(0)).body == image.layer(0).1);
     assert_eq!(command(&gateway, &["verify"]).status.code(), Some(0));
 }

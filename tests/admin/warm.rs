@@ -4,7 +4,7 @@ use super::*;
 use testkit::origin::{Fault, Latch};
 use testkit::{eventually, private_address, until};
 
-/// Everything a client asks for of an image, from what is here alone.
+/// Pulls everything of an image, all of it from the cache.
 #[track_caller]
 fn pull_offline(gateway: &Gateway, image: &Image) {
     let manifest = fetch(gateway, &image.tag_path());
@@ -33,7 +33,7 @@ fn warmed_image_is_cached() {
         text(&warm.stdout),
         format!("app: 4 blobs, {all}; {all} fetched\n")
     );
-    // No terminal, so lines; the last says that it is all.
+    // Without a terminal it prints lines; the last one reports completion.
     let told = text(&warm.stderr);
     let last = told.lines().last().expect("a line");
     assert_eq!(
@@ -43,7 +43,7 @@ fn warmed_image_is_cached() {
     );
     assert!(!told.contains('\r'), "{told}");
 
-    // The second time nothing is fetched; of another image, what they do not share.
+    // The second time nothing is fetched; of another image, only what they do not share.
     origin.clear_requests();
     let again = command(
         &gateway,
@@ -118,7 +118,7 @@ fn warm_fetches_the_requested_platforms() {
     assert!(err.ends_with(words), "{err}");
 }
 
-/// One that cannot be had does not keep the others away.
+/// An image that is not available does not prevent the warming of others.
 #[test]
 fn warm_reports_failures_and_continues() {
     let (origin, _, gateway) = scene(1000, SOCKET);
@@ -179,7 +179,7 @@ fn warm_refuses_invalid_images() {
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{told}");
     assert_eq!(told.matches("is the gateway running?").count(), 1, "{told}");
-    // The API does not take the command's word.
+    // The API validates requests, whatever the command sent.
     let (_origin, _, gateway) = scene(1, ANYWHERE);
     for json in [
         r#"{"image": "docker.io"}"#,
@@ -193,7 +193,7 @@ fn warm_refuses_invalid_images() {
     }
 }
 
-/// Who asks for patience gets it, and the operator hears of it.
+/// A registry that asks clients to wait is obeyed, and the operator is informed.
 #[test]
 fn warm_waits_for_busy_registries() {
     let (origin, image, gateway) = scene(1000, SOCKET);
@@ -212,7 +212,7 @@ fn warm_waits_for_busy_registries() {
     pull_offline(&gateway, &image);
 }
 
-/// Blobs come at once, in one fill with whoever else wants them, and go on where nobody waits any more.
+/// Blobs are fetched concurrently, in one fill with other clients, and continue after the command has left.
 #[test]
 fn progress_is_lines_of_json() {
     let origin = Origin::start();

@@ -1,4 +1,4 @@
-//! A bad request, what must become of it, and how it is sent over each protocol.
+//! A bad request, its expected response, and its transmission over each protocol.
 
 use std::fmt;
 use std::path::Path;
@@ -10,20 +10,20 @@ use testkit::http::{Cut, End, Raw, Reply};
 /// How long any answer may take.
 const BOUND: Duration = Duration::from_secs(15);
 
-/// What must become of a request.
+/// The expected response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// This status and this code of the specification, as JSON.
     Error(u16, &'static str),
-    /// What was wrong is ignored: 200 and the whole content.
+    /// The fault is ignored: 200 and the whole content.
     Whole(Vec<u8>),
     /// 304 without a body.
     NotModified,
-    /// 416 that tells the size.
+    /// 416 with the size.
     Unsatisfiable(usize),
 }
 
-/// One request, whatever protocol carries it.
+/// One request, for any protocol.
 #[derive(Clone)]
 pub struct Case {
     pub method: &'static str,
@@ -51,7 +51,7 @@ impl Case {
         self
     }
 
-    /// What makes two cases the same.
+    /// The key by which two cases are the same.
     pub fn identity(&self) -> (String, Vec<(&'static str, Vec<u8>)>) {
         (
             format!("{} {}", self.method, self.target),
@@ -72,8 +72,7 @@ impl Case {
         bytes
     }
 
-    /// Sends it over HTTP/1.1 and judges what comes back; a connection that is kept must still be in
-    /// step.
+    /// Sends it over HTTP/1.1 and checks the response; a persistent connection must still be in step.
     pub fn over_h1(&self, url: &str, ca: Option<&Path>) -> Result<(), String> {
         let mut raw = Raw::connect(url, ca);
         raw.read_timeout(BOUND).map_err(|error| error.to_string())?;
@@ -114,7 +113,7 @@ impl Case {
         self.judge(&reply.map_err(|refused: Refused| format!("{refused:?}"))?)
     }
 
-    /// Whether this answer is the right one.
+    /// Checks the response.
     fn judge(&self, reply: &Reply) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("{what}: {}", shown(reply)));
         for name in ["docker-distribution-api-version", "cache-status"] {
@@ -176,7 +175,7 @@ impl Case {
     }
 }
 
-/// An answer in one line.
+/// A response in one line.
 fn shown(reply: &Reply) -> String {
     let Reply { head, body, end } = reply;
     let start = body[..body.len().min(200)].escape_ascii();

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Expect};
 
-/// Contents that are in the store before any of this is sent.
+/// Content that is in the store before the requests are sent.
 pub struct Stored {
     /// Two blobs, one for each algorithm: path, digest and bytes.
     pub blobs: Vec<(String, String, Vec<u8>)>,
@@ -12,7 +12,7 @@ pub struct Stored {
 
 const LIST: &str = "/v2/library/app/tags/list";
 
-/// Keys that stand twice, in every spelling, and escapes that are none: 400 `NAME_INVALID`.
+/// Repeated keys in every spelling, and invalid escapes: 400 `NAME_INVALID`.
 const BAD_QUERIES: &[&str] = &[
     "n=1&n=1",
     "n=1&n=2",
@@ -58,7 +58,7 @@ const BAD_QUERIES: &[&str] = &[
     "%00=1",
 ];
 
-/// What `n` cannot be: 400 `PAGINATION_NUMBER_INVALID`.
+/// Invalid values of `n`: 400 `PAGINATION_NUMBER_INVALID`.
 const BAD_NUMBERS: &[&str] = &[
     "-1",
     "-0",
@@ -189,7 +189,7 @@ const NONE_MATCH: &[&[u8]] = &[
     b"\xff",
 ];
 
-/// Accept headers that say nothing we could not serve.
+/// Accept headers that exclude nothing that the gateway could serve.
 const ODD_ACCEPTS: &[&[u8]] = &[
     b"",
     b",",
@@ -210,7 +210,7 @@ const ODD_ACCEPTS: &[&[u8]] = &[
     b"\xff/\xff",
 ];
 
-/// Fields that mean nothing here, however strange.
+/// Fields without a meaning for the gateway, however strange.
 const STRANGE: &[(&str, &[u8])] = &[
     ("x-empty", b""),
     ("x-high", b"\x80\xfe\xff"),

@@ -1,4 +1,4 @@
-//! HTTP/2 that breaks RFC 9113 below any request, and what is no TLS.
+//! HTTP/2 that violates RFC 9113 below the level of requests, and bytes that are not TLS.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use crate::wire::h2::{
 };
 use testkit::http::Cut;
 
-/// What becomes of a connection on which something went wrong, told by a PING behind it.
+/// The outcome of a connection after a violation, found by a PING that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// `RST_STREAM`, `GOAWAY`, or nothing more.
+    /// `RST_STREAM`, `GOAWAY`, or an end of the connection.
     Refused,
     /// Neither: the PING was answered.
     Ignored,
-    /// A response with this status, empty or ours.
+    /// A response with this status, empty or the gateway's own.
     Status(u16),
 }
 use Outcome::{Ignored, Refused, Status};
@@ -23,7 +23,7 @@ use Outcome::{Ignored, Refused, Status};
 const PRIORITY: u8 = 2;
 const PUSH_PROMISE: u8 = 5;
 
-/// One broken thing to say.
+/// One violation.
 pub struct Broken {
     pub what: &'static str,
     /// Everything that is sent, preface included.
@@ -31,7 +31,7 @@ pub struct Broken {
     pub outcome: Outcome,
 }
 
-/// Connections that break off before there is a request.
+/// Connections that fail before there is a request.
 #[expect(clippy::too_many_lines, reason = "one table")]
 pub fn connections() -> Vec<Broken> {
     let wrong_preface = |bytes: &[u8]| bytes.to_vec();
@@ -337,12 +337,12 @@ pub fn requests() -> Vec<Broken> {
     cases.into_iter().map(broken).collect()
 }
 
-/// Sends it, then a PING, and sees what becomes of the connection.
+/// Sends the bytes, then a PING, and determines the outcome.
 pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
     const MARK: &[u8] = b"roadstea";
 
     let mut connection = H2::bare(url, ca).map_err(|error| error.to_string())?;
-    // A peer that refuses early may not take all of it.
+    // A peer that refuses early may not read all of it.
     let _ = connection.send(bytes);
     let _ = connection.send(&frame(PING, 0, 0, MARK));
     let mut pinged = false;
@@ -362,7 +362,7 @@ pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
             GOAWAY | RST_STREAM => return Ok(Refused),
             HEADERS if stream == 1 => return Ok(Status(h2::head(&payload).status)),
             PING if flags & ACK != 0 && payload == MARK => {
-                // What is wrong with a stream may be said a moment later.
+                // An error of the stream may arrive a moment later.
                 pinged = true;
                 connection.read_timeout(std::time::Duration::from_millis(300));
             }
@@ -371,7 +371,7 @@ pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
     }
 }
 
-/// What is no TLS, or not for long, and what a TLS port answers: statuses, if any.
+/// Bytes that are not TLS, or soon stop being TLS, and the statuses that a TLS port answers, if any.
 pub fn no_tls() -> Vec<(&'static [u8], Option<u16>)> {
     vec![
         (b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n", Some(400)),

@@ -4,7 +4,7 @@ use super::case::{Case, Expect};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// What means another path to somebody else, and what is no repository's name: 400 `NAME_INVALID`.
+/// Paths that another parser reads differently, and invalid repository names: 400 `NAME_INVALID`.
 const NAME_INVALID: &[&str] = &[
     // dot segments, in every spelling
     "/..",
@@ -28,7 +28,7 @@ const NAME_INVALID: &[&str] = &[
     "/v2/library/%2e%2e%2fapp/manifests/latest",
     "/v2/library/app/manifests/%2e%2e",
     "/%2e%2e/%2e%2e/etc/passwd",
-    // slashes that are none to one reader and one to another
+    // slashes that only some parsers take for slashes
     "/v2/library%2Fapp/manifests/latest",
     "/v2/library%2fapp/manifests/latest",
     "/v2/library/app%2Fmanifests/latest",
@@ -40,7 +40,7 @@ const NAME_INVALID: &[&str] = &[
     "/v2/library%5capp/manifests/latest",
     "/v2/..%5C..%5Cetc/manifests/latest",
     "/v2/library\\app/manifests/latest",
-    // escapes that are none, or hide another
+    // invalid escapes, and escapes that hide another
     "/v2/library/app/manifests/%",
     "/v2/library/app/manifests/%2",
     "/v2/library/app/manifests/%zz",
@@ -115,7 +115,7 @@ const NAME_INVALID: &[&str] = &[
     "/v2/ghcr.io/_/tags/list",
 ];
 
-/// What the API does not have: 404 `NAME_UNKNOWN`.
+/// Paths outside the API: 404 `NAME_UNKNOWN`.
 const NAME_UNKNOWN: &[&str] = &[
     "/",
     "//",
@@ -168,7 +168,7 @@ const NAME_UNKNOWN: &[&str] = &[
     "/v2/_catalog/more",
     "/v2/_ext/discover",
     "/v2/_unknown",
-    // namespaces nobody serves: no open proxy
+    // namespaces that are not configured: no open proxy
     "/v2/?ns=evil.example",
     "/v2/library/app/manifests/latest?ns=evil.example",
     "/v2/library/app/manifests/latest?ns=127.0.0.1",
@@ -186,7 +186,7 @@ const NAME_UNKNOWN: &[&str] = &[
     "/v2/library/app/tags/list?ns=evil.example&n=1",
 ];
 
-/// What is neither 1 to 128 word characters nor a digest: 400 `TAG_INVALID`.
+/// Neither 1 to 128 word characters nor a digest: 400 `TAG_INVALID`.
 const BAD_TAGS: &[&str] = &[
     ".hidden",
     "-dash",
@@ -218,7 +218,7 @@ const BAD_TAGS: &[&str] = &[
     "sha256-%3D",
 ];
 
-/// What is no digest: 400 `DIGEST_INVALID`. `{h}` is 64 good hex digits.
+/// Invalid digests: 400 `DIGEST_INVALID`. `{h}` is 64 valid hex digits.
 const BAD_DIGESTS: &[&str] = &[
     ":",
     "sha256:",
@@ -258,7 +258,7 @@ const BAD_DIGESTS: &[&str] = &[
     "sha256 :{h}",
 ];
 
-/// What stands in the place of a digest alone, where a tag will not do.
+/// Tags where only a digest is valid.
 const NO_DIGESTS: &[&str] = &[
     "latest",
     "{h}",
@@ -268,7 +268,7 @@ const NO_DIGESTS: &[&str] = &[
     "%40sha256",
 ];
 
-/// Endpoints, and what each answers to a method that is not GET or HEAD: 405 `UNSUPPORTED`.
+/// Endpoints, and the methods other than GET and HEAD that each refuses with 405 `UNSUPPORTED`.
 const UNSUPPORTED: &[(&str, &[&str])] = &[
     (
         "/v2/",

@@ -1,12 +1,12 @@
-//! What is hardly HTTP: bytes that pingora answers by itself with an empty 400, that the front refuses,
-//! or that must not make one request look like two.
+//! Bytes that are barely HTTP: pingora answers them with an empty 400, the front refuses them, or they must not make
+//! one request look like two.
 
 use std::path::Path;
 use std::time::Duration;
 
 use testkit::http::{Cut, End, Raw};
 
-/// How long an answer, or the end of the connection, may take. The scene's timeouts are 1 s.
+/// The time limit for a response or the end of the connection. The scene's timeouts are 1 s.
 const BOUND: Duration = Duration::from_secs(10);
 
 /// Bytes, and the statuses answered until the gateway ends the connection.
@@ -65,7 +65,7 @@ const NOT_HTTP: &[&[u8]] = &[
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX[]: x\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: y\r\n folded\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\n Host: a\r\n\r\n",
-    // whose it is
+    // the host
     b"GET /v2/ HTTP/1.1\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\nX: y\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
@@ -79,7 +79,7 @@ const NOT_HTTP: &[&[u8]] = &[
     b"GET /v2/ HTTP/1.1\r\nHost: \xff\r\n\r\n",
     b"GET http:// HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET ://a/v2/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    // how long it is
+    // the body's length
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
     b"GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
@@ -112,10 +112,10 @@ const NOT_FINISHED: &[&[u8]] = &[
     b"\x80\x2e\x01\x00\x02",
 ];
 
-/// One request after all, or two: as many answers, in order, and no more. `{good}` is another request.
+/// One request after all, or two: as many responses, in order, and no more. `{good}` is another request.
 const IN_STEP: &[(&str, &[u16])] = &[
     ("{good}", &[200]),
-    // pipelining is not served: the second is not misread, but the connection ends
+    // pipelining is not supported: the second request is not misread, but the connection ends
     ("{good}{good}", &[200]),
     ("GET  /v2/ HTTP/1.1\r\nHost: a\r\n\r\n", &[404]),
     ("GET /v2/  HTTP/1.1\r\nHost: a\r\n\r\n", &[404]),
@@ -137,7 +137,7 @@ const IN_STEP: &[(&str, &[u16])] = &[
         "GET /v2/ HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n\r\n",
         &[200],
     ),
-    // a body of a request that has no use for one hides no request
+    // an unexpected body hides no request
     (
         "GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 31\r\n\r\n{good}",
         &[200],
@@ -150,7 +150,7 @@ const IN_STEP: &[(&str, &[u16])] = &[
         "POST /v2/library/app/blobs/uploads/ HTTP/1.1\r\nHost: a\r\nContent-Length: 31\r\n\r\n{good}",
         &[405],
     ),
-    // absolute form: the path counts, and nobody is asked elsewhere
+    // absolute form: the path counts, and no other host is contacted
     ("GET http://a/v2/ HTTP/1.1\r\nHost: a\r\n\r\n", &[200]),
     ("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", &[404]),
     (
@@ -173,8 +173,8 @@ const IN_STEP: &[(&str, &[u16])] = &[
     ),
 ];
 
-/// Lengths that two readers could read in two ways. Whatever is answered, the request hidden in the body
-/// is not.
+/// Lengths that two parsers could read in two ways. Whatever the response, the request hidden in the body is not
+/// answered.
 const SMUGGLED: &[&str] = &[
     "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1f\r\n{good}\r\n0\r\n\r\n",
     "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n1f\r\n{good}\r\n0\r\n\r\n",
@@ -224,7 +224,7 @@ pub fn wires() -> Vec<Wire> {
     wires
 }
 
-/// Requests whose body hides another one.
+/// Requests whose body hides another request.
 pub fn smuggled() -> Vec<Vec<u8>> {
     let begin = "GET /v2/A/tags/list HTTP/1.1\r\nHost: a\r\n";
     let whole = SMUGGLED.iter().map(|rest| format!("{begin}{rest}"));
@@ -233,12 +233,11 @@ pub fn smuggled() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Sends the bytes; the statuses answered until the gateway ends the connection, each answer checked for
-/// itself.
+/// Sends the bytes; returns the statuses answered until the gateway ends the connection, and checks each response.
 pub fn answers(url: &str, ca: Option<&Path>, bytes: &[u8]) -> Result<Vec<u16>, String> {
     let mut raw = Raw::connect(url, ca);
     raw.read_timeout(BOUND).map_err(|error| error.to_string())?;
-    // A peer that refuses early may not take all of it.
+    // A peer that refuses early may not read all of it.
     let _ = raw.try_send(bytes);
     let mut statuses = Vec::new();
     loop {
@@ -255,7 +254,7 @@ pub fn answers(url: &str, ca: Option<&Path>, bytes: &[u8]) -> Result<Vec<u16>, S
         let is_ours = head.header("docker-distribution-api-version") == Some("registry/2.0")
             && head.header("content-type") == Some("application/json")
             && serde_json::from_slice::<serde_json::Value>(&body).is_ok();
-        // Only what pingora refuses to parse is answered without a word.
+        // Only requests that pingora cannot parse get an empty response.
         let is_silent = head.status == 400 && body.is_empty();
         if !is_ours && !is_silent {
             return Err(format!("{head:?} {}", String::from_utf8_lossy(&body)));

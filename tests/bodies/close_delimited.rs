@@ -1,5 +1,5 @@
-//! Upstream bodies without a length that end with their connection: one that was cut off looks like one that is
-//! whole. What can be verified is served, what cannot is refused.
+//! Upstream bodies without a length that end with their connection: a truncated one looks complete. Those that can be
+//! verified are served, the others are refused.
 
 use crate::bodies::scene;
 use testkit::gateway::Gateway;
@@ -17,7 +17,7 @@ fn cut(origin: &Origin, path: &str, at: usize) {
     origin.fault(Fault::TruncateAt(at as u64).on("GET", path));
 }
 
-/// A gateway that keeps nothing.
+/// A gateway that stores nothing.
 fn routed(origin: &Origin) -> Gateway {
     Gateway::start(&format!(
         "registries: [{{name: hosted, v2: \"{}\", cache: false}}]\n",
@@ -25,7 +25,7 @@ fn routed(origin: &Origin) -> Gateway {
     ))
 }
 
-/// What both versions of the protocol make of an answer: its bytes where it is a complete 200.
+/// The bodies of the responses over both protocol versions, where they are complete and 200.
 fn complete(gateway: &Gateway, path: &str) -> [Option<Vec<u8>>; 2] {
     let plain = get(gateway.url(1), None, path);
     let plain = (plain.status() == 200 && plain.is_complete()).then_some(plain.body);
@@ -36,9 +36,9 @@ fn complete(gateway: &Gateway, path: &str) -> [Option<Vec<u8>>; 2] {
     [plain, fetched.map(|fetched| fetched.body)]
 }
 
-/// A manifest whose last byte is a line feed: without it, it is a manifest still, but another one.
+/// A manifest whose last byte is a line feed: without it, it is another valid manifest.
 fn with_line_feed(origin: &Origin, image: &Image) -> (String, Vec<u8>) {
-    // Not the image's own with something after it: that one is known there.
+    // Not the image's own manifest with a byte appended, since the gateway knows that one.
     let mut manifest = vec![b' '];
     manifest.extend(&image.manifest);
     manifest.push(b'\n');
@@ -67,7 +67,7 @@ fn truncated_close_delimited_manifest_is_not_complete() {
     let blobs = gateway.store().join("blobs/sha256");
     let kept = std::fs::read_dir(blobs).map_or(0, Iterator::count);
     assert_eq!(kept, 0, "something of it was kept");
-    // Whole, it is what it is.
+    // The complete manifest is served.
     let whole = [Some(manifest.clone()), Some(manifest.clone())];
     assert_eq!(complete(&gateway, &path), whole);
     let reply = get(gateway.url(1), None, &path);
@@ -132,7 +132,7 @@ fn unverifiable_body_is_refused_with_its_reason() {
         );
     };
     refused(&get(gateway.url(1), None, &image.tag_path()));
-    // A part of a blob: its digest is the whole's.
+    // A part of a blob, whose digest is that of the whole.
     let mut raw = Raw::connect(gateway.url(1), None);
     refused(&raw.exchange("GET", &image.layer_path(0), &[("Range", "bytes=5-900")]));
     assert_eq!(raw.get("/v2/").status(), 200, "the connection is in step");

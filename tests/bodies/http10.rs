@@ -1,5 +1,5 @@
-//! Clients of HTTP/1.0, as some proxies are: they know no end of a body but its length and the connection's end, and
-//! what was cut off would look whole.
+//! HTTP/1.0 clients, such as some proxies: a body ends with its length or the connection, so a truncated body without a
+//! length looks complete.
 
 use crate::bodies::scene;
 use testkit::gateway::Gateway;

@@ -1,4 +1,4 @@
-//! Files that were deleted but are open: they count until they are closed, and they are closed.
+//! Deleted files that are still open: they count until they are closed, and they are closed in time.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,7 +20,7 @@ use testkit::until;
 const MAX_SIZE: u64 = 64 << 20;
 const BLOCK: u64 = 4096;
 
-/// What the store's files take on its file system, in bytes: those with a name, and those that are open only.
+/// The bytes that the store's files take on its file system, deleted but open ones included.
 fn taken(gateway: &Gateway) -> u64 {
     let mut files = HashMap::new();
     named(&gateway.store(), &mut files);
@@ -42,7 +42,7 @@ fn named(folder: &Path, files: &mut HashMap<u64, u64>) {
     }
 }
 
-/// Descriptors of deleted files of the store: what they were called, and where they can be reached.
+/// The open descriptors of deleted files of the store: former names, and paths in /proc.
 fn deleted(gateway: &Gateway) -> Vec<(String, std::path::PathBuf)> {
     let folder = format!("/proc/{}/fd", gateway.pid());
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -72,7 +72,7 @@ fn small_store_keeps_its_cap_and_leaks_no_descriptor() {
             let mut peak = 0;
             while !stop.load(Relaxed) {
                 let mut size = taken(&gateway);
-                // A file that goes while another comes is seen twice: what is over is looked at again.
+                // A file that disappears while another appears may be counted twice, so an excess is measured again.
                 for _ in 0..3 {
                     if size > MAX_SIZE {
                         size = size.min(taken(&gateway));
@@ -106,7 +106,7 @@ fn small_store_keeps_its_cap_and_leaks_no_descriptor() {
     );
 }
 
-/// Slow readers of a fill keep its file open: nothing may take its room meanwhile.
+/// Slow readers of a fill keep its file open: its space must not be reused meanwhile.
 #[test]
 fn open_fill_is_not_evicted() {
     let origin = Origin::start();
@@ -140,7 +140,7 @@ fn open_fill_is_not_evicted() {
     assert!(body == blobs[0].1);
 }
 
-/// A download that was given up for another leaves its room when the last of its readers has left.
+/// A download that was replaced frees its space when its last reader has left.
 #[test]
 fn abandoned_fill_counts_until_its_readers_leave() {
     let origin = Origin::start();
@@ -173,7 +173,7 @@ fn abandoned_fill_counts_until_its_readers_leave() {
     until("the fill to fail", || {
         gateway.log().contains("fill: failed")
     });
-    // The reader is slow, and still has the file.
+    // The slow reader still has the file open.
     assert_eq!(deleted(&gateway).len(), 1);
     let elsewhere = get(
         gateway.url(1),

@@ -1,5 +1,4 @@
-//! Requests beside a fill that stands still: what they bring is compared with the verified file before the tail
-//! leaves.
+//! Side requests during a stalled fill: their bytes are compared with the verified file before the tail is sent.
 
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use testkit::http::{End, Raw, Web, block_on};
 use testkit::origin::{Fault, Image, Latch, Origin};
 
 const SIZE: usize = 2 << 20;
-/// Where the ranges begin: far beyond what the fill has.
+/// The offset where the ranges begin, far beyond the fill's progress.
 const FIRST: usize = SIZE - (300 << 10);
 
-/// A fill that stands still near its beginning.
+/// A fill that stalls near its beginning.
 fn stalled() -> (Origin, Image, Gateway, Latch) {
     let (origin, image, gateway) = scene(SIZE);
     let latch = Latch::new();
@@ -21,7 +20,7 @@ fn stalled() -> (Origin, Image, Gateway, Latch) {
     (origin, image, gateway, latch)
 }
 
-/// Asks for a part; headers are read.
+/// Requests a part; its headers are read.
 fn ask(gateway: &Gateway, image: &Image, range: &str) -> Raw {
     let mut raw = Raw::connect(gateway.url(1), None);
     raw.request("GET", &image.layer_path(0), &[("Range", range)]);
@@ -40,7 +39,7 @@ fn wrong_byte_in_a_side_request_is_never_served_complete() {
     let request = h2.client().get(&url);
     let request = request.header("Range", format!("bytes={}-", FIRST + 1));
     let mut answer = block_on(async { request.send().await }).expect("an answer");
-    // All that a side request may bring.
+    // The most bytes that a side request may deliver.
     let early = SIZE - TAIL - FIRST;
     let part = raw.read_exactly(early as u64);
     assert!(
@@ -70,7 +69,7 @@ fn correct_side_request_suffix_is_complete() {
     assert_eq!(origin.count("GET", "*/blobs/*"), 2);
 }
 
-/// The first part comes from beside the fill, the last is the blob's end.
+/// The first part comes from a side request; the last one reaches the blob's end.
 #[test]
 fn last_part_waits_for_earlier_parts() {
     for wrong in [true, false] {
@@ -99,7 +98,7 @@ fn last_part_waits_for_earlier_parts() {
     }
 }
 
-/// The disk breaks after a side request brought a wrong byte: what passes through then is compared with it.
+/// The disk breaks after a side request delivered a wrong byte: the pass-through body is compared with it.
 #[test]
 fn side_request_bytes_are_verified_without_a_disk() {
     for wrong in [true, false] {
@@ -111,7 +110,7 @@ fn side_request_bytes_are_verified_without_a_disk() {
         let mut raw = ask(&gateway, &image, &format!("bytes={FIRST}-"));
         let early = SIZE - TAIL - FIRST;
         let mut body = raw.read_exactly(early as u64);
-        // Where a whole blob should go there is no folder.
+        // A file where the blobs' folder should be.
         let blobs = gateway.store().join("blobs");
         std::fs::remove_dir_all(&blobs).expect("no blobs yet");
         std::fs::write(&blobs, "").expect("a file in their place");
@@ -126,8 +125,8 @@ fn side_request_bytes_are_verified_without_a_disk() {
     }
 }
 
-/// The second download of a blob announces no length. Its receiver was told one, and the tail is still that of
-/// the verified file.
+/// The second download of a blob announces no length. Its receiver was promised one, and the tail still comes from the
+/// verified file.
 #[test]
 fn side_request_never_serves_a_tail_of_unknown_length() {
     let (origin, image, gateway) = scene(SIZE);
@@ -151,12 +150,12 @@ fn side_request_never_serves_a_tail_of_unknown_length() {
     assert!(raw.read_exactly(60_000) == image.layer(0).1[SIZE - 60_000..]);
 }
 
-/// Of the tail nothing may come from beside a fill, so that nothing is asked for.
+/// No byte of the tail may come from a side request, so none is sent.
 #[test]
 fn tail_range_starts_no_side_request() {
     let (origin, image, gateway, latch) = stalled();
     let mut tail = ask(&gateway, &image, "bytes=-10");
-    // This one is served from beside it, so that both have looked.
+    // This range is served by a side request, so both fills were considered.
     let mut far = ask(&gateway, &image, &format!("bytes={FIRST}-{}", FIRST + 9));
     assert!(far.read_exactly(10) == image.layer(0).1[FIRST..FIRST + 10]);
     let asked = origin.requests_for("GET", "*/blobs/*");
@@ -165,7 +164,7 @@ fn tail_range_starts_no_side_request() {
     assert!(tail.read_exactly(10) == image.layer(0).1[SIZE - 10..]);
 }
 
-/// A part that ends inside of the tail does not reach the end.
+/// A part inside the tail does not reach the end.
 #[test]
 fn inner_tail_range_uses_a_side_request() {
     let (_origin, image, gateway, latch) = stalled();
@@ -175,7 +174,7 @@ fn inner_tail_range_uses_a_side_request() {
     latch.release();
 }
 
-/// Side requests that bring nothing are not asked for without end.
+/// Fruitless side requests are not repeated endlessly.
 #[test]
 fn failing_side_requests_end() {
     let (origin, image, gateway, latch) = stalled();

@@ -9,7 +9,7 @@ const BLOBS: usize = 64;
 const CLIENTS: usize = 4;
 const ROUNDS: usize = 4;
 
-/// Who was answered is a reader from then on: no fill is paused under them.
+/// A client with a response is a reader from then on: its fill is not paused.
 #[test]
 fn started_responses_survive_overload() {
     let origin = Origin::start();
@@ -20,7 +20,7 @@ fn started_responses_survive_overload() {
             .map(|bytes| (origin.push_blob("library/app", bytes.clone()), bytes))
             .collect();
         let path = |n: usize| format!("/v2/library/app/blobs/{}", blobs[n].0);
-        // Some that the upstream corrupted come first.
+        // Some blobs are corrupted by the upstream first.
         let wrong = origin.fault(Fault::WrongByteAt(7).on("GET", "*/blobs/*"));
         at_once(8, |n| {
             let reply = get(gateway.url(1), None, &path(BLOBS + n));

@@ -1,8 +1,8 @@
-//! What operators see of the bucket: figures, readiness, and what a purge means for it.
+//! The bucket for operators: metrics, readiness, and purges.
 
 use super::*;
 
-/// What `/metrics` says of the bucket; `None` where it says nothing.
+/// A bucket metric in `/metrics`; `None` if it is absent.
 fn said(gateway: &Gateway, name: &str) -> Option<u64> {
     let text = get(gateway.operators("admin.metrics"), None, "/metrics").text();
     let start = format!("roadstead_bucket_{name}_total ");
@@ -39,7 +39,7 @@ fn bucket_traffic_is_counted() {
     assert_eq!(counted(&first, "hits"), 0);
     let second = gateway(&origin, &s3.yaml());
     pull(&second, &image);
-    // The pointer, the manifest and its link, two blobs and theirs.
+    // The pointer, the manifest and its link, two blobs and their links.
     assert_eq!(counted(&second, "hits"), 7);
     assert_eq!(counted(&second, "misses"), 0);
     s3.change("blobs/*", |bytes| bytes[0] ^= 1);
@@ -58,7 +58,7 @@ fn bucket_traffic_is_counted() {
     let told = String::from_utf8(output.stdout).expect("UTF-8");
     let line = "\nbucket     7 hits, 0 misses; 0 written, 0 dropped\n";
     assert!(told.contains(line), "{told}");
-    // Without a bucket nothing is said of it.
+    // Without a bucket it has no metrics.
     let without = gateway(&origin, "tag_ttl: 1h");
     pull(&without, &image);
     for name in NAMES {
@@ -88,7 +88,7 @@ fn gateway_is_ready_while_the_bucket_is_down() {
     }
 }
 
-/// The rules of the recipe for what may be forgotten, with what a pull leaves there.
+/// The recipe's lifecycle rules cover everything that a pull writes to the bucket.
 #[test]
 fn lifecycle_recipe_matches_the_keys() {
     let readme = include_str!("../../docs/recipes/bucket.md");
@@ -138,7 +138,7 @@ fn purge_withdraws_shared_records() {
     until("no record of it is left", || {
         s3.keys("repositories/*").is_empty()
     });
-    // Others ask for themselves again; the bytes are what they were.
+    // The other gateways ask the upstream again; the bytes are unchanged.
     origin.clear_requests();
     pull(&gateway(&origin, &s3.yaml()), &image);
     assert_eq!(origin.count("HEAD", &image.tag_path()), 1);

@@ -1,4 +1,4 @@
-//! What is shared is what everybody who asks with the same account was told; never more.
+//! Records are shared only between gateways that ask with the same account.
 
 use super::*;
 
@@ -40,12 +40,12 @@ fn caller_links_are_never_shared() {
     origin.clear_requests();
     let second = start();
     for path in &paths {
-        // That registry does not tell who may not read.
+        // That registry hides content from callers without access.
         assert_eq!(ask(&second, path, BOB).status(), 404, "{path}");
         let reply = ask(&second, path, ANN);
         assert!(reply.status() == 200 && reply.is_complete(), "{path}");
     }
-    // Both were asked about, and no bytes came from there.
+    // The registry was asked for both, and sent no bytes.
     assert!(origin.count("HEAD", &image.tag_path()) >= 2);
     assert_eq!(origin.count("GET", "*/blobs/*"), 0);
     drop((first, second));

@@ -1,8 +1,8 @@
-//! What a gateway took back is not believed again, by itself nor by others, whatever becomes of it meanwhile.
+//! A withdrawn record is not accepted again, by its gateway or others, whatever happens meanwhile.
 
 use super::*;
 
-/// A gateway of a registry that takes pushes, whose tags are believed for an hour.
+/// A gateway of a registry that takes pushes, whose tags are fresh for an hour.
 fn pushed(origin: &Origin, s3: &S3) -> Gateway {
     Gateway::start(&format!(
         "registries: [{{name: hosted, v2: \"{}\", push: true, tag_ttl: 1h, link_ttl: 1h, visibility: public}}]\n\
@@ -52,7 +52,7 @@ fn withdrawal_during_a_bucket_outage_survives_a_kill() {
         assert_eq!(ask(&gateway, path).status(), 404, "{path}");
         assert_eq!(ask(&other, path).status(), 404, "{path}");
     }
-    // What is pushed again is believed again.
+    // Content that is pushed again is accepted again.
     let again = origin.push_image("library/app", "latest", &[random(1, SMALL)]);
     until("it is there again", || {
         ask(&gateway, &again.tag_path()).status() == 200

@@ -28,7 +28,7 @@ fn least_recently_used_content_is_evicted() {
         assert!(on_disk <= 1 << 20, "{on_disk} bytes");
         cache_status(&reply).contains("hit")
     };
-    // Two fit. The third takes the place of the one that was not asked for since.
+    // Two fit. The third replaces the one that was not used since.
     let hits = [0, 1, 0, 2, 0, 1].map(fetch);
     assert_eq!(hits, [false, false, true, false, true, false]);
 }

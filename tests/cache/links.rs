@@ -21,7 +21,7 @@ fn digest_is_served_only_where_it_is_linked() {
             format!("/v2/library/other/manifests/{}", image.digest),
             "MANIFEST_UNKNOWN",
         ),
-        // The kinds do not mix.
+        // A blob's link does not serve a manifest, nor the reverse.
         (
             format!("/v2/library/app/blobs/{}", image.digest),
             "BLOB_UNKNOWN",
@@ -55,8 +55,7 @@ fn digest_is_served_only_where_it_is_linked() {
     );
 }
 
-/// A fill that is under way for one repository is not open to a repository that lacks the blob, and is
-/// open to one that has it.
+/// A fill for one repository is not open to a repository that lacks the blob, but to one that has it.
 #[test]
 fn joining_a_fill_requires_a_link_of_the_same_repository() {
     let (origin, image, gateway) = scene("");
@@ -97,7 +96,7 @@ fn stale_link_is_served_while_revalidated() {
         );
         origin.wait_for("HEAD", path, 1);
     }
-    // The upstream drops it: the next answer still stands, the one after its check does not.
+    // The upstream deletes it: the next response is still served, the one after the revalidation is not.
     origin.delete_blob("library/app", &image.layer(0).0);
     origin.delete_manifest("library/app", &image.digest);
     for path in &paths {

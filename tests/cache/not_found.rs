@@ -34,7 +34,7 @@ fn not_found_is_cached_for_missing_ttl() {
         );
         assert_eq!(origin.count("*", path), 1, "{path}");
     }
-    // Without a memory each costs a question.
+    // With nothing remembered each request costs an upstream request.
     gateway.restart_with(&format!(
         "registries: [{{name: docker.io, v2: \"{}\", missing_ttl: 0s}}]\n",
         origin.url()
@@ -47,8 +47,8 @@ fn not_found_is_cached_for_missing_ttl() {
     }
 }
 
-/// Signatures, attestations and referrers by tag are pushed after their image, often elsewhere: that one is absent
-/// is believed no longer than of other tags.
+/// Signatures, attestations and referrers tags are pushed after their image, often by others: their absence is
+/// remembered no longer than that of other tags.
 #[test]
 fn not_found_tag_is_cached_equally_for_every_accept_class() {
     let (origin, _, gateway) = scene("store: {missing_ttl: 1s}\n");

@@ -60,7 +60,7 @@ fn denied_request_reaches_no_upstream() {
             "{path}"
         );
     }
-    // Our account fetches, but without rules nobody is served with it.
+    // The gateway's account can fetch, but without rules no client is served with it.
     let gateway = Gateway::start(&format!(
         "registries: [{{name: docker.io, v2: \"{}\", credentials: {{username: u, password: p}}}}]\n",
         origin.url()

@@ -1,5 +1,5 @@
-//! The binary with conf/container.yaml, in the environment that compose.yaml gives it. The file names a v1
-//! registry, which a build without v1 refuses.
+//! The binary with conf/container.yaml, in the environment of compose.yaml. The file names a v1 registry, which a build
+//! without v1 refuses.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn container_configuration_passes_check() {
     for host in [None, Some("hub.example.org")] {
         let environment = environment(&compose["services"]["gateway"], host);
         let mut command = process::command(testkit::binary());
-        // Whoever runs the tests may have it set.
+        // The environment of the tests may set it.
         command.env_clear().envs(&environment);
         command
             .arg("check")
@@ -34,7 +34,7 @@ fn container_configuration_passes_check() {
             .filter(|line| !line.contains(NO_ACCOUNTS))
             .collect();
         assert_eq!(warnings, [""; 0]);
-        // The name that compose was given is the one that the gateway answers to.
+        // The gateway serves the host name that compose was given.
         assert_eq!(
             environment["ROADSTEAD_HOST"],
             host.unwrap_or("registry.example.com")
@@ -46,18 +46,18 @@ fn container_configuration_passes_check() {
     );
 }
 
-/// A password that is made for the test.
+/// A password for the test.
 const PASSWORD: &str = "s3cret of the deployer";
 const START: Duration = Duration::from_secs(45);
 
-/// The gateway and its v2 registry, on a machine that all services' names and `hub.example.org` are.
+/// The gateway and its v2 registry, on a machine to which all services' names and `hub.example.org` resolve.
 fn machine() -> Result<Machine, Missing> {
     for name in ["docker-registry", "skopeo", "curl"] {
         program(name)?;
     }
     let machine = Machine::boot(&["hub.example.org", "v1", "v2"])?;
     let home = machine.dir().join("state").display().to_string();
-    // Paths of a container are not to be written on the machine of the tests.
+    // Paths of a container must not be written on the test machine.
     let config = read("conf/container.yaml").replace("/var/lib/roadstead", &home);
     std::fs::write(machine.dir().join("container.yaml"), config).expect("writable");
     std::fs::create_dir(&home).expect("a folder");
@@ -91,7 +91,7 @@ fn container_commands_work_together() {
         said.unwrap_or_else(|said| panic!("{line}: {said}"))
     };
 
-    // Debian's registry is registry:2's program, told what compose tells it.
+    // Debian's registry is the program of registry:2, with compose's environment.
     let registry = &compose["services"]["v2"]["environment"];
     let delete = registry["REGISTRY_STORAGE_DELETE_ENABLED"]
         .as_str()
@@ -103,7 +103,7 @@ fn container_commands_work_together() {
     let line = format!("env REGISTRY_STORAGE_DELETE_ENABLED={delete} docker-registry serve v2.yml");
     let _registry = machine.start(&line, START, "listening on");
 
-    // The lines at the top of compose.yaml, as the container's entrypoint gets them.
+    // The lines at the top of compose.yaml, as arguments of the container's entrypoint.
     let text = read("compose.yaml");
     let (_, passwd) = text
         .split_once("--no-deps gateway ")
@@ -144,7 +144,7 @@ fn container_commands_work_together() {
     machine.run(&delete, "").expect_err("nobody deletes");
     does(&format!("{delete} --creds={login}"));
 
-    // The same name in plain text reads only, and wants no login.
+    // The same name in plain HTTP only reads, and requires no login.
     let curl = "curl --silent --output /dev/null --write-out '%{http_code}'";
     assert_eq!(
         does(&format!("{curl} http://hub.example.org:8080/v2/")),

@@ -1,4 +1,4 @@
-//! Disks that break on request and are mended.
+//! Disks that break on request and are repaired.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,27 +12,27 @@ use testkit::gateway::Gateway;
 use testkit::process;
 use testkit::real::{Missing, program};
 
-/// Mounts a store of 12 MiB in memory, then becomes the gateway.
+/// Mounts a store of 12 MiB in memory, then executes the gateway.
 const MEMORY: &str =
     r#"mkdir -p var/store && mount -t tmpfs -o size=12m store var/store && exec "$@""#;
 
-/// Mounts a file system that lies in a file, which lies in memory, then becomes the gateway.
+/// Mounts a file system in a file in memory, then executes the gateway.
 const LOOP: &str = r#"mkdir -p var/store disk && mount -t tmpfs -o size=40m disk disk \
     && truncate -s 32m disk/image && mkfs.ext2 -q -m 0 disk/image \
     && losetup -f --show disk/image >device && mount -o errors=continue "$(cat device)" var/store \
     && losetup -d "$(cat device)" && rmdir var/store/lost+found && exec "$@""#;
 
-/// A file system in use cannot be made read-only, but its paths can lead to where it is.
+/// A file system in use cannot be made read-only, but a bind mount of it can.
 const READ_ONLY: &str = "mount --bind var/store var/store && mount -o remount,bind,ro var/store";
 
-/// A write beyond the limit is an error then, rather than the end.
+/// Makes a write beyond the limit an error instead of a fatal signal.
 const LIMITED: &str = r#"trap '' XFSZ; exec "$@""#;
 
 /// A way to break a store.
 pub struct Disk {
     wrapper: Vec<String>,
     kind: Kind,
-    /// Whether what was received already can become unreadable.
+    /// Whether received bytes can become unreadable.
     pub may_break_off: bool,
 }
 
@@ -47,7 +47,7 @@ enum Kind {
 }
 
 impl Disk {
-    /// Something else fills the file system.
+    /// Another program fills the file system.
     pub fn full() -> Result<Self, Missing> {
         Self::mounted(Kind::Full, MEMORY)
     }
@@ -62,7 +62,7 @@ impl Disk {
         Self::looped(Kind::Failing)
     }
 
-    /// The device promises room that it does not have.
+    /// The device promises more space than it has.
     pub fn thin() -> Result<Self, Missing> {
         Self::looped(Kind::Thin)
     }
@@ -75,7 +75,7 @@ impl Disk {
         )
     }
 
-    /// Files are where the store's folders were.
+    /// Files take the place of the store's folders.
     pub fn misplaced() -> Self {
         Self::new(Kind::Misplaced, Vec::new())
     }
@@ -145,7 +145,7 @@ impl Disk {
         }
     }
 
-    /// Breaks what became whole again by itself.
+    /// Breaks what recovered by itself.
     pub fn break_further(&mut self, gateway: &Gateway) {
         match self.kind {
             Kind::Full | Kind::Thin => self.break_it(gateway),
@@ -174,14 +174,14 @@ impl Disk {
     }
 }
 
-/// A path as the gateway sees it.
+/// A path in the gateway's mount namespace.
 fn inside(gateway: &Gateway, path: &str) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
     let dir = gateway.dir().strip_prefix("/").expect("an absolute path");
     root.join(dir).join(path)
 }
 
-/// Runs a script where the gateway's mounts are.
+/// Runs a script in the gateway's mount namespace.
 #[track_caller]
 fn enter(gateway: &Gateway, script: &str) {
     let mut command = process::command("nsenter");
@@ -199,7 +199,7 @@ fn succeeds(command: &mut Command) -> bool {
     process::run(command, Duration::from_secs(10)).is_ok_and(|output| output.status.success())
 }
 
-/// Writes until there is no room.
+/// Writes until no space is left.
 fn fill(path: &Path) {
     let mut options = File::options();
     let mut file = options
@@ -211,7 +211,7 @@ fn fill(path: &Path) {
     while !piece.is_empty() {
         match file.write_all(&piece) {
             Ok(()) => {}
-            // The last corner too.
+            // Fills the rest in smaller pieces.
             Err(_) => piece.truncate(piece.len() / 2),
         }
     }

@@ -1,4 +1,4 @@
-//! Paths of code that the documents name exist.
+//! Source paths that the documents name exist.
 
 use regex::Regex;
 
@@ -10,7 +10,7 @@ fn code_paths_exist() {
     let path = Regex::new(path).expect("a pattern");
     let mut checked = 0;
     for document in documents() {
-        // What is configured lies beside the program, not in the repository; decisions speak of their day.
+        // Configured files are not in the repository; decisions name the paths of their day.
         if document.starts_with("docs/decisions") {
             continue;
         }

@@ -1,5 +1,4 @@
-//! What the documents show can be done: every configuration passes `check`, every target of make and every
-//! command exists.
+//! The documents' examples work: every configuration passes `check`, every make target and every command exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +13,7 @@ use super::{documents, files, read};
 struct Block {
     language: String,
     text: String,
-    /// Where it is, for messages.
+    /// Its position, for messages.
     place: String,
 }
 
@@ -46,7 +45,7 @@ fn all_blocks(language: &str) -> Vec<Block> {
     blocks.filter(|it| it.language == language).collect()
 }
 
-/// Checked with every file that it names in place, as far as `check` looks into them.
+/// Checked with every file that it names in place.
 #[test]
 fn configurations_pass_check() {
     let blocks = all_blocks("yaml");

@@ -1,4 +1,4 @@
-//! Every promise in a table of the documents names the tests that hold it, and they exist.
+//! Every promise in the documents' tables names existing tests.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The configuration reference is what the program's own tables say.
+//! The configuration reference is generated from the program's tables.
 
 use super::{read, root};
 

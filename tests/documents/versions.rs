@@ -1,10 +1,10 @@
-//! Versions that several files name are the same in all of them.
+//! Versions that appear in several files are the same everywhere.
 
 use regex::Regex;
 
 use super::{read, root};
 
-/// The one thing that `pattern` finds in a file.
+/// The only match of `pattern` in a file.
 #[track_caller]
 fn the(pattern: &str, path: &str) -> String {
     let pattern = Regex::new(pattern).expect("a pattern");
@@ -29,7 +29,7 @@ fn supported_rust_version_is_consistent() {
     );
 }
 
-/// Nothing that is built in needs a newer Rust than the supported one.
+/// No dependency needs a newer Rust than the supported one.
 #[test]
 fn supported_rust_version_suffices_for_dependencies() {
     let supported = the(r#"(?m)^rust-version = "(\d+\.\d+)"$"#, "Cargo.toml");
@@ -60,7 +60,7 @@ fn supported_rust_version_suffices_for_dependencies() {
     }
 }
 
-/// What is unreleased comes first, then every release with its day, the newest one being this version.
+/// Unreleased changes come first, then every release with its date, the newest being this version.
 #[test]
 fn changelog_has_this_version() {
     let version = the(r#"(?m)^version = "(.*)"$"#, "Cargo.toml");

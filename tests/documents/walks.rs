@@ -1,13 +1,13 @@
-//! The walks of ARCHITECTURE.md: what they name is there and is called, and a cached GET takes few steps.
+//! The walks of ARCHITECTURE.md: the functions exist and are called, and a cached GET takes few steps.
 
 use super::{files, read};
 
 use regex::Regex;
 
-/// The most functions of ours that a cached GET passes.
+/// The most functions of this project that a cached GET passes.
 const STEPS: usize = 12;
 
-/// A function that a walk names.
+/// A function in a walk.
 #[derive(Debug)]
 struct Step {
     file: String,
@@ -15,7 +15,7 @@ struct Step {
 }
 
 impl Step {
-    /// The crate that it is in.
+    /// Its crate.
     fn home(&self) -> &str {
         self.file.split('/').nth(1).expect("crates/NAME/src/FILE")
     }

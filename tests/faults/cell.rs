@@ -1,4 +1,4 @@
-//! One cell of the matrix: a fault, what is asked for, and when.
+//! One cell of the matrix: a fault, the subject of a request, and its time.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Barrier, mpsc};
@@ -10,7 +10,7 @@ use testkit::SOON;
 use testkit::http::{Web, at_once};
 use testkit::origin::{Fault, Image, Latch};
 
-/// What is asked for.
+/// The subject of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     Blob,
@@ -18,16 +18,16 @@ pub enum Subject {
     Digest,
 }
 
-/// When it is asked for.
+/// The time of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing is here, one client of each protocol.
+    /// Nothing is stored; one client of each protocol.
     Cold,
-    /// Everything is here.
+    /// Everything is stored.
     Warm,
-    /// Nothing is here, sixteen clients of each protocol.
+    /// Nothing is stored; sixteen clients of each protocol.
     Sixteen,
-    /// Half of it is here when the client comes; a fault of answers begins just then.
+    /// Half of it has arrived when the client comes; a fault of answers begins at that moment.
     Late,
 }
 
@@ -38,11 +38,11 @@ pub struct Cell {
     pub mode: Mode,
 }
 
-/// What is held back of a blob until it is verified.
+/// The bytes of a blob held back until it is verified.
 const TAIL: usize = 64 << 10;
 
 impl Cell {
-    /// Runs the cell; what was wrong otherwise.
+    /// Runs the cell; the error says what was wrong.
     pub fn run(self) -> Result<(), String> {
         let name = format!("{}, {:?}, {:?}", self.case.name, self.subject, self.mode);
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| match self.mode {
@@ -74,13 +74,13 @@ impl Cell {
         }
     }
 
-    /// `n` clients of each protocol, and nothing is here.
+    /// `n` clients of each protocol, with an empty store.
     fn at_once(&self, n: usize, expected: Seen) {
         let Scene { mut world, gateway } = Scene::new(self.case.reach);
         let old = world.images.clone();
         let web = Web::h2_within(Some(&gateway.ca_path()), READ_TIMEOUT);
         (self.case.apply)(&mut world);
-        // All have joined before a blob is whole, so that there is one download to count.
+        // All clients have joined before a blob is complete, so that there is one download to count.
         let latch = Latch::new();
         let fills = self.subject == Subject::Blob && expected.is_a_body();
         if fills {
@@ -185,7 +185,7 @@ impl Cell {
         }
     }
 
-    /// The image that the paths of `old` lead to now.
+    /// The image that the paths of `old` refer to now.
     fn now<'a>(&self, world: &'a World, old: &'a [Image; 2], which: usize) -> &'a Image {
         match self.subject {
             Subject::Tag => &world.images[which],
@@ -193,7 +193,7 @@ impl Cell {
         }
     }
 
-    /// Compares a view with what is expected of it, byte for byte.
+    /// Compares a view with the expectation, byte for byte.
     fn judge(&self, expected: Seen, image: &Image, view: &View) {
         let (digest, bytes, media_type) = match self.subject {
             Subject::Blob => {
@@ -250,7 +250,7 @@ impl Cell {
         }
     }
 
-    /// What it cost upstream.
+    /// Checks the number of upstream requests.
     fn count(&self, world: &World, old: &[Image; 2], expected: Seen) {
         let asked = |image| world.origin.count("GET", &self.path(image));
         match self.subject {

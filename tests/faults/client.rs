@@ -1,14 +1,14 @@
-//! A client of either protocol, in two steps: the headers, and later the rest.
+//! A client of either protocol, in two steps: headers, then body.
 
 use std::time::Duration;
 
 use testkit::gateway::Gateway;
 use testkit::http::{End, Head, Raw, Web, block_on, chain};
 
-/// More than the gateway's own deadlines, so that these are what is seen.
+/// More than the gateway's own deadlines, so that those take effect.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Which protocol a client speaks.
+/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http1,
@@ -21,14 +21,14 @@ pub const BOTH: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
 pub enum Opened {
     Http1(Box<Raw>, Head),
     Http2(reqwest::Response),
-    /// The connection or stream was broken off before there were headers.
+    /// The connection or stream was aborted before the headers.
     Nothing(String),
 }
 
-/// All that a client saw.
+/// A client's view of a response.
 #[derive(Debug)]
 pub struct View {
-    /// 0 when there were no headers.
+    /// 0 without headers.
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -36,8 +36,8 @@ pub struct View {
     pub broken: Option<String>,
 }
 
-/// Asks by GET and waits for the headers: HTTP/1.1 without TLS, HTTP/2 over it, where the clients that share
-/// `web` share one connection.
+/// Sends a GET and waits for the headers: HTTP/1.1 without TLS, or HTTP/2 over TLS, where clients that share `web`
+/// share one connection.
 pub fn open(protocol: Protocol, gateway: &Gateway, web: &Web, path: &str) -> Opened {
     match protocol {
         Protocol::Http1 => {
@@ -75,7 +75,7 @@ impl Opened {
                     status: head.status,
                     headers: head.headers,
                     body,
-                    // An end that only the connection's end tells is no proof of anything.
+                    // An end by the connection's end alone proves nothing.
                     broken: (end != End::Complete).then(|| format!("{end:?}")),
                 }
             }

@@ -6,26 +6,26 @@ use testkit::gateway::Gateway;
 use testkit::image::random;
 use testkit::origin::{Auth, Image, Origin};
 
-/// A layer's length: well over the held-back tail.
+/// A layer's length: well over the withheld tail.
 pub const SIZE: usize = 600_000;
 pub const HALF: u64 = SIZE as u64 / 2;
 
-/// How the gateway reaches the upstream.
+/// The gateway's way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     Direct,
-    /// With an account that the upstream wants.
+    /// With an account, which the upstream requires.
     Account,
-    /// Through a proxy, under a name of the internet's: the scripted upstream is both.
+    /// Through a proxy, under an internet name: the scripted upstream plays both.
     Proxied,
 }
 
-/// What is upstream.
+/// The upstream side.
 pub struct World {
     pub origin: Origin,
     /// Another host with the same content.
     pub storage: Origin,
-    /// One for each protocol, as they are now.
+    /// One for each protocol, as currently tagged.
     pub images: [Image; 2],
 }
 
@@ -46,7 +46,7 @@ impl Scene {
         };
         push(&storage);
         let images = push(&origin);
-        // A tag is asked for each time, so that faults concern what is here already as well.
+        // A tag is revalidated each time, so that faults affect stored content too.
         let store = "store: {tag_ttl: 0s, missing_ttl: 0s}\nadmin: {address: off, metrics: \"127.0.0.1:0\"}\n";
         let direct = format!(
             "registries: [{{name: docker.io, v2: \"{}\"}}]\n",
@@ -79,7 +79,7 @@ impl Scene {
     }
 }
 
-/// How many requests for manifests the gateway is answering.
+/// The number of manifest requests that the gateway is answering.
 pub fn manifests_in_flight(gateway: &Gateway) -> usize {
     let metrics = gateway.operators("admin.metrics");
     let reply = testkit::http::get(metrics, None, "/metrics");

@@ -1,4 +1,4 @@
-//! The table: each fault, and what clients see of it.
+//! The table: each fault, and the clients' view of it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::scene::{Reach, SIZE, World};
 use testkit::origin::{Auth, Bearer, Fault};
 
-/// What a client sees.
+/// A client's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// 200, complete and right.
+    /// 200, complete and correct.
     Whole,
-    /// The same, and said to be stale.
+    /// The same, marked as stale.
     Stale,
     /// This status and code, complete.
     Error(u16, &'static str),
@@ -25,7 +25,7 @@ impl Seen {
     }
 }
 
-/// What requests for one subject come to.
+/// The outcomes of requests for one subject.
 #[derive(Clone, Copy)]
 pub struct Expected {
     pub cold: Seen,
@@ -35,12 +35,12 @@ pub struct Expected {
     pub first: Seen,
 }
 
-/// What a fault is one of.
+/// The kind of a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// Of answers: a body under way is not concerned.
+    /// A fault of answers: bodies in flight are not affected.
     Answer,
-    /// Of bodies.
+    /// A fault of bodies.
     Body,
 }
 
@@ -53,15 +53,15 @@ pub struct Case {
     pub tag: Expected,
     pub digest: Expected,
     pub reach: Reach,
-    /// It waits out a deadline.
+    /// Whether it waits for a deadline.
     pub slow: bool,
-    /// The upstream is left alone for a while after it.
+    /// Whether the upstream is paused after it.
     pub pauses: bool,
-    /// Requests that one download of a blob takes.
+    /// Upstream requests of one blob download.
     pub gets: RangeInclusive<usize>,
-    /// Requests that one download of a manifest takes.
+    /// Upstream requests of one manifest download.
     pub manifest_gets: RangeInclusive<usize>,
-    /// Wrong bytes that may be seen of an incomplete body.
+    /// Wrong bytes that an incomplete body may contain.
     pub wrong_bytes: usize,
 }
 
@@ -74,13 +74,13 @@ const DOWN: Seen = Seen::Error(503, "UNAVAILABLE");
 const UNUSABLE: Seen = Seen::Error(502, "UNKNOWN");
 const GONE: Seen = Seen::Error(404, "MANIFEST_UNKNOWN");
 
-/// Where bodies break off: past the half that late ones wait for.
+/// The offset at which bodies are cut off: past the half that late clients wait for.
 const MOST: u64 = SIZE as u64 * 2 / 3;
-/// The same of a manifest.
+/// The same for a manifest.
 const SOME: u64 = 10;
 
-/// A fault of answers: what is under way ends well. `cold` is what it makes of a question that must be
-/// asked, `tag` of a known tag.
+/// A fault of answers: bodies in flight end well. `cold` is the outcome of a request that must go upstream, `tag` that
+/// of a known tag.
 fn answers(name: &'static str, cold: Seen, tag: Seen, apply: fn(&mut World)) -> Case {
     let first = WHOLE;
     let here = Expected {
@@ -111,7 +111,7 @@ fn answers(name: &'static str, cold: Seen, tag: Seen, apply: fn(&mut World)) -> 
     }
 }
 
-/// A fault of bodies: everybody sees it but who finds everything here.
+/// A fault of bodies: all clients see it except those served from the store.
 fn bodies(name: &'static str, blob: Seen, manifest: Seen, apply: fn(&mut World)) -> Case {
     let all = |cold| Expected {
         cold,
@@ -176,7 +176,7 @@ fn of_bodies() -> Vec<Case> {
             })
         },
         Case {
-            // Who lies is asked once more.
+            // A source of wrong bytes is asked once more.
             gets: 2..=2,
             ..bodies("overlong", BROKEN, UNUSABLE, |world| {
                 both(world, Fault::Overlong(10), Fault::Overlong(10));
@@ -197,7 +197,7 @@ fn of_bodies() -> Vec<Case> {
             })
         },
         Case {
-            // A reset takes back what was under way.
+            // A reset discards bytes in flight.
             gets: 2..=4,
             ..bodies("reset", WHOLE, DOWN, |world| {
                 both(world, Fault::ResetAt(MOST), Fault::ResetAt(SOME));
@@ -270,7 +270,7 @@ fn of_answers() -> Vec<Case> {
         }),
         Case {
             reach: Reach::Account,
-            // The first one is asked for the account.
+            // The first request is challenged for the account.
             gets: 1..=2,
             ..answers(
                 "a redirect to a host that wants no account",
@@ -314,7 +314,7 @@ fn of_answers() -> Vec<Case> {
     cases
 }
 
-/// A tag that is gone says nothing of what has a digest.
+/// A deleted tag does not affect content by digest.
 fn deleted() -> Case {
     let apply: fn(&mut World) = |world| {
         for image in &world.images {
@@ -329,8 +329,8 @@ fn deleted() -> Case {
     }
 }
 
-/// Nobody listens, and what is under way is cut off: a blob's readers wait while it is tried again, and then
-/// see that it is incomplete.
+/// The upstream is gone and bodies in flight are cut off: a blob's readers wait during the retries, then see an
+/// incomplete body.
 fn down() -> Case {
     let mut case = answers("down", DOWN, STALE, |world| world.origin.down());
     (case.blob.first, case.blob.late) = (BROKEN, BROKEN);

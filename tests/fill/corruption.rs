@@ -8,7 +8,7 @@ use testkit::{sha512, until};
 
 use super::{SIZE, TAIL, blob_gets, committed, files, scene};
 
-/// Ways to drop a body, which a fill survives by resuming.
+/// Dropped bodies, which a fill survives by resuming.
 fn drops() -> Vec<(&'static str, Vec<Fault>)> {
     let size = SIZE as u64;
     let most = size * 6 / 10;
@@ -35,7 +35,7 @@ fn drops() -> Vec<(&'static str, Vec<Fault>)> {
     ]
 }
 
-/// Every lie that an upstream can tell about a body.
+/// All faults of an upstream's body.
 fn faults_of_a_body() -> Vec<(&'static str, Vec<Fault>)> {
     let size = SIZE as u64;
     let most = size * 6 / 10;
@@ -79,13 +79,13 @@ fn faults_of_a_body() -> Vec<(&'static str, Vec<Fault>)> {
     ]
 }
 
-/// The three ways to read a blob whole: its bytes, or `None` when it visibly was not.
+/// Three ways to read a blob whole: its bytes, or `None` if it was visibly incomplete.
 fn read_whole(gateway: &Gateway, path: &str) -> [Option<Vec<u8>>; 3] {
     let ca = gateway.ca_path();
     let url = format!("{}{path}", gateway.url(0));
     let plain = testkit::http::get(gateway.url(1), None, path);
     let whole = plain.status() == 200 && plain.is_complete();
-    // A stream that is reset before its headers arrived is an error as well.
+    // A stream reset before its headers is an error too.
     let [h1, h2] = [Web::h1(Some(&ca)), Web::h2(Some(&ca))].map(|web| {
         let fetched = testkit::http::block_on(web.fetch_async("GET", &url, &[])).ok();
         fetched
@@ -100,7 +100,7 @@ fn dropped_download_is_resumed_while_readers_wait() {
     for (name, faults) in drops() {
         let (origin, image, gateway) = scene(SIZE);
         for fault in faults {
-            // Every answer but the last is dropped, for an upstream without ranges sends all again.
+            // All responses except the last are dropped, since an upstream without ranges sends everything again.
             let times = if name.contains("without ranges") {
                 2
             } else {
@@ -120,8 +120,8 @@ fn dropped_download_is_resumed_while_readers_wait() {
                 .all(|request| request.header("range").is_some()),
             "{name}"
         );
-        // What was there is not fetched again, where the upstream knows ranges. (A reset loses what was
-        // under way, so there it cannot be said.)
+        // Staged bytes are not fetched again if the upstream supports ranges. (A reset loses bytes in flight, so they
+        // cannot be counted.)
         let sent = origin.bytes_sent(&image.layer_path(0));
         let sparing = !name.contains("reset") && !name.contains("without ranges");
         assert!(
@@ -150,7 +150,7 @@ fn digest_mismatch_is_never_served_complete_or_committed() {
     }
     assert_eq!(files(&gateway.store().join("blobs")), 0);
     assert_eq!(files(&gateway.store().join("partials")), 0);
-    // Once it tells the truth, it is believed.
+    // Once its bytes are correct, they are stored.
     origin.heal_all();
     until("the truth", || {
         read_whole(&gateway, &path)
@@ -161,7 +161,7 @@ fn digest_mismatch_is_never_served_complete_or_committed() {
     assert!(read_whole(&gateway, &path).iter().all(Option::is_some));
 }
 
-/// What a source that lied once costs: its bytes again, and only who has a wrong byte hears of it.
+/// The cost of a source with wrong bytes once: a second download, and an error only for readers of a wrong byte.
 #[test]
 fn digest_mismatch_is_retried_once() {
     let size = SIZE as u64;
@@ -184,7 +184,7 @@ fn digest_mismatch_is_retried_once() {
         committed(&gateway, 1);
         assert_eq!(blob_gets(&origin, &image), 2, "{name}");
         for reply in replies {
-            // Who had read nothing yet when the lie was found gets what came after it.
+            // A reader that had nothing when the mismatch was found gets the second download.
             assert!(reply.is_complete() || !survives, "{name}");
             assert!(
                 !reply.is_complete() || reply.body == image.layer(0).1,
@@ -229,7 +229,7 @@ fn correct_bodies_are_complete_in_every_framing_and_size() {
                     "{case}"
                 );
                 assert!(cold.body == bytes, "{case}");
-                // An empty body is whole before it is committed.
+                // An empty body is complete before it is committed.
                 until("the commit", || {
                     gateway
                         .log()

@@ -37,7 +37,7 @@ fn bodies_without_room_pass_through_verified() {
     assert_eq!(files(&gateway.store().join("partials")), 0);
 }
 
-/// The length that the client was told is the first answer's, the bytes are the second one's.
+/// The client was promised the length of the first response and gets the bytes of the second.
 #[test]
 fn pass_through_with_a_changed_length_is_cut_off() {
     for framing in [None, Some(Fault::Chunked)] {

@@ -1,4 +1,4 @@
-//! Certificates: our own authority's and the operator's, SNI, ALPN, resumption.
+//! Certificates: those of the gateway's own authority and the operator's, SNI, ALPN, resumption.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use testkit::tls::{Ca, Leaf, client_config};
 
 const HOSTS: &str = "registries: [{name: docker.io, hosts: [one.example, Two.Example:5000]}]\n";
 
-/// Asks for `/v2/` under a name that must be in the certificate; the status.
+/// Requests `/v2/` by a name that must be in the certificate; returns the status.
 fn ask(url: &str, ca: &Path, name: &str) -> Result<u16, String> {
     let how = Connect {
         ca: Some(ca),
@@ -29,7 +29,7 @@ fn ask(url: &str, ca: &Path, name: &str) -> Result<u16, String> {
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Shakes hands as this configuration says, and asks for `/v2/` unless h2 was agreed on.
+/// Does a TLS handshake with this configuration, and requests `/v2/` unless h2 was negotiated.
 fn converse(gateway: &Gateway, config: &Arc<ClientConfig>) -> Stream {
     let socket = TcpStream::connect(gateway.authority(0)).expect("a connection");
     let read_timeout = Some(Duration::from_secs(20));
@@ -91,7 +91,7 @@ fn listen_address_is_in_the_certificate() {
     );
 }
 
-/// The addresses in the certificate that a client on `source` is shown when it connects to `address`.
+/// The addresses in the certificate shown to a client on `source` that connects to `address`.
 fn shown_addresses(gateway: &Gateway, source: &str, address: &str) -> Vec<std::net::IpAddr> {
     use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -134,7 +134,7 @@ fn shown_addresses(gateway: &Gateway, source: &str, address: &str) -> Vec<std::n
     addresses.collect()
 }
 
-/// A listener on all addresses names the one that the client reached, and no other of the machine's.
+/// A listener on all addresses names the one that the client reached, and no other of the machine.
 #[test]
 fn wildcard_listener_certificate_names_the_connected_address() {
     let gateway = Gateway::start("listen: [{address: \"0.0.0.0:0\"}]\n");
@@ -154,8 +154,8 @@ fn wildcard_listener_certificate_names_the_connected_address() {
     }
 }
 
-/// What clients call a listener with our certificate, they find in it; where another proxy has the name,
-/// or plain HTTP, nobody looks for it there.
+/// The gateway's certificate has the names by which clients reach its TLS listeners, but not those of plain-HTTP
+/// listeners or of another proxy's certificate.
 #[test]
 fn public_names_are_in_the_certificate() {
     let gateway = Gateway::start(
@@ -191,7 +191,7 @@ fn keys_are_private_and_survive_a_restart() {
     let first = files();
     gateway.restart();
     assert_eq!(files(), first);
-    // Too open, as a copy may leave them: closed again.
+    // Permissions that are too open, as after a copy, are restricted again.
     std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o755)).expect("ours");
     let leaf = &first[2];
     gateway.restart_with(HOSTS);
@@ -235,7 +235,7 @@ fn sni_selects_the_certificate_and_the_first_is_default() {
     let yaml = listening_with(&[pair(&first), pair(&second)]);
     let gateway = Gateway::start(&yaml);
     let url = gateway.url(0);
-    // An address is not asked for by SNI: the default.
+    // Clients send no SNI for an address: they get the default.
     for name in ["a.example", "b.example", "x.b.example", "127.0.0.1"] {
         assert_eq!(ask(url, &ca.path(), name), Ok(200), "{name}");
     }
@@ -253,7 +253,7 @@ fn sni_selects_the_certificate_and_the_first_is_default() {
         !gateway.dir().join("var/keys").exists(),
         "nothing of ours was needed"
     );
-    // The other way round the address has no certificate.
+    // In reverse order the address has no certificate.
     let gateway = Gateway::start(&listening_with(&[pair(&second), pair(&first)]));
     assert!(ask(gateway.url(0), &ca.path(), "127.0.0.1").is_err());
     assert_eq!(ask(gateway.url(0), &ca.path(), "a.example"), Ok(200));
@@ -273,7 +273,7 @@ fn unusable_certificate_is_reported_before_listening() {
     let empty = file("empty.pem", "");
     let torn = file("torn.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
     let absent = dir.path().join("absent.pem");
-    // Somebody else's: opening it would be another error.
+    // A port of another process: opening it would be another error.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("bound");
     let leaf = |certificate: &Path, key: &Path| Leaf {

@@ -1,4 +1,4 @@
-//! Clients that have to show a certificate, and authorities that change.
+//! Client certificates, and authorities that change.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,8 +18,8 @@ use testkit::http::{Connect, Raw};
 use testkit::tls::{Ca, Leaf, certificates, client_config_as};
 use testkit::{SOON, temp_dir, until};
 
-/// A gateway that asks for certificates of `client_ca`, on listener 0, and its CA. Listener 1 has the same
-/// certificate and asks for none.
+/// A gateway that requires client certificates of `client_ca` on listener 0, and its CA. Listener 1 has the same
+/// certificate and requires none.
 fn scene(client_ca: &Path) -> (Gateway, Ca) {
     let ca = Ca::new();
     let pair = pair(&ca.issue(&["localhost", "127.0.0.1"]));
@@ -32,8 +32,8 @@ fn scene(client_ca: &Path) -> (Gateway, Ca) {
     (gateway, ca)
 }
 
-/// A connection of a client with this certificate or none, after an answer; in TLS 1.3 a client hears only
-/// then that it was refused.
+/// A connection of a client with or without a certificate, after a response; in TLS 1.3 a client learns only then that
+/// it was refused.
 fn enter(gateway: &Gateway, ca: &Ca, identity: Option<&Leaf>) -> io::Result<Raw> {
     let trusted = ca.path();
     let how = Connect {
@@ -55,7 +55,7 @@ fn may_enter(gateway: &Gateway, ca: &Ca, identity: Option<&Leaf>) -> bool {
     enter(gateway, ca, identity).is_ok()
 }
 
-/// One request with a configuration, which keeps sessions to resume: how it shook hands.
+/// One request with a configuration, which stores sessions to resume; returns the kind of handshake.
 fn converse(
     gateway: &Gateway,
     listener: usize,
@@ -73,7 +73,7 @@ fn converse(
     Ok(stream.conn.handshake_kind().expect("a handshake"))
 }
 
-/// A client that speaks one version of TLS and keeps its sessions.
+/// A client that speaks one version of TLS and stores its sessions.
 fn client(
     version: &'static SupportedProtocolVersion,
     ca: &Ca,
@@ -95,7 +95,7 @@ fn client_ca_is_required() {
     let (gateway, ca) = scene(&clients.path());
     let known = clients.issue(&["one"]);
     let stranger = Ca::new();
-    // Somebody else's, and one of the CA that the gateway's own certificate is of.
+    // A certificate of an unknown CA, and one of the CA that issued the gateway's own certificate.
     let (other, neighbour) = (stranger.issue(&["one"]), ca.issue(&["one"]));
     for version in [&TLS13, &TLS12] {
         for (identity, let_in) in [
@@ -116,7 +116,7 @@ fn client_ca_is_required() {
                 "nothing is asked for"
             );
         }
-        // Sessions are resumed, but none that was begun where nobody had to show anything.
+        // Sessions are resumed, but none from the listener without client certificates.
         let config = client(version, &ca, Some(&known));
         let kinds = [(); 2].map(|()| converse(&gateway, 0, &config).expect("an answer"));
         assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
@@ -143,7 +143,7 @@ fn replaced_client_ca_invalidates_old_sessions() {
     }
     assert!(!may_enter(&gateway, &ca, Some(&two)));
 
-    // Both, one, and what is no authority: the door never stands open meanwhile.
+    // Both, one, and an invalid file: client certificates are required all the time.
     let both = [old.path(), new.path()].map(|path| std::fs::read(path).expect("readable"));
     std::fs::write(&file, both.concat()).expect("writable");
     until("the new authority", || may_enter(&gateway, &ca, Some(&two)));

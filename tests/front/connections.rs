@@ -1,4 +1,4 @@
-//! How many connections, and readers that do not read.
+//! The number of connections, and readers that do not read.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use testkit::http::{Connect, Cut, End, Raw};
 use testkit::image::random;
 use testkit::{eventually, until};
 
-/// More than all buffers between two sockets hold.
+/// More than all buffers between two sockets can hold.
 const LARGE: usize = 48 << 20;
-/// How much later than its second a deadline may be.
+/// The tolerance of a deadline.
 const LATE: Duration = Duration::from_secs(10);
 
 #[test]
@@ -20,7 +20,7 @@ fn connections_are_limited() {
     let scene = Scene::new(10, "limits: {connections: 4, header_timeout: 60s}\n");
     let ca = scene.gateway.ca_path();
     let door = |index: usize| (scene.gateway.url(index % 2), Some(ca.as_path()));
-    // All listeners together; who says nothing counts too.
+    // On all listeners together; silent connections count too.
     let mut open: Vec<Raw> = (0..LIMIT)
         .map(|index| {
             let (url, ca) = door(index);
@@ -52,7 +52,7 @@ fn connections_are_limited() {
     for raw in &mut open {
         assert_eq!(raw.get("/v2/").status(), 200);
     }
-    // Each that goes makes room for one.
+    // Each that closes frees a slot.
     for index in 0..LIMIT {
         drop(open.remove(0));
         let (url, ca) = door(index);
@@ -72,7 +72,7 @@ fn connections_are_limited() {
     assert!(refused.read_to_end().0.is_empty());
 }
 
-/// Takes the head of the large blob and a little more, then reads no further.
+/// Reads the head of the large blob and a little more, then stops.
 fn stopped(scene: &Scene, index: usize) -> Raw {
     let ca = scene.gateway.ca_path();
     let how = Connect {
@@ -91,18 +91,18 @@ fn stopped(scene: &Scene, index: usize) -> Raw {
 #[test]
 fn stalled_reader_is_cut_off_and_others_continue() {
     let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
-    // Idle connections of the set-up go first.
+    // Idle connections of the set-up are closed first.
     let mut probe = Raw::connect(scene.gateway.url(1), None);
     let quiet = eventually("only listeners to be left", || {
         let before = scene.gateway.open_fds();
         assert!(probe.is_silent(Duration::from_millis(1_500)));
-        // All but the probe itself.
+        // All except the probe itself.
         (scene.gateway.open_fds() == before).then_some(before - 1)
     });
     drop(probe);
     let mut idle: Vec<Raw> = (0..4).map(|index| stopped(&scene, index % 2)).collect();
     assert!(scene.gateway.open_fds() >= quiet + 4);
-    // Somebody else's download is whole meanwhile.
+    // Another client's download completes meanwhile.
     let reply = testkit::http::get(scene.gateway.url(1), None, &scene.path);
     assert_eq!((reply.body.len(), reply.end), (LARGE, End::Complete));
     let since = Instant::now();
@@ -132,7 +132,7 @@ fn slow_reader_is_not_cut_off() {
     }
 }
 
-/// On h2 the connection lives, and only the window of the stream is never opened.
+/// On h2 the connection lives, and only the stream's window stays closed.
 #[test]
 fn stalled_h2_stream_is_cut_off() {
     let scene = Scene::warm(LARGE, "limits: {idle_timeout: 1s}\n");
@@ -152,7 +152,7 @@ fn stalled_h2_stream_is_cut_off() {
         }
     }
     let since = Instant::now();
-    // Another stream is served, and the connection answers, while this one stands still.
+    // Another stream is served, and the connection answers, while this one stalls.
     let ping = connection.exchange(3, &h2::pseudo("GET", "/v2/"));
     assert_eq!(ping.expect("an answer").status(), 200);
     connection.read_timeout(Duration::from_millis(200));
@@ -175,10 +175,10 @@ fn stalled_h2_stream_is_cut_off() {
     }
 }
 
-/// On h2 as on h1: nobody reads the socket at all.
+/// On h2 as on h1: the client does not read the socket at all.
 #[test]
 fn stalled_h2_connection_is_cut_off() {
-    // The scrub has a file open now and then.
+    // The scrub would open files now and then.
     let more = "limits: {idle_timeout: 1s}\nstore: {scrub_every: off}\n";
     let scene = Scene::warm(LARGE, more);
     let ca = scene.gateway.ca_path();

@@ -1,4 +1,4 @@
-//! Heads of requests: how long, how late, and one after the other.
+//! Request heads: their length, their deadline, and one after the other.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use crate::wire::h2::{self, H2, PREFACE, Refused};
 use testkit::http::{Cut, End, Raw};
 use testkit::image::random;
 
-/// Within this much of the configured second a deadline is kept.
+/// The tolerance of a deadline of one second.
 const LATE: Duration = Duration::from_secs(6);
 const EARLY: Duration = Duration::from_millis(700);
 
-/// A connection to each listener in turn, opened when it is its turn.
+/// A connection to each listener in turn, opened when needed.
 fn doors(scene: &Scene) -> impl Iterator<Item = Raw> {
     let ca = scene.gateway.ca_path();
     (0..2).map(move |index| Raw::connect(scene.gateway.url(index), Some(&ca)))
@@ -23,7 +23,7 @@ fn assert_about_a_second(since: Instant) {
     assert!((EARLY..LATE).contains(&waited), "{waited:?}");
 }
 
-/// A head of exactly this many bytes.
+/// A head of exactly `bytes` bytes.
 fn head_of(bytes: usize) -> String {
     let (start, end) = ("GET /v2/ HTTP/1.1\r\nHost: a\r\nX: ", "\r\n\r\n");
     format!(
@@ -97,8 +97,7 @@ fn slow_head_times_out() {
     }
 }
 
-/// A server ignores blank lines before a request line (RFC 9112 section 2.2), but neither for ever nor
-/// without a limit.
+/// A server ignores blank lines before a request line (RFC 9112 section 2.2), but with a deadline and a limit.
 #[test]
 fn blank_lines_before_a_request_are_limited() {
     let scene = Scene::new(
@@ -110,7 +109,7 @@ fn blank_lines_before_a_request_are_limited() {
             raw.send(format!("{before}GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"));
             assert_eq!(raw.reply("GET").status(), 200, "{before:?}");
         }
-        // A bare CR is no line end.
+        // A bare CR does not end a line.
         raw.send("\rGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(raw.reply("GET").status(), 400);
     }
@@ -141,7 +140,7 @@ fn blank_lines_before_a_request_are_limited() {
     }
 }
 
-/// The deadline is the head's, not the connection's.
+/// The deadline applies to the head, not to the connection.
 #[test]
 fn second_head_has_its_own_timeout() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
@@ -230,8 +229,8 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// A body where none belongs, and requests that come before the answer: each answer is of the request it
-/// follows, and what the gateway does not want to read ends the connection.
+/// An unexpected body, and requests that come before the response: each response belongs to the request it follows, and
+/// a body that the gateway does not read ends the connection.
 #[test]
 fn bytes_after_a_head_are_not_misread() {
     let scene = Scene::warm(5_000, "");
@@ -260,7 +259,7 @@ fn bytes_after_a_head_are_not_misread() {
                 (200, "{}".to_owned()),
                 "{text}"
             );
-            // Once more, unless the connection has ended.
+            // Reads once more, unless the connection has ended.
             let mut more = 0;
             let again = raw.try_send(&good).is_ok();
             while again && let Ok(head) = raw.read_head() {

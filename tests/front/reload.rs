@@ -18,7 +18,7 @@ use testkit::{temp_dir, until};
 const IN_USE: &str = "changed files are in use from now on";
 const REFUSED: &str = "changed files are refused";
 
-/// The certificate that a new connection gets; the handshake proves that the key fits it.
+/// The certificate that a new connection gets; the handshake proves that its key matches.
 fn served(gateway: &Gateway, ca: &Path, name: &str) -> CertificateDer<'static> {
     shown(gateway.authority(0), ca, name)
 }
@@ -27,7 +27,7 @@ fn leaf_of(path: &Path) -> CertificateDer<'static> {
     certificates(path).swap_remove(0)
 }
 
-/// How many lines of the log say this of this file.
+/// The number of log lines with these words about this file.
 fn said(gateway: &Gateway, words: &str, file: &Path) -> usize {
     let (log, file) = (gateway.log(), file.display().to_string());
     let lines = log.lines();
@@ -36,13 +36,13 @@ fn said(gateway: &Gateway, words: &str, file: &Path) -> usize {
         .count()
 }
 
-/// Copies a pair to where the gateway reads it: the certificate first, then the key.
+/// Copies a pair into place: the certificate first, then the key.
 fn install(from: &Leaf, to: &Leaf) {
     std::fs::copy(&from.certificate, &to.certificate).expect("copied");
     std::fs::copy(&from.key, &to.key).expect("copied");
 }
 
-/// A place for a pair in a folder.
+/// The paths of a pair in a folder.
 fn place(folder: &Path, name: &str) -> Leaf {
     Leaf {
         certificate: folder.join(format!("{name}.pem")),
@@ -77,7 +77,7 @@ fn reload_keeps_connections_and_bodies() {
     let request = h2::request(1, &h2::pseudo("GET", &scene.path));
     h2.send(&request).expect("it is taken");
     let mut received = Vec::new();
-    // All of it is read with the end of the stream, which may come by itself.
+    // The rest is read with the end of the stream, which may come by itself.
     let mut read_to = |h2: &mut H2, length: usize| {
         let mut ended = false;
         while received.len() < length || (length == SIZE && !ended) {
@@ -143,7 +143,7 @@ fn every_kind_of_file_replacement_is_detected() {
     };
     let write = || install(&ca.issue(&["a.example"]), &files);
     let relink = || {
-        // As certbot does it: links of the files themselves.
+        // As certbot does: links to the files themselves.
         let fresh = place(folder, "live2");
         install(&ca.issue(&["a.example"]), &fresh);
         for (target, name) in [("live2.pem", "tls.pem"), ("live2.key", "tls.key")] {
@@ -169,7 +169,7 @@ fn every_kind_of_file_replacement_is_detected() {
     }
 }
 
-/// Whose pair, what is done to it, and what is said of which file.
+/// A pair's name, the damage done to it, and the words about it in the log.
 type Harm<'a> = (&'a str, &'a dyn Fn(&Leaf), &'a str);
 
 #[test]
@@ -246,7 +246,7 @@ fn broken_certificate_pair_is_logged_once_and_ignored() {
         let line = line.expect("it was said");
         assert!(line.contains("ERROR") && line.contains(words), "{line}");
     }
-    // Another pair is taken up meanwhile, after some more looks.
+    // Another pair is renewed meanwhile, a few checks later.
     let renewed = renew("good.example");
     until("the good pair", || now("good.example") == renewed);
     for ((name, ..), before) in cases.iter().zip(&before) {
@@ -266,7 +266,7 @@ fn broken_certificate_pair_is_logged_once_and_ignored() {
     assert_eq!(gateway.log().matches("ERROR").count(), cases.len());
 }
 
-/// A leaf of the gateway's own authority that ends in so many days.
+/// A leaf of the gateway's own authority that expires in `days` days.
 fn issue_own(keys: &Path, days: u64) -> String {
     let read = |name: &str| std::fs::read_to_string(keys.join(name)).expect(name);
     let key = rcgen::KeyPair::from_pem(&read("ca.key")).expect("a key");
@@ -294,7 +294,7 @@ fn own_certificate_is_renewed_before_expiry() {
     let mut idle = Raw::connect(gateway.url(0), Some(&ca));
     assert_eq!(idle.get("/v2/").status(), 200);
 
-    // As if it had run for a year.
+    // As if the gateway had run for a year.
     std::fs::write(keys.join("leaf.pem"), issue_own(&keys, 29)).expect("writable");
     let short = leaf_of(&keys.join("leaf.pem"));
     assert_eq!(days_left(&short), 28);
@@ -306,7 +306,7 @@ fn own_certificate_is_renewed_before_expiry() {
     assert!(days_left(&renewed) > 390);
     assert_eq!(renewed, leaf_of(&keys.join("leaf.pem")));
     assert_eq!(idle.get("/v2/").status(), 200);
-    // It is for all the names again.
+    // It has all the names again.
     let how = Connect {
         ca: Some(&ca),
         server_name: Some("127.0.0.1"),

@@ -1,4 +1,4 @@
-//! Fair shares: what one client address may take, and what one HTTP/2 connection may make us hold.
+//! Limits for each client address and for each HTTP/2 connection.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use testkit::image::random;
 use testkit::origin::{Fault, Origin};
 use testkit::{eventually, until};
 
-/// A client on an address of its own. 127.0.0.1 is this machine itself and has no share.
+/// A client on an address of its own. 127.0.0.1 has no limit.
 fn from(last: u8) -> Connect<'static> {
     Connect {
         source: Some(IpAddr::from([127, 0, 0, last])),
@@ -58,7 +58,7 @@ fn shares_are_per_address_and_exempt_this_machine() {
     let mut refused = connect(gateway, 9).expect("the kernel accepts it");
     assert!(refused.read_to_end().0.is_empty(), "it is closed at once");
     assert!(is_served(gateway, 8));
-    // A proxy on this machine speaks for many.
+    // A proxy on this machine is not limited.
     let mut local: Vec<Raw> = (0..20)
         .map(|_| Raw::connect(gateway.url(1), None))
         .collect();
@@ -107,7 +107,7 @@ fn requests_in_flight_are_limited_per_address() {
     drop(stalled);
 }
 
-/// A stream that its client resets leaves work behind. That counts until it ends, so that nobody piles it up.
+/// Work of a reset stream counts until it ends, so that a client cannot pile it up.
 #[test]
 fn reset_streams_count_until_their_work_ends() {
     const STREAMS: u32 = 100;
@@ -136,7 +136,7 @@ fn reset_streams_count_until_their_work_ends() {
     until("their work to end", || is_served(&gateway, 9));
 }
 
-/// How much a connection may send before anybody reads it, in bytes.
+/// The bytes that a connection may send before the gateway reads any.
 fn window(connection: &mut H2) -> u64 {
     let request = h2::request(1, &h2::pseudo("GET", "/v2/"));
     connection.send(&request).expect("it is taken");
@@ -171,7 +171,7 @@ fn h2_buffering_is_bounded() {
     );
     let narrow = windows.iter().filter(|&&window| window == 65_535).count();
     assert_eq!(narrow, MORE, "{windows:?}");
-    // Those that end make room for others.
+    // Streams that end free their room.
     open.clear();
     until("a wide window again", || {
         let mut connection = H2::connect(scene.gateway.url(0), &ca, 1 << 20);

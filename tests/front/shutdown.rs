@@ -1,4 +1,4 @@
-//! The end: SIGTERM drains what runs, closes what idles, and is never late.
+//! SIGTERM drains requests in flight, closes idle connections, and ends in time.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use testkit::origin::{Fault, Latch};
 use testkit::until;
 
 const SIZE: usize = 3 << 20;
-/// What the origin gives before it waits.
+/// The bytes that the origin sends before it waits.
 const HALF: usize = 1 << 20;
-/// An end that has nothing to wait for is not waited for.
+/// A shutdown without requests in flight does not wait.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A cold download over each listener, of which some bytes have arrived.
@@ -89,7 +89,7 @@ fn shutdown_finishes_requests_and_closes_idle_connections() {
     for (mut raw, left) in running {
         let rest = raw.read_exactly(left);
         assert!(rest == random(1, SIZE)[1_000..]);
-        // Not kept for another request.
+        // The connection is not reused for another request.
         assert_eq!(raw.read_to_end(), (Vec::new(), Cut::Closed));
     }
     let mut body: Vec<u8> = Vec::new();

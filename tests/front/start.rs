@@ -1,4 +1,4 @@
-//! What a start says and refuses, and sockets of files.
+//! The output and the errors of a start, and Unix sockets.
 
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +13,7 @@ use testkit::gateway::Gateway;
 use testkit::process::{self, Process};
 use testkit::{eventually, http, sha256, temp_dir};
 
-/// Starts the binary under a shell's limits; what it printed until it was ready.
+/// Starts the binary under a shell's limits; returns its output until it was ready.
 fn start(yaml: &str, limits: &str) -> (Process, String, TempDir) {
     let dir = temp_dir();
     let file = |name: &str| dir.path().join(name);
@@ -81,7 +81,7 @@ fn start_prints_addresses_ca_and_client_setup() {
         format!("{}/docker.io\"", &https[1..])
     );
     assert!(line("and the CA: ").contains(&format!("cp {said} /etc/containers/certs.d/{https}/")));
-    // And what it says is so.
+    // The printed address works.
     let reply = http::get(&format!("https://{https}"), Some(&ca), "/v2/");
     assert_eq!(reply.status(), 200);
     assert!(process.terminate(Duration::from_secs(10)).success());
@@ -155,7 +155,7 @@ fn socket_file_over_tls() {
     );
 }
 
-/// What another holds is left alone: exit 1, and a message that names it.
+/// Resources that another process holds are left alone: exit 1, and a message that names them.
 #[test]
 fn taken_addresses_are_refused() {
     let dir = temp_dir();

@@ -1,4 +1,4 @@
-//! What can be wrong with a response.
+//! The faults of a response.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ pub enum Fault {
     Name(String),
     /// It shows a tag that the caller cannot know.
     Tag(String),
-    /// It presents a content as held by a repository that nobody entitled put it into.
+    /// It presents a content as held by a repository without a push by an authorised user.
     Misplaced(String),
     /// It claims more than the registry itself.
     Beyond(String),
-    /// It differs from the response to the twin, so that it tells what exists.
+    /// It differs from the response to the twin, so that it discloses what exists.
     Tells(String),
     /// It has other bytes than the content.
     Wrong(String),

@@ -1,8 +1,8 @@
-//! What repositories may hold and what users may know, by the rules and by what was pushed.
+//! The contents that repositories may hold and that users may know, by the rules and the pushes.
 //!
-//! *Holdings*: which repository may legitimately hold which content, because it did at the start, or because a
-//! caller pushed it who may push there and could read the content (or created it). *Authors*: who created which
-//! content. Both only grow; whether a repository holds a content right now is for the registry to say.
+//! *Holdings*: which repository may legitimately hold which content, because it did at the start, or because a caller
+//! who may push there and could read the content (or created it) pushed it. *Authors*: who created which content. Both
+//! only grow; the registry decides whether a repository holds a content at the moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -103,8 +103,7 @@ impl<'a> Model<'a> {
         }
         let bindings = self.knowledge.bindings;
         for (name, item) in bindings.items() {
-            // A v1 pusher who knows an image's id may claim it, as in docker-registry (ARCHITECTURE.md, "v1
-            // images are whose token says").
+            // A v1 pusher who knows an image's id may claim it, as in docker-registry (docs/decisions, 17).
             let is_claimed = request.is_v1() && item.kind == Kind::Image;
             let is_named = request.mentions(item.hex()) || request.sends == Some(name);
             if is_named && (is_claimed || self.knowledge.may_read(user, name)) {

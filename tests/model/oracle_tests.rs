@@ -139,7 +139,7 @@ fn oracle_finds_leaks() {
             ok(Vec::new()),
             Some("allowed"),
         ),
-        // On a read-only listener everybody is anonymous; a prefix and `ns` choose another registry.
+        // On a read-only listener every caller is anonymous; a prefix and `ns` choose another registry.
         (
             "alice@readonly GET /v2/<secret/a>/blobs/<s1>",
             ok(Vec::new()),
@@ -165,7 +165,7 @@ fn oracle_finds_leaks() {
             ok(b"{}".to_vec()),
             Some("allowed"),
         ),
-        // Leaks are found in any response; what the request itself says is no leak.
+        // Leaks are found in any response; echoes of the request are no leaks.
         (
             "bob@plain GET /v2/<mine/a>/blobs/<s2>",
             reply(404, &[], bytes("s1")),
@@ -200,7 +200,7 @@ fn oracle_finds_leaks() {
             ),
             Some("name secret/a"),
         ),
-        // A repository must not show what nobody entitled put into it.
+        // A repository must not show content without a push by an authorised user.
         (
             "bob@plain GET /v2/<mine/a>/blobs/<s1>",
             ok(Vec::new()),
@@ -330,10 +330,10 @@ fn image_id_is_no_secret_to_holders_of_the_content() {
         ("secret/a", Some("m1"), "alice", false),
         ("secret/a", Some("m1"), "bob", true),
         ("secret/a", None, "bob", true),
-        // It is made from what bob has elsewhere.
+        // It is converted from content that bob may read elsewhere.
         ("secret/a", Some("m2"), "bob", false),
         ("secret/a", Some("x1"), "bob", false),
-        // Of an image's parts nobody tells its id.
+        // The parts of an image do not disclose its id.
         ("secret/b", Some("i1"), "bob", true),
     ] {
         let mut model = scene.model();

@@ -107,7 +107,7 @@ impl Generator {
         });
     }
 
-    /// Part of a v1 pull, with a new token or somebody else's.
+    /// Part of a v1 pull, with a new token or another user's.
     pub fn v1_read(&mut self) {
         let name = self.pick(&NAMES);
         let place = Place::new("hosted", name);

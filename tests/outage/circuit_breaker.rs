@@ -1,4 +1,4 @@
-//! What rests a registry, and what does not: a failing path is no failing host.
+//! What opens the circuit breaker of a registry, and what does not: a failing path is no failing host.
 
 use std::net::TcpListener;
 
@@ -19,7 +19,7 @@ fn status(gateway: &Gateway, path: &str) -> u16 {
     get(gateway.url(1), None, path).status()
 }
 
-/// Debian's docker-registry says 500 where a layer is asked for as a manifest, which anybody may do.
+/// Debian's docker-registry answers 500 if a layer is requested as a manifest, which any reader may do.
 #[test]
 fn layer_requested_as_manifest_opens_no_breaker() {
     let Some(registry) = found(Registry::start()) else {
@@ -43,7 +43,7 @@ fn layer_requested_as_manifest_opens_no_breaker() {
     }
 }
 
-/// However many paths fail, in however many repositories, and with no success in between.
+/// However many paths fail, in however many repositories, and without a success in between.
 #[test]
 fn failing_paths_open_no_breaker() {
     let (origin, gateway) = scene();
@@ -64,7 +64,7 @@ fn failing_paths_open_no_breaker() {
     }
 }
 
-/// What never answers is like what fails, and others do not wait for it.
+/// A path that hangs is like one that fails, and other requests do not wait for it.
 #[test]
 fn hanging_path_opens_no_breaker() {
     let (origin, gateway) = scene();
@@ -75,7 +75,7 @@ fn hanging_path_opens_no_breaker() {
     assert_eq!(status(&gateway, &good.tag_path()), 200);
 }
 
-/// Storage that a registry sends us to is not the registry.
+/// The storage that a registry redirects to is not the registry.
 #[test]
 fn unreachable_storage_opens_no_breaker() {
     let (origin, gateway) = scene();
@@ -92,7 +92,7 @@ fn unreachable_storage_opens_no_breaker() {
     assert_eq!(status(&gateway, &good.layer_path(0)), 200);
 }
 
-/// A token that cannot be had for one repository may be had for another.
+/// A token that is refused for one repository may be granted for another.
 #[test]
 fn failing_token_endpoint_opens_no_breaker() {
     let (origin, gateway) = scene();
@@ -105,8 +105,7 @@ fn failing_token_endpoint_opens_no_breaker() {
     assert_eq!(status(&gateway, &good.tag_path()), 200);
 }
 
-/// After an outage the host is asked by us whether it is back: whoever asks for a failing path meanwhile does
-/// not prolong it.
+/// After an outage the gateway probes the host itself: requests for a failing path do not prolong the outage.
 #[test]
 fn failing_path_does_not_prolong_an_open_breaker() {
     let (mut origin, gateway) = scene();
@@ -124,13 +123,13 @@ fn failing_path_does_not_prolong_an_open_breaker() {
     });
 }
 
-/// A host that fails at everything is asked by few of those who want something of it.
+/// A host that fails every request is sent few of them.
 #[test]
 fn host_failing_every_request_opens_the_breaker() {
     let (origin, gateway) = scene();
     origin.fault(Fault::status(500));
     assert_eq!(status(&gateway, "/v2/team/app/manifests/first"), 503);
-    // Whether the host is away at all is asked behind the answer.
+    // The probe of the host runs after the response.
     origin.wait_for("GET", "/v2/", 1);
     until("the rest", || {
         gateway.log().contains("requests are held back")
@@ -144,12 +143,12 @@ fn host_failing_every_request_opens_the_breaker() {
     assert!(asked <= 9, "{asked} of 100 were asked upstream");
 }
 
-/// What cannot even be sent is not the registry's failure.
+/// A request that cannot be sent is not the registry's failure.
 #[test]
 fn oversized_request_is_a_client_error() {
     let (origin, gateway) = scene();
     let good = origin.push_image("team/app", "latest", &[random(1, 1000)]);
-    // As short as it comes, it is three times as long when it is written out.
+    // Percent-encoding makes it three times as long.
     let path = format!("/v2/team/app/tags/list?last={}", "!".repeat(62 << 10));
     let reply = get(gateway.url(1), None, &path);
     assert!(

@@ -26,7 +26,7 @@ fn early_refusal_reaches_a_sending_client() {
     );
     raw.send(&body);
     assert_eq!(raw.reply("PATCH").status(), 403);
-    // The body was small enough to be read to its end: the connection goes on.
+    // The body was small enough to be read to its end, so the connection persists.
     assert_eq!(raw.get("/v2/").status(), 200);
 }
 
@@ -48,7 +48,7 @@ fn truncated_push_is_never_complete() {
         raw.send(piece);
         drop(raw);
     }
-    // The upstream records requests that were whole.
+    // The upstream records complete requests only.
     assert_eq!(
         get(gateway.url(1), None, "/v2/team/app/tags/list").status(),
         404
@@ -56,7 +56,7 @@ fn truncated_push_is_never_complete() {
     assert_eq!(origin.count("PATCH", "*"), 0);
 }
 
-/// Takes one request, reads its body to the end without keeping it, and answers 202.
+/// Accepts one request, reads and discards its body, and answers 202.
 fn sink() -> (String, std::thread::JoinHandle<u64>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -75,7 +75,7 @@ fn sink() -> (String, std::thread::JoinHandle<u64>) {
                     .expect("an answer");
                 continue;
             }
-            // What came with the head counts as well. The last chunk ends it.
+            // Bytes that came with the head count too. The last chunk ends it.
             let end = head.windows(4).position(|four| four == b"\r\n\r\n");
             read += (head.len() - end.expect("a head") - 4) as u64;
             let mut tail = head;
@@ -94,7 +94,7 @@ fn sink() -> (String, std::thread::JoinHandle<u64>) {
     (url, taken)
 }
 
-/// `ROADSTEAD_PUSH_MIB` says how long it is (192; `make test-long`: 1024).
+/// `ROADSTEAD_PUSH_MIB` sets its length (192; `make test-long`: 1024).
 #[test]
 fn long_patch_keeps_memory_flat() {
     let mib = std::env::var("ROADSTEAD_PUSH_MIB").ok();

@@ -73,7 +73,7 @@ fn upload_locations_are_absolute_and_keep_their_query() {
             let here = format!("{external}/v2/{typed}/blobs/uploads/u-1?{state}");
             assert_eq!(begun.header("location"), Some(here.as_str()), "{location}");
             origin.heal(fault);
-            // It goes up as it came.
+            // The query is forwarded unchanged.
             let fault = origin.fault(Fault::status(204).on("PATCH", "*"));
             raw.exchange(
                 "PATCH",
@@ -84,7 +84,7 @@ fn upload_locations_are_absolute_and_keep_their_query() {
             assert_eq!(patched.last().expect("a request").query, state);
             origin.heal(fault);
         }
-        // The registry hears nothing of whom it is for.
+        // The registry learns nothing about the client.
         let begun = origin.requests_for("POST", "*");
         let begun = begun.last().expect("a request");
         for name in ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-for"] {

@@ -1,4 +1,4 @@
-//! Pushes are authorised, here and upstream, before their bytes are read.
+//! Pushes are authorised, by the gateway and the upstream, before their bodies are read.
 
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply};
@@ -23,7 +23,7 @@ fn push_is_authorised_before_the_body() {
             path,
             &[("Expect", "100-continue"), ("Content-Length", "1000000")],
         );
-        // Nothing of the body is sent: the answer must come without it.
+        // Nothing of the body is sent: the response must not wait for it.
         raw.reply("PUT")
     };
     for (listener, path, status, code) in [
@@ -49,12 +49,12 @@ fn push_is_authorised_before_the_body() {
             "{path}"
         );
     }
-    // Pushing is not deleting.
+    // The right to push does not include deletes.
     let mut raw = Raw::connect(gateway.url(1), None);
     let deleted = raw.exchange("DELETE", "/v2/open/app/manifests/latest", &[]);
     assert_eq!(deleted.status(), 403);
     assert_eq!(origin.count("*", "*"), 0, "nobody was asked");
-    // With the right, the client is told to go on.
+    // With the right, the client gets 100 Continue.
     let mut raw = Raw::connect(gateway.url(1), None);
     raw.request(
         "PUT",
@@ -69,7 +69,7 @@ fn push_is_authorised_before_the_body() {
         405,
         "what this upstream says to any PUT"
     );
-    // A form could name what the query does not.
+    // A form could name parameters that the query does not.
     let form = [
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("Content-Length", "0"),
@@ -120,7 +120,7 @@ fn push_token_is_fetched_before_the_body() {
         "{}",
         tokens[0].query
     );
-    // The client's own login stays here.
+    // The client's own login is not forwarded.
     let mut raw = Raw::connect(gateway.url(1), None);
     raw.exchange(
         "PATCH",

@@ -1,4 +1,4 @@
-//! Every way of the specification to upload a blob.
+//! Every upload method of the specification.
 
 use testkit::http::get;
 use testkit::image::random;
@@ -24,7 +24,7 @@ fn blob_upload_methods() {
             );
             direct.body == blob
         };
-        // One stream of unknown length, then an empty PUT: what Docker does.
+        // One stream of unknown length, then an empty PUT, as Docker does.
         let location = client.begin(&repository);
         let pieces = blob.chunks(100_000).map(<[u8]>::to_vec).collect();
         let patched = client.stream("PATCH", &location, pieces);
@@ -76,7 +76,7 @@ fn blob_upload_methods() {
             &with(&second.location(&client.base), "digest", &digest),
         );
         assert_eq!(done.status, 201, "{version} {done:?}");
-        // In one PUT, and by a POST with the digest, which this registry answers with a plain upload.
+        // In one PUT, and by a POST with the digest, to which this registry responds with a plain upload.
         client.blob(&repository, &blob);
         let post = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
         let post = client.send(
@@ -86,7 +86,7 @@ fn blob_upload_methods() {
             Some(blob.clone()),
         );
         assert_eq!(post.status, 202, "{post:?}");
-        // A wrong digest is the registry's to refuse.
+        // The registry refuses a wrong digest.
         let location = client.begin(&repository);
         let wrong = client.send(
             "PUT",

@@ -1,5 +1,5 @@
-//! The bridge, end to end: docker-registry 2.8.2 and docker-registry 0.9.1 behind one hostname, each with an image
-//! that the other does not have, and real clients of either API. Whoever pulls has the same files on disk.
+//! The bridge, end to end: docker-registry 2.8.2 and docker-registry 0.9.1 behind one hostname, each with an image that
+//! the other does not have, and real clients of either API. All clients get the same files.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,18 +13,18 @@ use testkit::real::{
 };
 use testkit::temp_dir;
 
-/// What only the v2 side has, and what only the v1 side has.
+/// The image that only the v2 side has, and the one that only the v1 side has.
 const NEW: &str = "team/new";
 const OLD: &str = "team/old";
-/// How many files and folders there are in each.
+/// The number of files and folders in each.
 const IN_NEW: usize = 10;
 const IN_OLD: usize = 11;
 
 const READER: (&str, &str) = ("reader", "password");
-/// `reader`, of `password`.
+/// The account `reader`, with the password `password`.
 const ACCOUNT: &str = "reader:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
 
-/// What both images stand on.
+/// The base of both images.
 fn base() -> Vec<Entry> {
     use Entry::{Folder, Hardlink, Symlink};
     vec![
@@ -43,7 +43,7 @@ fn base() -> Vec<Entry> {
     ]
 }
 
-/// Two names are gone, and one is new.
+/// Two names are removed, and one is added.
 fn change() -> Vec<Entry> {
     vec![
         mark(".wh.gone"),
@@ -66,7 +66,7 @@ fn push_new(registry: &Registry) -> Result<(), Missing> {
             file("data/sub/two", 8),
             file("data/new", 9),
         ],
-        // The mark comes after what is new.
+        // The whiteout comes after the new files.
         vec![
             Folder("srv/"),
             file("srv/new", 10),
@@ -85,7 +85,7 @@ fn push_new(registry: &Registry) -> Result<(), Missing> {
     registry.push(&layout, &made, &format!("{NEW}:1"))
 }
 
-/// A base, a command that changes nothing, and what changed.
+/// A base, a command without changes, and the changes.
 fn push_old(registry: &OldRegistry) {
     let layers = [gzip(&tar(&base())), vec![0; 1024], gzip(&tar(&change()))];
     let described = |(second, layer): (usize, &'static str)| {
@@ -108,7 +108,7 @@ fn push_old(registry: &OldRegistry) {
     registry.push(OLD, "1", &images);
 }
 
-/// Both registries, and the gateway that is both of them.
+/// Both registries, and the gateway in front of them.
 struct Scene {
     v1: OldRegistry,
     v2: Registry,
@@ -117,7 +117,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// With a login, and pushes; or open to all, a mirror of both.
+    /// With logins and pushes; or open to all, as a mirror of both.
     fn start(closed: bool) -> Result<Self, Missing> {
         let (v1, v2) = (OldRegistry::start(), Registry::start()?);
         push_new(&v2)?;
@@ -130,7 +130,7 @@ impl Scene {
             htpasswd.display()
         );
         let gateway = Gateway::start(&format!(
-            // To npm's client 127.0.0.1 is plain HTTP.
+            // npm's client speaks plain HTTP to 127.0.0.1.
             "listen: [{{address: \"127.0.0.2:0\"}}]
 registries: [{{name: hosted, v1: \"{}\", v2: \"{}\", push: {closed}}}]
 {}
@@ -147,7 +147,7 @@ registries: [{{name: hosted, v1: \"{}\", v2: \"{}\", push: {closed}}}]
         })
     }
 
-    /// A whole pull by a client that speaks v1 alone.
+    /// A whole pull by a v1-only client.
     fn old_client(
         &self,
         client: V1Client,
@@ -172,14 +172,14 @@ registries: [{{name: hosted, v1: \"{}\", v2: \"{}\", push: {closed}}}]
         })
     }
 
-    /// How often layers and other blobs were asked for upstream.
+    /// The numbers of upstream requests for layers and other blobs.
     fn asked(&self) -> (usize, u64) {
         let blobs = self.v2.counters().of("GET */blobs/*");
         (self.v1.layers_asked(), blobs.requests)
     }
 }
 
-/// What npm's client has after a pull.
+/// The files that npm's client has after a pull.
 #[track_caller]
 fn npm(scene: &Scene, repository: &str, account: Option<(&str, &str)>) -> Option<Unpacked> {
     let pulled = found(scene.old_client(V1Client::Npm, repository, account))?;
@@ -194,7 +194,7 @@ fn skopeo(scene: &Scene, repository: &str, account: Option<(&str, &str)>) -> Opt
     Some(Unpacked::new(Marks::Opaque, &skopeo.layers()))
 }
 
-/// Pulls by a containerd that has nothing, which unpacks by itself, and compares.
+/// Pulls with an empty containerd, which unpacks by itself, and compares.
 #[track_caller]
 fn check_ctr(ctr: &mut Containerd, repository: &str, tree: &Unpacked, entries: usize) {
     ctr.wipe();
@@ -203,7 +203,7 @@ fn check_ctr(ctr: &mut Containerd, repository: &str, tree: &Unpacked, entries: u
     check_same(&ctr.unpacked(), &tree.path(), entries);
 }
 
-/// A client that speaks only v1 and those that speak only v2 each pull what only the other registry has.
+/// A v1-only client and v2-only clients each pull the image that only the other registry has.
 #[test]
 fn v1_and_v2_clients_pull_across_the_bridge() {
     let Some(mut scene) = found(Scene::start(true)) else {
@@ -217,14 +217,14 @@ fn v1_and_v2_clients_pull_across_the_bridge() {
     ctr.be(Some(Account { user, password }));
     let reader = Some(READER);
 
-    // Cold: nobody has pulled either.
+    // Cold: neither image was pulled before.
     let Some(new) = npm(&scene, NEW, reader) else {
         return;
     };
     let Some(old) = skopeo(&scene, OLD, reader) else {
         return;
     };
-    // The same as the client has whose registry it is.
+    // The same files as the client of that registry has.
     let by_skopeo = skopeo(&scene, NEW, reader).expect("it was there before");
     check_same(&new.path(), &by_skopeo.path(), IN_NEW);
     let by_npm = npm(&scene, OLD, reader).expect("it was there before");
@@ -252,8 +252,8 @@ fn v1_and_v2_clients_pull_across_the_bridge() {
     }
 }
 
-/// Both clients that speak v1 alone pull what only the v2 side has, and have what skopeo has. Python's knows no
-/// tokens, so that it is one for registries that everybody may read.
+/// Both v1-only clients pull the image that only the v2 side has, and have the same files as skopeo. Python's knows no
+/// tokens, so it works with public registries only.
 #[test]
 fn npm_and_python_clients_get_the_content_skopeo_gets() {
     let Some(mut scene) = found(Scene::start(false)) else {
@@ -271,7 +271,7 @@ fn npm_and_python_clients_get_the_content_skopeo_gets() {
     };
     check_same(&by_python.path(), &by_skopeo.path(), IN_NEW);
     check_same(&by_npm.path(), &by_skopeo.path(), IN_NEW);
-    // What is said of each image beside its layer.
+    // The description of each image beside its layer.
     let ids = python.said["ancestry"].as_array().expect("an ancestry");
     assert_eq!(ids.len(), 4, "{}", python.said);
     for (at, id) in ids.iter().filter_map(Value::as_str).enumerate() {

@@ -1,5 +1,5 @@
-//! One hostname for everybody: every client as nobody, as a reader, as the one who may push and with a wrong
-//! password, and what comes of everything that it tries, at the registries of [`one_host`](crate::real::one_host).
+//! One hostname for all clients: every client as anonymous, as a reader, as the pusher and with a wrong password, and
+//! the outcome of all its attempts, at the registries of [`one_host`](crate::real::one_host).
 
 use std::cell::Cell;
 
@@ -21,24 +21,23 @@ enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Works,
-    /// The client says that it is not allowed, and no registry hears of it.
+    /// The client reports a denial, and no registry gets a request.
     Refused,
 }
 
-/// What comes of it, in both registries. `team/app` is for who logged in,
-/// `open/app` and docker.io's `library/small` may be pulled by everybody. The pusher comes last, since what
-/// it does is seen.
+/// The outcomes, in both registries. `team/app` is for logged-in users, `open/app` and docker.io's `library/small` are
+/// public. The pusher comes last, since its writes are visible.
 #[rustfmt::skip]
 const EXPECTED: [(Role, [Outcome; 6]); 4] = [
     //           log in   pull team  open     library  push     delete
     (Anonymous, [Refused, Refused,   Works,   Works,   Refused, Refused]),
     (Reader,    [Works,   Works,     Works,   Works,   Refused, Refused]),
-    // A wrong password is never taken for none: see `UNASKED`.
+    // A wrong password is never treated as none: see `UNASKED`.
     (Wrong,     [Refused, Refused,   Refused, Refused, Refused, Refused]),
     (Pusher,    [Works,   Works,     Works,   Works,   Works,   Works]),
 ];
 
-/// What clients have no command for.
+/// Attempts for which clients have no command.
 #[rustfmt::skip]
 const CANNOT: [(&str, &[&str]); 6] = [
     ("raw",     &[]),
@@ -49,12 +48,11 @@ const CANNOT: [(&str, &[&str]); 6] = [
     ("ctr",     &["log in", "delete"]),
 ];
 
-/// Clients that do not show a password before they are asked for one: where everybody may pull, a wrong one
-/// is never seen.
+/// Clients that send a password only after a challenge: where the public may pull, a wrong one is never seen.
 const UNASKED: [&str; 1] = ["ctr"];
 
 impl Role {
-    /// Its account at the `nth` attempt.
+    /// The account of the `nth` attempt.
     fn account(self, nth: usize) -> Option<Account<'static>> {
         let (user, password) = match self {
             Self::Anonymous => return None,
@@ -80,7 +78,7 @@ impl Row<'_> {
         !row.expect("a client of the table").1.contains(&what)
     }
 
-    /// One cell: what was tried, and that it came out as expected. The error says which cell it is.
+    /// One cell: an attempt and its expected outcome. The error names the cell.
     fn tried<T: std::fmt::Debug>(
         &self,
         what: &str,
@@ -129,7 +127,7 @@ impl Row<'_> {
         Ok(())
     }
 
-    /// Becomes who it is, by a login where the client has one.
+    /// Takes on the role, by a login if the client has one.
     fn enter(&self, expected: Outcome, member: &mut dyn Member) -> Result<(), String> {
         member.be(None);
         let Some(account) = self.account() else {
@@ -163,7 +161,7 @@ impl Row<'_> {
             match self.tried(&what, expected, member, |member| member.pull(&name))? {
                 Some(digest) => {
                     assert_eq!(digest, old, "{name}");
-                    // The reader had it: the old image is in the cache, and fresh, when a new one is pushed.
+                    // The reader pulled it before: the old image is cached and fresh when a new one is pushed.
                     let after = self.scene.counters();
                     let pairs = after.iter().zip(&asked);
                     let asked = pairs.map(|(after, asked)| (after - asked).of("* */manifests/*"));
@@ -210,7 +208,7 @@ impl Row<'_> {
     }
 }
 
-/// Whether a client's words mean that it is not allowed, rather than that something failed.
+/// Whether a client's output means a denial, rather than a failure.
 fn sounds_refused(said: &str) -> bool {
     let said = said.to_lowercase();
     let words = [
@@ -220,7 +218,7 @@ fn sounds_refused(said: &str) -> bool {
         "denied",
         "insufficient_scope",
     ];
-    // Ports have digits too.
+    // Port numbers contain digits too.
     let status = |wanted: &[&str]| {
         let mut numbers = said.split(|letter: char| !letter.is_ascii_alphanumeric());
         numbers.any(|number| wanted.contains(&number))
@@ -296,7 +294,7 @@ fn docker() {
     let Some((scene, docker)) = scene("docker", new) else {
         return;
     };
-    // The same daemon, with its mirror: the Hub's name, and no login is ever sent there.
+    // The same daemon, with its mirror of Docker Hub, which is never sent a login.
     let before = scene.counters();
     docker.docker(&["pull", "small:1"]).expect("by the mirror");
     assert_eq!(

@@ -1,6 +1,6 @@
-//! One hostname with three registries behind it in one space of names: `hosted`, the default, which is open
-//! to whoever reaches it; `vault`, with an account of the gateway's own; and docker.io, which owns
-//! `library/**`. All are docker-registry 2.8.2.
+//! One hostname with three registries behind it in one namespace: `hosted`, the default, which any client on the
+//! network could use; `vault`, with an account of the gateway; and docker.io, which owns `library/**`. All are
+//! docker-registry 2.8.2.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use testkit::image::Layout;
 use testkit::real::{Account, Counters, HOST, Missing, Registry, Wire, program};
 use testkit::{basic, temp_dir};
 
-/// Everybody's.
+/// The password of all users.
 pub const PASSWORD: &str = "s3cret";
-/// Of that password (cost 4).
+/// The bcrypt hash of that password (cost 4).
 const HASH: &str = "$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC";
-/// Who may push. Wrong passwords slow down who sends them, so that each is another's.
+/// Users who may push. Wrong passwords slow down their sender, so each attempt uses another one.
 pub const PUSHERS: [&str; 11] = [
     "docker-deployer",
     "deployer-1",
@@ -33,9 +33,9 @@ const OURS: Account<'_> = Account {
     password: "0ther: s3cret",
 };
 
-/// A registry that is pushed to, and the wire that the gateway reaches it on.
+/// A registry that takes pushes, and the recorded wire between it and the gateway.
 pub struct Backend {
-    /// What names of it begin with at the gateway.
+    /// The prefix of its names at the gateway.
     pub prefix: &'static str,
     pub registry: Registry,
     wire: Wire,
@@ -124,13 +124,13 @@ access:
         })
     }
 
-    /// What clients call the gateway.
+    /// The host and port by which clients reach the gateway.
     pub fn authority(&self) -> String {
         let (_, port) = self.gateway.authority(0).rsplit_once(':').expect("a port");
         format!("{HOST}:{port}")
     }
 
-    /// What the registries were asked, docker.io last.
+    /// The registries' request counters, docker.io last.
     pub fn counters(&self) -> [Counters; 3] {
         let [hosted, vault] = &self.backends;
         [&hosted.registry, &vault.registry, &self.hub].map(Registry::counters)
@@ -151,7 +151,7 @@ access:
             let own: BTreeSet<&str> = own.map(String::as_str).into_iter().collect();
             assert_eq!(logins, own, "what {:?} was shown", backend.prefix);
             for secret in [PASSWORD, "docker-deployer", "wr0ng"] {
-                // The gateway's own password has the word in it, but is sent in base64.
+                // The gateway's own password contains the word, but is sent in base64.
                 assert!(
                     !sent.contains(secret),
                     "{secret} reached {:?}",
@@ -170,5 +170,5 @@ access:
     }
 }
 
-/// Names the machine after the first argument, then becomes the rest.
+/// Sets the machine's host name to the first argument, then executes the rest.
 const NAMED: &str = r#"echo "$0" >/proc/sys/kernel/hostname && exec "$@""#;

@@ -1,8 +1,7 @@
-//! The harness against a peer: docker-registry's own pull-through cache in the gateway's place.
+//! Tests of the harness with a peer: docker-registry's own pull-through cache in the gateway's place.
 //!
-//! It proves the clients and counters without a gateway: where a pull test fails and these do not, the fault
-//! is the gateway's. The peer asks upstream for a tag every time, so only its blobs are expected to be free
-//! the second time.
+//! It validates clients and counters without a gateway: if a pull test fails and these do not, the fault is in the
+//! gateway. The peer revalidates a tag every time, so only its blobs are expected to be free the second time.
 
 use crate::real::scene::{Pulls, Upstream, cold_and_warm};
 use testkit::image::Made;

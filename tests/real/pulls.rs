@@ -1,5 +1,5 @@
-//! Real clients through the gateway from a real registry: a cold pull, then a warm one by an empty client
-//! that costs upstream nothing at all.
+//! Real clients through the gateway from a real registry: a cold pull, then a warm one by an empty client, without
+//! upstream requests.
 
 use crate::real::scene::{Pulls, Upstream, cold_and_warm};
 use testkit::gateway::Gateway;
@@ -12,8 +12,8 @@ use testkit::real::{
 const USER: &str = "mirror";
 const PASSWORD: &str = "s3cret: of the upstream";
 
-/// A gateway that is a mirror of docker.io, which is the upstream: TLS (`url(0)`) for clients that take
-/// it, and a plain read-only listener (`url(1)`) for Docker.
+/// A gateway that is a mirror of the upstream as docker.io: TLS (`url(0)`) for clients that support it, and a plain
+/// read-only listener (`url(1)`) for Docker.
 fn gateway(upstream: &Upstream) -> Gateway {
     Gateway::start(&config(upstream, "", ""))
 }
@@ -29,7 +29,7 @@ fn config(upstream: &Upstream, registry: &str, more: &str) -> String {
     )
 }
 
-/// An upstream with images, a gateway in front of it, and a client of that.
+/// An upstream with images, a gateway in front of it, and a client.
 fn parts<T>(client: impl FnOnce(&Gateway) -> Result<T, Missing>) -> Option<(Upstream, Gateway, T)> {
     let upstream = found(Upstream::filled(Registry::start()))?;
     let gateway = gateway(&upstream);
@@ -37,7 +37,7 @@ fn parts<T>(client: impl FnOnce(&Gateway) -> Result<T, Missing>) -> Option<(Upst
     Some((upstream, gateway, client))
 }
 
-/// Pulls cold and warm: no blob is fetched twice, and the second time nothing is asked.
+/// Pulls cold and warm: no blob is fetched twice, and the second pull causes no upstream request.
 #[track_caller]
 fn check(upstream: &Upstream, client: &mut dyn Client, reference: &str, made: &Made) -> Pulls {
     let pulls = cold_and_warm(upstream, client, reference, made);
@@ -121,7 +121,7 @@ fn upstream_with_a_password() {
     let Some(upstream) = found(Upstream::filled(registry)) else {
         return;
     };
-    // With credentials the registry is for whom the rules name: here, everybody.
+    // A registry with credentials needs rules: here they permit all clients.
     let credentials = format!("  credentials: {{username: {USER}, password: \"{PASSWORD}\"}}\n");
     let access = "access:\n  rules:\n  \
          - {users: [anonymous], repositories: [\"docker.io/**\"], actions: [pull]}\n";

@@ -1,6 +1,5 @@
-//! "One hostname for v1 and v2", done: every command of the recipe as it is written there, in order, on a
-//! machine where `registry.example.com` is at home and ports 80 and 443 are free. Then everything that it
-//! says one sees when something is wrong.
+//! Executes "One hostname for v1 and v2": every command of the recipe as written, in order, on a machine where
+//! `registry.example.com` is local and ports 80 and 443 are free. Then produces every symptom of its table.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use testkit::process::Process;
 use testkit::real::{Machine, Missing, found, program};
 use testkit::until;
 
-/// Where the recipe is.
+/// The recipe.
 const TEXT: &str = include_str!("../../docs/recipes/one-hostname.md");
 const PASSWORD: &str = "s3cret: of the deployer\n";
 const START: Duration = Duration::from_secs(45);
@@ -20,7 +19,7 @@ const NAMES: [&str; 2] = ["registry.example.com", "other.example.com"];
 struct Block {
     language: &'static str,
     lines: Vec<&'static str>,
-    /// What stands above it.
+    /// The text above it.
     above: String,
 }
 
@@ -38,7 +37,7 @@ fn blocks() -> Vec<Block> {
     blocks
 }
 
-/// The machine, and everything that is not the reader's to type.
+/// The machine, and everything that the reader does not type.
 struct Place {
     machine: Machine,
     gateway: Option<Process>,
@@ -71,8 +70,7 @@ impl Place {
         );
         let front = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/front.yaml");
         let front = std::fs::read_to_string(front).expect("the configuration");
-        // Two lines are not as they are shipped: here the Hub is another registry, and of the two behind the
-        // one hostname there is only v2.
+        // Two lines are changed: the Hub is another registry here, and of the two backends there is only v2.
         let hub = "  - {name: docker.io, v2: \"http://127.0.0.1:6003\"}\n";
         let with_hub = front.replace("  - docker.io\n", hub);
         assert_ne!(with_hub, front);
@@ -108,7 +106,7 @@ impl Place {
         self.machine.start(&line, START, "listening on")
     }
 
-    /// What restarts Docker.
+    /// Restarts Docker.
     fn restart_docker(&mut self) {
         self.docker = None;
         let home = self.machine.dir().display();
@@ -120,7 +118,7 @@ impl Place {
         self.docker = Some(self.machine.start(&line, START, "API listen on"));
     }
 
-    /// Runs a line; it must go well.
+    /// Runs a line, which must succeed.
     #[track_caller]
     fn does(&self, line: &str) -> String {
         self.machine
@@ -128,7 +126,7 @@ impl Place {
             .unwrap_or_else(|said| panic!("{line}: {said}"))
     }
 
-    /// Runs a line that must fail, saying what one then sees by the recipe.
+    /// Runs a line that must fail with a symptom of the recipe.
     #[track_caller]
     fn fails(&mut self, line: &str, sees: &'static str) {
         let said = self.machine.run(&typed(line), "wrong\n").expect_err(line);
@@ -137,14 +135,14 @@ impl Place {
     }
 }
 
-/// What the recipe says one sees when something is wrong: the first words in backticks of every row.
+/// The recipe's symptoms: the first words in backticks of every row.
 fn symptoms() -> Vec<&'static str> {
     let rows = TEXT.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split('`').next().unwrap_or_default())
         .collect()
 }
 
-/// A line as it goes without a terminal, of which Docker alone would read a password.
+/// A line for a run without a terminal, where only Docker would read a password.
 fn typed(line: &str) -> String {
     line.replace("docker login ", "docker login --password-stdin ")
 }
@@ -174,7 +172,7 @@ fn recipe_works_line_by_line() {
             other => panic!("a block of {other:?}"),
         }
     }
-    // It was the mirror that had the image, and the registry behind the name that got it.
+    // The mirror served the image, and the registry behind the name received it.
     let log = place.gateway.as_ref().expect("it was started").log();
     assert!(
         log.contains("registry=\"docker.io\" repository=\"library/busybox\""),
@@ -205,7 +203,7 @@ fn wrong_things(place: &mut Place) {
 
     let login = "docker login --username docker-deployer registry.example.com";
     place.fails(login, "unauthorized: the user or the password is wrong");
-    // The same wrong password again would be no guess.
+    // The same wrong password again would not count as a guess.
     let slowed = "toomanyrequests: too many failed logins";
     let mut guesses = 0;
     until("guesses are slowed", || {

@@ -1,8 +1,8 @@
 //! docker-registry with token authentication, killed and started again while clients pull from it.
 //!
-//! A kill comes when a client has the first bytes of a layer that is being fetched. The registry comes back
-//! when the gateway has said that it is gone; the first time only when the layer's download has given up.
-//! These are moments of progress, not of time.
+//! A kill comes when a client has the first bytes of a layer that is being fetched. The registry is restarted when the
+//! gateway has logged that it is gone; the first time only when the layer's download has failed. These are moments of
+//! progress, not of time.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,18 +20,18 @@ const PASSWORD: &str = "s3cret: of the tokens";
 const REPOSITORY: &str = "library/load";
 /// Images to pull, each with one large layer, and as many kills: one for each such layer.
 const IMAGES: usize = 4;
-/// Bytes in a large layer: more than a kernel holds of a connection whose sender was killed.
+/// Bytes in a large layer: more than a kernel buffers of a connection whose sender was killed.
 const PAYLOAD: usize = 16 << 20;
 /// Half of them speak h1, half h2.
 const CLIENTS: usize = 4;
-/// How long a client keeps asking for one blob.
+/// The time for which a client retries one blob.
 const PERSISTENCE: Duration = Duration::from_secs(90);
 
 /// A blob to pull.
 struct Blob {
     path: String,
     bytes: Vec<u8>,
-    /// Whether somebody killed the registry over it.
+    /// Whether the registry was killed over it.
     struck: AtomicBool,
 }
 
@@ -45,7 +45,7 @@ impl Blob {
     }
 }
 
-/// What all clients share.
+/// The state that all clients share.
 struct Load {
     blobs: Vec<Blob>,
     gateway: Gateway,
@@ -57,12 +57,12 @@ struct Load {
     refused: AtomicUsize,
 }
 
-/// What a client made of an answer.
+/// A client's view of a response.
 struct Got {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    /// Whether the client takes the body for whole.
+    /// Whether the client takes the body for complete.
     whole: bool,
 }
 
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// Asks for a blob from byte `from` on; `begun` hears of a 2xx with its first bytes.
+    /// Requests a blob from byte `from` on; calls `begun` with the first bytes of a 2xx.
     fn ask(&self, load: &Load, path: &str, from: usize, begun: impl Fn(&Got)) -> Got {
         let range = format!("bytes={from}-");
         let headers: &[(&str, &str)] = match from {
@@ -189,7 +189,7 @@ impl Load {
         Ok((blobs, registry))
     }
 
-    /// Kills the registry over a blob, waits until the gateway has noticed, and starts it again.
+    /// Kills the registry over a blob, waits until the gateway has detected it, and restarts it.
     fn strike(&self, blob: &Blob) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let number = self.kills.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl Load {
         registry.up().expect("it was there before");
     }
 
-    /// Asks once for what is missing of a blob; whether `have` is whole then.
+    /// Requests the missing bytes of a blob once; returns whether `have` is complete then.
     fn pull(&self, client: &Client, blob: &Blob, have: &mut Vec<u8>) -> bool {
         let got = client.ask(self, &blob.path, have.len(), |begun| {
             let cold = begun
@@ -245,7 +245,7 @@ impl Load {
         complete
     }
 
-    /// A refusal is whole, and says in the specification's words that it is not for ever.
+    /// A refusal is complete, and its status and code say that it is temporary.
     fn check_refusal(&self, path: &str, got: &Got) {
         let body: serde_json::Value = serde_json::from_slice(&got.body).unwrap_or_default();
         let code = body["errors"][0]["code"].as_str();
@@ -308,14 +308,14 @@ fn registry_killed_repeatedly_under_load() {
     let [kills, broken, refused] =
         [&load.kills, &load.broken, &load.refused].map(|it| it.load(Ordering::Relaxed));
     println!("{kills} kills, {broken} broken bodies, {refused} refusals");
-    // Each broke a download, which went on where it was; the first lasted longer than a body can wait.
+    // Each kill broke a download, which was resumed; the first outage lasted longer than a body can wait.
     assert_eq!(kills, IMAGES);
     assert!(broken > 0);
     let log = load.gateway.log();
     for blob in load.blobs.iter().filter(|blob| blob.is_large()) {
         assert!(resumed(&log, blob.digest()) > 0, "{}", blob.path);
     }
-    // What came in the end was kept: a new client costs nothing, and nobody logged in again meanwhile.
+    // The final content was stored: a new client costs nothing, and there was no further login.
     let registry = load.registry.lock().expect("no client panicked");
     let before = registry.counters();
     let newcomer = Client::new(1, &load);
@@ -336,7 +336,7 @@ fn registry_killed_repeatedly_under_load() {
     assert!(!log.contains(PASSWORD));
 }
 
-/// How often the download of a blob that was committed had been resumed.
+/// How often the download of a committed blob was resumed.
 fn resumed(log: &str, digest: &str) -> u32 {
     let committed = format!("committed digest={digest} ");
     let line = log.lines().find(|line| line.contains(&committed));

@@ -1,4 +1,4 @@
-//! What every pull test shares: an upstream with images, and the comparison of cold and warm.
+//! Shared by the pull tests: an upstream with images, and the comparison of cold and warm.
 
 use testkit::image::{Layout, Made};
 use testkit::real::{Client, Count, Counters, Missing, Pulled, Registry};
@@ -31,14 +31,14 @@ impl Upstream {
     }
 }
 
-/// What two pulls by an empty client gave and cost upstream.
+/// The results and upstream costs of two pulls by an empty client.
 pub struct Pulls {
     pub cold: Pulled,
     pub cold_cost: Counters,
     pub warm_cost: Counters,
 }
 
-/// Pulls, empties the client, pulls again. Both must give the image that was pushed.
+/// Pulls, empties the client, pulls again. Both must return the pushed image.
 #[track_caller]
 pub fn cold_and_warm(
     upstream: &Upstream,

@@ -1,5 +1,5 @@
-//! Docker 1.6 to 1.9's view of an image: docker-registry turns Docker's schema 2 into a signed schema 1 for
-//! whoever reads nothing newer, and the gateway passes on what it said.
+//! The view of Docker 1.6 to 1.9: docker-registry converts Docker's schema 2 into a signed schema 1 for clients of
+//! nothing newer, and the gateway serves its answer.
 //!
 //! Such a manifest's digest is that of its payload, without the signatures, which differ each time
 //! (distribution 2.8, "Image Manifest Version 2, Schema 1").
@@ -19,7 +19,7 @@ const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 const SCHEMA2: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_1_6: &str = "docker/1.6.2 go/go1.4.1 kernel/3.16 os/linux arch/amd64";
 
-/// A registry that knows the old schema, with `library/old:1` in Docker's format; the blobs' digests.
+/// A registry that supports schema 1, with `library/old:1` in Docker's format; returns the blobs' digests.
 fn filled() -> Result<(Registry, Vec<String>), Missing> {
     let registry = Registry::start_with(json!({"compatibility": {"schema1": {"enabled": true}}}))?;
     let mut layout = Layout::new();
@@ -44,7 +44,7 @@ fn payload(manifest: &[u8]) -> Vec<u8> {
     [&manifest[..length], &decode(&protected["formatTail"])].concat()
 }
 
-/// Checks that an answer is what the registry calls `digest`, signed.
+/// Checks that a response is the signed manifest with `digest`.
 #[track_caller]
 fn check(reply: &Reply, digest: &str) {
     assert_eq!(reply.status(), 200, "{reply:?}");
@@ -85,7 +85,7 @@ fn old_client_gets_the_signed_schema_1() {
             "{headers:?}: {status}"
         );
 
-        // A modern client's view of the same tag is another one.
+        // A modern client gets another manifest by the same tag.
         let modern = ask(&[("Accept", SCHEMA2)]);
         assert_eq!(modern.status(), 200, "{modern:?}");
         assert_eq!(modern.header("content-type"), Some(SCHEMA2));

@@ -8,7 +8,7 @@ use testkit::temp_dir;
 /// `reader`, with the password `s3cret` (cost 4).
 const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
 
-/// A registry that holds `library/small` and `library/multi`, the first for everybody, the second for users.
+/// A registry that holds `library/small` and `library/multi`, the first public, the second for users.
 struct Scene {
     gateway: Gateway,
     _upstream: Upstream,
@@ -37,7 +37,7 @@ fn scene(open: &str) -> Result<Scene, Missing> {
 const OPEN: &str =
     "\x20 - {users: [anonymous], repositories: [\"hosted/library/small\"], actions: [pull]}\n";
 
-/// The names in a client's table, without the registry that some write before them.
+/// The names in a client's table, without the registry prefix that some clients print.
 fn names(said: &str, authority: &str) -> Vec<String> {
     let mut names: Vec<String> = said
         .lines()
@@ -56,7 +56,7 @@ fn docker_search_finds_pullable_names() {
     let Some(docker) = found(Docker::start()) else {
         return;
     };
-    // Docker asks 127.0.0.0/8 over TLS first, and then in plain.
+    // Docker tries TLS on 127.0.0.0/8 first, then plain HTTP.
     for listener in [0, 1] {
         let authority = scene.gateway.authority(listener);
         let search = |term: &str| {
@@ -105,8 +105,8 @@ fn podman_search_finds_pullable_names() {
     assert_eq!(search("nothing"), [""; 0]);
 }
 
-/// Podman searches without its login first: where nobody may see anything it is refused, and asks for the
-/// catalogue with it.
+/// Podman searches without its login first: where anonymous clients may see nothing it is refused, and requests the
+/// catalogue with the login.
 #[test]
 fn podman_search_with_a_login() {
     let Some(scene) = found(scene("")) else {

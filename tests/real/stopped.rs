@@ -1,7 +1,7 @@
-//! Real clients with the upstream stopped: what was pulled once is pulled again by tag, also after a
-//! restart of the gateway.
+//! Real clients with the upstream stopped: a pulled image can be pulled again by tag, also after a restart of the
+//! gateway.
 //!
-//! A tag's life is 0 s here, so every pull would ask upstream: what is served is stale, and says so.
+//! `tag_ttl` is 0 s here, so every pull has to revalidate: the answers are stale and marked so.
 
 use crate::real::scene::Upstream;
 use testkit::gateway::Gateway;
@@ -12,8 +12,8 @@ use testkit::{eventually, private_address};
 const WARNING: &str = r#"299 - "stale copy, upstream unavailable""#;
 const TAG: &str = "/v2/library/small/manifests/1";
 
-/// A gateway that is a mirror of docker.io with listeners that outlast a restart: TLS (`url(0)`), and plain
-/// and read-only (`url(1)`).
+/// A gateway that is a mirror of docker.io with listeners that survive a restart: TLS (`url(0)`), and plain and
+/// read-only (`url(1)`).
 fn config(v2: &str, listeners: [std::net::SocketAddr; 2]) -> String {
     let [tls, plain] = listeners;
     format!(
@@ -25,8 +25,8 @@ fn config(v2: &str, listeners: [std::net::SocketAddr; 2]) -> String {
     )
 }
 
-/// One client pulls `library/small:1`, which it calls `reference`: with the upstream there, with it
-/// stopped, after a restart, and after one without a network, where the upstream has not even a name.
+/// One client pulls `library/small:1`, by its own `reference`: with the upstream up, with it stopped, after a restart,
+/// and after one without a network, where the upstream's name does not resolve.
 #[track_caller]
 fn check<T: Client>(client: impl FnOnce(&Gateway) -> Result<T, Missing>, reference: &str) {
     let Some(mut upstream) = found(Upstream::filled(Registry::start())) else {
@@ -53,7 +53,7 @@ fn check<T: Client>(client: impl FnOnce(&Gateway) -> Result<T, Missing>, referen
         let pulled = client.pull(reference);
         let pulled = pulled.unwrap_or_else(|said| panic!("{act}: {said}"));
         assert_eq!(pulled, cold, "{act}");
-        // What the client itself was told about the tag.
+        // The `Cache-Status` of the client's own request for the tag.
         let asked = eventually("the client's question in the log", || {
             let log = gateway.log().split_off(before);
             let asked = log.lines().filter(|line| {

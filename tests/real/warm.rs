@@ -1,4 +1,4 @@
-//! `roadstead warm` with a real registry: what it fetched is all that real clients need, once the registry is gone.
+//! `roadstead warm` with a real registry: real clients need nothing else once the registry is gone.
 
 use crate::real::scene::Upstream;
 use testkit::gateway::Gateway;
@@ -54,7 +54,7 @@ fn skopeo_copies_a_warmed_index() {
     );
 }
 
-/// containerd fetches what is for its machine, as the command does.
+/// containerd fetches the platform of its machine, as the command does.
 #[test]
 fn ctr_pulls_an_image_warmed_for_this_platform() {
     let new = |it: &Gateway| Containerd::with_hosts("docker.io", it.url(0), Some(&it.ca_path()));

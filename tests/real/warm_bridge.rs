@@ -1,5 +1,5 @@
-//! `roadstead warm` of images that only a registry's v1 side has: what it had converted and fetched is all that
-//! skopeo needs, once every registry is gone.
+//! `roadstead warm` of images that only a registry's v1 side has: skopeo needs nothing else once every registry is
+//! gone.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use testkit::v1::V1Registry;
 use testkit::{eventually_within, temp_dir};
 
 const SOCKET: &str = "admin: {address: \"unix:admin.sock\"}\n";
-/// A conversion is waited for 23 s before anybody is told to come again.
+/// A client waits 23 s for a conversion before it gets a 503.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const ENTRIES: usize = 4;
 
@@ -46,7 +46,7 @@ fn push(registry: &V1Registry) {
     registry.put_image("team/app", "1", &images);
 }
 
-/// skopeo has what was pushed.
+/// skopeo has the pushed image.
 #[track_caller]
 fn check_pull(skopeo: &mut Skopeo) {
     let pulled = skopeo.pull("team/app:1");
@@ -60,7 +60,7 @@ fn skopeo(gateway: &Gateway) -> Result<Skopeo, Missing> {
     Skopeo::new(gateway.url(0), Some(&gateway.ca_path()))
 }
 
-/// A conversion that takes longer than a client waits is waited for, and the operator hears of it.
+/// The command waits for a conversion that takes longer than a client waits, and reports it.
 #[test]
 fn warm_waits_for_a_conversion() {
     let (v1, mut v2) = (V1Registry::start(), Origin::start());
@@ -98,7 +98,7 @@ fn warm_waits_for_a_conversion() {
     check_pull(&mut skopeo);
 }
 
-/// A registry that speaks v1 alone, and is served to clients of v2.
+/// A v1-only registry, served to v2 clients.
 #[test]
 fn v1_only_registry_is_warmed() {
     let v1 = V1Registry::start();
@@ -115,7 +115,7 @@ fn v1_only_registry_is_warmed() {
     assert_eq!(output.status.code(), Some(0), "{told}");
     let asked = v1.count("GET", "/layer");
     assert_eq!(asked, 2);
-    // Again costs no layer, and what is not there is told.
+    // Warming again costs no layer, and an absent image is reported.
     let again = gateway.roadstead(&["warm", "old/team/app:1", "team/none:1"]);
     let told = String::from_utf8_lossy(&again.stderr);
     assert_eq!(again.status.code(), Some(1), "{told}");
@@ -130,7 +130,7 @@ fn v1_only_registry_is_warmed() {
 
     drop(v1);
     check_pull(&mut skopeo);
-    // The same, warmed and never pulled, on a gateway that was started anew.
+    // The same, warmed and never pulled, on a restarted gateway.
     gateway.restart();
     let Some(mut skopeo) = found(self::skopeo(&gateway)) else {
         return;

@@ -25,7 +25,7 @@ fn mount_without_source_finds_a_readable_one() {
             .status(),
         200
     );
-    // What only others may read is not found, though its bytes are here.
+    // Content that only others may read is not found, though its bytes are cached.
     let secret = push(&registry.url(), None, "secret/app", &random(2, 10_000));
     assert_eq!(
         place
@@ -41,11 +41,11 @@ fn mount_without_source_finds_a_readable_one() {
             .status(),
         404
     );
-    // Nor is what nobody has.
+    // Nor is absent content.
     assert_eq!(mount("mine/c", &sha256(b"nothing")).status(), 202);
 }
 
-/// The registry is asked for nothing that the caller was not checked for.
+/// The registry gets no request that the caller was not checked for.
 #[test]
 fn mount_response_names_the_found_source_only() {
     let origin = Origin::start();
@@ -80,7 +80,7 @@ fn mount_response_names_the_found_source_only() {
     assert_eq!(place.send("pusher", "POST", &mount, &[], b"").status(), 202);
     let expected = format!("mount={}&from=mine%2Fb", digest.replace(':', "%3A"));
     assert_eq!(asked(), expected);
-    // Another gateway's registry of origin is no source here.
+    // With `origin`, `from` is a repository of another registry: it is ignored, and a source in this registry is found.
     let copied = format!("{mount}&from=mine/b&origin=index.docker.io");
     assert_eq!(
         place.send("pusher", "POST", &copied, &[], b"").status(),

@@ -1,4 +1,4 @@
-//! What of a client's request a registry sees.
+//! The headers of a client's request that reach the registry.
 
 use crate::uploads::Place;
 use testkit::http::get;
@@ -8,7 +8,7 @@ use testkit::real::{Registry, found};
 
 const OWN: &str = concat!("roadstead/", env!("CARGO_PKG_VERSION"));
 
-/// Headers that say who asks or through whom, or that only the gateway's own connection has a use for.
+/// Headers that identify the client or proxies, or that concern only the client's connection.
 const NOISE: &[(&str, &str)] = &[
     ("User-Agent", "docker/28.5.2 secret"),
     ("X-Forwarded-For", "6.6.6.6"),
@@ -69,7 +69,7 @@ fn only_protocol_headers_are_forwarded() {
     }
 }
 
-/// A registry that is told nothing of who asks calls itself what we call it, and that leads here.
+/// A registry that learns nothing about the client names itself by its own authority, which the gateway rewrites.
 #[test]
 fn locations_of_a_real_registry_lead_to_the_gateway() {
     let Some(registry) = found(Registry::start()) else {

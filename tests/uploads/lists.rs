@@ -1,4 +1,4 @@
-//! Lists: which parameters mean something, which go upstream, and what one request leaves behind for others.
+//! Lists: which parameters are valid, which go upstream, and what one request leaves for others.
 
 use crate::uploads::Place;
 use testkit::gateway::Gateway;
@@ -62,7 +62,7 @@ fn only_known_list_parameters_are_forwarded() {
         let queries: Vec<_> = asked.iter().map(|asked| asked.query.as_str()).collect();
         assert_eq!(queries, sent.as_slice(), "{query}");
     }
-    // Nor does anything beside the path of what is asked for by its name.
+    // Nor does any query of a request by name.
     let manifest = get(gateway.url(1), None, "/v2/team/app/manifests/a?x=y&n=1");
     assert_eq!(manifest.status(), 200);
     assert!(
@@ -85,7 +85,7 @@ fn only_known_list_parameters_are_forwarded() {
     }
 }
 
-/// A registry without the API answers 404 in plain text, after which clients look for the referrers tag; after
+/// A registry without the referrers API answers 404 in plain text, after which clients try the referrers tag; after
 /// `NAME_UNKNOWN` they do not.
 #[test]
 fn referrers_404_does_not_hide_the_repository() {
@@ -115,7 +115,7 @@ fn referrers_404_does_not_hide_the_repository() {
     );
     origin.heal(fault);
     origin.heal(plain);
-    // A repository that is not there still says so.
+    // An absent repository is still reported as such.
     for url in [gateway.url(1), routed.url(1)] {
         for _ in 0..2 {
             assert_eq!(

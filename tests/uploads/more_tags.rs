@@ -6,7 +6,7 @@ use testkit::http::Reply;
 use testkit::origin::{Fault, MEDIA_MANIFEST, Origin};
 use testkit::sha256;
 
-/// A small manifest, another one for each number.
+/// A small manifest, a different one for each number.
 fn manifest(number: usize) -> Vec<u8> {
     format!("{{\"schemaVersion\":2,\"mediaType\":\"{MEDIA_MANIFEST}\",\"annotations\":{{\"n\":\"{number}\"}}}}")
         .into_bytes()
@@ -86,7 +86,7 @@ fn additional_tags_require_push() {
     assert_eq!(origin.count("*", "*"), 0, "denied before anybody was asked");
 }
 
-/// Whatever the registry made of them, these tags are asked for anew, and only these.
+/// Whatever the registry did with them, these tags are revalidated, and only these.
 #[test]
 fn possibly_moved_tags_are_revalidated() {
     let origin = Origin::start();

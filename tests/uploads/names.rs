@@ -5,7 +5,7 @@ use testkit::http::{Raw, get};
 use testkit::image::random;
 use testkit::origin::{Fault, Origin};
 
-/// Every `Location` and `Link` leads to the repository that was asked for.
+/// Every `Location` and `Link` points to the requested repository.
 #[test]
 fn locations_of_path_like_names_are_correct() {
     let origin = Origin::start();

@@ -1,11 +1,11 @@
-//! Mounts in a registry that serves what everybody may read, where the gateway's account may read more.
+//! Mounts in a registry with `visibility: public`, where the gateway's account may read more.
 
 use crate::uploads::{USERS, send};
 use testkit::gateway::Gateway;
 use testkit::image::random;
 use testkit::origin::{Auth, Bearer, Fault, Origin};
 
-/// The account of the gateway may read both repositories, everybody `team/open` alone.
+/// The gateway's account may read both repositories, the public only `team/open`.
 fn scene() -> (Origin, Gateway, tempfile::TempDir) {
     let origin = Origin::start();
     origin.require(Auth::Bearer(Bearer {
@@ -27,7 +27,7 @@ fn scene() -> (Origin, Gateway, tempfile::TempDir) {
     (origin, gateway, users)
 }
 
-/// The rules alone are not enough: what is mounted with the account is what everybody may read.
+/// The rules alone are not enough: only public content is mounted with the account.
 #[test]
 fn anonymous_mounts_use_public_sources_only() {
     let (origin, gateway, _users) = scene();
@@ -45,13 +45,13 @@ fn anonymous_mounts_use_public_sources_only() {
     };
     let from_open = format!("mount={}&from=team%2Fopen", open.replace(':', "%3A"));
     assert_eq!(mount(&format!("mount={open}&from=team/open")), from_open);
-    // Nobody but the account may read it: the registry hears of no mount.
+    // Only the account may read it: the registry gets no mount.
     assert_eq!(mount(&format!("mount={closed}&from=team/closed")), "");
     let asked = origin.requests_for("*", "/v2/team/closed/*");
     assert!(!asked.is_empty(), "the registry was asked as by anybody");
     assert!(asked.iter().all(|it| it.status == 401), "{asked:?}");
 
-    // The cache knows where both are: the one by a pull, the other by a push.
+    // The cache has links to both: one by a pull, the other by a push.
     let path = format!("/v2/team/open/blobs/{open}");
     assert_eq!(ask("GET", &path).status(), 200);
     origin.fault(
@@ -65,7 +65,7 @@ fn anonymous_mounts_use_public_sources_only() {
     assert_eq!(ask("PUT", &upload).status(), 201);
     assert_eq!(mount(&format!("mount={open}")), from_open);
     assert_eq!(mount(&format!("mount={closed}")), "");
-    // It is not its place that is refused, but that it is not public.
+    // It was refused for not being public, not for its name.
     origin.change_bearer(|bearer| bearer.public.push("team/closed"));
     let from_closed = format!("mount={}&from=team%2Fclosed", closed.replace(':', "%3A"));
     assert_eq!(mount(&format!("mount={closed}")), from_closed);

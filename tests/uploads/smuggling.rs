@@ -1,4 +1,4 @@
-//! Requests that say one thing to the gateway and another to the registry.
+//! Requests that the gateway and the registry could read differently.
 
 use crate::uploads::{Place, push};
 use testkit::http::Web;
@@ -9,7 +9,7 @@ use testkit::sha256;
 
 const BOUNDARY: &str = "multipart/form-data; boundary=x";
 
-/// A form that asks for a mount.
+/// A form that requests a mount.
 fn form(digest: &str) -> Vec<u8> {
     let part = |name: &str, value: &str| {
         format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
@@ -60,7 +60,7 @@ fn form_mount_requires_pull_on_its_source() {
     let put = [("Content-Type", BOUNDARY)];
     let refused = place.send("pusher", "PUT", "/v2/mine/a/manifests/x", &put, &body);
     assert_eq!(refused.status(), 415, "a manifest is no form either");
-    // What clients really send begins an upload.
+    // The content types that clients really send begin an upload.
     for kind in [
         "",
         "application/octet-stream",
@@ -99,7 +99,7 @@ fn mount_with_digest_creates_no_link() {
     };
     let place = Place::of(&registry.url());
     let secret = push(&registry.url(), None, "secret/app", &random(1, 10_000));
-    // It is in the cache, by somebody who may read it.
+    // It is in the cache, pulled by a user who may read it.
     let path = format!("/v2/secret/app/blobs/{secret}");
     assert_eq!(place.get("reader", &path).status(), 200);
     let own = place.push("mine/b", b"own");
@@ -135,14 +135,14 @@ fn mount_with_digest_creates_no_link() {
     assert_eq!((blob.status(), &blob.body[..]), (200, &b"own"[..]));
 }
 
-/// What an upload finishes with is what the answer names and its sender asked for, or nothing.
+/// A finished upload links the digest that the response names and its sender requested, or nothing.
 #[test]
 fn only_the_digest_in_the_response_is_linked() {
     let origin = Origin::start();
     let place = Place::of(&origin.url());
     let bytes = random(1, 1000);
     let (digest, other) = (sha256(&bytes), sha256(b"other"));
-    // In the cache, and of mine/b alone.
+    // In the cache, and linked in mine/b only.
     origin.push_blob("mine/b", bytes);
     let held = place.get("pusher", &format!("/v2/mine/b/blobs/{digest}"));
     assert_eq!(held.status(), 200);
@@ -205,7 +205,7 @@ fn only_the_digest_in_the_response_is_linked() {
     }
 }
 
-/// An upload's own query goes up as it is, but nothing in it may contradict what was read of it.
+/// An upload's own query is forwarded unchanged, but must not contradict the parsed parameters.
 #[test]
 fn ambiguous_upload_queries_are_refused() {
     let origin = Origin::start();
@@ -236,7 +236,7 @@ fn ambiguous_upload_queries_are_refused() {
     assert_eq!(origin.requests_for("PATCH", "*")[0].query, state);
 }
 
-/// More pairs than any client sends are refused before anything is compared.
+/// More pairs than any client sends are refused before they are compared.
 #[test]
 fn queries_with_many_pairs_are_refused() {
     let origin = Origin::start();

@@ -13,7 +13,7 @@ fn changed_password_takes_effect_at_once() {
     let path = scene.team.tag_path();
     assert_eq!(scene.ask("GET", &path, Some(&token)).status(), 200);
     assert_eq!(scene.ask("GET", &path, Some(&reader)).status(), 200);
-    // The account goes; the other stays.
+    // One account is removed; the other stays.
     let pusher = USERS.lines().nth(1).expect("a line");
     std::fs::write(scene.users.path().join("users"), format!("{pusher}\n")).expect("writable");
     until("the account is gone", || {
@@ -43,7 +43,7 @@ fn password_guesses_are_slowed_without_lockout() {
         slowed
     });
     assert!(number > 10, "only after {number}");
-    // Another user from there gets in.
+    // Another user from that address can log in.
     assert_eq!(
         scene
             .ask("GET", &path, Some(&basic("reader", "s3cret")))
@@ -53,8 +53,8 @@ fn password_guesses_are_slowed_without_lockout() {
     assert!(!scene.gateway.log().contains("s3cret") && !scene.gateway.log().contains("guess"));
 }
 
-/// Tools that go on with a password that was changed guess nothing: they are told 401, whatever there are
-/// of them, and nobody beside them has to wait.
+/// Tools that retry with an outdated password do not count as guessing: they get 401, however many there are, and no
+/// other client has to wait.
 #[test]
 fn old_password_gets_401() {
     let scene = scene("");
@@ -79,7 +79,7 @@ fn failed_logins_are_logged_without_the_password() {
         let wrong = basic(user, "s3cret-too");
         assert_eq!(scene.ask("GET", &path, Some(&wrong)).status(), 401);
     }
-    // Basic has no control characters, a form may.
+    // Basic allows no control characters, a form does.
     let form = "grant_type=password&username=no%1b%5b31mbody%0a&password=s3cret-too";
     let mut raw = Raw::connect(scene.gateway.url(1), None);
     raw.send(format!(

@@ -39,7 +39,7 @@ fn challenges_name_realm_and_scope() {
         challenge(&push),
         format!("{realm},scope=\"repository:hosted/team/app:pull,push\"")
     );
-    // A token for something else.
+    // A token for another scope.
     let (token, _) = scene.token("repository:other:pull", Some(&basic("reader", "s3cret")));
     let pull = scene.ask("GET", &scene.team.tag_path(), Some(&token));
     assert_eq!(pull.status(), 401);
@@ -54,13 +54,13 @@ fn challenges_name_realm_and_scope() {
         "{}",
         challenge(&forged)
     );
-    // A password is what helps at the token's place.
+    // The token endpoint's challenge is for a password.
     let token = scene.ask("GET", "/token", Some(&basic("reader", "wrong")));
     assert_eq!(
         (token.status(), challenge(&token)),
         (401, "Basic realm=\"Roadstead\"".to_owned())
     );
-    // Any login that is good is good for the ping, nobody's token too.
+    // Any valid login is valid for the ping, including an anonymous token.
     let nobody = scene.token("", None).0;
     for login in [
         basic("reader", "s3cret"),
@@ -126,7 +126,7 @@ fn tokens_grant_allowed_scopes_by_get_and_post() {
             "{scope}"
         );
     }
-    // containerd asks by form.
+    // containerd sends a form.
     let web = Web::h1(Some(&scene.gateway.ca_path()));
     let post = |form: &'static str| {
         let url = format!("{}/token", scene.gateway.url(0));
@@ -164,11 +164,11 @@ fn tokens_grant_allowed_scopes_by_get_and_post() {
         401
     );
     assert_eq!(post("grant_type=refresh_token&refresh_token=x").0, 400);
-    // A token is no login for another.
+    // A token cannot be exchanged for another.
     assert_eq!(scene.ask("GET", "/token", Some(&token)).status(), 400);
 }
 
-/// `POST /token` has as long for its form as a request has for its head.
+/// The form of `POST /token` has the deadline of a request head.
 #[test]
 fn slow_token_form_times_out() {
     let scene = scene("limits: {header_timeout: 1s, idle_timeout: 60s}\n");

@@ -1,5 +1,5 @@
 //! npm's and Python's `docker-registry-client` against the gateway, over TLS: in front of docker-registry 0.9.1, or of
-//! the scripted registry where there is no Python 2.7 for it.
+//! the scripted registry if there is no Python 2.7.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ impl Scene {
         let registry = OldRegistry::start();
         let url = registry.url();
         let before = |push: bool, access: &str| {
-            // To npm's client 127.0.0.1 is plain HTTP.
+            // npm's client speaks plain HTTP to 127.0.0.1.
             format!(
                 "listen: [{{address: \"127.0.0.2:0\"}}, {{address: \"127.0.0.1:0\", tls: off}}]
 registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
@@ -66,7 +66,7 @@ registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
         }))
     }
 
-    /// What the registry holds of an image, asked by itself.
+    /// A part of an image as the registry itself serves it.
     fn held(&self, part: &str, id: &str) -> Vec<u8> {
         let reply = get(
             &self.registry.url(),
@@ -77,7 +77,7 @@ registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
         reply.body
     }
 
-    /// Everything that was found of a whole pull is what the registry holds.
+    /// A whole pull returned exactly the registry's content.
     #[track_caller]
     fn check(&self, found: &V1Found) {
         let said = &found.said;
@@ -128,7 +128,7 @@ fn npm_client_pulls_within_its_rights() {
             None,
             &["open/app", "secret/app", "team/app"],
         ),
-        // a stranger, who has no rights, and who is not who it says
+        // unknown, without rights, and with a wrong password
         (
             "team/app",
             None,
@@ -171,7 +171,7 @@ fn npm_client_pulls_within_its_rights() {
     }
 }
 
-/// It has no word for a token, so that with `access` images are not for it; what names a repository is.
+/// The client does not support tokens, so with `access` it gets no images; requests that name a repository work.
 #[test]
 fn python_client_tags_and_searches_with_its_login() {
     let scene = Scene::start(true);
@@ -228,7 +228,7 @@ fn python_client_tags_and_searches_with_its_login() {
 #[test]
 fn both_clients_pull_anonymously() {
     let scene = Scene::start(false);
-    // The second time something of it is here already.
+    // The second time some layers exist already.
     for _ in 0..2 {
         let sessions = at_once(2, |number| {
             let client = [V1Client::Npm, V1Client::Python][number];

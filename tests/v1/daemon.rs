@@ -1,5 +1,5 @@
-//! Docker's daemons of 2014 to 2016, request for request as they speak to a private registry: one connection
-//! for each, Go's headers, and their own idea of when to send a password and when a token.
+//! Docker's daemons of 2014 to 2016, request by request as with a private registry: one connection for each, Go's
+//! headers, and each version's own use of passwords and tokens.
 
 use std::fmt::Write as _;
 
@@ -17,15 +17,15 @@ use testkit::http::{Raw, Reply};
 )]
 pub struct Version {
     pub agent: &'static str,
-    /// What its ping calls itself, where that is not its name.
+    /// The product name in its ping, if that differs.
     ping: Option<&'static str>,
-    /// Whether it asks for `/v2/` first.
+    /// Whether it requests `/v2/` first.
     asks_v2: bool,
-    /// Whether it asks how long a layer is.
+    /// Whether it requests a layer's length by HEAD.
     heads: bool,
-    /// Whether it asks for the one tag that it wants.
+    /// Whether it requests only the tag that it pulls.
     asks_tag: bool,
-    /// Whether it creates accounts where it is told to log in.
+    /// Whether it creates accounts when a login is required.
     creates_users: bool,
 }
 
@@ -42,7 +42,7 @@ const fn version(agent: &'static str, ping: Option<&'static str>) -> Version {
 
 const GO: Option<&str> = Some("Go 1.1 package http");
 
-/// Those that speak v1 alone.
+/// Versions that speak only v1.
 pub const OLD: [Version; 5] = [
     Version {
         heads: true,
@@ -72,7 +72,7 @@ pub const OLD: [Version; 5] = [
     },
 ];
 
-/// One that comes to v1 when v2 did not have it: it pings v2 alone, and sends tokens alone afterwards.
+/// A version that falls back to v1 after v2: it pings v2 only, and sends only tokens afterwards.
 pub const FALLS_BACK: Version = Version {
     asks_v2: true,
     ..version(
@@ -81,7 +81,7 @@ pub const FALLS_BACK: Version = Version {
     )
 };
 
-/// Those that ask for a single tag. The last one looks for v1 alone once it comes here.
+/// Versions that request a single tag. The last one looks for v1 only after its fallback.
 pub const BY_TAG: [Version; 3] = [
     Version {
         asks_v2: true,
@@ -110,7 +110,7 @@ pub const BY_TAG: [Version; 3] = [
     },
 ];
 
-/// One that only searches and logs in here.
+/// A version that only searches and logs in over v1.
 pub const MODERN: Version = Version {
     asks_v2: true,
     creates_users: false,
@@ -125,12 +125,12 @@ pub struct Daemon<'a> {
     pub version: Version,
     gateway: &'a Gateway,
     account: Option<(&'a str, &'a str)>,
-    /// What the ping said.
+    /// Whether the ping reported a standalone registry.
     standalone: bool,
     token: Option<String>,
 }
 
-/// What the daemon tells its user, with the status behind it.
+/// The message that the daemon shows its user, and the status behind it.
 pub type Told = (&'static str, u16);
 
 impl<'a> Daemon<'a> {
@@ -195,7 +195,7 @@ impl<'a> Daemon<'a> {
         ("Authorization", basic(user, password))
     }
 
-    /// What it sends with everything that is not named otherwise.
+    /// The default authorization of its requests.
     fn usual(&self) -> (&'static str, String) {
         if self.standalone {
             self.basic()
@@ -213,11 +213,11 @@ impl<'a> Daemon<'a> {
             let said = v2.header("docker-distribution-api-version");
             let speaks_v2 = matches!(v2.status(), 200 | 401) && said == Some("registry/2.0");
             if self.version.ping.is_some() {
-                // It would fail for good.
+                // It would fail permanently.
                 assert_eq!((v2.status(), said), (404, None), "{v2:?}");
             } else {
                 assert!(speaks_v2, "{v2:?}");
-                // It comes to v1 with tokens alone, since v2 wants a login where there is `access`.
+                // It falls back to v1 with tokens only, since v2 requires a login if there is `access`.
                 self.standalone = false;
                 return Ok(());
             }
@@ -245,14 +245,14 @@ impl<'a> Daemon<'a> {
                 &headers,
                 Body::Json(json.as_bytes()),
             );
-            // Anything else would be an error, or an account that nobody checked.
+            // Any other status would be an error, or an account that was not checked.
             assert_eq!(created.status(), 401, "{created:?}");
         }
         let asked = self.say("GET /v1/users/", &[self.basic()], Body::None);
         ok(&asked, "login").map(drop)
     }
 
-    /// `docker pull`: the layers, from top to root.
+    /// `docker pull`: returns the layers, from top to root.
     pub fn pull(&mut self, name: &str, tag: &str) -> Result<Vec<Vec<u8>>, Told> {
         self.ping()?;
         let mut headers = vec![("X-Docker-Token", "true".to_owned())];
@@ -320,7 +320,7 @@ impl<'a> Daemon<'a> {
         Ok(layer.body)
     }
 
-    /// `docker push` of layers from root to top; the ids it gave them.
+    /// `docker push` of layers from root to top; returns the ids it gave them.
     pub fn push(&mut self, name: &str, tag: &str, layers: &[&[u8]]) -> Result<Vec<String>, Told> {
         self.ping()?;
         let ids: Vec<String> = (0..layers.len())
@@ -414,7 +414,7 @@ impl<'a> Daemon<'a> {
         ok(&put, "checksum").map(drop)
     }
 
-    /// `docker search`: the names.
+    /// `docker search`: returns the names.
     pub fn search(&self, term: &str) -> Result<Vec<String>, Told> {
         let headers = [("X-Docker-Token", "true".to_owned()), self.basic()];
         let headers = &headers[..if self.account.is_some() { 2 } else { 1 }];
@@ -427,7 +427,7 @@ impl<'a> Daemon<'a> {
             .collect())
     }
 
-    /// Takes the token, and goes on only where its endpoint is this gateway.
+    /// Takes the token, and continues only if its endpoint is this gateway.
     fn read(&mut self, reply: &Reply) {
         assert_eq!(
             reply.header("x-docker-endpoints"),
@@ -460,10 +460,10 @@ fn ok<'r>(reply: &'r Reply, step: &'static str) -> Result<&'r Reply, Told> {
     }
 }
 
-/// Who pulls what, and what else than the whole image each is told.
+/// A puller, an image, and the error if the pull is refused.
 pub type Pull<'a> = (Option<(&'a str, &'a str)>, &'a str, Option<Told>);
 
-/// Pulls as each of them does with this version, layers from top to root.
+/// Makes these pulls with this version; layers from top to root.
 #[track_caller]
 pub fn pulls(version: Version, gateway: &Gateway, tag: &str, whole: &[Vec<u8>], all: &[Pull<'_>]) {
     for (who, name, told) in all {

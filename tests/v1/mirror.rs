@@ -1,5 +1,5 @@
-//! A registry without pushes is mirrored: what is asked for once is here, its lists for a while, and nothing of
-//! the upstream's but the bytes and what belongs to them comes down.
+//! A registry without pushes is mirrored: images are fetched once, lists cached for a while, and only the bytes and
+//! their own headers are passed on.
 
 use crate::v1::{Daemon, OLD};
 use testkit::gateway::Gateway;
@@ -39,7 +39,7 @@ fn cache(reply: &Reply) -> &str {
     reply.header("cache-status").expect("Cache-Status")
 }
 
-/// Where the store has what hashes to this.
+/// The path of these bytes in the store.
 pub fn blob(gateway: &Gateway, bytes: &[u8]) -> std::path::PathBuf {
     let hex = sha256(bytes)[7..].to_owned();
     gateway
@@ -49,8 +49,8 @@ pub fn blob(gateway: &Gateway, bytes: &[u8]) -> std::path::PathBuf {
         .join(hex)
 }
 
-/// Images are immutable by their id: each part is asked for once, whoever asks how often, and is here when the
-/// upstream is not, also after a restart.
+/// Images are immutable by their id: each part is fetched once, however many clients request it, and is served while
+/// the upstream is down, also after a restart.
 #[test]
 fn images_are_fetched_once() {
     let registry = V1Registry::start();
@@ -86,7 +86,7 @@ fn images_are_fetched_once() {
     }
 }
 
-/// Eviction may take the bytes; the pointer leads to them again once they were fetched anew.
+/// Eviction may remove the bytes; the pointer is valid again once they are fetched anew.
 #[test]
 fn evicted_layers_are_refetched() {
     let registry = V1Registry::start();
@@ -105,7 +105,7 @@ fn evicted_layers_are_refetched() {
     assert_eq!(json.len(), 1, "its bytes were not evicted");
 }
 
-/// `tag_ttl`, as the recipe sets it to what docker-registry had.
+/// `tag_ttl`, as the recipe sets it from docker-registry's default.
 #[test]
 fn tags_are_cached_for_tag_ttl() {
     let registry = V1Registry::start();
@@ -134,7 +134,7 @@ fn tags_are_cached_for_tag_ttl() {
     assert!(cache(&again).contains("hit; ttl=17"), "{again:?}");
     assert_eq!(registry.requests_to("/tags/1").len(), 1);
 
-    // Once that is over, it is asked for once more.
+    // After that it is requested once more.
     gateway.restart_with(&ttl("0s"));
     let moved = fetch(&gateway, &one);
     assert_eq!(moved.text(), format!("\"{}\"", ids[0]));
@@ -142,7 +142,7 @@ fn tags_are_cached_for_tag_ttl() {
     assert!(cache(&fetch(&gateway, &one)).contains("detail=revalidated"));
     assert_eq!(fetch(&gateway, &tags).status(), 200);
 
-    // Stale where the upstream cannot answer.
+    // Stale while the upstream fails.
     for broken in [500, 503, 429] {
         registry.script(|script| script.broken = Some(broken));
         for path in [&one, &tags] {
@@ -160,12 +160,12 @@ fn tags_are_cached_for_tag_ttl() {
     assert!(cache(&stale).contains("detail=unavailable"), "{stale:?}");
 }
 
-/// The configuration that it runs with.
+/// The gateway's configuration with another `tag_ttl`.
 fn ttl_of(gateway: &Gateway) -> String {
     std::fs::read_to_string(gateway.dir().join("roadstead.yaml")).expect("its configuration")
 }
 
-/// A tag that is gone is gone, and is not answered from what was known.
+/// A deleted tag is not answered from the cache.
 #[test]
 fn deleted_tag_is_404() {
     let registry = V1Registry::start();
@@ -180,7 +180,7 @@ fn deleted_tag_is_404() {
     assert_eq!(reply.status(), 503, "nothing is known of it: {reply:?}");
 }
 
-/// One tag that is here hides none that is not.
+/// A cached tag does not hide an uncached one.
 #[test]
 fn cached_tag_hides_no_other() {
     let registry = V1Registry::start();
@@ -194,15 +194,15 @@ fn cached_tag_hides_no_other() {
     let tags = fetch(&gateway, &named("team/app", "tags")).text();
     let tags: serde_json::Value = serde_json::from_str(&tags).expect("JSON");
     assert_eq!(tags.as_object().expect("a map").len(), 2, "{tags}");
-    // Nothing local can be one of its tags: nobody pushes here.
+    // No tag can be local, since the mirror takes no pushes.
     let put = ask(&gateway, "PUT", &named("team/app", "tags/3"), &[]);
     assert_eq!(put.status(), 405);
     assert_eq!(fetch(&gateway, &named("team/app", "tags/2")).status(), 200);
     assert_eq!(fetch(&gateway, &named("team/app", "tags/3")).status(), 404);
 }
 
-/// Image lists and tokens are the index's, tags the registry's, or the index's where that alone has them. All
-/// is asked with our account, or with none: never with the client's.
+/// Image lists and tokens come from the index, tags from the registry, or from the index if only that has them.
+/// Requests carry the gateway's account or none, never the client's.
 #[test]
 fn index_and_registry_get_their_own_requests() {
     const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=read";
@@ -283,7 +283,7 @@ fn index_and_registry_get_their_own_requests() {
     }
 }
 
-/// A token that the index took back is fetched anew.
+/// A token that the index revoked is fetched anew.
 #[test]
 fn refused_token_is_replaced() {
     let token = |number: u32| format!("signature=T{number},repository=\"team/app\",access=read");
@@ -305,14 +305,14 @@ fn refused_token_is_replaced() {
     registry.script(|script| script.tokens = Some(token(2)));
     index.script(|script| script.index = Some(token(2)));
     assert_eq!(fetch(&gateway, &tags).status(), 200);
-    // One that stays refused is a 401, and not a loop.
+    // One that is always refused is a 401, and causes no loop.
     registry.script(|script| script.tokens = Some(token(3)));
     registry.clear_requests();
     assert_eq!(fetch(&gateway, &tags).status(), 401);
     assert_eq!(registry.requests().len(), 2);
 }
 
-/// Where everybody reads, what is asked for is what everybody may have there: our account has no part in it.
+/// With public visibility only anonymously readable content is served: the account is not used.
 #[test]
 fn public_registry_is_asked_without_the_account() {
     let registry = V1Registry::start();
@@ -329,14 +329,14 @@ fn public_registry_is_asked_without_the_account() {
     assert_eq!((seen.len() > 1, with.count()), (true, 0), "{seen:?}");
 }
 
-/// What the upstream says stays what it is.
+/// The upstream's statuses are passed on.
 #[test]
 fn denial_is_not_404() {
     let registry = V1Registry::start();
     let ids = registry.push_image("team/app", "1", &[b"layer"]);
     let absent = "0".repeat(64);
     for (theirs, ours) in [(401, 401), (403, 403), (404, 404), (500, 503), (503, 503)] {
-        // One that rests after a failure is not asked.
+        // A registry that is paused after a failure gets no request.
         let gateway = mirror(&registry);
         registry.script(|script| script.broken = Some(theirs));
         for path in [
@@ -371,7 +371,7 @@ fn repository_json_is_served() {
     assert_eq!(registry.requests_to("/json").len(), 1);
 }
 
-/// The first answer and the later ones carry the same: the size and checksum, one word on caching, no cookie.
+/// The first response and later ones have the same headers: the size and checksum, one Cache-Control, no cookie.
 #[test]
 fn cached_responses_have_the_same_headers() {
     let registry = V1Registry::with(Script {
@@ -410,7 +410,7 @@ fn cached_responses_have_the_same_headers() {
             assert_eq!(cache(&reply).contains("hit"), round > 0, "{path} {reply:?}");
         }
     }
-    // Where answers are not everybody's, nobody on the way keeps them.
+    // Responses of a guarded registry are not cached on the way.
     let guarded = Gateway::start(&format!(
         "registries: [{{name: old, v1: \"{}\"}}]
 access: {{rules: [{{users: [anonymous], repositories: [\"old/**\"], actions: [pull]}}]}}",
@@ -427,7 +427,7 @@ access: {{rules: [{{users: [anonymous], repositories: [\"old/**\"], actions: [pu
     }
 }
 
-/// A registry that says nothing of sizes is known better once the layer is here.
+/// Sizes that a registry does not send are known once the layer is stored.
 #[test]
 fn unannounced_size_is_known_after_the_fill() {
     let registry = V1Registry::with(Script {
@@ -445,7 +445,7 @@ fn unannounced_size_is_known_after_the_fill() {
     assert_eq!(json().header("x-docker-size"), Some("3000"));
 }
 
-/// An image in the middle that the upstream lost: a 404 that says so, and the rest as before.
+/// An image in the middle that the upstream lost: a clear 404, and the rest as before.
 #[test]
 fn missing_image_is_404() {
     let registry = V1Registry::start();
@@ -464,14 +464,14 @@ fn missing_image_is_404() {
     for id in [&ids[0], &ids[2]] {
         assert_eq!(fetch(&gateway, &part(id, "layer")).status(), 200);
     }
-    // It comes back without anybody's help.
+    // It recovers by itself.
     registry.script(|script| script.lost = None);
     let pulled = Daemon::new(OLD[4], &gateway, None).pull("team/app", "1");
     assert_eq!(pulled.map(|layers| layers.len()), Ok(3));
 }
 
-/// Docker 1.3 to 1.6 with `--registry-mirror`: images alone are asked for here, with the Hub's token, whose list
-/// and tags the client got there.
+/// Docker 1.3 to 1.6 with `--registry-mirror`: only images are requested from the mirror, with the Hub's token, while
+/// lists and tags come from the Hub.
 #[test]
 fn registry_mirror_serves_images_only() {
     const OURS: &str = "signature=OURS,repository=\"library/app\",access=read";
@@ -523,7 +523,7 @@ fn registry_mirror_serves_images_only() {
             assert!(!sent.contains("HUBS"), "{seen:?}");
         }
         if rules {
-            // A name in a foreign token is no right to anything.
+            // The name in a foreign token grants nothing.
             assert_eq!(with(&part(&secret[0], "layer")).status(), 404);
             let theirs = hub.replace("library/app", "secret/app");
             let headers = [("Authorization", &*theirs)];
@@ -535,7 +535,7 @@ fn registry_mirror_serves_images_only() {
     }
 }
 
-/// What is fresh is not asked for by who comes while it is.
+/// Concurrent clients of a stale list cause one upstream request.
 #[test]
 fn concurrent_lists_cost_one_request() {
     let registry = V1Registry::start();

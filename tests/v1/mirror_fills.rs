@@ -1,5 +1,5 @@
-//! Layers of a mirrored registry are filled like blobs: one download, many readers, ranges, resuming, and a
-//! tail that nobody gets before length and checksum are right.
+//! Layers of a mirrored registry are filled like blobs: one download, many readers, ranges, resuming, and a tail that
+//! is withheld until length and checksum are verified.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use testkit::v1::{Script, V1Registry};
 
 const TAIL: usize = 64 << 10;
 
-/// A registry with one image of this layer, a gateway before it, and the layer's path.
+/// A registry with one image of this layer, a gateway in front of it, and the layer's path.
 fn scene(layer: &[u8], script: Script) -> (V1Registry, Gateway, String) {
     let registry = V1Registry::with(script);
     let ids = registry.push_image("team/app", "1", &[layer]);
@@ -22,7 +22,7 @@ fn scene(layer: &[u8], script: Script) -> (V1Registry, Gateway, String) {
     (registry, gateway, part(&ids[0], "layer"))
 }
 
-/// How often the layer was asked for with GET, and how often of that with a range.
+/// The number of GETs for the layer, and how many of them had a range.
 fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
     let asked = registry.requests_to(path);
     let gets: Vec<_> = asked
@@ -33,7 +33,7 @@ fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
     (gets.len(), ranged.count())
 }
 
-/// A body that ends too early is never taken for whole, neither here nor by the client.
+/// A body that ends too early is never taken for complete, neither by the gateway nor by the client.
 #[test]
 fn truncated_layer_is_not_stored() {
     for (size, sent) in [(1000, 500), (300_000, 100_000), (300_000, 299_999)] {
@@ -67,7 +67,7 @@ fn truncated_layer_is_not_stored() {
     }
 }
 
-/// A description that is cut off is no description.
+/// A truncated description is not used.
 #[test]
 fn truncated_image_json_is_not_stored() {
     let (registry, gateway, path) = scene(b"layer", Script::default());
@@ -82,7 +82,7 @@ fn truncated_image_json_is_not_stored() {
     });
 }
 
-/// Five at once are one download, and so is whoever comes while it is under way.
+/// Five requests at once are one download, and later ones join it.
 #[test]
 fn five_clients_share_one_download() {
     let layer = random(12, 500_000);
@@ -101,7 +101,7 @@ fn five_clients_share_one_download() {
     assert_eq!(gets(&registry, &path), (1, 0));
 }
 
-/// A client that leaves takes nothing with it.
+/// A download continues when its client leaves.
 #[test]
 fn fill_continues_after_a_client_disconnects() {
     let layer = random(13, 500_000);
@@ -119,13 +119,13 @@ fn fill_continues_after_a_client_disconnects() {
     assert_eq!(gets(&registry, &path), (1, 0));
 }
 
-/// A Range on a miss is answered as such, and the layer is fetched whole behind it.
+/// A Range on a miss gets a range, and the whole layer is fetched.
 #[test]
 fn ranges_are_served_on_a_miss() {
     for (range, expected) in [
         ("bytes=0-9", Some(0..10)),
         ("bytes=50-50", Some(50..51)),
-        // as Docker goes on: to the size, which is one too far
+        // Docker resumes with a range up to the size, which is one byte too far
         ("bytes=10-200000", Some(10..200_000)),
         ("bytes=100000-", Some(100_000..200_000)),
         ("bytes=-5", Some(199_995..200_000)),
@@ -152,7 +152,7 @@ fn ranges_are_served_on_a_miss() {
     }
 }
 
-/// The last 64 KiB come when everything is known to be right.
+/// The last 64 KiB are sent when everything is verified.
 #[test]
 fn tail_is_withheld_until_verified() {
     let layer = random(15, 300_000);
@@ -169,8 +169,8 @@ fn tail_is_withheld_until_verified() {
     assert!(body == layer);
 }
 
-/// What breaks off is gone on with by Range, to the byte that docker-registry gives rightly; where there are no
-/// ranges, what comes again is compared.
+/// An interrupted download is resumed by Range, from the offset that docker-registry serves correctly; without ranges,
+/// the repeated bytes are compared.
 #[test]
 fn interrupted_download_is_resumed() {
     for (no_ranges, sent) in [(false, 200_000), (false, 399_999), (true, 200_000)] {
@@ -197,7 +197,7 @@ fn interrupted_download_is_resumed() {
     }
 }
 
-/// What the registry says that the payload hashes to is held against what came, in whatever way it writes it.
+/// The registry's checksum of the payload is compared with the received bytes, in all its notations.
 #[test]
 fn payload_checksums_are_verified() {
     let ways: [fn(&str) -> String; 3] = [
@@ -225,7 +225,7 @@ fn payload_checksums_are_verified() {
             assert!(blob(&gateway, &layer).exists());
         }
     }
-    // One that says nothing is believed, as long as the length is right.
+    // A registry without a checksum is trusted if the length is right.
     let layer = random(18, 1000);
     let (_registry, gateway, path) = scene(&layer, Script::default());
     assert!(fetch(&gateway, &path).body == layer);
@@ -253,7 +253,7 @@ fn layer_length_from_the_image_json() {
     }
 }
 
-/// What was begun before a restart is gone on with.
+/// A download interrupted by a restart is resumed.
 #[test]
 fn restart_resumes_a_partial() {
     let layer = random(20, 4 << 20);
@@ -276,7 +276,7 @@ fn restart_resumes_a_partial() {
     assert!(range.ends_with("-4194303"), "{range}");
 }
 
-/// With no room in the store the bytes pass through, and are held against what they must be all the same.
+/// With no room in the store the bytes pass through, and are verified all the same.
 #[test]
 fn layers_without_room_pass_through() {
     let layer = random(21, 600_000);
@@ -302,7 +302,7 @@ fn layers_without_room_pass_through() {
     assert!(reply.body.len() <= layer.len() - TAIL);
 }
 
-/// Large layers stream: memory does not grow with them.
+/// Large layers stream: memory does not grow with their size.
 #[test]
 fn large_layer_is_streamed() {
     let layer = random(22, 48 << 20);

@@ -1,5 +1,5 @@
-//! docker-registry 0.9.1 itself, mirrored: what old Docker pushed there is pulled here, and its checksums are
-//! what came.
+//! docker-registry 0.9.1 itself, mirrored: an image that old Docker pushed is pulled through the mirror and matches its
+//! checksums.
 
 use crate::v1::mirror::{blob, fetch, part};
 use crate::v1::{Daemon, FALLS_BACK, OLD, PUSHER, gateway_before};
@@ -26,7 +26,7 @@ fn docker_registry_is_mirrored() {
         registry.url()
     ));
     let whole = Ok(vec![layers[1].clone(), layers[0].clone()]);
-    // A part first, which docker-registry's own mirror answered with 404.
+    // A range first, which docker-registry's own mirror answered with 404.
     let path = part(&ids[0], "layer");
     let range = format!("bytes=1000-{}", layers[0].len());
     let headers = [("Range", &*range)];

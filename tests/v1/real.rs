@@ -1,5 +1,5 @@
-//! docker-registry 0.9.1 itself behind the gateway: every old Docker pushes, pulls, goes on with half a layer
-//! and searches there. Where there is no Python 2.7 for it, the scripted registry stands alone.
+//! docker-registry 0.9.1 itself behind the gateway: every old Docker pushes, pulls, resumes half a layer and searches.
+//! Without Python 2.7 only the scripted registry is tested.
 
 use serde_json::{Value, json};
 
@@ -109,7 +109,7 @@ fn interrupted_layer_is_resumed() {
     }
     let nothing = part(size, size);
     assert_eq!((nothing.status(), nothing.head.length()), (416, Some(0)));
-    // Asked by itself it announces a byte more than it sends: that is what the gateway is for.
+    // The registry itself announces a byte more than it sends; the gateway corrects that.
     let theirs = Raw::connect(&registry.url(), None).exchange(
         "GET",
         &path,
@@ -120,7 +120,7 @@ fn interrupted_layer_is_resumed() {
         Some(&*format!("10-{size}/{size}"))
     );
 
-    // To any date it says 304, whether there is an image or not.
+    // It answers 304 to any date, whether the image exists or not.
     let date = ("If-Modified-Since", "Thu, 01 Jan 1970 00:00:00 GMT");
     let reply = ask(&gateway, "GET", &json, &[("Authorization", &token), date]);
     assert_eq!(reply.status(), 200);

@@ -1,7 +1,7 @@
-//! What Docker 1.0 to 1.12 writes onto the wire, byte for byte: `recorded/*.http` has every request of a login,
-//! a search, a push and a pull as Go's client of that time orders and spells it, and after each, behind `<`,
-//! what that Docker needs of the answer. Only `{…}` is filled in: the host, ids, the token that it was
-//! given, and what depends on a layer.
+//! The bytes that Docker 1.0 to 1.12 send: `recorded/*.http` has every request of a login, a search, a push and a pull
+//! with the order and spelling of that time's Go client, and after each, behind `<`, the parts of the response that
+//! this Docker needs. Only `{…}` is filled in: the host, ids, the token it was given, and values that depend on a
+//! layer.
 
 use serde_json::Value;
 
@@ -21,12 +21,12 @@ const RECORDED: [(&str, &str); 6] = [
     ("1.12", include_str!("recorded/docker-1.12.http")),
 ];
 
-/// What a recording was made against.
+/// The backends of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behind {
     /// A v1 and a v2 registry, with accounts.
     Both,
-    /// A v1 registry that a host of its own chooses, with accounts.
+    /// A v1 registry that its own host selects, with accounts.
     Alone,
     /// A v1 registry, without `access`.
     Open,
@@ -53,7 +53,7 @@ impl Behind {
     }
 }
 
-/// One request and what its answer must be.
+/// One request and the requirements of its response.
 struct Exchange<'a> {
     /// From the request line to the empty line.
     head: Vec<&'a str>,
@@ -61,7 +61,7 @@ struct Exchange<'a> {
     needs: Vec<&'a str>,
 }
 
-/// The operations of a recording, each with what it was made against, its title and its requests.
+/// The operations of a recording, each with its backends, title and requests.
 fn operations(text: &str) -> Vec<(Behind, &str, Vec<Exchange<'_>>)> {
     let sections = text.split("\n## ").skip(1);
     let read = sections.map(|section| {
@@ -98,7 +98,7 @@ fn exchanges(text: &str) -> Vec<Exchange<'_>> {
     exchanges
 }
 
-/// What is filled in.
+/// The values to fill in.
 struct Replay<'a> {
     gateway: &'a Gateway,
     host: String,
@@ -137,7 +137,7 @@ impl Replay<'_> {
         text
     }
 
-    /// One request on a connection of its own, as all of them did.
+    /// Sends one request on a connection of its own, as all versions did.
     fn exchange(&mut self, exchange: &Exchange<'_>) -> Reply {
         let head = self.fill(&exchange.head.join("\r\n"));
         let chunked = exchange
@@ -149,7 +149,7 @@ impl Replay<'_> {
             (None, None) => Vec::new(),
         };
         if chunked.is_none() && head.starts_with("PUT ") {
-            // Else it would be the recording that is wrong.
+            // Otherwise the recording would be wrong.
             let length = format!("\r\nContent-Length: {}\r\n", body.len());
             assert!(head.contains(&length), "{head}");
         }
@@ -167,7 +167,7 @@ impl Replay<'_> {
         connection.reply(head.split(' ').next().expect("a method"))
     }
 
-    /// Whether an answer has what is needed of it.
+    /// Checks a requirement of a response.
     fn check(&mut self, need: &str, reply: &Reply) -> Result<(), String> {
         let need = self.fill(need);
         let same = |is: bool, found: &str| {
@@ -250,8 +250,7 @@ fn chunks(bytes: &[u8]) -> Vec<u8> {
     pieces.chain(*b"0\r\n\r\n").collect()
 }
 
-/// Replays the operations of one version that were made against the same. Pulls are of images that were there,
-/// pushes of images that nobody had.
+/// Replays the operations of one version with these backends. Pulls are of existing images, pushes of new ones.
 fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchange<'_>>)]) {
     let registry = V1Registry::start();
     let layers = [random(1, 90_000), random(2, 2_500)];

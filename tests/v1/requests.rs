@@ -1,4 +1,4 @@
-//! What goes up and what comes back: headers, ranges, places, broken connections, broken registries.
+//! Requests and responses: headers, ranges, locations, broken connections, broken registries.
 
 use crate::v1::{PUSHER, gateway, gateway_with};
 use testkit::basic;
@@ -14,7 +14,8 @@ fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) ->
     Raw::connect(gateway.url(1), None).exchange(method, path, headers)
 }
 
-/// A gateway without rules, that keeps nothing, in front of an image of one layer of 103 bytes; the layer's path.
+/// A gateway without rules and without a cache, in front of an image of one layer of 103 bytes; returns the layer's
+/// path too.
 fn open(registry: &V1Registry) -> (Gateway, Vec<u8>, String) {
     let layer = random(5, 103);
     let ids = registry.push_image("library/app", "latest", &[&layer]);
@@ -60,7 +61,7 @@ fn old_clients_are_not_shown_v2() {
                 assert!(reply.text().starts_with("{\"error\":"), "{reply:?}");
             }
         }
-        // v1 is everybody's.
+        // v1 is served to all clients.
         for path in ["/_ping", "/v1/_ping", "/v1/search?q=x"] {
             let reply = ask(&gateway, "GET", path, &[("User-Agent", agent)]);
             assert_eq!(reply.status(), 200, "{agent} {path}");
@@ -111,7 +112,7 @@ fn v1_paths_without_v1_are_404_in_json() {
     }
 }
 
-/// What the registry behind answers to these is a byte short, or without its unit.
+/// The registry's own responses to these are a byte short, or lack the unit.
 #[test]
 fn ranges_are_corrected() {
     let registry = V1Registry::start();
@@ -123,13 +124,13 @@ fn ranges_are_corrected() {
             ("bytes=0-0", Some(0..1)),
             ("bytes=50-50", Some(50..51)),
             ("bytes=10-", Some(10..103)),
-            // as Docker goes on: to the size, which is one too far
+            // Docker resumes with a range up to the size, which is one byte too far
             ("bytes=10-103", Some(10..103)),
             ("bytes=102-103", Some(102..103)),
             ("bytes=0-103", Some(0..103)),
             ("bytes=50-5000", Some(50..103)),
             ("bytes=-5", Some(98..103)),
-            // everything is there already
+            // everything has arrived already
             ("bytes=103-103", None),
             ("bytes=103-", None),
             ("bytes=200-300", None),
@@ -151,7 +152,7 @@ fn ranges_are_corrected() {
                 );
                 assert_eq!(reply.header("content-range"), Some("bytes */103"));
             }
-            // The connection goes on.
+            // The connection persists.
             let whole = connection.get(&path);
             assert!(whole.body == layer, "{range}");
         }
@@ -216,7 +217,7 @@ fn forwarded_headers_are_rendered_by_the_gateway() {
     ] {
         assert_eq!(header(name), None, "{name}");
     }
-    // Endpoints are the name that the client calls us.
+    // Endpoints have the name by which the client reached the gateway.
     let list = ask(
         &gateway,
         "GET",
@@ -252,7 +253,7 @@ fn responses_under_rules_are_private() {
     assert_eq!(private.header("expires"), None);
 }
 
-/// gunicorn ends idle connections as it likes.
+/// gunicorn closes idle connections at any time.
 #[test]
 fn dropped_upstream_connections_are_retried() {
     let registry = V1Registry::with(Script {
@@ -286,7 +287,7 @@ fn upstream_statuses_are_mapped() {
         assert!(reply.text().starts_with("{\"error\":"), "{reply:?}");
     }
     registry.script(|script| script.broken = None);
-    // Its own word, not a sign that we know better.
+    // The registry's own 404 is passed on, and not treated as stale knowledge.
     let absent = format!("/v1/images/{}/json", "0".repeat(64));
     let reply = get(gateway.url(1), None, &absent);
     assert_eq!(
@@ -347,7 +348,7 @@ fn delete_requires_the_right() {
         assert_eq!(delete("reader", path), 403);
     }
     assert_eq!(delete("pusher", "/v1/repositories/team/app"), 200);
-    // Nothing says any more that it was there.
+    // Nothing remembers that it existed.
     assert_eq!(image(), 404);
 }
 
@@ -364,7 +365,7 @@ fn layer_is_streamed_both_ways() {
     assert!(peak < 200 << 10, "{peak} KiB");
 }
 
-/// Nobody can tell whether an answer is whole that only its connection ends: JSON tells itself, a layer does not.
+/// A body that ends with its connection may be truncated: complete JSON can be recognised, a layer cannot.
 #[test]
 fn close_delimited_bodies_must_be_complete_json() {
     let registry = V1Registry::start();

@@ -1,4 +1,4 @@
-//! Rights that hang on tokens: what a token is good for, and that an image is one repository's.
+//! Rights by token: the scope of a token, and images that belong to one repository.
 
 use crate::v1::{Daemon, OLD, PUSHER, READER, gateway, gateway_with};
 use testkit::basic;
@@ -34,7 +34,7 @@ fn image(id: &str, part: &str) -> String {
     format!("/v1/images/{id}/{part}")
 }
 
-/// Every way to ask for an image of somebody else's ends alike, whether it is there or not.
+/// Every request for another repository's image gets the same answer, whether the image exists or not.
 #[test]
 fn image_is_served_only_with_its_repositorys_token() {
     let registry = V1Registry::start();
@@ -42,7 +42,7 @@ fn image_is_served_only_with_its_repositorys_token() {
     let theirs = registry.push_image("secret/app", "1", &[b"root", b"top"]);
     let open = registry.push_image("open/app", "1", &[b"of everybody"]);
     let mut gateway = gateway(&registry);
-    // Somebody who may has pulled them before.
+    // A permitted user has pulled them before.
     for name in ["secret/app", "team/app", "open/app"] {
         Daemon::new(OLD[3], &gateway, PUSHER)
             .pull(name, "1")
@@ -67,7 +67,7 @@ fn image_is_served_only_with_its_repositorys_token() {
                 for id in [&theirs[0], &theirs[1], &open[0], &absent] {
                     assert_eq!(status(id, &reader), 404, "{method} {part} {id}");
                 }
-                // Without a token nobody knows whose it would be.
+                // Without a token the repository is unknown.
                 for with in ["", "Basic Og==", "Token ", &basic("pusher", "password")] {
                     assert_eq!(status(&mine[0], with), 401, "{method} {part} {with}");
                 }
@@ -107,7 +107,7 @@ fn tags_and_ancestors_require_the_repository() {
     assert_eq!([&ids[2], &ids[1], &ids[0]].map(|id| status(id)), [200; 3]);
 }
 
-/// A token of reading does not write, one of writing reads, and neither is good for another repository.
+/// A read token does not write, a write token reads, and neither is valid for another repository.
 #[test]
 fn token_covers_one_repository_and_action() {
     let registry = V1Registry::start();
@@ -148,7 +148,7 @@ fn token_covers_one_repository_and_action() {
     for (method, path, with, expected) in [
         ("PUT", image(&new, "json"), &read, 401),
         ("PUT", image(&new, "json"), &write, 200),
-        // only what it has put itself
+        // only content that it has put itself
         ("PUT", image(&"b".repeat(64), "layer"), &write, 404),
         ("PUT", image(&"b".repeat(64), "checksum"), &write, 404),
         ("PUT", "/v1/repositories/team/app/tags/2".into(), &read, 401),
@@ -177,7 +177,7 @@ fn token_covers_one_repository_and_action() {
             assert_eq!(reply.status(), expected, "{method} {path}: {reply:?}");
         }
     }
-    // A token begets no token, and what is not ours is none.
+    // A token yields no other token, and foreign tokens are ignored.
     let again = ask(&gateway, "GET", "/v1/repositories/team/app/images", &read);
     assert_eq!(
         (again.status(), again.header("x-docker-token")),
@@ -198,7 +198,7 @@ fn token_covers_one_repository_and_action() {
     );
 }
 
-/// Anonymous pulls get a token as well: with it alone old Docker goes on.
+/// Anonymous pulls get a token as well, which old Docker needs for its next requests.
 #[test]
 fn anonymous_client_gets_a_token_for_public_repositories() {
     let registry = V1Registry::start();
@@ -219,7 +219,7 @@ fn anonymous_client_gets_a_token_for_public_repositories() {
             ask(&gateway, "GET", &image(&ids[0], "layer"), &with).body,
             b"layer"
         );
-        // It is nobody's, whatever the name says.
+        // It is anonymous, whatever repository it names.
         let put = ask(&gateway, "PUT", "/v1/repositories/open/app/tags/2", &with);
         assert_eq!(put.status(), 401, "{put:?}");
     }
@@ -250,7 +250,7 @@ fn read_only_listener_is_anonymous() {
     }
 }
 
-/// Whatever a client shows there: a token of a user who may is worth no more than nothing.
+/// On a read-only listener a permitted user's token grants no more than none.
 #[test]
 fn user_token_is_ignored_on_a_read_only_listener() {
     let registry = V1Registry::start();
@@ -306,7 +306,7 @@ fn user_token_is_ignored_on_a_read_only_listener() {
                 "{part} {with}: {reply:?}"
             );
         }
-        // What everybody may, they may with any header, also with a token that is for something else.
+        // Public access works with any header, including a token for another repository.
         let list = ask(&gateway, "GET", "/v1/repositories/open/app/images", with);
         assert_eq!(list.status(), 200, "{with}");
         let anybody = list.header("x-docker-token").expect("a token");
@@ -333,7 +333,7 @@ fn gateway_with_listener(registry: &V1Registry) -> Gateway {
     gateway
 }
 
-/// Where index and registry are two servers, the index's token stays between them and us.
+/// If index and registry are two servers, only the gateway uses the index's token.
 #[test]
 fn index_token_is_never_forwarded_to_clients() {
     const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=any";
@@ -355,14 +355,14 @@ fn index_token_is_never_forwarded_to_clients() {
     }
     let ours = token(&gateway, "reader", "team/app");
     assert!(!ours.contains("INDEX123"), "{ours}");
-    // Who goes on after a restart brings our token; the index is asked for its own again.
+    // A client that continues after a restart sends the gateway's token; the gateway fetches a new one from the index.
     let with = format!("Token {ours}");
     gateway.restart();
     assert_eq!(
         ask(&gateway, "GET", &image(&ids[0], "layer"), &with).body,
         layer
     );
-    // One that is refused is fetched anew, once.
+    // A refused token is fetched anew, once.
     registry.script(|script| script.tokens = Some("signature=NEW".into()));
     index.script(|script| script.index = Some("signature=NEW".into()));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What an image becomes: the same digests on every machine, layers as their bytes say, empty ones left out.
+//! The converted image: the same digests on every machine, layer types by their bytes, empty layers left out.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -23,7 +23,7 @@ fn v1_tag_is_converted_once() {
     let digest = sha256(&manifest.body);
     assert_eq!(manifest.header("docker-content-digest"), Some(&*digest));
 
-    // What the layers are is what their bytes say; the empty one is in the history alone.
+    // Layer types depend on the bytes; the empty layer appears in the history only.
     let [base, _, data] = layers(1);
     let (layers, config) = blobs(&manifest);
     let blob = |digest: &str| scene.get(&format!("/v2/team/app/blobs/{digest}"));
@@ -49,7 +49,7 @@ fn v1_tag_is_converted_once() {
     assert_eq!(empty, [&Value::Null, &json!(true), &Value::Null]);
     assert_eq!(config["config"]["Cmd"], json!(["/run"]));
 
-    // Everything is asked for once; a tag is asked for anew, on both sides.
+    // Everything is fetched once; a tag is revalidated each time, on both sides.
     for _ in 0..3 {
         let again = scene.get(MANIFEST);
         assert!(again.body == manifest.body);
@@ -65,8 +65,8 @@ fn v1_tag_is_converted_once() {
     assert!(by_digest.body == manifest.body);
 }
 
-/// What is said of the image, and its layers, are all that the digests depend on: this one names what was
-/// made of it before, on whatever machine.
+/// The digests depend only on the image's descriptions and layers: this is the digest of earlier conversions, on any
+/// machine.
 #[test]
 fn conversion_is_reproducible() {
     for _ in 0..2 {
@@ -82,7 +82,7 @@ fn conversion_is_reproducible() {
     }
 }
 
-/// gzip in two members, xz, nothing; archives of zeros however they are packed.
+/// gzip in two members, xz, nothing; archives of zeros in any compression.
 #[test]
 fn layer_compression_is_detected_by_magic_bytes() {
     let scene = Scene::start();
@@ -132,7 +132,7 @@ fn layer_compression_is_detected_by_magic_bytes() {
     );
 }
 
-/// A registry that lies, or that nobody can read, is told, and nothing of it is kept.
+/// A registry that sends wrong or unreadable bytes is reported, and nothing of them is stored.
 #[test]
 fn layers_that_cannot_be_converted() {
     let scene = Scene::start();
@@ -156,7 +156,7 @@ fn layers_that_cannot_be_converted() {
         let manifest = scene.get(&format!("/v2/team/bad/manifests/{name}"));
         assert_eq!(manifest.status(), 502, "{name} {manifest:?}");
     }
-    // The sum is over the description, a line's end and the layer.
+    // The checksum covers the description, a line feed and the layer.
     scene
         .v1
         .script(|script| script.claims = Some(sha256(b"something else")));
@@ -181,7 +181,7 @@ fn layers_that_cannot_be_converted() {
     assert_eq!(kept.count(), 0);
 }
 
-/// Registries write little about some images, or nonsense.
+/// Some images have sparse or invalid descriptions.
 #[test]
 fn image_json_of_every_kind() {
     let scene = Scene::start();
@@ -213,7 +213,7 @@ fn image_json_of_every_kind() {
         assert_eq!(config["id"], Value::Null);
         assert_eq!(config["config"], description["config"]);
     }
-    // An image that is another's is not taken for it.
+    // The JSON of another image is refused.
     let ids = scene
         .v1
         .put_image("team/said", "other", &[(descriptions()[0].clone(), &layer)]);
@@ -221,7 +221,7 @@ fn image_json_of_every_kind() {
     assert_eq!(scene.get("/v2/team/said/manifests/other").status(), 502);
 }
 
-/// v2 wins, before a tag is converted and after; what v1 took away is gone.
+/// v2 wins, before a tag is converted and after; a tag deleted on v1 is gone.
 #[test]
 fn v2_registry_precedes_the_bridge() {
     let scene = Scene::start();
@@ -251,7 +251,7 @@ fn v2_registry_precedes_the_bridge() {
         Some("MANIFEST_UNKNOWN")
     );
     assert_eq!(scene.get("/v2/team/none/manifests/1").status(), 404);
-    // By digest it is there as long as it is known.
+    // By digest it is served as long as its record exists.
     assert_eq!(
         scene
             .get(&format!("/v2/team/app/manifests/{moved}"))
@@ -260,8 +260,7 @@ fn v2_registry_precedes_the_bridge() {
     );
 }
 
-/// Where there is no v2 side at all, `bridge: true` serves v2 clients what the v1 side has, and nothing can be
-/// pushed by them.
+/// Without a v2 side, `bridge: true` serves v2 clients the images of the v1 side, and refuses their pushes.
 #[test]
 fn registry_without_v2() {
     let v1 = testkit::v1::V1Registry::start();
@@ -288,7 +287,7 @@ fn registry_without_v2() {
     assert!(v1.requests().iter().all(|seen| !seen.line.contains("/v2/")));
 }
 
-/// A name of one component, and layers that are kept elsewhere, or come in pieces.
+/// A name of one component, and layers that are redirected or chunked.
 #[test]
 fn names_redirects_and_broken_lines() {
     let scene = Scene::start();
@@ -297,7 +296,7 @@ fn names_redirects_and_broken_lines() {
     let manifest = scene.get("/v2/app/manifests/1");
     assert_eq!(manifest.status(), 200, "{manifest:?}");
     assert_eq!(blobs(&manifest).0[0], sha256(&layers(1)[0]));
-    // On the v1 side that is `app`, to which another right leads.
+    // On the v1 side that is `app`, which needs another right.
     assert_eq!(scene.get("/v2/library/app/manifests/1").status(), 404);
 
     let elsewhere = testkit::origin::Origin::start();
@@ -319,7 +318,7 @@ fn bridge_can_be_disabled() {
     push(&scene.v1, "team/app", "1", 1);
     assert_eq!(scene.get(MANIFEST).status(), 404);
     assert_eq!(scene.v1.requests().len(), 0, "it was asked nothing");
-    // Where there is only one side, there is nothing between.
+    // With one side only, there is no bridge.
     let gateway = Gateway::start(&format!(
         "registries: [{{name: old, v1: \"{}\"}}]",
         scene.v1.url()

@@ -1,4 +1,4 @@
-//! Lists of both sides as one: tags, and the catalogue.
+//! Combined lists of both sides: tags, and the catalogue.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn body(reply: &Reply) -> Value {
     serde_json::from_slice(&reply.body).expect("JSON")
 }
 
-/// Every page of a list, by its `Link`s.
+/// All pages of a list, by its `Link`s.
 fn pages(scene: &Scene, first: &str, key: &str) -> Vec<Value> {
     let mut pages = Vec::new();
     let mut next = Some(first.to_owned());
@@ -74,8 +74,8 @@ fn tags_of_v1_and_v2_are_merged() {
     assert_eq!(behind["tags"], json!(["3.0", "latest"]));
 }
 
-/// A list that is short without a word would be taken for whole; but an old registry that is away does not take
-/// the new one's down.
+/// A silently short list would be taken for complete; but an old registry that is down does not take the new one's list
+/// with it.
 #[test]
 fn list_fails_without_the_v2_registry() {
     let scene = Scene::start();
@@ -85,7 +85,7 @@ fn list_fails_without_the_v2_registry() {
     assert_eq!(body(&scene.get(TAGS))["tags"], json!(["2.0"]));
     let names = body(&scene.get("/v2/_catalog"));
     assert_eq!(names["repositories"], json!(["team/app"]));
-    // What the v2 side does not have is not known then.
+    // Repositories that the v2 side does not have are unknown then.
     assert_eq!(scene.get("/v2/team/none/tags/list").status(), 503);
     let scene = Scene::start();
     push(&scene.v1, "team/app", "1.0", 1);
@@ -124,7 +124,7 @@ fn catalogues_of_v1_and_v2_are_merged() {
     assert_eq!(behind["repositories"], json!(["team/d", "team/e"]));
 }
 
-/// Whoever asks hears of it while they still listen, and then at once.
+/// Every request is answered within its client's timeout, and at once after the first failure.
 #[test]
 fn hanging_v1_registry_delays_no_list() {
     let (v1, v2) = (V1Registry::start(), Origin::start());

@@ -1,5 +1,5 @@
-//! The real parts: docker-registry 0.9.1 as the v1 side, where its Python is there, and dockerd and containerd
-//! as clients that speak v2 alone.
+//! Real programs: docker-registry 0.9.1 as the v1 side, if its Python is installed, and dockerd and containerd as
+//! v2-only clients.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn docker_registry_and_distribution_behind_one_gateway() {
         let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
         assert_eq!(body, expected, "{path}");
     }
-    // The scripted one says the same of the same images, so that it is converted to the same.
+    // The scripted registry has the same images, which convert to the same digests.
     let scene = Scene::start();
     scene.v1.put_image("team/app", "1", &tree::images(&layers));
     let manifest = |gateway: &Gateway| {
@@ -52,7 +52,7 @@ fn docker_registry_and_distribution_behind_one_gateway() {
     tree.check(&tree::pulled(&gateway, "team/app:1", stopped.path()).expect("pulled"));
 }
 
-/// What a client that speaks v2 alone pulls by `reference`: cold, warm, and with both registries stopped.
+/// Pulls `reference` by a v2-only client: cold, warm, and with both registries stopped.
 fn pulls<T: Client>(
     client: impl FnOnce(&Gateway) -> Result<T, Missing>,
     reference: impl Fn(&Gateway) -> String,
@@ -105,7 +105,7 @@ fn dockerd_pulls_a_v1_image() {
     );
 }
 
-/// Unpacks an export, without what dockerd puts into every container.
+/// Unpacks an export, without the files that dockerd adds to every container.
 fn unpacked(dir: &Path, file: &Path) -> std::path::PathBuf {
     let script = r#"set -e
 mkdir export; tar -C export -xpf "$1"; cd export
@@ -120,7 +120,7 @@ fn ctr_pulls_a_v1_image() {
         |gateway| Containerd::member(gateway.authority(0), &gateway.ca_path()),
         |gateway| format!("{}/team/app:1", gateway.authority(0)),
         |ctr, tree, reference| {
-            // What it has is what it was sent, unpacked by itself from what it exports.
+            // Its export, unpacked, has the tree that was pushed.
             let dir = temp_dir();
             let file = dir.path().join("image.tar");
             let export = ["images", "export", &file.display().to_string(), reference];

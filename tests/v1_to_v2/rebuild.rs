@@ -1,4 +1,4 @@
-//! What is left of a converted image when its bytes are evicted, its links are gone, and the registries stop.
+//! A converted image after its bytes are evicted, its links are gone, and the registries stop.
 
 use crate::v1_to_v2::{Scene, blobs, configuration, exists, layers, push, stored};
 use testkit::http::{End, Raw};
@@ -6,8 +6,8 @@ use testkit::{sha256, until};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 
-/// Everything is evicted: the manifest and the configuration are made anew without a question, layers are read
-/// again and come out as they were.
+/// After all content is evicted, manifest and configuration are regenerated without a request, and layers are fetched
+/// again with the same digests.
 #[test]
 fn evicted_conversion_is_rebuilt_identically() {
     let mut scene = Scene::with("tag_ttl: 1h");
@@ -40,7 +40,7 @@ fn evicted_conversion_is_rebuilt_identically() {
     assert!(by_digest.body == manifest.body);
     assert!(blob(&scene, &config).body == before[0]);
     assert_eq!(scene.v1.requests().len(), 0, "nobody was asked");
-    // A HEAD brings nothing.
+    // A HEAD fetches nothing.
     let head = scene.ask("HEAD", &format!("/v2/team/app/blobs/{}", layers[0]));
     assert_eq!(
         head.header("content-length"),
@@ -66,7 +66,7 @@ fn evicted_conversion_is_rebuilt_identically() {
     );
 }
 
-/// A registry that has other bytes under the same image than it had is not believed.
+/// A registry that has other bytes for the same image than before is not trusted.
 #[test]
 fn changed_rebuild_is_refused() {
     let mut scene = Scene::with("tag_ttl: 1h");
@@ -79,7 +79,7 @@ fn changed_rebuild_is_refused() {
     let path = format!("/v2/team/app/blobs/{}", digests[0]);
     let reply = scene.get(&path);
     assert_ne!(reply.end, End::Complete, "{reply:?}");
-    // One of another length gives itself away before its first byte.
+    // Another length is detected before the first byte is sent.
     scene.v1.put_layer(&ids[0], b"something short");
     let reply = scene.get(&path);
     assert_eq!(reply.status(), 404, "the v2 side has it not: {reply:?}");
@@ -87,7 +87,7 @@ fn changed_rebuild_is_refused() {
     assert!(!exists(&stored(&scene.gateway, &sha256(&layers(9)[0]))));
 }
 
-/// A layer that was evicted is served as it comes, in parts as well.
+/// An evicted layer is streamed as it arrives, in parts as well.
 #[test]
 fn evicted_conversion_is_streamed_while_rebuilt() {
     let mut scene = Scene::with("tag_ttl: 1h");
@@ -113,8 +113,8 @@ fn evicted_conversion_is_streamed_while_rebuilt() {
     assert_eq!(scene.v1.count("GET", "/layer"), 1);
 }
 
-/// Without room in the store, layers that were evicted pass through, and nothing new is converted, as clients
-/// and the log are told.
+/// Without room in the store, evicted layers pass through, and nothing new is converted, as the response and the log
+/// say.
 #[test]
 fn layers_without_room_pass_through() {
     let mut scene = Scene::start();
@@ -151,12 +151,11 @@ fn layers_without_room_pass_through() {
         .find(|line| line.contains("an image of v1 cannot be converted"))
         .expect("a line");
     assert!(said.contains("the store has no room"), "{said}");
-    // What is known of the other is served all the same.
+    // The other image is served from its records.
     assert!(scene.get(MANIFEST).body == manifest.body);
 }
 
-/// Links go when nobody asked for long; what was converted is known for ever, and the image's link to the
-/// repository is what counts.
+/// Unused links expire; conversions are recorded permanently, and the image's link to the repository grants access.
 #[test]
 fn digest_without_links_stays_with_its_repository() {
     let mut scene = Scene::start();
@@ -174,14 +173,14 @@ fn digest_without_links_stays_with_its_repository() {
         let path = format!("/v2/team/app/blobs/{digest}");
         assert_eq!(scene.ask("HEAD", &path).status(), 200);
         assert_eq!(sha256(&scene.get(&path).body), *digest);
-        // They are that repository's alone.
+        // They belong to that repository only.
         assert_eq!(scene.get(&path.replace("app", "other")).status(), 404);
     }
     let other = scene.get(&format!("/v2/team/other/manifests/{digest}"));
     assert_eq!(other.status(), 404);
 }
 
-/// A link is looked at again behind an answer, and stays as long as the v1 side has the image.
+/// A link is revalidated in the background, and stays as long as the v1 side has the image.
 #[test]
 fn links_are_revalidated_at_the_v1_registry() {
     let scene = Scene::with("tag_ttl: 0s, missing_ttl: 0s, link_ttl: 0s");
@@ -194,14 +193,14 @@ fn links_are_revalidated_at_the_v1_registry() {
         let json = format!("{}/json", if *path == layer { &ids[0] } else { &ids[2] });
         for _ in 0..3 {
             let before = scene.v1.count("GET", &json);
-            // One that is still looked at is not looked at twice.
+            // A running revalidation is not started twice.
             until("the image to be asked for", || {
                 assert_eq!(scene.get(path).status(), 200, "{path}");
                 scene.v1.count("GET", &json) > before
             });
         }
     }
-    // The images are gone: so is what was made of them.
+    // The images are deleted: so are their conversions.
     scene.v1.delete_image(&ids[0]);
     scene.v1.delete_image(&ids[2]);
     for path in [&by_digest, &layer] {
@@ -209,7 +208,7 @@ fn links_are_revalidated_at_the_v1_registry() {
     }
 }
 
-/// The v2 side does not answer: what was converted before is served as stale, and nothing is converted.
+/// While the v2 side is down, earlier conversions are served stale, and nothing is converted.
 #[test]
 fn only_404_falls_back_to_v1() {
     let Scene {
@@ -237,7 +236,7 @@ fn only_404_falls_back_to_v1() {
     assert_eq!(scene.get("/v2/team/app/manifests/2").status(), 503);
     assert_eq!(scene.v1.requests().len(), 0);
     v2.up();
-    // The v1 side does not answer, the v2 side says that it does not have it.
+    // The v1 side fails, and the v2 side answers 404.
     scene.v1.script(|script| script.broken = Some(503));
     until("the v2 side to be asked again", || {
         let reply = scene.get(MANIFEST);
@@ -251,7 +250,7 @@ fn only_404_falls_back_to_v1() {
     });
 }
 
-/// With another configuration that has no such registry any more, and with it again, it is the same.
+/// The conversion survives a time in which the registry was not configured.
 #[test]
 fn conversions_survive_a_restart() {
     let mut scene = Scene::start();

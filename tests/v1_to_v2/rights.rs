@@ -1,4 +1,4 @@
-//! The right that is asked is to the repository that is read; pushes of v2 clients never reach the v1 side.
+//! The rights to the repository that is read apply; pushes of v2 clients never reach the v1 side.
 
 use crate::v1_to_v2::{DOCKER_MANIFEST, blobs, push};
 use testkit::gateway::Gateway;
@@ -8,7 +8,7 @@ use testkit::origin::Origin;
 use testkit::v1::{Script, V1Registry};
 use testkit::{basic, sha256, temp_dir};
 
-/// `reader` and `pusher`, both of `password`.
+/// `reader` and `pusher`, both with the password `password`.
 const ACCOUNTS: &str =
     "reader:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\npusher:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
 
@@ -84,7 +84,7 @@ fn rights_are_those_of_the_requested_repository() {
         let reply = scene.ask(who, "GET", &manifest(name), None);
         assert_eq!(reply.status(), status, "{who:?} {name}");
     }
-    // To the v1 side `library/app` is `app`, to which the reader has no right.
+    // On the v1 side `library/app` is `app`, to which the reader has no right.
     let reply = scene.ask(Some("reader"), "GET", &manifest("library/app"), None);
     assert_eq!(reply.status(), 404, "{reply:?}");
     assert_eq!(
@@ -101,7 +101,7 @@ fn rights_are_those_of_the_requested_repository() {
         let reply = scene.ask(who, "GET", &manifest(name), None);
         assert_eq!(reply.status(), 200, "{who:?} {name}");
     }
-    // The layers of one repository are not another's, though they are here.
+    // The layers of one repository are not served for another, though they are stored.
     push(&scene.v1, "secret/own", "1", 7);
     let secret = scene.ask(Some("pusher"), "GET", &manifest("secret/own"), None);
     let (layers, config) = blobs(&secret);
@@ -117,13 +117,13 @@ fn rights_are_those_of_the_requested_repository() {
     }
     let path = format!("/v2/team/app/manifests/{}", sha256(&secret.body));
     assert_eq!(scene.ask(Some("reader"), "GET", &path, None).status(), 404);
-    // Nobody's login reaches either side.
+    // No client's login reaches either side.
     for seen in scene.v1.requests() {
         assert_eq!(seen.header("authorization"), None, "{}", seen.line);
     }
 }
 
-/// Behind an index the v1 side is asked with our token for the repository.
+/// With an index, requests to the v1 side carry the gateway's token for the repository.
 #[test]
 fn v1_requests_use_the_index_token() {
     let token = "signature=OURS,repository=\"team/app\",access=read";
@@ -144,7 +144,7 @@ fn v1_requests_use_the_index_token() {
     assert_eq!(index.count("GET", "/images"), 1, "one token for all of it");
 }
 
-/// A v2 client pushes where it always did, and deletes there; an old one goes on with v1 (`tests/v1.rs`).
+/// A v2 client pushes and deletes on the v2 side; an old one on v1 (`tests/v1.rs`).
 #[test]
 fn pushes_go_to_v2_only() {
     let scene = Guarded::new(Script::default(), "");

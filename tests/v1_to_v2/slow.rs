@@ -1,4 +1,4 @@
-//! Layers that take their time: a client is told to come again, and the conversion goes on without it.
+//! Slow layers: a client gets 503 with Retry-After, and the conversion continues without it.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use testkit::{sha256, until};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1";
 
-/// Half of the layers come; the rest when the registry is let.
+/// Half of the layers arrive; the rest when the registry is released.
 #[test]
 fn slow_conversion_gets_503_with_retry_after_and_continues() {
     let scene = Scene::start();
@@ -19,7 +19,7 @@ fn slow_conversion_gets_503_with_retry_after_and_continues() {
         let method = ["GET", "GET", "HEAD"][number];
         scene.ask(method, MANIFEST)
     });
-    // The figure: not before there is an answer to wait for, and within 25 s.
+    // The response waits for the conversion, but at most 25 s.
     assert!(
         began.elapsed() < Duration::from_secs(25),
         "{:?}",
@@ -37,7 +37,7 @@ fn slow_conversion_gets_503_with_retry_after_and_continues() {
     let under_way = scene.v1.count("GET", "/layer");
     assert!(under_way > 0);
 
-    // Nobody waits any more, and it ends all the same.
+    // The conversion completes without a waiting client.
     scene.v1.script(|script| script.hold = None);
     until("the conversion to end", || {
         scene.gateway.log().contains("an image of v1 was converted")
@@ -53,7 +53,7 @@ fn slow_conversion_gets_503_with_retry_after_and_continues() {
     assert_eq!(scene.v1.count("GET", "/layer"), 3);
 }
 
-/// A client that hangs up takes nothing with it.
+/// The conversion continues when its client hangs up.
 #[test]
 fn conversion_continues_after_its_client_disconnects() {
     let scene = Scene::start();
@@ -73,7 +73,7 @@ fn conversion_continues_after_its_client_disconnects() {
     assert_eq!(scene.v1.count("GET", "/layer"), 3);
 }
 
-/// What was read of an image before a restart is not read again, nor by another image that stands on it.
+/// Layers read before a restart are not read again, nor for another image on the same base.
 #[test]
 fn converted_layers_are_read_once() {
     let mut scene = Scene::start();
@@ -82,7 +82,7 @@ fn converted_layers_are_read_once() {
     let base = scene.get("/v2/team/app/manifests/base");
     assert_eq!(base.status(), 200);
     assert_eq!(scene.v1.count("GET", &format!("{}/layer", ids[0])), 1);
-    // Killed while the others are under way.
+    // Killed while the others are in flight.
     scene.v1.script(|script| script.hold = Some(1));
     let mut client = Raw::connect(scene.gateway.url(1), None);
     client.request("GET", MANIFEST, &[("Accept", DOCKER_MANIFEST)]);
@@ -104,7 +104,7 @@ fn converted_layers_are_read_once() {
     assert_eq!(blobs(&reply).0[0], blobs(&base).0[0]);
 }
 
-/// Many who ask at once cost what one does.
+/// Many clients at once cost as much as one.
 #[test]
 fn concurrent_clients_share_one_conversion() {
     let scene = Scene::start();

@@ -1,5 +1,5 @@
-//! skopeo, which speaks v2 alone, pulls what only the v1 side has: the file tree is the one that was pushed,
-//! cold, warm, and with both registries stopped.
+//! skopeo, a v2-only client, pulls an image that only the v1 side has: the file tree is the one that was pushed, cold,
+//! warm, and with both registries stopped.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ use testkit::process;
 use testkit::real::{Missing, found, program, run};
 use testkit::temp_dir;
 
-/// What is below an image, as three layers of v1 and as the tree that they make: files, modes, links of both
-/// kinds, something replaced and something removed.
+/// The content of an image, as three v1 layers and as the resulting tree: files, modes, links of both kinds, a replaced
+/// and a removed file.
 pub struct Tree {
     dir: TempDir,
 }
@@ -57,7 +57,7 @@ impl Tree {
         ["0", "1", "2"].map(layer)
     }
 
-    /// The tree at `other` is this one: names, kinds, modes, links and bytes.
+    /// Compares the tree at `other`: names, kinds, modes, links and bytes.
     pub fn check(&self, other: &Path) {
         let own = self.dir.path().join("expected");
         let (own, other) = (own.display().to_string(), other.display().to_string());
@@ -72,7 +72,7 @@ impl Tree {
     }
 }
 
-/// Runs a script in `dir`; what it said.
+/// Runs a script in `dir`; returns its output.
 pub fn shell(dir: &Path, script: &str, arguments: &[&str]) -> String {
     let mut sh = process::command("sh");
     sh.current_dir(dir)
@@ -81,7 +81,7 @@ pub fn shell(dir: &Path, script: &str, arguments: &[&str]) -> String {
     run(&mut sh).unwrap_or_else(|said| panic!("{said}"))
 }
 
-/// Copies an image by skopeo and unpacks it; where its tree is.
+/// Copies an image by skopeo and unpacks it; returns the path of its tree.
 pub fn pulled(gateway: &Gateway, reference: &str, dir: &Path) -> Result<PathBuf, String> {
     let skopeo = program("skopeo").map_err(|missing| missing.to_string())?;
     let copy = dir.join("copy");

@@ -1,4 +1,4 @@
-//! Images as builders make them: archives with folders, links and marks of what is gone, compressed.
+//! Images as builders make them: archives with folders, links and whiteouts, compressed.
 
 use std::io::Write as _;
 
@@ -22,7 +22,7 @@ pub enum Entry {
     Attributed(&'static str, Vec<u8>),
 }
 
-/// A mark of something that is gone, or of an opaque folder.
+/// A whiteout of a file, or of an opaque folder's content.
 pub fn mark(path: &'static str) -> Entry {
     Entry::File(path, Vec::new())
 }
@@ -87,12 +87,12 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub struct Pushed {
     pub digest: String,
-    /// From the root on.
+    /// From the root to the top.
     pub layers: Vec<String>,
     size: usize,
 }
 
-/// Puts an image of these layers there, each of a media type, for an architecture.
+/// Pushes an image of these layers, each with a media type, for an architecture.
 pub fn push(
     origin: &Origin,
     name: &str,
@@ -120,7 +120,7 @@ pub fn push(
     push_manifest(origin, name, tag, (MEDIA_CONFIG, &config), layers)
 }
 
-/// Puts a manifest there whose configuration is of any type.
+/// Pushes a manifest with a configuration of any type.
 pub fn push_manifest(
     origin: &Origin,
     name: &str,
@@ -170,7 +170,7 @@ impl Pushed {
         self
     }
 
-    /// As an index names it.
+    /// Its descriptor in an index.
     pub fn descriptor(&self, media_type: &str, platform: Option<(&str, &str)>) -> Value {
         let mut descriptor =
             json!({"mediaType": media_type, "digest": self.digest, "size": self.size});
@@ -181,7 +181,7 @@ impl Pushed {
     }
 }
 
-/// Puts an index of these there.
+/// Pushes an index of these manifests.
 pub fn push_index(origin: &Origin, name: &str, tag: Option<&str>, manifests: &[Value]) -> Pushed {
     let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": manifests});
     let bytes = index.to_string().into_bytes();

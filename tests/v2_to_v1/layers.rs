@@ -1,4 +1,4 @@
-//! Lengths, ranges and waiting.
+//! Lengths, ranges and slow layers.
 
 use crate::v2_to_v1::image::{GZIP, ZSTD, file, gzip, push, tar, zstd};
 use crate::v2_to_v1::{Entry, OLD, ancestry, ask, bridged, compressed, json, layers, top};
@@ -6,7 +6,7 @@ use testkit::http::Raw;
 use testkit::image::random;
 use testkit::origin::{Fault, Latch, Origin};
 
-/// Bytes that no resumed download may get wrong.
+/// Checks the ranges by which old Docker resumes a download; returns the layer.
 fn check_ranges(gateway: &crate::v2_to_v1::Gateway, id: &str) -> Vec<u8> {
     let path = format!("GET /v1/images/{id}/layer");
     let whole = ask(gateway, &OLD[4], &path, &[]);
@@ -18,7 +18,7 @@ fn check_ranges(gateway: &crate::v2_to_v1::Gateway, id: &str) -> Vec<u8> {
     let described = ask(gateway, &OLD[4], &format!("GET /v1/images/{id}/json"), &[]);
     let said = described.header("x-docker-size").map(str::to_owned);
     assert_eq!(said, Some(size.to_string()));
-    // Old Docker writes an end that is one too far.
+    // Old Docker's range ends one byte too far.
     for (have, end) in [(10, size), (0, 10), (size - 1, size), (3, size - 1)] {
         let part = ask(
             gateway,
@@ -54,7 +54,7 @@ fn ranges_and_sizes_of_every_kind_of_layer() {
     let origin = Origin::start();
     let parts = compressed(&layers());
     push(&origin, "team/app", Some("1"), "amd64", &parts);
-    // Nothing at all in it: the empty layer.
+    // An empty archive: the empty layer.
     push(&origin, "team/empty", Some("1"), "amd64", &[]);
     let mut gateway = bridged(&origin);
     let ids = ancestry(&gateway, &top(&gateway, "team/app", "1"));
@@ -73,7 +73,7 @@ fn ranges_and_sizes_of_every_kind_of_layer() {
     let empty = top(&gateway, "team/empty", "1");
     assert_eq!(check_ranges(&gateway, &empty).len(), 32);
 
-    // What was made is kept, and where it is lost it is made again.
+    // Rebuilt layers are stored, and rebuilt again if they are lost.
     let asked = origin.count("GET", "*/blobs/*");
     gateway.restart();
     for (id, layer) in ids.iter().rev().zip(&pulled) {
@@ -95,7 +95,7 @@ fn ranges_and_sizes_of_every_kind_of_layer() {
     assert_eq!(origin.count("GET", "*/blobs/*"), asked, "of what was here");
 }
 
-/// What is made for v1 is no blob of v2.
+/// A layer rebuilt for v1 is no blob of v2.
 #[test]
 fn converted_layers_are_not_served_over_v2() {
     let origin = Origin::start();
@@ -108,7 +108,7 @@ fn converted_layers_are_not_served_over_v2() {
     assert_eq!(connection.get(&path).status(), 404);
 }
 
-/// A layer that takes its time: the answer begins before it is known what it will be.
+/// A slow layer: the response begins before its content is known.
 #[test]
 fn slow_layer_starts_in_time() {
     let origin = Origin::start();
@@ -131,7 +131,7 @@ fn slow_layer_starts_in_time() {
                 connection.request("GET", &path, &[("User-Agent", OLD[0].agent)]);
                 let head = connection.read_head().expect("headers");
                 assert_eq!((head.status, head.length()), (200, None));
-                // A part of it cannot be promised.
+                // A range of it cannot be served yet.
                 let part = ask(
                     gateway,
                     &OLD[0],

@@ -1,4 +1,4 @@
-//! What cannot be shown to a client of v1 is said in words.
+//! Images that cannot be served to v1 clients are refused with a clear message.
 
 use serde_json::json;
 

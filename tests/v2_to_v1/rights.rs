@@ -1,4 +1,4 @@
-//! Rights are those of v2, and a registry's own v1 side comes first.
+//! The rights are those of v2, and a registry's own v1 side comes first.
 
 use crate::v1::daemon::{Daemon, FALLS_BACK};
 use crate::v2_to_v1::image::{GZIP, file, gzip, push, tar};
@@ -8,7 +8,7 @@ use testkit::image::random;
 use testkit::origin::Origin;
 use testkit::v1::V1Registry;
 
-/// `reader`, `other` and `pusher`, all of `password`.
+/// `reader`, `other` and `pusher`, all with the password `password`.
 const ACCOUNTS: &str = "reader:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n\
                         other:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
 const READER: Option<(&str, &str)> = Some(("reader", "password"));
@@ -62,7 +62,7 @@ fn pulls_of_every_version_and_principal() {
     }
 }
 
-/// An id is good with the right to a repository that it was given out for, and with no other.
+/// An id is valid with the right to a repository that it was issued for, and with no other.
 #[test]
 fn ids_of_other_repositories_are_404() {
     let origin = Origin::start();
@@ -157,11 +157,11 @@ fn v1_registry_precedes_the_bridge() {
         );
         assert_eq!(pull("team/old", "1"), Ok(vec![old.clone()]));
         assert_eq!(pull("team/modern", "1"), Ok(vec![layer.clone()]));
-        // Whose name it has, the v1 side says everything of.
+        // For a name that the v1 side has, all answers come from it.
         assert_eq!(pull("team/both", "2"), Err(("tag", 404)));
         assert_eq!(pull("team/none", "1"), Err(("images", 404)));
     }
-    // It is the default where both are given, and can be switched off.
+    // The bridge is on by default if both are given, and can be switched off.
     let switched = |bridge: &str| {
         Gateway::start(&format!(
             "registries:\n- {{name: hosted, {servers}, default: true{bridge}}}\n"

@@ -1,4 +1,4 @@
-//! Tags: what they cost, which platform they mean, and ids that stay what they are.
+//! Tags: their cost, their platform, and stable ids.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::v2_to_v1::image::{GZIP, file, gzip, push, push_index, tar};
 use crate::v2_to_v1::{BY_TAG, OLD, ancestry, ask, bridged, json, top};
 use testkit::origin::{MEDIA_MANIFEST, Origin};
 
-/// How long old Docker waits for a list.
+/// Old Docker's timeout for a list.
 const GIVES_UP: Duration = Duration::from_secs(60);
 
 #[test]
@@ -22,7 +22,7 @@ fn five_hundred_tags_cost_one_head_each() {
             &[(GZIP, part)],
         );
     }
-    // What goes with a digest is no image.
+    // Referrers tags are no images.
     let companion = format!("sha256-{}.sig", "0".repeat(64));
     push(&origin, "team/app", Some(&companion), "amd64", &[]);
     let gateway = bridged(&origin);
@@ -39,7 +39,7 @@ fn five_hundred_tags_cost_one_head_each() {
     assert_eq!(origin.count("HEAD", "/v2/team/app/manifests/*"), 500);
     assert_eq!(origin.count("GET", "/v2/team/app/manifests/*"), 0);
     assert_eq!(origin.count("*", "/v2/team/app/blobs/*"), 0);
-    // Again it costs nothing.
+    // The second list costs nothing.
     let again = json(&ask(
         &gateway,
         &OLD[0],
@@ -48,7 +48,7 @@ fn five_hundred_tags_cost_one_head_each() {
     ));
     assert_eq!(again, first);
     assert_eq!(origin.count("HEAD", "*"), 500);
-    // One of them is read when somebody wants it.
+    // An image is read when it is first requested.
     assert_eq!(
         ancestry(&gateway, tags["v7"].as_str().expect("an id")).len(),
         1
@@ -79,16 +79,16 @@ fn ids_survive_a_restart_and_follow_the_content() {
     let ids = ancestry(&gateway, &top(&gateway, "team/app", "1"));
     let untouched = top(&gateway, "team/other", "1");
     gateway.restart();
-    // Known by its id alone, also one that was only named so far.
+    // It is found by its id alone, also if it was only listed so far.
     let path = format!("GET /v1/images/{}/layer", ids[1]);
     assert!(ask(&gateway, &OLD[0], &path, &[]).body == base.1);
     let others = ancestry(&gateway, &untouched);
     assert_eq!(others[1], ids[1], "the base is one");
     assert_eq!(ancestry(&gateway, &top(&gateway, "team/app", "1")), ids);
-    // Another cache gives the same ids.
+    // Another gateway gives the same ids.
     let second = bridged(&origin);
     assert_eq!(ancestry(&second, &top(&second, "team/app", "1")), ids);
-    // A tag that moves has another id, and the old one is what it was.
+    // A tag that moves has another id, and the old id is unchanged.
     push(&origin, "team/app", Some("1"), "amd64", &[base, part(4)]);
     let third = bridged(&origin);
     assert_ne!(top(&third, "team/app", "1"), ids[0]);
@@ -115,7 +115,7 @@ fn platforms_never_share_an_id() {
         })
         .collect();
     push_index(&origin, "team/app", Some("1"), &children);
-    // The same image for everybody, under an index of its own.
+    // A single image, which every platform gets.
     push(
         &origin,
         "team/one",
@@ -128,7 +128,7 @@ fn platforms_never_share_an_id() {
         ("docker/1.5.0 go/go1.4.1 os/linux arch/amd64", "amd64"),
         ("docker/1.5.0 go/go1.4.1 os/linux arch/arm64", "arm64"),
         ("docker/1.5.0 go/go1.4.1 os/linux arch/arm", "arm"),
-        // without a word: linux/amd64
+        // without a platform: linux/amd64
         ("docker/1.5.0", "amd64"),
         ("Go 1.1 package http", "amd64"),
     ];
@@ -148,7 +148,7 @@ fn platforms_never_share_an_id() {
             assert_eq!(json(&ask(&gateway, &version, &line, &[])), *id);
             let first = known.entry(id.clone()).or_insert((name, architecture));
             assert_eq!(*first, (name, architecture), "{agent}");
-            // Whose it is, the id says: not who asks for it.
+            // The id determines the platform, not the client that requests it.
             let described = json(&ask(
                 &gateway,
                 &OLD[0],

@@ -1,23 +1,23 @@
-//! What an image unpacks to, as clients of either API do it: each layer over the one before it.
+//! The file tree of an image as clients of either API unpack it: each layer over the one before it.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use testkit::sha256;
 
-/// What is at a path: its kind, owner and mode, and what is in it or where it leads.
+/// The entry at a path: its kind, owner and mode, and its content or link target.
 pub type Tree = BTreeMap<String, String>;
 
-/// How marks are read.
+/// The client's handling of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// Knows opaque folders.
+    /// Supports opaque folders.
     Modern,
-    /// Docker before 1.9: a mark is a name that is gone, and nothing else.
+    /// Docker before 1.9: a whiteout removes a name, and nothing else.
     Old,
 }
 
-/// Lays layers over each other, the root first.
+/// Applies layers in order, the root first.
 pub fn unpack(client: Client, layers: &[Vec<u8>]) -> Tree {
     let mut tree = Tree::new();
     for layer in layers {
@@ -94,7 +94,7 @@ fn lay(client: Client, tree: &mut Tree, archive: &[u8]) {
     }
 }
 
-/// Removes a path, and what is below it.
+/// Removes a path, and everything below it if `below`.
 fn remove(tree: &mut Tree, gone: &str, below: bool) {
     let inside = format!("{gone}/");
     tree.retain(|path, _| path != gone && !(below && path.starts_with(&inside)));

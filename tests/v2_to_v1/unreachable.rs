@@ -1,5 +1,5 @@
-//! A registry whose own v1 side cannot be asked: what that did not have when it could be is shown all the same,
-//! and nothing else, since it may have that.
+//! A registry whose own v1 side cannot be reached: only images that the v1 side lacked before are served from v2, since
+//! it may have the others.
 
 use crate::v2_to_v1::image::{GZIP, file, gzip, push, tar};
 use crate::v2_to_v1::{BY_TAG, Daemon, FALLS_BACK, OLD};
@@ -8,9 +8,9 @@ use testkit::origin::Origin;
 use testkit::v1::V1Registry;
 
 #[test]
-fn v2_images_are_served_while_v1_is_down() {
+fn only_issued_v2_images_are_served_while_v1_is_down() {
     let rules = "access: {rules: [{users: [anonymous], repositories: [\"hosted/team/**\"], actions: [pull]}]}";
-    // Ids are a repository's, or a registry's that everybody may read.
+    // Ids belong to a repository, or to a public registry.
     for (keys, access) in [
         ("visibility: rules, push: true", rules),
         ("visibility: rules, push: false", rules),
@@ -32,7 +32,7 @@ fn v2_images_are_served_while_v1_is_down() {
             pulled.map_err(|(step, status)| (step.to_owned(), status))
         };
         let whole = Ok(vec![layer.clone()]);
-        // That clients of v2 read it says nothing of v1.
+        // A read by a v2 client issues no v1 image id.
         let manifest = "/v2/team/other/manifests/1";
         let read = testkit::http::get(gateway.url(1), None, manifest);
         assert_eq!(read.status(), 200);

@@ -1,5 +1,5 @@
-//! HTTP/2 by hand over TLS, blocking: any frame may be sent, well formed or not, and every frame that
-//! comes back is seen. Windows are only ever opened by the test.
+//! Blocking HTTP/2 over TLS by hand: any frame can be sent, valid or not, and every received frame is visible. Only the
+//! test opens windows.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ pub use super::hpack::encode;
 use super::hpack;
 use testkit::http::{Cut, End, Head, Reply};
 
-/// What every connection begins with (RFC 9113 §3.4).
+/// The beginning of every connection (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub const DATA: u8 = 0;
@@ -27,11 +27,11 @@ pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
-/// Of DATA and HEADERS.
+/// For DATA and HEADERS.
 pub const END_STREAM: u8 = 1;
-/// Of HEADERS.
+/// For HEADERS.
 pub const END_HEADERS: u8 = 4;
-/// Of SETTINGS and PING.
+/// For SETTINGS and PING.
 pub const ACK: u8 = 1;
 
 /// The longest payload that every peer takes, in bytes.
@@ -42,7 +42,7 @@ const WAIT: Duration = Duration::from_secs(15);
 /// A header field: name and value, any bytes.
 pub type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// A frame as it came.
+/// A frame as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -104,7 +104,7 @@ pub struct H2 {
 }
 
 impl H2 {
-    /// Shakes hands with `https://host:port` and agrees on h2, no more.
+    /// Does the handshake with `https://host:port` and negotiates h2.
     pub fn bare(url: &str, ca: &Path) -> io::Result<Self> {
         Self::with(url, testkit::tls::client_config(ca, &["h2"]))
     }
@@ -126,8 +126,8 @@ impl H2 {
         Ok(Self { stream })
     }
 
-    /// Connects and sends preface and settings: no header table, so that answers can be read one by
-    /// one, no pushes, `window` bytes for each stream, and as good as no limit for all together.
+    /// Connects and sends preface and settings: no header table, so that responses can be read separately, no pushes,
+    /// `window` bytes for each stream, and practically no limit for the connection.
     #[track_caller]
     pub fn connect(url: &str, ca: &Path, window: u32) -> Self {
         let mut connection = Self::bare(url, ca).unwrap_or_else(|error| panic!("{url}: {error}"));
@@ -143,7 +143,7 @@ impl H2 {
         self.stream.flush()
     }
 
-    /// The next frame; settings and pings are answered and passed over.
+    /// The next frame, after answering settings and pings.
     pub fn next(&mut self) -> Result<Frame, Cut> {
         loop {
             let mut head = [0; 9];
@@ -168,12 +168,12 @@ impl H2 {
             } else {
                 &[][..]
             };
-            // A peer that has just refused us may be gone.
+            // A peer that has just refused the connection may be gone.
             let _ = self.send(&self::frame(frame.kind, ACK, 0, echo));
         }
     }
 
-    /// Reads whatever comes, without a word, until the connection ends.
+    /// Reads until the connection ends, without answering.
     pub fn end(&mut self) -> Cut {
         loop {
             if let Err(cut) = self.fill(&mut [0]) {
@@ -195,19 +195,19 @@ impl H2 {
         Ok(())
     }
 
-    /// How long to wait for a byte from now on.
+    /// Sets the timeout of the next reads.
     pub fn read_timeout(&self, wait: Duration) {
         let _ = self.stream.sock.set_read_timeout(Some(wait));
     }
 
-    /// A request on a stream of its own and its whole answer. The windows must be large enough for it.
+    /// Sends a request on a stream of its own and reads the whole response. The windows must be large enough for it.
     pub fn exchange(&mut self, stream: u32, fields: &[Field<'_>]) -> Result<Reply, Refused> {
         self.send(&request(stream, fields))
             .map_err(|error| Refused::Ended(Cut::from(&error)))?;
         self.reply(stream)
     }
 
-    /// The answer on one stream.
+    /// Reads the response on one stream.
     pub fn reply(&mut self, stream: u32) -> Result<Reply, Refused> {
         let mut head = None;
         let mut body = Vec::new();
@@ -239,7 +239,7 @@ pub enum Refused {
     Reset(u32),
     /// GOAWAY with this code.
     GoAway(u32),
-    /// The connection ended, or said nothing.
+    /// The connection ended, or went silent.
     Ended(Cut),
 }
 
@@ -249,7 +249,7 @@ fn code(payload: &[u8]) -> u32 {
         .map_or(0, |code| u32::from_be_bytes(*code))
 }
 
-/// Status and headers of an answer.
+/// Status and headers of a response.
 pub fn head(block: &[u8]) -> Head {
     let mut headers = hpack::decode(block);
     let status = headers.iter().position(|(name, _)| name == ":status");

@@ -1,5 +1,5 @@
-//! As much of HPACK (RFC 7541) as a client by hand needs: fields are written literally, so that any
-//! bytes may be sent, and answers are read without a dynamic table, which the client's settings forbid.
+//! The part of HPACK (RFC 7541) that a manual client needs: fields are encoded literally, so that any bytes can be
+//! sent, and responses are decoded without a dynamic table, which the client's settings forbid.
 
 /// The static table (appendix A). Index 1 is the first.
 const STATIC: [(&str, &str); 61] = [
@@ -66,8 +66,8 @@ const STATIC: [(&str, &str); 61] = [
     ("www-authenticate", ""),
 ];
 
-/// The letters of each code length (appendix B), whose code is canonical. Longer codes are of letters
-/// that no answer here contains.
+/// The symbols of each code length (appendix B), whose code is canonical. Longer codes are those of symbols that occur
+/// in no response here.
 const HUFFMAN: [(u32, &str); 10] = [
     (5, "012aceiost"),
     (6, " %-./3456789=A_bdfghlmnpru"),
@@ -186,8 +186,7 @@ fn unpack(bytes: &[u8]) -> String {
     text
 }
 
-/// The first letter of these bits and its length. A canonical code counts up from one length to the
-/// next.
+/// The first symbol of these bits and its length. A canonical code counts up from one length to the next.
 fn letter(bits: &[u32]) -> Option<(char, usize)> {
     let mut first = 0;
     let mut before = 0;

@@ -1,4 +1,4 @@
-//! Protocols by hand, below what the harness's clients can say: shared by `front.rs` and `bad_input.rs`.
+//! Protocols by hand, beyond what the harness's clients can send: shared by `front.rs` and `bad_input.rs`.
 
 #![allow(
     dead_code,
