@@ -5,6 +5,7 @@ use http::Method;
 use super::catalogue::{self, CatalogueQuery};
 use super::error_response::ErrorResponse;
 use super::pass_through::{self, PassThrough};
+use super::resolver::Resolver;
 use super::search::{self, SearchQuery};
 use super::table::{Listener, RequestParts, RoutingTable};
 use super::target::RequestTarget;
@@ -50,84 +51,104 @@ pub fn route(
     // This path of the v1 API also finds v2 repositories.
     let is_search = || v2::segments(parts.path).is_ok_and(|segments| segments == ["v1", "search"]);
     if parts.path.ends_with("search") && is_search() {
-        if !matches!(*parts.method, Method::GET | Method::HEAD) {
-            return Err(ErrorResponse::unsupported(
-                "a search supports only GET and HEAD",
-            ));
-        }
-        let query = Query::parse(parts.query)?;
-        let search = search::search_query(
-            &table.resolver,
-            listener.name_context(None, parts.host),
-            &query,
-        )?;
-        return Ok(Route::Search(search));
+        return search_route(table, listener, &parts);
     }
     if let Some(route) = v1::route(table, listener, &parts) {
         return Ok(Route::V1(route));
     }
     let segments = v2::segments(parts.path).map_err(path_error)?;
     match segments.first().map(String::as_str) {
-        Some("token") if segments.len() == 1 => return Ok(Route::Token),
-        Some("v2") => {
-            if let Some(route) = v1::instead_of_v2(table, listener, &parts) {
-                return Ok(Route::V1(route));
-            }
-        }
-        _ => {
-            return Err(ErrorResponse::new(
-                ErrorCode::NameUnknown,
-                "not an endpoint of the registry API, which is at /v2/",
-            ));
-        }
+        Some("token") if segments.len() == 1 => Ok(Route::Token),
+        Some("v2") => match v1::instead_of_v2(table, listener, &parts) {
+            Some(route) => Ok(Route::V1(route)),
+            None => v2_route(table, listener, &parts, &segments[1..]),
+        },
+        _ => Err(ErrorResponse::new(
+            ErrorCode::NameUnknown,
+            "not an endpoint of the registry API, which is at /v2/",
+        )),
     }
+}
+
+fn search_route(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+) -> Result<Route, ErrorResponse> {
+    if !is_read(parts.method) {
+        return Err(ErrorResponse::unsupported(
+            "a search supports only GET and HEAD",
+        ));
+    }
+    let query = Query::parse(parts.query)?;
+    let name_context = listener.name_context(None, parts.host);
+    let search = search::search_query(&table.resolver, name_context, &query)?;
+    Ok(Route::Search(search))
+}
+
+/// Routes a request below `/v2`. `segments` are those after it.
+fn v2_route(
+    table: &RoutingTable,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+    segments: &[String],
+) -> Result<Route, ErrorResponse> {
     let query = Query::parse(parts.query)?;
     let namespace = query.value("ns").map(str::to_owned);
     let resolver = &table.resolver;
     let name_context = listener.name_context(query.value("ns"), parts.host);
-    let path = v2::parse(&segments[1..]).map_err(path_error)?;
-    let reads = matches!(*parts.method, Method::GET | Method::HEAD);
-    let (name, resource) = match path {
-        Path::Base if reads => {
+    let is_read = is_read(parts.method);
+    match v2::parse(segments).map_err(path_error)? {
+        Path::Base if is_read => {
             let fixed = resolver.fixed(name_context)?;
             let delegated_to = fixed.filter(|entry| entry.delegates_auth);
-            return Ok(Route::Ping {
+            Ok(Route::Ping {
                 namespace,
                 delegated_to: delegated_to.map(|entry| entry.registry.clone()),
-            });
+            })
         }
-        Path::Base => {
-            return Err(ErrorResponse::unsupported(
-                "/v2/ supports only GET and HEAD",
-            ));
+        Path::Base => Err(ErrorResponse::unsupported(
+            "/v2/ supports only GET and HEAD",
+        )),
+        Path::Catalog if is_read => {
+            let query = catalogue::catalogue_query(resolver, name_context, namespace, &query)?;
+            Ok(Route::Catalogue(query))
         }
-        Path::Catalog if reads => {
-            let listing = catalogue::catalogue_query(resolver, name_context, namespace, &query)?;
-            return Ok(Route::Catalogue(listing));
+        Path::Catalog => Err(ErrorResponse::unsupported(
+            "a catalogue supports only GET and HEAD",
+        )),
+        Path::Named { name, resource } => {
+            repository_route(resolver, listener, parts, &query, (name, resource))
         }
-        Path::Catalog => {
-            return Err(ErrorResponse::unsupported(
-                "a catalogue supports only GET and HEAD",
-            ));
-        }
-        Path::Named { name, resource } => (name, resource),
-    };
-    let (entry, canonical) = resolver.resolve(name_context, &name)?;
-    let writes = !reads || matches!(resource, Resource::Uploads | Resource::Upload(_));
+    }
+}
+
+/// Routes a request for a resource of a repository, under the name that the client used.
+fn repository_route(
+    resolver: &Resolver,
+    listener: &Listener,
+    parts: &RequestParts<'_>,
+    query: &Query,
+    (client_name, resource): (String, Resource),
+) -> Result<Route, ErrorResponse> {
+    let name_context = listener.name_context(query.value("ns"), parts.host);
+    let (entry, name) = resolver.resolve(name_context, &client_name)?;
+    let writes =
+        !is_read(parts.method) || matches!(resource, Resource::Uploads | Resource::Upload(_));
     if writes && (listener.read_only || !entry.push) {
         return Err(ErrorResponse::unsupported(format!(
-            "{canonical} does not accept pushes: its registry lacks `push: true`, or this listener is read-only; \
+            "{name} does not accept pushes: its registry lacks `push: true`, or this listener is read-only; \
              to push to a registry with `push: true`, use a name of its `owns`, its `hosts` or its prefix"
         )));
     }
     let action = pass_through::action(parts.method, &resource)?;
-    let page = page::selection(&resource, &query).map_err(page_error)?;
+    let page = page::selection(&resource, query).map_err(page_error)?;
     let target = RequestTarget {
-        name: canonical,
+        name,
         resource,
         query: page,
-        client_name: name,
-        namespace,
+        client_name,
+        namespace: query.value("ns").map(str::to_owned),
     };
     if action == Action::Pull && entry.cached {
         return Ok(Route::Pull(target));
@@ -141,8 +162,12 @@ pub fn route(
         let (owner, name) = resolver.resolve(name_context, from).ok()?;
         (owner.registry == entry.registry).then_some(name.repository)
     };
-    let pass = pass_through::pass(target, action, (parts.query, &query), source)?;
+    let pass = pass_through::pass(target, action, (parts.query, query), source)?;
     Ok(Route::PassThrough(Box::new(pass)))
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn path_error(error: PathError) -> ErrorResponse {

@@ -1,6 +1,6 @@
 //! Tests of [`super`]: the registry of a name, the upstream request, and refusals.
 
-use super::super::resolver::{RegistryEntry, Resolver};
+use super::super::resolver::RegistryEntry;
 use super::*;
 use oci::glob::Pattern;
 
