@@ -14,7 +14,7 @@ use super::login::{address, too_many_failures};
 use super::request_options::RequestOptions;
 use super::session::Session;
 use super::{Gateway, respond, send};
-use access::{Login, Refused, Scopes, token_answer};
+use access::{Authenticator, Login, Refused, Scopes, token_answer};
 use oci::cache_status::CacheStatus;
 use oci::error::ErrorCode;
 
@@ -112,8 +112,21 @@ impl Gateway {
             }
         };
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
+        self.issue_token(session, options, authenticator, &login, &scopes)
+            .await
+    }
+
+    /// Responds with a new token of a login.
+    async fn issue_token(
+        &self,
+        session: &mut Session,
+        options: &RequestOptions,
+        authenticator: &Authenticator,
+        login: &Login,
+        scopes: &Scopes,
+    ) -> Result<()> {
         let now = SystemTime::now();
-        let Some(token) = authenticator.token(&login, &scopes, now) else {
+        let Some(token) = authenticator.token(login, scopes, now) else {
             return refuse(
                 session,
                 options,
@@ -121,7 +134,7 @@ impl Gateway {
             )
             .await;
         };
-        let granted = self.granted(session, &login, &scopes);
+        let granted = self.granted(session, login, scopes);
         let body = token_answer(&token, &granted, now);
         let mut response = respond::response(StatusCode::OK, options, CacheStatus::own("token"))?;
         response.set_json(CacheControl::NoStore)?;
