@@ -32,14 +32,14 @@ pub fn local_location(
     }
     let mut local = format!("{external}{}", resource.path_in(&target.client_name));
     let namespace = target.namespace.as_ref();
-    let namespace = namespace.map(|namespace| v2::Query::default().with("ns", namespace).render());
-    match (parsed.query, namespace) {
-        (Some(query), Some(namespace)) => {
-            local = format!("{local}?{query}&{}", &namespace[1..]);
-        }
-        (Some(query), None) => local = format!("{local}?{query}"),
-        (None, Some(namespace)) => local = format!("{local}{namespace}"),
-        (None, None) => {}
+    let namespace =
+        namespace.map(|namespace| v2::Query::default().with("ns", namespace).render_pairs());
+    let pairs = [parsed.query.map(str::to_owned), namespace]
+        .into_iter()
+        .flatten();
+    for (separator, pairs) in ['?', '&'].into_iter().zip(pairs) {
+        local.push(separator);
+        local.push_str(&pairs);
     }
     Some(local)
 }

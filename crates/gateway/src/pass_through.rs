@@ -57,10 +57,7 @@ impl PassThrough {
     pub fn mount_from(&mut self, digest: Digest, from: Repository) {
         let query = Query::default().with("mount", &digest.to_string());
         let query = query.with("from", from.as_str());
-        query
-            .render()
-            .trim_start_matches('?')
-            .clone_into(&mut self.query);
+        self.query = query.render_pairs();
         (self.digest, self.from) = (Some(digest), Some(from));
     }
 }
@@ -102,7 +99,7 @@ pub fn pass(
     source: impl Fn(&str, Option<&str>) -> Option<Repository>,
 ) -> Result<PassThrough, ErrorResponse> {
     let mut pass = PassThrough {
-        query: target.query.render().trim_start_matches('?').to_owned(),
+        query: target.query.render_pairs(),
         target,
         action,
         digest: None,
@@ -171,9 +168,7 @@ fn start_upload(
         }
         sent = sent.with("digest-algorithm", algorithm);
     }
-    sent.render()
-        .trim_start_matches('?')
-        .clone_into(&mut pass.query);
+    pass.query = sent.render_pairs();
     pass.digest = uploaded;
     Ok(())
 }

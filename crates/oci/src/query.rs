@@ -1,4 +1,4 @@
-//! Queries of request targets: parsed strictly, rendered from what was parsed.
+//! Queries of request targets: parsed strictly, rendered from the parsed pairs.
 //!
 //! Registries parse queries leniently, each in its own way: the first or the last of two equal keys counts,
 //! keys match in any case, `;` separates pairs. A query that two of them could read differently is refused.
@@ -14,7 +14,7 @@ pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// The most pairs of a query: no client of a registry sends a dozen.
+/// The limit of pairs in a query: no registry client sends a dozen.
 const MAX_PAIRS: usize = 32;
 
 /// The one key that may repeat: the tags of a manifest that is pushed by digest.
@@ -88,10 +88,10 @@ impl Query {
 
     /// The memory it takes, in bytes.
     pub fn weight(&self) -> usize {
-        let of = |(key, value): &(String, String)| {
+        let pair_size = |(key, value): &(String, String)| {
             size_of::<(String, String)>() + key.len() + value.len()
         };
-        self.0.iter().map(of).sum()
+        self.0.iter().map(pair_size).sum()
     }
 
     /// Checks that it has only these keys, in exactly this spelling.
@@ -123,15 +123,27 @@ impl Query {
     /// Renders `?key=value&…`, or nothing when empty.
     pub fn render(&self) -> String {
         let mut text = String::new();
+        self.write(&mut text, "?");
+        text
+    }
+
+    /// Renders `key=value&…`.
+    pub fn render_pairs(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text, "");
+        text
+    }
+
+    fn write(&self, text: &mut String, prefix: &str) {
+        let mut separator = prefix;
         for (key, value) in &self.0 {
-            let separator = if text.is_empty() { '?' } else { '&' };
             let (key, value) = (
                 utf8_percent_encode(key, UNRESERVED),
                 utf8_percent_encode(value, UNRESERVED),
             );
             let _ = write!(text, "{separator}{key}={value}");
+            separator = "&";
         }
-        text
     }
 }
 
@@ -220,11 +232,14 @@ mod tests {
         assert_eq!(query(32), Ok(32));
         assert_eq!(query(33), Err(QueryError::TooMany));
         assert_eq!(query(100_000), Err(QueryError::TooMany));
-        for twice in ["digest=a&DIGEST=b", "Ns=a&nS=b", "tag=a&Tag=b&TAG=c"] {
-            let parsed = Query::parse(twice);
-            assert!(matches!(parsed, Err(QueryError::Duplicate(_))), "{twice}");
+        for repeated in ["digest=a&DIGEST=b", "Ns=a&nS=b", "tag=a&Tag=b&TAG=c"] {
+            let parsed = Query::parse(repeated);
+            assert!(
+                matches!(parsed, Err(QueryError::Duplicate(_))),
+                "{repeated}"
+            );
         }
-        let tags = Query::parse("tag=a&x=1&tag=b").expect("tags may stand several times");
+        let tags = Query::parse("tag=a&x=1&tag=b").expect("repeated tags");
         assert_eq!(tags.values("tag").collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(tags.check_keys(&["tag", "x"]), Ok(()));
         let unknown = QueryError::Unknown("x".into());
@@ -241,6 +256,7 @@ mod tests {
         fn query_round_trips(pairs in proptest::collection::btree_map("[a-z%&=+;é]{1,5}", "\\PC{0,9}", 0..4)) {
             let query = pairs.iter().fold(Query::default(), |query, (key, value)| query.with(key, value));
             let rendered = query.render();
+            prop_assert_eq!(query.render_pairs(), rendered.trim_start_matches('?'));
             prop_assert_eq!(Query::parse(rendered.trim_start_matches('?')), Ok(query));
         }
     }

@@ -36,9 +36,8 @@ impl Gateway {
                 headers: super::pass_through::upstream_headers(session),
                 body: None,
             };
-            let query = Query::default().with("q", &search.word).render();
-            let query = query.trim_start_matches('?');
-            let answer = match self.state.v1.v1_search(&open, query, pass).await {
+            let query = Query::default().with("q", &search.word).render_pairs();
+            let answer = match self.state.v1.v1_search(&open, &query, pass).await {
                 Ok(mut passed) if passed.status == StatusCode::OK => {
                     ::v1::v1_list(&mut passed).await.unwrap_or_default()
                 }
