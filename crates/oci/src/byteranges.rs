@@ -1,5 +1,5 @@
 //! Several ranges in one body: `multipart/byteranges` (RFC 9110 §14.6, RFC 2046 §5.1). Every byte except the
-//! content is fixed here, so that the length is known before the body begins.
+//! content is fixed, so that the length is known before the body begins.
 
 use super::range::Span;
 

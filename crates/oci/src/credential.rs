@@ -37,7 +37,7 @@ pub fn server_of(registry: &str) -> &str {
     }
 }
 
-/// Parses what a helper printed.
+/// Parses the output of a credential helper.
 ///
 /// # Errors
 /// [`AnswerError`] if it is not the JSON of a credential helper.
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn credential_helper_output() {
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time");
-        let told = |text: &str| {
+        let parsed = |text: &str| {
             let answer = parse(text.as_bytes()).ok()?;
             let seconds = answer.lifetime(now).as_secs();
             Some((answer.username, answer.secret, seconds))
@@ -103,7 +103,7 @@ mod tests {
             (r#"{"Username":"u"}"#, None),
             ("credentials not found in native keychain", None),
         ] {
-            assert_eq!(told(text), expected, "{text}");
+            assert_eq!(parsed(text), expected, "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header};
 
-/// The `Content-Length` in bytes, where there is a readable one.
+/// The `Content-Length` in bytes; `None` if absent or invalid.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?

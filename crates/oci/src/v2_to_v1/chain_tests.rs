@@ -69,10 +69,10 @@ fn chain_follows_layers_and_history() {
     let second = make("b", &["base", "two"], &["FROM", "ENV x=1", "RUN two"]);
     assert_eq!(first[0], second[0]);
     assert_ne!(first[1].id, second[1].id);
-    // The same bytes by another command are described otherwise.
+    // The same bytes made by another command get another description.
     let third = make("c", &["base", "one"], &["FROM other", "RUN one"]);
     assert_ne!(first[0].id, third[0].id);
-    // What does not fit is not guessed.
+    // If history and layers do not match, no command is guessed.
     let odd = make("d", &["base", "one"], &["FROM", "RUN one", "RUN none"]);
     assert!(odd[0].json.contains(r#""Cmd":[""]"#), "{}", odd[0].json);
 }
@@ -195,7 +195,7 @@ proptest! {
             let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
             let more = json!({"author": author, "architecture": architecture});
             let (image, config) = image(&names, &commands, &more);
-            // A manifest is named by what it holds.
+            // The digest of a manifest depends on its content.
             let named = digest(&format!("{image:?}"));
             let platform = ClientPlatform { os: "linux".into(), architecture: architecture.into() };
             let links = chain(&named, &platform, &image, config.as_bytes()).expect("a chain");

@@ -40,8 +40,8 @@ const ARCHITECTURES: &[&str] = &[
 
 impl ClientPlatform {
     /// The platform in a daemon's User-Agent: the words `os/…` and `arch/…` of Docker 1.0 to 1.12; linux/amd64
-    /// if absent. The platform of the command line (`UpstreamClient(…)`) is ignored, because the image does not
-    /// run there.
+    /// if absent. The platform of the command line (`UpstreamClient(…)`) is ignored, because the image runs
+    /// on the daemon.
     pub fn of_agent(agent: &str) -> Self {
         let own = agent.split("UpstreamClient(").next().unwrap_or_default();
         let word = |key: &str| {
