@@ -1,5 +1,7 @@
 //! Routing: one pure function from a request to a [`Route`]. [`super::resolver`] finds the registry of a name.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 use super::catalogue::{self, CatalogueQuery};
@@ -57,7 +59,7 @@ pub fn route(
         return Ok(Route::V1(route));
     }
     let segments = v2::segments(parts.path).map_err(path_error)?;
-    match segments.first().map(String::as_str) {
+    match segments.first().map(|first| &**first) {
         Some("token") if segments.len() == 1 => Ok(Route::Token),
         Some("v2") => match v1::instead_of_v2(table, listener, &parts) {
             Some(route) => Ok(Route::V1(route)),
@@ -91,7 +93,7 @@ fn v2_route(
     table: &RoutingTable,
     listener: &Listener,
     parts: &RequestParts<'_>,
-    segments: &[String],
+    segments: &[Cow<'_, str>],
 ) -> Result<Route, ErrorResponse> {
     let query = Query::parse(parts.query)?;
     let namespace = query.value("ns").map(str::to_owned);

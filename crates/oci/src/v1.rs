@@ -150,8 +150,8 @@ const WORDS: [&str; 5] = ["tags", "images", "json", "auth", "properties"];
 ///
 /// # Errors
 /// [`PathError`] if it is no path of the API.
-pub fn parse(segments: &[String], slash: bool) -> Result<Path, PathError> {
-    let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
+pub fn parse(segments: &[Cow<'_, str>], slash: bool) -> Result<Path, PathError> {
+    let texts: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
     match texts.as_slice() {
         ["_ping"] | ["v1", "_ping"] => Ok(Path::Ping),
         ["v1", "users"] | ["v1", "users", _] => Ok(Path::Users),

@@ -4,6 +4,8 @@
 //! A path is parsed from the right, because a repository may be called `a/manifests`. Paths are rendered from
 //! parsed parts only, so nothing that a client writes reaches an upstream unparsed.
 
+use std::borrow::Cow;
+
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use super::digest::{Digest, DigestError};
@@ -69,28 +71,33 @@ impl From<ReferenceError> for PathError {
 /// # Errors
 /// [`PathError::Encoding`] for paths that a server could read differently: dot segments, encoded
 /// slashes, backslashes, control characters, bytes that are not UTF-8.
-pub fn segments(path: &str) -> Result<Vec<String>, PathError> {
-    path.split('/')
-        .filter(|segment| !segment.is_empty())
-        .map(|segment| {
-            let segment = percent_decode_str(segment)
-                .decode_utf8()
-                .map_err(|_| PathError::Encoding)?;
-            let hostile = |c: char| c == '/' || c == '\\' || c == '%' || c.is_control();
-            if segment == "." || segment == ".." || segment.contains(hostile) {
-                return Err(PathError::Encoding);
-            }
-            Ok(segment.into_owned())
-        })
-        .collect()
+pub fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, PathError> {
+    let mut decoded = Vec::with_capacity(8);
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        let segment = percent_decode_str(segment)
+            .decode_utf8()
+            .map_err(|_| PathError::Encoding)?;
+        if segment == "." || segment == ".." || is_hostile(&segment) {
+            return Err(PathError::Encoding);
+        }
+        decoded.push(segment);
+    }
+    Ok(decoded)
+}
+
+/// Whether a decoded segment has a character that a server could read differently.
+fn is_hostile(segment: &str) -> bool {
+    let hostile = |byte: u8| matches!(byte, b'/' | b'\\' | b'%') || byte.is_ascii_control();
+    let is_hostile = segment.bytes().any(hostile);
+    is_hostile || !segment.is_ascii() && segment.contains(char::is_control)
 }
 
 /// Parses the segments after `v2`.
 ///
 /// # Errors
 /// [`PathError`] if it is no path of the API.
-pub fn parse(segments: &[String]) -> Result<Path, PathError> {
-    let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
+pub fn parse(segments: &[Cow<'_, str>]) -> Result<Path, PathError> {
+    let texts: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
     let (name, resource) = match texts.as_slice() {
         [] => return Ok(Path::Base),
         ["_catalog"] => return Ok(Path::Catalog),
