@@ -20,6 +20,7 @@ use gateway::{
 use mirror::{Contents, Mirror};
 use runtime::listen::Bound;
 use runtime::share::Shares;
+use runtime::workers::Workers;
 use store::{Bucket, Store};
 
 /// An error that prevents the start.
@@ -69,8 +70,10 @@ impl ServeError {
 /// Any error before it is ready. Once it serves, none.
 pub fn serve(config: &Config) -> Result<(), ServeError> {
     raise_descriptors();
+    // Connections have threads of their own. This one accepts them, and runs the admin listeners and maintenance.
     let serving = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("serve")
+        .worker_threads(1)
+        .thread_name("accept")
         .enable_all()
         .build()?;
     // Fills write to the disk, which may stall; serving must not stall with them.
@@ -147,7 +150,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     // Before "ready" is printed: whoever waits for that may send SIGTERM at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
-    let server = Server::new(config.server_settings(), shares, down.clone());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = Workers::start(threads)?;
+    let server = Server::new(config.server_settings(), shares, workers, down.clone());
     let mut urls = Vec::new();
     let mut gateways = Vec::new();
     for (listen, tls) in config.listen.iter().zip(tls) {

@@ -27,8 +27,8 @@ impl Gateway {
         context.admitted = Some(self.state.admission.request(session.client())?);
         let parts = RequestParts::of(session.req_header())?;
         let route = match route(&self.state.table, &self.listener, parts)? {
-            Route::V1(route) => return Ok(self.v1(session, route, context).await?),
-            Route::Token => return Ok(self.token(session, &context.options).await?),
+            Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),
+            Route::Token => return Ok(Box::pin(self.token(session, &context.options)).await?),
             route => route,
         };
         context.login = self.log_in(session, &route).await?;
@@ -39,7 +39,7 @@ impl Gateway {
             let (options, login) = (&context.options, &context.login);
             return self.pull(session, options, target, login).await;
         }
-        self.dispatch(session, route, context).await
+        Box::pin(self.dispatch(session, route, context)).await
     }
 
     /// The login of a request; anonymous if its registry authenticates its own callers.

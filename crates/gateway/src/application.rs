@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::ShutdownWatch;
@@ -23,14 +24,9 @@ pub struct Application {
     pub h2_options: H2Options,
 }
 
-#[async_trait]
-impl HttpServerApp for Application {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        http: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let mut session = Session::read(http).await?;
+impl Application {
+    /// Answers a request. Returns the connection if HTTP/1 can reuse it.
+    pub async fn serve(&self, mut session: Session, shutdown: &ShutdownWatch) -> Option<Stream> {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
@@ -38,10 +34,10 @@ impl HttpServerApp for Application {
         let mut answered = Ok(());
         if let Err(failure) = self.gateway.answer(&mut session, &mut context).await {
             let options = &context.options;
-            answered = self.gateway.fail(&mut session, options, failure).await;
+            answered = Box::pin(self.gateway.fail(&mut session, options, failure)).await;
             // An aborted body was logged where it failed; a client that left is no error.
             if let Err(error) = &answered {
-                abort(&mut session, options, error).await;
+                Box::pin(abort(&mut session, options, error)).await;
             }
         }
         request_metrics::finish(&session, &context);
@@ -49,7 +45,19 @@ impl HttpServerApp for Application {
             access_log::write(&self.gateway, &session, &context);
         }
         answered.ok()?;
-        let stream = session.finish().await?;
+        session.finish().await
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Application {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        http: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let session = Session::read(http).await?;
+        let stream = self.serve(session, shutdown).await?;
         Some(ReusedHttpStream::new(stream, None))
     }
 

@@ -10,6 +10,7 @@ mod client_stream;
 mod close_delimited;
 mod context;
 mod delegated_auth;
+mod direct;
 mod error_response;
 mod failure;
 mod forward;

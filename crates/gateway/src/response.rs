@@ -1,31 +1,105 @@
 //! The head of a response.
 
-use std::ops::{Deref, DerefMut};
-
-use http::{HeaderValue, StatusCode, header};
-use pingora_core::Result;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use super::cache_control::CacheControl;
 use oci::cache_status::CacheStatus;
 
-/// How many header fields a response has room for before its table grows.
+/// How many header fields a response has room for before its list grows.
 const FIELDS: usize = 14;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The head of a response with its cache status, from which the header field, the log and the metrics are rendered.
+///
+/// Its fields are a list and not a map: there are a dozen, and each is written once.
 #[derive(Debug)]
 pub struct Response {
-    header: Box<ResponseHeader>,
+    status: StatusCode,
+    fields: Vec<(FieldName, HeaderValue)>,
     cache: CacheStatus,
+}
+
+/// The name of a header field.
+#[derive(Clone, Debug)]
+pub enum FieldName {
+    Registered(HeaderName),
+    /// As HTTP/1 is to show it.
+    Spelled(&'static str),
+}
+
+impl FieldName {
+    fn is(&self, other: &Self) -> bool {
+        self.text().eq_ignore_ascii_case(other.text())
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Registered(name) => name.as_str(),
+            Self::Spelled(name) => name,
+        }
+    }
+}
+
+impl From<HeaderName> for FieldName {
+    fn from(name: HeaderName) -> Self {
+        Self::Registered(name)
+    }
+}
+
+impl From<&HeaderName> for FieldName {
+    fn from(name: &HeaderName) -> Self {
+        Self::Registered(name.clone())
+    }
+}
+
+impl From<&'static str> for FieldName {
+    fn from(name: &'static str) -> Self {
+        Self::Spelled(name)
+    }
 }
 
 impl Response {
     /// A head with `Cache-Status` alone.
     pub fn new(status: StatusCode, cache: CacheStatus) -> Result<Self> {
-        let mut header = Box::new(ResponseHeader::build(status, Some(FIELDS))?);
-        header.insert_header("Cache-Status", cache.to_string())?;
-        Ok(Self { header, cache })
+        let mut response = Self {
+            status,
+            fields: Vec::with_capacity(FIELDS),
+            cache,
+        };
+        response.append_header("Cache-Status", cache.to_string())?;
+        Ok(response)
+    }
+
+    /// Sets a field, in place of those of its name.
+    ///
+    /// # Errors
+    /// [`ErrorType::InvalidHTTPHeader`]: the value is none of a field.
+    pub fn insert_header(
+        &mut self,
+        name: impl Into<FieldName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let name = name.into();
+        self.fields.retain(|(known, _)| !known.is(&name));
+        self.append_header(name, value)
+    }
+
+    /// Adds a field to those of its name.
+    ///
+    /// # Errors
+    /// [`ErrorType::InvalidHTTPHeader`]: the value is none of a field.
+    pub fn append_header(
+        &mut self,
+        name: impl Into<FieldName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let Ok(value) = value.try_into() else {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a response's field");
+        };
+        self.fields.push((name.into(), value));
+        Ok(())
     }
 
     /// Sets the media type to JSON, and how caches may use it.
@@ -38,21 +112,109 @@ impl Response {
         self.insert_header(header::CACHE_CONTROL, cache_control.header_value())
     }
 
-    pub fn into_parts(self) -> (Box<ResponseHeader>, CacheStatus) {
-        (self.header, self.cache)
+    pub fn remove_header(&mut self, name: &'static str) {
+        self.fields.retain(|(known, _)| !known.is(&name.into()));
+    }
+
+    pub fn set_status(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn cache(&self) -> CacheStatus {
+        self.cache
+    }
+
+    /// The value of a field, the first of its name.
+    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        let named = |(known, _): &&(FieldName, HeaderValue)| {
+            known.text().eq_ignore_ascii_case(name.as_str())
+        };
+        self.fields.iter().find(named).map(|(_, value)| value)
+    }
+
+    /// Its fields as HTTP/1 has them, a line each.
+    pub fn write_fields(&self, head: &mut Vec<u8>) {
+        for (name, value) in &self.fields {
+            match name {
+                FieldName::Registered(name) => write_capitalised(name.as_str(), head),
+                FieldName::Spelled(name) => head.extend_from_slice(name.as_bytes()),
+            }
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The same head for pingora.
+    ///
+    /// # Errors
+    /// None that is known: the fields are valid.
+    pub fn into_pingora(self) -> Result<Box<ResponseHeader>> {
+        let mut header = ResponseHeader::build(self.status, Some(FIELDS))?;
+        for (name, value) in self.fields {
+            match name {
+                FieldName::Registered(name) => header.append_header(name, value)?,
+                FieldName::Spelled(name) => header.append_header(name, value)?,
+            };
+        }
+        Ok(Box::new(header))
     }
 }
 
-impl Deref for Response {
-    type Target = ResponseHeader;
-
-    fn deref(&self) -> &ResponseHeader {
-        &self.header
-    }
+/// A name as is usual in HTTP/1: `content-type` becomes `Content-Type`.
+fn write_capitalised(name: &str, head: &mut Vec<u8>) {
+    let mut first = true;
+    head.extend(name.bytes().map(|byte| {
+        let written = if first {
+            byte.to_ascii_uppercase()
+        } else {
+            byte
+        };
+        first = byte == b'-';
+        written
+    }));
 }
 
-impl DerefMut for Response {
-    fn deref_mut(&mut self) -> &mut ResponseHeader {
-        &mut self.header
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_set_added_and_written() {
+        let mut response = Response::new(StatusCode::OK, CacheStatus::HIT).expect("a head");
+        response.insert_header("X-Two", "1").expect("a field");
+        response.append_header("x-two", "2").expect("a field");
+        response
+            .insert_header(header::CONTENT_LENGTH, 1_u64)
+            .expect("a field");
+        response
+            .insert_header("content-length", 2_u64)
+            .expect("a field");
+        let mut head = Vec::new();
+        response.write_fields(&mut head);
+        let head = String::from_utf8(head).expect("text");
+        let expected =
+            "Cache-Status: roadstead; hit\r\nX-Two: 1\r\nx-two: 2\r\ncontent-length: 2\r\n";
+        assert_eq!(head, expected);
+        let header = response.into_pingora().expect("a head");
+        assert_eq!(header.headers["content-length"], "2");
+        assert_eq!(header.headers.get_all("x-two").iter().count(), 2);
+    }
+
+    #[test]
+    fn names_are_capitalised() {
+        let mut head = Vec::new();
+        write_capitalised("docker-content-digest", &mut head);
+        assert_eq!(head, b"Docker-Content-Digest");
+    }
+
+    #[test]
+    fn a_value_with_a_line_break_is_no_field() {
+        let mut response = Response::new(StatusCode::OK, CacheStatus::HIT).expect("a head");
+        assert!(response.insert_header("X", "a\r\nb").is_err());
     }
 }

@@ -186,14 +186,14 @@ pub async fn relay_part(
 
 /// The next chunk of a registry's answer.
 async fn next_passed(
-    session: &Session,
+    session: &mut Session,
     passed: &mut Passed,
 ) -> Result<std::result::Result<Option<Bytes>, PassedError>> {
     flush_while_pending(session, passed.next()).await
 }
 
 /// Waits for a chunk, and flushes those written before if it is not ready at once.
-async fn flush_while_pending<T>(session: &Session, next: impl Future<Output = T>) -> Result<T> {
+async fn flush_while_pending<T>(session: &mut Session, next: impl Future<Output = T>) -> Result<T> {
     let mut next = pin!(next);
     match futures_util::poll!(&mut next) {
         Poll::Ready(next) => Ok(next),

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::apps::{HttpServerApp as _, HttpServerOptions, ReusedHttpStream, ServerApp as _};
+use bytes::Bytes;
+use pingora_core::apps::{HttpServerOptions, ServerApp as _};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::default_h2_options;
@@ -20,11 +21,14 @@ use super::Gateway;
 use super::admission::MAX_STREAMS;
 use super::application::Application;
 use super::client_stream::ClientStream;
+use super::direct::DirectRequest;
 use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
+use super::session::Session;
 use super::socket::ClientSocket;
 use super::tls::ListenerTls;
-use runtime::listen::Bound;
+use runtime::listen::{Bound, Detached};
 use runtime::share::{Kind, Share, Shares};
+use runtime::workers::Workers;
 use telemetry::LogThrottle;
 
 /// How many HTTP/2 connections have wide windows at once, in all and per client. All others have the smallest that
@@ -61,6 +65,7 @@ pub struct Server {
     settings: ServerSettings,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
+    workers: Workers,
     wide: Arc<Semaphore>,
     shutdown: watch::Receiver<bool>,
 }
@@ -82,16 +87,18 @@ struct Slot {
 }
 
 impl Server {
-    /// `shutdown` turns true when no more connections are accepted.
+    /// Connections are served by `workers`. `shutdown` turns true when no more connections are accepted.
     pub fn new(
         settings: ServerSettings,
         shares: Arc<Shares>,
+        workers: Workers,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         Self {
             settings,
             connections: Arc::new(Semaphore::new(settings.connections)),
             shares,
+            workers,
             wide: Arc::new(Semaphore::new(WIDE)),
             shutdown,
         }
@@ -115,10 +122,15 @@ impl Server {
                 // A connection over the limit is closed at once: a client that waits for a response would not
                 // try another server.
                 Ok(accepted) => {
-                    let socket = ClientSocket::new(accepted, context.server.settings.idle_timeout);
-                    if let Some(slot) = context.server.admit(&bound.url, socket.peer()) {
-                        tokio::spawn(context.clone().connection(socket, slot));
-                    }
+                    let Some(slot) = context.server.admit(&bound.url, accepted.peer()) else {
+                        continue;
+                    };
+                    let Ok(accepted) = accepted.detach() else {
+                        continue;
+                    };
+                    let serving = context.clone();
+                    let workers = &context.server.workers;
+                    workers.spawn(move || serving.connection(accepted, slot));
                 }
                 Err(error) => {
                     // Usually out of file descriptors: other connections must end first.
@@ -187,7 +199,11 @@ impl Server {
 }
 
 impl ListenerContext {
-    async fn connection(self: Arc<Self>, socket: ClientSocket, slot: Slot) {
+    async fn connection(self: Arc<Self>, accepted: Detached, slot: Slot) {
+        let Ok(accepted) = accepted.attach() else {
+            return;
+        };
+        let socket = ClientSocket::new(accepted, self.server.settings.idle_timeout);
         let deadline = Instant::now() + self.server.settings.header_timeout;
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
@@ -274,18 +290,27 @@ impl ListenerContext {
                     return refuse(&mut stream, status, message).await;
                 }
             };
-            let mut session = ServerSession::new_http1(stream);
-            session.set_keepalive(Some(idle_timeout.as_secs()));
-            session.set_pipelined_prefix(head);
-            let reused = self
-                .narrow
-                .process_new_http(session, &self.server.shutdown)
-                .await;
-            let Some((next, _)) = reused.map(ReusedHttpStream::consume) else {
+            let head = head.freeze();
+            let session = match DirectRequest::parse(&head) {
+                Some(request) => Session::direct(request.on(stream)),
+                None => match Box::pin(pingora_session(stream, head, idle_timeout)).await {
+                    Some(session) => session,
+                    None => return,
+                },
+            };
+            let Some(next) = self.narrow.serve(session, &self.server.shutdown).await else {
                 return;
             };
             stream = next;
             limits.first_by = Instant::now() + idle_timeout;
         }
     }
+}
+
+/// The session of a request that is not as simple as a [`DirectRequest`].
+async fn pingora_session(stream: Stream, head: Bytes, idle_timeout: Duration) -> Option<Session> {
+    let mut http = ServerSession::new_http1(stream);
+    http.set_keepalive(Some(idle_timeout.as_secs()));
+    http.set_pipelined_prefix(head.into());
+    Session::read(http).await
 }

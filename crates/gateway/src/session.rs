@@ -1,4 +1,4 @@
-//! One request and its response, in either version of HTTP: the part of pingora's session that the gateway uses.
+//! One request and its response, in either version of HTTP: pingora's session, or one without a body of its own.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,17 +7,24 @@ use bytes::Bytes;
 use http::StatusCode;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 
 use super::client_stream::ClientStream;
+use super::direct::DirectSession;
 use super::response::Response;
 use oci::cache_status::CacheStatus;
 
 /// A request whose head was read.
 pub struct Session {
-    http: Box<ServerSession>,
+    http: Http,
     sent_head: Option<SentHead>,
+}
+
+enum Http {
+    Direct(DirectSession),
+    Pingora(Box<ServerSession>),
 }
 
 /// The status and cache status of a response whose head was written.
@@ -33,7 +40,7 @@ impl Session {
         let mut http = Box::new(http);
         match http.read_request().await {
             Ok(true) => Some(Self {
-                http,
+                http: Http::Pingora(http),
                 sent_head: None,
             }),
             Ok(false) => None,
@@ -49,23 +56,45 @@ impl Session {
         }
     }
 
+    pub fn direct(session: DirectSession) -> Self {
+        Self {
+            http: Http::Direct(session),
+            sent_head: None,
+        }
+    }
+
     pub fn req_header(&self) -> &RequestHeader {
-        self.http.req_header()
+        match &self.http {
+            Http::Direct(http) => http.header(),
+            Http::Pingora(http) => http.req_header(),
+        }
     }
 
     pub fn is_http2(&self) -> bool {
-        self.http.is_http2()
+        match &self.http {
+            Http::Direct(_) => false,
+            Http::Pingora(http) => http.is_http2(),
+        }
     }
 
     /// The address of the client; `None` for a Unix socket.
     pub fn client(&self) -> Option<IpAddr> {
-        let address = self.http.client_addr()?.as_inet()?;
-        Some(address.ip().to_canonical())
+        let peer = |address: &SocketAddr| Some(address.as_inet()?.ip().to_canonical());
+        match &self.http {
+            Http::Direct(http) => peer(http.stream().get_socket_digest()?.peer_addr()?),
+            Http::Pingora(http) => peer(http.client_addr()?),
+        }
     }
 
     /// The address and port of the client, for the log.
     pub fn client_addr(&self) -> Option<String> {
-        self.http.client_addr().map(ToString::to_string)
+        match &self.http {
+            Http::Direct(http) => {
+                let digest = http.stream().get_socket_digest()?;
+                digest.peer_addr().map(ToString::to_string)
+            }
+            Http::Pingora(http) => http.client_addr().map(ToString::to_string),
+        }
     }
 
     /// `None` until the head of the response is written.
@@ -75,56 +104,87 @@ impl Session {
 
     /// Bytes of the request's body that were read.
     pub fn bytes_received(&self) -> usize {
-        self.http.body_bytes_read()
+        match &self.http {
+            Http::Direct(_) => 0,
+            Http::Pingora(http) => http.body_bytes_read(),
+        }
     }
 
     /// Bytes of the response's body that were written.
     pub fn bytes_sent(&self) -> usize {
-        self.http.body_bytes_sent()
+        match &self.http {
+            Http::Direct(http) => http.bytes_sent(),
+            Http::Pingora(http) => http.body_bytes_sent(),
+        }
     }
 
-    /// Sets how long a write of the response may make no progress.
+    /// Sets how long a write of an HTTP/2 response may make no progress. Below HTTP/1, the socket has a timeout.
     pub fn set_write_timeout(&mut self, timeout: Duration) {
-        self.http.set_write_timeout(Some(timeout));
+        if let Http::Pingora(http) = &mut self.http {
+            http.set_write_timeout(Some(timeout));
+        }
     }
 
     /// Closes an HTTP/1 connection after this response.
     pub fn close_afterwards(&mut self) {
-        self.http.set_keepalive(None);
+        match &mut self.http {
+            Http::Direct(http) => http.close_afterwards(),
+            Http::Pingora(http) => http.set_keepalive(None),
+        }
     }
 
     /// Whether the request has no body.
     pub fn is_body_empty(&mut self) -> bool {
-        self.http.is_body_empty()
+        match &mut self.http {
+            Http::Direct(_) => true,
+            Http::Pingora(http) => http.is_body_empty(),
+        }
     }
 
     /// The next chunk of the request's body; `None` at its end.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        self.http.read_request_body().await
+        match &mut self.http {
+            Http::Direct(_) => Ok(None),
+            Http::Pingora(http) => http.read_request_body().await,
+        }
     }
 
     /// Sends `100 Continue`.
     pub async fn write_continue(&mut self) -> Result<()> {
-        self.http.write_continue_response().await
+        match &mut self.http {
+            Http::Direct(_) => Ok(()),
+            Http::Pingora(http) => http.write_continue_response().await,
+        }
     }
 
     /// Writes the head of the response.
     pub async fn write_head(&mut self, response: Response) -> Result<()> {
-        let (header, cache) = response.into_parts();
-        let status = header.status;
-        self.http.write_response_header(header).await?;
+        let (status, cache) = (response.status(), response.cache());
+        match &mut self.http {
+            Http::Direct(http) => http.write_head(&response).await?,
+            Http::Pingora(http) => http.write_response_header(response.into_pingora()?).await?,
+        }
         self.sent_head = Some(SentHead { status, cache });
         Ok(())
     }
 
     /// Writes a chunk of the response's body.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
-        self.http.write_response_body(piece, false).await
+        match &mut self.http {
+            Http::Direct(http) => http.write(&piece).await,
+            Http::Pingora(http) => http.write_response_body(piece, false).await,
+        }
     }
 
     /// Writes the last chunk of the response's body, and ends it.
     pub async fn write_last(&mut self, piece: Bytes) -> Result<()> {
-        self.http.write_response_body(piece, true).await
+        match &mut self.http {
+            Http::Direct(http) => {
+                http.write(&piece).await?;
+                http.end().await
+            }
+            Http::Pingora(http) => http.write_response_body(piece, true).await,
+        }
     }
 
     /// Ends the response's body.
@@ -133,8 +193,12 @@ impl Session {
     }
 
     /// Sends what is buffered, so that a client receives it while the gateway waits for more. HTTP/2 does so itself.
-    pub async fn flush(&self) -> Result<()> {
-        let ServerSession::H1(http) = &*self.http else {
+    pub async fn flush(&mut self) -> Result<()> {
+        let http = match &mut self.http {
+            Http::Direct(http) => return http.flush().await,
+            Http::Pingora(http) => &**http,
+        };
+        let ServerSession::H1(http) = http else {
             return Ok(());
         };
         match ClientStream::downcast(http.stream()) {
@@ -149,14 +213,21 @@ impl Session {
     /// Aborts an incomplete response visibly: resets an HTTP/2 stream, whose drop alone could look like its end. An
     /// HTTP/1 connection ends when it is dropped, short of the length or of the last chunk.
     pub async fn break_off(&mut self) {
-        if self.is_http2() {
-            self.http.shutdown().await;
+        if let Http::Pingora(http) = &mut self.http
+            && http.is_http2()
+        {
+            http.shutdown().await;
         }
     }
 
     /// Ends an answered request. Returns the connection if HTTP/1 can reuse it.
     pub async fn finish(self) -> Option<Stream> {
-        let reusable = self.http.finish().await.ok()??;
-        Some(reusable.into_parts().0)
+        match self.http {
+            Http::Direct(http) => http.finish().await,
+            Http::Pingora(http) => {
+                let reusable = http.finish().await.ok()??;
+                Some(reusable.into_parts().0)
+            }
+        }
     }
 }

@@ -6,3 +6,4 @@ pub mod reload;
 pub mod share;
 pub mod single_flight;
 mod socket_file;
+pub mod workers;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -59,6 +59,47 @@ enum Listening {
 pub enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// A connection that no runtime polls, on its way to another one.
+#[derive(Debug)]
+pub enum Detached {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// The client's address; `None` for a Unix socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(peer.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Takes it off the runtime that accepted it.
+    ///
+    /// # Errors
+    /// What the system says; the connection is closed then.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Self::Tcp(stream, peer) => Detached::Tcp(stream.into_std()?, peer),
+            Self::Unix(stream) => Detached::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl Detached {
+    /// Has it polled by the runtime that this is called on.
+    ///
+    /// # Errors
+    /// What the system says; the connection is closed then.
+    pub fn attach(self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(stream, peer) => Accepted::Tcp(TcpStream::from_std(stream)?, peer),
+            Self::Unix(stream) => Accepted::Unix(UnixStream::from_std(stream)?),
+        })
+    }
 }
 
 impl Bound {
