@@ -20,7 +20,7 @@ use super::report::{
 };
 use super::{Admin, Body, json, target};
 use mirror::{Purge, PurgeMode, Verified};
-use telemetry::metrics::{self, ProxyFigures};
+use telemetry::metrics::{self, ContentFigures};
 
 /// The limit for a request's body, in bytes.
 const BODY_BYTES: usize = 4 << 10;
@@ -34,7 +34,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 impl Admin {
     pub(super) async fn stats(&self) -> Stats {
         let (counted, store) = (metrics::figures(), self.figures());
-        let pulls = |of: ProxyFigures| Pulls {
+        let pulls = |of: ContentFigures| Pulls {
             requests: of.requests,
             hits: of.hits,
             misses: of.misses,

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use prometheus::{IntCounter, Registry};
 
-use super::{METRICS, counter};
+use super::METRICS;
+use super::register::counter;
 
 static COUNTERS: OnceLock<Counters> = OnceLock::new();
 

@@ -11,7 +11,8 @@ use prometheus::{
 };
 use prometheus::{Opts, Registry};
 
-use super::{Content, METRICS, counters, registered};
+use super::register::{counters, registered};
+use super::{Content, METRICS};
 
 /// The resource of a request, by the route names of the distribution registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +231,7 @@ impl InFlight {
     pub fn ended(&self, answered: &Answered<'_>, content: Option<Content>) {
         METRICS.http.count(self.0, answered);
         if let Some(content) = content {
-            METRICS.proxy(content).pushed.inc_by(answered.sent as u64);
+            METRICS.content(content).pushed.inc_by(answered.sent as u64);
         }
     }
 }
@@ -278,7 +279,10 @@ mod tests {
             r#"registry_http_response_size_bytes_sum{handler="blob",method="get"} 140000"#,
             r#"registry_http_in_flight_requests{handler="referrers"} 0"#,
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+            assert!(
+                text.lines().any(|written| written == line),
+                "{line} in\n{text}"
+            );
         }
         assert!(!text.contains("\"418\"") && !text.to_lowercase().contains("brew"));
     }

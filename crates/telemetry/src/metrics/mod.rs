@@ -6,45 +6,35 @@
 //! No label holds a repository, a tag or a digest: the configuration bounds the number of series.
 
 mod bucket;
+mod content;
 mod http;
+mod register;
 mod upstream;
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::core::Collector;
+use prometheus::core::Collector as _;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 pub use bucket::{BucketEvent, BucketFigures, bucket, with_bucket};
+pub use content::{Answer, Content, ContentFigures, answered, pulled};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
+
+use content::ContentCounters;
+use register::{counter, counters, gauge, label, registered, signed, value};
 
 /// The media type of [`render`].
 pub const TEXT: &str = prometheus::TEXT_FORMAT;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// A kind of cached content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    Blob,
-    Manifest,
-}
-
 /// The source of bytes that do not match their digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CorruptSource {
     Upstream,
     Disk,
-}
-
-/// How one GET of cacheable content was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The bytes came from the store.
-    pub hit: bool,
-    /// It shared the upstream request of another client.
-    pub coalesced: bool,
 }
 
 /// The size of the store, measured when the metrics are rendered.
@@ -58,8 +48,8 @@ pub struct StoreFigures {
 struct Metrics {
     registry: Registry,
     started_at: u64,
-    blob: Proxy,
-    manifest: Proxy,
+    blob: ContentCounters,
+    manifest: ContentCounters,
     resumed: IntCounter,
     stale: IntCounterVec,
     wrong_bytes_upstream: IntCounter,
@@ -73,34 +63,11 @@ struct Metrics {
     upstream: upstream::Families,
 }
 
-/// The counters of one kind of content.
-struct Proxy {
-    requests: IntCounter,
-    hits: IntCounter,
-    misses: IntCounter,
-    coalesced: IntCounter,
-    pulled: IntCounter,
-    pushed: IntCounter,
-}
-
-/// The current values for one kind of content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProxyFigures {
-    pub requests: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub coalesced: u64,
-    /// Bytes from upstream.
-    pub pulled: u64,
-    /// Bytes to clients.
-    pub pushed: u64,
-}
-
 /// The current values, except those of HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    pub blob: ProxyFigures,
-    pub manifest: ProxyFigures,
+    pub blob: ContentFigures,
+    pub manifest: ContentFigures,
     pub fills_in_flight: u64,
     pub resumed: u64,
     /// Reasons with their counts.
@@ -115,72 +82,10 @@ pub struct Figures {
     pub bucket: Option<BucketFigures>,
 }
 
-/// Registers a collector. Only this module chooses names, so none is taken.
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    made: prometheus::Result<C>,
-) -> C {
-    let collector = made.expect("names and labels are valid");
-    let added = registry.register(Box::new(collector.clone()));
-    added.expect("every name is registered once");
-    collector
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    registered(registry, IntCounter::new(name, help))
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    registered(registry, IntGauge::new(name, help))
-}
-
-impl Proxy {
-    /// For blobs and for manifests.
-    fn both(registry: &Registry) -> [Self; 2] {
-        let of_type = |name: &str, help: &str| counters(registry, name, help, &["type"]);
-        let requests = of_type(
-            "registry_proxy_requests_total",
-            "GETs of cached content that were answered with it.",
-        );
-        let hits = of_type(
-            "registry_proxy_hits_total",
-            "Those whose bytes were in the store.",
-        );
-        let misses = of_type(
-            "registry_proxy_misses_total",
-            "Those whose bytes had to come from upstream, or from the bucket.",
-        );
-        let coalesced = of_type(
-            "roadstead_coalesced_total",
-            "Those that shared a question somebody else had asked upstream.",
-        );
-        let pulled = of_type(
-            "registry_proxy_pulled_bytes_total",
-            "Bytes of content received from upstream.",
-        );
-        let pushed = of_type(
-            "registry_proxy_pushed_bytes_total",
-            "Bytes of content sent to clients.",
-        );
-        ["blob", "manifest"].map(|kind| Self {
-            requests: requests.with_label_values(&[kind]),
-            hits: hits.with_label_values(&[kind]),
-            misses: misses.with_label_values(&[kind]),
-            coalesced: coalesced.with_label_values(&[kind]),
-            pulled: pulled.with_label_values(&[kind]),
-            pushed: pushed.with_label_values(&[kind]),
-        })
-    }
-}
-
 impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
-        let [blob, manifest] = Proxy::both(&registry);
+        let [blob, manifest] = ContentCounters::both(&registry);
         let wrong_bytes = counters(
             &registry,
             "roadstead_verify_failures_total",
@@ -256,31 +161,12 @@ impl Metrics {
         }
     }
 
-    fn proxy(&self, content: Content) -> &Proxy {
+    fn content(&self, content: Content) -> &ContentCounters {
         match content {
             Content::Blob => &self.blob,
             Content::Manifest => &self.manifest,
         }
     }
-}
-
-/// Counts a GET that was answered with content.
-pub fn answered(content: Content, answer: Answer) {
-    let proxy = METRICS.proxy(content);
-    proxy.requests.inc();
-    if answer.hit {
-        proxy.hits.inc();
-    } else {
-        proxy.misses.inc();
-    }
-    if answer.coalesced {
-        proxy.coalesced.inc();
-    }
-}
-
-/// Counts bytes from upstream.
-pub fn pulled(content: Content, bytes: usize) {
-    METRICS.proxy(content).pulled.inc_by(bytes as u64);
 }
 
 /// Counts a stale response.
@@ -339,21 +225,13 @@ pub fn render(store: StoreFigures) -> String {
 /// All metrics except those of HTTP, as numbers.
 pub fn figures() -> Figures {
     let all = &*METRICS;
-    let of = |proxy: &Proxy| ProxyFigures {
-        requests: proxy.requests.get(),
-        hits: proxy.hits.get(),
-        misses: proxy.misses.get(),
-        coalesced: proxy.coalesced.get(),
-        pulled: proxy.pulled.get(),
-        pushed: proxy.pushed.get(),
-    };
     let stale = all.stale.collect();
     let stale = stale
         .iter()
         .flat_map(prometheus::proto::MetricFamily::get_metric);
     Figures {
-        blob: of(&all.blob),
-        manifest: of(&all.manifest),
+        blob: all.blob.figures(),
+        manifest: all.manifest.figures(),
         fills_in_flight: u64::try_from(all.fills.get()).unwrap_or(0),
         resumed: all.resumed.get(),
         stale: stale
@@ -371,26 +249,6 @@ pub fn figures() -> Figures {
 /// When the counters started, in seconds since 1970.
 pub fn started_at() -> u64 {
     METRICS.started_at
-}
-
-fn label(metric: &prometheus::proto::Metric, name: &str) -> String {
-    let mut labels = metric.get_label().iter();
-    let found = labels.find(|label| label.name() == name);
-    found.map_or_else(String::new, |label| label.value().to_owned())
-}
-
-/// A counter's value: a whole number below 2^53, which a float holds exactly.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a count"
-)]
-fn value(metric: &prometheus::proto::Metric) -> u64 {
-    metric.get_counter().get_value() as u64
-}
-
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -440,7 +298,10 @@ mod tests {
             // A counter without events is 0, not absent.
             "registry_proxy_pushed_bytes_total{type=\"manifest\"} 0",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+            assert!(
+                text.lines().any(|written| written == line),
+                "{line} in\n{text}"
+            );
         }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use prometheus::core::Collector as _;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
-use super::{METRICS, counters, label, registered, signed, value};
+use super::METRICS;
+use super::register::{counters, label, registered, signed, value};
 
 pub(super) struct Families {
     requests: IntCounterVec,
