@@ -35,7 +35,7 @@ impl MirrorState {
     pub(super) async fn fetch_from_bucket(&self, digest: &Digest) -> Option<Bytes> {
         let bytes = self.store.bucket()?.bytes(digest, MAX_MANIFEST).await?;
         let (blobs, wanted, body) = (self.store.blobs.clone(), *digest, bytes.clone());
-        match tokio::task::spawn_blocking(move || blobs.keep(&wanted, &body)).await {
+        match tokio::task::spawn_blocking(move || blobs.put(&wanted, &body)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be stored", &error),
             Ok(Ok(())) => self.contents.cache_in_memory(*digest, &bytes),
             Err(_) => {}
@@ -119,7 +119,10 @@ impl Download {
         }
         let blobs = self.fills.state.store.blobs.clone();
         // Without room the download from the upstream fails too, and reports it.
-        let mut staged = blobs.begin_apart(&digest, object.size).await.ok()?;
+        let mut staged = blobs
+            .reserve_and_stage_unresumable(&digest, object.size)
+            .await
+            .ok()?;
         self.announce_total(size);
         let slow_after = size.map_or(SHORT_SLOW_AFTER, |_| SLOW_AFTER);
         while let Some(piece) = object.next().await {

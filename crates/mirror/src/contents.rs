@@ -131,7 +131,7 @@ impl Contents {
     pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
         self.cache_in_memory(digest, &bytes);
         let blobs = self.store.blobs.clone();
-        let stored = tokio::task::spawn_blocking(move || blobs.keep(&digest, &bytes)).await;
+        let stored = tokio::task::spawn_blocking(move || blobs.put(&digest, &bytes)).await;
         if let Ok(Err(CommitError::Io(error))) = stored {
             warn_degraded("a small body cannot be stored", &error);
         }

@@ -204,7 +204,7 @@ impl MirrorState {
             return Err(MirrorError::DigestMismatch(Arc::new(error)));
         }
         let (blobs, body) = (self.store.blobs.clone(), bytes.clone());
-        match tokio::task::spawn_blocking(move || blobs.keep(&actual, &body)).await {
+        match tokio::task::spawn_blocking(move || blobs.put(&actual, &body)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be stored", &error),
             Ok(Ok(())) => {
                 self.contents.cache_in_memory(actual, &bytes);

@@ -195,7 +195,7 @@ impl MirrorState {
         if matches!(error, UpstreamError::NotFound) {
             if let Some(pointer) = self.fallback_tag(origin, key).await? {
                 // Peers prepare it themselves: their upstream does not have the bytes.
-                let pointer = records.answer(&question.pointer, pointer, Reach::Here);
+                let pointer = records.answer(&question.pointer, pointer, Reach::Local);
                 return Ok(ResolvedTag {
                     pointer: pointer.await.into_record(),
                     bytes: None,

@@ -9,7 +9,8 @@ use super::fill::{FillError, Phase, TAIL};
 use super::source::{DigestCheck, FillKey, FillSource};
 use oci::digest::Digest;
 use store::{
-    self, BlobLink, CommitError, Mismatch, Note, OpenFile, Question, StagedBlob, warn_degraded,
+    self, BlobLink, CommitError, Mismatch, OpenFile, PartialNote, Question, StagedBlob,
+    warn_degraded,
 };
 use upstream::{BlobBody, UpstreamError};
 
@@ -44,7 +45,7 @@ impl Download {
     ) -> Result<Arc<OpenFile>, Interruption> {
         match self.stream(source, staged).await {
             // A body without a length that lost only its terminator.
-            Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_whole) => {}
+            Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_complete) => {}
             streamed => streamed?,
         }
         self.commit(source, staged).await
@@ -131,7 +132,7 @@ impl Download {
             // The body may repeat bytes that are staged already.
             let known = offset.saturating_sub(at).min(chunk.len() as u64);
             let (known, new) = chunk.split_at(usize::try_from(known).unwrap_or(chunk.len()));
-            let same = staged.holds(known, at).map_err(CommitError::from);
+            let same = staged.has_bytes_at(known, at).map_err(CommitError::from);
             if !same.map_err(|error| self.interruption_of(error))? {
                 let changed = UpstreamError::Protocol("the bytes have changed");
                 return Err(Interruption::Changed(FillError::Upstream(Arc::new(
@@ -186,13 +187,15 @@ impl Download {
             let empty = check.hasher.clone().finish();
             check_digest(&check, &empty).map_err(|error| self.interruption_of(error))?;
         }
-        let note = Note {
+        let note = PartialNote {
             total,
             sources: self.fill.source_names(),
             version: body.version.clone(),
         };
         let size = total.unwrap_or(TAIL);
-        let staged = blobs.begin(&self.fill.key.partial_key(), size, note).await;
+        let staged = blobs
+            .reserve_and_stage(&self.fill.key.partial_key(), size, note)
+            .await;
         let staged = staged.map_err(|error| no_room(&error, total))?;
         self.publish_file(&staged);
         Ok(staged)

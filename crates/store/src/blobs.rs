@@ -12,15 +12,15 @@ use super::degraded::warn_degraded;
 use super::durable::create_folder;
 use super::layout::{QUARANTINE, blob_path, digest_name};
 use super::open_file::OpenFile;
-use super::partials::{Note, OpenPartial, Partials, Progress};
+use super::partials::{OpenPartial, PartialNote, Partials, Progress};
 use super::read::hash_to_end;
+use super::space::{BlobKind, LARGEST};
 use super::space::{Full, Reservation, Space, unix};
-use super::space::{Kind, LARGEST};
 use super::staged::{CommitError, StagedBlob};
 use oci::digest::{Digest, Hasher};
 
 /// Up to which size a blob that is loaded whole is hashed as well, in bytes: it costs microseconds then.
-const HASHED: u64 = 64 << 10;
+const ALWAYS_HASHED: u64 = 64 << 10;
 
 /// The content-addressed folder.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl Blobs {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 drop(pin);
-                self.space.lost(digest);
+                self.space.reindex(digest);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -114,14 +114,14 @@ impl Blobs {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
         (&**blob.file).take(blob.size).read_to_end(&mut bytes)?;
-        let hashed = blob.size <= HASHED || !blob.verified;
+        let hashed = blob.size <= ALWAYS_HASHED || !blob.verified;
         if hashed && Digest::of(digest.algorithm(), &bytes) != *digest {
             drop(blob);
             self.quarantine(digest);
             return Ok(None);
         }
         if hashed {
-            self.space.index(|index| index.verified(digest));
+            self.space.index(|index| index.set_verified(digest));
         }
         Ok(Some(bytes))
     }
@@ -133,7 +133,7 @@ impl Blobs {
         };
         let intact = hasher.finish() == *digest;
         if intact {
-            self.space.index(|index| index.verified(digest));
+            self.space.index(|index| index.set_verified(digest));
         }
         intact
     }
@@ -155,8 +155,8 @@ impl Blobs {
                 if let Ok(file) = File::open(&aside) {
                     let _ = file.set_modified(SystemTime::now());
                 }
-                self.space.forget_aside(&aside);
-                self.space.set_aside(aside.clone(), size);
+                self.space.forget_quarantined(&aside);
+                self.space.add_quarantined(aside.clone(), size);
                 tracing::error!(
                     %digest,
                     path = %aside.display(),
@@ -166,7 +166,7 @@ impl Blobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 // It still takes its room.
-                self.space.lost(digest);
+                self.space.reindex(digest);
                 warn_degraded("a damaged blob cannot be set aside", &error);
             }
         }
@@ -212,31 +212,35 @@ impl Blobs {
     ///
     /// # Errors
     /// As theirs.
-    pub async fn begin(
+    pub async fn reserve_and_stage(
         &self,
         digest: &Digest,
         size: u64,
-        note: Note,
+        note: PartialNote,
     ) -> Result<StagedBlob, CommitError> {
         let (blobs, digest) = (self.clone(), *digest);
-        let begun = tokio::task::spawn_blocking(move || {
+        let staged = tokio::task::spawn_blocking(move || {
             let room = blobs.reserve(size)?;
             Ok(blobs.stage(&digest, room, note)?)
         });
-        begun.await.map_err(io::Error::other)?
+        staged.await.map_err(io::Error::other)?
     }
 
-    /// [`Blobs::begin`] in a file of its own, of [`Blobs::stage_apart`].
+    /// [`Blobs::begin`] in a file of its own, of [`Blobs::stage_unresumable`].
     ///
     /// # Errors
     /// As [`Blobs::begin`].
-    pub async fn begin_apart(&self, digest: &Digest, size: u64) -> Result<StagedBlob, CommitError> {
+    pub async fn reserve_and_stage_unresumable(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<StagedBlob, CommitError> {
         let (blobs, digest) = (self.clone(), *digest);
-        let begun = tokio::task::spawn_blocking(move || {
+        let staged = tokio::task::spawn_blocking(move || {
             let room = blobs.reserve(size)?;
-            Ok(blobs.stage_apart(&digest, room, None)?)
+            Ok(blobs.stage_unresumable(&digest, room, None)?)
         });
-        begun.await.map_err(io::Error::other)?
+        staged.await.map_err(io::Error::other)?
     }
 
     /// Begins a blob.
@@ -247,9 +251,9 @@ impl Blobs {
         &self,
         digest: &Digest,
         reservation: Reservation,
-        note: Note,
+        note: PartialNote,
     ) -> io::Result<StagedBlob> {
-        if note.is_worth_keeping() {
+        if note.is_resumable() {
             self.partials.write_note(digest, &note)?;
         }
         self.stage_at(digest, self.partials.path(digest), reservation, note)
@@ -260,19 +264,19 @@ impl Blobs {
     ///
     /// # Errors
     /// When the partial cannot be created.
-    pub fn stage_apart(
+    pub fn stage_unresumable(
         &self,
         digest: &Digest,
         reservation: Reservation,
         total: Option<u64>,
     ) -> io::Result<StagedBlob> {
-        let path = self.own_path(digest);
-        let note = Note {
+        let path = self.unique_path(digest);
+        let note = PartialNote {
             total,
-            ..Note::default()
+            ..PartialNote::default()
         };
         let mut staged = self.stage_at(digest, path, reservation, note)?;
-        staged.forget_note();
+        staged.make_unresumable();
         Ok(staged)
     }
 
@@ -287,18 +291,18 @@ impl Blobs {
         reservation: Reservation,
         total: Option<u64>,
     ) -> io::Result<StagedBlob> {
-        self.stage_apart(key, reservation, total)
+        self.stage_unresumable(key, reservation, total)
     }
 
     /// A file of its own for a body that is written whole.
-    fn own_path(&self, key: &Digest) -> PathBuf {
+    fn unique_path(&self, key: &Digest) -> PathBuf {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
 
         self.partials
-            .path_of(key, SERIAL.fetch_add(1, Ordering::Relaxed))
+            .unique_path(key, SERIAL.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Goes on with a blob that was begun before, if there is a partial of it. Blocks: one of an earlier
+    /// Goes on with a blob that was staged before, if there is a partial of it. Blocks: one of an earlier
     /// process is hashed first.
     ///
     /// # Errors
@@ -325,7 +329,7 @@ impl Blobs {
     }
 
     /// Gives up the partial that was parked longest ago. False when there is none.
-    pub(super) fn drop_partial(&self) -> bool {
+    pub(super) fn drop_oldest_partial(&self) -> bool {
         self.partials.drop_oldest()
     }
 
@@ -335,7 +339,7 @@ impl Blobs {
     }
 
     /// The partials that are not being filled.
-    pub fn partials(&self) -> Vec<(Digest, Note)> {
+    pub fn partials(&self) -> Vec<(Digest, PartialNote)> {
         self.partials.waiting()
     }
 
@@ -344,7 +348,7 @@ impl Blobs {
         digest: &Digest,
         path: PathBuf,
         reservation: Reservation,
-        note: Note,
+        note: PartialNote,
     ) -> io::Result<StagedBlob> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);
@@ -372,12 +376,12 @@ impl Blobs {
     ///
     /// # Errors
     /// As [`StagedBlob::append`] and [`StagedBlob::commit`] do.
-    pub fn keep(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CommitError> {
+    pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CommitError> {
         // Two requests may keep the same manifest at once, so each writes a file of its own.
         let reservation = self.reserve(bytes.len() as u64)?;
-        let mut staged = self.stage_apart(digest, reservation, None)?;
+        let mut staged = self.stage_unresumable(digest, reservation, None)?;
         staged.append(bytes)?;
-        staged.commit_as(Kind::Manifest).map(drop)
+        staged.commit_as(BlobKind::Manifest).map(drop)
     }
 }
 

@@ -21,9 +21,9 @@ fn store(root: &Path) -> Store {
 }
 
 fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
-    let note = Note {
+    let note = PartialNote {
         total,
-        ..Note::default()
+        ..PartialNote::default()
     };
     let room = store.blobs.reserve(0).expect("room");
     store.blobs.stage(digest, room, note).expect("a partial")
@@ -80,7 +80,7 @@ fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
     let resumed = Digest::of(Algorithm::Sha256, &whole);
     {
         let store = store(folder.path());
-        store.blobs.keep(&digest, b"kept").expect("room");
+        store.blobs.put(&digest, b"kept").expect("room");
         let mut small = stage(&store, &Digest::of(Algorithm::Sha256, b"lost"), Some(4));
         small.append(b"lo").expect("room");
         std::mem::forget(small);
@@ -251,8 +251,12 @@ fn room_is_waited_for_beside_the_runtime() {
     let (blobs, space) = (store.blobs.clone(), store.space.clone());
     let digest = Digest::of(Algorithm::Sha256, b"x");
     // Nothing is known of the disk yet, so there is no room yet.
-    let begun = runtime.spawn(async move { blobs.begin(&digest, 1, Note::default()).await });
-    let settled = runtime.spawn(async move { space.settle() });
+    let begun = runtime.spawn(async move {
+        blobs
+            .reserve_and_stage(&digest, 1, PartialNote::default())
+            .await
+    });
+    let settled = runtime.spawn(async move { space.finish_scan() });
     runtime.block_on(settled).expect("no panic");
     let begun = runtime.block_on(begun).expect("no panic");
     assert!(begun.is_ok(), "{begun:?}");
@@ -266,7 +270,7 @@ fn what_is_deleted_but_open_counts_until_it_is_closed() {
     let bytes = vec![1; 1 << 20];
     let digest = Digest::of(Algorithm::Sha256, &bytes);
     // A committed blob, opened and purged.
-    store.blobs.keep(&digest, &bytes).expect("room");
+    store.blobs.put(&digest, &bytes).expect("room");
     let first = store.blobs.open(&digest, None).expect("readable");
     let second = store.blobs.open(&digest, None).expect("readable");
     store.blobs.remove(&digest).expect("removable");
@@ -299,7 +303,7 @@ fn what_is_deleted_but_open_counts_until_it_is_closed() {
     staged.append(&bytes).expect("room");
     let reader = staged.file();
     staged.park();
-    assert!(store.blobs.drop_partial());
+    assert!(store.blobs.drop_oldest_partial());
     assert!(store.space.used() >= 1 << 20);
     drop(reader);
     assert_eq!(store.space.used(), 0);
@@ -312,7 +316,7 @@ fn quarantined_blob_that_is_open_counts_once() {
     let store = store(folder.path());
     let bytes = vec![1; 1 << 20];
     let digest = Digest::of(Algorithm::Sha256, &bytes);
-    store.blobs.keep(&digest, &bytes).expect("room");
+    store.blobs.put(&digest, &bytes).expect("room");
     let reader = store.blobs.open(&digest, None).expect("readable");
     store.blobs.quarantine(&digest);
     assert_eq!(store.space.used(), 1 << 20);
@@ -338,9 +342,9 @@ fn a_parked_partial_takes_what_it_wrote() {
     let whole = vec![7; 2 << 20];
     let digest = Digest::of(Algorithm::Sha256, &whole);
     let park = || {
-        let note = Note {
+        let note = PartialNote {
             total: Some(2 << 20),
-            ..Note::default()
+            ..PartialNote::default()
         };
         let room = store.blobs.reserve(2 << 20).expect("room");
         let staged = store.blobs.stage(&digest, room, note);

@@ -60,7 +60,7 @@ pub use degraded::warn_degraded;
 pub use extension::Extension;
 pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
-pub use partials::Note;
+pub use partials::PartialNote;
 pub use purge::{Purge, RecordSurvey, Target};
 pub use read::{BlobReader, hash, hash_part, read_at, same};
 pub use record::{
@@ -156,7 +156,7 @@ impl Store {
     /// last process ended still has. Blocks on the disk.
     #[must_use]
     pub fn with_bucket(mut self, bucket: Bucket) -> Self {
-        bucket.remember_in(&self.root);
+        bucket.open_journal(&self.root);
         self.records.share(&bucket);
         self.bucket = Some(bucket);
         self

@@ -13,29 +13,29 @@ use super::Store;
 use super::space::Trimmed;
 
 /// How often the disk is looked at, whether or not anything is written.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// How often unused content is deleted, at most and at least.
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 /// The interval as a part of the shortest time that anything is retained.
 const SWEEP_PART: u32 = 30;
 /// How long a disk that refuses is left alone, at first and at most.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The longest sleep: dropping the store waits as long.
-const NAP: Duration = Duration::from_millis(500);
+const MAX_SLEEP: Duration = Duration::from_millis(500);
 
 /// How long a loop leaves its disk alone: twice as long after each refusal, even if it is woken meanwhile.
 #[derive(Debug, Default)]
-struct Retreat {
+struct Backoff {
     wait: Duration,
 }
 
-impl Retreat {
+impl Backoff {
     /// How long to wait after a round.
     fn after(&mut self, refused: bool) -> Duration {
         self.wait = match (refused, self.wait) {
             (false, _) => Duration::ZERO,
-            (true, Duration::ZERO) => REFUSED.0,
-            (true, wait) => (wait * 2).min(REFUSED.1),
+            (true, Duration::ZERO) => BACKOFF.0,
+            (true, wait) => (wait * 2).min(BACKOFF.1),
         };
         self.wait
     }
@@ -49,10 +49,10 @@ impl Store {
     pub fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let store = Arc::downgrade(self);
-        name("store").spawn(move || keep(&store))?;
+        name("store").spawn(move || maintain(&store))?;
         if let Some(every) = self.scrub_every {
             let store = Arc::downgrade(self);
-            name("scrub").spawn(move || scrub(&store, every))?;
+            name("scrub").spawn(move || scrub_repeatedly(&store, every))?;
         }
         Ok(())
     }
@@ -63,7 +63,7 @@ impl Store {
         loop {
             match self.space.trim() {
                 Trimmed::More => {}
-                _ if self.space.is_over() && self.blobs.drop_partial() => {}
+                _ if self.space.is_over() && self.blobs.drop_oldest_partial() => {}
                 Trimmed::Enough => return true,
                 Trimmed::Refused => return false,
             }
@@ -79,11 +79,11 @@ impl Store {
             let ms = telemetry::ms(started);
             tracing::info!(records, blobs, bytes, ms, "unused content was deleted");
         }
-        swept.records > 0 || self.space.excess_records() == 0
+        swept.records > 0 || self.space.excess_record_blocks() == 0
     }
 }
 
-fn keep(store: &Weak<Store>) {
+fn maintain(store: &Weak<Store>) {
     let started = Instant::now();
     let Some(first) = store.upgrade() else { return };
     let blobs = first.scan();
@@ -98,39 +98,39 @@ fn keep(store: &Weak<Store>) {
         (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
     });
     // Soon after the start: who restarts daily has his sweeps as well.
-    let mut sweep_at = Instant::now() + every.min(LOOK_EVERY);
+    let mut sweep_at = Instant::now() + every.min(CHECK_EVERY);
     drop(first);
-    let mut retreat = Retreat::default();
+    let mut backoff = Backoff::default();
     while let Some(this) = store.upgrade() {
         this.blobs.drop_expired_partials(SystemTime::now());
         let mut refused = !this.trim();
-        if sweep_at <= Instant::now() || this.space.excess_records() > 0 {
+        if sweep_at <= Instant::now() || this.space.excess_record_blocks() > 0 {
             refused |= !this.sweep_now();
             sweep_at = Instant::now() + every;
         }
         let space = this.space.clone();
         drop(this);
-        sleep(retreat.after(refused), store);
+        sleep(backoff.after(refused), store);
         let left = sweep_at.saturating_duration_since(Instant::now());
-        space.wait_for_work(left.min(LOOK_EVERY));
+        space.wait_for_work(left.min(CHECK_EVERY));
     }
 }
 
 /// Sleeps, but not beyond the store's end.
 fn sleep(mut left: Duration, store: &Weak<Store>) {
     while !left.is_zero() && store.strong_count() > 0 {
-        let nap = left.min(NAP);
+        let nap = left.min(MAX_SLEEP);
         std::thread::sleep(nap);
         left -= nap;
     }
 }
 
-fn scrub(store: &Weak<Store>, every: Duration) {
+fn scrub_repeatedly(store: &Weak<Store>, every: Duration) {
     let mut noted = None;
     loop {
         let Some(this) = store.upgrade() else { return };
-        if this.space.is_settled() {
-            let pass = noted.get_or_insert_with(|| this.pass());
+        if this.space.is_scanned() {
+            let pass = noted.get_or_insert_with(|| this.read_pass());
             // As the last one to hold it, it delays no one else.
             this.scrub_some(pass, every, &|| Arc::strong_count(&this) == 1);
         } else {
@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn a_disk_that_refuses_is_left_alone_longer_each_time() {
-        let mut retreat = Retreat::default();
+        let mut backoff = Backoff::default();
         let mut waits = |refused: bool, rounds: usize| {
-            let waits = (0..rounds).map(|_| retreat.after(refused).as_secs());
+            let waits = (0..rounds).map(|_| backoff.after(refused).as_secs());
             waits.collect::<Vec<_>>()
         };
         assert_eq!(waits(false, 2), [0, 0]);

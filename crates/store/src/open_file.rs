@@ -23,7 +23,7 @@ pub(super) enum Counted {
     Blob(Pin),
     /// A staged file that was given up.
     #[expect(dead_code, reason = "held until the file is closed")]
-    GivenUp(Reservation),
+    Abandoned(Reservation),
 }
 
 impl OpenFile {

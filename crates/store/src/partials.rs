@@ -15,7 +15,7 @@ use super::durable::write_atomic;
 use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
 use super::read::hash_to_end;
-use super::space::{Reservation, Space, WORTH};
+use super::space::{MIN_RESUMABLE, Reservation, Space};
 use oci::digest::{Digest, Hasher};
 
 /// The longest version that is noted, in bytes: as JSON it is six times as long at most.
@@ -27,7 +27,7 @@ const PREFERRED: Duration = Duration::from_secs(3600);
 
 /// What is known of a blob beside its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct PartialNote {
     /// The whole length in bytes, where announced.
     pub total: Option<u64>,
     /// The repositories that it can be had from: registry and name.
@@ -37,7 +37,7 @@ pub struct Note {
     pub version: Option<(String, String)>,
 }
 
-impl Note {
+impl PartialNote {
     /// Whether the same host now names its content otherwise (RFC 9110 §13.1.5). Other hosts name it as
     /// they like.
     pub fn contradicts(&self, version: Option<&(String, String)>) -> bool {
@@ -48,8 +48,8 @@ impl Note {
     }
 
     /// Whether a blob of this length is worth resuming.
-    pub fn is_worth_keeping(&self) -> bool {
-        self.total.is_some_and(|total| total >= WORTH)
+    pub fn is_resumable(&self) -> bool {
+        self.total.is_some_and(|total| total >= MIN_RESUMABLE)
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Progress {
     /// Has hashed the written bytes.
     pub hasher: Hasher,
     pub written: u64,
-    pub note: Note,
+    pub note: PartialNote,
 }
 
 /// A partial that this process parked. Its file is closed unless readers still have it open.
@@ -95,13 +95,13 @@ enum Parked {
     /// By an earlier one.
     OnDisk {
         reservation: Reservation,
-        note: Note,
+        note: PartialNote,
         since: SystemTime,
     },
 }
 
 impl Parked {
-    fn note(&self) -> &Note {
+    fn note(&self) -> &PartialNote {
         match self {
             Self::InMemory(partial, _) => &partial.progress.note,
             Self::OnDisk { note, .. } => note,
@@ -154,13 +154,13 @@ impl Partials {
     }
 
     /// A file of its own for a body that is written whole: several may be written at once.
-    pub fn path_of(&self, digest: &Digest, serial: u64) -> PathBuf {
+    pub fn unique_path(&self, digest: &Digest, serial: u64) -> PathBuf {
         self.root.join(format!("{}.{serial}", digest_name(digest)))
     }
 
     /// Notes what a later process needs in order to go on. A note takes one block: sources that are too many
     /// for that, or a version of any length that a host may choose, are left out.
-    pub fn write_note(&self, digest: &Digest, note: &Note) -> io::Result<()> {
+    pub fn write_note(&self, digest: &Digest, note: &PartialNote) -> io::Result<()> {
         let mut note = note.clone();
         note.version
             .take_if(|(host, tag)| host.len() + tag.len() > LONGEST_VERSION);
@@ -235,7 +235,7 @@ impl Partials {
         &self,
         digest: &Digest,
         reservation: Reservation,
-        note: Note,
+        note: PartialNote,
     ) -> io::Result<OpenPartial> {
         let file = self.open_partial(digest)?;
         let (hasher, written) = hash_to_end(&file, Hasher::new(digest.algorithm()))?;
@@ -288,7 +288,7 @@ impl Partials {
             && let Some(file) = partial.file.upgrade()
         {
             // Slow readers still have it open.
-            file.count(Counted::GivenUp(partial.reservation));
+            file.count(Counted::Abandoned(partial.reservation));
         }
         true
     }
@@ -301,7 +301,7 @@ impl Partials {
     }
 
     /// What waits to be resumed.
-    pub fn waiting(&self) -> Vec<(Digest, Note)> {
+    pub fn waiting(&self) -> Vec<(Digest, PartialNote)> {
         self.parked()
             .iter()
             .map(|(digest, parked)| (*digest, parked.note().clone()))
@@ -316,12 +316,12 @@ impl Partials {
 /// A partial of an earlier process that can be gone on with.
 fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
     let digest = parse_digest_name(path.file_name()?.to_str()?)?;
-    let note: Note = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
+    let note: PartialNote = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
     let meta = std::fs::metadata(path).ok()?;
     let since = meta.modified().ok()?;
     let young = SystemTime::now().duration_since(since).unwrap_or_default() < LIFE;
     let plausible = meta.len() > 0 && note.total.is_some_and(|total| meta.len() <= total);
-    if !young || !plausible || !note.is_worth_keeping() {
+    if !young || !plausible || !note.is_resumable() {
         return None;
     }
     let reservation = space.adopt(meta.len());

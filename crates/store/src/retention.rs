@@ -7,12 +7,12 @@ use crate::Settings;
 use crate::layout::component;
 use crate::space::unix;
 
-/// The configured times, and which registry has which.
+/// The configured ttls, and which registry has which.
 #[derive(Debug)]
 pub(crate) struct RetentionPolicy {
     /// From the shortest on; `None` is for ever.
-    times: Vec<Option<Duration>>,
-    /// The index among the times, by the folder of a registry.
+    ttls: Vec<Option<Duration>>,
+    /// The index among the ttls, by the folder of a registry.
     registries: HashMap<String, u8>,
     /// The index for registries that are not configured.
     others: u8,
@@ -23,11 +23,11 @@ pub(crate) struct RetentionPolicy {
 impl RetentionPolicy {
     pub fn new(settings: &Settings) -> Self {
         let own = settings.unused_ttls.iter().map(|(_, ttl)| *ttl);
-        let mut times: Vec<_> = own.chain([settings.unused_ttl]).collect();
-        times.sort_by_key(|time| time.unwrap_or(Duration::MAX));
-        times.dedup();
+        let mut ttls: Vec<_> = own.chain([settings.unused_ttl]).collect();
+        ttls.sort_by_key(|time| time.unwrap_or(Duration::MAX));
+        ttls.dedup();
         let index = |ttl: &Option<Duration>| {
-            let at = times.iter().position(|time| time == ttl);
+            let at = ttls.iter().position(|time| time == ttl);
             at.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
         };
         let registries = settings.unused_ttls.iter();
@@ -37,13 +37,13 @@ impl RetentionPolicy {
                 .collect(),
             others: index(&settings.unused_ttl),
             grace: settings.persist_after().into(),
-            times,
+            ttls,
         }
     }
 
     /// The shortest time; `None` if everything is retained for ever.
     pub fn shortest(&self) -> Option<Duration> {
-        self.times.first().copied().flatten()
+        self.ttls.first().copied().flatten()
     }
 
     /// The index of the time of a registry, given by its folder.
@@ -53,12 +53,12 @@ impl RetentionPolicy {
     }
 
     /// By index: content last used before that is deleted, in seconds since 1970. An index beyond these, for more
-    /// times than a byte can tell apart, has no cutoff.
+    /// ttls than a byte can tell apart, has no cutoff.
     pub fn cutoffs(&self, now: SystemTime) -> Vec<u64> {
         let cutoff = |time: &Option<Duration>| {
             let time = time.map_or(u64::MAX, |time| time.as_secs().saturating_add(self.grace));
             unix(now).saturating_sub(time)
         };
-        self.times.iter().map(cutoff).collect()
+        self.ttls.iter().map(cutoff).collect()
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::Store;
 use super::layout::{QUARANTINE, parse_digest_name};
-use super::space::Kind;
+use super::space::BlobKind;
 use super::space::unix;
 use oci::digest::{Algorithm, Digest};
 
@@ -38,12 +38,12 @@ impl Store {
         self.space.count_records(records, blocks);
         for entry in read_dir(&self.root.join(QUARANTINE)) {
             let size = entry.metadata().map_or(0, |meta| meta.len());
-            self.space.set_aside(entry.path(), size);
+            self.space.add_quarantined(entry.path(), size);
         }
         let mut found: Vec<(u64, Digest, u64)> = Vec::new();
         for (algorithm, shard) in shards(&self.root) {
             for entry in read_dir(&shard) {
-                if let Some(digest) = named(algorithm, &entry)
+                if let Some(digest) = blob_digest(algorithm, &entry)
                     && let Ok(meta) = entry.metadata()
                 {
                     let used = meta.modified().map_or(0, unix);
@@ -57,15 +57,15 @@ impl Store {
                 for &(used, digest, size) in slice {
                     let hash = manifests.hasher.hash_one(digest);
                     let kind = if manifests.known.contains(&hash) {
-                        Kind::Manifest
+                        BlobKind::Manifest
                     } else {
-                        Kind::Layer
+                        BlobKind::Layer
                     };
                     index.insert_oldest(digest, size, used, kind);
                 }
             });
         }
-        self.space.settle();
+        self.space.finish_scan();
         found.len()
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn shards(root: &Path) -> Vec<(Algorithm, std::path::PathBuf)> {
 }
 
 /// The digest that a file in a shard is named by.
-pub(super) fn named(algorithm: Algorithm, entry: &DirEntry) -> Option<Digest> {
+pub(super) fn blob_digest(algorithm: Algorithm, entry: &DirEntry) -> Option<Digest> {
     let name = entry.file_name();
     let digest = format!("{}:{}", algorithm.as_str(), name.to_string_lossy());
     digest.parse().ok()

@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 use super::degraded::warn_degraded;
 use super::durable::write_atomic;
 use super::layout::{PARTIALS, blob_path};
-use super::scan::{named, read_dir, shards};
+use super::scan::{blob_digest, read_dir, shards};
 use super::space::unix;
 use super::{OpenFile, Store};
 use oci::digest::{Algorithm, Digest, Hasher};
 
 /// How much is read at once, in bytes.
-const PIECE: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 /// The longest sleep: dropping the store waits as long.
-const NAP: Duration = Duration::from_millis(500);
+const MAX_SLEEP: Duration = Duration::from_millis(500);
 
 /// How far a verification is, and in the end what it came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,9 +55,9 @@ pub(super) struct Pass {
 }
 
 /// What hashing a file came to.
-enum Outcome {
-    Right,
-    Wrong,
+enum CheckOutcome {
+    Intact,
+    Damaged,
     /// It went, or something else is in its place.
     Gone,
     Stopped,
@@ -80,20 +80,20 @@ impl Store {
         }
         for (algorithm, shard) in &shards {
             for (digest, _) in blobs_in(*algorithm, shard) {
-                let mut unsaid = 0;
+                let mut unreported = 0;
                 let outcome = self.check(&digest, |read| {
                     verified.bytes += read;
-                    unsaid += read;
-                    if unsaid < STEP {
+                    unreported += read;
+                    if unreported < STEP {
                         return ControlFlow::Continue(());
                     }
-                    unsaid = 0;
+                    unreported = 0;
                     progress(&verified)
                 });
                 match outcome {
-                    Outcome::Right | Outcome::Gone => {}
-                    Outcome::Wrong => verified.damaged.push(digest),
-                    Outcome::Stopped => return verified,
+                    CheckOutcome::Intact | CheckOutcome::Gone => {}
+                    CheckOutcome::Damaged => verified.damaged.push(digest),
+                    CheckOutcome::Stopped => return verified,
                 }
                 verified.blobs += 1;
                 if progress(&verified).is_break() {
@@ -109,7 +109,7 @@ impl Store {
         let all = shards(&self.root);
         let next = all.iter().find(|(_, shard)| {
             let done = pass.done.as_ref();
-            done.is_none_or(|done| name(&self.root, shard) > *done)
+            done.is_none_or(|done| shard_name(&self.root, shard) > *done)
         });
         let now = unix(SystemTime::now());
         let Some((algorithm, shard)) = next else {
@@ -118,15 +118,15 @@ impl Store {
             if now >= ends || pass.began > now {
                 if pass.began == now {
                     // It took no time: nothing is there.
-                    std::thread::sleep(NAP);
+                    std::thread::sleep(MAX_SLEEP);
                 }
                 *pass = Pass {
                     began: now,
                     done: None,
                 };
-                self.keep_pass(pass);
+                self.write_pass(pass);
             } else {
-                std::thread::sleep(NAP.min(Duration::from_secs(ends - now)));
+                std::thread::sleep(MAX_SLEEP.min(Duration::from_secs(ends - now)));
             }
             return;
         };
@@ -138,8 +138,8 @@ impl Store {
         if !self.scrub_shard(*algorithm, shard, time, stop) {
             return;
         }
-        pass.done = Some(name(&self.root, shard));
-        self.keep_pass(pass);
+        pass.done = Some(shard_name(&self.root, shard));
+        self.write_pass(pass);
     }
 
     /// Whether it was not stopped.
@@ -171,10 +171,10 @@ impl Store {
                     if early.is_zero() {
                         return ControlFlow::Continue(());
                     }
-                    std::thread::sleep(early.min(NAP));
+                    std::thread::sleep(early.min(MAX_SLEEP));
                 }
             });
-            if matches!(outcome, Outcome::Stopped) {
+            if matches!(outcome, CheckOutcome::Stopped) {
                 return false;
             }
             done = before + cost(*size);
@@ -183,10 +183,10 @@ impl Store {
     }
 
     /// Hashes one blob; one that is wrong goes into quarantine.
-    fn check(&self, digest: &Digest, read: impl FnMut(u64) -> ControlFlow<()>) -> Outcome {
+    fn check(&self, digest: &Digest, read: impl FnMut(u64) -> ControlFlow<()>) -> CheckOutcome {
         let path = blob_path(&self.root, digest);
         let Ok(meta) = std::fs::metadata(&path) else {
-            return Outcome::Gone;
+            return CheckOutcome::Gone;
         };
         let inode = (meta.dev(), meta.ino());
         let open = || {
@@ -196,35 +196,35 @@ impl Store {
         };
         let right = match hash(open, digest, read) {
             Ok(ControlFlow::Continue(Some(right))) => right,
-            Ok(ControlFlow::Continue(None)) => return Outcome::Gone,
-            Ok(ControlFlow::Break(())) => return Outcome::Stopped,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Gone,
+            Ok(ControlFlow::Continue(None)) => return CheckOutcome::Gone,
+            Ok(ControlFlow::Break(())) => return CheckOutcome::Stopped,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return CheckOutcome::Gone,
             Err(error) => {
                 warn_degraded("a blob cannot be read", &error);
                 false
             }
         };
         if right {
-            self.space.index(|index| index.verified(digest));
-            return Outcome::Right;
+            self.space.index(|index| index.set_verified(digest));
+            return CheckOutcome::Intact;
         }
         // Meanwhile it may have been fetched anew.
         let same = std::fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == inode);
         if !same {
-            return Outcome::Gone;
+            return CheckOutcome::Gone;
         }
         telemetry::metrics::wrong_bytes(telemetry::metrics::CorruptSource::Disk);
         self.blobs.quarantine(digest);
-        Outcome::Wrong
+        CheckOutcome::Damaged
     }
 
     /// The pass that was noted last.
-    pub(super) fn pass(&self) -> Pass {
+    pub(super) fn read_pass(&self) -> Pass {
         let bytes = std::fs::read(self.root.join("scrub")).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    fn keep_pass(&self, pass: &Pass) {
+    fn write_pass(&self, pass: &Pass) {
         if let Ok(json) = serde_json::to_vec(pass) {
             let written = write_atomic(&self.root.join(PARTIALS), &self.root.join("scrub"), &json);
             if let Err(error) = written {
@@ -242,7 +242,7 @@ fn hash(
     mut read: impl FnMut(u64) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<(), Option<bool>>> {
     let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     loop {
         let Some(file) = open()? else {
@@ -266,13 +266,13 @@ fn hash(
 /// The blobs in a folder, with their sizes in bytes.
 fn blobs_in(algorithm: Algorithm, shard: &Path) -> impl Iterator<Item = (Digest, u64)> {
     read_dir(shard).filter_map(move |entry| {
-        let digest = named(algorithm, &entry)?;
+        let digest = blob_digest(algorithm, &entry)?;
         Some((digest, entry.metadata().ok()?.len()))
     })
 }
 
 /// A folder of blobs as a pass remembers it; they compare in their order.
-fn name(root: &Path, shard: &Path) -> String {
+fn shard_name(root: &Path, shard: &Path) -> String {
     let below: PathBuf = root.join("blobs");
     let name = shard.strip_prefix(below).unwrap_or(shard);
     name.to_string_lossy().into_owned()

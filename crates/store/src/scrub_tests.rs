@@ -16,7 +16,7 @@ fn damaged(root: &Path) -> (Store, Vec<Digest>) {
         .map(|n| {
             let bytes = vec![n; 3000 + usize::from(n)];
             let digest = Digest::of(Algorithm::Sha256, &bytes);
-            store.blobs.keep(&digest, &bytes).expect("room");
+            store.blobs.put(&digest, &bytes).expect("room");
             digest
         })
         .collect();
@@ -60,30 +60,32 @@ fn a_scrub_goes_on_where_it_was_and_begins_anew_in_time() {
     let (first, wrong) = damaged(root);
     let every = Duration::from_millis(20);
     let folders = shards(root).len();
-    let mut pass = first.pass();
+    let mut pass = first.read_pass();
     for _ in 0..folders / 2 {
         first.scrub_some(&mut pass, every, &|| false);
     }
     let before = first.quarantined().len();
-    let reached = first.pass().done;
+    let reached = first.read_pass().done;
     drop(first);
     let second = open(root);
-    let mut pass = second.pass();
+    let mut pass = second.read_pass();
     assert_eq!(pass.done, reached);
     // Stopped, it remembers nothing.
     second.scrub_some(&mut pass, Duration::from_secs(3600), &|| true);
-    assert_eq!(second.pass().done, reached);
+    assert_eq!(second.read_pass().done, reached);
     for _ in folders / 2..folders {
         second.scrub_some(&mut pass, every, &|| false);
     }
     assert!(before <= 3 && second.quarantined().len() == wrong.len());
-    let last = shards(root).pop().map(|(_, shard)| name(root, &shard));
-    assert_eq!(second.pass().done, last);
+    let last = shards(root)
+        .pop()
+        .map(|(_, shard)| shard_name(root, &shard));
+    assert_eq!(second.read_pass().done, last);
     // The time of a whole pass is over: the next begins.
-    let done = second.pass();
+    let done = second.read_pass();
     second.scrub_some(&mut pass, Duration::ZERO, &|| false);
-    assert_eq!(second.pass().done, None);
-    assert!(second.pass().began >= done.began);
+    assert_eq!(second.read_pass().done, None);
+    assert!(second.read_pass().began >= done.began);
 }
 
 /// A disk that takes no note costs a restart its place, not the scrub its progress.
@@ -93,7 +95,7 @@ fn a_scrub_goes_on_without_its_note() {
     let (store, wrong) = damaged(folder.path());
     // No file takes the place of a folder.
     std::fs::create_dir_all(folder.path().join("scrub/in-its-place")).expect("writable");
-    let (mut pass, every) = (store.pass(), Duration::from_millis(20));
+    let (mut pass, every) = (store.read_pass(), Duration::from_millis(20));
     for _ in 0..shards(folder.path()).len() {
         store.scrub_some(&mut pass, every, &|| false);
     }
@@ -105,9 +107,9 @@ fn a_scrub_goes_on_without_its_note() {
 fn what_is_being_hashed_is_not_open_between_two_pieces() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = open(folder.path());
-    let bytes = vec![1; 3 * PIECE];
+    let bytes = vec![1; 3 * CHUNK];
     let digest = Digest::of(Algorithm::Sha256, &bytes);
-    store.blobs.keep(&digest, &bytes).expect("room");
+    store.blobs.put(&digest, &bytes).expect("room");
     let mut pieces = 0;
     let outcome = store.check(&digest, |_| {
         pieces += 1;
@@ -115,6 +117,6 @@ fn what_is_being_hashed_is_not_open_between_two_pieces() {
         assert_eq!(store.space.used(), 0);
         ControlFlow::Continue(())
     });
-    assert!(matches!(outcome, Outcome::Gone));
+    assert!(matches!(outcome, CheckOutcome::Gone));
     assert_eq!(pieces, 1);
 }

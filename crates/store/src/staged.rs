@@ -11,8 +11,8 @@ use super::blobs::{Blob, Blobs};
 use super::durable::create_folder;
 use super::layout::blob_path;
 use super::open_file::{Counted, OpenFile};
-use super::partials::{self, Note, OpenPartial, ParkedPartial, Partials, Progress};
-use super::space::Kind;
+use super::partials::{self, OpenPartial, ParkedPartial, PartialNote, Partials, Progress};
+use super::space::BlobKind;
 use super::space::{Full, Reservation};
 use oci::digest::Digest;
 
@@ -48,7 +48,7 @@ pub struct StagedBlob {
     blobs: Blobs,
 }
 
-/// A staged file and the room that it takes. Dropped before it found another use, it is removed, and its room is
+/// A staged file and the reservation that it takes. Dropped before it found another use, it is removed, and its reservation is
 /// returned when its last reader closed it.
 #[derive(Debug)]
 struct StagedFile {
@@ -57,31 +57,33 @@ struct StagedFile {
     has_note: bool,
     file: Arc<OpenFile>,
     /// Absent once it found another use.
-    room: Option<Reservation>,
+    reservation: Option<Reservation>,
     partials: Arc<Partials>,
 }
 
 impl StagedFile {
     fn grow_to(&mut self, size: u64) -> Result<(), Full> {
-        self.room.as_mut().map_or(Ok(()), |room| room.grow_to(size))
+        self.reservation
+            .as_mut()
+            .map_or(Ok(()), |reservation| reservation.grow_to(size))
     }
 
     fn wrote(&mut self, size: u64) {
-        if let Some(room) = &mut self.room {
-            room.wrote(size);
+        if let Some(reservation) = &mut self.reservation {
+            reservation.wrote(size);
         }
     }
 
     /// It stays where it is now.
     fn keep(mut self) -> (Arc<OpenFile>, Option<Reservation>) {
-        let room = self.room.take();
-        (self.file.clone(), room)
+        let reservation = self.reservation.take();
+        (self.file.clone(), reservation)
     }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        let Some(mut room) = self.room.take() else {
+        let Some(mut reservation) = self.reservation.take() else {
             return;
         };
         if self.has_note && self.partials.is_stopping() {
@@ -91,8 +93,8 @@ impl Drop for StagedFile {
         if self.has_note {
             partials::remove_note(&self.path);
         }
-        room.shrink_to_written();
-        self.file.count(Counted::GivenUp(room));
+        reservation.shrink_to_written();
+        self.file.count(Counted::Abandoned(reservation));
     }
 }
 
@@ -102,9 +104,9 @@ impl StagedBlob {
             digest: *digest,
             staged: StagedFile {
                 path,
-                has_note: partial.progress.note.is_worth_keeping(),
+                has_note: partial.progress.note.is_resumable(),
                 file: partial.file,
-                room: Some(partial.reservation),
+                reservation: Some(partial.reservation),
                 partials: blobs.partials.clone(),
             },
             progress: partial.progress,
@@ -113,7 +115,7 @@ impl StagedBlob {
     }
 
     /// It is never resumed, and has no note.
-    pub(super) fn forget_note(&mut self) {
+    pub(super) fn make_unresumable(&mut self) {
         self.staged.has_note = false;
     }
 
@@ -133,7 +135,7 @@ impl StagedBlob {
     }
 
     /// What was noted when it was begun.
-    pub fn note(&self) -> &Note {
+    pub fn note(&self) -> &PartialNote {
         &self.progress.note
     }
 
@@ -141,21 +143,21 @@ impl StagedBlob {
     ///
     /// # Errors
     /// When the disk cannot say.
-    pub fn holds(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+    pub fn has_bytes_at(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
         let mut written = vec![0; bytes.len()];
         self.staged.file.read_exact_at(&mut written, offset)?;
         Ok(written == bytes)
     }
 
     /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.progress.hasher.clone().finish() == self.digest
     }
 
     /// Writes and hashes the next bytes. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk refuses, there is no room for more than was reserved, or there is more than was
+    /// When the disk refuses, there is no reservation for more than was reserved, or there is more than was
     /// announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
         let end = self.progress.written + bytes.len() as u64;
@@ -178,7 +180,7 @@ impl StagedBlob {
     /// # Errors
     /// When the length or the digest is not the expected one, or the disk refuses; nothing is stored then.
     pub fn commit(self) -> Result<Blob, CommitError> {
-        self.commit_as(Kind::Layer)
+        self.commit_as(BlobKind::Layer)
     }
 
     /// Ends a blob that was begun by [`Blobs::stage_unnamed`], and says what its digest is. Blocks on the disk.
@@ -191,7 +193,7 @@ impl StagedBlob {
         Ok((digest, self.commit()?))
     }
 
-    pub(super) fn commit_as(self, kind: Kind) -> Result<Blob, CommitError> {
+    pub(super) fn commit_as(self, kind: BlobKind) -> Result<Blob, CommitError> {
         let Self {
             digest,
             progress,
@@ -225,16 +227,16 @@ impl StagedBlob {
         if staged.has_note {
             partials::remove_note(&staged.path);
         }
-        let (file, room) = staged.keep();
+        let (file, reservation) = staged.keep();
         file.count(Counted::Blob(pin));
         if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
             // It may or may not survive a power cut: it takes its space, but no client was promised it.
-            drop(room);
-            blobs.space.lost(&digest);
+            drop(reservation);
+            blobs.space.reindex(&digest);
             return Err(error.into());
         }
-        if let Some(room) = room {
-            room.settle(digest, size, SystemTime::now(), kind);
+        if let Some(reservation) = reservation {
+            reservation.commit_blob(digest, size, SystemTime::now(), kind);
         }
         Ok(Blob {
             file,
@@ -255,8 +257,10 @@ impl StagedBlob {
         if !staged.has_note || progress.written == 0 {
             return;
         }
-        let (file, room) = staged.keep();
-        let Some(mut reservation) = room else { return };
+        let (file, reservation) = staged.keep();
+        let Some(mut reservation) = reservation else {
+            return;
+        };
         reservation.shrink_to(progress.written);
         let parked = ParkedPartial {
             file: Arc::downgrade(&file),

@@ -28,7 +28,7 @@ use crate::space::{blocks, unix};
 
 /// How many entries are looked at without a pause, and how long that is.
 const SLICE: usize = 512;
-const PAUSE: Duration = Duration::from_millis(2);
+const SLICE_PAUSE: Duration = Duration::from_millis(2);
 /// How long damaged files stay.
 const DAMAGED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -49,7 +49,7 @@ struct Found<'a> {
     key: Option<RecordKey>,
     file: PathBuf,
     /// The index of its registry's time in the policy.
-    time: u8,
+    ttl_index: u8,
     /// Last used, in seconds since 1970.
     used: u64,
     /// What it takes.
@@ -82,7 +82,7 @@ impl Store {
 
     fn sweep_unused(&self, now: SystemTime, swept: &mut Swept) {
         let cutoffs = self.retention.cutoffs(now);
-        let cutoff = |time: u8| cutoffs.get(usize::from(time)).copied().unwrap_or(0);
+        let cutoff = |ttl_index: u8| cutoffs.get(usize::from(ttl_index)).copied().unwrap_or(0);
         self.in_slices(|slots| self.space.index(|index| index.unmark(slots)));
         self.each_record(&mut |found| {
             let read = || std::fs::read(&found.file).ok();
@@ -90,9 +90,10 @@ impl Store {
             let reference = key.and_then(|key| key.reference(StoredValue::new(&read)));
             if let Some(reference) = reference {
                 let digest = reference.digest();
-                self.space.index(|index| index.mark(&digest, found.time));
+                self.space
+                    .index(|index| index.mark(&digest, found.ttl_index));
             }
-            let cutoff = cutoff(found.time);
+            let cutoff = cutoff(found.ttl_index);
             if !found.is_permanent() && found.used < cutoff && self.remove_record(found, cutoff) {
                 swept.records += 1;
             }
@@ -111,7 +112,7 @@ impl Store {
     /// Deletes damaged files that were set aside before `cutoff`, in seconds since 1970. What the disk refuses to
     /// delete stays, and counts.
     fn remove_damaged(&self, cutoff: u64) {
-        for path in self.space.aside() {
+        for path in self.space.quarantined() {
             let set_aside = std::fs::metadata(&path).and_then(|meta| meta.modified());
             if set_aside.is_ok_and(|at| unix(at) >= cutoff) {
                 continue;
@@ -120,7 +121,7 @@ impl Store {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     warn_degraded("a damaged file cannot be removed", &error);
                 }
-                _ => self.space.forget_aside(&path),
+                _ => self.space.forget_quarantined(&path),
             }
         }
     }
@@ -128,7 +129,10 @@ impl Store {
     /// Deletes the least recently used records, if records take too much: an eighth more than that, so that it need
     /// not be done again at once.
     fn limit_records(&self, swept: &mut Swept) {
-        let (excess, most) = (self.space.excess_records(), self.space.most_records());
+        let (excess, most) = (
+            self.space.excess_record_blocks(),
+            self.space.max_record_blocks(),
+        );
         if excess == 0 {
             return;
         }
@@ -145,15 +149,15 @@ impl Store {
         let all = taken(&uses) + taken(&permanent);
         let excess = excess + (all / 8).min(most / 4);
         let of_permanent = excess.min(taken(&permanent).saturating_sub(most / 2));
-        let mut permanent = LeastUsed::of(permanent, of_permanent);
-        let mut uses = LeastUsed::of(uses, excess - of_permanent);
+        let mut permanent = LeastUsed::select(permanent, of_permanent);
+        let mut uses = LeastUsed::select(uses, excess - of_permanent);
         self.each_record(&mut |found| {
             let least = if found.is_permanent() {
                 &mut permanent
             } else {
                 &mut uses
             };
-            if least.has(found) && self.remove_record(found, least.cutoff) {
+            if least.includes(found) && self.remove_record(found, least.cutoff) {
                 least.left = least.left.saturating_sub(found.blocks);
                 swept.records += 1;
             }
@@ -178,7 +182,7 @@ impl Store {
         self.records.walk(&mut |visited| {
             seen += 1;
             if seen.is_multiple_of(SLICE) {
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(SLICE_PAUSE);
             }
             match visited {
                 Visited::Record {
@@ -192,7 +196,7 @@ impl Store {
                         path,
                         key: self.records.parse(path),
                         file: entry.path(),
-                        time: self.retention.index(registry),
+                        ttl_index: self.retention.index(registry),
                         used: unix(used),
                         blocks: blocks(meta.len()),
                     });
@@ -229,7 +233,7 @@ struct LeastUsed {
 
 impl LeastUsed {
     /// Of uses and blocks, those that take at least so many blocks.
-    fn of(mut uses: Vec<(u64, u64)>, blocks: u64) -> Self {
+    fn select(mut uses: Vec<(u64, u64)>, blocks: u64) -> Self {
         uses.sort_unstable();
         let mut sum = 0;
         let last = uses.iter().find(|(_, taken)| {
@@ -243,7 +247,7 @@ impl LeastUsed {
         }
     }
 
-    fn has(&self, found: &Found<'_>) -> bool {
+    fn includes(&self, found: &Found<'_>) -> bool {
         self.left > 0 && found.used < self.cutoff
     }
 }

@@ -139,7 +139,7 @@ async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
     let root = folder.path();
     let first = store(root);
     for n in 1..=5 {
-        first.blobs.keep(&digest(n), &[n]).expect("room");
+        first.blobs.put(&digest(n), &[n]).expect("room");
     }
     for (registry, n) in [
         ("short.example", 1),
@@ -226,7 +226,7 @@ async fn signed_manifests_are_retained_by_their_links() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
-    first.blobs.keep(&digest(1), &[1]).expect("room");
+    first.blobs.put(&digest(1), &[1]).expect("room");
     let link = ManifestLink {
         media_type: "application/json".into(),
         size: 1,
@@ -300,7 +300,7 @@ async fn of_too_many_records_the_least_used_go() {
     );
     let store = store.expect("a store");
     store.scan();
-    assert_eq!(store.space.excess_records(), 8);
+    assert_eq!(store.space.excess_record_blocks(), 8);
     let swept = store.sweep(SystemTime::now());
     assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
     for n in 0..10 {
@@ -318,7 +318,7 @@ async fn a_blob_is_retained_by_records_of_extensions() {
     let root = folder.path();
     let first = store(root);
     for n in 1..=5 {
-        first.blobs.keep(&digest(n), &[n]).expect("room");
+        first.blobs.put(&digest(n), &[n]).expect("room");
     }
     let (hub, kept) = (Registry::new("hub.example"), Registry::new("kept.example"));
     let (records, app) = (&first.records, repository());
@@ -389,7 +389,7 @@ async fn permanent_and_other_records_leave_each_other_room() {
         let links_left = count_files(&root.join("repositories"));
         assert_eq!((made_left, links_left), left, "{made} {links}");
         assert_eq!(store.space.records(), (left.0 + left.1) as u64);
-        assert_eq!(store.space.excess_records(), 0);
+        assert_eq!(store.space.excess_record_blocks(), 0);
         link(&store, "kept.example", 255).await;
         assert_eq!(count_files(&root.join("repositories")), left.1 + 1);
     }
@@ -415,9 +415,9 @@ async fn of_too_many_permanent_records_those_that_lead_to_them_are_deleted() {
     for n in 0..32 {
         put_recipe(&store, &registry, n).await;
     }
-    assert_eq!(store.space.excess_records(), 1);
+    assert_eq!(store.space.excess_record_blocks(), 1);
     store.sweep(SystemTime::now());
-    assert_eq!(store.space.excess_records(), 0);
+    assert_eq!(store.space.excess_record_blocks(), 0);
     // Also from memory.
     assert_eq!(store.records.open(&top).await.expect("readable"), None);
     let mut left = 0;
@@ -466,7 +466,7 @@ fn damaged_files_stay_a_week_unless_the_room_is_needed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     for n in [1, 2] {
-        store.blobs.keep(&digest(n), &[n]).expect("room");
+        store.blobs.put(&digest(n), &[n]).expect("room");
         store.blobs.quarantine(&digest(n));
     }
     assert_eq!((store.quarantined().len(), store.space.used()), (2, 8192));
@@ -481,7 +481,7 @@ fn damaged_files_stay_a_week_unless_the_room_is_needed() {
 fn damaged_files_that_cannot_be_removed_still_count() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
-    store.blobs.keep(&digest(1), &[1]).expect("room");
+    store.blobs.put(&digest(1), &[1]).expect("room");
     store.blobs.quarantine(&digest(1));
     let used = store.space.used();
     assert_eq!(used, 4096);

@@ -14,7 +14,8 @@ use oci::digest::{Algorithm, Digest};
 use oci::name::Registry;
 use proptest::prelude::*;
 use roadstead_store::{
-    Blob, CommitError, Extension, ExtensionKind, MinFree, Note, Record, Settings, StagedBlob, Store,
+    Blob, CommitError, Extension, ExtensionKind, MinFree, PartialNote, Record, Settings,
+    StagedBlob, Store,
 };
 use serde::{Deserialize, Serialize};
 
@@ -222,7 +223,7 @@ impl World {
                 self.corrupt.remove(&key);
             }
             Act::Keep(key) => {
-                if self.store().blobs.keep(&digest(key), content(key)).is_ok() {
+                if self.store().blobs.put(&digest(key), content(key)).is_ok() {
                     self.committed.insert(key);
                     self.corrupted.remove(&key);
                 }
@@ -323,10 +324,10 @@ impl World {
         let blobs = &self.store().blobs;
         let length = content(key).len() as u64;
         let total = sized.then_some(length);
-        let note = Note {
+        let note = PartialNote {
             total,
             sources: vec![("hub.example".into(), "team/app".into())],
-            ..Note::default()
+            ..PartialNote::default()
         };
         let staged = match blobs.resume(&digest(key)) {
             Ok(Some(staged)) => Some(staged),
@@ -339,7 +340,10 @@ impl World {
         if let Some(staged) = staged {
             let written = usize::try_from(staged.written()).expect("small");
             let first = &content(key)[..written];
-            assert!(staged.holds(first, 0).expect("readable"), "other bytes");
+            assert!(
+                staged.has_bytes_at(first, 0).expect("readable"),
+                "other bytes"
+            );
             self.staged.insert(key, staged);
         }
     }

@@ -154,7 +154,7 @@ async fn fetch(
     let (blobs, digest, body) = (store.blobs.clone(), pointer.digest, bytes.clone());
     let storing = tokio::task::spawn_blocking(move || match blobs.open(&digest, None) {
         Ok(Some(_)) => Ok(()),
-        _ => blobs.keep(&digest, &body),
+        _ => blobs.put(&digest, &body),
     });
     if let Ok(Err(error)) = storing.await {
         warn_degraded("a body of the v1 API cannot be stored", &error);

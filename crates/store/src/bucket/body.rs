@@ -7,13 +7,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::ObjectStoreExt as _;
 
-use super::outbox::Change;
-use super::{BODY, Bucket, Unavailable};
+use super::outbox::KeyChange;
+use super::{BODY_TIMEOUT, Bucket, Unavailable};
 use oci::digest::Digest;
 use telemetry::metrics::{self, BucketEvent};
 
 /// How long a body may bring nothing.
-const PROGRESS: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body being read.
 pub struct Object {
@@ -33,7 +33,7 @@ impl Object {
     /// The next bytes; `None` at the end of what there is, or where the bucket failed. What is missing shows in
     /// the length.
     pub async fn next(&mut self) -> Option<Bytes> {
-        let error = match tokio::time::timeout(PROGRESS, self.stream.next()).await {
+        let error = match tokio::time::timeout(STALL_TIMEOUT, self.stream.next()).await {
             Ok(None) => return None,
             Ok(Some(Ok(bytes))) => return Some(bytes),
             Ok(Some(Err(error))) => error.to_string(),
@@ -54,7 +54,7 @@ impl Bucket {
         if !self.inner.outbox.trusts(key.as_ref()) {
             return None;
         }
-        let got = self.read(BODY, self.inner.s3.get(&key)).await;
+        let got = self.read(BODY_TIMEOUT, self.inner.s3.get(&key)).await;
         match got {
             Ok(Some(got)) => {
                 metrics::bucket(BucketEvent::Hit);
@@ -74,7 +74,7 @@ impl Bucket {
 
     /// Removes what the bucket has under a digest. Until that is done it is not believed here.
     pub fn remove_blob(&self, digest: &Digest) {
-        self.change(&self.blob_key(digest), Change::TakeBack);
+        self.change(&self.blob_key(digest), KeyChange::Withdraw);
     }
 
     /// A whole body of at most so many bytes, verified.
@@ -93,7 +93,7 @@ impl Bucket {
             }
             Some((object.size, bytes))
         };
-        let Ok(whole) = tokio::time::timeout(BODY, whole).await else {
+        let Ok(whole) = tokio::time::timeout(BODY_TIMEOUT, whole).await else {
             self.failed(&self.inner.reads, "a small body takes too long".to_owned());
             return None;
         };

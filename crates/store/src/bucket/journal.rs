@@ -13,15 +13,15 @@ use crate::durable::write_atomic;
 use crate::layout::PARTIALS;
 
 /// How many keys are remembered; few in tests, since each is synced to the disk.
-pub(super) const MOST: usize = if cfg!(test) { 50 } else { 10_000 };
+pub(super) const CAPACITY: usize = if cfg!(test) { 50 } else { 10_000 };
 /// The longest file that is read, in bytes: twice as many lines as keys, each as long as a key may be.
-const LONGEST: u64 = 2 * MOST as u64 * 1100;
+const MAX_LENGTH: u64 = 2 * CAPACITY as u64 * 1100;
 
-/// The facts.
+/// The withdrawals.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct Withdrawals {
     /// Keys that are to be taken back.
-    pub owed: BTreeSet<String>,
+    pub pending: BTreeSet<String>,
     /// What was confirmed up to then is not believed, in seconds since 1970.
     pub distrusted_until: u64,
 }
@@ -33,7 +33,7 @@ pub(super) struct Journal {
     /// Where it is before it has its name.
     staging: PathBuf,
     /// Names the bucket.
-    whose: String,
+    bucket_id: String,
     file: File,
     /// Lines that it has.
     lines: usize,
@@ -44,33 +44,33 @@ impl Journal {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn open(root: &Path, whose: &str) -> io::Result<(Self, Facts)> {
+    pub fn open(root: &Path, bucket_id: &str) -> io::Result<(Self, Withdrawals)> {
         let (path, staging) = (root.join("outbox"), root.join(PARTIALS));
         let mut text = Vec::new();
         match File::open(&path) {
             Ok(file) => {
-                file.take(LONGEST).read_to_end(&mut text)?;
+                file.take(MAX_LENGTH).read_to_end(&mut text)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let facts = read(&String::from_utf8_lossy(&text), whose);
-        let file = rewritten(&path, &staging, whose, &facts)?;
+        let withdrawals = read(&String::from_utf8_lossy(&text), bucket_id);
+        let file = rewritten(&path, &staging, bucket_id, &withdrawals)?;
         let journal = Self {
             path,
             staging,
-            whose: whose.to_owned(),
+            bucket_id: bucket_id.to_owned(),
             file,
-            lines: facts.owed.len(),
+            lines: withdrawals.pending.len(),
         };
-        Ok((journal, facts))
+        Ok((journal, withdrawals))
     }
 
     /// Notes that a key is to be taken back; it is on disk then.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn owe(&mut self, key: &str) -> io::Result<()> {
+    pub fn withdraw(&mut self, key: &str) -> io::Result<()> {
         self.line(&format!("+{key}\n"))?;
         self.file.sync_data()
     }
@@ -88,7 +88,7 @@ impl Journal {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn paid(&mut self, key: &str) -> io::Result<()> {
+    pub fn complete(&mut self, key: &str) -> io::Result<()> {
         self.line(&format!("-{key}\n"))
     }
 
@@ -96,10 +96,10 @@ impl Journal {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn compact(&mut self, facts: &Facts) -> io::Result<()> {
-        if self.lines > facts.owed.len() + MOST / 2 {
-            self.file = rewritten(&self.path, &self.staging, &self.whose, facts)?;
-            self.lines = facts.owed.len();
+    pub fn compact(&mut self, withdrawals: &Withdrawals) -> io::Result<()> {
+        if self.lines > withdrawals.pending.len() + CAPACITY / 2 {
+            self.file = rewritten(&self.path, &self.staging, &self.bucket_id, withdrawals)?;
+            self.lines = withdrawals.pending.len();
         }
         Ok(())
     }
@@ -110,10 +110,15 @@ impl Journal {
     }
 }
 
-/// Writes a journal of these facts, open at its end.
-fn rewritten(path: &Path, staging: &Path, whose: &str, facts: &Facts) -> io::Result<File> {
-    let mut text = format!("{whose}\n={}\n", facts.distrusted_until);
-    for key in &facts.owed {
+/// Writes a journal of these withdrawals, open at its end.
+fn rewritten(
+    path: &Path,
+    staging: &Path,
+    bucket_id: &str,
+    withdrawals: &Withdrawals,
+) -> io::Result<File> {
+    let mut text = format!("{bucket_id}\n={}\n", withdrawals.distrusted_until);
+    for key in &withdrawals.pending {
         text.extend(["+", key, "\n"]);
     }
     write_atomic(staging, path, text.as_bytes())?;
@@ -121,42 +126,42 @@ fn rewritten(path: &Path, staging: &Path, whose: &str, facts: &Facts) -> io::Res
 }
 
 /// What a journal says of a bucket: nothing, if it is another's.
-fn read(text: &str, whose: &str) -> Facts {
-    let mut facts = Facts::default();
+fn read(text: &str, bucket_id: &str) -> Withdrawals {
+    let mut withdrawals = Withdrawals::default();
     // What is behind the last line break was cut off.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = complete.lines();
-    if lines.next() != Some(whose) {
-        return facts;
+    if lines.next() != Some(bucket_id) {
+        return withdrawals;
     }
     for line in lines {
-        let Some((kind, rest)) = line.split_at_checked(1) else {
+        let Some((kind, breaker)) = line.split_at_checked(1) else {
             continue;
         };
         match kind {
-            "+" if facts.owed.len() < MOST => {
-                facts.owed.insert(rest.to_owned());
+            "+" if withdrawals.pending.len() < CAPACITY => {
+                withdrawals.pending.insert(breaker.to_owned());
             }
             "-" => {
-                facts.owed.remove(rest);
+                withdrawals.pending.remove(breaker);
             }
             "=" => {
-                let until = rest.parse().unwrap_or(0);
-                facts.distrusted_until = facts.distrusted_until.max(until);
+                let until = breaker.parse().unwrap_or(0);
+                withdrawals.distrusted_until = withdrawals.distrusted_until.max(until);
             }
             _ => {}
         }
     }
-    facts
+    withdrawals
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn facts(owed: &[&str], distrusted_until: u64) -> Facts {
-        Facts {
-            owed: owed.iter().map(|&key| key.to_owned()).collect(),
+    fn withdrawals(pending: &[&str], distrusted_until: u64) -> Withdrawals {
+        Withdrawals {
+            pending: pending.iter().map(|&key| key.to_owned()).collect(),
             distrusted_until,
         }
     }
@@ -164,15 +169,15 @@ mod tests {
     #[test]
     fn a_journal_says_what_is_left() {
         for (text, expected) in [
-            ("", facts(&[], 0)),
-            ("s3 a\n", facts(&[], 0)),
-            ("s3 b\n+x\n", facts(&[], 0)),
-            ("s3 a\n+x\n+y\n-x\n", facts(&["y"], 0)),
-            ("s3 a\n+x\n-x\n+x\n", facts(&["x"], 0)),
-            ("s3 a\n=7\n+x\n=5\n", facts(&["x"], 7)),
-            ("s3 a\n+x\n+a key that was cut o", facts(&["x"], 0)),
-            ("s3 a\n+x\n-", facts(&["x"], 0)),
-            ("s3 a\n+x\n\n?\n+\u{e9}\n", facts(&["x", "\u{e9}"], 0)),
+            ("", withdrawals(&[], 0)),
+            ("s3 a\n", withdrawals(&[], 0)),
+            ("s3 b\n+x\n", withdrawals(&[], 0)),
+            ("s3 a\n+x\n+y\n-x\n", withdrawals(&["y"], 0)),
+            ("s3 a\n+x\n-x\n+x\n", withdrawals(&["x"], 0)),
+            ("s3 a\n=7\n+x\n=5\n", withdrawals(&["x"], 7)),
+            ("s3 a\n+x\n+a key that was cut o", withdrawals(&["x"], 0)),
+            ("s3 a\n+x\n-", withdrawals(&["x"], 0)),
+            ("s3 a\n+x\n\n?\n+\u{e9}\n", withdrawals(&["x", "\u{e9}"], 0)),
         ] {
             assert_eq!(read(text, "s3 a"), expected, "{text:?}");
         }
@@ -182,24 +187,24 @@ mod tests {
     fn what_is_owed_outlives_the_process_and_what_is_paid_takes_no_room() {
         let root = tempfile::tempdir().expect("a folder");
         let open = || Journal::open(root.path(), "s3 a").expect("writable");
-        let (mut journal, mut owed) = open();
-        assert_eq!(owed, Facts::default());
-        for number in 0..MOST {
+        let (mut journal, mut pending) = open();
+        assert_eq!(pending, Withdrawals::default());
+        for number in 0..CAPACITY {
             let key = format!("k{number}");
-            journal.owe(&key).expect("writable");
-            owed.owed.insert(key.clone());
+            journal.withdraw(&key).expect("writable");
+            pending.pending.insert(key.clone());
             if number > 0 {
-                journal.paid(&key).expect("writable");
-                owed.owed.remove(&key);
+                journal.complete(&key).expect("writable");
+                pending.pending.remove(&key);
             }
-            journal.compact(&owed).expect("writable");
+            journal.compact(&pending).expect("writable");
         }
         journal.distrust(9).expect("writable");
         drop(journal);
-        assert_eq!(open().1, facts(&["k0"], 9));
+        assert_eq!(open().1, withdrawals(&["k0"], 9));
         let size = std::fs::metadata(root.path().join("outbox")).expect("a file");
         assert!(size.len() < 100, "{}", size.len());
         let (_, other) = Journal::open(root.path(), "s3 b").expect("writable");
-        assert_eq!(other, Facts::default());
+        assert_eq!(other, Withdrawals::default());
     }
 }

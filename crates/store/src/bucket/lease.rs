@@ -7,13 +7,13 @@ use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
-use super::outbox::Change;
-use super::{Bucket, SMALL, Unavailable};
+use super::outbox::KeyChange;
+use super::{Bucket, SMALL_TIMEOUT, Unavailable};
 use crate::space::unix;
 use oci::digest::Digest;
 
-/// How long a lease counts, in seconds.
-const LIFE: u64 = 60;
+/// How long a lease is_valid, in seconds.
+const LIFETIME: u64 = 60;
 
 /// The right to fetch a blob that other nodes wait for; released on drop.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub enum Leased {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+struct LeaseBody {
     node: String,
     /// In seconds since 1970.
     expires_at: u64,
@@ -41,7 +41,7 @@ struct Note {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.bucket.change(&self.key, Change::Release);
+        self.bucket.change(&self.key, KeyChange::Release);
     }
 }
 
@@ -61,32 +61,32 @@ impl Bucket {
             Ok(false) => {}
             Err(Unavailable) => return Leased::Unavailable,
         }
-        let read = self.read(SMALL, async {
+        let read = self.read(SMALL_TIMEOUT, async {
             let got = self.inner.s3.get(&key).await?;
             let version = UpdateVersion {
                 e_tag: got.meta.e_tag.clone(),
                 version: None,
             };
-            let note = if got.meta.size < 1024 {
-                serde_json::from_slice::<Note>(&got.bytes().await?).ok()
+            let body = if got.meta.size < 1024 {
+                serde_json::from_slice::<LeaseBody>(&got.bytes().await?).ok()
             } else {
                 None
             };
-            Ok((note, version))
+            Ok((body, version))
         });
-        let (note, version) = match read.await {
+        let (body, version) = match read.await {
             Ok(Some(found)) => found,
             // It was given up this moment; whether the blob is there is looked at next.
             Ok(None) => return Leased::Taken,
             Err(Unavailable) => return Leased::Unavailable,
         };
-        if note
+        if body
             .as_ref()
-            .is_some_and(|note| note.node == self.inner.node)
+            .is_some_and(|body| body.node == self.inner.node)
         {
             return held();
         }
-        if note.is_some_and(|note| counts(note.expires_at, unix(SystemTime::now()))) {
+        if body.is_some_and(|body| is_valid(body.expires_at, unix(SystemTime::now()))) {
             return Leased::Taken;
         }
         match self.put_lease(&key, PutMode::Update(version)).await {
@@ -97,22 +97,22 @@ impl Bucket {
     }
 
     async fn put_lease(&self, key: &Path, mode: PutMode) -> Result<bool, Unavailable> {
-        let note = Note {
+        let body = LeaseBody {
             node: self.inner.node.clone(),
-            expires_at: unix(SystemTime::now()) + LIFE,
+            expires_at: unix(SystemTime::now()) + LIFETIME,
         };
-        let json = serde_json::to_vec(&note).unwrap_or_default();
+        let json = serde_json::to_vec(&body).unwrap_or_default();
         let put = self
             .inner
             .s3
             .put_opts(key, PutPayload::from(json), mode.into());
-        Ok(self.write(SMALL, put).await?.is_some())
+        Ok(self.write(SMALL_TIMEOUT, put).await?.is_some())
     }
 }
 
-/// Whether a lease still counts. One from too far in the future never did.
-fn counts(expires_at: u64, now: u64) -> bool {
-    (now + 1..=now + 2 * LIFE).contains(&expires_at)
+/// Whether a lease still is_valid. One from too far in the future never did.
+fn is_valid(expires_at: u64, now: u64) -> bool {
+    (now + 1..=now + 2 * LIFETIME).contains(&expires_at)
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
             (221, false),
             (u64::MAX, false),
         ] {
-            assert_eq!(counts(expires_at, 100), expected, "{expires_at}");
+            assert_eq!(is_valid(expires_at, 100), expected, "{expires_at}");
         }
     }
 }

@@ -42,13 +42,13 @@ use telemetry::metrics::{self, BucketEvent};
 use upload::Uploads;
 
 /// How long a record or a lease may take.
-const SMALL: Duration = Duration::from_secs(1);
+const SMALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the head of a body may take, and a small body.
-const BODY: Duration = Duration::from_secs(2);
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How many digests are remembered whose object was wrong.
-const MOST_DAMAGED: usize = 10_000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many digests are remembered bucket_id object was wrong.
+const MAX_DAMAGED: usize = 10_000;
 
 /// Where the bucket is, and which registries share their records there.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ struct Inner {
     writes: CircuitBreaker,
     outbox: Outbox,
     uploads: Uploads,
-    /// Objects whose bytes were wrong: not read again, and overwritten.
+    /// Objects bucket_id bytes were wrong: not read again, and overwritten.
     damaged: Mutex<HashSet<Digest>>,
 }
 
@@ -125,7 +125,7 @@ impl Bucket {
     /// When the endpoint is none, or TLS cannot be used.
     pub fn new(settings: &Settings, runtime: &tokio::runtime::Handle) -> Result<Self, SetUpError> {
         let options = ClientOptions::new()
-            .with_connect_timeout(CONNECT)
+            .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout_disabled()
             .with_allow_http(true);
         let once = RetryConfig {
@@ -154,9 +154,9 @@ impl Bucket {
             .collect();
         let s3 = builder
             .build()
-            .map_err(|error| SetUpError(without(&secrets, error.to_string())))?;
+            .map_err(|error| SetUpError(redact(&secrets, error.to_string())))?;
         metrics::with_bucket();
-        let (uploads, orders) = Uploads::new();
+        let (uploads, jobs) = Uploads::new();
         let bucket = Self {
             inner: Arc::new(Inner {
                 s3,
@@ -177,7 +177,7 @@ impl Bucket {
             runtime.spawn(bucket.clone().send_changes());
         }
         for _ in 0..upload::WORKERS {
-            runtime.spawn(bucket.clone().send_blobs(orders.clone()));
+            runtime.spawn(bucket.clone().send_blobs(jobs.clone()));
         }
         Ok(bucket)
     }
@@ -187,7 +187,7 @@ impl Bucket {
         metrics::bucket(BucketEvent::WrongBytes);
         tracing::warn!(%digest, bucket = self.inner.name, "the bucket has wrong bytes; they are not used");
         let mut damaged = self.damaged();
-        if damaged.len() >= MOST_DAMAGED {
+        if damaged.len() >= MAX_DAMAGED {
             damaged.clear();
         }
         damaged.insert(*digest);
@@ -233,13 +233,13 @@ impl Bucket {
 
     async fn ask<T>(
         &self,
-        rest: &CircuitBreaker,
+        breaker: &CircuitBreaker,
         within: Duration,
         operation: impl Future<Output = object_store::Result<T>>,
     ) -> Result<Option<T>, Unavailable> {
         use object_store::Error;
 
-        if !rest.admits(Instant::now()) {
+        if !breaker.admits(Instant::now()) {
             return Err(Unavailable);
         }
         let answer = match tokio::time::timeout(within, operation).await {
@@ -252,23 +252,23 @@ impl Bucket {
         };
         match answer {
             Ok(value) => {
-                if rest.answered() {
+                if breaker.answered() {
                     tracing::info!(bucket = self.inner.name, "the bucket answers again");
                 }
                 Ok(value)
             }
-            Err(error) => Err(self.failed(rest, error)),
+            Err(error) => Err(self.failed(breaker, error)),
         }
     }
 
     /// Notes a failure: the bucket rests.
-    fn failed(&self, rest: &CircuitBreaker, error: String) -> Unavailable {
-        static SAID: LogThrottle = LogThrottle::new();
+    fn failed(&self, breaker: &CircuitBreaker, error: String) -> Unavailable {
+        static THROTTLE: LogThrottle = LogThrottle::new();
 
-        rest.failed(Instant::now());
+        breaker.failed(Instant::now());
         metrics::bucket(BucketEvent::Failure);
-        let (bucket, error) = (&self.inner.name, without(&self.inner.secrets, error));
-        if SAID.now() {
+        let (bucket, error) = (&self.inner.name, redact(&self.inner.secrets, error));
+        if THROTTLE.now() {
             tracing::warn!(
                 bucket,
                 error,
@@ -282,7 +282,7 @@ impl Bucket {
 }
 
 /// An error message of the service, short and without our account.
-fn without(secrets: &[String], message: String) -> String {
+fn redact(secrets: &[String], message: String) -> String {
     let known = secrets.iter().filter(|secret| !secret.is_empty());
     let message = known.fold(message, |message, secret| {
         message.replace(secret.as_str(), "…")
@@ -307,10 +307,10 @@ mod tests {
     fn messages_hold_no_account() {
         let secrets = ["AKIA".to_owned(), "hunter2".to_owned(), String::new()];
         assert_eq!(
-            without(&secrets, "bad\nkey AKIA for hunter2".into()),
+            redact(&secrets, "bad\nkey AKIA for hunter2".into()),
             "bad key … for …"
         );
-        assert_eq!(without(&secrets, "x".repeat(1000)).len(), 400);
+        assert_eq!(redact(&secrets, "x".repeat(1000)).len(), 400);
     }
 
     #[test]

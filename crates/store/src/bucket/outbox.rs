@@ -13,7 +13,7 @@ use object_store::path::Path;
 use tokio::sync::Notify;
 
 use super::Bucket;
-use super::journal::{Facts, Journal, MOST};
+use super::journal::{CAPACITY, Journal, Withdrawals};
 use crate::degraded::warn_degraded;
 use crate::space::unix;
 use telemetry::metrics::{self, BucketEvent};
@@ -21,38 +21,38 @@ use telemetry::metrics::{self, BucketEvent};
 /// How many changes are under way at once.
 pub(super) const WORKERS: usize = 4;
 /// How long one may take.
-const WITHIN: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long something that is put may wait.
-const LIFE: Duration = Duration::from_secs(60);
+const PUT_LIFETIME: Duration = Duration::from_secs(60);
 /// The wait after a failure.
-const WAIT: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What is to be done to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum KeyChange {
     Put(Bytes),
     /// Must be done: a right that is no longer one.
-    TakeBack,
+    Withdraw,
     /// May be left: what is there expires.
     Release,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     news: Notify,
-    /// What is owed, on disk. Locked before the state.
+    /// What is pending, on disk. Locked before the state.
     journal: Mutex<Option<Journal>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    changes: HashMap<String, (Change, Instant)>,
+struct OutboxState {
+    changes: HashMap<String, (KeyChange, Instant)>,
     order: VecDeque<String>,
     /// Keys that are being changed.
     busy: HashSet<String>,
     /// What is to be taken back, waiting, under way, or overtaken by what is to be put in its place.
-    facts: Facts,
+    withdrawals: Withdrawals,
 }
 
 /// What became of a change that was queued.
@@ -63,14 +63,14 @@ enum Queued {
     Dropped,
 }
 
-impl State {
+impl OutboxState {
     /// Queues a change in place of an earlier one.
-    fn push(&mut self, key: &str, change: Change, now: Instant) -> Queued {
+    fn push(&mut self, key: &str, change: KeyChange, now: Instant) -> Queued {
         if let Some(waiting) = self.changes.get_mut(key) {
             *waiting = (change, now);
             return Queued::Waiting;
         }
-        if self.changes.len() >= MOST {
+        if self.changes.len() >= CAPACITY {
             return Queued::Dropped;
         }
         self.changes.insert(key.to_owned(), (change, now));
@@ -79,7 +79,7 @@ impl State {
     }
 
     /// The next change of a key that is not being changed.
-    fn pop(&mut self) -> Option<(String, Change, Instant)> {
+    fn pop(&mut self) -> Option<(String, KeyChange, Instant)> {
         let at = self.order.iter().position(|key| !self.busy.contains(key))?;
         let key = self.order.remove(at)?;
         let (change, since) = self.changes.remove(&key)?;
@@ -88,18 +88,18 @@ impl State {
     }
 
     /// A change was tried. What was not done waits again: what is put for a while, in whose place a right is taken
-    /// back that is owed since.
-    fn settle(&mut self, key: &str, change: Change, since: Instant, done: Done) -> Queued {
+    /// back that is pending since.
+    fn settle(&mut self, key: &str, change: KeyChange, since: Instant, done: Done) -> Queued {
         self.busy.remove(key);
         // What came in meanwhile counts instead.
         if done == Done::Yes || self.changes.contains_key(key) {
             return Queued::Waiting;
         }
         match change {
-            Change::TakeBack => self.push(key, change, since),
-            _ if since.elapsed() < LIFE => self.push(key, change, since),
-            _ if self.facts.owed.contains(key) => {
-                self.push(key, Change::TakeBack, since);
+            KeyChange::Withdraw => self.push(key, change, since),
+            _ if since.elapsed() < PUT_LIFETIME => self.push(key, change, since),
+            _ if self.withdrawals.pending.contains(key) => {
+                self.push(key, KeyChange::Withdraw, since);
                 Queued::Dropped
             }
             _ => Queued::Dropped,
@@ -107,7 +107,7 @@ impl State {
     }
 
     fn trusts(&self, key: &str) -> bool {
-        !self.facts.owed.contains(key)
+        !self.withdrawals.pending.contains(key)
     }
 }
 
@@ -125,25 +125,25 @@ impl Outbox {
 
     /// Whether what was confirmed at a time, in seconds since 1970, may be believed: not where a removal from then
     /// on did not fit.
-    pub fn trusts_what_was_confirmed(&self, at: u64) -> bool {
-        at > self.state().facts.distrusted_until
+    pub fn trusts_confirmation(&self, at: u64) -> bool {
+        at > self.state().withdrawals.distrusted_until
     }
 
     /// Goes on with what the journal in `root` says. Blocks on the disk.
-    pub fn remember_in(&self, root: &std::path::Path, whose: &str) {
+    pub fn open_journal(&self, root: &std::path::Path, bucket_id: &str) {
         let mut journal = self.journal();
-        match Journal::open(root, whose) {
-            Ok((opened, facts)) => {
+        match Journal::open(root, bucket_id) {
+            Ok((opened, withdrawals)) => {
                 let mut state = self.state();
-                for key in &facts.owed {
-                    state.push(key, Change::TakeBack, Instant::now());
+                for key in &withdrawals.pending {
+                    state.push(key, KeyChange::Withdraw, Instant::now());
                 }
-                state.facts = facts;
+                state.withdrawals = withdrawals;
                 *journal = Some(opened);
             }
             Err(error) => {
                 warn_degraded("the journal of the bucket cannot be read", &error);
-                self.state().facts.distrusted_until = unix(SystemTime::now());
+                self.state().withdrawals.distrusted_until = unix(SystemTime::now());
             }
         }
         self.news.notify_one();
@@ -151,24 +151,24 @@ impl Outbox {
 
     /// Owes the withdrawal of a key: from now on it is not believed, not even after a restart. Blocks
     /// on the disk.
-    fn owe(&self, key: &str) -> Queued {
+    fn withdraw(&self, key: &str) -> Queued {
         let mut journal = self.journal();
         let now = unix(SystemTime::now());
         let fits = {
             let mut state = self.state();
-            let fits = state.facts.owed.len() < MOST || !state.trusts(key);
-            if fits && !state.facts.owed.insert(key.to_owned()) {
+            let fits = state.withdrawals.pending.len() < CAPACITY || !state.trusts(key);
+            if fits && !state.withdrawals.pending.insert(key.to_owned()) {
                 // It is noted already.
-                return state.push(key, Change::TakeBack, Instant::now());
+                return state.push(key, KeyChange::Withdraw, Instant::now());
             }
             if !fits {
                 // Nothing is, that may be it.
-                state.facts.distrusted_until = now;
+                state.withdrawals.distrusted_until = now;
             }
             fits
         };
         let noted = match journal.as_mut() {
-            Some(journal) if fits => journal.owe(key),
+            Some(journal) if fits => journal.withdraw(key),
             Some(journal) => journal.distrust(now),
             None => Ok(()),
         };
@@ -182,21 +182,21 @@ impl Outbox {
             return Queued::Dropped;
         }
         let mut state = self.state();
-        state.push(key, Change::TakeBack, Instant::now())
+        state.push(key, KeyChange::Withdraw, Instant::now())
     }
 
-    /// What was owed of a key is done, unless it is owed anew. Blocks on the disk.
-    fn pay(&self, key: &str) {
+    /// What was pending of a key is done, unless it is pending anew. Blocks on the disk.
+    fn complete(&self, key: &str) {
         let mut journal = self.journal();
         let mut state = self.state();
-        let is_owed_anew = state.changes.contains_key(key) || state.busy.contains(key);
-        if is_owed_anew || !state.facts.owed.remove(key) {
+        let is_pending_again = state.changes.contains_key(key) || state.busy.contains(key);
+        if is_pending_again || !state.withdrawals.pending.remove(key) {
             return;
         }
         if let Some(journal) = journal.as_mut() {
             let noted = journal
-                .paid(key)
-                .and_then(|()| journal.compact(&state.facts));
+                .complete(key)
+                .and_then(|()| journal.compact(&state.withdrawals));
             if let Err(error) = noted {
                 warn_degraded(
                     "what was taken back from the bucket cannot be noted",
@@ -206,7 +206,7 @@ impl Outbox {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,17 +218,17 @@ impl Outbox {
 impl Bucket {
     /// Goes on with what was to be taken back when the process ended that had the store in `root`. Blocks on the
     /// disk.
-    pub(crate) fn remember_in(&self, root: &std::path::Path) {
+    pub(crate) fn open_journal(&self, root: &std::path::Path) {
         let inner = &self.inner;
-        let whose = format!("s3 {} {}", inner.name, inner.endpoint);
-        inner.outbox.remember_in(root, &whose);
+        let bucket_id = format!("s3 {} {}", inner.name, inner.endpoint);
+        inner.outbox.open_journal(root, &bucket_id);
     }
 
     /// Has a change made, behind whatever is going on. Taking something back blocks on the disk.
-    pub(super) fn change(&self, key: &Path, change: Change) {
+    pub(super) fn change(&self, key: &Path, change: KeyChange) {
         let outbox = &self.inner.outbox;
         let queued = match change {
-            Change::TakeBack => outbox.owe(key.as_ref()),
+            KeyChange::Withdraw => outbox.withdraw(key.as_ref()),
             change => outbox.state().push(key.as_ref(), change, Instant::now()),
         };
         match queued {
@@ -245,7 +245,7 @@ impl Bucket {
             let next = outbox.state().pop();
             let Some((key, change, since)) = next else {
                 // Another worker may be at the key that waits.
-                let _ = tokio::time::timeout(WAIT, news).await;
+                let _ = tokio::time::timeout(RETRY_DELAY, news).await;
                 continue;
             };
             let done = self.make(&key, &change).await;
@@ -257,23 +257,23 @@ impl Bucket {
                 Done::Yes if outbox.trusts(&key) => {}
                 Done::Yes => {
                     let bucket = self.clone();
-                    let pay = move || bucket.inner.outbox.pay(&key);
-                    let _ = tokio::task::spawn_blocking(pay).await;
+                    let complete = move || bucket.inner.outbox.complete(&key);
+                    let _ = tokio::task::spawn_blocking(complete).await;
                 }
-                Done::No => tokio::time::sleep(WAIT).await,
+                Done::No => tokio::time::sleep(RETRY_DELAY).await,
             }
         }
     }
 
-    async fn make(&self, key: &str, change: &Change) -> Done {
+    async fn make(&self, key: &str, change: &KeyChange) -> Done {
         let (s3, path) = (&self.inner.s3, super::raw_path(key));
         let made = match change {
-            Change::Put(bytes) => {
+            KeyChange::Put(bytes) => {
                 let put = s3.put(&path, bytes.clone().into());
-                self.write(WITHIN, put).await.is_ok()
+                self.write(TIMEOUT, put).await.is_ok()
             }
-            Change::TakeBack | Change::Release => {
-                self.write(WITHIN, s3.delete(&path)).await.is_ok()
+            KeyChange::Withdraw | KeyChange::Release => {
+                self.write(TIMEOUT, s3.delete(&path)).await.is_ok()
             }
         };
         if made { Done::Yes } else { Done::No }
@@ -284,11 +284,11 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    fn put(text: &'static str) -> Change {
-        Change::Put(Bytes::from_static(text.as_bytes()))
+    fn put(text: &'static str) -> KeyChange {
+        KeyChange::Put(Bytes::from_static(text.as_bytes()))
     }
 
-    fn key(popped: Option<(String, Change, Instant)>) -> Option<(String, Change)> {
+    fn key(popped: Option<(String, KeyChange, Instant)>) -> Option<(String, KeyChange)> {
         popped.map(|(key, change, _)| (key, change))
     }
 
@@ -298,20 +298,22 @@ mod tests {
         let push = |key, change| outbox.state().push(key, change, now);
         assert_eq!(push("a", put("1")), Queued::Waiting);
         assert_eq!(push("b", put("1")), Queued::Waiting);
-        outbox.owe("a");
+        outbox.withdraw("a");
         assert!(!outbox.trusts("a") && outbox.trusts("b"));
         let popped = || key(outbox.state().pop());
-        assert_eq!(popped(), Some(("a".into(), Change::TakeBack)));
+        assert_eq!(popped(), Some(("a".into(), KeyChange::Withdraw)));
         assert!(!outbox.trusts("a"), "it is not done yet");
         push("a", put("2"));
         assert_eq!(popped(), Some(("b".into(), put("1"))));
         assert_eq!(popped(), None, "a is being changed");
-        outbox.state().settle("a", Change::TakeBack, now, Done::Yes);
-        outbox.pay("a");
+        outbox
+            .state()
+            .settle("a", KeyChange::Withdraw, now, Done::Yes);
+        outbox.complete("a");
         assert!(!outbox.trusts("a"), "what comes next is to be in its place");
         assert_eq!(popped(), Some(("a".into(), put("2"))));
         outbox.state().settle("a", put("2"), now, Done::Yes);
-        outbox.pay("a");
+        outbox.complete("a");
         assert!(outbox.trusts("a"));
     }
 
@@ -319,8 +321,8 @@ mod tests {
     #[test]
     fn what_is_owed_outlives_what_was_to_be_put_there() {
         let outbox = Outbox::default();
-        outbox.owe("a");
-        let Some(long_ago) = Instant::now().checked_sub(LIFE) else {
+        outbox.withdraw("a");
+        let Some(long_ago) = Instant::now().checked_sub(PUT_LIFETIME) else {
             return;
         };
         let mut state = outbox.state();
@@ -330,7 +332,7 @@ mod tests {
             state.settle(&name, change, since, Done::No),
             Queued::Dropped
         );
-        assert_eq!(key(state.pop()), Some(("a".into(), Change::TakeBack)));
+        assert_eq!(key(state.pop()), Some(("a".into(), KeyChange::Withdraw)));
         assert!(!state.trusts("a"));
     }
 
@@ -338,29 +340,33 @@ mod tests {
     fn what_cannot_be_taken_back_is_not_believed() {
         let root = tempfile::tempdir().expect("a folder");
         let outbox = Outbox::default();
-        outbox.remember_in(root.path(), "s3 a");
-        for index in 0..MOST {
-            assert_eq!(outbox.owe(&index.to_string()), Queued::Waiting);
+        outbox.open_journal(root.path(), "s3 a");
+        for index in 0..CAPACITY {
+            assert_eq!(outbox.withdraw(&index.to_string()), Queued::Waiting);
         }
         let now = unix(SystemTime::now());
-        assert!(outbox.trusts("other") && outbox.trusts_what_was_confirmed(now));
-        assert_eq!(outbox.owe("more"), Queued::Dropped);
-        assert_eq!(outbox.owe("1"), Queued::Waiting, "it is owed already");
+        assert!(outbox.trusts("other") && outbox.trusts_confirmation(now));
+        assert_eq!(outbox.withdraw("more"), Queued::Dropped);
+        assert_eq!(
+            outbox.withdraw("1"),
+            Queued::Waiting,
+            "it is pending already"
+        );
         // Nor after a restart.
         let again = Outbox::default();
-        again.remember_in(root.path(), "s3 a");
+        again.open_journal(root.path(), "s3 a");
         for outbox in [&outbox, &again] {
-            assert!(!outbox.trusts_what_was_confirmed(now));
-            assert!(outbox.trusts_what_was_confirmed(now + 60));
+            assert!(!outbox.trusts_confirmation(now));
+            assert!(outbox.trusts_confirmation(now + 60));
             assert!(!outbox.trusts("1") && outbox.trusts("other"));
         }
-        for number in 0..MOST {
+        for number in 0..CAPACITY {
             let (key, change, since) = again.state().pop().expect("a change");
-            assert_eq!(change, Change::TakeBack);
+            assert_eq!(change, KeyChange::Withdraw);
             again.state().settle(&key, change, since, Done::Yes);
-            again.pay(&key);
+            again.complete(&key);
             assert!(again.trusts(&key), "{number}");
         }
-        assert!(!again.trusts_what_was_confirmed(now));
+        assert!(!again.trusts_confirmation(now));
     }
 }

@@ -7,18 +7,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::outbox::Change;
-use super::{Bucket, SMALL};
+use super::outbox::KeyChange;
+use super::{Bucket, SMALL_TIMEOUT};
 use crate::record::{Record, RecordKey};
 use telemetry::metrics::{self, BucketEvent};
 
 /// The longest record, in bytes.
-const LONGEST: u64 = 64 << 10;
+const MAX_LENGTH: u64 = 64 << 10;
 
 /// A record under its name, so that one that was moved is not taken for another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Named {
+struct SharedRecord {
     /// Relative to `repositories`, as on disk.
     path: String,
     record: Value,
@@ -32,9 +32,9 @@ impl Bucket {
         if !outbox.trusts(key.as_ref()) {
             return None;
         }
-        let read = self.read(SMALL, async {
+        let read = self.read(SMALL_TIMEOUT, async {
             let got = self.inner.s3.get(&key).await?;
-            if got.meta.size > LONGEST {
+            if got.meta.size > MAX_LENGTH {
                 return Ok(None);
             }
             got.bytes().await.map(Some)
@@ -51,7 +51,7 @@ impl Bucket {
             return None;
         }
         metrics::bucket(BucketEvent::Hit);
-        record.filter(|record| outbox.trusts_what_was_confirmed(record.checked_at().unwrap_or(0)))
+        record.filter(|record| outbox.trusts_confirmation(record.checked_at().unwrap_or(0)))
     }
 
     /// Lets other gateways know a record, behind the answer.
@@ -59,17 +59,17 @@ impl Bucket {
         let Some((key, path)) = self.place(key) else {
             return;
         };
-        let named = serde_json::to_value(record)
-            .and_then(|record| serde_json::to_vec(&Named { path, record }));
-        if let Ok(json) = named {
-            self.change(&key, Change::Put(json.into()));
+        let shared = serde_json::to_value(record)
+            .and_then(|record| serde_json::to_vec(&SharedRecord { path, record }));
+        if let Ok(json) = shared {
+            self.change(&key, KeyChange::Put(json.into()));
         }
     }
 
     /// Takes a record back. Until that is done it is not believed here.
     pub(crate) fn remove_record(&self, key: &RecordKey) {
         if let Some((key, _)) = self.place(key) {
-            self.change(&key, Change::TakeBack);
+            self.change(&key, KeyChange::Withdraw);
         }
     }
 
@@ -86,17 +86,17 @@ impl Bucket {
 /// Reads a record strictly: it has its name, nothing is there that we do not know, and what goes out as a header
 /// can be one.
 fn parse<V: Serialize + DeserializeOwned>(path: &str, bytes: &[u8]) -> Option<V> {
-    let named: Named = serde_json::from_slice(bytes).ok()?;
-    let record: V = serde_json::from_value(named.record.clone()).ok()?;
-    let same = serde_json::to_value(&record).ok()? == named.record;
-    let media_type = named.record.get("media_type").and_then(Value::as_str);
-    let sayable = media_type.is_none_or(|media_type| {
+    let shared: SharedRecord = serde_json::from_slice(bytes).ok()?;
+    let record: V = serde_json::from_value(shared.record.clone()).ok()?;
+    let same = serde_json::to_value(&record).ok()? == shared.record;
+    let media_type = shared.record.get("media_type").and_then(Value::as_str);
+    let is_header_value = media_type.is_none_or(|media_type| {
         (1..256).contains(&media_type.len())
             && media_type
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() || byte == b' ')
     });
-    (named.path == path && same && sayable).then_some(record)
+    (shared.path == path && same && is_header_value).then_some(record)
 }
 
 #[cfg(test)]

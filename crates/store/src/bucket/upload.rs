@@ -8,7 +8,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{BODY, Bucket, Lease, Unavailable};
+use super::{BODY_TIMEOUT, Bucket, Lease, Unavailable};
 use crate::blobs::{Blob, Blobs};
 use crate::read::read_at;
 use oci::digest::Digest;
@@ -17,12 +17,12 @@ use telemetry::metrics::{self, BucketEvent};
 /// How many blobs go up at once. Each holds one part in memory.
 pub(super) const WORKERS: usize = 2;
 /// How many may wait.
-const MOST: usize = 256;
+const CAPACITY: usize = 256;
 /// The least size of a part, in bytes, and into how many parts a blob is cut at most: services allow 10,000.
 const PART: u64 = 8 << 20;
 const PARTS: u64 = 9_000;
 /// How long a part may take.
-const PART_WITHIN: Duration = Duration::from_secs(60);
+const PART_TIMEOUT: Duration = Duration::from_secs(60);
 /// The waits before a blob is tried again.
 const WAITS: [Duration; 4] = [
     Duration::from_secs(1),
@@ -33,66 +33,66 @@ const WAITS: [Duration; 4] = [
 
 /// A blob that the bucket should have.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct UploadJob {
     digest: Digest,
     blobs: Blobs,
     /// Given up when it is there, or will not come.
     _lease: Option<Lease>,
 }
 
-/// Where the workers take their orders from.
-pub(super) type Orders = Arc<Mutex<mpsc::Receiver<Order>>>;
+/// Where the workers take their jobs from.
+pub(super) type UploadReceiver = Arc<Mutex<mpsc::Receiver<UploadJob>>>;
 
 #[derive(Debug)]
-pub(super) struct Uploads(mpsc::Sender<Order>);
+pub(super) struct Uploads(mpsc::Sender<UploadJob>);
 
 impl Uploads {
-    pub fn new() -> (Self, Orders) {
-        let (sender, orders) = mpsc::channel(MOST);
-        (Self(sender), Arc::new(Mutex::new(orders)))
+    pub fn new() -> (Self, UploadReceiver) {
+        let (sender, jobs) = mpsc::channel(CAPACITY);
+        (Self(sender), Arc::new(Mutex::new(jobs)))
     }
 }
 
 /// Why a blob did not get there.
 #[derive(Debug, PartialEq, Eq)]
-enum Left {
+enum UploadError {
     /// It is no longer here.
     Gone,
-    Again,
+    Retry,
 }
 
-impl From<Unavailable> for Left {
+impl From<Unavailable> for UploadError {
     fn from(_: Unavailable) -> Self {
-        Self::Again
+        Self::Retry
     }
 }
 
 impl Bucket {
     /// Has a committed blob written to the bucket, behind the answer.
     pub fn write_through(&self, blobs: &Blobs, digest: &Digest, lease: Option<Lease>) {
-        let order = Order {
+        let job = UploadJob {
             digest: *digest,
             blobs: blobs.clone(),
             _lease: lease,
         };
-        if self.inner.uploads.0.try_send(order).is_err() {
+        if self.inner.uploads.0.try_send(job).is_err() {
             drop_upload(digest, "too many wait");
         }
     }
 
     /// Writes blobs for as long as the process lives.
-    pub(super) async fn send_blobs(self, orders: Orders) {
+    pub(super) async fn send_blobs(self, jobs: UploadReceiver) {
         loop {
-            let order = orders.lock().await.recv().await;
-            let Some(order) = order else { return };
-            self.carry_out(&order).await;
+            let job = jobs.lock().await.recv().await;
+            let Some(job) = job else { return };
+            self.run(&job).await;
         }
     }
 
-    async fn carry_out(&self, order: &Order) {
-        let (digest, started) = (&order.digest, Instant::now());
+    async fn run(&self, job: &UploadJob) {
+        let (digest, started) = (&job.digest, Instant::now());
         for wait in WAITS.into_iter().map(Some).chain([None]) {
-            let left = match self.upload(order).await {
+            let error = match self.upload(job).await {
                 Ok(bytes) => {
                     let ms = telemetry::ms(started);
                     tracing::info!(%digest, bytes, ms, "written to the bucket");
@@ -100,10 +100,10 @@ impl Bucket {
                     self.damaged().remove(digest);
                     return;
                 }
-                Err(left) => left,
+                Err(error) => error,
             };
             match wait {
-                Some(wait) if left == Left::Again => tokio::time::sleep(wait).await,
+                Some(wait) if error == UploadError::Retry => tokio::time::sleep(wait).await,
                 _ => break,
             }
         }
@@ -111,15 +111,15 @@ impl Bucket {
     }
 
     /// One attempt; the bytes that went out.
-    async fn upload(&self, order: &Order) -> Result<u64, Left> {
-        let (blobs, digest) = (order.blobs.clone(), order.digest);
+    async fn upload(&self, job: &UploadJob) -> Result<u64, UploadError> {
+        let (blobs, digest) = (job.blobs.clone(), job.digest);
         let opened = tokio::task::spawn_blocking(move || blobs.open(&digest, None)).await;
         let Ok(Ok(Some(blob))) = opened else {
-            return Err(Left::Gone);
+            return Err(UploadError::Gone);
         };
         let key = self.blob_key(&digest);
         if !self.damaged().contains(&digest) {
-            let there = self.write(BODY, self.inner.s3.head(&key)).await?;
+            let there = self.write(BODY_TIMEOUT, self.inner.s3.head(&key)).await?;
             if there.is_some_and(|there| there.size == blob.size) {
                 return Ok(0);
             }
@@ -127,31 +127,33 @@ impl Bucket {
         if blob.size <= PART {
             let bytes = part(&blob, 0, blob.size).await?;
             let put = self.inner.s3.put(&key, bytes.into());
-            self.write(PART_WITHIN, put).await?;
+            self.write(PART_TIMEOUT, put).await?;
         } else {
             self.upload_parts(&key, &blob).await?;
         }
         Ok(blob.size)
     }
 
-    async fn upload_parts(&self, key: &Path, blob: &Blob) -> Result<(), Left> {
-        let begun = self.write(BODY, self.inner.s3.put_multipart(key)).await?;
-        let mut upload = begun.ok_or(Left::Again)?;
+    async fn upload_parts(&self, key: &Path, blob: &Blob) -> Result<(), UploadError> {
+        let begun = self
+            .write(BODY_TIMEOUT, self.inner.s3.put_multipart(key))
+            .await?;
+        let mut upload = begun.ok_or(UploadError::Retry)?;
         let parts = async {
             let (size, mut at) = (blob.size.div_ceil(PARTS).max(PART), 0);
             while at < blob.size {
                 let bytes = part(blob, at, size.min(blob.size - at)).await?;
                 at += bytes.len() as u64;
-                let sent = self.write(PART_WITHIN, upload.put_part(bytes.into()));
-                sent.await?.ok_or(Left::Again)?;
+                let sent = self.write(PART_TIMEOUT, upload.put_part(bytes.into()));
+                sent.await?.ok_or(UploadError::Retry)?;
             }
-            let completed = self.write(PART_WITHIN, upload.complete()).await?;
-            completed.map(drop).ok_or(Left::Again)
+            let completed = self.write(PART_TIMEOUT, upload.complete()).await?;
+            completed.map(drop).ok_or(UploadError::Retry)
         };
         let outcome = parts.await;
         if outcome.is_err() {
             // Where this fails as well, the lifecycle rule for unfinished uploads removes the parts.
-            let _ = tokio::time::timeout(BODY, upload.abort()).await;
+            let _ = tokio::time::timeout(BODY_TIMEOUT, upload.abort()).await;
         }
         outcome
     }
@@ -163,7 +165,7 @@ fn drop_upload(digest: &Digest, reason: &'static str) {
 }
 
 /// Bytes of a blob that is here.
-async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, Left> {
+async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, UploadError> {
     const PIECE: u64 = 1 << 20;
 
     let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
@@ -171,9 +173,9 @@ async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, Left> {
         let (at, left) = (from + bytes.len() as u64, length - bytes.len() as u64);
         let want = usize::try_from(left.min(PIECE)).unwrap_or(0);
         let read = read_at(&blob.file, BytesMut::zeroed(want), at).await;
-        let (piece, read) = read.map_err(|_| Left::Gone)?;
+        let (piece, read) = read.map_err(|_| UploadError::Gone)?;
         if read == 0 {
-            return Err(Left::Gone);
+            return Err(UploadError::Gone);
         }
         bytes.extend_from_slice(&piece[..read]);
     }
@@ -207,7 +209,7 @@ mod tests {
             figures.uploads_dropped
         };
         let digest = Digest::of(Algorithm::Sha256, b"");
-        for _ in 0..MOST {
+        for _ in 0..CAPACITY {
             bucket.write_through(&store.blobs, &digest, None);
         }
         assert_eq!(dropped(), 0);

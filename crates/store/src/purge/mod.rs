@@ -90,39 +90,45 @@ impl Store {
             records: &self.records,
             blobs: &self.blobs,
         };
-        let inventory = Inventory::take(&survey);
+        let inventory = Inventory::read(&survey);
         let mut selected = inventory.selected(target, &survey);
         for extension in &self.extensions {
             let also = (extension.also_purged)(target, &survey);
             selected.extend(also.into_iter().map(RecordKey::from));
         }
-        let (mut purge, mut wanted, mut kept) = (Purge::default(), HashSet::new(), HashSet::new());
+        let (mut purge, mut referenced, mut retained) =
+            (Purge::default(), HashSet::new(), HashSet::new());
         for listed in &inventory.records {
             if selected.contains(&listed.key) {
                 purge.add(listed);
-                wanted.extend(listed.reference.map(Reference::digest));
+                referenced.extend(listed.reference.map(Reference::digest));
             } else {
-                kept.extend(listed.reference.and_then(Reference::claimed));
+                retained.extend(listed.reference.and_then(Reference::claimed));
             }
         }
-        let strays = inventory.strays(target);
+        let unknown_files = inventory.unknown_files(target);
         purge
             .records
-            .extend(strays.map(|path| (path.clone(), None)));
+            .extend(unknown_files.map(|path| (path.clone(), None)));
         if let Target::Everywhere(digest) = target {
-            wanted.insert(*digest);
-            kept.remove(digest);
+            referenced.insert(*digest);
+            retained.remove(digest);
         }
-        self.add_files(&mut purge, &wanted, &kept);
+        self.add_files(&mut purge, &referenced, &retained);
         purge
     }
 
-    fn add_files(&self, purge: &mut Purge, wanted: &HashSet<Digest>, kept: &HashSet<Digest>) {
-        for digest in wanted {
+    fn add_files(
+        &self,
+        purge: &mut Purge,
+        referenced: &HashSet<Digest>,
+        retained: &HashSet<Digest>,
+    ) {
+        for digest in referenced {
             let Ok(meta) = std::fs::metadata(blob_path(&self.root, digest)) else {
                 continue;
             };
-            if kept.contains(digest) {
+            if retained.contains(digest) {
                 purge.shared += 1;
             } else {
                 purge.files.push((*digest, meta.len()));
@@ -178,7 +184,7 @@ impl Blobs {
     /// When it cannot be removed; that there is none is no error.
     pub fn remove(&self, digest: &Digest) -> io::Result<()> {
         ignore_absent(std::fs::remove_file(blob_path(&self.root, digest)))?;
-        self.space.lost(digest);
+        self.space.reindex(digest);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::records::Visited;
 pub(super) struct Inventory {
     pub records: Vec<Listed>,
     /// Files that are no records of a known kind, by their paths.
-    strays: Vec<String>,
+    unknown_files: Vec<String>,
 }
 
 /// A record and the blob that it refers to.
@@ -40,14 +40,14 @@ struct Graph<'a> {
 
 impl Inventory {
     /// Reads the records of every repository. Blocks on the disk.
-    pub fn take(survey: &RecordSurvey<'_>) -> Self {
+    pub fn read(survey: &RecordSurvey<'_>) -> Self {
         let mut inventory = Self::default();
         survey.records.walk(&mut |visited| {
             let Visited::Record { path, entry, .. } = visited else {
                 return;
             };
             let Some(key) = survey.records.parse(path) else {
-                inventory.strays.push(path.to_owned());
+                inventory.unknown_files.push(path.to_owned());
                 return;
             };
             let file = entry.path();
@@ -69,7 +69,7 @@ impl Inventory {
 
     /// The keys of the records that go with a target, apart from what extensions add.
     pub fn selected(&self, target: &Target, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
-        let of = |registry: &Registry, repository: &Repository, key: &RecordKey| {
+        let is_in = |registry: &Registry, repository: &Repository, key: &RecordKey| {
             key.registry() == registry && key.repository() == Some(repository)
         };
         let claims = |listed: &Listed, digest: &Digest| {
@@ -79,20 +79,20 @@ impl Inventory {
         match target {
             Target::Registry(registry) => self.keys(|listed| listed.key.registry() == registry),
             Target::Repository(registry, repository) => {
-                self.keys(|listed| of(registry, repository, &listed.key))
+                self.keys(|listed| is_in(registry, repository, &listed.key))
             }
             Target::Tag(registry, repository, tag) => {
                 let graph = self.graph(registry, repository);
-                graph.below(survey, |name| name == tag.as_str(), |_| false)
+                graph.exclusive_to(survey, |name| name == tag.as_str(), |_| false)
             }
             Target::Content(registry, repository, digest) => {
                 let graph = self.graph(registry, repository);
-                let mut gone = graph.below(survey, |_| false, |other| other == digest);
-                gone.extend(self.keys(|listed| {
-                    let own = is_extension(&listed.key) && of(registry, repository, &listed.key);
+                let mut removed = graph.exclusive_to(survey, |_| false, |other| other == digest);
+                removed.extend(self.keys(|listed| {
+                    let own = is_extension(&listed.key) && is_in(registry, repository, &listed.key);
                     own && claims(listed, digest)
                 }));
-                gone
+                removed
             }
             Target::Everywhere(digest) => self.keys(|listed| {
                 let is_named = match &listed.key {
@@ -105,7 +105,7 @@ impl Inventory {
     }
 
     /// Files of a purged registry or repository that are no records of a known kind.
-    pub fn strays(&self, target: &Target) -> impl Iterator<Item = &String> {
+    pub fn unknown_files(&self, target: &Target) -> impl Iterator<Item = &String> {
         let below = match target {
             Target::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
             Target::Repository(registry, repository) => {
@@ -113,16 +113,16 @@ impl Inventory {
             }
             Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => None,
         };
-        self.strays.iter().filter(move |path| {
+        self.unknown_files.iter().filter(move |path| {
             let path = path.split_once('/').map(|(_, path)| path);
             let below = below.as_deref();
             below.is_some_and(|below| path.is_some_and(|path| path.starts_with(below)))
         })
     }
 
-    fn keys(&self, is_gone: impl Fn(&Listed) -> bool) -> HashSet<RecordKey> {
-        let gone = self.records.iter().filter(|listed| is_gone(listed));
-        gone.map(|listed| listed.key.clone()).collect()
+    fn keys(&self, is_removed: impl Fn(&Listed) -> bool) -> HashSet<RecordKey> {
+        let removed = self.records.iter().filter(|listed| is_removed(listed));
+        removed.map(|listed| listed.key.clone()).collect()
     }
 
     fn graph(&self, registry: &Registry, repository: &Repository) -> Graph<'_> {
@@ -148,17 +148,17 @@ impl Inventory {
 
 impl Graph<'_> {
     /// These tags or digests, and the records that only they lead to.
-    fn below(
+    fn exclusive_to(
         &self,
         survey: &RecordSurvey<'_>,
         tag: impl Fn(&str) -> bool,
         content: impl Fn(&Digest) -> bool,
     ) -> HashSet<RecordKey> {
-        let mut gone = HashSet::new();
+        let mut removed = HashSet::new();
         let (mut roots, mut others) = (Vec::new(), Vec::new());
         for (key, digest) in &self.tags {
             if tag(key.tag.as_str()) || digest.as_ref().is_some_and(&content) {
-                gone.insert((*key).clone().into());
+                removed.insert((*key).clone().into());
                 roots.extend(digest);
             } else {
                 others.extend(digest);
@@ -170,20 +170,20 @@ impl Graph<'_> {
         let reached = self.reach(survey, roots);
         // A manifest that no purged tag leads to was asked for by its digest.
         others.extend(manifests.filter(|digest| !reached.contains(digest)));
-        let mut kept = self.reach(survey, others);
-        kept.retain(|digest| !content(digest));
-        let goes = |digest: &Digest| reached.contains(digest) && !kept.contains(digest);
+        let mut retained = self.reach(survey, others);
+        retained.retain(|digest| !content(digest));
+        let is_removed = |digest: &Digest| reached.contains(digest) && !retained.contains(digest);
         for (key, _) in &self.manifests {
-            if goes(&key.digest) {
-                gone.insert((*key).clone().into());
+            if is_removed(&key.digest) {
+                removed.insert((*key).clone().into());
             }
         }
         for key in &self.blobs {
-            if goes(&key.digest) {
-                gone.insert((*key).clone().into());
+            if is_removed(&key.digest) {
+                removed.insert((*key).clone().into());
             }
         }
-        gone
+        removed
     }
 
     /// Everything that these lead to, themselves included.

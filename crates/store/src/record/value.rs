@@ -15,7 +15,7 @@ pub trait Record: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'stat
     }
 
     /// Whether it equals another value, apart from the time of confirmation.
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn has_same_content(&self, other: &Self) -> bool {
         self == other
     }
 }
@@ -28,7 +28,7 @@ macro_rules! confirmed_record {
                 Some(self.checked_at)
             }
 
-            fn says_the_same(&self, other: &Self) -> bool {
+            fn has_same_content(&self, other: &Self) -> bool {
                 let checked_at = self.checked_at;
                 *self == Self { checked_at, ..other.clone() }
             }
@@ -85,7 +85,7 @@ impl Record for PublicLink {
         Some(self.checked_at)
     }
 
-    fn says_the_same(&self, _: &Self) -> bool {
+    fn has_same_content(&self, _: &Self) -> bool {
         true
     }
 }
@@ -109,7 +109,7 @@ pub enum Reach {
     /// All of them: it is what the upstream said.
     Shared,
     /// This one: it is about content that only this gateway has.
-    Here,
+    Local,
 }
 
 /// What became of an upstream's answer.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use runtime::generation;
 
-use super::files::Change;
+use super::files::LockedRecord;
 use super::{Question, RecordStore};
 use crate::degraded::warn_degraded;
 use crate::durable::is_absent;
@@ -18,9 +18,9 @@ const CONFIRMED_WITHIN: u64 = 3600;
 
 /// Whether the disk has a record as it is in memory.
 #[derive(Clone, Copy)]
-pub(super) enum Disk {
-    Has,
-    HasNot,
+pub(super) enum Persisted {
+    Yes,
+    No,
 }
 
 /// Whether there is a record after a change.
@@ -51,7 +51,7 @@ impl RecordStore {
             Some(outcome) => outcome,
             None => self.store_answer(question, record, reach).await,
         };
-        self.note(question.inner.key(), Presence::Present);
+        self.update_lists(question.inner.key(), Presence::Present);
         outcome
     }
 
@@ -80,12 +80,12 @@ impl RecordStore {
         let remove = move || {
             let (key, inner) = (question.key(), &records.inner);
             let path = key.path();
-            let change = inner.files.change(&path);
+            let locked = inner.files.lock(&path);
             if question.is_current() {
                 records.withdraw(key);
-                warn_unless_removed(change.remove_durably());
-                question.answer(|| inner.memory.forget(key));
-                records.note(key, Presence::Absent);
+                warn_unless_removed(locked.remove_durably());
+                question.answer(|| inner.cache.remove(key));
+                records.update_lists(key, Presence::Absent);
             }
         };
         let _ = tokio::task::spawn_blocking(remove).await;
@@ -101,7 +101,7 @@ impl RecordStore {
         let (records, question) = (self.clone(), question.inner.clone());
         let write = move || records.write_now(&question, &encoded);
         let _ = tokio::task::spawn_blocking(write).await;
-        self.note(&key, Presence::Present);
+        self.update_lists(&key, Presence::Present);
     }
 
     /// Changes a record that only this gateway maintains: `change` is given the record as it is, and returns the
@@ -130,11 +130,11 @@ impl RecordStore {
         let remove = move || {
             records.withdraw(&key);
             let (inner, path) = (&records.inner, key.path());
-            let change = inner.files.change(&path);
-            warn_unless_removed(change.remove_durably());
-            inner.generations.write(&key, || inner.memory.forget(&key));
-            drop(change);
-            records.note(&key, Presence::Absent);
+            let locked = inner.files.lock(&path);
+            warn_unless_removed(locked.remove_durably());
+            inner.generations.write(&key, || inner.cache.remove(&key));
+            drop(locked);
+            records.update_lists(&key, Presence::Absent);
         };
         let _ = tokio::task::spawn_blocking(remove).await;
     }
@@ -148,15 +148,15 @@ impl RecordStore {
     ) -> Option<Outcome<V>> {
         let key = question.key();
         let same = question.answer(|| {
-            let known = self.inner.memory.entry(key)?;
-            let persisted = known.persisted_check?;
+            let known = self.inner.cache.entry(key)?;
+            let persisted_check = known.persisted_check?;
             // A confirmation from before the one on disk has to be written: the disk's would be fresher.
             let since = record
                 .checked_at()
-                .unwrap_or(persisted)
-                .checked_sub(persisted)?;
-            let same = known.record::<V>()?.says_the_same(record) && since < CONFIRMED_WITHIN;
-            same.then(|| self.inner.memory.insert(key, known.confirmed(record)))
+                .unwrap_or(persisted_check)
+                .checked_sub(persisted_check)?;
+            let same = known.record::<V>()?.has_same_content(record) && since < CONFIRMED_WITHIN;
+            same.then(|| self.inner.cache.insert(key, known.confirmed(record)))
         });
         match same {
             None => Some(Outcome::Outdated(record.clone())),
@@ -177,20 +177,20 @@ impl RecordStore {
     ) -> bool {
         let key = question.key();
         let path = key.path();
-        let change = self.inner.files.change(&path);
+        let locked = self.inner.files.lock(&path);
         if !question.is_current() {
             return false;
         }
-        let disk = self.write_file(&change, key, encoded);
+        let persisted = self.write_file(&locked, key, encoded);
         let (record, length) = (&encoded.record, encoded.json.len());
-        let stored = question.answer(|| self.remember(key, record, length, disk));
+        let stored = question.answer(|| self.cache(key, record, length, persisted));
         if stored.is_none() {
-            warn_unless_removed(change.remove());
+            warn_unless_removed(locked.remove());
             return false;
         }
         self.publish(key, record.as_ref(), reach);
-        drop(change);
-        self.inner.files.retry_stuck();
+        drop(locked);
+        self.inner.files.retry_deletions();
         true
     }
 
@@ -202,14 +202,14 @@ impl RecordStore {
     ) {
         let key = question.key();
         let path = key.path();
-        let change = self.inner.files.change(&path);
-        let disk = self.write_file(&change, key, encoded);
+        let locked = self.inner.files.lock(&path);
+        let persisted = self.write_file(&locked, key, encoded);
         let (record, length) = (&encoded.record, encoded.json.len());
         let is_alone = question.write(|is_alone| {
             if is_alone {
-                self.remember(key, record, length, disk);
+                self.cache(key, record, length, persisted);
             } else {
-                self.inner.memory.forget(key);
+                self.inner.cache.remove(key);
             }
             is_alone
         });
@@ -217,7 +217,7 @@ impl RecordStore {
             self.publish(key, record.as_ref(), Reach::Shared);
         } else {
             self.withdraw(key);
-            warn_unless_removed(change.remove_durably());
+            warn_unless_removed(locked.remove_durably());
         }
     }
 
@@ -227,8 +227,8 @@ impl RecordStore {
         update: impl FnOnce(Option<&V>) -> Option<V>,
     ) -> io::Result<()> {
         let (inner, path) = (&self.inner, key.path());
-        let change = inner.files.change(&path);
-        let known = inner.memory.entry(key).and_then(|entry| entry.record());
+        let locked = inner.files.lock(&path);
+        let known = inner.cache.entry(key).and_then(|entry| entry.record());
         let known = match known {
             Some(known) => Some(known),
             None => match inner.files.read(&path) {
@@ -241,36 +241,36 @@ impl RecordStore {
             return Ok(());
         };
         if let Some(encoded) = encode(key, Arc::new(new)) {
-            let disk = self.write_file(&change, key, &encoded);
+            let persisted = self.write_file(&locked, key, &encoded);
             let (record, length) = (&encoded.record, encoded.json.len());
             let generations = &inner.generations;
-            generations.write(key, || self.remember(key, record, length, disk));
+            generations.write(key, || self.cache(key, record, length, persisted));
         } else {
-            warn_unless_removed(change.remove_durably());
-            inner.generations.write(key, || inner.memory.forget(key));
+            warn_unless_removed(locked.remove_durably());
+            inner.generations.write(key, || inner.cache.remove(key));
         }
-        drop(change);
-        inner.files.retry_stuck();
+        drop(locked);
+        inner.files.retry_deletions();
         Ok(())
     }
 
     /// Writes a record's file. If that fails, the previous record must not stay in its place.
     fn write_file<V: Record>(
         &self,
-        change: &Change<'_>,
+        locked: &LockedRecord<'_>,
         key: &RecordKey,
         encoded: &Encoded<V>,
-    ) -> Disk {
-        let Err(error) = change.write(&encoded.json) else {
-            return Disk::Has;
+    ) -> Persisted {
+        let Err(error) = locked.write(&encoded.json) else {
+            return Persisted::Yes;
         };
         warn_degraded("a record cannot be written", &error);
-        let known = self.inner.memory.entry(key);
+        let known = self.inner.cache.entry(key);
         let known = known.and_then(|known| known.record::<V>());
-        if !known.is_some_and(|known| known.says_the_same(&encoded.record)) {
-            warn_unless_removed(change.remove());
+        if !known.is_some_and(|known| known.has_same_content(&encoded.record)) {
+            warn_unless_removed(locked.remove());
         }
-        Disk::HasNot
+        Persisted::No
     }
 
     /// Lets other gateways know a record that concerns them.
@@ -288,16 +288,16 @@ impl RecordStore {
     }
 
     /// Notes what a change means for the list of repositories.
-    fn note(&self, key: &RecordKey, presence: Presence) {
-        let walks = &self.inner.walks;
+    fn update_lists(&self, key: &RecordKey, presence: Presence) {
+        let lists = &self.inner.lists;
         match (key, presence) {
             (RecordKey::Manifest(key), Presence::Present) => {
-                walks.note(&key.registry, &key.repository, None);
+                lists.note(&key.registry, &key.repository, None);
             }
-            (RecordKey::Manifest(_), Presence::Absent) => walks.forget(),
+            (RecordKey::Manifest(_), Presence::Absent) => lists.clear(),
             (RecordKey::Public(key), presence) => {
                 let public = matches!(presence, Presence::Present);
-                walks.note(&key.registry, &key.repository, Some(public));
+                lists.note(&key.registry, &key.repository, Some(public));
             }
             (RecordKey::Blob(_) | RecordKey::Tag(_) | RecordKey::Extension(_), _) => {}
         }
@@ -316,12 +316,12 @@ impl RecordStore {
         if let Some(key) = key {
             self.withdraw(key);
         }
-        let change = inner.files.change(path);
-        let removed = change.remove();
+        let locked = inner.files.lock(path);
+        let removed = locked.remove();
         if let Some(key) = key {
-            inner.generations.write(key, || inner.memory.forget(key));
-            drop(change);
-            self.note(key, Presence::Absent);
+            inner.generations.write(key, || inner.cache.remove(key));
+            drop(locked);
+            self.update_lists(key, Presence::Absent);
         }
         removed
     }
@@ -332,7 +332,7 @@ impl RecordStore {
         let inner = &self.inner;
         inner.files.remove_unused(path, cutoff, || {
             if let Some(key) = key {
-                inner.generations.write(key, || inner.memory.forget(key));
+                inner.generations.write(key, || inner.cache.remove(key));
             }
         })
     }

@@ -16,7 +16,7 @@ use crate::layout::PARTIALS;
 use crate::space::{Space, unix};
 
 /// How many records may wait for the disk to delete them; with more, no record counts as present.
-const MAX_STUCK: usize = 10_000;
+const MAX_UNDELETABLE: usize = 10_000;
 /// How many of them are tried again after a successful change.
 const RETRIES: usize = 8;
 /// The longest file that is read, in bytes; no kind of record may be longer.
@@ -31,18 +31,18 @@ pub(super) struct RecordFiles {
     space: Arc<Space>,
     persist_after: u64,
     /// A record is changed by one thread at a time, so that each is counted once; by the hash of its path.
-    changing: [Mutex<()>; 16],
+    locks: [Mutex<()>; 16],
     hasher: RandomState,
     /// Records that the disk refused to delete: absent all the same.
-    stuck: Mutex<HashSet<String>>,
+    undeletable: Mutex<HashSet<String>>,
 }
 
 /// A record that no other thread changes meanwhile.
 #[derive(Debug)]
-pub(super) struct Change<'a> {
+pub(super) struct LockedRecord<'a> {
     files: &'a RecordFiles,
     path: &'a str,
-    _alone: MutexGuard<'a, ()>,
+    _guard: MutexGuard<'a, ()>,
 }
 
 impl RecordFiles {
@@ -53,14 +53,14 @@ impl RecordFiles {
             staging: root.join(PARTIALS),
             space,
             persist_after: persist_after.into(),
-            changing: Default::default(),
+            locks: Default::default(),
             hasher: RandomState::new(),
-            stuck: Mutex::default(),
+            undeletable: Mutex::default(),
         }
     }
 
     /// The place on disk of a path below the store's folder.
-    pub fn place(&self, path: &str) -> PathBuf {
+    pub fn full_path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
@@ -73,12 +73,12 @@ impl RecordFiles {
     /// # Errors
     /// What the disk says, also if there is none.
     pub fn read(&self, path: &str) -> io::Result<(Vec<u8>, u64)> {
-        let stuck = self.stuck();
-        if stuck.contains(path) || stuck.len() >= MAX_STUCK {
+        let undeletable = self.undeletable();
+        if undeletable.contains(path) || undeletable.len() >= MAX_UNDELETABLE {
             return Err(io::ErrorKind::NotFound.into());
         }
-        drop(stuck);
-        let file = File::open(self.place(path))?;
+        drop(undeletable);
+        let file = File::open(self.full_path(path))?;
         let used = file.metadata()?.modified().map_or(0, unix);
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes)?;
@@ -86,19 +86,19 @@ impl RecordFiles {
     }
 
     /// Begins to change a record. Blocks while another thread changes it.
-    pub fn change<'a>(&'a self, path: &'a str) -> Change<'a> {
-        Change {
+    pub fn lock<'a>(&'a self, path: &'a str) -> LockedRecord<'a> {
+        LockedRecord {
             files: self,
             path,
-            _alone: self.changing(path),
+            _guard: self.lock_path(path),
         }
     }
 
     /// Removes a record that was last used before `cutoff`, in seconds since 1970, then calls `removed`; whether it
     /// did.
     pub fn remove_unused(&self, path: &str, cutoff: u64, removed: impl FnOnce()) -> bool {
-        let _alone = self.changing(path);
-        let file = self.place(path);
+        let _guard = self.lock_path(path);
+        let file = self.full_path(path);
         let Ok(meta) = std::fs::metadata(&file) else {
             return false;
         };
@@ -106,7 +106,7 @@ impl RecordFiles {
         if !unused || std::fs::remove_file(&file).is_err() {
             return false;
         }
-        self.space.record_gone(meta.len());
+        self.space.remove_record(meta.len());
         removed();
         true
     }
@@ -119,56 +119,58 @@ impl RecordFiles {
     }
 
     /// Tries to remove some of the records that the disk refused to delete before.
-    pub fn retry_stuck(&self) {
-        let some: Vec<String> = self.stuck().iter().take(RETRIES).cloned().collect();
+    pub fn retry_deletions(&self) {
+        let some: Vec<String> = self.undeletable().iter().take(RETRIES).cloned().collect();
         for path in some {
-            let change = self.change(&path);
+            let locked = self.lock(&path);
             // It may have been written meanwhile.
-            if self.stuck().contains(&path) && change.unlink().is_ok() {
-                self.stuck().remove(&path);
+            if self.undeletable().contains(&path) && locked.unlink().is_ok() {
+                self.undeletable().remove(&path);
             }
         }
     }
 
     /// Writes down that a record was used now.
     pub fn touch(&self, path: &str) {
-        if let Ok(file) = File::open(self.place(path)) {
+        if let Ok(file) = File::open(self.full_path(path)) {
             let _ = file.set_modified(SystemTime::now());
         }
     }
 
-    fn stuck(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    fn undeletable(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.undeletable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changing(&self, path: &str) -> MutexGuard<'_, ()> {
-        let locks = self.changing.len() as u64;
+    fn lock_path(&self, path: &str) -> MutexGuard<'_, ()> {
+        let locks = self.locks.len() as u64;
         let at = usize::try_from(self.hasher.hash_one(path) % locks).unwrap_or(0);
-        self.changing[at]
+        self.locks[at]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Change<'_> {
+impl LockedRecord<'_> {
     /// Replaces or creates the record.
     ///
     /// # Errors
-    /// When there is no room, or the disk refuses.
+    /// When there is no reservation, or the disk refuses.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let files = self.files;
-        let file = files.place(self.path);
+        let file = files.full_path(self.path);
         // While it is replaced, there are two of it.
-        let room = files.space.reserve_record(bytes.len() as u64);
-        let room = room.map_err(io::Error::other)?;
+        let reservation = files.space.reserve_record(bytes.len() as u64);
+        let reservation = reservation.map_err(io::Error::other)?;
         let replaced = match std::fs::symlink_metadata(&file) {
             Ok(meta) => Some(meta.len()),
             Err(error) if is_absent(&error) => None,
             Err(error) => return Err(error),
         };
         write_atomic(&files.staging, &file, bytes)?;
-        room.settle_record(replaced);
-        files.stuck().remove(self.path);
+        reservation.commit_record(replaced);
+        files.undeletable().remove(self.path);
         Ok(())
     }
 
@@ -178,21 +180,21 @@ impl Change<'_> {
     /// What the disk says.
     pub fn remove(&self) -> io::Result<()> {
         let removed = self.unlink();
-        let mut stuck = self.files.stuck();
+        let mut undeletable = self.files.undeletable();
         if removed.is_ok() {
-            stuck.remove(self.path);
-        } else if stuck.len() < MAX_STUCK {
-            stuck.insert(self.path.to_owned());
+            undeletable.remove(self.path);
+        } else if undeletable.len() < MAX_UNDELETABLE {
+            undeletable.insert(self.path.to_owned());
         }
         removed
     }
 
-    /// [`Change::remove`], so that a power cut does not bring it back.
+    /// [`LockedRecord::remove`], so that a power cut does not bring it back.
     ///
     /// # Errors
     /// What the disk says.
     pub fn remove_durably(&self) -> io::Result<()> {
-        let file = self.files.place(self.path);
+        let file = self.files.full_path(self.path);
         let existed = std::fs::symlink_metadata(&file).is_ok();
         self.remove()?;
         match file.parent().filter(|_| existed) {
@@ -202,14 +204,14 @@ impl Change<'_> {
     }
 
     fn unlink(&self) -> io::Result<()> {
-        let file = self.files.place(self.path);
+        let file = self.files.full_path(self.path);
         let size = match std::fs::symlink_metadata(&file) {
             Ok(meta) => meta.len(),
             Err(error) if is_absent(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         ignore_absent(std::fs::remove_file(file))?;
-        self.files.space.record_gone(size);
+        self.files.space.remove_record(size);
         Ok(())
     }
 }

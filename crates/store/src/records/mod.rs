@@ -12,9 +12,9 @@
 //! Errors of the disk cost a question upstream, never an answer. A record that the disk refuses to delete is absent
 //! all the same.
 
+mod cache;
 mod change;
 mod files;
-mod memory;
 mod repositories;
 mod walk;
 
@@ -40,10 +40,10 @@ use crate::record::{
     ExtensionKind, Outcome, Reach, Record, RecordKey, StoredValue, TagKey, TypedKey,
 };
 use crate::space::{Space, unix};
-use change::Disk;
+use cache::{CachedRecord, RecordCache};
+use change::Persisted;
 use files::RecordFiles;
-use memory::{Entry, Memory};
-use repositories::Walks;
+use repositories::RepositoryLists;
 
 /// A question about a record, from before the upstream is asked until its answer is stored. Cloning is cheap.
 pub struct Question<V> {
@@ -86,10 +86,10 @@ pub struct RecordStore {
 
 struct Inner {
     files: RecordFiles,
-    memory: Memory,
+    cache: RecordCache,
     generations: Generations<RecordKey>,
     bucket: OnceLock<Bucket>,
-    walks: Walks,
+    lists: RepositoryLists,
     /// The kinds that other crates added.
     kinds: Vec<&'static ExtensionKind>,
 }
@@ -108,23 +108,23 @@ impl RecordStore {
         persist_after: u32,
         kinds: Vec<&'static ExtensionKind>,
     ) -> Self {
-        Self::with_memory(root, space, persist_after, kinds, Memory::new())
+        Self::with_cache(root, space, persist_after, kinds, RecordCache::new())
     }
 
-    fn with_memory(
+    fn with_cache(
         root: &Path,
         space: Arc<Space>,
         persist_after: u32,
         kinds: Vec<&'static ExtensionKind>,
-        memory: Memory,
+        cache: RecordCache,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 files: RecordFiles::new(root, space, persist_after),
-                memory,
+                cache,
                 generations: Generations::default(),
                 bucket: OnceLock::new(),
-                walks: Walks::new(),
+                lists: RepositoryLists::new(),
                 kinds,
             }),
         }
@@ -151,7 +151,7 @@ impl RecordStore {
         let key = key.clone().into();
         loop {
             let now = unix(SystemTime::now());
-            if let Some(record) = self.remembered(&key, now) {
+            if let Some(record) = self.cached(&key, now) {
                 return Ok(Some(record));
             }
             let question = self.inner.generations.ask(key.clone());
@@ -168,9 +168,9 @@ impl RecordStore {
                 return Ok(None);
             };
             let record = Arc::new(record);
-            let remember = || self.remember(&key, &record, bytes.len(), Disk::Has);
+            let cache = || self.cache(&key, &record, bytes.len(), Persisted::Yes);
             // Otherwise it was changed or removed meanwhile, and the disk is read again.
-            if question.unchanged(remember).is_some() {
+            if question.unchanged(cache).is_some() {
                 if now.saturating_sub(used) >= self.inner.files.persist_after() {
                     self.touch(path);
                 }
@@ -191,7 +191,7 @@ impl RecordStore {
         if !accepts(&record) {
             return None;
         }
-        match self.answer(&question, record, Reach::Here).await {
+        match self.answer(&question, record, Reach::Local).await {
             Outcome::Current(record) => Some(record),
             // It was removed meanwhile.
             Outcome::Outdated(_) => None,
@@ -201,7 +201,7 @@ impl RecordStore {
     /// Stores what this gateway itself knows.
     pub async fn put<K: TypedKey>(&self, key: &K, record: K::Value) -> Arc<K::Value> {
         let question = self.ask(key);
-        let outcome = self.answer(&question, record, Reach::Here).await;
+        let outcome = self.answer(&question, record, Reach::Local).await;
         outcome.into_record()
     }
 
@@ -211,7 +211,7 @@ impl RecordStore {
     /// When the disk cannot say.
     pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
         let (folder, class) = (TagKey::folder(registry, repository), AcceptClass::Full);
-        let folder = self.inner.files.place(&folder).join(class.as_str());
+        let folder = self.inner.files.full_path(&folder).join(class.as_str());
         let entries = match std::fs::read_dir(folder) {
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
             entries => entries?,
@@ -266,8 +266,8 @@ impl RecordStore {
     }
 
     /// The record in memory, whose use is noted.
-    fn remembered<V: Record>(&self, key: &RecordKey, now: u64) -> Option<Arc<V>> {
-        let entry = self.inner.memory.entry(key)?;
+    fn cached<V: Record>(&self, key: &RecordKey, now: u64) -> Option<Arc<V>> {
+        let entry = self.inner.cache.entry(key)?;
         let record = entry.record()?;
         let persisted = entry.persisted_use.load(Ordering::Relaxed);
         if now.saturating_sub(persisted) >= self.inner.files.persist_after() {
@@ -277,14 +277,20 @@ impl RecordStore {
         Some(record)
     }
 
-    fn remember<V: Record>(&self, key: &RecordKey, record: &Arc<V>, length: usize, disk: Disk) {
-        let persisted_check = match disk {
-            Disk::Has => record.checked_at().or(Some(0)),
-            Disk::HasNot => None,
+    fn cache<V: Record>(
+        &self,
+        key: &RecordKey,
+        record: &Arc<V>,
+        length: usize,
+        persisted: Persisted,
+    ) {
+        let persisted_check = match persisted {
+            Persisted::Yes => record.checked_at().or(Some(0)),
+            Persisted::No => None,
         };
         let used = unix(SystemTime::now());
-        let entry = Entry::new(record, length, used, persisted_check);
-        self.inner.memory.insert(key, entry);
+        let entry = CachedRecord::new(record, length, used, persisted_check);
+        self.inner.cache.insert(key, entry);
     }
 
     fn touch(&self, path: String) {

@@ -1,6 +1,6 @@
 //! The repositories of a registry: the folders that hold manifests.
 //!
-//! One thread at a time walks them for all callers, so that the threads that read bytes are not used up. The list is
+//! One thread at a time lists them for all callers, so that the threads that read bytes are not used up. The list is
 //! remembered for a minute, or until a repository is added that is not in it.
 
 use std::io;
@@ -37,14 +37,14 @@ type Repositories = Arc<[KnownRepository]>;
 
 /// The lists that were found, and the turn to look for one.
 #[derive(Debug)]
-pub(super) struct Walks {
+pub(super) struct RepositoryLists {
     turn: Semaphore,
     known: moka::sync::Cache<Registry, Repositories>,
     /// Counts the changes that made a remembered list wrong.
     changes: AtomicU64,
 }
 
-impl Walks {
+impl RepositoryLists {
     pub fn new() -> Self {
         let weight = |_: &Registry, known: &Repositories| {
             u32::try_from(known.len()).map_or(u32::MAX, |names| names.saturating_add(1))
@@ -74,7 +74,7 @@ impl Walks {
     }
 
     /// Forgets all lists: a repository may have lost its last manifest.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.known.invalidate_all();
     }
@@ -86,23 +86,23 @@ impl RecordStore {
     /// # Errors
     /// When the disk cannot say.
     pub async fn repositories(&self, registry: &Registry) -> io::Result<Arc<[KnownRepository]>> {
-        let walks = &self.inner.walks;
-        if let Some(known) = walks.known.get(registry) {
+        let lists = &self.inner.lists;
+        if let Some(known) = lists.known.get(registry) {
             return Ok(known);
         }
-        let _turn = walks.turn.acquire().await.map_err(io::Error::other)?;
+        let _turn = lists.turn.acquire().await.map_err(io::Error::other)?;
         // The caller before may have walked the same registry.
-        if let Some(known) = walks.known.get(registry) {
+        if let Some(known) = lists.known.get(registry) {
             return Ok(known);
         }
-        let changes = walks.changes.load(Ordering::SeqCst);
+        let changes = lists.changes.load(Ordering::SeqCst);
         let root = self.folder(registry);
         let walking = tokio::task::spawn_blocking(move || walk(&root));
         let found: Repositories = walking.await.map_err(io::Error::other)??.into();
         tracing::debug!(%registry, repositories = found.len(), "walked");
-        walks.known.insert(registry.clone(), found.clone());
-        if walks.changes.load(Ordering::SeqCst) != changes {
-            walks.known.invalidate(registry);
+        lists.known.insert(registry.clone(), found.clone());
+        if lists.changes.load(Ordering::SeqCst) != changes {
+            lists.known.invalidate(registry);
         }
         Ok(found)
     }
@@ -127,7 +127,7 @@ impl RecordStore {
         let registry = component(registry.as_str());
         self.inner
             .files
-            .place(&format!("{REPOSITORIES}/{registry}"))
+            .full_path(&format!("{REPOSITORIES}/{registry}"))
     }
 }
 

@@ -53,7 +53,7 @@ async fn a_change_is_seen_by_the_next_list() {
         async move {
             let registry = Registry::new("up.example");
             let key = ManifestKey::new(&registry, &repository, &digest);
-            records.answer(&records.ask(&key), link, Reach::Here).await;
+            records.answer(&records.ask(&key), link, Reach::Local).await;
         }
     };
     let found = || async { records.repositories(&registry).await.expect("readable") };

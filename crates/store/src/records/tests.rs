@@ -32,7 +32,7 @@ fn numbers(number: u32) -> Numbers {
 
 fn space(root: &Path) -> Arc<Space> {
     let space = Arc::new(Space::new(&Settings::at(root)));
-    space.settle();
+    space.finish_scan();
     space
 }
 
@@ -124,7 +124,13 @@ async fn a_last_use_is_written_hourly() {
 
 /// Nearly every look is one at the disk.
 fn forgetful_records(root: &Path) -> RecordStore {
-    RecordStore::with_memory(root, space(root), 3600, vec![&NUMBERS], Memory::of(1000))
+    RecordStore::with_cache(
+        root,
+        space(root),
+        3600,
+        vec![&NUMBERS],
+        RecordCache::of(1000),
+    )
 }
 
 /// After a write or removal a reader sees that or what came later, whichever other calls read, remove and answer
@@ -155,7 +161,7 @@ async fn no_reader_sees_a_record_from_before_a_change() {
                     tokio::task::yield_now().await;
                     if task % 2 == 0 {
                         let old = Numbers(vec![record.0[0], task]);
-                        records.answer(&question, old, Reach::Here).await;
+                        records.answer(&question, old, Reach::Local).await;
                     }
                 }
                 records.open(&key("other")).await.expect("readable");
@@ -186,7 +192,7 @@ async fn an_answer_from_before_a_change_is_not_stored() {
     let before = first.ask(&key("b"));
     first.put(&key("b"), numbers(1)).await;
     first.remove(&key("b")).await;
-    let outcome = first.answer(&before, numbers(2), Reach::Here).await;
+    let outcome = first.answer(&before, numbers(2), Reach::Local).await;
     assert_eq!(outcome, Outcome::Outdated(Arc::new(numbers(2))));
     assert_eq!(first_of(&first, "b").await, None);
 
@@ -241,7 +247,7 @@ async fn updates_see_each_other() {
     let before = records.ask(&key);
     let update = records.update(&key, |_| Some(numbers(1)));
     update.await.expect("readable");
-    records.answer(&before, numbers(2), Reach::Here).await;
+    records.answer(&before, numbers(2), Reach::Local).await;
     assert_eq!(first_of(&records, "c").await, Some(1));
 }
 
@@ -306,7 +312,7 @@ async fn tags_of_a_manifest_are_removed_together() {
     assert_eq!(left, [false, false, true, true, true]);
     let mut current = Vec::new();
     for question in &questions {
-        let outcome = records.answer(question, pointer(9), Reach::Here).await;
+        let outcome = records.answer(question, pointer(9), Reach::Local).await;
         current.push(matches!(outcome, Outcome::Current(_)));
     }
     assert_eq!(current, [false, false, true, true]);
@@ -327,7 +333,7 @@ impl Record for Timed {
         Some(self.checked_at)
     }
 
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn has_same_content(&self, other: &Self) -> bool {
         self.says == other.says
     }
 }
@@ -351,7 +357,7 @@ async fn a_confirmation_is_written_hourly() {
     ] {
         let record = Timed { checked_at, says };
         let outcome = first
-            .answer(&first.ask(&key), record.clone(), Reach::Here)
+            .answer(&first.ask(&key), record.clone(), Reach::Local)
             .await;
         assert_eq!(outcome, Outcome::Current(Arc::new(record.clone())));
         let known = first.open(&key).await.expect("readable");
@@ -369,7 +375,7 @@ fn a_record_that_the_disk_refuses_to_delete_is_absent() {
     let place: PathBuf = folder.path().join("numbers/a/b");
     // A folder that is not empty cannot be removed as a file is.
     std::fs::create_dir_all(place.join("c")).expect("writable");
-    assert!(files.change("numbers/a/b").remove().is_err());
+    assert!(files.lock("numbers/a/b").remove().is_err());
     std::fs::remove_dir_all(&place).expect("writable");
     std::fs::write(&place, b"[1]").expect("writable");
     assert!(
@@ -377,9 +383,9 @@ fn a_record_that_the_disk_refuses_to_delete_is_absent() {
             .read("numbers/a/b")
             .is_err_and(|error| is_absent(&error))
     );
-    files.retry_stuck();
+    files.retry_deletions();
     assert!(!place.exists(), "it goes once it can");
-    files.change("numbers/a/b").write(b"[2]").expect("writable");
-    files.retry_stuck();
+    files.lock("numbers/a/b").write(b"[2]").expect("writable");
+    files.retry_deletions();
     assert_eq!(files.read("numbers/a/b").expect("readable").0, b"[2]");
 }

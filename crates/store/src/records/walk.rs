@@ -1,4 +1,4 @@
-//! Walks through the files of records.
+//! RepositoryLists through the files of records.
 
 use std::fs::DirEntry;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl RecordStore {
     /// Visits the records of all kinds. Blocks on the disk.
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(Visited<'_>)) {
         for namespace in self.namespaces() {
-            for registry in read_dir(&self.inner.files.place(namespace)) {
+            for registry in read_dir(&self.inner.files.full_path(namespace)) {
                 let registry = registry.file_name().to_string_lossy().into_owned();
                 self.walk_folder(&format!("{namespace}/{registry}"), visit);
             }
@@ -46,7 +46,7 @@ impl RecordStore {
     /// Visits the records in a folder of a registry, given by its path below the store's. Blocks on the disk.
     pub(super) fn walk_folder(&self, path: &str, visit: &mut dyn FnMut(Visited<'_>)) {
         let registry = path.split('/').nth(1).unwrap_or_default().to_owned();
-        walk(&self.inner.files.place(path), path, &registry, visit);
+        walk(&self.inner.files.full_path(path), path, &registry, visit);
     }
 
     /// Counts the records and the blocks that they take. `manifest` is shown the file name of every link of a

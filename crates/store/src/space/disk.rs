@@ -6,12 +6,12 @@ use crate::settings::MinFree;
 
 /// In bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Disk {
+pub(super) struct FreeSpace {
     pub free: u64,
     keep: u64,
 }
 
-impl Disk {
+impl FreeSpace {
     /// What the file system of `root` has, of which `min_free` is for others; `None` when it cannot say.
     pub fn of(root: &Path, min_free: MinFree) -> Option<Self> {
         let stat = rustix::fs::statvfs(root).ok()?;

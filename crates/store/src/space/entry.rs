@@ -13,7 +13,7 @@ pub const LARGEST: u64 = (1 << 40) - 1;
 
 /// What a blob is, as far as it matters for the order in which blobs go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BlobKind {
     /// A layer, a configuration, or content of an unknown kind.
     Layer,
     /// An index, an image's manifest or a referrer.
@@ -22,7 +22,7 @@ pub enum Kind {
 
 /// What is known of an entry, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum EntryState {
     Free,
     /// Found on disk.
     FoundLayer,
@@ -32,25 +32,25 @@ pub(super) enum State {
     VerifiedManifest,
 }
 
-impl State {
-    pub fn found(kind: Kind) -> Self {
+impl EntryState {
+    pub fn found(kind: BlobKind) -> Self {
         match kind {
-            Kind::Layer => Self::FoundLayer,
-            Kind::Manifest => Self::FoundManifest,
+            BlobKind::Layer => Self::FoundLayer,
+            BlobKind::Manifest => Self::FoundManifest,
         }
     }
 
-    pub fn verified(kind: Kind) -> Self {
+    pub fn verified(kind: BlobKind) -> Self {
         match kind {
-            Kind::Layer => Self::VerifiedLayer,
-            Kind::Manifest => Self::VerifiedManifest,
+            BlobKind::Layer => Self::VerifiedLayer,
+            BlobKind::Manifest => Self::VerifiedManifest,
         }
     }
 
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> BlobKind {
         match self {
-            Self::Free | Self::FoundLayer | Self::VerifiedLayer => Kind::Layer,
-            Self::FoundManifest | Self::VerifiedManifest => Kind::Manifest,
+            Self::Free | Self::FoundLayer | Self::VerifiedLayer => BlobKind::Layer,
+            Self::FoundManifest | Self::VerifiedManifest => BlobKind::Manifest,
         }
     }
 
@@ -60,11 +60,11 @@ impl State {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     pub digest: Digest,
-    pub state: State,
-    /// Which of the configured lives it has; see `Index::mark`.
-    pub life: u8,
+    pub state: EntryState,
+    /// Which of the configured lives it has; see `BlobIndex::mark`.
+    pub ttl_index: u8,
     pub size: [u8; SIZE],
     /// Seconds since 1970, as it stands in the file's mtime.
     pub persisted_use: u32,
@@ -74,7 +74,7 @@ pub(super) struct Entry {
     pub pins: u32,
 }
 
-impl Entry {
+impl IndexEntry {
     pub fn size(&self) -> u64 {
         let mut bytes = [0; 8];
         bytes[..SIZE].copy_from_slice(&self.size);
@@ -91,7 +91,7 @@ impl Entry {
 
 /// The ends of a list.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
+pub(super) struct ListEnds {
     pub newest: u32,
     pub oldest: u32,
     /// What all of it takes, and what of it is pinned.
@@ -99,7 +99,7 @@ pub(super) struct Ends {
     pub pinned: u64,
 }
 
-impl Ends {
+impl ListEnds {
     pub const NONE: Self = Self {
         newest: NONE,
         oldest: NONE,

@@ -8,9 +8,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::disk::Disk;
-use super::entry::Kind;
-use super::{Account, Full, Space, WAIT, unix};
+use super::disk::FreeSpace;
+use super::entry::BlobKind;
+use super::{Full, Ledger, RESERVE_TIMEOUT, Space, unix};
 use crate::degraded::warn_degraded;
 use crate::layout::blob_path;
 use oci::digest::Digest;
@@ -18,8 +18,8 @@ use oci::digest::Digest;
 /// How many blobs are evicted at once.
 const SLICE: usize = 64;
 /// How often a file system that freed blocks may fail to report it, and the wait before each look.
-const LOOKS: u32 = 5;
-const LOOK_AFTER: Duration = Duration::from_millis(20);
+const MAX_CHECKS: u32 = 5;
+const CHECK_DELAY: Duration = Duration::from_millis(20);
 
 /// The outcome of trimming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,25 +35,25 @@ pub(crate) enum Trimmed {
 #[derive(Debug)]
 enum Victim {
     Blob(Digest, u64),
-    Aside(PathBuf, u64),
+    Quarantined(PathBuf, u64),
 }
 
 impl Victim {
     fn bytes(&self) -> u64 {
         match self {
-            Self::Blob(_, bytes) | Self::Aside(_, bytes) => *bytes,
+            Self::Blob(_, bytes) | Self::Quarantined(_, bytes) => *bytes,
         }
     }
 }
 
-impl Account {
+impl Ledger {
     /// Gives up what may go first, until that are `bytes` or a slice of it.
-    fn give_up(&mut self, bytes: u64) -> Vec<Victim> {
+    fn take_victims(&mut self, bytes: u64) -> Vec<Victim> {
         let mut victims = Vec::new();
         let mut sum = 0;
         while sum < bytes && victims.len() < SLICE {
-            let victim = match self.aside.pop() {
-                Some((path, bytes)) => Victim::Aside(path, bytes),
+            let victim = match self.quarantined.pop() {
+                Some((path, bytes)) => Victim::Quarantined(path, bytes),
                 None => match self.index.pop_oldest() {
                     Some((digest, bytes)) => Victim::Blob(digest, bytes),
                     None => break,
@@ -62,7 +62,7 @@ impl Account {
             sum += victim.bytes();
             victims.push(victim);
         }
-        self.leaving += sum;
+        self.removing += sum;
         victims
     }
 }
@@ -72,53 +72,53 @@ impl Space {
     /// filled, or that cannot say how full it is, costs no blob.
     pub(super) fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
-        if !self.soon_settled() {
+        if !self.wait_for_scan() {
             return Err(full);
         }
         let began = Instant::now();
-        let mut looks = 0;
+        let mut checks = 0;
         loop {
-            let written = self.account().written;
+            let written = self.ledger().written;
             // No look at the disk under the lock that every hit takes.
-            let disk = Disk::of(&self.root, self.min_free).ok_or(full)?;
-            let mut account = self.account();
-            let too_much = (account.used().saturating_add(more)).saturating_sub(self.max_size);
+            let disk = FreeSpace::of(&self.root, self.min_free).ok_or(full)?;
+            let mut ledger = self.ledger();
+            let too_much = (ledger.used().saturating_add(more)).saturating_sub(self.max_size);
             // What was written since that look may be in it or not.
-            let since = account.written - written;
-            let wanted = account.unwritten.saturating_add(since);
+            let since = ledger.written - written;
+            let wanted = ledger.unwritten.saturating_add(since);
             let missing = disk.missing(wanted.saturating_add(more));
             let short = too_much.max(missing);
             if short == 0 {
-                account.reserved += more;
-                account.unwritten += more;
-                let tight = account.used() > self.max_size - self.ready() / 2;
-                drop(account);
+                ledger.reserved += more;
+                ledger.unwritten += more;
+                let tight = ledger.used() > self.max_size - self.headroom() / 2;
+                drop(ledger);
                 if tight {
                     self.wake();
                 }
                 return Ok(());
             }
-            if short > account.evictable() || began.elapsed() > WAIT {
+            if short > ledger.evictable() || began.elapsed() > RESERVE_TIMEOUT {
                 return Err(full);
             }
-            let victims = account.give_up(short);
-            drop(account);
+            let victims = ledger.take_victims(short);
+            drop(ledger);
             if victims.is_empty() {
                 return Err(full);
             }
             let bytes: u64 = victims.iter().map(Victim::bytes).sum();
             self.remove(victims).map_err(|()| full)?;
             // Some file systems free their blocks later: what they owe must not cost everything.
-            let freed = Disk::of(&self.root, self.min_free)
+            let freed = FreeSpace::of(&self.root, self.min_free)
                 .ok_or(full)?
                 .free
                 .saturating_sub(disk.free);
             if too_much == 0 && freed < bytes / 2 {
-                looks += 1;
-                if looks > LOOKS {
+                checks += 1;
+                if checks > MAX_CHECKS {
                     return Err(full);
                 }
-                std::thread::sleep(LOOK_AFTER);
+                std::thread::sleep(CHECK_DELAY);
             }
         }
     }
@@ -126,28 +126,28 @@ impl Space {
     /// Evicts a slice of what is too much, and of what makes room for the next fills. Blocks on the disk; for the
     /// background.
     pub(crate) fn trim(&self) -> Trimmed {
-        let Some(disk) = Disk::of(&self.root, self.min_free) else {
+        let Some(disk) = FreeSpace::of(&self.root, self.min_free) else {
             return Trimmed::Refused;
         };
-        let mut account = self.account();
-        let used = account.used();
-        let too_much = if used > self.max_size - self.ready() / 2 {
-            used - (self.max_size - self.ready())
+        let mut ledger = self.ledger();
+        let used = ledger.used();
+        let too_much = if used > self.max_size - self.headroom() / 2 {
+            used - (self.max_size - self.headroom())
         } else {
             0
         };
-        let missing = disk.missing(account.unwritten);
-        let missing = if missing > account.evictable() {
+        let missing = disk.missing(ledger.unwritten);
+        let missing = if missing > ledger.evictable() {
             0
         } else {
             missing
         };
         let short = too_much.max(missing);
-        if !account.settled || short == 0 {
+        if !ledger.scanned || short == 0 {
             return Trimmed::Enough;
         }
-        let victims = account.give_up(short);
-        drop(account);
+        let victims = ledger.take_victims(short);
+        drop(ledger);
         if victims.is_empty() {
             return Trimmed::Enough;
         }
@@ -166,7 +166,7 @@ impl Space {
 
     /// Removes blobs that the index gave up.
     pub(crate) fn remove_blobs(&self, blobs: Vec<(Digest, u64)>) -> Result<(), ()> {
-        self.account().leaving += blobs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        self.ledger().removing += blobs.iter().map(|(_, bytes)| bytes).sum::<u64>();
         let victims = blobs.into_iter();
         self.remove(
             victims
@@ -181,19 +181,19 @@ impl Space {
         for victim in victims {
             let path = match &victim {
                 Victim::Blob(digest, _) => blob_path(&self.root, digest),
-                Victim::Aside(path, _) => path.clone(),
+                Victim::Quarantined(path, _) => path.clone(),
             };
             let removed = std::fs::remove_file(&path);
-            let mut account = self.account();
-            account.leaving -= victim.bytes();
-            drop(account);
+            let mut ledger = self.ledger();
+            ledger.removing -= victim.bytes();
+            drop(ledger);
             match removed {
                 Ok(()) => {
                     if let Victim::Blob(digest, _) = &victim
-                        && self.index(|index| index.knows(digest))
+                        && self.index(|index| index.contains(digest))
                     {
                         // It was opened just before: its readers read on, but it is not found any more.
-                        self.lost(digest);
+                        self.reindex(digest);
                     }
                     telemetry::metrics::evicted(victim.bytes());
                     tracing::debug!(?victim, "evicted");
@@ -203,11 +203,13 @@ impl Space {
                     warn_degraded("a blob cannot be evicted", &error);
                     outcome = Err(());
                     match victim {
-                        Victim::Aside(path, bytes) => self.account().aside.push((path, bytes)),
+                        Victim::Quarantined(path, bytes) => {
+                            self.ledger().quarantined.push((path, bytes))
+                        }
                         Victim::Blob(digest, _) => {
                             if let Ok(meta) = std::fs::metadata(&path) {
                                 let used = meta.modified().map_or(0, unix);
-                                let kind = Kind::Layer;
+                                let kind = BlobKind::Layer;
                                 self.index(|index| {
                                     index.insert_oldest(digest, meta.len(), used, kind);
                                 });

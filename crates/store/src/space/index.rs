@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-use super::entry::{Ends, Entry, Kind, NONE, State};
+use super::entry::{BlobKind, EntryState, IndexEntry, ListEnds, NONE};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 
@@ -21,7 +21,7 @@ const MANIFESTS_PART: u64 = 4;
 
 /// What is known of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownBlob {
     /// In bytes; larger ones than 1 TiB are said to have that.
     pub size: u64,
     /// Whether this process saw that its digest is right.
@@ -32,17 +32,17 @@ pub struct Known {
 
 /// Blobs in order of use.
 #[derive(Debug)]
-pub struct Index {
-    entries: Vec<Entry>,
+pub struct BlobIndex {
+    entries: Vec<IndexEntry>,
     free: Vec<u32>,
     table: HashTable<u32>,
     hasher: RandomState,
-    layers: Ends,
-    manifests: Ends,
+    layers: ListEnds,
+    manifests: ListEnds,
     /// How long a last use may stay unwritten, in seconds.
     persist_after: u32,
     /// Readers of blobs that are not here any more.
-    strays: HashMap<Digest, u32>,
+    unindexed_pins: HashMap<Digest, u32>,
     /// What files take that were removed while they were read, until their last reader is done.
     deleted: HashMap<Digest, u64>,
 }
@@ -52,7 +52,7 @@ pub fn footprint(size: u64) -> u64 {
     size.div_ceil(BLOCK).max(1) * BLOCK
 }
 
-impl Index {
+impl BlobIndex {
     /// A last use may stay unwritten for `persist_after` seconds.
     pub fn new(persist_after: u32) -> Self {
         Self {
@@ -60,10 +60,10 @@ impl Index {
             free: Vec::new(),
             table: HashTable::new(),
             hasher: RandomState::new(),
-            layers: Ends::NONE,
-            manifests: Ends::NONE,
+            layers: ListEnds::NONE,
+            manifests: ListEnds::NONE,
             persist_after,
-            strays: HashMap::new(),
+            unindexed_pins: HashMap::new(),
             deleted: HashMap::new(),
         }
     }
@@ -79,7 +79,7 @@ impl Index {
     }
 
     /// Whether there is an entry.
-    pub fn knows(&self, digest: &Digest) -> bool {
+    pub fn contains(&self, digest: &Digest) -> bool {
         self.find(digest).is_some()
     }
 
@@ -100,30 +100,30 @@ impl Index {
 
     /// Enters a blob whose digest was verified as the most recently used; one that is known already only
     /// moves.
-    pub fn insert(&mut self, digest: Digest, size: u64, now: u64, kind: Kind) {
+    pub fn insert(&mut self, digest: Digest, size: u64, now: u64, kind: BlobKind) {
         self.remove(&digest);
-        let slot = self.place(digest, size, now, State::verified(kind));
+        let slot = self.place(digest, size, now, EntryState::verified(kind));
         self.thread_newest(slot);
     }
 
     /// Enters a blob that turned out to be on disk as the most recently used.
     pub fn insert_found(&mut self, digest: Digest, size: u64, last_use: u64) {
         if self.find(&digest).is_none() {
-            let slot = self.place(digest, size, last_use, State::FoundLayer);
+            let slot = self.place(digest, size, last_use, EntryState::FoundLayer);
             self.thread_newest(slot);
         }
     }
 
     /// Enters a blob found on disk as the least recently used: the scan goes from new to old.
-    pub fn insert_oldest(&mut self, digest: Digest, size: u64, last_use: u64, kind: Kind) {
+    pub fn insert_oldest(&mut self, digest: Digest, size: u64, last_use: u64, kind: BlobKind) {
         if self.find(&digest).is_none() {
-            let slot = self.place(digest, size, last_use, State::found(kind));
+            let slot = self.place(digest, size, last_use, EntryState::found(kind));
             self.thread_oldest(slot);
         }
     }
 
     /// Notes a use, and says what is known of the blob.
-    pub fn touch(&mut self, digest: &Digest, now: u64) -> Option<Known> {
+    pub fn touch(&mut self, digest: &Digest, now: u64) -> Option<KnownBlob> {
         let slot = self.find(digest)?;
         self.unthread(slot);
         self.thread_newest(slot);
@@ -133,7 +133,7 @@ impl Index {
         if behind {
             entry.persisted_use = now;
         }
-        Some(Known {
+        Some(KnownBlob {
             size: entry.size(),
             verified: entry.state.is_verified(),
             behind,
@@ -141,17 +141,17 @@ impl Index {
     }
 
     /// Notes that a blob's digest was found to be right.
-    pub fn verified(&mut self, digest: &Digest) {
+    pub fn set_verified(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             let entry = &mut self.entries[slot as usize];
-            entry.state = State::verified(entry.state.kind());
+            entry.state = EntryState::verified(entry.state.kind());
         }
     }
 
     /// Keeps a blob from being evicted while it is read, also one that is yet to be entered.
     pub fn pin(&mut self, digest: &Digest) {
         let Some(slot) = self.find(digest) else {
-            *self.strays.entry(*digest).or_default() += 1;
+            *self.unindexed_pins.entry(*digest).or_default() += 1;
             return;
         };
         let entry = &mut self.entries[slot as usize];
@@ -164,10 +164,10 @@ impl Index {
 
     pub fn unpin(&mut self, digest: &Digest) {
         let Some(slot) = self.find(digest) else {
-            if let Some(pins) = self.strays.get_mut(digest) {
+            if let Some(pins) = self.unindexed_pins.get_mut(digest) {
                 *pins -= 1;
                 if *pins == 0 {
-                    self.strays.remove(digest);
+                    self.unindexed_pins.remove(digest);
                     self.deleted.remove(digest);
                 }
             }
@@ -197,14 +197,14 @@ impl Index {
     pub fn pop_oldest(&mut self) -> Option<(Digest, u64)> {
         let manifests_first = self.manifests.bytes > self.bytes() / MANIFESTS_PART;
         let order = if manifests_first && self.layers.bytes > 0 {
-            [Kind::Manifest, Kind::Layer]
+            [BlobKind::Manifest, BlobKind::Layer]
         } else {
-            [Kind::Layer, Kind::Manifest]
+            [BlobKind::Layer, BlobKind::Manifest]
         };
         order.into_iter().find_map(|kind| self.pop_oldest_of(kind))
     }
 
-    fn pop_oldest_of(&mut self, kind: Kind) -> Option<(Digest, u64)> {
+    fn pop_oldest_of(&mut self, kind: BlobKind) -> Option<(Digest, u64)> {
         while self.list(kind).bytes > self.list(kind).pinned {
             let slot = self.list(kind).oldest;
             if self.entries[slot as usize].pins == 0 {
@@ -223,27 +223,32 @@ impl Index {
 
     /// Gives all blobs in some slots the first of the lives.
     pub fn unmark(&mut self, slots: Range<usize>) {
-        for entry in self.some(slots) {
-            entry.life = 0;
+        for entry in self.entries_in(slots) {
+            entry.ttl_index = 0;
         }
     }
 
-    /// Gives a blob the life number `life`, unless it has a later one.
-    pub fn mark(&mut self, digest: &Digest, life: u8) {
+    /// Gives a blob the ttl_index number `ttl_index`, unless it has a later one.
+    pub fn mark(&mut self, digest: &Digest, ttl_index: u8) {
         if let Some(slot) = self.find(digest) {
             let entry = &mut self.entries[slot as usize];
-            entry.life = entry.life.max(life);
+            entry.ttl_index = entry.ttl_index.max(ttl_index);
         }
     }
 
-    /// Takes out those of some slots that were last used before what `cutoffs` has for their life.
+    /// Takes out those of some slots that were last used before what `cutoffs` has for their ttl_index.
     pub fn pop_unused(&mut self, slots: Range<usize>, cutoffs: &[u64]) -> Vec<(Digest, u64)> {
         let first = slots.start;
-        let unused = |entry: &Entry| {
-            let cutoff = cutoffs.get(usize::from(entry.life)).copied().unwrap_or(0);
-            entry.state != State::Free && entry.pins == 0 && u64::from(entry.persisted_use) < cutoff
+        let unused = |entry: &IndexEntry| {
+            let cutoff = cutoffs
+                .get(usize::from(entry.ttl_index))
+                .copied()
+                .unwrap_or(0);
+            entry.state != EntryState::Free
+                && entry.pins == 0
+                && u64::from(entry.persisted_use) < cutoff
         };
-        let found = self.some(slots).iter().enumerate();
+        let found = self.entries_in(slots).iter().enumerate();
         let found = found.filter(|(_, entry)| unused(entry));
         let found: Vec<usize> = found.map(|(at, _)| first + at).collect();
         found
@@ -252,15 +257,15 @@ impl Index {
             .collect()
     }
 
-    fn some(&mut self, slots: Range<usize>) -> &mut [Entry] {
+    fn entries_in(&mut self, slots: Range<usize>) -> &mut [IndexEntry] {
         let end = slots.end.min(self.entries.len());
         self.entries.get_mut(slots.start..end).unwrap_or_default()
     }
 
-    fn list(&mut self, kind: Kind) -> &mut Ends {
+    fn list(&mut self, kind: BlobKind) -> &mut ListEnds {
         match kind {
-            Kind::Layer => &mut self.layers,
-            Kind::Manifest => &mut self.manifests,
+            BlobKind::Layer => &mut self.layers,
+            BlobKind::Manifest => &mut self.manifests,
         }
     }
 
@@ -271,17 +276,17 @@ impl Index {
             .copied()
     }
 
-    fn place(&mut self, digest: Digest, size: u64, now: u64, state: State) -> u32 {
-        let held = Entry::packed(size);
-        let entry = Entry {
+    fn place(&mut self, digest: Digest, size: u64, now: u64, state: EntryState) -> u32 {
+        let held = IndexEntry::packed(size);
+        let entry = IndexEntry {
             digest,
             state,
-            life: 0,
+            ttl_index: 0,
             size: held,
             persisted_use: seconds(now),
             newer: NONE,
             older: NONE,
-            pins: self.strays.remove(&digest).unwrap_or(0),
+            pins: self.unindexed_pins.remove(&digest).unwrap_or(0),
         };
         let bytes = footprint(entry.size());
         let pinned = entry.pins > 0;
@@ -310,12 +315,12 @@ impl Index {
         let entry = &mut self.entries[slot as usize];
         let (digest, kind, pins) = (entry.digest, entry.state.kind(), entry.pins);
         let bytes = footprint(entry.size());
-        entry.state = State::Free;
+        entry.state = EntryState::Free;
         let list = self.list(kind);
         list.bytes -= bytes;
         if pins > 0 {
             list.pinned -= bytes;
-            self.strays.insert(digest, pins);
+            self.unindexed_pins.insert(digest, pins);
             *self.deleted.entry(digest).or_default() += bytes;
         }
         if let Ok(found) = self

@@ -8,20 +8,20 @@ fn digest(n: u8) -> Digest {
     Digest::Sha256([n; 32])
 }
 
-fn index() -> Index {
-    Index::new(3600)
+fn index() -> BlobIndex {
+    BlobIndex::new(3600)
 }
 
 #[test]
 fn an_entry_is_small() {
-    let bytes = size_of::<Entry>() + size_of::<u32>() * 2;
+    let bytes = size_of::<IndexEntry>() + size_of::<u32>() * 2;
     assert!(bytes < 100, "{bytes}");
 }
 
 #[test]
 fn last_use_is_persisted_hourly() {
     let mut index = index();
-    index.insert(digest(1), 10, 1000, Kind::Layer);
+    index.insert(digest(1), 10, 1000, BlobKind::Layer);
     let mut behind = |n, now| index.touch(&digest(n), now).map(|known| known.behind);
     assert_eq!(behind(1, 1000 + 3599), Some(false));
     assert_eq!(behind(1, 1000 + 3600), Some(true));
@@ -32,15 +32,15 @@ fn last_use_is_persisted_hourly() {
 #[test]
 fn sizes_are_exact_and_what_is_found_is_not_verified() {
     let mut index = index();
-    let known = |index: &mut Index, n| {
+    let known = |index: &mut BlobIndex, n| {
         let known = index.touch(&digest(n), 0).expect("known");
         (known.size, known.verified)
     };
-    index.insert(digest(1), (300 << 30) + 1, 0, Kind::Layer);
-    index.insert_oldest(digest(2), 5000, 0, Kind::Layer);
+    index.insert(digest(1), (300 << 30) + 1, 0, BlobKind::Layer);
+    index.insert_oldest(digest(2), 5000, 0, BlobKind::Layer);
     assert_eq!(known(&mut index, 1), ((300 << 30) + 1, true));
     assert_eq!(known(&mut index, 2), (5000, false));
-    index.verified(&digest(2));
+    index.set_verified(&digest(2));
     assert_eq!(known(&mut index, 2), (5000, true));
 }
 
@@ -48,10 +48,10 @@ fn sizes_are_exact_and_what_is_found_is_not_verified() {
 fn manifests_go_after_layers_but_for_too_many_of_them() {
     let mut index = index();
     for n in 0..3 {
-        index.insert(digest(n), 1, 0, Kind::Manifest);
+        index.insert(digest(n), 1, 0, BlobKind::Manifest);
     }
     for n in 3..12 {
-        index.insert(digest(n), 1, 0, Kind::Layer);
+        index.insert(digest(n), 1, 0, BlobKind::Layer);
     }
     let mut gone = std::iter::from_fn(|| index.pop_oldest().map(|(digest, _)| digest));
     // Three in twelve are as many as may be; with fewer layers they take too large a part.
@@ -66,7 +66,7 @@ fn manifests_go_after_layers_but_for_too_many_of_them() {
 fn what_nobody_asked_for_goes_by_its_life() {
     let mut index = index();
     for (n, used) in [(1, 100), (2, 100), (3, 900), (4, 100)] {
-        index.insert(digest(n), 1, used, Kind::Layer);
+        index.insert(digest(n), 1, used, BlobKind::Layer);
     }
     index.mark(&digest(2), 1);
     index.mark(&digest(2), 0);
@@ -111,41 +111,42 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 /// Every third blob is a manifest.
-fn kind(key: u8) -> Kind {
+fn kind(key: u8) -> BlobKind {
     if key.is_multiple_of(3) {
-        Kind::Manifest
+        BlobKind::Manifest
     } else {
-        Kind::Layer
+        BlobKind::Layer
     }
 }
 
 /// A plain vector, newest first, of (key, footprint, kind), and everybody's readers.
 #[derive(Default)]
 struct Model {
-    blobs: Vec<(u8, u64, Kind)>,
+    blobs: Vec<(u8, u64, BlobKind)>,
     pins: [u32; 12],
 }
 
 impl Model {
-    fn take(&mut self, key: u8) -> Option<(u8, u64, Kind)> {
+    fn take(&mut self, key: u8) -> Option<(u8, u64, BlobKind)> {
         let at = self.blobs.iter().position(|blob| blob.0 == key)?;
         Some(self.blobs.remove(at))
     }
 
-    fn bytes(&self, counted: impl Fn(&(u8, u64, Kind)) -> bool) -> u64 {
+    fn bytes(&self, counted: impl Fn(&(u8, u64, BlobKind)) -> bool) -> u64 {
         let counted = self.blobs.iter().filter(|blob| counted(blob));
         counted.map(|blob| blob.1).sum()
     }
 
     fn pop(&mut self) -> Option<u8> {
-        let manifests = self.bytes(|blob| blob.2 == Kind::Manifest);
+        let manifests = self.bytes(|blob| blob.2 == BlobKind::Manifest);
         let all = self.bytes(|_| true);
-        let mut order = [Kind::Layer, Kind::Manifest];
+        let mut order = [BlobKind::Layer, BlobKind::Manifest];
         if manifests > all / 4 && manifests < all {
             order.reverse();
         }
         for kind in order {
-            let free = |blob: &&(u8, u64, Kind)| blob.2 == kind && self.pins[blob.0 as usize] == 0;
+            let free =
+                |blob: &&(u8, u64, BlobKind)| blob.2 == kind && self.pins[blob.0 as usize] == 0;
             let last = self.blobs.iter().rev().find(free).map(|blob| blob.0);
             let Some(key) = last else { continue };
             // Those behind it are in use: they come to the front.
@@ -177,7 +178,7 @@ proptest! {
                 Act::InsertFound(key, size) => {
                     index.insert_found(digest(key), size, 0);
                     if model.blobs.iter().all(|blob| blob.0 != key) {
-                        model.blobs.insert(0, (key, footprint(size), Kind::Layer));
+                        model.blobs.insert(0, (key, footprint(size), BlobKind::Layer));
                     }
                 }
                 Act::InsertOldest(key, size) => {

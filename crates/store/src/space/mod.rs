@@ -16,26 +16,26 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::layout::{BLOCK, blob_path, parse_digest_name};
 use crate::settings::{MinFree, Settings};
-use index::Index;
+use index::BlobIndex;
 use oci::digest::Digest;
 
-pub(crate) use entry::{Kind, LARGEST};
+pub(crate) use entry::{BlobKind, LARGEST};
 pub(crate) use eviction::Trimmed;
-pub(crate) use index::Known;
+pub(crate) use index::KnownBlob;
 pub(crate) use reservation::Pin;
 pub use reservation::Reservation;
 
 use index::footprint;
 
 /// How long a fill waits for the scan, or for space.
-const WAIT: Duration = Duration::from_secs(5);
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From which size on a partial is worth keeping, in bytes.
-pub(crate) const WORTH: u64 = 1 << 20;
+pub(crate) const MIN_RESUMABLE: u64 = 1 << 20;
 /// Records take at most this part of everything.
 const RECORDS_PART: u64 = 4;
 /// What is kept ready for the next fills: this part of everything, but no more than so many bytes.
-const READY_PART: u64 = 64;
-const READY: u64 = 1 << 30;
+const HEADROOM_PART: u64 = 64;
+const MAX_HEADROOM: u64 = 1 << 30;
 /// There is no space, and nothing left to evict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room in the store for {bytes} bytes")]
@@ -43,23 +43,23 @@ pub struct Full {
     pub bytes: u64,
 }
 
-/// The account of the disk.
+/// The ledger of the disk.
 #[derive(Debug)]
 pub struct Space {
     root: PathBuf,
     max_size: u64,
     min_free: MinFree,
     opened: Instant,
-    account: Mutex<Account>,
+    ledger: Mutex<Ledger>,
     /// Everything on disk is known from now on.
-    settled: Condvar,
+    scanned: Condvar,
     /// There is something to do in the background.
     work: Condvar,
 }
 
 #[derive(Debug)]
-struct Account {
-    index: Index,
+struct Ledger {
+    index: BlobIndex,
     /// Bytes promised to fills, whether written yet or not.
     reserved: u64,
     /// Those of them that are not written yet.
@@ -67,23 +67,23 @@ struct Account {
     /// Counts what was written of them, ever.
     written: u64,
     /// What was given up, but is not yet removed.
-    leaving: u64,
+    removing: u64,
     /// How many records there are.
     records: u64,
     /// The blocks that they take.
     record_blocks: u64,
     /// Damaged files in quarantine, with the bytes that they take. They are evicted first.
-    aside: Vec<(PathBuf, u64)>,
-    settled: bool,
-    busy: bool,
+    quarantined: Vec<(PathBuf, u64)>,
+    scanned: bool,
+    has_work: bool,
 }
 
-impl Account {
+impl Ledger {
     fn used(&self) -> u64 {
         self.index.bytes()
             + self.index.deleted_but_open()
             + self.reserved
-            + self.leaving
+            + self.removing
             + self.record_blocks * BLOCK
             + self.aside_bytes()
     }
@@ -99,7 +99,7 @@ impl Account {
             let digest = digest.and_then(parse_digest_name);
             digest.is_some_and(|digest| self.index.is_deleted_but_open(&digest))
         };
-        let closed = self.aside.iter().filter(|(path, _)| !is_open(path));
+        let closed = self.quarantined.iter().filter(|(path, _)| !is_open(path));
         closed.map(|(_, bytes)| bytes).sum()
     }
 }
@@ -111,19 +111,19 @@ impl Space {
             max_size: settings.max_size,
             min_free: settings.min_free,
             opened: Instant::now(),
-            account: Mutex::new(Account {
-                index: Index::new(settings.persist_after()),
+            ledger: Mutex::new(Ledger {
+                index: BlobIndex::new(settings.persist_after()),
                 reserved: 0,
                 unwritten: 0,
                 written: 0,
-                leaving: 0,
+                removing: 0,
                 records: 0,
                 record_blocks: 0,
-                aside: Vec::new(),
-                settled: false,
-                busy: false,
+                quarantined: Vec::new(),
+                scanned: false,
+                has_work: false,
             }),
-            settled: Condvar::new(),
+            scanned: Condvar::new(),
             work: Condvar::new(),
         }
     }
@@ -151,7 +151,7 @@ impl Space {
     pub(crate) fn reserve_record(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
         let mut reservation = Reservation::new(self);
         let bytes = footprint(size);
-        if self.excess_records() > 0 {
+        if self.excess_record_blocks() > 0 {
             self.wake();
             return Err(Full { bytes });
         }
@@ -165,36 +165,40 @@ impl Space {
         let mut reservation = Reservation::new(self);
         reservation.bytes = footprint(size) + BLOCK;
         reservation.written = reservation.bytes;
-        self.account().reserved += reservation.bytes;
+        self.ledger().reserved += reservation.bytes;
         reservation
     }
 
     /// Bytes on disk and promised.
     pub fn used(&self) -> u64 {
-        self.account().used()
+        self.ledger().used()
     }
 
     /// The number of blobs.
     pub fn blobs(&self) -> usize {
-        self.account().index.len()
+        self.ledger().index.len()
     }
 
     /// The number of records: tags, links.
     pub fn records(&self) -> u64 {
-        self.account().records
+        self.ledger().records
     }
 
     /// Notes a use; says what is known of the blob.
-    pub(crate) fn touch(&self, digest: &Digest, now: SystemTime) -> Option<Known> {
-        self.account().index.touch(digest, unix(now))
+    pub(crate) fn touch(&self, digest: &Digest, now: SystemTime) -> Option<KnownBlob> {
+        self.ledger().index.touch(digest, unix(now))
     }
 
     /// Notes a use and keeps the blob from eviction until the pin is dropped. There need not be such a blob.
-    pub(crate) fn pin(self: &Arc<Self>, digest: &Digest, now: SystemTime) -> (Pin, Option<Known>) {
-        let mut account = self.account();
-        account.index.pin(digest);
-        let known = account.index.touch(digest, unix(now));
-        drop(account);
+    pub(crate) fn pin(
+        self: &Arc<Self>,
+        digest: &Digest,
+        now: SystemTime,
+    ) -> (Pin, Option<KnownBlob>) {
+        let mut ledger = self.ledger();
+        ledger.index.pin(digest);
+        let known = ledger.index.touch(digest, unix(now));
+        drop(ledger);
         let pin = Pin {
             digest: *digest,
             space: self.clone(),
@@ -204,7 +208,7 @@ impl Space {
 
     /// Keeps a blob from eviction until the pin is dropped, without noting a use.
     pub(crate) fn hold(self: &Arc<Self>, digest: &Digest) -> Pin {
-        self.account().index.pin(digest);
+        self.ledger().index.pin(digest);
         Pin {
             digest: *digest,
             space: self.clone(),
@@ -212,12 +216,12 @@ impl Space {
     }
 
     /// Does something with the index, briefly: hits wait meanwhile.
-    pub(crate) fn index<T>(&self, act: impl FnOnce(&mut Index) -> T) -> T {
-        act(&mut self.account().index)
+    pub(crate) fn index<T>(&self, act: impl FnOnce(&mut BlobIndex) -> T) -> T {
+        act(&mut self.ledger().index)
     }
 
     /// Forgets a blob that turned out to be gone.
-    pub(crate) fn lost(&self, digest: &Digest) {
+    pub(crate) fn reindex(&self, digest: &Digest) {
         self.index(|index| index.remove(digest));
         // One that was committed just now must not be forgotten.
         if let Ok(meta) = std::fs::metadata(blob_path(&self.root, digest)) {
@@ -228,94 +232,98 @@ impl Space {
 
     /// Counts records that were found, and the blocks that they take.
     pub(crate) fn count_records(&self, records: u64, blocks: u64) {
-        let mut account = self.account();
-        account.records += records;
-        account.record_blocks += blocks;
+        let mut ledger = self.ledger();
+        ledger.records += records;
+        ledger.record_blocks += blocks;
     }
 
     /// A record of `size` bytes is gone.
-    pub(crate) fn record_gone(&self, size: u64) {
-        let mut account = self.account();
-        account.records = account.records.saturating_sub(1);
-        account.record_blocks = account.record_blocks.saturating_sub(blocks(size));
+    pub(crate) fn remove_record(&self, size: u64) {
+        let mut ledger = self.ledger();
+        ledger.records = ledger.records.saturating_sub(1);
+        ledger.record_blocks = ledger.record_blocks.saturating_sub(blocks(size));
     }
 
     /// The most blocks that records may take.
-    pub(crate) fn most_records(&self) -> u64 {
+    pub(crate) fn max_record_blocks(&self) -> u64 {
         self.max_size / RECORDS_PART / BLOCK
     }
 
     /// How many blocks records take beyond their part of everything.
-    pub(crate) fn excess_records(&self) -> u64 {
-        let taken = self.account().record_blocks;
-        taken.saturating_sub(self.most_records())
+    pub(crate) fn excess_record_blocks(&self) -> u64 {
+        let taken = self.ledger().record_blocks;
+        taken.saturating_sub(self.max_record_blocks())
     }
 
-    /// Counts a damaged file that was set aside.
-    pub(crate) fn set_aside(&self, path: PathBuf, size: u64) {
-        self.account().aside.push((path, footprint(size)));
+    /// Counts a damaged file that was set quarantined.
+    pub(crate) fn add_quarantined(&self, path: PathBuf, size: u64) {
+        self.ledger().quarantined.push((path, footprint(size)));
     }
 
-    /// The damaged files that were set aside.
-    pub(crate) fn aside(&self) -> Vec<PathBuf> {
-        let account = self.account();
-        account.aside.iter().map(|(path, _)| path.clone()).collect()
+    /// The damaged files that were set quarantined.
+    pub(crate) fn quarantined(&self) -> Vec<PathBuf> {
+        let ledger = self.ledger();
+        ledger
+            .quarantined
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect()
     }
 
     /// A damaged file is gone.
-    pub(crate) fn forget_aside(&self, path: &Path) {
-        self.account().aside.retain(|(known, _)| known != path);
+    pub(crate) fn forget_quarantined(&self, path: &Path) {
+        self.ledger().quarantined.retain(|(known, _)| known != path);
     }
 
     /// Everything on disk has been counted.
-    pub(crate) fn settle(&self) {
-        self.account().settled = true;
-        self.settled.notify_all();
+    pub(crate) fn finish_scan(&self) {
+        self.ledger().scanned = true;
+        self.scanned.notify_all();
     }
 
-    pub(crate) fn is_settled(&self) -> bool {
-        self.account().settled
+    pub(crate) fn is_scanned(&self) -> bool {
+        self.ledger().scanned
     }
 
     /// Waits for the scan, or for something to do in the background.
     pub(crate) fn wait_for_work(&self, within: Duration) {
-        let account = self.account();
+        let ledger = self.ledger();
         let waited = self
             .work
-            .wait_timeout_while(account, within, |account| !account.busy);
-        if let Ok((mut account, _)) = waited {
-            account.busy = false;
+            .wait_timeout_while(ledger, within, |ledger| !ledger.has_work);
+        if let Ok((mut ledger, _)) = waited {
+            ledger.has_work = false;
         }
     }
 
     pub(crate) fn wake(&self) {
-        self.account().busy = true;
+        self.ledger().has_work = true;
         self.work.notify_all();
     }
 
-    fn account(&self) -> MutexGuard<'_, Account> {
-        // Every section below leaves the account whole, so a panic elsewhere does not spoil it.
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Every section below leaves the ledger whole, so a panic elsewhere does not spoil it.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether everything on disk is counted, or soon is.
-    fn soon_settled(&self) -> bool {
-        let left = WAIT.saturating_sub(self.opened.elapsed());
+    fn wait_for_scan(&self) -> bool {
+        let left = RESERVE_TIMEOUT.saturating_sub(self.opened.elapsed());
         let waited = self
-            .settled
-            .wait_timeout_while(self.account(), left, |account| !account.settled);
-        waited.is_ok_and(|(account, _)| account.settled)
+            .scanned
+            .wait_timeout_while(self.ledger(), left, |ledger| !ledger.scanned);
+        waited.is_ok_and(|(ledger, _)| ledger.scanned)
     }
 
     /// What is kept ready for the next fills, in bytes.
-    fn ready(&self) -> u64 {
-        (self.max_size / READY_PART).min(READY)
+    fn headroom(&self) -> u64 {
+        (self.max_size / HEADROOM_PART).min(MAX_HEADROOM)
     }
 }
 
 /// What a file of `size` bytes takes while it is filled: one that is worth resuming has a note beside it.
 fn with_note(size: u64) -> u64 {
-    let note = if size >= WORTH { BLOCK } else { 0 };
+    let note = if size >= MIN_RESUMABLE { BLOCK } else { 0 };
     footprint(size) + note
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::entry::Kind;
+use super::entry::BlobKind;
 use super::index::footprint;
-use super::{Account, Full, Space, blocks, unix, with_note};
+use super::{Full, Ledger, Space, blocks, unix, with_note};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 
@@ -18,7 +18,7 @@ pub(crate) struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.space.account().index.unpin(&self.digest);
+        self.space.ledger().index.unpin(&self.digest);
     }
 }
 
@@ -56,10 +56,10 @@ impl Reservation {
     /// Gives back what a file of `size` bytes, all of them on disk, and its note do not take.
     pub(crate) fn shrink_to(&mut self, size: u64) {
         let kept = (footprint(size) + BLOCK).clamp(self.written, self.bytes);
-        let mut account = self.space.account();
-        account.reserved -= self.bytes - kept;
-        account.unwritten -= self.bytes - kept;
-        drop(account);
+        let mut ledger = self.space.ledger();
+        ledger.reserved -= self.bytes - kept;
+        ledger.unwritten -= self.bytes - kept;
+        drop(ledger);
         self.bytes = kept;
     }
 
@@ -73,38 +73,44 @@ impl Reservation {
         let written = size.min(self.bytes);
         let more = written.saturating_sub(self.written);
         if more > 0 {
-            let mut account = self.space.account();
-            account.unwritten -= more;
-            account.written += more;
+            let mut ledger = self.space.ledger();
+            ledger.unwritten -= more;
+            ledger.written += more;
             self.written = written;
         }
     }
 
     /// The reserved bytes have become a committed blob.
-    pub(crate) fn settle(mut self, digest: Digest, size: u64, now: SystemTime, kind: Kind) {
+    pub(crate) fn commit_blob(
+        mut self,
+        digest: Digest,
+        size: u64,
+        now: SystemTime,
+        kind: BlobKind,
+    ) {
         let space = self.space.clone();
-        let mut account = space.account();
-        self.give_back(&mut account);
-        account.index.insert(digest, size, unix(now), kind);
+        let mut ledger = space.ledger();
+        self.give_back(&mut ledger);
+        ledger.index.insert(digest, size, unix(now), kind);
     }
 
     /// The reserved bytes have become a record, in the place of one of `replaced` bytes if there was one.
-    pub(crate) fn settle_record(mut self, replaced: Option<u64>) {
+    pub(crate) fn commit_record(mut self, replaced: Option<u64>) {
         let space = self.space.clone();
-        let mut account = space.account();
-        account.record_blocks += self.bytes / BLOCK;
-        self.give_back(&mut account);
+        let mut ledger = space.ledger();
+        ledger.record_blocks += self.bytes / BLOCK;
+        self.give_back(&mut ledger);
         match replaced {
             Some(size) => {
-                account.record_blocks = account.record_blocks.saturating_sub(blocks(size));
+                ledger.record_blocks = ledger.record_blocks.saturating_sub(blocks(size));
             }
-            None => account.records += 1,
+            None => ledger.records += 1,
         }
     }
 
-    fn give_back(&mut self, account: &mut Account) {
-        account.reserved -= self.bytes;
-        account.unwritten -= self.bytes - self.written;
+    fn give_back(&mut self, ledger: &mut Ledger) {
+        ledger.reserved -= self.bytes;
+        ledger.unwritten -= self.bytes - self.written;
         (self.bytes, self.written) = (0, 0);
     }
 }
@@ -112,9 +118,9 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let space = self.space.clone();
-        // Two guards of one lock would wait for each other: what settled holds none by now.
+        // Two guards of one lock would wait for each other: what scanned holds none by now.
         if self.bytes > 0 {
-            self.give_back(&mut space.account());
+            self.give_back(&mut space.ledger());
         }
     }
 }

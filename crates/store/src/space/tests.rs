@@ -8,7 +8,7 @@ fn space(root: &Path, max_size: u64, min_free: MinFree) -> Arc<Space> {
         min_free,
         ..Settings::at(root)
     });
-    space.settle();
+    space.finish_scan();
     Arc::new(space)
 }
 
@@ -19,7 +19,7 @@ fn fill(space: &Arc<Space>, n: u8) -> Digest {
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
     std::fs::write(&path, [n]).expect("writable");
     let room = space.reserve(1).expect("room");
-    room.settle(digest, 1, SystemTime::now(), Kind::Layer);
+    room.commit_blob(digest, 1, SystemTime::now(), BlobKind::Layer);
     digest
 }
 
@@ -56,15 +56,15 @@ fn written_bytes_count_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 1 << 30, MinFree::Bytes(0));
     let mut room = space.reserve(8 * BLOCK).expect("room");
-    assert_eq!(space.account().unwritten, 8 * BLOCK);
+    assert_eq!(space.ledger().unwritten, 8 * BLOCK);
     room.wrote(3 * BLOCK + 1);
-    assert_eq!(space.account().unwritten, 5 * BLOCK - 1);
+    assert_eq!(space.ledger().unwritten, 5 * BLOCK - 1);
     room.wrote(100 * BLOCK);
-    assert_eq!(space.account().unwritten, 0);
+    assert_eq!(space.ledger().unwritten, 0);
     room.grow_to(9 * BLOCK).expect("room");
     drop(room);
-    let account = space.account();
-    assert_eq!((account.unwritten, account.reserved), (0, 0));
+    let ledger = space.ledger();
+    assert_eq!((ledger.unwritten, ledger.reserved), (0, 0));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn what_cannot_be_removed_is_not_forgotten() {
     // A folder is what no rights make a file of.
     std::fs::create_dir_all(blob_path(folder.path(), &digest)).expect("a folder");
     let room = space.reserve(1).expect("room");
-    room.settle(digest, 1, SystemTime::now(), Kind::Layer);
+    room.commit_blob(digest, 1, SystemTime::now(), BlobKind::Layer);
     assert!(space.reserve(1).is_err());
     assert_eq!((space.blobs(), space.used()), (1, BLOCK));
 }
@@ -139,10 +139,10 @@ fn the_background_makes_room_for_the_next_fill() {
 fn nothing_is_promised_before_everything_is_counted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut space = Space::new(&Settings::at(folder.path()));
-    space.opened -= WAIT;
+    space.opened -= RESERVE_TIMEOUT;
     let space = Arc::new(space);
     assert!(space.reserve(1).is_err());
-    space.settle();
+    space.finish_scan();
     assert!(space.reserve(1).is_ok());
 }
 
@@ -151,11 +151,11 @@ fn records_take_a_part_at_most() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 16 * BLOCK, MinFree::Bytes(0));
     for _ in 0..5 {
-        space.reserve_record(1).expect("room").settle_record(None);
+        space.reserve_record(1).expect("room").commit_record(None);
     }
     assert!(space.reserve_record(1).is_err());
-    assert_eq!((space.used(), space.excess_records()), (5 * BLOCK, 1));
-    space.record_gone(1);
+    assert_eq!((space.used(), space.excess_record_blocks()), (5 * BLOCK, 1));
+    space.remove_record(1);
     assert!(space.reserve_record(1).is_ok());
 }
 
@@ -167,22 +167,22 @@ fn records_count_by_their_blocks() {
         (
             space.records(),
             space.used() / BLOCK,
-            space.excess_records(),
+            space.excess_record_blocks(),
         )
     };
     let reserve = |blocks: u64| space.reserve_record(blocks * BLOCK - 1).expect("room");
-    reserve(3).settle_record(None);
+    reserve(3).commit_record(None);
     assert_eq!(counted(), (1, 3, 0));
     // While it is replaced, there are two of it.
     let larger = reserve(5);
     assert_eq!(counted(), (1, 8, 0));
-    larger.settle_record(Some(3 * BLOCK - 1));
+    larger.commit_record(Some(3 * BLOCK - 1));
     assert_eq!(counted(), (1, 5, 0));
     drop(reserve(7));
-    reserve(8).settle_record(None);
+    reserve(8).commit_record(None);
     assert_eq!(counted(), (2, 13, 3));
     assert!(space.reserve_record(1).is_err());
-    space.record_gone(5 * BLOCK - 1);
+    space.remove_record(5 * BLOCK - 1);
     assert_eq!(counted(), (1, 8, 0));
     assert!(space.reserve_record(40 * BLOCK).is_err(), "the cap is hard");
 }

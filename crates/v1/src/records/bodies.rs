@@ -54,7 +54,7 @@ impl Record for BodyPointer {
         Some(self.checked_at)
     }
 
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn has_same_content(&self, other: &Self) -> bool {
         let checked_at = self.checked_at;
         *self
             == Self {
@@ -98,7 +98,7 @@ impl BodyRecords {
         question: &Question<BodyPointer>,
         body: BodyPointer,
     ) -> Arc<BodyPointer> {
-        let outcome = self.records.answer(question, body, Reach::Here).await;
+        let outcome = self.records.answer(question, body, Reach::Local).await;
         outcome.into_record()
     }
 

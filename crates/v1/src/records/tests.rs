@@ -65,7 +65,7 @@ async fn filled(root: &Path) -> Store {
     for (registry, what, bytes) in pointers() {
         let registry = Registry::new(registry);
         let digest = digest_of(bytes);
-        store.blobs.keep(&digest, bytes.as_bytes()).expect("room");
+        store.blobs.put(&digest, bytes.as_bytes()).expect("room");
         let body = BodyPointer {
             digest,
             size: bytes.len() as u64,
@@ -96,7 +96,7 @@ async fn filled(root: &Path) -> Store {
     }
     let derived = b"derived";
     let digest = digest_of("derived");
-    store.blobs.keep(&digest, derived).expect("room");
+    store.blobs.put(&digest, derived).expect("room");
     let layer = PreparedLayer::Derived { digest, size: 7 };
     let images = V1ImageRecords::of(&store);
     images
@@ -114,7 +114,7 @@ async fn filled(root: &Path) -> Store {
         },
     };
     let digest = digest_of("converted");
-    store.blobs.keep(&digest, b"converted").expect("room");
+    store.blobs.put(&digest, b"converted").expect("room");
     let conversions = ConvertedRecords::of(&store);
     conversions.store_image(&registry, &id("a"), &image).await;
     conversions

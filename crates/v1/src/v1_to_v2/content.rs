@@ -130,7 +130,7 @@ impl Registries {
             size: length,
         };
         let records = &self.store.records;
-        records.answer(&question, link, Reach::Here).await;
+        records.answer(&question, link, Reach::Local).await;
         length
     }
 
@@ -158,7 +158,7 @@ impl Registries {
             subject: None,
             stored: None,
         };
-        let link = records.answer(&question, link, Reach::Here).await;
+        let link = records.answer(&question, link, Reach::Local).await;
         Some(link.into_record())
     }
 

@@ -233,7 +233,7 @@ impl Registries {
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let ConvertedLayer { digest, size, .. } = image.layer;
             let question = records.ask(&BlobKey::new(registry, repository, &digest));
-            records.answer(&question, blob(size), Reach::Here).await;
+            records.answer(&question, blob(size), Reach::Local).await;
         }
         let config = blob(converted.config.len() as u64);
         let question = records.ask(&BlobKey::new(
@@ -241,7 +241,7 @@ impl Registries {
             repository,
             &converted.config_digest,
         ));
-        records.answer(&question, config, Reach::Here).await;
+        records.answer(&question, config, Reach::Local).await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
             size: converted.manifest.len() as u64,
@@ -255,7 +255,7 @@ impl Registries {
             repository,
             &converted.manifest_digest,
         ));
-        records.answer(&question, manifest, Reach::Here).await;
+        records.answer(&question, manifest, Reach::Local).await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = ImageRecords::of(&self.store);
         let linked = images.link(registry, repository, &ids).await;

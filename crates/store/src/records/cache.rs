@@ -8,18 +8,18 @@ use moka::policy::EvictionPolicy;
 
 use crate::record::{Record, RecordKey};
 
-/// The memory that entries may take, as [`Entry::weight`] estimates it, in bytes.
+/// The memory that entries may take, as [`CachedRecord::weight`] estimates it, in bytes.
 const CAPACITY: u64 = 64 << 20;
 /// What an entry takes beside its value, in bytes.
 const ENTRY: u32 = 512;
 
 /// A bounded cache of records of all kinds. A key stands for values of one type.
-pub(super) struct Memory {
-    entries: moka::sync::Cache<RecordKey, Arc<Entry>>,
+pub(super) struct RecordCache {
+    entries: moka::sync::Cache<RecordKey, Arc<CachedRecord>>,
 }
 
 /// A record in memory.
-pub(super) struct Entry {
+pub(super) struct CachedRecord {
     record: Arc<dyn Any + Send + Sync>,
     /// The length of the record as JSON, in bytes.
     length: usize,
@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub persisted_check: Option<u64>,
 }
 
-impl Entry {
+impl CachedRecord {
     pub fn new<V: Record>(
         record: &Arc<V>,
         length: usize,
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-impl Memory {
+impl RecordCache {
     pub fn new() -> Self {
         Self::of(CAPACITY)
     }
@@ -69,21 +69,21 @@ impl Memory {
     pub fn of(capacity: u64) -> Self {
         let entries = moka::sync::Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_, entry: &Arc<Entry>| entry.weight())
+            .weigher(|_, entry: &Arc<CachedRecord>| entry.weight())
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self { entries }
     }
 
-    pub fn entry(&self, key: &RecordKey) -> Option<Arc<Entry>> {
+    pub fn entry(&self, key: &RecordKey) -> Option<Arc<CachedRecord>> {
         self.entries.get(key)
     }
 
-    pub fn insert(&self, key: &RecordKey, entry: Entry) {
+    pub fn insert(&self, key: &RecordKey, entry: CachedRecord) {
         self.entries.insert(key.clone(), Arc::new(entry));
     }
 
-    pub fn forget(&self, key: &RecordKey) {
+    pub fn remove(&self, key: &RecordKey) {
         self.entries.invalidate(key);
     }
 }
