@@ -1,4 +1,4 @@
-//! Blobs: immutable files named by their digest. `open` is the authority on what the store has; `stage` and `commit`
+//! Blobs: immutable files named by their digest. `open` decides whether a blob is present; `stage` and `commit`
 //! are the only way in.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use super::space::{Full, Reservation, Space, unix};
 use super::staged::{CommitError, StagedBlob};
 use oci::digest::{Digest, Hasher};
 
-/// Up to which size a blob that is loaded whole is hashed as well, in bytes: it costs microseconds then.
+/// The largest blob that [`Blobs::load`] hashes each time, in bytes: that costs microseconds.
 const ALWAYS_HASHED: u64 = 64 << 10;
 
 /// The content-addressed folder.
@@ -36,7 +36,7 @@ pub struct Blob {
     pub file: Arc<OpenFile>,
     /// In bytes.
     pub size: u64,
-    /// Whether this process saw that its digest is right.
+    /// Whether this process has verified its digest.
     pub(super) verified: bool,
 }
 
@@ -52,12 +52,11 @@ impl Blobs {
         })
     }
 
-    /// Opens a blob and notes its use. `expected` is the length in bytes that a record gives. A file of
-    /// another length is damaged and is quarantined. Blocks for as long as the disk takes for one
-    /// `open` and one `fstat`.
+    /// Opens a blob and notes its use. `expected` is the length in bytes from a record. A file of another
+    /// length is damaged and is quarantined. Blocks for one `open` and one `fstat`.
     ///
     /// # Errors
-    /// When the disk cannot say whether it is there.
+    /// When the disk cannot tell whether the blob exists.
     pub fn open(&self, digest: &Digest, expected: Option<u64>) -> io::Result<Option<Blob>> {
         let now = SystemTime::now();
         let (pin, known) = self.space.pin(digest, now);
@@ -75,7 +74,7 @@ impl Blobs {
         let right = match known {
             Some(known) if known.size != size.min(LARGEST) => false,
             Some(known) if known.verified => true,
-            // What a link says may be wrong as well.
+            // The length in a link may be wrong as well.
             _ => expected.is_none_or(|expected| expected == size) || self.is_intact(&file, digest),
         };
         if !right {
@@ -98,11 +97,11 @@ impl Blobs {
         }))
     }
 
-    /// The bytes as a whole of a blob that has at most `most`. They are hashed: small ones each time, large ones once
-    /// by each process. What is damaged is not here, nor is what is longer, of which nothing is read.
+    /// Reads a whole blob of at most `most` bytes; `None` if it is absent, damaged or longer. Small blobs are hashed
+    /// each time, large ones once per process.
     ///
     /// # Errors
-    /// When the disk cannot say whether it is there.
+    /// When the disk cannot tell whether the blob exists.
     pub fn load(&self, digest: &Digest, most: u64) -> io::Result<Option<Vec<u8>>> {
         use std::io::Read as _;
 
@@ -138,7 +137,7 @@ impl Blobs {
         intact
     }
 
-    /// Takes a damaged blob out of service: the next pull fetches it anew. Its file stays for a week, unless
+    /// Moves a damaged blob to quarantine: the next pull fetches it again. The file stays for a week, unless
     /// its space is needed.
     pub(super) fn quarantine(&self, digest: &Digest) {
         let path = blob_path(&self.root, digest);
@@ -151,7 +150,7 @@ impl Blobs {
         self.space.index(|index| index.remove(digest));
         match moved {
             Ok(()) => {
-                // Its age counts from now on.
+                // Its week starts now.
                 if let Ok(file) = File::open(&aside) {
                     let _ = file.set_modified(SystemTime::now());
                 }
@@ -160,20 +159,19 @@ impl Blobs {
                 tracing::error!(
                     %digest,
                     path = %aside.display(),
-                    "a blob was damaged on disk; it is set aside and will be fetched anew"
+                    "a blob is damaged on disk; it was moved to quarantine and will be fetched again"
                 );
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                // It still takes its room.
+                // It still takes space.
                 self.space.reindex(digest);
-                warn_degraded("a damaged blob cannot be set aside", &error);
+                warn_degraded("a damaged blob cannot be moved to quarantine", &error);
             }
         }
     }
 
-    /// Notes a use of a blob that was served from memory. What of it goes to the disk goes there behind the
-    /// answer.
+    /// Notes a use of a blob that was served from memory. Writes the last use in the background.
     ///
     /// # Panics
     /// Outside of a runtime.
@@ -193,12 +191,12 @@ impl Blobs {
         }
     }
 
-    /// Reserves room for `size` bytes, giving partials up where nothing else may go. Blocks on the disk.
+    /// Reserves `size` bytes, dropping partials where no blob may be evicted. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
+    /// [`Full`] when that would still exceed `max_size` or `min_free`.
     pub fn reserve(&self, size: u64) -> Result<Reservation, Full> {
-        // Partials that were not resumed for long are evicted before whole blobs.
+        // Partials that are idle for long are dropped before whole blobs are evicted.
         while !self.space.has_room(size) && self.partials.drop_idle(SystemTime::now()) {}
         loop {
             match self.space.reserve(size) {
@@ -208,10 +206,10 @@ impl Blobs {
         }
     }
 
-    /// [`Blobs::reserve`] and [`Blobs::stage`] on a thread of their own, since both may wait for the disk.
+    /// [`Blobs::reserve`] and [`Blobs::stage`] on a blocking thread.
     ///
     /// # Errors
-    /// As theirs.
+    /// As [`Blobs::reserve`] and [`Blobs::stage`].
     pub async fn reserve_and_stage(
         &self,
         digest: &Digest,
@@ -226,10 +224,10 @@ impl Blobs {
         staged.await.map_err(io::Error::other)?
     }
 
-    /// [`Blobs::begin`] in a file of its own, of [`Blobs::stage_unresumable`].
+    /// [`Blobs::reserve`] and [`Blobs::stage_unresumable`] on a blocking thread.
     ///
     /// # Errors
-    /// As [`Blobs::begin`].
+    /// As [`Blobs::reserve`] and [`Blobs::stage_unresumable`].
     pub async fn reserve_and_stage_unresumable(
         &self,
         digest: &Digest,
@@ -243,7 +241,7 @@ impl Blobs {
         staged.await.map_err(io::Error::other)?
     }
 
-    /// Begins a blob.
+    /// Starts writing a blob, which can be resumed.
     ///
     /// # Errors
     /// When the partial cannot be created.
@@ -259,8 +257,8 @@ impl Blobs {
         self.stage_at(digest, self.partials.path(digest), reservation, note)
     }
 
-    /// Begins a blob in a file of its own, which is never resumed: two requests may store the same manifest
-    /// at once, and what a bucket sends is not to be mixed with what an upstream sent.
+    /// Starts writing a blob in a separate file, which is never resumed: two requests may store the same manifest
+    /// at once, and bytes from a bucket must not be mixed with an upstream's.
     ///
     /// # Errors
     /// When the partial cannot be created.
@@ -280,8 +278,8 @@ impl Blobs {
         Ok(staged)
     }
 
-    /// Begins a blob whose digest is known only at its end.
-    /// `key` stands for it until then, and is no blob's digest. [`StagedBlob::commit_unnamed`] ends it.
+    /// Starts writing a blob whose digest is known only at its end. Until [`StagedBlob::commit_unnamed`], `key` names
+    /// it, which is no blob's digest.
     ///
     /// # Errors
     /// When the partial cannot be created.
@@ -294,7 +292,7 @@ impl Blobs {
         self.stage_unresumable(key, reservation, total)
     }
 
-    /// A file of its own for a body that is written whole.
+    /// The path of a separate file, for a body that is written at once.
     fn unique_path(&self, key: &Digest) -> PathBuf {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -302,8 +300,8 @@ impl Blobs {
             .unique_path(key, SERIAL.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Goes on with a blob that was staged before, if there is a partial of it. Blocks: one of an earlier
-    /// process is hashed first.
+    /// Resumes a blob from its partial, if there is one. Blocks: the partial of an earlier process is hashed
+    /// first.
     ///
     /// # Errors
     /// When the partial cannot be read.
@@ -311,29 +309,29 @@ impl Blobs {
         let Some(mut resumed) = self.partials.take(digest)? else {
             return Ok(None);
         };
-        // Where that is too much, what comes passes through once the room is full.
+        // If that fails, the rest passes through once the reservation is used up.
         let total = resumed.progress.note.total.unwrap_or(0);
         let _ = resumed.reservation.grow_to(total);
         let path = self.partials.path(digest);
         Ok(Some(StagedBlob::new(self, digest, path, resumed)))
     }
 
-    /// Whether [`Blobs::resume`] has to hash what an earlier process left.
+    /// Whether [`Blobs::resume`] has to hash a partial of an earlier process.
     pub fn resume_hashes(&self, digest: &Digest) -> bool {
         self.partials.needs_hashing(digest)
     }
 
-    /// Leaves what is being staged on disk from now on, for the next process to go on with: this one ends.
+    /// Leaves staged blobs on disk when they are dropped, for the next process to resume. Call it at shutdown.
     pub fn stop(&self) {
         self.partials.stop();
     }
 
-    /// Gives up the partial that was parked longest ago. False when there is none.
+    /// Drops the partial that was parked first. False when there is none.
     pub(super) fn drop_oldest_partial(&self) -> bool {
         self.partials.drop_oldest()
     }
 
-    /// Gives up the partials that waited too long.
+    /// Drops the partials that were not resumed in time.
     pub(super) fn drop_expired_partials(&self, now: SystemTime) {
         while self.partials.drop_expired(now) {}
     }
@@ -353,7 +351,7 @@ impl Blobs {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);
         let file = match options.open(&path) {
-            // The store was emptied by hand.
+            // The store's folder was emptied by hand.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
                 options.open(&path)?
@@ -372,12 +370,12 @@ impl Blobs {
         Ok(StagedBlob::new(self, digest, path, partial))
     }
 
-    /// Keeps whole bytes that are in memory already: a manifest.
+    /// Stores a whole manifest from memory.
     ///
     /// # Errors
     /// As [`StagedBlob::append`] and [`StagedBlob::commit`] do.
     pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CommitError> {
-        // Two requests may keep the same manifest at once, so each writes a file of its own.
+        // Two requests may store the same manifest at once, so each writes a separate file.
         let reservation = self.reserve(bytes.len() as u64)?;
         let mut staged = self.stage_unresumable(digest, reservation, None)?;
         staged.append(bytes)?;

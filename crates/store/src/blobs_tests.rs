@@ -1,11 +1,11 @@
-//! What is committed, what a restart finds, and what gives way.
+//! Tests of blobs: commits, restarts, partials and quarantine.
 
 use super::*;
 use crate::scan::read_dir;
 use crate::{Settings, Store};
 use oci::digest::Algorithm;
 
-/// A store whose disk is known.
+/// A store after its scan.
 fn store_of(root: &Path, max_size: u64) -> Store {
     let settings = Settings {
         max_size,
@@ -30,7 +30,7 @@ fn stage(store: &Store, digest: &Digest, total: Option<u64>) -> StagedBlob {
 }
 
 #[test]
-fn only_what_matches_is_committed() {
+fn only_matching_bytes_are_committed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     let digest = Digest::of(Algorithm::Sha256, b"hello");
@@ -72,7 +72,7 @@ fn only_what_matches_is_committed() {
 }
 
 #[test]
-fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
+fn restart_finds_committed_blobs_and_resumable_partials() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let digest = Digest::of(Algorithm::Sha512, b"kept");
     let large = vec![7; 900 << 10];
@@ -118,7 +118,7 @@ fn a_restart_finds_what_was_committed_and_what_can_be_resumed() {
 }
 
 #[test]
-fn a_partial_gives_way_to_what_is_needed() {
+fn partial_is_dropped_when_its_space_is_needed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store_of(folder.path(), 3 << 20);
     let digest = Digest::of(Algorithm::Sha256, b"whatever");
@@ -126,7 +126,10 @@ fn a_partial_gives_way_to_what_is_needed() {
     staged.append(&vec![1; 2 << 20]).expect("room");
     staged.park();
     assert_eq!(store.blobs.partials().len(), 1);
-    let _room = store.blobs.reserve(2 << 20).expect("the partial goes");
+    let _room = store
+        .blobs
+        .reserve(2 << 20)
+        .expect("the partial is dropped");
     assert!(store.blobs.partials().is_empty());
     assert!(store.blobs.resume(&digest).expect("readable").is_none());
 }
@@ -150,8 +153,8 @@ fn a_second_process_and_an_unknown_version_are_refused() {
     ));
 }
 
-/// A committed blob, and where its file is.
-fn kept(store: &Store, root: &Path, bytes: &[u8]) -> (Digest, PathBuf) {
+/// A committed blob, and the path of its file.
+fn committed(store: &Store, root: &Path, bytes: &[u8]) -> (Digest, PathBuf) {
     let digest = Digest::of(Algorithm::Sha256, bytes);
     let mut staged = stage(store, &digest, Some(bytes.len() as u64));
     staged.append(bytes).expect("room");
@@ -160,30 +163,30 @@ fn kept(store: &Store, root: &Path, bytes: &[u8]) -> (Digest, PathBuf) {
 }
 
 #[test]
-fn another_length_is_noticed_at_once() {
+fn wrong_length_is_noticed_at_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let here = store(root);
-    let (digest, path) = kept(&here, root, b"four");
+    let (digest, path) = committed(&here, root, b"four");
     let open = |store: &Store, expected| {
         let blob = store.blobs.open(&digest, expected).expect("readable");
         blob.map(|blob| blob.size)
     };
-    // What was committed is known better than by a link.
+    // The index knows a committed blob better than a link does.
     assert_eq!(open(&here, Some(5)), Some(4));
     std::fs::write(&path, b"fou").expect("writable");
     assert_eq!(open(&here, None), None);
     assert!(!path.exists() && here.quarantined().len() == 1);
     assert_eq!((here.space.blobs(), here.space.used()), (0, 4096));
 
-    kept(&here, root, b"four");
+    committed(&here, root, b"four");
     drop(here);
     std::fs::write(&path, b"fou").expect("writable");
     let again = store(root);
-    // A new process knows only what it finds, and what links say; those may be wrong as well.
+    // A new process knows only the files and the links, which may be wrong as well.
     assert_eq!(open(&again, None), Some(3));
     assert_eq!(open(&again, Some(4)), None);
-    kept(&again, root, b"four");
+    committed(&again, root, b"four");
     drop(again);
     let third = store(root);
     assert_eq!(open(&third, Some(5)), Some(4));
@@ -191,17 +194,17 @@ fn another_length_is_noticed_at_once() {
 }
 
 #[test]
-fn what_is_loaded_whole_is_hashed() {
+fn loaded_blob_is_hashed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let small = store(root);
-    let (digest, path) = kept(&small, root, b"manifest");
+    let (digest, path) = committed(&small, root, b"manifest");
     let load = |store: &Store, digest| store.blobs.load(digest, u64::MAX).expect("readable");
     assert_eq!(load(&small, &digest).as_deref(), Some(&b"manifest"[..]));
     std::fs::write(&path, b"Manifest").expect("writable");
     assert_eq!(load(&small, &digest), None);
     assert_eq!(small.quarantined().len(), 1);
-    let (large, path) = kept(&small, root, &vec![7; 100_000]);
+    let (large, path) = committed(&small, root, &vec![7; 100_000]);
     drop(small);
     let mut bytes = vec![7; 100_000];
     bytes[99] = 6;
@@ -210,7 +213,7 @@ fn what_is_loaded_whole_is_hashed() {
 }
 
 #[test]
-fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
+fn unnamed_blob_is_committed_or_leaves_no_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     let key = Digest::of(Algorithm::Sha256, b"a name for the time being");
@@ -222,7 +225,7 @@ fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
     };
     let digest = Digest::of(Algorithm::Sha256, b"hello");
     for total in [Some(5), None] {
-        assert_eq!(attempt(b"hello", total).expect("kept"), digest);
+        assert_eq!(attempt(b"hello", total).expect("committed"), digest);
     }
     for total in [4, 6] {
         assert!(attempt(b"hello", Some(total)).is_err(), "{total}");
@@ -239,9 +242,9 @@ fn what_is_named_by_its_end_is_kept_or_leaves_nothing() {
     assert_eq!(read_dir(&folder.path().join("store/partials")).count(), 0);
 }
 
-/// Room may take a while to be had. On a runtime's only thread everything else would wait for as long.
+/// A reservation may block: on the only thread of a runtime it would stop everything else.
 #[test]
-fn room_is_waited_for_beside_the_runtime() {
+fn reservation_does_not_block_the_runtime() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(&Settings::at(folder.path()), &[]).expect("a store");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -250,7 +253,7 @@ fn room_is_waited_for_beside_the_runtime() {
         .expect("a runtime");
     let (blobs, space) = (store.blobs.clone(), store.space.clone());
     let digest = Digest::of(Algorithm::Sha256, b"x");
-    // Nothing is known of the disk yet, so there is no room yet.
+    // Before the scan there is no space to reserve.
     let begun = runtime.spawn(async move {
         blobs
             .reserve_and_stage(&digest, 1, PartialNote::default())
@@ -262,9 +265,9 @@ fn room_is_waited_for_beside_the_runtime() {
     assert!(begun.is_ok(), "{begun:?}");
 }
 
-/// A file that was removed takes its room until the last who has it open closes it, whoever that is.
+/// A removed file takes space until its last reader closes it.
 #[test]
-fn what_is_deleted_but_open_counts_until_it_is_closed() {
+fn deleted_file_counts_until_it_is_closed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     let bytes = vec![1; 1 << 20];
@@ -278,7 +281,7 @@ fn what_is_deleted_but_open_counts_until_it_is_closed() {
     assert_eq!(store.space.used(), 1 << 20);
     drop(second);
     assert_eq!(store.space.used(), 0);
-    // A staged file, followed and given up; what it was promised beyond is free at once.
+    // A staged file, followed and dropped; the unwritten part of its reservation is free at once.
     let mut staged = stage(&store, &digest, Some(3 << 20));
     staged.append(&bytes).expect("room");
     let reader = staged.file();
@@ -333,10 +336,9 @@ fn quarantined_blob_that_is_open_counts_once() {
     assert_eq!(store.space.used(), 0);
 }
 
-/// What waits to be gone on with takes what is on disk, goes before what is whole once it is idle, and at last by
-/// itself.
+/// A parked partial takes its bytes on disk, is dropped before whole blobs once it is idle, and finally expires.
 #[test]
-fn a_parked_partial_takes_what_it_wrote() {
+fn parked_partial_takes_its_written_bytes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     let whole = vec![7; 2 << 20];
@@ -375,9 +377,9 @@ fn a_parked_partial_takes_what_it_wrote() {
     assert_eq!(store.space.used(), 0);
 }
 
-/// The process ends: what is being staged stays, and what was wrong goes as ever when it is found out.
+/// A staged blob stays on disk at shutdown, and the next process resumes it.
 #[test]
-fn what_is_staged_when_the_process_ends_is_gone_on_with() {
+fn blob_staged_at_shutdown_is_resumed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let whole = vec![7; 2 << 20];
     let digest = Digest::of(Algorithm::Sha256, &whole);

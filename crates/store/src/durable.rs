@@ -1,4 +1,4 @@
-//! File operations that survive a power cut, and what their errors mean.
+//! File operations that survive a power cut, and the meaning of their errors.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// rename, fsync of the folder. Creates the folders above it.
 ///
 /// # Errors
-/// What the disk says; nothing is left behind then.
+/// The disk's; the temporary file is removed then.
 pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
 
     let folder = path.parent().unwrap_or(Path::new("."));
     create_folder(staging)?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    // One process at a time has the store, so a number is unique enough.
+    // One process at a time uses the store, so a serial number is unique.
     let temporary = staging.join(format!(".tmp-{serial}"));
     let rename = || {
         create_folder(folder)?;
@@ -36,10 +36,10 @@ pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()>
     File::open(folder)?.sync_all()
 }
 
-/// Creates a folder and those above it, so that a power cut does not take them with their contents.
+/// Creates a folder and those above it durably: a power cut does not remove them.
 ///
 /// # Errors
-/// What the disk says.
+/// The disk's.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     let above = folder.parent().unwrap_or(Path::new("."));
     match std::fs::create_dir(folder) {
@@ -61,7 +61,7 @@ pub fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// The outcome of a removal, where removing a file that does not exist is a success.
+/// The outcome of a removal, where an absent file counts as removed.
 pub fn ignore_absent(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,17 +1,17 @@
-//! Kinds of records that another crate adds to the store, and what a purge means to them.
+//! Kinds of records that another crate adds to the store, and their part in a purge.
 
 use std::fmt;
 
 use crate::purge::{RecordSurvey, Target};
 use crate::record::{ExtensionKey, ExtensionKind};
 
-/// The records of another crate. The store treats them by what their kinds declare; `also_purged` says what a
-/// purge takes beyond that.
+/// The records of another crate. Their kinds declare how the store treats them; `also_purged` adds records to a
+/// purge.
 #[derive(Clone, Copy)]
 pub struct Extension {
     pub kinds: &'static [&'static ExtensionKind],
-    /// Further records that a purge of this target removes: not those of a registry or repository that is purged,
-    /// nor those that refer to a digest that is. Blocks on the disk.
+    /// Further records that a purge of this target removes. Those of a purged registry or repository, and those that
+    /// refer to a purged digest, are removed anyway. Blocks on the disk.
     pub also_purged: fn(&Target, &RecordSurvey<'_>) -> Vec<ExtensionKey>,
 }
 

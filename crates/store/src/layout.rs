@@ -1,5 +1,5 @@
-//! Names and places below the store's folder. This is layout version 1: a store written by an older program
-//! must go on working, so nothing here may change without a migration.
+//! Names and paths below the store's folder. This is layout version 1: a store written by an older program
+//! must keep working, so no name may change without a migration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use oci::digest::Digest;
 
 /// The unit in which disk space is counted, in bytes.
 pub const BLOCK: u64 = 4096;
-/// The folder of records that point into the blobs.
+/// The folder of records that refer to blobs.
 pub const REPOSITORIES: &str = "repositories";
-/// The folder of unfinished downloads and of files that have no name yet.
+/// The folder of unfinished downloads and temporary files.
 pub const PARTIALS: &str = "partials";
 /// The folder of damaged files.
 pub const QUARANTINE: &str = "quarantine";
@@ -34,8 +34,8 @@ pub fn parse_digest_name(name: &str) -> Option<Digest> {
     name.replacen('-', ":", 1).parse().ok()
 }
 
-/// One path component for a name that may hold any character: percent-encoded, a leading dot included, so
-/// that `.` and `..` cannot arise.
+/// Encodes any name as one path component: percent-encoded, a leading dot included, so that `.` and `..`
+/// cannot arise.
 pub fn component(name: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -47,7 +47,7 @@ pub fn component(name: &str) -> String {
     }
 }
 
-/// Decodes what [`component`] encoded.
+/// Decodes the output of [`component`].
 pub fn decode_component(component: &str) -> Option<String> {
     let decoded = percent_encoding::percent_decode_str(component).decode_utf8();
     Some(decoded.ok()?.into_owned())

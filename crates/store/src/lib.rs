@@ -1,29 +1,29 @@
-//! Blobs and records on disk, the limits on what they take, and the bucket that gateways share.
+//! Blobs and records on disk, the limits on their size, and the bucket that gateways share.
 //!
-//! [`Store::open`] takes a folder for itself, with a lock. In it:
+//! [`Store::open`] locks a folder for this process. It contains:
 //!
 //! ```text
-//! blobs/<alg>/<2>/<hex>                  content, immutable, named by its digest: Blobs
-//! repositories/<registry>/<repository>/  records, small JSON files that point into it: RecordStore
-//! partials/                              downloads that are not finished: StagedBlob
+//! blobs/<alg>/<2>/<hex>                  immutable content, named by its digest: Blobs
+//! repositories/<registry>/<repository>/  records, small JSON files that refer to blobs: RecordStore
+//! partials/                              unfinished downloads: StagedBlob
 //! quarantine/                            damaged files
 //! ```
 //!
-//! *Blobs.* [`Blobs::open`] is the authority on what is there: the folder is the truth, and an index in memory only
-//! orders what is evicted first. The only way in is [`StagedBlob`]: bytes are appended and hashed, and `commit`
+//! *Blobs.* [`Blobs::open`] decides whether a blob is present: the folder is the truth, and an index in memory only
+//! orders the evictions. The only way in is [`StagedBlob`]: bytes are appended and hashed, and `commit`
 //! checks length and digest before the blob gets its name. An open blob is never evicted.
 //!
-//! *Records* say what an upstream said: that a repository has a manifest or a blob, where a tag points, that a
-//! repository is public. A [`RecordKey`] says everything about a kind: its path, its references, its retention.
+//! *Records* store answers of an upstream: that a repository has a manifest or a blob, where a tag points, that a
+//! repository is public. A [`RecordKey`] defines its kind: path, references, retention.
 //! [`RecordStore::ask`] a [`Question`] before asking the upstream; [`RecordStore::answer`] stores the answer unless
 //! the record was written or removed since. Other crates add kinds of records as an [`Extension`].
 //!
 //! *Space* is reserved before it is written ([`Space::reserve`]), and freed by evicting the least recently used
-//! blobs. [`Store::start_maintenance`] does in the background what no request should wait for: the scan counts what is
-//! there, the sweep deletes what is unused, the scrub hashes everything again.
+//! blobs. [`Store::start_maintenance`] does the background work, for which no request waits: the scan counts the
+//! files, the sweep deletes unused content, the scrub hashes everything again.
 //!
-//! *Errors.* Absent is `Ok(None)`, unknown is `Err`: a broken disk makes answers slower, never wrong. Nothing here
-//! speaks to an upstream or knows about clients; everything that says so in its documentation blocks on the disk.
+//! *Errors.* Absent is `Ok(None)`, unknown is `Err`: a broken disk makes answers slower, never wrong. This crate
+//! knows neither upstreams nor clients. Functions documented to block on the disk do so.
 
 mod blobs;
 mod bucket;
@@ -92,7 +92,7 @@ pub enum OpenError {
     Version { path: PathBuf, found: String },
 }
 
-/// Blobs and records on disk, and the lock that keeps a second process out.
+/// Blobs and records on disk, locked against other processes.
 #[derive(Debug)]
 pub struct Store {
     pub blobs: Blobs,
@@ -107,11 +107,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or creates the store and reads `partials/`. Blocks; call it before serving. What else it holds is not
-    /// known before [`Store::scan`].
+    /// Opens or creates the store and reads `partials/`; [`Store::scan`] reads the rest. Blocks; call it before
+    /// serving.
     ///
     /// # Errors
-    /// When the folder cannot be written, is locked, or has a layout from the future.
+    /// [`OpenError`] when the folder cannot be written, is locked, or has a newer layout.
     pub fn open(settings: &Settings, extensions: &[Extension]) -> Result<Self, OpenError> {
         let root = &settings.path;
         let at = |path: &Path| {
@@ -152,8 +152,8 @@ impl Store {
         })
     }
 
-    /// The same store with a bucket behind it, which other gateways share. What had to be taken back from it when the
-    /// last process ended still has. Blocks on the disk.
+    /// Adds a bucket that gateways share, and resumes the withdrawals that the last process left unfinished. Blocks on
+    /// the disk.
     #[must_use]
     pub fn with_bucket(mut self, bucket: Bucket) -> Self {
         bucket.open_journal(&self.root);
@@ -162,7 +162,7 @@ impl Store {
         self
     }
 
-    /// The bucket that others share, if there is one.
+    /// The shared bucket, if one is configured.
     pub fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
     }

@@ -1,5 +1,5 @@
-//! Maintenance in the background, on two threads of the store's own: one scans, evicts and sweeps, the other hashes
-//! everything again. They end with the store.
+//! Background maintenance on two threads: one scans, evicts and sweeps, the other hashes every blob again. They end
+//! with the store.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,25 +12,25 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Store;
 use super::space::Trimmed;
 
-/// How often the disk is looked at, whether or not anything is written.
+/// How often free space is checked, whether or not anything is written.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
-/// How often unused content is deleted, at most and at least.
+/// The shortest and the longest interval between sweeps.
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
-/// The interval as a part of the shortest time that anything is retained.
+/// The interval as a fraction of the shortest `unused_ttl`.
 const SWEEP_PART: u32 = 30;
-/// How long a disk that refuses is left alone, at first and at most.
+/// The first and the longest wait after the disk refused a removal.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The longest sleep: dropping the store waits as long.
 const MAX_SLEEP: Duration = Duration::from_millis(500);
 
-/// How long a loop leaves its disk alone: twice as long after each refusal, even if it is woken meanwhile.
+/// The wait after a refusal of the disk: doubled each time, even if the loop is woken meanwhile.
 #[derive(Debug, Default)]
 struct Backoff {
     wait: Duration,
 }
 
 impl Backoff {
-    /// How long to wait after a round.
+    /// The wait after a round.
     fn after(&mut self, refused: bool) -> Duration {
         self.wait = match (refused, self.wait) {
             (false, _) => Duration::ZERO,
@@ -42,10 +42,10 @@ impl Backoff {
 }
 
 impl Store {
-    /// Begins the scan, and keeps the store within its limits until it is dropped.
+    /// Starts the scan and the maintenance, which runs until the store is dropped.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When a thread cannot be created.
     pub fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let store = Arc::downgrade(self);
@@ -57,8 +57,8 @@ impl Store {
         Ok(())
     }
 
-    /// Gives up what is too much, and what makes room for the next fills. Blocks on the disk. Whether the disk
-    /// let it go.
+    /// Evicts down to the limits, and frees headroom for the next fills. False when the disk refused. Blocks on the
+    /// disk.
     pub fn trim(&self) -> bool {
         loop {
             match self.space.trim() {
@@ -70,7 +70,7 @@ impl Store {
         }
     }
 
-    /// Sweeps. Whether there are no more records than there may be, or fewer of them.
+    /// Sweeps. False when there are too many records and none could be deleted.
     fn sweep_now(&self) -> bool {
         let started = Instant::now();
         let swept = self.sweep(SystemTime::now());
@@ -97,7 +97,7 @@ fn maintain(store: &Weak<Store>) {
     let every = first.retention.shortest().map_or(SWEEP_EVERY.1, |ttl| {
         (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
     });
-    // Soon after the start: who restarts daily has his sweeps as well.
+    // The first sweep is soon after the start, so that a daily restart does not prevent it.
     let mut sweep_at = Instant::now() + every.min(CHECK_EVERY);
     drop(first);
     let mut backoff = Backoff::default();
@@ -116,7 +116,7 @@ fn maintain(store: &Weak<Store>) {
     }
 }
 
-/// Sleeps, but not beyond the store's end.
+/// Sleeps, at most until the store is dropped.
 fn sleep(mut left: Duration, store: &Weak<Store>) {
     while !left.is_zero() && store.strong_count() > 0 {
         let nap = left.min(MAX_SLEEP);
@@ -131,7 +131,7 @@ fn scrub_repeatedly(store: &Weak<Store>, every: Duration) {
         let Some(this) = store.upgrade() else { return };
         if this.space.is_scanned() {
             let pass = noted.get_or_insert_with(|| this.read_pass());
-            // As the last one to hold it, it delays no one else.
+            // Stops as soon as this thread is the last owner.
             this.scrub_some(pass, every, &|| Arc::strong_count(&this) == 1);
         } else {
             drop(this);
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_refuses_is_left_alone_longer_each_time() {
+    fn backoff_doubles_with_each_refusal() {
         let mut backoff = Backoff::default();
         let mut waits = |refused: bool, rounds: usize| {
             let waits = (0..rounds).map(|_| backoff.after(refused).as_secs());

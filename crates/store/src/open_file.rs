@@ -1,5 +1,5 @@
-//! A file of the store that is open for reading, and what it counts as until its last reader closed it: a file
-//! that has no name any more still takes its room.
+//! A file of the store that is open for reading. Its space counts until the last reader closes it, since an
+//! unlinked file still takes space.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::space::{Pin, Reservation};
 
-/// An open file. What keeps its room counted is dropped after it was closed.
+/// An open file, and the guard that counts its space until the file is closed.
 #[derive(Debug)]
 pub struct OpenFile {
     // Dropped in this order.
@@ -15,19 +15,19 @@ pub struct OpenFile {
     counted: OnceLock<Counted>,
 }
 
-/// What counts a file.
+/// The guard that counts the space of a file.
 #[derive(Debug)]
 pub(super) enum Counted {
-    /// A committed blob, which is not evicted meanwhile.
+    /// A committed blob, pinned against eviction.
     #[expect(dead_code, reason = "held until the file is closed")]
     Blob(Pin),
-    /// A staged file that was given up.
+    /// A staged file that was discarded.
     #[expect(dead_code, reason = "held until the file is closed")]
     Abandoned(Reservation),
 }
 
 impl OpenFile {
-    /// A file that something else counts: it is being staged.
+    /// A file that is being staged: its reservation counts it.
     pub fn staged(file: File) -> Self {
         Self {
             file,
@@ -41,7 +41,7 @@ impl OpenFile {
         file
     }
 
-    /// Counts it like this from now on. A file becomes a blob or is given up once in its life.
+    /// Sets the guard, once: a file becomes a blob or is discarded.
     pub(super) fn count(&self, counted: Counted) {
         let _ = self.counted.set(counted);
     }

@@ -1,5 +1,5 @@
-//! Partials: what was downloaded of a blob when its fill had to stop. It is resumed from there, by this
-//! process with its hash as it stood, by a later one after hashing the file anew.
+//! Partials: the downloaded beginnings of blobs whose fills stopped. This process resumes one with its hash
+//! state; a later process hashes the file first.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,19 +18,19 @@ use super::read::hash_to_end;
 use super::space::{MIN_RESUMABLE, Reservation, Space};
 use oci::digest::{Digest, Hasher};
 
-/// The longest version that is noted, in bytes: as JSON it is six times as long at most.
+/// The longest version in a note, in bytes: at most six times as long as JSON.
 const LONGEST_VERSION: usize = 512;
-/// How long a partial waits to be resumed.
+/// How long a partial is retained.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long a partial goes after what is whole, where room is wanted.
+/// How long a partial is evicted only after whole blobs.
 const PREFERRED: Duration = Duration::from_secs(3600);
 
-/// What is known of a blob beside its bytes.
+/// The metadata of a partial, stored beside its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialNote {
     /// The whole length in bytes, where announced.
     pub total: Option<u64>,
-    /// The repositories that it can be had from: registry and name.
+    /// The repositories that have the blob: registry and name.
     pub sources: Vec<(String, String)>,
     /// The host that sent the first byte, and its `ETag`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -38,8 +38,8 @@ pub struct PartialNote {
 }
 
 impl PartialNote {
-    /// Whether the same host now names its content otherwise (RFC 9110 §13.1.5). Other hosts name it as
-    /// they like.
+    /// Whether the same host now sends another `ETag` (RFC 9110 §13.1.5). Those of different hosts cannot be
+    /// compared.
     pub fn contradicts(&self, version: Option<&(String, String)>) -> bool {
         match (&self.version, version) {
             (Some((host, tag)), Some((now_host, now_tag))) => host == now_host && tag != now_tag,
@@ -84,7 +84,7 @@ pub(super) struct OpenPartial {
 pub(super) struct Partials {
     root: PathBuf,
     parked: Mutex<HashMap<Digest, Parked>>,
-    /// Whether what is being staged stays on disk when it is dropped: the process ends.
+    /// Whether staged files stay on disk when they are dropped, since the process ends.
     stopping: AtomicBool,
 }
 
@@ -153,13 +153,13 @@ impl Partials {
         self.root.join(digest_name(digest))
     }
 
-    /// A file of its own for a body that is written whole: several may be written at once.
+    /// The path of a separate file for a body that is written at once, of which there may be several.
     pub fn unique_path(&self, digest: &Digest, serial: u64) -> PathBuf {
         self.root.join(format!("{}.{serial}", digest_name(digest)))
     }
 
-    /// Notes what a later process needs in order to go on. A note takes one block: sources that are too many
-    /// for that, or a version of any length that a host may choose, are left out.
+    /// Writes the note that a later process needs to resume. A note takes one block: sources that do not fit, and
+    /// a version that is too long, are left out.
     pub fn write_note(&self, digest: &Digest, note: &PartialNote) -> io::Result<()> {
         let mut note = note.clone();
         note.version
@@ -176,7 +176,7 @@ impl Partials {
             .insert(digest, Parked::InMemory(partial, SystemTime::now()));
     }
 
-    /// Leaves what is being staged on disk from now on: a later process goes on with it.
+    /// Leaves staged files on disk from now on, for a later process to resume.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }
@@ -185,17 +185,17 @@ impl Partials {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Whether going on with a partial means to hash it first: an earlier process began it.
+    /// Whether a partial must be hashed before it is resumed, since an earlier process wrote it.
     pub fn needs_hashing(&self, digest: &Digest) -> bool {
         matches!(self.parked().get(digest), Some(Parked::OnDisk { .. }))
     }
 
-    /// Takes a partial in order to go on with it. Hashes one of an earlier process: that may take a while.
+    /// Takes a partial out, to resume it. Hashes one of an earlier process, which may take a while.
     ///
     /// # Errors
-    /// When it cannot be read; it is gone then.
+    /// When it cannot be read; it is removed then.
     pub fn take(&self, digest: &Digest) -> io::Result<Option<OpenPartial>> {
-        // Not under the lock: hashing takes its time.
+        // Hashing is slow: not under the lock.
         let parked = self.parked().remove(digest);
         let resumed = match parked {
             None => return Ok(None),
@@ -255,18 +255,17 @@ impl Partials {
         options.read(true).write(true).open(self.path(digest))
     }
 
-    /// Gives up the partial that was parked longest ago, if that is too long to prefer it to what is whole. False
-    /// when there is none.
+    /// Drops the partial that was parked first, if that was more than [`PREFERRED`] ago. False when there is none.
     pub fn drop_idle(&self, now: SystemTime) -> bool {
         self.drop_parked_before(now.checked_sub(PREFERRED))
     }
 
-    /// Gives up a partial that waited in vain. False when there is none.
+    /// Drops a partial that was not resumed in time. False when there is none.
     pub fn drop_expired(&self, now: SystemTime) -> bool {
         self.drop_parked_before(now.checked_sub(LIFE))
     }
 
-    /// Gives up the partial that was parked longest ago, to make room. False when there is none.
+    /// Drops the partial that was parked first, to free its space. False when there is none.
     pub fn drop_oldest(&self) -> bool {
         self.drop_parked_before(Some(SystemTime::now() + LIFE))
     }
@@ -300,7 +299,7 @@ impl Partials {
         remove_note(&path);
     }
 
-    /// What waits to be resumed.
+    /// The parked partials.
     pub fn waiting(&self) -> Vec<(Digest, PartialNote)> {
         self.parked()
             .iter()
@@ -313,7 +312,7 @@ impl Partials {
     }
 }
 
-/// A partial of an earlier process that can be gone on with.
+/// A partial of an earlier process that can be resumed.
 fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
     let digest = parse_digest_name(path.file_name()?.to_str()?)?;
     let note: PartialNote = serde_json::from_slice(&std::fs::read(note_path(path)).ok()?).ok()?;
@@ -335,7 +334,7 @@ fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
     ))
 }
 
-/// Removes what was noted of a staged file.
+/// Removes the note of a staged file.
 pub(super) fn remove_note(path: &Path) {
     let _ = std::fs::remove_file(note_path(path));
 }

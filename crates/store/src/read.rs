@@ -1,4 +1,4 @@
-//! Reading a file for a connection without a thread hop where the page cache has the bytes, and hashing one.
+//! Reading files without a thread hop where the page cache has the bytes, and hashing them.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -15,7 +15,7 @@ use oci::digest::{Digest, Hasher};
 /// with the number of bytes read; 0 is the end of the file.
 ///
 /// # Errors
-/// What the disk says. The buffer is lost then.
+/// The disk's. The buffer is lost then.
 pub async fn read_at(
     file: &Arc<OpenFile>,
     mut buffer: BytesMut,
@@ -29,7 +29,7 @@ pub async fn read_at(
         ReadWriteFlags::NOWAIT,
     ) {
         Ok(read) => return Ok((buffer, read)),
-        // The bytes are not in memory, or this file system cannot tell.
+        // The bytes are not in the page cache, or the file system does not support the flag.
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }

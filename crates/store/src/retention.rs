@@ -1,4 +1,4 @@
-//! How long content is retained unused, by registry.
+//! How long each registry's unused content is retained.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -7,16 +7,16 @@ use crate::Settings;
 use crate::layout::component;
 use crate::space::unix;
 
-/// The configured ttls, and which registry has which.
+/// The configured TTLs, and the one of each registry.
 #[derive(Debug)]
 pub(crate) struct RetentionPolicy {
-    /// From the shortest on; `None` is for ever.
+    /// In ascending order; `None` is for ever.
     ttls: Vec<Option<Duration>>,
-    /// The index among the ttls, by the folder of a registry.
+    /// Indexes into `ttls`, by the folder of a registry.
     registries: HashMap<String, u8>,
     /// The index for registries that are not configured.
     others: u8,
-    /// How much longer everything is retained, since last uses are written that seldom.
+    /// Added to every TTL, since last uses are written with this delay.
     grace: u64,
 }
 
@@ -41,12 +41,12 @@ impl RetentionPolicy {
         }
     }
 
-    /// The shortest time; `None` if everything is retained for ever.
+    /// The shortest TTL; `None` if everything is retained for ever.
     pub fn shortest(&self) -> Option<Duration> {
         self.ttls.first().copied().flatten()
     }
 
-    /// The index of the time of a registry, given by its folder.
+    /// The index of a registry's TTL, by the folder of the registry.
     pub fn index(&self, registry: &str) -> u8 {
         let known = self.registries.get(registry);
         known.copied().unwrap_or(self.others)

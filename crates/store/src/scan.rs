@@ -1,7 +1,7 @@
-//! The scan at the start: every blob with its size and last use, every record, every damaged file.
+//! The scan at startup: every blob with its size and last use, every record, every damaged file.
 //!
-//! The store serves meanwhile. Only the sizes of blobs are read, and of the few records that may take more than one
-//! block.
+//! The store serves requests meanwhile. The scan reads only the metadata of blobs, and of the few records that may
+//! take more than one block.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -14,10 +14,10 @@ use super::space::BlobKind;
 use super::space::unix;
 use oci::digest::{Algorithm, Digest};
 
-/// How many blobs are entered at once: hits wait meanwhile.
+/// How many blobs are indexed under one lock: hits wait meanwhile.
 const SLICE: usize = 256;
 
-/// The manifests that records name, by a hash of their digests: a mistake costs nothing but an order.
+/// Hashes of the digests of known manifests. A collision only changes the order of eviction.
 #[derive(Debug, Default)]
 struct Manifests {
     hasher: RandomState,
@@ -25,8 +25,8 @@ struct Manifests {
 }
 
 impl Store {
-    /// Walks the folders and enters what it finds, most recently used first. Blocks; run it beside the
-    /// serving. Returns how many blobs there are.
+    /// Walks the folders and indexes the blobs, most recently used first. Returns their number. Blocks; run it in
+    /// the background.
     pub fn scan(&self) -> usize {
         let mut manifests = Manifests::default();
         let (records, blocks) = self.records.count(&mut |name| {
@@ -70,7 +70,7 @@ impl Store {
     }
 }
 
-/// The folders that blobs are in, in order.
+/// The folders of blobs, in order.
 pub(super) fn shards(root: &Path) -> Vec<(Algorithm, std::path::PathBuf)> {
     let mut shards = Vec::new();
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
@@ -82,14 +82,14 @@ pub(super) fn shards(root: &Path) -> Vec<(Algorithm, std::path::PathBuf)> {
     shards
 }
 
-/// The digest that a file in a shard is named by.
+/// The digest in the name of a blob's file.
 pub(super) fn blob_digest(algorithm: Algorithm, entry: &DirEntry) -> Option<Digest> {
     let name = entry.file_name();
     let digest = format!("{}:{}", algorithm.as_str(), name.to_string_lossy());
     digest.parse().ok()
 }
 
-/// What a folder has; one that cannot be read has nothing.
+/// The entries of a folder; none if it cannot be read.
 pub(super) fn read_dir(folder: &Path) -> impl Iterator<Item = DirEntry> + use<> {
     std::fs::read_dir(folder).into_iter().flatten().flatten()
 }

@@ -1,8 +1,8 @@
-//! The scrub: everything on disk is hashed again within `scrub_every`, evenly spread, and whatever is wrong
-//! goes into quarantine, so that the next pull fetches it anew. What cannot be read is wrong as well.
+//! The scrub: hashes every blob again within `scrub_every`, evenly spread, and quarantines damaged ones, so that
+//! the next pull fetches them again. An unreadable blob counts as damaged.
 //!
-//! A pass goes through the folders of blobs in order, and notes on disk where it is: a restart goes on there. A
-//! disk that takes no note costs a restart its place, nothing else. [`Store::verify`] does the same at once and as fast as it can.
+//! A pass visits the folders of blobs in order and records its position on disk, where a restart resumes. If the
+//! position cannot be written, a restart begins the pass again. [`Store::verify`] does the same at full speed.
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,47 +27,47 @@ use super::space::unix;
 use super::{OpenFile, Store};
 use oci::digest::{Algorithm, Digest, Hasher};
 
-/// How much is read at once, in bytes.
+/// The size of one read, in bytes.
 const CHUNK: usize = 1 << 20;
 /// The longest sleep: dropping the store waits as long.
 const MAX_SLEEP: Duration = Duration::from_millis(500);
 
-/// How far a verification is, and in the end what it came to.
+/// The progress of a verification, and its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// Blobs looked at, of so many.
+    /// Checked blobs, and all blobs.
     pub blobs: u64,
     pub of_blobs: u64,
-    /// Bytes hashed, of so many.
+    /// Hashed bytes, and all bytes.
     pub bytes: u64,
     pub of_bytes: u64,
-    /// What was wrong and is in quarantine now.
+    /// The damaged blobs, which are in quarantine now.
     pub damaged: Vec<Digest>,
 }
 
-/// How far the scrub is, as it stands in the store's folder.
+/// The position of the scrub, as stored on disk.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pass {
-    /// When it began, in seconds since 1970.
+    /// When the pass began, in seconds since 1970.
     began: u64,
-    /// The folder that was done last, below `blobs`.
+    /// The last finished folder, below `blobs`.
     done: Option<String>,
 }
 
-/// What hashing a file came to.
+/// The outcome of checking a blob.
 enum CheckOutcome {
     Intact,
     Damaged,
-    /// It went, or something else is in its place.
+    /// The file was removed or replaced.
     Gone,
     Stopped,
 }
 
 impl Store {
-    /// Hashes everything on disk. `progress` hears of every blob and of every 64 MiB, and may stop it. Blocks
-    /// for as long as that takes; what is pulled meanwhile is not disturbed.
+    /// Hashes every blob. `progress` is called after every blob and every 64 MiB, and may stop it. Blocks until it
+    /// is done; pulls go on meanwhile.
     pub fn verify(&self, mut progress: impl FnMut(&Verified) -> ControlFlow<()>) -> Verified {
-        /// How often a large blob is spoken of, in bytes.
+        /// How often progress within a blob is reported, in bytes.
         const STEP: u64 = 64 << 20;
 
         let shards = shards(&self.root);
@@ -104,7 +104,7 @@ impl Store {
         verified
     }
 
-    /// Does one folder of the pass, evenly over its share of `every`, and notes it. `stop` is asked often.
+    /// Scrubs one folder of the pass, evenly over its share of `every`, and records it. Polls `stop` often.
     pub(super) fn scrub_some(&self, pass: &mut Pass, every: Duration, stop: &dyn Fn() -> bool) {
         let all = shards(&self.root);
         let next = all.iter().find(|(_, shard)| {
@@ -113,11 +113,11 @@ impl Store {
         });
         let now = unix(SystemTime::now());
         let Some((algorithm, shard)) = next else {
-            // Done: the next pass begins when its time has come.
+            // The pass is complete: wait for the next one.
             let ends = pass.began.saturating_add(every.as_secs());
             if now >= ends || pass.began > now {
                 if pass.began == now {
-                    // It took no time: nothing is there.
+                    // The store is empty.
                     std::thread::sleep(MAX_SLEEP);
                 }
                 *pass = Pass {
@@ -133,7 +133,7 @@ impl Store {
         if pass.done.is_none() {
             pass.began = now;
         }
-        // A tenth is left for what a machine that sleeps misses.
+        // A tenth is left for time that the machine is suspended.
         let time = every.mul_f64(0.9) / u32::try_from(all.len()).unwrap_or(u32::MAX);
         if !self.scrub_shard(*algorithm, shard, time, stop) {
             return;
@@ -142,7 +142,7 @@ impl Store {
         self.write_pass(pass);
     }
 
-    /// Whether it was not stopped.
+    /// Scrubs one folder; false when stopped.
     fn scrub_shard(
         &self,
         algorithm: Algorithm,
@@ -152,7 +152,7 @@ impl Store {
     ) -> bool {
         let began = Instant::now();
         let blobs: Vec<_> = blobs_in(algorithm, shard).collect();
-        // A file costs something by itself.
+        // Opening a file costs about as much as reading a block.
         let cost = |size: u64| size + 4096;
         let total: u64 = blobs.iter().map(|(_, size)| cost(*size)).sum();
         let mut done = 0;
@@ -182,7 +182,7 @@ impl Store {
         true
     }
 
-    /// Hashes one blob; one that is wrong goes into quarantine.
+    /// Hashes one blob, and quarantines it if it is damaged.
     fn check(&self, digest: &Digest, read: impl FnMut(u64) -> ControlFlow<()>) -> CheckOutcome {
         let path = blob_path(&self.root, digest);
         let Ok(meta) = std::fs::metadata(&path) else {
@@ -208,7 +208,7 @@ impl Store {
             self.space.index(|index| index.set_verified(digest));
             return CheckOutcome::Intact;
         }
-        // Meanwhile it may have been fetched anew.
+        // It may have been fetched again meanwhile.
         let same = std::fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == inode);
         if !same {
             return CheckOutcome::Gone;
@@ -218,7 +218,7 @@ impl Store {
         CheckOutcome::Damaged
     }
 
-    /// The pass that was noted last.
+    /// Reads the stored pass; a new one if there is none.
     pub(super) fn read_pass(&self) -> Pass {
         let bytes = std::fs::read(self.root.join("scrub")).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
@@ -228,14 +228,14 @@ impl Store {
         if let Ok(json) = serde_json::to_vec(pass) {
             let written = write_atomic(&self.root.join(PARTIALS), &self.root.join("scrub"), &json);
             if let Err(error) = written {
-                warn_degraded("how far the scrub is cannot be noted", &error);
+                warn_degraded("the position of the scrub cannot be written", &error);
             }
         }
     }
 }
 
-/// Whether a file has a digest; `None` if it goes meanwhile. It is open for one piece at a time: `read` hears how
-/// many bytes were read, may stop it, and may take days, and nothing that was removed may take room as long.
+/// Whether a file has a digest; `None` if it is removed meanwhile. The file is open for one chunk at a time: `read` is
+/// called with the bytes read, may stop the hashing, and may sleep for days, during which no removed file may take space.
 fn hash(
     open: impl Fn() -> io::Result<Option<OpenFile>>,
     digest: &Digest,
@@ -248,7 +248,7 @@ fn hash(
         let Some(file) = open()? else {
             return Ok(ControlFlow::Continue(None));
         };
-        // What is hashed is not what is used.
+        // Hashing is not a use: keep the page cache for clients.
         let _ = fadvise(&*file, 0, None, Advice::NoReuse);
         let length = file.read_at(&mut buffer, offset)?;
         drop(file);
@@ -271,7 +271,7 @@ fn blobs_in(algorithm: Algorithm, shard: &Path) -> impl Iterator<Item = (Digest,
     })
 }
 
-/// A folder of blobs as a pass remembers it; they compare in their order.
+/// The name of a folder of blobs in a pass; names sort in the order of the pass.
 fn shard_name(root: &Path, shard: &Path) -> String {
     let below: PathBuf = root.join("blobs");
     let name = shard.strip_prefix(below).unwrap_or(shard);

@@ -1,4 +1,4 @@
-//! What a scrub finds, and where it goes on.
+//! Tests of the scrub: damaged blobs are found, and passes resume.
 
 use super::*;
 use crate::Settings;
@@ -9,7 +9,7 @@ fn open(root: &Path) -> Store {
     store
 }
 
-/// Ten blobs, of which one has another byte, one an end too early, and one is empty.
+/// Ten blobs, of which one has a wrong byte, one is truncated, and one is empty.
 fn damaged(root: &Path) -> (Store, Vec<Digest>) {
     let store = open(root);
     let digests: Vec<Digest> = (0..10_u8)
@@ -31,18 +31,18 @@ fn damaged(root: &Path) -> (Store, Vec<Digest>) {
 }
 
 #[test]
-fn verify_finds_what_is_damaged_and_says_how_far_it_is() {
+fn verify_finds_damaged_blobs_and_reports_progress() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, wrong) = damaged(folder.path());
-    let mut said = Vec::new();
+    let mut reported = Vec::new();
     let verified = store.verify(|progress| {
-        said.push(progress.blobs);
+        reported.push(progress.blobs);
         ControlFlow::Continue(())
     });
     assert_eq!(verified.damaged, wrong);
     assert_eq!((verified.blobs, verified.of_blobs), (10, 10));
     assert_eq!(verified.bytes, verified.of_bytes);
-    assert_eq!(said, (1..=10).collect::<Vec<u64>>());
+    assert_eq!(reported, (1..=10).collect::<Vec<u64>>());
     assert_eq!((store.space.blobs(), store.quarantined().len()), (7, 3));
     for digest in &wrong {
         let blob = store.blobs.open(digest, None).expect("readable");
@@ -54,7 +54,7 @@ fn verify_finds_what_is_damaged_and_says_how_far_it_is() {
 }
 
 #[test]
-fn a_scrub_goes_on_where_it_was_and_begins_anew_in_time() {
+fn scrub_resumes_its_pass_and_starts_the_next_one_in_time() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let (first, wrong) = damaged(root);
@@ -70,7 +70,7 @@ fn a_scrub_goes_on_where_it_was_and_begins_anew_in_time() {
     let second = open(root);
     let mut pass = second.read_pass();
     assert_eq!(pass.done, reached);
-    // Stopped, it remembers nothing.
+    // A stopped folder is not recorded.
     second.scrub_some(&mut pass, Duration::from_secs(3600), &|| true);
     assert_eq!(second.read_pass().done, reached);
     for _ in folders / 2..folders {
@@ -81,19 +81,19 @@ fn a_scrub_goes_on_where_it_was_and_begins_anew_in_time() {
         .pop()
         .map(|(_, shard)| shard_name(root, &shard));
     assert_eq!(second.read_pass().done, last);
-    // The time of a whole pass is over: the next begins.
+    // The interval has passed: the next pass begins.
     let done = second.read_pass();
     second.scrub_some(&mut pass, Duration::ZERO, &|| false);
     assert_eq!(second.read_pass().done, None);
     assert!(second.read_pass().began >= done.began);
 }
 
-/// A disk that takes no note costs a restart its place, not the scrub its progress.
+/// If the position cannot be written, a restart loses it, but this process goes on.
 #[test]
-fn a_scrub_goes_on_without_its_note() {
+fn scrub_goes_on_when_its_position_cannot_be_written() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, wrong) = damaged(folder.path());
-    // No file takes the place of a folder.
+    // A file cannot replace a folder.
     std::fs::create_dir_all(folder.path().join("scrub/in-its-place")).expect("writable");
     let (mut pass, every) = (store.read_pass(), Duration::from_millis(20));
     for _ in 0..shards(folder.path()).len() {
@@ -102,21 +102,21 @@ fn a_scrub_goes_on_without_its_note() {
     assert_eq!(store.quarantined().len(), wrong.len());
 }
 
-/// Between two pieces a pass may sleep for days: what is removed meanwhile must not take room as long.
+/// A pass may sleep for days between two chunks: a blob removed meanwhile must not take space that long.
 #[test]
-fn what_is_being_hashed_is_not_open_between_two_pieces() {
+fn blob_is_not_open_between_two_chunks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = open(folder.path());
     let bytes = vec![1; 3 * CHUNK];
     let digest = Digest::of(Algorithm::Sha256, &bytes);
     store.blobs.put(&digest, &bytes).expect("room");
-    let mut pieces = 0;
+    let mut chunks = 0;
     let outcome = store.check(&digest, |_| {
-        pieces += 1;
+        chunks += 1;
         store.blobs.remove(&digest).expect("removable");
         assert_eq!(store.space.used(), 0);
         ControlFlow::Continue(())
     });
     assert!(matches!(outcome, CheckOutcome::Gone));
-    assert_eq!(pieces, 1);
+    assert_eq!(chunks, 1);
 }

@@ -1,15 +1,15 @@
-//! Where the store is and how much it may hold.
+//! The location and the limits of a store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci::name::Registry;
 
-/// How much of the file system is left to others.
+/// The free space to leave on the file system.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MinFree {
     Bytes(u64),
-    /// Of the file system's size.
+    /// A percentage of the file system's size.
     Percent(f64),
 }
 
@@ -19,18 +19,18 @@ pub struct Settings {
     pub path: PathBuf,
     /// The hard cap in bytes.
     pub max_size: u64,
-    /// What is left to others on the same file system.
+    /// The free space to leave on the file system.
     pub min_free: MinFree,
-    /// Content unused for this long is deleted; `None`: it stays.
+    /// Delete content unused for this long; `None`: never.
     pub unused_ttl: Option<Duration>,
-    /// Registries with a time of their own. A blob is retained by the longest of those that refer to it.
+    /// The `unused_ttl` of individual registries. The longest of those that refer to a blob applies to it.
     pub unused_ttls: Vec<(Registry, Option<Duration>)>,
-    /// Everything on disk is hashed again within this; `None`: never.
+    /// The interval in which every blob is hashed again; `None`: never.
     pub scrub_every: Option<Duration>,
 }
 
 impl Settings {
-    /// A store in `path` without any limit.
+    /// A store in `path` without limits.
     pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -42,13 +42,13 @@ impl Settings {
         }
     }
 
-    /// The shortest time that anything is retained unused.
+    /// The shortest `unused_ttl` of all registries.
     fn shortest_ttl(&self) -> Option<Duration> {
         let own = self.unused_ttls.iter().filter_map(|(_, ttl)| *ttl);
         own.chain(self.unused_ttl).min()
     }
 
-    /// How long a last use may stay unwritten, in seconds: an hour, or less if content is retained for less.
+    /// How long a last use may stay unwritten, in seconds: an hour, or a quarter of a shorter `unused_ttl`.
     pub(crate) fn persist_after(&self) -> u32 {
         let quarter = self
             .shortest_ttl()

@@ -1,4 +1,4 @@
-//! A blob being written: the only way into the folder of blobs is its commit.
+//! A blob being written. Committing one is the only way into the folder of blobs.
 
 use std::fs::File;
 use std::io;
@@ -16,30 +16,29 @@ use super::space::BlobKind;
 use super::space::{Full, Reservation};
 use oci::digest::Digest;
 
-/// Why bytes did not become a blob.
+/// Why a staged blob was not committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     #[error("the body ended after {received} of {expected} bytes")]
     Truncated { expected: u64, received: u64 },
-    #[error("the body went on after its {expected} bytes")]
+    #[error("the body is longer than its {expected} bytes")]
     Overlong { expected: u64 },
     #[error("the body has the digest {}, not {}", .0.actual, .0.expected)]
     Mismatch(Box<Mismatch>),
     #[error(transparent)]
     Full(#[from] Full),
-    #[error("the store cannot keep it")]
+    #[error("the store cannot be written")]
     Io(#[from] io::Error),
 }
 
-/// Two digests that should be one.
+/// A digest mismatch.
 #[derive(Debug)]
 pub struct Mismatch {
     pub expected: Digest,
     pub actual: Digest,
 }
 
-/// A blob being written. Dropped without a commit, it leaves nothing behind; parked, it can be gone on
-/// with.
+/// A blob being written. Dropped without a commit, it leaves no file behind; parked, it can be resumed.
 #[derive(Debug)]
 pub struct StagedBlob {
     digest: Digest,
@@ -48,15 +47,15 @@ pub struct StagedBlob {
     blobs: Blobs,
 }
 
-/// A staged file and the reservation that it takes. Dropped before it found another use, it is removed, and its reservation is
-/// returned when its last reader closed it.
+/// A staged file and its reservation. Dropped before it was committed or parked, the file is removed, and the
+/// reservation is returned when the last reader closed it.
 #[derive(Debug)]
 struct StagedFile {
     path: PathBuf,
-    /// Whether something was noted beside it.
+    /// Whether it has a note, so that it can be resumed.
     has_note: bool,
     file: Arc<OpenFile>,
-    /// Absent once it found another use.
+    /// `None` once the file was committed or parked.
     reservation: Option<Reservation>,
     partials: Arc<Partials>,
 }
@@ -74,7 +73,7 @@ impl StagedFile {
         }
     }
 
-    /// It stays where it is now.
+    /// Leaves the file in place.
     fn keep(mut self) -> (Arc<OpenFile>, Option<Reservation>) {
         let reservation = self.reservation.take();
         (self.file.clone(), reservation)
@@ -114,7 +113,7 @@ impl StagedBlob {
         }
     }
 
-    /// It is never resumed, and has no note.
+    /// Marks the file as never resumed, without a note.
     pub(super) fn make_unresumable(&mut self) {
         self.staged.has_note = false;
     }
@@ -134,22 +133,22 @@ impl StagedBlob {
         self.progress.note.total
     }
 
-    /// What was noted when it was begun.
+    /// The note from when it was staged.
     pub fn note(&self) -> &PartialNote {
         &self.progress.note
     }
 
-    /// Whether these bytes, some of those written, stand at `offset`. Blocks on the disk.
+    /// Whether the bytes written at `offset` equal these. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// When they cannot be read.
     pub fn has_bytes_at(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
         let mut written = vec![0; bytes.len()];
         self.staged.file.read_exact_at(&mut written, offset)?;
         Ok(written == bytes)
     }
 
-    /// Whether what was written so far has the digest: nothing is missing then, whatever was announced.
+    /// Whether the written bytes have the digest already, whatever length was announced.
     pub fn is_complete(&self) -> bool {
         self.progress.hasher.clone().finish() == self.digest
     }
@@ -157,8 +156,7 @@ impl StagedBlob {
     /// Writes and hashes the next bytes. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk refuses, there is no reservation for more than was reserved, or there is more than was
-    /// announced.
+    /// When the disk refuses, no space beyond the reservation is free, or the body is longer than announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
         let end = self.progress.written + bytes.len() as u64;
         if let Some(expected) = self.progress.note.total
@@ -183,7 +181,7 @@ impl StagedBlob {
         self.commit_as(BlobKind::Layer)
     }
 
-    /// Ends a blob that was begun by [`Blobs::stage_unnamed`], and says what its digest is. Blocks on the disk.
+    /// Commits a blob that was staged by [`Blobs::stage_unnamed`], and returns its digest. Blocks on the disk.
     ///
     /// # Errors
     /// When the length is not the expected one, or the disk refuses; nothing is stored then.
@@ -221,7 +219,7 @@ impl StagedBlob {
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);
         create_folder(folder)?;
-        // It must not be evicted before it is entered, nor while a reader has it open.
+        // The pin prevents eviction before the blob is indexed, and while a reader has it open.
         let (pin, _) = blobs.space.pin(&digest, SystemTime::now());
         std::fs::rename(&staged.path, &target)?;
         if staged.has_note {
@@ -230,7 +228,7 @@ impl StagedBlob {
         let (file, reservation) = staged.keep();
         file.count(Counted::Blob(pin));
         if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
-            // It may or may not survive a power cut: it takes its space, but no client was promised it.
+            // It may not survive a power cut: it takes space, but is not reported as committed.
             drop(reservation);
             blobs.space.reindex(&digest);
             return Err(error.into());
@@ -245,8 +243,8 @@ impl StagedBlob {
         })
     }
 
-    /// Puts the blob aside, to be gone on with by [`Blobs::resume`]; it counts as what is on disk. One that is not
-    /// worth it goes.
+    /// Parks the blob for [`Blobs::resume`]; its reservation shrinks to the bytes on disk. A blob that is too small to
+    /// resume is dropped.
     pub fn park(self) {
         let Self {
             digest,

@@ -1,14 +1,13 @@
-//! The sweep: deletes unused content, slowly and in slices.
+//! The sweep: deletes unused content, in slices with pauses.
 //!
-//! A record is deleted when its registry's `unused_ttl` has passed since its last use. A blob is retained by the
-//! longest of the registries that have a record referring to it. One that no record refers to cannot be served
-//! without a question upstream, and is retained by the shortest of all. Last uses are known by the hour, so
-//! everything is retained that much longer at most. Damaged files stay for a week.
+//! A record is deleted when its registry's `unused_ttl` has passed since its last use. A blob is retained for the
+//! longest `unused_ttl` of the registries whose records refer to it. A blob without such a record cannot be served
+//! without a request upstream, and is retained for the shortest of all. Last uses are written hourly, so
+//! content is retained up to an hour longer. Damaged files stay for a week.
 //!
-//! Permanent records know no time. If there are too many records, the least used permanent ones are deleted as
-//! others are, but only what they take beyond half of what records may take: they neither crowd out other
-//! records nor are they crowded out. What leads to them is deleted as well then, all of it, so that what was lost is
-//! made anew.
+//! Permanent records have no `unused_ttl`. If there are too many records, the least recently used permanent ones are
+//! deleted like others, but only those beyond half of the space for records: neither sort crowds out the other.
+//! All records that lead to permanent ones are then deleted too, so that the lost ones are made again.
 
 #![allow(
     clippy::disallowed_methods,
@@ -26,10 +25,10 @@ use crate::records::Visited;
 use crate::scan::read_dir;
 use crate::space::{blocks, unix};
 
-/// How many entries are looked at without a pause, and how long that is.
+/// How many entries are visited between two pauses.
 const SLICE: usize = 512;
 const SLICE_PAUSE: Duration = Duration::from_millis(2);
-/// How long damaged files stay.
+/// How long damaged files are retained.
 const DAMAGED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a sweep deleted.
@@ -45,14 +44,14 @@ pub struct Swept {
 struct Found<'a> {
     /// Its path below the store's folder.
     path: &'a str,
-    /// `None` for a file that is no record of a known kind.
+    /// `None` for a file of an unknown kind.
     key: Option<RecordKey>,
     file: PathBuf,
-    /// The index of its registry's time in the policy.
+    /// The index of its registry's TTL in the policy.
     ttl_index: u8,
     /// Last used, in seconds since 1970.
     used: u64,
-    /// What it takes.
+    /// The space that it takes.
     blocks: u64,
 }
 
@@ -68,8 +67,8 @@ impl Found<'_> {
 }
 
 impl Store {
-    /// Deletes content that was unused for long enough before `now`, and records if there are too many of them.
-    /// Blocks, and takes its time.
+    /// Deletes content whose `unused_ttl` has passed at `now`, and records if there are too many. Blocks for
+    /// long.
     pub fn sweep(&self, now: SystemTime) -> Swept {
         let mut swept = Swept::default();
         self.limit_records(&mut swept);
@@ -103,14 +102,14 @@ impl Store {
             if !unused.is_empty() {
                 swept.blobs += unused.len() as u64;
                 swept.bytes += unused.iter().map(|(_, bytes)| bytes).sum::<u64>();
-                // What the disk refuses to delete is counted again.
+                // Blobs that the disk refuses to delete are indexed again.
                 let _ = self.space.remove_blobs(unused);
             }
         });
     }
 
-    /// Deletes damaged files that were set aside before `cutoff`, in seconds since 1970. What the disk refuses to
-    /// delete stays, and counts.
+    /// Deletes files that were quarantined before `cutoff`, in seconds since 1970. Those that the disk refuses to
+    /// delete stay counted.
     fn remove_damaged(&self, cutoff: u64) {
         for path in self.space.quarantined() {
             let set_aside = std::fs::metadata(&path).and_then(|meta| meta.modified());
@@ -126,8 +125,8 @@ impl Store {
         }
     }
 
-    /// Deletes the least recently used records, if records take too much: an eighth more than that, so that it need
-    /// not be done again at once.
+    /// Deletes the least recently used records if records take too much space: an eighth more than needed, so that
+    /// it is not due again at once.
     fn limit_records(&self, swept: &mut Swept) {
         let (excess, most) = (
             self.space.excess_record_blocks(),
@@ -170,13 +169,13 @@ impl Store {
         }
     }
 
-    /// Deletes a record unless it was used meanwhile; whether it did.
+    /// Deletes a record unless it was used meanwhile; returns whether it did.
     fn remove_record(&self, found: &Found<'_>, cutoff: u64) -> bool {
         let key = found.key.as_ref();
         self.records.remove_unused(found.path, key, cutoff)
     }
 
-    /// Visits every record, and removes the folders that have none.
+    /// Visits every record, and removes empty folders.
     fn each_record(&self, act: &mut dyn FnMut(&Found<'_>)) {
         let mut seen = 0_usize;
         self.records.walk(&mut |visited| {
@@ -201,13 +200,13 @@ impl Store {
                         blocks: blocks(meta.len()),
                     });
                 }
-                // Only an empty one can be removed.
+                // Fails unless the folder is empty.
                 Visited::Folder(folder) => drop(std::fs::remove_dir(folder)),
             }
         });
     }
 
-    /// Acts on all slots of the index, some at a time.
+    /// Calls `act` for all slots of the index, in slices.
     fn in_slices(&self, mut act: impl FnMut(std::ops::Range<usize>)) {
         let all = self.space.index(|index| index.slots());
         for first in (0..all).step_by(SLICE) {
@@ -215,7 +214,7 @@ impl Store {
         }
     }
 
-    /// The damaged files that are still there.
+    /// The files in quarantine.
     pub fn quarantined(&self) -> Vec<PathBuf> {
         read_dir(&self.root.join(QUARANTINE))
             .map(|entry| entry.path())
@@ -223,16 +222,16 @@ impl Store {
     }
 }
 
-/// The least recently used of some records.
+/// A selection of the least recently used records.
 struct LeastUsed {
-    /// What was used later stays, in seconds since 1970.
+    /// Records used at this time or later stay, in seconds since 1970.
     cutoff: u64,
     /// How many blocks are still to be freed: many may have been used in the same second.
     left: u64,
 }
 
 impl LeastUsed {
-    /// Of uses and blocks, those that take at least so many blocks.
+    /// Selects, from pairs of last use and blocks, the oldest that take at least `blocks`.
     fn select(mut uses: Vec<(u64, u64)>, blocks: u64) -> Self {
         uses.sort_unstable();
         let mut sum = 0;

@@ -1,4 +1,4 @@
-//! What goes unasked, and by whose time.
+//! Tests of the sweep: which unused content is deleted, by which registry's `unused_ttl`.
 
 use std::fs::File;
 
@@ -63,7 +63,7 @@ fn to(key: ExtensionKey) -> ExtensionKeyOf<To> {
     key.of()
 }
 
-/// A permanent record that says how a blob is made.
+/// A permanent record: the recipe of a blob.
 async fn put_recipe(store: &Store, registry: &Registry, n: u8) {
     let key = to(RECIPES.key(registry, None, &digest_name(&digest(n))));
     store.records.put(&key, To(digest(n))).await;
@@ -108,7 +108,7 @@ async fn link(store: &Store, registry: &str, n: u8) {
     store.records.answer(&question, link, Reach::Shared).await;
 }
 
-/// Everything below a folder was last used that long ago.
+/// Sets the last use of everything below a folder to that long ago.
 fn age(folder: &Path, age: Duration) {
     for entry in read_dir(folder) {
         let path = entry.path();
@@ -122,7 +122,7 @@ fn age(folder: &Path, age: Duration) {
     }
 }
 
-fn here(store: &Store) -> Vec<u8> {
+fn present(store: &Store) -> Vec<u8> {
     let here = |n: &u8| {
         store
             .blobs
@@ -134,7 +134,7 @@ fn here(store: &Store) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
+async fn blob_is_retained_for_the_longest_ttl_of_its_links() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
@@ -153,10 +153,10 @@ async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
     }
     assert_eq!(first.sweep(SystemTime::now()), Swept::default());
     drop(first);
-    // One reads what was used before; nothing is opened, since that is a use.
+    // Reads the files: opening a blob through the store would be a use.
     for (days, records, left) in [
         (1, 6, vec![1, 2, 3, 4, 5]),
-        // The fifth is linked by nobody.
+        // No record links the fifth.
         (3, 3, vec![2, 3, 4]),
         (31, 1, vec![3]),
         (3000, 1, vec![3]),
@@ -166,7 +166,7 @@ async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
         store.sweep(SystemTime::now());
         assert_eq!(store.space.records(), records, "{days}");
         assert_eq!(store.space.blobs(), left.len(), "{days}");
-        assert_eq!(here(&store), left, "{days}");
+        assert_eq!(present(&store), left, "{days}");
         let blocks = records + left.len() as u64;
         assert_eq!(store.space.used(), blocks * 4096, "{days}");
     }
@@ -175,7 +175,7 @@ async fn a_blob_lives_by_the_longest_of_those_that_link_it() {
 }
 
 #[tokio::test]
-async fn records_that_are_used_stay() {
+async fn used_records_stay() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let store = store(root);
@@ -241,7 +241,7 @@ async fn signed_manifests_are_retained_by_their_links() {
     age(root, 3 * DAY);
     let store = store(root);
     store.sweep(SystemTime::now());
-    assert_eq!(here(&store), [1]);
+    assert_eq!(present(&store), [1]);
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn records_of_extensions_are_counted_and_deleted() {
 }
 
 #[tokio::test]
-async fn of_too_many_records_the_least_used_go() {
+async fn least_recently_used_records_are_deleted_first() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let first = store(root);
@@ -342,20 +342,20 @@ async fn a_blob_is_retained_by_records_of_extensions() {
         let store = store(root);
         store.sweep(SystemTime::now());
         assert_eq!(store.space.records(), records, "{days}");
-        assert_eq!(here(&store), left, "{days}");
+        assert_eq!(present(&store), left, "{days}");
     }
 }
 
 /// Permanent records have half of what records may take, whatever else is used, and no more if others need it.
 #[tokio::test]
-async fn permanent_and_other_records_leave_each_other_room() {
+async fn permanent_and_other_records_do_not_crowd_each_other_out() {
     // Of each, how many there are, how long ago they were used, and how many are left of 32.
     for (made, links, made_age, link_age, left) in [
-        // Nobody wants the rest.
+        // No other records need the rest.
         (30, 0, 9, 0, (30, 0)),
-        // What is above half goes, though it was used later: 8 and an eighth.
+        // Those beyond half are deleted, though used later: 8 and an eighth.
         (30, 10, 1, 9, (17, 10)),
-        // Half stays, though it was used long ago.
+        // Half stays, though used long ago.
         (16, 24, 9, 1, (16, 11)),
         (36, 4, 9, 9, (23, 4)),
         // A much smaller store than it was.
@@ -395,9 +395,9 @@ async fn permanent_and_other_records_leave_each_other_room() {
     }
 }
 
-/// Without what leads to it, what was lost is made anew; with it, it would be missed.
+/// Records that lead to lost ones are deleted, so that the lost ones are made again.
 #[tokio::test]
-async fn of_too_many_permanent_records_those_that_lead_to_them_are_deleted() {
+async fn index_records_are_deleted_with_permanent_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let store = Store::open(
@@ -430,7 +430,7 @@ async fn of_too_many_permanent_records_those_that_lead_to_them_are_deleted() {
     assert!((16..32).contains(&left), "{left}");
 }
 
-/// Records of more than a block are counted whole, at the start as well, and go.
+/// Records of more than a block are counted in full, also by the scan, and deleted.
 #[tokio::test]
 async fn long_records_are_counted_by_their_blocks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -462,7 +462,7 @@ fn count_files(folder: &Path) -> usize {
 }
 
 #[test]
-fn damaged_files_stay_a_week_unless_the_room_is_needed() {
+fn damaged_files_stay_a_week_unless_space_is_needed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = store(folder.path());
     for n in [1, 2] {
@@ -476,7 +476,7 @@ fn damaged_files_stay_a_week_unless_the_room_is_needed() {
     assert_eq!((store.quarantined().len(), store.space.used()), (0, 0));
 }
 
-/// What the disk does not let go still takes its room, and is tried again.
+/// A file that the disk refuses to delete still counts, and is tried again.
 #[test]
 fn damaged_files_that_cannot_be_removed_still_count() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -485,7 +485,7 @@ fn damaged_files_that_cannot_be_removed_still_count() {
     store.blobs.quarantine(&digest(1));
     let used = store.space.used();
     assert_eq!(used, 4096);
-    // A folder is no file to be removed.
+    // A folder cannot be removed like a file.
     let aside = store.quarantined().pop().expect("a damaged file");
     std::fs::remove_file(&aside).expect("writable");
     std::fs::create_dir(&aside).expect("writable");

@@ -1,8 +1,7 @@
-//! The store against a reference model: random operations, faults and restarts (the rooms' own tests are in
+//! The store against a reference model: random operations, faults and restarts (unit tests are in
 //! `src/store`).
 //!
-//! The model is what may be believed: which contents were committed, which were evicted by whom is the
-//! store's affair. After every act the disk is measured by its files, not by what the store says of itself.
+//! The model knows which contents were committed; evictions are up to the store. After every act the disk is measured by its files, not by its own accounting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -41,7 +40,7 @@ const CONTENTS: u8 = 10;
 /// What the store may take in bytes: about half of all contents.
 const MAX_SIZE: u64 = 4 << 20;
 
-/// Every second content is large enough for a partial to be worth keeping.
+/// Every second content is large enough to be resumed.
 static ALL: LazyLock<Vec<(Vec<u8>, Digest)>> = LazyLock::new(|| {
     let make = |key: u8| {
         let length = if key.is_multiple_of(2) {
@@ -81,31 +80,31 @@ fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// Begins a download, with or without a length; goes on with a partial if there is one.
+    /// Starts a download, with or without a length, or resumes its partial.
     Stage(u8, bool),
     /// Appends so many percent of what is missing.
     Append(u8, u8),
-    /// Appends a byte that is wrong.
+    /// Appends a wrong byte.
     AppendWrong(u8),
     Commit(u8),
     Park(u8),
-    /// The download is given up.
+    /// Drops the download.
     Drop(u8),
-    /// Keeps it whole, as manifests are.
-    Keep(u8),
+    /// Stores it whole, as manifests are.
+    Store(u8),
     Open(u8),
     Close,
-    /// An orderly end and a new start, with another limit in MiB.
+    /// An orderly restart, with another limit in MiB.
     Restart(u8),
     /// The process is killed: nothing is cleaned up.
     Crash,
     /// A byte on disk changes, or the end is cut off.
     Corrupt(u8, bool),
-    /// Somebody removes a file.
+    /// A file is removed by hand.
     Delete(u8),
-    /// Somebody leaves litter where only the store should be.
+    /// Foreign files appear in the store.
     Litter,
-    /// Lists of a repository name so many things.
+    /// Adds so many names to the lists of a repository.
     Link(u8, u16),
     /// The folder of partials takes no file any more, until the next act of this kind.
     Break,
@@ -124,7 +123,7 @@ fn act() -> impl Strategy<Value = Act> {
         5 => key.clone().prop_map(Act::Commit),
         2 => key.clone().prop_map(Act::Park),
         1 => key.clone().prop_map(Act::Drop),
-        4 => key.clone().prop_map(Act::Keep),
+        4 => key.clone().prop_map(Act::Store),
         5 => key.clone().prop_map(Act::Open),
         2 => Just(Act::Close),
         1 => (1..6_u8).prop_map(Act::Restart),
@@ -140,19 +139,19 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// The store and what is believed of it.
+/// The store and its model.
 struct World {
     root: tempfile::TempDir,
     max_size: u64,
-    /// `None` only while it is opened anew.
+    /// `None` only while it is reopened.
     store: Option<Store>,
     staged: BTreeMap<u8, StagedBlob>,
-    /// Downloads that were told a wrong byte.
+    /// Downloads with a wrong byte.
     corrupt: BTreeSet<u8>,
     reading: Vec<(u8, Blob)>,
-    /// What was committed and may still be here.
+    /// Committed contents that may still be present.
     committed: BTreeSet<u8>,
-    /// What was changed on disk behind the store.
+    /// Contents that were corrupted on disk.
     corrupted: BTreeSet<u8>,
     broken: bool,
     /// Since the last start: what could not be removed then goes at the next one.
@@ -211,7 +210,7 @@ impl World {
             }
             Act::Commit(key) => self.commit(key),
             Act::Park(key) => {
-                // Wrong bytes are never parked: whoever notices them discards them.
+                // Wrong bytes are never parked: callers discard them.
                 if let Some(staged) = self.staged.remove(&key)
                     && !self.corrupt.remove(&key)
                 {
@@ -222,7 +221,7 @@ impl World {
                 self.staged.remove(&key);
                 self.corrupt.remove(&key);
             }
-            Act::Keep(key) => {
+            Act::Store(key) => {
                 if self.store().blobs.put(&digest(key), content(key)).is_ok() {
                     self.committed.insert(key);
                     self.corrupted.remove(&key);
@@ -231,7 +230,7 @@ impl World {
             Act::Open(key) => self.read(key),
             Act::Close => {
                 for (key, blob) in self.reading.drain(..) {
-                    // Eviction did not take what was being read; what is unlinked stays readable anyway.
+                    // Blobs being read are not evicted, and unlinked files stay readable.
                     let size = blob.file.metadata().expect("open").len();
                     assert!(size == blob.size || self.corrupted.contains(&key));
                 }
@@ -293,7 +292,7 @@ impl World {
         }
     }
 
-    /// Adds to records of many blocks; a disk that refuses them is only told to the log.
+    /// Adds to records of many blocks; write errors are only logged.
     fn link(&mut self, of: u8, many: u16) {
         let repository = format!("team/app{of}").parse().expect("a name");
         let registry = Registry::new("old.example");
@@ -403,7 +402,7 @@ impl World {
     }
 
     fn crash(&mut self) {
-        // What is forgotten is not cleaned up; only the lock, which a killed process does not keep.
+        // Forgotten values are not dropped; only the lock is released, as by a killed process.
         for (_, staged) in std::mem::take(&mut self.staged) {
             std::mem::forget(staged);
         }
@@ -509,11 +508,11 @@ proptest! {
         for act in acts {
             world.act(act);
         }
-        // In the end everything can be had again, whatever happened.
+        // In the end every content can be stored and read again.
         world.act(Act::Restart(16));
         for key in 0..CONTENTS {
             world.act(Act::Verify);
-            world.act(Act::Keep(key));
+            world.act(Act::Store(key));
             world.act(Act::Open(key));
             prop_assert!(world.reading.pop().is_some(), "{key}");
         }

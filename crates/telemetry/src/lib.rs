@@ -57,10 +57,10 @@ impl LogThrottle {
 
     /// Whether the line may be logged now.
     pub fn now(&self) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = said.is_none_or(|said| said.elapsed() >= Duration::from_secs(60));
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged.is_none_or(|logged| logged.elapsed() >= Duration::from_secs(60));
         if due {
-            *said = Some(Instant::now());
+            *logged = Some(Instant::now());
         }
         due
     }
@@ -76,7 +76,7 @@ pub fn harmless(text: &str, longest: usize) -> String {
     shown
 }
 
-/// Milliseconds since then; a number in JSON, which u128 would not be.
+/// Milliseconds since then, as u64, since u128 is not a number in JSON.
 pub fn ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_strangers_write_is_short_and_harmless_in_the_log() {
+    fn untrusted_text_is_truncated_and_escaped() {
         for (text, shown) in [
             ("alice", "alice"),
             ("", ""),

@@ -1,4 +1,4 @@
-//! Bodies from the bucket. Nothing of them may be used before its digest was checked.
+//! Bodies from the bucket. They must be verified before use.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::{BODY_TIMEOUT, Bucket, Unavailable};
 use oci::digest::Digest;
 use telemetry::metrics::{self, BucketEvent};
 
-/// How long a body may bring nothing.
+/// How long a body may stall.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body being read.
 pub struct Object {
-    /// In bytes, as the bucket says.
+    /// In bytes, according to the bucket.
     pub size: u64,
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     bucket: Bucket,
@@ -30,8 +30,7 @@ impl std::fmt::Debug for Object {
 }
 
 impl Object {
-    /// The next bytes; `None` at the end of what there is, or where the bucket failed. What is missing shows in
-    /// the length.
+    /// The next bytes; `None` at the end, or when the bucket failed: the caller has to check the length.
     pub async fn next(&mut self) -> Option<Bytes> {
         let error = match tokio::time::timeout(STALL_TIMEOUT, self.stream.next()).await {
             Ok(None) => return None,
@@ -45,7 +44,7 @@ impl Object {
 }
 
 impl Bucket {
-    /// What the bucket has under a digest, if it can be asked. What was wrong once is not looked at again.
+    /// Opens the object of a digest. Not one that is being withdrawn, nor one that was corrupt before.
     pub async fn open(&self, digest: &Digest) -> Option<Object> {
         if self.damaged().contains(digest) {
             return None;
@@ -72,12 +71,12 @@ impl Bucket {
         }
     }
 
-    /// Removes what the bucket has under a digest. Until that is done it is not believed here.
+    /// Withdraws the object of a digest. This gateway does not use it from now on.
     pub fn remove_blob(&self, digest: &Digest) {
         self.change(&self.blob_key(digest), KeyChange::Withdraw);
     }
 
-    /// A whole body of at most so many bytes, verified.
+    /// Reads and verifies a whole body of at most `most` bytes.
     pub async fn bytes(&self, digest: &Digest, most: usize) -> Option<Bytes> {
         let whole = async {
             let mut object = self.open(digest).await?;
@@ -94,7 +93,7 @@ impl Bucket {
             Some((object.size, bytes))
         };
         let Ok(whole) = tokio::time::timeout(BODY_TIMEOUT, whole).await else {
-            self.failed(&self.inner.reads, "a small body takes too long".to_owned());
+            self.failed(&self.inner.reads, "a small body timed out".to_owned());
             return None;
         };
         let (size, bytes) = whole?;

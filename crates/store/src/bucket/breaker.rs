@@ -1,15 +1,15 @@
-//! The circuit breaker of the bucket: after a failure no request waits for it. The decisions take `now`.
+//! The circuit breaker of the bucket: after a failure, requests skip it during a cooldown. Decisions take `now`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The first rest after a failure, and the longest.
+/// The first and the longest cooldown after a failure.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(2);
 const MAX_COOLDOWN: Duration = Duration::from_secs(30);
-/// How long a probe keeps others waiting for its outcome.
+/// How long a probe holds back other requests.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the bucket may be asked.
+/// Decides whether requests may be sent.
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker {
     cooldown: Mutex<Option<Cooldown>>,
@@ -19,12 +19,12 @@ pub(super) struct CircuitBreaker {
 struct Cooldown {
     until: Instant,
     length: Duration,
-    /// Since when a probe is under way.
+    /// When the current probe was sent.
     probing: Option<Instant>,
 }
 
 impl CircuitBreaker {
-    /// Whether a question may go out. After a rest the first one finds out for all.
+    /// Whether a request may be sent. After a cooldown the first one probes for all.
     pub fn admits(&self, now: Instant) -> bool {
         let mut cooldown = self.cooldown();
         let Some(cooldown) = cooldown.as_mut() else {
@@ -40,16 +40,16 @@ impl CircuitBreaker {
         true
     }
 
-    /// Notes an answer; says whether that ended a breaker.
+    /// Notes an answer; returns whether it ended a cooldown.
     pub fn answered(&self) -> bool {
         self.cooldown().take().is_some()
     }
 
-    /// Notes a failure: a rest begins, twice as long each time.
+    /// Notes a failure: a cooldown begins, twice as long each time.
     pub fn failed(&self, now: Instant) {
         let mut cooldown = self.cooldown();
         let length = match *cooldown {
-            // Questions that were under way together fail together: that is one failure.
+            // Concurrent requests fail together: that is one failure.
             Some(cooldown) if now < cooldown.until => return,
             Some(cooldown) => (cooldown.length * 2).min(MAX_COOLDOWN),
             None => FIRST_COOLDOWN,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_doubles_and_one_question_ends_it() {
+    fn cooldown_doubles_and_one_answer_ends_it() {
         let (breaker, start) = (CircuitBreaker::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(breaker.admits(at(0)));

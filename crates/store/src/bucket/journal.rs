@@ -1,8 +1,8 @@
-//! What is still to be taken back from the bucket, on disk: a gateway that is killed does it after its next start,
-//! and believes none of it before.
+//! The journal of pending withdrawals from the bucket: a killed gateway completes them after its next start, and
+//! does not use these objects before.
 //!
-//! One line for each fact: `+<key>` is to be taken back, `-<key>` was, `=<time>` says that what was confirmed up to
-//! then is not believed. The first line names the bucket. A line that a crash cut off says nothing.
+//! One line each: `+<key>` begins a withdrawal, `-<key>` completes it, `=<time>` distrusts records confirmed up to
+//! then. The first line names the bucket. A line truncated by a crash is ignored.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,38 +12,38 @@ use std::path::{Path, PathBuf};
 use crate::durable::write_atomic;
 use crate::layout::PARTIALS;
 
-/// How many keys are remembered; few in tests, since each is synced to the disk.
+/// How many keys are stored; few in tests, since each is synced to the disk.
 pub(super) const CAPACITY: usize = if cfg!(test) { 50 } else { 10_000 };
 /// The longest file that is read, in bytes: twice as many lines as keys, each as long as a key may be.
 const MAX_LENGTH: u64 = 2 * CAPACITY as u64 * 1100;
 
-/// The withdrawals.
+/// Pending withdrawals.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Withdrawals {
-    /// Keys that are to be taken back.
+    /// Keys of objects to delete.
     pub pending: BTreeSet<String>,
-    /// What was confirmed up to then is not believed, in seconds since 1970.
+    /// Records confirmed up to then are not used, in seconds since 1970.
     pub distrusted_until: u64,
 }
 
-/// The file with them.
+/// The journal file.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    /// Where it is before it has its name.
+    /// Where it is written before it is renamed.
     staging: PathBuf,
     /// Names the bucket.
     bucket_id: String,
     file: File,
-    /// Lines that it has.
+    /// The number of its lines.
     lines: usize,
 }
 
 impl Journal {
-    /// Opens or makes the journal in `root`, and reads what it says of this bucket. Blocks.
+    /// Opens or creates the journal in `root`, and reads the withdrawals from this bucket. Blocks.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn open(root: &Path, bucket_id: &str) -> io::Result<(Self, Withdrawals)> {
         let (path, staging) = (root.join("outbox"), root.join(PARTIALS));
         let mut text = Vec::new();
@@ -66,36 +66,36 @@ impl Journal {
         Ok((journal, withdrawals))
     }
 
-    /// Notes that a key is to be taken back; it is on disk then.
+    /// Records the withdrawal of a key durably.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn withdraw(&mut self, key: &str) -> io::Result<()> {
         self.line(&format!("+{key}\n"))?;
         self.file.sync_data()
     }
 
-    /// Notes that nothing confirmed up to a time is believed; it is on disk then.
+    /// Records durably that records confirmed up to a time are not used.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn distrust(&mut self, until: u64) -> io::Result<()> {
         self.line(&format!("={until}\n"))?;
         self.file.sync_data()
     }
 
-    /// Notes that a key was taken back. That this may be lost costs taking it back once more.
+    /// Records that a withdrawal is complete. If this is lost, the key is withdrawn once more.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn complete(&mut self, key: &str) -> io::Result<()> {
         self.line(&format!("-{key}\n"))
     }
 
-    /// Writes it anew without what is settled, where that is most of it.
+    /// Rewrites the journal when most of its withdrawals are complete.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn compact(&mut self, withdrawals: &Withdrawals) -> io::Result<()> {
         if self.lines > withdrawals.pending.len() + CAPACITY / 2 {
             self.file = rewritten(&self.path, &self.staging, &self.bucket_id, withdrawals)?;
@@ -110,7 +110,7 @@ impl Journal {
     }
 }
 
-/// Writes a journal of these withdrawals, open at its end.
+/// Writes a journal of these withdrawals, and opens it for appending.
 fn rewritten(
     path: &Path,
     staging: &Path,
@@ -125,10 +125,10 @@ fn rewritten(
     File::options().append(true).open(path)
 }
 
-/// What a journal says of a bucket: nothing, if it is another's.
+/// Reads the withdrawals of a bucket; none if the journal is another bucket's.
 fn read(text: &str, bucket_id: &str) -> Withdrawals {
     let mut withdrawals = Withdrawals::default();
-    // What is behind the last line break was cut off.
+    // The last line is truncated unless it ends with a line break.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = complete.lines();
     if lines.next() != Some(bucket_id) {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_says_what_is_left() {
+    fn journal_lists_pending_withdrawals() {
         for (text, expected) in [
             ("", withdrawals(&[], 0)),
             ("s3 a\n", withdrawals(&[], 0)),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_outlives_the_process_and_what_is_paid_takes_no_room() {
+    fn pending_withdrawals_survive_a_restart_and_complete_ones_are_compacted() {
         let root = tempfile::tempdir().expect("a folder");
         let open = || Journal::open(root.path(), "s3 a").expect("writable");
         let (mut journal, mut pending) = open();

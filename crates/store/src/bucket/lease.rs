@@ -1,5 +1,5 @@
-//! Leases: of two nodes that want the same cold blob, one fetches it. A lease is an object that only one node can
-//! create; it expires, so that no node waits for one that died.
+//! Leases: of several nodes that need the same blob, one fetches it. A lease is an object that only one node can
+//! create; it expires, so that no node waits for a dead one.
 
 use std::time::SystemTime;
 
@@ -12,23 +12,23 @@ use super::{Bucket, SMALL_TIMEOUT, Unavailable};
 use crate::space::unix;
 use oci::digest::Digest;
 
-/// How long a lease is_valid, in seconds.
+/// How long a lease is valid, in seconds.
 const LIFETIME: u64 = 60;
 
-/// The right to fetch a blob that other nodes wait for; released on drop.
+/// The lease to fetch a blob that other nodes wait for; released on drop.
 #[derive(Debug)]
 pub struct Lease {
     bucket: Bucket,
     key: Path,
 }
 
-/// What asking for a lease came to.
+/// The outcome of requesting a lease.
 #[derive(Debug)]
 pub enum Leased {
     Held(Lease),
     /// Another node fetches it.
     Taken,
-    /// The bucket cannot say: as if there were none.
+    /// The bucket is unavailable: fetch without a lease.
     Unavailable,
 }
 
@@ -46,7 +46,7 @@ impl Drop for Lease {
 }
 
 impl Bucket {
-    /// Asks for the right to fetch a blob.
+    /// Requests the lease of a blob.
     pub async fn lease(&self, digest: &Digest) -> Leased {
         let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
         let key = self.key(&format!("leases/{algorithm}-{hex}"));
@@ -76,7 +76,7 @@ impl Bucket {
         });
         let (body, version) = match read.await {
             Ok(Some(found)) => found,
-            // It was given up this moment; whether the blob is there is looked at next.
+            // It was just released; the caller checks for the blob next.
             Ok(None) => return Leased::Taken,
             Err(Unavailable) => return Leased::Unavailable,
         };
@@ -110,7 +110,7 @@ impl Bucket {
     }
 }
 
-/// Whether a lease still is_valid. One from too far in the future never did.
+/// Whether a lease is valid. One from too far in the future is not.
 fn is_valid(expires_at: u64, now: u64) -> bool {
     (now + 1..=now + 2 * LIFETIME).contains(&expires_at)
 }

@@ -1,11 +1,11 @@
-//! The bucket: an S3-compatible object store as the tier that many gateways share.
+//! The bucket: an S3-compatible object store as a cache tier that gateways share.
 //!
-//! The disk stays the hot tier. A miss asks the bucket before the upstream, what was committed here is written
-//! there behind the answer, and so are records with their freshness. A bucket that is down, slow, full or corrupt
-//! is as if there were none: every operation has a deadline, after a failure the bucket rests, and what comes from
-//! it is verified before its first use.
+//! The disk stays the hot tier. A miss asks the bucket before the upstream. Committed blobs and records with their
+//! freshness are written to it in the background. A bucket that is down, slow, full or corrupt is treated as
+//! absent: every operation has a deadline, a circuit breaker opens after a failure, and objects are verified
+//! before their first use.
 //!
-//! Below the prefix, as on disk but for `<view>`, which names what the registry was asked with:
+//! The layout below the prefix is that on disk, except for `<view>`, which stands for the account at the registry:
 //!
 //! ```text
 //! blobs/<alg>/<2>/<hex>
@@ -41,28 +41,28 @@ use telemetry::LogThrottle;
 use telemetry::metrics::{self, BucketEvent};
 use upload::Uploads;
 
-/// How long a record or a lease may take.
+/// The timeout for records and leases.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the head of a body may take, and a small body.
+/// The timeout for the head of a body, and for a small body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may take to come about.
+/// The timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many digests are remembered bucket_id object was wrong.
+/// How many digests of corrupt objects are remembered.
 const MAX_DAMAGED: usize = 10_000;
 
-/// Where the bucket is, and which registries share their records there.
+/// The location of the bucket, and the registries that share records in it.
 #[derive(Clone)]
 pub struct Settings {
     pub name: String,
-    /// What every key begins with: no slash at either end; may be empty.
+    /// The prefix of every key, without slashes at its ends; may be empty.
     pub prefix: String,
-    /// Scheme and authority; `None` is the cloud's own endpoint for the region.
+    /// Scheme and authority; `None`: the AWS endpoint of the region.
     pub endpoint: Option<String>,
     pub region: Option<String>,
     /// Access key and secret key; `None`: unsigned requests.
     pub account: Option<(String, String)>,
-    /// What a registry is asked with, as one word: gateways that ask the same place with the same account share
-    /// what they were told, others do not. A registry that is not here keeps its records to itself.
+    /// The upstream and account of each registry, as one word: only gateways that use the same ones share its
+    /// records. A registry without a view does not share records.
     pub views: HashMap<Registry, String>,
 }
 
@@ -76,12 +76,12 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Why a bucket cannot be used at all.
+/// An unusable bucket configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("store.bucket cannot be used: {0}")]
 pub struct SetUpError(String);
 
-/// Why the bucket gave no answer. It was counted, and said as often as it may be.
+/// The bucket did not answer. The failure was counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unavailable;
 
@@ -94,21 +94,21 @@ pub struct Bucket {
 struct Inner {
     s3: AmazonS3,
     name: String,
-    /// Where it is asked, as one word.
+    /// Its endpoint, as one word.
     endpoint: String,
     prefix: String,
     /// Strings that no message may contain.
     secrets: Vec<String>,
     /// By registry.
     views: HashMap<Registry, String>,
-    /// Tells our leases from those of others.
+    /// Identifies the leases of this gateway.
     node: String,
     reads: CircuitBreaker,
-    /// A full bucket can still be read.
+    /// Separate from reads, since a full bucket can still be read.
     writes: CircuitBreaker,
     outbox: Outbox,
     uploads: Uploads,
-    /// Objects bucket_id bytes were wrong: not read again, and overwritten.
+    /// Corrupt objects: not read again, and overwritten.
     damaged: Mutex<HashSet<Digest>>,
 }
 
@@ -119,10 +119,10 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// Sets the client up; nothing is asked yet. What is written goes out on `runtime`.
+    /// Creates the client without connecting. Writes are sent on `runtime`.
     ///
     /// # Errors
-    /// When the endpoint is none, or TLS cannot be used.
+    /// When the endpoint is invalid, or TLS cannot be used.
     pub fn new(settings: &Settings, runtime: &tokio::runtime::Handle) -> Result<Self, SetUpError> {
         let options = ClientOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
@@ -137,7 +137,7 @@ impl Bucket {
             .with_region(settings.region.as_deref().unwrap_or("us-east-1"))
             .with_client_options(options)
             .with_retry(once)
-            // One object at a time: not every service knows the other way.
+            // Not every service supports bulk deletion.
             .with_disable_bulk_delete(true);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_endpoint(endpoint);
@@ -182,7 +182,7 @@ impl Bucket {
         Ok(bucket)
     }
 
-    /// Notes that the bucket has wrong bytes under this digest: they are not read again, and overwritten.
+    /// Notes that the object of this digest is corrupt: it is not read again, and will be overwritten.
     pub fn report_corrupt(&self, digest: &Digest) {
         metrics::bucket(BucketEvent::WrongBytes);
         tracing::warn!(%digest, bucket = self.inner.name, "the bucket has wrong bytes; they are not used");
@@ -198,7 +198,7 @@ impl Bucket {
         damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key of something below the prefix.
+    /// The key of a path below the prefix.
     fn key(&self, below: &str) -> Path {
         let prefix = &self.inner.prefix;
         if prefix.is_empty() {
@@ -213,7 +213,7 @@ impl Bucket {
         self.key(&format!("blobs/{algorithm}/{}/{hex}", &hex[..2]))
     }
 
-    /// One question that changes nothing. `None`: there is no such object.
+    /// Runs a read. `None`: the object does not exist.
     async fn read<T>(
         &self,
         within: Duration,
@@ -222,7 +222,7 @@ impl Bucket {
         self.ask(&self.inner.reads, within, operation).await
     }
 
-    /// One change. `None`: its condition does not hold.
+    /// Runs a write. `None`: its precondition failed.
     async fn write<T>(
         &self,
         within: Duration,
@@ -261,7 +261,7 @@ impl Bucket {
         }
     }
 
-    /// Notes a failure: the bucket rests.
+    /// Notes and logs a failure, and opens the breaker.
     fn failed(&self, breaker: &CircuitBreaker, error: String) -> Unavailable {
         static THROTTLE: LogThrottle = LogThrottle::new();
 
@@ -272,7 +272,7 @@ impl Bucket {
             tracing::warn!(
                 bucket,
                 error,
-                "the bucket fails; it is as if there were none"
+                "the bucket fails; it is not used for some seconds"
             );
         } else {
             tracing::debug!(bucket, error, "the bucket fails");
@@ -281,7 +281,7 @@ impl Bucket {
     }
 }
 
-/// An error message of the service, short and without our account.
+/// Shortens an error message of the service and removes the credentials.
 fn redact(secrets: &[String], message: String) -> String {
     let known = secrets.iter().filter(|secret| !secret.is_empty());
     let message = known.fold(message, |message, secret| {
@@ -294,7 +294,7 @@ fn redact(secrets: &[String], message: String) -> String {
         .collect()
 }
 
-/// A key as it is: our own components are safe already, and `%` in them stands for itself.
+/// A key without further encoding: its components are encoded already, and a `%` stands for itself.
 fn raw_path(key: &str) -> Path {
     Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_hold_no_account() {
+    fn messages_contain_no_credentials() {
         let secrets = ["AKIA".to_owned(), "hunter2".to_owned(), String::new()];
         assert_eq!(
             redact(&secrets, "bad\nkey AKIA for hunter2".into()),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_as_on_disk() {
+    fn keys_equal_paths_on_disk() {
         assert_eq!(
             raw_path("p/repositories/h%3A5/v/a/_tags/full/1.0").as_ref(),
             "p/repositories/h%3A5/v/a/_tags/full/1.0"

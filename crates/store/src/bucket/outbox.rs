@@ -1,7 +1,7 @@
-//! Small changes on their way to the bucket: the last one of a key counts, those of one key go one after another.
+//! The queue of small changes of the bucket: the last change of a key wins, and changes of a key are serialized.
 //!
-//! What is put and does not get there within a minute is dropped: what it says may be wrong by then. What is taken
-//! back stays until it is done, over restarts ([`super::journal`]), and is not believed meanwhile.
+//! A put that fails for a minute is dropped, since its record may be outdated by then. A withdrawal is retried until
+//! it succeeds, across restarts ([`super::journal`]), and its object is not used meanwhile.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,22 +18,22 @@ use crate::degraded::warn_degraded;
 use crate::space::unix;
 use telemetry::metrics::{self, BucketEvent};
 
-/// How many changes are under way at once.
+/// How many changes are sent concurrently.
 pub(super) const WORKERS: usize = 4;
-/// How long one may take.
+/// The timeout of a change.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long something that is put may wait.
+/// How long a put is retried.
 const PUT_LIFETIME: Duration = Duration::from_secs(60);
 /// The wait after a failure.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What is to be done to a key.
+/// A change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyChange {
     Put(Bytes),
-    /// Must be done: a right that is no longer one.
+    /// Deletes a record that no longer holds. Must succeed.
     Withdraw,
-    /// May be left: what is there expires.
+    /// Deletes a lease. May fail, since it expires.
     Release,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum KeyChange {
 pub(super) struct Outbox {
     state: Mutex<OutboxState>,
     news: Notify,
-    /// What is pending, on disk. Locked before the state.
+    /// The pending withdrawals on disk. Locked before the state.
     journal: Mutex<Option<Journal>>,
 }
 
@@ -49,17 +49,17 @@ pub(super) struct Outbox {
 struct OutboxState {
     changes: HashMap<String, (KeyChange, Instant)>,
     order: VecDeque<String>,
-    /// Keys that are being changed.
+    /// Keys with a change in progress.
     busy: HashSet<String>,
-    /// What is to be taken back, waiting, under way, or overtaken by what is to be put in its place.
+    /// Withdrawals that are queued, in progress, or superseded by a put.
     withdrawals: Withdrawals,
 }
 
-/// What became of a change that was queued.
+/// The outcome of queuing a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queued {
     Waiting,
-    /// There are too many.
+    /// The queue is full, or the put expired.
     Dropped,
 }
 
@@ -78,7 +78,7 @@ impl OutboxState {
         Queued::Waiting
     }
 
-    /// The next change of a key that is not being changed.
+    /// The next change of a key without one in progress.
     fn pop(&mut self) -> Option<(String, KeyChange, Instant)> {
         let at = self.order.iter().position(|key| !self.busy.contains(key))?;
         let key = self.order.remove(at)?;
@@ -87,11 +87,11 @@ impl OutboxState {
         Some((key, change, since))
     }
 
-    /// A change was tried. What was not done waits again: what is put for a while, in whose place a right is taken
-    /// back that is pending since.
+    /// Ends an attempt. A failed change is queued again; a put that expired is replaced by the pending withdrawal of
+    /// its key.
     fn settle(&mut self, key: &str, change: KeyChange, since: Instant, done: Done) -> Queued {
         self.busy.remove(key);
-        // What came in meanwhile counts instead.
+        // A newer change supersedes it.
         if done == Done::Yes || self.changes.contains_key(key) {
             return Queued::Waiting;
         }
@@ -118,18 +118,18 @@ enum Done {
 }
 
 impl Outbox {
-    /// Whether what the bucket has under a key may be believed.
+    /// Whether the object of a key may be used.
     pub fn trusts(&self, key: &str) -> bool {
         self.state().trusts(key)
     }
 
-    /// Whether what was confirmed at a time, in seconds since 1970, may be believed: not where a removal from then
-    /// on did not fit.
+    /// Whether a record confirmed at a time, in seconds since 1970, may be used: not if a later withdrawal did not
+    /// fit into the journal.
     pub fn trusts_confirmation(&self, at: u64) -> bool {
         at > self.state().withdrawals.distrusted_until
     }
 
-    /// Goes on with what the journal in `root` says. Blocks on the disk.
+    /// Opens the journal in `root` and resumes its withdrawals. Blocks on the disk.
     pub fn open_journal(&self, root: &std::path::Path, bucket_id: &str) {
         let mut journal = self.journal();
         match Journal::open(root, bucket_id) {
@@ -149,8 +149,8 @@ impl Outbox {
         self.news.notify_one();
     }
 
-    /// Owes the withdrawal of a key: from now on it is not believed, not even after a restart. Blocks
-    /// on the disk.
+    /// Queues the withdrawal of a key: its object is not used from now on, even after a restart. Blocks on the
+    /// disk.
     fn withdraw(&self, key: &str) -> Queued {
         let mut journal = self.journal();
         let now = unix(SystemTime::now());
@@ -158,11 +158,11 @@ impl Outbox {
             let mut state = self.state();
             let fits = state.withdrawals.pending.len() < CAPACITY || !state.trusts(key);
             if fits && !state.withdrawals.pending.insert(key.to_owned()) {
-                // It is noted already.
+                // It is in the journal already.
                 return state.push(key, KeyChange::Withdraw, Instant::now());
             }
             if !fits {
-                // Nothing is, that may be it.
+                // Distrust every record that it could be.
                 state.withdrawals.distrusted_until = now;
             }
             fits
@@ -173,10 +173,7 @@ impl Outbox {
             None => Ok(()),
         };
         if let Err(error) = noted {
-            warn_degraded(
-                "what is to be taken back from the bucket cannot be noted",
-                &error,
-            );
+            warn_degraded("a withdrawal from the bucket cannot be recorded", &error);
         }
         if !fits {
             return Queued::Dropped;
@@ -185,7 +182,7 @@ impl Outbox {
         state.push(key, KeyChange::Withdraw, Instant::now())
     }
 
-    /// What was pending of a key is done, unless it is pending anew. Blocks on the disk.
+    /// Completes the withdrawal of a key, unless another change of it is queued or in progress. Blocks on the disk.
     fn complete(&self, key: &str) {
         let mut journal = self.journal();
         let mut state = self.state();
@@ -199,7 +196,7 @@ impl Outbox {
                 .and_then(|()| journal.compact(&state.withdrawals));
             if let Err(error) = noted {
                 warn_degraded(
-                    "what was taken back from the bucket cannot be noted",
+                    "a completed withdrawal from the bucket cannot be recorded",
                     &error,
                 );
             }
@@ -216,15 +213,14 @@ impl Outbox {
 }
 
 impl Bucket {
-    /// Goes on with what was to be taken back when the process ended that had the store in `root`. Blocks on the
-    /// disk.
+    /// Resumes the withdrawals that the previous process of the store in `root` left. Blocks on the disk.
     pub(crate) fn open_journal(&self, root: &std::path::Path) {
         let inner = &self.inner;
         let bucket_id = format!("s3 {} {}", inner.name, inner.endpoint);
         inner.outbox.open_journal(root, &bucket_id);
     }
 
-    /// Has a change made, behind whatever is going on. Taking something back blocks on the disk.
+    /// Queues a change. A withdrawal blocks on the disk.
     pub(super) fn change(&self, key: &Path, change: KeyChange) {
         let outbox = &self.inner.outbox;
         let queued = match change {
@@ -237,14 +233,14 @@ impl Bucket {
         }
     }
 
-    /// Makes changes for as long as the process lives.
+    /// Sends changes until the process ends.
     pub(super) async fn send_changes(self) {
         let outbox = &self.inner.outbox;
         loop {
             let news = outbox.news.notified();
             let next = outbox.state().pop();
             let Some((key, change, since)) = next else {
-                // Another worker may be at the key that waits.
+                // Another worker may be busy with the queued key.
                 let _ = tokio::time::timeout(RETRY_DELAY, news).await;
                 continue;
             };
@@ -293,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_change_counts_and_one_is_made_at_a_time() {
+    fn last_change_of_a_key_wins_and_one_is_sent_at_a_time() {
         let (outbox, now) = (Outbox::default(), Instant::now());
         let push = |key, change| outbox.state().push(key, change, now);
         assert_eq!(push("a", put("1")), Queued::Waiting);
@@ -317,9 +313,9 @@ mod tests {
         assert!(outbox.trusts("a"));
     }
 
-    /// What was to be put in the place of a right that is none is dropped after a while; the right is none still.
+    /// A put that supersedes a withdrawal expires: the withdrawal is still due.
     #[test]
-    fn what_is_owed_outlives_what_was_to_be_put_there() {
+    fn withdrawal_outlives_a_superseding_put() {
         let outbox = Outbox::default();
         outbox.withdraw("a");
         let Some(long_ago) = Instant::now().checked_sub(PUT_LIFETIME) else {
@@ -337,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_taken_back_is_not_believed() {
+    fn objects_are_not_used_before_their_withdrawal() {
         let root = tempfile::tempdir().expect("a folder");
         let outbox = Outbox::default();
         outbox.open_journal(root.path(), "s3 a");

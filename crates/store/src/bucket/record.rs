@@ -1,5 +1,5 @@
-//! Records in the bucket: pointers and links with their freshness, for all who ask an upstream with the same
-//! account. They are rights, so they are read strictly, and one that a node took back is not believed again.
+//! Records in the bucket: pointers and links with their freshness, for all gateways with the same account at an
+//! upstream. They grant access, so they are parsed strictly, and one that a node withdrew is not used again.
 
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
@@ -15,7 +15,7 @@ use telemetry::metrics::{self, BucketEvent};
 /// The longest record, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
 
-/// A record under its name, so that one that was moved is not taken for another.
+/// A record with its path, so that a moved object is detected.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SharedRecord {
@@ -25,7 +25,7 @@ struct SharedRecord {
 }
 
 impl Bucket {
-    /// Reads a record, if the bucket has one that is whole.
+    /// Reads a record, if the bucket has a valid one.
     pub(crate) async fn record<V: Record>(&self, record: &RecordKey) -> Option<V> {
         let (key, path) = self.place(record)?;
         let outbox = &self.inner.outbox;
@@ -47,14 +47,14 @@ impl Bucket {
         let record = bytes.and_then(|bytes| parse::<V>(&path, &bytes));
         if record.is_none() {
             metrics::bucket(BucketEvent::WrongBytes);
-            tracing::warn!(%key, "a record in the bucket cannot be read; it is asked for anew");
+            tracing::warn!(%key, "a record in the bucket is invalid; the upstream is asked again");
             return None;
         }
         metrics::bucket(BucketEvent::Hit);
         record.filter(|record| outbox.trusts_confirmation(record.checked_at().unwrap_or(0)))
     }
 
-    /// Lets other gateways know a record, behind the answer.
+    /// Shares a record with other gateways, in the background.
     pub(crate) fn put_record<V: Serialize>(&self, key: &RecordKey, record: &V) {
         let Some((key, path)) = self.place(key) else {
             return;
@@ -66,14 +66,14 @@ impl Bucket {
         }
     }
 
-    /// Takes a record back. Until that is done it is not believed here.
+    /// Withdraws a record. This gateway does not use it from now on.
     pub(crate) fn remove_record(&self, key: &RecordKey) {
         if let Some((key, _)) = self.place(key) {
             self.change(&key, KeyChange::Withdraw);
         }
     }
 
-    /// The object and the name of a record; `None` if its kind or its registry is not shared.
+    /// The object and the path of a record; `None` if its kind or its registry is not shared.
     fn place(&self, key: &RecordKey) -> Option<(Path, String)> {
         let view = self.inner.views.get(key.registry())?;
         let path = key.shared_path()?;
@@ -83,8 +83,8 @@ impl Bucket {
     }
 }
 
-/// Reads a record strictly: it has its name, nothing is there that we do not know, and what goes out as a header
-/// can be one.
+/// Parses a record strictly: its path matches, it has no unknown fields, and its media type is a valid header
+/// value.
 fn parse<V: Serialize + DeserializeOwned>(path: &str, bytes: &[u8]) -> Option<V> {
     let shared: SharedRecord = serde_json::from_slice(bytes).ok()?;
     let record: V = serde_json::from_value(shared.record.clone()).ok()?;
@@ -105,7 +105,7 @@ mod tests {
     use crate::Pointer;
 
     #[test]
-    fn records_are_read_strictly() {
+    fn records_are_parsed_strictly() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let good = format!(
             r#"{{"path":"r/a/_tags/full/t","record":{{"digest":"{digest}","media_type":"a/b","size":3,"checked_at":7}}}}"#
@@ -123,7 +123,7 @@ mod tests {
             ("no digest", "sha256:", "sha256:x"),
             ("no length", r#""size":3"#, r#""size":-3"#),
             ("no time", r#","checked_at":7"#, ""),
-            ("a header that is none", "a/b", r"a/b\r\nX: y"),
+            ("an invalid header", "a/b", r"a/b\r\nX: y"),
             ("an empty header", "a/b", ""),
             ("cut off", "}}", "}"),
         ] {

@@ -1,4 +1,4 @@
-//! Committed blobs on their way to the bucket: a bounded queue, in parts, tried again, dropped with a count.
+//! Uploads of committed blobs to the bucket: a bounded queue with retries; dropped uploads are counted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,16 +14,16 @@ use crate::read::read_at;
 use oci::digest::Digest;
 use telemetry::metrics::{self, BucketEvent};
 
-/// How many blobs go up at once. Each holds one part in memory.
+/// How many blobs are uploaded concurrently. Each holds one part in memory.
 pub(super) const WORKERS: usize = 2;
-/// How many may wait.
+/// The length of the queue.
 const CAPACITY: usize = 256;
-/// The least size of a part, in bytes, and into how many parts a blob is cut at most: services allow 10,000.
+/// The minimum size of a part, in bytes, and the maximum number of parts: services allow 10,000.
 const PART: u64 = 8 << 20;
 const PARTS: u64 = 9_000;
-/// How long a part may take.
+/// The timeout of a part.
 const PART_TIMEOUT: Duration = Duration::from_secs(60);
-/// The waits before a blob is tried again.
+/// The delays before retries.
 const WAITS: [Duration; 4] = [
     Duration::from_secs(1),
     Duration::from_secs(4),
@@ -31,16 +31,16 @@ const WAITS: [Duration; 4] = [
     Duration::from_secs(30),
 ];
 
-/// A blob that the bucket should have.
+/// A blob to upload.
 #[derive(Debug)]
 pub(super) struct UploadJob {
     digest: Digest,
     blobs: Blobs,
-    /// Given up when it is there, or will not come.
+    /// Released when the upload succeeded or was dropped.
     _lease: Option<Lease>,
 }
 
-/// Where the workers take their jobs from.
+/// The end of the queue that the workers share.
 pub(super) type UploadReceiver = Arc<Mutex<mpsc::Receiver<UploadJob>>>;
 
 #[derive(Debug)]
@@ -53,10 +53,10 @@ impl Uploads {
     }
 }
 
-/// Why a blob did not get there.
+/// Why an upload failed.
 #[derive(Debug, PartialEq, Eq)]
 enum UploadError {
-    /// It is no longer here.
+    /// The blob is no longer in the store.
     Gone,
     Retry,
 }
@@ -68,7 +68,7 @@ impl From<Unavailable> for UploadError {
 }
 
 impl Bucket {
-    /// Has a committed blob written to the bucket, behind the answer.
+    /// Uploads a committed blob in the background.
     pub fn write_through(&self, blobs: &Blobs, digest: &Digest, lease: Option<Lease>) {
         let job = UploadJob {
             digest: *digest,
@@ -76,11 +76,11 @@ impl Bucket {
             _lease: lease,
         };
         if self.inner.uploads.0.try_send(job).is_err() {
-            drop_upload(digest, "too many wait");
+            drop_upload(digest, "the queue is full");
         }
     }
 
-    /// Writes blobs for as long as the process lives.
+    /// Uploads blobs until the process ends.
     pub(super) async fn send_blobs(self, jobs: UploadReceiver) {
         loop {
             let job = jobs.lock().await.recv().await;
@@ -107,10 +107,13 @@ impl Bucket {
                 _ => break,
             }
         }
-        drop_upload(digest, "the bucket fails, or the blob is no longer here");
+        drop_upload(
+            digest,
+            "the bucket fails, or the blob is no longer in the store",
+        );
     }
 
-    /// One attempt; the bytes that went out.
+    /// Makes one attempt, and returns the bytes sent.
     async fn upload(&self, job: &UploadJob) -> Result<u64, UploadError> {
         let (blobs, digest) = (job.blobs.clone(), job.digest);
         let opened = tokio::task::spawn_blocking(move || blobs.open(&digest, None)).await;
@@ -152,7 +155,7 @@ impl Bucket {
         };
         let outcome = parts.await;
         if outcome.is_err() {
-            // Where this fails as well, the lifecycle rule for unfinished uploads removes the parts.
+            // If this fails too, the lifecycle rule for unfinished uploads removes the parts.
             let _ = tokio::time::timeout(BODY_TIMEOUT, upload.abort()).await;
         }
         outcome
@@ -164,7 +167,7 @@ fn drop_upload(digest: &Digest, reason: &'static str) {
     tracing::warn!(%digest, reason, "not written to the bucket");
 }
 
-/// Bytes of a blob that is here.
+/// Reads a part of a blob.
 async fn part(blob: &Blob, from: u64, length: u64) -> Result<Bytes, UploadError> {
     const PIECE: u64 = 1 << 20;
 
@@ -189,9 +192,9 @@ mod tests {
     use crate::bucket::Settings;
     use oci::digest::Algorithm;
 
-    /// Nobody takes from the queue meanwhile: the test does not wait.
+    /// No worker takes from the queue: the test does not yield.
     #[tokio::test]
-    async fn only_so_many_wait() {
+    async fn queue_is_bounded() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(&crate::Settings::at(folder.path()), &[]).expect("a store");

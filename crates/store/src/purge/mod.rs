@@ -1,8 +1,8 @@
-//! Removing on purpose: what a purge of something means, and carrying it out.
+//! Purges: planning and carrying them out.
 //!
-//! Records go first, then the blobs that no other record claims: bytes are shared. A tag takes what only it leads to:
-//! the manifests below it and their blobs, except for those that another tag, or a manifest that was asked for by its
-//! digest, leads to as well.
+//! Records are removed first, then the blobs that no other record claims, since bytes are shared. With a tag go the
+//! manifests and blobs that only it leads to: not those that another tag, or a manifest that was pulled by digest,
+//! leads to as well.
 
 mod plan;
 mod survey;
@@ -25,7 +25,7 @@ use crate::layout::{PARTIALS, blob_path};
 use crate::record::{RecordKey, Reference};
 use plan::{Inventory, Listed};
 
-/// What a purge removes, or would.
+/// The content that a purge removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purge {
     /// `<registry>/<repository>:<tag>`
@@ -36,9 +36,9 @@ pub struct Purge {
     pub blobs: BTreeSet<String>,
     /// The blobs whose bytes are removed, and their sizes in bytes.
     pub files: Vec<(Digest, u64)>,
-    /// Blobs that stay, since other records claim them.
+    /// How many blobs stay, since other records claim them.
     pub shared: u64,
-    /// Records of other kinds, as their places in the store.
+    /// Records of other kinds, by their paths in the store.
     pub others: BTreeSet<String>,
     /// The files of records, by their paths below the store's folder.
     records: Vec<(String, Option<RecordKey>)>,
@@ -84,7 +84,7 @@ impl Purge {
 }
 
 impl Store {
-    /// What a purge would remove. Blocks: it reads the records of every repository.
+    /// Plans a purge. Blocks: it reads the records of every repository.
     pub fn plan(&self, target: &Target) -> Purge {
         let survey = RecordSurvey {
             records: &self.records,
@@ -139,7 +139,7 @@ impl Store {
             .sort_unstable_by_key(|(digest, _)| digest.to_string());
     }
 
-    /// Stores no answer to a question that was asked before this.
+    /// Ends all generations: answers to earlier questions are not stored.
     pub fn end_generations(&self) {
         self.records.end_generations(|_| true);
     }
@@ -148,7 +148,7 @@ impl Store {
     /// disk.
     ///
     /// # Errors
-    /// The first thing that could not be removed; the rest was.
+    /// The first failed removal; everything else was removed.
     pub fn purge(&self, purge: &Purge) -> io::Result<()> {
         let mut outcome = Ok(());
         let mut folders = HashSet::new();
@@ -166,9 +166,9 @@ impl Store {
     /// Checks that the store can be written: writes a byte and removes it again. Blocks on the disk.
     ///
     /// # Errors
-    /// Why not.
+    /// The disk's, when it cannot.
     pub fn check_writable(&self) -> io::Result<()> {
-        // The next start deletes what a crash leaves here.
+        // The next start deletes the file if a crash leaves it.
         let folder = self.root.join(PARTIALS);
         std::fs::create_dir_all(&folder)?;
         let probe = folder.join(".writable");
@@ -178,10 +178,10 @@ impl Store {
 }
 
 impl Blobs {
-    /// Removes a blob; its readers read on. Blocks on the disk.
+    /// Removes a blob, if it exists; its readers can read on. Blocks on the disk.
     ///
     /// # Errors
-    /// When it cannot be removed; that there is none is no error.
+    /// When it cannot be removed.
     pub fn remove(&self, digest: &Digest) -> io::Result<()> {
         ignore_absent(std::fs::remove_file(blob_path(&self.root, digest)))?;
         self.space.reindex(digest);

@@ -1,4 +1,4 @@
-//! Which records and blobs a purge removes.
+//! Selects the records that a purge removes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::records::Visited;
 #[derive(Default)]
 pub(super) struct Inventory {
     pub records: Vec<Listed>,
-    /// Files that are no records of a known kind, by their paths.
+    /// The paths of files of unknown kinds.
     unknown_files: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Listed {
 #[derive(Default)]
 struct Graph<'a> {
     tags: Vec<(&'a TagKey, Option<Digest>)>,
-    /// With the digest that the bytes are stored under.
+    /// With the digests that their bytes are stored under.
     manifests: Vec<(&'a ManifestKey, Digest)>,
     blobs: Vec<&'a BlobKey>,
 }
@@ -67,7 +67,7 @@ impl Inventory {
         inventory
     }
 
-    /// The keys of the records that go with a target, apart from what extensions add.
+    /// The keys of the records to remove for a target, without those that extensions add.
     pub fn selected(&self, target: &Target, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
         let is_in = |registry: &Registry, repository: &Repository, key: &RecordKey| {
             key.registry() == registry && key.repository() == Some(repository)
@@ -104,7 +104,7 @@ impl Inventory {
         }
     }
 
-    /// Files of a purged registry or repository that are no records of a known kind.
+    /// The files of unknown kinds in a purged registry or repository.
     pub fn unknown_files(&self, target: &Target) -> impl Iterator<Item = &String> {
         let below = match target {
             Target::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
@@ -147,7 +147,7 @@ impl Inventory {
 }
 
 impl Graph<'_> {
-    /// These tags or digests, and the records that only they lead to.
+    /// The records of these tags or digests, and those that only they lead to.
     fn exclusive_to(
         &self,
         survey: &RecordSurvey<'_>,
@@ -168,7 +168,7 @@ impl Graph<'_> {
         let blobs = self.blobs.iter().map(|key| key.digest);
         roots.extend(manifests.clone().chain(blobs).filter(&content));
         let reached = self.reach(survey, roots);
-        // A manifest that no purged tag leads to was asked for by its digest.
+        // A manifest that no purged tag leads to was pulled by digest.
         others.extend(manifests.filter(|digest| !reached.contains(digest)));
         let mut retained = self.reach(survey, others);
         retained.retain(|digest| !content(digest));
@@ -186,7 +186,7 @@ impl Graph<'_> {
         removed
     }
 
-    /// Everything that these lead to, themselves included.
+    /// These digests and all that they lead to.
     fn reach(&self, survey: &RecordSurvey<'_>, mut from: Vec<Digest>) -> HashSet<Digest> {
         let links = self.manifests.iter();
         let links: HashMap<_, _> = links.map(|(key, stored)| (key.digest, stored)).collect();

@@ -1,4 +1,4 @@
-//! The store as an extension sees it while a purge is planned.
+//! Read access to the store for extensions while a purge is planned.
 
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;

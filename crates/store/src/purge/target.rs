@@ -1,17 +1,17 @@
-//! What a purge is of.
+//! The target of a purge.
 
 use oci::digest::Digest;
 use oci::name::{Registry, Repository, Tag};
 
-/// What is to be removed.
+/// The content to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Registry(Registry),
     Repository(Registry, Repository),
     Tag(Registry, Repository, Tag),
-    /// What a repository has under a digest.
+    /// The content of a repository with a digest.
     Content(Registry, Repository, Digest),
-    /// A digest, wherever it is.
+    /// A digest, in all repositories.
     Everywhere(Digest),
 }
 

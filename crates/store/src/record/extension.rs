@@ -20,12 +20,12 @@ pub struct ExtensionKind {
     /// The beginning of the name. Records that belong to a repository need one that begins with `_`, since
     /// components of repository names never do. No prefix of a namespace begins with another one.
     pub prefix: &'static str,
-    /// The longest that a record may be, in bytes. A kind of more than a block needs a prefix without a slash.
+    /// The maximum length of a record, in bytes. A kind of more than a block needs a prefix without a slash.
     pub max_bytes: u64,
     pub retention: Retention,
     /// The blob that a record refers to.
     pub reference: fn(&ExtensionKey, StoredValue<'_>) -> Option<Reference>,
-    /// The tag that a record is, for the report of a purge.
+    /// The tag that a record stands for, in the report of a purge.
     pub tag: fn(&ExtensionKey) -> Option<&str>,
 }
 
@@ -42,7 +42,7 @@ impl ExtensionKind {
         }
     }
 
-    /// The key of one record.
+    /// The key of a record.
     pub fn key(
         &'static self,
         registry: &Registry,

@@ -49,7 +49,7 @@ pub struct PublicKey {
     pub repository: Repository,
 }
 
-/// The key of a tag's target, as clients of one class are answered.
+/// The key of a tag's target for one class of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
     pub registry: Registry,
@@ -168,7 +168,7 @@ impl RecordKey {
             let mut of_namespace = kinds.iter().filter(|kind| kind.namespace == namespace);
             of_namespace.find_map(|kind| parse_extension(kind, &registry, rest))
         })?;
-        // A registry's folder that is spelled in another way is not ours.
+        // Rejects other spellings of a registry's folder.
         (key.path() == path).then_some(key)
     }
 
@@ -217,7 +217,7 @@ impl RecordKey {
         }
     }
 
-    /// The longest that the record may be, in bytes.
+    /// The maximum length of the record, in bytes.
     pub fn max_bytes(&self) -> u64 {
         match self {
             Self::Manifest(_) | Self::Blob(_) | Self::Public(_) | Self::Tag(_) => BLOCK,

@@ -20,7 +20,7 @@ fn digest() -> Digest {
     Digest::of(Algorithm::Sha256, b"x")
 }
 
-/// A store written by an older program must go on working: these paths may not change.
+/// A store written by an older program must keep working: these paths must not change.
 #[test]
 fn paths_are_those_of_layout_version_1() {
     let (registry, app, hex) = (registry(), app(), digest().hex());
@@ -102,7 +102,7 @@ fn other_paths_are_no_keys() {
         "repositories/hub/team/app/_tags/full/-bad",
         "repositories/hub/team/app/_tags/other/1.0",
         "repositories/hub/Team/_public",
-        // Not how a registry's folder is spelled.
+        // Another spelling of a registry's folder.
         "repositories/%68ub/team/app/_public",
         "repositories/.hub/team/app/_public",
         "extra/hub/team/app/_public",
@@ -114,7 +114,7 @@ fn other_paths_are_no_keys() {
     }
 }
 
-/// A build without the crate that wrote a namespace still counts what is in it, and deletes it once unused.
+/// A build without the crate that wrote a namespace still counts its records, and deletes unused ones.
 #[test]
 fn a_short_prefix_takes_every_record_of_a_namespace() {
     static IMAGES: ExtensionKind = ExtensionKind::new("extra", "_");

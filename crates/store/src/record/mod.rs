@@ -1,10 +1,9 @@
-//! What a record is: its key, its value, and the rules that follow from its kind. Pure; [`crate::records`] does
-//! the I/O.
+//! Records: keys, values, and the rules of their kinds. Pure; [`crate::records`] does the I/O.
 //!
-//! A record is a small JSON file that points at blobs: a repository's manifests and blobs, its tags, and whether
-//! it is public. [`RecordKey`] is the one place that knows the kinds. Its exhaustive matches say for each kind
-//! where the file is, how its path is parsed, which blob it refers to, how long it is retained, how long it may
-//! be, and whether gateways share it through the bucket. Other crates add kinds as [`ExtensionKind`]s, which
+//! A record is a small JSON file that refers to blobs: a repository's manifests and blobs, its tags, and whether
+//! it is public. Only [`RecordKey`] knows the kinds. Its exhaustive matches define for each kind the path of the
+//! file and its parser, the blob that it refers to, its retention, its maximum length, and whether gateways share
+//! it through the bucket. Other crates add kinds as [`ExtensionKind`]s, which
 //! declare the same.
 
 mod extension;
@@ -22,9 +21,9 @@ use oci::digest::Digest;
 /// A blob that a record refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
-    /// The record is a claim to the bytes: a purge of another record leaves them alone.
+    /// The record claims the bytes: a purge of another record does not remove them.
     Claim(Digest),
-    /// The record says how the bytes are made again. The blob is retained with it, but may be purged.
+    /// The record tells how to make the bytes again. The blob is retained with it, but may be purged.
     Recipe(Digest),
 }
 
@@ -49,10 +48,10 @@ impl Reference {
 pub enum Retention {
     /// Until its registry's `unused_ttl` has passed since its last use.
     WhileUsed,
-    /// For ever, within half of what records may take.
+    /// For ever, within half of the space for records.
     Permanent,
-    /// As [`Self::Permanent`]; but it leads to other permanent records, and is deleted whenever one of those had
-    /// to be, so that what was lost is made anew.
+    /// As [`Self::Permanent`]; but it leads to other permanent records, and is deleted whenever one of those is, so
+    /// that the lost one is made again.
     PermanentIndex,
 }
 
@@ -62,7 +61,7 @@ impl Retention {
     }
 }
 
-/// The stored value of a record, read only if it is needed.
+/// The stored value of a record, read on demand.
 #[derive(Clone, Copy)]
 pub struct StoredValue<'a> {
     read: &'a dyn Fn() -> Option<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Values of records, as they are on disk.
+//! Values of records, as stored on disk.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use oci::digest::Digest;
 
 /// A value that can be stored as a record.
 pub trait Record: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'static {
-    /// When the upstream last confirmed it, in seconds since 1970, if that is part of it.
+    /// When the upstream last confirmed it, in seconds since 1970, if the value has that time.
     fn checked_at(&self) -> Option<u64> {
         None
     }
@@ -103,21 +103,21 @@ pub struct Pointer {
     pub checked_at: u64,
 }
 
-/// Which gateways a record concerns, where several share a bucket.
+/// Which gateways a record is for, where several share a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// All of them: it is what the upstream said.
+    /// All of them: it is an answer of the upstream.
     Shared,
-    /// This one: it is about content that only this gateway has.
+    /// This one: it describes content that only this gateway has.
     Local,
 }
 
-/// What became of an upstream's answer.
+/// The outcome of storing an upstream's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome<V> {
-    /// It is the record now.
+    /// The answer is the record now.
     Current(Arc<V>),
-    /// It is valid for its caller, but was not stored: the record was changed since the question.
+    /// The answer is valid for its caller, but was not stored: the record was changed since the question.
     Outdated(Arc<V>),
 }
 

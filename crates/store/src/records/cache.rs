@@ -1,4 +1,4 @@
-//! The records that were used last, in memory.
+//! The cache of recently used records in memory.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::record::{Record, RecordKey};
 
 /// The memory that entries may take, as [`CachedRecord::weight`] estimates it, in bytes.
 const CAPACITY: u64 = 64 << 20;
-/// What an entry takes beside its value, in bytes.
+/// The overhead of an entry beside its value, in bytes.
 const ENTRY: u32 = 512;
 
-/// A bounded cache of records of all kinds. A key stands for values of one type.
+/// A bounded cache of records of all kinds. The type of a value follows from its key.
 pub(super) struct RecordCache {
     entries: moka::sync::Cache<RecordKey, Arc<CachedRecord>>,
 }
@@ -23,9 +23,9 @@ pub(super) struct CachedRecord {
     record: Arc<dyn Any + Send + Sync>,
     /// The length of the record as JSON, in bytes.
     length: usize,
-    /// Its last use as it is on disk, in seconds since 1970.
+    /// Its last use according to the disk, in seconds since 1970.
     pub persisted_use: AtomicU64,
-    /// When the record on disk was confirmed, in seconds since 1970; `None`: the disk does not have this one.
+    /// When the record on disk was confirmed, in seconds since 1970; `None` if this record is not on disk.
     pub persisted_check: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ impl CachedRecord {
         }
     }
 
-    /// The same entry with a later confirmation of its record, which the disk does not have.
+    /// The same entry with a later confirmation, which is not on disk.
     pub fn confirmed<V: Record>(&self, record: &Arc<V>) -> Self {
         let used = self.persisted_use.load(Ordering::Relaxed);
         Self::new(record, self.length, used, self.persisted_check)
@@ -54,7 +54,7 @@ impl CachedRecord {
         self.record.clone().downcast().ok()
     }
 
-    /// An estimate of what it takes in memory: values with many small parts take more than their JSON.
+    /// An estimate of its memory: values with many small parts take more than their JSON.
     fn weight(&self) -> u32 {
         let value = u32::try_from(self.length).unwrap_or(u32::MAX);
         value.saturating_mul(2).saturating_add(ENTRY)

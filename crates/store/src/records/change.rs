@@ -1,4 +1,4 @@
-//! Changes of records: answers, writes and removals, each decided and made in one step.
+//! Changes of records: answers, writes and removals, each an atomic decision and change.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,10 +13,10 @@ use crate::degraded::warn_degraded;
 use crate::durable::is_absent;
 use crate::record::{Outcome, Reach, Record, RecordKey, TypedKey};
 
-/// How much later a confirmation may be than the one on disk, in seconds.
+/// How far the confirmation on disk may lag behind, in seconds.
 const CONFIRMED_WITHIN: u64 = 3600;
 
-/// Whether the disk has a record as it is in memory.
+/// Whether the record in memory is also on disk.
 #[derive(Clone, Copy)]
 pub(super) enum Persisted {
     Yes,
@@ -30,16 +30,16 @@ enum Presence {
     Absent,
 }
 
-/// A value on its way to the disk.
+/// A value and its encoding for the disk.
 struct Encoded<V> {
     record: Arc<V>,
     json: Vec<u8>,
 }
 
 impl RecordStore {
-    /// Stores an upstream's answer, if it still counts. A disk that refuses it costs a question after a restart,
-    /// and is only logged. An answer that is too long, since an upstream may send anything, is not stored, and
-    /// neither is the record that it replaces, which is no longer true.
+    /// Stores an upstream's answer, if its question is current. A write error is only logged: it costs a request
+    /// after a restart. An answer that is too long, since an upstream may send anything, is not stored, and the
+    /// outdated record is removed.
     pub async fn answer<V: Record>(
         &self,
         question: &Question<V>,
@@ -74,7 +74,7 @@ impl RecordStore {
         }
     }
 
-    /// Removes a record that the upstream answered to be absent, if that answer still counts.
+    /// Removes a record after an upstream's 404, if its question is current.
     pub async fn answer_absent<V: Record>(&self, question: &Question<V>) {
         let (records, question) = (self.clone(), question.inner.clone());
         let remove = move || {
@@ -91,8 +91,8 @@ impl RecordStore {
         let _ = tokio::task::spawn_blocking(remove).await;
     }
 
-    /// Stores what was written to the upstream through this gateway since `question` was asked. If another write
-    /// ended meanwhile, the record is removed, and the upstream is asked which of the two counts.
+    /// Stores a record that was written to the upstream through this gateway since `question` was asked. If another
+    /// write ended meanwhile, the record is removed, and the next request asks the upstream which of the two won.
     pub async fn write<V: Record>(&self, question: &Question<V>, record: V) {
         let key = question.inner.key().clone();
         let Some(encoded) = encode(&key, Arc::new(record)) else {
@@ -104,11 +104,11 @@ impl RecordStore {
         self.update_lists(&key, Presence::Present);
     }
 
-    /// Changes a record that only this gateway maintains: `change` is given the record as it is, and returns the
-    /// new one, or `None` to leave it. Two updates never see the same record.
+    /// Changes a record that only this gateway maintains: `change` maps the current record to the new one, or to
+    /// `None` to leave it. Updates of a record are serialized.
     ///
     /// # Errors
-    /// When the disk cannot say what the record is; nothing is changed then.
+    /// When the record cannot be read; it is not changed then.
     pub async fn update<K, F>(&self, key: &K, change: F) -> io::Result<()>
     where
         K: TypedKey,
@@ -139,7 +139,7 @@ impl RecordStore {
         let _ = tokio::task::spawn_blocking(remove).await;
     }
 
-    /// Notes that an answer equals the record, if nothing needs to be written for that.
+    /// Confirms the record in memory if the answer equals it and the disk needs no write; `None` otherwise.
     fn confirm<V: Record>(
         &self,
         question: &generation::Question<RecordKey>,
@@ -150,7 +150,7 @@ impl RecordStore {
         let same = question.answer(|| {
             let known = self.inner.cache.entry(key)?;
             let persisted_check = known.persisted_check?;
-            // A confirmation from before the one on disk has to be written: the disk's would be fresher.
+            // A confirmation older than the one on disk must be written, or a restart would take it for fresher.
             let since = record
                 .checked_at()
                 .unwrap_or(persisted_check)
@@ -168,7 +168,7 @@ impl RecordStore {
         }
     }
 
-    /// Stores an answer on disk and in memory; whether it still counts. Blocks.
+    /// Stores an answer on disk and in memory, if its question is current; returns whether it is. Blocks.
     fn answer_now<V: Record>(
         &self,
         question: &generation::Question<RecordKey>,
@@ -194,7 +194,7 @@ impl RecordStore {
         true
     }
 
-    /// Stores what was written, or removes the record if another write ended meanwhile. Blocks.
+    /// Stores a written record, or removes it if another write ended meanwhile. Blocks.
     fn write_now<V: Record>(
         &self,
         question: &generation::Question<RecordKey>,
@@ -254,7 +254,7 @@ impl RecordStore {
         Ok(())
     }
 
-    /// Writes a record's file. If that fails, the previous record must not stay in its place.
+    /// Writes a record's file. If that fails, removes the previous record unless it has the same content.
     fn write_file<V: Record>(
         &self,
         locked: &LockedRecord<'_>,
@@ -273,21 +273,21 @@ impl RecordStore {
         Persisted::No
     }
 
-    /// Lets other gateways know a record that concerns them.
+    /// Shares a record with other gateways, if it concerns them.
     fn publish<V: Record>(&self, key: &RecordKey, record: &V, reach: Reach) {
         if let (Some(bucket), Reach::Shared) = (self.inner.bucket.get(), reach) {
             bucket.put_record(key, record);
         }
     }
 
-    /// Lets no other gateway learn of a record any more.
+    /// Withdraws a record from other gateways.
     fn withdraw(&self, key: &RecordKey) {
         if let Some(bucket) = self.inner.bucket.get() {
             bucket.remove_record(key);
         }
     }
 
-    /// Notes what a change means for the list of repositories.
+    /// Updates the lists of repositories after a change.
     fn update_lists(&self, key: &RecordKey, presence: Presence) {
         let lists = &self.inner.lists;
         match (key, presence) {
@@ -304,13 +304,13 @@ impl RecordStore {
     }
 }
 
-/// For the sweep and for purges, which know paths.
+/// Removal by path, for the sweep and for purges.
 impl RecordStore {
-    /// Removes the record at a path, here and in the bucket. Blocks on the disk; [`RecordStore::sync`] makes it
+    /// Removes the record at a path from the store and the bucket. Blocks on the disk; [`RecordStore::sync`] makes it
     /// durable.
     ///
     /// # Errors
-    /// When it cannot be removed; it counts as absent all the same.
+    /// When it cannot be removed; it counts as absent nevertheless.
     pub(crate) fn remove_now(&self, path: &str, key: Option<&RecordKey>) -> io::Result<()> {
         let inner = &self.inner;
         if let Some(key) = key {
@@ -326,8 +326,8 @@ impl RecordStore {
         removed
     }
 
-    /// Removes a record that was last used before `cutoff`, in seconds since 1970; whether it did. Blocks on the
-    /// disk.
+    /// Removes a record if it was last used before `cutoff`, in seconds since 1970; returns whether it did. Blocks on
+    /// the disk.
     pub(crate) fn remove_unused(&self, path: &str, key: Option<&RecordKey>, cutoff: u64) -> bool {
         let inner = &self.inner;
         inner.files.remove_unused(path, cutoff, || {
@@ -343,7 +343,7 @@ impl RecordStore {
     }
 }
 
-/// A record as it is on disk; `None` if it would be too long.
+/// Encodes a record for the disk; `None` if it is too long.
 fn encode<V: Record>(key: &RecordKey, record: Arc<V>) -> Option<Encoded<V>> {
     let json = serde_json::to_vec(record.as_ref()).ok()?;
     let max_bytes = key.max_bytes();

@@ -1,7 +1,7 @@
-//! The files of records: read, replaced whole, counted.
+//! The files of records: reading, replacing, removing and counting them.
 //!
-//! A record takes one block, except for a few kinds that may take more. It is written among the partials first, so
-//! that the next start deletes what a crash leaves of it; a reader sees the old one or the new one.
+//! A record takes one block, except for a few kinds that may take more. It is written to the folder of partials and
+//! renamed, so that a reader sees the old one or the new one, and the next start deletes the remains of a crash.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -15,9 +15,9 @@ use crate::durable::{ignore_absent, is_absent, write_atomic};
 use crate::layout::PARTIALS;
 use crate::space::{Space, unix};
 
-/// How many records may wait for the disk to delete them; with more, no record counts as present.
+/// How many undeletable records are remembered; with more, every record counts as absent.
 const MAX_UNDELETABLE: usize = 10_000;
-/// How many of them are tried again after a successful change.
+/// How many of them are retried after a successful change.
 const RETRIES: usize = 8;
 /// The longest file that is read, in bytes; no kind of record may be longer.
 const MAX_BYTES: u64 = 4 << 20;
@@ -26,18 +26,18 @@ const MAX_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct RecordFiles {
     root: PathBuf,
-    /// Where a record is written before it has its name.
+    /// Where a record is written before it is renamed.
     staging: PathBuf,
     space: Arc<Space>,
     persist_after: u64,
-    /// A record is changed by one thread at a time, so that each is counted once; by the hash of its path.
+    /// Serialize the changes of a record, so that it is counted once; chosen by the hash of its path.
     locks: [Mutex<()>; 16],
     hasher: RandomState,
-    /// Records that the disk refused to delete: absent all the same.
+    /// Records that the disk refused to delete, which count as absent.
     undeletable: Mutex<HashSet<String>>,
 }
 
-/// A record that no other thread changes meanwhile.
+/// Exclusive access to change a record.
 #[derive(Debug)]
 pub(super) struct LockedRecord<'a> {
     files: &'a RecordFiles,
@@ -59,7 +59,7 @@ impl RecordFiles {
         }
     }
 
-    /// The place on disk of a path below the store's folder.
+    /// The full path of a path below the store's folder.
     pub fn full_path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
@@ -71,7 +71,7 @@ impl RecordFiles {
     /// Reads a record's bytes, and its last use in seconds since 1970.
     ///
     /// # Errors
-    /// What the disk says, also if there is none.
+    /// The disk's, `NotFound` included.
     pub fn read(&self, path: &str) -> io::Result<(Vec<u8>, u64)> {
         let undeletable = self.undeletable();
         if undeletable.contains(path) || undeletable.len() >= MAX_UNDELETABLE {
@@ -85,7 +85,7 @@ impl RecordFiles {
         Ok((bytes, used))
     }
 
-    /// Begins to change a record. Blocks while another thread changes it.
+    /// Locks a record to change it. Blocks while another thread holds the lock.
     pub fn lock<'a>(&'a self, path: &'a str) -> LockedRecord<'a> {
         LockedRecord {
             files: self,
@@ -94,8 +94,8 @@ impl RecordFiles {
         }
     }
 
-    /// Removes a record that was last used before `cutoff`, in seconds since 1970, then calls `removed`; whether it
-    /// did.
+    /// Removes a record if it was last used before `cutoff`, in seconds since 1970, then calls `removed`; returns
+    /// whether it did.
     pub fn remove_unused(&self, path: &str, cutoff: u64, removed: impl FnOnce()) -> bool {
         let _guard = self.lock_path(path);
         let file = self.full_path(path);
@@ -130,7 +130,7 @@ impl RecordFiles {
         }
     }
 
-    /// Writes down that a record was used now.
+    /// Writes the current time as a record's last use.
     pub fn touch(&self, path: &str) {
         if let Ok(file) = File::open(self.full_path(path)) {
             let _ = file.set_modified(SystemTime::now());
@@ -156,11 +156,11 @@ impl LockedRecord<'_> {
     /// Replaces or creates the record.
     ///
     /// # Errors
-    /// When there is no reservation, or the disk refuses.
+    /// When no space is free, or the disk refuses.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let files = self.files;
         let file = files.full_path(self.path);
-        // While it is replaced, there are two of it.
+        // Both files exist until the rename.
         let reservation = files.space.reserve_record(bytes.len() as u64);
         let reservation = reservation.map_err(io::Error::other)?;
         let replaced = match std::fs::symlink_metadata(&file) {
@@ -177,7 +177,7 @@ impl LockedRecord<'_> {
     /// Removes the record, if there is one. If the disk refuses, it counts as absent until the process ends.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn remove(&self) -> io::Result<()> {
         let removed = self.unlink();
         let mut undeletable = self.files.undeletable();
@@ -189,10 +189,10 @@ impl LockedRecord<'_> {
         removed
     }
 
-    /// [`LockedRecord::remove`], so that a power cut does not bring it back.
+    /// As [`LockedRecord::remove`], but durable: a power cut does not bring the record back.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's.
     pub fn remove_durably(&self) -> io::Result<()> {
         let file = self.files.full_path(self.path);
         let existed = std::fs::symlink_metadata(&file).is_ok();

@@ -1,16 +1,16 @@
 //! The store of records: JSON files with a cache in front.
 //!
-//! The cache holds what the disk holds or is about to, except for the time of the last confirmation, which is
-//! written at most hourly: after a restart a record is taken for older than it is, never for fresher. The last
-//! use of a record is its file's mtime, written as seldom; the sweep deletes what is unused.
+//! Cache and disk hold the same records, except for the time of the last confirmation, which is written at most
+//! hourly: after a restart a record is taken for older than it is, never for fresher. The last use of a record is
+//! its file's mtime, also written at most hourly; the sweep deletes unused records.
 //!
 //! A [`Question`] is asked before the upstream is. Its answer is stored only if the record was neither written nor
 //! removed since, and no later question was answered. That decision, the change on disk and the change in memory
-//! are one step, in the order in which the disk sees them. This holds for reads of the disk as well: a record
-//! that was read while it was being removed is not remembered.
+//! are atomic, in the order of the changes on disk. The same holds for reads of the disk: a record that was read
+//! while it was being removed is not cached.
 //!
-//! Errors of the disk cost a question upstream, never an answer. A record that the disk refuses to delete is absent
-//! all the same.
+//! Errors of the disk cost a request upstream, never an answer. A record that the disk refuses to delete counts as
+//! absent.
 
 mod cache;
 mod change;
@@ -78,7 +78,7 @@ impl<V> fmt::Debug for Question<V> {
     }
 }
 
-/// All records of all kinds. Cloning is cheap.
+/// The records of all kinds. Cloning is cheap.
 #[derive(Clone)]
 pub struct RecordStore {
     inner: Arc<Inner>,
@@ -130,12 +130,12 @@ impl RecordStore {
         }
     }
 
-    /// Shares the records of those registries that share theirs, from now on.
+    /// Sets the bucket to share records in.
     pub(crate) fn share(&self, bucket: &Bucket) {
         let _ = self.inner.bucket.set(bucket.clone());
     }
 
-    /// Begins a question about a record. Do so before the upstream is asked.
+    /// Begins a question about a record. Call it before asking the upstream.
     pub fn ask<K: TypedKey>(&self, key: &K) -> Question<K::Value> {
         Question {
             inner: self.inner.generations.ask(key.clone().into()),
@@ -146,7 +146,7 @@ impl RecordStore {
     /// Opens a record. One that cannot be parsed counts as absent: the upstream is asked again.
     ///
     /// # Errors
-    /// When the disk cannot say whether there is one; that is not the same as absent.
+    /// When the disk cannot tell whether the record exists, which is not the same as absent.
     pub async fn open<K: TypedKey>(&self, key: &K) -> io::Result<Option<Arc<K::Value>>> {
         let key = key.clone().into();
         loop {
@@ -164,12 +164,12 @@ impl RecordStore {
                 Err(error) => return Err(error),
             };
             let Ok(record) = serde_json::from_slice::<K::Value>(&bytes) else {
-                tracing::warn!(record = %path, "a record on disk cannot be read; it is asked for anew");
+                tracing::warn!(record = %path, "a record on disk cannot be parsed; the upstream is asked again");
                 return Ok(None);
             };
             let record = Arc::new(record);
             let cache = || self.cache(&key, &record, bytes.len(), Persisted::Yes);
-            // Otherwise it was changed or removed meanwhile, and the disk is read again.
+            // Otherwise the record was changed or removed meanwhile: read the disk again.
             if question.unchanged(cache).is_some() {
                 if now.saturating_sub(used) >= self.inner.files.persist_after() {
                     self.touch(path);
@@ -179,7 +179,7 @@ impl RecordStore {
         }
     }
 
-    /// Opens a record that another gateway left in the bucket, if `accepts` it, and stores it here.
+    /// Opens a record that another gateway shared in the bucket, if `accepts` allows it, and stores it.
     pub async fn open_shared<K: TypedKey>(
         &self,
         key: &K,
@@ -193,22 +193,22 @@ impl RecordStore {
         }
         match self.answer(&question, record, Reach::Local).await {
             Outcome::Current(record) => Some(record),
-            // It was removed meanwhile.
+            // The record was removed meanwhile.
             Outcome::Outdated(_) => None,
         }
     }
 
-    /// Stores what this gateway itself knows.
+    /// Stores a record of this gateway, which is not shared.
     pub async fn put<K: TypedKey>(&self, key: &K, record: K::Value) -> Arc<K::Value> {
         let question = self.ask(key);
         let outcome = self.answer(&question, record, Reach::Local).await;
         outcome.into_record()
     }
 
-    /// The tags of a repository that were asked for before. Blocks on the disk.
+    /// The tags of a repository that have a record. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// When the folder cannot be read.
     pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
         let (folder, class) = (TagKey::folder(registry, repository), AcceptClass::Full);
         let folder = self.inner.files.full_path(&folder).join(class.as_str());
@@ -221,8 +221,8 @@ impl RecordStore {
         Ok(entries.filter_map(tag).collect())
     }
 
-    /// Removes every tag of a repository that points at `digest`, and stores no answer about any of its tags that
-    /// was asked for before. Looks at all of its tags.
+    /// Removes every tag of a repository that points at `digest`, and discards answers to earlier questions about any
+    /// of its tags. Reads all of its tags.
     pub async fn remove_tags_of(
         &self,
         registry: &Registry,
@@ -255,7 +255,7 @@ impl RecordStore {
         }
     }
 
-    /// Stores no answer to a question about these records that was asked before this.
+    /// Ends the generations of these records: answers to earlier questions are not stored.
     pub(crate) fn end_generations(&self, ends: impl Fn(&RecordKey) -> bool) {
         self.inner.generations.write_where(ends, || ());
     }
@@ -265,7 +265,7 @@ impl RecordStore {
         RecordKey::parse(path, &self.inner.kinds)
     }
 
-    /// The record in memory, whose use is noted.
+    /// The cached record, if there is one. Notes its use.
     fn cached<V: Record>(&self, key: &RecordKey, now: u64) -> Option<Arc<V>> {
         let entry = self.inner.cache.entry(key)?;
         let record = entry.record()?;

@@ -1,7 +1,7 @@
 //! The repositories of a registry: the folders that hold manifests.
 //!
-//! One thread at a time lists them for all callers, so that the threads that read bytes are not used up. The list is
-//! remembered for a minute, or until a repository is added that is not in it.
+//! One thread at a time lists them for all callers, so that the pool of blocking threads is not used up. A list is
+//! cached for a minute, or until a repository is added that is not in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,32 +15,32 @@ use super::RecordStore;
 use crate::layout::{REPOSITORIES, component};
 use oci::name::{Registry, Repository};
 
-/// How many folders are visited: a longer list is of no use.
+/// How many folders are visited at most: a longer list is of no use.
 const FOLDERS: usize = 200_000;
-/// How many names are remembered in all, and how long.
+/// How many names are cached in all, and for how long.
 const REMEMBERED: u64 = 200_000;
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
-/// How many folders are looked at for repositories with blobs: a client waits for the answer.
+/// How many folders are searched for repositories with blobs: a client waits for the answer.
 const FOLDERS_OF_BLOBS: usize = 20_000;
 
 /// A repository that has a manifest in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownRepository {
     pub repository: Repository,
-    /// Whether the upstream ever said that it can be read anonymously.
+    /// Whether the upstream ever allowed an anonymous read.
     pub public: bool,
 }
 
-/// By name.
+/// Sorted by name.
 type Repositories = Arc<[KnownRepository]>;
 
-/// The lists that were found, and the turn to look for one.
+/// The cached lists, and the permit to walk for another.
 #[derive(Debug)]
 pub(super) struct RepositoryLists {
     turn: Semaphore,
     known: moka::sync::Cache<Registry, Repositories>,
-    /// Counts the changes that made a remembered list wrong.
+    /// Counts the changes that invalidated a list.
     changes: AtomicU64,
 }
 
@@ -73,7 +73,7 @@ impl RepositoryLists {
         }
     }
 
-    /// Forgets all lists: a repository may have lost its last manifest.
+    /// Drops all lists: a repository may have lost its last manifest.
     pub fn clear(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.known.invalidate_all();
@@ -84,14 +84,14 @@ impl RecordStore {
     /// The repositories of a registry that have a manifest in the store, by name.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// When a folder cannot be read.
     pub async fn repositories(&self, registry: &Registry) -> io::Result<Arc<[KnownRepository]>> {
         let lists = &self.inner.lists;
         if let Some(known) = lists.known.get(registry) {
             return Ok(known);
         }
         let _turn = lists.turn.acquire().await.map_err(io::Error::other)?;
-        // The caller before may have walked the same registry.
+        // The previous caller may have walked the same registry.
         if let Some(known) = lists.known.get(registry) {
             return Ok(known);
         }
@@ -111,7 +111,7 @@ impl RecordStore {
     /// on the disk.
     ///
     /// # Errors
-    /// When the disk cannot say.
+    /// When a folder cannot be read.
     pub fn repositories_with_blobs(&self, registry: &Registry) -> io::Result<Vec<Repository>> {
         let mut found = Vec::new();
         let root = self.folder(registry);
@@ -155,7 +155,7 @@ fn visit(root: &Path, most: usize, mut visit: impl FnMut(Repository, &Path)) -> 
         left = less;
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            // It was removed, or never created.
+            // The folder was removed, or never created.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };

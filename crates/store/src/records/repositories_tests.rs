@@ -18,7 +18,7 @@ fn repositories_are_the_folders_with_manifests() {
         ("team/app/_manifests", "sha256-x"),
         ("team/app/sub/_manifests", "sha256-x"),
         ("team/app", "_public"),
-        // Nothing is left of it.
+        // Its folder was removed.
         ("team/gone/_manifests", ""),
         ("team/blobs/_blobs", "sha256-x"),
         ("_manifests", "sha256-x"),

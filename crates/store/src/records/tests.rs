@@ -56,7 +56,7 @@ async fn records_outlive_the_cache() {
 
     let again = records(folder.path());
     assert_eq!(first_of(&again, "b").await, Some(3));
-    // A file where a folder would be: absent, as ENOTDIR says.
+    // A file in place of a folder means absent: ENOTDIR.
     assert_eq!(first_of(&again, "b/c").await, None);
 
     std::fs::write(&file, b"{broken").expect("writable");
@@ -122,7 +122,7 @@ async fn a_last_use_is_written_hourly() {
     }
 }
 
-/// Nearly every look is one at the disk.
+/// A cache so small that nearly every read goes to the disk.
 fn forgetful_records(root: &Path) -> RecordStore {
     RecordStore::with_cache(
         root,
@@ -133,8 +133,7 @@ fn forgetful_records(root: &Path) -> RecordStore {
     )
 }
 
-/// After a write or removal a reader sees that or what came later, whichever other calls read, remove and answer
-/// meanwhile.
+/// After a write or removal, readers see it or a later change, whatever calls run concurrently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reader_sees_a_record_from_before_a_change() {
     use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -157,7 +156,7 @@ async fn no_reader_sees_a_record_from_before_a_change() {
                 if let Some(record) = open {
                     seen += 1;
                     assert!(record.0[0] >= at_least, "{} after {at_least}", record.0[0]);
-                    // An answer that takes its time, and may be of before.
+                    // A slow answer, which may be outdated.
                     tokio::task::yield_now().await;
                     if task % 2 == 0 {
                         let old = Numbers(vec![record.0[0], task]);
@@ -204,7 +203,7 @@ async fn an_answer_from_before_a_change_is_not_stored() {
     first.answer_absent(&first.ask(&key("b"))).await;
     assert_eq!(first_of(&first, "b").await, None);
 
-    // Which of two writes at once counts is not known; the next answer does.
+    // Of two concurrent writes the winner is unknown; the next answer decides.
     let (one, other) = (first.ask(&key("b")), first.ask(&key("b")));
     first.write(&one, numbers(4)).await;
     assert_eq!(first_of(&first, "b").await, Some(4));
@@ -214,9 +213,9 @@ async fn an_answer_from_before_a_change_is_not_stored() {
     }
 }
 
-/// Updates at once lose nothing, neither each other's nor to a memory that holds nothing.
+/// Concurrent updates are not lost, even without a cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn updates_see_each_other() {
+async fn concurrent_updates_are_serialized() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for records in [records(folder.path()), forgetful_records(folder.path())] {
         records.remove(&key("b")).await;
@@ -255,7 +254,7 @@ async fn updates_see_each_other() {
 async fn an_update_of_a_record_that_cannot_be_read_changes_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let records = records(folder.path());
-    // A folder is no file to be read.
+    // A folder cannot be read like a file.
     std::fs::create_dir_all(folder.path().join("numbers/a/_n-b/c")).expect("writable");
     let update = records.update(&key("b"), |_| Some(numbers(1))).await;
     assert!(update.is_err());
@@ -351,7 +350,7 @@ async fn a_confirmation_is_written_hourly() {
         (13_600, 1, (13_600, 1)),
         (13_601, 2, (13_601, 2)),
         (13_602, 1, (13_602, 1)),
-        // The clock was set back: what the disk says would be fresher.
+        // The clock was set back: the record on disk would be fresher.
         (9_000, 1, (9_000, 1)),
         (9_001, 1, (9_000, 1)),
     ] {
@@ -373,7 +372,7 @@ fn a_record_that_the_disk_refuses_to_delete_is_absent() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let files = RecordFiles::new(folder.path(), space(folder.path()), 3600);
     let place: PathBuf = folder.path().join("numbers/a/b");
-    // A folder that is not empty cannot be removed as a file is.
+    // A folder cannot be removed like a file.
     std::fs::create_dir_all(place.join("c")).expect("writable");
     assert!(files.lock("numbers/a/b").remove().is_err());
     std::fs::remove_dir_all(&place).expect("writable");

@@ -1,4 +1,4 @@
-//! RepositoryLists through the files of records.
+//! Walks through the files of records.
 
 use std::fs::DirEntry;
 use std::path::Path;
@@ -49,8 +49,8 @@ impl RecordStore {
         walk(&self.inner.files.full_path(path), path, &registry, visit);
     }
 
-    /// Counts the records and the blocks that they take. `manifest` is shown the file name of every link of a
-    /// manifest. Blocks on the disk.
+    /// Counts the records and their blocks. Calls `manifest` with the file name of every manifest's link. Blocks on
+    /// the disk.
     pub(crate) fn count(&self, manifest: &mut dyn FnMut(&str)) -> (u64, u64) {
         let (mut records, mut taken) = (0, 0);
         self.walk(&mut |visited| {
@@ -88,7 +88,7 @@ impl RecordStore {
 
 fn walk(folder: &Path, path: &str, registry: &str, visit: &mut dyn FnMut(Visited<'_>)) {
     for entry in read_dir(folder) {
-        // Our own names are ASCII.
+        // Names written by this program are ASCII.
         let path = format!("{path}/{}", entry.file_name().to_string_lossy());
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             walk(&entry.path(), &path, registry, visit);

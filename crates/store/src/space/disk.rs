@@ -1,18 +1,18 @@
-//! The free space that the file system reports.
+//! The free space of the file system.
 
 use std::path::Path;
 
 use crate::settings::MinFree;
 
-/// In bytes.
+/// The free space, and how much of it to leave, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FreeSpace {
     pub free: u64,
-    keep: u64,
+    min_free: u64,
 }
 
 impl FreeSpace {
-    /// What the file system of `root` has, of which `min_free` is for others; `None` when it cannot say.
+    /// Reads the free space of the file system of `root`; `None` when that fails.
     pub fn of(root: &Path, min_free: MinFree) -> Option<Self> {
         let stat = rustix::fs::statvfs(root).ok()?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -23,15 +23,15 @@ impl FreeSpace {
             clippy::cast_precision_loss,
             reason = "a share of a disk's size; the exact byte does not matter"
         )]
-        let keep = match min_free {
+        let min_free = match min_free {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
         };
-        Some(Self { free, keep })
+        Some(Self { free, min_free })
     }
 
-    /// How many bytes it lacks to keep `min_free` after `more` was written.
+    /// How many bytes are missing to leave `min_free` after writing `more`.
     pub fn missing(self, more: u64) -> u64 {
-        self.keep.saturating_add(more).saturating_sub(self.free)
+        self.min_free.saturating_add(more).saturating_sub(self.free)
     }
 }

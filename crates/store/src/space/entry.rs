@@ -5,13 +5,13 @@ use oci::digest::Digest;
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// How many bytes a size takes.
+/// The length of a packed size, in bytes.
 const SIZE: usize = 5;
 
 /// The largest size that an entry can hold.
 pub const LARGEST: u64 = (1 << 40) - 1;
 
-/// What a blob is, as far as it matters for the order in which blobs go.
+/// The kind of a blob, as far as it matters for the order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlobKind {
     /// A layer, a configuration, or content of an unknown kind.
@@ -20,14 +20,14 @@ pub enum BlobKind {
     Manifest,
 }
 
-/// What is known of an entry, in one byte.
+/// The state of an entry, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryState {
     Free,
     /// Found on disk.
     FoundLayer,
     FoundManifest,
-    /// Its digest was seen to be right by this process.
+    /// Its digest was verified by this process.
     VerifiedLayer,
     VerifiedManifest,
 }
@@ -63,14 +63,14 @@ impl EntryState {
 pub(super) struct IndexEntry {
     pub digest: Digest,
     pub state: EntryState,
-    /// Which of the configured lives it has; see `BlobIndex::mark`.
+    /// The index of its TTL; see `BlobIndex::mark`.
     pub ttl_index: u8,
     pub size: [u8; SIZE],
-    /// Seconds since 1970, as it stands in the file's mtime.
+    /// The file's mtime, in seconds since 1970.
     pub persisted_use: u32,
     pub newer: u32,
     pub older: u32,
-    /// How many readers there are; a pinned entry is not evicted.
+    /// The number of readers; a pinned entry is not evicted.
     pub pins: u32,
 }
 
@@ -81,7 +81,7 @@ impl IndexEntry {
         u64::from_le_bytes(bytes)
     }
 
-    /// The size as an entry holds it.
+    /// Packs a size for an entry.
     pub fn packed(size: u64) -> [u8; SIZE] {
         let mut packed = [0; SIZE];
         packed.copy_from_slice(&size.min(LARGEST).to_le_bytes()[..SIZE]);
@@ -89,12 +89,12 @@ impl IndexEntry {
     }
 }
 
-/// The ends of a list.
+/// The ends of a list of entries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ListEnds {
     pub newest: u32,
     pub oldest: u32,
-    /// What all of it takes, and what of it is pinned.
+    /// The bytes of all entries, and those of pinned ones.
     pub bytes: u64,
     pub pinned: u64,
 }

@@ -1,4 +1,4 @@
-//! Eviction: frees space for fills, and keeps some ready for the next ones.
+//! Eviction: frees space for fills, and headroom for the next ones.
 
 #![allow(
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ use oci::digest::Digest;
 
 /// How many blobs are evicted at once.
 const SLICE: usize = 64;
-/// How often a file system that freed blocks may fail to report it, and the wait before each look.
+/// How often to check whether the file system reports freed blocks, and the wait before each check.
 const MAX_CHECKS: u32 = 5;
 const CHECK_DELAY: Duration = Duration::from_millis(20);
 
@@ -27,7 +27,7 @@ pub(crate) enum Trimmed {
     Enough,
     /// There may be more to do.
     More,
-    /// The disk refuses to delete, or cannot say how full it is.
+    /// The disk refuses to delete, or does not report its free space.
     Refused,
 }
 
@@ -47,7 +47,7 @@ impl Victim {
 }
 
 impl Ledger {
-    /// Gives up what may go first, until that are `bytes` or a slice of it.
+    /// Takes the first victims out of the ledger, up to `bytes` or a slice.
     fn take_victims(&mut self, bytes: u64) -> Vec<Victim> {
         let mut victims = Vec::new();
         let mut sum = 0;
@@ -68,8 +68,8 @@ impl Ledger {
 }
 
 impl Space {
-    /// Takes `more` bytes, evicting only where that can help: a disk that others
-    /// filled, or that cannot say how full it is, costs no blob.
+    /// Reserves `more` bytes, evicting only where that helps: no blob is evicted for a disk that others filled, or
+    /// that does not report its free space.
     pub(super) fn take(&self, more: u64) -> Result<(), Full> {
         let full = Full { bytes: more };
         if !self.wait_for_scan() {
@@ -79,11 +79,11 @@ impl Space {
         let mut checks = 0;
         loop {
             let written = self.ledger().written;
-            // No look at the disk under the lock that every hit takes.
+            // Do not query the disk under the lock that every hit takes.
             let disk = FreeSpace::of(&self.root, self.min_free).ok_or(full)?;
             let mut ledger = self.ledger();
             let too_much = (ledger.used().saturating_add(more)).saturating_sub(self.max_size);
-            // What was written since that look may be in it or not.
+            // The disk may report bytes written since then, or not.
             let since = ledger.written - written;
             let wanted = ledger.unwritten.saturating_add(since);
             let missing = disk.missing(wanted.saturating_add(more));
@@ -108,7 +108,7 @@ impl Space {
             }
             let bytes: u64 = victims.iter().map(Victim::bytes).sum();
             self.remove(victims).map_err(|()| full)?;
-            // Some file systems free their blocks later: what they owe must not cost everything.
+            // Some file systems free blocks later: do not evict everything meanwhile.
             let freed = FreeSpace::of(&self.root, self.min_free)
                 .ok_or(full)?
                 .free
@@ -123,8 +123,7 @@ impl Space {
         }
     }
 
-    /// Evicts a slice of what is too much, and of what makes room for the next fills. Blocks on the disk; for the
-    /// background.
+    /// Evicts a slice of what exceeds the limits and the headroom. Blocks on the disk; for the background.
     pub(crate) fn trim(&self) -> Trimmed {
         let Some(disk) = FreeSpace::of(&self.root, self.min_free) else {
             return Trimmed::Refused;
@@ -153,18 +152,18 @@ impl Space {
         }
         match self.remove(victims) {
             Err(()) => Trimmed::Refused,
-            // What a file system frees later is seen at the next look.
+            // The next check sees blocks that the file system frees later.
             Ok(()) if too_much > 0 => Trimmed::More,
             Ok(()) => Trimmed::Enough,
         }
     }
 
-    /// Whether there is more than there may be.
+    /// Whether the store exceeds `max_size`.
     pub(crate) fn is_over(&self) -> bool {
         self.used() > self.max_size
     }
 
-    /// Removes blobs that the index gave up.
+    /// Removes the files of blobs that were taken out of the index.
     pub(crate) fn remove_blobs(&self, blobs: Vec<(Digest, u64)>) -> Result<(), ()> {
         self.ledger().removing += blobs.iter().map(|(_, bytes)| bytes).sum::<u64>();
         let victims = blobs.into_iter();
@@ -175,7 +174,7 @@ impl Space {
         )
     }
 
-    /// Removes what was given up. What the disk does not let go stays.
+    /// Removes the files of victims. Those that the disk refuses to delete are indexed again.
     fn remove(&self, victims: Vec<Victim>) -> Result<(), ()> {
         let mut outcome = Ok(());
         for victim in victims {
@@ -192,7 +191,7 @@ impl Space {
                     if let Victim::Blob(digest, _) = &victim
                         && self.index(|index| index.contains(digest))
                     {
-                        // It was opened just before: its readers read on, but it is not found any more.
+                        // The blob was opened just before: its readers can read on, but it is gone.
                         self.reindex(digest);
                     }
                     telemetry::metrics::evicted(victim.bytes());

@@ -1,9 +1,9 @@
-//! The index of the disk: which blobs there are, how much they take, and in which order they may go.
+//! The index of blobs: their sizes and the order of eviction.
 //!
 //! A slab threaded by two doubly linked lists, most recently used first, found through a table of slab
-//! numbers, so that an entry costs under 100 bytes and every act is O(1). One list has layers and
-//! configurations, the other manifests: indexes, their children, referrers. Those take little, and without
-//! them no layer is of use, so they are evicted after unused layers. Pure: it never touches the
+//! numbers, so that an entry costs under 100 bytes and every operation is O(1). One list has layers and
+//! configurations, the other manifests: indexes, their children, referrers. They take little space, and layers
+//! are useless without them, so they are evicted after unused layers. Pure: it never touches the
 //! disk.
 
 use std::collections::HashMap;
@@ -16,15 +16,15 @@ use super::entry::{BlobKind, EntryState, IndexEntry, ListEnds, NONE};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 
-/// Manifests go after layers as long as they take at most this part of everything.
+/// Manifests are evicted after layers while they take at most this fraction of all bytes.
 const MANIFESTS_PART: u64 = 4;
 
-/// What is known of a blob.
+/// The index's knowledge of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownBlob {
-    /// In bytes; larger ones than 1 TiB are said to have that.
+    /// In bytes; at most 1 TiB.
     pub size: u64,
-    /// Whether this process saw that its digest is right.
+    /// Whether this process has verified its digest.
     pub verified: bool,
     /// Whether the file's mtime has fallen behind and should be touched.
     pub behind: bool,
@@ -41,9 +41,9 @@ pub struct BlobIndex {
     manifests: ListEnds,
     /// How long a last use may stay unwritten, in seconds.
     persist_after: u32,
-    /// Readers of blobs that are not here any more.
+    /// Pins of digests without an entry.
     unindexed_pins: HashMap<Digest, u32>,
-    /// What files take that were removed while they were read, until their last reader is done.
+    /// Bytes of files that were removed while they were read, until the last reader is done.
     deleted: HashMap<Digest, u64>,
 }
 
@@ -68,7 +68,7 @@ impl BlobIndex {
         }
     }
 
-    /// Bytes of files that were removed but are open still.
+    /// Bytes of removed files that are still open.
     pub fn deleted_but_open(&self) -> u64 {
         self.deleted.values().sum()
     }
@@ -98,15 +98,14 @@ impl BlobIndex {
         self.table.len()
     }
 
-    /// Enters a blob whose digest was verified as the most recently used; one that is known already only
-    /// moves.
+    /// Inserts or moves a blob with a verified digest as the most recently used.
     pub fn insert(&mut self, digest: Digest, size: u64, now: u64, kind: BlobKind) {
         self.remove(&digest);
         let slot = self.place(digest, size, now, EntryState::verified(kind));
         self.thread_newest(slot);
     }
 
-    /// Enters a blob that turned out to be on disk as the most recently used.
+    /// Inserts a blob that was found on disk as the most recently used.
     pub fn insert_found(&mut self, digest: Digest, size: u64, last_use: u64) {
         if self.find(&digest).is_none() {
             let slot = self.place(digest, size, last_use, EntryState::FoundLayer);
@@ -114,7 +113,7 @@ impl BlobIndex {
         }
     }
 
-    /// Enters a blob found on disk as the least recently used: the scan goes from new to old.
+    /// Inserts a blob that was found on disk as the least recently used: the scan goes from new to old.
     pub fn insert_oldest(&mut self, digest: Digest, size: u64, last_use: u64, kind: BlobKind) {
         if self.find(&digest).is_none() {
             let slot = self.place(digest, size, last_use, EntryState::found(kind));
@@ -122,7 +121,7 @@ impl BlobIndex {
         }
     }
 
-    /// Notes a use, and says what is known of the blob.
+    /// Notes a use, and returns what is known of the blob.
     pub fn touch(&mut self, digest: &Digest, now: u64) -> Option<KnownBlob> {
         let slot = self.find(digest)?;
         self.unthread(slot);
@@ -140,7 +139,7 @@ impl BlobIndex {
         })
     }
 
-    /// Notes that a blob's digest was found to be right.
+    /// Notes that a blob's digest was verified.
     pub fn set_verified(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             let entry = &mut self.entries[slot as usize];
@@ -148,7 +147,7 @@ impl BlobIndex {
         }
     }
 
-    /// Keeps a blob from being evicted while it is read, also one that is yet to be entered.
+    /// Prevents the eviction of a blob while it is read; it may be inserted later.
     pub fn pin(&mut self, digest: &Digest) {
         let Some(slot) = self.find(digest) else {
             *self.unindexed_pins.entry(*digest).or_default() += 1;
@@ -185,15 +184,15 @@ impl BlobIndex {
         }
     }
 
-    /// Forgets a blob; its readers stay its readers, should it come again, and what they have open counts.
+    /// Removes a blob. Its pins remain, also for a later insertion, and its open file still counts.
     pub fn remove(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             self.release(slot);
         }
     }
 
-    /// Takes out the blob that may go first, and says what it takes. A pinned one at the end is in use, so
-    /// it moves to the front: each is stepped over once.
+    /// Takes out the first blob to evict, and returns its bytes. A pinned one at the end is in use, so it moves to
+    /// the front: each is skipped once.
     pub fn pop_oldest(&mut self) -> Option<(Digest, u64)> {
         let manifests_first = self.manifests.bytes > self.bytes() / MANIFESTS_PART;
         let order = if manifests_first && self.layers.bytes > 0 {
@@ -216,19 +215,19 @@ impl BlobIndex {
         None
     }
 
-    /// How many slots there are, for those who go through all of them in slices.
+    /// The number of slots, for loops over slices.
     pub fn slots(&self) -> usize {
         self.entries.len()
     }
 
-    /// Gives all blobs in some slots the first of the lives.
+    /// Resets the TTL of all blobs in these slots to the shortest.
     pub fn unmark(&mut self, slots: Range<usize>) {
         for entry in self.entries_in(slots) {
             entry.ttl_index = 0;
         }
     }
 
-    /// Gives a blob the ttl_index number `ttl_index`, unless it has a later one.
+    /// Raises the TTL of a blob to the one at `ttl_index`.
     pub fn mark(&mut self, digest: &Digest, ttl_index: u8) {
         if let Some(slot) = self.find(digest) {
             let entry = &mut self.entries[slot as usize];
@@ -236,7 +235,7 @@ impl BlobIndex {
         }
     }
 
-    /// Takes out those of some slots that were last used before what `cutoffs` has for their ttl_index.
+    /// Takes out the unpinned blobs of these slots that were last used before the cutoff of their TTL.
     pub fn pop_unused(&mut self, slots: Range<usize>, cutoffs: &[u64]) -> Vec<(Digest, u64)> {
         let first = slots.start;
         let unused = |entry: &IndexEntry| {

@@ -1,4 +1,4 @@
-//! The index against a plain vector, and the order in which blobs go.
+//! The index against a plain vector, and the order of eviction.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn last_use_is_persisted_hourly() {
 }
 
 #[test]
-fn sizes_are_exact_and_what_is_found_is_not_verified() {
+fn sizes_are_exact_and_found_blobs_are_not_verified() {
     let mut index = index();
     let known = |index: &mut BlobIndex, n| {
         let known = index.touch(&digest(n), 0).expect("known");
@@ -45,7 +45,7 @@ fn sizes_are_exact_and_what_is_found_is_not_verified() {
 }
 
 #[test]
-fn manifests_go_after_layers_but_for_too_many_of_them() {
+fn manifests_are_evicted_after_layers_unless_there_are_too_many() {
     let mut index = index();
     for n in 0..3 {
         index.insert(digest(n), 1, 0, BlobKind::Manifest);
@@ -54,7 +54,7 @@ fn manifests_go_after_layers_but_for_too_many_of_them() {
         index.insert(digest(n), 1, 0, BlobKind::Layer);
     }
     let mut gone = std::iter::from_fn(|| index.pop_oldest().map(|(digest, _)| digest));
-    // Three in twelve are as many as may be; with fewer layers they take too large a part.
+    // Three in twelve are at the limit; with fewer layers manifests exceed it.
     for n in [3, 0, 4, 5, 6, 1] {
         assert_eq!(gone.next(), Some(digest(n)), "{n}");
     }
@@ -63,7 +63,7 @@ fn manifests_go_after_layers_but_for_too_many_of_them() {
 }
 
 #[test]
-fn what_nobody_asked_for_goes_by_its_life() {
+fn unused_blobs_are_removed_by_their_ttl() {
     let mut index = index();
     for (n, used) in [(1, 100), (2, 100), (3, 900), (4, 100)] {
         index.insert(digest(n), 1, used, BlobKind::Layer);
@@ -119,7 +119,7 @@ fn kind(key: u8) -> BlobKind {
     }
 }
 
-/// A plain vector, newest first, of (key, footprint, kind), and everybody's readers.
+/// A plain vector, newest first, of (key, footprint, kind), and the pins.
 #[derive(Default)]
 struct Model {
     blobs: Vec<(u8, u64, BlobKind)>,
@@ -149,7 +149,7 @@ impl Model {
                 |blob: &&(u8, u64, BlobKind)| blob.2 == kind && self.pins[blob.0 as usize] == 0;
             let last = self.blobs.iter().rev().find(free).map(|blob| blob.0);
             let Some(key) = last else { continue };
-            // Those behind it are in use: they come to the front.
+            // The ones behind it are pinned: they move to the front.
             while let Some(at) = self.blobs.iter().rposition(|blob| blob.2 == kind) {
                 let blob = self.blobs.remove(at);
                 if blob.0 == key {

@@ -1,7 +1,7 @@
 //! Space on the disk: reserved before it is written, freed by eviction, returned when unused.
 //!
-//! What counts is what files take, in blocks of 4 KiB: blobs, partials with their notes, records, and damaged files.
-//! Folders do not count. Nothing new is written before the scan has counted everything.
+//! Files count in blocks of 4 KiB: blobs, partials with their notes, records, and damaged files. Folders do not
+//! count. Nothing is written before the scan has counted everything.
 
 mod disk;
 mod entry;
@@ -29,21 +29,22 @@ use index::footprint;
 
 /// How long a fill waits for the scan, or for space.
 const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// From which size on a partial is worth keeping, in bytes.
+/// The smallest blob that is worth resuming, in bytes.
 pub(crate) const MIN_RESUMABLE: u64 = 1 << 20;
-/// Records take at most this part of everything.
+/// Records take at most this fraction of `max_size`.
 const RECORDS_PART: u64 = 4;
-/// What is kept ready for the next fills: this part of everything, but no more than so many bytes.
+/// The headroom for the next fills: this fraction of `max_size`, and at most so many bytes.
 const HEADROOM_PART: u64 = 64;
 const MAX_HEADROOM: u64 = 1 << 30;
-/// There is no space, and nothing left to evict.
+
+/// No space is free, and nothing is left to evict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room in the store for {bytes} bytes")]
 pub struct Full {
     pub bytes: u64,
 }
 
-/// The ledger of the disk.
+/// The space of the store, and the limits on it.
 #[derive(Debug)]
 pub struct Space {
     root: PathBuf,
@@ -51,26 +52,26 @@ pub struct Space {
     min_free: MinFree,
     opened: Instant,
     ledger: Mutex<Ledger>,
-    /// Everything on disk is known from now on.
+    /// Signals the end of the scan.
     scanned: Condvar,
-    /// There is something to do in the background.
+    /// Signals background work.
     work: Condvar,
 }
 
 #[derive(Debug)]
 struct Ledger {
     index: BlobIndex,
-    /// Bytes promised to fills, whether written yet or not.
+    /// Bytes reserved for fills, written or not.
     reserved: u64,
-    /// Those of them that are not written yet.
+    /// Reserved bytes that are not written yet.
     unwritten: u64,
-    /// Counts what was written of them, ever.
+    /// Reserved bytes ever written.
     written: u64,
-    /// What was given up, but is not yet removed.
+    /// Bytes of victims whose files are not removed yet.
     removing: u64,
-    /// How many records there are.
+    /// The number of records.
     records: u64,
-    /// The blocks that they take.
+    /// The blocks of all records.
     record_blocks: u64,
     /// Damaged files in quarantine, with the bytes that they take. They are evicted first.
     quarantined: Vec<(PathBuf, u64)>,
@@ -128,26 +129,26 @@ impl Space {
         }
     }
 
-    /// Reserves room for `size` bytes, evicting the least recently used blobs where needed. Blocks on the
-    /// disk, and for some seconds after the start on the scan: call it from a fill.
+    /// Reserves `size` bytes, evicting the least recently used blobs where needed. Blocks on the disk, and for some
+    /// seconds after the start on the scan: call it from a fill.
     ///
     /// # Errors
-    /// [`Full`] when `max_size` or `min_free` cannot be kept even so.
+    /// [`Full`] when that would still exceed `max_size` or `min_free`.
     pub fn reserve(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
         let mut reservation = Reservation::new(self);
         reservation.grow_to(size)?;
         Ok(reservation)
     }
 
-    /// Whether a file of `size` bytes fits beside all that is here, as far as `max_size` goes.
+    /// Whether a file of `size` bytes fits within `max_size` without eviction.
     pub(crate) fn has_room(&self, size: u64) -> bool {
         self.used().saturating_add(with_note(size)) <= self.max_size
     }
 
-    /// Reserves room for one record of `size` bytes.
+    /// Reserves space for one record of `size` bytes.
     ///
     /// # Errors
-    /// [`Full`] also when records take too large a part of everything already.
+    /// [`Full`] also when records take too much space already.
     pub(crate) fn reserve_record(self: &Arc<Self>, size: u64) -> Result<Reservation, Full> {
         let mut reservation = Reservation::new(self);
         let bytes = footprint(size);
@@ -169,7 +170,7 @@ impl Space {
         reservation
     }
 
-    /// Bytes on disk and promised.
+    /// Bytes on disk and reserved.
     pub fn used(&self) -> u64 {
         self.ledger().used()
     }
@@ -179,17 +180,17 @@ impl Space {
         self.ledger().index.len()
     }
 
-    /// The number of records: tags, links.
+    /// The number of records.
     pub fn records(&self) -> u64 {
         self.ledger().records
     }
 
-    /// Notes a use; says what is known of the blob.
+    /// Notes a use, and returns what is known of the blob.
     pub(crate) fn touch(&self, digest: &Digest, now: SystemTime) -> Option<KnownBlob> {
         self.ledger().index.touch(digest, unix(now))
     }
 
-    /// Notes a use and keeps the blob from eviction until the pin is dropped. There need not be such a blob.
+    /// Notes a use and prevents the eviction of the blob, which may be absent, until the pin is dropped.
     pub(crate) fn pin(
         self: &Arc<Self>,
         digest: &Digest,
@@ -206,7 +207,7 @@ impl Space {
         (pin, known)
     }
 
-    /// Keeps a blob from eviction until the pin is dropped, without noting a use.
+    /// Prevents the eviction of a blob until the pin is dropped, without noting a use.
     pub(crate) fn hold(self: &Arc<Self>, digest: &Digest) -> Pin {
         self.ledger().index.pin(digest);
         Pin {
@@ -215,52 +216,52 @@ impl Space {
         }
     }
 
-    /// Does something with the index, briefly: hits wait meanwhile.
+    /// Calls `act` with the index under its lock. Keep it short: hits wait meanwhile.
     pub(crate) fn index<T>(&self, act: impl FnOnce(&mut BlobIndex) -> T) -> T {
         act(&mut self.ledger().index)
     }
 
-    /// Forgets a blob that turned out to be gone.
+    /// Removes a blob from the index, or inserts it again if its file exists.
     pub(crate) fn reindex(&self, digest: &Digest) {
         self.index(|index| index.remove(digest));
-        // One that was committed just now must not be forgotten.
+        // It may have been committed just now.
         if let Ok(meta) = std::fs::metadata(blob_path(&self.root, digest)) {
             let used = meta.modified().map_or(0, unix);
             self.index(|index| index.insert_found(*digest, meta.len(), used));
         }
     }
 
-    /// Counts records that were found, and the blocks that they take.
+    /// Counts records found by the scan, and their blocks.
     pub(crate) fn count_records(&self, records: u64, blocks: u64) {
         let mut ledger = self.ledger();
         ledger.records += records;
         ledger.record_blocks += blocks;
     }
 
-    /// A record of `size` bytes is gone.
+    /// Uncounts a record of `size` bytes.
     pub(crate) fn remove_record(&self, size: u64) {
         let mut ledger = self.ledger();
         ledger.records = ledger.records.saturating_sub(1);
         ledger.record_blocks = ledger.record_blocks.saturating_sub(blocks(size));
     }
 
-    /// The most blocks that records may take.
+    /// The blocks that records may take.
     pub(crate) fn max_record_blocks(&self) -> u64 {
         self.max_size / RECORDS_PART / BLOCK
     }
 
-    /// How many blocks records take beyond their part of everything.
+    /// How many blocks records take beyond that.
     pub(crate) fn excess_record_blocks(&self) -> u64 {
         let taken = self.ledger().record_blocks;
         taken.saturating_sub(self.max_record_blocks())
     }
 
-    /// Counts a damaged file that was set quarantined.
+    /// Counts a quarantined file.
     pub(crate) fn add_quarantined(&self, path: PathBuf, size: u64) {
         self.ledger().quarantined.push((path, footprint(size)));
     }
 
-    /// The damaged files that were set quarantined.
+    /// The paths of quarantined files.
     pub(crate) fn quarantined(&self) -> Vec<PathBuf> {
         let ledger = self.ledger();
         ledger
@@ -270,12 +271,12 @@ impl Space {
             .collect()
     }
 
-    /// A damaged file is gone.
+    /// Uncounts a quarantined file.
     pub(crate) fn forget_quarantined(&self, path: &Path) {
         self.ledger().quarantined.retain(|(known, _)| known != path);
     }
 
-    /// Everything on disk has been counted.
+    /// Ends the scan: everything on disk is counted.
     pub(crate) fn finish_scan(&self) {
         self.ledger().scanned = true;
         self.scanned.notify_all();
@@ -285,7 +286,7 @@ impl Space {
         self.ledger().scanned
     }
 
-    /// Waits for the scan, or for something to do in the background.
+    /// Waits for background work, at most `within`.
     pub(crate) fn wait_for_work(&self, within: Duration) {
         let ledger = self.ledger();
         let waited = self
@@ -302,11 +303,11 @@ impl Space {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // Every section below leaves the ledger whole, so a panic elsewhere does not spoil it.
+        // Every critical section leaves the ledger consistent, so poisoning is harmless.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether everything on disk is counted, or soon is.
+    /// Waits for the end of the scan for the first seconds after the start; returns whether it ended.
     fn wait_for_scan(&self) -> bool {
         let left = RESERVE_TIMEOUT.saturating_sub(self.opened.elapsed());
         let waited = self
@@ -315,19 +316,19 @@ impl Space {
         waited.is_ok_and(|(ledger, _)| ledger.scanned)
     }
 
-    /// What is kept ready for the next fills, in bytes.
+    /// The headroom for the next fills, in bytes.
     fn headroom(&self) -> u64 {
         (self.max_size / HEADROOM_PART).min(MAX_HEADROOM)
     }
 }
 
-/// What a file of `size` bytes takes while it is filled: one that is worth resuming has a note beside it.
+/// The space of a file of `size` bytes while it is filled, with its note if it can be resumed.
 fn with_note(size: u64) -> u64 {
     let note = if size >= MIN_RESUMABLE { BLOCK } else { 0 };
     footprint(size) + note
 }
 
-/// The blocks that a record of `size` bytes takes.
+/// The blocks of a record of `size` bytes.
 pub(crate) fn blocks(size: u64) -> u64 {
     footprint(size) / BLOCK
 }

@@ -9,7 +9,7 @@ use super::{Full, Ledger, Space, blocks, unix, with_note};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 
-/// A blob that is being read.
+/// Prevents the eviction of a blob while it is read.
 #[derive(Debug)]
 pub(crate) struct Pin {
     pub(super) digest: Digest,
@@ -22,12 +22,12 @@ impl Drop for Pin {
     }
 }
 
-/// Room that belongs to one fill. What is not committed is given back when this is dropped.
+/// Space reserved for one fill. What is not committed is returned on drop.
 #[derive(Debug)]
 pub struct Reservation {
     space: Arc<Space>,
     pub(super) bytes: u64,
-    /// How many of them are on disk.
+    /// The bytes that are on disk.
     pub(super) written: u64,
 }
 
@@ -40,35 +40,35 @@ impl Reservation {
         }
     }
 
-    /// Makes sure that a file of `size` bytes has room.
+    /// Grows the reservation to a file of `size` bytes.
     ///
     /// # Errors
-    /// [`Full`] when there is none; what was reserved before stays.
+    /// [`Full`] when no space is free; the previous reservation stays.
     pub fn grow_to(&mut self, size: u64) -> Result<(), Full> {
-        let wanted = with_note(size);
-        if wanted > self.bytes {
-            self.space.take(wanted - self.bytes)?;
-            self.bytes = wanted;
+        let required = with_note(size);
+        if required > self.bytes {
+            self.space.take(required - self.bytes)?;
+            self.bytes = required;
         }
         Ok(())
     }
 
-    /// Gives back what a file of `size` bytes, all of them on disk, and its note do not take.
+    /// Returns what exceeds a file of `size` bytes, all of them on disk, and its note.
     pub(crate) fn shrink_to(&mut self, size: u64) {
-        let kept = (footprint(size) + BLOCK).clamp(self.written, self.bytes);
+        let remaining = (footprint(size) + BLOCK).clamp(self.written, self.bytes);
         let mut ledger = self.space.ledger();
-        ledger.reserved -= self.bytes - kept;
-        ledger.unwritten -= self.bytes - kept;
+        ledger.reserved -= self.bytes - remaining;
+        ledger.unwritten -= self.bytes - remaining;
         drop(ledger);
-        self.bytes = kept;
+        self.bytes = remaining;
     }
 
-    /// Gives back what is not on disk.
+    /// Returns what is not on disk.
     pub(crate) fn shrink_to_written(&mut self) {
         self.shrink_to(self.written);
     }
 
-    /// `size` bytes of it are on disk: the file system counts them by itself now.
+    /// Notes that `size` bytes are on disk, where the file system counts them.
     pub(crate) fn wrote(&mut self, size: u64) {
         let written = size.min(self.bytes);
         let more = written.saturating_sub(self.written);
@@ -80,7 +80,7 @@ impl Reservation {
         }
     }
 
-    /// The reserved bytes have become a committed blob.
+    /// Turns the reservation into a committed blob.
     pub(crate) fn commit_blob(
         mut self,
         digest: Digest,
@@ -94,7 +94,7 @@ impl Reservation {
         ledger.index.insert(digest, size, unix(now), kind);
     }
 
-    /// The reserved bytes have become a record, in the place of one of `replaced` bytes if there was one.
+    /// Turns the reservation into a record, which may replace one of `replaced` bytes.
     pub(crate) fn commit_record(mut self, replaced: Option<u64>) {
         let space = self.space.clone();
         let mut ledger = space.ledger();
@@ -118,7 +118,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let space = self.space.clone();
-        // Two guards of one lock would wait for each other: what scanned holds none by now.
+        // The commits hold the lock here, with nothing left to return: locking again would deadlock.
         if self.bytes > 0 {
             self.give_back(&mut space.ledger());
         }

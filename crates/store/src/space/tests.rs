@@ -1,4 +1,4 @@
-//! What may be reserved, and what goes for it.
+//! Tests of reservations and evictions.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn space(root: &Path, max_size: u64, min_free: MinFree) -> Arc<Space> {
     Arc::new(space)
 }
 
-/// Enters a blob of one byte, as if it had been filled.
+/// Commits a blob of one byte.
 fn fill(space: &Arc<Space>, n: u8) -> Digest {
     let digest = Digest::Sha256([n; 32]);
     let path = blob_path(&space.root, &digest);
@@ -50,7 +50,7 @@ fn min_free_refuses() {
     }
 }
 
-/// What is written of a reservation is the file system's to count.
+/// The file system counts the written part of a reservation.
 #[test]
 fn written_bytes_count_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -68,7 +68,7 @@ fn written_bytes_count_once() {
 }
 
 #[test]
-fn nothing_goes_where_that_would_not_help() {
+fn nothing_is_evicted_where_that_would_not_help() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 4 * BLOCK, MinFree::Bytes(0));
     for n in [1, 2] {
@@ -97,11 +97,11 @@ fn nothing_goes_where_that_would_not_help() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_not_forgotten() {
+fn blob_that_cannot_be_removed_is_indexed_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), BLOCK, MinFree::Bytes(0));
     let digest = Digest::Sha256([1; 32]);
-    // A folder is what no rights make a file of.
+    // A folder cannot be removed like a file, whatever the rights.
     std::fs::create_dir_all(blob_path(folder.path(), &digest)).expect("a folder");
     let room = space.reserve(1).expect("room");
     room.commit_blob(digest, 1, SystemTime::now(), BlobKind::Layer);
@@ -110,7 +110,7 @@ fn what_cannot_be_removed_is_not_forgotten() {
 }
 
 #[test]
-fn the_least_recently_used_goes_and_what_is_read_stays() {
+fn least_recently_used_is_evicted_unless_it_is_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 3 * BLOCK, MinFree::Bytes(0));
     let digests = [1, 2, 3].map(|n| fill(&space, n));
@@ -123,7 +123,7 @@ fn the_least_recently_used_goes_and_what_is_read_stays() {
 }
 
 #[test]
-fn the_background_makes_room_for_the_next_fill() {
+fn trim_frees_headroom_for_the_next_fill() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 128 * BLOCK, MinFree::Bytes(0));
     for n in 0..128 {
@@ -136,7 +136,7 @@ fn the_background_makes_room_for_the_next_fill() {
 }
 
 #[test]
-fn nothing_is_promised_before_everything_is_counted() {
+fn nothing_is_reserved_before_the_scan() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut space = Space::new(&Settings::at(folder.path()));
     space.opened -= RESERVE_TIMEOUT;
@@ -147,7 +147,7 @@ fn nothing_is_promised_before_everything_is_counted() {
 }
 
 #[test]
-fn records_take_a_part_at_most() {
+fn records_take_a_fraction_at_most() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let space = space(folder.path(), 16 * BLOCK, MinFree::Bytes(0));
     for _ in 0..5 {
@@ -173,7 +173,7 @@ fn records_count_by_their_blocks() {
     let reserve = |blocks: u64| space.reserve_record(blocks * BLOCK - 1).expect("room");
     reserve(3).commit_record(None);
     assert_eq!(counted(), (1, 3, 0));
-    // While it is replaced, there are two of it.
+    // Both files exist until the rename.
     let larger = reserve(5);
     assert_eq!(counted(), (1, 8, 0));
     larger.commit_record(Some(3 * BLOCK - 1));

@@ -257,7 +257,7 @@ mod tests {
 
     /// One test for all, since the counters are global and other tests count too.
     #[test]
-    fn what_was_counted_is_what_is_read() {
+    fn figures_and_text_equal_the_counts() {
         let before = figures();
         let answer = |hit, coalesced| Answer { hit, coalesced };
         answered(Content::Manifest, answer(true, false));
@@ -278,7 +278,7 @@ mod tests {
             .upstreams
             .iter()
             .find(|one| one.registry == "unit.example");
-        let mine = mine.expect("it was counted");
+        let mine = mine.expect("a counted registry");
         assert_eq!(
             (mine.requests, mine.failures, mine.remaining),
             (2, 1, Some(17))
