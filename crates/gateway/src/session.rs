@@ -22,6 +22,10 @@ pub struct Session {
     sent_head: Option<SentHead>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the frequent one, and it is moved once"
+)]
 enum Http {
     Direct(DirectSession),
     Pingora(Box<ServerSession>),

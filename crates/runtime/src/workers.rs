@@ -94,15 +94,15 @@ mod tests {
     #[test]
     fn connections_are_spread_over_the_threads_and_stay_there() {
         let workers = Workers::start(3).expect("threads");
-        let (told, threads) = mpsc::channel::<(ThreadId, ThreadId)>();
+        let (tell, threads) = mpsc::sync_channel::<(ThreadId, ThreadId)>(6);
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         for _ in 0..6 {
-            let (told, gate) = (told.clone(), gate.clone());
+            let (tell, gate) = (tell.clone(), gate.clone());
             workers.spawn(move || {
                 let first = std::thread::current().id();
                 async move {
                     let _ = gate.acquire().await;
-                    let _ = told.send((first, std::thread::current().id()));
+                    let _ = tell.send((first, std::thread::current().id()));
                 }
             });
         }
@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn an_ended_connection_leaves_its_place() {
         let workers = Workers::start(2).expect("threads");
-        let (told, ended) = mpsc::channel();
+        let (tell, ended) = mpsc::sync_channel(1);
         for _ in 0..100 {
-            let told = told.clone();
+            let tell = tell.clone();
             workers.spawn(move || async move {
-                let _ = told.send(());
+                let _ = tell.send(());
             });
             ended.recv().expect("it ran");
         }
-        drop(told);
+        drop(tell);
         let load = || -> usize {
             let connections = |worker: &Worker| worker.connections.load(Ordering::Relaxed);
             workers.workers.iter().map(connections).sum()

@@ -203,7 +203,7 @@ impl Space {
                     outcome = Err(());
                     match victim {
                         Victim::Quarantined(path, bytes) => {
-                            self.ledger().quarantined.push((path, bytes))
+                            self.ledger().quarantined.push((path, bytes));
                         }
                         Victim::Blob(digest, _) => {
                             if let Ok(meta) = std::fs::metadata(&path) {
