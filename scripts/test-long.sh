@@ -25,8 +25,12 @@ export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat
-step "instructions of a hit"
-scripts/build.sh --profile dist && python3 scripts/bench instructions-check || failed+=("instructions of a hit")
+if [[ -f docs/instructions.json ]]; then
+    step "instructions of a hit"
+    scripts/build.sh --profile dist && python3 scripts/bench instructions-check || failed+=("instructions of a hit")
+else
+    warn "Not compared: docs/instructions.json records no instructions of a hit."
+fi
 step "fuzzing"
 scripts/fuzz.sh "${ROADSTEAD_FUZZ_SECONDS:-60}" || failed+=("fuzzing")
 long "rights: $ROADSTEAD_MODEL_SECONDS s" model::no_caller_sees_beyond_the_rules

@@ -159,7 +159,7 @@ impl Blobs {
                 tracing::error!(
                     %digest,
                     path = %aside.display(),
-                    "a blob is damaged on disk; it was moved to quarantine and will be fetched again"
+                    "a blob was damaged on disk; it was moved to quarantine and will be fetched again"
                 );
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
