@@ -17,7 +17,7 @@ class Line:
         self.rate = rate
         self.free_at = 0.0
 
-    async def pass_on(self, count):
+    async def take_turn(self, count):
         now = asyncio.get_running_loop().time()
         self.free_at = max(self.free_at, now) + count / self.rate
         await asyncio.sleep(self.free_at - now)
@@ -27,7 +27,7 @@ async def pump(reader, writer, line=None):
     try:
         while chunk := await reader.read(CHUNK):
             if line:
-                await line.pass_on(len(chunk))
+                await line.take_turn(len(chunk))
             writer.write(chunk)
             await writer.drain()
     except OSError:

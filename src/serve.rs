@@ -147,7 +147,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         idle_timeout: config.limits.idle_timeout,
     });
 
-    // Before "ready" is printed: whoever waits for that may send SIGTERM at once.
+    // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

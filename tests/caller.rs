@@ -147,8 +147,8 @@ fn visibility_caller_hides_cached_digests() {
         let nothing = scene.app.tag_path().replace("team/app", "team/none");
         scene.ask("GET", &nothing, login)
     };
-    let (bob, nobody) = (cold(Some(BOB)), cold(None));
-    assert_eq!((bob.status(), nobody.status()), (404, 401));
+    let (bob, anonymous) = (cold(Some(BOB)), cold(None));
+    assert_eq!((bob.status(), anonymous.status()), (404, 401));
     // Bob has access to his own repository, and requests the blobs under its name as well.
     assert_eq!(
         scene
@@ -352,7 +352,7 @@ fn partial_is_resumed_by_an_authorised_caller() {
     scene.origin.clear_requests();
     scene.gateway.restart();
     assert_eq!(scene.ask("GET", &layer, Some(BOB)).status(), 404);
-    assert_eq!(scene.origin.count("GET", "*"), 0, "nobody's login is here");
+    assert_eq!(scene.origin.count("GET", "*"), 0, "no login is sent here");
     let reply = scene.ask("GET", &layer, Some(CLEO));
     assert!(reply.body == scene.app.layer(0).1, "{reply:?}");
     let gets = scene.origin.requests_for("GET", &layer);

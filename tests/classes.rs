@@ -17,18 +17,18 @@ const DOCKER_1_6: &str =
 
 /// A schema 1 manifest as a registry signs it; `signature` differs each time. The digest is that of the payload.
 fn signed(name: &str, signature: &str) -> (String, Vec<u8>) {
-    let kept = format!("{{\n   \"schemaVersion\": 1,\n   \"name\": \"{name}\"");
+    let retained = format!("{{\n   \"schemaVersion\": 1,\n   \"name\": \"{name}\"");
     let tail = "\n}";
     let protected = URL_SAFE_NO_PAD.encode(format!(
         r#"{{"formatLength":{},"formatTail":"{}","time":"2015-04-16T00:00:00Z"}}"#,
-        kept.len(),
+        retained.len(),
         URL_SAFE_NO_PAD.encode(tail)
     ));
     let whole = format!(
-        "{kept},\n   \"signatures\": [{{\"signature\": \"{signature}\", \"protected\": \"{protected}\"}}]\n}}"
+        "{retained},\n   \"signatures\": [{{\"signature\": \"{signature}\", \"protected\": \"{protected}\"}}]\n}}"
     );
     (
-        sha256(format!("{kept}{tail}").as_bytes()),
+        sha256(format!("{retained}{tail}").as_bytes()),
         whole.into_bytes(),
     )
 }

@@ -126,13 +126,13 @@ fn compose_container_and_dockerfile_agree() {
     assert_eq!(volumes, keys(&compose["volumes"]));
     let home = "/var/lib/roadstead";
     assert!(texts(&gateway["volumes"]).contains(&&*format!("gateway:{home}")));
-    for kept in [
+    for retained in [
         &container["keys"],
         &container["store"]["path"],
         &container["access"]["htpasswd"],
     ] {
-        let kept = kept.as_str().expect("a path");
-        assert!(kept.starts_with(&format!("{home}/")), "{kept}");
+        let retained = retained.as_str().expect("a path");
+        assert!(retained.starts_with(&format!("{home}/")), "{retained}");
     }
 
     // The configuration is where the gateway reads it.
@@ -157,7 +157,7 @@ fn dockerfile_copies_existing_files() {
     );
     // All copied files exist, and are not ignored.
     let ignored = read(".dockerignore");
-    let kept: BTreeSet<&str> = ignored
+    let retained: BTreeSet<&str> = ignored
         .lines()
         .filter_map(|line| line.strip_prefix('!'))
         .collect();
@@ -170,7 +170,7 @@ fn dockerfile_copies_existing_files() {
         let words: Vec<&str> = copy.split_whitespace().collect();
         copied.extend(&words[..words.len() - 1]);
     }
-    assert_eq!(copied, kept);
+    assert_eq!(copied, retained);
     for path in copied {
         assert!(file(path).exists(), "{path}");
     }

@@ -107,7 +107,7 @@ fn breaks(disk: Result<Disk, Missing>) {
         let status = layer.header("cache-status").unwrap_or_default();
         assert!(
             !status.ends_with("hit"),
-            "it cannot have been kept: {status}"
+            "it cannot have been stored: {status}"
         );
         assert!(origin.count("GET", &image.layer_path(0)) > 0);
     }
@@ -125,7 +125,7 @@ fn breaks(disk: Result<Disk, Missing>) {
         origin.clear_requests();
         let layer = pull(&gateway, image);
         assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
-        assert_eq!(origin.count("GET", "*"), 0, "all of it is kept");
+        assert_eq!(origin.count("GET", "*"), 0, "all of it is stored");
     }
     pull(&gateway, here);
     assert!(gateway.is_running());

@@ -75,12 +75,12 @@ fn anchors(text: &str) -> BTreeSet<String> {
     let headings = headings.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| -> String {
         let heading = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = heading.chars().filter_map(|c| match c {
+        let retained = heading.chars().filter_map(|c| match c {
             ' ' => Some('-'),
             c if c.is_alphanumeric() || matches!(c, '-' | '_') => Some(c),
             _ => None,
         });
-        kept.collect()
+        retained.collect()
     };
     headings.map(anchor).collect()
 }

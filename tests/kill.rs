@@ -209,7 +209,7 @@ impl Lane {
             } else {
                 assert!(
                     ["lock", "VERSION", "scrub"].contains(&&*place),
-                    "a stranger: {place}"
+                    "an unexpected file: {place}"
                 );
             }
         }
@@ -309,12 +309,12 @@ fn restart_resumes_partials() {
 fn partial_is_served_only_if_the_upstream_has_the_blob() {
     let (origin, image, mut gateway) = killed(3 * WORTH);
     gateway.restart();
-    let stranger = origin.push_image("team/other", "latest", &[random(2, 10)]);
+    let other = origin.push_image("team/other", "latest", &[random(2, 10)]);
     let digest = &image.layer(0).0;
     let reply = get(
         gateway.url(1),
         None,
-        &format!("/v2/{}/blobs/{digest}", stranger.repository),
+        &format!("/v2/{}/blobs/{digest}", other.repository),
     );
     assert_eq!(
         (reply.status(), reply.error_code().as_deref()),

@@ -147,21 +147,21 @@ fn lowered_max_size_evicts_at_start() {
 fn unused_content_is_deleted_and_used_content_stays() {
     let origin = Origin::start();
     let image = |n: u64| origin.push_image(&format!("team/app{n}"), "v", &[random(n, 100_000)]);
-    let (used, unused, kept) = (image(1), image(2), image(3));
+    let (used, unused, retained) = (image(1), image(2), image(3));
     let url = origin.url();
     let yaml = format!(
         "registries: [{{name: docker.io, v2: \"{url}\", default: true}}, {{name: other.example, v2: \"{url}\", unused_ttl: off}}]\n"
     );
     let ttl = |ttl: &str| format!("{yaml}store: {{unused_ttl: {ttl}}}\n");
     let mut gateway = Gateway::start(&ttl("30d"));
-    for image in [&used, &unused, &kept] {
+    for image in [&used, &unused, &retained] {
         pull(&gateway, image);
     }
     // A registry with `unused_ttl: off` has it as well.
     let elsewhere = format!(
         "/v2/other.example/{}/blobs/{}",
-        kept.repository,
-        kept.layer(0).0
+        retained.repository,
+        retained.layer(0).0
     );
     assert!(get(gateway.url(0), Some(&gateway.ca_path()), &elsewhere).is_complete());
     let store = gateway.store();
@@ -188,7 +188,7 @@ fn unused_content_is_deleted_and_used_content_stays() {
     gateway.restart_with(&ttl("2m"));
     let path = |image: &Image| blob_path(&store, &image.layer(0).0);
     until("the unused blob to go", || !path(&unused).exists());
-    assert!(path(&kept).exists(), "one registry keeps it");
+    assert!(path(&retained).exists(), "one registry retains it");
     assert!(path(&used).exists(), "it was asked for");
     let pointer = store.join("repositories/docker.io/team/app2/_tags");
     until("its pointers to go", || !pointer.exists());

@@ -78,7 +78,7 @@ fn passwd_creates_adds_and_changes() {
     let second = read(dir);
     let rest = second
         .strip_prefix(&format!("{other}alice:$2y$10$"))
-        .expect("kept");
+        .expect("a stored file");
     assert_eq!(&rest[53..], format!("\r\nlast:{SHA}"));
     assert_eq!(
         passwd(dir, &["htpasswd", "new"], b"three"),
@@ -161,9 +161,9 @@ fn passwd_refuses_bad_input() {
             "anonymous",
             &b"x\n"[..],
             2,
-            "mean everybody and every logged-in user",
+            "mean any client and any logged-in user",
         ),
-        ("*", b"x\n", 2, "mean everybody and every logged-in user"),
+        ("*", b"x\n", 2, "mean any client and any logged-in user"),
         ("", b"x\n", 2, "the name is empty"),
         ("a:b", b"x\n", 2, "a name has no colon"),
         ("#a", b"x\n", 2, "a name has no colon"),

@@ -218,7 +218,7 @@ fn blob_mounts() {
         // Without `from` the source is found by the cache's links, or it becomes an upload.
         let other = format!("/v2/team/other-{version}/blobs/uploads/?mount=");
         assert_eq!(client.ask("POST", &format!("{other}{digest}")).status, 201);
-        let unknown = sha256(b"nobody has this");
+        let unknown = sha256(b"no registry has this");
         assert_eq!(client.ask("POST", &format!("{other}{unknown}")).status, 202);
     }
 }

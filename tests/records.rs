@@ -331,7 +331,7 @@ fn head_of_uncached_content_asks_the_upstream() {
     ] {
         assert_eq!(ask(&gateway, &path).status(), 200);
         gateway.terminate();
-        std::fs::remove_file(blob_file(&gateway, digest)).expect("it is kept");
+        std::fs::remove_file(blob_file(&gateway, digest)).expect("it is stored");
         gateway.restart();
         let asked = origin.count("HEAD", &path);
         assert_eq!(head(&gateway, &path).status(), 200, "{path}");

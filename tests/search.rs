@@ -245,7 +245,7 @@ fn search_hides_repositories_cached_for_a_login() {
     assert_eq!(
         found(&search(&gateway, "x")),
         [""; 0],
-        "nobody said that they are public"
+        "no registry said that they are public"
     );
     pull(&gateway, &images[0].tag_path());
     assert_eq!(found(&search(&gateway, "x")), ["team/open"]);

@@ -133,7 +133,7 @@ fn store_survives_long_load() {
         upstream: origin.bytes_sent("*"),
     };
     report(&tally, &peaks, &ended);
-    let wrong = tally.wrong.into_inner().expect("nobody panicked");
+    let wrong = tally.wrong.into_inner().expect("no thread panicked");
     assert_eq!(wrong, Vec::<String>::new());
     assert!(
         peaks.store <= MAX_SIZE,

@@ -226,7 +226,7 @@ fn denied_and_absent_are_indistinguishable() {
             }
         }
     }
-    assert_eq!(scene.origin.count("*", "*"), asked, "nobody was asked");
+    assert_eq!(scene.origin.count("*", "*"), asked, "no registry was asked");
     // A layer's digest gives no access through a readable repository.
     let layer = scene.team.layer(0).0.clone();
     let through = scene.ask("GET", &format!("/v2/open/app/blobs/{layer}"), None);

@@ -106,7 +106,7 @@ def http1(path, method="GET", **headers):
     )
 
 
-# {name: what counts it}, of a server that everybody may pull from
+# {name: what counts it}, of a server that any client may pull from
 CASES = {
     BY_DIGEST: http1("manifest"),
     "by a fresh tag": http1("tag"),

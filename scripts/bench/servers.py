@@ -51,7 +51,7 @@ def basic():
 
 
 def roadstead(parent, upstream, keys, name="roadstead", access_log=False, actions=(), under=None):
-    """`actions`: what `USER` may do, with a login; without any everybody may pull, by default. `under(folder)`: a
+    """`actions`: what `USER` may do, with a login; without any any client may pull, by default. `under(folder)`: a
     command that runs it, such as valgrind."""
     server = Server(name, parent)
     https, http = free_port(), free_port()

@@ -150,9 +150,9 @@ pub(super) fn shown(written: &str) -> String {
         Some((host, _)) => (host, "?…"),
         None => (host, ""),
     };
-    let kept: String = host.chars().take(SHOWN).collect();
-    let cut = if kept.len() < host.len() { "…" } else { "" };
-    format!("{:?}", format!("{user}{kept}{cut}{query}"))
+    let retained: String = host.chars().take(SHOWN).collect();
+    let cut = if retained.len() < host.len() { "…" } else { "" };
+    format!("{:?}", format!("{user}{retained}{cut}{query}"))
 }
 
 /// `a`, `a or b`, `a, b or c`.

@@ -77,7 +77,7 @@ fn is_same(node: &Node, other: &serde_yaml::Value) -> bool {
     }
 }
 
-/// What we accept without a fault is read alike by the parser that everybody knows. Without `$`, since
+/// What we accept without a fault is read alike by the parser that is widely used. Without `$`, since
 /// only we expand variables.
 fn assert_agreed(text: &str) -> Result<(), TestCaseError> {
     let mut report = Report::new("f");

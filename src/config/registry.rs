@@ -174,7 +174,7 @@ pub struct Registry {
 /// Who may read the content of a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// Everybody.
+    /// Any client.
     Public,
     /// The clients that the rules of `access` allow; requests use the gateway's account.
     Rules,

@@ -496,7 +496,7 @@ fn the_front_of_two_registries_passes() {
         ),
     ] {
         let (_, config) = shipped(name);
-        // Accounts are made by whoever follows the recipe.
+        // The reader of the recipe creates the accounts.
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         let accounts = |warnings: &String| warnings.contains("htpasswd cannot be read");
         assert!(warnings.iter().all(accounts), "{warnings:?}");
@@ -519,7 +519,7 @@ fn the_front_of_two_registries_passes() {
         assert_eq!(hosted.v2.as_ref().unwrap().to_string(), v2);
         assert!(hosted.push && hosted.default && !hub.push);
 
-        // docker-deployer alone pushes and deletes; everybody pulls.
+        // docker-deployer alone pushes and deletes; any client pulls.
         let access = config.access.as_ref().unwrap();
         let [deployer, anybody] = access.rules.as_slice() else {
             panic!("two rules");

@@ -265,7 +265,7 @@ fn warm_refuses_uncached_registries() {
     let address = private_address();
     let gateway = Gateway::start(&format!(
         "registries:
-- {{name: kept, v2: \"{0}\", default: true}}
+- {{name: retained, v2: \"{0}\", default: true}}
 - {{name: passed, v2: \"{0}\", cache: false, push: true}}
 - {{name: asked, v2: \"{0}\", visibility: caller, hosts: [asked.example]}}
 admin: {{address: \"{address}\"}}

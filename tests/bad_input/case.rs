@@ -89,10 +89,10 @@ impl Case {
             };
         }
         raw.try_send(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .map_err(|error| format!("kept, but not usable: {error}"))?;
+            .map_err(|error| format!("kept alive, but not usable: {error}"))?;
         let next = raw
             .read_head()
-            .map_err(|cut| format!("kept, then {cut:?}"))?;
+            .map_err(|cut| format!("kept alive, then {cut:?}"))?;
         match raw.read_body("GET", &next) {
             (body, End::Complete) if next.status == 200 && body == b"{}" => Ok(()),
             (body, end) => Err(format!("out of step: {next:?} {body:?} {end:?}")),

@@ -65,8 +65,8 @@ fn truncated_close_delimited_manifest_is_not_complete() {
         origin.heal(fault);
     }
     let blobs = gateway.store().join("blobs/sha256");
-    let kept = std::fs::read_dir(blobs).map_or(0, Iterator::count);
-    assert_eq!(kept, 0, "something of it was kept");
+    let retained = std::fs::read_dir(blobs).map_or(0, Iterator::count);
+    assert_eq!(retained, 0, "some of it was stored");
     // The complete manifest is served.
     let whole = [Some(manifest.clone()), Some(manifest.clone())];
     assert_eq!(complete(&gateway, &path), whole);

@@ -134,14 +134,14 @@ fn container_commands_work_together() {
         "skopeo copy --quiet --preserve-digests --dest-cert-dir=certs {} {image}",
         layout.reference(&made.tag)
     );
-    let refused = machine.run(&push, "").expect_err("nobody pushes");
+    let refused = machine.run(&push, "").expect_err("no push is allowed");
     assert!(refused.contains("unauthorized"), "{refused}");
     does(&format!("{push} --dest-creds={login}"));
     let format = "--format='{{.Digest}}'";
     let digest = does(&format!("skopeo inspect --cert-dir=certs {format} {image}"));
     assert_eq!(digest.trim(), made.digest);
     let delete = format!("skopeo delete --cert-dir=certs {image}");
-    machine.run(&delete, "").expect_err("nobody deletes");
+    machine.run(&delete, "").expect_err("no delete is allowed");
     does(&format!("{delete} --creds={login}"));
 
     // The same name in plain HTTP only reads, and requires no login.

@@ -77,8 +77,8 @@ fn own_certificate_covers_every_name() {
         let error = ask(gateway.url(0), &ca, name).expect_err("not our name");
         assert!(error.contains("not valid for name"), "{name}: {error}");
     }
-    let stranger = Ca::new();
-    let error = ask(gateway.url(0), &stranger.path(), "localhost").expect_err("not our CA");
+    let unknown_ca = Ca::new();
+    let error = ask(gateway.url(0), &unknown_ca.path(), "localhost").expect_err("not our CA");
     assert!(error.contains("UnknownIssuer"), "{error}");
 }
 
@@ -240,7 +240,7 @@ fn sni_selects_the_certificate_and_the_first_is_default() {
         assert_eq!(ask(url, &ca.path(), name), Ok(200), "{name}");
     }
     for name in ["c.example", "x.a.example", "y.x.b.example"] {
-        let error = ask(url, &ca.path(), name).expect_err("nobody's name");
+        let error = ask(url, &ca.path(), name).expect_err("a name without a certificate");
         let shown = error
             .split_once("only valid for")
             .map_or("", |(_, shown)| shown);

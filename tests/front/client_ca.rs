@@ -94,9 +94,9 @@ fn client_ca_is_required() {
     let clients = Ca::new();
     let (gateway, ca) = scene(&clients.path());
     let known = clients.issue(&["one"]);
-    let stranger = Ca::new();
+    let unknown_ca = Ca::new();
     // A certificate of an unknown CA, and one of the CA that issued the gateway's own certificate.
-    let (other, neighbour) = (stranger.issue(&["one"]), ca.issue(&["one"]));
+    let (other, neighbour) = (unknown_ca.issue(&["one"]), ca.issue(&["one"]));
     for version in [&TLS13, &TLS12] {
         for (identity, let_in) in [
             (Some(&known), true),

@@ -80,7 +80,7 @@ fn shutdown_finishes_requests_and_closes_idle_connections() {
     };
     assert_ne!(cut, Cut::TimedOut);
     for index in 0..2 {
-        until("nobody new to be let in", || refuses(&scene, index));
+        until("new connections to be refused", || refuses(&scene, index));
     }
     assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
     assert!(scene.gateway.is_running(), "downloads run");
@@ -139,8 +139,8 @@ fn requests_beyond_the_drain_are_cut_off() {
 fn idle_gateway_stops_at_once() {
     let mut scene = Scene::warm(10, "limits: {drain: 60s}\n");
     let ca = scene.gateway.ca_path();
-    let mut kept = Raw::connect(scene.gateway.url(0), Some(&ca));
-    assert_eq!(kept.get("/v2/").end, End::Complete);
+    let mut retained = Raw::connect(scene.gateway.url(0), Some(&ca));
+    assert_eq!(retained.get("/v2/").end, End::Complete);
     for _ in 0..3 {
         let since = Instant::now();
         assert_eq!(scene.gateway.terminate().code(), Some(0));

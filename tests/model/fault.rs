@@ -44,7 +44,7 @@ impl fmt::Display for Fault {
             Self::Digest(what) => write!(f, "shows the digest of {what}"),
             Self::Name(what) => write!(f, "shows the name {what}"),
             Self::Tag(what) => write!(f, "shows the tag {what}"),
-            Self::Misplaced(what) => write!(f, "nobody entitled put {what}"),
+            Self::Misplaced(what) => write!(f, "no entitled user put {what}"),
             Self::Beyond(what) => write!(f, "claims more than the registry: {what}"),
             Self::Tells(what) => write!(f, "tells what exists from what does not: {what}"),
             Self::Wrong(what) => write!(f, "other bytes than those of {what}"),

@@ -89,7 +89,7 @@ impl<'a> Model<'a> {
     }
 
     /// Records what a request may have stored. Call it before [`Model::judge`].
-    pub fn learn(&mut self, request: &Request<'_>, status: u16) {
+    pub fn record(&mut self, request: &Request<'_>, status: u16) {
         let user = request.caller.user();
         if let Some(content) = request.sends {
             self.knowledge.sent(user, content);

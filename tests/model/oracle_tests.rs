@@ -88,7 +88,7 @@ impl Scene {
         let raw = self.raw(&step);
         let request = describe(&step, &raw, caller);
         let (response, truth) = (Response::new(answer), truth.map(Response::new));
-        model.learn(&request, response.status);
+        model.record(&request, response.status);
         model.judge(&request, &response, truth.as_ref())
     }
 }
@@ -204,12 +204,12 @@ fn oracle_finds_leaks() {
         (
             "bob@plain GET /v2/<mine/a>/blobs/<s1>",
             ok(Vec::new()),
-            Some("nobody entitled put s1"),
+            Some("no entitled user put s1"),
         ),
         (
             "bob@plain GET /v2/<mine/a>/blobs/<s2>",
             ok(Vec::new()),
-            Some("nobody entitled put s2"),
+            Some("no entitled user put s2"),
         ),
         (
             "bob@plain GET /v2/<team/a>/blobs/<s2>",

@@ -89,7 +89,7 @@ impl Run<'_> {
         let request = describe(step, &raw, caller);
         let response = Response::new(&reply);
         let exchange = || format!("{}\n\n{reply:?}", raw.text());
-        self.model.learn(&request, response.status);
+        self.model.record(&request, response.status);
         self.note(&request, &response);
         let question = self.model.question(&request, &response);
         let truth = question.and_then(|(place, resource)| self.world.backend(&place, &resource));

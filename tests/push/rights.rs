@@ -53,7 +53,7 @@ fn push_is_authorised_before_the_body() {
     let mut raw = Raw::connect(gateway.url(1), None);
     let deleted = raw.exchange("DELETE", "/v2/open/app/manifests/latest", &[]);
     assert_eq!(deleted.status(), 403);
-    assert_eq!(origin.count("*", "*"), 0, "nobody was asked");
+    assert_eq!(origin.count("*", "*"), 0, "no registry was asked");
     // With the right, the client gets 100 Continue.
     let mut raw = Raw::connect(gateway.url(1), None);
     raw.request(

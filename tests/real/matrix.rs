@@ -168,7 +168,7 @@ impl Row<'_> {
                     let asked = asked.fold(0, |sum, count| sum + count.requests);
                     assert!(self.role != Pusher || asked == 0, "{name}: {asked}");
                 }
-                None => assert_eq!(self.scene.counters(), asked, "{name}: nobody is asked"),
+                None => assert_eq!(self.scene.counters(), asked, "{name}: no registry is asked"),
             }
         }
         Ok(())

@@ -229,7 +229,7 @@ fn wrong_things(place: &mut Place) {
     place.registries.clear();
     let pull = "docker pull registry.example.com/team/app:2";
     place.fails(pull, "503 Service Unavailable");
-    place.does("mv conf/htpasswd conf/kept");
+    place.does("mv conf/htpasswd conf/retained");
     place.gateway = None;
     let serve = "roadstead serve -c conf/front.yaml";
     place.fails(serve, "conf/htpasswd cannot be read");

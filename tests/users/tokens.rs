@@ -61,10 +61,10 @@ fn challenges_name_realm_and_scope() {
         (401, "Basic realm=\"Roadstead\"".to_owned())
     );
     // Any valid login is valid for the ping, including an anonymous token.
-    let nobody = scene.token("", None).0;
+    let anonymous = scene.token("", None).0;
     for login in [
         basic("reader", "s3cret"),
-        nobody,
+        anonymous,
         scene.token("", Some(&basic("reader", "s3cret"))).0,
     ] {
         assert_eq!(scene.ask("GET", "/v2/", Some(&login)).status(), 200);

@@ -69,7 +69,7 @@ fn images_are_fetched_once() {
             let gets = asked.iter().filter(|seen| seen.line.starts_with("GET "));
             assert_eq!(gets.count(), 1, "{id} {what}: {asked:?}");
         }
-        assert!(std::fs::read(blob(&gateway, layer)).expect("kept") == *layer);
+        assert!(std::fs::read(blob(&gateway, layer)).expect("a stored file") == *layer);
         let pointer = format!("v1/old/_parts/{id}/layer");
         let pointer = std::fs::read_to_string(gateway.store().join(pointer)).expect("a pointer");
         assert!(pointer.contains(&sha256(layer)), "{pointer}");
@@ -98,7 +98,7 @@ fn evicted_layers_are_refetched() {
         assert!(fetch(&gateway, &path).body == layer);
         assert!(cache(&fetch(&gateway, &path)).contains("hit"));
         assert_eq!(registry.requests_to(&path).len(), round);
-        std::fs::remove_file(blob(&gateway, &layer)).expect("it was kept");
+        std::fs::remove_file(blob(&gateway, &layer)).expect("it was stored");
         gateway.restart();
     }
     let json = registry.requests_to(&part(&ids[0], "json"));

@@ -63,7 +63,7 @@ fn truncated_layer_is_not_stored() {
             let reply = fetch(&gateway, &path);
             reply.status() == 200 && reply.is_complete() && reply.body == layer
         });
-        assert!(std::fs::read(blob(&gateway, &layer)).expect("kept") == layer);
+        assert!(std::fs::read(blob(&gateway, &layer)).expect("a stored file") == layer);
     }
 }
 
@@ -114,7 +114,7 @@ fn fill_continues_after_a_client_disconnects() {
     client.read_exactly(100_000);
     drop(client);
     registry.script(|script| script.hold = None);
-    until("it is kept", || blob(&gateway, &layer).exists());
+    until("it is stored", || blob(&gateway, &layer).exists());
     assert!(fetch(&gateway, &path).body == layer);
     assert_eq!(gets(&registry, &path), (1, 0));
 }

@@ -40,7 +40,7 @@ fn image_is_served_only_with_its_repositorys_token() {
     let registry = V1Registry::start();
     let mine = registry.push_image("team/app", "1", &[b"root of mine", b"top of mine"]);
     let theirs = registry.push_image("secret/app", "1", &[b"root", b"top"]);
-    let open = registry.push_image("open/app", "1", &[b"of everybody"]);
+    let open = registry.push_image("open/app", "1", &[b"public"]);
     let mut gateway = gateway(&registry);
     // A permitted user has pulled them before.
     for name in ["secret/app", "team/app", "open/app"] {
@@ -231,12 +231,12 @@ fn read_only_listener_is_anonymous() {
     let ids = registry.push_image("open/app", "1", &[b"layer"]);
     registry.push_image("team/app", "1", &[b"other"]);
     let gateway = gateway_with_listener(&registry);
-    let everybody = |method: &str, path: &str, with: &str| ask(&gateway, method, path, with);
+    let anonymous = |method: &str, path: &str, with: &str| ask(&gateway, method, path, with);
     let reader = basic("reader", "password");
-    let list = everybody("GET", "/v1/repositories/open/app/images", &reader);
+    let list = anonymous("GET", "/v1/repositories/open/app/images", &reader);
     let token = format!("Token {}", list.header("x-docker-token").expect("a token"));
     assert_eq!(
-        everybody("GET", &image(&ids[0], "layer"), &token).status(),
+        anonymous("GET", &image(&ids[0], "layer"), &token).status(),
         200
     );
     for (method, path, expected) in [
@@ -244,7 +244,7 @@ fn read_only_listener_is_anonymous() {
         ("PUT", "/v1/repositories/open/app/", 405),
         ("POST", "/v1/users/", 405),
     ] {
-        let reply = everybody(method, path, &reader);
+        let reply = anonymous(method, path, &reader);
         assert_eq!(reply.status(), expected, "{method} {path}");
         assert_eq!(reply.header("www-authenticate"), None);
     }

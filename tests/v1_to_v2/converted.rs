@@ -177,8 +177,8 @@ fn layers_that_cannot_be_converted() {
         .v1
         .script(|script| script.claims = Some(sha256(&right)));
     assert_eq!(scene.get("/v2/team/bad/manifests/right").status(), 200);
-    let kept = std::fs::read_dir(scene.gateway.store().join("partials")).expect("a folder");
-    assert_eq!(kept.count(), 0);
+    let retained = std::fs::read_dir(scene.gateway.store().join("partials")).expect("a folder");
+    assert_eq!(retained.count(), 0);
 }
 
 /// Some images have sparse or invalid descriptions.

@@ -39,7 +39,7 @@ fn evicted_conversion_is_rebuilt_identically() {
     let by_digest = scene.get(&format!("/v2/team/app/manifests/{}", digests[0]));
     assert!(by_digest.body == manifest.body);
     assert!(blob(&scene, &config).body == before[0]);
-    assert_eq!(scene.v1.requests().len(), 0, "nobody was asked");
+    assert_eq!(scene.v1.requests().len(), 0, "no registry was asked");
     // A HEAD fetches nothing.
     let head = scene.ask("HEAD", &format!("/v2/team/app/blobs/{}", layers[0]));
     assert_eq!(

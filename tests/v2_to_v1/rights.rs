@@ -119,8 +119,8 @@ fn ids_of_other_repositories_are_404() {
                         assert_eq!(status, expected, "{part} {place} of {own} with {at}");
                     }
                 }
-                for nobody in ["", "Token signature=x,repository=\"team/app\",access=read"] {
-                    let reply = get(&gateway, &format!("images/{}/{part}", ids[0]), nobody);
+                for other_token in ["", "Token signature=x,repository=\"team/app\",access=read"] {
+                    let reply = get(&gateway, &format!("images/{}/{part}", ids[0]), other_token);
                     assert_eq!(reply.status(), 401, "{part}");
                 }
             }

@@ -27,7 +27,7 @@ pub(super) fn read_accounts(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Changes the htpasswd file, or makes it: readers see the old one or the new one, and nobody else who
+/// Changes the htpasswd file, or makes it: readers see the old one or the new one, and no other process that
 /// does this comes in between. Mode and owner stay; a new file is its owner's alone.
 ///
 /// # Errors

@@ -72,14 +72,14 @@ impl Measure {
 
     /// Adds a failure.
     fn add(&self, tally: Option<Tally>, now: Instant) -> Tally {
-        let kept = tally.map_or(0, |tally| {
+        let retained = tally.map_or(0, |tally| {
             let since = now.saturating_duration_since(tally.last).as_secs();
             let forgiven = since / self.forgiven.as_secs();
             let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
             tally.failures.saturating_sub(forgiven)
         });
         // Capped: the pause is at its longest, and forgiving should take an hour at most.
-        let failures = (kept + 1).min(self.free + 16);
+        let failures = (retained + 1).min(self.free + 16);
         Tally {
             failures,
             last: now,

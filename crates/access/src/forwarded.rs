@@ -120,7 +120,7 @@ mod tests {
         );
         let anybody = super::super::Caller::Anonymous;
         let decide = |registry| policy.decide(&anybody, Action::Pull, &in_registry(registry));
-        assert!(decide(&theirs).is_err(), "nobody but who shows something");
+        assert!(decide(&theirs).is_err(), "a client without a login");
         assert!(decide(&other).is_ok());
         let viewer = policy.viewer_of(&shown, &theirs).expect("a viewer");
         assert!(viewer.may_pull(&in_registry(&theirs)).is_some());

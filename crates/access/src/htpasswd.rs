@@ -178,7 +178,7 @@ pub enum NameError {
     #[error("the name is longer than {MAX_NAME} bytes")]
     Long,
     #[error(
-        "`anonymous` and `*` mean everybody and every logged-in user in rules; write another name"
+        "`anonymous` and `*` mean any client and any logged-in user in rules; write another name"
     )]
     Reserved,
     #[error("a name has no colon, no control character, no `#` before it and no space around it")]

@@ -29,7 +29,7 @@ fn files_as_people_have_them() {
         format!("a:{BCRYPT}\r\nb:{APR1}\r\nc:{SHA}\r\n"),
         format!("\u{feff}a:{BCRYPT}\nb:{APR1}\nc:{SHA}"),
         format!("# users\n\na:{BCRYPT}\n  \n \t# more\n b:{APR1} \t\nc:{SHA}\n\n\n"),
-        // What follows another colon is nobody's.
+        // Text after another colon is ignored.
         format!("a:{BCRYPT}:A. N. Other\nb:{APR1}:\nc:{SHA}::\n"),
     ] {
         let file = parse(&text).expect(&text);
@@ -57,11 +57,11 @@ fn lines_that_are_no_accounts_are_told_without_their_hash() {
         ("\n\n:x", "line 3: the name is empty"),
         (
             "anonymous:x",
-            "line 1: `anonymous` and `*` mean everybody and every logged-in user in rules; write another name",
+            "line 1: `anonymous` and `*` mean any client and any logged-in user in rules; write another name",
         ),
         (
             "*:x",
-            "line 1: `anonymous` and `*` mean everybody and every logged-in user in rules; write another name",
+            "line 1: `anonymous` and `*` mean any client and any logged-in user in rules; write another name",
         ),
         (
             "a\u{7}:x",

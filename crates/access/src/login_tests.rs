@@ -85,7 +85,7 @@ async fn from_password_to_token_to_decision() {
         Some(Refused::Token)
     );
 
-    // Another start has the same key, another folder another one, and a shared key is everybody's.
+    // Another start has the same key, another folder another one, and a shared key is the same for all.
     let again = Authenticator::open(&settings(dir.path())).expect("good");
     assert!(again.login(&bearer, HERE, at(0)).await.is_ok());
     let elsewhere = tempfile::tempdir().expect("a folder");
@@ -127,18 +127,18 @@ async fn from_password_to_token_to_decision() {
 async fn anonymous_tokens_and_callers() {
     let dir = tempfile::tempdir().expect("a folder");
     let gate = Authenticator::open(&settings(dir.path())).expect("good");
-    let nobody = gate
+    let anonymous = gate
         .login(&Authorization::Anonymous, HERE, at(0))
         .await
-        .expect("nobody");
+        .expect("anonymous");
     assert_eq!(
-        (nobody.user(), nobody.caller("a")),
+        (anonymous.user(), anonymous.caller("a")),
         (None, Caller::Anonymous)
     );
-    assert_eq!(nobody.catalog_caller(), Some(Caller::Anonymous));
-    assert_eq!(nobody.repository(), None);
+    assert_eq!(anonymous.catalog_caller(), Some(Caller::Anonymous));
+    assert_eq!(anonymous.repository(), None);
     let wanted = Scopes::parse(["repository:a:pull registry:catalog:*"]);
-    let text = gate.token(&nobody, &wanted, at(0)).expect("a token");
+    let text = gate.token(&anonymous, &wanted, at(0)).expect("a token");
     let came = gate
         .login(&Authorization::Bearer(text), HERE, at(0))
         .await
@@ -155,7 +155,7 @@ async fn anonymous_tokens_and_callers() {
     assert_eq!(came.catalog_caller(), Some(Caller::Anonymous));
     // Without scopes: what `docker login` asks for.
     let text = gate
-        .token(&nobody, &Scopes::default(), at(0))
+        .token(&anonymous, &Scopes::default(), at(0))
         .expect("a token");
     let came = gate
         .login(&Authorization::Bearer(text), HERE, at(0))

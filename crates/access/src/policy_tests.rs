@@ -82,7 +82,7 @@ fn rules_of_the_contract() {
         ),
         (user("other"), Pull, "hosted", "team/app", None),
         (user("other"), Push, "hosted", "team/app", Some(User)),
-        // What everybody may, a user may too.
+        // A user may do what an anonymous client may.
         (user("other"), Pull, "docker.io", "library/x", None),
         (Caller::Anonymous, Pull, "docker.io", "library/x", None),
         (
@@ -104,7 +104,7 @@ fn rules_of_the_contract() {
         (user("intern"), Push, "hosted", "intern/a/b", Some(User)),
         (user("intern"), Push, "hosted", "intern", Some(User)),
         (user("intern"), Delete, "hosted", "intern/a", Some(User)),
-        // Names are compared whole, and no name is everybody's.
+        // Names are compared whole, and no name matches all users.
         (
             user("docker-deploye"),
             Push,

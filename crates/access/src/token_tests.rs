@@ -13,7 +13,7 @@ const SHA: &str = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
 const OTHER: &str = "{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 fn key() -> TokenKey {
-    TokenKey::new(b"a secret that nobody knows, but us")
+    TokenKey::new(b"a secret that only this test knows")
 }
 
 fn account(name: &str, hash: &str) -> Arc<Account> {
@@ -71,7 +71,7 @@ fn a_token_lives_until_it_expires_or_the_line_changes() {
             read(other_kind, &text, at(0), Some(&alice)).is_err(),
             "of another protocol"
         );
-        let other_key = TokenKey::new(b"another secret that nobody knows");
+        let other_key = TokenKey::new(b"another secret that no test knows");
         assert!(
             other_key
                 .read(kind, &text, at(0), |_| Some(alice.clone()))
@@ -111,7 +111,7 @@ fn every_changed_byte_is_seen() {
             let mut changed = bytes.clone();
             changed[place] ^= change;
             let changed = BASE64.encode(changed);
-            // Whoever it names now, the line is alice's.
+            // Whichever user it names now, the line is alice's.
             let forged = key().read(TokenKind::Bearer, &changed, at(0), |_| Some(alice.clone()));
             assert!(forged.is_err(), "byte {place}");
         }

@@ -1,5 +1,5 @@
 //! Threads that serve connections. Each runs a scheduler of its own, and a connection stays on one of them: a request
-//! is read, answered and written without waking another thread.
+//! that needs no disk is read, answered and written without waking another thread.
 
 use std::io;
 use std::sync::Arc;

@@ -74,13 +74,13 @@ fn only_matching_bytes_are_committed() {
 #[test]
 fn restart_finds_committed_blobs_and_resumable_partials() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let digest = Digest::of(Algorithm::Sha512, b"kept");
+    let digest = Digest::of(Algorithm::Sha512, b"retained");
     let large = vec![7; 900 << 10];
     let whole: Vec<u8> = large.iter().chain(&large).copied().collect();
     let resumed = Digest::of(Algorithm::Sha256, &whole);
     {
         let store = store(folder.path());
-        store.blobs.put(&digest, b"kept").expect("room");
+        store.blobs.put(&digest, b"retained").expect("room");
         let mut small = stage(&store, &Digest::of(Algorithm::Sha256, b"lost"), Some(4));
         small.append(b"lo").expect("room");
         std::mem::forget(small);

@@ -77,7 +77,7 @@ fn settings(root: &Path) -> Settings {
         unused_ttls: vec![
             (Registry::new("short.example"), Some(2 * DAY)),
             (Registry::new("hub.example"), Some(30 * DAY)),
-            (Registry::new("kept.example"), None),
+            (Registry::new("retained.example"), None),
         ],
         ..Settings::at(root)
     }
@@ -146,7 +146,7 @@ async fn blob_is_retained_for_the_longest_ttl_of_its_links() {
         ("short.example", 2),
         ("hub.example", 2),
         ("short.example", 3),
-        ("kept.example", 3),
+        ("retained.example", 3),
         ("gone.example", 4),
     ] {
         link(&first, registry, n).await;
@@ -234,7 +234,7 @@ async fn signed_manifests_are_retained_by_their_links() {
         subject: None,
         stored: Some(digest(1)),
     };
-    let registry = Registry::new("kept.example");
+    let registry = Registry::new("retained.example");
     let key = ManifestKey::new(&registry, &repository(), &digest(9));
     first.records.put(&key, link).await;
     drop(first);
@@ -250,7 +250,7 @@ async fn records_of_extensions_are_counted_and_deleted() {
     let root = folder.path();
     let first = store(root);
     let names = Names(vec!["a".repeat(64)]);
-    for registry in ["short.example", "hub.example", "kept.example"] {
+    for registry in ["short.example", "hub.example", "retained.example"] {
         first.records.put(&list(registry), names.clone()).await;
     }
     link(&first, "hub.example", 1).await;
@@ -280,12 +280,12 @@ async fn least_recently_used_records_are_deleted_first() {
     let root = folder.path();
     let first = store(root);
     for n in 0..40 {
-        link(&first, "kept.example", n).await;
+        link(&first, "retained.example", n).await;
     }
     age(root, 9 * DAY);
     for n in 0..10 {
         let name = digest(n).to_string().replace(':', "-");
-        let link = root.join("repositories/kept.example/team/app/_blobs");
+        let link = root.join("repositories/retained.example/team/app/_blobs");
         let file = File::open(link.join(name)).expect("a link");
         file.set_modified(SystemTime::now()).expect("writable");
     }
@@ -304,7 +304,7 @@ async fn least_recently_used_records_are_deleted_first() {
     let swept = store.sweep(SystemTime::now());
     assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
     for n in 0..10 {
-        let (registry, repository) = (Registry::new("kept.example"), repository());
+        let (registry, repository) = (Registry::new("retained.example"), repository());
         let key = BlobKey::new(&registry, &repository, &digest(n));
         let link = store.records.open(&key).await;
         assert!(link.expect("readable").is_some(), "{n}");
@@ -320,7 +320,7 @@ async fn a_blob_is_retained_by_records_of_extensions() {
     for n in 1..=5 {
         first.blobs.put(&digest(n), &[n]).expect("room");
     }
-    let (hub, kept) = (Registry::new("hub.example"), Registry::new("kept.example"));
+    let (hub, retained) = (Registry::new("hub.example"), Registry::new("retained.example"));
     let (records, app) = (&first.records, repository());
     for (key, n) in [
         (POINTERS.key(&hub, None, "a/layer"), 1),
@@ -329,7 +329,7 @@ async fn a_blob_is_retained_by_records_of_extensions() {
     ] {
         records.put(&to(key), To(digest(n))).await;
     }
-    put_recipe(&first, &kept, 4).await;
+    put_recipe(&first, &retained, 4).await;
     drop(first);
     // Records are swept before the blobs that they lead to are marked again.
     for (days, records, left) in [
@@ -364,12 +364,12 @@ async fn permanent_and_other_records_do_not_crowd_each_other_out() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path();
         let first = store(root);
-        let registry = Registry::new("kept.example");
+        let registry = Registry::new("retained.example");
         for n in 0..made {
             put_recipe(&first, &registry, n).await;
         }
         for n in 0..links {
-            link(&first, "kept.example", n).await;
+            link(&first, "retained.example", n).await;
         }
         age(&root.join("permanent"), made_age * DAY);
         age(&root.join("repositories"), link_age * DAY);
@@ -390,7 +390,7 @@ async fn permanent_and_other_records_do_not_crowd_each_other_out() {
         assert_eq!((made_left, links_left), left, "{made} {links}");
         assert_eq!(store.space.records(), (left.0 + left.1) as u64);
         assert_eq!(store.space.excess_record_blocks(), 0);
-        link(&store, "kept.example", 255).await;
+        link(&store, "retained.example", 255).await;
         assert_eq!(count_files(&root.join("repositories")), left.1 + 1);
     }
 }
@@ -409,7 +409,7 @@ async fn index_records_are_deleted_with_permanent_ones() {
     );
     let store = store.expect("a store");
     store.scan();
-    let registry = Registry::new("kept.example");
+    let registry = Registry::new("retained.example");
     let top = to(TOPS.key(&registry, None, "a"));
     store.records.put(&top, To(digest(0))).await;
     for n in 0..32 {

@@ -91,7 +91,7 @@ impl Layout {
     /// An artifact whose subject is `subject`, for its referrers.
     pub fn add_artifact(&mut self, tag: &str, subject: &Made, artifact_type: &str) -> Made {
         let config = self.store(artifact_type, b"{}");
-        let layer = self.store("application/octet-stream", b"signed by nobody");
+        let layer = self.store("application/octet-stream", b"signed without a key");
         let content = vec![digest(&config), digest(&layer)];
         let manifest = json!({
             "schemaVersion": 2,

@@ -111,7 +111,7 @@ impl Process {
         status
     }
 
-    /// SIGKILL to its children, which it then reaps before it ends: for `unshare`, whose orphans nobody
+    /// SIGKILL to its children, which it then reaps before it ends: for `unshare`, whose orphans no process
     /// else might reap.
     pub fn kill_children(&mut self, within: Duration) {
         let pid = self.pid();

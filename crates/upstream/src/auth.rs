@@ -98,7 +98,7 @@ impl Auth {
     }
 
     /// Learns the scheme from the response to a request without a login.
-    pub fn learn(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn observe(&self, status: StatusCode, headers: &HeaderMap) {
         let challenges = self::challenges(headers);
         let wants_basic = || {
             challenges

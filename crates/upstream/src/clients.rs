@@ -65,7 +65,7 @@ impl Clients {
         Ok(Self(current))
     }
 
-    /// For short short, on the serving runtime.
+    /// The client of requests with short answers, on the serving runtime.
     pub fn short(&self) -> Client {
         self.0.borrow().short.clone()
     }

@@ -285,7 +285,7 @@ impl Upstream {
         let sent = self.clients.short().get(base).send();
         let answer = tokio::time::timeout(SHORT_TIMEOUT, sent).await;
         let answer = answer.map_err(|_| UpstreamError::Timeout)??;
-        auth.learn(answer.status(), answer.headers());
+        auth.observe(answer.status(), answer.headers());
         Ok(())
     }
 }

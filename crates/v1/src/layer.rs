@@ -27,8 +27,8 @@ impl V1 {
     ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.origin(claim.registry())?;
         let repository = self.check_claim(&origin, claim, id).await?;
-        if let Some(kept) = self.registries.open_layer(&origin, id).await {
-            return Ok(BlobAnswer::stored(kept.blob, CacheStatus::HIT));
+        if let Some(retained) = self.registries.open_layer(&origin, id).await {
+            return Ok(BlobAnswer::stored(retained.blob, CacheStatus::HIT));
         }
         let source = self.registries.layer_source(&origin, repository, id);
         let source = source.await?;
@@ -48,8 +48,8 @@ impl V1 {
     ) -> Result<(Digest, u64), MirrorError> {
         let origin = self.origin(claim.registry())?;
         let repository = self.check_claim(&origin, claim, id).await?;
-        let kept = self.registries.fetch_layer(&origin, repository, id).await?;
-        Ok((kept.digest, kept.size))
+        let retained = self.registries.fetch_layer(&origin, repository, id).await?;
+        Ok((retained.digest, retained.size))
     }
 
     /// The length of a layer in bytes, if its pointer is stored.
@@ -90,8 +90,8 @@ impl Registries {
     ) -> Result<StoredLayer, MirrorError> {
         let mut source = None;
         for _ in 0..ATTEMPTS {
-            if let Some(kept) = self.open_layer(origin, id).await {
-                return Ok(kept);
+            if let Some(retained) = self.open_layer(origin, id).await {
+                return Ok(retained);
             }
             let source: &Arc<LayerSource> = match &source {
                 Some(source) => source,

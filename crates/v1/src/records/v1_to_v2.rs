@@ -298,19 +298,19 @@ mod tests {
         for conversions in [conversions, conversions_in(folder.path())] {
             for number in 0..texts.len() {
                 let id = id(&number.to_string());
-                let kept = conversions.image(&registry, &id).await.expect("readable");
-                assert_eq!(kept, Some(known(number)), "{number}");
+                let retained = conversions.image(&registry, &id).await.expect("readable");
+                assert_eq!(retained, Some(known(number)), "{number}");
             }
             let other = Registry::new("other");
-            let kept = conversions.image(&other, &id("1")).await;
-            assert_eq!(kept.expect("readable"), None);
+            let retained = conversions.image(&other, &id("1")).await;
+            assert_eq!(retained.expect("readable"), None);
         }
         // A part is missing: the image is read from the registry again, not served truncated.
         let part = format!("conversions/hosted%3A5000/images/{}.1", id("2"));
         std::fs::remove_file(folder.path().join(part)).expect("a part");
         let conversions = conversions_in(folder.path());
-        let kept = conversions.image(&registry, &id("2")).await;
-        assert_eq!(kept.expect("readable"), None);
+        let retained = conversions.image(&registry, &id("2")).await;
+        assert_eq!(retained.expect("readable"), None);
     }
 
     #[tokio::test]
@@ -328,10 +328,10 @@ mod tests {
                 .expect("readable");
         }
         let conversions = conversions_in(folder.path());
-        let kept = conversions.origin_of(&registry, &digest("a")).await;
-        let kept = kept.expect("readable").expect("known");
-        let found: Vec<ImageId> = kept.images().collect();
-        assert_eq!((found.len(), kept.kind), (MAX_IMAGES, ConvertedKind::Layer));
+        let retained = conversions.origin_of(&registry, &digest("a")).await;
+        let retained = retained.expect("readable").expect("known");
+        let found: Vec<ImageId> = retained.images().collect();
+        assert_eq!((found.len(), retained.kind), (MAX_IMAGES, ConvertedKind::Layer));
         assert_eq!(found[..2], [ids[0].clone(), ids[MAX_IMAGES].clone()]);
         let unknown = conversions.origin_of(&registry, &digest("b")).await;
         assert_eq!(unknown.expect("readable"), None);
