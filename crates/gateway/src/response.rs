@@ -116,6 +116,7 @@ impl Response {
         self.fields.retain(|(known, _)| !known.is(&name.into()));
     }
 
+    #[cfg(feature = "v1")]
     pub fn set_status(&mut self, status: StatusCode) {
         self.status = status;
     }
