@@ -151,7 +151,11 @@ pub(super) fn shown(written: &str) -> String {
         None => (host, ""),
     };
     let retained: String = host.chars().take(SHOWN).collect();
-    let cut = if retained.len() < host.len() { "…" } else { "" };
+    let cut = if retained.len() < host.len() {
+        "…"
+    } else {
+        ""
+    };
     format!("{:?}", format!("{user}{retained}{cut}{query}"))
 }
 

@@ -125,7 +125,11 @@ fn slow_layer_starts_in_time() {
                 let paused = Fault::PauseAt(100_000, latch.clone());
                 origin.fault(paused.on("GET", &format!("*/blobs/{digest}")));
                 let description = ask(gateway, &OLD[0], &format!("GET /v1/images/{id}/json"), &[]);
-                assert_eq!(description.header("x-docker-size"), None, "the size is unknown");
+                assert_eq!(
+                    description.header("x-docker-size"),
+                    None,
+                    "the size is unknown"
+                );
                 let path = format!("/v1/images/{id}/layer");
                 let mut connection = Raw::connect(gateway.url(1), None);
                 connection.request("GET", &path, &[("User-Agent", OLD[0].agent)]);

@@ -320,7 +320,10 @@ async fn a_blob_is_retained_by_records_of_extensions() {
     for n in 1..=5 {
         first.blobs.put(&digest(n), &[n]).expect("room");
     }
-    let (hub, retained) = (Registry::new("hub.example"), Registry::new("retained.example"));
+    let (hub, retained) = (
+        Registry::new("hub.example"),
+        Registry::new("retained.example"),
+    );
     let (records, app) = (&first.records, repository());
     for (key, n) in [
         (POINTERS.key(&hub, None, "a/layer"), 1),

@@ -87,7 +87,10 @@ fn a_layer_can_be_had_in_the_store() {
                 let json = v1.v1_image_json(claim, &id(index)).await.expect("JSON");
                 assert_eq!(json.layer_size, Some(layer.len() as u64));
                 for _ in 0..2 {
-                    let (digest, size) = v1.v1_stored_layer(claim, &id(index)).await.expect("a stored file");
+                    let (digest, size) = v1
+                        .v1_stored_layer(claim, &id(index))
+                        .await
+                        .expect("a stored file");
                     assert_eq!(
                         (digest.to_string(), size),
                         (sha256(layer), layer.len() as u64)

@@ -331,7 +331,10 @@ mod tests {
         let retained = conversions.origin_of(&registry, &digest("a")).await;
         let retained = retained.expect("readable").expect("known");
         let found: Vec<ImageId> = retained.images().collect();
-        assert_eq!((found.len(), retained.kind), (MAX_IMAGES, ConvertedKind::Layer));
+        assert_eq!(
+            (found.len(), retained.kind),
+            (MAX_IMAGES, ConvertedKind::Layer)
+        );
         assert_eq!(found[..2], [ids[0].clone(), ids[MAX_IMAGES].clone()]);
         let unknown = conversions.origin_of(&registry, &digest("b")).await;
         assert_eq!(unknown.expect("readable"), None);
