@@ -24,7 +24,7 @@ fuzz_target!(|text: &str| {
         assert!(!segment.is_empty() && segment != "." && segment != "..");
         assert!(!segment.contains(|c: char| "/\\%".contains(c) || c.is_control()));
     }
-    let Some(("v2", rest)) = segments.split_first().map(|(v2, rest)| (v2.as_str(), rest)) else {
+    let Some(("v2", rest)) = segments.split_first().map(|(v2, rest)| (&**v2, rest)) else {
         return;
     };
     if let Ok(Path::Named { name, resource }) = parse(rest)

@@ -22,6 +22,7 @@ pub fn instead_of_v2(_: &RoutingTable, _: &Listener, _: &RequestParts<'_>) -> Op
 }
 
 impl Gateway {
+    #[expect(clippy::unused_async, reason = "as with v1")]
     pub(super) async fn v1(
         &self,
         _: &mut Session,
@@ -31,6 +32,7 @@ impl Gateway {
         match route {}
     }
 
+    #[expect(clippy::unused_async, reason = "as with v1")]
     pub(crate) async fn v1_found(
         &self,
         _: &Session,

@@ -25,7 +25,7 @@ use images::{IMAGE_LISTS, ImageIds};
 use v1_to_v2::{DIGESTS, IMAGES, TOPS};
 use v2_to_v1::{LAYERS, V1_IMAGES};
 
-/// The records of the v1 API, for [`store::Settings::extensions`].
+/// The records of the v1 API, for [`store::Store::open`].
 pub static RECORDS: Extension = Extension {
     kinds: &[
         &IMAGE_LISTS,
