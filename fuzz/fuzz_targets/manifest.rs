@@ -6,7 +6,9 @@
 use libfuzzer_sys::fuzz_target;
 use oci::client::Generation;
 use oci::digest::{Algorithm, Digest};
-use oci::manifest::{AcceptClass, DOCKER_SCHEMA1_SIGNED, Facts, OCI_INDEX, OCI_MANIFEST, facts};
+use oci::manifest::{
+    AcceptClass, DOCKER_SCHEMA1_SIGNED, ManifestFacts, OCI_INDEX, OCI_MANIFEST, facts,
+};
 use oci::schema1;
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     // `facts` ignores unknown members and their errors, so this parser accepts less.
     let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
         let begins = bytes.trim_ascii_start().first();
-        assert!(found == Facts::default() || matches!(begins, Some(b'{' | b'[')));
+        assert!(found == ManifestFacts::default() || matches!(begins, Some(b'{' | b'[')));
         return accept_holds(bytes);
     };
     if let Some(subject) = found.subject {
