@@ -1,6 +1,7 @@
 //! The program: the command line, the configuration, the admin API, the composition root.
 
 mod admin;
+mod announce;
 mod cli;
 mod config;
 mod serve;
