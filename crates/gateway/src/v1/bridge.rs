@@ -7,10 +7,11 @@ use http::{Method, StatusCode, header};
 use super::super::error_response::ErrorResponse;
 use super::super::session::Session;
 use super::super::{Failure, Gateway, send};
+use super::PermittedRequest;
 use super::respond;
 use super::route::{ImageRequest, RepositoryRequest, serves_v1};
 use ::v1::{BridgeError, IdScope, V1ImageRecord, V1Pass};
-use access::{Action, Login, Permit};
+use access::{Action, Permit};
 use mirror::{MirrorError, ResourceKind};
 use oci::error::ErrorCode;
 use oci::name::{Registry, RepositoryName};
@@ -61,29 +62,27 @@ impl Gateway {
     pub(super) async fn v1_respond_named(
         &self,
         session: &mut Session,
-        named: &RepositoryRequest,
-        login: &Login,
-        permit: &Permit,
+        request: PermittedRequest<'_>,
     ) -> Result<(), Failure> {
+        let PermittedRequest { named, permit, .. } = request;
         if !self.v1_may_bridge(named) {
             return if self.v1_is_native(&named.name.registry) {
-                self.v1_pass_named(session, named, login, permit).await
+                self.v1_pass_named(session, request).await
             } else {
                 Err(unknown(ResourceKind::Repository).into())
             };
         }
         if self.v1_is_native(&named.name.registry) {
-            match self.v1_pass_named(session, named, login, permit).await {
+            match self.v1_pass_named(session, request).await {
                 Err(Failure::Mirror(MirrorError::Unknown { .. })) => {}
                 Err(Failure::Mirror(error)) => {
-                    let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
-                    let platform = ClientPlatform::of_agent(agent(session));
+                    let (scope, platform) = self.v1_view(session, permit);
                     let v1 = &self.state.v1;
                     let before = v1.issued_before(&error, permit, scope, &platform);
                     if !before.await {
                         return Err(error.into());
                     }
-                    return self.v1_bridge(session, named, login, permit).await;
+                    return self.v1_bridge(session, request).await;
                 }
                 answered => return answered,
             }
@@ -93,7 +92,7 @@ impl Gateway {
                 return Err(tag_unknown());
             }
         }
-        self.v1_bridge(session, named, login, permit).await
+        self.v1_bridge(session, request).await
     }
 
     /// Whether to answer from v2 images, since the v1 API has none.
@@ -112,16 +111,25 @@ impl Gateway {
         Ok(tags.await?.status == StatusCode::OK)
     }
 
+    /// The scope of image ids in the registry, and the platform of the client.
+    fn v1_view(&self, session: &Session, permit: &Permit) -> (IdScope, ClientPlatform) {
+        let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
+        (scope, ClientPlatform::of_agent(agent(session)))
+    }
+
+    /// Responds with images made of v2 ones.
     async fn v1_bridge(
         &self,
         session: &mut Session,
-        named: &RepositoryRequest,
-        login: &Login,
-        permit: &Permit,
+        request: PermittedRequest<'_>,
     ) -> Result<(), Failure> {
+        let PermittedRequest {
+            named,
+            login,
+            permit,
+        } = request;
         let v1 = &self.state.v1;
-        let scope = IdScope::of(self.state.policy.is_open(permit.registry()));
-        let platform = ClientPlatform::of_agent(agent(session));
+        let (scope, platform) = self.v1_view(session, permit);
         let mut response = respond::gateway_response(StatusCode::OK)?;
         let body = match &named.resource {
             Resource::Images => {

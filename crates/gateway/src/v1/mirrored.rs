@@ -9,11 +9,11 @@ use super::super::respond::warn_if_stale;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{Failure, Gateway, request_metrics, send};
+use super::PermittedRequest;
 use super::layer_range::{self, LayerPart};
 use super::respond;
-use super::route::{ImageRequest, RepositoryRequest};
+use super::route::ImageRequest;
 use ::v1::{Claim, V1Answer};
-use access::{Login, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::name::Registry;
 use oci::v1::{ImageId, Part, Resource};
@@ -23,10 +23,13 @@ impl Gateway {
     pub(super) async fn v1_mirrored_named(
         &self,
         session: &mut Session,
-        named: &RepositoryRequest,
-        login: &Login,
-        permit: &Permit,
+        request: PermittedRequest<'_>,
     ) -> Result<(), Failure> {
+        let PermittedRequest {
+            named,
+            login,
+            permit,
+        } = request;
         let v1 = &self.state.v1;
         let answer = v1.v1_named(permit, &named.resource).await?;
         let mut response =

@@ -25,8 +25,16 @@ use super::context::RequestContext;
 use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
-use access::{Action, Permit};
+use access::{Action, Login, Permit};
 use route::{ImageRequest, RepositoryRequest};
+
+/// A request about a repository, and the permit that its login has for it.
+#[derive(Clone, Copy, Debug)]
+struct PermittedRequest<'a> {
+    named: &'a RepositoryRequest,
+    login: &'a Login,
+    permit: &'a Permit,
+}
 
 impl Gateway {
     /// Answers a v1 request.
@@ -105,7 +113,12 @@ impl Gateway {
         context.login = login.clone();
         let caller = login.caller(&named.client_name);
         let permit = self.v1_decide(&caller, named.action, &named.name)?;
-        self.v1_respond_named(session, named, login, &permit).await
+        let request = PermittedRequest {
+            named,
+            login,
+            permit: &permit,
+        };
+        self.v1_respond_named(session, request).await
     }
 
     async fn v1_image(

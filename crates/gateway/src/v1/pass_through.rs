@@ -12,6 +12,7 @@ use super::super::location::is_origin;
 use super::super::response::Response;
 use super::super::session::Session;
 use super::super::{Failure, Gateway, request_body, send};
+use super::PermittedRequest;
 use super::bridge;
 use super::route::{ImageRequest, RepositoryRequest};
 use ::v1::{Claim, V1Pass};
@@ -48,13 +49,16 @@ impl Gateway {
     pub(super) async fn v1_pass_named(
         &self,
         session: &mut Session,
-        named: &RepositoryRequest,
-        login: &Login,
-        permit: &Permit,
+        request: PermittedRequest<'_>,
     ) -> Result<(), Failure> {
+        let PermittedRequest {
+            named,
+            login,
+            permit,
+        } = request;
         let mirrored = self.state.v1.v1_is_mirrored(&named.name.registry);
         if mirrored && named.action == Action::Pull {
-            return self.v1_mirrored_named(session, named, login, permit).await;
+            return self.v1_mirrored_named(session, request).await;
         }
         let mut headers = upstream_headers(session);
         if named.resource.is_served_by_index() {
