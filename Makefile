@@ -9,8 +9,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## build, and serve with conf/roadstead.yaml: a mirror of Docker Hub on https://127.0.0.1:5000
-	@scripts/build.sh --release
-	@exec target/release/roadstead serve
+	@scripts/build.sh --profile quick
+	@exec target/quick/roadstead serve
 
 test: ## install the real registries and clients where possible, then test everything
 	@scripts/test.sh
@@ -37,7 +37,7 @@ soak: ## ten minutes of pulls, faults, purges and kills on a store that is too s
 
 demo: ## show cold and warm pulls, and an upstream that stops and fails, in a minute and offline
 	@scripts/real-parts.sh docker-registry skopeo python3
-	@scripts/build.sh --release
+	@scripts/build.sh --profile quick
 	@scripts/demo.sh
 
 fmt: ## format the code

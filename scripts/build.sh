@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs `cargo build` with its arguments (`scripts/build.sh --release`), after installing missing build packages.
+# Runs `cargo build` with its arguments (`scripts/build.sh --profile quick`), after installing missing build packages.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
-roadstead=${ROADSTEAD:-$PWD/target/release/roadstead}
+roadstead=${ROADSTEAD:-$PWD/target/quick/roadstead}
 repository=$PWD
 megabit=200 # the line to the upstream
 [[ -x $roadstead ]] || die "$roadstead is not built: make demo"
