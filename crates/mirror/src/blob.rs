@@ -3,31 +3,20 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::contents::StoredBlob;
+use super::blob_answer::BlobAnswer;
+use super::blob_claim::negative_key;
 use super::error::ResourceKind;
-use super::fill::{FillError, Follower, Phase, Progress, SourceClaim};
+use super::fill::SourceClaim;
 use super::freshness::{
-    Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age, unix_seconds,
+    Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age,
 };
 use super::origin::{HeadPolicy, OriginView};
-use super::pass_through::PassThroughBody;
-use super::reader::Reader;
-use super::source::{FillKey, FillSource};
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
-use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository};
-use oci::range::Span;
 use oci::v2::Resource;
-use store::{BlobKey, BlobLink, Question, Reach, warn_degraded};
-use upstream::UpstreamError;
-
-/// Identifies a blob of a repository.
-pub(super) type ClaimKey = (Registry, Repository, Digest);
-/// The length in bytes that the upstream confirmed a claim with, if it named one.
-pub(super) type Claimed = Result<Option<u64>, MirrorError>;
+use store::{BlobKey, BlobLink, warn_degraded};
 
 /// The answer to a HEAD of a blob.
 #[derive(Clone, Copy, Debug)]
@@ -37,119 +26,6 @@ pub struct BlobHead {
     pub cache: CacheStatus,
     /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,
-}
-
-/// The question whether a repository has a blob. Its answer is dropped if a write ends first.
-#[derive(Debug)]
-pub(super) struct BlobClaim {
-    link: Question<BlobLink>,
-    missing: runtime::generation::Question<super::negative_cache::NegativeKey>,
-}
-
-/// The answer to a GET of a blob.
-#[derive(Debug)]
-pub struct BlobAnswer {
-    /// In bytes; unknown while the upstream sends the blob without a length.
-    pub size: Option<u64>,
-    pub cache: CacheStatus,
-    pub(super) content: Content,
-}
-
-#[derive(Debug)]
-pub(super) enum Content {
-    Stored(StoredBlob),
-    Fill(Follower, FillSource),
-    /// The store has no room.
-    PassThrough(FillSource, FillKey),
-}
-
-/// Where a blob's bytes are.
-pub(super) enum BlobLocation {
-    Store,
-    /// They are being fetched by this fill.
-    Fill(Follower),
-    /// They cannot be stored.
-    PassThrough,
-}
-
-impl BlobAnswer {
-    /// An answer with stored content.
-    pub fn stored(blob: StoredBlob, cache: CacheStatus) -> Self {
-        Self {
-            size: Some(blob.size()),
-            cache,
-            content: Content::Stored(blob),
-        }
-    }
-
-    pub(super) fn location(self) -> BlobLocation {
-        match self.content {
-            Content::Stored(_) => BlobLocation::Store,
-            Content::Fill(follower, _) => BlobLocation::Fill(follower),
-            Content::PassThrough(..) => BlobLocation::PassThrough,
-        }
-    }
-
-    /// Whether one reader can read several parts ([`Reader::seek`]). Without room in the store, each part would
-    /// need a request of its own.
-    pub const fn is_seekable(&self) -> bool {
-        match self.content {
-            Content::Stored(_) | Content::Fill(..) => true,
-            Content::PassThrough(..) => false,
-        }
-    }
-
-    /// Waits until the length is known, for a client that needs it to delimit the body.
-    pub async fn settled(mut self) -> Self {
-        let Content::Fill(follower, _) = &mut self.content else {
-            return self;
-        };
-        let over = |progress: &Progress| {
-            !matches!(progress.phase, Phase::Waiting | Phase::Streaming { .. })
-        };
-        if self.size.is_none()
-            && let Ok(progress) = follower.progress.wait_for(over).await
-            && matches!(progress.phase, Phase::Done { .. })
-        {
-            self.size = Some(progress.written);
-        }
-        self
-    }
-
-    /// Opens the body, whole or in part. A part needs a known size.
-    ///
-    /// # Errors
-    /// The upstream's refusal of a pass-through, or why it could not be asked.
-    pub async fn open(self, span: Option<Span>) -> Result<Reader, MirrorError> {
-        let whole = Span {
-            first: 0,
-            end: self.size.unwrap_or(0),
-        };
-        let part = span.unwrap_or(whole);
-        let end = span.map(|span| span.end).or(self.size);
-        Ok(match self.content {
-            Content::Stored(StoredBlob::Memory(bytes)) => Reader::memory(bytes, part),
-            Content::Stored(StoredBlob::File(blob)) => Reader::blob(blob, part),
-            Content::Fill(follower, source) => {
-                Reader::fill(follower, source, self.size, part.first, end)
-            }
-            Content::PassThrough(source, key) => {
-                // Only a body that is read from its first to its last byte can be verified.
-                let verify = end == self.size;
-                let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
-                let body = source.body(&key, offset, stop, self.size).await;
-                let body = body.map_err(|error| {
-                    MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob)
-                })?;
-                let check = verify.then(|| source.check(&key));
-                Reader::pass_through(
-                    PassThroughBody::new(body, key, part.first, check, self.size),
-                    part.first,
-                    end,
-                )
-            }
-        })
-    }
 }
 
 impl Mirror {
@@ -246,79 +122,6 @@ impl Mirror {
             stale,
         })
     }
-
-    /// Asks the upstream or the fallback whether the repository has the blob, and links it if so; returns its length,
-    /// and whether the request was collapsed into another one.
-    pub(super) async fn claim_blob(
-        &self,
-        origin: &OriginView,
-        permit: &Permit,
-        digest: &Digest,
-    ) -> Result<(Option<u64>, bool), MirrorError> {
-        let key = (
-            permit.registry().clone(),
-            permit.repository().clone(),
-            *digest,
-        );
-        let claim = self.state.ask_blob(permit, digest);
-        let generation = claim.link.generation();
-        let start = || {
-            let (state, origin) = (self.state.clone(), origin.clone());
-            let (repository, digest) = (permit.repository().clone(), *digest);
-            async move {
-                let asked = async { origin.upstream()?.blob_head(&repository, &digest).await };
-                let error = match asked.await {
-                    Ok(size) => {
-                        let checked_at = unix_seconds(SystemTime::now());
-                        let link = BlobLink { checked_at, size };
-                        let records = &state.store.records;
-                        records.answer(&claim.link, link, Reach::Shared).await;
-                        return Ok(size);
-                    }
-                    Err(error) => error,
-                };
-                if matches!(error, UpstreamError::NotFound) {
-                    let fallback = state.fallback(&origin).cloned();
-                    if let Some(fallback) = fallback {
-                        let size = fallback.blob(origin.registry(), &repository, &digest);
-                        if let Some(size) = size.await {
-                            return Ok(Some(size));
-                        }
-                    }
-                }
-                let error = FillError::Upstream(Arc::new(error));
-                Err(state.blob_error(&origin, &claim, error).await)
-            }
-        };
-        let claiming = &self.state.blob_requests;
-        let (claim, collapsed) = claiming
-            .join((key, origin.caller_key(), generation), start)
-            .await;
-        let size = claim.unwrap_or(Err(MirrorError::Internal))?;
-        Ok((size, collapsed))
-    }
-
-    /// Revalidates a blob's link behind an answer.
-    fn recheck_blob(&self, origin: &OriginView, permit: &Permit, digest: &Digest) {
-        let (mirror, origin, permit, digest) =
-            (self.clone(), origin.clone(), permit.clone(), *digest);
-        tokio::spawn(async move {
-            let state = &mirror.state;
-            if state
-                .peer_blob_link(&origin, &permit, &digest)
-                .await
-                .is_some()
-            {
-                return;
-            }
-            let claim = state.ask_blob(&permit, &digest);
-            if let Err(error) = mirror.claim_blob(&origin, &permit, &digest).await
-                && error.revokes_link()
-            {
-                state.store.records.answer_absent(&claim.link).await;
-            }
-        });
-    }
 }
 
 impl MirrorState {
@@ -335,7 +138,7 @@ impl MirrorState {
     }
 
     /// A peer's link of a blob, while it is fresh.
-    async fn peer_blob_link(
+    pub(super) async fn peer_blob_link(
         &self,
         origin: &OriginView,
         permit: &Permit,
@@ -363,40 +166,4 @@ impl MirrorState {
         let supplied = self.fallback_blob(origin, repository, digest).await;
         link.size.filter(|_| supplied.is_some())
     }
-
-    /// Begins to ask whether a repository has a blob.
-    pub(super) fn ask_blob(&self, permit: &Permit, digest: &Digest) -> BlobClaim {
-        let (registry, repository) = (permit.registry(), permit.repository());
-        BlobClaim {
-            link: self
-                .store
-                .records
-                .ask(&BlobKey::new(registry, repository, digest)),
-            missing: self.missing.ask(negative_key(permit, digest)),
-        }
-    }
-
-    /// Maps a source's failure to the client's error, and remembers a 404.
-    pub(super) async fn blob_error(
-        &self,
-        origin: &OriginView,
-        claim: &BlobClaim,
-        error: FillError,
-    ) -> MirrorError {
-        let error = MirrorError::from_fill(error);
-        if matches!(error, MirrorError::Unknown { .. }) {
-            self.missing.remember(&claim.missing, origin.missing_ttl());
-            self.store.records.answer_absent(&claim.link).await;
-        }
-        error
-    }
-}
-
-pub(super) fn negative_key(permit: &Permit, digest: &Digest) -> super::negative_cache::NegativeKey {
-    (
-        permit.registry().clone(),
-        permit.repository().clone(),
-        Resource::Blob(*digest),
-        AcceptClass::Full,
-    )
 }

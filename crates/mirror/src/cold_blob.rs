@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::blob::{BlobAnswer, Content};
+use super::blob_answer::{BlobAnswer, Content};
 use super::contents::StoredBlob;
 use super::fallback::FallbackBlob;
 use super::fill::{FillError, Follower, Joined, Phase, SourceClaim};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 
 use super::MirrorError;
-use super::blob::{BlobAnswer, Content};
+use super::blob_answer::{BlobAnswer, Content};
 use super::cold_blob::opened;
 use super::fill::{FillError, Fills, Follower, Joined, Phase, SourceClaim};
 use super::source::{FillKey, FillSource, ForeignSource};

@@ -6,6 +6,8 @@
 
 mod attempts;
 mod blob;
+mod blob_answer;
+mod blob_claim;
 mod bucket;
 mod caller;
 mod catalogue;
@@ -40,7 +42,8 @@ mod writes;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use blob::{BlobAnswer, BlobHead};
+pub use blob::BlobHead;
+pub use blob_answer::BlobAnswer;
 pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
 pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
@@ -104,7 +107,8 @@ struct MirrorState {
     name_requests: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
     manifest_requests:
         SingleFlight<ManifestRequestKey, Result<manifest::FetchedManifest, MirrorError>>,
-    blob_requests: SingleFlight<(blob::ClaimKey, Option<CallerKey>, u64), blob::Claimed>,
+    blob_requests:
+        SingleFlight<(blob_claim::ClaimKey, Option<CallerKey>, u64), blob_claim::Claimed>,
     public_checks: SingleFlight<PublicKey, Result<(), MirrorError>>,
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::blob::BlobLocation;
+use super::blob_answer::BlobLocation;
 use super::fill::{FillError, Follower, Phase};
 use super::manifest::ReadMethod;
 use super::{Mirror, MirrorError};

@@ -193,7 +193,7 @@ impl MirrorState {
                 if let Some(question) = &writing.blob {
                     self.store.records.write(question, link).await;
                 }
-                let missing = super::blob::negative_key(permit, &digest);
+                let missing = super::blob_claim::negative_key(permit, &digest);
                 self.missing.remove(&missing);
             }
             WriteOutcome::Deleted(resource) => {
@@ -261,7 +261,7 @@ impl MirrorState {
             }
             Resource::Blob(digest) => {
                 self.missing
-                    .remove(&super::blob::negative_key(permit, digest));
+                    .remove(&super::blob_claim::negative_key(permit, digest));
                 if change == Change::Deleted {
                     let key = BlobKey::new(registry, repository, digest);
                     store.records.remove(&key).await;

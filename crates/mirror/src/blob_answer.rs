@@ -1,0 +1,119 @@
+//! The answer to a GET of a blob: stored content, a fill, or a pass-through.
+
+use std::sync::Arc;
+
+use super::MirrorError;
+use super::contents::StoredBlob;
+use super::error::ResourceKind;
+use super::fill::{Follower, Phase, Progress};
+use super::pass_through::PassThroughBody;
+use super::reader::Reader;
+use super::source::{FillKey, FillSource};
+use oci::cache_status::CacheStatus;
+use oci::range::Span;
+
+/// The answer to a GET of a blob.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// In bytes; unknown while the upstream sends the blob without a length.
+    pub size: Option<u64>,
+    pub cache: CacheStatus,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Stored(StoredBlob),
+    Fill(Follower, FillSource),
+    /// The store has no room.
+    PassThrough(FillSource, FillKey),
+}
+
+/// Where a blob's bytes are.
+pub(super) enum BlobLocation {
+    Store,
+    /// They are being fetched by this fill.
+    Fill(Follower),
+    /// They cannot be stored.
+    PassThrough,
+}
+
+impl BlobAnswer {
+    /// An answer with stored content.
+    pub fn stored(blob: StoredBlob, cache: CacheStatus) -> Self {
+        Self {
+            size: Some(blob.size()),
+            cache,
+            content: Content::Stored(blob),
+        }
+    }
+
+    pub(super) fn location(self) -> BlobLocation {
+        match self.content {
+            Content::Stored(_) => BlobLocation::Store,
+            Content::Fill(follower, _) => BlobLocation::Fill(follower),
+            Content::PassThrough(..) => BlobLocation::PassThrough,
+        }
+    }
+
+    /// Whether one reader can read several parts ([`Reader::seek`]). Without room in the store, each part would
+    /// need a request of its own.
+    pub const fn is_seekable(&self) -> bool {
+        match self.content {
+            Content::Stored(_) | Content::Fill(..) => true,
+            Content::PassThrough(..) => false,
+        }
+    }
+
+    /// Waits until the length is known, for a client that needs it to delimit the body.
+    pub async fn settled(mut self) -> Self {
+        let Content::Fill(follower, _) = &mut self.content else {
+            return self;
+        };
+        let over = |progress: &Progress| {
+            !matches!(progress.phase, Phase::Waiting | Phase::Streaming { .. })
+        };
+        if self.size.is_none()
+            && let Ok(progress) = follower.progress.wait_for(over).await
+            && matches!(progress.phase, Phase::Done { .. })
+        {
+            self.size = Some(progress.written);
+        }
+        self
+    }
+
+    /// Opens the body, whole or in part. A part needs a known size.
+    ///
+    /// # Errors
+    /// The upstream's refusal of a pass-through, or why it could not be asked.
+    pub async fn open(self, span: Option<Span>) -> Result<Reader, MirrorError> {
+        let whole = Span {
+            first: 0,
+            end: self.size.unwrap_or(0),
+        };
+        let part = span.unwrap_or(whole);
+        let end = span.map(|span| span.end).or(self.size);
+        Ok(match self.content {
+            Content::Stored(StoredBlob::Memory(bytes)) => Reader::memory(bytes, part),
+            Content::Stored(StoredBlob::File(blob)) => Reader::blob(blob, part),
+            Content::Fill(follower, source) => {
+                Reader::fill(follower, source, self.size, part.first, end)
+            }
+            Content::PassThrough(source, key) => {
+                // Only a body that is read from its first to its last byte can be verified.
+                let verify = end == self.size;
+                let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
+                let body = source.body(&key, offset, stop, self.size).await;
+                let body = body.map_err(|error| {
+                    MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob)
+                })?;
+                let check = verify.then(|| source.check(&key));
+                Reader::pass_through(
+                    PassThroughBody::new(body, key, part.first, check, self.size),
+                    part.first,
+                    end,
+                )
+            }
+        })
+    }
+}
