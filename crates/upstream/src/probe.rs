@@ -10,7 +10,8 @@ use reqwest::{Client, Url};
 use tokio::sync::Mutex;
 
 use super::UpstreamError;
-use super::limits::{Admission, FailureKey, Limits, RequestKind};
+use super::circuit::{Admission, FailureKey};
+use super::limits::{Limits, RequestKind};
 
 /// The limit on a probe. A request that waits for it still has time for itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -81,9 +82,9 @@ impl Probe {
         });
         let now = Instant::now();
         if is_up {
-            self.limits.probe_succeeded(now);
+            self.limits.circuit.probe_succeeded(now);
         } else {
-            self.limits.host_is_down(now);
+            self.limits.circuit.host_is_down(now);
         }
     }
 }

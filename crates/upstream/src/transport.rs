@@ -13,7 +13,8 @@ use super::UpstreamError;
 use super::addresses::RedirectPolicy;
 use super::auth::Auth;
 use super::body_end::{BodyEnd, is_whole_json};
-use super::limits::{FailureKey, HostHealth, Limits, RequestKind};
+use super::circuit::{FailureKey, HostHealth};
+use super::limits::{Limits, RequestKind};
 use super::probe::Probe;
 use super::request::{AuthSource, ContentCoding, UpstreamRequest};
 use super::response::{UpstreamResponse, WholeResponse, read_body};
@@ -87,9 +88,11 @@ impl Transport {
             Err(UpstreamError::TooManyRequests { retry_after })
                 if !matches!(request.auth, AuthSource::Caller(_)) =>
             {
-                self.limits.rate_limited(*retry_after, Instant::now());
+                self.limits
+                    .rate_limit
+                    .rate_limited(*retry_after, Instant::now());
             }
-            _ => self.limits.request_succeeded(&keys),
+            _ => self.limits.circuit.request_succeeded(&keys),
         }
         outcome
     }
@@ -107,7 +110,7 @@ impl Transport {
             UpstreamError::Token(_) => token_key,
             _ => request_key,
         };
-        let health = self.limits.request_failed(subject, began, now);
+        let health = self.limits.circuit.request_failed(subject, began, now);
         self.note_host_health(client, error, health);
     }
 
@@ -121,7 +124,7 @@ impl Transport {
             (_, HostHealth::Settled) => {}
             // The refused host is this one: after a response of it, the failure would be that of a redirect's target.
             (UpstreamError::Network(error), HostHealth::MayBeDown) if error.is_connect() => {
-                self.limits.host_is_down(Instant::now());
+                self.limits.circuit.host_is_down(Instant::now());
             }
             (_, HostHealth::MayBeDown) => self.probe.probe_in_background(client),
         }
@@ -137,9 +140,11 @@ impl Transport {
     ) {
         let now = Instant::now();
         match outcome {
-            Ok(response) if !response.status().is_server_error() => self.limits.host_responded(now),
+            Ok(response) if !response.status().is_server_error() => {
+                self.limits.circuit.host_responded(now);
+            }
             Err(error) if error.means_down() => {
-                self.note_host_health(client, error, self.limits.host_health(began, now));
+                self.note_host_health(client, error, self.limits.circuit.host_health(began, now));
             }
             _ => {}
         }
@@ -162,8 +167,9 @@ impl Transport {
         let login = (login.0, login.1.map(HeaderValue::as_bytes));
         [
             self.limits
+                .circuit
                 .failure_key((&request.method, &request.path, headers, login)),
-            self.limits.failure_key((&request.scope, login)),
+            self.limits.circuit.failure_key((&request.scope, login)),
         ]
     }
 
@@ -229,6 +235,7 @@ impl Transport {
         let (status, headers) = (response.response.status(), response.response.headers());
         if let Some(remaining) = self
             .limits
+            .rate_limit
             .read_remaining_pulls(headers, self.origin.as_str())
         {
             self.counted.remaining(remaining);
@@ -343,7 +350,7 @@ impl Transport {
         let response = send_request(client, request, url, authorization).await;
         let status = response.as_ref().ok().map(Response::status);
         if status.is_some_and(|status| !status.is_server_error()) && self.is_own(url) {
-            self.limits.host_responded(Instant::now());
+            self.limits.circuit.host_responded(Instant::now());
         }
         let code = status.map(|status| status.as_u16());
         self.counted
