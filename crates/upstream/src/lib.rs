@@ -6,6 +6,7 @@
 mod account;
 mod addresses;
 mod anonymous;
+mod attempt;
 mod auth;
 mod blob;
 mod body_end;
