@@ -2,14 +2,16 @@
 
 mod disk_space;
 mod links;
+mod manifests;
 mod not_found;
+mod tags;
 mod upstream_requests;
 
 use testkit::gateway::Gateway;
 use testkit::http::{End, Raw, Reply, get};
 use testkit::image::random;
-use testkit::origin::{Fault, Image, Origin};
-use testkit::{sha256, until};
+use testkit::origin::{Image, Origin};
+use testkit::until;
 
 const FULL: [(&str, &str); 4] = [
     (
@@ -39,203 +41,6 @@ fn cache_status(reply: &Reply) -> &str {
     reply
         .header("cache-status")
         .expect("every answer says how it came about")
-}
-
-#[test]
-fn manifest_bytes_are_unchanged() {
-    let (origin, image, gateway) = scene("");
-    let mut raw = plain(&gateway);
-    for path in [image.tag_path(), image.digest_path()] {
-        for method in ["GET", "HEAD"] {
-            let reply = raw.exchange(method, &path, &FULL);
-            assert_eq!(
-                (reply.status(), reply.end.clone()),
-                (200, End::Complete),
-                "{method} {path}"
-            );
-            assert_eq!(
-                reply.header("content-type"),
-                Some("application/vnd.oci.image.manifest.v1+json")
-            );
-            assert_eq!(
-                reply.header("content-length"),
-                Some(&*image.manifest.len().to_string())
-            );
-            assert_eq!(reply.header("docker-content-digest"), Some(&*image.digest));
-            assert_eq!(
-                reply.header("etag"),
-                Some(&*format!("\"{}\"", image.digest))
-            );
-            assert_eq!(
-                reply.header("docker-distribution-api-version"),
-                Some("registry/2.0")
-            );
-            if method == "GET" {
-                assert!(reply.body == image.manifest);
-            }
-        }
-    }
-    // One HEAD for the tag and one GET by digest; Docker Hub would count a GET by tag twice.
-    assert_eq!(origin.count("HEAD", &image.tag_path()), 1);
-    assert_eq!(origin.count("GET", &image.digest_path()), 1);
-    assert_eq!(origin.requests().len(), 2);
-    let accepts = origin.requests_for("HEAD", "*")[0]
-        .headers_named("accept")
-        .join(", ");
-    for kind in FULL {
-        assert!(accepts.contains(kind.1), "{accepts}");
-    }
-}
-
-#[test]
-fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
-    let (origin, image, mut gateway) = scene("store: {tag_ttl: 1h}\n");
-    assert_eq!(
-        cache_status(&get(gateway.url(1), None, &image.tag_path())),
-        "roadstead; fwd=uri-miss; stored"
-    );
-    let fresh = get(gateway.url(1), None, &image.tag_path());
-    assert!(
-        cache_status(&fresh).starts_with("roadstead; hit; ttl=3"),
-        "{}",
-        cache_status(&fresh)
-    );
-    let counts = |origin: &Origin| (origin.count("HEAD", "*"), origin.count("GET", "*"));
-    assert_eq!(counts(&origin), (1, 1));
-
-    let yaml = |ttl: &str| {
-        format!(
-            "registries: [{{name: docker.io, v2: \"{}\", tag_ttl: {ttl}}}]\n",
-            origin.url()
-        )
-    };
-    // The records survive a restart.
-    gateway.restart_with(&yaml("1h"));
-    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
-    assert_eq!(counts(&origin), (1, 1));
-
-    gateway.restart_with(&yaml("0s"));
-    let revalidated = get(gateway.url(1), None, &image.tag_path());
-    assert_eq!(
-        cache_status(&revalidated),
-        "roadstead; fwd=stale; detail=revalidated"
-    );
-    assert!(revalidated.body == image.manifest);
-    assert_eq!(counts(&origin), (2, 1));
-
-    // The tag moves: a HEAD, and a GET by digest.
-    let moved = origin.push_image("library/app", "latest", &[random(2, 1000)]);
-    let reply = get(gateway.url(1), None, &image.tag_path());
-    assert_eq!(
-        cache_status(&reply),
-        "roadstead; fwd=stale; stored; detail=moved"
-    );
-    assert!(reply.body == moved.manifest);
-    assert_eq!(
-        (counts(&origin), origin.count("GET", &moved.digest_path())),
-        ((3, 2), 1)
-    );
-
-    // It moves back: the bytes are stored, so no GET.
-    origin.tag("library/app", "latest", &image.digest);
-    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
-    assert_eq!(counts(&origin), (4, 2));
-
-    // A client's HEAD never costs a GET.
-    origin.push_image("library/app", "latest", &[random(3, 1000)]);
-    assert_eq!(plain(&gateway).head(&image.tag_path()).status(), 200);
-    assert_eq!(counts(&origin), (5, 2));
-}
-
-#[test]
-fn concurrent_clients_share_one_revalidation() {
-    let (origin, image, gateway) = scene("");
-    let latch = testkit::origin::Latch::new();
-    origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
-    let replies = testkit::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
-    assert!(replies.iter().all(|reply| reply.body == image.manifest));
-    assert_eq!(
-        (origin.count("HEAD", "*"), origin.count("GET", "*")),
-        (1, 1)
-    );
-    drop(latch);
-}
-
-#[test]
-fn registries_without_digest_header_or_head_are_supported() {
-    for fault in [
-        Fault::NoDigestHeader.on("HEAD", "*/manifests/*"),
-        Fault::status(405).on("HEAD", "*/manifests/*"),
-        Fault::Chunked.on("*", "*/manifests/*"),
-    ] {
-        let (origin, image, gateway) = scene("");
-        origin.fault(fault.clone());
-        for method in ["HEAD", "GET", "GET"] {
-            let reply = plain(&gateway).exchange(method, &image.tag_path(), &FULL);
-            assert_eq!(reply.status(), 200, "{fault:?}");
-            assert_eq!(
-                reply.header("docker-content-digest"),
-                Some(&*image.digest),
-                "{fault:?}"
-            );
-            assert_eq!(
-                reply.header("content-length"),
-                Some(&*image.manifest.len().to_string()),
-                "{fault:?}"
-            );
-            assert!(
-                method == "HEAD" || reply.body == image.manifest,
-                "{fault:?}"
-            );
-        }
-        assert!(origin.count("GET", "*") <= 1, "{fault:?}");
-        let by_digest = get(gateway.url(1), None, &image.digest_path());
-        assert!(by_digest.body == image.manifest, "{fault:?}");
-    }
-}
-
-#[test]
-fn manifest_with_a_digest_mismatch_is_not_served() {
-    let (origin, image, gateway) = scene("");
-    for fault in [
-        Fault::WrongByteAt(10),
-        Fault::Body(b"{}".to_vec()),
-        Fault::TruncateAt(20),
-        Fault::DigestHeader(sha256(b"another")),
-        Fault::Body(vec![b' '; (4 << 20) + 1]),
-    ] {
-        let rule = origin.fault(fault.clone().on("GET", "*/manifests/*"));
-        let reply = get(gateway.url(1), None, &image.digest_path());
-        if matches!(fault, Fault::DigestHeader(_)) {
-            // The bytes have the requested digest; the header does not matter.
-            assert_eq!(reply.status(), 200);
-            break;
-        }
-        assert!((500..504).contains(&reply.status()), "{fault:?}: {reply:?}");
-        assert!(reply.error_code().is_some(), "{fault:?}");
-        origin.heal(rule);
-    }
-    assert!(get(gateway.url(1), None, &image.digest_path()).body == image.manifest);
-}
-
-#[test]
-fn manifests_are_limited_to_four_mebibytes() {
-    let origin = Origin::start();
-    let gateway = Gateway::mirror("docker.io", &origin.url(), "");
-    for (size, status) in [(4 << 20, 200), ((4 << 20) + 1, 502)] {
-        let mut bytes = br#"{"schemaVersion":2,"mediaType":"a/b"}"#.to_vec();
-        bytes.resize(size, b' ');
-        let digest = sha256(&bytes);
-        origin.push_manifest("library/app", Some("big"), "a/b", bytes.clone());
-        let reply = get(
-            gateway.url(1),
-            None,
-            &format!("/v2/library/app/manifests/{digest}"),
-        );
-        assert_eq!(reply.status(), status);
-        assert!(status != 200 || reply.body == bytes);
-        assert!(status != 200 || reply.header("content-type") == Some("a/b"));
-    }
 }
 
 #[test]

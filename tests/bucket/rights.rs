@@ -1,5 +1,8 @@
 //! Records are shared only between gateways that ask with the same account.
 
+use testkit::http::Raw;
+use testkit::origin::Auth;
+
 use super::*;
 
 /// Ann and Bob have logins that their registry knows; Bob may not read Ann's repository.
@@ -53,4 +56,69 @@ fn caller_links_are_never_shared() {
     for put in ["repositories/*", "*/theirs/*"] {
         assert_eq!((s3.count("PUT", put), s3.count("GET", put)), (0, 0));
     }
+}
+
+#[test]
+fn shared_bucket_does_not_widen_rights() {
+    let (origin, s3) = (Origin::start(), S3::start());
+    let image = origin.push_image("library/secret", "latest", &[random(1, SMALL)]);
+    origin.require(Auth::basic("me", "hunter3"));
+    let with = |credentials: &str| {
+        Gateway::start(&format!(
+            "registries: [{{name: docker.io, v2: \"{}\", visibility: rules{credentials}}}]\n\
+             access: {{rules: [{{users: [anonymous], repositories: [\"**\"], actions: [pull]}}]}}\n\
+             store: {{min_free: 0B, {}}}\n",
+            origin.url(),
+            s3.yaml()
+        ))
+    };
+    let me = ", credentials: {username: me, password: hunter3}";
+    let first = with(me);
+    pull(&first, &image);
+    shared(&s3, &image);
+    origin.clear_requests();
+    // The same account: its records apply.
+    let same = with(me);
+    pull(&same, &image);
+    assert_eq!(origin.requests().len(), 0);
+    // Without an account, or with another password, the upstream decides.
+    for credentials in ["", ", credentials: {username: me, password: other}"] {
+        let other = with(credentials);
+        for path in [image.tag_path(), image.digest_path(), image.layer_path(0)] {
+            let refused = ask(&other, &path).status();
+            assert!(
+                matches!(refused, 401 | 403),
+                "{credentials} {path}: {refused}"
+            );
+        }
+    }
+    let keys = s3.keys("*").join(" ");
+    assert!(!keys.contains("hunter3"), "{keys}");
+}
+
+#[test]
+fn public_repository_record_is_shared() {
+    let (origin, s3) = (Origin::start(), S3::start());
+    let image = origin.push_image("library/app", "latest", &[random(1, SMALL)]);
+    let start = || {
+        Gateway::start(&format!(
+            "registries: [{{name: docker.io, v2: \"{}\", visibility: public, credentials: {{username: me, password: hunter3}}}}]\n\
+             store: {{min_free: 0B, {}}}\n",
+            origin.url(),
+            s3.yaml()
+        ))
+    };
+    let first = start();
+    pull(&first, &image);
+    shared(&s3, &image);
+    until("it is shared", || {
+        !s3.keys("repositories/*/_public").is_empty()
+    });
+    origin.clear_requests();
+    pull(&start(), &image);
+    assert_eq!(origin.requests().len(), 0, "{:?}", origin.requests());
+    // Without that record public access is checked again.
+    s3.remove(&s3.keys("repositories/*/_public").remove(0));
+    pull(&start(), &image);
+    assert_eq!(origin.requests().len(), 1, "{:?}", origin.requests());
 }

@@ -1,5 +1,7 @@
 //! A withdrawn record is not accepted again, by its gateway or others, whatever happens meanwhile.
 
+use testkit::http::Raw;
+
 use super::*;
 
 /// A gateway of a registry that takes pushes, whose tags are fresh for an hour.

@@ -1,0 +1,81 @@
+//! Tags: fresh for their TTL, then revalidated.
+
+use testkit::http::get;
+use testkit::image::random;
+use testkit::origin::{Fault, Origin};
+
+use super::{cache_status, plain, scene};
+
+#[test]
+fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
+    let (origin, image, mut gateway) = scene("store: {tag_ttl: 1h}\n");
+    assert_eq!(
+        cache_status(&get(gateway.url(1), None, &image.tag_path())),
+        "roadstead; fwd=uri-miss; stored"
+    );
+    let fresh = get(gateway.url(1), None, &image.tag_path());
+    assert!(
+        cache_status(&fresh).starts_with("roadstead; hit; ttl=3"),
+        "{}",
+        cache_status(&fresh)
+    );
+    let counts = |origin: &Origin| (origin.count("HEAD", "*"), origin.count("GET", "*"));
+    assert_eq!(counts(&origin), (1, 1));
+
+    let yaml = |ttl: &str| {
+        format!(
+            "registries: [{{name: docker.io, v2: \"{}\", tag_ttl: {ttl}}}]\n",
+            origin.url()
+        )
+    };
+    // The records survive a restart.
+    gateway.restart_with(&yaml("1h"));
+    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
+    assert_eq!(counts(&origin), (1, 1));
+
+    gateway.restart_with(&yaml("0s"));
+    let revalidated = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        cache_status(&revalidated),
+        "roadstead; fwd=stale; detail=revalidated"
+    );
+    assert!(revalidated.body == image.manifest);
+    assert_eq!(counts(&origin), (2, 1));
+
+    // The tag moves: a HEAD, and a GET by digest.
+    let moved = origin.push_image("library/app", "latest", &[random(2, 1000)]);
+    let reply = get(gateway.url(1), None, &image.tag_path());
+    assert_eq!(
+        cache_status(&reply),
+        "roadstead; fwd=stale; stored; detail=moved"
+    );
+    assert!(reply.body == moved.manifest);
+    assert_eq!(
+        (counts(&origin), origin.count("GET", &moved.digest_path())),
+        ((3, 2), 1)
+    );
+
+    // It moves back: the bytes are stored, so no GET.
+    origin.tag("library/app", "latest", &image.digest);
+    assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
+    assert_eq!(counts(&origin), (4, 2));
+
+    // A client's HEAD never costs a GET.
+    origin.push_image("library/app", "latest", &[random(3, 1000)]);
+    assert_eq!(plain(&gateway).head(&image.tag_path()).status(), 200);
+    assert_eq!(counts(&origin), (5, 2));
+}
+
+#[test]
+fn concurrent_clients_share_one_revalidation() {
+    let (origin, image, gateway) = scene("");
+    let latch = testkit::origin::Latch::new();
+    origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
+    let replies = testkit::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
+    assert!(replies.iter().all(|reply| reply.body == image.manifest));
+    assert_eq!(
+        (origin.count("HEAD", "*"), origin.count("GET", "*")),
+        (1, 1)
+    );
+    drop(latch);
+}
