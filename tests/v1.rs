@@ -1,15 +1,19 @@
 //! The v1 API: old Docker, request by request, against a scripted registry with the faults of the real one; rights by
 //! token; images that belong to one repository only.
 
+mod broken_registries;
 mod clients;
 pub mod daemon;
 mod mirror;
+mod mirror_accounts;
 mod mirror_fills;
 mod mirror_real;
+mod mirror_tags;
 mod real;
 mod recorded;
 mod requests;
 mod rights;
+pub mod versions;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -18,7 +22,8 @@ use testkit::gateway::Gateway;
 use testkit::image::random;
 use testkit::v1::V1Registry;
 
-use daemon::{BY_TAG, Daemon, FALLS_BACK, MODERN, OLD};
+use daemon::Daemon;
+use versions::{BY_TAG, FALLS_BACK, MODERN, OLD};
 
 /// `reader` and `pusher`, both with the password `password`.
 pub const ACCOUNTS: &str =

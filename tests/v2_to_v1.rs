@@ -10,7 +10,8 @@ mod unreachable;
 
 use serde_json::Value;
 
-use crate::v1::daemon::{BY_TAG, Daemon, FALLS_BACK, OLD, Version};
+use crate::v1::daemon::Daemon;
+use crate::v1::versions::{BY_TAG, FALLS_BACK, OLD, Version};
 use image::{Entry, GZIP, TAR, ZSTD, file, gzip, mark, push, tar, zstd};
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply};

@@ -1,12 +1,13 @@
 //! A registry without pushes is mirrored: images are fetched once, lists cached for a while, and only the bytes and
 //! their own headers are passed on.
 
-use crate::v1::{Daemon, OLD};
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply, get};
 use testkit::image::random;
+use testkit::sha256;
 use testkit::v1::{Script, V1Registry};
-use testkit::{basic, sha256};
+
+use crate::v1::{Daemon, OLD};
 
 pub fn mirror(registry: &V1Registry) -> Gateway {
     mirror_with(registry, "")
@@ -23,7 +24,7 @@ pub fn part(id: &str, part: &str) -> String {
     format!("/v1/images/{id}/{part}")
 }
 
-fn named(name: &str, what: &str) -> String {
+pub fn named(name: &str, what: &str) -> String {
     format!("/v1/repositories/{name}/{what}")
 }
 
@@ -31,11 +32,11 @@ pub fn fetch(gateway: &Gateway, path: &str) -> Reply {
     get(gateway.url(1), None, path)
 }
 
-fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     Raw::connect(gateway.url(1), None).exchange(method, path, headers)
 }
 
-fn cache(reply: &Reply) -> &str {
+pub fn cache(reply: &Reply) -> &str {
     reply.header("cache-status").expect("Cache-Status")
 }
 
@@ -103,257 +104,6 @@ fn evicted_layers_are_refetched() {
     }
     let json = registry.requests_to(&part(&ids[0], "json"));
     assert_eq!(json.len(), 1, "its bytes were not evicted");
-}
-
-/// `tag_ttl`, as the recipe sets it from docker-registry's default.
-#[test]
-fn tags_are_cached_for_tag_ttl() {
-    let registry = V1Registry::start();
-    let ids = registry.push_image("team/app", "1", &[b"first", b"second"]);
-    let recipe =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/v1-mirror.yaml"))
-            .expect("the recipe");
-    assert!(recipe.contains("tag_ttl: 172800s"), "{recipe}");
-    let ttl = |seconds| {
-        let url = registry.url();
-        let recipe = recipe.replace("https://old.example.com", &url);
-        let recipe = recipe.replace("172800s", seconds);
-        recipe
-            .replace(":443\", tls: auto", "127.0.0.1:0\", tls: auto")
-            .replace(":80\"", "127.0.0.1:0\"")
-    };
-    let mut gateway = Gateway::start(&ttl("172800s"));
-    let top = format!("\"{}\"", ids[1]);
-    let (tags, one) = (named("team/app", "tags"), named("team/app", "tags/1"));
-    let first = fetch(&gateway, &one);
-    assert_eq!(first.text(), top, "{first:?}");
-    assert!(cache(&first).contains("fwd=uri-miss; stored"), "{first:?}");
-    registry.put_tag("team/app", "1", &ids[0]);
-    let again = fetch(&gateway, &one);
-    assert_eq!(again.text(), top, "it is trusted");
-    assert!(cache(&again).contains("hit; ttl=17"), "{again:?}");
-    assert_eq!(registry.requests_to("/tags/1").len(), 1);
-
-    // After that it is requested once more.
-    gateway.restart_with(&ttl("0s"));
-    let moved = fetch(&gateway, &one);
-    assert_eq!(moved.text(), format!("\"{}\"", ids[0]));
-    assert!(cache(&moved).contains("detail=moved"), "{moved:?}");
-    assert!(cache(&fetch(&gateway, &one)).contains("detail=revalidated"));
-    assert_eq!(fetch(&gateway, &tags).status(), 200);
-
-    // Stale while the upstream fails.
-    for broken in [500, 503, 429] {
-        registry.script(|script| script.broken = Some(broken));
-        for path in [&one, &tags] {
-            let stale = fetch(&gateway, path);
-            assert_eq!(stale.status(), 200, "{broken} {stale:?}");
-            assert!(cache(&stale).contains("fwd=stale"), "{stale:?}");
-            assert!(stale.header("warning").is_some() && stale.header("age").is_some());
-        }
-    }
-    registry.script(|script| script.broken = None);
-    drop(registry);
-    gateway.restart_with(&ttl_of(&gateway));
-    let stale = fetch(&gateway, &one);
-    assert_eq!(stale.text(), format!("\"{}\"", ids[0]));
-    assert!(cache(&stale).contains("detail=unavailable"), "{stale:?}");
-}
-
-/// The gateway's configuration with another `tag_ttl`.
-fn ttl_of(gateway: &Gateway) -> String {
-    std::fs::read_to_string(gateway.dir().join("roadstead.yaml")).expect("its configuration")
-}
-
-/// A deleted tag is not answered from the cache.
-#[test]
-fn deleted_tag_is_404() {
-    let registry = V1Registry::start();
-    registry.push_image("team/app", "1", &[b"layer"]);
-    let gateway = mirror_with(&registry, ", tag_ttl: 0s");
-    let one = named("team/app", "tags/1");
-    assert_eq!(fetch(&gateway, &one).status(), 200);
-    registry.delete_tag("team/app", "1");
-    assert_eq!(fetch(&gateway, &one).status(), 404);
-    registry.script(|script| script.broken = Some(500));
-    let reply = fetch(&gateway, &one);
-    assert_eq!(reply.status(), 503, "nothing is known of it: {reply:?}");
-}
-
-/// A cached tag does not hide an uncached one.
-#[test]
-fn cached_tag_hides_no_other() {
-    let registry = V1Registry::start();
-    registry.push_image("team/app", "1", &[b"one"]);
-    registry.push_image("team/app", "2", &[b"two"]);
-    let gateway = mirror(&registry);
-    assert_eq!(fetch(&gateway, &named("team/app", "tags/1")).status(), 200);
-    Daemon::new(OLD[4], &gateway, None)
-        .pull("team/app", "1")
-        .expect("pulled");
-    let tags = fetch(&gateway, &named("team/app", "tags")).text();
-    let tags: serde_json::Value = serde_json::from_str(&tags).expect("JSON");
-    assert_eq!(tags.as_object().expect("a map").len(), 2, "{tags}");
-    // No tag can be local, since the mirror takes no pushes.
-    let put = ask(&gateway, "PUT", &named("team/app", "tags/3"), &[]);
-    assert_eq!(put.status(), 405);
-    assert_eq!(fetch(&gateway, &named("team/app", "tags/2")).status(), 200);
-    assert_eq!(fetch(&gateway, &named("team/app", "tags/3")).status(), 404);
-}
-
-/// Image lists and tokens come from the index, tags from the registry, or from the index if only that has them.
-/// Requests carry the gateway's account or none, never the client's.
-#[test]
-fn index_and_registry_get_their_own_requests() {
-    const THEIRS: &str = "signature=INDEX123,repository=\"team/app\",access=read";
-    for (account, no_tags) in [(true, false), (false, false), (true, true)] {
-        let index = V1Registry::with(Script {
-            index: Some(THEIRS.into()),
-            ..Script::default()
-        });
-        let registry = V1Registry::with(Script {
-            tokens: Some(THEIRS.into()),
-            no_tags,
-            ..Script::default()
-        });
-        let layer = random(4, 5000);
-        for server in [&registry, &index] {
-            server.push_image("team/app", "1", &[&layer]);
-        }
-        let ours = basic("gateway", "s3cret");
-        let (credentials, access) = if account {
-            (
-                ", credentials: {username: gateway, password: s3cret}",
-                "access: {rules: [{users: [anonymous], repositories: [\"old/**\"], actions: [pull]}]}",
-            )
-        } else {
-            ("", "")
-        };
-        let gateway = Gateway::start(&format!(
-            "registries: [{{name: old, v1: \"{}\", v1_index: \"{}\"{credentials}}}]\n{access}",
-            registry.url(),
-            index.url()
-        ));
-        let mut daemon = Daemon::new(OLD[4], &gateway, Some(("client", "of-ours")));
-        assert!(daemon.pull("team/app", "1") == Ok(vec![layer.clone()]));
-        let list = ask(
-            &gateway,
-            "GET",
-            &named("team/app", "images"),
-            &[
-                ("Host", "gate.example:5000"),
-                ("Authorization", &basic("client", "of-ours")),
-                ("Cookie", "session=theirs"),
-                ("X-Docker-Token", "true"),
-            ],
-        );
-        assert_eq!(list.header("x-docker-endpoints"), Some("gate.example:5000"));
-        assert!(!format!("{list:?}").contains("INDEX123"), "{list:?}");
-        let log = gateway.log();
-        assert!(
-            !log.contains("INDEX123") && !log.contains("s3cret"),
-            "{log}"
-        );
-
-        let of_index: Vec<String> = index
-            .requests()
-            .iter()
-            .map(|seen| seen.line.clone())
-            .collect();
-        let lists = |line: &String| line.ends_with("/images HTTP/1.1");
-        assert!(of_index.iter().any(lists), "{of_index:?}");
-        assert_eq!(
-            of_index.iter().any(|line| line.contains("/tags")),
-            no_tags,
-            "{of_index:?}"
-        );
-        assert!(!of_index.iter().any(|line| line.contains("/v1/images/")));
-        let of_registry = registry.requests();
-        assert!(of_registry.iter().any(|seen| seen.line.contains("/tags ")));
-        assert!(!of_registry.iter().any(|seen| lists(&seen.line)));
-        for seen in index.requests() {
-            let expected = account.then_some(&*ours);
-            assert_eq!(seen.header("authorization"), expected, "{seen:?}");
-        }
-        for seen in of_registry {
-            let expected = format!("Token {THEIRS}");
-            assert_eq!(seen.header("authorization"), Some(&*expected), "{seen:?}");
-            assert_eq!(seen.header("cookie"), None);
-        }
-    }
-}
-
-/// A token that the index revoked is fetched anew.
-#[test]
-fn refused_token_is_replaced() {
-    let token = |number: u32| format!("signature=T{number},repository=\"team/app\",access=read");
-    let index = V1Registry::with(Script {
-        index: Some(token(1)),
-        ..Script::default()
-    });
-    let registry = V1Registry::with(Script {
-        tokens: Some(token(1)),
-        ..Script::default()
-    });
-    for server in [&registry, &index] {
-        server.push_image("team/app", "1", &[b"layer"]);
-    }
-    let more = format!(", tag_ttl: 0s, v1_index: \"{}\"", index.url());
-    let gateway = mirror_with(&registry, &more);
-    let tags = named("team/app", "tags");
-    assert_eq!(fetch(&gateway, &tags).status(), 200);
-    registry.script(|script| script.tokens = Some(token(2)));
-    index.script(|script| script.index = Some(token(2)));
-    assert_eq!(fetch(&gateway, &tags).status(), 200);
-    // One that is always refused is a 401, and causes no loop.
-    registry.script(|script| script.tokens = Some(token(3)));
-    registry.clear_requests();
-    assert_eq!(fetch(&gateway, &tags).status(), 401);
-    assert_eq!(registry.requests().len(), 2);
-}
-
-/// With public visibility only anonymously readable content is served: the account is not used.
-#[test]
-fn public_registry_is_asked_without_the_account() {
-    let registry = V1Registry::start();
-    let ids = registry.push_image("team/app", "1", &[b"layer"]);
-    let account = ", visibility: public, credentials: {username: gateway, password: s3cret}";
-    let gateway = mirror_with(&registry, account);
-    for path in [named("team/app", "images"), part(&ids[0], "layer")] {
-        assert_eq!(fetch(&gateway, &path).status(), 200, "{path}");
-    }
-    let seen = registry.requests();
-    let with = seen
-        .iter()
-        .filter(|seen| seen.header("authorization").is_some());
-    assert_eq!((seen.len() > 1, with.count()), (true, 0), "{seen:?}");
-}
-
-/// The upstream's statuses are passed on.
-#[test]
-fn denial_is_not_404() {
-    let registry = V1Registry::start();
-    let ids = registry.push_image("team/app", "1", &[b"layer"]);
-    let absent = "0".repeat(64);
-    for (theirs, ours) in [(401, 401), (403, 403), (404, 404), (500, 503), (503, 503)] {
-        // A registry that is paused after a failure gets no request.
-        let gateway = mirror(&registry);
-        registry.script(|script| script.broken = Some(theirs));
-        for path in [
-            named("team/app", "images"),
-            named("team/app", "tags"),
-            part(&ids[0], "json"),
-            part(&ids[0], "ancestry"),
-            part(&ids[0], "layer"),
-            part(&absent, "layer"),
-        ] {
-            let reply = fetch(&gateway, &path);
-            assert_eq!(reply.status(), ours, "{theirs} {path}: {reply:?}");
-            assert!(reply.text().starts_with("{\"error\":"), "{reply:?}");
-            assert_eq!(reply.header("set-cookie"), None);
-        }
-        registry.script(|script| script.broken = None);
-    }
 }
 
 /// `R/json`, which docker-registry's mirror answered with 500.
@@ -533,16 +283,4 @@ fn registry_mirror_serves_images_only() {
         let pushed = ask(&gateway, "PUT", &part(&ids[0], "layer"), &[]);
         assert_eq!(pushed.status(), 405);
     }
-}
-
-/// Concurrent clients of a stale list cause one upstream request.
-#[test]
-fn concurrent_lists_cost_one_request() {
-    let registry = V1Registry::start();
-    registry.push_image("team/app", "1", &[b"layer"]);
-    let gateway = mirror(&registry);
-    let replies = testkit::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
-    assert!(replies.iter().all(|reply| reply.status() == 200));
-    let asked = registry.requests_to("/tags").len();
-    assert_eq!(asked, 1, "five asked at once");
 }

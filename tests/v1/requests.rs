@@ -1,22 +1,23 @@
-//! Requests and responses: headers, ranges, locations, broken connections, broken registries.
+//! Requests and responses: headers, ranges, locations, rights.
 
-use crate::v1::{PUSHER, gateway, gateway_with};
 use testkit::basic;
 use testkit::gateway::Gateway;
 use testkit::http::{End, Raw, Reply, get};
 use testkit::image::random;
-use testkit::v1::{Script, V1Registry};
+use testkit::v1::V1Registry;
+
+use crate::v1::{PUSHER, gateway, gateway_with};
 
 const OLD_AGENT: &str =
     "docker/1.5.0 go/go1.4.1 git-commit/a8a31ef kernel/3.18.0 os/linux arch/amd64";
 
-fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub(super) fn ask(gateway: &Gateway, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     Raw::connect(gateway.url(1), None).exchange(method, path, headers)
 }
 
 /// A gateway without rules and without a cache, in front of an image of one layer of 103 bytes; returns the layer's
 /// path too.
-fn open(registry: &V1Registry) -> (Gateway, Vec<u8>, String) {
+pub(super) fn open(registry: &V1Registry) -> (Gateway, Vec<u8>, String) {
     let layer = random(5, 103);
     let ids = registry.push_image("library/app", "latest", &[&layer]);
     let gateway = Gateway::start(&format!(
@@ -253,52 +254,6 @@ fn responses_under_rules_are_private() {
     assert_eq!(private.header("expires"), None);
 }
 
-/// gunicorn closes idle connections at any time.
-#[test]
-fn dropped_upstream_connections_are_retried() {
-    let registry = V1Registry::with(Script {
-        hangs_up: true,
-        ..Script::default()
-    });
-    let (gateway, layer, path) = open(&registry);
-    let mut client = Raw::connect(gateway.url(1), None);
-    for _ in 0..30 {
-        let reply = client.get(&path);
-        assert!(reply.status() == 200 && reply.body == layer, "{reply:?}");
-    }
-}
-
-#[test]
-fn upstream_statuses_are_mapped() {
-    let registry = V1Registry::start();
-    let (gateway, ..) = open(&registry);
-    for (theirs, ours) in [
-        (400, 400),
-        (404, 404),
-        (409, 409),
-        (500, 500),
-        (503, 503),
-        (401, 403),
-    ] {
-        registry.script(|script| script.broken = Some(theirs));
-        let reply = get(gateway.url(1), None, "/v1/repositories/app/images");
-        assert_eq!(reply.status(), ours, "{theirs}: {reply:?}");
-        assert_eq!(reply.header("x-docker-token"), None);
-        assert!(reply.text().starts_with("{\"error\":"), "{reply:?}");
-    }
-    registry.script(|script| script.broken = None);
-    // The registry's own 404 is passed on, and not treated as stale knowledge.
-    let absent = format!("/v1/images/{}/json", "0".repeat(64));
-    let reply = get(gateway.url(1), None, &absent);
-    assert_eq!(
-        (reply.status(), &*reply.text()),
-        (404, "{\"error\":\"Image not found\"}")
-    );
-    drop(registry);
-    let reply = get(gateway.url(1), None, "/v1/repositories/app/images");
-    assert_eq!(reply.status(), 503, "{reply:?}");
-}
-
 #[test]
 fn endpoints_and_locations_are_rewritten() {
     let registry = V1Registry::start();
@@ -363,43 +318,4 @@ fn layer_is_streamed_both_ways() {
     assert!(daemon.pull("team/large", "1") == Ok(vec![layer]));
     let peak = gateway.peak_rss_kib();
     assert!(peak < 200 << 10, "{peak} KiB");
-}
-
-/// A body that ends with its connection may be truncated: complete JSON can be recognised, a layer cannot.
-#[test]
-fn close_delimited_bodies_must_be_complete_json() {
-    let registry = V1Registry::start();
-    let (gateway, _, layer) = open(&registry);
-    let id = layer.split('/').nth(3).expect("an id").to_owned();
-    let paths = [
-        format!("/v1/images/{id}/json"),
-        format!("/v1/images/{id}/ancestry"),
-        "/v1/repositories/library/app/tags".to_owned(),
-        "/v1/repositories/library/app/images".to_owned(),
-    ];
-    let whole: Vec<Vec<u8>> = paths
-        .iter()
-        .map(|path| ask(&gateway, "GET", path, &[]).body)
-        .collect();
-    registry.script(|script| script.unframed = true);
-    for (path, whole) in paths.iter().zip(&whole) {
-        let reply = ask(&gateway, "GET", path, &[]);
-        assert_eq!(
-            (reply.status(), reply.end.clone()),
-            (200, End::Complete),
-            "{path}"
-        );
-        assert!(reply.body == *whole, "{path}");
-    }
-    let refused = ask(&gateway, "GET", &layer, &[]);
-    assert_eq!(refused.status(), 502);
-    assert!(
-        refused.text().contains("neither a length nor a digest"),
-        "{refused:?}"
-    );
-    registry.script(|script| script.truncate = Some(5));
-    for path in &paths[..2] {
-        let cut = ask(&gateway, "GET", path, &[]);
-        assert!(cut.status() >= 500, "{path}: {cut:?}");
-    }
 }

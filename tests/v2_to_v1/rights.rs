@@ -1,6 +1,7 @@
 //! The rights are those of v2, and a registry's own v1 side comes first.
 
-use crate::v1::daemon::{Daemon, FALLS_BACK};
+use crate::v1::daemon::Daemon;
+use crate::v1::versions::FALLS_BACK;
 use crate::v2_to_v1::image::{GZIP, file, gzip, push, tar};
 use crate::v2_to_v1::{BY_TAG, OLD, ask, json};
 use testkit::gateway::Gateway;
