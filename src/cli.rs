@@ -139,7 +139,7 @@ fn with(file: &File, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
 fn check(file: &File) -> ExitCode {
     match load(file) {
         Some(_) => {
-            println!("the configuration is good");
+            println!("the configuration is valid");
             ExitCode::SUCCESS
         }
         None => ExitCode::from(CONFIGURATION),

@@ -168,7 +168,7 @@ fn malformed_requests_are_refused_without_desync() {
     let wires = unparsable::wires();
     println!("{} distinct requests that are hardly HTTP", wires.len());
     let ca = scene.gateway.ca_path();
-    let doors = [
+    let listeners = [
         (scene.gateway.url(0), Some(ca.as_path())),
         (scene.gateway.url(1), None),
     ];
@@ -177,7 +177,7 @@ fn malformed_requests_are_refused_without_desync() {
     for batch in wires.chunks(16) {
         wrong.extend(http::at_once(batch.len(), |index| {
             let wire = &batch[index];
-            let outcomes = doors.map(|(url, ca)| {
+            let outcomes = listeners.map(|(url, ca)| {
                 let statuses = unparsable::answers(url, ca, &wire.bytes);
                 (statuses != Ok(wire.statuses.to_vec())).then(|| {
                     let start = &wire.bytes[..wire.bytes.len().min(200)];

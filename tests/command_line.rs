@@ -11,7 +11,7 @@ use testkit::temp_dir;
 const CONFIGURATION: i32 = 78;
 /// clap's exit code.
 const USAGE: i32 = 2;
-const GOOD: &str = "the configuration is good\n";
+const GOOD: &str = "the configuration is valid\n";
 /// A file that is recognisable by its only error, this key.
 const MARKED: &str = "marked_by_the_test: 1\n";
 
@@ -101,7 +101,7 @@ fn valid_configuration_passes_check() {
 fn all_errors_are_reported_with_positions() {
     let yaml = "\
 listen:
-  - {address: \"unix:door.sock\"}
+  - {address: \"unix:gateway.sock\"}
   - {address: localhost}
   - {address: \":65536\", registry: nowhere.example}
 registries:

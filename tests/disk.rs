@@ -60,7 +60,7 @@ fn breaks(disk: Result<Disk, Missing>) {
     let images: Vec<Image> = (0..6)
         .map(|n| origin.push_image(&format!("team/app{n}"), "latest", &layers(n)))
         .collect();
-    let [here, half, cold, again, mended, late] = &images[..] else {
+    let [here, half, cold, again, repaired, late] = &images[..] else {
         unreachable!("six images")
     };
     let more = "store: {min_free: 0B, tag_ttl: 0s}\n";
@@ -118,8 +118,8 @@ fn breaks(disk: Result<Disk, Missing>) {
     assert!(!said.is_empty() && said.len() <= 1 + minutes, "{said:#?}");
 
     // After the repair it is used again at once.
-    disk.mend(&gateway);
-    for image in [mended, cold, late] {
+    disk.repair(&gateway);
+    for image in [repaired, cold, late] {
         pull(&gateway, image);
         committed(&gateway, image);
         origin.clear_requests();
@@ -182,7 +182,7 @@ fn disk_filled_by_others_keeps_cached_content() {
     let layer = pull(&gateway, &here);
     assert_eq!(layer.header("cache-status"), Some("roadstead; hit"));
     assert_eq!(origin.requests().len(), 0, "all of it is still here");
-    disk.mend(&gateway);
+    disk.repair(&gateway);
     pull(&gateway, &other);
     committed(&gateway, &other);
 }

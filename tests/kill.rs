@@ -30,8 +30,8 @@ fn store_is_consistent_after_kills() {
     let rounds = kills.map_or(20, |kills| kills.parse().expect("a number")) / LANES as u64;
     let lanes = at_once(LANES, |lane| Lane::new(seed ^ lane as u64).run(rounds));
     let resumed: usize = lanes.iter().sum();
-    assert!(resumed > 0, "no partial was ever gone on with");
-    println!("{resumed} downloads went on where a kill had stopped them");
+    assert!(resumed > 0, "no partial was ever resumed");
+    println!("{resumed} downloads were resumed after a kill");
 }
 
 /// One gateway with its upstream.

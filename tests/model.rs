@@ -7,7 +7,6 @@
 //! is shrunk and printed as a script (`script.rs`); scripts of fixed leaks are in `scripts`.
 
 mod bindings;
-mod exchange;
 mod fault;
 mod generate;
 mod hold;
@@ -17,6 +16,7 @@ mod oracle;
 mod oracle_tests;
 mod pulls;
 mod pushes;
+mod request;
 mod route;
 mod rules;
 mod run;

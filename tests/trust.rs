@@ -10,7 +10,7 @@ use testkit::origin::{Auth, Fault, Image, Latch, Origin};
 use testkit::tls::Ca;
 use testkit::{temp_dir, until};
 
-const IN_USE: &str = "changed files are in use from now on";
+const IN_USE: &str = "reloaded changed files";
 const REFUSED: &str = "changed files are refused";
 /// The length of a layer, in bytes.
 const SIZE: usize = 1 << 20;

@@ -198,7 +198,7 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
         tags: purge.tags.len() as u64,
         manifests: purge.manifests.len() as u64,
         blobs: purge.blobs.len() as u64,
-        beside: purge.others.len() as u64,
+        other_records: purge.others.len() as u64,
         files: purge.files.len() as u64,
         bytes: purge.bytes(),
         shared: purge.shared,

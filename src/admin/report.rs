@@ -105,8 +105,8 @@ pub struct PurgeReport {
     pub manifests: u64,
     pub blobs: u64,
     /// Records of the v1 API and of the bridge.
-    #[serde(default)]
-    pub beside: u64,
+    #[serde(default, rename = "beside")]
+    pub other_records: u64,
     pub files: u64,
     pub bytes: u64,
     /// Files that stay because other repositories have links to them.
@@ -159,8 +159,8 @@ pub struct WarmLine {
     /// Bytes of blobs that were not in the store before.
     pub fetched: u64,
     /// Blobs that are being fetched.
-    #[serde(default)]
-    pub coming: Vec<WarmBlob>,
+    #[serde(default, rename = "coming")]
+    pub in_progress: Vec<WarmBlob>,
     /// The reason for waiting, while nothing is fetched.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits: Option<String>,

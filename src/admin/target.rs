@@ -1,7 +1,7 @@
 //! Parses the `IMAGE`, `DIGEST` or `REGISTRY` of a command. Pure.
 
 use gateway::{NameContext, ResolveError, Resolver};
-use mirror::{ImageReference, Target};
+use mirror::{ImageReference, PurgeTarget};
 use oci::digest::Digest;
 use oci::name::{NameError, Reference, Registry, RepositoryName};
 
@@ -26,16 +26,16 @@ pub enum TargetError {
 /// When it is no image, or of no registry that is configured and cached.
 pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetError> {
     let (registry, repository, reference) = match parse(text, resolver)? {
-        Target::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
-        Target::Content(registry, repository, digest) => {
+        PurgeTarget::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
+        PurgeTarget::Content(registry, repository, digest) => {
             (registry, repository, Reference::Digest(digest))
         }
-        Target::Repository(registry, repository) => {
+        PurgeTarget::Repository(registry, repository) => {
             let latest = "latest".parse();
             let latest = latest.map_err(|_| TargetError::NoImage(text.to_owned()))?;
             (registry, repository, Reference::Tag(latest))
         }
-        Target::Everywhere(_) | Target::Registry(_) => {
+        PurgeTarget::Everywhere(_) | PurgeTarget::Registry(_) => {
             return Err(TargetError::NoImage(text.to_owned()));
         }
     };
@@ -56,12 +56,12 @@ pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetEr
 ///
 /// # Errors
 /// When it is none of the three, or of no configured registry.
-pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
+pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError> {
     if let Ok(digest) = text.parse::<Digest>() {
-        return Ok(Target::Everywhere(digest));
+        return Ok(PurgeTarget::Everywhere(digest));
     }
     if let Some(entry) = resolver.by_name(text) {
-        return Ok(Target::Registry(entry.registry.clone()));
+        return Ok(PurgeTarget::Registry(entry.registry.clone()));
     }
     let (name, reference) = split(text);
     let found = resolver.resolve(NameContext::Operator, name);
@@ -77,19 +77,19 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<Target, TargetError> {
         repository,
     } = name;
     Ok(match reference {
-        None => Target::Repository(registry, repository),
+        None => PurgeTarget::Repository(registry, repository),
         Some(Written::Tag(tag)) => {
             let tag = tag.parse();
             let tag = tag
                 .map_err(|error: oci::name::TagError| TargetError::Reference(error.to_string()))?;
-            Target::Tag(registry, repository, tag)
+            PurgeTarget::Tag(registry, repository, tag)
         }
         Some(Written::Digest(digest)) => {
             let digest = digest.parse();
             let digest = digest.map_err(|error: oci::digest::DigestError| {
                 TargetError::Reference(error.to_string())
             })?;
-            Target::Content(registry, repository, digest)
+            PurgeTarget::Content(registry, repository, digest)
         }
     })
 }

@@ -94,8 +94,8 @@ impl Admin {
 }
 
 fn line(progress: &WarmProgress) -> WarmLine {
-    let coming = progress
-        .coming
+    let in_progress = progress
+        .in_progress
         .iter()
         .map(|(digest, bytes, size)| WarmBlob {
             digest: digest.to_string(),
@@ -108,7 +108,7 @@ fn line(progress: &WarmProgress) -> WarmLine {
         bytes: progress.bytes,
         of_bytes: progress.of_bytes,
         fetched: progress.fetched,
-        coming: coming.collect(),
+        in_progress: in_progress.collect(),
         waits: progress.waits.clone(),
         done: None,
     }

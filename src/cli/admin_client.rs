@@ -50,7 +50,7 @@ pub enum AdminClientError {
     },
     #[error("the response of the gateway is incomplete: {0}")]
     Incomplete(String),
-    #[error("the server at admin.address is no gateway of this version: {0}")]
+    #[error("the server at admin.address is not this version of Roadstead: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error("the request cannot be sent: {0}")]
     System(#[from] io::Error),

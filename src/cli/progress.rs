@@ -85,8 +85,8 @@ pub fn warm_percent(line: &WarmLine) -> u64 {
 
 /// The stored bytes of an image, unfinished blobs included.
 fn stored_bytes(line: &WarmLine) -> u64 {
-    let coming: u64 = line.coming.iter().map(|blob| blob.bytes).sum();
-    line.bytes + coming
+    let in_progress: u64 = line.in_progress.iter().map(|blob| blob.bytes).sum();
+    line.bytes + in_progress
 }
 
 /// The progress of warming an image, in one line; with a bar for a terminal.
@@ -146,7 +146,7 @@ mod tests {
             bytes: 1 << 20,
             of_bytes: 4 << 20,
             fetched: 1 << 20,
-            coming: vec![blob(512 << 10), blob(512 << 10)],
+            in_progress: vec![blob(512 << 10), blob(512 << 10)],
             ..WarmLine::default()
         };
         assert_eq!(

@@ -175,7 +175,7 @@ pub fn purge(report: &PurgeReport) -> String {
     } else {
         "removed"
     };
-    let others = match report.beside {
+    let others = match report.other_records {
         0 => String::new(),
         count => format!(", {}", counted(count, "other record")),
     };
@@ -292,7 +292,7 @@ mod tests {
             tags: 1,
             manifests: 2,
             blobs: 0,
-            beside: 0,
+            other_records: 0,
             files: 2,
             bytes: 2048,
             shared: 1,

@@ -142,7 +142,7 @@ pub enum MaxStale {
     /// This old; zero disables stale answers.
     For(Duration),
     /// Any age.
-    Forever,
+    Unlimited,
 }
 
 /// An S3-compatible bucket.
@@ -250,7 +250,7 @@ fn min_free(text: &str) -> Parsed<MinFree> {
 /// A duration, `forever`, or `off` for never.
 fn max_stale(text: &str) -> Parsed<MaxStale> {
     match text {
-        "forever" => Ok(MaxStale::Forever),
+        "forever" => Ok(MaxStale::Unlimited),
         "off" | "false" => Ok(MaxStale::For(Duration::ZERO)),
         _ => duration(text)
             .map(MaxStale::For)
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn staleness() {
         for (text, expected) in [
-            ("forever", Some(MaxStale::Forever)),
+            ("forever", Some(MaxStale::Unlimited)),
             ("7d", Some(MaxStale::For(7 * DAY))),
             ("off", Some(MaxStale::For(Duration::ZERO))),
             ("false", Some(MaxStale::For(Duration::ZERO))),

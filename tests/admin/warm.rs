@@ -282,7 +282,7 @@ admin: {{address: \"{address}\"}}
         (
             "asked/app:1",
             1,
-            "its registry decides for each caller, and the gateway itself is none",
+            "visibility: caller; only a client's own login can pull it",
         ),
     ] {
         let output = command(&gateway, &["warm", image]);

@@ -153,7 +153,7 @@ impl Disk {
         }
     }
 
-    pub fn mend(&mut self, gateway: &Gateway) {
+    pub fn repair(&mut self, gateway: &Gateway) {
         match self.kind {
             Kind::Full => empty(&inside(gateway, "var/store/filler")),
             Kind::ReadOnly => enter(gateway, "umount var/store"),

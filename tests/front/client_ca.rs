@@ -174,7 +174,7 @@ fn replaced_client_ca_invalidates_old_sessions() {
         assert!(!may_enter(&gateway, &ca, Some(&one)));
     }
     std::fs::copy(old.path(), &file).expect("copied");
-    until("the mended file", || may_enter(&gateway, &ca, Some(&one)));
+    until("the repaired file", || may_enter(&gateway, &ca, Some(&one)));
     assert!(!may_enter(&gateway, &ca, Some(&two)));
     assert_eq!(open.get("/v2/").status(), 200);
 }

@@ -19,11 +19,11 @@ fn connections_are_limited() {
 
     let scene = Scene::new(10, "limits: {connections: 4, header_timeout: 60s}\n");
     let ca = scene.gateway.ca_path();
-    let door = |index: usize| (scene.gateway.url(index % 2), Some(ca.as_path()));
+    let listener = |index: usize| (scene.gateway.url(index % 2), Some(ca.as_path()));
     // On all listeners together; silent connections count too.
     let mut open: Vec<Raw> = (0..LIMIT)
         .map(|index| {
-            let (url, ca) = door(index);
+            let (url, ca) = listener(index);
             Raw::connect(url, ca)
         })
         .collect();
@@ -39,7 +39,7 @@ fn connections_are_limited() {
             "{bytes:?} {cut:?}"
         );
         assert!(since.elapsed() < Duration::from_secs(5), "not at once");
-        let (url, ca) = door(0);
+        let (url, ca) = listener(0);
         let how = Connect {
             ca,
             ..Connect::default()
@@ -55,7 +55,7 @@ fn connections_are_limited() {
     // Each that closes frees a slot.
     for index in 0..LIMIT {
         drop(open.remove(0));
-        let (url, ca) = door(index);
+        let (url, ca) = listener(index);
         let how = Connect {
             ca,
             ..Connect::default()

@@ -12,7 +12,7 @@ const LATE: Duration = Duration::from_secs(6);
 const EARLY: Duration = Duration::from_millis(700);
 
 /// A connection to each listener in turn, opened when needed.
-fn doors(scene: &Scene) -> impl Iterator<Item = Raw> {
+fn listeners(scene: &Scene) -> impl Iterator<Item = Raw> {
     let ca = scene.gateway.ca_path();
     (0..2).map(move |index| Raw::connect(scene.gateway.url(index), Some(&ca)))
 }
@@ -35,7 +35,7 @@ fn head_of(bytes: usize) -> String {
 #[test]
 fn request_heads_are_limited() {
     let scene = Scene::new(10, "limits: {header_bytes: 2KiB}\n");
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         for length in [2047, 2048] {
             raw.send(head_of(length));
             assert_eq!(raw.reply("GET").status(), 200, "{length}");
@@ -48,7 +48,7 @@ fn request_heads_are_limited() {
         assert_eq!(raw.read_to_end(), (Vec::new(), Cut::Closed));
     }
     for bytes in [3_000, 20_000, 200_000] {
-        for mut raw in doors(&scene) {
+        for mut raw in listeners(&scene) {
             // The gateway need not read all of it.
             let _ = raw.try_send(head_of(bytes));
             let head = raw.read_head().expect("an answer");
@@ -80,7 +80,7 @@ fn long_h2_head_is_refused_without_effect_on_others() {
 #[test]
 fn slow_head_times_out() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         let since = Instant::now();
         raw.send("GET /v2/ HTTP/1.1\r\nHost: a\r\n");
         // A field now and then, each in time for a deadline between bytes.
@@ -104,7 +104,7 @@ fn blank_lines_before_a_request_are_limited() {
         10,
         "limits: {header_timeout: 1s, idle_timeout: 2s, header_bytes: 2KiB}\n",
     );
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         for before in ["\r\n", "\n", "\r\n\r\n", "\n\n\r\n"] {
             raw.send(format!("{before}GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"));
             assert_eq!(raw.reply("GET").status(), 200, "{before:?}");
@@ -114,7 +114,7 @@ fn blank_lines_before_a_request_are_limited() {
         assert_eq!(raw.reply("GET").status(), 400);
     }
     for first in [false, true] {
-        for mut raw in doors(&scene) {
+        for mut raw in listeners(&scene) {
             if !first {
                 assert_eq!(raw.get("/v2/").status(), 200);
             }
@@ -133,7 +133,7 @@ fn blank_lines_before_a_request_are_limited() {
             );
         }
     }
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         let _ = raw.try_send("\r\n".repeat(50_000));
         let head = raw.read_head().expect("an answer");
         assert_eq!(head.status, 431);
@@ -144,7 +144,7 @@ fn blank_lines_before_a_request_are_limited() {
 #[test]
 fn second_head_has_its_own_timeout() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         assert_eq!(raw.get("/v2/").status(), 200);
         assert!(
             raw.is_silent(Duration::from_millis(1_500)),
@@ -162,8 +162,11 @@ fn silent_connection_times_out() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     let since = Instant::now();
     let bare = format!("http://{}", scene.gateway.authority(0));
-    let mut doors = doors(&scene);
-    let (tls, plain) = (doors.next().expect("TLS"), doors.next().expect("plain"));
+    let mut listeners = listeners(&scene);
+    let (tls, plain) = (
+        listeners.next().expect("TLS"),
+        listeners.next().expect("plain"),
+    );
     let without_hello = Raw::connect(&bare, None);
     let mut half_a_hello = Raw::connect(&bare, None);
     half_a_hello.send(b"\x16\x03\x01\x02");
@@ -194,7 +197,7 @@ fn silent_connection_times_out() {
 #[test]
 fn idle_connection_is_closed() {
     let scene = Scene::new(10, "limits: {header_timeout: 60s, idle_timeout: 1s}\n");
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         assert_eq!(raw.get("/v2/").status(), 200);
         let since = Instant::now();
         assert_eq!(raw.read_to_end(), (Vec::new(), Cut::Closed));
@@ -213,7 +216,7 @@ fn one_connection_serves_many_requests() {
     let scene = Scene::warm(5_000, "");
     let path = &scene.path;
     let part = [("Range", "bytes=10-19")];
-    for mut raw in doors(&scene) {
+    for mut raw in listeners(&scene) {
         for _ in 0..60 {
             assert_eq!(raw.get(path).body, random(1, 5_000));
             assert_eq!(raw.head(path).header("content-length"), Some("5000"));
@@ -251,7 +254,7 @@ fn bytes_after_a_head_are_not_misread() {
         (format!("{ping}\r\n{good}{good}{ping}\r\n"), 4),
     ];
     for (text, most) in cases {
-        for mut raw in doors(&scene) {
+        for mut raw in listeners(&scene) {
             raw.send(&text);
             let first = raw.reply("GET");
             assert_eq!(

@@ -15,7 +15,7 @@ use testkit::origin::{Fault, Latch};
 use testkit::tls::{Ca, Leaf, certificates, shown};
 use testkit::{temp_dir, until};
 
-const IN_USE: &str = "changed files are in use from now on";
+const IN_USE: &str = "reloaded changed files";
 const REFUSED: &str = "changed files are refused";
 
 /// The certificate that a new connection gets; the handshake proves that its key matches.
@@ -256,9 +256,9 @@ fn broken_certificate_pair_is_logged_once_and_ignored() {
         assert_eq!(said(&gateway, IN_USE, &certificate), 0, "{name}");
     }
 
-    let mended = cases.map(|(name, ..)| renew(name));
-    for ((name, ..), mended) in cases.iter().zip(&mended) {
-        until(name, || now(name) == *mended);
+    let renewed = cases.map(|(name, ..)| renew(name));
+    for ((name, ..), renewed) in cases.iter().zip(&renewed) {
+        until(name, || now(name) == *renewed);
         until("a line that says so", || {
             said(&gateway, IN_USE, &place(name).certificate) == 1
         });

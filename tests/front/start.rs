@@ -36,7 +36,7 @@ registries: [docker.io, ghcr.io]
 listen:
 - {address: \"127.0.0.1:0\"}
 - {address: \"127.0.0.1:0\", tls: off, read_only: true, registry: docker.io}
-- {address: \"unix:door.sock\", tls: off}
+- {address: \"unix:gateway.sock\", tls: off}
 admin: {address: off}
 ";
 
@@ -53,7 +53,7 @@ fn start_prints_addresses_ca_and_client_setup() {
     };
     let https = line("listening on https://");
     let http = line("listening on http://");
-    assert_eq!(line("listening on unix:"), "door.sock");
+    assert_eq!(line("listening on unix:"), "gateway.sock");
     assert_eq!(printed.matches("listening on ").count(), 3);
 
     let ca = dir.path().join("var/keys/ca.pem");
@@ -116,8 +116,8 @@ fn without_tls_there_is_no_ca() {
 
 #[test]
 fn socket_file_is_served_replaced_and_removed() {
-    let mut gateway = Gateway::start("listen: [{address: \"unix:door.sock\", tls: off}]\n");
-    let path = gateway.dir().join("door.sock");
+    let mut gateway = Gateway::start("listen: [{address: \"unix:gateway.sock\", tls: off}]\n");
+    let path = gateway.dir().join("gateway.sock");
     let serves = |gateway: &Gateway| http::get(gateway.url(0), None, "/v2/").status();
     assert_eq!(gateway.url(0), format!("unix:{}", path.display()));
     assert_eq!(serves(&gateway), 200);
@@ -134,8 +134,8 @@ fn socket_file_is_served_replaced_and_removed() {
 
 #[test]
 fn socket_file_over_tls() {
-    let gateway = Gateway::start("listen: [{address: \"unix:door.sock\"}]\n");
-    let path = gateway.dir().join("door.sock");
+    let gateway = Gateway::start("listen: [{address: \"unix:gateway.sock\"}]\n");
+    let path = gateway.dir().join("gateway.sock");
     let socket = UnixStream::connect(path).expect("a connection");
     socket
         .set_read_timeout(Some(http::WAIT))

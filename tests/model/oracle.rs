@@ -12,9 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bindings::{Bindings, NAMES, Symbol};
-use super::exchange::{Request, Response};
 use super::fault::Fault;
 use super::knowledge::Knowledge;
+use super::request::{Request, Response};
 use super::route::{Resource, Route};
 use super::rules::{Action, Place, Rights, Rule};
 use super::script::{Holding, Kind};

@@ -1,9 +1,9 @@
 //! Tests of the oracle on made-up responses.
 
 use super::bindings::{Bindings, Captures, Symbol};
-use super::exchange::{Caller, Response};
 use super::fault::Fault;
 use super::oracle::Model;
+use super::request::{Caller, Response};
 use super::rules::{Place, Rule};
 use super::run::describe;
 use super::script::{Script, Step};

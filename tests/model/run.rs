@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::bindings::{Bindings, Captures, Symbol, symbols};
-use super::exchange::{Caller, Request, Response, Scopes, with_decoded};
 use super::fault::Fault;
 use super::oracle::Model;
+use super::request::{Caller, Request, Response, Scopes, with_decoded};
 use super::route::{Resource, Route, single_value};
 use super::rules::{Action, Place, Rule};
 use super::script::{Body, Script, Step};

@@ -1,8 +1,8 @@
 //! Tests of the model's parts: twins, routes, tokens, scripts, shrinking.
 
-use super::exchange::{Caller, Scopes};
 use super::generate;
 use super::oracle_tests::reply;
+use super::request::{Caller, Scopes};
 use super::route::{Route, place};
 use super::rules::{Place, covers};
 use super::script::Script;

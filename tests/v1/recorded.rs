@@ -54,7 +54,7 @@ impl Behind {
 }
 
 /// One request and the requirements of its response.
-struct Exchange<'a> {
+struct RecordedRequest<'a> {
     /// From the request line to the empty line.
     head: Vec<&'a str>,
     body: Option<&'a str>,
@@ -62,7 +62,7 @@ struct Exchange<'a> {
 }
 
 /// The operations of a recording, each with its backends, title and requests.
-fn operations(text: &str) -> Vec<(Behind, &str, Vec<Exchange<'_>>)> {
+fn operations(text: &str) -> Vec<(Behind, &str, Vec<RecordedRequest<'_>>)> {
     let sections = text.split("\n## ").skip(1);
     let read = sections.map(|section| {
         let (line, rest) = section.split_once('\n').expect("a title");
@@ -73,13 +73,13 @@ fn operations(text: &str) -> Vec<(Behind, &str, Vec<Exchange<'_>>)> {
             "open" => Behind::Open,
             other => panic!("{other}"),
         };
-        (behind, title, exchanges(rest))
+        (behind, title, requests(rest))
     });
     read.collect()
 }
 
-fn exchanges(text: &str) -> Vec<Exchange<'_>> {
-    let mut exchanges: Vec<Exchange<'_>> = Vec::new();
+fn requests(text: &str) -> Vec<RecordedRequest<'_>> {
+    let mut requests: Vec<RecordedRequest<'_>> = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         if line.is_empty() {
@@ -93,9 +93,9 @@ fn exchanges(text: &str) -> Vec<Exchange<'_>> {
             needs.push(&need[2..]);
         }
         assert!(!needs.is_empty(), "{head:?}");
-        exchanges.push(Exchange { head, body, needs });
+        requests.push(RecordedRequest { head, body, needs });
     }
-    exchanges
+    requests
 }
 
 /// The values to fill in.
@@ -138,12 +138,12 @@ impl Replay<'_> {
     }
 
     /// Sends one request on a connection of its own, as all versions did.
-    fn exchange(&mut self, exchange: &Exchange<'_>) -> Reply {
-        let head = self.fill(&exchange.head.join("\r\n"));
-        let chunked = exchange
+    fn send(&mut self, request: &RecordedRequest<'_>) -> Reply {
+        let head = self.fill(&request.head.join("\r\n"));
+        let chunked = request
             .body
             .and_then(|body| body.strip_prefix("{chunks ")?.strip_suffix('}'));
-        let body = match (chunked, exchange.body) {
+        let body = match (chunked, request.body) {
             (Some(name), _) => chunks(&self.image(name).2),
             (None, Some(body)) => self.fill(body).into_bytes(),
             (None, None) => Vec::new(),
@@ -251,7 +251,7 @@ fn chunks(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Replays the operations of one version with these backends. Pulls are of existing images, pushes of new ones.
-fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchange<'_>>)]) {
+fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<RecordedRequest<'_>>)]) {
     let registry = V1Registry::start();
     let layers = [random(1, 90_000), random(2, 2_500)];
     let there = ["open/app", "team/app", "secret/app"].map(|name| {
@@ -263,7 +263,7 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
     let new = ["root", "top"].map(|name| sha256(name.as_bytes())[7..].to_owned());
     let (gateway, name) = behind.gateway(&registry);
     let (_, port) = gateway.authority(0).rsplit_once(':').expect("a port");
-    for (_, title, exchanges) in operations.iter().filter(|(of, ..)| *of == behind) {
+    for (_, title, requests) in operations.iter().filter(|(of, ..)| *of == behind) {
         let pulled = there.iter().find(|(name, _)| title.contains(name));
         let ids = pulled.map_or(&new[..], |(_, ids)| ids);
         let image = |name, at: usize| (name, ids[at].clone(), layers[at].clone());
@@ -274,11 +274,11 @@ fn replay(version: &str, behind: Behind, operations: &[(Behind, &str, Vec<Exchan
             images: [image("root", 0), image("top", 1)],
             described: Vec::new(),
         };
-        for exchange in exchanges {
-            let answer = replay.exchange(exchange);
-            for need in &exchange.needs {
+        for request in requests {
+            let answer = replay.send(request);
+            for need in &request.needs {
                 if let Err(fault) = replay.check(need, &answer) {
-                    let line = exchange.head[0];
+                    let line = request.head[0];
                     panic!("Docker {version}, {behind:?}: {title}: {line}: {fault}\n{answer:?}");
                 }
             }

@@ -59,14 +59,14 @@ pub enum AccountsError {
 pub(super) enum Wrong {
     /// The password is wrong, or there is no such user.
     Password,
-    /// Too many failures: nothing is verified for so long.
+    /// Too many failures; retry after this delay.
     SlowDown(Duration),
 }
 
 /// Reads the file once.
 ///
 /// # Errors
-/// [`AccountsError`] when it cannot be read or has a line that is no account.
+/// [`AccountsError`] when it cannot be read or has an invalid line.
 pub fn load(path: &Path) -> Result<Htpasswd, AccountsError> {
     parse(path, &read(path)?)
 }
@@ -90,22 +90,22 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Htpasswd, AccountsError> {
 struct Source {
     path: PathBuf,
     current: RwLock<Arc<Htpasswd>>,
-    seen: Mutex<Seen>,
+    loaded: Mutex<LoadedFile>,
     started: Instant,
     /// When it was last checked, in milliseconds since `started`.
     looked: AtomicU64,
 }
 
-struct Seen {
+struct LoadedFile {
     /// Of the current accounts.
     bytes: Vec<u8>,
     /// The last logged error, so that each is logged once.
-    told: Option<String>,
+    logged_error: Option<String>,
 }
 
-impl std::fmt::Debug for Seen {
+impl std::fmt::Debug for LoadedFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Seen")
+        f.write_str("LoadedFile")
     }
 }
 
@@ -130,23 +130,23 @@ impl Source {
     /// Reloads the file if it changed. Sleeps, so it runs on a blocking thread.
     fn look(&self) {
         // Another check is in progress, on a disk that stalls.
-        let Ok(mut seen) = self.seen.try_lock() else {
+        let Ok(mut loaded) = self.loaded.try_lock() else {
             return;
         };
         let changed = match read(&self.path) {
-            Ok(bytes) if bytes == seen.bytes => {
-                seen.told = None;
+            Ok(bytes) if bytes == loaded.bytes => {
+                loaded.logged_error = None;
                 return;
             }
             Ok(bytes) => bytes,
-            Err(error) => return seen.tell(&error),
+            Err(error) => return loaded.log_once(&error),
         };
         std::thread::sleep(SETTLE);
         match read(&self.path) {
             Ok(bytes) if bytes == changed => {}
             // The file is being written: try at the next check.
             Ok(_) => return,
-            Err(error) => return seen.tell(&error),
+            Err(error) => return loaded.log_once(&error),
         }
         match parse(&self.path, &changed) {
             Ok(accounts) => {
@@ -154,22 +154,22 @@ impl Source {
                 tracing::info!(%path, accounts = accounts.len(), "reloaded the accounts");
                 let current = self.current.write();
                 *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
-                *seen = Seen {
+                *loaded = LoadedFile {
                     bytes: changed,
-                    told: None,
+                    logged_error: None,
                 };
             }
-            Err(error) => seen.tell(&error),
+            Err(error) => loaded.log_once(&error),
         }
     }
 }
 
-impl Seen {
-    fn tell(&mut self, error: &AccountsError) {
+impl LoadedFile {
+    fn log_once(&mut self, error: &AccountsError) {
         let error = telemetry::chain(error);
-        if self.told.as_ref() != Some(&error) {
+        if self.logged_error.as_ref() != Some(&error) {
             tracing::error!(%error, "the accounts stay as they were");
-            self.told = Some(error);
+            self.logged_error = Some(error);
         }
     }
 }
@@ -192,7 +192,7 @@ impl Accounts {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// [`AccountsError`] when it cannot be read, has a line that is no account, or there is no randomness.
+    /// [`AccountsError`] when it cannot be read, has an invalid line, or the system's random generator fails.
     pub fn open(path: &Path, key: [u8; 32]) -> Result<Self, AccountsError> {
         let bytes = read(path)?;
         let accounts = parse(path, &bytes)?;
@@ -201,7 +201,10 @@ impl Accounts {
             source: Arc::new(Source {
                 path: path.to_owned(),
                 current: RwLock::new(Arc::new(accounts)),
-                seen: Mutex::new(Seen { bytes, told: None }),
+                loaded: Mutex::new(LoadedFile {
+                    bytes,
+                    logged_error: None,
+                }),
                 started: Instant::now(),
                 looked: AtomicU64::new(0),
             }),

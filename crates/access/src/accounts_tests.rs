@@ -195,7 +195,7 @@ async fn a_right_password_is_remembered_as_long_as_its_line_stands() {
 }
 
 #[tokio::test]
-async fn guessers_are_slowed_and_lock_nobody_out() {
+async fn guesses_are_slowed_without_lockout() {
     let scene = Scene::new(&format!("alice:{SHA}\nbob:{SHA}\n"));
     let verdict = scene.verify("alice", "guess", 1).await;
     assert_eq!(verdict, Err(Wrong::Password));

@@ -27,8 +27,8 @@ pub(super) fn read_accounts(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Changes the htpasswd file, or makes it: readers see the old one or the new one, and no other process that
-/// does this comes in between. Mode and owner stay; a new file is its owner's alone.
+/// Rewrites the htpasswd file atomically and under a lock; mode and owner are preserved. A new file is readable by its
+/// owner only.
 ///
 /// # Errors
 /// When it cannot be read or replaced, or `change` fails.

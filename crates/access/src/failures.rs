@@ -24,7 +24,7 @@ const KNOWN_WRONG: Duration = Duration::from_secs(3600);
 /// How failures add up.
 #[derive(Clone, Copy, Debug)]
 struct Measure {
-    /// So many failures cause no pause.
+    /// Failures allowed before the first delay.
     free: u32,
     /// The time in which one failure is forgiven.
     forgiven: Duration,
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_locked_out_from_elsewhere() {
+    fn failures_do_not_affect_other_addresses() {
         let (failures, now) = (Failures::default(), Instant::now());
         for number in 0..250 {
             failures.failed(&new(A, 1, number), now);

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_kept_whole_and_never_printed() {
+    fn authorization_is_unchanged_and_never_printed() {
         let lines = [
             HeaderValue::from_static("Basic s3cret"),
             HeaderValue::from_static("Bearer other"),

@@ -8,7 +8,7 @@ use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use subtle::ConstantTimeEq as _;
 
-/// The accepted costs of bcrypt. Over 17, which Apache's tool does not write, a check takes ten seconds.
+/// The accepted costs of bcrypt. `htpasswd` writes at most cost 17; a check above that takes over ten seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=17;
 /// The cost of new hashes: a tenth of a second on a small machine, once in five minutes for each
 /// user, since successes are remembered. A guesser with the file makes ten guesses a second and core.
@@ -115,7 +115,7 @@ impl Hash {
 /// The line's hash for a new password.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If the system's random generator fails.
 pub(super) fn of(password: &[u8]) -> Result<String, bcrypt::BcryptError> {
     let parts = bcrypt::hash_with_result(password, OUR_COST)?;
     Ok(parts.format_for_version(bcrypt::Version::TwoY))

@@ -200,7 +200,7 @@ pub enum Reason {
     Hash { name: Arc<str>, reason: HashError },
 }
 
-/// A line that is no account.
+/// An invalid line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineFault {
     /// From 1.

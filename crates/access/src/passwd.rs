@@ -22,7 +22,7 @@ pub enum PasswdError {
     Several(Vec<usize>),
     #[error("the file cannot be changed: {0}")]
     File(#[from] io::Error),
-    #[error("there is no randomness: {0}")]
+    #[error("the system's random generator failed: {0}")]
     Random(#[from] bcrypt::BcryptError),
 }
 

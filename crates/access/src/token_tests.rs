@@ -43,7 +43,7 @@ fn read(
 }
 
 #[test]
-fn a_token_lives_until_it_expires_or_the_line_changes() {
+fn token_is_valid_until_expiry_or_line_change() {
     let alice = account("alice", SHA);
     let minted = token(Some(&alice), "repository:a/b:pull,push registry:catalog:*");
     for (kind, life) in [(TokenKind::Bearer, 300), (TokenKind::Docker, 6 * 3600)] {

@@ -182,10 +182,10 @@ impl Gateway {
         let cache = CacheStatus::forward(Forward::Bypass);
         let mut response = respond::response(passed.status, options, cache)?;
         if let Some(code) = code_of(&passed, &pass.target.resource) {
-            // A proxy before the registry answers HTML, which no client can show.
+            // A proxy in front of the registry answers HTML, which no client can show.
             let message = match code {
-                ErrorCode::Denied => "denied by a proxy before the registry",
-                _ => "a proxy before the registry refused the request",
+                ErrorCode::Denied => "denied by a proxy in front of the registry",
+                _ => "rejected by a proxy in front of the registry",
             };
             if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
                 response.insert_header(header::RETRY_AFTER, wait.clone())?;

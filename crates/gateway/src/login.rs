@@ -33,7 +33,7 @@ impl Gateway {
             return Ok(Login::ANONYMOUS);
         };
         let Some(authorization) = authorization(session) else {
-            let message = "the Authorization header is not one that is understood here";
+            let message = "unsupported Authorization scheme; use Basic or Bearer";
             let challenge = self.challenge(session, &scopes(), None);
             return Err(ErrorResponse::unauthorized(message, challenge));
         };
@@ -64,7 +64,7 @@ impl Gateway {
                 self.challenge(session, scopes, None),
             ),
             Denied::Scope => ErrorResponse::unauthorized(
-                "the token is not for that",
+                "the token does not cover this request",
                 self.challenge(session, scopes, Some(ChallengeError::InsufficientScope)),
             ),
             // Docker with containerd's store shows a denied push as this message alone.

@@ -10,7 +10,7 @@ use super::resolver::{NameContext, Resolver};
 use oci::error::ErrorCode;
 use oci::name::Registry;
 
-/// The registries, and the clients that get v1 alone.
+/// The registries, and the clients served only v1.
 #[derive(Clone, Debug, Default)]
 pub struct RoutingTable {
     pub resolver: Resolver,

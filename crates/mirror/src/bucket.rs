@@ -19,10 +19,10 @@ use store::{
 };
 use telemetry::metrics::{self, BucketEvent};
 
-/// How long a fill waits for a peer that fetches the same, and how often it looks.
+/// How long a fill waits for a peer that fetches the same blob, and how often it polls.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// At every how many looks it asks for the lease again, in case the peer gave it up.
+/// Polls between attempts to take the lease, in case the peer released it.
 const LEASE_EVERY: u32 = 4;
 /// The longest that a download from the bucket may be expected to take; it is judged after [`JUDGED_AFTER`].
 const SLOW_AFTER: Duration = Duration::from_secs(60);
@@ -76,11 +76,11 @@ impl Download {
             match bucket.lease(&digest).await {
                 Leased::Held(lease) => return BucketOutcome::Upstream(Some(lease)),
                 Leased::Unavailable => return BucketOutcome::Upstream(None),
-                Leased::Taken if waiting_since.elapsed() < LEASE_WAIT => {
-                    tracing::debug!(%digest, "another node fetches it");
+                Leased::HeldByPeer if waiting_since.elapsed() < LEASE_WAIT => {
+                    tracing::debug!(%digest, "waiting for another node's fill");
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
-                Leased::Taken => {
+                Leased::HeldByPeer => {
                     metrics::bucket(BucketEvent::LeaseTimeout);
                     tracing::info!(target: "fill", %digest, "another node takes too long");
                     return BucketOutcome::Upstream(None);

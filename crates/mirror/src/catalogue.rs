@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::error::ResourceKind;
-use super::origin::{OriginView, Visibility};
+use super::origin::{ContentScope, OriginView};
 use super::{Mirror, MirrorError};
 use access::Viewer;
 use oci::name::{Registry, Repository, RepositoryName};
@@ -151,7 +151,7 @@ async fn collect_names(
         budget.0 = left;
         let upstream = origin.upstream().map_err(catalogue_error)?;
         let page = upstream
-            .catalogue(&query, origin.visibility() == Visibility::PublicOnly)
+            .catalogue(&query, origin.content_scope() == ContentScope::PublicOnly)
             .await;
         let page = page.map_err(catalogue_error)?;
         // Some registries do not paginate: they send everything, from the first name on.
@@ -202,7 +202,7 @@ impl Mirror {
             }
         };
         let is_visible = |known: &KnownRepository| {
-            (known.public || origin.visibility() != Visibility::PublicOnly)
+            (known.public || origin.content_scope() != ContentScope::PublicOnly)
                 && viewer
                     .may_pull(&RepositoryName::new(registry, &known.repository))
                     .is_some()

@@ -188,7 +188,7 @@ impl Download {
             metrics::wrong_bytes(blame);
         }
         let (digest, error) = (self.fill.key, telemetry::chain(error));
-        tracing::info!(target: "fill", %digest, error, "the staged bytes are discarded");
+        tracing::info!(target: "fill", %digest, error, "discarded staged bytes");
     }
 
     /// The blob, if another fill committed it after the request looked and before this one began, and this source is

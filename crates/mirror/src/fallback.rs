@@ -13,10 +13,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::catalogue::RequestBudget;
-use super::origin::{OriginView, Visibility};
+use super::origin::{ContentScope, OriginView};
 use super::source::ForeignSource;
 use super::tag::TagKey;
-use super::{MirrorError, MirrorState, Target};
+use super::{MirrorError, MirrorState, PurgeTarget};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
@@ -113,14 +113,14 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>>;
 
     /// Drops from memory what a purge removed.
-    fn invalidate(&self, target: &Target);
+    fn invalidate(&self, target: &PurgeTarget);
 }
 
 impl MirrorState {
     /// The fallback of a registry, if it has one.
     pub(super) fn fallback(&self, origin: &OriginView) -> Option<&Arc<dyn Fallback>> {
         let fallback = self.fallback.as_ref();
-        fallback.filter(|_| origin.visibility() == Visibility::Account)
+        fallback.filter(|_| origin.content_scope() == ContentScope::Account)
     }
 
     /// Resolves a tag by the fallback, after the upstream's 404.

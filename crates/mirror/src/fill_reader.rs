@@ -82,7 +82,7 @@ pub(super) enum Available {
 }
 
 impl FillReader {
-    /// `announced` is the length of the whole blob, if the receiver was told one.
+    /// `announced` is the Content-Length sent to the client, if any.
     pub fn new(follower: Follower, source: FillSource, announced: Option<u64>) -> Self {
         let Follower { fill, progress } = follower;
         Self {

@@ -55,8 +55,8 @@ pub use freshness::{
 };
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, ReadMethod, UNCACHED_DEADLINE};
-pub use origin::{HeadPolicy, OriginSettings, Visibility};
-pub use purge::{Purge, PurgeMode, Target, Verified};
+pub use origin::{ContentScope, HeadPolicy, OriginSettings};
+pub use purge::{Purge, PurgeMode, PurgeTarget, Verified};
 pub use reader::{ReadError, Reader};
 pub use source::{DigestCheck, FillKey, ForeignSource};
 pub use warm::{ImageReference, WarmError, WarmProgress};

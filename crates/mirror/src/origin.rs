@@ -28,13 +28,13 @@ pub struct OriginSettings {
     pub max_stale: Option<Duration>,
     /// How long a request for a cached tag waits for the upstream before the stale tag is served.
     pub stale_after: Duration,
-    pub visibility: Visibility,
+    pub content_scope: ContentScope,
     pub heads: HeadPolicy,
 }
 
 /// Which content of a registry is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
+pub enum ContentScope {
     /// All that the gateway's account may read.
     Account,
     /// Only what an anonymous client may read, though the gateway's account may read more.
@@ -63,7 +63,7 @@ pub(super) struct OriginState {
     link_ttl: Duration,
     max_stale: Option<Duration>,
     stale_after: Duration,
-    visibility: Visibility,
+    content_scope: ContentScope,
     heads: HeadPolicy,
     /// When something was last written through this node, in seconds since 1970: peers' older records may be outdated.
     written_at: AtomicU64,
@@ -81,7 +81,7 @@ impl OriginState {
             link_ttl: settings.link_ttl,
             max_stale: settings.max_stale,
             stale_after: settings.stale_after,
-            visibility: settings.visibility,
+            content_scope: settings.content_scope,
             heads: settings.heads,
             written_at: AtomicU64::new(0),
         })
@@ -91,12 +91,12 @@ impl OriginState {
         &self.registry
     }
 
-    pub fn visibility(&self) -> Visibility {
-        self.visibility
+    pub fn content_scope(&self) -> ContentScope {
+        self.content_scope
     }
 
     pub fn is_per_caller(&self) -> bool {
-        self.visibility == Visibility::Caller
+        self.content_scope == ContentScope::Caller
     }
 
     /// Scheme and authority of the upstream, for the log.
@@ -116,12 +116,12 @@ impl OriginState {
 pub(super) struct OriginView {
     origin: Arc<OriginState>,
     /// Of a registry that decides for each caller.
-    caller: Option<Arc<Caller>>,
+    caller: Option<Arc<CallerOrigin>>,
 }
 
 /// A caller's own way to a registry.
 #[derive(Debug)]
-struct Caller {
+struct CallerOrigin {
     key: CallerKey,
     /// The registry's client, with the caller's `Authorization`.
     upstream: Option<Upstream>,
@@ -144,7 +144,7 @@ impl OriginView {
         let upstream = upstream.map(|upstream| upstream.for_caller(forwarded.value().cloned()));
         Self {
             origin,
-            caller: Some(Arc::new(Caller { key, upstream })),
+            caller: Some(Arc::new(CallerOrigin { key, upstream })),
         }
     }
 
@@ -152,8 +152,8 @@ impl OriginView {
         &self.origin.registry
     }
 
-    pub fn visibility(&self) -> Visibility {
-        self.origin.visibility
+    pub fn content_scope(&self) -> ContentScope {
+        self.origin.content_scope
     }
 
     pub fn heads(&self) -> HeadPolicy {

@@ -1,5 +1,4 @@
-//! Admission to a registry, above all one of which only public content is served, though the gateway's account may
-//! read more.
+//! Admits requests to registries, among them public-only ones whose account may read more.
 //!
 //! A repository is public once the upstream served something of it to an anonymous request. That is remembered for a
 //! day; the next request asks again.
@@ -9,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, unix_seconds};
-use super::origin::{OriginView, Visibility};
+use super::origin::{ContentScope, OriginView};
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::name::{Registry, Repository};
@@ -23,7 +22,7 @@ const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
 pub(super) type PublicKey = (Registry, Repository, Resource);
 
 impl Mirror {
-    /// The registry of a permit, once `resource` may be served by its visibility.
+    /// The registry of a permit, once `resource` may be served by its content scope.
     ///
     /// # Errors
     /// [`MirrorError::NotPublic`] or the registry's denial, and why it could not be asked.
@@ -33,7 +32,7 @@ impl Mirror {
         resource: &Resource,
     ) -> Result<OriginView, MirrorError> {
         let origin = self.origin(permit)?;
-        if origin.visibility() == Visibility::PublicOnly {
+        if origin.content_scope() == ContentScope::PublicOnly {
             let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
             let key = (registry, repository, resource.clone());
             self.state.clone().admit_public(&origin, key).await?;

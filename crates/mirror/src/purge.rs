@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use super::Mirror;
-pub use store::{Purge, Target, Verified};
+pub use store::{Purge, PurgeTarget, Verified};
 
 /// Whether a purge removes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Mirror {
     ///
     /// # Errors
     /// If something cannot be removed; the rest is removed.
-    pub async fn purge(&self, target: Target, mode: PurgeMode) -> io::Result<Purge> {
+    pub async fn purge(&self, target: PurgeTarget, mode: PurgeMode) -> io::Result<Purge> {
         let store = self.state.store.clone();
         let mirror = self.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -32,7 +32,7 @@ impl Mirror {
             for origin in mirror.state.origins.values() {
                 origin.record_write(SystemTime::now());
             }
-            if let (Target::Everywhere(digest), Some(bucket)) = (&target, store.bucket()) {
+            if let (PurgeTarget::Everywhere(digest), Some(bucket)) = (&target, store.bucket()) {
                 bucket.remove_blob(digest);
             }
             let outcome = store.purge(&purge);
@@ -45,7 +45,7 @@ impl Mirror {
     }
 
     /// Drops from memory what was removed from the store.
-    fn invalidate_memory(&self, target: &Target, purge: &Purge) {
+    fn invalidate_memory(&self, target: &PurgeTarget, purge: &Purge) {
         let state = &self.state;
         for (digest, _) in &purge.files {
             state.contents.memory.invalidate(digest);

@@ -83,7 +83,7 @@ impl Reader {
         Self::new(BodySource::Blob(blob), span.first, Some(span.end))
     }
 
-    /// `announced` is the length of the whole blob, if the receiver was told one.
+    /// `announced` is the Content-Length sent to the client, if any.
     pub(super) fn fill(
         follower: Follower,
         source: FillSource,

@@ -50,7 +50,7 @@ pub struct WarmProgress {
     /// Bytes of blobs that were not stored before.
     pub fetched: u64,
     /// Blobs being fetched: bytes staged, and the length if known.
-    pub coming: Vec<(Digest, u64, Option<u64>)>,
+    pub in_progress: Vec<(Digest, u64, Option<u64>)>,
     /// Why the pull waits, while it does.
     pub waits: Option<String>,
 }
@@ -60,7 +60,7 @@ pub struct WarmProgress {
 pub enum WarmError {
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    #[error("its registry decides for each caller, and the gateway itself is none")]
+    #[error("visibility: caller; only a client's own login can pull it")]
     PerCaller,
     #[error(
         "it has no image for {wanted}; there are: {}",
@@ -70,7 +70,7 @@ pub enum WarmError {
         wanted: Platforms,
         available: Vec<Platform>,
     },
-    #[error("its index has indexes in indexes")]
+    #[error("indexes are nested too deeply")]
     Nested,
     #[error("there is no room for it in the store")]
     NoRoom,
@@ -181,7 +181,7 @@ impl WarmRun<'_> {
         }
         self.progress.send_modify(|progress| {
             progress
-                .coming
+                .in_progress
                 .retain(|(digest, ..)| *digest != part.digest);
             progress.blobs += 1;
             progress.bytes += part.size.unwrap_or(0);
@@ -203,9 +203,9 @@ impl WarmRun<'_> {
                 (now.written, now.total, end)
             };
             self.progress.send_modify(|progress| {
-                progress.coming.retain(|(digest, ..)| digest != part);
+                progress.in_progress.retain(|(digest, ..)| digest != part);
                 match &end {
-                    None => progress.coming.push((*part, written, total)),
+                    None => progress.in_progress.push((*part, written, total)),
                     Some(_) => progress.fetched += written,
                 }
             });

@@ -33,7 +33,7 @@ pub enum QueryError {
     Duplicate(String),
     #[error("the query has more than {MAX_PAIRS} parameters")]
     TooMany,
-    #[error("{0:?} is no parameter of this request")]
+    #[error("unknown parameter {0:?}")]
     Unknown(String),
     #[error("a ';' must be written %3B in this query")]
     Semicolon,

@@ -54,7 +54,7 @@ pub struct ConvertedImage {
 pub enum DescriptionError {
     #[error("the description of an image is no object")]
     Form,
-    #[error("the description of an image is another's")]
+    #[error("the image JSON has a different id")]
     Id,
     #[error("the description of an image names another parent than its ancestry")]
     Parent,

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_from_before_a_write_are_not_kept() {
+    fn answers_from_before_a_write_are_dropped() {
         let keys = Generations::<String>::default();
         let (before, other) = (keys.ask("a".into()), keys.ask("b".into()));
         keys.write("a", || ());

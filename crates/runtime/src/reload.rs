@@ -58,7 +58,7 @@ pub fn keep_looking(mut look: impl FnMut() + Send + 'static) {
             match looked.await {
                 Ok(again) => look = again,
                 Err(error) => {
-                    return tracing::error!(%error, "changes of files are no longer noticed");
+                    return tracing::error!(%error, "file watching stopped");
                 }
             }
         }
@@ -121,26 +121,26 @@ impl<T, E: Error> Reloaded<T, E> {
 
 /// Logs that the value that [`Reloaded::look`] loaded is in use.
 pub fn announce(files: &str) {
-    tracing::info!(files, "changed files are in use from now on");
+    tracing::info!(files, "reloaded changed files");
 }
 
 /// A file's content, or why there is none. No key stays in memory for this.
-type Seen = Result<Digest, io::ErrorKind>;
+type FileStamp = Result<Digest, io::ErrorKind>;
 
 /// Files and their last contents.
 #[derive(Debug)]
 struct Watched {
     files: Vec<PathBuf>,
     /// The contents that were loaded last.
-    taken: Vec<Seen>,
+    taken: Vec<FileStamp>,
     /// The contents at the last check, if they differ.
-    settling: Option<Vec<Seen>>,
+    settling: Option<Vec<FileStamp>>,
 }
 
 impl Watched {
     fn new(files: Vec<PathBuf>) -> Self {
         Self {
-            taken: seen(&files),
+            taken: file_stamps(&files),
             files,
             settling: None,
         }
@@ -148,7 +148,7 @@ impl Watched {
 
     /// Whether the contents are new, and the same as at the last check.
     fn look(&mut self) -> bool {
-        let now = seen(&self.files);
+        let now = file_stamps(&self.files);
         if now == self.taken {
             self.settling = None;
             return false;
@@ -169,12 +169,12 @@ impl Watched {
     }
 }
 
-fn seen(files: &[PathBuf]) -> Vec<Seen> {
-    let seen = files.iter().map(|file| match read(file) {
+fn file_stamps(files: &[PathBuf]) -> Vec<FileStamp> {
+    let stamps = files.iter().map(|file| match read(file) {
         Ok(bytes) => Ok(Digest::of(Algorithm::Sha256, &bytes)),
         Err(error) => Err(error.kind()),
     });
-    seen.collect()
+    stamps.collect()
 }
 
 #[cfg(test)]

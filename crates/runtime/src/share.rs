@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// The client uses its whole share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client has as much open as it may")]
+#[error("the client has reached its limit")]
 pub struct Exhausted;
 
 #[derive(Debug, Default)]

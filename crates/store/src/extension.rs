@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::purge::{RecordSurvey, Target};
+use crate::purge::{PurgeTarget, RecordSurvey};
 use crate::record::{ExtensionKey, ExtensionKind};
 
 /// The records of another crate. Their kinds declare how the store treats them; `also_purged` adds records to a
@@ -12,7 +12,7 @@ pub struct Extension {
     pub kinds: &'static [&'static ExtensionKind],
     /// Further records that a purge of this target removes. Those of a purged registry or repository, and those that
     /// refer to a purged digest, are removed anyway. Blocks on the disk.
-    pub also_purged: fn(&Target, &RecordSurvey<'_>) -> Vec<ExtensionKey>,
+    pub also_purged: fn(&PurgeTarget, &RecordSurvey<'_>) -> Vec<ExtensionKey>,
 }
 
 impl fmt::Debug for Extension {

@@ -61,7 +61,7 @@ pub use extension::Extension;
 pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
 pub use partials::PartialNote;
-pub use purge::{Purge, RecordSurvey, Target};
+pub use purge::{Purge, PurgeTarget, RecordSurvey};
 pub use read::{BlobReader, hash, hash_part, read_at, same};
 pub use record::{
     BlobKey, BlobLink, ExtensionKey, ExtensionKeyOf, ExtensionKind, ManifestKey, ManifestLink,

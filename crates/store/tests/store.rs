@@ -240,7 +240,7 @@ impl World {
                 self.reading.clear();
                 self.staged.clear();
                 self.corrupt.clear();
-                self.mend();
+                self.repair();
                 self.store = None;
                 self.open();
             }
@@ -262,7 +262,7 @@ impl World {
                 self.crash();
             }
             Act::Link(of, many) => self.link(of, many),
-            Act::Break if self.broken => self.mend(),
+            Act::Break if self.broken => self.repair(),
             Act::Break => {
                 let partials = self.root.path().join("partials");
                 std::fs::rename(&partials, partials.with_extension("away")).expect("movable");
@@ -284,7 +284,7 @@ impl World {
         self.inspect();
     }
 
-    fn mend(&mut self) {
+    fn repair(&mut self) {
         if std::mem::take(&mut self.broken) {
             let partials = self.root.path().join("partials");
             std::fs::remove_file(&partials).expect("a file");
@@ -410,7 +410,7 @@ impl World {
         for (_, blob) in self.reading.drain(..) {
             std::mem::forget(blob);
         }
-        self.mend();
+        self.repair();
         // A partial with wrong bytes in it is found out at its commit; here it would be mistaken for a fault
         // of the store.
         for key in corrupt {

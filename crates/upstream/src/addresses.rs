@@ -87,7 +87,7 @@ impl Resolve for RedirectPolicy {
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let admitted = redirects.admit(name.as_str(), found);
             if admitted.is_empty() {
-                return Err("the name resolves to an address inside of the network".into());
+                return Err("the name resolves to a private address".into());
             }
             let addresses: Addrs = Box::new(admitted.into_iter());
             Ok(addresses)

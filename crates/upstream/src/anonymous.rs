@@ -24,7 +24,7 @@ const MANIFESTS: [&str; 6] = [
     OCI_INDEX,
     OCI_MANIFEST,
 ];
-/// What registries and the storage behind them call bytes that they know nothing of.
+/// Media types that servers use for unknown content.
 const BYTES: [&str; 7] = [
     "application/octet-stream",
     "binary/octet-stream",

@@ -93,9 +93,7 @@ impl Transport {
                 .redirects
                 .allows_host(target.host_str().unwrap_or_default())
             {
-                return Err(UpstreamError::Protocol(
-                    "a redirect to an address inside of the network",
-                ));
+                return Err(UpstreamError::Protocol("a redirect to a private address"));
             }
             url = target;
         }

@@ -27,7 +27,7 @@ pub(super) struct FailureKey(u64);
 
 /// The circuit breaker's decision on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum BreakerDecision {
     Granted,
     /// The host was down: probe it first.
     ProbeFirst,
@@ -99,7 +99,11 @@ impl Circuit {
     ///
     /// # Errors
     /// [`UpstreamError::CircuitOpen`] during a backoff.
-    pub fn admit(&self, keys: &[FailureKey], now: Instant) -> Result<Admission, UpstreamError> {
+    pub fn admit(
+        &self,
+        keys: &[FailureKey],
+        now: Instant,
+    ) -> Result<BreakerDecision, UpstreamError> {
         let state = self.state();
         let is_open = |backoff: &Backoff| now < backoff.until;
         let failed = keys
@@ -110,7 +114,7 @@ impl Circuit {
         }
         Ok(state
             .host_backoff
-            .map_or(Admission::Granted, |_| Admission::ProbeFirst))
+            .map_or(BreakerDecision::Granted, |_| BreakerDecision::ProbeFirst))
     }
 
     /// Records that the host answered without a server error: it is up.
@@ -211,25 +215,25 @@ mod tests {
         let start = Instant::now();
         let admitted = |at| circuit.admit(&[], start + seconds(at)).ok();
         let down = |at| circuit.host_is_down(start + seconds(at));
-        assert_eq!(admitted(0.0), Some(Admission::Granted));
+        assert_eq!(admitted(0.0), Some(BreakerDecision::Granted));
         down(0.0);
         down(0.1);
         assert_eq!(admitted(0.9), None);
-        assert_eq!(admitted(1.0), Some(Admission::ProbeFirst));
+        assert_eq!(admitted(1.0), Some(BreakerDecision::ProbeFirst));
         down(1.2);
         assert_eq!(
             (admitted(3.1), admitted(3.3)),
-            (None, Some(Admission::ProbeFirst))
+            (None, Some(BreakerDecision::ProbeFirst))
         );
         circuit.host_responded(start + seconds(3.4));
-        assert_eq!(admitted(3.4), Some(Admission::Granted));
+        assert_eq!(admitted(3.4), Some(BreakerDecision::Granted));
         let mut now = 10.0;
         for _ in 0..20 {
             down(now);
             now += 30.0;
             assert_eq!(
                 admitted(now),
-                Some(Admission::ProbeFirst),
+                Some(BreakerDecision::ProbeFirst),
                 "never longer than 30 s"
             );
         }

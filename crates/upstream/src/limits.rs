@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::UpstreamError;
-use super::circuit::{Admission, Circuit, FailureKey};
+use super::circuit::{BreakerDecision, Circuit, FailureKey};
 use super::rate_limit::RateLimit;
 
 /// The kind of a request, as far as limits and errors distinguish it.
@@ -33,7 +33,7 @@ impl Limits {
         kind: RequestKind,
         keys: &[FailureKey],
         now: Instant,
-    ) -> Result<Admission, UpstreamError> {
+    ) -> Result<BreakerDecision, UpstreamError> {
         self.rate_limit.admit(kind, now)?;
         self.circuit.admit(keys, now)
     }

@@ -97,7 +97,7 @@ enum Piece {
 
 /// The client did not send the whole body.
 #[derive(Debug, thiserror::Error)]
-#[error("the client broke its body off")]
+#[error("the client aborted the request body")]
 pub struct BrokenOff;
 
 /// The sending end of a [`Body`].

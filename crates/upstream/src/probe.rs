@@ -10,7 +10,7 @@ use reqwest::{Client, Url};
 use tokio::sync::Mutex;
 
 use super::UpstreamError;
-use super::circuit::{Admission, FailureKey};
+use super::circuit::{BreakerDecision, FailureKey};
 use super::limits::{Limits, RequestKind};
 
 /// The limit on a probe. A request that waits for it still has time for itself.
@@ -47,18 +47,18 @@ impl Probe {
         kind: RequestKind,
         keys: &[FailureKey],
     ) -> Result<(), UpstreamError> {
-        if self.limits.admit(kind, keys, Instant::now())? == Admission::Granted {
+        if self.limits.admit(kind, keys, Instant::now())? == BreakerDecision::Granted {
             return Ok(());
         }
         let permit = self.in_flight.lock().await;
         // Another request may have probed meanwhile.
-        if self.limits.admit(kind, keys, Instant::now())? == Admission::ProbeFirst {
+        if self.limits.admit(kind, keys, Instant::now())? == BreakerDecision::ProbeFirst {
             self.ask(client).await;
         }
         drop(permit);
         match self.limits.admit(kind, keys, Instant::now())? {
-            Admission::Granted => Ok(()),
-            Admission::ProbeFirst => Err(UpstreamError::CircuitOpen),
+            BreakerDecision::Granted => Ok(()),
+            BreakerDecision::ProbeFirst => Err(UpstreamError::CircuitOpen),
         }
     }
 

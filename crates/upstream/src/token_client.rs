@@ -82,7 +82,7 @@ impl TokenClient {
             .allows_host(url.host_str().unwrap_or_default())
         {
             return Err(UpstreamError::Protocol(
-                "the token realm is inside of the network",
+                "the token realm has a private address",
             ));
         }
         let trusted = !key.anonymous && is_trusted(url, &self.origin, &self.auth_hosts);

@@ -1,4 +1,4 @@
-//! What other rooms build on: an image's description and ancestry whole, and its layer in the store, whether the
+//! What other modules use: an image's description and ancestry whole, and its layer in the store, whether the
 //! registry is mirrored or pushed to.
 
 use std::collections::HashSet;

@@ -34,12 +34,12 @@ impl Config {
                 link_ttl: registry.link_ttl,
                 max_stale: self.max_stale(),
                 stale_after: stale_after(registry),
-                visibility: match registry.visibility {
-                    Visibility::Caller => mirror::Visibility::Caller,
+                content_scope: match registry.visibility {
+                    Visibility::Caller => mirror::ContentScope::Caller,
                     Visibility::Public if registry.credentials.is_some() => {
-                        mirror::Visibility::PublicOnly
+                        mirror::ContentScope::PublicOnly
                     }
-                    Visibility::Public | Visibility::Rules => mirror::Visibility::Account,
+                    Visibility::Public | Visibility::Rules => mirror::ContentScope::Account,
                 },
                 heads: if registry.push {
                     mirror::HeadPolicy::Revalidated
@@ -89,7 +89,7 @@ impl Config {
     fn max_stale(&self) -> Option<Duration> {
         match self.store.max_stale {
             MaxStale::For(most) => Some(most),
-            MaxStale::Forever => None,
+            MaxStale::Unlimited => None,
         }
     }
 }

@@ -117,7 +117,7 @@ impl Gateway {
         (scope, ClientPlatform::of_agent(agent(session)))
     }
 
-    /// Responds with images made of v2 ones.
+    /// Responds with v1 images derived from v2 images.
     async fn v1_bridge(
         &self,
         session: &mut Session,

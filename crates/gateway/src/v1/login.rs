@@ -101,7 +101,7 @@ impl Gateway {
         decided.map_err(|denied| match denied {
             Denied::Anonymous if challenged => self.v1_unauthorized("you have to log in for that"),
             Denied::Scope if !self.listener.read_only => {
-                self.v1_without_token("the token is not for that")
+                self.v1_without_token("the token does not cover this request")
             }
             Denied::Anonymous | Denied::User | Denied::Scope => {
                 ErrorResponse::new(ErrorCode::Denied, "you may not do that to this repository")

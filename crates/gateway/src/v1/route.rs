@@ -106,11 +106,11 @@ fn routed(
                 Path::Users if *parts.method == Method::POST && !listener.read_only => {
                     Ok(V1Route::Users)
                 }
-                _ => Err(ErrorResponse::unsupported("there is no such method here")),
+                _ => Err(ErrorResponse::unsupported("method not supported here")),
             }
         }
         // Routed before: a search finds v2 repositories as well.
-        Path::Search => Err(ErrorResponse::unsupported("there is no such method here")),
+        Path::Search => Err(ErrorResponse::unsupported("method not supported here")),
         Path::Image { id, part } => {
             let entry = nameless(resolver, name_context)?.ok_or_else(not_served)?;
             let action = action_on_image(parts.method, part)?;
@@ -187,23 +187,23 @@ fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, 
 
     match (method, resource) {
         (&Method::GET | &Method::HEAD, Repository | Auth) => {
-            Err(ErrorResponse::unsupported("there is no such method here"))
+            Err(ErrorResponse::unsupported("method not supported here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Repository | Images | Auth | Properties | Tag(_)) => Ok(Action::Push),
         (&Method::DELETE, Repository | Images | Tags | Tag(_)) => Ok(Action::Delete),
-        _ => Err(ErrorResponse::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported("method not supported here")),
     }
 }
 
 fn action_on_image(method: &Method, part: Part) -> Result<Action, ErrorResponse> {
     match (method, part) {
         (&Method::GET | &Method::HEAD, Part::Checksum) => {
-            Err(ErrorResponse::unsupported("there is no such method here"))
+            Err(ErrorResponse::unsupported("method not supported here"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Part::Json | Part::Layer | Part::Checksum) => Ok(Action::Push),
-        _ => Err(ErrorResponse::unsupported("there is no such method here")),
+        _ => Err(ErrorResponse::unsupported("method not supported here")),
     }
 }
 

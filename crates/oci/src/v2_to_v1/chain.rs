@@ -60,7 +60,7 @@ pub fn chain(
     let Ok(Value::Object(config)) = serde_json::from_slice(config) else {
         return Err(V2ToV1Error::Config);
     };
-    let origins = origins(&config, image.layers.len());
+    let history_entries = history_entries(&config, image.layers.len());
     let mut layers: Vec<Option<LayerDescriptor>> = image.layers.iter().copied().map(Some).collect();
     if layers.is_empty() {
         layers.push(None);
@@ -74,8 +74,8 @@ pub fn chain(
             let json = top_json(&id, parent.as_ref(), &config, platform);
             (id, json)
         } else {
-            let origin = origins.get(at).cloned().unwrap_or_default();
-            below(parent.as_ref(), layer.as_ref(), &origin, &config, platform)
+            let entry = history_entries.get(at).cloned().unwrap_or_default();
+            below(parent.as_ref(), layer.as_ref(), &entry, &config, platform)
         };
         links.push(ChainImage {
             id,
@@ -88,7 +88,7 @@ pub fn chain(
 
 /// The history entry of a layer.
 #[derive(Clone, Debug, Default)]
-struct Origin {
+struct HistoryEntry {
     created: String,
     created_by: String,
     author: String,
@@ -96,14 +96,14 @@ struct Origin {
 }
 
 /// The history entries of all layers, root first; empty if their number does not match.
-fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
+fn history_entries(config: &Map<String, Value>, layers: usize) -> Vec<HistoryEntry> {
     let history = config.get("history").and_then(Value::as_array);
     let entries = history.map_or(&[][..], Vec::as_slice).iter();
-    let origins: Vec<Origin> = entries
+    let history_entries: Vec<HistoryEntry> = entries
         .filter(|entry| entry["empty_layer"] != Value::Bool(true))
         .map(|entry| {
             let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-            Origin {
+            HistoryEntry {
                 created: moment(&entry["created"]),
                 created_by: text("created_by"),
                 author: text("author"),
@@ -111,8 +111,8 @@ fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
             }
         })
         .collect();
-    if origins.len() == layers {
-        origins
+    if history_entries.len() == layers {
+        history_entries
     } else {
         Vec::new()
     }
@@ -122,14 +122,14 @@ fn origins(config: &Map<String, Value>, layers: usize) -> Vec<Origin> {
 fn below(
     parent: Option<&ImageId>,
     layer: Option<&LayerDescriptor>,
-    origin: &Origin,
+    entry: &HistoryEntry,
     config: &Map<String, Value>,
     platform: &ClientPlatform,
 ) -> (ImageId, Value) {
-    let created = if origin.created.is_empty() {
+    let created = if entry.created.is_empty() {
         LONG_AGO
     } else {
-        &origin.created
+        &entry.created
     };
     let (os, architecture) = (
         text(config, "os", &platform.os),
@@ -140,16 +140,16 @@ fn below(
         parent.map_or("", ImageId::as_str),
         &layer.map_or_else(String::new, |layer| layer.digest.to_string()),
         created,
-        &origin.created_by,
-        &origin.author,
-        &origin.comment,
+        &entry.created_by,
+        &entry.author,
+        &entry.comment,
         &os,
         &architecture,
     ]);
     let mut json = json!({
         "id": id.as_str(),
         "created": created,
-        "container_config": {"Cmd": [origin.created_by]},
+        "container_config": {"Cmd": [entry.created_by]},
         "config": {},
         "os": os,
         "architecture": architecture,
@@ -157,7 +157,7 @@ fn below(
     if let Some(parent) = parent {
         json["parent"] = parent.as_str().into();
     }
-    for (key, value) in [("author", &origin.author), ("comment", &origin.comment)] {
+    for (key, value) in [("author", &entry.author), ("comment", &entry.comment)] {
         if !value.is_empty() {
             json[key] = value.as_str().into();
         }

@@ -27,7 +27,7 @@ pub struct Lease {
 pub enum Leased {
     Held(Lease),
     /// Another node fetches it.
-    Taken,
+    HeldByPeer,
     /// The bucket is unavailable: fetch without a lease.
     Unavailable,
 }
@@ -77,7 +77,7 @@ impl Bucket {
         let (body, version) = match read.await {
             Ok(Some(found)) => found,
             // It was just released; the caller checks for the blob next.
-            Ok(None) => return Leased::Taken,
+            Ok(None) => return Leased::HeldByPeer,
             Err(Unavailable) => return Leased::Unavailable,
         };
         if body
@@ -87,11 +87,11 @@ impl Bucket {
             return held();
         }
         if body.is_some_and(|body| is_valid(body.expires_at, unix(SystemTime::now()))) {
-            return Leased::Taken;
+            return Leased::HeldByPeer;
         }
         match self.put_lease(&key, PutMode::Update(version)).await {
             Ok(true) => held(),
-            Ok(false) => Leased::Taken,
+            Ok(false) => Leased::HeldByPeer,
             Err(Unavailable) => Leased::Unavailable,
         }
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 pub use survey::RecordSurvey;
-pub use target::Target;
+pub use target::PurgeTarget;
 
 use oci::digest::Digest;
 use oci::name::Registry;
@@ -85,7 +85,7 @@ impl Purge {
 
 impl Store {
     /// Plans a purge. Blocks: it reads the records of every repository.
-    pub fn plan(&self, target: &Target) -> Purge {
+    pub fn plan(&self, target: &PurgeTarget) -> Purge {
         let survey = RecordSurvey {
             records: &self.records,
             blobs: &self.blobs,
@@ -110,7 +110,7 @@ impl Store {
         purge
             .records
             .extend(unknown_files.map(|path| (path.clone(), None)));
-        if let Target::Everywhere(digest) = target {
+        if let PurgeTarget::Everywhere(digest) = target {
             referenced.insert(*digest);
             retained.remove(digest);
         }

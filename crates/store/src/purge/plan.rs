@@ -7,7 +7,7 @@ use oci::name::{Registry, Repository};
 use oci::references::references;
 
 use super::survey::RecordSurvey;
-use super::target::Target;
+use super::target::PurgeTarget;
 use crate::layout::component;
 use crate::record::{BlobKey, ManifestKey, Pointer, RecordKey, Reference, StoredValue, TagKey};
 use crate::records::Visited;
@@ -68,7 +68,7 @@ impl Inventory {
     }
 
     /// The keys of the records to remove for a target, without those that extensions add.
-    pub fn selected(&self, target: &Target, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
+    pub fn selected(&self, target: &PurgeTarget, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
         let is_in = |registry: &Registry, repository: &Repository, key: &RecordKey| {
             key.registry() == registry && key.repository() == Some(repository)
         };
@@ -77,15 +77,17 @@ impl Inventory {
         };
         let is_extension = |key: &RecordKey| matches!(key, RecordKey::Extension(_));
         match target {
-            Target::Registry(registry) => self.keys(|listed| listed.key.registry() == registry),
-            Target::Repository(registry, repository) => {
+            PurgeTarget::Registry(registry) => {
+                self.keys(|listed| listed.key.registry() == registry)
+            }
+            PurgeTarget::Repository(registry, repository) => {
                 self.keys(|listed| is_in(registry, repository, &listed.key))
             }
-            Target::Tag(registry, repository, tag) => {
+            PurgeTarget::Tag(registry, repository, tag) => {
                 let graph = self.graph(registry, repository);
                 graph.exclusive_to(survey, |name| name == tag.as_str(), |_| false)
             }
-            Target::Content(registry, repository, digest) => {
+            PurgeTarget::Content(registry, repository, digest) => {
                 let graph = self.graph(registry, repository);
                 let mut removed = graph.exclusive_to(survey, |_| false, |other| other == digest);
                 removed.extend(self.keys(|listed| {
@@ -94,7 +96,7 @@ impl Inventory {
                 }));
                 removed
             }
-            Target::Everywhere(digest) => self.keys(|listed| {
+            PurgeTarget::Everywhere(digest) => self.keys(|listed| {
                 let is_named = match &listed.key {
                     RecordKey::Manifest(key) => key.digest == *digest,
                     _ => listed.points_at.as_ref() == Some(digest),
@@ -105,13 +107,13 @@ impl Inventory {
     }
 
     /// The files of unknown kinds in a purged registry or repository.
-    pub fn unknown_files(&self, target: &Target) -> impl Iterator<Item = &String> {
+    pub fn unknown_files(&self, target: &PurgeTarget) -> impl Iterator<Item = &String> {
         let below = match target {
-            Target::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
-            Target::Repository(registry, repository) => {
+            PurgeTarget::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
+            PurgeTarget::Repository(registry, repository) => {
                 Some(format!("{}/{repository}/_", component(registry.as_str())))
             }
-            Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => None,
+            PurgeTarget::Tag(..) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => None,
         };
         self.unknown_files.iter().filter(move |path| {
             let path = path.split_once('/').map(|(_, path)| path);

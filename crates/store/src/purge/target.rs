@@ -5,7 +5,7 @@ use oci::name::{Registry, Repository, Tag};
 
 /// The content to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum PurgeTarget {
     Registry(Registry),
     Repository(Registry, Repository),
     Tag(Registry, Repository, Tag),
@@ -15,7 +15,7 @@ pub enum Target {
     Everywhere(Digest),
 }
 
-impl Target {
+impl PurgeTarget {
     /// Whether content of this repository may be removed.
     pub fn concerns(&self, registry: &Registry, repository: &Repository) -> bool {
         match self {

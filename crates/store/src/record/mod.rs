@@ -50,8 +50,7 @@ pub enum Retention {
     WhileUsed,
     /// For ever, within half of the space for records.
     Permanent,
-    /// As [`Self::Permanent`]; but it leads to other permanent records, and is deleted whenever one of those is, so
-    /// that the lost one is made again.
+    /// Like [`Self::Permanent`], but deleted with any record it refers to, so that the lost one is made again.
     PermanentIndex,
 }
 

@@ -62,7 +62,7 @@ impl ContentCounters {
         );
         let coalesced = of_type(
             "roadstead_coalesced_total",
-            "Those that shared a question somebody else had asked upstream.",
+            "Requests collapsed into another client's upstream request.",
         );
         let pulled = of_type(
             "registry_proxy_pulled_bytes_total",

@@ -130,15 +130,11 @@ impl Metrics {
             ),
             wrong_bytes_upstream: wrong_bytes.with_label_values(&["upstream"]),
             wrong_bytes_disk: wrong_bytes.with_label_values(&["disk"]),
-            evicted: counter(
-                &registry,
-                "roadstead_store_evicted_total",
-                "Blobs that had to make room.",
-            ),
+            evicted: counter(&registry, "roadstead_store_evicted_total", "Blobs evicted."),
             evicted_bytes: counter(
                 &registry,
                 "roadstead_store_evicted_bytes_total",
-                "Bytes that had to make room, in whole blocks.",
+                "Bytes evicted, in whole blocks.",
             ),
             fills: gauge(
                 &registry,

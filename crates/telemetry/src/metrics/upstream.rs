@@ -28,7 +28,7 @@ impl Families {
     pub fn new(registry: &Registry) -> Self {
         let remaining = Opts::new(
             "roadstead_ratelimit_remaining",
-            "Pulls that a registry still allows, as it said last.",
+            "Remaining pulls, as last reported by the registry.",
         );
         Self {
             requests: counters(

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use oci::digest::Digest;
 use oci::name::{Registry, Repository, Tag};
 
-use store::{Extension, ExtensionKey, RecordSurvey, Target};
+use store::{Extension, ExtensionKey, PurgeTarget, RecordSurvey};
 
 pub use bodies::{BodyPointer, BodyRecords};
 pub use images::ImageRecords;
@@ -40,15 +40,17 @@ pub static RECORDS: Extension = Extension {
     also_purged,
 };
 
-fn also_purged(target: &Target, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> {
+fn also_purged(target: &PurgeTarget, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> {
     match target {
-        Target::Repository(registry, repository) => {
+        PurgeTarget::Repository(registry, repository) => {
             let mut gone = parts_of(survey, registry, repository);
             gone.extend(issued_images(survey, registry, repository));
             gone
         }
-        Target::Tag(registry, repository, tag) => tagged(survey, registry, repository, tag),
-        Target::Registry(_) | Target::Content(..) | Target::Everywhere(_) => Vec::new(),
+        PurgeTarget::Tag(registry, repository, tag) => tagged(survey, registry, repository, tag),
+        PurgeTarget::Registry(_) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => {
+            Vec::new()
+        }
     }
 }
 

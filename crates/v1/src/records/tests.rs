@@ -192,7 +192,8 @@ async fn known(store: &Store) -> BTreeSet<String> {
 #[tokio::test]
 async fn a_purge_removes_records_of_the_v1_api() {
     let old = || Registry::new("old");
-    let to_tag = |name: &str| Target::Tag(old(), repository("app"), name.parse().expect("a tag"));
+    let to_tag =
+        |name: &str| PurgeTarget::Tag(old(), repository("app"), name.parse().expect("a tag"));
     let of_old: &[&str] = &[
         "old layer a",
         "old layer b",
@@ -218,10 +219,10 @@ async fn a_purge_removes_records_of_the_v1_api() {
         "bytes of converted",
     ];
     // What is purged, and how many tags and other records the plan reports.
-    let cases: Vec<(Target, &[&str], (usize, usize))> = vec![
-        (Target::Registry(old()), of_old, (3, 15)),
+    let cases: Vec<(PurgeTarget, &[&str], (usize, usize))> = vec![
+        (PurgeTarget::Registry(old()), of_old, (3, 15)),
         (
-            Target::Repository(old(), repository("app")),
+            PurgeTarget::Repository(old(), repository("app")),
             &[
                 // Layer b is also linked to another repository.
                 "old layer a",
@@ -252,17 +253,17 @@ async fn a_purge_removes_records_of_the_v1_api() {
         (to_tag("2"), &["old app 2", "bytes of app 2"], (1, 0)),
         (to_tag("tags"), &[], (0, 0)),
         (
-            Target::Content(old(), repository("app"), digest_of("app 2")),
+            PurgeTarget::Content(old(), repository("app"), digest_of("app 2")),
             &["old app 2", "bytes of app 2"],
             (1, 0),
         ),
         (
-            Target::Everywhere(digest_of("layer a")),
+            PurgeTarget::Everywhere(digest_of("layer a")),
             &["old layer a", "other layer a", "bytes of layer a"],
             (0, 2),
         ),
         (
-            Target::Everywhere(digest_of("derived")),
+            PurgeTarget::Everywhere(digest_of("derived")),
             &["prepared layer", "bytes of derived"],
             (0, 1),
         ),

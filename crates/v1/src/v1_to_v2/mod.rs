@@ -26,7 +26,7 @@ use super::Registries;
 use super::origin::V1Origin;
 use crate::records::{ConvertedManifest, ConvertedRecords, SourceImage};
 use mirror::{
-    Fallback, FallbackBlob, MirrorError, Preparation, RequestBudget, Target, unix_seconds,
+    Fallback, FallbackBlob, MirrorError, Preparation, PurgeTarget, RequestBudget, unix_seconds,
 };
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
@@ -36,7 +36,7 @@ use runtime::single_flight::SingleFlight;
 use store::{ManifestKey, ManifestLink, Pointer};
 
 /// How long a client waits for a conversion, from the start of its request: it is answered within 25 s.
-const CONVERSION_TIMEOUT: Duration = Duration::from_secs(23);
+const CONVERT_TIMEOUT: Duration = Duration::from_secs(23);
 /// How many layers are read at once, over all conversions.
 const MAX_READS: usize = 6;
 /// How many evicted layers are recompressed at once.
@@ -170,7 +170,7 @@ impl Registries {
         let start = || self.clone().convert(source, top.clone());
         let key = (registry.clone(), top.clone());
         let converting = self.conversions.converting.join(key, start);
-        let left = CONVERSION_TIMEOUT.saturating_sub(began.elapsed());
+        let left = CONVERT_TIMEOUT.saturating_sub(began.elapsed());
         match tokio::time::timeout(left, converting).await {
             Ok((converted, _)) => converted.unwrap_or(Err(MirrorError::Internal)).map(drop),
             Err(_) => Err(MirrorError::Preparing(preparation.clone())),
@@ -258,11 +258,13 @@ impl Fallback for Registries {
         Box::pin(self.names_of_v1(registry, budget))
     }
 
-    fn invalidate(&self, target: &Target) {
+    fn invalidate(&self, target: &PurgeTarget) {
         for (registry, v1) in &self.origins {
             let is_target = match target {
-                Target::Registry(own) | Target::Repository(own, _) => own == registry,
-                Target::Tag(..) | Target::Content(..) | Target::Everywhere(_) => false,
+                PurgeTarget::Registry(own) | PurgeTarget::Repository(own, _) => own == registry,
+                PurgeTarget::Tag(..) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => {
+                    false
+                }
             };
             if is_target {
                 // Which repository's token reads an image is learnt again.
