@@ -4,7 +4,7 @@ use super::{files, read};
 
 use regex::Regex;
 
-/// The most functions of this project that a cached GET passes.
+/// The most steps of a cached GET: functions that decide something.
 const STEPS: usize = 12;
 
 /// A function in a walk.

@@ -96,17 +96,6 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
 
-    /// The action of an HTTP method where nothing else is known of the request; `None`: a method that is never
-    /// allowed.
-    pub fn of_method(method: &str) -> Option<Self> {
-        match method {
-            "GET" | "HEAD" => Some(Self::Pull),
-            "POST" | "PUT" | "PATCH" => Some(Self::Push),
-            "DELETE" => Some(Self::Delete),
-            _ => None,
-        }
-    }
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Pull => "pull",

@@ -201,26 +201,6 @@ fn a_token_only_narrows() {
 }
 
 #[test]
-fn methods() {
-    for (method, expected) in [
-        ("GET", Some(Action::Pull)),
-        ("HEAD", Some(Action::Pull)),
-        ("POST", Some(Action::Push)),
-        ("PUT", Some(Action::Push)),
-        ("PATCH", Some(Action::Push)),
-        ("DELETE", Some(Action::Delete)),
-        ("OPTIONS", None),
-        ("TRACE", None),
-        ("CONNECT", None),
-        ("PROPFIND", None),
-        ("get", None),
-        ("", None),
-    ] {
-        assert_eq!(Action::of_method(method), expected, "{method}");
-    }
-}
-
-#[test]
 fn granted_is_what_was_asked_for_and_is_allowed() {
     let policy = policy(vec![rule(
         &["anonymous"],

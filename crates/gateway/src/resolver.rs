@@ -75,12 +75,6 @@ pub enum ResolveError {
 }
 
 impl<'a> NameContext<'a> {
-    /// The same context without `?ns=`.
-    #[must_use]
-    pub fn without_namespace(self) -> Self {
-        self.with_namespace(None)
-    }
-
     /// The same context with this `?ns=`.
     #[must_use]
     pub fn with_namespace(self, namespace: Option<&'a str>) -> Self {

@@ -129,14 +129,6 @@ impl Raw {
         self.stream.flush()
     }
 
-    /// Shuts down the sending side; the peer may still answer.
-    pub fn finish_sending(&self) {
-        let _ = match &self.timer {
-            Timer::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
-            Timer::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-        };
-    }
-
     /// Sends a request without a body. `Host` is added unless given.
     #[track_caller]
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {

@@ -22,7 +22,6 @@ mod wire;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -364,17 +363,6 @@ impl Origin {
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.state().connections
-    }
-
-    /// Waits until no request has come for `quiet`, to prove that something causes none.
-    pub fn settle(&self, quiet: Duration) {
-        super::until("the requests to the origin to end", || {
-            let state = self.shared.state();
-            state
-                .requests
-                .last()
-                .is_none_or(|last| last.at.elapsed() >= quiet)
-        });
     }
 }
 

@@ -23,8 +23,6 @@ pub struct Script {
     pub tokens: Option<String>,
     /// The token that it issues, as an index does.
     pub index: Option<String>,
-    /// Repository names of one component get 404.
-    pub two_components: bool,
     /// It closes each connection after a response, without announcing it.
     pub hangs_up: bool,
     /// The URL that requests for layers are redirected to.
