@@ -36,6 +36,8 @@ mod reference_tests;
 #[cfg(test)]
 mod registry_tests;
 #[cfg(test)]
+mod shipped_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

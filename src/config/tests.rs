@@ -1,20 +1,18 @@
-//! The contract of the design, sentence by sentence: every default, every example, every file that
-//! we ship.
+//! The contract of the design, sentence by sentence: every default, every example.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regex::Regex;
-use tracing::Level;
-
-use super::fault::Report;
-use super::*;
 use ::access::Action;
 use ::store::MinFree;
 use gateway::CertificateFiles;
 use oci::glob::Pattern;
 use runtime::share::PerClient;
 use telemetry::Format;
+use tracing::Level;
+
+use super::fault::Report;
+use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -54,7 +52,7 @@ pub(super) fn assert_faults(cases: &[(&str, &[&str])]) {
     }
 }
 
-fn tcp(host: &str, port: u16) -> ListenAddress {
+pub(super) fn tcp(host: &str, port: u16) -> ListenAddress {
     ListenAddress::Tcp {
         host: (!host.is_empty()).then(|| host.to_owned()),
         port,
@@ -75,7 +73,7 @@ fn an_empty_file_is_a_mirror_of_docker_hub() {
     assert_defaults(&load(None).unwrap());
 }
 
-fn assert_defaults(config: &Config) {
+pub(super) fn assert_defaults(config: &Config) {
     assert_eq!(config.keys, Path::new("var/keys"));
     assert!(config.warnings.is_empty());
 
@@ -137,7 +135,7 @@ fn assert_defaults(config: &Config) {
     assert_eq!(config.log, log);
 }
 
-fn assert_bare(registry: &Registry, name: &str, v2: &str) {
+pub(super) fn assert_bare(registry: &Registry, name: &str, v2: &str) {
     assert_eq!(registry.name, name);
     assert_eq!(registry.v2.as_ref().unwrap().to_string(), v2);
     assert!(registry.hosts.is_empty());
@@ -419,128 +417,6 @@ fn old_clients_may_be_regexes() {
     };
     assert!(patterns[0].is_match("docker/1.5.0 go/go1.4.1"));
     assert_eq!(patterns.len(), 2);
-}
-
-/// What is shipped is what is checked.
-fn shipped(name: &str) -> (String, Config) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("conf")
-        .join(name);
-    let text = std::fs::read_to_string(&path).unwrap();
-    let config = load(Some(&path)).unwrap_or_else(|faults| panic!("{faults}"));
-    (text, config)
-}
-
-#[test]
-fn the_documented_example_shows_the_defaults_and_passes() {
-    let (text, config) = shipped("roadstead.yaml");
-    assert_defaults(&config);
-
-    // With its commented keys switched on (`#` without a space after it), it is the whole contract.
-    let switched_on: Vec<String> = text
-        .lines()
-        .map(|line| match line.trim_start().strip_prefix('#') {
-            Some(key) if !key.is_empty() && !key.starts_with(' ') => line.replacen('#', "", 1),
-            _ => line.to_owned(),
-        })
-        .collect();
-    let all = typed(&switched_on.join("\n")).unwrap_or_else(|faults| panic!("{faults}"));
-    assert!(all.access.is_some() && all.store.bucket.is_some());
-    let keys = |text: &str| {
-        let words: std::collections::BTreeSet<String> =
-            Regex::new(r"(?m)(?:^\s*#?-? *|[{,] ?)([a-z0-9_]+):")
-                .unwrap()
-                .captures_iter(text)
-                .map(|found| found[1].to_owned())
-                .collect();
-        words
-    };
-    let missing: Vec<String> = keys(EVERYTHING).difference(&keys(&text)).cloned().collect();
-    assert_eq!(
-        missing,
-        Vec::<String>::new(),
-        "keys that the example does not show"
-    );
-}
-
-#[test]
-fn the_gateway_of_a_lan_passes() {
-    let (_, config) = shipped("lan.yaml");
-    assert_eq!(config.warnings, []);
-    let names: Vec<&str> = config.registries.iter().map(|r| r.name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
-    );
-    assert_eq!(config.listen[0].address, tcp("", 443));
-    assert!(config.listen[1].read_only);
-}
-
-/// One hostname in front of a v1 and a v2 registry, on a machine and in containers.
-#[test]
-fn the_front_of_two_registries_passes() {
-    for (name, https, http, v2, v1) in [
-        (
-            "front.yaml",
-            443,
-            80,
-            "http://127.0.0.1:6002",
-            "http://127.0.0.1:6001",
-        ),
-        (
-            "container.yaml",
-            8443,
-            8080,
-            "http://v2:5000",
-            "http://v1:5000",
-        ),
-    ] {
-        let (_, config) = shipped(name);
-        // The reader of the recipe creates the accounts.
-        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-        let accounts = |warnings: &String| warnings.contains("htpasswd cannot be read");
-        assert!(warnings.iter().all(accounts), "{warnings:?}");
-
-        // The classic arrangement: hosting over TLS, and a mirror in plain text by the same name.
-        let [tls, plain] = config.listen.as_slice() else {
-            panic!("two listeners");
-        };
-        assert_eq!((&tls.address, &tls.tls), (&tcp("", https), &Tls::Auto));
-        assert!(!tls.read_only && tls.registry.is_none());
-        assert_eq!((&plain.address, &plain.tls), (&tcp("", http), &Tls::Off));
-        assert!(plain.read_only);
-        assert_eq!(plain.registry.as_deref(), Some("docker.io"));
-
-        let [hosted, hub] = config.registries.as_slice() else {
-            panic!("two registries");
-        };
-        assert_bare(hub, "docker.io", "https://registry-1.docker.io");
-        assert_eq!(hosted.hosts, ["registry.example.com"]);
-        assert_eq!(hosted.v2.as_ref().unwrap().to_string(), v2);
-        assert!(hosted.push && hosted.default && !hub.push);
-
-        // docker-deployer alone pushes and deletes; any client pulls.
-        let access = config.access.as_ref().unwrap();
-        let [deployer, anybody] = access.rules.as_slice() else {
-            panic!("two rules");
-        };
-        assert_eq!(deployer.users, [Users::Named("docker-deployer".to_owned())]);
-        assert_eq!(
-            deployer.actions,
-            [Action::Pull, Action::Push, Action::Delete]
-        );
-        assert_eq!(anybody.users, [Users::Anonymous]);
-        assert_eq!(anybody.actions, [Action::Pull]);
-        let patterns = |rule: &Rule| {
-            rule.repositories
-                .iter()
-                .map(|it| it.as_str().to_owned())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(patterns(deployer), ["hosted/**"]);
-        assert_eq!(patterns(anybody), ["hosted/**", "docker.io/**"]);
-        assert_eq!(hosted.v1.as_ref().unwrap().to_string(), v1);
-    }
 }
 
 #[test]
