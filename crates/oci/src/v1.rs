@@ -4,14 +4,14 @@
 //! Image requests name no repository. A name of one component and `library/<name>` are the same repository:
 //! clients mix both forms, and some registries know only the latter, so that is rendered.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
-use std::sync::Arc;
+mod image_id;
 
-use super::digest::Digest;
+use std::borrow::Cow;
+
 use super::name::{Repository, Tag};
 use super::v2::PathError;
+
+pub use image_id::{ImageId, ImageIdError, ids_in_list, ids_of_tags};
 
 /// A parsed v1 path. Names are unparsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,53 +79,6 @@ impl Part {
     pub fn as_str(self) -> &'static str {
         let found = Self::ALL.into_iter().find(|(_, part)| *part == self);
         found.map_or("", |(name, _)| name)
-    }
-}
-
-/// An image's id: 64 hexadecimal digits in lower case, or 16 of them.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ImageId(Arc<str>);
-
-/// A text that is no image id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an image's id is 64 hexadecimal digits in lower case, or 16 of them")]
-pub struct ImageIdError;
-
-impl ImageId {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The id made of the first 64 digits of a digest.
-    pub fn of_digest(digest: &Digest) -> Self {
-        let mut hex = digest.hex();
-        hex.truncate(64);
-        Self(hex.into())
-    }
-}
-
-impl FromStr for ImageId {
-    type Err = ImageIdError;
-
-    fn from_str(text: &str) -> Result<Self, ImageIdError> {
-        let digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if matches!(text.len(), 16 | 64) && text.bytes().all(digit) {
-            Ok(Self(text.into()))
-        } else {
-            Err(ImageIdError)
-        }
-    }
-}
-
-impl fmt::Display for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -228,28 +181,6 @@ impl Endpoint {
             Resource::TagJson(tag) => format!("tags/{tag}/json"),
         };
         format!("/v1/repositories/{name}/{rest}")
-    }
-}
-
-/// The ids in an image list, `[{"id": …}, …]`, or in an ancestry, `["<id>", …]`. Other items are skipped.
-pub fn ids_in_list(json: &[u8]) -> Vec<ImageId> {
-    let Ok(serde_json::Value::Array(items)) = serde_json::from_slice(json) else {
-        return Vec::new();
-    };
-    let id = |item: &serde_json::Value| {
-        let text = item.as_str().or_else(|| item.get("id")?.as_str());
-        text?.parse().ok()
-    };
-    items.iter().filter_map(id).collect()
-}
-
-/// The ids that tags point at: `{"<tag>": "<id>", …}`, or one tag's `"<id>"`.
-pub fn ids_of_tags(json: &[u8]) -> Vec<ImageId> {
-    let id = |value: &serde_json::Value| value.as_str()?.parse().ok();
-    match serde_json::from_slice(json) {
-        Ok(serde_json::Value::Object(tags)) => tags.values().filter_map(id).collect(),
-        Ok(value) => id(&value).into_iter().collect(),
-        Err(_) => Vec::new(),
     }
 }
 
@@ -385,24 +316,6 @@ mod tests {
         };
         assert_eq!(images("app"), "/v1/repositories/library/app/images");
         assert_eq!(images("team/app"), "/v1/repositories/team/app/images");
-    }
-
-    #[test]
-    fn image_ids_in_answers() {
-        let short = "0123456789abcdef";
-        let list = format!(
-            r#"[{{"id": "{}", "Tag": "1"}}, {{"id": 5}}, "{short}", null, "x"]"#,
-            id()
-        );
-        let both: Vec<ImageId> = [&*id(), short].map(|id| id.parse().expect("an id")).into();
-        assert_eq!(ids_in_list(list.as_bytes()), both);
-        for nothing in [&b"[]"[..], b"{}", b"", b"[", b"\"0123456789abcdef\""] {
-            assert_eq!(ids_in_list(nothing), []);
-        }
-        let tags = format!(r#"{{"1": "{}", "2": "{short}", "3": "x"}}"#, id());
-        assert_eq!(ids_of_tags(tags.as_bytes()).len(), 2);
-        assert_eq!(ids_of_tags(format!("\"{short}\"").as_bytes()), both[1..]);
-        assert_eq!(ids_of_tags(b"[]"), []);
     }
 
     fn any_resource() -> impl Strategy<Value = Resource> {
