@@ -193,3 +193,6 @@ fn page_error(error: PageError) -> ErrorResponse {
 #[cfg(test)]
 #[path = "route_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "route_write_tests.rs"]
+mod write_tests;
