@@ -23,6 +23,7 @@ const STOPS_EVERY: u64 = 5;
 
 #[test]
 fn store_is_consistent_after_kills() {
+    let _alone = crate::heavy_test();
     let seed = std::env::var("ROADSTEAD_SEED").ok();
     let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("ROADSTEAD_SEED={seed}");
@@ -283,6 +284,7 @@ fn killed(size: usize) -> (Origin, Image, Gateway) {
 
 #[test]
 fn restart_resumes_partials() {
+    let _alone = crate::heavy_test();
     let size = 3 * WORTH;
     let (origin, image, mut gateway) = killed(size);
     gateway.restart();
@@ -307,6 +309,7 @@ fn restart_resumes_partials() {
 /// A partial needs a link as a stored blob does.
 #[test]
 fn partial_is_served_only_if_the_upstream_has_the_blob() {
+    let _alone = crate::heavy_test();
     let (origin, image, mut gateway) = killed(3 * WORTH);
     gateway.restart();
     let other = origin.push_image("team/other", "latest", &[random(2, 10)]);
@@ -331,6 +334,7 @@ fn partial_is_served_only_if_the_upstream_has_the_blob() {
 /// A partial is not served while the upstream cannot be reached.
 #[test]
 fn partial_without_its_upstream_is_unavailable_at_once() {
+    let _alone = crate::heavy_test();
     let (mut origin, image, mut gateway) = killed(3 * WORTH);
     origin.down();
     gateway.restart();

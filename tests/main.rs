@@ -1,5 +1,7 @@
 //! The integration tests: one binary, a module per concern.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod admin;
 mod bad_input;
 mod bodies;
@@ -43,3 +45,11 @@ mod v1_to_v2;
 #[cfg(feature = "v1")]
 mod v2_to_v1;
 mod wire;
+
+/// Held by tests that use much memory or disk, so that they run one at a time.
+static HEAVY: Mutex<()> = Mutex::new(());
+
+/// Waits for the other heavy tests.
+fn heavy_test() -> MutexGuard<'static, ()> {
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -13,6 +13,7 @@ const LIMIT_KIB: u64 = 40 << 10;
 
 #[test]
 fn many_readers_of_large_blobs_stay_under_64_mib() {
+    let _alone = crate::heavy_test();
     let origin = Origin::start();
     let warm = origin.push_blob("library/app", random(1, SIZE));
     let cold = origin.push_blob("library/app", random(2, SIZE));
