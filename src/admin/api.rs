@@ -95,8 +95,8 @@ impl Admin {
         };
         match self.mirror.purge(target, mode).await {
             Ok(purge) => {
-                let report = report(&purge, request.dry_run);
-                if !request.dry_run {
+                let report = report(&purge, mode);
+                if mode == PurgeMode::Remove {
                     tracing::info!(
                         target = request.target,
                         files = report.files,
@@ -179,7 +179,7 @@ pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Admin
     })
 }
 
-fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
+fn report(purge: &Purge, purge_mode: PurgeMode) -> PurgeReport {
     let all = purge
         .tags
         .iter()
@@ -194,7 +194,7 @@ fn report(purge: &Purge, dry_run: bool) -> PurgeReport {
     }
     let more = count.saturating_sub(NAMES);
     PurgeReport {
-        dry_run,
+        dry_run: purge_mode == PurgeMode::DryRun,
         tags: purge.tags.len() as u64,
         manifests: purge.manifests.len() as u64,
         blobs: purge.blobs.len() as u64,

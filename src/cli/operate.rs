@@ -39,7 +39,7 @@ pub fn verify(config: &Config) -> ExitCode {
         client.follow("/api/verify", &serde_json::json!({}), |line: VerifyLine| {
             let tenth = (line.bytes * 10).checked_div(line.of_bytes).unwrap_or(10);
             let has_news = line.done.is_some();
-            display.show(tenth, has_news, |bar| progress::verify_line(&line, bar));
+            display.show(tenth, has_news, |style| progress::verify_line(&line, style));
             last = line;
         })
     });
@@ -111,8 +111,8 @@ fn warm_one(
     let mut last = WarmLine::default();
     let outcome = client.follow("/api/warm", &request, |line: WarmLine| {
         let has_news = line.done.is_some() || line.waits != last.waits;
-        display.show(progress::warm_percent(&line) / 10, has_news, |bar| {
-            progress::warm_line(image, &line, bar)
+        display.show(progress::warm_percent(&line) / 10, has_news, |style| {
+            progress::warm_line(image, &line, style)
         });
         last = line;
     });

@@ -9,9 +9,18 @@ use crate::admin::{VerifyLine, WarmLine};
 /// The width of the bar, in characters.
 const BAR: u64 = 30;
 
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressStyle {
+    /// A bar that is redrawn, for a terminal.
+    Bar,
+    /// A line at a time, for a log.
+    Lines,
+}
+
 /// Shows progress: a bar that is redrawn on a terminal, else a line for every tenth.
 pub struct ProgressDisplay {
-    terminal: bool,
+    style: ProgressStyle,
     tenth: Option<u64>,
     drawn: usize,
 }
@@ -19,17 +28,21 @@ pub struct ProgressDisplay {
 impl ProgressDisplay {
     pub fn new() -> Self {
         Self {
-            terminal: io::stderr().is_terminal(),
+            style: if io::stderr().is_terminal() {
+                ProgressStyle::Bar
+            } else {
+                ProgressStyle::Lines
+            },
             tenth: None,
             drawn: 0,
         }
     }
 
     /// Shows a line. Without a terminal it is left out unless the tenth is a new one or `has_news` is set.
-    pub fn show(&mut self, tenth: u64, has_news: bool, render: impl Fn(bool) -> String) {
-        let text = render(self.terminal);
+    pub fn show(&mut self, tenth: u64, has_news: bool, render: impl Fn(ProgressStyle) -> String) {
+        let text = render(self.style);
         let mut stderr = io::stderr();
-        if self.terminal {
+        if self.style == ProgressStyle::Bar {
             let _ = write!(stderr, "\r{text:<drawn$}", drawn = self.drawn);
             self.drawn = text.len();
             return;
@@ -48,11 +61,11 @@ impl ProgressDisplay {
 }
 
 /// The progress of a verification, in one line; with a bar for a terminal.
-pub fn verify_line(line: &VerifyLine, bar: bool) -> String {
+pub fn verify_line(line: &VerifyLine, style: ProgressStyle) -> String {
     let done = percent(line.bytes, line.of_bytes);
     format!(
         "{}{} of {}, {} of {} files, {} damaged",
-        gauge(done, bar),
+        gauge(done, style),
         size(line.bytes),
         size(line.of_bytes),
         line.blobs,
@@ -62,8 +75,8 @@ pub fn verify_line(line: &VerifyLine, bar: bool) -> String {
 }
 
 /// A percentage, after its bar if there is one.
-fn gauge(done: u64, bar: bool) -> String {
-    let drawn = if bar {
+fn gauge(done: u64, style: ProgressStyle) -> String {
+    let drawn = if style == ProgressStyle::Bar {
         let full = (done * BAR / 100).min(BAR);
         let (full, empty) = ("#".repeat(index(full)), "-".repeat(index(BAR - full)));
         format!("[{full}{empty}] ")
@@ -90,10 +103,10 @@ fn stored_bytes(line: &WarmLine) -> u64 {
 }
 
 /// The progress of warming an image, in one line; with a bar for a terminal.
-pub fn warm_line(image: &str, line: &WarmLine, bar: bool) -> String {
+pub fn warm_line(image: &str, line: &WarmLine, style: ProgressStyle) -> String {
     let mut text = format!(
         "{image}  {}{} of {}, {} of {} blobs",
-        gauge(warm_percent(line), bar),
+        gauge(warm_percent(line), style),
         size(stored_bytes(line)),
         size(line.of_bytes),
         line.blobs,
@@ -125,13 +138,13 @@ mod tests {
             done: None,
         };
         assert_eq!(
-            verify_line(&line, false),
+            verify_line(&line, ProgressStyle::Lines),
             " 25 %  1.0 MiB of 4.0 MiB, 1 of 4 files, 0 damaged"
         );
         let drawn = format!("[{}{}]", "#".repeat(7), "-".repeat(23));
-        assert!(verify_line(&line, true).starts_with(&drawn));
+        assert!(verify_line(&line, ProgressStyle::Bar).starts_with(&drawn));
         let nothing = VerifyLine::default();
-        assert!(verify_line(&nothing, false).starts_with("100 %"));
+        assert!(verify_line(&nothing, ProgressStyle::Lines).starts_with("100 %"));
     }
 
     #[test]
@@ -150,11 +163,11 @@ mod tests {
             ..WarmLine::default()
         };
         assert_eq!(
-            warm_line("app", &line, false),
+            warm_line("app", &line, ProgressStyle::Lines),
             "app   50 %  2.0 MiB of 4.0 MiB, 1 of 3 blobs"
         );
         let drawn = format!("app  [{}{}]  50 %", "#".repeat(15), "-".repeat(15));
-        assert!(warm_line("app", &line, true).starts_with(&drawn));
+        assert!(warm_line("app", &line, ProgressStyle::Bar).starts_with(&drawn));
         assert_eq!(
             warmed("app", &line),
             "app: 1 blob, 1.0 MiB; 1.0 MiB fetched\n"
@@ -179,6 +192,6 @@ mod tests {
             waits: Some("busy".into()),
             ..WarmLine::default()
         };
-        assert!(warm_line("app", &waiting, false).ends_with("; waiting: busy"));
+        assert!(warm_line("app", &waiting, ProgressStyle::Lines).ends_with("; waiting: busy"));
     }
 }

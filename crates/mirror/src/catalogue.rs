@@ -15,7 +15,7 @@ use access::Viewer;
 use oci::name::{Registry, Repository, RepositoryName};
 use oci::v2::Query;
 use store::{KnownRepository, warn_degraded};
-use upstream::UpstreamError;
+use upstream::{Identity, UpstreamError};
 
 /// The longest page that registries send (distribution's `catalog.maxentries`).
 const LONGEST_PAGE: usize = 1000;
@@ -150,9 +150,11 @@ async fn collect_names(
     while let Some(left) = budget.0.checked_sub(1) {
         budget.0 = left;
         let upstream = origin.upstream().map_err(catalogue_error)?;
-        let page = upstream
-            .catalogue(&query, origin.content_scope() == ContentScope::PublicOnly)
-            .await;
+        let identity = match origin.content_scope() {
+            ContentScope::PublicOnly => Identity::Anonymous,
+            ContentScope::Account | ContentScope::Caller => Identity::Account,
+        };
+        let page = upstream.catalogue(&query, identity).await;
         let page = page.map_err(catalogue_error)?;
         // Some registries do not paginate: they send everything, from the first name on.
         let known = page.names.iter().position(|name| Some(&**name) == after);

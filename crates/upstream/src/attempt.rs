@@ -10,7 +10,7 @@ use reqwest::{Response, Url};
 
 use super::UpstreamError;
 use super::limits::RequestKind;
-use super::request::{AuthSource, ContentCoding, UpstreamRequest};
+use super::request::{AuthSource, ContentCoding, Identity, UpstreamRequest};
 use super::response::{UpstreamResponse, read_body};
 use super::transport::Transport;
 use oci::error::{self, ErrorCode};
@@ -109,14 +109,17 @@ impl Transport {
     ) -> Result<Response, UpstreamError> {
         let scope = Some(request.scope.as_str());
         let own = self.is_own(url);
-        let anonymous = matches!(request.auth, AuthSource::Anonymous);
+        let identity = match request.auth {
+            AuthSource::Anonymous => Identity::Anonymous,
+            _ => Identity::Account,
+        };
         let sent = match &request.auth {
             _ if !own => None,
             AuthSource::Caller(authorization) | AuthSource::Preemptive(authorization) => {
                 authorization.clone()
             }
             AuthSource::Gateway | AuthSource::Anonymous => {
-                self.auth.authorization(scope, anonymous).await?
+                self.auth.authorization(scope, identity).await?
             }
         };
         let response = self.request(client, request, url, sent.as_ref()).await?;
@@ -131,7 +134,7 @@ impl Transport {
         let headers = response.headers();
         let answer = if own {
             self.auth
-                .answer(headers, scope, sent.as_ref(), anonymous)
+                .answer(headers, scope, sent.as_ref(), identity)
                 .await?
         } else {
             self.auth.answer_redirect_target(headers, url).await?

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Url;
 
 use super::UpstreamError;
+use super::request::Identity;
 use super::token_client::{BearerToken, TokenCacheKey, TokenClient, TokenRealm};
 use oci::challenge::{self, Challenge};
 use runtime::single_flight::SingleFlight;
@@ -66,18 +67,18 @@ impl Auth {
     pub async fn authorization(
         &self,
         scope: Option<&str>,
-        anonymous: bool,
+        identity: Identity,
     ) -> Result<Option<HeaderValue>, UpstreamError> {
         let scheme = self.shared.scheme().clone();
         match scheme {
             AuthScheme::Unknown | AuthScheme::Open => Ok(None),
-            AuthScheme::Basic if anonymous => Ok(None),
+            AuthScheme::Basic if identity == Identity::Anonymous => Ok(None),
             AuthScheme::Basic => self.shared.client.basic().await,
             AuthScheme::Bearer(realm) => {
                 let key = TokenCacheKey {
                     realm,
                     scope: scope.map(str::to_owned),
-                    anonymous,
+                    identity,
                 };
                 self.shared.token(key).await.map(Some)
             }
@@ -123,7 +124,7 @@ impl Auth {
         challenges: &HeaderMap,
         scope: Option<&str>,
         sent: Option<&HeaderValue>,
-        anonymous: bool,
+        identity: Identity,
     ) -> Result<Option<HeaderValue>, UpstreamError> {
         let challenges = self::challenges(challenges);
         if let Some((realm, asked)) = bearer_realm(&challenges, &self.shared.client.origin) {
@@ -132,7 +133,7 @@ impl Auth {
             let key = TokenCacheKey {
                 realm,
                 scope,
-                anonymous,
+                identity,
             };
             if sent.is_some_and(|sent| {
                 self.shared
@@ -147,7 +148,7 @@ impl Auth {
         let wants_basic = challenges
             .iter()
             .any(|challenge| challenge.scheme == "basic");
-        if !wants_basic || anonymous {
+        if !wants_basic || identity == Identity::Anonymous {
             return Ok(None);
         }
         *self.shared.scheme() = AuthScheme::Basic;
@@ -171,7 +172,7 @@ impl Auth {
             .token(TokenCacheKey {
                 realm,
                 scope,
-                anonymous: true,
+                identity: Identity::Anonymous,
             })
             .await
             .map(Some)

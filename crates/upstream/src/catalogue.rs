@@ -3,7 +3,7 @@
 use http::{Method, header};
 use serde::Deserialize;
 
-use super::request::AuthSource;
+use super::request::{AuthSource, Identity};
 use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page::next_query;
 use oci::v2::Query;
@@ -23,18 +23,18 @@ struct Body {
 }
 
 impl Upstream {
-    /// Fetches a page of at most 8 MiB. `anonymous`: without the account, so what is public.
+    /// Fetches a page of at most 8 MiB; as `identity` may read it.
     ///
     /// # Errors
     /// [`UpstreamError::Protocol`] for a page that cannot be read; any other refusal or failure of the upstream.
     pub async fn catalogue(
         &self,
         query: &Query,
-        anonymous: bool,
+        identity: Identity,
     ) -> Result<CataloguePage, UpstreamError> {
         let path = format!("/v2/_catalog{}", query.render());
         let mut request = self.request(Method::GET, path, "registry:catalog:*".to_owned());
-        if anonymous {
+        if identity == Identity::Anonymous {
             request.auth = AuthSource::Anonymous;
         }
         let WholeResponse { headers, bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;

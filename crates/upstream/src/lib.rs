@@ -40,7 +40,7 @@ pub use error::UpstreamError;
 pub use lists::Page;
 pub use manifest::{Manifest, ManifestHead};
 pub use pass::{Body, BrokenOff, Feed, OnClosedConnection, Passed, Passing};
-pub use request::{BODY_HEADERS_TIMEOUT, SHORT_TIMEOUT, UpstreamRequest};
+pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest};
 pub use response::{UpstreamResponse, WholeResponse};
 
 use account::Login;

@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::limits::RequestKind;
-use super::request::AuthSource;
+use super::request::{AuthSource, Identity};
 use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
 /// The limit on the response to a complete write: a registry may move a whole layer before it responds.
@@ -242,7 +242,9 @@ impl Upstream {
         match answered(request(sent), timeout).await {
             Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && challenged => {
                 let (auth, scope) = (&self.transport.auth, Some(passing.scope.as_str()));
-                let answer = auth.answer(refused.headers(), scope, sent, false).await?;
+                let answer = auth
+                    .answer(refused.headers(), scope, sent, Identity::Account)
+                    .await?;
                 Ok(match answer {
                     Some(answer) => answered(request(Some(&answer)), timeout).await,
                     None => Ok(refused),
@@ -264,7 +266,7 @@ impl Upstream {
             AuthSource::Gateway | AuthSource::Anonymous => {
                 self.learn_login().await?;
                 let auth = &self.transport.auth;
-                auth.authorization(Some(scope), false).await
+                auth.authorization(Some(scope), Identity::Account).await
             }
         }
     }

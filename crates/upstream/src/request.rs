@@ -28,6 +28,14 @@ pub struct UpstreamRequest {
     pub(super) content_coding: ContentCoding,
 }
 
+/// The identity that a request or token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The configured account, if there is one.
+    Account,
+    Anonymous,
+}
+
 /// Where the `Authorization` of a request comes from.
 #[derive(Clone, Debug)]
 pub(super) enum AuthSource {

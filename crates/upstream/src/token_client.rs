@@ -11,6 +11,7 @@ use super::UpstreamError;
 use super::account::{Credentials, Login};
 use super::addresses::RedirectPolicy;
 use super::clients::Clients;
+use super::request::Identity;
 use super::response::read_body;
 
 /// The limit on a token request.
@@ -32,8 +33,7 @@ pub(super) struct TokenRealm {
 pub(super) struct TokenCacheKey {
     pub realm: TokenRealm,
     pub scope: Option<String>,
-    /// Without the account.
-    pub anonymous: bool,
+    pub identity: Identity,
 }
 
 #[derive(Clone)]
@@ -85,7 +85,8 @@ impl TokenClient {
                 "the token realm has a private address",
             ));
         }
-        let trusted = !key.anonymous && is_trusted(url, &self.origin, &self.auth_hosts);
+        let trusted =
+            key.identity == Identity::Account && is_trusted(url, &self.origin, &self.auth_hosts);
         let credentials = match &self.login {
             Some(login) if trusted => Some(login.credentials().await?),
             _ => None,

@@ -62,14 +62,15 @@ impl Config {
             let Some(origin) = &registry.v1 else { continue };
             let index = registry.v1_index.as_ref();
             // The gateway's account may read more than the public, cached or not.
-            let anonymous = !registry.push && registry.visibility == Visibility::Public;
-            let v1_upstream = |origin| v1_upstream(registry, origin, anonymous);
+            let is_public = !registry.push && registry.visibility == Visibility::Public;
+            let account = account(registry)?.filter(|_| !is_public);
+            let v1_upstream = |origin| v1_upstream(registry, origin, account.clone());
             registries.push(v1::V1Settings {
                 registry: Registry::new(&registry.name),
                 mirrored: !registry.push && registry.cache,
                 bridge: registry.bridge,
-                upstream: v1_upstream(origin)?,
-                index: index.map(v1_upstream).transpose()?,
+                upstream: v1_upstream(origin),
+                index: index.map(v1_upstream),
                 tag_ttl: registry.tag_ttl,
                 max_stale: self.max_stale(),
                 stale_after: stale_after(registry),
@@ -129,17 +130,16 @@ fn has_v2(registry: &config::Registry) -> bool {
 fn v1_upstream(
     registry: &config::Registry,
     origin: &Origin,
-    anonymous: bool,
-) -> Result<upstream::Settings, PasswordFileError> {
-    let account = account(registry)?.filter(|_| !anonymous);
-    Ok(upstream::Settings {
+    account: Option<Account>,
+) -> upstream::Settings {
+    upstream::Settings {
         registry: registry.name.clone(),
         origin: origin.to_string(),
         account,
         ca: registry.ca.clone(),
         auth_hosts: Vec::new(),
         idle: Some(Duration::from_secs(1)),
-    })
+    }
 }
 
 /// The account that requests to a registry log in with. Reads a password file.
