@@ -1,7 +1,7 @@
 //! Forwards requests to a registry and relays its answers: bodies stream both ways, a chunk at a time.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::close_delimited::{self, CompletenessCheck};
 use super::error_response::ErrorResponse;
@@ -10,6 +10,7 @@ use super::pass_through::{self, PassThrough};
 use super::request_options::RequestOptions;
 use super::response::Response;
 use super::session::Session;
+use super::target::RequestTarget;
 use super::{Failure, Gateway, request_body, respond, send};
 use access::{Login, Permit};
 use mirror::{self, Body, BodyEnd, Passed};
@@ -198,44 +199,21 @@ impl Gateway {
             }
         }
         if let Some(location) = passed.headers.get(header::LOCATION) {
-            let upstream = self.state.mirror.upstream_of(&pass.target.name.registry);
-            let external = self.external_url(session);
-            let local = location.to_str().ok().and_then(|location| {
-                let origins = [upstream, external.as_str()];
-                local_location(location, &origins, &pass.target, &external)
-            });
             let redirected = passed.status.is_redirection() && pass.action == access::Action::Pull;
-            match local {
+            match self.local_url(session, &pass.target, location) {
                 Some(local) => response.insert_header(header::LOCATION, local)?,
                 // The client fetches from the storage that the registry redirects to, without credentials.
                 None if redirected => response.insert_header(header::LOCATION, location.clone())?,
                 None => {
-                    tracing::error!(
-                        registry = %pass.target.name.registry,
-                        repository = %pass.target.name.repository,
-                        "the registry sent an upload location outside itself, which is not supported; if it is known by \
-                         another name, configure it to send relative URLs (distribution: http.relativeurls)"
-                    );
-                    let refused = ErrorResponse::bad_gateway(
-                        "the registry sent an upload location outside itself",
-                    );
+                    let refused = foreign_location(&pass.target);
                     return Ok(respond::error(session, options, &refused).await?);
                 }
             }
         }
-        let links = passed.headers.get_all(header::LINK).iter();
-        let links = links.filter_map(|link| link.to_str().ok());
-        match page::next(&pass.target.resource, links) {
-            Ok(Some(next)) => {
-                let link = next_link(&pass.target, &next, &self.external_url(session));
-                response.insert_header(header::LINK, link)?;
-            }
-            Err(_) if is_list(&pass.target.resource) => {
-                let refused =
-                    ErrorResponse::bad_gateway("the registry's link to the next page is unusable");
-                return Ok(respond::error(session, options, &refused).await?);
-            }
-            Ok(None) | Err(_) => {}
+        match self.next_page(session, &pass.target, &passed.headers) {
+            Ok(Some(link)) => response.insert_header(header::LINK, link)?,
+            Ok(None) => {}
+            Err(refused) => return Ok(respond::error(session, options, &refused).await?),
         }
         let length = content_length(&passed.headers);
         let bodiless = matches!(
@@ -252,6 +230,37 @@ impl Gateway {
                 .await;
         }
         Ok(send::relay(session, response, length, passed).await?)
+    }
+
+    /// A location of the registry as one of the gateway; `None` if it is outside the registry.
+    fn local_url(
+        &self,
+        session: &Session,
+        target: &RequestTarget,
+        location: &HeaderValue,
+    ) -> Option<String> {
+        let upstream = self.state.mirror.upstream_of(&target.name.registry);
+        let external = self.external_url(session);
+        let origins = [upstream, external.as_str()];
+        local_location(location.to_str().ok()?, &origins, target, &external)
+    }
+
+    /// The `Link` to the next page at the gateway.
+    fn next_page(
+        &self,
+        session: &Session,
+        target: &RequestTarget,
+        headers: &HeaderMap,
+    ) -> Result<Option<String>, ErrorResponse> {
+        let links = headers.get_all(header::LINK).iter();
+        let links = links.filter_map(|link| link.to_str().ok());
+        match page::next(&target.resource, links) {
+            Ok(Some(next)) => Ok(Some(next_link(target, &next, &self.external_url(session)))),
+            Err(_) if is_list(&target.resource) => Err(ErrorResponse::bad_gateway(
+                "the registry's link to the next page is unusable",
+            )),
+            Ok(None) | Err(_) => Ok(None),
+        }
     }
 
     /// Relays an answer that is delimited by the close of its connection.
@@ -298,6 +307,17 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Refuses an upload location outside the registry.
+fn foreign_location(target: &RequestTarget) -> ErrorResponse {
+    tracing::error!(
+        registry = %target.name.registry,
+        repository = %target.name.repository,
+        "the registry sent an upload location outside itself, which is not supported; if it is known by another \
+         name, configure it to send relative URLs (distribution: http.relativeurls)"
+    );
+    ErrorResponse::bad_gateway("the registry sent an upload location outside itself")
 }
 
 fn is_list(resource: &Resource) -> bool {

@@ -75,7 +75,7 @@ pub fn instead_of_v2(
     Some(V1Route::Refused(refusal))
 }
 
-/// Whether only one registry is served here, which has nothing for v2.
+/// Whether only one registry is served, and it has no v2.
 fn is_v1_alone(resolver: &Resolver, name_context: NameContext<'_>) -> bool {
     let fixed = resolver.fixed(name_context);
     fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
@@ -106,11 +106,11 @@ fn routed(
                 Path::Users if *parts.method == Method::POST && !listener.read_only => {
                     Ok(V1Route::Users)
                 }
-                _ => Err(ErrorResponse::unsupported("method not supported here")),
+                _ => Err(ErrorResponse::unsupported("method not allowed")),
             }
         }
         // Routed before: a search finds v2 repositories as well.
-        Path::Search => Err(ErrorResponse::unsupported("method not supported here")),
+        Path::Search => Err(ErrorResponse::unsupported("method not allowed")),
         Path::Image { id, part } => {
             let entry = nameless(resolver, name_context)?.ok_or_else(not_served)?;
             let action = action_on_image(parts.method, part)?;
@@ -187,35 +187,35 @@ fn action_on_repository(method: &Method, resource: &Resource) -> Result<Action, 
 
     match (method, resource) {
         (&Method::GET | &Method::HEAD, Repository | Auth) => {
-            Err(ErrorResponse::unsupported("method not supported here"))
+            Err(ErrorResponse::unsupported("method not allowed"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Repository | Images | Auth | Properties | Tag(_)) => Ok(Action::Push),
         (&Method::DELETE, Repository | Images | Tags | Tag(_)) => Ok(Action::Delete),
-        _ => Err(ErrorResponse::unsupported("method not supported here")),
+        _ => Err(ErrorResponse::unsupported("method not allowed")),
     }
 }
 
 fn action_on_image(method: &Method, part: Part) -> Result<Action, ErrorResponse> {
     match (method, part) {
         (&Method::GET | &Method::HEAD, Part::Checksum) => {
-            Err(ErrorResponse::unsupported("method not supported here"))
+            Err(ErrorResponse::unsupported("method not allowed"))
         }
         (&Method::GET | &Method::HEAD, _) => Ok(Action::Pull),
         (&Method::PUT, Part::Json | Part::Layer | Part::Checksum) => Ok(Action::Push),
-        _ => Err(ErrorResponse::unsupported("method not supported here")),
+        _ => Err(ErrorResponse::unsupported("method not allowed")),
     }
 }
 
 fn not_served() -> ErrorResponse {
-    let message = "the v1 API is not served here; `bridge: true` at a registry serves its images";
+    let message = "the v1 API is not served; `bridge: true` at a registry serves its images";
     ErrorResponse::new(ErrorCode::NameUnknown, message)
 }
 
 /// The response to a push that no registry accepts.
 pub fn no_pushes(registry: &Registry) -> ErrorResponse {
     ErrorResponse::unsupported(format!(
-        "{registry} takes no pushes here: it has no `push: true`, or this listener only reads"
+        "{registry} accepts no pushes: it has no `push: true`, or this listener is read-only"
     ))
 }
 
