@@ -113,9 +113,12 @@ fn breaks(disk: Result<Disk, Missing>) {
     }
     pull(&gateway, here);
     let log = gateway.log();
-    let said = complaints(&log, before);
+    let lines = complaints(&log, before);
     let minutes = usize::try_from(broken.elapsed().as_secs() / 60).expect("a few");
-    assert!(!said.is_empty() && said.len() <= 1 + minutes, "{said:#?}");
+    assert!(
+        !lines.is_empty() && lines.len() <= 1 + minutes,
+        "{lines:#?}"
+    );
 
     // After the repair it is used again at once.
     disk.repair(&gateway);

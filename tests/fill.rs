@@ -220,16 +220,16 @@ fn far_ranges_use_at_most_four_side_requests() {
         }
     });
     assert!(!parts.contains(&Some(false)), "wrong bytes");
-    let asked = origin
+    let count = origin
         .requests_for("GET", &path)
         .iter()
         .filter(|r| r.header("range").is_some())
         .count();
-    assert!(asked >= 4, "{asked} side requests");
+    assert!(count >= 4, "{count} side requests");
     let served = parts.iter().flatten().count();
     assert!(served >= 4, "{served} readers were served");
     // Four at a time: a fifth request may only follow one that ended.
-    assert!(asked <= 6, "{asked} side requests");
+    assert!(count <= 6, "{count} side requests");
     origin.heal(slow);
 }
 

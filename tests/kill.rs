@@ -291,9 +291,9 @@ fn restart_resumes_partials() {
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert_eq!((reply.status(), &reply.end), (200, &End::Complete));
     assert!(reply.body == image.layer(0).1);
-    let asked = origin.requests_for("GET", &image.layer_path(0));
-    assert_eq!(asked.len(), 1);
-    let from: usize = asked[0]
+    let requests = origin.requests_for("GET", &image.layer_path(0));
+    assert_eq!(requests.len(), 1);
+    let from: usize = requests[0]
         .header("range")
         .and_then(|range| {
             range
@@ -327,8 +327,8 @@ fn partial_is_served_only_if_the_upstream_has_the_blob() {
     // It is still served to those with a link.
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
-    let asked = origin.requests_for("GET", &image.layer_path(0));
-    assert!(asked.len() == 1 && asked[0].header("range").is_some());
+    let requests = origin.requests_for("GET", &image.layer_path(0));
+    assert!(requests.len() == 1 && requests[0].header("range").is_some());
 }
 
 /// A partial is not served while the upstream cannot be reached.
@@ -350,9 +350,9 @@ fn partial_without_its_upstream_is_unavailable_at_once() {
         let reply = get(gateway.url(1), None, &image.layer_path(0));
         reply.is_complete() && reply.body == image.layer(0).1
     });
-    let asked = origin.requests_for("GET", &image.layer_path(0));
+    let requests = origin.requests_for("GET", &image.layer_path(0));
     assert!(
-        asked
+        requests
             .iter()
             .all(|request| request.header("range").is_some())
     );

@@ -241,8 +241,8 @@ fn scrub_quarantines_damage_and_the_next_pull_refetches() {
     assert_eq!(origin.count("GET", "*/blobs/*"), 2);
     assert_eq!(hits(&gateway, &image), image.blobs.len());
     assert_eq!(hits(&gateway, &other), other.blobs.len());
-    let said = gateway.log();
-    assert_eq!(said.matches("a blob was damaged on disk").count(), 2);
+    let log = gateway.log();
+    assert_eq!(log.matches("a blob was damaged on disk").count(), 2);
 }
 
 /// Without waiting for the scrub: a wrong length is detected when a blob is opened, a wrong byte of a manifest when it
@@ -287,17 +287,20 @@ fn second_process_and_newer_layout_are_refused() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    let said = refused();
-    assert!(said.contains("is in use by another process"), "{said}");
+    let message = refused();
+    assert!(
+        message.contains("is in use by another process"),
+        "{message}"
+    );
     assert!(gateway.terminate().success());
     std::fs::write(store.join("VERSION"), "2\n").expect("writable");
-    let said = refused();
+    let message = refused();
     for part in [
         "VERSION has the layout version \"2\"",
         "it knows 1",
         "another store.path",
     ] {
-        assert!(said.contains(part), "{said}");
+        assert!(message.contains(part), "{message}");
     }
 }
 

@@ -22,9 +22,9 @@ fn committed(gateway: &Gateway, n: usize) {
 }
 
 fn ranges(origin: &Origin, image: &Image) -> Vec<Option<String>> {
-    let asked = origin.requests_for("GET", &image.layer_path(0));
+    let requests = origin.requests_for("GET", &image.layer_path(0));
     let range = |request: &testkit::origin::Recorded| request.header("range").map(str::to_owned);
-    asked.iter().map(range).collect()
+    requests.iter().map(range).collect()
 }
 
 /// Kills the gateway when half of the layer has arrived.
@@ -69,8 +69,12 @@ fn damaged_partial_is_refetched() {
     committed(&gateway, 1);
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert!(reply.body == image.layer(0).1);
-    let asked = ranges(&origin, &image);
-    assert_eq!((asked.len(), asked.last()), (3, Some(&None)), "{asked:?}");
+    let requested = ranges(&origin, &image);
+    assert_eq!(
+        (requested.len(), requested.last()),
+        (3, Some(&None)),
+        "{requested:?}"
+    );
 }
 
 #[test]
@@ -99,8 +103,8 @@ fn changed_version_is_compared_with_the_partial() {
     // The reader waits and notices nothing.
     let reply = get(gateway.url(1), None, &image.layer_path(0));
     assert!(reply.is_complete() && reply.body == image.layer(0).1);
-    let asked = ranges(&origin, &image);
-    assert_eq!(asked, [None, Some(format!("bytes={half}-")), None]);
+    let requested = ranges(&origin, &image);
+    assert_eq!(requested, [None, Some(format!("bytes={half}-")), None]);
 }
 
 #[test]
@@ -176,15 +180,15 @@ fn parked_partial_evicts_nothing() {
             assert_eq!((reply.status(), reply.end.clone()), (200, End::Complete));
         }
         committed(&gateway, small.len());
-        let asked: Vec<usize> = small.iter().map(|path| origin.count("GET", path)).collect();
-        assert_eq!(asked, vec![1; small.len()], "round {round}");
+        let counts: Vec<usize> = small.iter().map(|path| origin.count("GET", path)).collect();
+        assert_eq!(counts, vec![1; small.len()], "round {round}");
     }
     // It can be resumed: the rest of its room is reserved then.
     origin.heal(gone);
     let reply = get(gateway.url(1), None, &path);
     assert!(reply.is_complete() && reply.body == large);
-    let asked = origin.requests_for("GET", &path);
-    let last = asked.last().and_then(|request| request.header("range"));
+    let requests = origin.requests_for("GET", &path);
+    let last = requests.last().and_then(|request| request.header("range"));
     assert_eq!(last, Some("bytes=1048576-"));
 }
 

@@ -145,11 +145,11 @@ fn push_with_unknown_outcome_is_revalidated() {
     let [(_, client), _] = Pusher::all(&gateway);
     let tag = image.tag_path();
     for lost in [Fault::status(500), Fault::Hangup] {
-        let asked = origin.count("HEAD", &tag);
+        let heads = origin.count("HEAD", &tag);
         client.ask("GET", &tag);
         client.ask("GET", &tag);
         let fresh = origin.count("HEAD", &tag);
-        assert!(fresh <= asked + 1, "the tag is believed");
+        assert!(fresh <= heads + 1, "the tag is believed");
         let fault = origin.fault(lost.on("PUT", "*"));
         let put = client.send(
             "PUT",
@@ -225,20 +225,20 @@ fn forwarded_errors_are_never_html() {
             let html = origin.fault(Fault::header("Content-Type", "text/html"));
             for method in ["PATCH", "GET"] {
                 let path = "/v2/team/app/blobs/uploads/u";
-                let told = client.ask(method, path);
+                let answer = client.ask(method, path);
                 assert_eq!(
-                    (told.status, told.code().as_deref()),
+                    (answer.status, answer.code().as_deref()),
                     (status, Some(code)),
                     "{version} {method}"
                 );
-                assert_eq!(told.header("content-type"), Some("application/json"));
-                assert_eq!(told.header("retry-after"), Some("7"));
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+                assert_eq!(answer.header("retry-after"), Some("7"));
             }
             origin.heal(html);
             // The registry's own error passes through.
-            let told = client.ask("PATCH", "/v2/team/app/blobs/uploads/u");
-            assert_eq!(told.status, status);
-            assert!(String::from_utf8_lossy(&told.body).contains("errors"));
+            let answer = client.ask("PATCH", "/v2/team/app/blobs/uploads/u");
+            assert_eq!(answer.status, status);
+            assert!(String::from_utf8_lossy(&answer.body).contains("errors"));
             origin.heal(fault);
         }
         let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
@@ -280,7 +280,7 @@ fn skopeo_pulls_what_it_pushed() {
         skopeo.arg(format!("--src-cert-dir={}", certificates.display()));
         skopeo.arg(format!("--dest-cert-dir={}", certificates.display()));
         skopeo.args(arguments);
-        run(&mut skopeo).unwrap_or_else(|said| panic!("{arguments:?}: {said}"));
+        run(&mut skopeo).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
         Ok(())
     };
     let authority = gateway.authority(0);

@@ -39,18 +39,18 @@ fn cached_blob_over_every_protocol() {
         });
         for (headers, expected) in cases(content.len(), &format!("\"{digest}\"")) {
             let headers = borrowed(&headers);
-            let said = format!("{} bytes, {headers:?}", content.len());
+            let label = format!("{} bytes, {headers:?}", content.len());
             let plain = raw.exchange("GET", &path, &headers);
-            judge(&plain, content, &expected, &said);
+            judge(&plain, content, &expected, &label);
             let tls = tls.exchange("GET", &path, &headers);
-            judge(&tls, content, &expected, &said);
+            judge(&tls, content, &expected, &label);
             let url = format!("{}{path}", gateway.url(0));
             let web = as_reply(h2.fetch("GET", &url, &headers));
-            judge(&web, content, &expected, &said);
+            judge(&web, content, &expected, &label);
             for reply in [plain, tls, web] {
                 let etag = format!("\"{digest}\"");
                 let tagged = reply.header("etag") == Some(&*etag);
-                assert!(tagged || expected == Expect::Unsatisfiable, "{said}");
+                assert!(tagged || expected == Expect::Unsatisfiable, "{label}");
                 assert_eq!(reply.header("cache-status"), Some("roadstead; hit"));
             }
         }
@@ -149,8 +149,8 @@ fn parts_pass_through_when_the_disk_breaks_between_them() {
         &expected,
         "broken disk",
     );
-    let asked = origin.requests_for("GET", &path);
-    let ranges: Vec<_> = asked
+    let requests = origin.requests_for("GET", &path);
+    let ranges: Vec<_> = requests
         .iter()
         .map(|request| request.header("range"))
         .collect();

@@ -134,9 +134,9 @@ fn head_of_uncached_content_asks_the_upstream() {
         gateway.terminate();
         std::fs::remove_file(blob_file(&gateway, digest)).expect("it is stored");
         gateway.restart();
-        let asked = origin.count("HEAD", &path);
+        let heads = origin.count("HEAD", &path);
         assert_eq!(head(&gateway, &path).status(), 200, "{path}");
-        assert_eq!(origin.count("HEAD", &path), asked + 1, "{path}");
+        assert_eq!(origin.count("HEAD", &path), heads + 1, "{path}");
         origin.delete_blob("library/app", digest);
         origin.delete_manifest("library/app", digest);
         assert_eq!(head(&gateway, &path).status(), 404, "{path}");

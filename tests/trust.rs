@@ -67,7 +67,7 @@ impl Scene {
         layer.body == image.layer(0).1
     }
 
-    fn said(&self, words: &str) -> usize {
+    fn log_lines(&self, words: &str) -> usize {
         let (log, file) = (self.gateway.log(), self.file.display().to_string());
         let lines = log.lines();
         lines
@@ -104,7 +104,7 @@ fn reloaded_ca_file_is_used_and_downloads_continue() {
     let former = scene.origin.move_to(Ca::new()).expect("the first CA");
     assert!(!scene.pulls(), "the new CA is not trusted yet");
     std::fs::copy(scene.origin.ca_path(), &scene.file).expect("copied");
-    until("a line that says so", || scene.said(IN_USE) == 1);
+    until("a line that says so", || scene.log_lines(IN_USE) == 1);
     until("a pull", || scene.pulls());
 
     latch.release();
@@ -130,12 +130,14 @@ fn broken_ca_file_is_logged_once_and_ignored() {
     let harms: [&[u8]; 4] = [b"no pem", b"", hollow.as_bytes(), torn];
     for (count, harm) in harms.into_iter().enumerate() {
         scene.write(harm);
-        until("the refusal", || scene.said(REFUSED) == count + 1);
+        until("the refusal", || scene.log_lines(REFUSED) == count + 1);
         assert!(scene.pulls());
-        assert_eq!(scene.said(IN_USE), 0);
+        assert_eq!(scene.log_lines(IN_USE), 0);
     }
     std::fs::remove_file(&scene.file).expect("removable");
-    until("the refusal", || scene.said(REFUSED) == harms.len() + 1);
+    until("the refusal", || {
+        scene.log_lines(REFUSED) == harms.len() + 1
+    });
     assert!(scene.pulls());
     let log = scene.gateway.log();
     let mut lines = log.lines().filter(|line| line.contains(REFUSED));
@@ -145,11 +147,11 @@ fn broken_ca_file_is_logged_once_and_ignored() {
     let next = Ca::new();
     let both = [good.clone(), std::fs::read(next.path()).expect("readable")].concat();
     scene.write(both);
-    until("a line that says so", || scene.said(IN_USE) == 1);
+    until("a line that says so", || scene.log_lines(IN_USE) == 1);
     assert!(scene.pulls());
     scene.origin.move_to(next);
     assert!(scene.pulls());
-    assert_eq!(scene.said(REFUSED), harms.len() + 1);
+    assert_eq!(scene.log_lines(REFUSED), harms.len() + 1);
 }
 
 /// `ca` is added to the system's CAs, at start and when it changes.
@@ -163,7 +165,7 @@ fn system_roots_stay_trusted() {
     let own = scene.origin.move_to(system).expect("a CA");
     assert!(scene.pulls(), "by the system");
     std::fs::copy(Ca::new().path(), &scene.file).expect("copied");
-    until("a line that says so", || scene.said(IN_USE) == 1);
+    until("a line that says so", || scene.log_lines(IN_USE) == 1);
     assert!(scene.pulls(), "by the system");
     scene.origin.move_to(own);
     assert!(!scene.pulls(), "its ca is another now");
@@ -188,9 +190,9 @@ fn unusable_ca_file_is_named_at_start() {
         let yaml = trusting("https://registry.example", &bad)
             + "listen: [{address: \"127.0.0.1:0\", tls: off}]\nadmin: {address: off}\n";
         let output = Gateway::refused(&yaml);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{said}");
-        assert!(said.contains(&bad.display().to_string()), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{stderr}");
+        assert!(stderr.contains(&bad.display().to_string()), "{stderr}");
         assert!(output.stdout.is_empty(), "{:?}", output.stdout);
     }
 }

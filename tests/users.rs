@@ -192,7 +192,7 @@ fn denied_and_absent_are_indistinguishable() {
     ] {
         assert_eq!(scene.ask("GET", &path, Some(&reader)).status(), 200);
     }
-    let asked = scene.origin.count("*", "*");
+    let count = scene.origin.count("*", "*");
     let none = format!("sha256:{}", "0".repeat(64));
     for login in [None, Some("Bearer x")] {
         for method in ["GET", "HEAD"] {
@@ -226,7 +226,7 @@ fn denied_and_absent_are_indistinguishable() {
             }
         }
     }
-    assert_eq!(scene.origin.count("*", "*"), asked, "no registry was asked");
+    assert_eq!(scene.origin.count("*", "*"), count, "no registry was asked");
     // A layer's digest gives no access through a readable repository.
     let layer = scene.team.layer(0).0.clone();
     let through = scene.ask("GET", &format!("/v2/open/app/blobs/{layer}"), None);

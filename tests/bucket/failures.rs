@@ -145,8 +145,8 @@ fn invalid_bucket_records_are_rejected() {
         origin.clear_requests();
         let second = gateway(&origin, &s3.yaml());
         pull(&second, &image);
-        let asked = origin.count("HEAD", "*");
-        assert_eq!(asked == 0, believed, "{what}: {asked}");
+        let heads = origin.count("HEAD", "*");
+        assert_eq!(heads == 0, believed, "{what}: {heads}");
         // The bytes are correct whatever the records say.
         assert_eq!(origin.count("GET", "*/blobs/*"), 0, "{what}");
     }

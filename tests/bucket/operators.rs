@@ -3,7 +3,7 @@
 use super::*;
 
 /// A bucket metric in `/metrics`; `None` if it is absent.
-fn said(gateway: &Gateway, name: &str) -> Option<u64> {
+fn metric(gateway: &Gateway, name: &str) -> Option<u64> {
     let text = get(gateway.operators("admin.metrics"), None, "/metrics").text();
     let start = format!("roadstead_bucket_{name}_total ");
     let value = text.lines().find_map(|line| line.strip_prefix(&start));
@@ -12,7 +12,7 @@ fn said(gateway: &Gateway, name: &str) -> Option<u64> {
 
 #[track_caller]
 pub fn counted(gateway: &Gateway, name: &str) -> u64 {
-    said(gateway, name).unwrap_or_else(|| panic!("nothing is said of {name}"))
+    metric(gateway, name).unwrap_or_else(|| panic!("nothing is said of {name}"))
 }
 
 const NAMES: [&str; 8] = [
@@ -30,7 +30,7 @@ const NAMES: [&str; 8] = [
 fn bucket_traffic_is_counted() {
     let (origin, image, s3, first) = scene(SMALL);
     for name in NAMES {
-        assert_eq!(said(&first, name), Some(0), "{name}");
+        assert_eq!(metric(&first, name), Some(0), "{name}");
     }
     pull(&first, &image);
     shared(&s3, &image);
@@ -55,20 +55,20 @@ fn bucket_traffic_is_counted() {
     assert!(counted(&fourth, "failures") > 0);
 
     let output = second.roadstead(&["stats"]);
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    let stats = String::from_utf8(output.stdout).expect("UTF-8");
     let line = "\nbucket     7 hits, 0 misses; 0 written, 0 dropped\n";
-    assert!(told.contains(line), "{told}");
+    assert!(stats.contains(line), "{stats}");
     // Without a bucket it has no metrics.
     let without = gateway(&origin, "tag_ttl: 1h");
     pull(&without, &image);
     for name in NAMES {
-        assert_eq!(said(&without, name), None, "{name}");
+        assert_eq!(metric(&without, name), None, "{name}");
     }
     let output = without.roadstead(&["stats"]);
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    let stats = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(
-        !told.contains("bucket") && told.contains("store "),
-        "{told}"
+        !stats.contains("bucket") && stats.contains("store "),
+        "{stats}"
     );
 }
 

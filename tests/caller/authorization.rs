@@ -105,11 +105,11 @@ fn delegated_registry_is_served_on_its_own_host_only() {
         "/v2/_catalog?ns=theirs".to_owned(),
     ] {
         for host in ["gate.example", "open.example"] {
-            let told = get(host, &path);
+            let answer = get(host, &path);
             let other = host == "open.example" && !path.contains("ns=");
             assert!(
-                told == unknown || (other && told.0 == 404),
-                "{host} {path} {told:?}"
+                answer == unknown || (other && answer.0 == 404),
+                "{host} {path} {answer:?}"
             );
         }
     }
@@ -131,8 +131,8 @@ fn delegated_registry_is_served_on_its_own_host_only() {
     // On its own host it serves its own list, requested with the caller's login.
     let listed = ask(&gateway, 1, HOST, "GET", "/v2/_catalog", Some(ANN));
     assert_eq!(listed.text(), r#"{"repositories":["team/app"]}"#);
-    let asked = origin.requests_for("GET", "/v2/_catalog");
-    assert_eq!(asked[0].header("authorization"), Some(ANN));
+    let requests = origin.requests_for("GET", "/v2/_catalog");
+    assert_eq!(requests[0].header("authorization"), Some(ANN));
 }
 
 #[test]

@@ -23,9 +23,9 @@ fn uncached_blob_costs_one_upstream_request() {
         judge(&reply, bytes, &expected, &format!("cold, {headers:?}"));
         let status = reply.header("cache-status").expect("a status");
         assert!(status.starts_with("roadstead; fwd=uri-miss"), "{status}");
-        let asked = origin.requests_for("GET", &path);
-        assert_eq!(asked.len(), 1, "{headers:?}");
-        assert_eq!(asked[0].header("range"), None, "the fill is whole");
+        let requests = origin.requests_for("GET", &path);
+        assert_eq!(requests.len(), 1, "{headers:?}");
+        assert_eq!(requests[0].header("range"), None, "the fill is whole");
     }
 }
 
@@ -230,8 +230,8 @@ fn far_parts_use_side_requests() {
         &Expect::Parts(spans.to_vec()),
         "far",
     );
-    let asked = origin.requests_for("GET", &path);
-    let ranges: Vec<_> = asked
+    let requests = origin.requests_for("GET", &path);
+    let ranges: Vec<_> = requests
         .iter()
         .filter_map(|request| request.header("range"))
         .collect();

@@ -108,24 +108,24 @@ pub(super) fn boundary(head: &Head) -> &str {
 }
 
 /// Checks the response to a GET, to the byte.
-pub(super) fn judge(reply: &Reply, content: &[u8], expected: &Expect, said: &str) {
+pub(super) fn judge(reply: &Reply, content: &[u8], expected: &Expect, label: &str) {
     let size = content.len();
-    assert_eq!(reply.end, End::Complete, "{said}");
-    judge_head(&reply.head, size, expected, said);
+    assert_eq!(reply.end, End::Complete, "{label}");
+    judge_head(&reply.head, size, expected, label);
     if *expected != Expect::Unsatisfiable {
         let length = reply.head.length().expect("a length");
-        assert_eq!(length, reply.body.len() as u64, "{said}");
+        assert_eq!(length, reply.body.len() as u64, "{label}");
     }
     match expected {
-        Expect::Whole => assert!(reply.body == content, "{said}"),
-        Expect::Part(first, end) => assert!(reply.body == content[*first..*end], "{said}"),
+        Expect::Whole => assert!(reply.body == content, "{label}"),
+        Expect::Part(first, end) => assert!(reply.body == content[*first..*end], "{label}"),
         Expect::Parts(spans) => {
             let boundary = boundary(&reply.head);
             let parts = parts(&reply.body, boundary, size);
             let found: Vec<_> = parts.iter().map(|&(_, first, end)| (first, end)).collect();
-            assert_eq!(found, *spans, "{said}");
+            assert_eq!(found, *spans, "{label}");
             for (bytes, first, end) in parts {
-                assert!(*bytes == content[first..end], "{said}: {first}-{end}");
+                assert!(*bytes == content[first..end], "{label}: {first}-{end}");
             }
         }
         Expect::Unsatisfiable => {
@@ -135,16 +135,16 @@ pub(super) fn judge(reply: &Reply, content: &[u8], expected: &Expect, said: &str
 }
 
 /// Checks status and headers of the response to a GET or HEAD.
-pub(super) fn judge_head(head: &Head, size: usize, expected: &Expect, said: &str) {
+pub(super) fn judge_head(head: &Head, size: usize, expected: &Expect, label: &str) {
     let (status, content_range) = match expected {
         Expect::Whole => (200, None),
         Expect::Part(first, end) => (206, Some(format!("bytes {first}-{}/{size}", end - 1))),
         Expect::Parts(_) => (206, None),
         Expect::Unsatisfiable => (416, Some(format!("bytes */{size}"))),
     };
-    assert_eq!(head.status, status, "{said}: {head:?}");
+    assert_eq!(head.status, status, "{label}: {head:?}");
     let found = head.header("content-range");
-    assert_eq!(found, content_range.as_deref(), "{said}");
+    assert_eq!(found, content_range.as_deref(), "{label}");
     match expected {
         Expect::Parts(_) => assert_eq!(boundary(head).len(), 32),
         Expect::Unsatisfiable => {
@@ -153,10 +153,10 @@ pub(super) fn judge_head(head: &Head, size: usize, expected: &Expect, said: &str
         }
         Expect::Whole | Expect::Part(..) => {
             let media_type = head.header("content-type");
-            assert_eq!(media_type, Some("application/octet-stream"), "{said}");
+            assert_eq!(media_type, Some("application/octet-stream"), "{label}");
         }
     }
-    assert_eq!(head.header("accept-ranges"), Some("bytes"), "{said}");
+    assert_eq!(head.header("accept-ranges"), Some("bytes"), "{label}");
 }
 
 pub(super) fn as_reply(fetched: Fetched) -> Reply {

@@ -21,12 +21,12 @@ fn held(
     let latch = Latch::new();
     let fault = origin.fault(Fault::Hold(latch.clone()).on("*", path).times(1));
     let reply = std::thread::scope(|threads| {
-        let asked =
+        let request =
             threads.spawn(|| Raw::connect(gateway.url(1), None).exchange(method, path, &[]));
         latch.wait_reached(1);
         meanwhile();
         latch.release();
-        asked.join().expect("an answer")
+        request.join().expect("an answer")
     });
     origin.heal(fault);
     reply
@@ -50,11 +50,11 @@ fn tag_response_from_before_a_push_does_not_undo_it() {
 fn push_keeps_other_tags_cached() {
     let (origin, gateway) = pushed("tag_ttl: 1h");
     origin.push_manifest("team/app", Some("latest"), MEDIA_MANIFEST, manifest(0));
-    let asked = held(&origin, &gateway, ("GET", TAG), || {
+    let reply = held(&origin, &gateway, ("GET", TAG), || {
         put(&gateway, "/v2/team/app/manifests/other", &manifest(1));
         put(&gateway, "/v2/team/more/manifests/latest", &manifest(2));
     });
-    assert!(asked.body == manifest(0));
+    assert!(reply.body == manifest(0));
     let after = ask(&gateway, TAG);
     assert!(after.body == manifest(0));
     assert!(is_hit(&after), "{after:?}");
@@ -185,9 +185,9 @@ fn late_404_does_not_hide_pushed_content() {
         // A tag that was not pushed meanwhile is known to be missing.
         let never = path.replace("team/app", "team/never");
         assert_eq!(ask(&gateway, &never).status(), 404);
-        let asked = origin.requests().len();
+        let count = origin.requests().len();
         assert_eq!(ask(&gateway, &never).status(), 404);
-        assert_eq!(origin.requests().len(), asked, "{path}");
+        assert_eq!(origin.requests().len(), count, "{path}");
     }
 }
 

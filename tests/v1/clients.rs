@@ -80,18 +80,18 @@ registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
     /// A whole pull returned exactly the registry's content.
     #[track_caller]
     fn check(&self, found: &V1Found) {
-        let said = &found.said;
-        let ids: Vec<&str> = said["ancestry"]
+        let report = &found.said;
+        let ids: Vec<&str> = report["ancestry"]
             .as_array()
-            .unwrap_or_else(|| panic!("no ancestry: {said}"))
+            .unwrap_or_else(|| panic!("no ancestry: {report}"))
             .iter()
             .filter_map(Value::as_str)
             .collect();
-        assert_eq!(said["id"], ids[0]);
-        assert_eq!(ids.len(), 2, "{said}");
+        assert_eq!(report["id"], ids[0]);
+        assert_eq!(ids.len(), 2, "{report}");
         for (id, layer) in ids.iter().rev().zip(&self.layers) {
             let held: Value = serde_json::from_slice(&self.held("json", id)).expect("JSON");
-            assert_eq!(said["json"][id], held);
+            assert_eq!(report["json"][id], held);
             let bytes = found.layer(id).expect("a layer");
             assert!(
                 bytes == self.held("layer", id),
@@ -100,13 +100,13 @@ registries: [{{name: hosted, v1: \"{url}\", push: {push}}}]
             );
             assert!(bytes == *layer, "{id}");
         }
-        assert_eq!(said.get("refused"), None, "{said}");
+        assert_eq!(report.get("refused"), None, "{report}");
     }
 }
 
 /// A search's names, sorted.
-fn names(said: &Value) -> Vec<&str> {
-    let results = said["search"]["results"].as_array().expect("results");
+fn names(report: &Value) -> Vec<&str> {
+    let results = report["search"]["results"].as_array().expect("results");
     let mut names: Vec<&str> = results
         .iter()
         .filter_map(|it| it["name"].as_str())
@@ -152,21 +152,24 @@ fn npm_client_pulls_within_its_rights() {
         let Some(found) = scene.run(V1Client::Npm, repository, account) else {
             return;
         };
-        let said = &found.said;
-        let at = format!("{repository} {account:?}: {said}");
+        let report = &found.said;
+        let at = format!("{repository} {account:?}: {report}");
         if let Some(refused) = &refused {
-            assert_eq!(&said["refused"], refused, "{at}");
-            assert_eq!(said.get("images"), None, "{at}");
+            assert_eq!(&report["refused"], refused, "{at}");
+            assert_eq!(report.get("images"), None, "{at}");
         } else {
             scene.check(&found);
-            assert_eq!(said["tags"], json!({"1": said["id"]}), "{at}");
-            let images = said["images"].as_array().expect("images");
-            assert!(images.iter().any(|image| image["id"] == said["id"]), "{at}");
+            assert_eq!(report["tags"], json!({"1": report["id"]}), "{at}");
+            let images = report["images"].as_array().expect("images");
+            assert!(
+                images.iter().any(|image| image["id"] == report["id"]),
+                "{at}"
+            );
         }
         if account != WRONG {
-            assert_eq!(names(said), listed, "{at}");
+            assert_eq!(names(report), listed, "{at}");
             let login = account.map(|_| json!("Login Succeeded"));
-            assert_eq!(said.get("login"), login.as_ref(), "{at}");
+            assert_eq!(report.get("login"), login.as_ref(), "{at}");
         }
     }
 }
@@ -205,22 +208,22 @@ fn python_client_tags_and_searches_with_its_login() {
         let Some(found) = scene.run(V1Client::Python, repository, account) else {
             return;
         };
-        let said = &found.said;
-        let at = format!("{repository} {account:?}: {said}");
-        assert_eq!(said["refused"], refused, "{at}");
-        assert_eq!(said["repositories"], listed, "{at}");
+        let report = &found.said;
+        let at = format!("{repository} {account:?}: {report}");
+        assert_eq!(report["refused"], refused, "{at}");
+        assert_eq!(report["repositories"], listed, "{at}");
         if refused == json!(["ancestry", 401]) {
-            assert_eq!(said["tags"], json!(["1"]), "{at}");
-            assert_eq!(said["id"].as_str().map(str::len), Some(64), "{at}");
+            assert_eq!(report["tags"], json!(["1"]), "{at}");
+            assert_eq!(report["id"].as_str().map(str::len), Some(64), "{at}");
         }
         if account == PUSHER {
-            assert_eq!(said["id"], **scene.ids.last().expect("an id"), "{at}");
+            assert_eq!(report["id"], **scene.ids.last().expect("an id"), "{at}");
             assert_eq!(
-                (&said["tagged"], &said["untagged"]),
+                (&report["tagged"], &report["untagged"]),
                 (&json!(true), &json!(true)),
                 "{at}"
             );
-            assert_eq!(said["with it"], json!(["1", "added"]), "{at}");
+            assert_eq!(report["with it"], json!(["1", "added"]), "{at}");
         }
     }
 }

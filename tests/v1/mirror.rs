@@ -66,9 +66,9 @@ fn images_are_fetched_once() {
     }
     for (id, layer) in ids.iter().zip(&layers) {
         for what in ["json", "layer"] {
-            let asked = registry.requests_to(&part(id, what));
-            let gets = asked.iter().filter(|seen| seen.line.starts_with("GET "));
-            assert_eq!(gets.count(), 1, "{id} {what}: {asked:?}");
+            let requests = registry.requests_to(&part(id, what));
+            let gets = requests.iter().filter(|seen| seen.line.starts_with("GET "));
+            assert_eq!(gets.count(), 1, "{id} {what}: {requests:?}");
         }
         assert!(std::fs::read(blob(&gateway, layer)).expect("a stored file") == *layer);
         let pointer = format!("v1/old/_parts/{id}/layer");

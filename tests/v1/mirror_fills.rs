@@ -24,8 +24,8 @@ fn scene(layer: &[u8], script: Script) -> (V1Registry, Gateway, String) {
 
 /// The number of GETs for the layer, and how many of them had a range.
 fn gets(registry: &V1Registry, path: &str) -> (usize, usize) {
-    let asked = registry.requests_to(path);
-    let gets: Vec<_> = asked
+    let requests = registry.requests_to(path);
+    let gets: Vec<_> = requests
         .iter()
         .filter(|seen| seen.line.starts_with("GET "))
         .collect();
@@ -141,8 +141,8 @@ fn ranges_are_served_on_a_miss() {
             if let Some(span) = &expected {
                 assert_eq!(reply.status(), 206, "{range}");
                 assert!(reply.body == layer[span.clone()], "{range}");
-                let said = format!("bytes {}-{}/200000", span.start, span.end - 1);
-                assert_eq!(reply.header("content-range"), Some(&*said));
+                let content_range = format!("bytes {}-{}/200000", span.start, span.end - 1);
+                assert_eq!(reply.header("content-range"), Some(&*content_range));
             } else {
                 assert_eq!((reply.status(), reply.head.length()), (416, Some(0)));
             }
@@ -189,11 +189,11 @@ fn interrupted_download_is_resumed() {
         registry.script(|script| script.truncate = None);
         let rest = client.read_exactly((layer.len() - got.len()) as u64);
         assert!([got, rest].concat() == layer, "{no_ranges} {sent}");
-        let asked = registry.requests_to(&path);
-        assert!(asked.len() >= 2, "{asked:?}");
-        let last = asked.last().expect("a request").header("range");
+        let requests = registry.requests_to(&path);
+        assert!(requests.len() >= 2, "{requests:?}");
+        let last = requests.last().expect("a request").header("range");
         let from = sent.min(layer.len() - 2);
-        assert_eq!(last, Some(&*format!("bytes={from}-399999")), "{asked:?}");
+        assert_eq!(last, Some(&*format!("bytes={from}-399999")), "{requests:?}");
     }
 }
 
@@ -268,8 +268,8 @@ fn restart_resumes_a_partial() {
     registry.clear_requests();
     gateway.restart();
     assert!(fetch(&gateway, &path).body == layer);
-    let asked = registry.requests_to(&path);
-    let ranges: Vec<_> = asked.iter().map(|seen| seen.header("range")).collect();
+    let requests = registry.requests_to(&path);
+    let ranges: Vec<_> = requests.iter().map(|seen| seen.header("range")).collect();
     let [Some(range)] = ranges.as_slice() else {
         panic!("one request that goes on: {ranges:?}");
     };

@@ -110,6 +110,6 @@ fn concurrent_lists_cost_one_request() {
     let gateway = mirror(&registry);
     let replies = testkit::http::at_once(5, |_| fetch(&gateway, &named("team/app", "tags")));
     assert!(replies.iter().all(|reply| reply.status() == 200));
-    let asked = registry.requests_to("/tags").len();
-    assert_eq!(asked, 1, "five asked at once");
+    let requests = registry.requests_to("/tags").len();
+    assert_eq!(requests, 1, "five asked at once");
 }
