@@ -33,6 +33,7 @@ mod real;
 mod records;
 mod redirects;
 mod search;
+mod segments;
 mod soak;
 mod stall;
 mod trust;

@@ -51,6 +51,7 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "duration, or `off`" => (&["1h30m", "off"], &["0s", "forever"]),
         "duration, or `forever`, or `off`" => (&["7d", "forever", "off"], &["1"]),
         "count" => (&["1", "4294967295"], &["0", "off", "1.5"]),
+        "count from 1 to 64" => (&["1", "64"], &["0", "65", "off"]),
         "count, or `off`" => (&["7", "off"], &["0", "1.5"]),
         "boolean" => (&["true", "false"], &["1", "yes"]),
         "address" => (&[":443", "[::1]:1", "h:1", "unix:p"], &["443", "h", "off"]),

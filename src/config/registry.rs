@@ -101,6 +101,12 @@ pub(super) const KEYS: &[Key] = &[
         "Whether v1 clients see the images of v2 and the reverse; see [Old and new clients](recipes/old-and-new.md).",
     ),
     Key::new(
+        "connections_per_fill",
+        Kind::Scalar("count from 1 to 64"),
+        Absent::Is("4"),
+        "The most connections to it for one large blob, where each raises the rate by a fifth; `1`: no further ones.",
+    ),
+    Key::new(
         "tag_ttl",
         Kind::Scalar("duration"),
         Absent::Means("`0s` with `push`, else as in `store`"),
@@ -125,6 +131,11 @@ pub(super) const KEYS: &[Key] = &[
         "As `store.unused_ttl`. For content of several registries the longest applies.",
     ),
 ];
+
+/// The connections of one fill, unless configured.
+const CONNECTIONS_PER_FILL: u32 = 4;
+/// The most that may be configured.
+const MOST_CONNECTIONS_PER_FILL: u32 = 64;
 
 /// One upstream registry, with every default resolved.
 #[derive(Debug, Clone)]
@@ -161,6 +172,8 @@ pub struct Registry {
     pub owns: Vec<Pattern>,
     /// Serves v1 images to v2 clients and v2 images to v1 clients.
     pub bridge: bool,
+    /// The most connections of one fill.
+    pub connections_per_fill: u32,
     /// As in [`Store`].
     pub tag_ttl: Duration,
     /// As in [`Store`].
@@ -212,6 +225,7 @@ fn bare_registry(name: String, sole: bool, store: &Store) -> Registry {
         default: sole,
         owns: Vec::new(),
         bridge: false,
+        connections_per_fill: CONNECTIONS_PER_FILL,
         tag_ttl: store.tag_ttl,
         missing_ttl: store.missing_ttl,
         link_ttl: store.link_ttl,
@@ -264,6 +278,9 @@ fn registry(node: &Node, sole: bool, store: &Store, report: &mut Report) -> Regi
             bridge: keys
                 .value("bridge", boolean)
                 .unwrap_or(v1.is_some() && v2.is_some()),
+            connections_per_fill: keys
+                .value("connections_per_fill", connections)
+                .unwrap_or(bare.connections_per_fill),
             tag_ttl: keys.value("tag_ttl", duration).unwrap_or(tag_ttl),
             missing_ttl: keys.value("missing_ttl", duration).unwrap_or(missing_ttl),
             link_ttl: keys.value("link_ttl", duration).unwrap_or(link_ttl),
@@ -286,6 +303,14 @@ fn owned(text: &str) -> Parsed<Pattern> {
         return Err("names a tag or digest; write the repository alone".to_owned());
     }
     Pattern::parse(text)
+}
+
+fn connections(text: &str) -> Parsed<u32> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=MOST_CONNECTIONS_PER_FILL).contains(number));
+    number.ok_or_else(|| {
+        format!("is not a count; write a whole number from 1 to {MOST_CONNECTIONS_PER_FILL}")
+    })
 }
 
 fn visibility(text: &str) -> Parsed<Visibility> {

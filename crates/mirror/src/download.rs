@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::attempts::{Attempts, DownloadEvent, DownloadStep};
 use super::bucket::BucketOutcome;
+use super::connections::FillConnections;
 use super::fill::{Fill, FillError, Fills, Phase};
 use super::source::FillSource;
 use super::transfer::Interruption;
@@ -35,6 +36,7 @@ pub(super) struct Download {
     resumed: u32,
     /// Whether the staged file is published: not before an upstream said that a source has the blob.
     pub(super) published: bool,
+    pub(super) connections: FillConnections,
     outcome: Option<Phase>,
     _counted: metrics::Filling,
 }
@@ -53,6 +55,7 @@ impl Download {
             generation: 0,
             resumed: 0,
             published: false,
+            connections: FillConnections::new(),
             outcome: None,
             _counted: metrics::Filling::new(),
         }
@@ -66,20 +69,21 @@ impl Download {
         let repository = source.as_ref().map_or("-", FillSource::name);
         let (digest, ms) = (self.fill.key, telemetry::ms(self.started));
         let (bytes, resumed) = (self.fill.progress.borrow().written, self.resumed);
+        let segments = self.connections.opened;
         match &outcome {
             Phase::Failed(FillError::Paused) => {
-                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "paused");
+                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, segments, "paused");
             }
             // The store logs this itself, as often as its throttle allows.
             Phase::Failed(FillError::NoRoom { .. }) => {
-                tracing::debug!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "not stored");
+                tracing::debug!(target: "fill", %digest, registry, repository, bytes, ms, resumed, segments, "not stored");
             }
             Phase::Failed(error) => {
                 let error = telemetry::chain(error);
-                tracing::warn!(target: "fill", %digest, registry, repository, bytes, ms, resumed, error, "failed");
+                tracing::warn!(target: "fill", %digest, registry, repository, bytes, ms, resumed, segments, error, "failed");
             }
             _ => {
-                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, "committed");
+                tracing::info!(target: "fill", %digest, registry, repository, bytes, ms, resumed, segments, "committed");
             }
         }
         self.outcome = Some(outcome);
@@ -147,6 +151,7 @@ impl Download {
                 park(staged);
                 return (Phase::Failed(error), Some(source));
             };
+            self.connections.close();
             source = next;
         }
     }
@@ -178,11 +183,12 @@ impl Download {
 
     /// Discards the staged bytes.
     fn discard(
-        &self,
+        &mut self,
         staged: &mut Option<StagedBlob>,
         blame: Option<CorruptSource>,
         error: &FillError,
     ) {
+        self.connections.bar();
         *staged = None;
         if let Some(blame) = blame {
             metrics::wrong_bytes(blame);

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::connection_limits::ConnectionLimits;
 use super::download::Download;
 use super::source::{FillKey, FillSource};
 use oci::name::Registry;
@@ -233,6 +234,7 @@ pub(super) struct FillsState {
     paused: Mutex<VecDeque<(FillKey, FillSource)>>,
     /// Turns to hash the partials of an earlier process: each occupies a thread.
     pub hashing: Semaphore,
+    pub connection_limits: ConnectionLimits,
 }
 
 impl Fills {
@@ -247,6 +249,7 @@ impl Fills {
             waiting: AtomicUsize::new(0),
             paused: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
+            connection_limits: ConnectionLimits::default(),
         };
         Self {
             state: Arc::new(state),

@@ -30,6 +30,8 @@ pub struct OriginSettings {
     pub stale_after: Duration,
     pub content_scope: ContentScope,
     pub heads: HeadPolicy,
+    /// The most connections of one fill.
+    pub connections_per_fill: u32,
 }
 
 /// Which content of a registry is served.
@@ -65,6 +67,7 @@ pub(super) struct OriginState {
     stale_after: Duration,
     content_scope: ContentScope,
     heads: HeadPolicy,
+    connections_per_fill: u32,
     /// When something was last written through this node, in seconds since 1970: peers' older records may be outdated.
     written_at: AtomicU64,
 }
@@ -83,6 +86,7 @@ impl OriginState {
             stale_after: settings.stale_after,
             content_scope: settings.content_scope,
             heads: settings.heads,
+            connections_per_fill: settings.connections_per_fill,
             written_at: AtomicU64::new(0),
         })
     }
@@ -158,6 +162,10 @@ impl OriginView {
 
     pub fn heads(&self) -> HeadPolicy {
         self.origin.heads
+    }
+
+    pub fn connections_per_fill(&self) -> u32 {
+        self.origin.connections_per_fill
     }
 
     /// The caller, where the registry decides for each.

@@ -199,6 +199,35 @@ impl FillSource {
         }
     }
 
+    /// The most connections of a fill from this source.
+    pub(super) fn connections_per_fill(&self, key: &FillKey) -> u32 {
+        match (self, key) {
+            (Self::Blob(blob), FillKey::Digest(_)) => blob.origin.connections_per_fill(),
+            (Self::Blob(_), FillKey::Name(_)) | (Self::Foreign(_), _) => 1,
+        }
+    }
+
+    /// Begins to fetch a part on a further connection.
+    ///
+    /// # Errors
+    /// The upstream's refusal, or why it could not be asked.
+    pub(super) async fn segment(
+        &self,
+        key: &FillKey,
+        start: u64,
+        end: u64,
+    ) -> Result<BlobBody, UpstreamError> {
+        match (self, key) {
+            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
+                let upstream = origin.upstream()?;
+                upstream.blob_segment(repository, digest, start, end).await
+            }
+            (Self::Blob(_), FillKey::Name(_)) | (Self::Foreign(_), _) => {
+                Err(UpstreamError::NotFound)
+            }
+        }
+    }
+
     /// Asks whether a repository still has the content.
     ///
     /// # Errors

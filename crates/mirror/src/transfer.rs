@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::connections::MainConnection;
 use super::download::Download;
 use super::fill::{FillError, Phase, TAIL};
 use super::source::{DigestCheck, FillKey, FillSource};
+use bytes::Bytes;
 use oci::digest::Digest;
 use store::{
     self, BlobLink, CommitError, Mismatch, OpenFile, PartialNote, Question, StagedBlob,
@@ -57,45 +59,68 @@ impl Download {
         source: &FillSource,
         staged: &mut Option<StagedBlob>,
     ) -> Result<(), Interruption> {
-        if let Some(staged) = staged
-            && staged.total() == Some(staged.written())
-        {
-            if !self.published {
-                let claim = self.ask_link(source);
-                let confirmed = source.confirm(&self.fill.key);
-                confirmed.await.map_err(interruption)?;
-                self.record_link(source, claim, staged.total()).await;
-                self.publish_file(staged);
-            }
-            return Ok(());
-        }
-        let body = self.request_body(source, staged.as_ref()).await?;
-        let staged = match staged {
-            Some(staged) => {
-                if !self.published {
-                    self.publish_file(staged);
+        loop {
+            if let Some(staged) = staged {
+                self.follow_segments(source, staged).await?;
+                if staged.total() == Some(staged.written()) {
+                    return self.confirm(source, staged).await;
                 }
-                staged
             }
-            None => staged.insert(self.stage(source, &body).await?),
-        };
-        self.copy(body, staged).await
+            let end = next_segment(staged.as_ref());
+            let body = self.request_body(source, staged.as_mut(), end).await?;
+            let staged = match staged {
+                Some(staged) => {
+                    if !self.published {
+                        self.publish_file(staged);
+                    }
+                    staged
+                }
+                None => staged.insert(self.stage(source, &body).await?),
+            };
+            self.copy(source, body, end, staged).await?;
+            if staged.total().is_none_or(|total| staged.written() >= total) {
+                return Ok(());
+            }
+        }
     }
 
-    /// Asks a source for the missing bytes, and records that its repository has the blob.
-    async fn request_body(
-        &self,
+    /// Confirms that the source's repository has a blob whose bytes are staged already.
+    async fn confirm(
+        &mut self,
         source: &FillSource,
-        staged: Option<&StagedBlob>,
+        staged: &StagedBlob,
+    ) -> Result<(), Interruption> {
+        if !self.published {
+            let claim = self.ask_link(source);
+            let confirmed = source.confirm(&self.fill.key);
+            confirmed.await.map_err(interruption)?;
+            self.record_link(source, claim, staged.total()).await;
+            self.publish_file(staged);
+        }
+        Ok(())
+    }
+
+    /// Asks a source for the missing bytes up to `end`, and records that its repository has the blob.
+    async fn request_body(
+        &mut self,
+        source: &FillSource,
+        mut staged: Option<&mut StagedBlob>,
+        end: Option<u64>,
     ) -> Result<BlobBody, Interruption> {
-        let offset = staged.map_or(0, StagedBlob::written);
-        let (key, total) = (self.fill.key, staged.and_then(StagedBlob::total));
-        let ask = |from| source.body(&key, from, None, total);
+        let offset = staged.as_ref().map_or(0, |staged| staged.written());
+        let total = staged.as_ref().and_then(|staged| staged.total());
+        let key = self.fill.key;
         let claim = self.ask_link(source);
-        let mut body = ask(offset).await.map_err(interruption)?;
-        if staged.is_some_and(|staged| staged.note().contradicts(body.version.as_ref())) {
-            // The version changed: the whole body is compared with the staged bytes.
-            body = ask(0).await.map_err(interruption)?;
+        let ask = |from, end| source.body(&key, from, end, total);
+        let mut body = ask(offset, end).await.map_err(interruption)?;
+        if let Some(staged) = &mut staged
+            && staged.note().contradicts(body.version.as_ref())
+        {
+            // The version changed: the whole body is compared with the staged bytes, and segments cannot be.
+            self.connections.bar();
+            let discarded = staged.discard_segments().map_err(CommitError::from);
+            discarded.map_err(|error| self.interruption_of(error))?;
+            body = ask(0, None).await.map_err(interruption)?;
         }
         self.record_link(source, claim, body.total).await;
         if let (Some(total), Some(now)) = (total, body.total)
@@ -109,24 +134,25 @@ impl Download {
         Ok(body)
     }
 
-    /// Appends the new bytes of a body to the staged file; bytes that are staged already must be the same.
+    /// Appends the new bytes of a body to the staged file, up to the next segment; bytes that are staged already must be
+    /// the same. The body was asked for up to `end`.
     async fn copy(
         &mut self,
+        source: &FillSource,
         mut body: BlobBody,
+        end: Option<u64>,
         staged: &mut StagedBlob,
     ) -> Result<(), Interruption> {
         let (offset, mut at) = (staged.written(), body.offset);
+        let (key, total) = (self.fill.key, staged.total());
+        self.connections.allow(&self.fills, &key, source, total);
         loop {
-            let next = body.next();
-            tokio::pin!(next);
-            let chunk = match futures_util::poll!(&mut next) {
-                Poll::Ready(chunk) => chunk,
-                Poll::Pending => {
-                    self.publish_progress(staged, 1);
-                    next.await
-                }
-            };
-            let Some(chunk) = chunk.map_err(interruption)? else {
+            let stop = next_segment(Some(staged));
+            if stop.is_some_and(|stop| staged.written() >= stop) {
+                // The rest of this body is another connection's.
+                return Ok(());
+            }
+            let Some(chunk) = self.next_chunk(source, &mut body, staged).await? else {
                 break;
             };
             // The body may repeat bytes that are staged already.
@@ -140,22 +166,51 @@ impl Download {
                 ))));
             }
             at += chunk.len() as u64;
+            let room = next_segment(Some(staged)).map_or(u64::MAX, |next| next - staged.written());
+            let new = &new[..new.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
             staged
                 .append(new)
                 .map_err(|error| self.interruption_of(error))?;
-            self.publish_progress(staged, PUBLISH_EVERY);
-            self.report(staged);
+            self.progressed(staged);
+            self.open_connections(source, staged, MainConnection::Receiving);
             if self.fills.yield_slot(&self.fill) {
                 return Err(Interruption::Pause);
             }
         }
         self.publish_progress(staged, 1);
-        if staged.total().is_some_and(|total| staged.written() < total) {
+        if end
+            .or(staged.total())
+            .is_some_and(|end| staged.written() < end)
+        {
             // The body ended cleanly, but short of its announced length: like a drop.
             let short = UpstreamError::Protocol("the body ended before its announced length");
             return Err(Interruption::Drop(FillError::Upstream(Arc::new(short))));
         }
         Ok(())
+    }
+
+    /// The next bytes of a body. While it sends none, progress is published, and further connections are opened.
+    async fn next_chunk(
+        &mut self,
+        source: &FillSource,
+        body: &mut BlobBody,
+        staged: &mut StagedBlob,
+    ) -> Result<Option<Bytes>, Interruption> {
+        let next = body.next();
+        tokio::pin!(next);
+        if let Poll::Ready(chunk) = futures_util::poll!(&mut next) {
+            return chunk.map_err(interruption);
+        }
+        self.publish_progress(staged, 1);
+        loop {
+            tokio::select! {
+                biased;
+                chunk = &mut next => return chunk.map_err(interruption),
+                () = self.connections.look() => {
+                    self.open_connections(source, staged, MainConnection::Receiving);
+                }
+            }
+        }
     }
 
     /// Begins to ask whether the source's repository has the blob.
@@ -191,6 +246,7 @@ impl Download {
             total,
             sources: self.fill.source_names(),
             version: body.version.clone(),
+            segmented: false,
         };
         let size = total.unwrap_or(TAIL);
         let staged = blobs
@@ -215,6 +271,14 @@ impl Download {
                 since,
             };
         });
+    }
+
+    /// Publishes and logs that contiguous bytes were added.
+    pub(super) fn progressed(&mut self, staged: &StagedBlob) {
+        if self.published {
+            self.publish_progress(staged, PUBLISH_EVERY);
+            self.report(staged);
+        }
     }
 
     /// Publishes the progress, if at least `step` bytes are new.
@@ -257,7 +321,7 @@ impl Download {
     }
 
     /// The interruption for a store's error: wrong bytes, or a failing disk.
-    fn interruption_of(&self, error: CommitError) -> Interruption {
+    pub(super) fn interruption_of(&self, error: CommitError) -> Interruption {
         match error {
             CommitError::Full(_) | CommitError::Io(_) => {
                 no_room(&error, self.fill.progress.borrow().total)
@@ -292,6 +356,11 @@ impl Download {
             "under way",
         );
     }
+}
+
+/// Where the first segment of a staged file begins.
+fn next_segment(staged: Option<&StagedBlob>) -> Option<u64> {
+    Some(staged?.next_segment()?.start)
 }
 
 /// Compares the staged bytes with the source's expected digests. Blocks on the disk.

@@ -363,6 +363,7 @@ impl Blobs {
             progress: Progress {
                 hasher: Hasher::new(digest.algorithm()),
                 written: 0,
+                ahead: Vec::new(),
                 note,
             },
             reservation,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,9 +13,10 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::durable::write_atomic;
+use super::extents;
 use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
-use super::read::hash_to_end;
+use super::read::{continue_hash, hash_to_end};
 use super::space::{MIN_RESUMABLE, Reservation, Space};
 use oci::digest::{Digest, Hasher};
 
@@ -35,6 +37,17 @@ pub struct PartialNote {
     /// The host that sent the first byte, and its `ETag`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<(String, String)>,
+    /// Whether the file may have holes: several connections write it.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub segmented: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl PartialNote {
@@ -59,7 +72,16 @@ pub(super) struct Progress {
     /// Has hashed the written bytes.
     pub hasher: Hasher,
     pub written: u64,
+    /// Bytes beyond those, from and to: of segments.
+    pub ahead: Vec<(u64, u64)>,
     pub note: PartialNote,
+}
+
+impl Progress {
+    /// The length of the file.
+    fn file_length(&self) -> u64 {
+        self.ahead.last().map_or(self.written, |(_, end)| *end)
+    }
 }
 
 /// A partial that this process parked. Its file is closed unless readers still have it open.
@@ -220,7 +242,7 @@ impl Partials {
             Some(file) => file,
             None => Arc::new(OpenFile::staged(self.open_partial(digest)?)),
         };
-        if file.metadata()?.len() != progress.written {
+        if file.metadata()?.len() != progress.file_length() {
             // The file was changed by something else.
             return self.rehash(digest, reservation, progress.note);
         }
@@ -238,12 +260,23 @@ impl Partials {
         note: PartialNote,
     ) -> io::Result<OpenPartial> {
         let file = self.open_partial(digest)?;
-        let (hasher, written) = hash_to_end(&file, Hasher::new(digest.algorithm()))?;
+        let hasher = Hasher::new(digest.algorithm());
+        let (hasher, written, ahead) = if note.segmented {
+            let mut ahead = extents::believed(&file)?;
+            let contiguous = ahead.first().filter(|(start, _)| *start == 0);
+            let written = contiguous.map_or(0, |(_, end)| *end);
+            ahead.retain(|(start, _)| *start > 0);
+            (continue_hash(&file, 0, written, hasher)?, written, ahead)
+        } else {
+            let (hasher, written) = hash_to_end(&file, hasher)?;
+            (hasher, written, Vec::new())
+        };
         Ok(OpenPartial {
             file: Arc::new(OpenFile::staged(file)),
             progress: Progress {
                 hasher,
                 written,
+                ahead,
                 note,
             },
             reservation,
@@ -323,7 +356,8 @@ fn resumable(path: &Path, space: &Arc<Space>) -> Option<(Digest, Parked)> {
     if !young || !plausible || !note.is_resumable() {
         return None;
     }
-    let reservation = space.adopt(meta.len());
+    // A file with holes takes less than its length.
+    let reservation = space.adopt(meta.len().min(meta.blocks() * 512));
     Some((
         digest,
         Parked::OnDisk {

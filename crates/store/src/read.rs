@@ -54,7 +54,20 @@ pub fn hash(file: &File, length: u64, hasher: Hasher) -> io::Result<Digest> {
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn hash_part(file: &File, mut offset: u64, end: u64, mut hasher: Hasher) -> io::Result<Digest> {
+pub fn hash_part(file: &File, offset: u64, end: u64, hasher: Hasher) -> io::Result<Digest> {
+    Ok(continue_hash(file, offset, end, hasher)?.finish())
+}
+
+/// Hashes more bytes, those from `offset` up to `end` of a file. Blocks on the disk.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn continue_hash(
+    file: &File,
+    mut offset: u64,
+    end: u64,
+    mut hasher: Hasher,
+) -> io::Result<Hasher> {
     let mut buffer = vec![0; 1 << 20];
     while offset < end {
         let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
@@ -63,7 +76,7 @@ pub fn hash_part(file: &File, mut offset: u64, end: u64, mut hasher: Hasher) -> 
         hasher.update(&buffer[..piece]);
         offset += piece as u64;
     }
-    Ok(hasher.finish())
+    Ok(hasher)
 }
 
 /// Hashes a file to its end, and returns its length in bytes. Blocks on the disk.

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use super::blobs::{Blob, Blobs};
 use super::durable::create_folder;
-use super::layout::blob_path;
+use super::layout::{BLOCK, blob_path};
 use super::open_file::{Counted, OpenFile};
 use super::partials::{self, OpenPartial, ParkedPartial, PartialNote, Partials, Progress};
+use super::segment::{Segment, SegmentWriter, Segments};
 use super::space::BlobKind;
 use super::space::{Full, Reservation};
 use oci::digest::Digest;
@@ -57,8 +58,12 @@ struct StagedFile {
     file: Arc<OpenFile>,
     /// `None` once the file was committed or parked.
     reservation: Option<Reservation>,
+    segments: Segments,
     partials: Arc<Partials>,
 }
+
+/// The most bytes that [`StagedBlob::absorb`] hashes at once.
+const ABSORBED_AT_ONCE: u64 = 1 << 20;
 
 impl StagedFile {
     fn grow_to(&mut self, size: u64) -> Result<(), Full> {
@@ -75,6 +80,7 @@ impl StagedFile {
 
     /// Leaves the file in place.
     fn keep(mut self) -> (Arc<OpenFile>, Option<Reservation>) {
+        self.segments.close();
         let reservation = self.reservation.take();
         (self.file.clone(), reservation)
     }
@@ -82,6 +88,7 @@ impl StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
+        self.segments.close();
         let Some(mut reservation) = self.reservation.take() else {
             return;
         };
@@ -106,6 +113,7 @@ impl StagedBlob {
                 has_note: partial.progress.note.is_resumable(),
                 file: partial.file,
                 reservation: Some(partial.reservation),
+                segments: Segments::of_extents(&partial.progress.ahead),
                 partials: blobs.partials.clone(),
             },
             progress: partial.progress,
@@ -169,8 +177,78 @@ impl StagedBlob {
         self.staged.file.write_all_at(bytes, progress.written)?;
         progress.hasher.update(bytes);
         progress.written = end;
-        self.staged.wrote(end);
+        self.staged.wrote(end + self.staged.segments.bytes());
         Ok(())
+    }
+
+    /// Opens a segment, which a connection of its own writes. One that would have written these bytes ends before it, as
+    /// must [`StagedBlob::append`]. `None` where some of its bytes are written already, or no space is reserved for
+    /// them. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn open_segment(&mut self, start: u64, end: u64) -> io::Result<Option<SegmentWriter>> {
+        let written = self.progress.written;
+        if !self.staged.has_note || start <= written || self.total().is_none_or(|total| end > total)
+        {
+            return Ok(None);
+        }
+        if self.staged.grow_to(end).is_err() {
+            return Ok(None);
+        }
+        // Noted before the file gets a hole, which a later process must not take for bytes.
+        if !self.progress.note.segmented {
+            self.progress.note.segmented = true;
+            let noted = self.staged.partials.write_note(&self.digest, self.note());
+            noted.inspect_err(|_| self.progress.note.segmented = false)?;
+        }
+        Ok(self.staged.segments.open(&self.staged.file, start, end))
+    }
+
+    /// The segments ahead of the contiguous bytes.
+    pub fn segments(&mut self) -> Vec<Segment> {
+        self.staged.segments.all()
+    }
+
+    /// The first segment: [`StagedBlob::append`] may be called up to its start.
+    pub fn next_segment(&self) -> Option<Segment> {
+        self.staged.segments.first()
+    }
+
+    /// The bytes in the file, those of segments included.
+    pub fn stored(&self) -> u64 {
+        self.progress.written + self.staged.segments.bytes()
+    }
+
+    /// Hashes bytes of the segment that the contiguous bytes have reached, at most 1 MiB at once; 0 if there are none.
+    /// Blocks on the disk, though the bytes are usually in the page cache.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn absorb(&mut self) -> io::Result<u64> {
+        let written = self.progress.written;
+        let reached = self.next_segment();
+        let Some(segment) = reached.filter(|segment| segment.start == written) else {
+            return Ok(0);
+        };
+        let length = (segment.written - written).min(ABSORBED_AT_ONCE);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.staged.file.read_exact_at(&mut bytes, written)?;
+        self.progress.hasher.update(&bytes);
+        self.progress.written += length;
+        self.staged.segments.absorbed(self.progress.written);
+        self.staged.wrote(self.stored());
+        Ok(length)
+    }
+
+    /// Closes all segments, and discards their bytes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be truncated.
+    pub fn discard_segments(&mut self) -> io::Result<()> {
+        self.staged.segments.close();
+        self.staged.segments = Segments::default();
+        self.staged.file.set_len(self.progress.written)
     }
 
     /// Checks length and digest, makes the bytes durable and gives them their name. Blocks on the disk.
@@ -248,18 +326,23 @@ impl StagedBlob {
     pub fn park(self) {
         let Self {
             digest,
-            progress,
-            staged,
+            mut progress,
+            mut staged,
             blobs,
         } = self;
-        if !staged.has_note || progress.written == 0 {
+        if !staged.has_note || progress.written + staged.segments.bytes() == 0 {
             return;
         }
+        progress.ahead = std::mem::take(&mut staged.segments).into_extents();
+        let ahead = progress.ahead.iter();
+        // A segment may take one block more than its bytes need.
+        let size = progress.written + ahead.map(|(start, end)| end - start + BLOCK).sum::<u64>();
         let (file, reservation) = staged.keep();
         let Some(mut reservation) = reservation else {
             return;
         };
-        reservation.shrink_to(progress.written);
+        reservation.wrote(size);
+        reservation.shrink_to(size);
         let parked = ParkedPartial {
             file: Arc::downgrade(&file),
             progress,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use tokio::sync::mpsc;
 
-use super::{Upstream, UpstreamError};
+use super::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 use oci::digest::Digest;
 use oci::headers::content_length;
 use oci::name::Repository;
@@ -118,33 +118,72 @@ impl Upstream {
         offset: u64,
         end: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
-        let mut request = self
-            .pull(Method::GET, blob_path(repository, digest), repository)
-            .large_body();
         let ranged = offset > 0 || end.is_some();
-        if ranged {
-            let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
-            request = request.header(header::RANGE, &format!("bytes={offset}-{last}"));
-        }
+        let request = self.blob_request(repository, digest, ranged.then_some((offset, end)));
         let response = self.fetch_body(&request).await?;
-        match (response.status(), ranged) {
-            (StatusCode::PARTIAL_CONTENT, true) => {
-                let range = response.headers().get(header::CONTENT_RANGE);
-                let total = range
-                    .and_then(|value| content_range(value.to_str().ok()?, offset, end))
-                    .ok_or(UpstreamError::Protocol(
-                        "the Content-Range is not the range asked for",
-                    ))?;
-                Ok(response.into_blob(offset, Some(total)))
-            }
-            (StatusCode::PARTIAL_CONTENT, false) => Err(UpstreamError::Protocol(
-                "a 206 to a request without a range",
-            )),
-            // A registry without ranges sends everything, from the first byte.
-            _ => {
-                let total = content_length(response.headers());
-                Ok(response.into_blob(0, total))
-            }
+        blob_body(response, ranged.then_some((offset, end)))
+    }
+
+    /// Begins to fetch a part of a blob, as [`Upstream::blob`], on a further connection of a fill. It is asked for once, and
+    /// a failure says nothing about the registry: its limit on connections concerns no other request.
+    ///
+    /// # Errors
+    /// As [`Upstream::blob`].
+    pub async fn blob_segment(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        start: u64,
+        end: u64,
+    ) -> Result<BlobBody, UpstreamError> {
+        let range = Some((start, Some(end)));
+        let request = self.blob_request(repository, digest, range);
+        let client = self.clients.segments();
+        let response = self.transport.send_once(&client, &request).await?;
+        blob_body(response, range)
+    }
+
+    fn blob_request(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<BlobRange>,
+    ) -> UpstreamRequest {
+        let path = blob_path(repository, digest);
+        let request = self.pull(Method::GET, path, repository).large_body();
+        let Some((offset, end)) = range else {
+            return request;
+        };
+        let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
+        request.header(header::RANGE, &format!("bytes={offset}-{last}"))
+    }
+}
+
+/// From this byte, up to that one (excluded) or to the end.
+type BlobRange = (u64, Option<u64>);
+
+/// The body of a response to a request for a range, or for everything.
+fn blob_body(
+    response: UpstreamResponse,
+    range: Option<BlobRange>,
+) -> Result<BlobBody, UpstreamError> {
+    match (response.response.status(), range) {
+        (StatusCode::PARTIAL_CONTENT, Some((offset, end))) => {
+            let range = response.response.headers().get(header::CONTENT_RANGE);
+            let total = range
+                .and_then(|value| content_range(value.to_str().ok()?, offset, end))
+                .ok_or(UpstreamError::Protocol(
+                    "the Content-Range is not the range asked for",
+                ))?;
+            Ok(response.into_blob(offset, Some(total)))
+        }
+        (StatusCode::PARTIAL_CONTENT, None) => Err(UpstreamError::Protocol(
+            "a 206 to a request without a range",
+        )),
+        // A registry without ranges sends everything, from the first byte.
+        _ => {
+            let total = content_length(response.response.headers());
+            Ok(response.into_blob(0, total))
         }
     }
 }

@@ -28,7 +28,16 @@ pub(super) struct Clients(watch::Receiver<ClientSet>);
 struct ClientSet {
     short: Client,
     bodies: Client,
+    segments: Client,
     pass_through: Client,
+}
+
+/// The versions of HTTP that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HttpVersions {
+    All,
+    /// Each request has a connection of its own.
+    Http1,
 }
 
 impl Clients {
@@ -80,6 +89,12 @@ impl Clients {
     pub fn bodies(&self) -> Client {
         self.0.borrow().bodies.clone()
     }
+
+    /// The client of a fill's further connections, on the fills' runtime. Streams of one HTTP/2 connection would share
+    /// its limit.
+    pub fn segments(&self) -> Client {
+        self.0.borrow().segments.clone()
+    }
 }
 
 impl ClientSet {
@@ -89,16 +104,18 @@ impl ClientSet {
         extra: &[Certificate],
         idle: Option<Duration>,
     ) -> Result<Self, SetUpError> {
-        let client = |read_timeout| {
-            client(redirects, extra, read_timeout, idle).map_err(|source| SetUpError::Tls {
+        let client = |read_timeout, versions| {
+            let client = client(redirects, extra, read_timeout, idle, versions);
+            client.map_err(|source| SetUpError::Tls {
                 registry: registry.to_owned(),
                 source: source.into(),
             })
         };
         Ok(Self {
-            short: client(Some(READ_TIMEOUT))?,
-            bodies: client(Some(READ_TIMEOUT))?,
-            pass_through: client(None)?,
+            short: client(Some(READ_TIMEOUT), HttpVersions::All)?,
+            bodies: client(Some(READ_TIMEOUT), HttpVersions::All)?,
+            segments: client(Some(READ_TIMEOUT), HttpVersions::Http1)?,
+            pass_through: client(None, HttpVersions::All)?,
         })
     }
 }
@@ -136,6 +153,7 @@ fn client(
     extra: &[Certificate],
     read_timeout: Option<Duration>,
     idle: Option<Duration>,
+    versions: HttpVersions,
 ) -> reqwest::Result<Client> {
     let builder = || {
         let builder = Client::builder()
@@ -148,6 +166,10 @@ fn client(
         let builder = match read_timeout {
             Some(timeout) => builder.read_timeout(timeout),
             None => builder,
+        };
+        let builder = match versions {
+            HttpVersions::All => builder,
+            HttpVersions::Http1 => builder.http1_only(),
         };
         match idle {
             Some(idle) => builder.pool_idle_timeout(idle),

@@ -90,6 +90,21 @@ impl Transport {
         outcome
     }
 
+    /// Sends a request that is optional: once, and without a consequence for other requests.
+    ///
+    /// # Errors
+    /// A refusal or failure of the upstream.
+    pub async fn send_once(
+        &self,
+        client: &reqwest::Client,
+        request: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let keys = self.keys(request);
+        self.probe.admit(client, request.kind, &keys).await?;
+        let timed = tokio::time::timeout(request.timeout, self.attempt(client, request));
+        timed.await.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
     /// Records that a request failed, and what that implies about the host.
     fn failed(
         &self,

@@ -46,6 +46,7 @@ impl Config {
                 } else {
                     mirror::HeadPolicy::Cached
                 },
+                connections_per_fill: registry.connections_per_fill,
             });
         }
         Ok(mirror::Settings { origins })

@@ -51,6 +51,7 @@ struct Metrics {
     blob: ContentCounters,
     manifest: ContentCounters,
     resumed: IntCounter,
+    segments: IntCounter,
     stale: IntCounterVec,
     wrong_bytes_upstream: IntCounter,
     wrong_bytes_disk: IntCounter,
@@ -122,6 +123,11 @@ impl Metrics {
                 "roadstead_fill_resumes_total",
                 "Downloads that went on from where they had stopped.",
             ),
+            segments: counter(
+                &registry,
+                "roadstead_fill_segments_total",
+                "Further connections that downloads opened.",
+            ),
             stale: counters(
                 &registry,
                 "roadstead_stale_served_total",
@@ -173,6 +179,11 @@ pub fn stale(reason: &'static str) {
 /// Counts a resumed download.
 pub fn resumed() {
     METRICS.resumed.inc();
+}
+
+/// Counts a download's further connection.
+pub fn segment_opened() {
+    METRICS.segments.inc();
 }
 
 /// Counts a digest mismatch.

@@ -1,0 +1,252 @@
+//! When a fill opens another connection, and for which bytes: a state machine without I/O.
+//!
+//! Registries' CDNs and long lines limit each connection. A fill that will take long gives the second half of its
+//! largest remainder to another connection, for as long as each one raises the whole rate by a fifth.
+
+use std::time::Duration;
+
+/// Blobs up to this length are fetched by one connection, in bytes.
+pub(super) const MIN_TOTAL: u64 = 32 << 20;
+/// A fill that takes no longer than this opens no connection.
+const MIN_TIME_LEFT: Duration = Duration::from_secs(5);
+/// How long a rate is measured.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Splits are at multiples of this offset, in bytes: a restart believes whole blocks only.
+const ALIGNMENT: u64 = 64 << 10;
+/// The smallest remainder that is split, in bytes.
+const MIN_SPLIT: u64 = 1 << 20;
+/// How many connections in a row may drop without a new byte, and the wait after the first; it doubles.
+const MOST_DROPS: u32 = 6;
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// Bytes of a blob that are still missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Remainder {
+    pub start: u64,
+    pub end: u64,
+    pub state: RemainderState,
+}
+
+impl Remainder {
+    const fn length(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// Whether a connection fetches a remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RemainderState {
+    Idle,
+    /// Its first byte has not arrived.
+    Connecting,
+    Receiving,
+}
+
+/// What a planner decides by.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SegmentEvent<'a> {
+    /// At `now`, so many bytes have arrived, and these are missing, in order of their offsets.
+    Progress {
+        now: Duration,
+        received: u64,
+        remainders: &'a [Remainder],
+    },
+    /// A connection broke off: `moved` says whether it had sent bytes.
+    Dropped { now: Duration, moved: bool },
+    /// The upstream gives no more connections than these.
+    Limited { connections: u32 },
+}
+
+/// What the fill does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SegmentStep {
+    Wait,
+    /// Opens a connection for these bytes; one that was to fetch them stops before `start`.
+    Open {
+        start: u64,
+        end: u64,
+    },
+}
+
+/// The connections of one fill.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentPlanner {
+    /// The most connections.
+    allowed: u32,
+    /// How many connections raised the rate so far, the first one included.
+    useful: u32,
+    /// The rate before the connection that is on trial.
+    baseline: Option<u64>,
+    /// Whether more than the useful connections are tried.
+    trials: Trials,
+    /// Bytes per second, as measured last.
+    rate: u64,
+    window: Option<RateWindow>,
+    drops: u32,
+    /// No connection is opened before.
+    wait_until: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trials {
+    Allowed,
+    /// The last connection did not raise the rate.
+    Over,
+}
+
+/// The time in which a rate is measured, with an unchanged number of connections.
+#[derive(Clone, Copy, Debug)]
+struct RateWindow {
+    since: Duration,
+    received: u64,
+    connections: u32,
+}
+
+impl SegmentPlanner {
+    pub const fn new(allowed: u32) -> Self {
+        Self {
+            allowed,
+            useful: 1,
+            baseline: None,
+            trials: Trials::Allowed,
+            rate: 0,
+            window: None,
+            drops: 0,
+            wait_until: Duration::ZERO,
+        }
+    }
+
+    pub fn next(mut self, event: SegmentEvent<'_>) -> (Self, SegmentStep) {
+        let step = match event {
+            SegmentEvent::Progress {
+                now,
+                received,
+                remainders,
+            } => self.progress(now, received, remainders),
+            SegmentEvent::Dropped { now, moved } => {
+                self.drops = if moved { 1 } else { self.drops + 1 };
+                self.wait_until = now + FIRST_WAIT * 2_u32.pow(self.drops.min(MOST_DROPS) - 1);
+                if self.drops >= MOST_DROPS {
+                    self.allowed = 0;
+                }
+                SegmentStep::Wait
+            }
+            SegmentEvent::Limited { connections } => {
+                self.allowed = self.allowed.min(connections);
+                SegmentStep::Wait
+            }
+        };
+        (self, step)
+    }
+
+    fn progress(&mut self, now: Duration, received: u64, remainders: &[Remainder]) -> SegmentStep {
+        let of = |state| {
+            let matching = remainders.iter().filter(|part| part.state == state);
+            u32::try_from(matching.count()).unwrap_or(u32::MAX)
+        };
+        let connecting = of(RemainderState::Connecting);
+        let connections = connecting + of(RemainderState::Receiving);
+        let measured = connecting == 0 && self.measure(now, received, connections);
+        if measured {
+            self.judge(connections);
+        }
+        // A connection counts from its first byte on.
+        if connecting > 0 {
+            self.window = None;
+            return SegmentStep::Wait;
+        }
+        let trial = connections >= self.useful;
+        let most = match self.trials {
+            Trials::Allowed => self.useful + 1,
+            Trials::Over => self.useful,
+        };
+        if connections >= most.min(self.allowed)
+            || now < self.wait_until
+            || self.rate == 0
+            || (trial && !measured)
+        {
+            return SegmentStep::Wait;
+        }
+        let step = self.choose(remainders, connections, trial);
+        if trial && step != SegmentStep::Wait {
+            self.baseline = Some(self.rate);
+        }
+        step
+    }
+
+    /// Measures the rate once the number of connections has been the same for long enough.
+    fn measure(&mut self, now: Duration, received: u64, connections: u32) -> bool {
+        let began = RateWindow {
+            since: now,
+            received,
+            connections,
+        };
+        let same = |window: &RateWindow| window.connections == connections;
+        let Some(window) = self.window.filter(same) else {
+            self.window = Some(began);
+            return false;
+        };
+        let elapsed = now.saturating_sub(window.since);
+        if elapsed < INTERVAL {
+            return false;
+        }
+        let bytes = u128::from(received.saturating_sub(window.received));
+        let rate = bytes * 1000 / elapsed.as_millis().max(1);
+        self.rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.window = Some(began);
+        true
+    }
+
+    /// Decides whether the last connection raised the rate by a fifth.
+    fn judge(&mut self, connections: u32) {
+        let Some(baseline) = self.baseline.take() else {
+            return;
+        };
+        if connections <= self.useful {
+            // It ended before it was judged.
+        } else if u128::from(self.rate) * 5 >= u128::from(baseline) * 6 {
+            self.useful = connections;
+        } else {
+            self.trials = Trials::Over;
+        }
+    }
+
+    /// The bytes for another connection: a remainder that has none, or the second half of the largest.
+    fn choose(&self, remainders: &[Remainder], connections: u32, trial: bool) -> SegmentStep {
+        let idle = remainders
+            .iter()
+            .find(|part| part.state == RemainderState::Idle && part.length() >= MIN_SPLIT / 2);
+        if let Some(idle) = idle {
+            let left = remainders.iter().map(Remainder::length).sum();
+            // A useful connection is replaced whatever is left.
+            if trial && !self.takes_long(left, 1) {
+                return SegmentStep::Wait;
+            }
+            return SegmentStep::Open {
+                start: idle.start,
+                end: idle.end,
+            };
+        }
+        let Some(largest) = remainders.iter().max_by_key(|part| part.length()) else {
+            return SegmentStep::Wait;
+        };
+        if largest.length() < MIN_SPLIT || !self.takes_long(largest.length(), connections) {
+            return SegmentStep::Wait;
+        }
+        let half = largest.start + largest.length() / 2;
+        SegmentStep::Open {
+            start: half.next_multiple_of(ALIGNMENT),
+            end: largest.end,
+        }
+    }
+
+    /// Whether `bytes` take long for one of so many connections.
+    fn takes_long(&self, bytes: u64, connections: u32) -> bool {
+        let shared = u128::from(bytes) * u128::from(connections) * 1000;
+        shared > u128::from(self.rate) * MIN_TIME_LEFT.as_millis()
+    }
+}
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;
