@@ -19,16 +19,19 @@ pub enum CacheControl {
 }
 
 impl CacheControl {
-    pub const fn header_value(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::PublicImmutable => "public, max-age=31536000, immutable",
+    pub fn header_value(self) -> HeaderValue {
+        // Inline constants are checked when they are compiled, not for each response.
+        match self {
+            Self::PublicImmutable => {
+                const { HeaderValue::from_static("public, max-age=31536000, immutable") }
+            }
             #[cfg(feature = "v1")]
-            Self::Public => "public, max-age=31536000",
+            Self::Public => const { HeaderValue::from_static("public, max-age=31536000") },
             #[cfg(feature = "v1")]
-            Self::NoCache => "no-cache",
-            Self::Private => "private",
-            Self::PrivateNoStore => "private, no-store",
-            Self::NoStore => "no-store",
-        })
+            Self::NoCache => const { HeaderValue::from_static("no-cache") },
+            Self::Private => const { HeaderValue::from_static("private") },
+            Self::PrivateNoStore => const { HeaderValue::from_static("private, no-store") },
+            Self::NoStore => const { HeaderValue::from_static("no-store") },
+        }
     }
 }

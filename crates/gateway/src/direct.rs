@@ -7,7 +7,8 @@ use std::io;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, StatusCode, Version, header};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 use httparse::Status;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
@@ -63,7 +64,11 @@ impl DirectRequest {
             return None;
         };
         let path = request.path?;
-        if length != head.len() || request.version != Some(1) || !path.starts_with('/') {
+        if length != head.len()
+            || request.version != Some(1)
+            || !path.starts_with('/')
+            || !path.is_ascii()
+        {
             return None;
         }
         let method = match request.method? {
@@ -71,10 +76,8 @@ impl DirectRequest {
             "HEAD" => Method::HEAD,
             _ => return None,
         };
-        let path = path.is_ascii().then_some(path.as_bytes())?;
-        let size = Some(request.headers.len());
-        let mut header = RequestHeader::build_no_case(method, path, size).ok()?;
-        header.set_version(Version::HTTP_11);
+        let target = PathAndQuery::from_maybe_shared(head.slice_ref(path.as_bytes())).ok()?;
+        let mut fields = HeaderMap::with_capacity(request.headers.len());
         let mut keep_alive = true;
         let mut hosts = 0;
         for field in request.headers.iter() {
@@ -94,9 +97,16 @@ impl DirectRequest {
                 _ => {}
             }
             let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;
-            header.append_header(name, value).ok()?;
+            fields.append(name, value);
         }
-        (hosts == 1).then_some(Self { header, keep_alive })
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = method;
+        parts.uri = Uri::from(target);
+        parts.headers = fields;
+        (hosts == 1).then(|| Self {
+            header: parts.into(),
+            keep_alive,
+        })
     }
 
     /// The session of this request, which came on `stream`.
@@ -140,7 +150,16 @@ impl DirectSession {
             self.request.keep_alive = false;
         }
         let head = &mut self.collected;
-        head.reserve(HEAD);
+        // With room for a short body, which is collected behind it.
+        let body = match self.framing {
+            Framing::Length(length) => usize::try_from(length).unwrap_or(COLLECTED),
+            _ => 0,
+        };
+        head.reserve(if HEAD + body <= COLLECTED {
+            HEAD + body
+        } else {
+            HEAD
+        });
         head.extend_from_slice(b"HTTP/1.1 ");
         head.extend_from_slice(response.status().as_str().as_bytes());
         head.push(b' ');
@@ -324,7 +343,7 @@ mod tests {
         assert_eq!(header.method, Method::GET);
         assert_eq!(header.uri.path(), "/v2/a/b");
         assert_eq!(header.uri.query(), Some("x=%20"));
-        assert_eq!(header.version, Version::HTTP_11);
+        assert_eq!(header.version, http::Version::HTTP_11);
         assert_eq!(header.headers["host"], "a:5000");
         let values: Vec<_> = header.headers.get_all("x-two").iter().collect();
         assert_eq!(values, ["1", "2"]);

@@ -97,12 +97,11 @@ fn blank_lines(bytes: &[u8]) -> usize {
 /// The index after the blank line that ends a head, if there is one; bytes before `searched` were searched already.
 fn end_of_head(bytes: &[u8], searched: usize) -> Option<usize> {
     let from = searched.saturating_sub(3);
-    let newline = |at: &usize| bytes[*at] == b'\n';
-    (from..bytes.len())
-        .filter(newline)
-        .find_map(|at| match &bytes[at + 1..] {
-            [b'\n', ..] => Some(at + 2),
-            [b'\r', b'\n', ..] => Some(at + 3),
+    memchr::memchr_iter(b'\n', &bytes[from..])
+        .map(|at| from + at + 1)
+        .find_map(|after| match &bytes[after..] {
+            [b'\n', ..] => Some(after + 1),
+            [b'\r', b'\n', ..] => Some(after + 2),
             _ => None,
         })
 }

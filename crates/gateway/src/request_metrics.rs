@@ -53,7 +53,7 @@ pub fn finish(session: &Session, context: &RequestContext) {
     };
     let bypassed = sent.is_some_and(|sent| sent.cache.forwarded() == Some(Forward::Bypass));
     let kind = match (status, bypassed) {
-        (Some(200 | 206), false) => resource(request.uri.path()).content(),
+        (Some(200 | 206), false) => context.in_flight.resource().content(),
         _ => None,
     };
     context.in_flight.ended(&counted, kind);
@@ -62,15 +62,15 @@ pub fn finish(session: &Session, context: &RequestContext) {
 /// The resource of a path, by its last components, since a repository may have any name. All paths outside the API
 /// are `Other`, which bounds the values of the label.
 fn resource(path: &str) -> Resource {
-    let mut segments = path.trim_start_matches('/').split('/');
-    match segments.next() {
-        Some("v2") => {}
-        Some("v1" | "_ping") => return Resource::V1,
-        Some("token") => return Resource::Token,
+    let path = path.trim_start_matches('/');
+    let first = path.find('/').map_or(path, |end| &path[..end]);
+    let mut rest = match first {
+        "v2" => path.get(first.len() + 1..),
+        "v1" | "_ping" => return Resource::V1,
+        "token" => return Resource::Token,
         _ => return Resource::Other,
-    }
-    let mut last = segments.rev().map(Some).chain([None; 3]);
-    let last = [(); 3].map(|()| last.next().flatten());
+    };
+    let last = [(); 3].map(|()| take_last(&mut rest));
     match last {
         [None | Some(""), None, _] => Resource::Base,
         [Some("_catalog"), None, _] => Resource::Catalog,
@@ -82,6 +82,14 @@ fn resource(path: &str) -> Resource {
         [Some(_), Some("referrers"), Some(_)] => Resource::Referrers,
         _ => Resource::Other,
     }
+}
+
+/// Takes the last segment of what is left of a path.
+fn take_last<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
+    let path = (*rest)?;
+    let slash = memchr::memrchr(b'/', path.as_bytes());
+    *rest = slash.map(|slash| &path[..slash]);
+    Some(slash.map_or(path, |slash| &path[slash + 1..]))
 }
 
 #[cfg(test)]

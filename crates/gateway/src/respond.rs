@@ -1,7 +1,7 @@
 //! Renders the mirror's answers and error responses of the v2 API as HTTP.
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora_core::Result;
 
 use super::cache_control::CacheControl;
@@ -18,6 +18,10 @@ use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
 use oci::error::{ErrorCode, body};
 
+const API_VERSION: HeaderValue = HeaderValue::from_static("registry/2.0");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
+const OCTETS: HeaderValue = HeaderValue::from_static(PART_TYPE);
+
 impl BodySelection {
     /// The status and fields of the response, but for its length.
     fn response(
@@ -32,17 +36,17 @@ impl BodySelection {
             Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
         };
         let mut response = content(status, options, tag, cache, cache_control)?;
-        response.insert_header(header::ACCEPT_RANGES, "bytes")?;
+        response.append_header(header::ACCEPT_RANGES, BYTES)?;
         match self {
             Self::Parts(frame) => {
-                response.insert_header(header::CONTENT_TYPE, frame.content_type())?;
+                response.append_header(header::CONTENT_TYPE, frame.content_type())?;
             }
             Self::Part { span, size } => {
-                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
-                response.insert_header(header::CONTENT_RANGE, span.content_range(*size))?;
+                response.append_header(header::CONTENT_TYPE, OCTETS)?;
+                response.append_header(header::CONTENT_RANGE, span.content_range(*size))?;
             }
             Self::Whole { .. } => {
-                response.insert_header(header::CONTENT_TYPE, PART_TYPE)?;
+                response.append_header(header::CONTENT_TYPE, OCTETS)?;
             }
         }
         Ok(response)
@@ -68,7 +72,7 @@ pub async fn manifest(
         return not_modified(session, options, &tag, answer.cache, cache_control).await;
     }
     let mut response = content(StatusCode::OK, options, &tag, answer.cache, cache_control)?;
-    response.insert_header(header::CONTENT_TYPE, answer.media_type)?;
+    response.append_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_if_stale(&mut response, answer.stale)?;
     match answer.bytes {
         Some(bytes) => send::whole(session, response, options.head, bytes).await,
@@ -204,9 +208,9 @@ pub fn response(
     cache: CacheStatus,
 ) -> Result<Response> {
     let mut response = Response::new(status, cache)?;
-    response.insert_header("Docker-Distribution-Api-Version", "registry/2.0")?;
+    response.append_header("Docker-Distribution-Api-Version", API_VERSION)?;
     if let Some(namespace) = &options.namespace {
-        response.insert_header("OCI-Namespace", namespace.as_str())?;
+        response.append_header("OCI-Namespace", namespace.as_str())?;
     }
     Ok(response)
 }
@@ -220,9 +224,9 @@ fn content(
     cache_control: CacheControl,
 ) -> Result<Response> {
     let mut response = response(status, options, cache)?;
-    response.insert_header("Docker-Content-Digest", tag)?;
-    response.insert_header(header::ETAG, format!("\"{tag}\""))?;
-    response.set_cache_control(cache_control)?;
+    response.append_header("Docker-Content-Digest", tag)?;
+    response.append_header(header::ETAG, ["\"", tag, "\""].concat())?;
+    response.append_header(header::CACHE_CONTROL, cache_control.header_value())?;
     Ok(response)
 }
 

@@ -10,6 +10,8 @@ use oci::cache_status::CacheStatus;
 /// How many header fields a response has room for before its list grows.
 const FIELDS: usize = 14;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The most frequent cache status.
+const HIT: HeaderValue = HeaderValue::from_static("roadstead; hit");
 
 /// The head of a response with its cache status, from which the header field, the log and the metrics are rendered.
 ///
@@ -68,7 +70,11 @@ impl Response {
             fields: Vec::with_capacity(FIELDS),
             cache,
         };
-        response.append_header("Cache-Status", cache.to_string())?;
+        if cache == CacheStatus::HIT {
+            response.append_header("Cache-Status", HIT)?;
+        } else {
+            response.append_header("Cache-Status", cache.to_string())?;
+        }
         Ok(response)
     }
 
@@ -168,16 +174,15 @@ impl Response {
 
 /// A name as is usual in HTTP/1: `content-type` becomes `Content-Type`.
 fn write_capitalised(name: &str, head: &mut Vec<u8>) {
+    let start = head.len();
+    head.extend_from_slice(name.as_bytes());
     let mut first = true;
-    head.extend(name.bytes().map(|byte| {
-        let written = if first {
-            byte.to_ascii_uppercase()
-        } else {
-            byte
-        };
-        first = byte == b'-';
-        written
-    }));
+    for byte in &mut head[start..] {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +191,7 @@ mod tests {
 
     #[test]
     fn fields_are_set_added_and_written() {
+        assert_eq!(HIT, CacheStatus::HIT.to_string().as_str());
         let mut response = Response::new(StatusCode::OK, CacheStatus::HIT).expect("a head");
         response.insert_header("X-Two", "1").expect("a field");
         response.append_header("x-two", "2").expect("a field");

@@ -32,7 +32,7 @@ pub async fn whole(
     no_body: bool,
     bytes: Bytes,
 ) -> Result<()> {
-    response.insert_header(header::CONTENT_LENGTH, bytes.len())?;
+    response.append_header(header::CONTENT_LENGTH, bytes.len())?;
     let end = no_body || bytes.is_empty();
     session.write_head(response).await?;
     if end {

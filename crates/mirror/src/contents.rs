@@ -30,7 +30,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Contents {
     pub(super) store: Arc<Store>,
     pub(super) fills: Fills,
-    pub(super) memory: moka::sync::Cache<Digest, Bytes>,
+    pub(super) memory: moka::sync::Cache<Digest, Bytes, ahash::RandomState>,
 }
 
 /// A blob that is stored.
@@ -57,7 +57,7 @@ impl Contents {
             .max_capacity(MEMORY_KIB)
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
-            .build();
+            .build_with_hasher(ahash::RandomState::new());
         Self {
             fills: Fills::new(limit, store.clone(), fills_on),
             store,

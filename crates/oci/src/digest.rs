@@ -63,14 +63,18 @@ impl Digest {
 
     /// The encoded part: 64 or 128 lower-case hex digits.
     pub fn hex(&self) -> String {
+        let mut digits = [0; 128];
+        self.hex_in(&mut digits).to_owned()
+    }
+
+    /// The hex digits, in `digits`.
+    fn hex_in<'a>(&self, digits: &'a mut [u8; 128]) -> &'a str {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let bytes = self.bytes();
-        let mut hex = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            hex.push(DIGITS[usize::from(byte >> 4)] as char);
-            hex.push(DIGITS[usize::from(byte & 15)] as char);
+        for (byte, pair) in bytes.iter().zip(digits.as_chunks_mut().0) {
+            *pair = [byte >> 4, byte & 15].map(|value| DIGITS[usize::from(value)]);
         }
-        hex
+        str::from_utf8(&digits[..bytes.len() * 2]).unwrap_or_default()
     }
 
     fn bytes(&self) -> &[u8] {
@@ -108,25 +112,41 @@ impl From<Digest> for String {
     }
 }
 
+/// The value of a byte that is not a lower-case hex digit has this bit.
+const NO_DIGIT: u8 = 0x80;
+/// The values of bytes as hex digits.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
+
 fn decode<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(DigestError::Hex),
-    };
     if hex.len() != N * 2 {
         return Err(DigestError::Hex);
     }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    let mut all = 0;
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().as_chunks().0) {
+        let [high, low] = pair.map(|digit| VALUES[usize::from(digit)]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    if all & NO_DIGIT != 0 {
+        return Err(DigestError::Hex);
     }
     Ok(bytes)
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
+        f.write_str(self.algorithm().as_str())?;
+        f.write_str(":")?;
+        f.write_str(self.hex_in(&mut [0; 128]))
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ahash::RandomState;
 use moka::policy::EvictionPolicy;
 
 use crate::record::{Record, RecordKey};
@@ -15,7 +16,7 @@ const ENTRY: u32 = 512;
 
 /// A bounded cache of records of all kinds. The type of a value follows from its key.
 pub(super) struct RecordCache {
-    entries: moka::sync::Cache<RecordKey, Arc<CachedRecord>>,
+    entries: moka::sync::Cache<RecordKey, Arc<CachedRecord>, RandomState>,
 }
 
 /// A record in memory.
@@ -71,7 +72,7 @@ impl RecordCache {
             .max_capacity(capacity)
             .weigher(|_, entry: &Arc<CachedRecord>| entry.weight())
             .eviction_policy(EvictionPolicy::lru())
-            .build();
+            .build_with_hasher(RandomState::new());
         Self { entries }
     }
 

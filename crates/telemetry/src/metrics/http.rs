@@ -227,6 +227,10 @@ impl InFlight {
         Self(resource)
     }
 
+    pub fn resource(&self) -> Resource {
+        self.0
+    }
+
     /// Counts the end of the request, and the bytes of cached content that were sent.
     pub fn ended(&self, answered: &Answered<'_>, content: Option<Content>) {
         METRICS.http.count(self.0, answered);
