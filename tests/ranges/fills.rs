@@ -1,7 +1,5 @@
 //! Several ranges of a blob that is being fetched.
 
-use std::time::Duration;
-
 use testkit::http::{End, Fetched, Head, Raw, Reply, Web, block_on};
 use testkit::image::random;
 use testkit::origin::{Fault, Latch};
@@ -47,7 +45,7 @@ fn multipart_follows_the_fill() {
     let request = h2.client().get(&url).header("Range", &set);
     let mut answer = block_on(async { request.send().await }).expect("an answer");
 
-    // The first part is available, and no byte of the second.
+    // The first part arrives while the second is missing.
     let first = |head: &Head| {
         let frame = "Content-Type: application/octet-stream\r\nContent-Range: bytes";
         let boundary = boundary(head);
@@ -61,7 +59,6 @@ fn multipart_follows_the_fill() {
     };
     let early = first(&head);
     assert!(raw.read_exactly(early.len() as u64) == early);
-    assert!(raw.is_silent(Duration::from_millis(100)));
     let web_head = as_reply(Fetched {
         version: answer.version(),
         status: answer.status().as_u16(),
@@ -102,38 +99,42 @@ fn multipart_follows_the_fill() {
 
 #[test]
 fn last_part_waits_for_the_digest() {
-    let (origin, image, gateway) = scene(&[random(1, LARGE)]);
-    let latch = Latch::new();
-    origin.fault(Fault::PauseAt(LARGE as u64 - 1, latch.clone()).on("GET", "*/blobs/*"));
-    let (path, content) = (image.layer_path(0), &image.layer(0).1);
-    // Parts inside the tail are released as they arrive.
-    let inside = (LARGE - TAIL / 2, LARGE - TAIL / 2 + 10);
-    let mut raw = Raw::connect(gateway.url(1), None);
-    let set = format!("bytes={}-{},0-9", inside.0, inside.1 - 1);
-    let reply = raw.exchange("GET", &path, &[("Range", &set)]);
-    judge(
-        &reply,
-        content,
-        &Expect::Parts(vec![inside, (0, 10)]),
-        "inside",
-    );
+    for is_right in [true, false] {
+        let (origin, image, gateway) = scene(&[random(1, LARGE)]);
+        let latch = Latch::new();
+        let last = LARGE as u64 - 1;
+        origin.fault(Fault::PauseAt(last, latch.clone()).on("GET", "*/blobs/*"));
+        if !is_right {
+            origin.fault(Fault::WrongByteAt(last).on("GET", "*/blobs/*"));
+            origin.fault(Fault::status(404).on("GET", "*/blobs/*").after(1));
+        }
+        let (path, content) = (image.layer_path(0), &image.layer(0).1);
+        // Parts inside the tail are released as they arrive.
+        let inside = (LARGE - TAIL / 2, LARGE - TAIL / 2 + 10);
+        let mut raw = Raw::connect(gateway.url(1), None);
+        let set = format!("bytes={}-{},0-9", inside.0, inside.1 - 1);
+        let reply = raw.exchange("GET", &path, &[("Range", &set)]);
+        let parts = Expect::Parts(vec![inside, (0, 10)]);
+        judge(&reply, content, &parts, "inside");
 
-    let set = format!("bytes=0-9,{}-", LARGE - 20);
-    raw.request("GET", &path, &[("Range", &set)]);
-    let head = raw.read_head().expect("a head");
-    let length = head.length().expect("a length");
-    let end = format!("\r\n--{}--\r\n", boundary(&head));
-    let early = length - 20 - end.len() as u64;
-    let mut body = raw.read_exactly(early);
-    assert!(
-        raw.is_silent(Duration::from_millis(200)),
-        "the tail came before the last byte"
-    );
-    latch.release();
-    body.extend(raw.read_exactly(length - early));
-    let expected = Expect::Parts(vec![(0, 10), (LARGE - 20, LARGE)]);
-    let end = End::Complete;
-    judge(&Reply { head, body, end }, content, &expected, "released");
+        let set = format!("bytes=0-9,{}-", LARGE - 20);
+        raw.request("GET", &path, &[("Range", &set)]);
+        let head = raw.read_head().expect("a head");
+        let length = head.length().expect("a length");
+        let end = format!("\r\n--{}--\r\n", boundary(&head));
+        let early = length - 20 - end.len() as u64;
+        let mut body = raw.read_exactly(early);
+        latch.release();
+        if is_right {
+            body.extend(raw.read_exactly(length - early));
+            let expected = Expect::Parts(vec![(0, 10), (LARGE - 20, LARGE)]);
+            let end = End::Complete;
+            judge(&Reply { head, body, end }, content, &expected, "released");
+        } else {
+            // No byte of the last part was sent.
+            assert!(raw.read_to_end().0.is_empty());
+        }
+    }
 }
 
 /// A body from a failed fill is never taken for complete.

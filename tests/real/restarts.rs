@@ -340,6 +340,13 @@ fn registry_killed_repeatedly_under_load() {
 fn resumed(log: &str, digest: &str) -> u32 {
     let committed = format!("committed digest={digest} ");
     let line = log.lines().find(|line| line.contains(&committed));
-    line.and_then(|line| line.split_once("resumed=")?.1.trim().parse().ok())
-        .unwrap_or_else(|| panic!("{digest} was never committed"))
+    line.and_then(|line| {
+        line.split_once("resumed=")?
+            .1
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    })
+    .unwrap_or_else(|| panic!("{digest} was never committed"))
 }

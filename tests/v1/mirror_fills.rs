@@ -1,8 +1,6 @@
 //! Layers of a mirrored registry are filled like blobs: one download, many readers, ranges, resuming, and a tail that
 //! is withheld until length and checksum are verified.
 
-use std::time::Duration;
-
 use crate::v1::Daemon;
 use crate::v1::OLD;
 use crate::v1::mirror::{blob, fetch, mirror, part};
@@ -155,18 +153,26 @@ fn ranges_are_served_on_a_miss() {
 /// The last 64 KiB are sent when everything is verified.
 #[test]
 fn tail_is_withheld_until_verified() {
-    let layer = random(15, 300_000);
-    let (registry, gateway, path) = scene(&layer, Script::default());
-    registry.script(|script| script.hold = Some(layer.len() - 1));
-    let mut client = Raw::connect(gateway.url(1), None);
-    client.request("GET", &path, &[]);
-    client.read_head().expect("a head");
-    let mut body = client.read_exactly((layer.len() - TAIL) as u64);
-    assert!(client.is_silent(Duration::from_millis(300)));
-    assert!(!blob(&gateway, &layer).exists());
-    registry.script(|script| script.hold = None);
-    body.extend(client.read_exactly(TAIL as u64));
-    assert!(body == layer);
+    for is_right in [true, false] {
+        let layer = random(15, 300_000);
+        let (registry, gateway, path) = scene(&layer, Script::default());
+        registry.script(|script| {
+            script.hold = Some(layer.len() - 1);
+            script.sends_wrong_bytes = !is_right;
+        });
+        let mut client = Raw::connect(gateway.url(1), None);
+        client.request("GET", &path, &[]);
+        client.read_head().expect("a head");
+        let mut body = client.read_exactly((layer.len() - TAIL) as u64);
+        assert!(!blob(&gateway, &layer).exists());
+        registry.script(|script| script.hold = None);
+        if is_right {
+            body.extend(client.read_exactly(TAIL as u64));
+            assert!(body == layer);
+        } else {
+            assert!(client.read_to_end().0.is_empty());
+        }
+    }
 }
 
 /// An interrupted download is resumed by Range, from the offset that docker-registry serves correctly; without ranges,
