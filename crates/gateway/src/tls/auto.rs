@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::TlsError;
 use super::authority::{Authority, LEAF_VALIDITY, RENEW_BEFORE};
-use super::listener::{CurrentTls, server_config, with_authority};
+use super::files::{CurrentTls, server_config, with_authority};
 use oci::addresses::is_global;
 use telemetry::LogThrottle;
 

@@ -2,6 +2,7 @@
 
 mod authority;
 mod auto;
+mod files;
 mod listener;
 
 use std::io;
@@ -14,7 +15,8 @@ use rustls::sign::CertifiedKey;
 
 pub use authority::Authority;
 pub use auto::AutoTls;
-pub use listener::{ListenerTls, with_files};
+pub use files::with_files;
+pub use listener::ListenerTls;
 
 use runtime::reload;
 

@@ -1,0 +1,245 @@
+//! The TLS configuration of one listener, reloaded when its files change: the certificate is selected by SNI, and
+//! with `client_ca` clients must present one of their own.
+//!
+//! A change applies to new connections; open ones are unaffected. Session tickets belong to a configuration, so no
+//! session from before a change can be resumed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
+
+use super::authority::{Authority, is_usable};
+use super::{CertificateFiles, TlsError, chain, load};
+use runtime::reload::{self, Reloaded};
+
+/// The configuration for the handshakes of new connections.
+pub type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
+
+/// The interval between attempts to renew our certificate.
+const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// TLS with the operator's files, at least one pair: the first is the default, the others are selected by SNI. With
+/// `client_ca`, a client certificate of one of its CAs is required. All files are reloaded when they change.
+///
+/// # Errors
+/// [`TlsError`] if a file cannot be read, or a key does not belong to its certificate.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub fn with_files(
+    certificates: &[CertificateFiles],
+    client_ca: Option<&Path>,
+) -> Result<CurrentTls, TlsError> {
+    let mut listener = ListenerFiles::open(certificates, client_ca)?;
+    let (sender, current) = watch::channel(listener.config()?);
+    reload::keep_looking(move || listener.look(&sender));
+    Ok(current)
+}
+
+/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires.
+///
+/// # Errors
+/// [`TlsError`] if there is no certificate and none can be issued.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub(super) fn with_authority(
+    authority: Authority,
+    names: BTreeSet<String>,
+) -> Result<CurrentTls, TlsError> {
+    let files = authority.leaf(&names, SystemTime::now())?;
+    let mut listener = ListenerFiles::open(&[files], None)?;
+    let (sender, current) = watch::channel(listener.config()?);
+    let mut failed: Option<Instant> = None;
+    reload::keep_looking(move || {
+        listener.look(&sender);
+        let now = SystemTime::now();
+        let wait = failed.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
+        if wait
+            || listener
+                .leaf()
+                .is_some_and(|leaf| is_usable(leaf, &names, now))
+        {
+            return;
+        }
+        // The next look reloads the files that this writes.
+        failed = authority.leaf(&names, now).err().map(|error| {
+            tracing::error!(%error, "cannot renew our certificate; retrying in an hour");
+            Instant::now()
+        });
+    });
+    Ok(current)
+}
+
+/// The files of one listener.
+struct ListenerFiles {
+    certificates: Vec<Reloaded<Arc<CertifiedKey>, TlsError>>,
+    client_ca: Option<Reloaded<Arc<dyn ClientCertVerifier>, TlsError>>,
+}
+
+impl ListenerFiles {
+    fn open(certificates: &[CertificateFiles], client_ca: Option<&Path>) -> Result<Self, TlsError> {
+        let pair = |files: &CertificateFiles| {
+            let paths = vec![files.certificate.clone(), files.key.clone()];
+            let files = files.clone();
+            // Each pair by itself, so that a broken one does not prevent the others from being reloaded.
+            Reloaded::open(paths, move || load(&files))
+        };
+        let authorities = |path: &Path| {
+            let path = path.to_owned();
+            Reloaded::open(vec![path.clone()], move || client_verifier(&path))
+        };
+        Ok(Self {
+            certificates: certificates.iter().map(pair).collect::<Result<_, _>>()?,
+            client_ca: client_ca.map(authorities).transpose()?,
+        })
+    }
+
+    /// The default certificate.
+    fn leaf(&self) -> Option<&rustls::pki_types::CertificateDer<'static>> {
+        self.certificates.first()?.value().cert.first()
+    }
+
+    /// Reloads changed files and publishes the new configuration.
+    fn look(&mut self, current: &watch::Sender<Arc<ServerConfig>>) {
+        let certificates = self.certificates.iter_mut().filter_map(Reloaded::look);
+        let mut changed: Vec<String> = certificates.collect();
+        changed.extend(self.client_ca.as_mut().and_then(Reloaded::look));
+        if changed.is_empty() {
+            return;
+        }
+        match self.config() {
+            Ok(config) => {
+                current.send_replace(config);
+                for files in changed {
+                    reload::announce(&files);
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot use the changed certificates"),
+        }
+    }
+
+    fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let certificates = self.certificates.iter().map(|pair| pair.value().clone());
+        let client_ca = self.client_ca.as_ref();
+        let client_ca = client_ca.map(|verifier| verifier.value().clone());
+        server_config(certificates.collect(), client_ca)
+    }
+}
+
+/// A configuration with these certificates, the first of which is the default. With `client_ca`, clients must present
+/// a certificate too.
+pub(super) fn server_config(
+    certificates: Vec<Arc<CertifiedKey>>,
+    client_ca: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder();
+    let builder = match client_ca {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(BySni { certificates }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Its keys are its own: tickets from before a change or of another listener are rejected.
+    config.ticketer = Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// Checks client certificates against the CAs of a PEM file.
+fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let unusable = |reason: String| TlsError::ClientCa {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(path)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| unusable(error.to_string()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+    verifier.map_err(|error| unusable(error.to_string()))
+}
+
+#[derive(Debug)]
+struct BySni {
+    certificates: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let server_name = hello
+            .server_name()
+            .and_then(|name| rustls::pki_types::ServerName::try_from(name).ok());
+        let matching = server_name.and_then(|server_name| {
+            self.certificates.iter().find(|candidate| {
+                let leaf = candidate.cert.first();
+                let leaf =
+                    leaf.and_then(|leaf| rustls::server::ParsedCertificate::try_from(leaf).ok());
+                leaf.is_some_and(|leaf| {
+                    rustls::client::verify_server_name(&leaf, &server_name).is_ok()
+                })
+            })
+        });
+        matching.or(self.certificates.first()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn errors_name_the_unusable_file() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let authority = Authority::open(folder.path()).expect("an authority");
+        let good = authority
+            .leaf(&BTreeSet::from(["localhost".to_owned()]), SystemTime::now())
+            .expect("a leaf");
+        let at = |name: &str| folder.path().join(name);
+        let file = |name: &str, text: &str| {
+            fs::write(at(name), text).expect("writable");
+            at(name)
+        };
+        let broken = file("broken.pem", "no pem");
+        let invalid = file(
+            "invalid.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        let with = |certificate: &Path, key: &Path, client_ca: Option<&PathBuf>| {
+            let files = CertificateFiles {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+            };
+            let listener = ListenerFiles::open(&[files], client_ca.map(PathBuf::as_path));
+            listener.and_then(|listener| listener.config()).map(drop)
+        };
+        let (chain, key) = (&good.certificate, &good.key);
+        assert!(with(chain, key, None).is_ok());
+        assert!(with(chain, key, Some(&authority.path)).is_ok());
+        for (chain, key, client_ca, words) in [
+            (&broken, key, None, "broken.pem holds no certificate"),
+            (chain, &broken, None, "broken.pem holds no private key"),
+            (chain, &at("ca.key"), None, "ca.key holds no private key"),
+            (&at("none"), key, None, "cannot read"),
+            (chain, key, Some(&at("none")), "cannot read"),
+            (chain, key, Some(&broken), "broken.pem holds no certificate"),
+            (chain, key, Some(key), "leaf.key holds no certificate"),
+            (chain, key, Some(&invalid), "invalid.pem holds no CA"),
+        ] {
+            let error = with(chain, key, client_ca).expect_err("an unusable file");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}
