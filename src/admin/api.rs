@@ -19,7 +19,8 @@ use super::report::{
     VerifyEnd, VerifyFailures, VerifyLine,
 };
 use super::{Admin, Body, json, target};
-use mirror::{Purge, PurgeMode, Verified};
+use mirror::PurgeMode;
+use store::{Purge, Verified};
 use telemetry::metrics::{self, ContentFigures};
 
 /// The limit for a request's body, in bytes.

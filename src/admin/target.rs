@@ -1,9 +1,10 @@
 //! Parses the `IMAGE`, `DIGEST` or `REGISTRY` of a command. Pure.
 
 use gateway::{NameContext, ResolveError, Resolver};
-use mirror::{ImageReference, PurgeTarget};
+use mirror::ImageReference;
 use oci::digest::Digest;
 use oci::name::{NameError, Reference, Registry, RepositoryName};
+use store::PurgeTarget;
 
 /// A text that names no image, digest or registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::Parsed;
 use ::access::Action;
-pub use access::{Rule, Scheme as AuthScheme, Users};
+use ::access::{Rule, Scheme as AuthScheme, Users};
 use oci::glob::Pattern;
 
 /// The shortest token key, in characters.

@@ -2,8 +2,9 @@
 
 use super::fault::{Report, nearest, shown};
 use super::tree::Node;
-use super::{Config, ReadAccounts, Users};
+use super::{Config, ReadAccounts};
 use ::access::AccountsError;
+use ::access::Users;
 
 /// Reports every malformed line of the file, and users of rules that are not in it. A file that cannot be read is only
 /// a warning: the configuration may be checked on another machine.

@@ -45,7 +45,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-pub use access::{Access, Rule, Users};
+pub use access::Access;
 pub use address::ListenAddress;
 pub use credentials::Credentials;
 pub use fault::{Fault, Faults};

@@ -7,6 +7,7 @@ use regex::Regex;
 
 use super::tests::{EVERYTHING, assert_bare, assert_defaults, tcp, typed};
 use super::*;
+use ::access::{Rule, Users};
 
 /// What is shipped is what is checked.
 fn shipped(name: &str) -> (String, Config) {

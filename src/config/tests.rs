@@ -13,6 +13,7 @@ use tracing::Level;
 
 use super::fault::Report;
 use super::*;
+use ::access::Users;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -294,7 +295,7 @@ fn the_whole_contract_is_read() {
     let access = config.access.as_ref().unwrap();
     assert_eq!(access.htpasswd.as_deref(), Some(Path::new("conf/htpasswd")));
     assert_eq!(access.realm, "Roadstead");
-    assert_eq!(access.scheme, super::access::AuthScheme::Bearer);
+    assert_eq!(access.scheme, ::access::Scheme::Bearer);
     assert!(access.token_key.is_none());
     let [deployer, everyone, anybody] = access.rules.as_slice() else {
         panic!("three rules");

@@ -30,7 +30,8 @@ impl Application {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
-        let mut context = RequestContext::new(session.req_header());
+        let request = session.req_header();
+        let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
         if let Err(failure) = self.gateway.answer(&mut session, &mut context).await {
             let options = &context.options;

@@ -149,7 +149,7 @@ impl Gateway {
             response.insert_header(header::LINK, link)?;
         }
         let body = serde_json::json!({"repositories": names.names}).to_string();
-        Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
+        Ok(send::whole(session, response, Bytes::from(body)).await?)
     }
 
     /// The caller as a viewer of these registries.

@@ -5,10 +5,10 @@
 use http::header;
 use http::{Method, StatusCode};
 
-use mirror::{Passed, PassedError, is_whole_json};
 use oci::digest::Digest;
 use oci::name::Reference;
 use oci::v2::Resource;
+use upstream::{Passed, UpstreamError, is_whole_json};
 
 /// The message if the answer cannot be verified.
 pub const UNPROVEN: &str =
@@ -68,8 +68,11 @@ pub async fn json(mut passed: Passed) -> Option<bytes::Bytes> {
 /// Reads a body of at most `limit` bytes; `None` for a longer one.
 ///
 /// # Errors
-/// [`PassedError`]: the body is incomplete.
-pub async fn whole(passed: &mut Passed, limit: usize) -> Result<Option<bytes::Bytes>, PassedError> {
+/// [`UpstreamError`]: the body is incomplete.
+pub async fn whole(
+    passed: &mut Passed,
+    limit: usize,
+) -> Result<Option<bytes::Bytes>, UpstreamError> {
     let mut bytes = bytes::BytesMut::new();
     while let Some(chunk) = passed.next().await? {
         if bytes.len() + chunk.len() > limit {

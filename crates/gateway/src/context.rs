@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use super::admission::RequestSlot;
-use super::request_metrics;
 use super::request_options::RequestOptions;
 use super::target::RequestTarget;
 use access::Login;
@@ -34,10 +33,10 @@ pub struct V1Subject {
 }
 
 impl RequestContext {
-    pub fn new(request: &RequestHeader) -> Self {
+    pub fn new(request: &RequestHeader, in_flight: InFlight) -> Self {
         Self {
             started: Instant::now(),
-            in_flight: request_metrics::start(request),
+            in_flight,
             admitted: None,
             options: RequestOptions::of(&request.method, &request.headers),
             login: Login::ANONYMOUS,

@@ -72,7 +72,7 @@ async fn mirror_error(
             response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
         }
     }
-    respond::finish_error(session, response, options, code, &error.to_string()).await
+    respond::finish_error(session, response, code, &error.to_string()).await
 }
 
 /// The one table from errors to statuses and codes.

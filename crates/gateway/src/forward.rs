@@ -13,7 +13,6 @@ use super::session::Session;
 use super::target::RequestTarget;
 use super::{Failure, Gateway, request_body, respond, send};
 use access::{Login, Permit};
-use mirror::{self, Body, BodyEnd, Passed};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use oci::error::ErrorCode;
@@ -22,6 +21,7 @@ use oci::manifest::MAX_MANIFEST;
 use oci::page;
 use oci::schema1;
 use oci::v2::{Endpoint, Resource};
+use upstream::{Body, BodyEnd, Passed};
 
 /// Response header fields that are relayed unchanged.
 const RELAYED_HEADERS: &[&str] = &[
@@ -191,7 +191,7 @@ impl Gateway {
             if let Some(wait) = passed.headers.get(header::RETRY_AFTER) {
                 response.insert_header(header::RETRY_AFTER, wait.clone())?;
             }
-            return Ok(respond::finish_error(session, response, options, code, message).await?);
+            return Ok(respond::finish_error(session, response, code, message).await?);
         }
         for name in RELAYED_HEADERS {
             for value in passed.headers.get_all(*name) {
@@ -301,7 +301,7 @@ impl Gateway {
             }
         };
         match body {
-            Ok(bytes) => Ok(send::whole(session, response, false, bytes).await?),
+            Ok(bytes) => Ok(send::whole(session, response, bytes).await?),
             Err(message) => {
                 Ok(respond::error(session, options, &ErrorResponse::bad_gateway(message)).await?)
             }

@@ -9,9 +9,10 @@ use pingora_core::{Error, ErrorType};
 
 use super::Failure;
 use super::session::Session;
-use mirror::{Feed, MirrorError};
+use mirror::MirrorError;
 use oci::headers::content_length;
 use oci::manifest::MAX_MANIFEST;
+use upstream::Feed;
 
 /// How long a registry may take to answer once it has the body, or to accept the next chunk of it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);

@@ -13,12 +13,9 @@ pub fn blob(cache: CacheStatus) {
     metrics::answered(Content::Blob, answer(cache));
 }
 
-/// Counts a response with a manifest, as served content if it answers a GET.
-pub fn manifest(head: bool, cache: CacheStatus, is_stale: Option<Stale>) {
-    if !head {
-        metrics::answered(Content::Manifest, answer(cache));
-    }
-    stale(is_stale);
+/// Counts a response with a manifest.
+pub fn manifest(cache: CacheStatus) {
+    metrics::answered(Content::Manifest, answer(cache));
 }
 
 /// Counts a response if it is stale.

@@ -57,7 +57,7 @@ impl BodySelection {
 pub async fn ping(session: &mut Session, options: &RequestOptions) -> Result<()> {
     let mut response = response(StatusCode::OK, options, CacheStatus::own("ping"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
-    send::whole(session, response, options.head, Bytes::from_static(b"{}")).await
+    send::whole(session, response, Bytes::from_static(b"{}")).await
 }
 
 pub async fn manifest(
@@ -67,7 +67,10 @@ pub async fn manifest(
     cache_control: CacheControl,
 ) -> Result<()> {
     let tag = answer.digest.to_string();
-    request_metrics::manifest(options.head, answer.cache, answer.stale);
+    if !options.head {
+        request_metrics::manifest(answer.cache);
+    }
+    request_metrics::stale(answer.stale);
     if options.matches(&tag) {
         return not_modified(session, options, &tag, answer.cache, cache_control).await;
     }
@@ -75,7 +78,7 @@ pub async fn manifest(
     response.append_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_if_stale(&mut response, answer.stale)?;
     match answer.bytes {
-        Some(bytes) => send::whole(session, response, options.head, bytes).await,
+        Some(bytes) => send::whole(session, response, bytes).await,
         None => send::head(session, response, Some(answer.size)).await,
     }
 }
@@ -167,7 +170,7 @@ pub async fn page(
     if let Some(filters) = &answer.page().filters_applied {
         response.insert_header("OCI-Filters-Applied", filters.as_str())?;
     }
-    send::whole(session, response, options.head, answer.page().bytes.clone()).await
+    send::whole(session, response, answer.page().bytes.clone()).await
 }
 
 /// Sends an error response before the body was read. A short body is read first, so that the connection can be reused.
@@ -198,7 +201,7 @@ pub async fn error(
     if let Some(wait) = error.retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
-    finish_error(session, response, options, error.code, &error.message).await
+    finish_error(session, response, error.code, &error.message).await
 }
 
 /// The head of a v2 response, with the fields that all of them have.
@@ -265,7 +268,6 @@ async fn unsatisfiable(
     finish_error(
         session,
         response,
-        options,
         ErrorCode::RangeInvalid,
         "the range is outside of the blob",
     )
@@ -276,10 +278,9 @@ async fn unsatisfiable(
 pub async fn finish_error(
     session: &mut Session,
     mut response: Response,
-    options: &RequestOptions,
     code: ErrorCode,
     message: &str,
 ) -> Result<()> {
     response.set_json(CacheControl::NoStore)?;
-    send::whole(session, response, options.head, body(code, message).into()).await
+    send::whole(session, response, body(code, message).into()).await
 }

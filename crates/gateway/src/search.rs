@@ -130,7 +130,7 @@ impl Gateway {
         response.set_json(CacheControl::PrivateNoStore)?;
         // A response of the v1 API.
         response.remove_header("Docker-Distribution-Api-Version");
-        Ok(send::whole(session, response, options.head, Bytes::from(body)).await?)
+        Ok(send::whole(session, response, Bytes::from(body)).await?)
     }
 
     /// The client names that contain the word, of repositories that the viewer may pull.

@@ -5,17 +5,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{Method, StatusCode, Version, header};
 use pingora_core::{Error, ErrorType, Result};
 
 use super::cache_control::CacheControl;
 use super::response::Response;
 use super::session::Session;
-use mirror::{Passed, PassedError, Reader};
+use mirror::Reader;
 use oci::byteranges::Byteranges;
 use oci::cache_status::CacheStatus;
 use oci::digest::{Digest, Hasher};
 use oci::error::{ErrorCode, body};
+use upstream::{Passed, UpstreamError};
 
 /// Sends a head alone, as for HEAD.
 pub async fn head(session: &mut Session, mut response: Response, size: Option<u64>) -> Result<()> {
@@ -25,17 +26,11 @@ pub async fn head(session: &mut Session, mut response: Response, size: Option<u6
     session.write_head(response).await
 }
 
-/// Sends a body that is in memory; with `no_body` its head alone, as for HEAD.
-pub async fn whole(
-    session: &mut Session,
-    mut response: Response,
-    no_body: bool,
-    bytes: Bytes,
-) -> Result<()> {
+/// Sends a body that is in memory; its head alone in answer to HEAD (RFC 9110 §9.3.2).
+pub async fn whole(session: &mut Session, mut response: Response, bytes: Bytes) -> Result<()> {
     response.append_header(header::CONTENT_LENGTH, bytes.len())?;
-    let end = no_body || bytes.is_empty();
     session.write_head(response).await?;
-    if end {
+    if bytes.is_empty() || session.req_header().method == Method::HEAD {
         Ok(())
     } else {
         session.write_last(bytes).await
@@ -188,7 +183,7 @@ pub async fn relay_part(
 async fn next_passed(
     session: &mut Session,
     passed: &mut Passed,
-) -> Result<std::result::Result<Option<Bytes>, PassedError>> {
+) -> Result<std::result::Result<Option<Bytes>, UpstreamError>> {
     flush_while_pending(session, passed.next()).await
 }
 
@@ -225,7 +220,7 @@ async fn frame(
             refused.set_json(CacheControl::NoStore)?;
             let message = "the length of this answer is not known: ask by HTTP/1.1";
             let error = body(ErrorCode::Unsupported, message);
-            Box::pin(whole(session, refused, false, error.into())).await?;
+            Box::pin(whole(session, refused, error.into())).await?;
             return Ok(false);
         }
         None => response.insert_header(header::TRANSFER_ENCODING, "chunked")?,

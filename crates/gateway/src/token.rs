@@ -138,7 +138,7 @@ impl Gateway {
         let body = token_answer(&token, &granted, now);
         let mut response = respond::response(StatusCode::OK, options, CacheStatus::own("token"))?;
         response.set_json(CacheControl::NoStore)?;
-        send::whole(session, response, options.head, body.into()).await
+        send::whole(session, response, body.into()).await
     }
 
     /// Reads the form of a login, within its limits of size and time.

@@ -16,11 +16,11 @@ use super::catalogue::RequestBudget;
 use super::origin::{ContentScope, OriginView};
 use super::source::ForeignSource;
 use super::tag::TagKey;
-use super::{MirrorError, MirrorState, PurgeTarget};
+use super::{MirrorError, MirrorState};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{Registry, Repository, Tag};
-use store::{ManifestLink, Pointer};
+use store::{ManifestLink, Pointer, PurgeTarget};
 
 /// The name of a preparation in progress; it continues without the client that asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

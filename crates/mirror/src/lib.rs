@@ -59,14 +59,12 @@ pub use freshness::{
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, ReadMethod, UNCACHED_DEADLINE};
 pub use origin::{ContentScope, HeadPolicy, OriginSettings};
-pub use purge::{Purge, PurgeMode, PurgeTarget, Verified};
+pub use purge::PurgeMode;
 pub use reader::{ReadError, Reader};
 pub use source::{DigestCheck, FillKey, ForeignSource};
 pub use warm::{ImageReference, WarmError, WarmProgress};
 pub use write_outcome::{WriteOutcome, WriteRequest, write_outcome};
-pub use writes::{
-    Body, BodyEnd, Feed, PassThroughRequest, Passed, PassedError, PendingWrite, is_whole_json,
-};
+pub use writes::{PassThroughRequest, PendingWrite};
 
 use caller::{AdmittedCallers, CallerKey};
 use fill::SourceClaim;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use super::Mirror;
-pub use store::{Purge, PurgeTarget, Verified};
+use store::{Purge, PurgeTarget, Verified};
 
 /// Whether a purge removes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
-pub use upstream::{Body, BodyEnd, Feed, Passed, UpstreamError as PassedError, is_whole_json};
-
 use super::error::ResourceKind;
 use super::freshness::unix_seconds;
 use super::manifest::negative_key;
@@ -22,7 +20,9 @@ use oci::manifest::AcceptClass;
 use oci::name::{Reference, Repository, Tag};
 use oci::v2::{Endpoint, Resource};
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Pointer, Question, TagKey};
-use upstream::{BODY_HEADERS_TIMEOUT, Manifest, ManifestHead, OnClosedConnection, Passing};
+use upstream::{
+    BODY_HEADERS_TIMEOUT, Body, Manifest, ManifestHead, OnClosedConnection, Passed, Passing,
+};
 
 /// A request about the permit's repository that passes through.
 #[derive(Debug)]

@@ -12,9 +12,10 @@ use super::claim::Claim;
 use super::client::{V1Pass, V1Upstream};
 use super::origin::{TokenScope, V1Origin, store_token};
 use access::{Action, Open, Permit};
-use mirror::{MirrorError, Passed, ResourceKind};
+use mirror::{MirrorError, ResourceKind};
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource};
+use upstream::Passed;
 use upstream::{BodyEnd, UpstreamError, is_whole_json};
 
 /// The longest list of images, tags or ancestors, in bytes.

@@ -3,9 +3,10 @@
 use super::super::fault::{Report, either, nearest, shown};
 use super::super::host::{HUB, canonical};
 use super::super::tree::Node;
-use super::super::{Config, Registry, Rule, Users, Visibility};
+use super::super::{Config, Registry, Visibility};
 use super::is_short;
 use ::access::Action;
+use ::access::{Rule, Users};
 
 /// Patterns of rules that begin with no registry, or never match.
 pub(super) fn check(config: &Config, nodes: &Node, report: &mut Report) {

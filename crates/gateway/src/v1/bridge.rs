@@ -104,7 +104,7 @@ impl Gateway {
     async fn v1_has_repository(&self, session: &Session, permit: &Permit) -> Result<bool, Failure> {
         let pass = V1Pass {
             method: Method::GET,
-            headers: super::pass_through::upstream_headers(session),
+            headers: super::forwarded_headers::upstream_headers(session),
             body: None,
         };
         let tags = self.state.v1.v1_repository(permit, &Resource::Tags, pass);
@@ -154,8 +154,7 @@ impl Gateway {
                 serde_json::Value::Object(tags.collect()).to_string()
             }
         };
-        let head = session.req_header().method == Method::HEAD;
-        Ok(send::whole(session, response, head, body.into()).await?)
+        Ok(send::whole(session, response, body.into()).await?)
     }
 
     /// Responds with a converted image of a permit's repository; `false` if none has this id.
@@ -252,7 +251,6 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let v1 = &self.state.v1;
         let bridged = v1.bridged_image(permit, &image.id, known).await?;
-        let head = session.req_header().method == Method::HEAD;
         let mut response = respond::gateway_response(StatusCode::OK)?;
         let body = match image.part {
             Part::Layer => {
@@ -275,7 +273,7 @@ impl Gateway {
                 bridged.json().to_owned()
             }
         };
-        Ok(send::whole(session, response, head, body.into()).await?)
+        Ok(send::whole(session, response, body.into()).await?)
     }
 }
 

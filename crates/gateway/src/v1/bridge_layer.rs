@@ -111,7 +111,7 @@ async fn send_layer(
             let bytes = span.map_or(whole.clone(), |span| {
                 whole.slice(at(span.first)..at(span.end))
             });
-            Ok(send::whole(session, response, false, bytes).await?)
+            Ok(send::whole(session, response, bytes).await?)
         }
         V1ImageLayer::Blob(answer) => {
             let length = span.map(|span| span.len()).or(size);

@@ -15,10 +15,10 @@ use super::layer_range::{self, LayerPart};
 use super::respond;
 use super::route::ImageRequest;
 use ::v1::{Claim, V1Pass};
-use mirror::Passed;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::headers::content_length;
 use oci::range::Span;
+use upstream::Passed;
 
 impl Gateway {
     /// Forwards GET or HEAD of a layer.

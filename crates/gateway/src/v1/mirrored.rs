@@ -155,6 +155,5 @@ async fn send_json(
     response: Response,
     answer: V1Answer,
 ) -> pingora_core::Result<()> {
-    let head = session.req_header().method == http::Method::HEAD;
-    send::whole(session, response, head, answer.bytes).await
+    send::whole(session, response, answer.bytes).await
 }

@@ -8,6 +8,7 @@
 
 mod bridge;
 mod bridge_layer;
+mod forwarded_headers;
 mod layer;
 mod layer_range;
 mod login;
@@ -26,6 +27,7 @@ use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
 use access::{Action, Login, Permit};
+use respond::Accounts;
 use route::{ImageRequest, RepositoryRequest};
 
 /// A request about a repository, and the permit that its login has for it.
@@ -47,15 +49,14 @@ impl Gateway {
         route: V1Route,
         context: &mut RequestContext,
     ) -> Result<()> {
-        let head = context.options.head;
-        match self.v1_answer(session, head, route, context).await {
+        match self.v1_answer(session, route, context).await {
             Ok(()) => return Ok(()),
             Err(Failure::Connection(error)) => return Err(error),
-            Err(Failure::Mirror(error)) => respond::mirror_error(session, head, &error).await?,
+            Err(Failure::Mirror(error)) => respond::mirror_error(session, &error).await?,
             Err(Failure::Response(error)) => {
                 // A short body is read first, so that the connection can be reused.
                 request_body::read_short_body(session).await;
-                respond::error(session, head, &error).await?;
+                respond::error(session, &error).await?;
             }
         }
         request_body::drain(session).await;
@@ -65,17 +66,19 @@ impl Gateway {
     async fn v1_answer(
         &self,
         session: &mut Session,
-        head: bool,
         route: V1Route,
         context: &mut RequestContext,
     ) -> Result<(), Failure> {
         match route {
             V1Route::Refused(refusal) => Err(refusal.into()),
             V1Route::Ping => {
-                let standalone = self.state.authenticator.is_none();
-                Ok(respond::ping(session, head, standalone).await?)
+                let accounts = match self.state.authenticator {
+                    None => Accounts::None,
+                    Some(_) => Accounts::Present,
+                };
+                Ok(respond::ping(session, accounts).await?)
             }
-            V1Route::Users => self.v1_users(session, head, context).await,
+            V1Route::Users => self.v1_users(session, context).await,
             V1Route::Named(named) => self.v1_named(session, &named, context).await,
             V1Route::Image(image) => self.v1_image(session, image, context).await,
         }
@@ -86,7 +89,6 @@ impl Gateway {
     async fn v1_users(
         &self,
         session: &mut Session,
-        head: bool,
         context: &mut RequestContext,
     ) -> Result<(), Failure> {
         let creates = session.req_header().method == http::Method::POST;
@@ -98,7 +100,7 @@ impl Gateway {
                 .v1_unauthorized("log in with your user and password")
                 .into());
         }
-        Ok(respond::logged_in(session, head).await?)
+        Ok(respond::logged_in(session).await?)
     }
 
     async fn v1_named(

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 
 use super::super::cache_control::CacheControl;
 use super::super::close_delimited::{self, CompletenessCheck};
@@ -14,20 +14,17 @@ use super::super::session::Session;
 use super::super::{Failure, Gateway, request_body, send};
 use super::PermittedRequest;
 use super::bridge;
+use super::forwarded_headers::upstream_headers;
 use super::route::{ImageRequest, RepositoryRequest};
 use ::v1::{Claim, V1Pass};
 use access::{Action, DockerTokenAccess, Login, Permit};
-use mirror::{self, Body, BodyEnd, MirrorError, Passed};
+use mirror::MirrorError;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::headers::content_length;
 use oci::name::Registry;
 use oci::v1::{Part, Resource, ids_in_list, ids_of_tags};
 use oci::v2;
-
-/// Request header fields that are forwarded: not Authorization, nor If-Modified-Since, which docker-registry answers
-/// with 304 whether there is an image or not.
-const FORWARDED_HEADERS: &[HeaderName] = &[header::ACCEPT, header::CONTENT_TYPE];
-const CHECKSUMS: &[&str] = &["x-docker-checksum", "x-docker-checksum-payload"];
+use upstream::{Body, BodyEnd, Passed};
 
 /// Response header fields that are relayed unchanged: not Content-Encoding, since bytes are relayed as they are and
 /// one registry calls every layer gzip.
@@ -93,7 +90,7 @@ impl Gateway {
             return self.v1_relay(session, response, passed).await;
         }
         let bytes = self.v1_link_list(permit, ids, passed).await?;
-        Ok(send::whole(session, response, false, bytes).await?)
+        Ok(send::whole(session, response, bytes).await?)
     }
 
     /// Forwards a request for a part of an image.
@@ -134,7 +131,7 @@ impl Gateway {
             v1.v1_link(permit, std::slice::from_ref(id)).await?;
         } else if method == Method::GET && *part == Part::Ancestry {
             let bytes = self.v1_link_list(permit, ids_in_list, passed).await?;
-            return Ok(send::whole(session, response, false, bytes).await?);
+            return Ok(send::whole(session, response, bytes).await?);
         }
         self.v1_relay(session, response, passed).await
     }
@@ -278,32 +275,13 @@ impl Gateway {
                     whole.ok_or_else(|| ErrorResponse::bad_gateway(close_delimited::TRUNCATED))?
                 }
             };
-            send::whole(session, response, false, bytes).await?;
+            send::whole(session, response, bytes).await?;
         } else {
             send::relay(session, response, length, passed).await?;
         }
         request_body::drain(session).await;
         Ok(())
     }
-}
-
-/// The header fields of a request to forward, without those that identify the client.
-pub(super) fn upstream_headers(session: &Session) -> HeaderMap {
-    let request = session.req_header();
-    let mut headers = HeaderMap::new();
-    for name in FORWARDED_HEADERS {
-        for value in request.headers.get_all(name) {
-            headers.append(name, value.clone());
-        }
-    }
-    for name in CHECKSUMS {
-        if let Some(value) = request.headers.get(*name) {
-            headers.insert(*name, value.clone());
-        }
-    }
-    let identity = header::HeaderValue::from_static("identity");
-    headers.insert(header::ACCEPT_ENCODING, identity);
-    headers
 }
 
 /// A `Location` at one of the registry's `origins`, rewritten to the gateway.

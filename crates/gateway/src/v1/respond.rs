@@ -14,23 +14,33 @@ use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
 
+/// Whether clients log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accounts {
+    None,
+    Present,
+}
+
 /// Responds to `_ping`. To a standalone registry clients send their password with every request, to others the token
 /// that they got for a repository.
-pub async fn ping(session: &mut Session, head: bool, standalone: bool) -> Result<()> {
+pub async fn ping(session: &mut Session, accounts: Accounts) -> Result<()> {
     let mut response = gateway_response(StatusCode::OK)?;
-    let standalone = if standalone { "true" } else { "false" };
+    let standalone = match accounts {
+        Accounts::None => "true",
+        Accounts::Present => "false",
+    };
     response.insert_header("X-Docker-Registry-Standalone", standalone)?;
-    send::whole(session, response, head, Bytes::from_static(b"{}")).await
+    send::whole(session, response, Bytes::from_static(b"{}")).await
 }
 
 /// Responds to a successful login.
-pub async fn logged_in(session: &mut Session, head: bool) -> Result<()> {
+pub async fn logged_in(session: &mut Session) -> Result<()> {
     let response = gateway_response(StatusCode::OK)?;
-    send::whole(session, response, head, Bytes::from_static(b"\"OK\"")).await
+    send::whole(session, response, Bytes::from_static(b"\"OK\"")).await
 }
 
 /// Sends an error response, with its challenge.
-pub async fn error(session: &mut Session, head: bool, error: &ErrorResponse) -> Result<()> {
+pub async fn error(session: &mut Session, error: &ErrorResponse) -> Result<()> {
     let mut response = gateway_response(error.status)?;
     if error.status == StatusCode::METHOD_NOT_ALLOWED {
         response.insert_header(header::ALLOW, "GET, HEAD, PUT, DELETE")?;
@@ -41,11 +51,11 @@ pub async fn error(session: &mut Session, head: bool, error: &ErrorResponse) -> 
     if let Some(wait) = error.retry_after {
         response.insert_header(header::RETRY_AFTER, wait.as_secs().max(1))?;
     }
-    send::whole(session, response, head, error_body(&error.message).into()).await
+    send::whole(session, response, error_body(&error.message).into()).await
 }
 
 /// Responds to a failed request. The causes go to the log, the message to the client.
-pub async fn mirror_error(session: &mut Session, head: bool, error: &MirrorError) -> Result<()> {
+pub async fn mirror_error(session: &mut Session, error: &MirrorError) -> Result<()> {
     let (status, code) = failure::status(error);
     if status.is_server_error() {
         tracing::warn!(error = telemetry::chain(error), "a v1 request failed");
@@ -59,7 +69,7 @@ pub async fn mirror_error(session: &mut Session, head: bool, error: &MirrorError
         error => error.to_string(),
     };
     let refused = ErrorResponse::with_status(status, code, message);
-    self::error(session, head, &refused).await
+    self::error(session, &refused).await
 }
 
 /// Sends a 416 without a body, by which old Docker knows that its download is complete.
@@ -71,7 +81,7 @@ pub async fn unsatisfiable(
     let Unsatisfiable { size } = range;
     let mut response = Response::new(StatusCode::RANGE_NOT_SATISFIABLE, cache)?;
     response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
-    send::whole(session, response, false, Bytes::new()).await
+    send::whole(session, response, Bytes::new()).await
 }
 
 /// The head of a response by the gateway itself, in JSON, which is not stored.

@@ -33,7 +33,7 @@ impl Gateway {
             let open = self.state.policy.search(registry);
             let pass = V1Pass {
                 method: Method::GET,
-                headers: super::pass_through::upstream_headers(session),
+                headers: super::forwarded_headers::upstream_headers(session),
                 body: None,
             };
             let query = Query::default().with("q", &search.word).render_pairs();

@@ -25,15 +25,13 @@ use tokio::sync::Semaphore;
 use super::Registries;
 use super::origin::V1Origin;
 use crate::records::{ConvertedManifest, ConvertedRecords, SourceImage};
-use mirror::{
-    Fallback, FallbackBlob, MirrorError, Preparation, PurgeTarget, RequestBudget, unix_seconds,
-};
+use mirror::{Fallback, FallbackBlob, MirrorError, Preparation, RequestBudget, unix_seconds};
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository, Tag};
 use oci::v1::{ImageId, plain};
 use runtime::single_flight::SingleFlight;
-use store::{ManifestKey, ManifestLink, Pointer};
+use store::{ManifestKey, ManifestLink, Pointer, PurgeTarget};
 
 /// How long a client waits for a conversion, from the start of its request: it is answered within 25 s.
 const CONVERT_TIMEOUT: Duration = Duration::from_secs(23);
