@@ -140,10 +140,10 @@ fn side_request_never_serves_a_tail_of_unknown_length() {
     let wrong = Fault::WrongByteAt(SIZE as u64 - 5);
     origin.fault(wrong.on("GET", blobs).with_header("Range"));
     let mut raw = ask(&gateway, &image, "bytes=-60000");
+    let mut far = ask(&gateway, &image, &format!("bytes={FIRST}-{}", FIRST + 9));
     first.release();
     second.wait_reached(1);
     // A side request serves this range, so one was considered for the tail, which was asked for before.
-    let mut far = ask(&gateway, &image, &format!("bytes={FIRST}-{}", FIRST + 9));
     assert!(far.read_exactly(10) == image.layer(0).1[FIRST..FIRST + 10]);
     second.release();
     assert!(raw.read_exactly(60_000) == image.layer(0).1[SIZE - 60_000..]);

@@ -158,6 +158,7 @@ fn tail_is_withheld_until_verified() {
         let (registry, gateway, path) = scene(&layer, Script::default());
         registry.script(|script| {
             script.hold = Some(layer.len() - 1);
+            script.checksum = Some(str::to_owned);
             script.sends_wrong_bytes = !is_right;
         });
         let mut client = Raw::connect(gateway.url(1), None);
