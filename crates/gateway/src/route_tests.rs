@@ -325,6 +325,7 @@ fn ns_is_not_sent_upstream() {
 }
 
 /// Docker 1.10 to 1.12 falls back to v1 only if it finds no v2.
+#[cfg(feature = "v1")]
 #[test]
 fn v2_is_hidden_on_a_v1_only_host() {
     let mut table = table();
