@@ -366,8 +366,8 @@ mod tests {
             (
                 "registries: [docker.io, {name: a, push: true}]\naccess: {htpasswd: h, rules: [{users: [u], repositories: ['docker.io/**'], actions: [pull, push, delete]}, {users: [u], repositories: ['**'], actions: [push]}, {users: [u], repositories: ['a/x', 'docker.io/**'], actions: [delete]}]}",
                 &[
-                    "warning: 2:92: push never matches: no registry here takes pushes; give one push: true, or remove push",
-                    "warning: 2:98: delete never matches: no registry here takes pushes; give one push: true, or remove delete",
+                    "warning: 2:92: push never matches: no registry accepts pushes; set push: true on one, or remove push",
+                    "warning: 2:98: delete never matches: no registry accepts pushes; set push: true on one, or remove delete",
                 ],
             ),
             (

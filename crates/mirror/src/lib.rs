@@ -30,6 +30,7 @@ mod negative_cache;
 mod origin;
 mod pass_through;
 mod public;
+mod publish;
 mod purge;
 mod reader;
 mod segments;

@@ -130,13 +130,13 @@ fn decode<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
         return Err(DigestError::Hex);
     }
     let mut bytes = [0; N];
-    let mut all = 0;
+    let mut invalid = 0;
     for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().as_chunks().0) {
         let [high, low] = pair.map(|digit| VALUES[usize::from(digit)]);
-        all |= high | low;
+        invalid |= (high | low) & NO_DIGIT;
         *byte = high << 4 | low & 15;
     }
-    if all & NO_DIGIT != 0 {
+    if invalid != 0 {
         return Err(DigestError::Hex);
     }
     Ok(bytes)

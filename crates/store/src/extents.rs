@@ -1,4 +1,4 @@
-//! The parts of a file that hold bytes, as the file system knows them.
+//! The extents of a partial that an earlier process left, as the file system knows them.
 
 use std::fs::File;
 use std::io;
@@ -8,13 +8,13 @@ use rustix::io::Errno;
 
 use super::layout::BLOCK;
 
-/// The bytes of a file outside of its holes, from and to, in order. Of each part the last block is left out: it may have
-/// been written in part, and the rest of it reads as zeros. On a file system without holes all of the file is one part,
-/// and the digest finds what is wrong with it.
+/// The bytes of a file outside of its holes, from and to, in order; the file is truncated after the last of them. Of each
+/// extent the last block is left out: it may have been written in part, and the rest of it reads as zeros. On a file
+/// system without holes the whole file is one extent, and the digest finds what is wrong with it.
 ///
 /// # Errors
 /// The disk's.
-pub fn believed(file: &File) -> io::Result<Vec<(u64, u64)>> {
+pub fn recover(file: &File) -> io::Result<Vec<(u64, u64)>> {
     let length = file.metadata()?.len();
     let (mut parts, mut at) = (Vec::new(), 0);
     while at < length {
@@ -30,7 +30,7 @@ pub fn believed(file: &File) -> io::Result<Vec<(u64, u64)>> {
             parts.push((start, end));
         }
     }
-    // What ends here must not be taken for later bytes.
+    // A block that is left out must not be taken for bytes once the file grows again.
     file.set_len(parts.last().map_or(0, |(_, end)| *end))?;
     Ok(parts)
 }
@@ -48,12 +48,12 @@ mod tests {
         file.write_all_at(&bytes, 0).expect("room");
         file.write_all_at(&bytes, 1 << 20).expect("room");
         file.write_all_at(&bytes[..10], 4 << 20).expect("room");
-        let parts = believed(&file).expect("readable");
+        let parts = recover(&file).expect("readable");
         // 100,000 bytes end in the 25th block.
         let end = 24 * BLOCK;
         assert_eq!(parts, [(0, end), (1 << 20, (1 << 20) + end)]);
         assert_eq!(file.metadata().expect("a file").len(), (1 << 20) + end);
         let empty = tempfile::tempfile().expect("a temporary file");
-        assert_eq!(believed(&empty).expect("readable"), []);
+        assert_eq!(recover(&empty).expect("readable"), []);
     }
 }

@@ -262,7 +262,7 @@ impl Partials {
         let file = self.open_partial(digest)?;
         let hasher = Hasher::new(digest.algorithm());
         let (hasher, written, ahead) = if note.segmented {
-            let mut ahead = extents::believed(&file)?;
+            let mut ahead = extents::recover(&file)?;
             let contiguous = ahead.first().filter(|(start, _)| *start == 0);
             let written = contiguous.map_or(0, |(_, end)| *end);
             ahead.retain(|(start, _)| *start > 0);

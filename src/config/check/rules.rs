@@ -48,7 +48,7 @@ fn rule_actions(rule: &Rule, config: &Config, node: &Node, report: &mut Report) 
             Action::Push => "push",
             Action::Delete => "delete",
         };
-        let why = "no registry here takes pushes; give one push: true";
+        let why = "no registry accepts pushes; set push: true on one";
         let message = format!("{word} never matches: {why}, or remove {word}");
         report.warn(node.item(item).at, message);
     }

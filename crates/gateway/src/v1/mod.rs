@@ -27,7 +27,7 @@ use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
 use access::{Action, Login, Permit};
-use respond::Accounts;
+use respond::ClientLogins;
 use route::{ImageRequest, RepositoryRequest};
 
 /// A request about a repository, and the permit that its login has for it.
@@ -72,11 +72,11 @@ impl Gateway {
         match route {
             V1Route::Refused(refusal) => Err(refusal.into()),
             V1Route::Ping => {
-                let accounts = match self.state.authenticator {
-                    None => Accounts::None,
-                    Some(_) => Accounts::Present,
+                let logins = match self.state.authenticator {
+                    None => ClientLogins::None,
+                    Some(_) => ClientLogins::Accepted,
                 };
-                Ok(respond::ping(session, accounts).await?)
+                Ok(respond::ping(session, logins).await?)
             }
             V1Route::Users => self.v1_users(session, context).await,
             V1Route::Named(named) => self.v1_named(session, &named, context).await,

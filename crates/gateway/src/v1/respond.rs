@@ -16,18 +16,18 @@ use oci::v1::error_body;
 
 /// Whether clients log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accounts {
+pub enum ClientLogins {
     None,
-    Present,
+    Accepted,
 }
 
 /// Responds to `_ping`. To a standalone registry clients send their password with every request, to others the token
 /// that they got for a repository.
-pub async fn ping(session: &mut Session, accounts: Accounts) -> Result<()> {
+pub async fn ping(session: &mut Session, logins: ClientLogins) -> Result<()> {
     let mut response = gateway_response(StatusCode::OK)?;
-    let standalone = match accounts {
-        Accounts::None => "true",
-        Accounts::Present => "false",
+    let standalone = match logins {
+        ClientLogins::None => "true",
+        ClientLogins::Accepted => "false",
     };
     response.insert_header("X-Docker-Registry-Standalone", standalone)?;
     send::whole(session, response, Bytes::from_static(b"{}")).await
