@@ -41,7 +41,7 @@ fn returned(value: &str) -> Authorization {
 
 /// An authenticator, and alice's login by password.
 async fn logged_in(dir: &Path) -> (Authenticator, Login) {
-    let gate = Authenticator::open(&settings(dir)).expect("good");
+    let gate = Authenticator::open(&settings(dir)).expect("valid settings");
     let alice = gate.login(&basic("alice", "password"), HERE, at(0)).await;
     (gate, alice.expect("right"))
 }
@@ -86,10 +86,10 @@ async fn from_password_to_token_to_decision() {
     );
 
     // Another start has the same key, another folder another one, and a shared key is the same for all.
-    let again = Authenticator::open(&settings(dir.path())).expect("good");
+    let again = Authenticator::open(&settings(dir.path())).expect("valid settings");
     assert!(again.login(&bearer, HERE, at(0)).await.is_ok());
     let elsewhere = tempfile::tempdir().expect("a folder");
-    let other = Authenticator::open(&settings(elsewhere.path())).expect("good");
+    let other = Authenticator::open(&settings(elsewhere.path())).expect("valid settings");
     assert_eq!(
         other.login(&bearer, HERE, at(0)).await.err(),
         Some(Refused::Token)
@@ -100,7 +100,7 @@ async fn from_password_to_token_to_decision() {
             token_key,
             ..settings(dir)
         };
-        Authenticator::open(&settings).expect("good")
+        Authenticator::open(&settings).expect("valid settings")
     };
     let (one, two) = (shared(dir.path()), shared(elsewhere.path()));
     let bearer = Authorization::Bearer(one.token(&alice, &wanted, at(0)).expect("a token"));
@@ -116,7 +116,7 @@ async fn from_password_to_token_to_decision() {
         htpasswd: Some(dir.path().join("htpasswd")),
         ..settings(elsewhere.path())
     });
-    let changed = changed.expect("good");
+    let changed = changed.expect("valid settings");
     assert_eq!(
         changed.login(&bearer, HERE, at(0)).await.err(),
         Some(Refused::Token)
@@ -126,7 +126,7 @@ async fn from_password_to_token_to_decision() {
 #[tokio::test]
 async fn anonymous_tokens_and_callers() {
     let dir = tempfile::tempdir().expect("a folder");
-    let gate = Authenticator::open(&settings(dir.path())).expect("good");
+    let gate = Authenticator::open(&settings(dir.path())).expect("valid settings");
     let anonymous = gate
         .login(&Authorization::Anonymous, HERE, at(0))
         .await
@@ -142,7 +142,7 @@ async fn anonymous_tokens_and_callers() {
     let came = gate
         .login(&Authorization::Bearer(text), HERE, at(0))
         .await
-        .expect("good");
+        .expect("a valid token");
     let actions = Action::Pull.into();
     assert_eq!(
         came.caller("a"),
@@ -160,7 +160,7 @@ async fn anonymous_tokens_and_callers() {
     let came = gate
         .login(&Authorization::Bearer(text), HERE, at(0))
         .await
-        .expect("good");
+        .expect("a valid token");
     assert_eq!(
         came.caller("a"),
         Caller::Narrowed {
@@ -246,7 +246,7 @@ async fn docker_tokens_grant_one_repository() {
 #[tokio::test]
 async fn refusals() {
     let dir = tempfile::tempdir().expect("a folder");
-    let gate = Authenticator::open(&settings(dir.path())).expect("good");
+    let gate = Authenticator::open(&settings(dir.path())).expect("valid settings");
     let mut guesses = 0;
     let retry_after = loop {
         let guess = basic("alice", &format!("guess {guesses}"));
@@ -268,7 +268,7 @@ async fn without_accounts_everybody_is_anonymous() {
         htpasswd: None,
         ..settings(dir.path())
     };
-    let gate = Authenticator::open(&settings).expect("good");
+    let gate = Authenticator::open(&settings).expect("valid settings");
     assert!(!gate.has_accounts());
     for sent in [
         basic("alice", "password"),
@@ -324,12 +324,12 @@ fn what_keeps_it_from_opening() {
 #[test]
 fn challenges() {
     let dir = tempfile::tempdir().expect("a folder");
-    let bearer = Authenticator::open(&settings(dir.path())).expect("good");
+    let bearer = Authenticator::open(&settings(dir.path())).expect("valid settings");
     let settings = Settings {
         scheme: Scheme::Basic,
         ..settings(dir.path())
     };
-    let basic = Authenticator::open(&settings).expect("good");
+    let basic = Authenticator::open(&settings).expect("valid settings");
     let scope = Scopes::parse(["repository:a:pull,push"]);
     let (none, url) = (Scopes::default(), "https://h:5000/token");
     for (gate, scope, error, expected) in [

@@ -205,7 +205,7 @@ impl Registries {
         let conversions = ConvertedRecords::of(&self.store);
         let origin = conversions.origin_of(registry, digest).await;
         let origin = origin.unwrap_or_else(|error| {
-            warn_degraded("a conversion cannot be read", &error);
+            warn_degraded("a converted image cannot be read", &error);
             None
         })?;
         Some((origin.kind, origin.images().collect()))

@@ -203,7 +203,9 @@ impl Registries {
         ]);
         for (digest, kind, id) in digests {
             let added = conversions.add_origin(registry, &digest, kind, id).await;
-            added.unwrap_or_else(|error| warn_degraded("a conversion cannot be recorded", &error));
+            added.unwrap_or_else(|error| {
+                warn_degraded("a converted image cannot be recorded", &error)
+            });
         }
         self.contents
             .store_small(converted.config_digest, converted.config.clone().into())
