@@ -204,7 +204,7 @@ impl Registries {
         for (digest, kind, id) in digests {
             let added = conversions.add_origin(registry, &digest, kind, id).await;
             added.unwrap_or_else(|error| {
-                warn_degraded("a converted image cannot be recorded", &error)
+                warn_degraded("a converted image cannot be recorded", &error);
             });
         }
         self.contents
