@@ -1,7 +1,5 @@
 //! Tests of the harness: the raw clients report the scripted upstream's faults, and every process that is started ends.
 
-use std::time::Duration;
-
 use testkit::gateway::Gateway;
 use testkit::http::{Cut, End, Raw, Web, at_once};
 use testkit::image::random;
@@ -207,9 +205,13 @@ fn origin_can_stall_and_restart() {
     let stall = origin.fault(Fault::Stall);
     let mut raw = Raw::connect(&origin.url(), None);
     raw.request("GET", "/v2/", &[]);
-    assert!(raw.is_silent(Duration::from_millis(200)));
-    drop(raw);
+    origin.wait_for("GET", "/v2/", 1);
+    let mut healthy = Raw::connect(&origin.url(), None);
     origin.heal(stall);
+    assert_eq!(healthy.get("/v2/").status(), 200);
+    raw.shut_down_sending();
+    assert_eq!(raw.read_to_end().0, b"", "a stalled response");
+    drop((raw, healthy));
     testkit::until("the hung connection to go", || {
         origin.open_connections() == 0
     });

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use testkit::gateway::Gateway;
-use testkit::http::{at_once, get};
+use testkit::http::{Raw, get};
 use testkit::image::random;
-use testkit::origin::{Auth, Bearer, Fault, Image, Origin};
+use testkit::origin::{Auth, Bearer, Fault, Image, Latch, Origin};
 
 const RULES: &str =
     "access: {rules: [{users: [anonymous], repositories: [\"**\"], actions: [pull]}]}\n";
@@ -73,7 +73,8 @@ fn anonymous_tokens_are_fetched_once() {
 fn concurrent_requests_share_one_token() {
     let (origin, image) = scene();
     origin.require(Auth::bearer());
-    origin.fault(Fault::Delay(std::time::Duration::from_millis(200)).on("*", "/token"));
+    let latch = Latch::new();
+    origin.fault(Fault::Hold(latch.clone()).on("*", "/token"));
     let gateway = Gateway::mirror("docker.io", &origin.url(), "");
     let paths = [
         image.tag_path(),
@@ -81,9 +82,17 @@ fn concurrent_requests_share_one_token() {
         image.layer_path(0),
         image.blob_path(0),
     ];
-    at_once(16, |i| {
-        assert_eq!(get(gateway.url(1), None, &paths[i % 4]).status(), 200);
-    });
+    let mut clients: Vec<Raw> = (0..16)
+        .map(|_| Raw::connect(gateway.url(1), None))
+        .collect();
+    for (i, raw) in clients.iter_mut().enumerate() {
+        raw.request("GET", &paths[i % 4], &[]);
+    }
+    latch.wait_reached(1);
+    latch.release();
+    for raw in &mut clients {
+        assert_eq!(raw.reply("GET").status(), 200);
+    }
     assert_eq!(origin.count("GET", "/token"), 1);
 }
 

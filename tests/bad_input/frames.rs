@@ -337,15 +337,15 @@ pub fn requests() -> Vec<Broken> {
     cases.into_iter().map(broken).collect()
 }
 
-/// Sends the bytes, then a PING, and determines the outcome.
+/// Sends the bytes, then a PING and after its acknowledgement another, and determines the outcome: an error is sent before
+/// the second acknowledgement.
 pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
-    const MARK: &[u8] = b"roadstea";
+    const MARKS: [&[u8]; 2] = [b"roadstea", b"dsteaded"];
 
     let mut connection = H2::bare(url, ca).map_err(|error| error.to_string())?;
     // A peer that refuses early may not read all of it.
     let _ = connection.send(bytes);
-    let _ = connection.send(&frame(PING, 0, 0, MARK));
-    let mut pinged = false;
+    let _ = connection.send(&frame(PING, 0, 0, MARKS[0]));
     loop {
         let Frame {
             kind,
@@ -354,18 +354,16 @@ pub fn outcome(url: &str, ca: &Path, bytes: &[u8]) -> Result<Outcome, String> {
             payload,
         } = match connection.next() {
             Ok(frame) => frame,
-            Err(Cut::TimedOut) if pinged => return Ok(Ignored),
             Err(Cut::TimedOut) => return Err("a hang".to_owned()),
             Err(_) => return Ok(Refused),
         };
         match kind {
             GOAWAY | RST_STREAM => return Ok(Refused),
             HEADERS if stream == 1 => return Ok(Status(h2::head(&payload).status)),
-            PING if flags & ACK != 0 && payload == MARK => {
-                // An error of the stream may arrive a moment later.
-                pinged = true;
-                connection.read_timeout(std::time::Duration::from_millis(300));
+            PING if flags & ACK != 0 && payload == MARKS[0] => {
+                let _ = connection.send(&frame(PING, 0, 0, MARKS[1]));
             }
+            PING if flags & ACK != 0 && payload == MARKS[1] => return Ok(Ignored),
             _ => {}
         }
     }

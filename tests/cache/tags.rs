@@ -1,8 +1,8 @@
 //! Tags: fresh for their TTL, then revalidated.
 
-use testkit::http::get;
+use testkit::http::{Raw, get};
 use testkit::image::random;
-use testkit::origin::{Fault, Origin};
+use testkit::origin::{Fault, Latch, Origin};
 
 use super::{cache_status, plain, scene};
 
@@ -69,13 +69,19 @@ fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
 #[test]
 fn concurrent_clients_share_one_revalidation() {
     let (origin, image, gateway) = scene("");
-    let latch = testkit::origin::Latch::new();
-    origin.fault(Fault::Delay(std::time::Duration::from_millis(300)).on("HEAD", "*"));
-    let replies = testkit::http::at_once(16, |_| get(gateway.url(1), None, &image.tag_path()));
-    assert!(replies.iter().all(|reply| reply.body == image.manifest));
+    let latch = Latch::new();
+    origin.fault(Fault::Hold(latch.clone()).on("HEAD", "*"));
+    let mut clients: Vec<Raw> = (0..16).map(|_| plain(&gateway)).collect();
+    for raw in &mut clients {
+        raw.request("GET", &image.tag_path(), &[]);
+    }
+    latch.wait_reached(1);
+    latch.release();
+    for raw in &mut clients {
+        assert!(raw.reply("GET").body == image.manifest);
+    }
     assert_eq!(
         (origin.count("HEAD", "*"), origin.count("GET", "*")),
         (1, 1)
     );
-    drop(latch);
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -115,6 +115,37 @@ impl Raw {
                 stream.set_write_timeout(Some(wait))
             }
         }
+    }
+
+    /// Ends the sending direction; answers can still be read.
+    pub fn shut_down_sending(&self) {
+        let ended = match &self.timer {
+            Timer::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Timer::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+        ended.expect("an open connection");
+    }
+
+    /// Whether the peer's socket of a TCP connection on this machine is open. Nothing is read, so the windows stay as
+    /// they are.
+    pub fn peer_is_open(&self) -> bool {
+        const ESTABLISHED: &str = "01";
+
+        let Timer::Tcp(stream) = &self.timer else {
+            panic!("a Unix socket");
+        };
+        let ends = [stream.peer_addr(), stream.local_addr()].map(|end| {
+            let SocketAddr::V4(end) = end.expect("a connected socket") else {
+                panic!("an IPv6 socket");
+            };
+            let address = u32::from_ne_bytes(end.ip().octets());
+            format!("{address:08X}:{:04X}", end.port())
+        });
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+        sockets.lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            ends.iter().all(|end| fields.next() == Some(end)) && fields.next() == Some(ESTABLISHED)
+        })
     }
 
     /// Sends these bytes.
