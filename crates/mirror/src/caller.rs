@@ -28,7 +28,7 @@ use oci::name::{Reference, Registry, Repository};
 use oci::schema1;
 use oci::v2::Resource;
 use store::{BlobKey, BlobLink, ManifestKey, Reach};
-use upstream::UpstreamError;
+use upstream::{Upstream, UpstreamError};
 
 /// How long an admission to a repository counts.
 const ADMITTED_TTL: Duration = Duration::from_secs(300);
@@ -165,6 +165,8 @@ impl Mirror {
         answer
     }
 
+    /// Asks with a HEAD where the tag points, then reads the manifest by its digest. Registries that do not name the digest
+    /// are sent a GET by tag.
     async fn find_for_caller(
         &self,
         request: TagRequest<'_>,
@@ -179,10 +181,7 @@ impl Mirror {
         let (registry, repository) = (permit.registry(), permit.repository());
         let (state, records) = (&self.state, &self.state.store.records);
         let reference = Reference::Tag(tag.clone());
-        let refused = |error: UpstreamError| {
-            MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
-        };
-        let upstream = origin.upstream().map_err(refused)?;
+        let upstream = origin.upstream().map_err(refused_manifest)?;
         let cache = CacheStatus::forward(Forward::Stale)
             .detail("revalidated")
             .from_store();
@@ -210,15 +209,33 @@ impl Mirror {
             }
             // Some registries do not support HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {}
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(refused_manifest(error)),
         }
-        let manifest = upstream.manifest(repository, &reference, class).await;
-        let manifest = manifest.map_err(refused)?;
+        let fetched = self
+            .state
+            .fetch_for_caller(upstream, permit, &reference, class);
+        fetched.await
+    }
+}
+
+impl MirrorState {
+    /// Fetches a manifest by tag with the caller's login, and stores it under its digest.
+    async fn fetch_for_caller(
+        &self,
+        upstream: &Upstream,
+        permit: &Permit,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let (registry, repository) = (permit.registry(), permit.repository());
+        let manifest = upstream.manifest(repository, reference, class).await;
+        let manifest = manifest.map_err(refused_manifest)?;
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let link = records.ask(&ManifestKey::new(registry, repository, &digest));
-        let stored = state.store_manifest(&link, &digest, manifest).await?;
+        let link = ManifestKey::new(registry, repository, &digest);
+        let link = self.store.records.ask(&link);
+        let stored = self.store_manifest(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
             digest,
             media_type: stored.link.media_type.clone(),
@@ -228,9 +245,7 @@ impl Mirror {
             stale: None,
         })
     }
-}
 
-impl MirrorState {
     async fn head_blob(
         &self,
         origin: &OriginView,
@@ -256,8 +271,8 @@ impl MirrorState {
         permit: &Permit,
         reference: &Reference,
     ) -> Result<(), MirrorError> {
-        let refused = |error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest);
-        let (upstream, repository) = (origin.upstream().map_err(refused)?, permit.repository());
+        let upstream = origin.upstream().map_err(refused_manifest)?;
+        let repository = permit.repository();
         let class = AcceptClass::Full;
         let records = &self.store.records;
         let question = match reference {
@@ -274,7 +289,7 @@ impl MirrorState {
             }
             head => head,
         };
-        let head = head.map_err(refused)?;
+        let head = head.map_err(refused_manifest)?;
         if let (Reference::Digest(digest), Some(question)) = (reference, question)
             && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {
@@ -284,6 +299,10 @@ impl MirrorState {
         }
         Ok(())
     }
+}
+
+fn refused_manifest(error: UpstreamError) -> MirrorError {
+    MirrorError::from_upstream(Arc::new(error), ResourceKind::Manifest)
 }
 
 #[cfg(test)]

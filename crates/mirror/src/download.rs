@@ -16,7 +16,7 @@ use super::fill::{Fill, FillError, Fills, Phase};
 use super::source::FillSource;
 use super::transfer::Interruption;
 use oci::name::Registry;
-use store::{OpenFile, StagedBlob, warn_degraded};
+use store::{Lease, OpenFile, StagedBlob, warn_degraded};
 use telemetry::metrics::{self, CorruptSource};
 
 /// How long a fill waits for its slots.
@@ -89,13 +89,14 @@ impl Download {
         self.outcome = Some(outcome);
     }
 
-    /// Tries sources until the blob is committed, or none is left.
+    /// Acquires slots, then looks where the blob costs no request (the store, the bucket) before it tries the sources.
+    /// Returns the source that the outcome is attributed to.
     async fn attempts(&mut self) -> (Phase, Option<FillSource>) {
-        let Some(mut source) = self.fill.next_source() else {
+        let Some(source) = self.fill.next_source() else {
             return (Phase::Failed(FillError::Lost), None);
         };
         // Hashing a partial may take long, and needs no slot.
-        let mut staged = self.resume_partial().await;
+        let staged = self.resume_partial().await;
         let Some(_slots) = self.acquire_slots(source.registry()).await else {
             park(staged);
             return (Phase::Failed(FillError::Busy), Some(source));
@@ -111,13 +112,25 @@ impl Download {
                 BucketOutcome::Upstream(held) => lease = held,
             }
         }
+        let (outcome, source) = self.try_sources(source, staged, lease).await;
+        (outcome, Some(source))
+    }
+
+    /// Streams from `source`, and from the others after it, as the state machine of the attempts says. Returns the source
+    /// that was tried last.
+    async fn try_sources(
+        &mut self,
+        mut source: FillSource,
+        mut staged: Option<StagedBlob>,
+        lease: Option<Lease>,
+    ) -> (Phase, FillSource) {
         let mut attempts = Attempts::new(staged.is_some());
         loop {
             let before = staged.as_ref().map_or(0, StagedBlob::written);
             let interruption = match self.attempt(&source, &mut staged).await {
                 Ok(file) => {
                     self.write_to_bucket(&source, lease);
-                    return (Phase::Done { file }, Some(source));
+                    return (Phase::Done { file }, source);
                 }
                 Err(interruption) => interruption,
             };
@@ -137,11 +150,11 @@ impl Download {
                 }
                 DownloadStep::NextSource => {}
                 DownloadStep::NextSourceAnew { blame } => self.discard(&mut staged, blame, &error),
-                DownloadStep::Fail => return (Phase::Failed(error), Some(source)),
+                DownloadStep::Fail => return (Phase::Failed(error), source),
                 DownloadStep::Pause => {
                     park(staged);
                     self.fills.pause(self.fill.key, source.clone());
-                    return (Phase::Failed(error), Some(source));
+                    return (Phase::Failed(error), source);
                 }
             }
             let digest = self.fill.key;
@@ -149,7 +162,7 @@ impl Download {
             self.fill.record_refusal(source.clone(), error.clone());
             let Some(next) = self.fill.next_source() else {
                 park(staged);
-                return (Phase::Failed(error), Some(source));
+                return (Phase::Failed(error), source);
             };
             self.connections.close();
             source = next;

@@ -96,32 +96,11 @@ impl Mirror {
         let link = self.state.manifest_link(origin, permit, digest).await?;
         let known = match &link {
             Some(link) => match self
-                .state
-                .stored_manifest(origin, digest, link, method)
+                .answer_from_store(origin, permit, digest, link, method)
                 .await
             {
-                StoredManifest::Present(bytes)
-                    if method == ReadMethod::Get || origin.heads() == HeadPolicy::Cached =>
-                {
-                    if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
-                        self.recheck_manifest(origin, permit, digest);
-                    }
-                    return Ok(manifest_answer(digest, link, bytes, CacheStatus::HIT));
-                }
-                // A HEAD by its tag would ask as seldom.
-                _ if method == ReadMethod::Head
-                    && origin.heads() == HeadPolicy::Cached
-                    && is_fresh(link.checked_at, origin.tag_ttl(), SystemTime::now()) =>
-                {
-                    return Ok(manifest_answer(digest, link, None, CacheStatus::HIT));
-                }
-                StoredManifest::Present(_) => {
-                    let age = stale_age(link.checked_at, origin.max_stale(), SystemTime::now());
-                    let (link, bytes) = (link.clone(), None);
-                    let answer = FetchedManifest { link, bytes };
-                    age.map(|age| KnownAnswer { answer, age })
-                }
-                StoredManifest::Absent => None,
+                StoredAnswer::Hit(answer) => return Ok(answer),
+                StoredAnswer::Known(known) => known,
             },
             None => None,
         };
@@ -159,6 +138,42 @@ impl Mirror {
         })
     }
 
+    /// The answer to a request for a linked manifest, as far as the store can give it.
+    async fn answer_from_store(
+        &self,
+        origin: &OriginView,
+        permit: &Permit,
+        digest: &Digest,
+        link: &Arc<ManifestLink>,
+        method: ReadMethod,
+    ) -> StoredAnswer {
+        let stored = self.state.stored_manifest(origin, digest, link, method);
+        match stored.await {
+            StoredManifest::Present(bytes)
+                if method == ReadMethod::Get || origin.heads() == HeadPolicy::Cached =>
+            {
+                if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
+                    self.recheck_manifest(origin, permit, digest);
+                }
+                StoredAnswer::Hit(manifest_answer(digest, link, bytes, CacheStatus::HIT))
+            }
+            // A HEAD by its tag would ask as seldom.
+            _ if method == ReadMethod::Head
+                && origin.heads() == HeadPolicy::Cached
+                && is_fresh(link.checked_at, origin.tag_ttl(), SystemTime::now()) =>
+            {
+                StoredAnswer::Hit(manifest_answer(digest, link, None, CacheStatus::HIT))
+            }
+            StoredManifest::Present(_) => {
+                let age = stale_age(link.checked_at, origin.max_stale(), SystemTime::now());
+                let (link, bytes) = (link.clone(), None);
+                let answer = FetchedManifest { link, bytes };
+                StoredAnswer::Known(age.map(|age| KnownAnswer { answer, age }))
+            }
+            StoredManifest::Absent => StoredAnswer::Known(None),
+        }
+    }
+
     /// Revalidates a manifest's link behind an answer.
     fn recheck_manifest(&self, origin: &OriginView, permit: &Permit, digest: &Digest) {
         let (mirror, origin) = (self.clone(), origin.clone());
@@ -181,6 +196,14 @@ impl Mirror {
             }
         });
     }
+}
+
+/// What the store says to a request for a linked manifest.
+enum StoredAnswer {
+    /// The answer, without asking the upstream.
+    Hit(ManifestAnswer),
+    /// The upstream is asked first; this answer serves if it cannot be reached.
+    Known(Option<KnownAnswer<FetchedManifest>>),
 }
 
 /// Whether the bytes of a linked manifest are stored, and the bytes if the request needs them.

@@ -43,27 +43,9 @@ impl<R: Read> Archive<R> {
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
         self.copy_data(&mut io::sink())?;
         let mut raw = Vec::new();
-        let (mut path, mut size) = (None, None);
-        loop {
-            let mut block = [0; BLOCK];
-            if !self.block(&mut block)? {
-                return if raw.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(invalid("the archive is truncated"))
-                };
-            }
-            if block.iter().all(|&byte| byte == 0) {
-                // The rest is padding, but reading it verifies the compression's checksum.
-                io::copy(&mut self.source, &mut io::sink())?;
-                return if raw.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(invalid("the archive is truncated"))
-                };
-            }
+        let mut extended = Extended::default();
+        while let Some(block) = self.header(&raw)? {
             let header = tar::Header::from_byte_slice(&block);
-            check(header, &block)?;
             raw.extend_from_slice(&block);
             let kind = header.entry_type();
             let announced = header
@@ -71,19 +53,7 @@ impl<R: Read> Archive<R> {
                 .map_err(|_| invalid("an entry has an invalid size"))?;
             if kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink() {
                 let extension = self.extension(announced, &mut raw)?;
-                if kind.is_gnu_longname() {
-                    let name = extension.split(|&byte| byte == 0).next();
-                    path = Some(name.unwrap_or_default().to_vec());
-                } else if kind.is_pax_local_extensions() {
-                    for field in tar::PaxExtensions::new(&extension) {
-                        let field = field?;
-                        match field.key_bytes() {
-                            b"path" => path = Some(field.value_bytes().to_vec()),
-                            b"size" => size = field.value().ok().and_then(|size| size.parse().ok()),
-                            _ => {}
-                        }
-                    }
-                }
+                extended.read(kind, &extension)?;
                 continue;
             }
             if kind.is_pax_global_extensions() {
@@ -94,25 +64,12 @@ impl<R: Read> Archive<R> {
                     is_directory: false,
                 }));
             }
-            if kind.is_gnu_sparse() {
-                let mut extended = header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
-                while extended {
-                    let mut more = [0; BLOCK];
-                    if !self.block(&mut more)? || raw.len() as u64 > MAX_EXTENSIONS {
-                        return Err(invalid("a sparse entry is invalid"));
-                    }
-                    extended = more[504] == 1;
-                    raw.extend_from_slice(&more);
-                }
+            if header.as_gnu().is_some_and(tar::GnuHeader::is_extended) && kind.is_gnu_sparse() {
+                self.sparse_map(&mut raw)?;
             }
-            // As in Go: only files have data, whatever the header says.
-            let bare = kind.is_hard_link()
-                || kind.is_symlink()
-                || kind.is_character_special()
-                || kind.is_block_special()
-                || kind.is_dir()
-                || kind.is_fifo();
-            self.expect(if bare { 0 } else { size.unwrap_or(announced) })?;
+            let size = extended.size.unwrap_or(announced);
+            self.expect(if has_data(kind) { size } else { 0 })?;
+            let path = extended.path;
             let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
             if path.len() > MAX_PATH {
                 return Err(invalid("a path is longer than 4096 bytes"));
@@ -122,6 +79,39 @@ impl<R: Read> Archive<R> {
                 is_directory: kind.is_dir() || path.ends_with(b"/"),
                 path: normalized(&path).to_vec(),
             }));
+        }
+        Ok(None)
+    }
+
+    /// The next header; `None` at the archive's end, which may not come after the extensions of an entry (`raw`).
+    fn header(&mut self, raw: &[u8]) -> io::Result<Option<[u8; BLOCK]>> {
+        let mut block = [0; BLOCK];
+        if self.block(&mut block)? {
+            if block.iter().any(|&byte| byte != 0) {
+                check(tar::Header::from_byte_slice(&block), &block)?;
+                return Ok(Some(block));
+            }
+            // The rest is padding, but reading it verifies the compression's checksum.
+            io::copy(&mut self.source, &mut io::sink())?;
+        }
+        if raw.is_empty() {
+            Ok(None)
+        } else {
+            Err(invalid("the archive is truncated"))
+        }
+    }
+
+    /// Reads the blocks that continue the map of a GNU sparse file; the last byte of each map says whether another follows.
+    fn sparse_map(&mut self, raw: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            let mut block = [0; BLOCK];
+            if !self.block(&mut block)? || raw.len() as u64 > MAX_EXTENSIONS {
+                return Err(invalid("a sparse entry is invalid"));
+            }
+            raw.extend_from_slice(&block);
+            if block[504] != 1 {
+                return Ok(());
+            }
         }
     }
 
@@ -172,6 +162,43 @@ impl<R: Read> Archive<R> {
         }
         Ok(true)
     }
+}
+
+/// The path and size of an entry where its extensions replace those of its header.
+#[derive(Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+impl Extended {
+    /// Reads an extension: a GNU long name, or the fields of a pax header. A later one replaces an earlier one.
+    fn read(&mut self, kind: tar::EntryType, extension: &[u8]) -> io::Result<()> {
+        if kind.is_gnu_longname() {
+            let name = extension.split(|&byte| byte == 0).next();
+            self.path = Some(name.unwrap_or_default().to_vec());
+        } else if kind.is_pax_local_extensions() {
+            for field in tar::PaxExtensions::new(extension) {
+                let field = field?;
+                match field.key_bytes() {
+                    b"path" => self.path = Some(field.value_bytes().to_vec()),
+                    b"size" => self.size = field.value().ok().and_then(|size| size.parse().ok()),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether data follows the header of such an entry. As in Go: only files have data, whatever the header says.
+fn has_data(kind: tar::EntryType) -> bool {
+    !(kind.is_hard_link()
+        || kind.is_symlink()
+        || kind.is_character_special()
+        || kind.is_block_special()
+        || kind.is_dir()
+        || kind.is_fifo())
 }
 
 /// Verifies a header's checksum: the sum of its bytes, with its own field as spaces. Some old programs summed
