@@ -100,88 +100,56 @@ fn raise_descriptors() {
 
 /// Opens everything, serves until a signal, then drains.
 async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), ServeError> {
-    let mirror = config
-        .mirror_settings()
-        .map_err(|error| ServeError::Configuration(error.to_string()))?;
-    #[cfg(feature = "v1")]
-    let v1 = config
-        .v1_settings()
-        .map_err(|error| ServeError::Configuration(error.to_string()))?;
-    let authenticator = config.authenticator_settings();
-    let authenticator = authenticator.map(|settings| Authenticator::open(&settings));
-    let authenticator = authenticator.transpose()?;
-    let certificates = Certificates::open(config)?;
-    // All of them before the first port is opened.
-    let tls = config.listen.iter().map(|listen| certificates.of(listen));
-    let tls = tls.collect::<Result<Vec<_>, _>>()?;
-    let mut store = Store::open(&config.store_settings(), &[record_extension()])?;
-    let bucket = config
-        .bucket_settings()
-        .map_err(|error| ServeError::Configuration(error.to_string()))?;
-    if let Some(settings) = bucket {
-        store = store.with_bucket(Bucket::new(&settings, &fills_on)?);
-    }
-    let store = Arc::new(store);
-    store.start_maintenance()?;
-    let contents = Contents::new(store.clone(), config.limits.fills, fills_on);
-    #[cfg(feature = "v1")]
-    let registries = v1::Registries::new(v1, contents.clone())?;
-    #[cfg(feature = "v1")]
-    let fallback = Some(registries.clone() as Arc<dyn mirror::Fallback>);
-    #[cfg(not(feature = "v1"))]
-    let fallback = None;
-    let mirror = Mirror::new(mirror, contents, fallback)?;
-    let admin_mirror = mirror.clone();
-    let shares = Shares::new(config.limits.per_client);
-    let state = Arc::new(AppState {
-        admission: Admission::new(shares.clone(), config.limits.connections),
-        form_timeout: config.limits.header_timeout,
-        table: config.routing_table(),
-        policy: config.policy(),
-        authenticator,
-        #[cfg(feature = "v1")]
-        v1: v1::V1::new(registries, mirror.clone()),
-        mirror,
-        access_log: config.log.access,
-        idle_timeout: config.limits.idle_timeout,
-    });
-
+    let Parts {
+        state,
+        store,
+        shares,
+        certificates,
+        tls,
+    } = Parts::open(config, fills_on)?;
     // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
     let (shutdown, down) = watch::channel(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(threads)?;
     let server = Server::new(config.server_settings(), shares, workers, down.clone());
-    let mut urls = Vec::new();
-    let mut gateways = Vec::new();
-    for (listen, tls) in config.listen.iter().zip(tls) {
-        let bound = bind(listen).await?;
-        urls.push(bound.url.clone());
-        gateways.push((bound, Gateway::new(state.clone(), listen.routing()), tls));
+    let mut bounds = Vec::new();
+    for listen in &config.listen {
+        bounds.push(bind(listen).await?);
     }
     let admin_listeners = open_admin_listeners(config).await?;
-    announce::announce(
-        &urls,
-        &admin_listeners,
-        config,
-        certificates.authority.as_ref(),
-    );
-    let listeners = gateways
-        .into_iter()
-        .map(|(bound, gateway, tls)| tokio::spawn(server.clone().listen(bound, gateway, tls)));
+    let urls: Vec<String> = bounds.iter().map(|bound| bound.url.clone()).collect();
+    let authority = certificates.authority.as_ref();
+    announce::announce(&urls, &admin_listeners, config, authority);
+
+    let listeners = config.listen.iter().zip(bounds).zip(tls);
+    let listeners = listeners.map(|((listen, bound), tls)| {
+        let gateway = Gateway::new(state.clone(), listen.routing());
+        tokio::spawn(server.clone().listen(bound, gateway, tls))
+    });
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
-    let blobs = store.blobs.clone();
-    let admin = Admin::new(config.admin_settings(), admin_mirror, store, up, down);
-    let admin = Arc::new(admin);
+    let (blobs, mirror) = (store.blobs.clone(), state.mirror.clone());
+    let admin = Arc::new(Admin::new(config.admin_settings(), mirror, store, up, down));
     let admin_listeners = admin_listeners
         .into_iter()
         .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
-    let admin_listeners: Vec<JoinHandle<()>> = admin_listeners.collect();
+    let admin_listeners = admin_listeners.collect();
 
     stop.wait().await;
     tracing::info!("draining");
     let _ = shutdown.send(true);
+    drain(&server, listeners, admin_listeners).await;
+    blobs.stop();
+    Ok(())
+}
+
+/// Waits for the listeners and their requests, which have been told to end.
+async fn drain(
+    server: &Server,
+    listeners: Vec<JoinHandle<()>>,
+    admin_listeners: Vec<JoinHandle<()>>,
+) {
     // They close, and remove their socket files, before the process may end.
     for listener in listeners {
         let _ = listener.await;
@@ -194,8 +162,79 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         listener.abort();
         let _ = listener.await;
     }
-    blobs.stop();
-    Ok(())
+}
+
+/// The parts of the gateway that are opened before its ports.
+struct Parts {
+    state: Arc<AppState>,
+    store: Arc<Store>,
+    /// Each client's share of the connections and requests.
+    shares: Arc<Shares>,
+    certificates: Certificates,
+    /// One for each listener; `None` for plain HTTP.
+    tls: Vec<Option<ListenerTls>>,
+}
+
+impl Parts {
+    /// Opens the files of the configuration before the store, which is locked and scanned.
+    fn open(config: &Config, fills_on: tokio::runtime::Handle) -> Result<Self, ServeError> {
+        let mirror = config.mirror_settings().map_err(configuration)?;
+        #[cfg(feature = "v1")]
+        let v1 = config.v1_settings().map_err(configuration)?;
+        let authenticator = config.authenticator_settings();
+        let authenticator = authenticator.map(|settings| Authenticator::open(&settings));
+        let authenticator = authenticator.transpose()?;
+        let certificates = Certificates::open(config)?;
+        let tls = config.listen.iter().map(|listen| certificates.of(listen));
+        let tls = tls.collect::<Result<Vec<_>, _>>()?;
+        let store = open_store(config, &fills_on)?;
+        let contents = Contents::new(store.clone(), config.limits.fills, fills_on);
+        #[cfg(feature = "v1")]
+        let registries = v1::Registries::new(v1, contents.clone())?;
+        #[cfg(feature = "v1")]
+        let fallback = Some(registries.clone() as Arc<dyn mirror::Fallback>);
+        #[cfg(not(feature = "v1"))]
+        let fallback = None;
+        let mirror = Mirror::new(mirror, contents, fallback)?;
+        let shares = Shares::new(config.limits.per_client);
+        let state = Arc::new(AppState {
+            admission: Admission::new(shares.clone(), config.limits.connections),
+            form_timeout: config.limits.header_timeout,
+            table: config.routing_table(),
+            policy: config.policy(),
+            authenticator,
+            #[cfg(feature = "v1")]
+            v1: v1::V1::new(registries, mirror.clone()),
+            mirror,
+            access_log: config.log.access,
+            idle_timeout: config.limits.idle_timeout,
+        });
+        Ok(Self {
+            state,
+            store,
+            shares,
+            certificates,
+            tls,
+        })
+    }
+}
+
+/// Opens the store with its bucket, and starts its maintenance.
+fn open_store(
+    config: &Config,
+    uploads_on: &tokio::runtime::Handle,
+) -> Result<Arc<Store>, ServeError> {
+    let mut store = Store::open(&config.store_settings(), &[record_extension()])?;
+    if let Some(settings) = config.bucket_settings().map_err(configuration)? {
+        store = store.with_bucket(Bucket::new(&settings, uploads_on)?);
+    }
+    let store = Arc::new(store);
+    store.start_maintenance()?;
+    Ok(store)
+}
+
+fn configuration(error: impl std::fmt::Display) -> ServeError {
+    ServeError::Configuration(error.to_string())
 }
 
 /// Binds the admin listeners.

@@ -28,8 +28,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 pub use report::{
-    BucketStats, ErrorBody, Pulls, PurgeReport, PurgeRequest, Stats, VerifyEnd, VerifyLine,
-    WarmLine, WarmRequest,
+    BucketStats, ErrorBody, Pulls, PurgeReport, PurgeRequest, Stats, UpstreamStats, VerifyEnd,
+    VerifyLine, WarmLine, WarmRequest,
 };
 pub use route::Scope;
 pub use target::image;

@@ -1,11 +1,14 @@
 //! The output of the commands, as text. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::admin::{BucketStats, Pulls, PurgeReport, Stats, VerifyEnd, VerifyLine, WarmLine};
+use crate::admin::{
+    BucketStats, Pulls, PurgeReport, Stats, UpstreamStats, VerifyEnd, VerifyLine, WarmLine,
+};
 
 /// `1.5 GiB`
 pub fn size(bytes: u64) -> String {
@@ -39,19 +42,24 @@ pub fn span(seconds: u64) -> String {
 
 /// What `roadstead stats` prints; `now` is in seconds since 1970.
 pub fn stats(stats: &Stats, now: u64) -> String {
-    let mut text = String::new();
     let (version, since) = (&stats.version, date(stats.started_at));
-    let (age, readiness) = (
-        span(now.saturating_sub(stats.started_at)),
-        if stats.ready { "ready" } else { "not ready" },
-    );
-    let _ = writeln!(
-        text,
-        "roadstead {version}, {readiness}, since {since} ({age})\n"
-    );
-    let _ = writeln!(
-        text,
-        "{:<11}{:>10}{:>10}{:>10}{:>10}{:>15}{:>13}",
+    let age = span(now.saturating_sub(stats.started_at));
+    let readiness = if stats.ready { "ready" } else { "not ready" };
+    let mut text = format!("roadstead {version}, {readiness}, since {since} ({age})\n\n");
+    text.push_str(&pulls_table(stats));
+    text.push('\n');
+    text.push_str(&state_lines(stats));
+    if !stats.upstreams.is_empty() {
+        text.push('\n');
+        text.push_str(&upstreams_table(&stats.upstreams));
+    }
+    text
+}
+
+/// A line for blobs and one for manifests, below their headings.
+fn pulls_table(stats: &Stats) -> String {
+    let mut text = format!(
+        "{:<11}{:>10}{:>10}{:>10}{:>10}{:>15}{:>13}\n",
         "", "requests", "hits", "misses", "shared", "from upstream", "to clients"
     );
     for (name, pulls) in [("blobs", &stats.blobs), ("manifests", &stats.manifests)] {
@@ -68,16 +76,19 @@ pub fn stats(stats: &Stats, now: u64) -> String {
             "{name:<11}{requests:>10}{hits:>10}{misses:>10}{coalesced:>10}{pulled:>15}{pushed:>13}"
         );
     }
+    text
+}
+
+/// What was saved, what is stored, and what went on: one line each, two for the bucket.
+fn state_lines(stats: &Stats) -> String {
     let pulled = stats.blobs.pulled_bytes + stats.manifests.pulled_bytes;
     let pushed = stats.blobs.pushed_bytes + stats.manifests.pushed_bytes;
     let saved = pushed.saturating_sub(pulled);
     let share = percent(saved, pushed);
-    let _ = writeln!(
-        text,
-        "\nsaved      {}, {share} % of the bytes sent to clients",
+    let mut text = format!(
+        "saved      {}, {share} % of the bytes sent to clients\n",
         size(saved)
     );
-
     let store = &stats.store;
     let _ = writeln!(
         text,
@@ -103,41 +114,40 @@ pub fn stats(stats: &Stats, now: u64) -> String {
         "wrong      {} from upstream, {} on disk",
         failures.upstream, failures.disk
     );
-    let reasons = stats
-        .stale_served
-        .iter()
-        .map(|(reason, times)| format!("{times} {reason}"));
-    let reasons: Vec<String> = reasons.collect();
-    let total: u64 = stats.stale_served.values().sum();
-    let reasons = if reasons.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", reasons.join(", "))
-    };
-    let _ = writeln!(text, "stale      {total} responses{reasons}");
+    text.push_str(&stale_line(&stats.stale_served));
+    text
+}
 
-    if !stats.upstreams.is_empty() {
-        let longest = stats
-            .upstreams
-            .iter()
-            .map(|one| one.registry.chars().count())
-            .max();
-        let width = longest.unwrap_or(0).max(8);
+/// The stale responses with their reasons: `stale      3 responses (2 timeout, 1 status)`.
+fn stale_line(served: &BTreeMap<String, u64>) -> String {
+    let total: u64 = served.values().sum();
+    if served.is_empty() {
+        return format!("stale      {total} responses\n");
+    }
+    let reasons = served.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(reason, times)| format!("{times} {reason}"))
+        .collect();
+    format!("stale      {total} responses ({})\n", reasons.join(", "))
+}
+
+/// A line for each registry, below their headings.
+fn upstreams_table(upstreams: &[UpstreamStats]) -> String {
+    let names = upstreams.iter().map(|one| one.registry.chars().count());
+    let width = names.max().unwrap_or(0).max(8);
+    let mut text = format!(
+        "{:<width$}{:>11}{:>11}{:>12}\n",
+        "upstream", "requests", "failures", "pulls left"
+    );
+    for one in upstreams {
+        let left = one
+            .ratelimit_remaining
+            .map_or_else(|| "-".to_owned(), |left| left.to_string());
         let _ = writeln!(
             text,
-            "\n{:<width$}{:>11}{:>11}{:>12}",
-            "upstream", "requests", "failures", "pulls left"
+            "{:<width$}{:>11}{:>11}{left:>12}",
+            one.registry, one.requests, one.failures
         );
-        for one in &stats.upstreams {
-            let left = one
-                .ratelimit_remaining
-                .map_or_else(|| "-".to_owned(), |left| left.to_string());
-            let _ = writeln!(
-                text,
-                "{:<width$}{:>11}{:>11}{left:>12}",
-                one.registry, one.requests, one.failures
-            );
-        }
     }
     text
 }

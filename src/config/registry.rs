@@ -247,55 +247,59 @@ fn registry(node: &Node, sole: bool, store: &Store, report: &mut Report) -> Regi
         let name = keys
             .required("name", "ghcr.io", host::registry_name)
             .unwrap_or_else(meant);
-        let bare = bare_registry(name, sole, store);
-        let v1 = keys.value("v1", Origin::parse);
-        let v2 = keys.value("v2", Origin::parse);
-        let credentials = keys.section_or_off("credentials", credentials).flatten();
-        let push = keys.value("push", boolean).unwrap_or(false);
-        // Others may push to the registry directly, so records are trusted for less time.
-        let (tag_ttl, missing_ttl, link_ttl) = if push {
-            (Duration::ZERO, Duration::ZERO, 10 * MINUTE)
-        } else {
-            (bare.tag_ttl, bare.missing_ttl, bare.link_ttl)
-        };
-        let guarded = push || node.is_set("credentials");
-        let visibility_unless_set = if guarded {
-            Visibility::Rules
-        } else {
-            Visibility::Public
-        };
-        Registry {
-            hosts: keys.values("hosts", host::host),
-            v1_index: keys.value("v1_index", Origin::parse),
-            ca: keys.value("ca", path),
-            auth_hosts: keys.values("auth_hosts", host::host),
-            visibility: keys
-                .value("visibility", visibility)
-                .unwrap_or(visibility_unless_set),
-            cache: keys.value("cache", boolean).unwrap_or(bare.cache),
-            default: keys.value("default", boolean).unwrap_or(bare.default),
-            owns: keys.values("owns", owned),
-            bridge: keys
-                .value("bridge", boolean)
-                .unwrap_or(v1.is_some() && v2.is_some()),
-            connections_per_fill: keys
-                .value("connections_per_fill", connections)
-                .unwrap_or(bare.connections_per_fill),
-            tag_ttl: keys.value("tag_ttl", duration).unwrap_or(tag_ttl),
-            missing_ttl: keys.value("missing_ttl", duration).unwrap_or(missing_ttl),
-            link_ttl: keys.value("link_ttl", duration).unwrap_or(link_ttl),
-            unused_ttl: keys.value_or_off("unused_ttl", some_duration, bare.unused_ttl),
-            v2: if node.is_set("v1") || node.is_set("v2") {
-                v2
-            } else {
-                bare.v2
-            },
-            name: bare.name,
-            v1,
-            credentials,
-            push,
-        }
+        configured(keys, node, bare_registry(name, sole, store))
     })
+}
+
+/// The registry that a mapping's keys describe. What they leave out is as in `bare`, or follows from other keys.
+fn configured(keys: &mut Keys<'_, '_>, node: &Node, bare: Registry) -> Registry {
+    let v1 = keys.value("v1", Origin::parse);
+    let v2 = keys.value("v2", Origin::parse);
+    let credentials = keys.section_or_off("credentials", credentials).flatten();
+    let push = keys.value("push", boolean).unwrap_or(false);
+    // Others may push to the registry directly, so records are trusted for less time.
+    let (tag_ttl, missing_ttl, link_ttl) = if push {
+        (Duration::ZERO, Duration::ZERO, 10 * MINUTE)
+    } else {
+        (bare.tag_ttl, bare.missing_ttl, bare.link_ttl)
+    };
+    let guarded = push || node.is_set("credentials");
+    let visibility_unless_set = if guarded {
+        Visibility::Rules
+    } else {
+        Visibility::Public
+    };
+    Registry {
+        hosts: keys.values("hosts", host::host),
+        v1_index: keys.value("v1_index", Origin::parse),
+        ca: keys.value("ca", path),
+        auth_hosts: keys.values("auth_hosts", host::host),
+        visibility: keys
+            .value("visibility", visibility)
+            .unwrap_or(visibility_unless_set),
+        cache: keys.value("cache", boolean).unwrap_or(bare.cache),
+        default: keys.value("default", boolean).unwrap_or(bare.default),
+        owns: keys.values("owns", owned),
+        bridge: keys
+            .value("bridge", boolean)
+            .unwrap_or(v1.is_some() && v2.is_some()),
+        connections_per_fill: keys
+            .value("connections_per_fill", connections)
+            .unwrap_or(bare.connections_per_fill),
+        tag_ttl: keys.value("tag_ttl", duration).unwrap_or(tag_ttl),
+        missing_ttl: keys.value("missing_ttl", duration).unwrap_or(missing_ttl),
+        link_ttl: keys.value("link_ttl", duration).unwrap_or(link_ttl),
+        unused_ttl: keys.value_or_off("unused_ttl", some_duration, bare.unused_ttl),
+        v2: if node.is_set("v1") || node.is_set("v2") {
+            v2
+        } else {
+            bare.v2
+        },
+        name: bare.name,
+        v1,
+        credentials,
+        push,
+    }
 }
 
 fn owned(text: &str) -> Parsed<Pattern> {

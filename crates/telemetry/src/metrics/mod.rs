@@ -93,27 +93,7 @@ impl Metrics {
             "Bytes that were not what their length or digest says, by where they came from.",
             &["source"],
         );
-        let version = registered(
-            &registry,
-            prometheus::IntGaugeVec::new(
-                Opts::new(
-                    "roadstead_build_info",
-                    "Always 1; the label is the version.",
-                ),
-                &["version"],
-            ),
-        );
-        version
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
-        let started = gauge(
-            &registry,
-            "process_start_time_seconds",
-            "When the process started, in seconds since 1970.",
-        );
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let started_at = now.unwrap_or_default().as_secs();
-        started.set(signed(started_at));
+        let started_at = process_metrics(&registry);
         Self {
             started_at,
             blob,
@@ -169,6 +149,32 @@ impl Metrics {
             Content::Manifest => &self.manifest,
         }
     }
+}
+
+/// Registers the version and the start of this process. Returns its start, in seconds since 1970.
+fn process_metrics(registry: &Registry) -> u64 {
+    let version = registered(
+        registry,
+        prometheus::IntGaugeVec::new(
+            Opts::new(
+                "roadstead_build_info",
+                "Always 1; the label is the version.",
+            ),
+            &["version"],
+        ),
+    );
+    version
+        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .set(1);
+    let started = gauge(
+        registry,
+        "process_start_time_seconds",
+        "When the process started, in seconds since 1970.",
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let started_at = now.unwrap_or_default().as_secs();
+    started.set(signed(started_at));
+    started_at
 }
 
 /// Counts a stale response.
