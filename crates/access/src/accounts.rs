@@ -42,14 +42,20 @@ const TURN_WITHIN: Duration = Duration::from_secs(10);
 /// Why the accounts cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
+    /// The file is absent or cannot be read.
     #[error("{} cannot be read; `roadstead passwd` makes it", path.display())]
     Read {
+        /// The htpasswd file.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// Some of its lines are no accounts; none of them is used.
     #[error("{}: {reason}", path.display())]
     Lines {
+        /// The htpasswd file.
         path: PathBuf,
+        /// Each of these lines, with its number.
         reason: HtpasswdError,
     },
 }

@@ -15,6 +15,7 @@ use oci::name::{Registry, RepositoryName};
 pub struct ForwardedAuthorization(Option<HeaderValue>);
 
 impl ForwardedAuthorization {
+    /// Of a request without an `Authorization`.
     pub const NOTHING: Self = Self(None);
 
     /// From the header fields; several lines are one list (RFC 9110 §5.3).
@@ -31,6 +32,7 @@ impl ForwardedAuthorization {
         }))
     }
 
+    /// The field's value; `None` without one.
     pub fn value(&self) -> Option<&HeaderValue> {
         self.0.as_ref()
     }

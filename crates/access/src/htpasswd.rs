@@ -24,6 +24,7 @@ pub struct Account {
 }
 
 impl Account {
+    /// The user name, as rules and logs have it.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -87,6 +88,7 @@ impl Htpasswd {
         }
     }
 
+    /// The account of this name, upper and lower case distinguished.
     pub fn account(&self, name: &str) -> Option<&Arc<Account>> {
         self.accounts.get(name)
     }
@@ -96,10 +98,12 @@ impl Htpasswd {
         self.accounts.keys().map(|name| &**name)
     }
 
+    /// The number of accounts.
     pub fn len(&self) -> usize {
         self.accounts.len()
     }
 
+    /// Whether there is no account.
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
     }
@@ -173,14 +177,18 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 /// Why a text cannot be the name of an account: the end of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// There is no character before the colon.
     #[error("the name is empty")]
     Empty,
+    /// More than 255 bytes.
     #[error("the name is longer than {MAX_NAME} bytes")]
     Long,
+    /// `anonymous` or `*`, which have a meaning in rules.
     #[error(
         "`anonymous` and `*` mean any client and any logged-in user in rules; write another name"
     )]
     Reserved,
+    /// A colon or a control character, or `#` or a space where the file's format gives it a meaning.
     #[error("a name has no colon, no control character, no `#` before it and no space around it")]
     Letters,
 }
@@ -214,6 +222,7 @@ pub struct LineFault {
 pub struct HtpasswdError(Vec<LineFault>);
 
 impl HtpasswdError {
+    /// The faults, one for each of these lines.
     pub fn as_slice(&self) -> &[LineFault] {
         &self.0
     }

@@ -51,12 +51,15 @@ use oci::name::{Registry, Repository, RepositoryName};
 /// The principal of a request for one repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
+    /// Without a login, or on a listener that ignores logins.
     Anonymous,
     /// Authenticated by password.
     User(Arc<str>),
     /// Authenticated by a token, and limited to its scopes.
     Narrowed {
+        /// The user that the token was issued to; `None`: anonymous.
         user: Option<Arc<str>>,
+        /// What the token's scopes allow on this repository. The rules must allow it too.
         actions: Actions,
     },
 }
@@ -88,8 +91,11 @@ impl Caller {
 /// An action on a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Read manifests, blobs, tags and referrers.
     Pull,
+    /// Upload or mount blobs, and put manifests.
     Push,
+    /// Delete manifests, tags and blobs.
     Delete,
 }
 
@@ -110,18 +116,23 @@ impl Action {
 pub struct Actions(u8);
 
 impl Actions {
+    /// No action.
     pub const NONE: Self = Self(0);
+    /// Pull, push and delete.
     pub const ALL: Self = Self(0b111);
 
+    /// Whether the action is one of the set.
     pub fn contains(self, action: Action) -> bool {
         self.and(action.into()) != Self::NONE
     }
 
+    /// The actions of both sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
+    /// The actions of either set.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -179,14 +190,17 @@ impl Permit {
         self.action
     }
 
+    /// The repository that the action is allowed on.
     pub fn name(&self) -> &RepositoryName {
         &self.name
     }
 
+    /// Its registry.
     pub fn registry(&self) -> &Registry {
         &self.name.registry
     }
 
+    /// Its name within the registry.
     pub fn repository(&self) -> &Repository {
         &self.name.repository
     }
@@ -205,6 +219,7 @@ pub struct Open {
 }
 
 impl Open {
+    /// The registry whose content is open.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

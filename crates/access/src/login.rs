@@ -19,6 +19,7 @@ pub struct Settings {
     pub htpasswd: Option<PathBuf>,
     /// The realm of Basic challenges: printable ASCII without quotes.
     pub realm: String,
+    /// What v2 clients are challenged with. Both schemes are accepted.
     pub scheme: Scheme,
     /// `None`: read from `keys`, or created there.
     pub token_key: Option<TokenKey>,
@@ -38,11 +39,15 @@ pub enum Scheme {
 /// Why authentication cannot be set up. Every cause is the operator's to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The htpasswd file cannot be read.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
+    /// The token key can be neither read nor created.
     #[error("cannot read or create the token key in {}: {source}", folder.display())]
     Key {
+        /// The folder of keys.
         folder: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -140,13 +145,16 @@ impl Login {
 /// The `access` of an `X-Docker-Token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DockerTokenAccess {
+    /// `read`
     Read,
     /// Includes reading: a push checks which images exist.
     Write,
+    /// `delete`
     Delete,
 }
 
 impl DockerTokenAccess {
+    /// The parameter's value: `read`, `write` or `delete`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -167,7 +175,9 @@ impl DockerTokenAccess {
 /// Why a client with a token is challenged again (RFC 6750 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeError {
+    /// `invalid_token`: forged, expired, or of an account that has changed since.
     InvalidToken,
+    /// `insufficient_scope`: its scopes do not cover the request.
     InsufficientScope,
 }
 

@@ -10,18 +10,25 @@ use super::htpasswd::{Htpasswd, HtpasswdError, NameError, check_name, with_accou
 /// Why an account cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswdError {
+    /// No account can have this name.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// An empty password would let every client in.
     #[error("the password is empty")]
     Empty,
+    /// bcrypt would ignore its end.
     #[error("the password is longer than {BCRYPT_READS} bytes, and bcrypt reads no more")]
     Long,
+    /// A control character, such as the end of a line.
     #[error("the password has a control character, which no client can send")]
     Control,
+    /// The file has several accounts of this name, in these lines, counted from 1.
     #[error("the name is in several lines ({}); keep one of them", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Several(Vec<usize>),
+    /// The file cannot be read, locked or replaced.
     #[error("the file cannot be changed: {0}")]
     File(#[from] io::Error),
+    /// There is no salt for the hash.
     #[error("the system's random generator failed: {0}")]
     Random(#[from] bcrypt::BcryptError),
 }

@@ -7,9 +7,11 @@ use oci::name::RepositoryName;
 /// One entry of `access.rules`: allows each of `users` each of `actions` on each of `repositories`.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    /// Whom it applies to: any of them.
     pub users: Vec<Users>,
     /// Patterns of canonical names, which begin with the registry.
     pub repositories: Vec<Pattern>,
+    /// What it allows them.
     pub actions: Vec<Action>,
 }
 

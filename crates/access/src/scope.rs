@@ -63,6 +63,7 @@ impl Scopes {
         self.catalog
     }
 
+    /// Whether a token with these scopes allows nothing.
     pub fn is_empty(&self) -> bool {
         self.repositories.is_empty() && !self.catalog
     }

@@ -62,11 +62,15 @@ use mirror::{Mirror, MirrorError};
 /// State shared by all listeners.
 #[derive(Debug)]
 pub struct AppState {
+    /// Which registry a name belongs to, and which clients are old.
     pub table: RoutingTable,
+    /// Who may do what.
     pub policy: Policy,
     /// `None`: all clients are anonymous.
     pub authenticator: Option<Authenticator>,
+    /// The cached read side of v2.
     pub mirror: Mirror,
+    /// The cached read side of v1, and the bridge.
     #[cfg(feature = "v1")]
     pub v1: ::v1::V1,
     /// Whether every request is logged.
@@ -116,6 +120,7 @@ impl From<Box<Error>> for Failure {
 }
 
 impl Gateway {
+    /// Serves the listener's clients from the shared state.
     pub fn new(state: Arc<AppState>, listener: Listener) -> Self {
         Self { state, listener }
     }

@@ -15,6 +15,7 @@ pub enum OldClients {
 }
 
 impl OldClients {
+    /// Whether a client with this `User-Agent` is served v1 only.
     pub fn include(&self, agent: &str) -> bool {
         match self {
             Self::Default => Generation::of(agent) == Generation::V1,

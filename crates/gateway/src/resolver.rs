@@ -14,12 +14,15 @@ pub const MAX_NAME: usize = 511;
     reason = "they are keys of the configuration, each true or false by itself"
 )]
 pub struct RegistryEntry {
+    /// The canonical name.
     pub registry: Registry,
     /// Other names for it in `?ns=` and prefixes.
     pub aliases: Vec<String>,
     /// The Hosts that select it.
     pub hosts: Vec<String>,
+    /// Patterns of repository names that belong to it on every host, without the registry's name.
     pub owns: Vec<Pattern>,
+    /// Whether names that no other registry claims belong to it; at most one has it.
     pub default: bool,
     /// Whether one-component names stand for `library/<name>`, as on Docker Hub.
     pub library: bool,
@@ -40,6 +43,7 @@ pub struct RegistryEntry {
 /// All registries, with the names and hosts that select them.
 #[derive(Clone, Debug, Default)]
 pub struct Resolver {
+    /// In the order of the configuration, which decides nothing.
     pub entries: Vec<RegistryEntry>,
 }
 
@@ -62,14 +66,19 @@ pub enum NameContext<'a> {
 /// Why a name cannot be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
+    /// `?ns=` names no registry (`NAME_UNKNOWN`).
     #[error("this gateway does not serve this namespace")]
     UnknownNamespace,
+    /// The registry authorises its own clients, and another host or prefix was used.
     #[error("this registry is served only at its own host")]
     OwnHostOnly,
+    /// No prefix, no `owns` and no default registry covers it.
     #[error("no registry claims this name: put the name of its registry before it")]
     Unclaimed,
+    /// More than 511 bytes, for a registry and a repository together.
     #[error("the name is longer than {MAX_NAME} bytes")]
     TooLong,
+    /// What remains after the registry is no repository name (`NAME_INVALID`).
     #[error(transparent)]
     Name(#[from] NameError),
 }

@@ -13,13 +13,16 @@ use oci::name::Registry;
 /// The registries, and the clients served only v1.
 #[derive(Clone, Debug, Default)]
 pub struct RoutingTable {
+    /// The registries with their names and hosts.
     pub resolver: Resolver,
+    /// The clients that are served v1 only.
     pub old_clients: OldClients,
 }
 
 /// The properties of a listener that routing reads.
 #[derive(Clone, Debug, Default)]
 pub struct Listener {
+    /// Whether only GET and HEAD are answered, and every client is anonymous.
     pub read_only: bool,
     /// The only registry this listener serves.
     pub registry: Option<Registry>,

@@ -23,6 +23,7 @@ use store::{BlobKey, BlobLink, warn_degraded};
 pub struct BlobHead {
     /// In bytes, where known.
     pub size: Option<u64>,
+    /// How the cache handled the request (RFC 9211).
     pub cache: CacheStatus,
     /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,

@@ -17,6 +17,7 @@ use oci::range::Span;
 pub struct BlobAnswer {
     /// In bytes; unknown while the upstream sends the blob without a length.
     pub size: Option<u64>,
+    /// How the cache handled the request (RFC 9211).
     pub cache: CacheStatus,
     pub(super) content: Content,
 }

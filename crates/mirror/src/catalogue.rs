@@ -40,6 +40,7 @@ pub(super) fn name_cache() -> NameCache {
 /// A page of one registry's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePage {
+    /// In the upstream's order, without the registry.
     pub names: Vec<Repository>,
     /// Whether there are, or may be, more that the viewer may pull: the budget was not enough to know.
     pub more: bool,

@@ -36,7 +36,9 @@ pub struct Contents {
 /// A blob that is stored.
 #[derive(Debug)]
 pub enum StoredBlob {
+    /// A small body, from memory.
     Memory(Bytes),
+    /// A file of the store.
     File(Blob),
 }
 
@@ -65,6 +67,7 @@ impl Contents {
         }
     }
 
+    /// The store behind it.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }

@@ -19,14 +19,18 @@ const NO_ROOM_RETRY: Duration = Duration::from_secs(30);
 /// Why a read has no answer. The client gets the message, the log gets the chain of sources.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MirrorError {
+    /// No such registry is configured, or it has no v2 side.
     #[error("the registry is not served here")]
     NotServed,
+    /// 404: the registry, or the repository in it, does not have the content.
     #[error("the {} is unknown to the registry", kind.as_str())]
     Unknown {
+        /// What was asked for, which decides the error code.
         kind: ResourceKind,
         /// Whether this is a remembered 404, rather than the upstream's answer now.
         remembered: bool,
     },
+    /// 401 or 403 to the gateway's account.
     #[error("denied by the upstream registry: it refused the gateway's account")]
     Denied,
     /// A registry whose clients log in themselves answered 401 to the gateway's account or token, or to none.
@@ -41,25 +45,43 @@ pub enum MirrorError {
     /// The gateway's account may read it, an anonymous client may not.
     #[error("the repository is not public")]
     NotPublic,
+    /// 429, or a cool-down after one.
     #[error("the upstream registry limits requests; try again later")]
-    TooManyRequests { retry_after: Option<Duration> },
+    TooManyRequests {
+        /// The wait that the upstream asks for, if it names one.
+        retry_after: Option<Duration>,
+    },
+    /// No slot became free for the fill.
     #[error("too many downloads are under way; try again later")]
-    Busy { retry_after: Duration },
+    Busy {
+        /// When the client may try again.
+        retry_after: Duration,
+    },
+    /// The store is full of content in use, and the content cannot pass through.
     #[error("the store has no room for this; try again later")]
-    NoRoom { retry_after: Duration },
+    NoRoom {
+        /// When the client may try again.
+        retry_after: Duration,
+    },
     /// An image that only the fallback has is being prepared, which continues.
     #[error("the image is being converted; try again later")]
     Preparing(Preparation),
+    /// A URL or header of the client's would make a request that cannot be sent.
     #[error("the request is too long to be forwarded")]
     TooLong,
+    /// No answer: the network, a timeout, a 5xx, or the circuit breaker. A stale answer may be served instead.
     #[error("the upstream registry is unavailable")]
     Unavailable(#[source] Arc<UpstreamError>),
+    /// An answer that breaks the protocol, or no token to ask with. No stale answer is served instead.
     #[error("the upstream registry sent an unusable answer")]
     Unusable(#[source] Arc<UpstreamError>),
+    /// The bytes have another digest or length than they should; they are discarded.
     #[error("the upstream registry sent bytes that do not match the digest")]
     DigestMismatch(#[source] Arc<store::CommitError>),
+    /// The disk failed where only it has the answer.
     #[error("the store cannot be read")]
     Disk(#[source] Arc<std::io::Error>),
+    /// A task of the gateway ended without a result.
     #[error("the gateway failed")]
     Internal,
 }
@@ -67,10 +89,13 @@ pub enum MirrorError {
 /// What a request asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResourceKind {
+    /// A blob, by its digest.
     Blob,
     /// An image, by its id.
     Image,
+    /// A manifest, by tag or digest.
     Manifest,
+    /// A list of a repository, or the repository itself.
     Repository,
     /// The referrers of a manifest, of a registry that lacks the referrers API.
     Referrers,

@@ -31,6 +31,7 @@ pub struct Preparation(pub String);
 pub enum FallbackBlob {
     /// They were rebuilt, and are stored.
     Rebuilt(Bytes),
+    /// They are fetched from here, like a blob of a registry.
     Source(Arc<dyn ForeignSource>),
 }
 

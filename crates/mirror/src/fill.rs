@@ -28,17 +28,25 @@ const HASHED_AT_ONCE: usize = 2;
 /// Why a fill, or one of its sources, failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FillError {
+    /// A source refused, or its connection broke too often.
     #[error("the upstream did not supply it")]
     Upstream(#[source] Arc<UpstreamError>),
+    /// The bytes of a source have another length or digest.
     #[error("the upstream's bytes cannot be stored")]
     Commit(#[source] Arc<CommitError>),
     /// The store has no room or cannot be written; the bytes can still pass through.
     #[error("the store has no room or cannot be written")]
-    NoRoom { total: Option<u64> },
+    NoRoom {
+        /// The blob's length in bytes, if known.
+        total: Option<u64>,
+    },
+    /// The download was parked as a partial for others that wait for its slot.
     #[error("other fills need the slot; it resumes later")]
     Paused,
+    /// No slot became free in time.
     #[error("too many fills are in progress")]
     Busy,
+    /// The task of the fill panicked or was cut off.
     #[error("the fill ended without a result")]
     Lost,
 }

@@ -13,7 +13,10 @@ use oci::cache_status::{CacheStatus, Forward};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// It was cached, and stays fresh for so long.
-    Fresh { left: Duration },
+    Fresh {
+        /// The rest of its lifetime.
+        left: Duration,
+    },
     /// It was cached, and its upstream confirmed it.
     Revalidated,
     /// Another one was cached: the upstream has this one now.
@@ -29,7 +32,9 @@ pub enum Freshness {
 /// The age of a stale answer, and why it was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
+    /// The time since the upstream last confirmed it.
     pub age: Duration,
+    /// Why it could not be confirmed now.
     pub reason: StaleReason,
 }
 
@@ -81,6 +86,7 @@ impl Freshness {
         cache.collapsed(collapsed)
     }
 
+    /// The age and reason of a stale answer; `None` for any other.
     pub const fn stale(self) -> Option<Stale> {
         match self {
             Self::Stale(stale) => Some(stale),
@@ -92,7 +98,9 @@ impl Freshness {
 /// A cached answer that may be served stale.
 #[derive(Clone, Debug)]
 pub struct KnownAnswer<T> {
+    /// What is cached.
     pub answer: T,
+    /// The time since the upstream last confirmed it.
     pub age: Duration,
 }
 
@@ -116,13 +124,16 @@ impl WaitLimits {
 /// An answer, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct CheckedAnswer<T> {
+    /// The new answer, or the cached one.
     pub answer: T,
+    /// How it relates to the upstream's.
     pub freshness: Freshness,
     /// Whether the request was collapsed into another one.
     pub collapsed: bool,
 }
 
 impl<T> CheckedAnswer<T> {
+    /// The `Cache-Status` of its response.
     pub fn cache_status(&self) -> CacheStatus {
         self.freshness.cache_status(self.collapsed)
     }

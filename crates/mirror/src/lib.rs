@@ -81,8 +81,10 @@ use store::Store;
 use tag::{ResolvedTag, TagKey};
 use upstream::SetUpError;
 
+/// The settings of the cached read side.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// One for each registry, with distinct names.
     pub origins: Vec<OriginSettings>,
 }
 

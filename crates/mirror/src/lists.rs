@@ -52,12 +52,14 @@ pub(super) fn pages() -> Pages {
 #[derive(Clone, Debug)]
 pub struct PageAnswer {
     cached: Arc<CachedPage>,
+    /// How the cache handled the request (RFC 9211).
     pub cache: CacheStatus,
     /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,
 }
 
 impl PageAnswer {
+    /// The upstream's page, verbatim.
     pub fn page(&self) -> &Page {
         &self.cached.page
     }

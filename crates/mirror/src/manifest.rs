@@ -35,12 +35,15 @@ pub enum ReadMethod {
 /// The answer to a manifest request.
 #[derive(Clone, Debug)]
 pub struct ManifestAnswer {
+    /// The digest of its bytes, or of the payload of a signed schema 1 manifest.
     pub digest: Digest,
+    /// As the upstream sent it in `Content-Type`.
     pub media_type: String,
     /// In bytes.
     pub size: u64,
     /// Present after a GET.
     pub bytes: Option<Bytes>,
+    /// How the cache handled the request (RFC 9211).
     pub cache: CacheStatus,
     /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,

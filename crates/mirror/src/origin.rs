@@ -15,6 +15,7 @@ use upstream::{SetUpError, Upstream, UpstreamError};
 /// The settings of one registry.
 #[derive(Clone, Debug)]
 pub struct OriginSettings {
+    /// The configured name.
     pub registry: Registry,
     /// `None` where clients get only the fallback's content.
     pub upstream: Option<upstream::Settings>,
@@ -28,7 +29,9 @@ pub struct OriginSettings {
     pub max_stale: Option<Duration>,
     /// How long a request for a cached tag waits for the upstream before the stale tag is served.
     pub stale_after: Duration,
+    /// Whose right to read decides what is served.
     pub content_scope: ContentScope,
+    /// Whether the cache may answer a HEAD.
     pub heads: HeadPolicy,
     /// The most connections of one fill.
     pub connections_per_fill: u32,

@@ -10,7 +10,9 @@ use store::{Purge, PurgeTarget, Verified};
 /// Whether a purge removes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PurgeMode {
+    /// It removes what it reports.
     Remove,
+    /// It only reports what it would remove.
     DryRun,
 }
 

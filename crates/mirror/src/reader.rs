@@ -27,14 +27,19 @@ const FAST_AFTER: u64 = 8 << 20;
 /// Why a body failed before its end. The connection must be aborted then.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    /// The fill that it follows ended without the whole blob.
     #[error("the fill failed")]
     Fill(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The upstream's body, which passes through uncached, broke off.
     #[error("the upstream's body ended early")]
     Upstream(#[from] UpstreamError),
+    /// A committed file was truncated behind the gateway's back.
     #[error("the file on disk is shorter than it was")]
     Short,
+    /// A read failed.
     #[error("the store cannot be read")]
     Disk(#[from] std::io::Error),
+    /// The bytes have another digest. Their tail is held back, so no client has the whole body.
     #[error("the upstream sent bytes that do not match the digest")]
     DigestMismatch,
 }

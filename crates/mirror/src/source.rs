@@ -59,6 +59,7 @@ impl fmt::Display for FillKey {
 
 /// A source other than a blob of a repository.
 pub trait ForeignSource: fmt::Debug + Send + Sync {
+    /// The registry that it belongs to, whose slots it uses.
     fn registry(&self) -> &Registry;
 
     /// The repository by whose right it is asked, if known.

@@ -33,8 +33,11 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// An image as an operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReference {
+    /// The registry to pull from.
     pub registry: Registry,
+    /// The repository in it.
     pub repository: Repository,
+    /// The tag or digest.
     pub reference: Reference,
 }
 
@@ -43,9 +46,11 @@ pub struct ImageReference {
 pub struct WarmProgress {
     /// Blobs that are stored.
     pub blobs: u64,
+    /// All blobs that the manifests read so far name.
     pub of_blobs: u64,
     /// Their bytes, as far as manifests tell.
     pub bytes: u64,
+    /// The bytes of those.
     pub of_bytes: u64,
     /// Bytes of blobs that were not stored before.
     pub fetched: u64,
@@ -58,20 +63,27 @@ pub struct WarmProgress {
 /// Why an image could not be pulled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WarmError {
+    /// A manifest or blob cannot be read.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
+    /// The registry authorises its own callers, and the operator is none of them.
     #[error("visibility: caller; only a client's own login can pull it")]
     PerCaller,
+    /// The index has nothing for the platform.
     #[error(
         "it has no image for {wanted}; there are: {}",
         platform_list(available)
     )]
     NoPlatform {
+        /// The selected platform.
         wanted: Platforms,
+        /// The platforms that the index has.
         available: Vec<Platform>,
     },
+    /// Indexes that list indexes, too deep.
     #[error("indexes are nested too deeply")]
     Nested,
+    /// The store is full of content in use.
     #[error("there is no room for it in the store")]
     NoRoom,
 }

@@ -15,26 +15,34 @@ use oci::v2::{Endpoint, Resource, Target};
 pub enum WriteOutcome {
     /// The repository has this manifest, under this reference.
     Manifest {
+        /// The tag or digest that it was put under.
         reference: Reference,
+        /// The request's `Content-Type`.
         media_type: String,
+        /// The request's body.
         bytes: Bytes,
     },
     /// The repository has this blob; its length in bytes, where known.
     Blob {
+        /// The digest that the upload was finished with, or that was mounted.
         digest: Digest,
+        /// In bytes.
         size: Option<u64>,
     },
     /// The repository no longer has this.
     Deleted(Resource),
     /// The write may or may not have happened.
     Uncertain(Resource),
+    /// Nothing that the cache has is affected.
     Nothing,
 }
 
 /// A write, as far as its outcome depends on it.
 #[derive(Clone, Debug)]
 pub struct WriteRequest {
+    /// Decides with the endpoint what is written.
     pub method: Method,
+    /// The repository and the part of it.
     pub endpoint: Endpoint,
     /// The digest that an upload was finished with or a mount asked for.
     pub blob: Option<Digest>,

@@ -27,13 +27,17 @@ use upstream::{
 /// A request about the permit's repository that passes through.
 #[derive(Debug)]
 pub struct PassThroughRequest {
+    /// The client's.
     pub method: Method,
+    /// The part of the repository that it names.
     pub resource: Resource,
     /// As sent, without `?`.
     pub query: String,
     /// The repository that a blob is mounted from.
     pub from: Option<Repository>,
+    /// Those of the client's that the endpoint needs.
     pub headers: HeaderMap,
+    /// Streamed as it arrives; `None`: the request has none.
     pub body: Option<Body>,
 }
 

@@ -22,7 +22,9 @@ pub enum Authorization {
     /// None: no header, `Basic Og==` (an empty user and password, which old Docker sends if it has none) or a
     /// scheme without credentials, such as old Docker's bare `Token`.
     Anonymous,
+    /// `Basic base64(user:password)` (RFC 7617).
     Basic {
+        /// The text before the first colon.
         user: String,
         /// Any bytes except NUL, at which password hashes stop.
         password: Vec<u8>,

@@ -36,7 +36,9 @@ enum Handling {
 /// Whether the store had the content of a response, revalidated or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheOutcome {
+    /// The store had it: the body came from there.
     Hit,
+    /// The store did not have it, or was not asked.
     Miss,
 }
 
@@ -56,6 +58,7 @@ pub struct CacheStatus {
 pub struct Parameters(CacheStatus);
 
 impl CacheStatus {
+    /// `hit`: answered from the store, without asking the upstream.
     pub const HIT: Self = Self {
         handling: Handling::Hit,
         outcome: CacheOutcome::Hit,
@@ -117,6 +120,7 @@ impl CacheStatus {
         }
     }
 
+    /// Adds `detail`, which says more than the other parameters (RFC 9211 §2.8).
     #[must_use]
     pub const fn detail(self, detail: &'static str) -> Self {
         Self {
@@ -134,6 +138,7 @@ impl CacheStatus {
         }
     }
 
+    /// Whether the store had the content.
     pub const fn outcome(&self) -> CacheOutcome {
         self.outcome
     }
@@ -146,10 +151,12 @@ impl CacheStatus {
         }
     }
 
+    /// Whether it shared another request's trip to the upstream (RFC 9211 §2.6).
     pub const fn is_collapsed(&self) -> bool {
         self.collapsed
     }
 
+    /// The field's value without the cache's name, as the access log has it: `fwd=uri-miss; stored`.
     pub const fn parameters(self) -> Parameters {
         Parameters(self)
     }

@@ -8,6 +8,7 @@ pub enum Generation {
     V1,
     /// Docker 1.6 to 1.9: speaks v2, but knows only schema 1 manifests and sends no `Accept`.
     Schema1,
+    /// Docker from 1.10, containerd and every other client: speaks v2, and sends the types that it reads in `Accept`.
     Modern,
 }
 

@@ -14,8 +14,10 @@ pub const LONGEST_LIFE: Duration = Duration::from_secs(600);
 /// A user name and a secret. The secret is never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Answer {
+    /// `Username`; `<token>` marks the secret as an identity token.
     #[serde(rename = "Username")]
     pub username: String,
+    /// `Secret`: a password or an identity token.
     #[serde(rename = "Secret")]
     pub secret: String,
     /// RFC 3339; absent if the helper gives no expiry.

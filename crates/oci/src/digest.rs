@@ -12,7 +12,9 @@ use sha2::Digest as _;
 /// The registered digest algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
+    /// `sha256`: 32 bytes, 64 digits.
     Sha256,
+    /// `sha512`: 64 bytes, 128 digits.
     Sha512,
 }
 
@@ -31,17 +33,22 @@ impl Algorithm {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Digest {
+    /// Of `sha256:` and 64 digits.
     Sha256([u8; 32]),
+    /// Of `sha512:` and 128 digits.
     Sha512([u8; 64]),
 }
 
 /// Why a text is not a digest (`DIGEST_INVALID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
+    /// There is no colon.
     #[error("a digest is <algorithm>:<hex>")]
     Form,
+    /// Before the colon is neither `sha256` nor `sha512`.
     #[error("the digest algorithm is not supported; sha256 and sha512 are")]
     Algorithm,
+    /// After the colon is an upper-case or other character, or the wrong number of digits.
     #[error("a digest has exactly 64 (sha256) or 128 (sha512) lower-case hex digits")]
     Hex,
 }
@@ -54,6 +61,7 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The algorithm, which decides the number of bytes.
     pub const fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sha256(_) => Algorithm::Sha256,
@@ -159,11 +167,14 @@ impl fmt::Debug for Digest {
 /// Hashes a body as it streams.
 #[derive(Clone, Debug)]
 pub enum Hasher {
+    /// The state of SHA-256.
     Sha256(sha2::Sha256),
+    /// The state of SHA-512, which is larger.
     Sha512(Box<sha2::Sha512>),
 }
 
 impl Hasher {
+    /// A hasher that has hashed nothing yet.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
@@ -171,6 +182,7 @@ impl Hasher {
         }
     }
 
+    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
@@ -178,6 +190,7 @@ impl Hasher {
         }
     }
 
+    /// The digest of all bytes so far.
     pub fn finish(self) -> Digest {
         match self {
             Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),

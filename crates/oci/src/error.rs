@@ -5,25 +5,44 @@ use http::StatusCode;
 /// The specification's codes, each with its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
+    /// `BLOB_UNKNOWN` (code-1): the repository has no blob of this digest.
     BlobUnknown,
+    /// `DENIED` (code-12): the client is known, and may not do this.
     Denied,
+    /// `DIGEST_INVALID` (code-4): no digest, or one that the bytes do not match.
     DigestInvalid,
+    /// `MANIFEST_INVALID` (code-6): a pushed manifest cannot be read.
     ManifestInvalid,
+    /// `MANIFEST_UNKNOWN` (code-7): the repository has no such tag, and no manifest of this digest.
     ManifestUnknown,
+    /// `NAME_INVALID` (code-8): the repository's name breaks the grammar of `<name>`.
     NameInvalid,
+    /// `NAME_UNKNOWN` (code-9): there is no such repository, or the registry of `?ns=` is not served.
     NameUnknown,
+    /// `PAGINATION_NUMBER_INVALID`: `n` is not a number. Not in the specification; the reference registry has it.
     PaginationNumberInvalid,
+    /// `RANGE_INVALID`: a chunk does not begin where the upload stands, or a range lies behind the blob's end. Not in
+    /// the specification; the reference registry has it.
     RangeInvalid,
+    /// `SIZE_INVALID` (code-10): a body has another length than was announced.
     SizeInvalid,
+    /// `TAG_INVALID`: the tag breaks its grammar. Not in the specification; the reference registry has it.
     TagInvalid,
+    /// `TOOMANYREQUESTS` (code-14): the registry or the gateway limits the client's requests.
     TooManyRequests,
+    /// `UNAUTHORIZED` (code-11): the client must log in; sent with a challenge.
     Unauthorized,
+    /// `UNAVAILABLE`: the registry or the store cannot be reached now. Not in the specification; the reference registry
+    /// has it.
     Unavailable,
+    /// `UNKNOWN`: the gateway failed. Not in the specification; the reference registry has it.
     Unknown,
+    /// `UNSUPPORTED` (code-13): the endpoint does not take this method, or the registry no pushes.
     Unsupported,
 }
 
 impl ErrorCode {
+    /// The `code` of the error's JSON: `BLOB_UNKNOWN`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",

@@ -12,11 +12,17 @@ use super::digest::Digest;
 /// (distribution-spec 1.1, "Pushing Manifests").
 pub const MAX_MANIFEST: usize = 4 << 20;
 
+/// The unsigned manifest of Docker 1.6 to 1.9 (image manifest version 2, schema 1).
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// The same with JWS signatures in its body; its digest is that of the payload.
 pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// The manifest of one platform, from Docker 1.10 (image manifest version 2, schema 2).
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker's index: the manifests of several platforms.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// The manifest of one platform or of an artifact (image-spec 1.1, "Image Manifest").
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The manifests of several platforms, and the body of a referrers response (image-spec 1.1, "Image Index").
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Which manifests a client can read. One tag may resolve differently for each class.

@@ -14,10 +14,12 @@ const MAX_REPOSITORY: usize = 255;
 pub struct Registry(Arc<str>);
 
 impl Registry {
+    /// Takes the name as it is: the configuration has checked it.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
 
+    /// `docker.io`
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -43,10 +45,13 @@ pub struct Repository(Arc<str>);
 /// Why a text is not a repository name (`NAME_INVALID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// There is no character.
     #[error("the repository name is empty")]
     Empty,
+    /// More than 255 characters, which many clients do not take (distribution-spec 1.1, "Pulling manifests").
     #[error("the repository name is longer than 255 characters")]
     Long,
+    /// Not the grammar of `<name>` (distribution-spec 1.1, "Pulling manifests").
     #[error(
         "a repository name is lower-case letters and digits, joined by '.', '_', '__' or '-', in components split by '/'"
     )]
@@ -54,6 +59,7 @@ pub enum NameError {
 }
 
 impl Repository {
+    /// `library/alpine`
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -107,11 +113,14 @@ impl fmt::Debug for Repository {
 /// The canonical name of a repository, as used in rules, links and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName {
+    /// The registry, by its configured name.
     pub registry: Registry,
+    /// The repository below it, by the name that the registry has for it.
     pub repository: Repository,
 }
 
 impl RepositoryName {
+    /// Joins both parts.
     pub fn new(registry: &Registry, repository: &Repository) -> Self {
         Self {
             registry: registry.clone(),
@@ -136,6 +145,7 @@ pub struct Tag(Arc<str>);
 pub struct TagError;
 
 impl Tag {
+    /// `3.20`
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -198,15 +208,19 @@ impl Tag {
 /// `<reference>`: a digest if it holds a colon, else a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
+    /// `3.20`: may point at another manifest tomorrow.
     Tag(Tag),
+    /// `sha256:…`: the manifest itself, which never changes.
     Digest(Digest),
 }
 
 /// Why a text is neither a tag nor a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
+    /// Without a colon, it is no tag.
     #[error(transparent)]
     Tag(#[from] TagError),
+    /// With a colon, it is no digest.
     #[error(transparent)]
     Digest(#[from] DigestError),
 }

@@ -20,10 +20,17 @@ const CURSORS: [&str; 2] = ["last", "next_page"];
 /// Why a query selects no page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
+    /// `n` is no whole number (`PAGINATION_NUMBER_INVALID`).
     #[error("n is the maximum number of results, a whole number")]
     Number,
+    /// `last` or another key is too long to be forwarded.
     #[error("{key} is longer than {most} bytes")]
-    Long { key: &'static str, most: usize },
+    Long {
+        /// The key.
+        key: &'static str,
+        /// The longest value, in bytes.
+        most: usize,
+    },
 }
 
 /// The part of a client's query that applies to `resource`, in a fixed order. All other keys are dropped, and

@@ -26,6 +26,7 @@ pub struct PlatformError(String);
 pub enum Platforms {
     /// Everything in an index, including manifests without a platform.
     All,
+    /// The first manifest of an index for this platform, preferring one without a variant.
     Only(Platform),
 }
 

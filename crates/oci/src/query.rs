@@ -27,14 +27,19 @@ pub struct Query(Vec<(String, String)>);
 /// Why a query is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
+    /// A malformed escape, a control character, or bytes that are no UTF-8.
     #[error("the query is not valid percent-encoded UTF-8")]
     Encoding,
+    /// This key occurs twice, in any case: two parsers may differ in which value counts.
     #[error("the query names {0:?} more than once")]
     Duplicate(String),
+    /// More than 32 parameters.
     #[error("the query has more than {MAX_PAIRS} parameters")]
     TooMany,
+    /// The endpoint has no such parameter.
     #[error("unknown parameter {0:?}")]
     Unknown(String),
+    /// Some parsers split parameters at `;`, so the same text has two meanings.
     #[error("a ';' must be written %3B in this query")]
     Semicolon,
 }
@@ -82,6 +87,7 @@ impl Query {
         self.0.iter().map(|(key, _)| key.as_str())
     }
 
+    /// Whether there is no parameter.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -4,7 +4,12 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSpec {
     /// `a-` or `a-b`, both ends inclusive. Empty if it ends before it begins.
-    From { first: u64, last: Option<u64> },
+    From {
+        /// The first byte, counted from 0.
+        first: u64,
+        /// The last byte; `None`: to the end.
+        last: Option<u64>,
+    },
     /// `-n`: the last n bytes.
     Suffix(u64),
 }
@@ -12,6 +17,7 @@ pub enum RangeSpec {
 /// A satisfiable range: `first..end`, never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// The first byte, counted from 0.
     pub first: u64,
     /// One past the last byte.
     pub end: u64,

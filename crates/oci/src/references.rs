@@ -27,6 +27,7 @@ struct ReferenceDescriptor {
 /// A blob of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobReference {
+    /// The digest of its bytes as they are transferred, so of the compressed layer.
     pub digest: Digest,
     /// In bytes; absent in schema 1.
     pub size: Option<u64>,

@@ -23,9 +23,19 @@ pub enum Path {
     /// `/v1/search`
     Search,
     /// `/v1/repositories/<name>/…`
-    Named { name: String, resource: Resource },
+    Named {
+        /// The name as written, not parsed yet: `app` or `team/app`.
+        name: String,
+        /// The part of it.
+        resource: Resource,
+    },
     /// `/v1/images/<id>/…`
-    Image { id: ImageId, part: Part },
+    Image {
+        /// The image.
+        id: ImageId,
+        /// The part of it.
+        part: Part,
+    },
 }
 
 /// The part of a repository that a path names.
@@ -35,11 +45,17 @@ pub enum Resource {
     Repository,
     /// The list of its images: a pull begins with it, a push ends with it.
     Images,
+    /// `/auth`: whether a token is valid for the repository.
     Auth,
+    /// `/json`: when and by which client it was last pushed to.
     Json,
+    /// `/properties`: `{"access":"public"}` or private.
     Properties,
+    /// `/tags`: all tags with the ids that they point at.
     Tags,
+    /// `/tags/<tag>`: the id that a tag points at.
     Tag(Tag),
+    /// `/tags/<tag>/json`: when and by which client the tag was last pushed.
     TagJson(Tag),
 }
 
@@ -53,11 +69,17 @@ impl Resource {
 /// The part of an image that a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
+    /// `/ancestry`: the ids from this image to its root.
     Ancestry,
+    /// `/checksum`: a push sends the layer's checksums here.
     Checksum,
+    /// `/diff`: the registry's list of changed files.
     Diff,
+    /// `/files`: the registry's list of all files.
     Files,
+    /// `/json`: the image's configuration, with its id and its parent's.
     Json,
+    /// `/layer`: the bytes of its layer.
     Layer,
 }
 
@@ -76,6 +98,7 @@ impl Part {
         found.map(|(_, part)| part).ok_or(PathError::Unknown)
     }
 
+    /// The last segment of the path: `ancestry`.
     pub fn as_str(self) -> &'static str {
         let found = Self::ALL.into_iter().find(|(_, part)| *part == self);
         found.map_or("", |(name, _)| name)
@@ -85,12 +108,18 @@ impl Part {
 /// A parsed request target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
+    /// Of a repository.
     Named {
+        /// The repository, with the registry's own name.
         repository: Repository,
+        /// The part of it.
         resource: Resource,
     },
+    /// Of an image, of whatever repository.
     Image {
+        /// The image.
         id: ImageId,
+        /// The part of it.
         part: Part,
     },
 }

@@ -13,7 +13,9 @@ use super::digest::{Algorithm, Digest};
 use super::manifest::DOCKER_MANIFEST;
 use super::v1::ImageId;
 
+/// The media type of a converted image's configuration.
 pub const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
+/// The media type of a converted image's layers.
 pub const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// Members of image JSON that no configuration has.
@@ -37,25 +39,33 @@ pub struct ConvertedLayer {
 pub struct ChainEntry<'a> {
     /// The image's JSON.
     pub description: &'a Map<String, Value>,
+    /// Its layer, as v2 clients get it.
     pub layer: ConvertedLayer,
 }
 
 /// A converted image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvertedImage {
+    /// The configuration: JSON.
     pub config: Vec<u8>,
+    /// The manifest: JSON, a Docker manifest of schema 2.
     pub manifest: Vec<u8>,
+    /// The SHA-256 of `config`.
     pub config_digest: Digest,
+    /// The SHA-256 of `manifest`.
     pub manifest_digest: Digest,
 }
 
 /// Why an image's JSON cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptionError {
+    /// It is no JSON object.
     #[error("the description of an image is no object")]
     Form,
+    /// Its `id` is not that of the path it came from.
     #[error("the image JSON has a different id")]
     Id,
+    /// Its `parent` is not the next id of the ancestry.
     #[error("the description of an image names another parent than its ancestry")]
     Parent,
 }

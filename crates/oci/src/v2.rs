@@ -21,38 +21,56 @@ pub enum Path {
     /// `/v2/_catalog`
     Catalog,
     /// `/v2/<name>/…`
-    Named { name: String, resource: Resource },
+    Named {
+        /// The name as written, not parsed yet: `library/alpine`.
+        name: String,
+        /// The part of it.
+        resource: Resource,
+    },
 }
 
 /// The part of a repository that a path names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
+    /// `/manifests/<reference>` (end-3, end-7, end-9)
     Manifest(Reference),
+    /// `/blobs/<digest>` (end-2, end-10)
     Blob(Digest),
+    /// `/tags/list` (end-8)
     Tags,
+    /// `/referrers/<digest>` (end-12)
     Referrers(Digest),
+    /// `/blobs/uploads/`, where uploads begin and blobs are mounted (end-4, end-11)
     Uploads,
+    /// `/blobs/uploads/<id>` (end-5, end-6, end-13)
     Upload(String),
 }
 
 /// A parsed request target: a repository and a resource of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
+    /// The repository that the path names.
     pub repository: Repository,
+    /// The part of it.
     pub resource: Resource,
 }
 
 /// Why a path is not one of the API's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
+    /// No endpoint has such a path.
     #[error("there is no such endpoint in the registry API")]
     Unknown,
+    /// A segment is `.` or `..`, or decodes to a slash, a backslash, a control character or no UTF-8: another server
+    /// could read it as another path.
     #[error(
         "the path is not valid: no '.' or '..' components, encoded slashes or control characters"
     )]
     Encoding,
+    /// A digest belongs here, and this is none.
     #[error(transparent)]
     Digest(#[from] DigestError),
+    /// A tag belongs here, and this is none.
     #[error(transparent)]
     Tag(#[from] TagError),
 }
@@ -166,6 +184,7 @@ pub struct Target<'a> {
     pub authority: Option<&'a str>,
     /// Begins with a slash.
     pub path: &'a str,
+    /// What follows the first `?`; `None` without one.
     pub query: Option<&'a str>,
 }
 

@@ -148,6 +148,7 @@ impl<K: Clone + Eq + Hash> Generations<K> {
 }
 
 impl<K: Eq + Hash> Question<K> {
+    /// The key whose answer is asked for.
     pub fn key(&self) -> &K {
         &self.asked.key
     }

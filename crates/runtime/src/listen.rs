@@ -19,6 +19,7 @@ const BACKLOG: i32 = 64;
 pub enum Address {
     /// `host:port`
     Tcp(String),
+    /// The path of a socket file, and its permissions.
     Unix(PathBuf, SocketMode),
 }
 
@@ -57,14 +58,18 @@ enum Listening {
 /// An accepted connection.
 #[derive(Debug)]
 pub enum Accepted {
+    /// With the client's address.
     Tcp(TcpStream, SocketAddr),
+    /// Of a client on this machine.
     Unix(UnixStream),
 }
 
 /// A connection that no runtime polls, on its way to another one.
 #[derive(Debug)]
 pub enum Detached {
+    /// With the client's address.
     Tcp(std::net::TcpStream, SocketAddr),
+    /// Of a client on this machine.
     Unix(std::os::unix::net::UnixStream),
 }
 

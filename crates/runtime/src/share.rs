@@ -14,14 +14,18 @@ use oci::addresses::network;
 /// `limits.per_client` of the configuration. `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerClient {
+    /// The most open connections of one client.
     pub connections: Option<usize>,
+    /// The most requests of one client that are in flight at once.
     pub requests: Option<usize>,
 }
 
 /// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// An open connection, idle or not.
     Connection,
+    /// A request, from its head to the end of the response.
     Request,
 }
 
@@ -69,6 +73,7 @@ struct Place {
 }
 
 impl Shares {
+    /// No client has a connection or a request yet.
     pub fn new(limits: PerClient) -> Arc<Self> {
         Arc::new(Self {
             limits,

@@ -33,6 +33,7 @@ pub struct Blobs {
 /// A committed blob, open for reading. It is not evicted while its file is open.
 #[derive(Debug)]
 pub struct Blob {
+    /// Shared by all readers of the blob.
     pub file: Arc<OpenFile>,
     /// In bytes.
     pub size: u64,

@@ -9,6 +9,7 @@ use crate::record::{ExtensionKey, ExtensionKind};
 /// purge.
 #[derive(Clone, Copy)]
 pub struct Extension {
+    /// Every kind of record that the crate writes.
     pub kinds: &'static [&'static ExtensionKind],
     /// Further records that a purge of this target removes. Those of a purged registry or repository, and those that
     /// refer to a purged digest, are removed anyway. Blocks on the disk.

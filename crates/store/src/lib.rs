@@ -87,19 +87,38 @@ const VERSION: &str = "1\n";
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The folder or a file in it cannot be created, read or locked.
     #[error("cannot use {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Another process has the store open.
     #[error("{} is in use by another process", path.display())]
-    Locked { path: PathBuf },
+    Locked {
+        /// The store's folder.
+        path: PathBuf,
+    },
+    /// The store was written by a program with another layout.
     #[error("{} has the layout version {found:?}, which this program does not know; it knows 1. Start the program that wrote it, or give this one another store.path", path.display())]
-    Version { path: PathBuf, found: String },
+    Version {
+        /// The store's folder.
+        path: PathBuf,
+        /// The content of its file `VERSION`.
+        found: String,
+    },
 }
 
 /// Blobs and records on disk, locked against other processes.
 #[derive(Debug)]
 pub struct Store {
+    /// Bytes by digest: manifests, configurations and layers.
     pub blobs: Blobs,
+    /// What repositories claim, and what their tags point at.
     pub records: RecordStore,
+    /// The space that both take, and its limits.
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     root: PathBuf,

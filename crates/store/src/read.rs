@@ -124,6 +124,7 @@ pub struct BlobReader {
 }
 
 impl BlobReader {
+    /// Reads from the first byte on.
     pub const fn new(blob: super::Blob) -> Self {
         Self { blob, at: 0 }
     }

@@ -37,9 +37,11 @@ const MAX_SLEEP: Duration = Duration::from_millis(500);
 pub struct Verified {
     /// Checked blobs, and all blobs.
     pub blobs: u64,
+    /// All blobs to check.
     pub of_blobs: u64,
     /// Hashed bytes, and all bytes.
     pub bytes: u64,
+    /// The bytes of all of them.
     pub of_bytes: u64,
     /// The damaged blobs, which are in quarantine now.
     pub damaged: Vec<Digest>,

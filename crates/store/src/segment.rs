@@ -12,18 +12,24 @@ use super::open_file::OpenFile;
 /// A segment: the bytes from `start` to `written` are in the file, those up to `end` are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
+    /// The offset of its first byte in the blob.
     pub start: u64,
+    /// The offset after its last byte in the file.
     pub written: u64,
     /// Equals `written` once the segment is closed.
     pub end: u64,
+    /// Whether it has a writer.
     pub state: SegmentState,
 }
 
+/// The life of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentState {
     /// It has a writer, and no byte yet.
     Waiting,
+    /// It has a writer and bytes.
     Receiving,
+    /// Its writer is gone.
     Closed,
 }
 
@@ -52,7 +58,9 @@ impl Segment {
 /// Whether a segment takes more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentRoom {
+    /// It takes more bytes.
     Left,
+    /// It has reached its end.
     Full,
 }
 

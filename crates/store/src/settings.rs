@@ -8,6 +8,7 @@ use oci::name::Registry;
 /// The free space to leave on the file system.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MinFree {
+    /// A number of bytes.
     Bytes(u64),
     /// A percentage of the file system's size.
     Percent(f64),
@@ -16,6 +17,7 @@ pub enum MinFree {
 /// The settings of a store.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The folder, created if it does not exist.
     pub path: PathBuf,
     /// The hard cap in bytes.
     pub max_size: u64,

@@ -20,14 +20,27 @@ use oci::digest::Digest;
 /// Why a staged blob was not committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
+    /// The body ended too early.
     #[error("the body ended after {received} of {expected} bytes")]
-    Truncated { expected: u64, received: u64 },
+    Truncated {
+        /// The announced length, in bytes.
+        expected: u64,
+        /// The length that arrived.
+        received: u64,
+    },
+    /// The body did not end at its announced length.
     #[error("the body is longer than its {expected} bytes")]
-    Overlong { expected: u64 },
+    Overlong {
+        /// The announced length, in bytes.
+        expected: u64,
+    },
+    /// The bytes are not those of the digest.
     #[error("the body has the digest {}, not {}", .0.actual, .0.expected)]
     Mismatch(Box<Mismatch>),
+    /// No space is free.
     #[error(transparent)]
     Full(#[from] Full),
+    /// The disk failed.
     #[error("the store cannot be written")]
     Io(#[from] io::Error),
 }
@@ -35,7 +48,9 @@ pub enum CommitError {
 /// A digest mismatch.
 #[derive(Debug)]
 pub struct Mismatch {
+    /// The digest that the blob was staged under.
     pub expected: Digest,
+    /// The digest of its bytes.
     pub actual: Digest,
 }
 

@@ -34,7 +34,9 @@ const DAMAGED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What a sweep deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// Records that were deleted.
     pub records: u64,
+    /// Blobs that were deleted.
     pub blobs: u64,
     /// The bytes of those blobs.
     pub bytes: u64,

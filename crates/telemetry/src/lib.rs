@@ -11,7 +11,9 @@ use tracing_subscriber::EnvFilter;
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
+    /// One line for people: time, level, target, message, `key=value`.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
@@ -50,6 +52,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub struct LogThrottle(Mutex<Option<Instant>>);
 
 impl LogThrottle {
+    /// Allows the first line at once.
     #[expect(clippy::new_without_default, reason = "only statics are made of it")]
     pub const fn new() -> Self {
         Self(Mutex::new(None))

@@ -20,7 +20,9 @@ const IDENTITY_TOKEN: &str = "<token>";
 /// A user name and a secret. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
+    /// The user name; `<token>` with an identity token.
     pub username: String,
+    /// A password, an access token of the registry, or an identity token.
     pub password: String,
 }
 
@@ -40,6 +42,7 @@ impl fmt::Debug for Credentials {
 /// Where the credentials come from.
 #[derive(Clone, Debug)]
 pub enum Account {
+    /// From the configuration.
     Fixed(Credentials),
     /// The bare name of a program: `docker-credential-[a-z0-9-]+`.
     Helper(String),

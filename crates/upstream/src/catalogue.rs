@@ -11,6 +11,7 @@ use oci::v2::Query;
 /// A page of repository names, verbatim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CataloguePage {
+    /// Repository names, in the registry's order; not all of them need be valid.
     pub names: Vec<String>,
     /// The query of the next page; `None`: this was the last.
     pub next: Option<Query>,

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 /// An upstream's refusal, or a failure to get a response. Sources are chained, not printed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
+    /// 404.
     #[error("the upstream does not have it")]
     NotFound,
     /// A 404 to a request for referrers whose body does not say that the repository is unknown: the response of registries
@@ -23,28 +24,43 @@ pub enum UpstreamError {
     /// 403 to a client's forwarded login.
     #[error("the upstream refused the client")]
     CallerDenied,
+    /// 429.
     #[error("the upstream limits requests")]
-    TooManyRequests { retry_after: Option<Duration> },
+    TooManyRequests {
+        /// The wait that `Retry-After` asks for (RFC 9110 §10.2.3), if it does.
+        retry_after: Option<Duration>,
+    },
+    /// Another status that is no answer to the request, 5xx included.
     #[error("the upstream answered {0}")]
     Status(StatusCode),
+    /// No response head, or no next piece of the body, within the request's limit.
     #[error("the upstream did not answer in time")]
     Timeout,
+    /// The body is longer than the request allows.
     #[error("the upstream's body is longer than {limit} bytes")]
-    TooLarge { limit: usize },
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The body had neither a length nor an end of its own, and is incomplete.
     #[error("the upstream's body was cut off")]
     Cut,
+    /// The response contradicts the specification: an invalid header, digest, range or JSON.
     #[error("the upstream broke the protocol: {0}")]
     Protocol(&'static str),
+    /// The circuit breaker is open after failures; no request was sent.
     #[error("the upstream failed a moment ago and is not asked again yet")]
     CircuitOpen,
     /// The request was never sent: the client asked for too long a URL or header.
     #[error("the request is longer than can be sent")]
     Unsendable,
+    /// The token endpoint refused, failed, or sent no token.
     #[error("the token endpoint issued no token")]
     Token(#[source] Arc<UpstreamError>),
+    /// The program `docker-credential-…` failed; its output is not shown, since it may be secret.
     #[error("the credential helper failed: {0}")]
     Helper(&'static str),
+    /// DNS, TCP, TLS or HTTP failed, before the response or within it.
     #[error("the upstream cannot be reached or dropped the connection")]
     Network(#[source] reqwest::Error),
 }

@@ -67,6 +67,7 @@ pub struct Settings {
     pub registry: String,
     /// Scheme and authority without a trailing slash: `https://registry-1.docker.io`.
     pub origin: String,
+    /// The gateway's account at the registry; `None`: anonymous.
     pub account: Option<Account>,
     /// A PEM file of CAs, added to the system's roots. Reloaded when it changes.
     pub ca: Option<PathBuf>,
@@ -79,23 +80,40 @@ pub struct Settings {
 /// Why a registry's client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
+    /// The origin is no URL with a host.
     #[error("registry {registry}: {origin} is not a URL")]
-    Origin { registry: String, origin: String },
+    Origin {
+        /// The configured name.
+        registry: String,
+        /// As configured.
+        origin: String,
+    },
+    /// The CA file cannot be read.
     #[error("registry {registry}: cannot read {}: {source}", path.display())]
     Ca {
+        /// The configured name.
         registry: String,
+        /// The file of `ca`.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// The CA file has no certificate.
     #[error("registry {registry}: {} holds no CA's certificate in PEM form: {reason}", path.display())]
     NoCertificate {
+        /// The configured name.
         registry: String,
+        /// The file of `ca`.
         path: PathBuf,
+        /// What is wrong with the PEM text.
         reason: String,
     },
+    /// The HTTP client cannot be built, for example without the system's roots.
     #[error("registry {registry}: its TLS cannot be set up")]
     Tls {
+        /// The configured name.
         registry: String,
+        /// Why.
         #[source]
         source: UpstreamError,
     },

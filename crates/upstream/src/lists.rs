@@ -11,7 +11,9 @@ use oci::v2::{Endpoint, Query, Resource};
 /// A page of tags or referrers.
 #[derive(Clone, Debug)]
 pub struct Page {
+    /// The body, verbatim: JSON.
     pub bytes: Bytes,
+    /// Its `Content-Type`.
     pub media_type: Option<String>,
     /// The query of the next page; `None`: this is the last.
     pub next: Option<Query>,

@@ -16,7 +16,9 @@ use telemetry::metrics::{self, Content};
 /// The headers of a manifest.
 #[derive(Clone, Debug)]
 pub struct ManifestHead {
+    /// `Docker-Content-Digest`; absent where the registry sends none.
     pub digest: Option<Digest>,
+    /// `Content-Type`, verbatim.
     pub media_type: Option<String>,
     /// In bytes.
     pub size: Option<u64>,
@@ -25,7 +27,9 @@ pub struct ManifestHead {
 /// A manifest as it was received.
 #[derive(Clone, Debug)]
 pub struct Manifest {
+    /// The headers; the digest also where a second request has proved it.
     pub head: ManifestHead,
+    /// The body, verbatim.
     pub bytes: Bytes,
 }
 

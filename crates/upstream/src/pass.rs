@@ -22,21 +22,26 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(900);
 /// A request to pass through.
 #[derive(Debug)]
 pub struct Passing {
+    /// The client's.
     pub method: Method,
     /// Path and query, rendered from what was parsed.
     pub target: String,
+    /// Those of the client's that the endpoint needs; the upstream client adds its own.
     pub headers: HeaderMap,
     /// What a token must allow: `repository:<name>:pull,push`.
     pub scope: String,
     /// The limit on the wait for the response to a GET or HEAD.
     pub read_timeout: Duration,
+    /// Whether the request may be sent a second time.
     pub on_closed_connection: OnClosedConnection,
+    /// Streamed as it arrives; `None`: the request has none.
     pub body: Option<Body>,
 }
 
 /// What to do when the connection of a request without a body closes before the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnClosedConnection {
+    /// Report it: the request may have taken effect.
     Fail,
     /// A GET or HEAD is sent again, once: the server closes idle connections so soon that a request may meet one that is
     /// just being closed.
@@ -46,7 +51,9 @@ pub enum OnClosedConnection {
 /// The upstream's response, its body to follow.
 #[derive(Debug)]
 pub struct Passed {
+    /// As the registry sent it.
     pub status: StatusCode,
+    /// As the registry sent them.
     pub headers: HeaderMap,
     response: reqwest::Response,
 }

@@ -33,6 +33,7 @@ pub struct UpstreamRequest {
 pub enum Identity {
     /// The configured account, if there is one.
     Account,
+    /// No account, as an anonymous client.
     Anonymous,
 }
 

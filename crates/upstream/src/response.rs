@@ -17,17 +17,21 @@ pub struct UpstreamResponse {
 /// A short response, read to its end.
 #[derive(Debug)]
 pub struct WholeResponse {
+    /// As the server sent them.
     pub headers: HeaderMap,
+    /// The whole body, at most as long as the request allows.
     pub bytes: Bytes,
     /// How the end of the body was recognised.
     pub end: BodyEnd,
 }
 
 impl UpstreamResponse {
+    /// The status, after all redirects.
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
 
+    /// The headers, as the server sent them.
     pub fn headers(&self) -> &HeaderMap {
         self.response.headers()
     }

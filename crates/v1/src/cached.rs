@@ -27,7 +27,9 @@ use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
 /// A whole small body of the v1 API.
 #[derive(Clone, Debug)]
 pub struct V1Answer {
+    /// The body, verbatim.
     pub bytes: Bytes,
+    /// How the cache handled the request (RFC 9211).
     pub cache: CacheStatus,
     /// Set if the upstream could not be asked to revalidate it.
     pub stale: Option<Stale>,

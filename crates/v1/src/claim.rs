@@ -23,6 +23,7 @@ pub enum Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
+    /// The registry that the claim is valid in.
     pub fn registry(self) -> &'a Registry {
         match self {
             Self::Repository(permit) => permit.registry(),

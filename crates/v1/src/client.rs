@@ -25,8 +25,11 @@ pub(super) struct V1Upstream(Upstream);
 /// What a request carries beside its target.
 #[derive(Debug)]
 pub struct V1Pass {
+    /// The client's.
     pub method: Method,
+    /// Those of the client's that the API needs.
     pub headers: HeaderMap,
+    /// Streamed as it arrives; `None`: the request has none.
     pub body: Option<Body>,
 }
 

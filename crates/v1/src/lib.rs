@@ -33,8 +33,10 @@ use origin::V1Origin;
 use store::Store;
 use upstream::SetUpError;
 
+/// The settings of all v1 sides.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// One for each registry with `v1`.
     pub registries: Vec<V1Settings>,
     /// Registries whose v2 images are served to v1 clients.
     pub bridged: HashSet<Registry>,

@@ -20,11 +20,13 @@ const MAX_IMAGES: u64 = 100_000;
 /// The settings of one registry of the v1 API.
 #[derive(Clone, Debug)]
 pub struct V1Settings {
+    /// The configured name.
     pub registry: Registry,
     /// Whether its content is cached: no client pushes to it through the gateway.
     pub mirrored: bool,
     /// Whether its images are served to v2 clients.
     pub bridge: bool,
+    /// The client of the v1 registry, which is its index too unless `index` is set.
     pub upstream: upstream::Settings,
     /// The index, if it is a separate server.
     pub index: Option<upstream::Settings>,

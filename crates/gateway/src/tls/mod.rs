@@ -23,7 +23,9 @@ use runtime::reload;
 /// A certificate chain and its key, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
+    /// The chain, the listener's own certificate first.
     pub certificate: PathBuf,
+    /// The private key of the first certificate.
     pub key: PathBuf,
 }
 
@@ -44,18 +46,50 @@ pub enum TlsSettings {
 /// Why TLS cannot be set up. The operator can fix each cause.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Our own CA or certificate cannot be saved.
     #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A file of certificates has none.
     #[error("{} holds no certificate in PEM form: {reason}", path.display())]
-    Certificate { path: PathBuf, reason: String },
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key's file has none, or another certificate's.
     #[error("{} holds no private key in PEM form that fits its certificate: {reason}", path.display())]
-    Key { path: PathBuf, reason: String },
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The CA for client certificates cannot be used.
     #[error("{} holds no CA that clients can be checked against: {reason}", path.display())]
-    ClientCa { path: PathBuf, reason: String },
+    ClientCa {
+        /// The file of `client_ca`.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Our own CA failed to sign.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
+    /// The TLS library refused the settings.
     #[error("cannot set up TLS: {0}")]
     Rustls(#[from] rustls::Error),
 }

@@ -16,6 +16,7 @@ pub struct ImageId(Arc<str>);
 pub struct ImageIdError;
 
 impl ImageId {
+    /// 64 digits, or 16.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -30,6 +30,7 @@ const LONG_AGO: &str = "1970-01-01T00:00:00Z";
 /// One v1 image of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainImage {
+    /// A hash of what the image is made of, so that it is the same on every node.
     pub id: ImageId,
     /// `None`: the empty layer.
     pub layer: Option<LayerDescriptor>,

@@ -14,6 +14,7 @@ const CONFIGS: [&str; 2] = [
 /// An image for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageManifest {
+    /// The digest of its configuration.
     pub config: Digest,
     /// From the root to the top.
     pub layers: Vec<LayerDescriptor>,
@@ -22,17 +23,22 @@ pub struct ImageManifest {
 /// A layer as the manifest describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerDescriptor {
+    /// The digest of its bytes as they are transferred.
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
+    /// As its media type states it.
     pub compression: Compression,
 }
 
 /// The compression that a layer's media type states. The bytes decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
+    /// A tar archive.
     None,
+    /// `+gzip`, or Docker's `.tar.gzip`.
     Gzip,
+    /// `+zstd`.
     Zstd,
 }
 

@@ -11,7 +11,9 @@ use crate::manifest::is_index;
 /// A v1 client's operating system and architecture, by Go's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientPlatform {
+    /// `linux`
     pub os: String,
+    /// `amd64`
     pub architecture: String,
 }
 
@@ -77,6 +79,7 @@ impl ClientPlatform {
 /// A manifest of an index that may suit the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
+    /// The digest of the manifest or index.
     pub digest: Digest,
     /// Whether it is a nested index.
     pub is_index: bool,

@@ -25,6 +25,7 @@ pub struct Lease {
 /// The outcome of requesting a lease.
 #[derive(Debug)]
 pub enum Leased {
+    /// This node fetches it; the lease ends when it is dropped.
     Held(Lease),
     /// Another node fetches it.
     HeldByPeer,

@@ -53,11 +53,13 @@ const MAX_DAMAGED: usize = 10_000;
 /// The location of the bucket, and the registries that share records in it.
 #[derive(Clone)]
 pub struct Settings {
+    /// The name of the bucket.
     pub name: String,
     /// The prefix of every key, without slashes at its ends; may be empty.
     pub prefix: String,
     /// Scheme and authority; `None`: the AWS endpoint of the region.
     pub endpoint: Option<String>,
+    /// The region that requests are signed for; `None`: `us-east-1`.
     pub region: Option<String>,
     /// Access key and secret key; `None`: unsigned requests.
     pub account: Option<(String, String)>,

@@ -22,6 +22,7 @@ pub struct ExtensionKind {
     pub prefix: &'static str,
     /// The maximum length of a record, in bytes. A kind of more than a block needs a prefix without a slash.
     pub max_bytes: u64,
+    /// How long it is retained.
     pub retention: Retention,
     /// The blob that a record refers to.
     pub reference: fn(&ExtensionKey, StoredValue<'_>) -> Option<Reference>,
@@ -87,14 +88,17 @@ impl ExtensionKey {
         }
     }
 
+    /// The kind, which knows where its records lie.
     pub const fn kind(&self) -> &'static ExtensionKind {
         self.kind
     }
 
+    /// The registry that the record belongs to.
     pub const fn registry(&self) -> &Registry {
         &self.registry
     }
 
+    /// The repository that the record belongs to; `None` for a record of the whole registry.
     pub const fn repository(&self) -> Option<&Repository> {
         self.repository.as_ref()
     }

@@ -28,6 +28,7 @@ pub enum Reference {
 }
 
 impl Reference {
+    /// The digest of the blob.
     pub const fn digest(self) -> Digest {
         match self {
             Self::Claim(digest) | Self::Recipe(digest) => digest,
@@ -55,6 +56,7 @@ pub enum Retention {
 }
 
 impl Retention {
+    /// Whether the record outlives its last use.
     pub const fn is_permanent(self) -> bool {
         matches!(self, Self::Permanent | Self::PermanentIndex)
     }
@@ -67,6 +69,7 @@ pub struct StoredValue<'a> {
 }
 
 impl<'a> StoredValue<'a> {
+    /// Reads the value when it is asked for.
     pub const fn new(read: &'a dyn Fn() -> Option<Vec<u8>>) -> Self {
         Self { read }
     }

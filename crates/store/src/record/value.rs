@@ -93,6 +93,7 @@ impl Record for PublicLink {
 /// The manifest that a tag points at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
+    /// The digest of the manifest.
     pub digest: Digest,
     /// The media type of the manifest.
     pub media_type: String,

@@ -27,6 +27,7 @@ const FOLDERS_OF_BLOBS: usize = 20_000;
 /// A repository that has a manifest in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownRepository {
+    /// The name within its registry.
     pub repository: Repository,
     /// Whether the upstream ever allowed an anonymous read.
     pub public: bool,

@@ -41,6 +41,7 @@ const MAX_HEADROOM: u64 = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room in the store for {bytes} bytes")]
 pub struct Full {
+    /// The bytes that were asked for.
     pub bytes: u64,
 }
 

@@ -33,13 +33,21 @@ pub enum BucketEvent {
 /// The current values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BucketFigures {
+    /// Records and bodies that the bucket had.
     pub hits: u64,
+    /// Records and bodies that it did not have.
     pub misses: u64,
+    /// Requests that failed or timed out.
     pub failures: u64,
+    /// Records and bodies that were corrupt.
     pub wrong_bytes: u64,
+    /// Bodies that were uploaded, or existed already.
     pub uploads: u64,
+    /// Bodies that were not, because the bucket failed or the queue was full.
     pub uploads_dropped: u64,
+    /// Changes of records that were not uploaded.
     pub records_dropped: u64,
+    /// Fills that waited for another gateway's in vain.
     pub lease_timeouts: u64,
 }
 

@@ -8,7 +8,9 @@ use super::register::counters;
 /// A kind of cached content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
+    /// The label `type="blob"`.
     Blob,
+    /// The label `type="manifest"`.
     Manifest,
 }
 
@@ -34,9 +36,13 @@ pub(super) struct ContentCounters {
 /// The current values for one kind of content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentFigures {
+    /// GETs that were answered with content: `hits` and `misses`.
     pub requests: u64,
+    /// Those whose bytes were in the store.
     pub hits: u64,
+    /// Those whose bytes came from upstream, or from the bucket.
     pub misses: u64,
+    /// Those that were collapsed into another client's upstream request.
     pub coalesced: u64,
     /// Bytes from upstream.
     pub pulled: u64,

@@ -17,16 +17,27 @@ use super::{Content, METRICS};
 /// The resource of a request, by the route names of the distribution registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
+    /// `/v2/`
     Base,
+    /// `/v2/<name>/manifests/<reference>`
     Manifest,
+    /// `/v2/<name>/blobs/<digest>`
     Blob,
+    /// `/v2/<name>/blobs/uploads/`: uploads begin, blobs are mounted.
     BlobUpload,
+    /// `/v2/<name>/blobs/uploads/<id>`: chunks of an upload, its status and its end.
     BlobUploadChunk,
+    /// `/v2/<name>/tags/list`
     Tags,
+    /// `/v2/<name>/referrers/<digest>`
     Referrers,
+    /// `/v2/_catalog`
     Catalog,
+    /// `/token`, where clients log in.
     Token,
+    /// `/v1/…` and `/_ping`.
     V1,
+    /// Any other path, or a request that cannot be parsed.
     Other,
 }
 
@@ -207,9 +218,11 @@ const fn size(bytes: usize) -> f64 {
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered<'a> {
+    /// As sent; one that no endpoint has counts as `other`.
     pub method: &'a str,
     /// `None` where the client disconnected before the response.
     pub status: Option<u16>,
+    /// From the head of the request to the end of the response.
     pub took: Duration,
     /// Bytes read of the request's body.
     pub received: usize,
@@ -222,11 +235,13 @@ pub struct Answered<'a> {
 pub struct InFlight(Resource);
 
 impl InFlight {
+    /// Counts a request that begins.
     pub fn new(resource: Resource) -> Self {
         METRICS.http.in_flight[resource as usize].inc();
         Self(resource)
     }
 
+    /// The resource that it counts for.
     pub fn resource(&self) -> Resource {
         self.0
     }

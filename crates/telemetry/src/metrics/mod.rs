@@ -33,7 +33,9 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 /// The source of bytes that do not match their digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CorruptSource {
+    /// Received from a registry.
     Upstream,
+    /// Stored once, and damaged since.
     Disk,
 }
 
@@ -42,6 +44,7 @@ pub enum CorruptSource {
 pub struct StoreFigures {
     /// On disk or reserved for fills, in whole blocks.
     pub bytes: u64,
+    /// Blobs and manifests on disk.
     pub objects: u64,
 }
 
@@ -67,17 +70,25 @@ struct Metrics {
 /// The current values, except those of HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
+    /// GETs of blobs.
     pub blob: ContentFigures,
+    /// GETs of manifests.
     pub manifest: ContentFigures,
+    /// Downloads under way, including those that wait for a slot.
     pub fills_in_flight: u64,
+    /// Downloads that continued a partial or a broken connection.
     pub resumed: u64,
     /// Reasons with their counts.
     pub stale: Vec<(String, u64)>,
+    /// Bodies from upstream that did not match their digest or length.
     pub wrong_bytes_upstream: u64,
+    /// Stored bodies that did not match their digest or length.
     pub wrong_bytes_disk: u64,
+    /// Evicted blobs.
     pub evicted: u64,
     /// In bytes.
     pub evicted_bytes: u64,
+    /// One for each registry that was asked.
     pub upstreams: Vec<UpstreamFigures>,
     /// `None` without a bucket.
     pub bucket: Option<BucketFigures>,
@@ -211,6 +222,7 @@ pub fn evicted(bytes: u64) {
 pub struct Filling(());
 
 impl Filling {
+    /// Counts one more fill.
     #[expect(clippy::new_without_default, reason = "making one counts")]
     pub fn new() -> Self {
         METRICS.fills.inc();

@@ -16,7 +16,9 @@ pub(super) struct Families {
 /// The current values for one registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamFigures {
+    /// The configured name: the label `registry`.
     pub registry: String,
+    /// Requests to it, of all kinds.
     pub requests: u64,
     /// Requests without a response, or with a 5xx or 429.
     pub failures: u64,
@@ -82,6 +84,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// The counters of the registry with this configured name.
     pub fn of(registry: &str) -> Self {
         Self {
             registry: registry.to_owned(),

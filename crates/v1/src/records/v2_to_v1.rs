@@ -33,7 +33,9 @@ pub struct V1ImageRecord {
     pub repository: String,
     /// The target of the tag: a manifest or an index.
     pub manifest: Digest,
+    /// The platform that was chosen from an index: `linux`.
     pub os: String,
+    /// `amd64`
     pub architecture: String,
     /// Its position in the chain, counted from the root; `None` for the top.
     #[serde(skip_serializing_if = "Option::is_none", default)]

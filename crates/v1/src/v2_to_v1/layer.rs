@@ -52,6 +52,7 @@ impl Default for LayerPreparations {
 pub enum V1ImageLayer {
     /// The empty layer.
     Empty,
+    /// A tar archive compressed with gzip: the blob itself, or one made of it for v1 clients.
     Blob(BlobAnswer),
 }
 

@@ -43,12 +43,16 @@ const MAX_DEPTH: usize = 3;
 /// Why a v1 client gets no image. The client is sent these messages.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BridgeError {
+    /// The v2 image cannot be read.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
+    /// It has no form that v1 clients can use.
     #[error(transparent)]
     Image(#[from] V2ToV1Error),
+    /// A layer is no archive, or its compression is damaged.
     #[error("a layer of the image cannot be unpacked")]
     Archive(#[source] Arc<std::io::Error>),
+    /// A layer that was made for v1 clients cannot be written.
     #[error("a layer of the image cannot be stored for v1 clients")]
     Store(#[source] Arc<CommitError>),
 }
