@@ -63,6 +63,9 @@ async fn feed_body(
 }
 
 /// The next chunk of the body, within the idle timeout.
+///
+/// # Errors
+/// [`ErrorType::ReadTimedout`] after that time; else as [`Session::read_body`].
 pub async fn read(
     session: &mut Session,
     idle_timeout: Duration,
@@ -75,6 +78,9 @@ pub async fn read(
 }
 
 /// Reads a manifest; `None` if it is too large.
+///
+/// # Errors
+/// As [`read`].
 pub async fn read_manifest(
     session: &mut Session,
     idle_timeout: Duration,
@@ -98,7 +104,10 @@ pub async fn read_short_body(session: &mut Session) {
     }
 }
 
-/// Sends `100 Continue` to a client that waits for it.
+/// Sends `100 Continue` to a client that waits for it (RFC 9110 §10.1.1).
+///
+/// # Errors
+/// As [`Session::write_continue`].
 pub async fn send_continue(session: &mut Session) -> pingora_core::Result<()> {
     if expects_continue(&session.req_header().headers) && !session.is_http2() {
         session.write_continue().await?;

@@ -54,12 +54,20 @@ impl BodySelection {
 }
 
 /// Responds to a ping of `/v2/`.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn ping(session: &mut Session, options: &RequestOptions) -> Result<()> {
     let mut response = response(StatusCode::OK, options, CacheStatus::own("ping"))?;
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     send::whole(session, response, Bytes::from_static(b"{}")).await
 }
 
+/// Responds with a manifest, with a 304 to a matching `If-None-Match` (RFC 9110 §13.1.2), or to HEAD with the fields
+/// alone.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn manifest(
     session: &mut Session,
     options: &RequestOptions,
@@ -84,6 +92,9 @@ pub async fn manifest(
 }
 
 /// Responds to HEAD with the fields that a GET would have (RFC 9110 §9.3.2).
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn blob_head(
     session: &mut Session,
     options: &RequestOptions,
@@ -103,6 +114,11 @@ pub async fn blob_head(
     send::head(session, response, selection.length()).await
 }
 
+/// Responds with a blob or the ranges of it that were asked for: 200, 206, 304 or 416 (RFC 9110 §14).
+///
+/// # Errors
+/// [`Failure::Mirror`] if the body cannot be opened, before anything is sent; [`Failure::Connection`] if the client is
+/// gone or the body broke off.
 pub async fn blob(
     session: &mut Session,
     options: &RequestOptions,
@@ -147,6 +163,10 @@ pub async fn blob(
     Ok(())
 }
 
+/// Responds with a page of tags or referrers; its `Link` to the next page leads to the gateway.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn page(
     session: &mut Session,
     options: &RequestOptions,
@@ -174,6 +194,9 @@ pub async fn page(
 }
 
 /// Sends an error response before the body was read. A short body is read first, so that the connection can be reused.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn refuse(
     session: &mut Session,
     options: &RequestOptions,
@@ -186,6 +209,9 @@ pub async fn refuse(
 }
 
 /// Sends an error response.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn error(
     session: &mut Session,
     options: &RequestOptions,
@@ -205,6 +231,9 @@ pub async fn error(
 }
 
 /// The head of a v2 response, with the fields that all of them have.
+///
+/// # Errors
+/// A namespace that is no field value.
 pub fn response(
     status: StatusCode,
     options: &RequestOptions,
@@ -234,6 +263,9 @@ fn content(
 }
 
 /// Adds `Warning` and `Age` to a stale answer (distribution-spec 1.1, "Warnings").
+///
+/// # Errors
+/// Never: both are values of fields.
 pub fn warn_if_stale(response: &mut Response, stale: Option<Stale>) -> Result<()> {
     if let Some(Stale { age, .. }) = stale {
         response.insert_header(
@@ -275,6 +307,9 @@ async fn unsatisfiable(
 }
 
 /// Sends a response with the JSON of an error.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn finish_error(
     session: &mut Session,
     mut response: Response,

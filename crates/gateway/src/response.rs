@@ -64,6 +64,9 @@ impl From<&'static str> for FieldName {
 
 impl Response {
     /// A head with `Cache-Status` alone.
+    ///
+    /// # Errors
+    /// [`ErrorType::InvalidHTTPHeader`]: a `detail` that is no field's value.
     pub fn new(status: StatusCode, cache: CacheStatus) -> Result<Self> {
         let mut response = Self {
             status,

@@ -19,6 +19,9 @@ use oci::error::{ErrorCode, body};
 use upstream::{Passed, UpstreamError};
 
 /// Sends a head alone, as for HEAD.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
 pub async fn head(session: &mut Session, mut response: Response, size: Option<u64>) -> Result<()> {
     if let Some(size) = size {
         response.insert_header(header::CONTENT_LENGTH, size)?;
@@ -27,6 +30,9 @@ pub async fn head(session: &mut Session, mut response: Response, size: Option<u6
 }
 
 /// Sends a body that is in memory; its head alone in answer to HEAD (RFC 9110 §9.3.2).
+///
+/// # Errors
+/// As [`head`].
 pub async fn whole(session: &mut Session, mut response: Response, bytes: Bytes) -> Result<()> {
     response.append_header(header::CONTENT_LENGTH, bytes.len())?;
     session.write_head(response).await?;
@@ -38,6 +44,9 @@ pub async fn whole(session: &mut Session, mut response: Response, bytes: Bytes) 
 }
 
 /// Sends a body as it is read. An error leaves the body visibly incomplete: the caller must not end it.
+///
+/// # Errors
+/// As [`head`], or the body broke off: what was sent stays short of its length or last chunk.
 pub async fn stream(
     session: &mut Session,
     mut response: Response,
@@ -57,6 +66,9 @@ pub async fn stream(
 
 /// Sends `filler` at once and at intervals until there is a body, and then the body. As with [`stream`], an error
 /// leaves it visibly incomplete.
+///
+/// # Errors
+/// As [`head`], or the body broke off: what was sent stays short of its length or last chunk.
 #[cfg(feature = "v1")]
 pub async fn filled<E: std::error::Error>(
     session: &mut Session,
@@ -85,6 +97,9 @@ pub async fn filled<E: std::error::Error>(
 }
 
 /// Sends several parts of a body as multipart/byteranges. As with [`stream`], an error leaves it visibly incomplete.
+///
+/// # Errors
+/// As [`head`], or the body broke off: what was sent stays short of its length or last chunk.
 pub async fn parts(
     session: &mut Session,
     mut response: Response,
@@ -102,6 +117,9 @@ pub async fn parts(
 }
 
 /// Relays the body of a registry's answer. As with [`stream`], an error leaves it visibly incomplete.
+///
+/// # Errors
+/// As [`head`], or the body broke off: what was sent stays short of its length or last chunk.
 pub async fn relay(
     session: &mut Session,
     mut response: Response,
@@ -122,6 +140,9 @@ pub async fn relay(
 }
 
 /// Relays a body that is delimited by the close of its connection: it is ended only if it has this digest.
+///
+/// # Errors
+/// As [`stream`], or the bytes have another digest.
 pub async fn relay_verified(
     session: &mut Session,
     mut response: Response,
@@ -150,6 +171,9 @@ pub async fn relay_verified(
 
 /// Relays `length` bytes of the body of a registry's answer, after the first `skip`. As with [`stream`], an error
 /// leaves it visibly incomplete.
+///
+/// # Errors
+/// As [`head`], or the body broke off: what was sent stays short of its length or last chunk.
 #[cfg(feature = "v1")]
 pub async fn relay_part(
     session: &mut Session,

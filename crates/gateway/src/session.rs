@@ -146,6 +146,9 @@ impl Session {
     }
 
     /// The next chunk of the request's body; `None` at its end.
+    ///
+    /// # Errors
+    /// The client is gone, or its framing is invalid (RFC 9112 §7.1).
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.http {
             Http::Direct(_) => Ok(None),
@@ -154,6 +157,9 @@ impl Session {
     }
 
     /// Sends `100 Continue`.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn write_continue(&mut self) -> Result<()> {
         match &mut self.http {
             Http::Direct(_) => Ok(()),
@@ -162,6 +168,9 @@ impl Session {
     }
 
     /// Writes the head of the response.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn write_head(&mut self, response: Response) -> Result<()> {
         let (status, cache) = (response.status(), response.cache());
         match &mut self.http {
@@ -173,6 +182,9 @@ impl Session {
     }
 
     /// Writes a chunk of the response's body.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         match &mut self.http {
             Http::Direct(http) => http.write(&piece).await,
@@ -181,6 +193,9 @@ impl Session {
     }
 
     /// Writes the last chunk of the response's body, and ends it.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn write_last(&mut self, piece: Bytes) -> Result<()> {
         match &mut self.http {
             Http::Direct(http) => {
@@ -192,11 +207,17 @@ impl Session {
     }
 
     /// Ends the response's body.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn end(&mut self) -> Result<()> {
         self.write_last(Bytes::new()).await
     }
 
     /// Sends what is buffered, so that a client receives it while the gateway waits for more. HTTP/2 does so itself.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout.
     pub async fn flush(&mut self) -> Result<()> {
         let http = match &mut self.http {
             Http::Direct(http) => return http.flush().await,

@@ -142,6 +142,7 @@ impl Gateway {
         process::read_lossy(&self.log_path())
     }
 
+    /// The process id, while it runs.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         self.running().pid()

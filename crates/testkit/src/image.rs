@@ -20,6 +20,7 @@ pub struct Layout {
 /// An image or artifact of a layout.
 #[derive(Clone, Debug)]
 pub struct Made {
+    /// The tag in the layout's index.
     pub tag: String,
     /// The digest of the manifest or index.
     pub digest: String,
@@ -29,6 +30,7 @@ pub struct Made {
 }
 
 impl Layout {
+    /// An empty layout in a new directory, which is deleted when it is dropped.
     pub fn new() -> Self {
         let layout = Self {
             dir: crate::temp_dir(),
@@ -40,6 +42,7 @@ impl Layout {
         layout
     }
 
+    /// The directory of the layout.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -60,6 +60,7 @@ impl Process {
         Self::spawn(command, log)
     }
 
+    /// The process itself, for its pipes and its exit status.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }

@@ -99,6 +99,7 @@ impl Answer {
 }
 
 impl S3 {
+    /// Listens on a free port of loopback, with every bucket empty.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -17,11 +17,14 @@ pub struct Ca {
 /// A certificate and its key, as PEM files.
 #[derive(Clone, Debug)]
 pub struct Leaf {
+    /// The certificate alone, without its issuer's.
     pub certificate: PathBuf,
+    /// Its private key.
     pub key: PathBuf,
 }
 
 impl Ca {
+    /// A new CA, in a directory that is deleted when it is dropped.
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -184,11 +184,13 @@ impl Raw {
         self.reply(method)
     }
 
+    /// Sends a GET without further headers, and reads the whole response.
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Reply {
         self.exchange("GET", path, &[])
     }
 
+    /// The same with HEAD.
     #[track_caller]
     pub fn head(&mut self, path: &str) -> Reply {
         self.exchange("HEAD", path, &[])

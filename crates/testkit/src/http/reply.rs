@@ -11,7 +11,12 @@ pub enum End {
     /// Neither length nor chunks, and the connection was closed in order: whether it is complete is unknown.
     Closed,
     /// Fewer bytes than announced.
-    Short { announced: u64, cut: Cut },
+    Short {
+        /// The length in bytes.
+        announced: u64,
+        /// How the connection ended.
+        cut: Cut,
+    },
     /// Chunks without the last one.
     NoLastChunk(Cut),
     /// Neither length nor chunks, and the connection was not closed in order.
@@ -46,7 +51,9 @@ impl From<&io::Error> for Cut {
 /// Status line and headers.
 #[derive(Clone, Debug)]
 pub struct Head {
+    /// The three digits.
     pub status: u16,
+    /// The text behind them; may be empty.
     pub reason: String,
     /// In order, with the names as received.
     pub headers: Vec<(String, String)>,
@@ -74,20 +81,26 @@ impl Head {
 /// A whole response.
 #[derive(Clone)]
 pub struct Reply {
+    /// Status line and headers.
     pub head: Head,
+    /// The bytes that arrived, without the framing.
     pub body: Vec<u8>,
+    /// How the body ended.
     pub end: End,
 }
 
 impl Reply {
+    /// The three digits.
     pub fn status(&self) -> u16 {
         self.head.status
     }
 
+    /// The first field of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
+    /// The body as text, with U+FFFD for what is no UTF-8.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -14,15 +14,20 @@ pub struct Web {
 /// A response as reqwest reports it.
 #[derive(Clone, Debug)]
 pub struct Fetched {
+    /// HTTP/1.1 or HTTP/2.
     pub version: http::Version,
+    /// The three digits; redirects are not followed.
     pub status: u16,
+    /// In lower case.
     pub headers: http::HeaderMap,
+    /// The bytes that arrived.
     pub body: Vec<u8>,
     /// The chain of errors that ended the body early; `None` if it is complete.
     pub broken: Option<String>,
 }
 
 impl Fetched {
+    /// The first field of this name, in any case; `None` if it is no ASCII text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -70,6 +75,7 @@ impl Web {
         &self.client
     }
 
+    /// Sends a GET without further headers, and reads the whole response.
     #[track_caller]
     pub fn get(&self, url: &str) -> Fetched {
         self.fetch("GET", url, &[])

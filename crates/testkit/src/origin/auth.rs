@@ -18,7 +18,12 @@ pub enum Auth {
     #[default]
     None,
     /// One account.
-    Basic { user: String, password: String },
+    Basic {
+        /// The user name.
+        user: String,
+        /// The password.
+        password: String,
+    },
     /// Those with a valid token.
     Bearer(Bearer),
     /// Each exact `Authorization` value and its repositories: without one, or with an unknown one, 401; for
@@ -82,6 +87,7 @@ impl Default for Bearer {
 }
 
 impl Auth {
+    /// One account, for every request.
     pub fn basic(user: &str, password: &str) -> Self {
         Self::Basic {
             user: user.to_owned(),

@@ -5,19 +5,28 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+/// The media type of image manifests.
 pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of indexes.
 pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of configurations.
 pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The media type of uncompressed layers.
 pub const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// A pushed manifest, and the blobs it names: the configuration first, then the layers.
 #[derive(Clone, Debug)]
 pub struct Image {
+    /// The repository that it was pushed to.
     pub repository: String,
+    /// The tag that points at it.
     pub tag: String,
+    /// `sha256:…` of the manifest.
     pub digest: String,
+    /// The manifest's `Content-Type`.
     pub media_type: String,
+    /// The manifest, as served.
     pub manifest: Bytes,
     /// Digests and contents, empty for an index.
     pub blobs: Vec<(String, Bytes)>,

@@ -82,6 +82,7 @@ impl Fault {
         Self::Status(status, vec![(name.to_owned(), value.to_owned())])
     }
 
+    /// One more header, in place of one of the same name.
     pub fn header(name: &str, value: &str) -> Self {
         Self::Header(name.to_owned(), value.to_owned())
     }
@@ -242,6 +243,7 @@ impl Default for Latch {
 }
 
 impl Latch {
+    /// A closed latch that no request waits for.
     pub fn new() -> Self {
         Self {
             open: Arc::new(watch::Sender::new(false)),

@@ -252,15 +252,18 @@ impl Origin {
         state.content.convert(repository, tag, digest, manifest);
     }
 
+    /// Removes a tag; its manifest stays.
     pub fn delete_tag(&self, repository: &str, tag: &str) {
         self.shared.state().content.delete_tag(repository, tag);
     }
 
+    /// Removes a manifest, and the tags that point at it.
     pub fn delete_manifest(&self, repository: &str, digest: &str) {
         let mut state = self.shared.state();
         state.content.delete_manifest(repository, digest);
     }
 
+    /// Removes a blob from one repository.
     pub fn delete_blob(&self, repository: &str, digest: &str) {
         self.shared.state().content.delete_blob(repository, digest);
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Recorded {
+    /// As sent: `GET`.
     pub method: String,
     /// Without the query.
     pub path: String,
@@ -14,7 +15,9 @@ pub struct Recorded {
     pub query: String,
     /// In order, names as they were written.
     pub headers: Vec<(String, String)>,
+    /// Empty without one.
     pub body: Bytes,
+    /// When its head had arrived.
     pub at: Instant,
     /// Which connection it came on, counted from 0.
     pub connection: usize,

@@ -14,7 +14,9 @@ use crate::{basic, sha256};
 /// A name and password, right or wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account<'a> {
+    /// The user name.
     pub user: &'a str,
+    /// The password.
     pub password: &'a str,
 }
 

@@ -15,6 +15,7 @@ const SECRET_KEY: &str = "hunter2hunter2";
 
 /// A running object store with an empty bucket called `shared`.
 pub struct ObjectStore {
+    /// The program, for messages.
     pub name: &'static str,
     process: Process,
     endpoint: String,

@@ -24,6 +24,7 @@ pub struct Podman {
 }
 
 impl Podman {
+    /// Uses the mirror for all pulls, in a storage of its own.
     pub fn new(mirror: Mirror<'_>) -> Result<Self, Missing> {
         let dir = crate::temp_dir();
         offline("podman", dir.path())?;

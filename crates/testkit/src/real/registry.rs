@@ -34,7 +34,9 @@ pub struct Counters(pub BTreeMap<String, Count>);
 /// Requests, and the bytes of their bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
+    /// The number of requests.
     pub requests: u64,
+    /// The bytes of their responses' bodies.
     pub bytes: u64,
 }
 

@@ -35,6 +35,7 @@ pub struct TokenServer {
 /// One token request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
+    /// The `User-Agent`.
     pub user_agent: String,
     /// As in `repository:library/app:pull`.
     pub scopes: Vec<String>,
@@ -92,6 +93,7 @@ impl TokenServer {
         }})
     }
 
+    /// The only account, as user name and password; `None`: anonymous clients get tokens too.
     pub fn account(&self) -> Option<(String, String)> {
         self.shared.account.clone()
     }

@@ -22,14 +22,17 @@ enum Kind {
 }
 
 impl Tool {
+    /// skopeo, which trusts this CA and names its images below `authority`.
     pub fn skopeo(authority: &str, ca: &Path) -> Result<Self, Missing> {
         Self::new(Kind::Skopeo, authority, ca)
     }
 
+    /// podman, the same way.
     pub fn podman(authority: &str, ca: &Path) -> Result<Self, Missing> {
         Self::new(Kind::Podman, authority, ca)
     }
 
+    /// buildah, the same way.
     pub fn buildah(authority: &str, ca: &Path) -> Result<Self, Missing> {
         Self::new(Kind::Buildah, authority, ca)
     }

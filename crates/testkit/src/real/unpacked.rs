@@ -60,6 +60,7 @@ impl Unpacked {
         Self { dir }
     }
 
+    /// The directory with the unpacked files.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("tree")
     }

@@ -23,10 +23,13 @@ pub enum V1Client {
 pub struct V1Session<'a> {
     /// `https://…`, with a name that it does not treat as plain HTTP: neither localhost nor 127.0.0.1.
     pub url: &'a str,
+    /// A PEM file that it trusts.
     pub ca: &'a Path,
     /// `namespace/name`
     pub repository: &'a str,
+    /// The tag to pull or push.
     pub tag: &'a str,
+    /// User name and password; `None`: it does not log in.
     pub account: Option<(&'a str, &'a str)>,
     /// A tag that Python's client sets and removes.
     pub add: Option<&'a str>,

@@ -113,11 +113,14 @@ impl DockerRegistry {
 
 /// docker-registry 0.9.1, or the scripted registry where there is no Python 2.7 for it.
 pub enum OldRegistry {
+    /// docker-registry 0.9.1.
     Real(DockerRegistry),
+    /// The scripted one.
     Scripted(V1Registry),
 }
 
 impl OldRegistry {
+    /// Starts the real one where it can.
     pub fn start() -> Self {
         found_perhaps(DockerRegistry::start())
             .map_or_else(|| Self::Scripted(V1Registry::start()), Self::Real)

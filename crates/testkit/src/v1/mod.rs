@@ -60,13 +60,18 @@ pub struct Script {
 /// A received request.
 #[derive(Clone, Debug)]
 pub struct V1Request {
+    /// The request line: `GET /v1/_ping HTTP/1.1`.
     pub line: String,
+    /// In order, with the names as received.
     pub headers: Vec<(String, String)>,
+    /// Empty without one.
     pub body: Vec<u8>,
+    /// Which connection it came on, counted from 0.
     pub connection: usize,
 }
 
 impl V1Request {
+    /// The first field of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self
             .headers
@@ -103,10 +108,12 @@ pub struct V1Registry {
 }
 
 impl V1Registry {
+    /// Starts it with the default script.
     pub fn start() -> Self {
         Self::with(Script::default())
     }
 
+    /// Starts it with this script.
     pub fn with(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -138,10 +145,12 @@ impl V1Registry {
         }
     }
 
+    /// `http://127.0.0.1:<port>`
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
+    /// `127.0.0.1:<port>`
     pub fn authority(&self) -> String {
         self.address.to_string()
     }
@@ -255,6 +264,7 @@ impl V1Registry {
         self.state().images.get(id)?.layer.clone()
     }
 
+    /// The image id that a tag points at.
     pub fn tag(&self, name: &str, tag: &str) -> Option<String> {
         self.state().repositories.get(name)?.1.get(tag).cloned()
     }
