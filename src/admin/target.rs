@@ -3,7 +3,7 @@
 use gateway::{NameContext, ResolveError, Resolver};
 use mirror::ImageReference;
 use oci::digest::Digest;
-use oci::name::{NameError, Reference, Registry, RepositoryName};
+use oci::name::{NameError, Reference, Registry};
 use store::PurgeTarget;
 
 /// A text that names no image, digest or registry.
@@ -26,31 +26,25 @@ pub enum TargetError {
 /// # Errors
 /// When it is no image, or of no registry that is configured and cached.
 pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetError> {
-    let (registry, repository, reference) = match parse(text, resolver)? {
-        PurgeTarget::Tag(registry, repository, tag) => (registry, repository, Reference::Tag(tag)),
-        PurgeTarget::Content(registry, repository, digest) => {
-            (registry, repository, Reference::Digest(digest))
-        }
-        PurgeTarget::Repository(registry, repository) => {
+    let (name, reference) = match parse(text, resolver)? {
+        PurgeTarget::Tag(name, tag) => (name, Reference::Tag(tag)),
+        PurgeTarget::Content(name, digest) => (name, Reference::Digest(digest)),
+        PurgeTarget::Repository(name) => {
             let latest = "latest".parse();
             let latest = latest.map_err(|_| TargetError::NoImage(text.to_owned()))?;
-            (registry, repository, Reference::Tag(latest))
+            (name, Reference::Tag(latest))
         }
         PurgeTarget::Everywhere(_) | PurgeTarget::Registry(_) => {
             return Err(TargetError::NoImage(text.to_owned()));
         }
     };
     if resolver
-        .by_name(registry.as_str())
+        .by_name(name.registry.as_str())
         .is_some_and(|entry| !entry.cached)
     {
-        return Err(TargetError::NotCached(registry));
+        return Err(TargetError::NotCached(name.registry));
     }
-    Ok(ImageReference {
-        registry,
-        repository,
-        reference,
-    })
+    Ok(ImageReference { name, reference })
 }
 
 /// Parses the target of a purge. A registry's name takes precedence over a repository of that name.
@@ -73,24 +67,20 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError
             TargetError::NoRegistry(name.to_owned())
         }
     })?;
-    let RepositoryName {
-        registry,
-        repository,
-    } = name;
     Ok(match reference {
-        None => PurgeTarget::Repository(registry, repository),
+        None => PurgeTarget::Repository(name),
         Some(Written::Tag(tag)) => {
             let tag = tag.parse();
             let tag = tag
                 .map_err(|error: oci::name::TagError| TargetError::Reference(error.to_string()))?;
-            PurgeTarget::Tag(registry, repository, tag)
+            PurgeTarget::Tag(name, tag)
         }
         Some(Written::Digest(digest)) => {
             let digest = digest.parse();
             let digest = digest.map_err(|error: oci::digest::DigestError| {
                 TargetError::Reference(error.to_string())
             })?;
-            PurgeTarget::Content(registry, repository, digest)
+            PurgeTarget::Content(name, digest)
         }
     })
 }
@@ -118,6 +108,7 @@ mod tests {
     use super::*;
     use gateway::RegistryEntry;
     use oci::glob::Pattern;
+    use oci::name::RepositoryName;
 
     #[test]
     fn targets() {
@@ -137,58 +128,54 @@ mod tests {
             named("registry.local:5000/sub", &[], &[], false, false),
         ];
         let resolver = Resolver { entries };
-        let digest = format!("sha256:{}", "a".repeat(64));
-        let at = |name: &str| format!("{name}@{digest}");
+        let digest: Digest = format!("sha256:{}", "a".repeat(64))
+            .parse()
+            .expect("a digest");
+        let name = |registry: &str, repository: &str| {
+            let repository = repository.parse().expect("a name");
+            RepositoryName::new(&Registry::new(registry), &repository)
+        };
+        let tag = |tag: &str| tag.parse().expect("a tag");
+        let (hub, local) = ("docker.io", "registry.local:5000");
+        let app = || name(hub, "library/app");
         for (text, expected) in [
-            (digest.clone(), format!("Everywhere({digest})")),
-            ("docker.io".to_owned(), "Registry(docker.io)".to_owned()),
+            (&*digest.to_string(), PurgeTarget::Everywhere(digest)),
+            (hub, PurgeTarget::Registry(Registry::new(hub))),
+            ("index.docker.io", PurgeTarget::Registry(Registry::new(hub))),
+            (local, PurgeTarget::Registry(Registry::new(local))),
+            ("app", PurgeTarget::Repository(app())),
+            ("docker.io/app:1", PurgeTarget::Tag(app(), tag("1"))),
             (
-                "index.docker.io".to_owned(),
-                "Registry(docker.io)".to_owned(),
+                "index.docker.io/a/b",
+                PurgeTarget::Repository(name(hub, "a/b")),
             ),
             (
-                "registry.local:5000".to_owned(),
-                "Registry(registry.local:5000)".to_owned(),
+                &format!("app@{digest}"),
+                PurgeTarget::Content(app(), digest),
             ),
             (
-                "app".to_owned(),
-                "Repository(docker.io, library/app)".to_owned(),
+                &format!("app:1@{digest}"),
+                PurgeTarget::Content(app(), digest),
             ),
             (
-                "docker.io/app:1".to_owned(),
-                "Tag(docker.io, library/app, 1)".to_owned(),
+                "registry.local:5000/app",
+                PurgeTarget::Repository(name(local, "app")),
             ),
             (
-                "index.docker.io/a/b".to_owned(),
-                "Repository(docker.io, a/b)".to_owned(),
+                "registry.local:5000/app:2",
+                PurgeTarget::Tag(name(local, "app"), tag("2")),
             ),
             (
-                at("app"),
-                format!("Content(docker.io, library/app, {digest})"),
+                "registry.local:5000/sub/app",
+                PurgeTarget::Repository(name("registry.local:5000/sub", "app")),
             ),
             (
-                at("app:1"),
-                format!("Content(docker.io, library/app, {digest})"),
-            ),
-            (
-                "registry.local:5000/app".to_owned(),
-                "Repository(registry.local:5000, app)".to_owned(),
-            ),
-            (
-                "registry.local:5000/app:2".to_owned(),
-                "Tag(registry.local:5000, app, 2)".to_owned(),
-            ),
-            (
-                "registry.local:5000/sub/app".to_owned(),
-                "Repository(registry.local:5000/sub, app)".to_owned(),
-            ),
-            (
-                "team/x:y".to_owned(),
-                "Tag(registry.local:5000, team/x, y)".to_owned(),
+                "team/x:y",
+                PurgeTarget::Tag(name(local, "team/x"), tag("y")),
             ),
         ] {
-            let target = parse(&text, &resolver).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(format!("{target:?}"), expected, "{text}");
+            let target = parse(text, &resolver).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(target, expected, "{text}");
         }
         for text in [
             "",
@@ -234,11 +221,8 @@ mod tests {
             ),
         ] {
             let image = image(&text, &resolver).expect("an image");
-            let ImageReference {
-                registry,
-                repository,
-                reference,
-            } = image;
+            let (name, reference) = (image.name, image.reference);
+            let (registry, repository) = (name.registry, name.repository);
             assert_eq!(format!("{registry} {repository} {reference}"), expected);
         }
         for (text, expected) in [

@@ -12,6 +12,7 @@ use super::error::AdminError;
 use super::report::{WarmBlob, WarmEnd, WarmLine, WarmRequest};
 use super::{Admin, Body, target};
 use mirror::{ImageReference, WarmProgress};
+use oci::name::RepositoryName;
 use oci::platform::{Platform, Platforms};
 
 /// The interval between progress lines, while there is progress.
@@ -73,11 +74,11 @@ impl Admin {
         progress: watch::Sender<WarmProgress>,
     ) -> WarmEnd {
         let outcome = self.mirror.warm(&image, &platforms, &progress).await;
-        let ImageReference {
+        let ImageReference { name, reference } = &image;
+        let RepositoryName {
             registry,
             repository,
-            reference,
-        } = &image;
+        } = name;
         let fetched = progress.borrow().fetched;
         match outcome {
             Ok(()) => {

@@ -3,17 +3,17 @@
 use super::Gateway;
 use super::context::RequestContext;
 use super::session::Session;
-use oci::name::{Registry, Repository};
+use oci::name::{NameScope, Registry};
 
 /// Writes the line of one request.
 pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
     let request = session.req_header();
     let sent = session.sent_head();
-    let target = context.target.as_ref();
-    let registry = target.map(|target| &target.name.registry);
-    let registry = registry.or(context.v1.registry.as_ref());
-    let repository = target.map(|target| &target.name.repository);
-    let repository = repository.or(context.v1.repository.as_ref());
+    let (target, v1) = (context.target.as_ref(), context.v1.as_ref());
+    let name = target.map(|target| &target.name);
+    let name = name.or(v1.and_then(NameScope::repository));
+    let registry = name.map(|name| &name.registry);
+    let registry = registry.or(v1.map(NameScope::registry));
     let cache = sent.map(|sent| sent.cache);
     let upstream = match target {
         Some(target) if cache.is_some_and(|cache| cache.forwarded().is_some()) => {
@@ -29,7 +29,7 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
         method = request.method.as_str(),
         path = loggable(request.uri.path()),
         registry = registry.map_or("-", Registry::as_str),
-        repository = repository.map_or("-", Repository::as_str),
+        repository = name.map_or("-", |name| name.repository.as_str()),
         status = sent.map_or(0, |sent| sent.status.as_u16()),
         bytes = session.bytes_sent(),
         ms = telemetry::ms(context.started),

@@ -7,7 +7,7 @@ use super::admission::RequestSlot;
 use super::request_options::RequestOptions;
 use super::target::RequestTarget;
 use access::Login;
-use oci::name::{Registry, Repository};
+use oci::name::NameScope;
 use pingora_http::RequestHeader;
 use telemetry::metrics::InFlight;
 
@@ -22,14 +22,8 @@ pub struct RequestContext {
     pub login: Login,
     /// The target of a v2 request, once it is routed.
     pub target: Option<RequestTarget>,
-    pub v1: V1Subject,
-}
-
-/// What a v1 request is about, once that is known.
-#[derive(Debug, Default)]
-pub struct V1Subject {
-    pub registry: Option<Registry>,
-    pub repository: Option<Repository>,
+    /// What a v1 request is about, once that is known.
+    pub v1: Option<NameScope>,
 }
 
 impl RequestContext {
@@ -41,7 +35,7 @@ impl RequestContext {
             options: RequestOptions::of(&request.method, &request.headers),
             login: Login::ANONYMOUS,
             target: None,
-            v1: V1Subject::default(),
+            v1: None,
         }
     }
 }

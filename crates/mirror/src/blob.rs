@@ -127,10 +127,9 @@ impl Mirror {
 
 impl MirrorState {
     async fn blob_link(&self, permit: &Permit, digest: &Digest) -> Option<Arc<BlobLink>> {
-        let (registry, repository) = (permit.registry(), permit.repository());
         self.store
             .records
-            .open(&BlobKey::new(registry, repository, digest))
+            .open(&BlobKey::new(permit.name(), digest))
             .await
             .unwrap_or_else(|error| {
                 warn_degraded("a link cannot be read", &error);
@@ -145,9 +144,8 @@ impl MirrorState {
         permit: &Permit,
         digest: &Digest,
     ) -> Option<Arc<BlobLink>> {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl());
-        let key = BlobKey::new(registry, repository, digest);
+        let key = BlobKey::new(permit.name(), digest);
         let accepts = |link: &BlobLink| accepts_peer_record(link.checked_at);
         self.store.records.open_shared(&key, accepts).await
     }
@@ -163,8 +161,7 @@ impl MirrorState {
         if let Some(blob) = self.contents.open(digest, link.size).await {
             return Some(blob.size());
         }
-        let repository = permit.repository();
-        let supplied = self.fallback_blob(origin, repository, digest).await;
+        let supplied = self.fallback_blob(origin, permit.name(), digest).await;
         link.size.filter(|_| supplied.is_some())
     }
 }

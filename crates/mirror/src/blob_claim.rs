@@ -11,14 +11,11 @@ use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository};
 use oci::v2::Resource;
 use runtime::generation;
 use store::{BlobKey, BlobLink, Question, Reach};
 use upstream::UpstreamError;
 
-/// Identifies a blob of a repository.
-pub(super) type ClaimKey = (Registry, Repository, Digest);
 /// The length in bytes that the upstream confirmed a claim with, if it named one.
 pub(super) type Claimed = Result<Option<u64>, MirrorError>;
 
@@ -38,18 +35,17 @@ impl Mirror {
         permit: &Permit,
         digest: &Digest,
     ) -> Result<(Option<u64>, bool), MirrorError> {
-        let key = (
-            permit.registry().clone(),
-            permit.repository().clone(),
-            *digest,
-        );
+        let key = BlobKey::new(permit.name(), digest);
         let claim = self.state.ask_blob(permit, digest);
         let generation = claim.link.generation();
         let start = || {
             let (state, origin) = (self.state.clone(), origin.clone());
-            let (repository, digest) = (permit.repository().clone(), *digest);
+            let (name, digest) = (permit.name().clone(), *digest);
             async move {
-                let asked = async { origin.upstream()?.blob_head(&repository, &digest).await };
+                let asked = async {
+                    let upstream = origin.upstream()?;
+                    upstream.blob_head(&name.repository, &digest).await
+                };
                 let error = match asked.await {
                     Ok(size) => {
                         let checked_at = unix_seconds(SystemTime::now());
@@ -63,7 +59,7 @@ impl Mirror {
                 if matches!(error, UpstreamError::NotFound) {
                     let fallback = state.fallback(&origin).cloned();
                     if let Some(fallback) = fallback {
-                        let size = fallback.blob(origin.registry(), &repository, &digest);
+                        let size = fallback.blob(&name, &digest);
                         if let Some(size) = size.await {
                             return Ok(Some(size));
                         }
@@ -107,12 +103,8 @@ impl Mirror {
 impl MirrorState {
     /// Begins to ask whether a repository has a blob.
     pub(super) fn ask_blob(&self, permit: &Permit, digest: &Digest) -> BlobClaim {
-        let (registry, repository) = (permit.registry(), permit.repository());
         BlobClaim {
-            link: self
-                .store
-                .records
-                .ask(&BlobKey::new(registry, repository, digest)),
+            link: self.store.records.ask(&BlobKey::new(permit.name(), digest)),
             missing: self.missing.ask(negative_key(permit, digest)),
         }
     }
@@ -135,8 +127,7 @@ impl MirrorState {
 
 pub(super) fn negative_key(permit: &Permit, digest: &Digest) -> NegativeKey {
     (
-        permit.registry().clone(),
-        permit.repository().clone(),
+        permit.name().clone(),
         Resource::Blob(*digest),
         AcceptClass::Full,
     )

@@ -159,14 +159,15 @@ impl Download {
 
     /// Makes sure that the source's repository has the blob; `Some` with its length, if known.
     async fn confirmed_size(&self, source: &FillSource, digest: &Digest) -> Option<Option<u64>> {
-        let (origin, repository) = source.blob()?;
-        let key = BlobKey::new(origin.registry(), repository, digest);
+        let (origin, name) = source.blob()?;
+        let key = BlobKey::new(name, digest);
         if let Ok(Some(link)) = self.fills.state.store.records.open(&key).await {
             return Some(link.size);
         }
         let claim = self.ask_link(source);
         // A refusal is reported when the bytes are asked for.
-        let size = origin.upstream().ok()?.blob_head(repository, digest).await;
+        let upstream = origin.upstream().ok()?;
+        let size = upstream.blob_head(&name.repository, digest).await;
         let size = size.ok()?;
         self.record_link(source, claim, size).await;
         Some(size)

@@ -24,7 +24,7 @@ use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{AcceptClass, is_signed_schema1};
-use oci::name::{Reference, Registry, Repository};
+use oci::name::{Reference, Registry, RepositoryName};
 use oci::schema1;
 use oci::v2::Resource;
 use store::{BlobKey, BlobLink, ManifestKey, Reach};
@@ -48,7 +48,7 @@ impl fmt::Debug for CallerKey {
 /// The repositories that callers were admitted to.
 pub(super) struct AdmittedCallers {
     key: Hmac<Sha256>,
-    admitted: moka::sync::Cache<(CallerKey, Registry, Repository), ()>,
+    admitted: moka::sync::Cache<(CallerKey, RepositoryName), ()>,
 }
 
 impl fmt::Debug for AdmittedCallers {
@@ -72,7 +72,7 @@ impl AdmittedCallers {
     }
 
     /// Records what an answer to a caller's login says: an admitted caller may read the repository's cached content.
-    fn record<T>(&self, key: (CallerKey, Registry, Repository), answer: &Result<T, MirrorError>) {
+    fn record<T>(&self, key: (CallerKey, RepositoryName), answer: &Result<T, MirrorError>) {
         match answer {
             Ok(_) => self.admitted.insert(key, ()),
             Err(error) if error.revokes_link() => self.admitted.invalidate(&key),
@@ -120,24 +120,19 @@ impl Mirror {
         resource: &Resource,
     ) -> Result<(), MirrorError> {
         let state = &self.state;
-        let (registry, repository) = (permit.registry(), permit.repository());
         let records = &state.store.records;
         let is_linked = match resource {
             Resource::Blob(digest) => {
-                let link = records
-                    .open(&BlobKey::new(registry, repository, digest))
-                    .await;
+                let link = records.open(&BlobKey::new(permit.name(), digest)).await;
                 link.is_ok_and(|link| link.is_some())
             }
             Resource::Manifest(Reference::Digest(digest)) => {
-                let link = records
-                    .open(&ManifestKey::new(registry, repository, digest))
-                    .await;
+                let link = records.open(&ManifestKey::new(permit.name(), digest)).await;
                 link.is_ok_and(|link| link.is_some())
             }
             _ => return Ok(()),
         };
-        let key = (caller_key, registry.clone(), repository.clone());
+        let key = (caller_key, permit.name().clone());
         if is_linked && state.callers.admitted.contains_key(&key) {
             return Ok(());
         }
@@ -159,8 +154,7 @@ impl Mirror {
         let answer = tokio::time::timeout(UNCACHED_DEADLINE, self.find_for_caller(request)).await;
         let answer = answer.unwrap_or_else(|_| Err(MirrorError::timed_out()));
         let permit = request.permit;
-        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-        let key = (caller_key, registry, repository);
+        let key = (caller_key, permit.name().clone());
         self.state.callers.record(key, &answer);
         answer
     }
@@ -178,7 +172,7 @@ impl Mirror {
             class,
             method,
         } = request;
-        let (registry, repository) = (permit.registry(), permit.repository());
+        let repository = permit.repository();
         let (state, records) = (&self.state, &self.state.store.records);
         let reference = Reference::Tag(tag.clone());
         let upstream = origin.upstream().map_err(refused_manifest)?;
@@ -186,7 +180,7 @@ impl Mirror {
             .detail("revalidated")
             .from_store();
         // The pointer is not stored; the question only tells whether the tag was written meanwhile.
-        let question = records.ask(&store::TagKey::new(registry, repository, class, tag));
+        let question = records.ask(&store::TagKey::new(permit.name(), class, tag));
         match upstream.manifest_head(repository, &reference, class).await {
             Ok(head) => {
                 // A manifest that the upstream generates for schema 1 clients exists under its tag alone.
@@ -194,12 +188,11 @@ impl Mirror {
                 if let (Some(digest), Some(size)) = (head.digest, head.size)
                     && let Some(media_type) = head.media_type.filter(|kind| !by_tag(kind))
                 {
-                    let link = records.ask(&ManifestKey::new(registry, repository, &digest));
+                    let key = ManifestKey::new(permit.name(), &digest);
+                    let link = records.ask(&key);
                     if question.is_current() {
                         let confirmed = confirmed_link(media_type, size);
-                        state
-                            .confirm_link(&link, registry, repository, &digest, confirmed)
-                            .await;
+                        state.confirm_link(&link, &key, confirmed).await;
                     }
                     let answer = self.manifest_by_digest(origin, permit, &digest, method);
                     let mut answer = answer.await?;
@@ -227,13 +220,12 @@ impl MirrorState {
         reference: &Reference,
         class: AcceptClass,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let (registry, repository) = (permit.registry(), permit.repository());
-        let manifest = upstream.manifest(repository, reference, class).await;
-        let manifest = manifest.map_err(refused_manifest)?;
+        let manifest = upstream.manifest(permit.repository(), reference, class);
+        let manifest = manifest.await.map_err(refused_manifest)?;
         let digest = manifest.head.digest;
         let digest =
             digest.unwrap_or_else(|| schema1::digest_of(Algorithm::Sha256, &manifest.bytes));
-        let link = ManifestKey::new(registry, repository, &digest);
+        let link = ManifestKey::new(permit.name(), &digest);
         let link = self.store.records.ask(&link);
         let stored = self.store_manifest(&link, &digest, manifest).await?;
         Ok(ManifestAnswer {
@@ -252,9 +244,8 @@ impl MirrorState {
         permit: &Permit,
         digest: &Digest,
     ) -> Result<(), MirrorError> {
-        let (registry, repository) = (permit.registry(), permit.repository());
-        let records = &self.store.records;
-        let question = records.ask(&BlobKey::new(registry, repository, digest));
+        let (records, repository) = (&self.store.records, permit.repository());
+        let question = records.ask(&BlobKey::new(permit.name(), digest));
         let size = async { origin.upstream()?.blob_head(repository, digest).await };
         let size = size
             .await
@@ -275,12 +266,11 @@ impl MirrorState {
         let repository = permit.repository();
         let class = AcceptClass::Full;
         let records = &self.store.records;
-        let question = match reference {
-            Reference::Digest(digest) => {
-                Some(records.ask(&ManifestKey::new(permit.registry(), repository, digest)))
-            }
+        let key = match reference {
+            Reference::Digest(digest) => Some(ManifestKey::new(permit.name(), digest)),
             Reference::Tag(_) => None,
         };
+        let question = key.as_ref().map(|key| records.ask(key));
         let head = match upstream.manifest_head(repository, reference, class).await {
             // Some registries do not support HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
@@ -290,12 +280,11 @@ impl MirrorState {
             head => head,
         };
         let head = head.map_err(refused_manifest)?;
-        if let (Reference::Digest(digest), Some(question)) = (reference, question)
+        if let (Some(key), Some(question)) = (key, question)
             && let (Some(kind), Some(size)) = (head.media_type, head.size)
         {
             let link = confirmed_link(kind, size);
-            self.confirm_link(&question, permit.registry(), repository, digest, link)
-                .await;
+            self.confirm_link(&question, &key, link).await;
         }
         Ok(())
     }

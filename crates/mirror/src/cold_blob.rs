@@ -125,9 +125,9 @@ impl Mirror {
         let state = &self.state;
         let upstream = FillSource::Blob(BlobSource {
             origin: origin.clone(),
-            repository: permit.repository().clone(),
+            name: permit.name().clone(),
         });
-        let supplied = state.fallback_blob(origin, permit.repository(), digest);
+        let supplied = state.fallback_blob(origin, permit.name(), digest);
         let (source_kind, fallback) = match supplied.await {
             Some(FallbackBlob::Rebuilt(bytes)) => {
                 let cache = CacheStatus::forward(Forward::UriMiss).stored();

@@ -15,12 +15,11 @@ use futures_util::future::BoxFuture;
 use super::catalogue::RequestBudget;
 use super::origin::{ContentScope, OriginView};
 use super::source::ForeignSource;
-use super::tag::TagKey;
 use super::{MirrorError, MirrorState};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository, Tag};
-use store::{ManifestLink, Pointer, PurgeTarget};
+use oci::name::{Registry, Repository, RepositoryName, Tag};
+use store::{ManifestLink, Pointer, PurgeTarget, TagKey};
 
 /// The name of a preparation in progress; it continues without the client that asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +43,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     /// [`MirrorError::Preparing`] if the image must be prepared first; otherwise why the fallback is unavailable.
     fn tag<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<Pointer>, MirrorError>>;
 
@@ -55,8 +53,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     /// [`MirrorError::Preparing`] while it continues; otherwise why the image cannot be prepared.
     fn prepare<'a>(
         self: Arc<Self>,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         preparation: &'a Preparation,
         began: Instant,
     ) -> BoxFuture<'a, Result<(), MirrorError>>;
@@ -65,16 +62,14 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     /// and still has it.
     fn manifest<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<Arc<ManifestLink>>>;
 
     /// The same for a blob; returns its length in bytes.
     fn blob<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<u64>>;
 
@@ -88,8 +83,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     /// The bytes of a blob that the fallback supplied to the repository, or their source; `None` for other blobs.
     fn blob_bytes<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<FallbackBlob>>;
 
@@ -99,8 +93,7 @@ pub trait Fallback: fmt::Debug + Send + Sync {
     /// Why the fallback is unavailable.
     fn tags<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<String>>, MirrorError>>;
 
     /// The repository names of a registry; `None` if it cannot list them. Each request is taken from the budget.
@@ -130,11 +123,10 @@ impl MirrorState {
         origin: &OriginView,
         key: &TagKey,
     ) -> Result<Option<Pointer>, MirrorError> {
-        let (registry, repository, class, tag) = key;
         // Its manifests are schema 2.
         match self.fallback(origin) {
-            Some(fallback) if *class != AcceptClass::Schema1 => {
-                fallback.tag(registry, repository, tag).await
+            Some(fallback) if key.class != AcceptClass::Schema1 => {
+                fallback.tag(&key.name, &key.tag).await
             }
             _ => Ok(None),
         }
@@ -154,11 +146,10 @@ impl MirrorState {
     pub(super) async fn fallback_blob(
         &self,
         origin: &OriginView,
-        repository: &Repository,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Option<FallbackBlob> {
-        let fallback = self.fallback(origin)?;
-        let (registry, fallback) = (origin.registry(), fallback.clone());
-        fallback.blob_bytes(registry, repository, digest).await
+        let fallback = self.fallback(origin)?.clone();
+        fallback.blob_bytes(name, digest).await
     }
 }

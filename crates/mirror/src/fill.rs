@@ -182,8 +182,8 @@ impl Fill {
     /// Registry and repository of every source that can be asked again after a restart.
     pub fn source_names(&self) -> Vec<(String, String)> {
         let name = |source: &FillSource| {
-            let (origin, repository) = source.blob()?;
-            Some((origin.registry().to_string(), repository.to_string()))
+            let (_, name) = source.blob()?;
+            Some((name.registry.to_string(), name.repository.to_string()))
         };
         self.sources().known.iter().filter_map(name).collect()
     }

@@ -71,14 +71,14 @@ use caller::{AdmittedCallers, CallerKey};
 use fill::SourceClaim;
 use manifest_claim::ManifestRequestKey;
 use negative_cache::NegativeCache;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use origin::{OriginState, OriginView};
 use public::PublicKey;
 use runtime::generation::Generations;
 use runtime::single_flight::SingleFlight;
 use source::{BlobSource, FillSource};
-use store::Store;
-use tag::{ResolvedTag, TagKey};
+use store::{BlobKey, Store, TagKey};
+use tag::ResolvedTag;
 use upstream::SetUpError;
 
 /// The settings of the cached read side.
@@ -103,7 +103,7 @@ struct MirrorState {
     missing: NegativeCache,
     pages: lists::Pages,
     /// The generations of each repository's lists.
-    list_generations: Generations<(Registry, Repository)>,
+    list_generations: Generations<RepositoryName>,
     page_requests: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::CachedPage>, MirrorError>>,
     tag_requests: SingleFlight<(TagKey, u64), Result<ResolvedTag, MirrorError>>,
     callers: AdmittedCallers,
@@ -111,8 +111,7 @@ struct MirrorState {
     name_requests: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
     manifest_requests:
         SingleFlight<ManifestRequestKey, Result<manifest::FetchedManifest, MirrorError>>,
-    blob_requests:
-        SingleFlight<(blob_claim::ClaimKey, Option<CallerKey>, u64), blob_claim::Claimed>,
+    blob_requests: SingleFlight<(BlobKey, Option<CallerKey>, u64), blob_claim::Claimed>,
     public_checks: SingleFlight<PublicKey, Result<(), MirrorError>>,
 }
 
@@ -164,7 +163,7 @@ impl Mirror {
                 let origin = origin.filter(|origin| !origin.is_per_caller())?;
                 Some(FillSource::Blob(BlobSource {
                     origin: OriginView::of_account(origin.clone()),
-                    repository: repository.parse().ok()?,
+                    name: RepositoryName::new(origin.registry(), &repository.parse().ok()?),
                 }))
             });
             for source in sources {

@@ -12,7 +12,7 @@ use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository};
+use oci::name::{Repository, RepositoryName};
 use oci::v2::{Endpoint, Query, Resource};
 use runtime::generation::Question;
 use upstream::Page;
@@ -26,7 +26,7 @@ const MAX_ORDINARY_PAGE: u32 = 1000;
 /// The capacity of the cache of pages and their queries, in KiB.
 const PAGES_KIB: u64 = 8 << 10;
 
-pub(super) type PageKey = (Registry, Repository, Resource, Query);
+pub(super) type PageKey = (RepositoryName, Resource, Query);
 pub(super) type Pages = moka::sync::Cache<PageKey, Arc<CachedPage>>;
 
 /// A page and when it was fetched.
@@ -41,7 +41,7 @@ pub(super) fn pages() -> Pages {
         .max_capacity(PAGES_KIB)
         .weigher(|key: &PageKey, cached: &Arc<CachedPage>| {
             let next = cached.page.next.as_ref().map_or(0, Query::weight);
-            let bytes = key.3.weight() + next + cached.page.bytes.len();
+            let bytes = key.2.weight() + next + cached.page.bytes.len();
             u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
         })
         .time_to_live(PAGE_RETENTION)
@@ -78,21 +78,15 @@ impl Mirror {
         query: &Query,
     ) -> Result<PageAnswer, MirrorError> {
         let (origin, state) = (self.admit(permit, resource).await?, &self.state);
-        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
+        let (name, resource) = (permit.name(), resource.clone());
         if origin.caller_key().is_some() {
-            return fetch_for_caller(&origin, repository, resource.clone(), query).await;
+            return fetch_for_caller(&origin, name.repository.clone(), resource, query).await;
         }
-        let (list, resource) = ((registry.clone(), repository.clone()), resource.clone());
-        let missing = (
-            list.0.clone(),
-            list.1.clone(),
-            resource.clone(),
-            AcceptClass::Full,
-        );
+        let missing = (name.clone(), resource.clone(), AcceptClass::Full);
         if let Some(kind) = state.missing.get(&missing) {
             return Err(kind.remembered_unknown());
         }
-        let key = (registry, repository, resource, query.clone());
+        let key = (name.clone(), resource, query.clone());
         let known = state.pages.get(&key);
         // No longer than a tag is fresh.
         let ttl = PAGE_TTL.min(origin.tag_ttl());
@@ -107,7 +101,7 @@ impl Mirror {
             });
         }
         let question = PageQuestion {
-            list: state.list_generations.ask(list),
+            list: state.list_generations.ask(name.clone()),
             missing: state.missing.ask(missing),
         };
         let request_key = (key.clone(), question.list.generation());
@@ -135,7 +129,7 @@ impl Mirror {
 
 /// The question for a page. Its answer is dropped if a write of the repository ends first.
 struct PageQuestion {
-    list: Question<(Registry, Repository)>,
+    list: Question<RepositoryName>,
     missing: Question<NegativeKey>,
 }
 
@@ -147,12 +141,7 @@ impl MirrorState {
         key: PageKey,
         question: &PageQuestion,
     ) -> Result<Arc<CachedPage>, MirrorError> {
-        let (_, repository, resource, query) = &key;
-        let endpoint = Endpoint {
-            repository: repository.clone(),
-            resource: resource.clone(),
-        };
-        match self.page(origin, &endpoint, query).await {
+        match self.page(origin, &key).await {
             Ok(page) => {
                 let fetched_at = Instant::now();
                 let cached = Arc::new(CachedPage { page, fetched_at });
@@ -164,7 +153,7 @@ impl MirrorState {
                 if let MirrorError::Unknown { kind, .. } = error {
                     question.list.unwritten(|| self.pages.invalidate(&key));
                     // A 404 to an unusual page says nothing of the list.
-                    if is_ordinary(query) {
+                    if is_ordinary(&key.2) {
                         let missing_ttl = origin.missing_ttl();
                         self.missing
                             .remember_as(&question.missing, kind, missing_ttl);

@@ -16,7 +16,7 @@ use access::Permit;
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, MAX_MANIFEST};
-use oci::name::{Reference, Registry, Repository};
+use oci::name::{Reference, RepositoryName};
 use oci::v2::Resource;
 use store::{ManifestKey, ManifestLink, warn_degraded};
 
@@ -187,9 +187,8 @@ impl Mirror {
             if known.is_some() {
                 return;
             }
-            let (registry, repository) = (permit.registry(), permit.repository());
             let records = &state.store.records;
-            let question = records.ask(&ManifestKey::new(registry, repository, &digest));
+            let question = records.ask(&ManifestKey::new(permit.name(), &digest));
             let method = ReadMethod::Head;
             let claimed = mirror.claim_manifest(&origin, &permit, &digest, method, None);
             if let (Err(error), _) = claimed.await
@@ -226,9 +225,8 @@ impl MirrorState {
         permit: &Permit,
         digest: &Digest,
     ) -> Result<Option<Arc<ManifestLink>>, MirrorError> {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.store.records;
-        let key = ManifestKey::new(registry, repository, digest);
+        let key = ManifestKey::new(permit.name(), digest);
         let link = records.open(&key).await.unwrap_or_else(|error| {
             warn_degraded("a link cannot be read", &error);
             None
@@ -237,7 +235,7 @@ impl MirrorState {
             return Ok(link);
         }
         let reference = Reference::Digest(*digest);
-        let missing = negative_key(registry, repository, &reference, AcceptClass::Full);
+        let missing = negative_key(permit.name(), &reference, AcceptClass::Full);
         if self.missing.contains(&missing) {
             return Err(ResourceKind::Manifest.remembered_unknown());
         }
@@ -307,9 +305,8 @@ impl MirrorState {
         permit: &Permit,
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let accepts_peer_record = origin.accepts_peer_record(origin.link_ttl());
-        let key = ManifestKey::new(registry, repository, digest);
+        let key = ManifestKey::new(permit.name(), digest);
         let accepts = |link: &ManifestLink| accepts_peer_record(link.checked_at);
         self.store.records.open_shared(&key, accepts).await
     }
@@ -333,15 +330,9 @@ fn manifest_answer(
 }
 
 pub(super) fn negative_key(
-    registry: &Registry,
-    repository: &Repository,
+    name: &RepositoryName,
     reference: &Reference,
     class: AcceptClass,
 ) -> super::negative_cache::NegativeKey {
-    (
-        registry.clone(),
-        repository.clone(),
-        Resource::Manifest(reference.clone()),
-        class,
-    )
+    (name.clone(), Resource::Manifest(reference.clone()), class)
 }

@@ -12,14 +12,14 @@ use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, facts};
-use oci::name::{Reference, Registry, Repository};
+use oci::name::Reference;
 use oci::schema1;
 use store::{CommitError, ManifestKey, ManifestLink, Mismatch, Question, Reach, warn_degraded};
 use telemetry::metrics;
 use upstream::{Manifest, UpstreamError};
 
 /// A manifest of a repository, and how the upstream is asked for it.
-type ClaimedManifest = (Registry, Repository, Digest, ReadMethod);
+type ClaimedManifest = (ManifestKey, ReadMethod);
 /// Identifies the requests that share one claim.
 pub(super) type ManifestRequestKey = (ClaimedManifest, Option<CallerKey>, u64);
 
@@ -40,14 +40,9 @@ impl Mirror {
         method: ReadMethod,
         known_at: Option<u64>,
     ) -> (Result<FetchedManifest, MirrorError>, bool) {
-        let (state, repository) = (&self.state, permit.repository());
-        let key = (
-            permit.registry().clone(),
-            repository.clone(),
-            *digest,
-            method,
-        );
-        let claim = state.ask_manifest(&key);
+        let state = &self.state;
+        let key = (ManifestKey::new(permit.name(), digest), method);
+        let claim = state.ask_manifest(&key.0);
         let request_key = (key.clone(), origin.caller_key(), claim.link.generation());
         let start = || {
             let (state, origin) = (state.clone(), origin.clone());
@@ -61,9 +56,7 @@ impl Mirror {
         let mut fetched = fetched.unwrap_or(Err(MirrorError::Internal));
         if let Err(MirrorError::Unknown { .. }) = &fetched
             && let Some(fallback) = state.fallback(origin)
-            && let Some(link) = fallback
-                .manifest(origin.registry(), repository, digest)
-                .await
+            && let Some(link) = fallback.manifest(permit.name(), digest).await
         {
             let bytes = state.fallback_manifest_bytes(origin, digest).await;
             fetched = Ok(FetchedManifest { link, bytes });
@@ -80,20 +73,19 @@ impl MirrorState {
         permit: &Permit,
         digest: &Digest,
     ) -> bool {
-        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-        let key = (registry, repository, *digest, ReadMethod::Get);
+        let key = ManifestKey::new(permit.name(), digest);
         let generation = self.ask_manifest(&key).link.generation();
+        let key = (key, ReadMethod::Get);
         self.manifest_requests
             .is_running(&(key, origin.caller_key(), generation))
     }
 
     /// Begins to ask whether a repository has a manifest.
-    fn ask_manifest(&self, (registry, repository, digest, _): &ClaimedManifest) -> ManifestClaim {
-        let reference = Reference::Digest(*digest);
-        let missing = negative_key(registry, repository, &reference, AcceptClass::Full);
-        let link = ManifestKey::new(registry, repository, digest);
+    fn ask_manifest(&self, key: &ManifestKey) -> ManifestClaim {
+        let reference = Reference::Digest(key.digest);
+        let missing = negative_key(&key.name, &reference, AcceptClass::Full);
         ManifestClaim {
-            link: self.store.records.ask(&link),
+            link: self.store.records.ask(key),
             missing: self.missing.ask(missing),
         }
     }
@@ -109,15 +101,16 @@ impl MirrorState {
         if let Some(fetched) = self.fetched_meanwhile(origin, key, known_at).await {
             return Ok(fetched);
         }
-        let (registry, repository, digest, method) = key;
-        match head_or_get(origin, repository, digest, *method).await {
+        let (manifest, method) = key;
+        match head_or_get(origin, manifest, *method).await {
             Ok(ClaimAnswer::Confirmed(link)) => {
-                let link = self.confirm_link(&claim.link, registry, repository, digest, link);
+                let link = self.confirm_link(&claim.link, manifest, link);
                 let (link, bytes) = (link.await, None);
                 Ok(FetchedManifest { link, bytes })
             }
-            Ok(ClaimAnswer::Fetched(manifest)) => {
-                self.store_manifest(&claim.link, digest, manifest).await
+            Ok(ClaimAnswer::Fetched(fetched)) => {
+                let digest = &manifest.digest;
+                self.store_manifest(&claim.link, digest, fetched).await
             }
             Err(error) => Err(self.manifest_error(origin, claim, error).await),
         }
@@ -141,14 +134,10 @@ impl MirrorState {
     async fn fetched_meanwhile(
         &self,
         origin: &OriginView,
-        (registry, repository, digest, method): &ClaimedManifest,
+        (key, method): &ClaimedManifest,
         known_at: Option<u64>,
     ) -> Option<FetchedManifest> {
-        let records = &self.store.records;
-        let link = records
-            .open(&ManifestKey::new(registry, repository, digest))
-            .await
-            .ok()??;
+        let link = self.store.records.open(key).await.ok()??;
         if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
             return None;
         }
@@ -157,7 +146,7 @@ impl MirrorState {
                 return None;
             }
             ReadMethod::Head => None,
-            ReadMethod::Get => Some(self.local_bytes(&link.stored(digest)).await?),
+            ReadMethod::Get => Some(self.local_bytes(&link.stored(&key.digest)).await?),
         };
         Some(FetchedManifest { link, bytes })
     }
@@ -231,15 +220,11 @@ impl MirrorState {
     pub(super) async fn confirm_link(
         &self,
         question: &Question<ManifestLink>,
-        registry: &Registry,
-        repository: &Repository,
-        digest: &Digest,
+        key: &ManifestKey,
         mut link: ManifestLink,
     ) -> Arc<ManifestLink> {
         let records = &self.store.records;
-        let known = records
-            .open(&ManifestKey::new(registry, repository, digest))
-            .await;
+        let known = records.open(key).await;
         if let Some(known) = known.ok().flatten() {
             (link.subject, link.stored) = (known.subject, known.stored);
         }
@@ -257,11 +242,11 @@ enum ClaimAnswer {
 /// Asks the upstream by a HEAD, or by a GET where the HEAD does not tell enough.
 async fn head_or_get(
     origin: &OriginView,
-    repository: &Repository,
-    digest: &Digest,
+    key: &ManifestKey,
     method: ReadMethod,
 ) -> Result<ClaimAnswer, UpstreamError> {
-    let (reference, class) = (Reference::Digest(*digest), AcceptClass::Full);
+    let (repository, class) = (&key.name.repository, AcceptClass::Full);
+    let reference = Reference::Digest(key.digest);
     let upstream = origin.upstream()?;
     if method == ReadMethod::Head {
         match upstream.manifest_head(repository, &reference, class).await {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::error::ResourceKind;
+use super::lists::PageKey;
 use super::origin::OriginView;
 use super::{MirrorError, MirrorState, NamePage, RequestBudget};
 use oci::name::{Registry, Repository};
@@ -32,18 +33,21 @@ impl MirrorState {
     pub(super) async fn page(
         &self,
         origin: &OriginView,
-        endpoint: &Endpoint,
-        query: &Query,
+        (name, resource, query): &PageKey,
     ) -> Result<Page, MirrorError> {
+        let endpoint = &Endpoint {
+            repository: name.repository.clone(),
+            resource: resource.clone(),
+        };
         let page = upstream_page(origin, endpoint, query).await;
         let fallback = self.fallback(origin);
-        let Some(fallback) = fallback.filter(|_| endpoint.resource == Resource::Tags) else {
+        let Some(fallback) = fallback.filter(|_| *resource == Resource::Tags) else {
             return page.map_err(list_error);
         };
         if !matches!(page, Ok(_) | Err(UpstreamError::NotFound)) {
             return page.map_err(list_error);
         }
-        let tags = fallback.tags(origin.registry(), &endpoint.repository);
+        let tags = fallback.tags(name);
         let mut all = match tags.await {
             Ok(Some(tags)) => tags,
             Ok(None) => return page.map_err(list_error),
@@ -56,7 +60,7 @@ impl MirrorState {
         if let Ok(first) = page {
             all.extend(all_tags(origin, endpoint, query, first).await?);
         }
-        Ok(select_page(&endpoint.repository, &all, query))
+        Ok(select_page(&name.repository, &all, query))
     }
 
     /// Merges the fallback's names after `after` into the upstream's page of `n`, in order.

@@ -59,9 +59,7 @@ impl Mirror {
         let permits = listed.iter().filter_map(may_pull).take(MAX_CANDIDATES);
         for permit in permits {
             let records = &self.state.store.records;
-            let link = records
-                .open(&BlobKey::new(registry, permit.repository(), digest))
-                .await;
+            let link = records.open(&BlobKey::new(permit.name(), digest)).await;
             let is_linked = link.is_ok_and(|link| link.is_some());
             if is_linked && self.may_be_mounted(&permit, digest).await {
                 return Some(permit.repository().clone());

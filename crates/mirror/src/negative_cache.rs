@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::error::ResourceKind;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 use oci::v2::Resource;
 use runtime::generation::{Generations, Question};
 
@@ -12,7 +12,7 @@ use runtime::generation::{Generations, Question};
 const ENTRIES: u64 = 65_536;
 
 /// The content that was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
-pub type NegativeKey = (Registry, Repository, Resource, AcceptClass);
+pub type NegativeKey = (RepositoryName, Resource, AcceptClass);
 
 /// The remembered 404s.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl NegativeCache {
 
     /// Remembers the upstream's 404, unless the content was written after the question.
     pub fn remember(&self, question: &Question<NegativeKey>, ttl: Duration) {
-        let kind = match question.key().2 {
+        let kind = match question.key().1 {
             Resource::Manifest(_) => ResourceKind::Manifest,
             Resource::Blob(_) => ResourceKind::Blob,
             _ => ResourceKind::Repository,

@@ -11,7 +11,7 @@ use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, 
 use super::origin::{ContentScope, OriginView};
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 use oci::v2::Resource;
 use store::{PublicLink, Reach, warn_degraded};
 
@@ -19,7 +19,7 @@ use store::{PublicLink, Reach, warn_degraded};
 const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The content of a repository that is asked for anonymously.
-pub(super) type PublicKey = (Registry, Repository, Resource);
+pub(super) type PublicKey = (RepositoryName, Resource);
 
 impl Mirror {
     /// The registry of a permit, once `resource` may be served by its content scope.
@@ -33,8 +33,7 @@ impl Mirror {
     ) -> Result<OriginView, MirrorError> {
         let origin = self.origin(permit)?;
         if origin.content_scope() == ContentScope::PublicOnly {
-            let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-            let key = (registry, repository, resource.clone());
+            let key = (permit.name().clone(), resource.clone());
             self.state.clone().admit_public(&origin, key).await?;
         }
         if let Some(caller_key) = origin.caller_key() {
@@ -53,8 +52,7 @@ impl MirrorState {
         origin: &OriginView,
         key: PublicKey,
     ) -> Result<(), MirrorError> {
-        let (registry, repository, _) = &key;
-        let record = store::PublicKey::new(registry, repository);
+        let record = store::PublicKey::new(&key.0);
         let known = self.store.records.open(&record).await;
         let known = known.unwrap_or_else(|error| {
             warn_degraded("a record of a public repository cannot be read", &error);
@@ -82,9 +80,9 @@ impl MirrorState {
         origin: OriginView,
         key: PublicKey,
     ) -> Result<(), MirrorError> {
-        let (registry, repository, resource) = &key;
+        let (name, resource) = &key;
         let records = &self.store.records;
-        let record = store::PublicKey::new(registry, repository);
+        let record = store::PublicKey::new(name);
         let question = records.ask(&record);
         let accepts_peer_record = origin.accepts_peer_record(PUBLIC_TTL);
         let accepts = |link: &PublicLink| accepts_peer_record(link.checked_at);
@@ -95,7 +93,7 @@ impl MirrorState {
         let answer = async {
             origin
                 .upstream()?
-                .ask_as_anybody(repository, resource)
+                .ask_as_anybody(&name.repository, resource)
                 .await
         };
         match answer.await {

@@ -54,14 +54,15 @@ impl Mirror {
         }
         state
             .missing
-            .remove_where(|(registry, repository, ..)| target.concerns(registry, repository));
+            .remove_where(|(name, ..)| target.concerns(name));
         if let Some(fallback) = &state.fallback {
             fallback.invalidate(target);
         }
-        let concerned = |(registry, repository): &(_, _)| target.concerns(registry, repository);
-        state.list_generations.write_where(concerned, || ());
+        state
+            .list_generations
+            .write_where(|name| target.concerns(name), || ());
         for (key, _) in &state.pages {
-            if target.concerns(&key.0, &key.1) {
+            if target.concerns(&key.0) {
                 state.pages.invalidate(&*key);
             }
         }

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use super::freshness::{is_fresh, unix_seconds};
 use super::origin::OriginView;
 use oci::digest::{Algorithm, Digest, Hasher};
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use store::{Blob, BlobKey, BlobLink, Question, Reach, Store};
 use upstream::{BlobBody, UpstreamError};
 
@@ -102,7 +102,7 @@ pub enum FillSource {
 #[derive(Clone, Debug)]
 pub struct BlobSource {
     pub(super) origin: OriginView,
-    pub(super) repository: Repository,
+    pub(super) name: RepositoryName,
 }
 
 /// Verifies a whole body: its hash must be one of the expected digests, if there are any.
@@ -139,9 +139,9 @@ impl DigestCheck {
 
 impl FillSource {
     /// The registry and repository of a blob.
-    pub(super) fn blob(&self) -> Option<(&OriginView, &Repository)> {
+    pub(super) fn blob(&self) -> Option<(&OriginView, &RepositoryName)> {
         match self {
-            Self::Blob(BlobSource { origin, repository }) => Some((origin, repository)),
+            Self::Blob(BlobSource { origin, name }) => Some((origin, name)),
             Self::Foreign(_) => None,
         }
     }
@@ -156,7 +156,7 @@ impl FillSource {
     /// The repository or the foreign name, for the log.
     pub(super) fn name(&self) -> &str {
         match self {
-            Self::Blob(blob) => blob.repository.as_str(),
+            Self::Blob(blob) => blob.name.repository.as_str(),
             Self::Foreign(foreign) => foreign.name(),
         }
     }
@@ -165,9 +165,7 @@ impl FillSource {
         match (self, other) {
             // A registry's answer to one caller does not count for another.
             (Self::Blob(one), Self::Blob(other)) => {
-                one.repository == other.repository
-                    && one.origin.registry() == other.origin.registry()
-                    && one.origin.caller_key() == other.origin.caller_key()
+                one.name == other.name && one.origin.caller_key() == other.origin.caller_key()
             }
             (Self::Foreign(one), Self::Foreign(other)) => {
                 one.name() == other.name()
@@ -190,9 +188,9 @@ impl FillSource {
         total: Option<u64>,
     ) -> Result<BlobBody, UpstreamError> {
         match (self, key) {
-            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
+            (Self::Blob(BlobSource { origin, name }), FillKey::Digest(digest)) => {
                 let upstream = origin.upstream()?;
-                upstream.blob(repository, digest, offset, end).await
+                upstream.blob(&name.repository, digest, offset, end).await
             }
             // A repository has content by digest only.
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
@@ -219,9 +217,11 @@ impl FillSource {
         end: u64,
     ) -> Result<BlobBody, UpstreamError> {
         match (self, key) {
-            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
+            (Self::Blob(BlobSource { origin, name }), FillKey::Digest(digest)) => {
                 let upstream = origin.upstream()?;
-                upstream.blob_segment(repository, digest, start, end).await
+                upstream
+                    .blob_segment(&name.repository, digest, start, end)
+                    .await
             }
             (Self::Blob(_), FillKey::Name(_)) | (Self::Foreign(_), _) => {
                 Err(UpstreamError::NotFound)
@@ -235,8 +235,9 @@ impl FillSource {
     /// The upstream's refusal, or why it could not be asked.
     pub(super) async fn confirm(&self, key: &FillKey) -> Result<(), UpstreamError> {
         match (self, key) {
-            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let size = origin.upstream()?.blob_head(repository, digest).await;
+            (Self::Blob(BlobSource { origin, name }), FillKey::Digest(digest)) => {
+                let upstream = origin.upstream()?;
+                let size = upstream.blob_head(&name.repository, digest).await;
                 size.map(drop)
             }
             (Self::Blob(_), FillKey::Name(_)) => Err(UpstreamError::NotFound),
@@ -260,8 +261,8 @@ impl FillSource {
         key: &FillKey,
     ) -> Option<Blob> {
         let digest = match (self, key) {
-            (Self::Blob(BlobSource { origin, repository }), FillKey::Digest(digest)) => {
-                let key = BlobKey::new(origin.registry(), repository, digest);
+            (Self::Blob(BlobSource { origin, name }), FillKey::Digest(digest)) => {
+                let key = BlobKey::new(name, digest);
                 let link = store.records.open(&key).await.ok()??;
                 let now = SystemTime::now();
                 if !is_fresh(link.checked_at, origin.link_ttl(), now) {
@@ -281,8 +282,8 @@ impl FillSource {
 
     /// Begins to ask whether a repository has the blob; call it before it is asked for the bytes.
     pub(super) fn ask_link(&self, store: &Store, key: &FillKey) -> Option<Question<BlobLink>> {
-        let (origin, repository) = self.blob()?;
-        let key = BlobKey::new(origin.registry(), repository, &key.digest()?);
+        let (_, name) = self.blob()?;
+        let key = BlobKey::new(name, &key.digest()?);
         Some(store.records.ask(&key))
     }
 

@@ -15,11 +15,8 @@ use super::origin::OriginView;
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
-use oci::name::{Reference, Registry, Repository, Tag};
-use store::{ManifestKey, Pointer, warn_degraded};
-
-/// A tag of a repository, as one class of clients sees it.
-pub(super) type TagKey = (Registry, Repository, AcceptClass, Tag);
+use oci::name::{Reference, Tag};
+use store::{ManifestKey, Pointer, TagKey, warn_degraded};
 
 /// A request for the manifest that a tag points at.
 #[derive(Clone, Copy)]
@@ -77,8 +74,7 @@ impl Mirror {
             return self.manifest_for_caller(caller_key, request).await;
         }
         let state = &self.state;
-        let (registry, repository) = (permit.registry().clone(), permit.repository().clone());
-        let key = (registry, repository, class, tag.clone());
+        let key = TagKey::new(permit.name(), class, tag);
         let known = state.known_pointer(&key).await;
         let left = known
             .as_ref()
@@ -126,10 +122,8 @@ impl Mirror {
             Err(MirrorError::Preparing(preparation)) => {
                 let fallback = state.fallback(origin).cloned();
                 let fallback = fallback.ok_or(MirrorError::NotServed)?;
-                let repository = request.permit.repository();
-                fallback
-                    .prepare(origin.registry(), repository, &preparation, began)
-                    .await?;
+                let name = request.permit.name();
+                fallback.prepare(name, &preparation, began).await?;
                 resolve().await
             }
             resolved => resolved,
@@ -192,12 +186,7 @@ impl Mirror {
 impl MirrorState {
     /// A tag's pointer on disk. An unreadable disk counts as a miss.
     pub(super) async fn known_pointer(&self, key: &TagKey) -> Option<Arc<Pointer>> {
-        let (registry, repository, class, tag) = key;
-        let opened = self
-            .store
-            .records
-            .open(&store::TagKey::new(registry, repository, *class, tag))
-            .await;
+        let opened = self.store.records.open(key).await;
         opened.unwrap_or_else(|error| {
             warn_degraded("a tag cannot be read", &error);
             None
@@ -212,7 +201,7 @@ impl MirrorState {
         key: TagKey,
         known: Option<Arc<Pointer>>,
     ) -> Result<CheckedAnswer<ResolvedTag>, MirrorError> {
-        let missing = negative_key(&key.0, &key.1, &Reference::Tag(key.3.clone()), key.2);
+        let missing = negative_key(&key.name, &Reference::Tag(key.tag.clone()), key.class);
         if self.missing.contains(&missing) {
             return Err(ResourceKind::Manifest.remembered_unknown());
         }
@@ -243,11 +232,8 @@ impl MirrorState {
         if !is_signed_schema1(&pointer.media_type) {
             return true;
         }
-        let (registry, repository, ..) = key;
-        let records = &self.store.records;
-        let link = records
-            .open(&ManifestKey::new(registry, repository, &pointer.digest))
-            .await;
+        let manifest = ManifestKey::new(&key.name, &pointer.digest);
+        let link = self.store.records.open(&manifest).await;
         match link {
             Ok(Some(link)) => self
                 .local_bytes(&link.stored(&pointer.digest))

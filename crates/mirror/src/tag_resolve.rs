@@ -9,12 +9,12 @@ use super::manifest::{FetchedManifest, negative_key};
 use super::manifest_claim::confirmed_link;
 use super::negative_cache::NegativeKey;
 use super::origin::OriginView;
-use super::tag::{ResolvedTag, TagKey};
+use super::tag::ResolvedTag;
 use super::{MirrorError, MirrorState};
 use oci::digest::{Algorithm, Digest};
 use oci::name::Reference;
 use oci::schema1;
-use store::{ManifestKey, ManifestLink, Pointer, Question, Reach};
+use store::{ManifestKey, ManifestLink, Pointer, Question, Reach, TagKey};
 use upstream::{Manifest, ManifestHead, UpstreamError};
 
 /// The question what a tag points at. Its answer is dropped if a write ends first.
@@ -33,11 +33,9 @@ impl TagQuestion {
 impl MirrorState {
     /// Begins to ask what a tag points at.
     pub(super) fn ask_tag(&self, key: &TagKey) -> TagQuestion {
-        let (registry, repository, class, tag) = key;
-        let record = store::TagKey::new(registry, repository, *class, tag);
-        let missing = negative_key(registry, repository, &Reference::Tag(tag.clone()), *class);
+        let missing = negative_key(&key.name, &Reference::Tag(key.tag.clone()), key.class);
         TagQuestion {
-            pointer: self.store.records.ask(&record),
+            pointer: self.store.records.ask(key),
             missing: self.missing.ask(missing),
         }
     }
@@ -80,18 +78,16 @@ impl MirrorState {
 
     /// A peer's newer pointer of a tag, while it is fresh.
     async fn peer_pointer(&self, origin: &OriginView, key: &TagKey) -> Option<Arc<Pointer>> {
-        let (registry, repository, class, tag) = key;
         if origin.tag_ttl().is_zero() {
             return None;
         }
         let known_at = self.known_pointer(key).await.map(|known| known.checked_at);
         let accepts_peer_record = origin.accepts_peer_record(origin.tag_ttl());
-        let record = store::TagKey::new(registry, repository, *class, tag);
         let accepts = |pointer: &Pointer| {
             let at = pointer.checked_at;
             known_at.is_none_or(|known_at| at > known_at) && accepts_peer_record(at)
         };
-        let pointer = self.store.records.open_shared(&record, accepts).await?;
+        let pointer = self.store.records.open_shared(key, accepts).await?;
         let is_available = self.is_available_by_digest(key, &pointer).await;
         is_available.then_some(pointer)
     }
@@ -104,10 +100,10 @@ impl MirrorState {
         key: &TagKey,
         question: &TagQuestion,
     ) -> Result<Option<ResolvedTag>, UpstreamError> {
-        let (_, repository, class, tag) = key;
-        let reference = Reference::Tag(tag.clone());
+        let (repository, class) = (&key.name.repository, key.class);
+        let reference = Reference::Tag(key.tag.clone());
         let upstream = origin.upstream()?;
-        let head = match upstream.manifest_head(repository, &reference, *class).await {
+        let head = match upstream.manifest_head(repository, &reference, class).await {
             Ok(head) => head,
             // Some registries do not support HEAD.
             Err(UpstreamError::Status(http::StatusCode::METHOD_NOT_ALLOWED)) => return Ok(None),
@@ -122,9 +118,9 @@ impl MirrorState {
         if let Some(size) = pointer.size
             && let Some(link_question) = self.ask_link(key, question, &pointer.digest)
         {
+            let manifest = ManifestKey::new(&key.name, &pointer.digest);
             let link = confirmed_link(pointer.media_type.clone(), size);
-            self.confirm_link(&link_question, &key.0, &key.1, &pointer.digest, link)
-                .await;
+            self.confirm_link(&link_question, &manifest, link).await;
         }
         let records = &self.store.records;
         let pointer = records.answer(&question.pointer, pointer, Reach::Shared);
@@ -178,7 +174,7 @@ impl MirrorState {
         question: &TagQuestion,
         digest: &Digest,
     ) -> Option<Question<ManifestLink>> {
-        let link = ManifestKey::new(&key.0, &key.1, digest);
+        let link = ManifestKey::new(&key.name, digest);
         let link = self.store.records.ask(&link);
         question.pointer.is_current().then_some(link)
     }
@@ -212,10 +208,10 @@ impl MirrorState {
 }
 
 async fn fetch_tag(origin: &OriginView, key: &TagKey) -> Result<Manifest, UpstreamError> {
-    let (_, repository, class, tag) = key;
-    let reference = Reference::Tag(tag.clone());
+    let reference = Reference::Tag(key.tag.clone());
     let upstream = origin.upstream()?;
-    upstream.manifest(repository, &reference, *class).await
+    let repository = &key.name.repository;
+    upstream.manifest(repository, &reference, key.class).await
 }
 
 /// The pointer that a HEAD names, if it names the digest and the type.

@@ -15,7 +15,7 @@ use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
-use oci::name::{Reference, Registry, Repository, RepositoryName};
+use oci::name::{Reference, RepositoryName};
 use oci::platform::{Platform, Platforms, choose};
 use oci::references::{BlobReference, parts};
 
@@ -33,10 +33,8 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// An image as an operator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReference {
-    /// The registry to pull from.
-    pub registry: Registry,
-    /// The repository in it.
-    pub repository: Repository,
+    /// The repository to pull from.
+    pub name: RepositoryName,
     /// The tag or digest.
     pub reference: Reference,
 }
@@ -117,13 +115,13 @@ impl Mirror {
         wanted: &Platforms,
         progress: &watch::Sender<WarmProgress>,
     ) -> Result<(), WarmError> {
-        let origin = self.state.origins.get(&image.registry);
+        let origin = self.state.origins.get(&image.name.registry);
         if origin.ok_or(MirrorError::NotServed)?.is_per_caller() {
             return Err(WarmError::PerCaller);
         }
         let run = WarmRun {
             mirror: self,
-            permit: Permit::of_operator(RepositoryName::new(&image.registry, &image.repository)),
+            permit: Permit::of_operator(image.name.clone()),
             progress,
             began: Instant::now(),
         };

@@ -93,21 +93,20 @@ impl Mirror {
         manifest: Option<&Bytes>,
         blob: Option<Digest>,
     ) -> PendingWrite {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.state.store.records;
         let mut writing = PendingWrite::default();
         match (resource, manifest, blob) {
             (Resource::Manifest(reference), Some(bytes), _) => {
                 let digest = written_digest(reference, bytes);
-                let key = ManifestKey::new(registry, repository, &digest);
+                let key = ManifestKey::new(permit.name(), &digest);
                 writing.manifest = Some(records.ask(&key));
                 if let Reference::Tag(tag) = reference {
-                    let key = TagKey::new(registry, repository, AcceptClass::Full, tag);
+                    let key = TagKey::new(permit.name(), AcceptClass::Full, tag);
                     writing.tag = Some(records.ask(&key));
                 }
             }
             (Resource::Uploads | Resource::Upload(_), _, Some(digest)) => {
-                let key = BlobKey::new(registry, repository, &digest);
+                let key = BlobKey::new(permit.name(), &digest);
                 writing.blob = Some(records.ask(&key));
             }
             _ => {}
@@ -245,7 +244,6 @@ impl MirrorState {
 
     /// Invalidates the cached state of a resource.
     async fn invalidate(&self, permit: &Permit, resource: &Resource, change: Change) {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let MirrorState { store, .. } = self;
         match resource {
             Resource::Manifest(reference) => {
@@ -256,8 +254,8 @@ impl MirrorState {
                     Reference::Digest(digest) if change == Change::Deleted => {
                         // The tags first: a request that resolves a tag links its manifest, unless the tag has changed.
                         let records = &store.records;
-                        records.remove_tags_of(registry, repository, *digest).await;
-                        let key = ManifestKey::new(registry, repository, digest);
+                        records.remove_tags_of(permit.name(), *digest).await;
+                        let key = ManifestKey::new(permit.name(), digest);
                         records.remove(&key).await;
                     }
                     Reference::Digest(_) => {}
@@ -267,7 +265,7 @@ impl MirrorState {
                 self.missing
                     .remove(&super::blob_claim::negative_key(permit, digest));
                 if change == Change::Deleted {
-                    let key = BlobKey::new(registry, repository, digest);
+                    let key = BlobKey::new(permit.name(), digest);
                     store.records.remove(&key).await;
                 }
             }
@@ -283,36 +281,29 @@ impl MirrorState {
     }
 
     async fn remove_pointer(&self, permit: &Permit, class: AcceptClass, tag: &Tag) {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let records = &self.store.records;
         records
-            .remove(&TagKey::new(registry, repository, class, tag))
+            .remove(&TagKey::new(permit.name(), class, tag))
             .await;
     }
 
     fn remove_negative(&self, permit: &Permit, reference: &Reference) {
         for class in [AcceptClass::Full, AcceptClass::Schema1] {
-            let key = negative_key(permit.registry(), permit.repository(), reference, class);
+            let key = negative_key(permit.name(), reference, class);
             self.missing.remove(&key);
         }
     }
 
     /// Invalidates the cached pages of a repository: its tags and referrers.
     fn invalidate_lists(&self, permit: &Permit) {
-        let (registry, repository) = (permit.registry(), permit.repository());
-        self.list_generations
-            .write(&(registry.clone(), repository.clone()), || ());
+        let name = permit.name();
+        self.list_generations.write(name, || ());
         for (key, _) in &self.pages {
-            if key.0 == *registry && key.1 == *repository {
+            if key.0 == *name {
                 self.pages.invalidate(key.as_ref());
             }
         }
-        let tags = (
-            registry.clone(),
-            repository.clone(),
-            Resource::Tags,
-            AcceptClass::Full,
-        );
+        let tags = (name.clone(), Resource::Tags, AcceptClass::Full);
         self.missing.remove(&tags);
     }
 }

@@ -135,6 +135,45 @@ impl fmt::Display for RepositoryName {
     }
 }
 
+/// A registry as a whole, or one of its repositories.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NameScope {
+    /// All of a registry.
+    Registry(Registry),
+    /// One repository.
+    Repository(RepositoryName),
+}
+
+impl NameScope {
+    /// The registry, also of a repository.
+    pub const fn registry(&self) -> &Registry {
+        match self {
+            Self::Registry(registry) => registry,
+            Self::Repository(name) => &name.registry,
+        }
+    }
+
+    /// The repository; `None` for a registry as a whole.
+    pub const fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Registry(_) => None,
+            Self::Repository(name) => Some(name),
+        }
+    }
+}
+
+impl From<&Registry> for NameScope {
+    fn from(registry: &Registry) -> Self {
+        Self::Registry(registry.clone())
+    }
+}
+
+impl From<&RepositoryName> for NameScope {
+    fn from(name: &RepositoryName) -> Self {
+        Self::Repository(name.clone())
+    }
+}
+
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);

@@ -14,7 +14,7 @@ use crate::{
 };
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{Registry, RepositoryName, Tag};
 
 /// A list that may be long.
 static LISTS: ExtensionKind = ExtensionKind {
@@ -54,9 +54,7 @@ impl Record for Names {}
 impl Record for To {}
 
 fn list(registry: &str) -> ExtensionKeyOf<Names> {
-    let repository = repository();
-    let registry = Registry::new(registry);
-    LISTS.key(&registry, Some(&repository), "0").of()
+    LISTS.key(&app(&Registry::new(registry)), "0").of()
 }
 
 fn to(key: ExtensionKey) -> ExtensionKeyOf<To> {
@@ -65,7 +63,7 @@ fn to(key: ExtensionKey) -> ExtensionKeyOf<To> {
 
 /// A permanent record: the recipe of a blob.
 async fn put_recipe(store: &Store, registry: &Registry, n: u8) {
-    let key = to(RECIPES.key(registry, None, &digest_name(&digest(n))));
+    let key = to(RECIPES.key(registry, &digest_name(&digest(n))));
     store.records.put(&key, To(digest(n))).await;
 }
 
@@ -93,8 +91,8 @@ fn digest(n: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[n])
 }
 
-fn repository() -> Repository {
-    "team/app".parse().expect("a name")
+fn app(registry: &Registry) -> RepositoryName {
+    RepositoryName::new(registry, &"team/app".parse().expect("a name"))
 }
 
 async fn link(store: &Store, registry: &str, n: u8) {
@@ -102,8 +100,7 @@ async fn link(store: &Store, registry: &str, n: u8) {
         checked_at: 0,
         size: None,
     };
-    let (registry, repository) = (Registry::new(registry), repository());
-    let key = BlobKey::new(&registry, &repository, &digest(n));
+    let key = BlobKey::new(&app(&Registry::new(registry)), &digest(n));
     let question = store.records.ask(&key);
     store.records.answer(&question, link, Reach::Shared).await;
 }
@@ -179,7 +176,7 @@ async fn used_records_stay() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
     let store = store(root);
-    let (registry, repository) = (Registry::new("hub.example"), repository());
+    let app = app(&Registry::new("hub.example"));
     let tag = |name: &str| name.parse::<Tag>().expect("a tag");
     let manifest = ManifestLink {
         media_type: "application/json".into(),
@@ -189,7 +186,7 @@ async fn used_records_stay() {
         stored: None,
     };
     let (records, link) = (&store.records, digest(1));
-    let link = ManifestKey::new(&registry, &repository, &link);
+    let link = ManifestKey::new(&app, &link);
     let question = records.ask(&link);
     records.answer(&question, manifest, Reach::Shared).await;
     for name in ["old", "new"] {
@@ -199,7 +196,7 @@ async fn used_records_stay() {
             size: None,
             checked_at: 0,
         };
-        let key = TagKey::new(&registry, &repository, AcceptClass::Full, &tag(name));
+        let key = TagKey::new(&app, AcceptClass::Full, &tag(name));
         let question = records.ask(&key);
         records.answer(&question, pointer, Reach::Shared).await;
     }
@@ -211,7 +208,7 @@ async fn used_records_stay() {
     assert_eq!((swept.records, store.space.records()), (2, 1));
     // Also from memory.
     let open = async |name: &str| {
-        let key = TagKey::new(&registry, &repository, AcceptClass::Full, &tag(name));
+        let key = TagKey::new(&app, AcceptClass::Full, &tag(name));
         let found = records.open(&key);
         found.await.expect("readable").is_some()
     };
@@ -234,8 +231,8 @@ async fn signed_manifests_are_retained_by_their_links() {
         subject: None,
         stored: Some(digest(1)),
     };
-    let registry = Registry::new("retained.example");
-    let key = ManifestKey::new(&registry, &repository(), &digest(9));
+    let app = app(&Registry::new("retained.example"));
+    let key = ManifestKey::new(&app, &digest(9));
     first.records.put(&key, link).await;
     drop(first);
     age(root, 3 * DAY);
@@ -304,8 +301,8 @@ async fn least_recently_used_records_are_deleted_first() {
     let swept = store.sweep(SystemTime::now());
     assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
     for n in 0..10 {
-        let (registry, repository) = (Registry::new("retained.example"), repository());
-        let key = BlobKey::new(&registry, &repository, &digest(n));
+        let app = app(&Registry::new("retained.example"));
+        let key = BlobKey::new(&app, &digest(n));
         let link = store.records.open(&key).await;
         assert!(link.expect("readable").is_some(), "{n}");
     }
@@ -324,11 +321,11 @@ async fn a_blob_is_retained_by_records_of_extensions() {
         Registry::new("hub.example"),
         Registry::new("retained.example"),
     );
-    let (records, app) = (&first.records, repository());
+    let (records, app) = (&first.records, app(&hub));
     for (key, n) in [
-        (POINTERS.key(&hub, None, "a/layer"), 1),
-        (POINTERS.key(&hub, Some(&app), "tags"), 2),
-        (LAYERS.key(&hub, None, "a"), 3),
+        (POINTERS.key(&hub, "a/layer"), 1),
+        (POINTERS.key(&app, "tags"), 2),
+        (LAYERS.key(&hub, "a"), 3),
     ] {
         records.put(&to(key), To(digest(n))).await;
     }
@@ -413,7 +410,7 @@ async fn index_records_are_deleted_with_permanent_ones() {
     let store = store.expect("a store");
     store.scan();
     let registry = Registry::new("retained.example");
-    let top = to(TOPS.key(&registry, None, "a"));
+    let top = to(TOPS.key(&registry, "a"));
     store.records.put(&top, To(digest(0))).await;
     for n in 0..32 {
         put_recipe(&store, &registry, n).await;
@@ -425,7 +422,7 @@ async fn index_records_are_deleted_with_permanent_ones() {
     assert_eq!(store.records.open(&top).await.expect("readable"), None);
     let mut left = 0;
     for n in 0..32 {
-        let key = to(RECIPES.key(&registry, None, &digest_name(&digest(n))));
+        let key = to(RECIPES.key(&registry, &digest_name(&digest(n))));
         let known = store.records.open(&key).await;
         left += usize::from(known.expect("readable").is_some());
     }

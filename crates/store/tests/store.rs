@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use oci::digest::{Algorithm, Digest};
-use oci::name::Registry;
+use oci::name::{Registry, RepositoryName};
 use proptest::prelude::*;
 use roadstead_store::{
     Blob, CommitError, Extension, ExtensionKind, MinFree, PartialNote, Record, Settings,
@@ -295,7 +295,7 @@ impl World {
     /// Adds to records of many blocks; write errors are only logged.
     fn link(&mut self, of: u8, many: u16) {
         let repository = format!("team/app{of}").parse().expect("a name");
-        let registry = Registry::new("old.example");
+        let name = RepositoryName::new(&Registry::new("old.example"), &repository);
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.expect("a runtime");
         for list in 0..16 {
@@ -304,7 +304,7 @@ impl World {
             if names.is_empty() {
                 continue;
             }
-            let key = LISTS.key(&registry, Some(&repository), &list.to_string());
+            let key = LISTS.key(&name, &list.to_string());
             let key = key.of::<Names>();
             let add = move |known: Option<&Names>| {
                 let known = known.map_or_else(Vec::new, |known| known.0.clone());

@@ -10,7 +10,7 @@ use super::origin::V1Origin;
 use super::records::ImageRecords;
 use access::{Open, Permit};
 use mirror::{MirrorError, ResourceKind};
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 use oci::v1::{ImageId, Resource};
 
 /// The right that an image request relies on.
@@ -46,7 +46,7 @@ impl V1 {
             }
         }
         let images = ImageRecords::of(self.store());
-        let linked = images.link(permit.registry(), permit.repository(), ids);
+        let linked = images.link(permit.name(), ids);
         linked
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
@@ -55,15 +55,14 @@ impl V1 {
     /// Unlinks all images of the permit's repository, which was deleted.
     pub async fn v1_unlink_all(&self, permit: &Permit) {
         let images = ImageRecords::of(self.store());
-        let (registry, repository) = (permit.registry(), permit.repository());
-        images.unlink_all(registry, repository).await;
+        images.unlink_all(permit.name()).await;
     }
 
     /// Notes that a client says that an image belongs to this repository. That gives no right to the image, but
     /// selects the index token to fetch it with.
-    pub fn v1_hint_repository(&self, registry: &Registry, id: &ImageId, repository: &Repository) {
-        if let Some(origin) = self.registries.origins.get(registry) {
-            let repository = repository.clone();
+    pub fn v1_hint_repository(&self, name: &RepositoryName, id: &ImageId) {
+        if let Some(origin) = self.registries.origins.get(&name.registry) {
+            let repository = name.repository.clone();
             origin.hinted_in.insert(id.clone(), repository);
         }
     }
@@ -108,7 +107,7 @@ impl V1 {
         id: &ImageId,
     ) -> Result<bool, MirrorError> {
         let images = ImageRecords::of(self.store());
-        let linked = images.is_linked(permit.registry(), permit.repository(), id);
+        let linked = images.is_linked(permit.name(), id);
         linked
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))

@@ -173,13 +173,8 @@ impl Gateway {
                 .v1_bridged_publicly(session, image, open.registry())
                 .await;
         }
-        let repository = Some(permit.repository());
-        let known = self
-            .state
-            .v1
-            .bridged_id(registry, repository, &image.id)
-            .await?;
-        let Some(known) = known else {
+        let known = self.state.v1.bridged_id(permit.name(), &image.id);
+        let Some(known) = known.await? else {
             return Ok(false);
         };
         Box::pin(self.v1_image_of(session, image, permit, IdScope::Repository, &known)).await?;
@@ -215,7 +210,7 @@ impl Gateway {
         if !v1.bridges_v2(registry) {
             return Ok(false);
         }
-        let Some(known) = v1.bridged_id(registry, None, &image.id).await? else {
+        let Some(known) = v1.bridged_id(registry, &image.id).await? else {
             return Ok(false);
         };
         let Ok(repository) = known.repository.parse() else {

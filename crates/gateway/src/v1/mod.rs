@@ -109,8 +109,7 @@ impl Gateway {
         named: &RepositoryRequest,
         context: &mut RequestContext,
     ) -> Result<(), Failure> {
-        context.v1.registry = Some(named.name.registry.clone());
-        context.v1.repository = Some(named.name.repository.clone());
+        context.v1 = Some((&named.name).into());
         let login = &self.v1_login(session).await?;
         context.login = login.clone();
         let caller = login.caller(&named.client_name);
@@ -140,15 +139,14 @@ impl Gateway {
             let foreign = self.v1_foreign_name(session);
             if let (None, Some(name)) = (&open, &foreign) {
                 let permit = self.v1_permit(session, login, name, image.action)?;
-                context.v1.registry = Some(permit.registry().clone());
-                context.v1.repository = Some(permit.repository().clone());
+                context.v1 = Some(permit.name().into());
                 let claim = Claim::Repository(&permit);
                 return self.v1_pass_image(session, &image, claim).await;
             }
             let open = open.ok_or_else(|| {
                 self.v1_without_token("an image is asked for with the token of its repository")
             })?;
-            context.v1.registry = Some(open.registry().clone());
+            context.v1 = Some(open.registry().into());
             if let Some(name) = foreign {
                 let name_context = self.name_context(session, None);
                 if let Ok((_, name)) =
@@ -156,15 +154,14 @@ impl Gateway {
                     && name.registry == *open.registry()
                 {
                     let v1 = &self.state.v1;
-                    v1.v1_hint_repository(&name.registry, &image.id, &name.repository);
+                    v1.v1_hint_repository(&name, &image.id);
                 }
             }
             let claim = Claim::OpenRegistry(&open);
             return self.v1_pass_image(session, &image, claim).await;
         };
         let permit = self.v1_permit(session, login, &name, image.action)?;
-        context.v1.registry = Some(permit.registry().clone());
-        context.v1.repository = Some(permit.repository().clone());
+        context.v1 = Some(permit.name().into());
         if self.v1_bridged(session, &image, &permit).await? {
             return Ok(());
         }

@@ -16,7 +16,6 @@ pub use survey::RecordSurvey;
 pub use target::PurgeTarget;
 
 use oci::digest::Digest;
-use oci::name::Registry;
 
 use crate::Store;
 use crate::blobs::Blobs;
@@ -52,25 +51,21 @@ impl Purge {
 
     /// Adds a record.
     fn add(&mut self, listed: &Listed) {
-        let name = |registry: &Registry, repository: &_| format!("{registry}/{repository}");
         match &listed.key {
             RecordKey::Tag(key) => {
-                let name = name(&key.registry, &key.repository);
-                self.tags.insert(format!("{name}:{}", key.tag));
+                self.tags.insert(format!("{}:{}", key.name, key.tag));
             }
             RecordKey::Manifest(key) => {
-                let name = name(&key.registry, &key.repository);
-                self.manifests.insert(format!("{name}@{}", key.digest));
+                self.manifests
+                    .insert(format!("{}@{}", key.name, key.digest));
             }
             RecordKey::Blob(key) => {
-                let name = name(&key.registry, &key.repository);
-                self.blobs.insert(format!("{name}@{}", key.digest));
+                self.blobs.insert(format!("{}@{}", key.name, key.digest));
             }
             RecordKey::Public(_) => {}
             RecordKey::Extension(key) => {
                 let tag = (key.kind().tag)(key);
-                if let (Some(repository), Some(tag)) = (key.repository(), tag) {
-                    let name = name(key.registry(), repository);
+                if let (Some(name), Some(tag)) = (key.repository(), tag) {
                     self.tags.insert(format!("{name}:{tag}"));
                 } else {
                     let place = percent_encoding::percent_decode_str(&listed.path);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use oci::digest::Digest;
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 use oci::references::references;
 
 use super::survey::RecordSurvey;
@@ -69,9 +69,6 @@ impl Inventory {
 
     /// The keys of the records to remove for a target, without those that extensions add.
     pub fn selected(&self, target: &PurgeTarget, survey: &RecordSurvey<'_>) -> HashSet<RecordKey> {
-        let is_in = |registry: &Registry, repository: &Repository, key: &RecordKey| {
-            key.registry() == registry && key.repository() == Some(repository)
-        };
         let claims = |listed: &Listed, digest: &Digest| {
             listed.reference.and_then(Reference::claimed).as_ref() == Some(digest)
         };
@@ -80,19 +77,19 @@ impl Inventory {
             PurgeTarget::Registry(registry) => {
                 self.keys(|listed| listed.key.registry() == registry)
             }
-            PurgeTarget::Repository(registry, repository) => {
-                self.keys(|listed| is_in(registry, repository, &listed.key))
+            PurgeTarget::Repository(name) => {
+                self.keys(|listed| listed.key.repository() == Some(name))
             }
-            PurgeTarget::Tag(registry, repository, tag) => {
-                let graph = self.graph(registry, repository);
+            PurgeTarget::Tag(name, tag) => {
+                let graph = self.graph(name);
                 graph.exclusive_to(survey, |name| name == tag.as_str(), |_| false)
             }
-            PurgeTarget::Content(registry, repository, digest) => {
-                let graph = self.graph(registry, repository);
+            PurgeTarget::Content(name, digest) => {
+                let graph = self.graph(name);
                 let mut removed = graph.exclusive_to(survey, |_| false, |other| other == digest);
                 removed.extend(self.keys(|listed| {
-                    let own = is_extension(&listed.key) && is_in(registry, repository, &listed.key);
-                    own && claims(listed, digest)
+                    let is_own = listed.key.repository() == Some(name);
+                    is_own && is_extension(&listed.key) && claims(listed, digest)
                 }));
                 removed
             }
@@ -110,9 +107,10 @@ impl Inventory {
     pub fn unknown_files(&self, target: &PurgeTarget) -> impl Iterator<Item = &String> {
         let below = match target {
             PurgeTarget::Registry(registry) => Some(format!("{}/", component(registry.as_str()))),
-            PurgeTarget::Repository(registry, repository) => {
-                Some(format!("{}/{repository}/_", component(registry.as_str())))
-            }
+            PurgeTarget::Repository(RepositoryName {
+                registry,
+                repository,
+            }) => Some(format!("{}/{repository}/_", component(registry.as_str()))),
             PurgeTarget::Tag(..) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => None,
         };
         self.unknown_files.iter().filter(move |path| {
@@ -127,11 +125,11 @@ impl Inventory {
         removed.map(|listed| listed.key.clone()).collect()
     }
 
-    fn graph(&self, registry: &Registry, repository: &Repository) -> Graph<'_> {
+    fn graph(&self, name: &RepositoryName) -> Graph<'_> {
         let mut graph = Graph::default();
         for listed in &self.records {
             let key = &listed.key;
-            if key.registry() != registry || key.repository() != Some(repository) {
+            if key.repository() != Some(name) {
                 continue;
             }
             match key {

@@ -1,28 +1,26 @@
 //! The target of a purge.
 
 use oci::digest::Digest;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{Registry, RepositoryName, Tag};
 
 /// The content to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PurgeTarget {
     Registry(Registry),
-    Repository(Registry, Repository),
-    Tag(Registry, Repository, Tag),
+    Repository(RepositoryName),
+    Tag(RepositoryName, Tag),
     /// The content of a repository with a digest.
-    Content(Registry, Repository, Digest),
+    Content(RepositoryName, Digest),
     /// A digest, in all repositories.
     Everywhere(Digest),
 }
 
 impl PurgeTarget {
     /// Whether content of this repository may be removed.
-    pub fn concerns(&self, registry: &Registry, repository: &Repository) -> bool {
+    pub fn concerns(&self, name: &RepositoryName) -> bool {
         match self {
-            Self::Registry(own) => own == registry,
-            Self::Repository(own, name) | Self::Tag(own, name, _) | Self::Content(own, name, _) => {
-                own == registry && name == repository
-            }
+            Self::Registry(registry) => *registry == name.registry,
+            Self::Repository(own) | Self::Tag(own, _) | Self::Content(own, _) => own == name,
             Self::Everywhere(_) => true,
         }
     }

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use oci::name::{Registry, Repository};
+use oci::name::{NameScope, Registry, RepositoryName};
 
 use super::key::{RecordKey, TypedKey};
 use super::value::Record;
@@ -44,16 +44,10 @@ impl ExtensionKind {
     }
 
     /// The key of a record.
-    pub fn key(
-        &'static self,
-        registry: &Registry,
-        repository: Option<&Repository>,
-        name: &str,
-    ) -> ExtensionKey {
+    pub fn key(&'static self, scope: impl Into<NameScope>, name: &str) -> ExtensionKey {
         ExtensionKey {
             kind: self,
-            registry: registry.clone(),
-            repository: repository.cloned(),
+            scope: scope.into(),
             name: name.into(),
         }
     }
@@ -74,8 +68,7 @@ impl fmt::Debug for ExtensionKind {
 #[derive(Clone, Debug)]
 pub struct ExtensionKey {
     kind: &'static ExtensionKind,
-    registry: Registry,
-    repository: Option<Repository>,
+    scope: NameScope,
     name: Arc<str>,
 }
 
@@ -95,12 +88,12 @@ impl ExtensionKey {
 
     /// The registry that the record belongs to.
     pub const fn registry(&self) -> &Registry {
-        &self.registry
+        self.scope.registry()
     }
 
     /// The repository that the record belongs to; `None` for a record of the whole registry.
-    pub const fn repository(&self) -> Option<&Repository> {
-        self.repository.as_ref()
+    pub const fn repository(&self) -> Option<&RepositoryName> {
+        self.scope.repository()
     }
 
     /// The name behind the kind's prefix.
@@ -112,9 +105,11 @@ impl ExtensionKey {
         let ExtensionKind {
             namespace, prefix, ..
         } = self.kind;
-        let (registry, name) = (component(self.registry.as_str()), &self.name);
-        match &self.repository {
-            Some(repository) => format!("{namespace}/{registry}/{repository}/{prefix}{name}"),
+        let (registry, name) = (component(self.registry().as_str()), &self.name);
+        match self.repository() {
+            Some(RepositoryName { repository, .. }) => {
+                format!("{namespace}/{registry}/{repository}/{prefix}{name}")
+            }
             None => format!("{namespace}/{registry}/{prefix}{name}"),
         }
     }
@@ -122,10 +117,7 @@ impl ExtensionKey {
 
 impl PartialEq for ExtensionKey {
     fn eq(&self, other: &Self) -> bool {
-        self.kind.is(other.kind)
-            && self.name == other.name
-            && self.registry == other.registry
-            && self.repository == other.repository
+        self.kind.is(other.kind) && self.name == other.name && self.scope == other.scope
     }
 }
 
@@ -134,7 +126,7 @@ impl Eq for ExtensionKey {}
 impl Hash for ExtensionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.kind.namespace, self.kind.prefix).hash(state);
-        (&self.registry, &self.repository, &self.name).hash(state);
+        (&self.scope, &self.name).hash(state);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{NameScope, Registry, RepositoryName, Tag};
 
 use super::extension::{ExtensionKey, ExtensionKind};
 use super::value::{BlobLink, ManifestLink, Pointer, PublicLink, Record};
@@ -29,82 +29,67 @@ pub trait TypedKey: Clone + Into<RecordKey> {
 /// The key of a repository's claim to a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ManifestKey {
-    pub registry: Registry,
-    pub repository: Repository,
+    pub name: RepositoryName,
     pub digest: Digest,
 }
 
 /// The key of a repository's claim to a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BlobKey {
-    pub registry: Registry,
-    pub repository: Repository,
+    pub name: RepositoryName,
     pub digest: Digest,
 }
 
 /// The key of the fact that a repository is public.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublicKey {
-    pub registry: Registry,
-    pub repository: Repository,
+    pub name: RepositoryName,
 }
 
 /// The key of a tag's target for one class of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
-    pub registry: Registry,
-    pub repository: Repository,
+    pub name: RepositoryName,
     pub class: AcceptClass,
     pub tag: Tag,
 }
 
 impl ManifestKey {
-    pub fn new(registry: &Registry, repository: &Repository, digest: &Digest) -> Self {
+    pub fn new(name: &RepositoryName, digest: &Digest) -> Self {
         Self {
-            registry: registry.clone(),
-            repository: repository.clone(),
+            name: name.clone(),
             digest: *digest,
         }
     }
 }
 
 impl BlobKey {
-    pub fn new(registry: &Registry, repository: &Repository, digest: &Digest) -> Self {
+    pub fn new(name: &RepositoryName, digest: &Digest) -> Self {
         Self {
-            registry: registry.clone(),
-            repository: repository.clone(),
+            name: name.clone(),
             digest: *digest,
         }
     }
 }
 
 impl PublicKey {
-    pub fn new(registry: &Registry, repository: &Repository) -> Self {
-        Self {
-            registry: registry.clone(),
-            repository: repository.clone(),
-        }
+    pub fn new(name: &RepositoryName) -> Self {
+        Self { name: name.clone() }
     }
 }
 
 impl TagKey {
-    pub fn new(
-        registry: &Registry,
-        repository: &Repository,
-        class: AcceptClass,
-        tag: &Tag,
-    ) -> Self {
+    pub fn new(name: &RepositoryName, class: AcceptClass, tag: &Tag) -> Self {
         Self {
-            registry: registry.clone(),
-            repository: repository.clone(),
+            name: name.clone(),
             class,
             tag: tag.clone(),
         }
     }
 
     /// The folder of all tags of a repository.
-    pub fn folder(registry: &Registry, repository: &Repository) -> String {
-        format!("{}/_tags", repository_path(registry, repository))
+    pub fn folder(name: &RepositoryName) -> String {
+        format!("{}/_tags", repository_path(name))
     }
 }
 
@@ -134,21 +119,18 @@ impl RecordKey {
     pub fn path(&self) -> String {
         match self {
             Self::Manifest(key) => {
-                let repository = repository_path(&key.registry, &key.repository);
+                let repository = repository_path(&key.name);
                 format!("{repository}/_manifests/{}", digest_name(&key.digest))
             }
             Self::Blob(key) => {
-                let repository = repository_path(&key.registry, &key.repository);
+                let repository = repository_path(&key.name);
                 format!("{repository}/_blobs/{}", digest_name(&key.digest))
             }
             Self::Public(key) => {
-                format!(
-                    "{}/_public",
-                    repository_path(&key.registry, &key.repository)
-                )
+                format!("{}/_public", repository_path(&key.name))
             }
             Self::Tag(key) => {
-                let folder = TagKey::folder(&key.registry, &key.repository);
+                let folder = TagKey::folder(&key.name);
                 format!("{folder}/{}/{}", key.class.as_str(), key.tag)
             }
             Self::Extension(key) => key.path(),
@@ -174,21 +156,21 @@ impl RecordKey {
 
     pub fn registry(&self) -> &Registry {
         match self {
-            Self::Manifest(key) => &key.registry,
-            Self::Blob(key) => &key.registry,
-            Self::Public(key) => &key.registry,
-            Self::Tag(key) => &key.registry,
+            Self::Manifest(key) => &key.name.registry,
+            Self::Blob(key) => &key.name.registry,
+            Self::Public(key) => &key.name.registry,
+            Self::Tag(key) => &key.name.registry,
             Self::Extension(key) => key.registry(),
         }
     }
 
     /// The repository that the record belongs to; `None` if it is the registry's as a whole.
-    pub fn repository(&self) -> Option<&Repository> {
+    pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
-            Self::Manifest(key) => Some(&key.repository),
-            Self::Blob(key) => Some(&key.repository),
-            Self::Public(key) => Some(&key.repository),
-            Self::Tag(key) => Some(&key.repository),
+            Self::Manifest(key) => Some(&key.name),
+            Self::Blob(key) => Some(&key.name),
+            Self::Public(key) => Some(&key.name),
+            Self::Tag(key) => Some(&key.name),
             Self::Extension(key) => key.repository(),
         }
     }
@@ -238,48 +220,41 @@ impl RecordKey {
     }
 }
 
-fn repository_path(registry: &Registry, repository: &Repository) -> String {
-    let registry = component(registry.as_str());
-    format!("{REPOSITORIES}/{registry}/{repository}")
+fn repository_path(name: &RepositoryName) -> String {
+    let registry = component(name.registry.as_str());
+    format!("{REPOSITORIES}/{registry}/{}", name.repository)
 }
 
-/// Splits a path below a registry's folder into its repository, if it has one, and what follows. Components of
-/// repository names never begin with `_`, names of records in a repository always do.
-fn split_repository(path: &str) -> Option<(Option<Repository>, &str)> {
+/// Splits a path below a registry's folder into its scope and what follows. Components of repository names never begin
+/// with `_`, names of records in a repository always do.
+fn split_scope<'a>(registry: &Registry, path: &'a str) -> Option<(NameScope, &'a str)> {
     if path.starts_with('_') {
-        return Some((None, path));
+        return Some((registry.into(), path));
     }
     let at = path.find("/_")?;
-    Some((Some(path[..at].parse().ok()?), &path[at + 1..]))
+    let name = RepositoryName::new(registry, &path[..at].parse().ok()?);
+    Some((NameScope::Repository(name), &path[at + 1..]))
 }
 
 fn parse_own(registry: &Registry, path: &str) -> Option<RecordKey> {
-    let (repository, name) = split_repository(path)?;
-    let (registry, repository) = (registry.clone(), repository?);
-    let key = match name.split_once('/') {
-        None if name == "_public" => PublicKey {
-            registry,
-            repository,
+    let (NameScope::Repository(name), record) = split_scope(registry, path)? else {
+        return None;
+    };
+    let key = match record.split_once('/') {
+        None if record == "_public" => PublicKey { name }.into(),
+        Some(("_manifests", digest)) => {
+            let digest = parse_digest_name(digest)?;
+            ManifestKey { name, digest }.into()
         }
-        .into(),
-        Some(("_manifests", name)) => ManifestKey {
-            registry,
-            repository,
-            digest: parse_digest_name(name)?,
+        Some(("_blobs", digest)) => {
+            let digest = parse_digest_name(digest)?;
+            BlobKey { name, digest }.into()
         }
-        .into(),
-        Some(("_blobs", name)) => BlobKey {
-            registry,
-            repository,
-            digest: parse_digest_name(name)?,
-        }
-        .into(),
-        Some(("_tags", name)) => {
-            let (class, tag) = name.split_once('/')?;
+        Some(("_tags", rest)) => {
+            let (class, tag) = rest.split_once('/')?;
             let classes = [AcceptClass::Full, AcceptClass::NoList, AcceptClass::Schema1];
             TagKey {
-                registry,
-                repository,
+                name,
                 class: classes.into_iter().find(|known| known.as_str() == class)?,
                 tag: tag.parse().ok()?,
             }
@@ -295,13 +270,13 @@ fn parse_extension(
     registry: &Registry,
     path: &str,
 ) -> Option<RecordKey> {
-    let (repository, name) = if kind.prefix.starts_with('_') {
-        split_repository(path)?
+    let (scope, name) = if kind.prefix.starts_with('_') {
+        split_scope(registry, path)?
     } else {
-        (None, path)
+        (registry.into(), path)
     };
     let name = name.strip_prefix(kind.prefix)?;
-    Some(kind.key(registry, repository.as_ref(), name).into())
+    Some(kind.key(scope, name).into())
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ fn registry() -> Registry {
     Registry::new("hosted:5000")
 }
 
-fn app() -> Repository {
-    "team/app".parse().expect("a name")
+fn app() -> RepositoryName {
+    RepositoryName::new(&registry(), &"team/app".parse().expect("a name"))
 }
 
 fn digest() -> Digest {
@@ -25,18 +25,18 @@ fn digest() -> Digest {
 fn paths_are_those_of_layout_version_1() {
     let (registry, app, hex) = (registry(), app(), digest().hex());
     let tag: Tag = "1.0".parse().expect("a tag");
-    let tags = |class| TagKey::new(&registry, &app, class, &tag).into();
+    let tags = |class| TagKey::new(&app, class, &tag).into();
     let cases: Vec<(RecordKey, String)> = vec![
         (
-            ManifestKey::new(&registry, &app, &digest()).into(),
+            ManifestKey::new(&app, &digest()).into(),
             format!("repositories/hosted%3A5000/team/app/_manifests/sha256-{hex}"),
         ),
         (
-            BlobKey::new(&registry, &app, &digest()).into(),
+            BlobKey::new(&app, &digest()).into(),
             format!("repositories/hosted%3A5000/team/app/_blobs/sha256-{hex}"),
         ),
         (
-            PublicKey::new(&registry, &app).into(),
+            PublicKey::new(&app).into(),
             "repositories/hosted%3A5000/team/app/_public".into(),
         ),
         (
@@ -52,23 +52,23 @@ fn paths_are_those_of_layout_version_1() {
             "repositories/hosted%3A5000/team/app/_tags/schema1/1.0".into(),
         ),
         (
-            LISTS.key(&registry, Some(&app), "0").into(),
+            LISTS.key(&app, "0").into(),
             "extra/hosted%3A5000/team/app/_images-0".into(),
         ),
         (
-            PARTS.key(&registry, None, "abc/json").into(),
+            PARTS.key(&registry, "abc/json").into(),
             "extra/hosted%3A5000/_parts/abc/json".into(),
         ),
         (
-            NOTES.key(&registry, Some(&app), "abc").into(),
+            NOTES.key(&app, "abc").into(),
             "repositories/hosted%3A5000/team/app/_image-abc".into(),
         ),
         (
-            NOTES.key(&registry, None, "abc").into(),
+            NOTES.key(&registry, "abc").into(),
             "repositories/hosted%3A5000/_image-abc".into(),
         ),
         (
-            TOPS.key(&registry, None, "abc").into(),
+            TOPS.key(&registry, "abc").into(),
             "conversions/hosted%3A5000/tops/abc".into(),
         ),
     ];
@@ -143,7 +143,7 @@ fn a_reference_is_to_the_stored_bytes() {
     let link = |stored: &str| {
         format!(r#"{{"media_type":"a/b","size":1,"checked_at":0{stored}}}"#).into_bytes()
     };
-    let manifest: RecordKey = ManifestKey::new(&registry(), &app(), &digest()).into();
+    let manifest: RecordKey = ManifestKey::new(&app(), &digest()).into();
     for (value, expected) in [
         (None, digest()),
         (Some(b"broken".to_vec()), digest()),
@@ -155,7 +155,7 @@ fn a_reference_is_to_the_stored_bytes() {
         assert_eq!(reference, Some(Reference::Claim(expected)));
     }
     let unread = || panic!("its key says it all");
-    let blob: RecordKey = BlobKey::new(&registry(), &app(), &digest()).into();
+    let blob: RecordKey = BlobKey::new(&app(), &digest()).into();
     let reference = blob.reference(StoredValue::new(&unread));
     assert_eq!(reference, Some(Reference::Claim(digest())));
 }
@@ -171,8 +171,8 @@ proptest! {
     #[test]
     fn keys_of_any_registry_come_back(registry in "\\PC{1,12}", tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}") {
         let tag: Tag = tag.parse().expect("a tag");
-        let key: RecordKey =
-            TagKey::new(&Registry::new(&registry), &app(), AcceptClass::Full, &tag).into();
+        let name = RepositoryName::new(&Registry::new(&registry), &app().repository);
+        let key: RecordKey = TagKey::new(&name, AcceptClass::Full, &tag).into();
         prop_assert_eq!(RecordKey::parse(&key.path(), &KINDS), Some(key));
     }
 }

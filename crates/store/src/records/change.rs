@@ -292,12 +292,12 @@ impl RecordStore {
         let lists = &self.inner.lists;
         match (key, presence) {
             (RecordKey::Manifest(key), Presence::Present) => {
-                lists.note(&key.registry, &key.repository, None);
+                lists.note(&key.name, None);
             }
             (RecordKey::Manifest(_), Presence::Absent) => lists.clear(),
             (RecordKey::Public(key), presence) => {
                 let public = matches!(presence, Presence::Present);
-                lists.note(&key.registry, &key.repository, Some(public));
+                lists.note(&key.name, Some(public));
             }
             (RecordKey::Blob(_) | RecordKey::Tag(_) | RecordKey::Extension(_), _) => {}
         }

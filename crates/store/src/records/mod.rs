@@ -28,7 +28,7 @@ use std::time::SystemTime;
 
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{RepositoryName, Tag};
 use runtime::generation::{self, Generations};
 
 pub use repositories::KnownRepository;
@@ -209,8 +209,8 @@ impl RecordStore {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn known_tags(&self, registry: &Registry, repository: &Repository) -> io::Result<Vec<Tag>> {
-        let (folder, class) = (TagKey::folder(registry, repository), AcceptClass::Full);
+    pub fn known_tags(&self, name: &RepositoryName) -> io::Result<Vec<Tag>> {
+        let (folder, class) = (TagKey::folder(name), AcceptClass::Full);
         let folder = self.inner.files.full_path(&folder).join(class.as_str());
         let entries = match std::fs::read_dir(folder) {
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -223,17 +223,12 @@ impl RecordStore {
 
     /// Removes every tag of a repository that points at `digest`, and discards answers to earlier questions about any
     /// of its tags. Reads all of its tags.
-    pub async fn remove_tags_of(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        digest: Digest,
-    ) {
+    pub async fn remove_tags_of(&self, name: &RepositoryName, digest: Digest) {
         self.end_generations(|key| match key {
-            RecordKey::Tag(tag) => tag.registry == *registry && tag.repository == *repository,
+            RecordKey::Tag(tag) => tag.name == *name,
             _ => false,
         });
-        let (records, folder) = (self.clone(), TagKey::folder(registry, repository));
+        let (records, folder) = (self.clone(), TagKey::folder(name));
         let found = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();
             records.walk_folder(&folder, &mut |visited| {

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::RecordStore;
 use crate::layout::{REPOSITORIES, component};
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, Repository, RepositoryName};
 
 /// How many folders are visited at most: a longer list is of no use.
 const FOLDERS: usize = 200_000;
@@ -62,7 +62,11 @@ impl RepositoryLists {
     }
 
     /// Notes that a repository has a manifest; `public` is whether it can be read anonymously, if that is known.
-    pub fn note(&self, registry: &Registry, repository: &Repository, public: Option<bool>) {
+    pub fn note(&self, name: &RepositoryName, public: Option<bool>) {
+        let RepositoryName {
+            registry,
+            repository,
+        } = name;
         let known = self.known.get(registry);
         let same = known.is_some_and(|known| {
             let at = known.binary_search_by(|other| other.repository.cmp(repository));

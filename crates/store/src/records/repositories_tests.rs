@@ -49,10 +49,9 @@ async fn a_change_is_seen_by_the_next_list() {
             subject: None,
             stored: None,
         };
-        let repository: Repository = name.parse().expect("a name");
+        let name = RepositoryName::new(&registry, &name.parse().expect("a name"));
         async move {
-            let registry = Registry::new("up.example");
-            let key = ManifestKey::new(&registry, &repository, &digest);
+            let key = ManifestKey::new(&name, &digest);
             records.answer(&records.ask(&key), link, Reach::Local).await;
         }
     };
@@ -68,8 +67,8 @@ async fn a_change_is_seen_by_the_next_list() {
         named(&found().await),
         [("base/app", false), ("team/app", false)]
     );
-    let app: Repository = "team/app".parse().expect("a name");
-    let key = PublicKey::new(&registry, &app);
+    let app = RepositoryName::new(&registry, &"team/app".parse().expect("a name"));
+    let key = PublicKey::new(&app);
     let link = PublicLink { checked_at: 0 };
     records
         .answer(&records.ask(&key), link, Reach::Shared)

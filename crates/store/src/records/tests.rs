@@ -6,6 +6,7 @@ use super::*;
 use crate::Settings;
 use crate::layout::BLOCK;
 use crate::record::{ExtensionKey, ExtensionKeyOf};
+use oci::name::Registry;
 
 static NUMBERS: ExtensionKind = ExtensionKind::new("numbers", "_n-");
 static LONG: ExtensionKind = ExtensionKind {
@@ -19,7 +20,7 @@ struct Numbers(Vec<u32>);
 impl Record for Numbers {}
 
 fn key_of(kind: &'static ExtensionKind, name: &str) -> ExtensionKey {
-    kind.key(&Registry::new("a"), None, name)
+    kind.key(&Registry::new("a"), name)
 }
 
 fn key(name: &str) -> ExtensionKeyOf<Numbers> {
@@ -260,13 +261,12 @@ async fn an_update_of_a_record_that_cannot_be_read_changes_nothing() {
     assert!(update.is_err());
 }
 
+fn name(repository: &str) -> RepositoryName {
+    RepositoryName::new(&Registry::new("r"), &repository.parse().expect("a name"))
+}
+
 fn tag(repository: &str, class: AcceptClass, tag: &str) -> TagKey {
-    TagKey::new(
-        &Registry::new("r"),
-        &repository.parse().expect("a name"),
-        class,
-        &tag.parse().expect("a tag"),
-    )
+    TagKey::new(&name(repository), class, &tag.parse().expect("a tag"))
 }
 
 fn pointer(n: u8) -> crate::Pointer {
@@ -300,10 +300,7 @@ async fn tags_of_a_manifest_are_removed_together() {
         tag("t/sub", one, "a"),
     ];
     let questions = asked.clone().map(|key| records.ask(&key));
-    let (registry, repository) = (Registry::new("r"), "t".parse().expect("a name"));
-    records
-        .remove_tags_of(&registry, &repository, pointer(1).digest)
-        .await;
+    records.remove_tags_of(&name("t"), pointer(1).digest).await;
     let mut left = Vec::new();
     for (key, _) in &known {
         left.push(records.open(key).await.expect("readable").is_some());
@@ -315,9 +312,7 @@ async fn tags_of_a_manifest_are_removed_together() {
         current.push(matches!(outcome, Outcome::Current(_)));
     }
     assert_eq!(current, [false, false, true, true]);
-    let tags = records
-        .known_tags(&registry, &repository)
-        .expect("readable");
+    let tags = records.known_tags(&name("t")).expect("readable");
     assert_eq!(tags, ["b".parse().expect("a tag")]);
 }
 

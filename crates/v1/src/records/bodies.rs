@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use oci::digest::Digest;
-use oci::name::Registry;
+use oci::name::{Registry, RepositoryName};
 use oci::v1::{Endpoint, Resource};
 use store::{
     ExtensionKeyOf, ExtensionKind, Question, Reach, Record, RecordStore, Reference, Store,
@@ -112,7 +112,7 @@ fn key(registry: &Registry, endpoint: &Endpoint) -> ExtensionKeyOf<BodyPointer> 
     let (repository, resource) = match endpoint {
         Endpoint::Image { id, part } => {
             let name = format!("{id}/{}", part.as_str());
-            return PARTS.key(registry, None, &name).of();
+            return PARTS.key(registry, &name).of();
         }
         Endpoint::Named {
             repository,
@@ -129,7 +129,8 @@ fn key(registry: &Registry, endpoint: &Endpoint) -> ExtensionKeyOf<BodyPointer> 
         Resource::Tag(tag) => format!("tag/{tag}"),
         Resource::TagJson(tag) => format!("tag-json/{tag}"),
     };
-    NAMED.key(registry, Some(repository), &file).of()
+    let name = RepositoryName::new(registry, repository);
+    NAMED.key(&name, &file).of()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use oci::name::{Registry, Repository};
+use oci::name::RepositoryName;
 use oci::v1::ImageId;
 use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Store};
 
@@ -47,13 +47,8 @@ impl ImageRecords {
     ///
     /// # Errors
     /// [`io::Error`] if the disk cannot be read, which is not the same as no.
-    pub async fn is_linked(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        id: &ImageId,
-    ) -> io::Result<bool> {
-        let key = key(registry, repository, &id.as_str()[..1]);
+    pub async fn is_linked(&self, name: &RepositoryName, id: &ImageId) -> io::Result<bool> {
+        let key = key(name, &id.as_str()[..1]);
         let known = self.records.open(&key).await?;
         Ok(known.is_some_and(|known| known.0.contains(id.as_str())))
     }
@@ -62,12 +57,7 @@ impl ImageRecords {
     ///
     /// # Errors
     /// [`io::Error`] if the disk cannot be read: the ids that it holds must not be lost.
-    pub async fn link(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        ids: &[ImageId],
-    ) -> io::Result<()> {
+    pub async fn link(&self, name: &RepositoryName, ids: &[ImageId]) -> io::Result<()> {
         let mut by_digit: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             let digit = by_digit.entry(&id.as_str()[..1]).or_default();
@@ -76,7 +66,7 @@ impl ImageRecords {
             }
         }
         for (digit, new) in by_digit {
-            let key = key(registry, repository, digit);
+            let key = key(name, digit);
             let add = move |known: Option<&ImageIds>| with(known, new);
             self.records.update(&key, add).await?;
         }
@@ -84,9 +74,9 @@ impl ImageRecords {
     }
 
     /// Unlinks all images of a deleted repository.
-    pub async fn unlink_all(&self, registry: &Registry, repository: &Repository) {
+    pub async fn unlink_all(&self, name: &RepositoryName) {
         for digit in DIGITS {
-            self.records.remove(&key(registry, repository, digit)).await;
+            self.records.remove(&key(name, digit)).await;
         }
     }
 }
@@ -107,14 +97,19 @@ const DIGITS: [&str; 16] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f",
 ];
 
-fn key(registry: &Registry, repository: &Repository, digit: &str) -> ExtensionKeyOf<ImageIds> {
-    IMAGE_LISTS.key(registry, Some(repository), digit).of()
+fn key(name: &RepositoryName, digit: &str) -> ExtensionKeyOf<ImageIds> {
+    IMAGE_LISTS.key(name, digit).of()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use oci::digest::{Algorithm, Digest};
+    use oci::name::Registry;
+
+    fn name(registry: &Registry, repository: &str) -> RepositoryName {
+        RepositoryName::new(registry, &repository.parse().expect("a name"))
+    }
 
     fn images_in(root: &std::path::Path) -> ImageRecords {
         ImageRecords::of(&crate::records::tests::store_in(root))
@@ -124,33 +119,18 @@ mod tests {
     async fn links_are_added_and_outlive_the_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let registry = Registry::new("hosted:5000");
-        let [app, other]: [Repository; 2] =
-            ["team/app", "team"].map(|name| name.parse().expect("a name"));
+        let [app, other] = ["team/app", "team"].map(|repository| name(&registry, repository));
         let ids: Vec<ImageId> = ["0", "1", "2"]
             .map(|digit| digit.repeat(64).parse().expect("an id"))
             .into();
         let images = images_in(folder.path());
-        images
-            .link(&registry, &app, &ids[..1])
-            .await
-            .expect("writable");
-        images
-            .link(&registry, &app, &ids[1..2])
-            .await
-            .expect("writable");
+        images.link(&app, &ids[..1]).await.expect("writable");
+        images.link(&app, &ids[1..2]).await.expect("writable");
         for images in [images, images_in(folder.path())] {
             for (id, linked) in ids.iter().zip([true, true, false]) {
-                let known = images
-                    .is_linked(&registry, &app, id)
-                    .await
-                    .expect("readable");
+                let known = images.is_linked(&app, id).await.expect("readable");
                 assert_eq!(known, linked, "{id}");
-                assert!(
-                    !images
-                        .is_linked(&registry, &other, id)
-                        .await
-                        .expect("readable")
-                );
+                assert!(!images.is_linked(&other, id).await.expect("readable"));
             }
         }
         for digit in ["0", "1"] {
@@ -160,21 +140,15 @@ mod tests {
 
         let images = images_in(folder.path());
         assert_eq!(DIGITS.concat(), "0123456789abcdef");
-        images.unlink_all(&registry, &app).await;
-        assert!(
-            !images
-                .is_linked(&registry, &app, &ids[0])
-                .await
-                .expect("readable")
-        );
+        images.unlink_all(&app).await;
+        assert!(!images.is_linked(&app, &ids[0]).await.expect("readable"));
     }
 
     /// One record of all ids would exceed a block, and the longest record.
     #[tokio::test]
     async fn thousands_of_links_outlive_the_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let registry = Registry::new("hosted");
-        let app: Repository = "team/app".parse().expect("a name");
+        let app = name(&Registry::new("hosted"), "team/app");
         let id = |n: u64| {
             let digest = Digest::of(Algorithm::Sha256, &n.to_be_bytes());
             digest.hex().parse::<ImageId>().expect("an id")
@@ -182,17 +156,17 @@ mod tests {
         let listed: Vec<ImageId> = (0..5000).map(id).collect();
         let images = images_in(folder.path());
         for ids in [&listed[..1], &listed[1..2], &listed[..], &listed[..]] {
-            let linked = images.link(&registry, &app, ids).await;
+            let linked = images.link(&app, ids).await;
             linked.expect("writable");
         }
         for images in [images, images_in(folder.path())] {
             for (n, linked) in [(0, true), (1, true), (4999, true), (5000, false)] {
-                let known = images.is_linked(&registry, &app, &id(n)).await;
+                let known = images.is_linked(&app, &id(n)).await;
                 assert_eq!(known.expect("readable"), linked, "{n}");
             }
             let mut known = 0;
             for id in &listed {
-                let linked = images.is_linked(&registry, &app, id).await;
+                let linked = images.is_linked(&app, id).await;
                 known += usize::from(linked.expect("readable"));
             }
             assert_eq!(known, listed.len());
@@ -202,13 +176,12 @@ mod tests {
     #[tokio::test]
     async fn too_many_links_drop_the_earlier_ones() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let registry = Registry::new("hosted");
-        let app: Repository = "team/app".parse().expect("a name");
+        let app = name(&Registry::new("hosted"), "team/app");
         let id = |n: usize| format!("{n:064x}").parse::<ImageId>().expect("an id");
         let all: Vec<ImageId> = (0..=MAX_IDS).map(id).collect();
         let images = images_in(folder.path());
         for ids in [&all[..MAX_IDS], &all[MAX_IDS..]] {
-            let linked = images.link(&registry, &app, ids).await;
+            let linked = images.link(&app, ids).await;
             linked.expect("writable");
             let record = folder.path().join("v1/hosted/team/app/_images-0");
             let length = std::fs::metadata(record).expect("a record").len();
@@ -218,7 +191,7 @@ mod tests {
         }
         for (n, linked) in [(0, false), (MAX_IDS, true)] {
             let known = images_in(folder.path());
-            let known = known.is_linked(&registry, &app, &all[n]).await;
+            let known = known.is_linked(&app, &all[n]).await;
             assert_eq!(known.expect("readable"), linked, "{n}");
         }
     }

@@ -11,7 +11,7 @@ mod v2_to_v1;
 use std::collections::BTreeSet;
 
 use oci::digest::Digest;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{RepositoryName, Tag};
 
 use store::{Extension, ExtensionKey, PurgeTarget, RecordSurvey};
 
@@ -42,12 +42,12 @@ pub static RECORDS: Extension = Extension {
 
 fn also_purged(target: &PurgeTarget, survey: &RecordSurvey<'_>) -> Vec<ExtensionKey> {
     match target {
-        PurgeTarget::Repository(registry, repository) => {
-            let mut gone = parts_of(survey, registry, repository);
-            gone.extend(issued_images(survey, registry, repository));
+        PurgeTarget::Repository(name) => {
+            let mut gone = parts_of(survey, name);
+            gone.extend(issued_images(survey, name));
             gone
         }
-        PurgeTarget::Tag(registry, repository, tag) => tagged(survey, registry, repository, tag),
+        PurgeTarget::Tag(name, tag) => tagged(survey, name, tag),
         PurgeTarget::Registry(_) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => {
             Vec::new()
         }
@@ -55,20 +55,16 @@ fn also_purged(target: &PurgeTarget, survey: &RecordSurvey<'_>) -> Vec<Extension
 }
 
 /// The image parts that no other repository of the registry is linked to.
-fn parts_of(
-    survey: &RecordSurvey<'_>,
-    registry: &Registry,
-    repository: &Repository,
-) -> Vec<ExtensionKey> {
+fn parts_of(survey: &RecordSurvey<'_>, name: &RepositoryName) -> Vec<ExtensionKey> {
     let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
-    survey.each(&IMAGE_LISTS, registry, |key, value| {
+    survey.each(&IMAGE_LISTS, &name.registry, |key, value| {
         let ImageIds(ids) = value.parse().unwrap_or_default();
-        let is_own = key.repository() == Some(repository);
+        let is_own = key.repository() == Some(name);
         (if is_own { &mut own } else { &mut others }).extend(ids);
     });
     own.retain(|id| !others.contains(id));
     let mut gone = Vec::new();
-    survey.each(&PARTS, registry, |key, _| {
+    survey.each(&PARTS, &name.registry, |key, _| {
         let id = key.name().split('/').next();
         if id.is_some_and(|id| own.contains(id)) {
             gone.push(key);
@@ -78,15 +74,11 @@ fn parts_of(
 }
 
 /// The bridged images of an open registry that are read from the repository.
-fn issued_images(
-    survey: &RecordSurvey<'_>,
-    registry: &Registry,
-    repository: &Repository,
-) -> Vec<ExtensionKey> {
+fn issued_images(survey: &RecordSurvey<'_>, name: &RepositoryName) -> Vec<ExtensionKey> {
     let mut gone = Vec::new();
-    survey.each(&V1_IMAGES, registry, |key, value| {
+    survey.each(&V1_IMAGES, &name.registry, |key, value| {
         let image: Option<V1ImageRecord> = value.parse();
-        let is_own = image.is_some_and(|image| image.repository == repository.as_str());
+        let is_own = image.is_some_and(|image| image.repository == name.repository.as_str());
         if key.repository().is_none() && is_own {
             gone.push(key);
         }
@@ -95,21 +87,16 @@ fn issued_images(
 }
 
 /// The records of a tag, and the list of tags if it may name the tag.
-fn tagged(
-    survey: &RecordSurvey<'_>,
-    registry: &Registry,
-    repository: &Repository,
-    tag: &Tag,
-) -> Vec<ExtensionKey> {
+fn tagged(survey: &RecordSurvey<'_>, name: &RepositoryName, tag: &Tag) -> Vec<ExtensionKey> {
     let mut gone = Vec::new();
     let (plain, json) = (format!("tag/{tag}"), format!("tag-json/{tag}"));
-    survey.each(&NAMED, registry, |key, value| {
+    survey.each(&NAMED, &name.registry, |key, value| {
         let is_named = key.name() == plain || key.name() == json;
         let is_listed = || {
             let list: Option<BodyPointer> = value.parse();
             key.name() == "tags" && lists(survey, list.map(|list| list.digest), tag)
         };
-        if key.repository() == Some(repository) && (is_named || is_listed()) {
+        if key.repository() == Some(name) && (is_named || is_listed()) {
             gone.push(key);
         }
     });

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use oci::digest::Algorithm;
+use oci::name::{NameScope, Registry};
 use oci::v1::{Endpoint, ImageId, Part, Resource};
 use oci::v1_to_v2::ConvertedLayer;
 use store::{Settings, Store};
@@ -23,13 +24,17 @@ fn id(digit: &str) -> ImageId {
     digit.repeat(64).parse().expect("an id")
 }
 
-fn repository(name: &str) -> Repository {
-    name.parse().expect("a name")
+fn old() -> Registry {
+    Registry::new("old")
+}
+
+fn in_old(repository: &str) -> RepositoryName {
+    RepositoryName::new(&old(), &repository.parse().expect("a name"))
 }
 
 fn named(name: &str, resource: Resource) -> Endpoint {
     Endpoint::Named {
-        repository: repository(name),
+        repository: name.parse().expect("a name"),
         resource,
     }
 }
@@ -76,23 +81,28 @@ async fn filled(root: &Path) -> Store {
         let bodies = BodyRecords::of(&store);
         bodies.store(&bodies.ask(&registry, &what), body).await;
     }
-    let registry = Registry::new("old");
+    let registry = old();
     for (name, ids) in [("app", ["a", "b"]), ("app/sub", ["b", "c"])] {
         let ids = ids.map(id);
         let images = ImageRecords::of(&store);
-        let linked = images.link(&registry, &repository(name), &ids).await;
+        let linked = images.link(&in_old(name), &ids).await;
         linked.expect("writable");
     }
-    for place in [None, Some(&repository("app")), Some(&repository("app/sub"))] {
+    let scopes: [(NameScope, &str); 3] = [
+        ((&registry).into(), "app"),
+        ((&in_old("app")).into(), "app"),
+        ((&in_old("app/sub")).into(), "app/sub"),
+    ];
+    for (scope, repository) in scopes {
         let image = V1ImageRecord {
-            repository: place.map_or("app", |own| own.as_str()).to_owned(),
+            repository: repository.to_owned(),
             manifest: digest_of("manifest"),
             os: "linux".into(),
             architecture: "arm64".into(),
             position: None,
         };
         let images = V1ImageRecords::of(&store);
-        images.store_image(&registry, place, &id("d"), image).await;
+        images.store_image(scope, &id("d"), image).await;
     }
     let derived = b"derived";
     let digest = digest_of("derived");
@@ -137,23 +147,26 @@ async fn known(store: &Store) -> BTreeSet<String> {
             known.insert(format!("{registry} {bytes}"));
         }
     }
-    let registry = Registry::new("old");
+    let registry = old();
     for (name, digit) in [
         ("app", "a"),
         ("app", "b"),
         ("app/sub", "b"),
         ("app/sub", "c"),
     ] {
-        let (images, repository) = (ImageRecords::of(store), repository(name));
-        let linked = images.is_linked(&registry, &repository, &id(digit)).await;
+        let images = ImageRecords::of(store);
+        let linked = images.is_linked(&in_old(name), &id(digit)).await;
         if linked.expect("readable") {
             known.insert(format!("{name} has {digit}"));
         }
     }
-    for name in ["", "app", "app/sub"] {
-        let place = name.parse().ok();
-        let (images, id) = (V1ImageRecords::of(store), id("d"));
-        let image = images.image(&registry, place.as_ref(), &id).await;
+    let scopes: [(&str, NameScope); 3] = [
+        ("", (&registry).into()),
+        ("app", (&in_old("app")).into()),
+        ("app/sub", (&in_old("app/sub")).into()),
+    ];
+    for (name, scope) in scopes {
+        let image = V1ImageRecords::of(store).image(scope, &id("d")).await;
         if image.expect("readable").is_some() {
             known.insert(format!("{name} bridged"));
         }
@@ -191,9 +204,7 @@ async fn known(store: &Store) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_purge_removes_records_of_the_v1_api() {
-    let old = || Registry::new("old");
-    let to_tag =
-        |name: &str| PurgeTarget::Tag(old(), repository("app"), name.parse().expect("a tag"));
+    let to_tag = |name: &str| PurgeTarget::Tag(in_old("app"), name.parse().expect("a tag"));
     let of_old: &[&str] = &[
         "old layer a",
         "old layer b",
@@ -222,7 +233,7 @@ async fn a_purge_removes_records_of_the_v1_api() {
     let cases: Vec<(PurgeTarget, &[&str], (usize, usize))> = vec![
         (PurgeTarget::Registry(old()), of_old, (3, 15)),
         (
-            PurgeTarget::Repository(old(), repository("app")),
+            PurgeTarget::Repository(in_old("app")),
             &[
                 // Layer b is also linked to another repository.
                 "old layer a",
@@ -253,7 +264,7 @@ async fn a_purge_removes_records_of_the_v1_api() {
         (to_tag("2"), &["old app 2", "bytes of app 2"], (1, 0)),
         (to_tag("tags"), &[], (0, 0)),
         (
-            PurgeTarget::Content(old(), repository("app"), digest_of("app 2")),
+            PurgeTarget::Content(in_old("app"), digest_of("app 2")),
             &["old app 2", "bytes of app 2"],
             (1, 0),
         ),

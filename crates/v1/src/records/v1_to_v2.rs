@@ -123,7 +123,7 @@ impl ConvertedRecords {
         registry: &Registry,
         id: &ImageId,
     ) -> io::Result<Option<SourceImage>> {
-        let key = IMAGES.key(registry, None, id.as_str()).of::<ImageRecord>();
+        let key = IMAGES.key(registry, id.as_str()).of::<ImageRecord>();
         let Some(record) = self.records.open(&key).await? else {
             return Ok(None);
         };
@@ -157,7 +157,7 @@ impl ConvertedRecords {
             layer: image.layer,
             length: image.json.len(),
         };
-        let key = IMAGES.key(registry, None, id.as_str()).of();
+        let key = IMAGES.key(registry, id.as_str()).of();
         self.records.put(&key, record).await;
     }
 
@@ -217,15 +217,15 @@ impl ConvertedRecords {
 }
 
 fn text_key(registry: &Registry, id: &ImageId, part: usize) -> ExtensionKeyOf<TextPart> {
-    IMAGES.key(registry, None, &format!("{id}.{part}")).of()
+    IMAGES.key(registry, &format!("{id}.{part}")).of()
 }
 
 fn top_key(registry: &Registry, top: &ImageId) -> ExtensionKeyOf<ConvertedManifest> {
-    TOPS.key(registry, None, top.as_str()).of()
+    TOPS.key(registry, top.as_str()).of()
 }
 
 fn digest_key(registry: &Registry, digest: &Digest) -> ExtensionKeyOf<DigestOrigin> {
-    DIGESTS.key(registry, None, &digest_name(digest)).of()
+    DIGESTS.key(registry, &digest_name(digest)).of()
 }
 
 /// How many parts a text of `length` bytes has at most: none is shorter than [`PART`] less one character.

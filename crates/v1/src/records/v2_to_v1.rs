@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use oci::digest::Digest;
-use oci::name::{Registry, Repository};
+use oci::name::{NameScope, Registry};
 use oci::v1::ImageId;
 use store::{ExtensionKeyOf, ExtensionKind, Record, RecordStore, Reference, Store, digest_name};
 
@@ -81,23 +81,21 @@ impl V1ImageRecords {
     /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
     pub async fn image(
         &self,
-        registry: &Registry,
-        repository: Option<&Repository>,
+        scope: impl Into<NameScope>,
         id: &ImageId,
     ) -> io::Result<Option<Arc<V1ImageRecord>>> {
-        let key = image_key(registry, repository, id);
+        let key = image_key(scope, id);
         self.records.open(&key).await
     }
 
     /// Stores the image that an id stands for.
     pub async fn store_image(
         &self,
-        registry: &Registry,
-        repository: Option<&Repository>,
+        scope: impl Into<NameScope>,
         id: &ImageId,
         image: V1ImageRecord,
     ) {
-        let key = image_key(registry, repository, id);
+        let key = image_key(scope, id);
         // The record follows the latest tag that named the image, because that lives longest.
         let known = self.records.open(&key).await;
         if !known.is_ok_and(|known| known.as_deref() == Some(&image)) {
@@ -123,22 +121,19 @@ impl V1ImageRecords {
     }
 }
 
-fn image_key(
-    registry: &Registry,
-    repository: Option<&Repository>,
-    id: &ImageId,
-) -> ExtensionKeyOf<V1ImageRecord> {
-    V1_IMAGES.key(registry, repository, id.as_str()).of()
+fn image_key(scope: impl Into<NameScope>, id: &ImageId) -> ExtensionKeyOf<V1ImageRecord> {
+    V1_IMAGES.key(scope, id.as_str()).of()
 }
 
 fn layer_key(registry: &Registry, key: &Digest) -> ExtensionKeyOf<PreparedLayer> {
-    LAYERS.key(registry, None, &digest_name(key)).of()
+    LAYERS.key(registry, &digest_name(key)).of()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use oci::digest::Algorithm;
+    use oci::name::RepositoryName;
 
     fn images_in(root: &std::path::Path) -> V1ImageRecords {
         V1ImageRecords::of(&crate::records::tests::store_in(root))
@@ -148,8 +143,8 @@ mod tests {
     async fn records_outlive_the_process_and_are_one_repositorys() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let registry = Registry::new("hosted:5000");
-        let [app, other]: [Repository; 2] =
-            ["team/app", "team"].map(|name| name.parse().expect("a name"));
+        let [app, other] = ["team/app", "team"]
+            .map(|repository| RepositoryName::new(&registry, &repository.parse().expect("a name")));
         let id: ImageId = "0".repeat(64).parse().expect("an id");
         let key = Digest::of(Algorithm::Sha256, b"layer");
         let image = V1ImageRecord {
@@ -164,15 +159,18 @@ mod tests {
             size: 7,
         };
         let first = images_in(folder.path());
-        first
-            .store_image(&registry, Some(&app), &id, image.clone())
-            .await;
+        first.store_image(&app, &id, image.clone()).await;
         first.store_layer(&registry, &key, layer.clone()).await;
         for images in [first, images_in(folder.path())] {
-            for (repository, known) in [(Some(&app), true), (Some(&other), false), (None, false)] {
-                let found = images.image(&registry, repository, &id).await;
+            let scopes: [(NameScope, bool); 3] = [
+                ((&app).into(), true),
+                ((&other).into(), false),
+                ((&registry).into(), false),
+            ];
+            for (scope, known) in scopes {
+                let found = images.image(scope.clone(), &id).await;
                 let found = found.expect("readable");
-                assert_eq!(found.as_deref(), known.then_some(&image), "{repository:?}");
+                assert_eq!(found.as_deref(), known.then_some(&image), "{scope:?}");
             }
             let found = images.layer(&registry, &key).await.expect("readable");
             assert_eq!(found.as_deref(), Some(&layer));

@@ -13,7 +13,7 @@ use crate::{Registries, layer as v1_layer};
 use mirror::{FallbackBlob, ForeignSource, unix_seconds};
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 use oci::v1::ImageId;
 use store::{BlobKey, BlobLink, ManifestKey, ManifestLink, Reach, warn_degraded};
 
@@ -43,15 +43,14 @@ impl Registries {
     /// The source of an evicted blob of a converted image; `None` if it does not belong to the repository.
     pub(super) async fn blob_of_v1(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Option<FallbackBlob> {
-        let (source, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
+        let (source, id, kind) = self.claim_of_v1(name, digest).await?;
         match kind {
             ConvertedKind::Manifest => None,
             ConvertedKind::Config => self
-                .rebuild(registry, digest)
+                .rebuild(&name.registry, digest)
                 .await
                 .map(FallbackBlob::Rebuilt),
             ConvertedKind::Layer => {
@@ -68,14 +67,14 @@ impl Registries {
         id: ImageId,
         digest: Digest,
     ) -> Option<Arc<dyn ForeignSource>> {
-        let known = self.known_image(&source.registry, &id).await?;
+        let known = self.known_image(&source.name.registry, &id).await?;
         let pointer = self
             .body_pointer(&source.origin, &v1_layer::endpoint(&id))
             .await;
         let layer = Arc::new(LayerSource {
             origin: source.origin,
             store: self.store.clone(),
-            repository: Some(source.repository),
+            repository: Some(source.name.repository),
             id,
             json: known.json.into(),
             size: pointer.as_ref().map(|pointer| pointer.size),
@@ -99,29 +98,25 @@ impl Registries {
     /// repository; returns its length in bytes.
     pub(super) async fn relink_blob_of_v1(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Option<u64> {
-        let claim = self.claim_of_v1(registry, repository, digest).await;
+        let claim = self.claim_of_v1(name, digest).await;
         let (source, id, kind) = claim.filter(|(.., kind)| *kind != ConvertedKind::Manifest)?;
-        let question = self
-            .store
-            .records
-            .ask(&BlobKey::new(&source.registry, repository, digest));
+        let question = self.store.records.ask(&BlobKey::new(name, digest));
         if matches!(source.has_image(self, &id).await, Ok(false)) {
             return None;
         }
         let length = match kind {
             ConvertedKind::Layer => {
                 let known = ConvertedRecords::of(&self.store)
-                    .image(&source.registry, &id)
+                    .image(&name.registry, &id)
                     .await;
                 let known = known.ok().flatten();
                 known.map(|image| image.layer.size)
             }
             ConvertedKind::Config | ConvertedKind::Manifest => {
-                let bytes = self.rebuild(registry, digest).await;
+                let bytes = self.rebuild(&name.registry, digest).await;
                 bytes.map(|bytes| bytes.len() as u64)
             }
         };
@@ -137,19 +132,18 @@ impl Registries {
     /// Links a manifest as `relink_blob_of_v1` links a blob; returns its link.
     pub(super) async fn relink_manifest_of_v1(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Option<Arc<ManifestLink>> {
-        let (source, id, kind) = self.claim_of_v1(registry, repository, digest).await?;
+        let (source, id, kind) = self.claim_of_v1(name, digest).await?;
         let records = &self.store.records;
-        let question = records.ask(&ManifestKey::new(&source.registry, repository, digest));
+        let question = records.ask(&ManifestKey::new(name, digest));
         if kind != ConvertedKind::Manifest || matches!(source.has_image(self, &id).await, Ok(false))
         {
             return None;
         }
         let manifest = ConvertedRecords::of(&self.store)
-            .manifest(&source.registry, &id)
+            .manifest(&name.registry, &id)
             .await;
         let link = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
@@ -165,15 +159,14 @@ impl Registries {
     /// The kind of a converted digest, and an image of the repository that it comes from.
     async fn claim_of_v1(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Option<(V1Repository, ImageId, ConvertedKind)> {
-        let source = self.v1_repository_of(registry, repository)?;
-        let (kind, images) = self.origin_of(registry, digest).await?;
+        let source = self.v1_repository_of(name)?;
+        let (kind, images) = self.origin_of(&name.registry, digest).await?;
         for id in images.iter().cloned() {
             let known = ImageRecords::of(&self.store);
-            match known.is_linked(registry, repository, &id).await {
+            match known.is_linked(name, &id).await {
                 Ok(true) => return Some((source, id, kind)),
                 Ok(false) => {}
                 Err(error) => warn_degraded("the images of a repository cannot be read", &error),
@@ -181,14 +174,10 @@ impl Registries {
         }
         let records = &self.store.records;
         let linked = if kind == ConvertedKind::Manifest {
-            let link = records
-                .open(&ManifestKey::new(registry, repository, digest))
-                .await;
+            let link = records.open(&ManifestKey::new(name, digest)).await;
             link.is_ok_and(|link| link.is_some())
         } else {
-            let link = records
-                .open(&BlobKey::new(registry, repository, digest))
-                .await;
+            let link = records.open(&BlobKey::new(name, digest)).await;
             link.is_ok_and(|link| link.is_some())
         };
         let id = images.into_iter().next().filter(|_| linked)?;

@@ -16,7 +16,7 @@ use crate::records::{
 use mirror::{MirrorError, unix_seconds};
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::DOCKER_MANIFEST;
-use oci::name::{Registry, Repository};
+use oci::name::{Registry, RepositoryName};
 use oci::v1::ImageId;
 use oci::v1_to_v2::{self, ChainEntry, ConvertedImage, ConvertedLayer};
 use store::{BlobKey, BlobLink, CommitError, ManifestKey, ManifestLink, Reach, warn_degraded};
@@ -36,18 +36,18 @@ impl Registries {
         top: ImageId,
     ) -> Result<ConvertedManifest, MirrorError> {
         let failed = &self.conversions.failed;
-        let key = (source.registry.clone(), top.clone());
+        let key = (source.name.registry.clone(), top.clone());
         if let Some(error) = failed.get(&key) {
             return Err(error);
         }
         let converted = self.clone().convert_now(&source, &top).await;
         match &converted {
             Ok(manifest) => tracing::info!(
-                registry = %source.registry, repository = %source.repository, image = %top,
+                registry = %source.name.registry, repository = %source.name.repository, image = %top,
                 digest = %manifest.manifest, "an image of v1 was converted"
             ),
             Err(error) => tracing::warn!(
-                registry = %source.registry, repository = %source.repository, image = %top,
+                registry = %source.name.registry, repository = %source.name.repository, image = %top,
                 error = telemetry::chain(error), "an image of v1 cannot be converted"
             ),
         }
@@ -76,7 +76,7 @@ impl Registries {
         });
         let known: Vec<ChainLink> = reading.buffered(MAX_CHAIN_READS).try_collect().await?;
         let converted = converted(&known)?;
-        self.store_converted(&source.registry, &known, &converted)
+        self.store_converted(&source.name.registry, &known, &converted)
             .await;
         let manifest = ConvertedManifest {
             manifest: converted.manifest_digest,
@@ -84,7 +84,7 @@ impl Registries {
         };
         let conversions = ConvertedRecords::of(&self.store);
         conversions
-            .store_manifest(&source.registry, top, manifest)
+            .store_manifest(&source.name.registry, top, manifest)
             .await;
         Ok(manifest)
     }
@@ -96,11 +96,11 @@ impl Registries {
         id: ImageId,
         parent: Option<ImageId>,
     ) -> Result<SourceImage, MirrorError> {
-        let known = self.known_image(&source.registry, &id).await;
+        let known = self.known_image(&source.name.registry, &id).await;
         if let Some(known) = known.filter(|known| known.parent == parent) {
             return Ok(known);
         }
-        let key = (source.registry.clone(), id.clone());
+        let key = (source.name.registry.clone(), id.clone());
         let shared = self.clone();
         let start = || shared.read_image(source, id, parent);
         let (read, _) = self.conversions.reading.join(key, start).await;
@@ -113,7 +113,7 @@ impl Registries {
         id: ImageId,
         parent: Option<ImageId>,
     ) -> Result<SourceImage, MirrorError> {
-        if let Some(known) = self.known_image(&source.registry, &id).await {
+        if let Some(known) = self.known_image(&source.name.registry, &id).await {
             return Ok(known);
         }
         let description = source.description(&self, &id).await?;
@@ -127,7 +127,9 @@ impl Registries {
             layer,
         };
         let conversions = ConvertedRecords::of(&self.store);
-        conversions.store_image(&source.registry, &id, &image).await;
+        conversions
+            .store_image(&source.name.registry, &id, &image)
+            .await;
         Ok(image)
     }
 
@@ -147,7 +149,7 @@ impl Registries {
             ));
         }
         let blobs = self.store.blobs.clone();
-        let seed = format!("roadstead converted layer\0{}\0{id}", source.registry);
+        let seed = format!("roadstead converted layer\0{}\0{id}", source.name.registry);
         let key = Digest::of(Algorithm::Sha256, seed.as_bytes());
         let examining = tokio::task::spawn_blocking(move || examine(&blobs, &key, stored));
         let examined = examining.await.map_err(|_| MirrorError::Internal)?;
@@ -218,11 +220,10 @@ impl Registries {
     /// Links everything of a converted image to a repository.
     pub(super) async fn link_converted(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         top: &ImageId,
     ) -> Result<(), MirrorError> {
-        let Some(chain) = self.chain(registry, top).await else {
+        let Some(chain) = self.chain(&name.registry, top).await else {
             return Err(MirrorError::Preparing(preparation(top)));
         };
         let converted = converted(&chain)?;
@@ -234,15 +235,11 @@ impl Registries {
         };
         for (_, image) in chain.iter().filter(|(_, image)| !image.layer.is_empty) {
             let ConvertedLayer { digest, size, .. } = image.layer;
-            let question = records.ask(&BlobKey::new(registry, repository, &digest));
+            let question = records.ask(&BlobKey::new(name, &digest));
             records.answer(&question, blob(size), Reach::Local).await;
         }
         let config = blob(converted.config.len() as u64);
-        let question = records.ask(&BlobKey::new(
-            registry,
-            repository,
-            &converted.config_digest,
-        ));
+        let question = records.ask(&BlobKey::new(name, &converted.config_digest));
         records.answer(&question, config, Reach::Local).await;
         let manifest = ManifestLink {
             media_type: DOCKER_MANIFEST.to_owned(),
@@ -252,15 +249,11 @@ impl Registries {
             stored: None,
         };
         // Last, so that everything it names is linked before it.
-        let question = records.ask(&ManifestKey::new(
-            registry,
-            repository,
-            &converted.manifest_digest,
-        ));
+        let question = records.ask(&ManifestKey::new(name, &converted.manifest_digest));
         records.answer(&question, manifest, Reach::Local).await;
         let ids: Vec<ImageId> = chain.into_iter().map(|(id, _)| id).collect();
         let images = ImageRecords::of(&self.store);
-        let linked = images.link(registry, repository, &ids).await;
+        let linked = images.link(name, &ids).await;
         linked.map_err(|error| MirrorError::Disk(Arc::new(error)))
     }
 }

@@ -28,7 +28,7 @@ use crate::records::{ConvertedManifest, ConvertedRecords, SourceImage};
 use mirror::{Fallback, FallbackBlob, MirrorError, Preparation, RequestBudget, unix_seconds};
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
-use oci::name::{Registry, Repository, Tag};
+use oci::name::{Registry, Repository, RepositoryName, Tag};
 use oci::v1::{ImageId, plain};
 use runtime::single_flight::SingleFlight;
 use store::{ManifestKey, ManifestLink, Pointer, PurgeTarget};
@@ -82,8 +82,7 @@ impl Conversions {
 /// A repository on the v1 side.
 #[derive(Clone, Debug)]
 struct V1Repository {
-    registry: Registry,
-    repository: Repository,
+    name: RepositoryName,
     origin: Arc<V1Origin>,
 }
 
@@ -100,15 +99,11 @@ impl Registries {
 
     /// A repository on the v1 side; `None` if its images are not served from there. In the v1 API `library/x`
     /// is `x`, another name that needs another permit.
-    fn v1_repository_of(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-    ) -> Option<V1Repository> {
-        let origin = self.bridged_origin(registry)?;
-        (plain(repository.as_str()) == repository.as_str()).then(|| V1Repository {
-            registry: registry.clone(),
-            repository: repository.clone(),
+    fn v1_repository_of(&self, name: &RepositoryName) -> Option<V1Repository> {
+        let origin = self.bridged_origin(&name.registry)?;
+        let repository = name.repository.as_str();
+        (plain(repository) == repository).then(|| V1Repository {
+            name: name.clone(),
             origin: origin.clone(),
         })
     }
@@ -119,18 +114,17 @@ impl Registries {
     /// [`MirrorError::Preparing`] if its image is not converted yet, and why the upstream could not answer.
     async fn tag_of_v1(
         &self,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         tag: &Tag,
     ) -> Result<Option<Pointer>, MirrorError> {
-        let Some(source) = self.v1_repository_of(registry, repository) else {
+        let Some(source) = self.v1_repository_of(name) else {
             return Ok(None);
         };
         let Some(top) = source.tag(self, tag).await? else {
             return Ok(None);
         };
         let converted = ConvertedRecords::of(&self.store)
-            .manifest(registry, &top)
+            .manifest(&name.registry, &top)
             .await;
         let converted = converted.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         let Some(converted) = converted else {
@@ -138,10 +132,10 @@ impl Registries {
         };
         let records = &self.store.records;
         let linked = records
-            .open(&ManifestKey::new(registry, repository, &converted.manifest))
+            .open(&ManifestKey::new(name, &converted.manifest))
             .await;
         if !linked.is_ok_and(|link| link.is_some()) {
-            self.link_converted(registry, repository, &top).await?;
+            self.link_converted(name, &top).await?;
         }
         Ok(Some(Pointer {
             digest: converted.manifest,
@@ -157,16 +151,15 @@ impl Registries {
     /// [`MirrorError::Preparing`] while it continues, and why it cannot be converted.
     async fn converted_in_time(
         self: &Arc<Self>,
-        registry: &Registry,
-        repository: &Repository,
+        name: &RepositoryName,
         preparation: &Preparation,
         began: Instant,
     ) -> Result<(), MirrorError> {
-        let source = self.v1_repository_of(registry, repository);
+        let source = self.v1_repository_of(name);
         let source = source.ok_or(MirrorError::NotServed)?;
         let top: ImageId = preparation.0.parse().map_err(|_| MirrorError::Internal)?;
         let start = || self.clone().convert(source, top.clone());
-        let key = (registry.clone(), top.clone());
+        let key = (name.registry.clone(), top.clone());
         let converting = self.conversions.converting.join(key, start);
         let left = CONVERT_TIMEOUT.saturating_sub(began.elapsed());
         match tokio::time::timeout(left, converting).await {
@@ -179,42 +172,35 @@ impl Registries {
 impl Fallback for Registries {
     fn tag<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<Pointer>, MirrorError>> {
-        Box::pin(self.tag_of_v1(registry, repository, tag))
+        Box::pin(self.tag_of_v1(name, tag))
     }
 
     fn prepare<'a>(
         self: Arc<Self>,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         preparation: &'a Preparation,
         began: Instant,
     ) -> BoxFuture<'a, Result<(), MirrorError>> {
-        Box::pin(async move {
-            self.converted_in_time(registry, repository, preparation, began)
-                .await
-        })
+        Box::pin(async move { self.converted_in_time(name, preparation, began).await })
     }
 
     fn manifest<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<Arc<ManifestLink>>> {
-        Box::pin(self.relink_manifest_of_v1(registry, repository, digest))
+        Box::pin(self.relink_manifest_of_v1(name, digest))
     }
 
     fn blob<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<u64>> {
-        Box::pin(self.relink_blob_of_v1(registry, repository, digest))
+        Box::pin(self.relink_blob_of_v1(name, digest))
     }
 
     fn manifest_bytes<'a>(
@@ -227,20 +213,18 @@ impl Fallback for Registries {
 
     fn blob_bytes<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Option<FallbackBlob>> {
-        Box::pin(self.blob_of_v1(registry, repository, digest))
+        Box::pin(self.blob_of_v1(name, digest))
     }
 
     fn tags<'a>(
         &'a self,
-        registry: &'a Registry,
-        repository: &'a Repository,
+        name: &'a RepositoryName,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<String>>, MirrorError>> {
         Box::pin(async move {
-            let Some(source) = self.v1_repository_of(registry, repository) else {
+            let Some(source) = self.v1_repository_of(name) else {
                 return Ok(None);
             };
             let tags = source.tags(self).await?;
@@ -259,7 +243,8 @@ impl Fallback for Registries {
     fn invalidate(&self, target: &PurgeTarget) {
         for (registry, v1) in &self.origins {
             let is_target = match target {
-                PurgeTarget::Registry(own) | PurgeTarget::Repository(own, _) => own == registry,
+                PurgeTarget::Registry(own) => own == registry,
+                PurgeTarget::Repository(name) => name.registry == *registry,
                 PurgeTarget::Tag(..) | PurgeTarget::Content(..) | PurgeTarget::Everywhere(_) => {
                     false
                 }

@@ -132,7 +132,7 @@ impl V1Repository {
         registries: &Registries,
         id: &ImageId,
     ) -> Result<StoredLayer, MirrorError> {
-        let repository = Some(self.repository.clone());
+        let repository = Some(self.name.repository.clone());
         let fetched = registries.fetch_layer(&self.origin, repository, id).await;
         fetched.map_err(image_error)
     }
@@ -143,7 +143,7 @@ impl V1Repository {
         id: &ImageId,
         which: Part,
     ) -> Result<V1Answer, MirrorError> {
-        let repository = Some(self.repository.clone());
+        let repository = Some(self.name.repository.clone());
         let asked = registries.image_part(&self.origin, repository, id, which);
         let asked = tokio::time::timeout(QUERY_TIMEOUT, asked).await;
         let late = |_| Err(MirrorError::timed_out());
@@ -155,7 +155,7 @@ impl V1Repository {
         registries: &Registries,
         resource: Resource,
     ) -> Result<V1Answer, MirrorError> {
-        let repository = self.repository.clone();
+        let repository = self.name.repository.clone();
         let what = Endpoint::Named {
             repository,
             resource,
@@ -168,7 +168,7 @@ impl V1Repository {
         registries: &Registries,
         what: Endpoint,
     ) -> Result<V1Answer, MirrorError> {
-        let asked = registries.fetch_body(&self.origin, Some(self.repository.clone()), what);
+        let asked = registries.fetch_body(&self.origin, Some(self.name.repository.clone()), what);
         let asked = tokio::time::timeout(QUERY_TIMEOUT, asked).await;
         asked
             .unwrap_or_else(|_| Err(MirrorError::timed_out()))

@@ -8,7 +8,7 @@ use access::Permit;
 use mirror::MirrorError;
 use oci::manifest::AcceptClass;
 use oci::v2_to_v1::{self, ClientPlatform};
-use store::warn_degraded;
+use store::{TagKey, warn_degraded};
 
 impl V1 {
     /// Whether a repository is served from v2 although the registry's own v1 side failed with `error`: that
@@ -23,25 +23,17 @@ impl V1 {
         if error.stale_reason().is_none() {
             return false;
         }
-        let (registry, repository) = (permit.registry(), permit.repository());
-        let owner = scope.repository(repository);
-        let store = self.store();
+        let (name, store) = (permit.name(), self.store());
+        let scope = scope.of_record(name);
         for tag in self.known_tags(permit).await {
-            let pointer = store
-                .records
-                .open(&store::TagKey::new(
-                    registry,
-                    repository,
-                    AcceptClass::Full,
-                    &tag,
-                ))
-                .await;
+            let key = TagKey::new(name, AcceptClass::Full, &tag);
+            let pointer = store.records.open(&key).await;
             let Ok(Some(pointer)) = pointer else {
                 continue;
             };
             let id = v2_to_v1::top_id(&pointer.digest, platform);
-            match V1ImageRecords::of(store).image(registry, owner, &id).await {
-                Ok(Some(issued)) if issued.repository == repository.as_str() => return true,
+            match V1ImageRecords::of(store).image(scope.clone(), &id).await {
+                Ok(Some(issued)) if issued.repository == name.repository.as_str() => return true,
                 Ok(_) => {}
                 Err(error) => warn_degraded("the record of an image id cannot be read", &error),
             }

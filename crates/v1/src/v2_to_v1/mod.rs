@@ -25,7 +25,7 @@ use access::Permit;
 use mirror::{MirrorError, ReadMethod, ResourceKind};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
-use oci::name::{Reference, Registry, Repository};
+use oci::name::{NameScope, Reference, Registry, RepositoryName};
 use oci::v1::ImageId;
 use oci::v2_to_v1::{self, ChainImage, ClientPlatform, ImageManifest, V2ToV1Error};
 use store::CommitError;
@@ -101,11 +101,11 @@ impl IdScope {
         }
     }
 
-    /// The repository that the record of an id belongs to.
-    fn repository(self, repository: &Repository) -> Option<&Repository> {
+    /// What the record of an id that was issued for a repository belongs to.
+    fn of_record(self, name: &RepositoryName) -> NameScope {
         match self {
-            Self::Repository => Some(repository),
-            Self::Registry => None,
+            Self::Repository => name.into(),
+            Self::Registry => (&name.registry).into(),
         }
     }
 }
@@ -122,12 +122,11 @@ impl V1 {
     /// [`MirrorError::Disk`] if the records cannot be read.
     pub async fn bridged_id(
         &self,
-        registry: &Registry,
-        repository: Option<&Repository>,
+        scope: impl Into<NameScope>,
         id: &ImageId,
     ) -> Result<Option<Arc<V1ImageRecord>>, MirrorError> {
         let records = V1ImageRecords::of(self.store());
-        let known = records.image(registry, repository, id);
+        let known = records.image(scope, id);
         known
             .await
             .map_err(|error| MirrorError::Disk(Arc::new(error)))
@@ -195,17 +194,16 @@ impl V1 {
         platform: &ClientPlatform,
         position: Option<usize>,
     ) {
-        let (registry, repository) = (permit.registry(), permit.repository());
         let image = V1ImageRecord {
-            repository: repository.to_string(),
+            repository: permit.repository().to_string(),
             manifest: *manifest,
             os: platform.os.clone(),
             architecture: platform.architecture.clone(),
             position,
         };
-        let owner = scope.repository(repository);
+        let scope = scope.of_record(permit.name());
         let images = V1ImageRecords::of(self.store());
-        images.store_image(registry, owner, id, image).await;
+        images.store_image(scope, id, image).await;
     }
 
     /// Finds the image for a platform: the manifest itself, or one below an index.

@@ -161,9 +161,7 @@ impl V1 {
     pub(super) async fn known_tags(&self, permit: &Permit) -> Vec<Tag> {
         let (store, permit) = (self.registries.store.clone(), permit.clone());
         let known = tokio::task::spawn_blocking(move || {
-            let known = store
-                .records
-                .known_tags(permit.registry(), permit.repository());
+            let known = store.records.known_tags(permit.name());
             known.unwrap_or_else(|error| {
                 warn_degraded("the tags cannot be listed", &error);
                 Vec::new()
