@@ -29,7 +29,7 @@ mod policy_tests;
 #[cfg(test)]
 mod token_tests;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -246,9 +246,9 @@ pub struct Policy {
     /// `access.rules`; `None`: every client may pull from public registries.
     pub rules: Option<Vec<Rule>>,
     /// Registries whose `visibility` is `public`.
-    pub public: HashSet<Registry>,
+    pub public: BTreeSet<Registry>,
     /// Registries whose `visibility` is `caller`: they authorise, see [`Policy::delegated_permit`].
-    pub delegated: HashSet<Registry>,
+    pub delegated: BTreeSet<Registry>,
 }
 
 impl Policy {

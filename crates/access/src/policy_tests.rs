@@ -26,8 +26,8 @@ fn rule(users: &[&str], repositories: &[&str], actions: &[Action]) -> Rule {
 fn policy(rules: Vec<Rule>) -> Policy {
     Policy {
         rules: Some(rules),
-        public: HashSet::from([Registry::new("docker.io")]),
-        delegated: HashSet::new(),
+        public: BTreeSet::from([Registry::new("docker.io")]),
+        delegated: BTreeSet::new(),
     }
 }
 
@@ -40,8 +40,8 @@ fn without_rules_only_pulls_of_public_registries() {
     let (hub, hosted) = (Registry::new("docker.io"), Registry::new("hosted"));
     let policy = Policy {
         rules: None,
-        public: HashSet::from([hub.clone()]),
-        delegated: HashSet::new(),
+        public: BTreeSet::from([hub.clone()]),
+        delegated: BTreeSet::new(),
     };
     let repository = repository("library/alpine");
     let allowed = |action, registry: &Registry| {

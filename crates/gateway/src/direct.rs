@@ -276,11 +276,10 @@ fn framing(method: &Method, response: &Response) -> Framing {
     if bodyless || method == Method::HEAD {
         return Framing::Done;
     }
-    if let Some(length) = response.get(&header::CONTENT_LENGTH) {
-        let length = length.to_str().ok().and_then(|text| text.parse().ok());
-        return length.map_or(Framing::Close, Framing::Length);
+    if let Some(length) = response.content_length() {
+        return Framing::Length(length);
     }
-    if response.get(&header::TRANSFER_ENCODING).is_some() {
+    if response.contains(&header::TRANSFER_ENCODING) {
         return Framing::Chunked;
     }
     Framing::Close

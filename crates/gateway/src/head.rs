@@ -2,13 +2,16 @@
 //!
 //! It counts bytes and time; [`super::direct`] or pingora parses.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use oci::error::{ErrorCode, body};
 
@@ -18,12 +21,61 @@ pub(super) const REFUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadLimits {
-    /// The deadline of its first byte.
-    pub first_by: Instant,
     /// From its first byte to its end.
     pub within: Duration,
     /// In bytes; blank lines before it may take as many again.
     pub bytes: usize,
+}
+
+/// The end of a connection's wait for a request: the deadline of its first byte, or the shutdown.
+///
+/// One timer serves all requests of a connection. It is set anew when it fires before the deadline, so that a request
+/// that moves the deadline leaves it as it is.
+pub(super) struct IdleEnd {
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Why a connection no longer waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Deadline,
+    Shutdown,
+}
+
+impl IdleEnd {
+    pub fn new(deadline: Instant, mut shutdown: watch::Receiver<bool>) -> Self {
+        Self {
+            deadline,
+            timer: Box::pin(sleep_until(deadline)),
+            shutdown: Box::pin(async move {
+                // Without a sender nothing shuts the connection down any more but its end.
+                let _ = shutdown.wait_for(|&down| down).await;
+            }),
+        }
+    }
+
+    /// Moves the deadline.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if self.shutdown.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::Shutdown);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= self.deadline {
+                return Poll::Ready(Ended::Deadline);
+            }
+            self.timer.as_mut().reset(self.deadline);
+        }
+    }
 }
 
 /// The outcome of reading a head.
@@ -42,18 +94,19 @@ pub(super) enum HeadOutcome {
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     limits: HeadLimits,
-    shutdown: &mut watch::Receiver<bool>,
+    idle_end: &mut IdleEnd,
 ) -> HeadOutcome {
     let mut head = BytesMut::with_capacity(4096);
     let mut blank = 0;
     while !has_begun(&head) {
-        let read = tokio::select! {
-            read = timeout_at(limits.first_by, stream.read_buf(&mut head)) => read,
-            _ = shutdown.wait_for(|&down| down) => return HeadOutcome::Nothing,
-        };
-        match read {
+        let mut read = pin!(stream.read_buf(&mut head));
+        let read = poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(Ok(read)),
+            Poll::Pending => idle_end.poll(cx).map(Err),
+        });
+        match read.await {
             Ok(Ok(read)) if read > 0 => {}
-            Err(_) if blank > 0 || !head.is_empty() => return HeadOutcome::TooLate,
+            Err(Ended::Deadline) if blank > 0 || !head.is_empty() => return HeadOutcome::TooLate,
             _ => return HeadOutcome::Nothing,
         }
         let lines = blank_lines(&head);

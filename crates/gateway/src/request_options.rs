@@ -4,6 +4,7 @@ use http::{HeaderMap, Method, header};
 
 use oci::byteranges::Byteranges;
 use oci::conditional;
+use oci::digest::Digest;
 use oci::range::{self, Selection, Span};
 
 /// The fields of a request that shape its response.
@@ -36,6 +37,7 @@ impl RequestOptions {
         // Lines of one field are one list (RFC 9110 §5.3). A line that is not text matches nothing, but a
         // condition that is present must not count as absent.
         let text = |name| {
+            headers.get(&name)?;
             let lines = headers.get_all(name).iter();
             let lines: Vec<_> = lines.map(|line| line.to_str().unwrap_or("")).collect();
             (!lines.is_empty()).then(|| lines.join(", "))
@@ -49,11 +51,11 @@ impl RequestOptions {
         }
     }
 
-    /// Whether If-None-Match lists the entity tag.
-    pub fn matches(&self, tag: &str) -> bool {
+    /// Whether If-None-Match lists the entity tag, which is the digest.
+    pub fn matches(&self, digest: &Digest) -> bool {
         self.if_none_match
             .as_deref()
-            .is_some_and(|header| conditional::if_none_match(header, tag))
+            .is_some_and(|header| conditional::if_none_match(header, &digest.to_string()))
     }
 
     /// The part of a blob of `size` bytes to send; of unknown size, always the whole. A Range whose If-Range
@@ -61,14 +63,18 @@ impl RequestOptions {
     ///
     /// # Errors
     /// [`Unsatisfiable`]: the Range selects no byte.
-    pub fn select(&self, size: Option<u64>, tag: &str) -> Result<BodySelection, Unsatisfiable> {
+    pub fn select(
+        &self,
+        size: Option<u64>,
+        digest: &Digest,
+    ) -> Result<BodySelection, Unsatisfiable> {
         let Some(size) = size else {
             return Ok(BodySelection::Whole { size });
         };
         let applies = self
             .if_range
             .as_deref()
-            .is_none_or(|header| conditional::if_range(header, tag));
+            .is_none_or(|header| conditional::if_range(header, &digest.to_string()));
         let ranges = self
             .range
             .as_deref()

@@ -260,9 +260,9 @@ impl Resolver {
     }
 
     fn by_host(&self, host: &str) -> Option<&RegistryEntry> {
-        let (bare, _) = oci::authority::split_port(host);
+        let bare = || oci::authority::split_port(host).0;
         let is =
-            |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(bare);
+            |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(bare());
         self.entries.iter().find(|entry| entry.hosts.iter().any(is))
     }
 

@@ -8,7 +8,7 @@ use super::cache_control::CacheControl;
 use super::error_response::ErrorResponse;
 use super::location::next_link;
 use super::request_options::{BodySelection, RequestOptions, Unsatisfiable};
-use super::response::Response;
+use super::response::{FieldValue, Response};
 use super::session::Session;
 use super::target::RequestTarget;
 use super::{Failure, request_body, request_metrics, send};
@@ -27,7 +27,7 @@ impl BodySelection {
     fn response(
         &self,
         options: &RequestOptions,
-        tag: &str,
+        digest: Digest,
         cache: CacheStatus,
         cache_control: CacheControl,
     ) -> Result<Response> {
@@ -35,7 +35,7 @@ impl BodySelection {
             Self::Whole { .. } => StatusCode::OK,
             Self::Part { .. } | Self::Parts(_) => StatusCode::PARTIAL_CONTENT,
         };
-        let mut response = content(status, options, tag, cache, cache_control)?;
+        let mut response = content(status, options, digest, cache, cache_control)?;
         response.append_header(header::ACCEPT_RANGES, BYTES)?;
         match self {
             Self::Parts(frame) => {
@@ -74,15 +74,15 @@ pub async fn manifest(
     answer: ManifestAnswer,
     cache_control: CacheControl,
 ) -> Result<()> {
-    let tag = answer.digest.to_string();
+    let digest = answer.digest;
     if !options.head {
         request_metrics::manifest(answer.cache);
     }
     request_metrics::stale(answer.stale);
-    if options.matches(&tag) {
-        return not_modified(session, options, &tag, answer.cache, cache_control).await;
+    if options.matches(&digest) {
+        return not_modified(session, options, digest, answer.cache, cache_control).await;
     }
-    let mut response = content(StatusCode::OK, options, &tag, answer.cache, cache_control)?;
+    let mut response = content(StatusCode::OK, options, digest, answer.cache, cache_control)?;
     response.append_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_if_stale(&mut response, answer.stale)?;
     match answer.bytes {
@@ -102,13 +102,13 @@ pub async fn blob_head(
     answer: BlobHead,
     cache_control: CacheControl,
 ) -> Result<()> {
-    let (tag, cache) = (digest.to_string(), answer.cache);
-    if options.matches(&tag) {
-        return not_modified(session, options, &tag, cache, cache_control).await;
+    let (digest, cache) = (*digest, answer.cache);
+    if options.matches(&digest) {
+        return not_modified(session, options, digest, cache, cache_control).await;
     }
     // A Range is defined for GET alone (RFC 9110 §14.2).
     let selection = BodySelection::Whole { size: answer.size };
-    let mut response = selection.response(options, &tag, cache, cache_control)?;
+    let mut response = selection.response(options, digest, cache, cache_control)?;
     request_metrics::stale(answer.stale);
     warn_if_stale(&mut response, answer.stale)?;
     send::head(session, response, selection.length()).await
@@ -126,17 +126,17 @@ pub async fn blob(
     answer: BlobAnswer,
     cache_control: CacheControl,
 ) -> Result<(), Failure> {
-    let (tag, cache) = (digest.to_string(), answer.cache);
+    let (digest, cache) = (*digest, answer.cache);
     request_metrics::blob(cache);
-    if options.matches(&tag) {
-        return Ok(not_modified(session, options, &tag, cache, cache_control).await?);
+    if options.matches(&digest) {
+        return Ok(not_modified(session, options, digest, cache, cache_control).await?);
     }
     let answer = if send::needs_length(session) {
         answer.settled().await
     } else {
         answer
     };
-    let selection = match options.select(answer.size, &tag) {
+    let selection = match options.select(answer.size, &digest) {
         // Each part would take an upstream request of its own; a server may ignore a Range.
         Ok(BodySelection::Parts(_)) if !answer.is_seekable() => {
             BodySelection::Whole { size: answer.size }
@@ -144,7 +144,7 @@ pub async fn blob(
         Ok(selection) => selection,
         Err(refused) => return Ok(unsatisfiable(session, options, refused, cache).await?),
     };
-    let response = selection.response(options, &tag, cache, cache_control)?;
+    let response = selection.response(options, digest, cache, cache_control)?;
     let length = selection.length();
     match selection {
         BodySelection::Whole { .. } => {
@@ -251,13 +251,13 @@ pub fn response(
 fn content(
     status: StatusCode,
     options: &RequestOptions,
-    tag: &str,
+    digest: Digest,
     cache: CacheStatus,
     cache_control: CacheControl,
 ) -> Result<Response> {
     let mut response = response(status, options, cache)?;
-    response.append_header("Docker-Content-Digest", tag)?;
-    response.append_header(header::ETAG, ["\"", tag, "\""].concat())?;
+    response.append_header("Docker-Content-Digest", digest)?;
+    response.append_header(header::ETAG, FieldValue::EntityTag(digest))?;
     response.append_header(header::CACHE_CONTROL, cache_control.header_value())?;
     Ok(response)
 }
@@ -280,11 +280,17 @@ pub fn warn_if_stale(response: &mut Response, stale: Option<Stale>) -> Result<()
 async fn not_modified(
     session: &mut Session,
     options: &RequestOptions,
-    tag: &str,
+    digest: Digest,
     cache: CacheStatus,
     cache_control: CacheControl,
 ) -> Result<()> {
-    let response = content(StatusCode::NOT_MODIFIED, options, tag, cache, cache_control)?;
+    let response = content(
+        StatusCode::NOT_MODIFIED,
+        options,
+        digest,
+        cache,
+        cache_control,
+    )?;
     session.write_head(response).await
 }
 

@@ -1,11 +1,16 @@
 //! The head of a response.
 
+use std::io::Write as _;
+
+use bytes::Bytes;
+use http::header::InvalidHeaderValue;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 
 use super::cache_control::CacheControl;
 use oci::cache_status::CacheStatus;
+use oci::digest::Digest;
 
 /// How many header fields a response has room for before its list grows.
 const FIELDS: usize = 14;
@@ -19,7 +24,7 @@ const HIT: HeaderValue = HeaderValue::from_static("roadstead; hit");
 #[derive(Debug)]
 pub struct Response {
     status: StatusCode,
-    fields: Vec<(FieldName, HeaderValue)>,
+    fields: Vec<(FieldName, FieldValue)>,
     cache: CacheStatus,
 }
 
@@ -62,6 +67,79 @@ impl From<&'static str> for FieldName {
     }
 }
 
+/// The value of a header field. Those that are rendered from numbers and digests are valid, and are written without
+/// being rendered by themselves before.
+#[derive(Clone, Debug)]
+pub enum FieldValue {
+    Text(HeaderValue),
+    Number(u64),
+    Digest(Digest),
+    /// A digest as an entity tag (RFC 9110 §8.8.3).
+    EntityTag(Digest),
+}
+
+impl FieldValue {
+    fn write(&self, head: &mut Vec<u8>) {
+        match self {
+            Self::Text(value) => head.extend_from_slice(value.as_bytes()),
+            // Writing to a vector does not fail.
+            Self::Number(number) => drop(write!(head, "{number}")),
+            Self::Digest(digest) => digest.write(head),
+            Self::EntityTag(digest) => {
+                head.push(b'"');
+                digest.write(head);
+                head.push(b'"');
+            }
+        }
+    }
+
+    /// The value by itself.
+    fn rendered(self) -> Result<HeaderValue> {
+        let mut text = Vec::with_capacity(160);
+        match self {
+            Self::Text(value) => return Ok(value),
+            Self::Number(number) => return Ok(number.into()),
+            Self::Digest(_) | Self::EntityTag(_) => self.write(&mut text),
+        }
+        HeaderValue::from_maybe_shared(Bytes::from(text))
+            .or_err(ErrorType::InvalidHTTPHeader, "a response's field")
+    }
+}
+
+impl From<HeaderValue> for FieldValue {
+    fn from(value: HeaderValue) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl From<u64> for FieldValue {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Digest> for FieldValue {
+    fn from(digest: Digest) -> Self {
+        Self::Digest(digest)
+    }
+}
+
+impl TryFrom<&str> for FieldValue {
+    type Error = InvalidHeaderValue;
+
+    fn try_from(text: &str) -> std::result::Result<Self, InvalidHeaderValue> {
+        text.try_into().map(Self::Text)
+    }
+}
+
+impl TryFrom<String> for FieldValue {
+    type Error = InvalidHeaderValue;
+
+    fn try_from(text: String) -> std::result::Result<Self, InvalidHeaderValue> {
+        text.try_into().map(Self::Text)
+    }
+}
+
 impl Response {
     /// A head with `Cache-Status` alone.
     ///
@@ -88,7 +166,7 @@ impl Response {
     pub fn insert_header(
         &mut self,
         name: impl Into<FieldName>,
-        value: impl TryInto<HeaderValue>,
+        value: impl TryInto<FieldValue>,
     ) -> Result<()> {
         let name = name.into();
         self.fields.retain(|(known, _)| !known.is(&name));
@@ -102,7 +180,7 @@ impl Response {
     pub fn append_header(
         &mut self,
         name: impl Into<FieldName>,
-        value: impl TryInto<HeaderValue>,
+        value: impl TryInto<FieldValue>,
     ) -> Result<()> {
         let Ok(value) = value.try_into() else {
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "a response's field");
@@ -138,12 +216,27 @@ impl Response {
         self.cache
     }
 
+    /// The value of `Content-Length`.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.find(&header::CONTENT_LENGTH)? {
+            FieldValue::Number(length) => Some(*length),
+            FieldValue::Text(length) => length.to_str().ok()?.parse().ok(),
+            FieldValue::Digest(_) | FieldValue::EntityTag(_) => None,
+        }
+    }
+
+    /// Whether it has a field of this name.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        self.find(name).is_some()
+    }
+
     /// The value of a field, the first of its name.
-    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        let named = |(known, _): &&(FieldName, HeaderValue)| {
-            known.text().eq_ignore_ascii_case(name.as_str())
+    fn find(&self, name: &HeaderName) -> Option<&FieldValue> {
+        let named = |(known, _): &&(FieldName, FieldValue)| match known {
+            FieldName::Registered(known) => known == name,
+            FieldName::Spelled(known) => known.eq_ignore_ascii_case(name.as_str()),
         };
-        self.fields.iter().find(named).map(|(_, value)| value)
+        self.fields.iter().rev().find(named).map(|(_, value)| value)
     }
 
     /// Its fields as HTTP/1 has them, a line each.
@@ -154,7 +247,7 @@ impl Response {
                 FieldName::Spelled(name) => head.extend_from_slice(name.as_bytes()),
             }
             head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
+            value.write(head);
             head.extend_from_slice(b"\r\n");
         }
     }
@@ -166,6 +259,7 @@ impl Response {
     pub fn into_pingora(self) -> Result<Box<ResponseHeader>> {
         let mut header = ResponseHeader::build(self.status, Some(FIELDS))?;
         for (name, value) in self.fields {
+            let value = value.rendered()?;
             match name {
                 FieldName::Registered(name) => header.append_header(name, value)?,
                 FieldName::Spelled(name) => header.append_header(name, value)?,

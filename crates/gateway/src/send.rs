@@ -34,7 +34,7 @@ pub async fn head(session: &mut Session, mut response: Response, size: Option<u6
 /// # Errors
 /// As [`head`].
 pub async fn whole(session: &mut Session, mut response: Response, bytes: Bytes) -> Result<()> {
-    response.append_header(header::CONTENT_LENGTH, bytes.len())?;
+    response.append_header(header::CONTENT_LENGTH, bytes.len() as u64)?;
     session.write_head(response).await?;
     if bytes.is_empty() || session.req_header().method == Method::HEAD {
         Ok(())

@@ -266,14 +266,13 @@ impl ListenerContext {
             idle_timeout,
             ..
         } = self.server.settings;
-        let mut shutdown = self.server.shutdown.clone();
-        let mut limits = head::HeadLimits {
-            first_by: deadline,
+        let mut idle_end = head::IdleEnd::new(deadline, self.server.shutdown.clone());
+        let limits = head::HeadLimits {
             within: header_timeout,
             bytes: header_bytes,
         };
         loop {
-            let head = match head::read(&mut stream, limits, &mut shutdown).await {
+            let head = match head::read(&mut stream, limits, &mut idle_end).await {
                 HeadOutcome::Complete(head) => head,
                 HeadOutcome::Nothing => {
                     // Over TLS, an end without close_notify looks like a truncation.
@@ -302,7 +301,7 @@ impl ListenerContext {
                 return;
             };
             stream = next;
-            limits.first_by = Instant::now() + idle_timeout;
+            idle_end.set_deadline(Instant::now() + idle_timeout);
         }
     }
 }

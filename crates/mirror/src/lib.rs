@@ -43,7 +43,7 @@ mod warm;
 mod write_outcome;
 mod writes;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use blob::BlobHead;
@@ -98,7 +98,7 @@ pub struct Mirror {
 struct MirrorState {
     contents: Contents,
     store: Arc<Store>,
-    origins: HashMap<Registry, Arc<OriginState>>,
+    origins: BTreeMap<Registry, Arc<OriginState>>,
     fallback: Option<Arc<dyn Fallback>>,
     missing: NegativeCache,
     pages: lists::Pages,
@@ -125,7 +125,7 @@ impl Mirror {
         contents: Contents,
         fallback: Option<Arc<dyn Fallback>>,
     ) -> Result<Self, SetUpError> {
-        let mut origins = HashMap::new();
+        let mut origins = BTreeMap::new();
         for settings in settings.origins {
             let origin = OriginState::new(settings)?;
             origins.insert(origin.registry().clone(), Arc::new(origin));

@@ -43,7 +43,7 @@ pub fn is_valid(text: &str) -> bool {
     let literal = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let name = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'('..=b',' | b';' | b'=');
     let host_is_valid = match literal {
         Some(literal) => literal.bytes().all(|byte| name(byte) || byte == b':'),
         None => host.bytes().all(name),

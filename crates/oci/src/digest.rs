@@ -75,12 +75,18 @@ impl Digest {
         self.hex_in(&mut digits).to_owned()
     }
 
+    /// Appends the canonical form.
+    pub fn write(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(self.algorithm().as_str().as_bytes());
+        text.push(b':');
+        text.extend_from_slice(self.hex_in(&mut [0; 128]).as_bytes());
+    }
+
     /// The hex digits, in `digits`.
     fn hex_in<'a>(&self, digits: &'a mut [u8; 128]) -> &'a str {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let bytes = self.bytes();
         for (byte, pair) in bytes.iter().zip(digits.as_chunks_mut().0) {
-            *pair = [byte >> 4, byte & 15].map(|value| DIGITS[usize::from(value)]);
+            *pair = DIGITS[usize::from(*byte)];
         }
         str::from_utf8(&digits[..bytes.len() * 2]).unwrap_or_default()
     }
@@ -97,11 +103,14 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let (algorithm, hex) = text.split_once(':').ok_or(DigestError::Form)?;
-        match algorithm {
-            "sha256" => decode(hex).map(Self::Sha256),
-            "sha512" => decode(hex).map(Self::Sha512),
-            _ => Err(DigestError::Algorithm),
+        if let Some(hex) = text.strip_prefix("sha256:") {
+            decode(hex).map(Self::Sha256)
+        } else if let Some(hex) = text.strip_prefix("sha512:") {
+            decode(hex).map(Self::Sha512)
+        } else if text.contains(':') {
+            Err(DigestError::Algorithm)
+        } else {
+            Err(DigestError::Form)
         }
     }
 }
@@ -119,6 +128,20 @@ impl From<Digest> for String {
         digest.to_string()
     }
 }
+
+/// The two hex digits of each byte.
+const DIGITS: [[u8; 2]; 256] = {
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = [
+            b"0123456789abcdef"[byte >> 4],
+            b"0123456789abcdef"[byte & 15],
+        ];
+        byte += 1;
+    }
+    digits
+};
 
 /// The value of a byte that is not a lower-case hex digit has this bit.
 const NO_DIGIT: u8 = 0x80;

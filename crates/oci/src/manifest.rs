@@ -36,6 +36,30 @@ pub enum AcceptClass {
     Schema1,
 }
 
+/// What a media type of `Accept` covers; the last one counts most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Accepted {
+    Other,
+    Schema1,
+    Image,
+    Index,
+}
+
+impl Accepted {
+    fn by(kind: &str) -> Self {
+        let is_any = |kinds: &[&str]| kinds.iter().any(|one| kind.eq_ignore_ascii_case(one));
+        if is_any(&[DOCKER_LIST, OCI_INDEX, "*/*", "application/*"]) {
+            Self::Index
+        } else if is_any(&[DOCKER_MANIFEST, OCI_MANIFEST]) {
+            Self::Image
+        } else if is_any(&[DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED]) {
+            Self::Schema1
+        } else {
+            Self::Other
+        }
+    }
+}
+
 impl AcceptClass {
     /// The class whose upstream request and pointer this one shares: a client that cannot read an index gets an
     /// image of it.
@@ -59,34 +83,18 @@ impl AcceptClass {
     /// The class of a request: every type of every `Accept` line counts. A client without `Accept` takes
     /// anything, except Docker 1.6 to 1.9 ([`Generation::Schema1`]).
     pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>, client: Generation) -> Self {
-        let types: Vec<&str> = lines
-            .into_iter()
-            .flat_map(|line| line.split(','))
-            .map(|entry| entry.split(';').next().unwrap_or_default().trim())
-            .filter(|entry| !entry.is_empty())
-            .collect();
-        let any = |wanted: &[&str]| {
-            types.iter().any(|kind| {
-                wanted
-                    .iter()
-                    .any(|wanted| kind.eq_ignore_ascii_case(wanted))
-            })
-        };
-        if types.is_empty() {
-            return match client {
-                Generation::Schema1 => Self::Schema1,
-                Generation::V1 | Generation::Modern => Self::Full,
-            };
-        }
-        if any(&[DOCKER_LIST, OCI_INDEX, "*/*", "application/*"]) {
-            Self::Full
-        } else if any(&[DOCKER_MANIFEST, OCI_MANIFEST]) {
-            Self::NoList
-        } else if any(&[DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED]) {
-            Self::Schema1
-        } else {
-            // `application/json` and the like: historic spellings of "any manifest".
-            Self::Full
+        let types = lines.into_iter().flat_map(|line| line.split(','));
+        let types = types.map(|entry| match entry.find(';') {
+            Some(parameters) => entry[..parameters].trim(),
+            None => entry.trim(),
+        });
+        let accepted = types.filter(|kind| !kind.is_empty()).map(Accepted::by);
+        match accepted.max() {
+            Some(Accepted::Image) => Self::NoList,
+            Some(Accepted::Schema1) => Self::Schema1,
+            None if client == Generation::Schema1 => Self::Schema1,
+            // Other types are `application/json` and the like: historic spellings of "any manifest".
+            Some(Accepted::Index | Accepted::Other) | None => Self::Full,
         }
     }
 

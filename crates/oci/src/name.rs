@@ -75,7 +75,7 @@ impl FromStr for Repository {
         if text.len() > MAX_REPOSITORY {
             return Err(NameError::Long);
         }
-        if text.split('/').all(is_component) {
+        if is_repository(text.as_bytes()) {
             Ok(Self(text.into()))
         } else {
             Err(NameError::Grammar)
@@ -83,19 +83,30 @@ impl FromStr for Repository {
     }
 }
 
-/// One path component of a repository name.
-fn is_component(text: &str) -> bool {
-    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
-        return false;
-    };
-    if !is_alphanumeric(first) || !is_alphanumeric(last) {
-        return false;
+/// Whether a name matches the grammar of [`Repository`].
+fn is_repository(name: &[u8]) -> bool {
+    enum Last {
+        Slash,
+        Alphanumeric,
+        Period,
+        Underscore,
+        TwoUnderscores,
+        Hyphen,
     }
-    bytes
-        .split(is_alphanumeric)
-        .all(|run| matches!(run, b"" | b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-'))
+
+    let mut last = Last::Slash;
+    for byte in name {
+        last = match (last, byte) {
+            (_, b'a'..=b'z' | b'0'..=b'9') => Last::Alphanumeric,
+            (Last::Alphanumeric, b'/') => Last::Slash,
+            (Last::Alphanumeric, b'.') => Last::Period,
+            (Last::Alphanumeric, b'_') => Last::Underscore,
+            (Last::Underscore, b'_') => Last::TwoUnderscores,
+            (Last::Alphanumeric | Last::Hyphen, b'-') => Last::Hyphen,
+            _ => return false,
+        };
+    }
+    matches!(last, Last::Alphanumeric)
 }
 
 impl fmt::Display for Repository {

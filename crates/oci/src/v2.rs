@@ -135,20 +135,26 @@ fn is_hostile(segment: &str) -> bool {
 /// # Errors
 /// [`PathError`] if it is no path of the API.
 pub fn parse(segments: &[Cow<'_, str>]) -> Result<Path, PathError> {
-    let texts: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
-    let (name, resource) = match texts.as_slice() {
-        [] => return Ok(Path::Base),
-        ["_catalog"] => return Ok(Path::Catalog),
-        [name @ .., "blobs", "uploads", id] => (name, Resource::Upload((*id).to_owned())),
-        [name @ .., "blobs", "uploads"] => (name, Resource::Uploads),
-        [name @ .., "tags", "list"] => (name, Resource::Tags),
-        [name @ .., "manifests", reference] => (name, Resource::Manifest(reference.parse()?)),
-        [name @ .., "blobs", digest] => (name, Resource::Blob(digest.parse()?)),
-        [name @ .., "referrers", digest] => (name, Resource::Referrers(digest.parse()?)),
+    // A segment is never empty.
+    let from_end = |n| {
+        segments
+            .len()
+            .checked_sub(n)
+            .map_or("", |at| &*segments[at])
+    };
+    let (parts, resource) = match [from_end(3), from_end(2), from_end(1)] {
+        [_, _, ""] => return Ok(Path::Base),
+        [_, "", "_catalog"] => return Ok(Path::Catalog),
+        ["blobs", "uploads", id] => (3, Resource::Upload(id.to_owned())),
+        [_, "blobs", "uploads"] => (2, Resource::Uploads),
+        [_, "tags", "list"] => (2, Resource::Tags),
+        [_, "manifests", reference] => (2, Resource::Manifest(reference.parse()?)),
+        [_, "blobs", digest] => (2, Resource::Blob(digest.parse()?)),
+        [_, "referrers", digest] => (2, Resource::Referrers(digest.parse()?)),
         _ => return Err(PathError::Unknown),
     };
     Ok(Path::Named {
-        name: name.join("/"),
+        name: segments[..segments.len() - parts].join("/"),
         resource,
     })
 }

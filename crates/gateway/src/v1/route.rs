@@ -44,8 +44,11 @@ pub struct ImageRequest {
 
 /// Whether a path, still encoded, is one of the v1 API.
 fn is_v1(path: &str) -> bool {
-    let first = path.split('/').find(|segment| !segment.is_empty());
-    matches!(first, Some("v1" | "_ping"))
+    let path = path.trim_start_matches('/');
+    let after = path
+        .strip_prefix("v1")
+        .or_else(|| path.strip_prefix("_ping"));
+    after.is_some_and(|after| after.is_empty() || after.starts_with('/'))
 }
 
 /// Routes a request of the v1 API; `None` for other paths.
@@ -77,6 +80,9 @@ pub fn instead_of_v2(
 
 /// Whether only one registry is served, and it has no v2.
 fn is_v1_alone(resolver: &Resolver, name_context: NameContext<'_>) -> bool {
+    if resolver.entries.iter().all(|entry| entry.v2) {
+        return false;
+    }
     let fixed = resolver.fixed(name_context);
     fixed.is_ok_and(|fixed| fixed.is_some_and(|entry| !entry.v2))
 }

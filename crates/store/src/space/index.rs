@@ -7,9 +7,9 @@
 //! disk.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
+use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::entry::{BlobKind, EntryState, IndexEntry, ListEnds, NONE};
