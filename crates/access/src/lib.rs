@@ -16,6 +16,7 @@ mod passwd;
 mod rules;
 mod scope;
 mod token;
+mod verified_login;
 mod viewer;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use passwd::{Changed, PasswdError, passwd};
 pub use rules::{Rule, Users};
 pub use scope::Scopes;
 pub use token::TokenKey;
+pub use verified_login::{LoginError, VerifiedLogin};
 pub use viewer::Viewer;
 
 use oci::name::{Registry, Repository, RepositoryName};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::accounts::{Accounts, AccountsError, Wrong};
-use super::htpasswd::Account;
+use super::htpasswd::{Account, Htpasswd};
 use super::scope::Scopes;
 use super::token::{Token, TokenKey, TokenKind, docker_token_value, token_in_docker_value};
 use super::{Action, Actions, Caller, disk};
@@ -88,7 +88,9 @@ impl From<Wrong> for Refused {
 pub struct Login {
     account: Option<Arc<Account>>,
     /// The scopes that the token was requested for; `None`: no token was sent.
-    scopes: Option<Scopes>,
+    scopes: Option<Arc<Scopes>>,
+    /// The end of the token's validity; `None`: no token was sent.
+    pub(super) expires: Option<SystemTime>,
 }
 
 impl Login {
@@ -96,6 +98,7 @@ impl Login {
     pub const ANONYMOUS: Self = Self {
         account: None,
         scopes: None,
+        expires: None,
     };
 
     /// `None`: anonymous.
@@ -222,6 +225,11 @@ impl Authenticator {
         })
     }
 
+    /// The accounts of the file, at most a second old; `None` without a file.
+    pub(super) async fn accounts(&self) -> Option<Arc<Htpasswd>> {
+        Some(self.accounts.as_ref()?.current().await)
+    }
+
     /// Whether there are accounts, so that a challenge makes sense.
     pub fn has_accounts(&self) -> bool {
         self.accounts.is_some()
@@ -255,10 +263,11 @@ impl Authenticator {
         let file = accounts.current().await;
         let account = |name: &str| file.account(name).cloned();
         let token = self.key.read(kind, text, now, account);
-        let token = token.map_err(|_| Refused::Token)?;
+        let (token, expires) = token.map_err(|_| Refused::Token)?;
         Ok(Login {
             account: token.account,
-            scopes: Some(token.scopes),
+            scopes: Some(Arc::new(token.scopes)),
+            expires: Some(expires),
         })
     }
 
@@ -271,7 +280,7 @@ impl Authenticator {
             _ => None,
         };
         Login {
-            scopes: token.map(|token| token.scopes),
+            scopes: token.map(|(token, _)| Arc::new(token.scopes)),
             ..Login::ANONYMOUS
         }
     }
@@ -292,7 +301,7 @@ impl Authenticator {
         let account = accounts.verify(user, password, address).await?;
         Ok(Login {
             account: Some(account),
-            scopes: None,
+            ..Login::ANONYMOUS
         })
     }
 

@@ -94,7 +94,8 @@ impl TokenKey {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Verifies a token; `account` looks the user up in the current htpasswd file.
+    /// Verifies a token, and returns it with the end of its validity; `account` looks the user up in the current
+    /// htpasswd file.
     ///
     /// # Errors
     /// [`BadToken`] for any token that is not valid now.
@@ -104,7 +105,7 @@ impl TokenKey {
         text: &str,
         now: SystemTime,
         account: impl FnOnce(&str) -> Option<Arc<Account>>,
-    ) -> Result<Token, BadToken> {
+    ) -> Result<(Token, SystemTime), BadToken> {
         if text.len() > MAX_TOKEN {
             return Err(BadToken);
         }
@@ -129,7 +130,8 @@ impl TokenKey {
             return Err(BadToken);
         }
         let scopes = Scopes::parse([scopes]);
-        Ok(Token { account, scopes })
+        let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from_be_bytes(expiry));
+        Ok((Token { account, scopes }, expires))
     }
 
     fn mac(&self, payload: &[u8], account: Option<&Account>) -> Hmac<Sha256> {

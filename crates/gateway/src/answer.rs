@@ -43,7 +43,7 @@ impl Gateway {
     }
 
     /// The login of a request; anonymous if its registry authenticates its own callers.
-    async fn log_in(&self, session: &Session, route: &Route) -> Result<Login, ErrorResponse> {
+    async fn log_in(&self, session: &mut Session, route: &Route) -> Result<Login, ErrorResponse> {
         if self.authenticator().is_none() || self.delegates_auth(route) {
             return Ok(Login::ANONYMOUS);
         }

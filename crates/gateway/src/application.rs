@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::ShutdownWatch;
@@ -13,7 +12,7 @@ use pingora_core::{Error, ErrorType};
 use super::context::RequestContext;
 use super::error_response::ErrorResponse;
 use super::request_options::RequestOptions;
-use super::session::Session;
+use super::session::{IdleConnection, Session};
 use super::{Gateway, access_log, request_metrics, respond};
 use oci::error::ErrorCode;
 
@@ -26,7 +25,11 @@ pub struct Application {
 
 impl Application {
     /// Answers a request. Returns the connection if HTTP/1 can reuse it.
-    pub async fn serve(&self, mut session: Session, shutdown: &ShutdownWatch) -> Option<Stream> {
+    pub async fn serve(
+        &self,
+        mut session: Session,
+        shutdown: &ShutdownWatch,
+    ) -> Option<IdleConnection> {
         if *shutdown.borrow() {
             session.close_afterwards();
         }
@@ -58,8 +61,8 @@ impl HttpServerApp for Application {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let session = Session::read(http).await?;
-        let stream = self.serve(session, shutdown).await?;
-        Some(ReusedHttpStream::new(stream, None))
+        let connection = self.serve(session, shutdown).await?;
+        Some(ReusedHttpStream::new(connection.stream, None))
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -1,5 +1,6 @@
 //! Authenticates requests, and renders denials and challenges.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,9 @@ use super::Gateway;
 use super::error_response::ErrorResponse;
 use super::session::Session;
 use super::target::RequestTarget;
-use access::{Action, Actions, Authenticator, ChallengeError, Denied, Login, Refused, Scopes};
+use access::{
+    Action, Actions, Authenticator, ChallengeError, Denied, Login, LoginError, Refused, Scopes,
+};
 use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
 
@@ -26,28 +29,34 @@ impl Gateway {
     /// 401 for a wrong or unreadable Authorization, 429 after too many failures.
     pub(super) async fn login(
         &self,
-        session: &Session,
+        session: &mut Session,
         scopes: impl FnOnce() -> Scopes,
     ) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = self.authenticator() else {
             return Ok(Login::ANONYMOUS);
         };
-        let Some(authorization) = authorization(session) else {
-            let message = "unsupported Authorization scheme; use Basic or Bearer";
-            let challenge = self.challenge(session, &scopes(), None);
-            return Err(ErrorResponse::unauthorized(message, challenge));
-        };
-        let login = authenticator.login(&authorization, address(session), SystemTime::now());
-        login.await.map_err(|refused| match refused {
-            Refused::Password => ErrorResponse::unauthorized(
+        let mut verified = session.verified_login.take();
+        let (field, address) = (authorization_field(session), address(session));
+        let now = SystemTime::now();
+        let login = authenticator.login_by_field(field.as_deref(), &mut verified, address, now);
+        let login = login.await;
+        session.verified_login = verified;
+        login.map_err(|error| match error {
+            LoginError::Unsupported => ErrorResponse::unauthorized(
+                "unsupported Authorization scheme; use Basic or Bearer",
+                self.challenge(session, &scopes(), None),
+            ),
+            LoginError::Refused(Refused::Password) => ErrorResponse::unauthorized(
                 "the user or the password is wrong",
                 self.challenge(session, &scopes(), None),
             ),
-            Refused::Token => ErrorResponse::unauthorized(
+            LoginError::Refused(Refused::Token) => ErrorResponse::unauthorized(
                 "the token is invalid or expired",
                 self.challenge(session, &scopes(), Some(ChallengeError::InvalidToken)),
             ),
-            Refused::SlowDown { retry_after } => too_many_failures(retry_after),
+            LoginError::Refused(Refused::SlowDown { retry_after }) => {
+                too_many_failures(retry_after)
+            }
         })
     }
 
@@ -78,7 +87,9 @@ impl Gateway {
     /// Whether to answer a ping with a challenge: clients learn only from it how to log in.
     pub(super) fn must_challenge_ping(&self, session: &Session) -> bool {
         self.authenticator().is_some()
-            && matches!(authorization(session), Some(Authorization::Anonymous))
+            && authorization_field(session).is_none_or(|field| {
+                matches!(authorization::parse(&field), Ok(Authorization::Anonymous))
+            })
     }
 
     /// The `WWW-Authenticate` of this listener; empty without an authenticator.
@@ -110,20 +121,16 @@ pub(super) fn scope_of(target: &RequestTarget, action: Action) -> Scopes {
     Scopes::repository(&target.client_name, actions)
 }
 
-/// The parsed Authorization of a request; `None` if it is malformed.
-fn authorization(session: &Session) -> Option<Authorization> {
+/// The value of a request's Authorization. Lines of one field are one list (RFC 9110 §5.3).
+fn authorization_field(session: &Session) -> Option<Cow<'_, [u8]>> {
     let headers = &session.req_header().headers;
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(first) = lines.next() else {
-        return Some(Authorization::Anonymous);
-    };
-    // Lines of one field are one list (RFC 9110 §5.3).
-    let all = lines.fold(first.as_bytes().to_vec(), |mut all, line| {
-        all.extend_from_slice(b", ");
-        all.extend_from_slice(line.as_bytes());
+    let first = Cow::Borrowed(lines.next()?.as_bytes());
+    Some(lines.fold(first, |mut all, line| {
+        all.to_mut().extend_from_slice(b", ");
+        all.to_mut().extend_from_slice(line.as_bytes());
         all
-    });
-    authorization::parse(&all).ok()
+    }))
 }
 
 /// The address that failed logins are counted by: the client's, or loopback for a Unix socket.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use http::header::InvalidHeaderValue;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 
@@ -21,7 +21,7 @@ const HIT: HeaderValue = HeaderValue::from_static("roadstead; hit");
 /// The head of a response with its cache status, from which the header field, the log and the metrics are rendered.
 ///
 /// Its fields are a list and not a map: there are a dozen, and each is written once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Response {
     status: StatusCode,
     fields: Vec<(FieldName, FieldValue)>,
@@ -243,8 +243,12 @@ impl Response {
     pub fn write_fields(&self, head: &mut Vec<u8>) {
         for (name, value) in &self.fields {
             match name {
+                FieldName::Registered(header::CACHE_CONTROL) => head.extend(b"Cache-Control"),
+                FieldName::Registered(header::CONTENT_LENGTH) => head.extend(b"Content-Length"),
+                FieldName::Registered(header::CONTENT_TYPE) => head.extend(b"Content-Type"),
+                FieldName::Registered(header::ETAG) => head.extend(b"ETag"),
                 FieldName::Registered(name) => write_capitalised(name.as_str(), head),
-                FieldName::Spelled(name) => head.extend_from_slice(name.as_bytes()),
+                FieldName::Spelled(name) => head.extend(name.as_bytes()),
             }
             head.extend_from_slice(b": ");
             value.write(head);
@@ -252,12 +256,16 @@ impl Response {
         }
     }
 
-    /// The same head for pingora.
+    /// The same head for pingora. HTTP/2 has no spelling of names to keep.
     ///
     /// # Errors
     /// None that is known: the fields are valid.
-    pub fn into_pingora(self) -> Result<Box<ResponseHeader>> {
-        let mut header = ResponseHeader::build(self.status, Some(FIELDS))?;
+    pub fn into_pingora(self, version: Version) -> Result<Box<ResponseHeader>> {
+        let mut header = if version == Version::HTTP_2 {
+            ResponseHeader::build_no_case(self.status, Some(FIELDS))?
+        } else {
+            ResponseHeader::build(self.status, Some(FIELDS))?
+        };
         for (name, value) in self.fields {
             let value = value.rendered()?;
             match name {
@@ -304,9 +312,11 @@ mod tests {
         let expected =
             "Cache-Status: roadstead; hit\r\nX-Two: 1\r\nx-two: 2\r\ncontent-length: 2\r\n";
         assert_eq!(head, expected);
-        let header = response.into_pingora().expect("a head");
-        assert_eq!(header.headers["content-length"], "2");
-        assert_eq!(header.headers.get_all("x-two").iter().count(), 2);
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let header = response.clone().into_pingora(version).expect("a head");
+            assert_eq!(header.headers["content-length"], "2");
+            assert_eq!(header.headers.get_all("x-two").iter().count(), 2);
+        }
     }
 
     #[test]

@@ -271,6 +271,7 @@ impl ListenerContext {
             within: header_timeout,
             bytes: header_bytes,
         };
+        let mut verified_login = None;
         loop {
             let head = match head::read(&mut stream, limits, &mut idle_end).await {
                 HeadOutcome::Complete(head) => head,
@@ -290,17 +291,18 @@ impl ListenerContext {
                 }
             };
             let head = head.freeze();
-            let session = match DirectRequest::parse(&head) {
+            let mut session = match DirectRequest::parse(&head) {
                 Some(request) => Session::direct(request.on(stream)),
                 None => match Box::pin(pingora_session(stream, head, idle_timeout)).await {
                     Some(session) => session,
                     None => return,
                 },
             };
-            let Some(next) = self.narrow.serve(session, &self.server.shutdown).await else {
+            session.verified_login = verified_login;
+            let Some(idle) = self.narrow.serve(session, &self.server.shutdown).await else {
                 return;
             };
-            stream = next;
+            (stream, verified_login) = (idle.stream, idle.verified_login);
             idle_end.set_deadline(Instant::now() + idle_timeout);
         }
     }

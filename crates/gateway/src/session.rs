@@ -14,12 +14,21 @@ use pingora_http::RequestHeader;
 use super::client_stream::ClientStream;
 use super::direct::DirectSession;
 use super::response::Response;
+use access::VerifiedLogin;
 use oci::cache_status::CacheStatus;
 
 /// A request whose head was read.
 pub struct Session {
     http: Http,
     sent_head: Option<SentHead>,
+    /// The last login that was verified on the connection.
+    pub verified_login: Option<VerifiedLogin>,
+}
+
+/// An HTTP/1 connection that can serve another request.
+pub struct IdleConnection {
+    pub stream: Stream,
+    pub verified_login: Option<VerifiedLogin>,
 }
 
 #[expect(
@@ -46,6 +55,7 @@ impl Session {
             Ok(true) => Some(Self {
                 http: Http::Pingora(http),
                 sent_head: None,
+                verified_login: None,
             }),
             Ok(false) => None,
             Err(error) => {
@@ -60,10 +70,12 @@ impl Session {
         }
     }
 
+    /// The session of a request that was parsed by the gateway itself.
     pub fn direct(session: DirectSession) -> Self {
         Self {
             http: Http::Direct(session),
             sent_head: None,
+            verified_login: None,
         }
     }
 
@@ -175,7 +187,11 @@ impl Session {
         let (status, cache) = (response.status(), response.cache());
         match &mut self.http {
             Http::Direct(http) => http.write_head(&response).await?,
-            Http::Pingora(http) => http.write_response_header(response.into_pingora()?).await?,
+            Http::Pingora(http) => {
+                let version = http.req_header().version;
+                let response = response.into_pingora(version)?;
+                http.write_response_header(response).await?;
+            }
         }
         self.sent_head = Some(SentHead { status, cache });
         Ok(())
@@ -246,13 +262,14 @@ impl Session {
     }
 
     /// Ends an answered request. Returns the connection if HTTP/1 can reuse it.
-    pub async fn finish(self) -> Option<Stream> {
-        match self.http {
-            Http::Direct(http) => http.finish().await,
-            Http::Pingora(http) => {
-                let reusable = http.finish().await.ok()??;
-                Some(reusable.into_parts().0)
-            }
-        }
+    pub async fn finish(self) -> Option<IdleConnection> {
+        let stream = match self.http {
+            Http::Direct(http) => http.finish().await?,
+            Http::Pingora(http) => http.finish().await.ok()??.into_parts().0,
+        };
+        Some(IdleConnection {
+            stream,
+            verified_login: self.verified_login,
+        })
     }
 }
