@@ -287,12 +287,17 @@ fn read(stream: &TcpStream) -> Option<Request> {
 
 fn answer(shared: &Shared, request: &Request) -> Answer {
     let mut state = shared.state();
-    let state = &mut *state;
+    match (request.method.as_str(), request.parameter("uploadId")) {
+        ("POST", _) | ("PUT" | "DELETE", Some(_)) => multipart(&mut state, request),
+        _ => object(&mut state, request),
+    }
+}
+
+/// Reads, writes or deletes an object.
+fn object(state: &mut State, request: &Request) -> Answer {
     let key = request.key.clone();
-    let etag = |bytes: &[u8]| format!("\"{}\"", &sha256(bytes)[7..39]);
-    let upload = request.parameter("uploadId").map(ToOwned::to_owned);
-    match (request.method.as_str(), upload) {
-        ("GET" | "HEAD", _) => {
+    match request.method.as_str() {
+        "GET" | "HEAD" => {
             let Some(bytes) = state.objects.get(&key) else {
                 return Answer::error(404, "NoSuchKey");
             };
@@ -300,52 +305,11 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
             answer.headers.push(("ETag", etag(bytes)));
             answer
         }
-        ("POST", None) => {
-            state.serial += 1;
-            let id = format!("upload-{}", state.serial);
-            state.uploads.insert(id.clone(), BTreeMap::new());
-            Answer::new(
-                200,
-                format!(
-                    "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
-                ),
-            )
-        }
-        ("PUT", Some(id)) => {
-            let number = request
-                .parameter("partNumber")
-                .and_then(|number| number.parse().ok());
-            let (Some(parts), Some(number)) = (state.uploads.get_mut(&id), number) else {
-                return Answer::error(404, "NoSuchUpload");
-            };
-            let mut answer = Answer::new(200, "");
-            answer.headers.push(("ETag", etag(&request.body)));
-            parts.insert(number, request.body.clone());
-            answer
-        }
-        ("POST", Some(id)) => {
-            let Some(parts) = state.uploads.remove(&id) else {
-                return Answer::error(404, "NoSuchUpload");
-            };
-            let bytes: Vec<u8> = parts.into_values().flatten().collect();
-            let etag = etag(&bytes);
-            state.objects.insert(key, bytes);
-            Answer::new(
-                200,
-                format!(
-                    "<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
-                ),
-            )
-        }
-        ("DELETE", Some(id)) => {
-            state.uploads.remove(&id);
-            Answer::new(204, "")
-        }
-        ("DELETE", None) => {
+        "DELETE" => {
             state.objects.remove(&key);
             Answer::new(204, "")
         }
-        ("PUT", None) => {
+        "PUT" => {
             let there = state.objects.get(&key).map(|bytes| etag(bytes));
             let absent = request.header("if-none-match") == Some("*");
             let wanted = request.header("if-match");
@@ -361,4 +325,55 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
         }
         _ => Answer::error(400, "BadRequest"),
     }
+}
+
+/// Begins, continues, completes or aborts a multipart upload.
+fn multipart(state: &mut State, request: &Request) -> Answer {
+    let Some(id) = request.parameter("uploadId").map(ToOwned::to_owned) else {
+        state.serial += 1;
+        let id = format!("upload-{}", state.serial);
+        state.uploads.insert(id.clone(), BTreeMap::new());
+        return Answer::new(
+            200,
+            format!(
+                "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            ),
+        );
+    };
+    match request.method.as_str() {
+        "PUT" => {
+            let number = request
+                .parameter("partNumber")
+                .and_then(|number| number.parse().ok());
+            let (Some(parts), Some(number)) = (state.uploads.get_mut(&id), number) else {
+                return Answer::error(404, "NoSuchUpload");
+            };
+            let mut answer = Answer::new(200, "");
+            answer.headers.push(("ETag", etag(&request.body)));
+            parts.insert(number, request.body.clone());
+            answer
+        }
+        "POST" => {
+            let Some(parts) = state.uploads.remove(&id) else {
+                return Answer::error(404, "NoSuchUpload");
+            };
+            let bytes: Vec<u8> = parts.into_values().flatten().collect();
+            let etag = etag(&bytes);
+            state.objects.insert(request.key.clone(), bytes);
+            Answer::new(
+                200,
+                format!(
+                    "<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
+                ),
+            )
+        }
+        _ => {
+            state.uploads.remove(&id);
+            Answer::new(204, "")
+        }
+    }
+}
+
+fn etag(bytes: &[u8]) -> String {
+    format!("\"{}\"", &sha256(bytes)[7..39])
 }

@@ -148,8 +148,18 @@ fn image(state: &mut State, request: &V1Request, method: &str, id: &str, part: &
     if method == "GET" && !held.complete {
         return V1Answer::error(400, "Image is being uploaded, retry later");
     }
-    match (method, part) {
-        ("GET", "json") => {
+    match method {
+        "GET" => get_part(state, request, id, part),
+        "PUT" => put_part(state, request, id, part),
+        _ => V1Answer::error(405, "no such method"),
+    }
+}
+
+/// Serves a part of a complete image.
+fn get_part(state: &State, request: &V1Request, id: &str, part: &str) -> V1Answer {
+    let held = &state.images[id];
+    match part {
+        "json" => {
             let bytes = held.layer.as_deref().unwrap_or_default();
             let mut answer = V1Answer::error(200, "");
             if !state.script.no_sizes {
@@ -165,7 +175,7 @@ fn image(state: &mut State, request: &V1Request, method: &str, id: &str, part: &
             }
             answer.cacheable()
         }
-        ("GET", "ancestry") => {
+        "ancestry" => {
             let mut ids = vec![id.to_owned()];
             while let Some(parent) = state.images.get(ids.last().expect("one")).and_then(|held| {
                 let json: Value = serde_json::from_slice(&held.json).ok()?;
@@ -175,7 +185,7 @@ fn image(state: &mut State, request: &V1Request, method: &str, id: &str, part: &
             }
             V1Answer::json(200, &json!(ids)).cacheable()
         }
-        ("GET", "layer") => {
+        "layer" => {
             if let Some(storage) = &state.script.storage {
                 return V1Answer::error(302, "").with("Location", storage.clone());
             }
@@ -188,9 +198,16 @@ fn image(state: &mut State, request: &V1Request, method: &str, id: &str, part: &
             answer.chunked = state.script.chunked && answer.status == 200;
             answer
         }
-        ("PUT", "json") if held.complete => V1Answer::error(409, "Image already exists"),
-        ("PUT", "json" | "layer") => {
-            let held = state.images.get_mut(id).expect("an image");
+        _ => V1Answer::error(405, "no such method"),
+    }
+}
+
+/// Stores a part of an image that is being pushed.
+fn put_part(state: &mut State, request: &V1Request, id: &str, part: &str) -> V1Answer {
+    let held = state.images.get_mut(id).expect("an image");
+    match part {
+        "json" if held.complete => V1Answer::error(409, "Image already exists"),
+        "json" | "layer" => {
             if part == "json" {
                 held.json.clone_from(&request.body);
             } else {
@@ -198,8 +215,7 @@ fn image(state: &mut State, request: &V1Request, method: &str, id: &str, part: &
             }
             V1Answer::json(200, &json!(true))
         }
-        ("PUT", "checksum") => {
-            let held = state.images.get_mut(id).expect("an image");
+        "checksum" => {
             let sum = request.header("x-docker-checksum-payload");
             if sum.is_none() {
                 return V1Answer::error(412, "Missing Image's checksum");
