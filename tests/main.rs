@@ -1,5 +1,10 @@
 //! The integration tests: one binary, a module per concern.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test is a script or a table, which reads best in one piece"
+)]
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod admin;

@@ -5,6 +5,14 @@
 //! [`Authenticator::login`] authenticates an `Authorization` header, [`Login::caller`] narrows the user to the scopes of a
 //! token, [`Policy::decide`] authorises.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 mod accounts;
 mod disk;
 mod failures;

@@ -1,5 +1,13 @@
 //! Connections, routing and responses; the only crate that names pingora.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 mod access_log;
 mod admission;
 mod answer;

@@ -4,6 +4,14 @@
 //! by digest are immutable; tags are pointers with a TTL. A *link* records that a repository has a blob or manifest; a
 //! *claim* asks the upstream whether it does.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 mod attempts;
 mod blob;
 mod blob_answer;

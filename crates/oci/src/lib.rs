@@ -3,6 +3,14 @@
 //! Every untrusted value is parsed into one of these types, or into an error that names the specification's
 //! code, before anything else reads it.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 pub mod addresses;
 pub mod authority;
 pub mod authorization;

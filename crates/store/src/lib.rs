@@ -25,6 +25,14 @@
 //! *Errors.* Absent is `Ok(None)`, unknown is `Err`: a broken disk makes answers slower, never wrong. This crate
 //! knows neither upstreams nor clients. Functions documented to block on the disk do so.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 mod blobs;
 mod bucket;
 mod degraded;

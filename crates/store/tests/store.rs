@@ -3,6 +3,11 @@
 //!
 //! The model knows which contents were committed; evictions are up to the store. After every act the disk is measured by its files, not by its own accounting.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test is a script or a table, which reads best in one piece"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;

@@ -4,6 +4,14 @@
 //! as the mirror's [`Fallback`](mirror::Fallback) they serve their images to v2 clients. [`V1`] adds the
 //! reverse: it reads v2 images through the mirror, whose rights, fills, freshness and links apply.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::too_many_lines,
+        reason = "a test is a script or a table, which reads best in one piece"
+    )
+)]
+
 mod body_fetch;
 mod cached;
 mod claim;

@@ -1,6 +1,11 @@
 //! What other modules use: an image's description and ancestry whole, and its layer in the store, whether the
 //! registry is mirrored or pushed to.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test is a script or a table, which reads best in one piece"
+)]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
