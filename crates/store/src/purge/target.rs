@@ -6,8 +6,11 @@ use oci::name::{Registry, RepositoryName, Tag};
 /// The content to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PurgeTarget {
+    /// Everything of a registry.
     Registry(Registry),
+    /// Everything of a repository.
     Repository(RepositoryName),
+    /// A tag, and the manifests and blobs that only it reaches.
     Tag(RepositoryName, Tag),
     /// The content of a repository with a digest.
     Content(RepositoryName, Digest),

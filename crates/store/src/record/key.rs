@@ -14,47 +14,62 @@ use crate::layout::{
 /// The key of a record of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKey {
+    /// `_manifests/<alg>-<hex>` in a repository's folder.
     Manifest(ManifestKey),
+    /// `_blobs/<alg>-<hex>` in a repository's folder.
     Blob(BlobKey),
+    /// `_public` in a repository's folder.
     Public(PublicKey),
+    /// `_tags/<accept class>/<tag>` in a repository's folder.
     Tag(TagKey),
+    /// A record of another crate, where its kind says.
     Extension(ExtensionKey),
 }
 
 /// A key whose values are of one type.
 pub trait TypedKey: Clone + Into<RecordKey> {
+    /// What the file of such a record holds.
     type Value: Record;
 }
 
 /// The key of a repository's claim to a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ManifestKey {
+    /// The repository that has the manifest.
     pub name: RepositoryName,
+    /// The digest of the manifest.
     pub digest: Digest,
 }
 
 /// The key of a repository's claim to a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BlobKey {
+    /// The repository that has the blob.
     pub name: RepositoryName,
+    /// The digest of the blob.
     pub digest: Digest,
 }
 
 /// The key of the fact that a repository is public.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublicKey {
+    /// The repository that an anonymous client may read.
     pub name: RepositoryName,
 }
 
 /// The key of a tag's target for one class of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
+    /// The repository that has the tag.
     pub name: RepositoryName,
+    /// What the clients accept: one tag may have a target for each class.
     pub class: AcceptClass,
+    /// The tag.
     pub tag: Tag,
 }
 
 impl ManifestKey {
+    /// The claim of a repository to this manifest.
     pub fn new(name: &RepositoryName, digest: &Digest) -> Self {
         Self {
             name: name.clone(),
@@ -64,6 +79,7 @@ impl ManifestKey {
 }
 
 impl BlobKey {
+    /// The claim of a repository to this blob.
     pub fn new(name: &RepositoryName, digest: &Digest) -> Self {
         Self {
             name: name.clone(),
@@ -73,12 +89,14 @@ impl BlobKey {
 }
 
 impl PublicKey {
+    /// Whether this repository is public.
     pub fn new(name: &RepositoryName) -> Self {
         Self { name: name.clone() }
     }
 }
 
 impl TagKey {
+    /// The target of a tag for one class of clients.
     pub fn new(name: &RepositoryName, class: AcceptClass, tag: &Tag) -> Self {
         Self {
             name: name.clone(),
@@ -154,6 +172,7 @@ impl RecordKey {
         (key.path() == path).then_some(key)
     }
 
+    /// The registry that the record belongs to.
     pub fn registry(&self) -> &Registry {
         match self {
             Self::Manifest(key) => &key.name.registry,
@@ -190,6 +209,7 @@ impl RecordKey {
         }
     }
 
+    /// How long the record is retained.
     pub fn retention(&self) -> Retention {
         match self {
             Self::Manifest(_) | Self::Blob(_) | Self::Public(_) | Self::Tag(_) => {
