@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scan::read_dir;
-use crate::{Settings, Store};
+use crate::{CommitError, Settings, StagedBlob, Store};
 use oci::digest::Algorithm;
 
 /// A store after its scan.

@@ -54,6 +54,7 @@ mod segment;
 mod settings;
 mod space;
 mod staged;
+mod staging;
 mod sweep;
 
 use std::fs::File;
