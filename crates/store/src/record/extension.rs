@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use oci::name::{NameScope, Registry, RepositoryName};
 
-use super::key::{RecordKey, TypedKey};
-use super::value::Record;
 use super::{Reference, Retention, StoredValue};
 use crate::layout::{BLOCK, component};
 
@@ -132,7 +130,7 @@ impl Hash for ExtensionKey {
 
 /// An [`ExtensionKey`] and the type of its values.
 pub struct ExtensionKeyOf<V> {
-    key: ExtensionKey,
+    pub(super) key: ExtensionKey,
     value: PhantomData<fn() -> V>,
 }
 
@@ -146,20 +144,4 @@ impl<V> fmt::Debug for ExtensionKeyOf<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.key.fmt(f)
     }
-}
-
-impl From<ExtensionKey> for RecordKey {
-    fn from(key: ExtensionKey) -> Self {
-        Self::Extension(key)
-    }
-}
-
-impl<V> From<ExtensionKeyOf<V>> for RecordKey {
-    fn from(key: ExtensionKeyOf<V>) -> Self {
-        Self::Extension(key.key)
-    }
-}
-
-impl<V: Record> TypedKey for ExtensionKeyOf<V> {
-    type Value = V;
 }

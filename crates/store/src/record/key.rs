@@ -4,7 +4,7 @@ use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{NameScope, Registry, RepositoryName, Tag};
 
-use super::extension::{ExtensionKey, ExtensionKind};
+use super::extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind};
 use super::value::{BlobLink, ManifestLink, Pointer, PublicLink, Record};
 use super::{Reference, Retention, StoredValue};
 use crate::layout::{
@@ -131,6 +131,22 @@ typed_key!(
     PublicKey: Public => PublicLink,
     TagKey: Tag => Pointer
 );
+
+impl From<ExtensionKey> for RecordKey {
+    fn from(key: ExtensionKey) -> Self {
+        Self::Extension(key)
+    }
+}
+
+impl<V> From<ExtensionKeyOf<V>> for RecordKey {
+    fn from(key: ExtensionKeyOf<V>) -> Self {
+        Self::Extension(key.key)
+    }
+}
+
+impl<V: Record> TypedKey for ExtensionKeyOf<V> {
+    type Value = V;
+}
 
 impl RecordKey {
     /// The path of the file below the store's folder. Two keys never have the same one.
