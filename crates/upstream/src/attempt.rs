@@ -9,8 +9,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
-use super::limits::RequestKind;
-use super::request::{AuthSource, ContentCoding, Identity, UpstreamRequest};
+use super::request::{AuthSource, ContentCoding, Identity, RequestKind, UpstreamRequest};
 use super::response::{UpstreamResponse, read_body};
 use super::transport::Transport;
 use oci::error::{self, ErrorCode};

@@ -5,16 +5,7 @@ use std::time::Instant;
 use super::UpstreamError;
 use super::circuit::{BreakerDecision, Circuit, FailureKey};
 use super::rate_limit::RateLimit;
-
-/// The kind of a request, as far as limits and errors distinguish it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RequestKind {
-    /// Counts towards a registry's pull limit.
-    ManifestGet,
-    /// Registries without the referrers API answer 404.
-    Referrers,
-    Other,
-}
+use super::request::RequestKind;
 
 /// The limits of one upstream.
 #[derive(Debug, Default)]

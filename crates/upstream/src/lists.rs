@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Method, header};
 
-use super::limits::RequestKind;
+use super::request::RequestKind;
 use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
 use oci::page;
 use oci::v2::{Endpoint, Query, Resource};

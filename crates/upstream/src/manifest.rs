@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 
-use super::limits::RequestKind;
+use super::request::RequestKind;
 use super::{BodyEnd, Upstream, UpstreamError, WholeResponse};
 use oci::digest::{Algorithm, Digest};
 use oci::headers::content_length;

@@ -12,8 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use super::limits::RequestKind;
-use super::request::{AuthSource, Identity};
+use super::request::{AuthSource, Identity, RequestKind};
 use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
 /// The limit on the response to a complete write: a registry may move a whole layer before it responds.

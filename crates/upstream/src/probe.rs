@@ -11,7 +11,8 @@ use tokio::sync::Mutex;
 
 use super::UpstreamError;
 use super::circuit::{BreakerDecision, FailureKey};
-use super::limits::{Limits, RequestKind};
+use super::limits::Limits;
+use super::request::RequestKind;
 
 /// The limit on a probe. A request that waits for it still has time for itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use super::UpstreamError;
-use super::limits::RequestKind;
+use super::request::RequestKind;
 
 /// The cool-down after a 429 without `Retry-After`.
 const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(60);

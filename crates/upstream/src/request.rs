@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::limits::RequestKind;
-
 /// The limit on a request with a short answer, all attempts together: a client without a cached answer gets an
 /// error within 10 s.
 pub const SHORT_TIMEOUT: Duration = Duration::from_secs(8);
@@ -26,6 +24,16 @@ pub struct UpstreamRequest {
     pub(super) timeout: Duration,
     pub(super) auth: AuthSource,
     pub(super) content_coding: ContentCoding,
+}
+
+/// The kind of a request, as far as limits and errors distinguish it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    /// Counts towards a registry's pull limit.
+    ManifestGet,
+    /// Registries without the referrers API answer 404.
+    Referrers,
+    Other,
 }
 
 /// The identity that a request or token is for.
