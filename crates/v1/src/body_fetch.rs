@@ -7,11 +7,10 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::Registries;
-use super::cached::V1Answer;
 use super::origin::{TokenScope, V1Origin, store_token};
 use super::pass_through::MAX_LIST;
 use crate::records::{BodyPointer, BodyRecords};
-use mirror::{MirrorError, ResourceKind, UNCACHED_DEADLINE, unix_seconds};
+use mirror::{MirrorError, ResourceKind, Stale, UNCACHED_DEADLINE, unix_seconds};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::{Algorithm, Digest};
 use oci::name::{Registry, Repository};
@@ -31,6 +30,34 @@ pub(super) type BodyFetches = SingleFlight<FetchKey, Result<FetchedBody, MirrorE
 pub(super) struct FetchedBody {
     pub pointer: Arc<BodyPointer>,
     pub bytes: Bytes,
+}
+
+/// A whole small body of the v1 API.
+#[derive(Clone, Debug)]
+pub struct V1Answer {
+    /// The body, verbatim.
+    pub bytes: Bytes,
+    /// How the cache handled the request (RFC 9211).
+    pub cache: CacheStatus,
+    /// Set if the upstream could not be asked to revalidate it.
+    pub stale: Option<Stale>,
+    /// Of image JSON: the length of the layer in bytes.
+    pub layer_size: Option<u64>,
+    /// Of image JSON: the upstream's checksum of the payload.
+    pub checksum: Option<String>,
+}
+
+impl V1Answer {
+    pub(super) fn of(fetched: FetchedBody, cache: CacheStatus) -> Self {
+        let FetchedBody { pointer, bytes } = fetched;
+        Self {
+            bytes,
+            cache,
+            stale: None,
+            layer_size: pointer.layer_size,
+            checksum: pointer.checksum.clone(),
+        }
+    }
 }
 
 impl Registries {

@@ -7,50 +7,19 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 use super::V1;
-use super::body_fetch::FetchedBody;
+use super::body_fetch::{FetchedBody, V1Answer};
 use super::claim::Claim;
 use super::layer;
 use super::origin::V1Origin;
 use crate::records::BodyPointer;
 use access::Permit;
 use mirror::{
-    Freshness, KnownAnswer, MirrorError, Stale, UNCACHED_DEADLINE, WaitLimits, fresh_for,
-    revalidate, stale_age,
+    Freshness, KnownAnswer, MirrorError, UNCACHED_DEADLINE, WaitLimits, fresh_for, revalidate,
+    stale_age,
 };
-use oci::cache_status::CacheStatus;
 use oci::name::{Registry, Repository};
 use oci::v1::{Endpoint, ImageId, Part, Resource, ids_in_list, ids_of_tags};
-
-/// A whole small body of the v1 API.
-#[derive(Clone, Debug)]
-pub struct V1Answer {
-    /// The body, verbatim.
-    pub bytes: Bytes,
-    /// How the cache handled the request (RFC 9211).
-    pub cache: CacheStatus,
-    /// Set if the upstream could not be asked to revalidate it.
-    pub stale: Option<Stale>,
-    /// Of image JSON: the length of the layer in bytes.
-    pub layer_size: Option<u64>,
-    /// Of image JSON: the upstream's checksum of the payload.
-    pub checksum: Option<String>,
-}
-
-impl V1Answer {
-    pub(super) fn of(fetched: FetchedBody, cache: CacheStatus) -> Self {
-        let FetchedBody { pointer, bytes } = fetched;
-        Self {
-            bytes,
-            cache,
-            stale: None,
-            layer_size: pointer.layer_size,
-            checksum: pointer.checksum.clone(),
-        }
-    }
-}
 
 impl V1 {
     /// Whether the content of a v1 registry is cached.

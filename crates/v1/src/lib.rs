@@ -27,7 +27,7 @@ mod v2_to_v1;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-pub use cached::V1Answer;
+pub use body_fetch::V1Answer;
 pub use claim::Claim;
 pub use client::V1Pass;
 pub use origin::V1Settings;

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::V1Repository;
 use crate::Registries;
-use crate::cached::V1Answer;
+use crate::body_fetch::V1Answer;
 use crate::layer::StoredLayer;
 use mirror::{MirrorError, ResourceKind};
 use oci::name::Tag;
