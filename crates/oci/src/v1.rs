@@ -9,7 +9,7 @@ mod image_id;
 use std::borrow::Cow;
 
 use super::name::{Repository, Tag};
-use super::v2::PathError;
+use super::v2::{self, PathError};
 
 pub use image_id::{ImageId, ImageIdError, ids_in_list, ids_of_tags};
 
@@ -127,12 +127,12 @@ pub enum Endpoint {
 /// Words that may follow a name. A registry could read a tag or component of that form as another path.
 const WORDS: [&str; 5] = ["tags", "images", "json", "auth", "properties"];
 
-/// Parses the segments of a path. `slash` tells whether it ends in a slash, which distinguishes a repository
-/// from its resources.
+/// Parses a raw path. A slash at its end distinguishes a repository from its resources.
 ///
 /// # Errors
 /// [`PathError`] if it is no path of the API.
-pub fn parse(segments: &[Cow<'_, str>], slash: bool) -> Result<Path, PathError> {
+pub fn parse(path: &str) -> Result<Path, PathError> {
+    let segments = v2::segments(path)?;
     let texts: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
     match texts.as_slice() {
         ["_ping"] | ["v1", "_ping"] => Ok(Path::Ping),
@@ -142,17 +142,21 @@ pub fn parse(segments: &[Cow<'_, str>], slash: bool) -> Result<Path, PathError> 
             id: id.parse().map_err(|_| PathError::Unknown)?,
             part: Part::parse(part)?,
         }),
-        ["v1", "repositories", rest @ ..] => named(rest, slash),
+        ["v1", "repositories", name @ ..] if path.ends_with('/') => {
+            named(name, Resource::Repository)
+        }
+        ["v1", "repositories", rest @ ..] => {
+            let (name, resource) = split_resource(rest)?;
+            named(name, resource)
+        }
         _ => Err(PathError::Unknown),
     }
 }
 
-/// Parses the segments after `repositories` from the right.
-fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
+/// Splits the segments after `repositories`, from the right.
+fn split_resource<'s, 't>(rest: &'s [&'t str]) -> Result<(&'s [&'t str], Resource), PathError> {
     let is_word = |text: &&str| WORDS.contains(text);
-    let (name, resource) = match rest {
-        [] => return Err(PathError::Unknown),
-        name if slash => (name, Resource::Repository),
+    Ok(match rest {
         [name @ .., "tags", tag, "json"] if !name.is_empty() => {
             (name, Resource::TagJson(tag.parse()?))
         }
@@ -165,9 +169,13 @@ fn named(rest: &[&str], slash: bool) -> Result<Path, PathError> {
         [name @ .., "json"] if !name.is_empty() => (name, Resource::Json),
         [name @ .., "properties"] if !name.is_empty() => (name, Resource::Properties),
         name => (name, Resource::Repository),
-    };
+    })
+}
+
+/// A resource of the repository with this name.
+fn named(name: &[&str], resource: Resource) -> Result<Path, PathError> {
     // The repository `a/tags/b` and the tag `b` of `a` would share a path.
-    if name.contains(&"tags") {
+    if name.is_empty() || name.contains(&"tags") {
         return Err(PathError::Unknown);
     }
     Ok(Path::Named {
@@ -222,12 +230,7 @@ pub fn error_body(message: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::v2;
     use super::*;
-
-    fn path(text: &str) -> Result<Path, PathError> {
-        parse(&v2::segments(text)?, text.ends_with('/'))
-    }
 
     fn id() -> String {
         "0123456789abcdef".repeat(4)
@@ -285,12 +288,12 @@ mod tests {
                 named("app", Resource::Properties),
             ),
         ] {
-            assert_eq!(path(text), Ok(expected), "{text}");
+            assert_eq!(parse(text), Ok(expected), "{text}");
         }
         for (name, part) in Part::ALL {
             let text = format!("/v1/images/{}/{name}", id());
             let id = id().parse().expect("an id");
-            assert_eq!(path(&text), Ok(Path::Image { id, part }));
+            assert_eq!(parse(&text), Ok(Path::Image { id, part }));
         }
     }
 
@@ -314,14 +317,14 @@ mod tests {
             "/_ping/x".into(),
         ];
         for text in unknown {
-            assert_eq!(path(&text), Err(PathError::Unknown), "{text}");
+            assert_eq!(parse(&text), Err(PathError::Unknown), "{text}");
         }
-        assert!(path("/v1/repositories/a/tags/-x").is_err());
+        assert!(parse("/v1/repositories/a/tags/-x").is_err());
         assert_eq!(
-            path("/v1/repositories/a%2Fb/images"),
+            parse("/v1/repositories/a%2Fb/images"),
             Err(PathError::Encoding)
         );
-        assert_eq!(path("/v1/../v2/"), Err(PathError::Encoding));
+        assert_eq!(parse("/v1/../v2/"), Err(PathError::Encoding));
     }
 
     #[test]
@@ -366,7 +369,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_never_panics(text in "\\PC{0,60}|/v1/(repositories|images)(/[a-z0-9]{0,9}){0,5}/?") {
-            let _ = path(&text);
+            let _ = parse(&text);
             let _ = (ids_in_list(text.as_bytes()), ids_of_tags(text.as_bytes()));
         }
 
@@ -379,7 +382,7 @@ mod tests {
             prop_assume!(!name.split('/').any(|component| component == "tags"));
             let repository: Repository = plain(&name).parse().expect("valid");
             let endpoint = Endpoint::Named { repository, resource: resource.clone() };
-            let Ok(Path::Named { name: read, resource: is }) = path(&endpoint.path()) else {
+            let Ok(Path::Named { name: read, resource: is }) = parse(&endpoint.path()) else {
                 panic!("{}", endpoint.path());
             };
             prop_assert_eq!((plain(&read), is), (plain(&name), resource));

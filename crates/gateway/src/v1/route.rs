@@ -92,15 +92,13 @@ fn routed(
     listener: &Listener,
     parts: &RequestParts<'_>,
 ) -> Result<V1Route, ErrorResponse> {
-    let path = v2::segments(parts.path)
-        .and_then(|segments| v1::parse(&segments, parts.path.ends_with('/')))
-        .map_err(|error| {
-            let status = match error {
-                v2::PathError::Encoding | v2::PathError::Tag(_) => StatusCode::BAD_REQUEST,
-                v2::PathError::Unknown | v2::PathError::Digest(_) => StatusCode::NOT_FOUND,
-            };
-            ErrorResponse::with_status(status, ErrorCode::NameUnknown, error.to_string())
-        })?;
+    let path = v1::parse(parts.path).map_err(|error| {
+        let status = match error {
+            v2::PathError::Encoding | v2::PathError::Tag(_) => StatusCode::BAD_REQUEST,
+            v2::PathError::Unknown | v2::PathError::Digest(_) => StatusCode::NOT_FOUND,
+        };
+        ErrorResponse::with_status(status, ErrorCode::NameUnknown, error.to_string())
+    })?;
     let reads = matches!(*parts.method, Method::GET | Method::HEAD);
     let (resolver, name_context) = (&table.resolver, listener.name_context(None, parts.host));
     match path {
