@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::PurgeRequest;
 use crate::config::{self, Config};
 use crate::serve;
 use oci::platform::Platforms;
@@ -96,7 +97,10 @@ pub fn main() -> ExitCode {
             target,
             dry_run,
             file,
-        } => with(&file, |config| operate::purge(config, target, dry_run)),
+        } => {
+            let request = PurgeRequest { target, dry_run };
+            with(&file, |config| operate::purge(config, &request))
+        }
         Command::Verify(file) => with(&file, operate::verify),
         Command::Reference => {
             print!("{}", config::reference());

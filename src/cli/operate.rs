@@ -24,10 +24,9 @@ pub fn stats(config: &Config) -> ExitCode {
     )
 }
 
-pub fn purge(config: &Config, target: String, dry_run: bool) -> ExitCode {
-    let request = PurgeRequest { target, dry_run };
+pub fn purge(config: &Config, request: &PurgeRequest) -> ExitCode {
     let report = AdminClient::of(config)
-        .and_then(|client| client.post::<PurgeReport>("/api/purge", &request));
+        .and_then(|client| client.post::<PurgeReport>("/api/purge", request));
     print_result(report, |report| show::purge(&report))
 }
 
