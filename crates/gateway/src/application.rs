@@ -86,3 +86,23 @@ async fn abort(session: &mut Session, options: &RequestOptions, error: &Error) {
     let failed = ErrorResponse::new(ErrorCode::Unknown, "the gateway failed");
     let _ = respond::error(session, options, &failed).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what `make` returns, in bytes.
+    fn size_of_returned<A, B, C, F>(_make: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved for each request of HTTP/2, and each connection of HTTP/1 has one.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let serve = |application: &'static Application, session, shutdown: &'static _| {
+            application.serve(session, shutdown)
+        };
+        let size = size_of_returned(serve);
+        assert!(size <= 6 << 10, "{size} bytes");
+    }
+}

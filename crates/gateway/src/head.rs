@@ -177,7 +177,7 @@ pub(super) async fn refuse(
         stream.flush().await?;
         stream.shutdown().await?;
         // Unread bytes at the close would reset the connection before the client sees the response.
-        let mut rest = [0; 4096];
+        let mut rest = vec![0; 4096];
         let mut budget = 64;
         while budget > 0 && stream.read(&mut rest).await? > 0 {
             budget -= 1;

@@ -57,7 +57,7 @@ impl Gateway {
                 respond::manifest(session, options, answer, cache_control).await?;
             }
             resource => {
-                let answer = mirror.list(permit, resource, &target.query).await?;
+                let answer = Box::pin(mirror.list(permit, resource, &target.query)).await?;
                 let external = self.external_url(session);
                 respond::page(session, options, target, answer, &external).await?;
             }

@@ -132,7 +132,7 @@ pub async fn blob(
         return Ok(not_modified(session, options, digest, cache, cache_control).await?);
     }
     let answer = if send::needs_length(session) {
-        answer.settled().await
+        Box::pin(answer.settled()).await
     } else {
         answer
     };
@@ -157,7 +157,7 @@ pub async fn blob(
         }
         BodySelection::Parts(frame) => {
             let reader = answer.open(None).await?;
-            send::parts(session, response, &frame, reader).await?;
+            Box::pin(send::parts(session, response, &frame, reader)).await?;
         }
     }
     Ok(())

@@ -261,11 +261,10 @@ impl Response {
     /// # Errors
     /// None that is known: the fields are valid.
     pub fn into_pingora(self, version: Version) -> Result<Box<ResponseHeader>> {
-        let mut header = if version == Version::HTTP_2 {
-            ResponseHeader::build_no_case(self.status, Some(FIELDS))?
-        } else {
-            ResponseHeader::build(self.status, Some(FIELDS))?
-        };
+        if version == Version::HTTP_2 {
+            return self.into_http2().map(Box::new);
+        }
+        let mut header = ResponseHeader::build(self.status, Some(FIELDS))?;
         for (name, value) in self.fields {
             let value = value.rendered()?;
             match name {
@@ -274,6 +273,21 @@ impl Response {
             };
         }
         Ok(Box::new(header))
+    }
+
+    fn into_http2(self) -> Result<ResponseHeader> {
+        let (mut head, ()) = http::Response::new(()).into_parts();
+        head.status = self.status;
+        head.headers.reserve(self.fields.len());
+        for (name, value) in self.fields {
+            let name = match name {
+                FieldName::Registered(name) => name,
+                FieldName::Spelled(name) => HeaderName::from_bytes(name.as_bytes())
+                    .or_err(ErrorType::InvalidHTTPHeader, "a response's field")?,
+            };
+            head.headers.append(name, value.rendered()?);
+        }
+        Ok(head.into())
     }
 }
 

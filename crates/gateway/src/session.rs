@@ -265,7 +265,7 @@ impl Session {
     pub async fn finish(self) -> Option<IdleConnection> {
         let stream = match self.http {
             Http::Direct(http) => http.finish().await?,
-            Http::Pingora(http) => http.finish().await.ok()??.into_parts().0,
+            Http::Pingora(http) => Box::pin(http.finish()).await.ok()??.into_parts().0,
         };
         Some(IdleConnection {
             stream,

@@ -43,7 +43,7 @@ impl Mirror {
         }
         let link = match link {
             Some(link) => Some(link),
-            None => state.peer_blob_link(&origin, permit, digest).await,
+            None => Box::pin(state.peer_blob_link(&origin, permit, digest)).await,
         };
         if let Some(blob) = state
             .contents
@@ -57,7 +57,7 @@ impl Mirror {
                 CacheStatus::HIT
             } else {
                 // The bytes were fetched through another repository; this one's claim costs a HEAD.
-                let (_, collapsed) = self.claim_blob(&origin, permit, digest).await?;
+                let (_, collapsed) = Box::pin(self.claim_blob(&origin, permit, digest)).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
                     .detail("claimed")
@@ -69,7 +69,7 @@ impl Mirror {
             Some(_) => SourceClaim::Proven,
             None => SourceClaim::Unproven,
         };
-        self.fill_blob(&origin, permit, digest, claim).await
+        Box::pin(self.fill_blob(&origin, permit, digest, claim)).await
     }
 
     /// A blob without its bytes: a HEAD never downloads.
@@ -86,7 +86,7 @@ impl Mirror {
             None if self.state.missing.contains(&negative_key(permit, digest)) => {
                 return Err(ResourceKind::Blob.remembered_unknown());
             }
-            None => self.state.peer_blob_link(&origin, permit, digest).await,
+            None => Box::pin(self.state.peer_blob_link(&origin, permit, digest)).await,
             link => link,
         };
         let local_size = match &link {

@@ -104,7 +104,7 @@ impl BlobAnswer {
                 // Only a body that is read from its first to its last byte can be verified.
                 let verify = end == self.size;
                 let (offset, stop) = if verify { (0, None) } else { (part.first, end) };
-                let body = source.body(&key, offset, stop, self.size).await;
+                let body = Box::pin(source.body(&key, offset, stop, self.size)).await;
                 let body = body.map_err(|error| {
                     MirrorError::from_upstream(Arc::new(error), ResourceKind::Blob)
                 })?;

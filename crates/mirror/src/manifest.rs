@@ -107,6 +107,19 @@ impl Mirror {
             },
             None => None,
         };
+        Box::pin(self.claimed_manifest(origin, permit, digest, method, link, known)).await
+    }
+
+    /// A manifest that is not stored, or whose answer must be revalidated.
+    async fn claimed_manifest(
+        &self,
+        origin: &OriginView,
+        permit: &Permit,
+        digest: &Digest,
+        method: ReadMethod,
+        link: Option<Arc<ManifestLink>>,
+        known: Option<KnownAnswer<FetchedManifest>>,
+    ) -> Result<ManifestAnswer, MirrorError> {
         // Bytes that came through another repository only lack this one's claim: a HEAD, which is free. Bytes that
         // are being fetched for this one are stored before their link is.
         let claim_only = method == ReadMethod::Get
@@ -239,7 +252,7 @@ impl MirrorState {
         if self.missing.contains(&missing) {
             return Err(ResourceKind::Manifest.remembered_unknown());
         }
-        Ok(self.peer_manifest_link(origin, permit, digest).await)
+        Ok(Box::pin(self.peer_manifest_link(origin, permit, digest)).await)
     }
 
     /// Looks for the bytes of a linked manifest, and reads them for a GET.
@@ -261,7 +274,7 @@ impl MirrorState {
             bytes = self.local_bytes(&stored).await;
         }
         if bytes.is_none() {
-            bytes = self.fallback_manifest_bytes(origin, digest).await;
+            bytes = Box::pin(self.fallback_manifest_bytes(origin, digest)).await;
         }
         match (bytes, method) {
             (Some(bytes), ReadMethod::Get) => StoredManifest::Present(Some(bytes)),
@@ -279,7 +292,7 @@ impl MirrorState {
         });
         match loaded {
             Some(bytes) => Some(bytes),
-            None => self.fetch_from_bucket(digest).await,
+            None => Box::pin(self.fetch_from_bucket(digest)).await,
         }
     }
 

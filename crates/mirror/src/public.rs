@@ -34,11 +34,10 @@ impl Mirror {
         let origin = self.origin(permit)?;
         if origin.content_scope() == ContentScope::PublicOnly {
             let key = (permit.name().clone(), resource.clone());
-            self.state.clone().admit_public(&origin, key).await?;
+            Box::pin(self.state.clone().admit_public(&origin, key)).await?;
         }
         if let Some(caller_key) = origin.caller_key() {
-            self.admit_caller(&origin, caller_key, permit, resource)
-                .await?;
+            Box::pin(self.admit_caller(&origin, caller_key, permit, resource)).await?;
         }
         Ok(origin)
     }

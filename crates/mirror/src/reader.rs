@@ -141,7 +141,8 @@ impl Reader {
                 Some(self.read(&file, limit).await?)
             }
             BodySource::Fill(fill_reader) => {
-                match fill_reader.available(self.offset, self.end).await? {
+                // In a box, so that reading a stored blob does not carry its state.
+                match Box::pin(fill_reader.available(self.offset, self.end)).await? {
                     Available::File { file, limit } => Some(self.read(&file, limit).await?),
                     Available::Bytes(bytes, origin) => {
                         from = origin;
@@ -150,7 +151,7 @@ impl Reader {
                     Available::End => None,
                 }
             }
-            BodySource::PassThrough(through) => through.next().await?,
+            BodySource::PassThrough(through) => Box::pin(through.next()).await?,
             BodySource::Unavailable => None,
         };
         let Some(piece) = piece else {

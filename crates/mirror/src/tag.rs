@@ -71,7 +71,7 @@ impl Mirror {
             ..
         } = request;
         if let Some(caller_key) = origin.caller_key() {
-            return self.manifest_for_caller(caller_key, request).await;
+            return Box::pin(self.manifest_for_caller(caller_key, request)).await;
         }
         let state = &self.state;
         let key = TagKey::new(permit.name(), class, tag);
@@ -87,7 +87,7 @@ impl Mirror {
                     collapsed: false,
                 }
             }
-            (known, _) => self.resolve_or_prepare(request, &key, known).await?,
+            (known, _) => Box::pin(self.resolve_or_prepare(request, &key, known)).await?,
         };
         // A peer's record is not the upstream's answer either.
         let is_hit = matches!(
@@ -100,8 +100,8 @@ impl Mirror {
             answer => return answer,
         }
         let known = state.known_pointer(&key).await;
-        let checked = state.clone().revalidate_tag(origin.clone(), key, known);
-        self.read_resolved(request, checked.await?).await
+        let checked = Box::pin(state.clone().revalidate_tag(origin.clone(), key, known));
+        Box::pin(self.read_resolved(request, checked.await?)).await
     }
 
     /// Revalidates a tag; if the fallback must prepare its image, waits for that and resolves again, since the
