@@ -28,6 +28,50 @@ fn changed_password_takes_effect_at_once() {
     );
 }
 
+/// A login is verified once for a connection, which must not outlast the account.
+#[test]
+fn changed_password_takes_effect_on_open_connections() {
+    let scene = scene("");
+    let reader = basic("reader", "s3cret");
+    let (token, _) = scene.token("repository:team/app:pull", Some(&reader));
+    let path = scene.team.tag_path();
+    let mut open = [reader, token].map(|authorization| {
+        let raw = Raw::connect(scene.gateway.url(1), None);
+        (raw, authorization)
+    });
+    let mut statuses = || {
+        let ask = |(raw, authorization): &mut (Raw, String)| {
+            let fields = [("Authorization", authorization.as_str())];
+            raw.exchange("GET", &path, &fields).status()
+        };
+        open.each_mut().map(ask)
+    };
+    for _ in 0..3 {
+        assert_eq!(statuses(), [200, 200]);
+    }
+    std::fs::write(scene.users.path().join("users"), "").expect("writable");
+    until("the account is gone", || statuses() == [401, 401]);
+}
+
+#[test]
+fn each_request_of_a_connection_has_its_own_login() {
+    let scene = scene("");
+    let path = scene.team.tag_path();
+    let mut raw = Raw::connect(scene.gateway.url(1), None);
+    let (right, wrong) = (basic("reader", "s3cret"), basic("reader", "s3creT"));
+    for (authorization, expected) in [
+        (Some(&right), 200),
+        (Some(&right), 200),
+        (None, 401),
+        (Some(&wrong), 401),
+        (Some(&right), 200),
+    ] {
+        let fields = authorization.map(|value| ("Authorization", value.as_str()));
+        let reply = raw.exchange("GET", &path, fields.as_slice());
+        assert_eq!(reply.status(), expected, "{authorization:?}");
+    }
+}
+
 #[test]
 fn password_guesses_are_slowed_without_lockout() {
     let scene = scene("");
