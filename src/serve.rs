@@ -16,7 +16,7 @@ use gateway::{
     Admission, AppState, Authority, AutoTls, Gateway, ListenerTls, Server, TlsError, TlsSettings,
     with_files,
 };
-use mirror::{Contents, Mirror};
+use mirror::{Contents, Mirror, Peers};
 use runtime::listen::Bound;
 use runtime::share::Shares;
 use runtime::workers::Workers;
@@ -188,7 +188,9 @@ impl Parts {
         let tls = config.listen.iter().map(|listen| certificates.of(listen));
         let tls = tls.collect::<Result<Vec<_>, _>>()?;
         let store = open_store(config, &fills_on)?;
-        let contents = Contents::new(store.clone(), config.limits.fills, fills_on);
+        // After the certificates: their CA may be one that was just made.
+        let peers = config.peer_settings().map(Peers::open).transpose()?;
+        let contents = Contents::new(store.clone(), config.limits.fills, fills_on, peers);
         #[cfg(feature = "v1")]
         let registries = v1::Registries::new(v1, contents.clone())?;
         #[cfg(feature = "v1")]

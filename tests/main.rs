@@ -21,6 +21,7 @@ mod disk;
 mod documents;
 mod faults;
 mod fill;
+mod fleet;
 mod front;
 mod harness;
 mod kill;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::fault::{Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
-use super::{Config, Origin, Registry, Scheme, Visibility};
+use super::{Config, Origin, Registry, Visibility};
 use oci::glob::Pattern;
 
 /// Reports all contradictions in `config`; `tree` has the positions.
@@ -199,15 +199,11 @@ fn one_registry(registry: &Registry, node: &Node, report: &mut Report) {
         ("v1_index", &registry.v1_index),
     ];
     for (key, origin) in upstreams {
-        if registry.credentials.is_some() && origin.as_ref().is_some_and(is_plain_remote) {
+        if registry.credentials.is_some() && origin.as_ref().is_some_and(Origin::is_plain_remote) {
             let message = "the credentials cross the network unencrypted; write https://";
             report.warn(node.near(key).at, message);
         }
     }
-}
-
-fn is_plain_remote(origin: &Origin) -> bool {
-    origin.scheme == Scheme::Http && !origin.is_loopback()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 mod access;
 mod accounts;
 mod address;
+mod bucket;
 mod check;
 mod credentials;
 mod fault;
@@ -51,7 +52,7 @@ pub use credentials::Credentials;
 pub use fault::{Fault, Faults};
 pub use host::aliases;
 pub use listen::{Admin, Listen, Tls};
-pub use origin::{Origin, Scheme};
+pub use origin::Origin;
 pub use process::{Limits, Log, OldClients, Routing};
 pub use reference::reference;
 pub use registry::{Registry, Visibility};

@@ -82,6 +82,12 @@ impl Origin {
         }
     }
 
+    /// Whether requests to it cross a network unencrypted.
+    #[must_use]
+    pub fn is_plain_remote(&self) -> bool {
+        self.scheme == Scheme::Http && !self.is_loopback()
+    }
+
     /// Whether requests to it stay on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

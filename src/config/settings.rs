@@ -142,7 +142,9 @@ impl Config {
         let hosts = hosts.filter_map(|host| Some(oci::authority::parse(host)?.0));
         let ours = self.listen.iter().filter(|listen| listen.tls == Tls::Auto);
         let public = ours.filter_map(|listen| Some(listen.public_url.as_ref()?.host.clone()));
-        hosts.chain(public).collect()
+        let bucket = self.store.bucket.as_ref();
+        let advertised = bucket.and_then(|bucket| Some(bucket.advertise.as_ref()?.host.clone()));
+        hosts.chain(public).chain(advertised).collect()
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Secret;
+use super::bucket::{self, Bucket};
 use super::fault::Report;
-use super::keys::{mapping, path, text};
-use super::origin::Origin;
+use super::keys::{mapping, path};
 use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::{DAY, MINUTE, Parsed, duration, size, some_duration};
@@ -70,43 +69,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "bucket",
-        Kind::ChoiceOrSection(&["off"], BUCKET),
+        Kind::ChoiceOrSection(&["off"], bucket::KEYS),
         Absent::Nothing,
         "An S3-compatible bucket that several gateways share; see [A shared bucket](recipes/bucket.md).",
-    ),
-];
-
-/// The keys of `store.bucket`.
-pub(super) const BUCKET: &[Key] = &[
-    Key::new(
-        "url",
-        Kind::Scalar("`s3://name/prefix`"),
-        Absent::Required,
-        "The bucket, and the prefix of its keys.",
-    ),
-    Key::new(
-        "access_key",
-        Kind::Scalar("text"),
-        Absent::Means("unsigned requests"),
-        "Signs requests, together with `secret_key`.",
-    ),
-    Key::new(
-        "secret_key",
-        Kind::Scalar("text"),
-        Absent::Means("unsigned requests"),
-        "Never shown in messages or logs.",
-    ),
-    Key::new(
-        "endpoint",
-        Kind::Scalar("URL"),
-        Absent::Means("the cloud's own"),
-        "The service's URL, if it is not AWS: `http://127.0.0.1:9000`.",
-    ),
-    Key::new(
-        "region",
-        Kind::Scalar("text"),
-        Absent::Means("`us-east-1`"),
-        "The region's name at the service.",
     ),
 ];
 
@@ -145,30 +110,6 @@ pub enum MaxStale {
     Unlimited,
 }
 
-/// An S3-compatible bucket.
-#[derive(Debug, Clone)]
-pub struct Bucket {
-    /// The bucket's name.
-    pub name: String,
-    /// The prefix of every key, without slashes at either end; may be empty.
-    pub prefix: String,
-    /// The endpoint; `None`: the cloud's own for the region.
-    pub endpoint: Option<Origin>,
-    /// The service's name for it.
-    pub region: Option<String>,
-    /// `None`: unsigned requests.
-    pub account: Option<BucketAccount>,
-}
-
-/// The account that signs requests to a bucket.
-#[derive(Debug, Clone)]
-pub struct BucketAccount {
-    /// The name of the account.
-    pub access_key: Secret,
-    /// The signing key.
-    pub secret_key: Secret,
-}
-
 pub(super) fn store(node: &Node, report: &mut Report) -> Store {
     mapping(node, KEYS, report, |keys| Store {
         path: keys.value("path", path).unwrap_or("var/store".into()),
@@ -186,47 +127,8 @@ pub(super) fn store(node: &Node, report: &mut Report) -> Store {
             .value("max_stale", max_stale)
             .unwrap_or(MaxStale::For(7 * DAY)),
         scrub_every: keys.value_or_off("scrub_every", some_duration, Some(30 * DAY)),
-        bucket: keys.section_or_off("bucket", bucket),
+        bucket: keys.section_or_off("bucket", bucket::bucket),
     })
-}
-
-fn bucket(node: &Node, report: &mut Report) -> Bucket {
-    mapping(node, BUCKET, report, |keys| {
-        let (name, prefix) = keys
-            .required("url", r#""s3://name/prefix""#, bucket_url)
-            .unwrap_or_default();
-        let account = match (keys.secret("access_key"), keys.secret("secret_key")) {
-            (Some(access_key), Some(secret_key)) => Some(BucketAccount {
-                access_key,
-                secret_key,
-            }),
-            _ => None,
-        };
-        for (one, other) in [("access_key", "secret_key"), ("secret_key", "access_key")] {
-            if let (Some(one), None) = (node.entry(one), node.entry(other)) {
-                let message = format!("without {other}; write both, or neither");
-                keys.report
-                    .fault(one.key_at, format!("{} {message}", one.key));
-            }
-        }
-        Bucket {
-            name,
-            prefix,
-            endpoint: keys.value("endpoint", Origin::parse),
-            region: keys.value("region", text),
-            account,
-        }
-    })
-}
-
-fn bucket_url(text: &str) -> Parsed<(String, String)> {
-    let rest = text.strip_prefix("s3://").unwrap_or_default();
-    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
-    if name.is_empty() || !name.chars().all(known) {
-        return Err("is not a bucket; write s3://name or s3://name/prefix".to_owned());
-    }
-    Ok((name.to_owned(), prefix.trim_matches('/').to_owned()))
 }
 
 /// A share of the file system, or a size; `off` is none.
@@ -315,31 +217,6 @@ mod tests {
             (
                 "store: {scrub_every: 0s}",
                 &[r#"1:22: "0s" is no time at all; write 1s or longer, or off"#],
-            ),
-            (
-                "store: {bucket: s3}",
-                &["1:17: expected keys and values here, not a single value; write `url: …`"],
-            ),
-            (
-                r#"store: {bucket: {endpoint: "http://h", access_key: a}}"#,
-                &[
-                    r#"1:17: url is missing here; write `url: "s3://name/prefix"`"#,
-                    "1:40: access_key without secret_key; write both, or neither",
-                ],
-            ),
-            (
-                r#"store: {bucket: {url: "https://bucket", secret_key: ""}}"#,
-                &[
-                    r#"1:23: "https://bucket" is not a bucket; write s3://name or s3://name/prefix"#,
-                    "1:41: secret_key without access_key; write both, or neither",
-                    "1:53: secret_key is empty; write it, or leave secret_key out",
-                ],
-            ),
-            (
-                r#"store: {bucket: {url: "s3://b", access_key: k, secret_key: [hunter2]}}"#,
-                &[
-                    "1:60: expected a single value here, not a list; write one word, in quotes if need be",
-                ],
             ),
         ]);
     }

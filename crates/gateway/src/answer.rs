@@ -29,6 +29,7 @@ impl Gateway {
         let route = match route(&self.state.table, &self.listener, parts)? {
             Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),
             Route::Token => return Ok(Box::pin(self.token(session, &context.options)).await?),
+            Route::Peer(digest) => return Box::pin(self.peer(session, context, &digest)).await,
             route => route,
         };
         context.login = self.log_in(session, &route).await?;
@@ -51,7 +52,7 @@ impl Gateway {
             Route::Pull(target) => scope_of(target, Action::Pull),
             Route::PassThrough(pass) => scope_of(&pass.target, pass.action),
             Route::Catalogue(_) | Route::Search(_) => catalogue::scope(),
-            Route::Ping { .. } | Route::Token | Route::V1(_) => Scopes::default(),
+            Route::Ping { .. } | Route::Token | Route::Peer(_) | Route::V1(_) => Scopes::default(),
         };
         self.login(session, scopes).await
     }
@@ -71,7 +72,7 @@ impl Gateway {
         } = context;
         match route {
             // Answered before.
-            Route::Token | Route::V1(_) | Route::Pull(_) => Ok(()),
+            Route::Token | Route::Peer(_) | Route::V1(_) | Route::Pull(_) => Ok(()),
             Route::Ping {
                 namespace,
                 delegated_to,

@@ -9,7 +9,7 @@ use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::{Error, ErrorType};
 
-use super::context::RequestContext;
+use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
@@ -45,7 +45,7 @@ impl Application {
             }
         }
         request_metrics::finish(&session, &context);
-        if self.gateway.state.access_log {
+        if self.gateway.state.access_log && context.requester == Requester::Client {
             access_log::write(&self.gateway, &session, &context);
         }
         answered.ok()?;

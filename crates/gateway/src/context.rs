@@ -24,6 +24,17 @@ pub struct RequestContext {
     pub target: Option<RequestTarget>,
     /// What a v1 request is about, once that is known.
     pub v1: Option<NameScope>,
+    /// Who sent it.
+    pub requester: Requester,
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requester {
+    /// Any client.
+    Client,
+    /// Another gateway of the bucket, authenticated. Its requests are no accesses of clients, which it logs itself.
+    Peer,
 }
 
 impl RequestContext {
@@ -36,6 +47,7 @@ impl RequestContext {
             login: Login::ANONYMOUS,
             target: None,
             v1: None,
+            requester: Requester::Client,
         }
     }
 }

@@ -34,7 +34,7 @@ impl Gateway {
                 let mut registries = search.registries.iter();
                 registries.any(|registry| policy.delegates_auth(registry))
             }
-            Route::Token | Route::V1(_) => false,
+            Route::Token | Route::Peer(_) | Route::V1(_) => false,
         }
     }
 

@@ -29,6 +29,7 @@ mod login;
 mod mount;
 mod old_clients;
 mod pass_through;
+mod peer;
 mod pull;
 mod request_body;
 mod request_metrics;

@@ -7,12 +7,14 @@ use http::Method;
 use super::catalogue::{self, CatalogueQuery};
 use super::error_response::ErrorResponse;
 use super::pass_through::{self, PassThrough};
+use super::peer;
 use super::resolver::Resolver;
 use super::search::{self, SearchQuery};
 use super::table::{Listener, RequestParts, RoutingTable};
 use super::target::RequestTarget;
 use super::v1;
 use access::Action;
+use oci::digest::Digest;
 use oci::error::ErrorCode;
 use oci::name::Registry;
 use oci::page::{self, PageError};
@@ -39,6 +41,8 @@ pub enum Route {
     /// A write, or a read of a registry that is not cached.
     PassThrough(Box<PassThrough>),
     V1(v1::V1Route),
+    /// A blob, for another gateway of the bucket.
+    Peer(Digest),
 }
 
 /// Routes a request.
@@ -65,11 +69,17 @@ pub fn route(
             Some(route) => Ok(Route::V1(route)),
             None => v2_route(table, listener, &parts, &segments[1..]),
         },
-        _ => Err(ErrorResponse::new(
-            ErrorCode::NameUnknown,
-            "not an endpoint of the registry API, which is at /v2/",
-        )),
+        Some(peer::PATH) => peer::route(parts.method, &segments[1..]).ok_or_else(unknown_path),
+        _ => Err(unknown_path()),
     }
+}
+
+/// The response to a path outside of the API.
+pub fn unknown_path() -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::NameUnknown,
+        "not an endpoint of the registry API, which is at /v2/",
+    )
 }
 
 fn search_route(

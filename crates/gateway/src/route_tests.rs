@@ -56,6 +56,7 @@ fn routed(listener: &Listener, host: &str, target: &str) -> Result<String, Error
         Ok(Route::Catalogue(listing)) => Ok(format!("{:?}", listing.registries)),
         Ok(Route::PassThrough(pass)) => Ok(format!("{:?} ?{}", pass.action, pass.query)),
         Ok(Route::V1(_)) => Ok("v1".into()),
+        Ok(Route::Peer(digest)) => Ok(format!("peer {digest}")),
         Err(refusal) => Err(refusal.code),
     }
 }

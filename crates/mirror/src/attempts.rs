@@ -13,8 +13,9 @@ const MOST_DROPS: u32 = 6;
 pub(super) struct Attempts {
     /// Drops by this source since it last sent a new byte.
     drops: u32,
-    /// Whether the staged bytes are an earlier process's, and may have been damaged on the disk since.
-    inherited: bool,
+    /// Whom the staged bytes come from, if not from these attempts: an earlier process's partial may have been damaged on the
+    /// disk, and another gateway may have sent other bytes.
+    inherited_from: Option<CorruptSource>,
     /// Whether the last source was asked again after wrong bytes: the connection may have damaged them.
     asked_once_more: bool,
 }
@@ -58,11 +59,11 @@ pub(super) enum DownloadStep {
 }
 
 impl Attempts {
-    /// `inherited` says whether an earlier process's partial is resumed.
-    pub const fn new(inherited: bool) -> Self {
+    /// `inherited_from` is the origin of bytes that are staged already.
+    pub const fn new(inherited_from: Option<CorruptSource>) -> Self {
         Self {
             drops: 0,
-            inherited,
+            inherited_from,
             asked_once_more: false,
         }
     }
@@ -79,11 +80,13 @@ impl Attempts {
                 }
             }
             DownloadEvent::Refused => (self.for_next_source(), DownloadStep::NextSource),
-            DownloadEvent::WrongBytes { .. } if self.inherited => {
-                let blame = Some(CorruptSource::Disk);
-                let inherited = false;
+            DownloadEvent::WrongBytes { .. } if self.inherited_from.is_some() => {
+                let (blame, inherited_from) = (self.inherited_from, None);
                 (
-                    Self { inherited, ..self },
+                    Self {
+                        inherited_from,
+                        ..self
+                    },
                     DownloadStep::BeginAnew { blame },
                 )
             }
@@ -147,8 +150,8 @@ mod tests {
     const ONE_OF_MANY: DownloadEvent = DownloadEvent::WrongBytes { more_sources: true };
 
     /// The steps that a series of events leads to.
-    fn steps(inherited: bool, events: &[DownloadEvent]) -> Vec<DownloadStep> {
-        let mut attempts = Attempts::new(inherited);
+    fn steps(inherited_from: Option<CorruptSource>, events: &[DownloadEvent]) -> Vec<DownloadStep> {
+        let mut attempts = Attempts::new(inherited_from);
         let steps = events.iter().map(|event| {
             let (next, step) = attempts.next(*event);
             attempts = next;
@@ -161,11 +164,11 @@ mod tests {
     fn each_interruption_leads_to_one_step() {
         let resume = |drops| DownloadStep::Resume { drops };
         let (line, disk) = (Some(CorruptSource::Upstream), Some(CorruptSource::Disk));
-        for (inherited, events, expected) in [
+        for (inherited_from, events, expected) in [
             // A source that sends new bytes each time may drop without limit.
-            (false, &[MOVED; 20][..], vec![resume(1); 20]),
+            (None, &[MOVED; 20][..], vec![resume(1); 20]),
             (
-                false,
+                None,
                 &[DROPPED; 6],
                 vec![
                     resume(1),
@@ -177,20 +180,20 @@ mod tests {
                 ],
             ),
             (
-                false,
+                None,
                 &[DROPPED, DROPPED, MOVED, DROPPED],
                 vec![resume(1), resume(2), resume(1), resume(2)],
             ),
             // Drops by one source do not count for the next.
             (
-                false,
+                None,
                 &[DROPPED, DROPPED, DownloadEvent::Refused, DROPPED],
                 vec![resume(1), resume(2), DownloadStep::NextSource, resume(1)],
             ),
-            (false, &[UNSEEN], vec![DownloadStep::NextSource]),
+            (None, &[UNSEEN], vec![DownloadStep::NextSource]),
             // The last source is asked once more, and once only.
             (
-                false,
+                None,
                 &[LAST, LAST],
                 vec![
                     DownloadStep::BeginAnew { blame: line },
@@ -198,7 +201,7 @@ mod tests {
                 ],
             ),
             (
-                false,
+                None,
                 &[ONE_OF_MANY, LAST, LAST],
                 vec![
                     DownloadStep::NextSourceAnew { blame: line },
@@ -208,7 +211,7 @@ mod tests {
             ),
             // An earlier process's partial is blamed first, and once.
             (
-                true,
+                disk,
                 &[ONE_OF_MANY, ONE_OF_MANY],
                 vec![
                     DownloadStep::BeginAnew { blame: disk },
@@ -216,7 +219,17 @@ mod tests {
                 ],
             ),
             (
-                false,
+                Some(CorruptSource::Peer),
+                &[LAST, LAST],
+                vec![
+                    DownloadStep::BeginAnew {
+                        blame: Some(CorruptSource::Peer),
+                    },
+                    DownloadStep::BeginAnew { blame: line },
+                ],
+            ),
+            (
+                None,
                 &[DownloadEvent::Changed; 6],
                 [
                     vec![DownloadStep::BeginAnew { blame: None }; 5],
@@ -224,14 +237,14 @@ mod tests {
                 ]
                 .concat(),
             ),
-            (false, &[DownloadEvent::NoRoom], vec![DownloadStep::Fail]),
-            (
-                false,
-                &[DownloadEvent::Outranked],
-                vec![DownloadStep::Pause],
-            ),
+            (None, &[DownloadEvent::NoRoom], vec![DownloadStep::Fail]),
+            (None, &[DownloadEvent::Outranked], vec![DownloadStep::Pause]),
         ] {
-            assert_eq!(steps(inherited, events), expected, "{inherited} {events:?}");
+            assert_eq!(
+                steps(inherited_from, events),
+                expected,
+                "{inherited_from:?} {events:?}"
+            );
         }
     }
 }

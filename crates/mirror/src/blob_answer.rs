@@ -26,6 +26,8 @@ pub struct BlobAnswer {
 pub(super) enum Content {
     Stored(StoredBlob),
     Fill(Follower, FillSource),
+    /// A fill, for a reader that asks no source.
+    Followed(Follower),
     /// The store has no room.
     PassThrough(FillSource, FillKey),
 }
@@ -52,7 +54,9 @@ impl BlobAnswer {
     pub(super) fn location(self) -> BlobLocation {
         match self.content {
             Content::Stored(_) => BlobLocation::Store,
-            Content::Fill(follower, _) => BlobLocation::Fill(follower),
+            Content::Fill(follower, _) | Content::Followed(follower) => {
+                BlobLocation::Fill(follower)
+            }
             Content::PassThrough(..) => BlobLocation::PassThrough,
         }
     }
@@ -61,7 +65,7 @@ impl BlobAnswer {
     /// need a request of its own.
     pub const fn is_seekable(&self) -> bool {
         match self.content {
-            Content::Stored(_) | Content::Fill(..) => true,
+            Content::Stored(_) | Content::Fill(..) | Content::Followed(_) => true,
             Content::PassThrough(..) => false,
         }
     }
@@ -98,8 +102,9 @@ impl BlobAnswer {
             Content::Stored(StoredBlob::Memory(bytes)) => Reader::memory(bytes, part),
             Content::Stored(StoredBlob::File(blob)) => Reader::blob(blob, part),
             Content::Fill(follower, source) => {
-                Reader::fill(follower, source, self.size, part.first, end)
+                Reader::fill(follower, Some(source), self.size, part.first, end)
             }
+            Content::Followed(follower) => Reader::fill(follower, None, self.size, part.first, end),
             Content::PassThrough(source, key) => {
                 // Only a body that is read from its first to its last byte can be verified.
                 let verify = end == self.size;

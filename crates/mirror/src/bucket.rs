@@ -3,7 +3,11 @@
 //! Rights come first: bytes are downloaded from the bucket only for a repository that is known to have
 //! them. A body from the bucket is staged apart and not published before it is verified, so that a wrong or broken
 //! one costs only time; readers know its length meanwhile.
+//!
+//! Of the nodes that need the same blob, the one that holds its lease fetches it. The others read it from that node, if it
+//! names itself in the lease (`peer.rs`), else they wait for the bucket.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +15,15 @@ use bytes::Bytes;
 
 use super::MirrorState;
 use super::download::Download;
+use super::fill::Phase;
+use super::peer::Followed;
 use super::source::FillSource;
+use super::transfer::Interruption;
 use oci::digest::Digest;
 use oci::manifest::MAX_MANIFEST;
 use store::{
-    Blob, BlobKey, Bucket, CommitError, Lease, Leased, Object, OpenFile, StagedBlob, warn_degraded,
+    Blob, BlobKey, Bucket, CommitError, Lease, LeaseHolder, Leased, Object, OpenFile, StagedBlob,
+    warn_degraded,
 };
 use telemetry::metrics::{self, BucketEvent};
 
@@ -44,48 +52,121 @@ impl MirrorState {
     }
 }
 
+/// How a fill waits for the node that holds the lease.
+struct LeaseWait {
+    /// Since when that node did nothing for this fill.
+    since: Instant,
+    looks: u32,
+    /// Nodes whose lease is taken over.
+    lost: HashSet<String>,
+}
+
+impl LeaseWait {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            looks: 0,
+            lost: HashSet::new(),
+        }
+    }
+
+    /// Whether this look asks for the lease.
+    fn asks_for_lease(&mut self) -> bool {
+        self.looks += 1;
+        self.looks % LEASE_EVERY == 1 || self.since.elapsed() >= LEASE_WAIT
+    }
+
+    fn begin_anew(&mut self) {
+        (self.since, self.looks) = (Instant::now(), 0);
+    }
+
+    /// Waits no more for this node.
+    fn lose(&mut self, holder: LeaseHolder) {
+        self.lost.insert(holder.node);
+        self.begin_anew();
+    }
+}
+
 /// The outcome of asking the bucket for a fill.
 pub(super) enum BucketOutcome {
     Done(Arc<OpenFile>),
     /// The upstream is asked; peers wait meanwhile if there is a lease.
     Upstream(Option<Lease>),
+    /// The fill ends: the disk has no room, or other fills need the slot.
+    Failed(Interruption),
 }
 
 impl Download {
-    /// Fills from the bucket, or decides by a lease which node asks the upstream.
-    pub(super) async fn try_bucket(&mut self, source: &FillSource) -> BucketOutcome {
+    /// Fills from the bucket or from the node that holds the lease, or decides by it which node asks the upstream.
+    pub(super) async fn try_bucket(
+        &mut self,
+        source: &FillSource,
+        staged: &mut Option<StagedBlob>,
+    ) -> BucketOutcome {
         let bucket = self.fills.state.store.bucket();
         let (Some(bucket), Some(digest)) = (bucket.cloned(), self.bucket_digest(source)) else {
             return BucketOutcome::Upstream(None);
         };
-        let waiting_since = Instant::now();
-        let mut looks = 0;
+        let mut wait = LeaseWait::new();
         loop {
             if let Some(object) = bucket.open(&digest).await {
                 let taken = self
                     .download_from_bucket(&bucket, object, source, digest)
                     .await;
-                self.announce_total(None);
-                return taken.map_or(BucketOutcome::Upstream(None), BucketOutcome::Done);
+                if taken.is_none() {
+                    self.announce_total(None);
+                }
+                return match taken {
+                    Some(file) => {
+                        *staged = None;
+                        BucketOutcome::Done(file)
+                    }
+                    None => BucketOutcome::Upstream(None),
+                };
             }
-            looks += 1;
-            if looks % LEASE_EVERY != 1 && waiting_since.elapsed() < LEASE_WAIT {
+            if !wait.asks_for_lease() {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
-            match bucket.lease(&digest).await {
+            let holder = match bucket.lease(&digest, &wait.lost).await {
                 Leased::Held(lease) => return BucketOutcome::Upstream(Some(lease)),
                 Leased::Unavailable => return BucketOutcome::Upstream(None),
-                Leased::HeldByPeer if waiting_since.elapsed() < LEASE_WAIT => {
-                    tracing::debug!(%digest, "waiting for another node's fill");
-                    tokio::time::sleep(LOOK_EVERY).await;
+                Leased::HeldByPeer(holder) => holder,
+            };
+            if let Some(holder) = holder {
+                match self.follow_holder(&holder, source, digest, staged).await {
+                    Followed::Done(file) => return BucketOutcome::Done(file),
+                    Followed::Unclaimed => return BucketOutcome::Upstream(None),
+                    Followed::Failed(interruption) => return BucketOutcome::Failed(interruption),
+                    Followed::Dropped => wait.begin_anew(),
+                    Followed::Lost => wait.lose(holder),
                 }
-                Leased::HeldByPeer => {
-                    metrics::bucket(BucketEvent::LeaseTimeout);
-                    tracing::info!(target: "fill", %digest, "another node takes too long");
-                    return BucketOutcome::Upstream(None);
-                }
+            } else if wait.since.elapsed() < LEASE_WAIT {
+                tracing::debug!(%digest, "waiting for another node's fill");
+                tokio::time::sleep(LOOK_EVERY).await;
+            } else {
+                metrics::bucket(BucketEvent::LeaseTimeout);
+                tracing::info!(target: "fill", %digest, "another node takes too long");
+                return BucketOutcome::Upstream(None);
             }
+        }
+    }
+
+    /// Reads the blob from the node that holds its lease. Rights come first: its bytes are shown only for a repository
+    /// that is known to have them, by this node's own records or login.
+    async fn follow_holder(
+        &mut self,
+        holder: &LeaseHolder,
+        source: &FillSource,
+        digest: Digest,
+        staged: &mut Option<StagedBlob>,
+    ) -> Followed {
+        let Some(peers) = self.fills.state.peers.clone() else {
+            return Followed::Lost;
+        };
+        match self.confirmed_size(source, &digest).await {
+            Some(size) => self.follow(&peers, holder, source, size, staged).await,
+            None => Followed::Unclaimed,
         }
     }
 
@@ -151,10 +232,20 @@ impl Download {
         };
         let ms = telemetry::ms(started);
         tracing::info!(target: "fill", %digest, bytes = blob.size, ms, "came from the bucket");
-        let size = blob.size;
-        let progress = &self.fill.progress;
-        progress.send_modify(|progress| progress.written = size);
+        self.publish_committed(&blob);
         Some(blob.file.clone())
+    }
+
+    /// Publishes a verified blob. Readers of bytes of another node compare them with it before they go on.
+    fn publish_committed(&mut self, blob: &Blob) {
+        self.generation += 1;
+        let (generation, size, file) = (self.generation, blob.size, blob.file.clone());
+        self.fill.progress.send_modify(|progress| {
+            progress.total = Some(size);
+            progress.written = size;
+            progress.generation = generation;
+            progress.phase = Phase::Done { file };
+        });
     }
 
     /// Makes sure that the source's repository has the blob; `Some` with its length, if known.
@@ -173,10 +264,12 @@ impl Download {
         Some(size)
     }
 
-    /// Publishes the length, or that it is unknown again.
+    /// Publishes the length, or that it is unknown again. That of staged bytes is published with them.
     fn announce_total(&self, total: Option<u64>) {
-        let progress = &self.fill.progress;
-        progress.send_modify(|progress| progress.total = total);
+        if !self.published {
+            let progress = &self.fill.progress;
+            progress.send_modify(|progress| progress.total = total);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::MirrorError;
 use super::blob_answer::{BlobAnswer, Content};
 use super::cold_blob::opened;
 use super::fill::{FillError, Fills, Follower, Joined, Phase, SourceClaim};
+use super::peer::Peers;
 use super::source::{FillKey, FillSource, ForeignSource};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -54,14 +55,20 @@ impl StoredBlob {
 
 impl Contents {
     /// Up to `limit` fills run at once, on `fills_on`, so that their disk writes do not stall serving.
-    pub fn new(store: Arc<Store>, limit: usize, fills_on: tokio::runtime::Handle) -> Self {
+    /// With `peers` they read blobs from the other gateways of the bucket.
+    pub fn new(
+        store: Arc<Store>,
+        limit: usize,
+        fills_on: tokio::runtime::Handle,
+        peers: Option<Peers>,
+    ) -> Self {
         let memory = moka::sync::Cache::builder()
             .max_capacity(MEMORY_KIB)
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(ahash::RandomState::new());
         Self {
-            fills: Fills::new(limit, store.clone(), fills_on),
+            fills: Fills::new(limit, store.clone(), fills_on, peers),
             store,
             memory,
         }

@@ -96,7 +96,7 @@ impl Download {
             return (Phase::Failed(FillError::Lost), None);
         };
         // Hashing a partial may take long, and needs no slot.
-        let staged = self.resume_partial().await;
+        let mut staged = self.resume_partial().await;
         let Some(_slots) = self.acquire_slots(source.registry()).await else {
             park(staged);
             return (Phase::Failed(FillError::Busy), Some(source));
@@ -104,15 +104,25 @@ impl Download {
         if let Some(file) = self.committed_meanwhile(&source).await {
             return (Phase::Done { file }, Some(source));
         }
+        let had_partial = staged.is_some();
         let mut lease = None;
-        // A partial is continued from the upstream.
-        if staged.is_none() {
-            match self.try_bucket(&source).await {
+        // Without other nodes to read from, a partial is continued from the upstream.
+        if !had_partial || self.fills.state.peers.is_some() {
+            match self.try_bucket(&source, &mut staged).await {
                 BucketOutcome::Done(file) => return (Phase::Done { file }, Some(source)),
                 BucketOutcome::Upstream(held) => lease = held,
+                BucketOutcome::Failed(interruption) => {
+                    return (self.give_up(interruption, &source, staged), Some(source));
+                }
             }
         }
-        let (outcome, source) = self.try_sources(source, staged, lease).await;
+        let inherited_from = match staged {
+            Some(_) if had_partial => Some(CorruptSource::Disk),
+            Some(_) => Some(CorruptSource::Peer),
+            None => None,
+        };
+        let attempts = Attempts::new(inherited_from);
+        let (outcome, source) = self.try_sources(source, staged, lease, attempts).await;
         (outcome, Some(source))
     }
 
@@ -123,8 +133,8 @@ impl Download {
         mut source: FillSource,
         mut staged: Option<StagedBlob>,
         lease: Option<Lease>,
+        mut attempts: Attempts,
     ) -> (Phase, FillSource) {
-        let mut attempts = Attempts::new(staged.is_some());
         loop {
             let before = staged.as_ref().map_or(0, StagedBlob::written);
             let interruption = match self.attempt(&source, &mut staged).await {
@@ -169,6 +179,21 @@ impl Download {
         }
     }
 
+    /// Ends a fill before the upstream is asked, and leaves the staged bytes to a later one.
+    fn give_up(
+        &self,
+        interruption: Interruption,
+        source: &FillSource,
+        staged: Option<StagedBlob>,
+    ) -> Phase {
+        let (event, error) = self.event(interruption, 0, staged.as_ref());
+        if event == DownloadEvent::Outranked {
+            park(staged);
+            self.fills.pause(self.fill.key, source.clone());
+        }
+        Phase::Failed(error)
+    }
+
     /// The state machine's event of an interruption, and the error if the source is dropped for it. `before`
     /// is the number of bytes staged when the attempt began.
     fn event(
@@ -195,7 +220,7 @@ impl Download {
     }
 
     /// Discards the staged bytes.
-    fn discard(
+    pub(super) fn discard(
         &mut self,
         staged: &mut Option<StagedBlob>,
         blame: Option<CorruptSource>,

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection_limits::ConnectionLimits;
 use super::download::Download;
+use super::peer::Peers;
 use super::source::{FillKey, FillSource};
 use oci::name::Registry;
 use store::{CommitError, OpenFile, Store};
@@ -243,10 +244,17 @@ pub(super) struct FillsState {
     /// Turns to hash the partials of an earlier process: each occupies a thread.
     pub hashing: Semaphore,
     pub connection_limits: ConnectionLimits,
+    /// The other gateways of the bucket.
+    pub peers: Option<Peers>,
 }
 
 impl Fills {
-    pub fn new(limit: usize, store: Arc<Store>, runtime: tokio::runtime::Handle) -> Self {
+    pub fn new(
+        limit: usize,
+        store: Arc<Store>,
+        runtime: tokio::runtime::Handle,
+        peers: Option<Peers>,
+    ) -> Self {
         let state = FillsState {
             running: Mutex::default(),
             store,
@@ -258,6 +266,7 @@ impl Fills {
             paused: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
             connection_limits: ConnectionLimits::default(),
+            peers,
         };
         Self {
             state: Arc::new(state),
@@ -297,6 +306,15 @@ impl Fills {
             follower,
             collapsed: false,
         }
+    }
+
+    /// Follows the fill of `key`, if it is in progress. Unlike [`Fills::join`] this adds no source, and proves no right.
+    pub fn follow(&self, key: &FillKey) -> Option<Follower> {
+        let fill = lock(&self.state.running).get(key)?.clone();
+        Some(Follower {
+            progress: fill.progress.subscribe(),
+            fill,
+        })
     }
 
     /// Whether a fill yields its slot to waiting fills: only one without followers does. Requests that join from then

@@ -26,7 +26,8 @@ const SIDE_REQUESTS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct FillReader {
     fill: Arc<Fill>,
-    source: FillSource,
+    /// Asked for bytes that the fill does not have; without one the reader waits, or fails.
+    source: Option<FillSource>,
     progress: watch::Receiver<Progress>,
     /// The length announced to the receiver.
     announced: Option<u64>,
@@ -83,7 +84,7 @@ pub(super) enum Available {
 
 impl FillReader {
     /// `announced` is the Content-Length sent to the client, if any.
-    pub fn new(follower: Follower, source: FillSource, announced: Option<u64>) -> Self {
+    pub fn new(follower: Follower, source: Option<FillSource>, announced: Option<u64>) -> Self {
         let Follower { fill, progress } = follower;
         Self {
             fill,
@@ -260,7 +261,12 @@ impl FillReader {
     ) -> Result<Box<PassThroughBody>, ReadError> {
         let verify = end.is_none() || end == self.announced;
         let (from, stop) = if verify { (0, None) } else { (offset, end) };
-        let (source, key) = (&self.source, self.fill.key);
+        let no_room = FillError::NoRoom {
+            total: self.announced,
+        };
+        let source = self.source.as_ref();
+        let source = source.ok_or_else(|| ReadError::Fill(Arc::new(no_room)))?;
+        let key = self.fill.key;
         let body = source.body(&key, from, stop, self.announced).await?;
         let check = verify.then(|| source.check(&key));
         let through = PassThroughBody::new(body, key, offset, check, self.announced);
@@ -297,13 +303,14 @@ impl FillReader {
 
     /// Sends a side request for the range, if one more is allowed.
     async fn start_side_request(&mut self, offset: u64, end: Option<u64>) -> bool {
-        let Ok(slot) = self.fill.side_requests.clone().try_acquire_owned() else {
+        let slot = self.fill.side_requests.clone().try_acquire_owned();
+        let (Ok(slot), Some(source)) = (slot, &self.source) else {
             return false;
         };
         self.side_requests_left -= 1;
         let (key, total) = (self.fill.key, self.progress.borrow().total);
         let total = total.or(self.announced);
-        match self.source.body(&key, offset, end, total).await {
+        match source.body(&key, offset, end, total).await {
             Ok(body) if body.offset == offset && body.total == total => {
                 tracing::debug!(digest = %self.fill.key, offset, "a side request");
                 self.side_request = Some(SideRequest { body, _slot: slot });

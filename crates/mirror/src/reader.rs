@@ -91,7 +91,7 @@ impl Reader {
     /// `announced` is the Content-Length sent to the client, if any.
     pub(super) fn fill(
         follower: Follower,
-        source: FillSource,
+        source: Option<FillSource>,
         announced: Option<u64>,
         first: u64,
         end: Option<u64>,

@@ -65,7 +65,8 @@ use std::time::Duration;
 
 pub use blobs::{Blob, Blobs};
 pub use bucket::{
-    Bucket, Lease, Leased, Object, SetUpError as BucketError, Settings as BucketSettings,
+    Bucket, Lease, LeaseHolder, Leased, Object, SetUpError as BucketError,
+    Settings as BucketSettings,
 };
 pub use degraded::warn_degraded;
 pub use extension::Extension;

@@ -122,6 +122,12 @@ impl S3 {
         )
     }
 
+    /// [`S3::yaml`] with more keys of `bucket:`.
+    pub fn yaml_with(&self, more: &str) -> String {
+        let yaml = self.yaml();
+        format!("{}, {more}}}", yaml.trim_end_matches('}'))
+    }
+
     /// Sets the fault.
     pub fn set(&self, ill: impl Into<Option<Ill>>) {
         self.shared.state().ill = ill.into();

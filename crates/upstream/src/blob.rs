@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use tokio::sync::mpsc;
 
+use super::peer::PeerBody;
 use super::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 use oci::digest::Digest;
 use oci::headers::content_length;
@@ -26,6 +27,7 @@ pub struct BlobBody {
 #[derive(Debug)]
 enum BlobBytes {
     Response(reqwest::Response),
+    Peer(PeerBody),
     /// Produced by the gateway from another body.
     Generated(mpsc::Receiver<Result<Bytes, UpstreamError>>),
 }
@@ -42,6 +44,28 @@ impl BlobBody {
             offset,
             version,
             bytes: BlobBytes::Response(response),
+        }
+    }
+
+    /// The same body as one of another gateway, whose last `tail` bytes arrive once they are verified.
+    pub(super) fn of_peer(self, tail: u64) -> Self {
+        let Self {
+            total,
+            offset,
+            bytes,
+            ..
+        } = self;
+        let tail_from = total.map(|total| total - tail.min(total));
+        Self {
+            total,
+            offset,
+            version: None,
+            bytes: match bytes {
+                BlobBytes::Response(response) => {
+                    BlobBytes::Peer(PeerBody::new(response, offset, tail_from))
+                }
+                other => other,
+            },
         }
     }
 
@@ -66,6 +90,7 @@ impl BlobBody {
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let response = match &mut self.bytes {
             BlobBytes::Response(response) => response,
+            BlobBytes::Peer(peer) => return peer.next().await,
             BlobBytes::Generated(pieces) => return pieces.recv().await.transpose(),
         };
         let chunk = response.chunk().await?;
@@ -160,10 +185,10 @@ impl Upstream {
 }
 
 /// From this byte, up to that one (excluded) or to the end.
-type BlobRange = (u64, Option<u64>);
+pub type BlobRange = (u64, Option<u64>);
 
 /// The body of a response to a request for a range, or for everything.
-fn blob_body(
+pub(super) fn blob_body(
     response: UpstreamResponse,
     range: Option<BlobRange>,
 ) -> Result<BlobBody, UpstreamError> {

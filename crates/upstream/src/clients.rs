@@ -55,23 +55,10 @@ impl Clients {
         ca: Option<PathBuf>,
         idle: Option<Duration>,
     ) -> Result<Self, SetUpError> {
-        let (registry, redirects) = (registry.to_owned(), redirects.clone());
-        let Some(ca) = ca else {
-            let set = ClientSet::new(&registry, &redirects, &[], idle)?;
-            return Ok(Self(watch::channel(set).1));
-        };
-        let files = vec![ca.clone()];
-        let mut set = Reloaded::open(files, move || {
-            ClientSet::new(&registry, &redirects, &authorities(&registry, &ca)?, idle)
-        })?;
-        let (sender, current) = watch::channel(set.value().clone());
-        reload::keep_looking(move || {
-            if let Some(files) = set.look() {
-                sender.send_replace(set.value().clone());
-                reload::announce(&files);
-            }
-        });
-        Ok(Self(current))
+        let (name, redirects) = (format!("registry {registry}"), redirects.clone());
+        let subject = name.clone();
+        let build = move |extra: &[Certificate]| ClientSet::new(&subject, &redirects, extra, idle);
+        Ok(Self(current(&name, ca, build)?))
     }
 
     /// The client of requests with short answers, on the serving runtime.
@@ -99,7 +86,7 @@ impl Clients {
 
 impl ClientSet {
     fn new(
-        registry: &str,
+        name: &str,
         redirects: &RedirectPolicy,
         extra: &[Certificate],
         idle: Option<Duration>,
@@ -107,7 +94,7 @@ impl ClientSet {
         let client = |read_timeout, versions| {
             let client = client(redirects, extra, read_timeout, idle, versions);
             client.map_err(|source| SetUpError::Tls {
-                registry: registry.to_owned(),
+                client: name.to_owned(),
                 source: source.into(),
             })
         };
@@ -120,15 +107,36 @@ impl ClientSet {
     }
 }
 
+/// The value that `build` makes of the CAs in the file `ca`, now and after each change of it. Errors name `client`.
+pub(super) fn current<T: Clone + Send + Sync + 'static>(
+    client: &str,
+    ca: Option<PathBuf>,
+    build: impl Fn(&[Certificate]) -> Result<T, SetUpError> + Send + 'static,
+) -> Result<watch::Receiver<T>, SetUpError> {
+    let Some(ca) = ca else {
+        return Ok(watch::channel(build(&[])?).1);
+    };
+    let (client, files) = (client.to_owned(), vec![ca.clone()]);
+    let mut value = Reloaded::open(files, move || build(&authorities(&client, &ca)?))?;
+    let (sender, current) = watch::channel(value.value().clone());
+    reload::keep_looking(move || {
+        if let Some(files) = value.look() {
+            sender.send_replace(value.value().clone());
+            reload::announce(&files);
+        }
+    });
+    Ok(current)
+}
+
 /// The certificates of a PEM file, at least one.
-fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpError> {
+fn authorities(client: &str, path: &Path) -> Result<Vec<Certificate>, SetUpError> {
     let pem = reload::read(path).map_err(|source| SetUpError::Ca {
-        registry: registry.to_owned(),
+        client: client.to_owned(),
         path: path.to_owned(),
         source,
     })?;
     let unusable = |reason: String| SetUpError::NoCertificate {
-        registry: registry.to_owned(),
+        client: client.to_owned(),
         path: path.to_owned(),
         reason,
     };
@@ -147,6 +155,10 @@ fn authorities(registry: &str, path: &Path) -> Result<Vec<Certificate>, SetUpErr
     Ok(certificates)
 }
 
+pub(super) const fn user_agent() -> &'static str {
+    concat!("roadstead/", env!("CARGO_PKG_VERSION"))
+}
+
 /// A client that follows no redirects and trusts the system's roots, as of now, and `extra`.
 fn client(
     redirects: &RedirectPolicy,
@@ -157,7 +169,7 @@ fn client(
 ) -> reqwest::Result<Client> {
     let builder = || {
         let builder = Client::builder()
-            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
+            .user_agent(user_agent())
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .dns_resolver(redirects.clone())

@@ -18,6 +18,7 @@ mod limits;
 mod lists;
 mod manifest;
 mod pass;
+mod peer;
 mod probe;
 mod rate_limit;
 mod request;
@@ -33,13 +34,14 @@ use http::{HeaderValue, Method};
 use reqwest::Url;
 
 pub use account::{Account, Credentials};
-pub use blob::BlobBody;
+pub use blob::{BlobBody, BlobRange};
 pub use body_end::{BodyEnd, is_whole_json};
 pub use catalogue::CataloguePage;
 pub use error::UpstreamError;
 pub use lists::Page;
 pub use manifest::{Manifest, ManifestHead};
 pub use pass::{Body, BrokenOff, Feed, OnClosedConnection, Passed, Passing};
+pub use peer::{PeerClient, PeerRequest};
 pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest};
 pub use response::{UpstreamResponse, WholeResponse};
 
@@ -89,30 +91,30 @@ pub enum SetUpError {
         origin: String,
     },
     /// The CA file cannot be read.
-    #[error("registry {registry}: cannot read {}: {source}", path.display())]
+    #[error("{client}: cannot read {}: {source}", path.display())]
     Ca {
-        /// The configured name.
-        registry: String,
+        /// The registry, or the key of the configuration.
+        client: String,
         /// The file of `ca`.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
     /// The CA file has no certificate.
-    #[error("registry {registry}: {} holds no CA's certificate in PEM form: {reason}", path.display())]
+    #[error("{client}: {} holds no CA's certificate in PEM form: {reason}", path.display())]
     NoCertificate {
-        /// The configured name.
-        registry: String,
+        /// The registry, or the key of the configuration.
+        client: String,
         /// The file of `ca`.
         path: PathBuf,
         /// What is wrong with the PEM text.
         reason: String,
     },
     /// The HTTP client cannot be built, for example without the system's roots.
-    #[error("registry {registry}: its TLS cannot be set up")]
+    #[error("{client}: its TLS cannot be set up")]
     Tls {
-        /// The configured name.
-        registry: String,
+        /// The registry, or the key of the configuration.
+        client: String,
         /// Why.
         #[source]
         source: UpstreamError,

@@ -59,7 +59,7 @@ fn a_layer_can_be_had_in_the_store() {
         let store = Arc::new(store);
         store.scan();
         let handle = testkit::http::runtime().handle().clone();
-        let contents = Contents::new(store.clone(), 4, handle);
+        let contents = Contents::new(store.clone(), 4, handle, None);
         let registries = Registries::new(settings(&registry, mirrored), contents.clone());
         let origins = Vec::new();
         let mirror = Mirror::new(mirror::Settings { origins }, contents, None);

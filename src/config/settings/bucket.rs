@@ -52,8 +52,23 @@ impl Config {
             endpoint: bucket.endpoint.as_ref().map(ToString::to_string),
             region: bucket.region.clone(),
             account,
+            advertise: bucket.advertise.as_ref().map(ToString::to_string),
             views,
         }))
+    }
+
+    /// The other gateways of the bucket; `None` if this one does not advertise itself.
+    pub fn peer_settings(&self) -> Option<mirror::PeerSettings> {
+        let bucket = self.store.bucket.as_ref()?;
+        Some(mirror::PeerSettings {
+            url: bucket.advertise.as_ref()?.to_string(),
+            key: mirror::PeerKey::derive(
+                bucket.account.as_ref()?.secret_key.expose(),
+                &bucket.name,
+                &bucket.prefix,
+            ),
+            ca: bucket.advertise_ca.clone(),
+        })
     }
 }
 

@@ -10,11 +10,12 @@
 //! ```text
 //! blobs/<alg>/<2>/<hex>
 //! repositories/<registry>/<view>/<repository>/…       JSON: {"path": …, "record": …}
-//! leases/<alg>-<hex>                                  JSON: {"node": …, "expires_at": …}
+//! leases/<alg>-<hex>                                  JSON: {"node": …, "expires_at": …, "holder": …}
 //! ```
 
 mod body;
 mod breaker;
+mod held_leases;
 mod journal;
 mod lease;
 mod outbox;
@@ -31,9 +32,10 @@ use object_store::path::Path;
 use object_store::{ClientOptions, RetryConfig};
 
 pub use body::Object;
-pub use lease::{Lease, Leased};
+pub use lease::{Lease, LeaseHolder, Leased};
 
 use breaker::CircuitBreaker;
+use held_leases::HeldLeases;
 use oci::digest::Digest;
 use oci::name::Registry;
 use outbox::Outbox;
@@ -63,6 +65,8 @@ pub struct Settings {
     pub region: Option<String>,
     /// Access key and secret key; `None`: unsigned requests.
     pub account: Option<(String, String)>,
+    /// The URL of this gateway that its leases name; `None`: they name none.
+    pub advertise: Option<String>,
     /// The upstream and account of each registry, as one word: only gateways that use the same ones share its
     /// records. A registry without a view does not share records.
     pub views: HashMap<Registry, String>,
@@ -103,8 +107,11 @@ struct Inner {
     secrets: Vec<String>,
     /// By registry.
     views: HashMap<Registry, String>,
-    /// Identifies the leases of this gateway.
+    /// Identifies the leases of this process.
     node: String,
+    /// The URL that they name.
+    advertise: Option<String>,
+    held_leases: HeldLeases,
     reads: CircuitBreaker,
     /// Separate from reads, since a full bucket can still be read.
     writes: CircuitBreaker,
@@ -168,6 +175,8 @@ impl Bucket {
                 secrets,
                 views: settings.views.clone(),
                 node: format!("{:032x}", fastrand::u128(..)),
+                advertise: settings.advertise.clone(),
+                held_leases: HeldLeases::default(),
                 reads: CircuitBreaker::default(),
                 writes: CircuitBreaker::default(),
                 outbox: Outbox::default(),

@@ -268,9 +268,8 @@ impl Bucket {
                 let put = s3.put(&path, bytes.clone().into());
                 self.write(TIMEOUT, put).await.is_ok()
             }
-            KeyChange::Withdraw | KeyChange::Release => {
-                self.write(TIMEOUT, s3.delete(&path)).await.is_ok()
-            }
+            KeyChange::Withdraw => self.write(TIMEOUT, s3.delete(&path)).await.is_ok(),
+            KeyChange::Release => self.release(&path).await,
         };
         if made { Done::Yes } else { Done::No }
     }

@@ -204,6 +204,7 @@ mod tests {
             endpoint: Some("http://127.0.0.1:1".into()),
             region: None,
             account: None,
+            advertise: None,
             views: std::collections::HashMap::new(),
         };
         let bucket = Bucket::new(&settings, &tokio::runtime::Handle::current()).expect("a client");

@@ -28,6 +28,10 @@ pub enum BucketEvent {
     RecordDropped,
     /// A fill waited for another gateway's in vain.
     LeaseTimeout,
+    /// A fill was completed from the node that held the lease.
+    PeerHit,
+    /// The node that held the lease could not be read any further.
+    PeerLost,
 }
 
 /// The current values.
@@ -49,6 +53,14 @@ pub struct BucketFigures {
     pub records_dropped: u64,
     /// Fills that waited for another gateway's in vain.
     pub lease_timeouts: u64,
+    /// Fills that were completed from the gateway that held the lease.
+    pub peer_hits: u64,
+    /// Gateways that stopped sending a body that they fetched.
+    pub peers_lost: u64,
+    /// Bytes of bodies that other gateways sent.
+    pub peer_received: u64,
+    /// Bytes of bodies that were sent to other gateways.
+    pub peer_sent: u64,
 }
 
 struct Counters {
@@ -60,6 +72,10 @@ struct Counters {
     uploads_dropped: IntCounter,
     records_dropped: IntCounter,
     lease_timeouts: IntCounter,
+    peer_hits: IntCounter,
+    peers_lost: IntCounter,
+    peer_received: IntCounter,
+    peer_sent: IntCounter,
 }
 
 impl Counters {
@@ -76,7 +92,7 @@ impl Counters {
             ),
             wrong_bytes: counter(
                 "verify_failures",
-                "Records and bodies from the bucket that were not what they should be.",
+                "Records and bodies from the bucket and its gateways that were not what they should be.",
             ),
             uploads: counter(
                 "uploads",
@@ -94,6 +110,22 @@ impl Counters {
                 "lease_timeouts",
                 "Downloads that waited in vain for another gateway's.",
             ),
+            peer_hits: counter(
+                "peer_hits",
+                "Bodies that were read from the gateway that fetched them, while it did.",
+            ),
+            peers_lost: counter(
+                "peers_lost",
+                "Gateways that stopped sending a body that they fetched.",
+            ),
+            peer_received: counter(
+                "peer_received_bytes",
+                "Bytes that other gateways sent of what they fetched.",
+            ),
+            peer_sent: counter(
+                "peer_sent_bytes",
+                "Bytes that were sent to other gateways of what this one fetched.",
+            ),
         }
     }
 
@@ -107,6 +139,8 @@ impl Counters {
             BucketEvent::UploadDropped => &self.uploads_dropped,
             BucketEvent::RecordDropped => &self.records_dropped,
             BucketEvent::LeaseTimeout => &self.lease_timeouts,
+            BucketEvent::PeerHit => &self.peer_hits,
+            BucketEvent::PeerLost => &self.peers_lost,
         }
     }
 }
@@ -125,6 +159,16 @@ pub fn bucket(event: BucketEvent) {
     counters().of(event).inc();
 }
 
+/// Counts bytes of a body that another gateway sent.
+pub fn peer_received(bytes: usize) {
+    counters().peer_received.inc_by(bytes as u64);
+}
+
+/// Counts bytes of a body that were sent to another gateway.
+pub fn peer_sent(bytes: usize) {
+    counters().peer_sent.inc_by(bytes as u64);
+}
+
 /// The current values; `None` without a bucket.
 pub(super) fn figures() -> Option<BucketFigures> {
     COUNTERS.get().map(|all| BucketFigures {
@@ -136,5 +180,9 @@ pub(super) fn figures() -> Option<BucketFigures> {
         uploads_dropped: all.uploads_dropped.get(),
         records_dropped: all.records_dropped.get(),
         lease_timeouts: all.lease_timeouts.get(),
+        peer_hits: all.peer_hits.get(),
+        peers_lost: all.peers_lost.get(),
+        peer_received: all.peer_received.get(),
+        peer_sent: all.peer_sent.get(),
     })
 }

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector as _;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-pub use bucket::{BucketEvent, BucketFigures, bucket, with_bucket};
+pub use bucket::{BucketEvent, BucketFigures, bucket, peer_received, peer_sent, with_bucket};
 pub use content::{Answer, Content, ContentFigures, answered, pulled};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
@@ -37,6 +37,8 @@ pub enum CorruptSource {
     Upstream,
     /// Stored once, and damaged since.
     Disk,
+    /// Another gateway of the bucket.
+    Peer,
 }
 
 /// The size of the store, measured when the metrics are rendered.
@@ -208,6 +210,7 @@ pub fn wrong_bytes(source: CorruptSource) {
     match source {
         CorruptSource::Upstream => METRICS.wrong_bytes_upstream.inc(),
         CorruptSource::Disk => METRICS.wrong_bytes_disk.inc(),
+        CorruptSource::Peer => bucket(BucketEvent::WrongBytes),
     }
 }
 

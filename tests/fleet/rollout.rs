@@ -1,0 +1,187 @@
+//! A rollout: 24 clients pull 60 cold blobs at once through three gateways that share a bucket, and the upstream sends
+//! each byte once, even while gateways are killed and the bucket goes away. No client ever gets wrong bytes.
+//!
+//! A few seconds; `ROADSTEAD_ROLLOUT` sets the number of rounds, of larger blobs then (`make test-long`: 5).
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "clients pause on threads of their own"
+)]
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use testkit::http::Connect;
+use testkit::origin::Fault;
+use testkit::s3::Ill;
+
+use super::*;
+
+const NODES: usize = 3;
+const CLIENTS: usize = 24;
+const BLOBS: usize = 60;
+/// The bodies that all clients get.
+const BODIES: usize = CLIENTS * BLOBS;
+/// Clients pull in nearly the same order, as those of one image do: in any within so many blobs.
+const WINDOW: usize = 6;
+
+/// What happens during a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    Calm,
+    /// Two gateways are killed, one after the other.
+    Kills,
+    /// The bucket goes away as well. Without it the gateways cannot find each other.
+    KillsAndOutage,
+}
+
+impl Weather {
+    /// The most bytes that the upstream may send, as a multiple of the blobs' size.
+    fn most(self) -> f64 {
+        match self {
+            Self::Calm => 1.1,
+            Self::Kills | Self::KillsAndOutage => 1.3,
+        }
+    }
+}
+
+/// The rounds of `make test`, and of `make test-long`.
+const SHORT: [Weather; 2] = [Weather::Calm, Weather::Kills];
+const LONG: [Weather; 3] = [Weather::Calm, Weather::Kills, Weather::KillsAndOutage];
+
+struct Blob {
+    path: String,
+    bytes: Vec<u8>,
+}
+
+#[test]
+fn rollout_crosses_the_line_once() {
+    let _turn = crate::heavy_test();
+    let rounds = std::env::var("ROADSTEAD_ROLLOUT").ok();
+    let rounds: Option<u64> = rounds.and_then(|text| text.parse().ok());
+    let seed = std::env::var("ROADSTEAD_SEED").ok();
+    let seed = seed
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
+    println!("ROADSTEAD_SEED={seed}");
+    let (largest, rate) = match rounds {
+        None => (200_000, 1 << 20),
+        Some(_) => (4 << 20, 8 << 20),
+    };
+    for round in 0..rounds.unwrap_or(1) {
+        for weather in rounds.map_or(&SHORT[..], |_| &LONG[..]) {
+            rollout(seed.wrapping_add(round), largest, rate, *weather);
+        }
+    }
+}
+
+/// One round, with gateways and a bucket of its own.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn rollout(seed: u64, largest: usize, rate: u64, weather: Weather) {
+    let scene = Scene::new(1);
+    let mut sizes = fastrand::Rng::with_seed(seed);
+    let blobs: Vec<Blob> = (0..BLOBS)
+        .map(|n| {
+            let bytes = random(seed ^ n as u64, sizes.usize(largest / 10..largest));
+            let digest = scene.origin.push_blob("library/app", bytes.clone());
+            let path = format!("/v2/library/app/blobs/{digest}");
+            Blob { path, bytes }
+        })
+        .collect();
+    let size: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
+    scene
+        .origin
+        .fault(Fault::Throttle(rate).on("GET", "*/blobs/*"));
+    let mut nodes = [(); NODES].map(|()| scene.node());
+    let urls = nodes.each_ref().map(Node::url);
+    let done = AtomicUsize::new(0);
+    let started = Instant::now();
+    std::thread::scope(|threads| {
+        for client in 0..CLIENTS {
+            let (blobs, url, done) = (&blobs, &urls[client % NODES], &done);
+            threads.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed ^ (client as u64 + 1) << 32);
+                for window in blobs.chunks(WINDOW) {
+                    let mut window: Vec<&Blob> = window.iter().collect();
+                    random.shuffle(&mut window);
+                    for blob in window {
+                        pull(url, blob);
+                        done.fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        }
+        match weather {
+            Weather::Calm => {}
+            Weather::Kills => kills(&mut nodes, &done),
+            Weather::KillsAndOutage => {
+                outage(&scene.s3, &done);
+                kills(&mut nodes, &done);
+            }
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    let sent = scene.origin.bytes_sent("*/blobs/*");
+    let factor = sent as f64 / size as f64;
+    println!(
+        "| {weather:?} | {BODIES} bodies | {:.1} MiB | {factor:.2} times over the line | {seconds:.1} s |",
+        size as f64 / f64::from(1 << 20)
+    );
+    // On a busy machine the bucket may answer too late, and then this is no calm round.
+    let bucket_failed = nodes.iter().any(|node| node.counted("failures") > 0);
+    let weather = match weather {
+        Weather::Calm if bucket_failed => Weather::KillsAndOutage,
+        weather => weather,
+    };
+    assert!(factor <= weather.most(), "{weather:?}: {factor}");
+}
+
+/// Waits until clients have so many percent of their bodies.
+fn reached(done: &AtomicUsize, percent: usize) {
+    let wanted = BODIES * percent / 100;
+    testkit::eventually_within(Duration::from_secs(300), "progress", || {
+        (done.load(Relaxed) >= wanted).then_some(())
+    });
+}
+
+fn kills(nodes: &mut [Node], done: &AtomicUsize) {
+    for (node, percent) in [(0, 30), (1, 60)] {
+        reached(done, percent);
+        let node = &mut nodes[node];
+        node.gateway.kill();
+        let yaml = node.yaml.clone();
+        node.gateway.restart_with(&yaml);
+    }
+}
+
+fn outage(s3: &S3, done: &AtomicUsize) {
+    reached(done, 15);
+    s3.set(Ill::Down);
+    reached(done, 18);
+    s3.set(None);
+}
+
+/// Pulls a blob, however often that takes; never wrong.
+fn pull(url: &str, blob: &Blob) {
+    testkit::eventually_within(Duration::from_secs(120), &blob.path, || {
+        let whole = try_pull(url, blob);
+        if whole.is_none() {
+            // As refused clients do.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        whole
+    });
+}
+
+fn try_pull(url: &str, blob: &Blob) -> Option<()> {
+    let mut raw = Raw::connect_with(url, Connect::default()).ok()?;
+    let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", blob.path);
+    raw.try_send(request).ok()?;
+    let head = raw.read_head().ok()?;
+    let (body, end) = raw.read_body("GET", &head);
+    if head.status != 200 {
+        return None;
+    }
+    assert!(blob.bytes.starts_with(&body), "other bytes: {}", blob.path);
+    (end == testkit::http::End::Complete).then(|| assert!(body.len() == blob.bytes.len()))
+}
