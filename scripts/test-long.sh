@@ -21,8 +21,10 @@ export CI=true
 export ROADSTEAD_MODEL_SECONDS=${ROADSTEAD_MODEL_SECONDS:-3600}
 export ROADSTEAD_SOAK=${ROADSTEAD_SOAK:-600}
 export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
+export ROADSTEAD_ROLLOUT=${ROADSTEAD_ROLLOUT:-5}
 export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
+long "$ROADSTEAD_ROLLOUT rollouts to a fleet" fleet::rollout::rollout_crosses_the_line_once
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat
 if [[ -f docs/instructions.json ]]; then
