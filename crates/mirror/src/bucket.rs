@@ -138,7 +138,10 @@ impl Download {
                     Followed::Done(file) => return BucketOutcome::Done(file),
                     Followed::Unclaimed => return BucketOutcome::Upstream(None),
                     Followed::Failed(interruption) => return BucketOutcome::Failed(interruption),
-                    Followed::Dropped => wait.begin_anew(),
+                    Followed::Dropped => {
+                        wait.begin_anew();
+                        tokio::time::sleep(LOOK_EVERY).await;
+                    }
                     Followed::Lost => wait.lose(holder),
                 }
             } else if wait.since.elapsed() < LEASE_WAIT {

@@ -34,6 +34,7 @@ const MAX_TAKEOVERS: u32 = 3;
 pub struct Lease {
     bucket: Bucket,
     key: Path,
+    number: u64,
     renewal: AbortHandle,
     _held: HeldLease,
 }
@@ -61,6 +62,9 @@ pub enum Leased {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct LeaseBody {
     node: String,
+    /// Random, since a node may hold one lease of a blob after the other.
+    #[serde(default)]
+    number: u64,
     /// In seconds since 1970.
     expires_at: u64,
     /// The URL of a node that advertises itself.
@@ -80,7 +84,8 @@ enum Standing {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.renewal.abort();
-        self.bucket.change(&self.key, KeyChange::Release);
+        self.bucket
+            .change(&self.key, KeyChange::Release(self.number));
     }
 }
 
@@ -91,17 +96,19 @@ impl Bucket {
         let key = self.key(&format!("leases/{algorithm}-{hex}"));
         // Before others can see it in the bucket, and ask for the blob.
         let held = self.inner.held_leases.hold(*digest);
+        let number = fastrand::u64(..);
         for _ in 0..MAX_TAKEOVERS {
-            let version = match self.try_lease(&key, lost).await {
+            let version = match self.try_lease(&key, number, lost).await {
                 Ok(Attempt::Put(version)) => version,
                 Ok(Attempt::HeldByPeer(holder)) => return Leased::HeldByPeer(holder),
                 Ok(Attempt::Outrun) => continue,
                 Err(Unavailable) => return Leased::Unavailable,
             };
-            let renewal = tokio::spawn(self.clone().renew(key.clone(), version));
+            let renewal = tokio::spawn(self.clone().renew(key.clone(), number, version));
             return Leased::Held(Lease {
                 bucket: self.clone(),
                 key,
+                number,
                 renewal: renewal.abort_handle(),
                 _held: held.confirm(),
             });
@@ -119,8 +126,13 @@ impl Bucket {
         self.inner.held_leases.held_recently(digest)
     }
 
-    async fn try_lease(&self, key: &Path, lost: &HashSet<String>) -> Result<Attempt, Unavailable> {
-        if let Some(version) = self.put_lease(key, PutMode::Create).await? {
+    async fn try_lease(
+        &self,
+        key: &Path,
+        number: u64,
+        lost: &HashSet<String>,
+    ) -> Result<Attempt, Unavailable> {
+        if let Some(version) = self.put_lease(key, number, PutMode::Create).await? {
             return Ok(Attempt::Put(version));
         }
         let Some((body, version)) = self.read_lease(key).await? else {
@@ -130,7 +142,9 @@ impl Bucket {
         match self.standing(body, unix(SystemTime::now()), lost) {
             Standing::HeldByPeer(holder) => Ok(Attempt::HeldByPeer(holder)),
             Standing::Own | Standing::Free => {
-                let put = self.put_lease(key, PutMode::Update(version)).await?;
+                let put = self
+                    .put_lease(key, number, PutMode::Update(version))
+                    .await?;
                 Ok(put.map_or(Attempt::Outrun, Attempt::Put))
             }
         }
@@ -142,6 +156,7 @@ impl Bucket {
             node,
             expires_at,
             holder,
+            ..
         }) = body
         else {
             return Standing::Free;
@@ -163,17 +178,16 @@ impl Bucket {
         }
     }
 
-    /// Renews a lease until another node took it over.
-    async fn renew(self, key: Path, mut version: UpdateVersion) {
+    /// Renews a lease until another one replaced it.
+    async fn renew(self, key: Path, number: u64, mut version: UpdateVersion) {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.put_lease(&key, PutMode::Update(version.clone())).await {
+            let mode = PutMode::Update(version.clone());
+            match self.put_lease(&key, number, mode).await {
                 Ok(Some(renewed)) => version = renewed,
                 Ok(None) => match self.read_lease(&key).await {
-                    // Another lease of this node replaced it.
-                    Ok(Some((Some(body), found))) if body.node == self.inner.node => {
-                        version = found;
-                    }
+                    // The answer to an earlier renewal was lost.
+                    Ok(Some((Some(body), found))) if self.wrote(&body, number) => version = found,
                     Err(Unavailable) => {}
                     Ok(_) => return,
                 },
@@ -182,17 +196,21 @@ impl Bucket {
         }
     }
 
-    /// Deletes a lease, unless another node took it over.
-    pub(super) async fn release(&self, key: &Path) -> bool {
+    /// Deletes a lease, unless another one replaced it.
+    pub(super) async fn release(&self, key: &Path, number: u64) -> bool {
         match self.read_lease(key).await {
-            Ok(Some((Some(body), _))) if body.node != self.inner.node => true,
-            Ok(None) => true,
-            Ok(Some(_)) => {
-                let deleted = self.write(SMALL_TIMEOUT, self.inner.s3.delete(key));
-                deleted.await.is_ok()
+            Ok(Some((Some(body), _))) if self.wrote(&body, number) => {
+                let delete = self.inner.s3.delete(key);
+                self.write_existing(SMALL_TIMEOUT, delete).await.is_ok()
             }
+            Ok(_) => true,
             Err(Unavailable) => false,
         }
+    }
+
+    /// Whether this process wrote the lease of this number.
+    fn wrote(&self, body: &LeaseBody, number: u64) -> bool {
+        body.node == self.inner.node && body.number == number
     }
 
     /// A lease with its version; without its body if that is invalid.
@@ -220,19 +238,24 @@ impl Bucket {
     async fn put_lease(
         &self,
         key: &Path,
+        number: u64,
         mode: PutMode,
     ) -> Result<Option<UpdateVersion>, Unavailable> {
         let body = LeaseBody {
             node: self.inner.node.clone(),
+            number,
             expires_at: unix(SystemTime::now()) + LIFETIME,
             holder: self.inner.advertise.clone(),
         };
         let json = serde_json::to_vec(&body).unwrap_or_default();
-        let put = self
-            .inner
-            .s3
-            .put_opts(key, PutPayload::from(json), mode.into());
-        let put = self.write(SMALL_TIMEOUT, put).await?;
+        let replaces = matches!(mode, PutMode::Update(_));
+        let payload = PutPayload::from(json);
+        let put = self.inner.s3.put_opts(key, payload, mode.into());
+        let put = if replaces {
+            self.write_existing(SMALL_TIMEOUT, put).await?
+        } else {
+            self.write(SMALL_TIMEOUT, put).await?
+        };
         Ok(put.map(|put| UpdateVersion {
             e_tag: put.e_tag,
             version: None,
@@ -275,6 +298,7 @@ mod tests {
     fn body(node: &str, expires_at: u64, holder: Option<&str>) -> LeaseBody {
         LeaseBody {
             node: node.to_owned(),
+            number: 0,
             expires_at,
             holder: holder.map(ToOwned::to_owned),
         }
@@ -358,12 +382,28 @@ mod tests {
         }
     }
 
-    /// Leases of older versions name no holder.
+    /// Leases of older versions name neither a holder nor a number.
     #[test]
-    fn leases_without_a_holder_are_read() {
+    fn leases_of_older_versions_are_read() {
         let old = br#"{"node":"n","expires_at":1}"#;
         let read: LeaseBody = serde_json::from_slice(old).expect("a lease");
-        assert_eq!(read.holder, None);
-        assert_eq!(serde_json::to_vec(&read).expect("JSON"), old);
+        assert_eq!((read.number, read.holder), (0, None));
+    }
+
+    #[tokio::test]
+    async fn only_the_lease_of_the_same_number_is_released_and_renewed() {
+        let bucket = bucket(None);
+        let own = bucket.inner.node.clone();
+        let lease = |node: &str, number| LeaseBody {
+            number,
+            ..body(node, 1, None)
+        };
+        for (found, wrote) in [
+            (lease(&own, 7), true),
+            (lease(&own, 8), false),
+            (lease("n", 7), false),
+        ] {
+            assert_eq!(bucket.wrote(&found, 7), wrote, "{found:?}");
+        }
     }
 }

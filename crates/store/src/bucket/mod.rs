@@ -233,8 +233,28 @@ impl Bucket {
         self.ask(&self.inner.reads, within, operation).await
     }
 
-    /// Runs a write. `None`: its precondition failed.
+    /// Runs a write that may create its object. `None`: its precondition failed. That the object is not found is a
+    /// failure: the bucket itself is absent.
     async fn write<T>(
+        &self,
+        within: Duration,
+        operation: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<Option<T>, Unavailable> {
+        let operation = async {
+            operation.await.map_err(|error| match error {
+                object_store::Error::NotFound { source, .. } => object_store::Error::Generic {
+                    store: "S3",
+                    source,
+                },
+                error => error,
+            })
+        };
+        self.ask(&self.inner.writes, within, operation).await
+    }
+
+    /// Changes or deletes an object, or looks whether it has to be written. `None`: it does not exist, or its
+    /// precondition failed.
+    async fn write_existing<T>(
         &self,
         within: Duration,
         operation: impl Future<Output = object_store::Result<T>>,

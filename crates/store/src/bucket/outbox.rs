@@ -33,8 +33,8 @@ pub(super) enum KeyChange {
     Put(Bytes),
     /// Deletes a record that no longer holds. Must succeed.
     Withdraw,
-    /// Deletes a lease. May fail, since it expires.
-    Release,
+    /// Deletes the lease of this number, if no other replaced it. May fail, since it expires.
+    Release(u64),
 }
 
 #[derive(Debug, Default)]
@@ -268,8 +268,11 @@ impl Bucket {
                 let put = s3.put(&path, bytes.clone().into());
                 self.write(TIMEOUT, put).await.is_ok()
             }
-            KeyChange::Withdraw => self.write(TIMEOUT, s3.delete(&path)).await.is_ok(),
-            KeyChange::Release => self.release(&path).await,
+            KeyChange::Withdraw => {
+                let deleted = self.write_existing(TIMEOUT, s3.delete(&path));
+                deleted.await.is_ok()
+            }
+            KeyChange::Release(lease) => self.release(&path, *lease).await,
         };
         if made { Done::Yes } else { Done::No }
     }

@@ -122,15 +122,17 @@ impl Bucket {
         };
         let key = self.blob_key(&digest);
         if !self.damaged().contains(&digest) {
-            let there = self.write(BODY_TIMEOUT, self.inner.s3.head(&key)).await?;
-            if there.is_some_and(|there| there.size == blob.size) {
+            let head = self.inner.s3.head(&key);
+            let found = self.write_existing(BODY_TIMEOUT, head).await?;
+            if found.is_some_and(|found| found.size == blob.size) {
                 return Ok(0);
             }
         }
         if blob.size <= PART {
             let bytes = part(&blob, 0, blob.size).await?;
             let put = self.inner.s3.put(&key, bytes.into());
-            self.write(PART_TIMEOUT, put).await?;
+            let stored = self.write(PART_TIMEOUT, put).await?;
+            stored.ok_or(UploadError::Retry)?;
         } else {
             self.upload_parts(&key, &blob).await?;
         }

@@ -45,7 +45,7 @@ impl ObjectStore {
     /// The crate `s3s-fs`.
     pub fn s3s_fs() -> Result<Self, Missing> {
         let program = part("s3s-fs")?;
-        let (address, dir) = (private_address(), temp_dir());
+        let (address, dir) = (private_address(), memory_dir());
         let root = dir.path().join("objects");
         std::fs::create_dir_all(root.join("shared")).expect("a bucket");
         let mut command = process::command(program);
@@ -103,6 +103,15 @@ impl ObjectStore {
     pub fn kill(&mut self) {
         self.process.kill();
     }
+}
+
+/// A temporary folder, in memory where that is possible: gateways wait a second for an object store, and the disk is busy
+/// with the other tests.
+fn memory_dir() -> TempDir {
+    let in_memory = tempfile::Builder::new()
+        .prefix("roadstead-")
+        .tempdir_in("/dev/shm");
+    in_memory.unwrap_or_else(|_| temp_dir())
 }
 
 /// A program that `scripts/real-parts.sh` installs below `target`, or that the machine has.
