@@ -73,6 +73,8 @@ pub(super) enum Phase {
     Streaming {
         file: Arc<OpenFile>,
         since: Instant,
+        /// The bytes that the file had at that time.
+        resumed: u64,
     },
     /// Committed: everything may be read.
     Done {
@@ -381,6 +383,7 @@ mod tests {
         let streaming = Phase::Streaming {
             file: file.clone(),
             since: Instant::now(),
+            resumed: 0,
         };
         let at = |phase: &Phase, total, written| Progress {
             phase: phase.clone(),

@@ -109,8 +109,8 @@ impl FillReader {
     pub fn sent(&mut self, offset: u64, piece: &[u8], from: PieceOrigin) {
         match from {
             PieceOrigin::File => {
-                if let Some(taken) = &mut self.sent_prefix {
-                    taken.sent = taken.sent.max(offset + piece.len() as u64);
+                if let Some(prefix) = &mut self.sent_prefix {
+                    prefix.sent = prefix.sent.max(offset + piece.len() as u64);
                 }
             }
             PieceOrigin::Unverified => self.sent_ahead.record(offset, piece),
@@ -183,18 +183,18 @@ impl FillReader {
             _ => progress.total,
         };
         let other_length = self.announced.is_some() && total.is_some() && self.announced != total;
-        let taken = self.sent_prefix.as_ref();
+        let prefix = self.sent_prefix.as_ref();
         if other_length {
             return Err(ReadError::DigestMismatch);
         }
-        if let Some(taken) = taken.filter(|taken| taken.generation != progress.generation) {
+        if let Some(prefix) = prefix.filter(|prefix| prefix.generation != progress.generation) {
             // The file that was read was discarded for this one.
-            return if limit >= taken.sent {
+            return if limit >= prefix.sent {
                 let now = SentPrefix {
                     generation: progress.generation,
                     file,
                     written: limit,
-                    ..taken.clone()
+                    ..prefix.clone()
                 };
                 Ok(ReadStep::Compare(now))
             } else {
@@ -205,8 +205,8 @@ impl FillReader {
             self.sent_prefix = Some(SentPrefix {
                 generation: progress.generation,
                 file: file.clone(),
-                written: taken.map_or(limit, |taken| taken.written.max(limit)),
-                sent: taken.map_or(0, |taken| taken.sent),
+                written: prefix.map_or(limit, |prefix| prefix.written.max(limit)),
+                sent: prefix.map_or(0, |prefix| prefix.sent),
             });
             let more = Available::File {
                 file: file.clone(),
@@ -218,8 +218,10 @@ impl FillReader {
             });
         }
         Ok(match progress.phase {
-            Phase::Streaming { since, .. } => {
-                ReadStep::Wait(time_to_reach(offset, progress.written, since.elapsed()))
+            Phase::Streaming { since, resumed, .. } => {
+                let arrived = progress.written.saturating_sub(resumed);
+                let missing = offset.saturating_sub(progress.written);
+                ReadStep::Wait(time_to_reach(missing, arrived, since.elapsed()))
             }
             Phase::Done { .. } => ReadStep::Verified(Available::End, file),
             _ => ReadStep::Read(Available::End),
@@ -342,17 +344,16 @@ async fn blocking<T: Send + 'static>(
     done.map_err(std::io::Error::other)?
 }
 
-/// How long a fill will take to reach `offset` at its speed so far; zero in its first second, when that is
-/// unknown.
-fn time_to_reach(offset: u64, written: u64, elapsed: Duration) -> Duration {
-    let missing = offset.saturating_sub(written);
+/// How long `missing` bytes will take at the speed at which `arrived` came in `elapsed`; zero in the first second, when
+/// that is unknown.
+fn time_to_reach(missing: u64, arrived: u64, elapsed: Duration) -> Duration {
     if missing == 0 || elapsed < Duration::from_secs(1) {
         return Duration::ZERO;
     }
-    if written == 0 {
+    if arrived == 0 {
         return Duration::MAX;
     }
-    let seconds = u128::from(missing) * elapsed.as_millis() / u128::from(written) / 1000;
+    let seconds = u128::from(missing) * elapsed.as_millis() / u128::from(arrived) / 1000;
     Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
 }
 
@@ -363,18 +364,18 @@ mod tests {
     #[test]
     fn a_side_request_is_sent_for_a_part_that_is_far_away() {
         let seconds = Duration::from_secs;
-        for (offset, written, elapsed, wait) in [
-            (100, 100, seconds(5), Duration::ZERO),
-            (1000, 10, Duration::from_millis(500), Duration::ZERO),
-            (1000, 100, seconds(10), seconds(90)),
-            (1000, 900, seconds(9), seconds(1)),
+        for (missing, arrived, elapsed, wait) in [
+            (0, 100, seconds(5), Duration::ZERO),
+            (990, 10, Duration::from_millis(500), Duration::ZERO),
+            (900, 100, seconds(10), seconds(90)),
+            (100, 900, seconds(9), seconds(1)),
             (1000, 0, seconds(2), Duration::MAX),
             (u64::MAX, 1, seconds(u64::MAX >> 10), seconds(u64::MAX)),
         ] {
             assert_eq!(
-                time_to_reach(offset, written, elapsed),
+                time_to_reach(missing, arrived, elapsed),
                 wait,
-                "{offset} {written} {elapsed:?}"
+                "{missing} {arrived} {elapsed:?}"
             );
         }
     }

@@ -29,7 +29,7 @@ pub struct OriginSettings {
     pub max_stale: Option<Duration>,
     /// How long a request for a cached tag waits for the upstream before the stale tag is served.
     pub stale_after: Duration,
-    /// Whose right to read decides what is served.
+    /// The right to read that decides what is served: the account's or the caller's.
     pub content_scope: ContentScope,
     /// Whether the cache may answer a HEAD.
     pub heads: HeadPolicy,

@@ -60,7 +60,7 @@ impl PeerKey {
         ticket
     }
 
-    /// Whether an `Authorization` is a valid ticket for this request. Takes the same time for each wrong MAC.
+    /// Whether an `Authorization` is a valid ticket for this request. Compares MACs in constant time.
     pub fn accepts(&self, scope: TicketScope<'_>, authorization: &str, now: u64) -> bool {
         let Some((expires_at, mac)) = parse(authorization) else {
             return false;

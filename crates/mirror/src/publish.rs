@@ -25,6 +25,7 @@ impl Download {
             progress.phase = Phase::Streaming {
                 file: staged.file(),
                 since,
+                resumed: staged.written(),
             };
         });
     }

@@ -11,7 +11,7 @@ pub(super) const MIN_TOTAL: u64 = 32 << 20;
 const MIN_TIME_LEFT: Duration = Duration::from_secs(5);
 /// How long a rate is measured.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Splits are at multiples of this offset, in bytes: a restart believes whole blocks only.
+/// Splits are at multiples of this offset, in bytes: a restart trusts whole blocks only.
 const ALIGNMENT: u64 = 64 << 10;
 /// The smallest remainder that is split, in bytes.
 const MIN_SPLIT: u64 = 1 << 20;

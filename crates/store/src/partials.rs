@@ -314,8 +314,9 @@ impl Partials {
             return false;
         };
         let dropped = parked.remove(&oldest);
-        drop(parked);
+        // Under the lock: a fill of this blob that begins now would lose its new file.
         self.remove(&oldest);
+        drop(parked);
         if let Some(Parked::InMemory(partial, _)) = dropped
             && let Some(file) = partial.file.upgrade()
         {

@@ -175,7 +175,7 @@ fn segments_of_a_killed_process_are_found() {
         .resume(&digest)
         .expect("readable")
         .expect("a partial");
-    // Of each part the last block is not believed.
+    // Of each part the last block is not trusted.
     assert_eq!(staged.written(), MIB as u64);
     let next = staged.next_segment().expect("a segment");
     assert_eq!((next.start, next.written), (4 * MIB as u64, 5 * MIB as u64));
