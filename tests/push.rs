@@ -149,7 +149,7 @@ fn push_with_unknown_outcome_is_revalidated() {
         client.ask("GET", &tag);
         client.ask("GET", &tag);
         let fresh = origin.count("HEAD", &tag);
-        assert!(fresh <= heads + 1, "the tag is believed");
+        assert!(fresh <= heads + 1, "the tag is cached");
         let fault = origin.fault(lost.on("PUT", "*"));
         let put = client.send(
             "PUT",

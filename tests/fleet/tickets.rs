@@ -159,7 +159,7 @@ fn without_advertise_nothing_is_answered_or_read() {
     begun.finish();
 }
 
-/// Gateways of other buckets, or with another secret, are strangers.
+/// Gateways of other buckets, or with another secret, get nothing.
 #[test]
 fn nodes_with_different_secrets_fetch_for_themselves() {
     let scene = Scene::new(SIZE);

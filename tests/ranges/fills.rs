@@ -188,9 +188,9 @@ fn parts_come_from_one_download() {
     let head = deceived.read_head().expect("a head");
     let mut body = deceived.read_exactly(150);
     // This client has nothing yet: its first part is the end.
-    let mut patient = Raw::connect(gateway.url(1), None);
-    patient.request("GET", &other.layer_path(0), &[("Range", "bytes=-20,0-9")]);
-    let patient_head = patient.read_head().expect("a head");
+    let mut waiting = Raw::connect(gateway.url(1), None);
+    waiting.request("GET", &other.layer_path(0), &[("Range", "bytes=-20,0-9")]);
+    let waiting_head = waiting.read_head().expect("a head");
     latch.release();
 
     let (rest, end) = deceived.read_to_end();
@@ -199,9 +199,9 @@ fn parts_come_from_one_download() {
         (body.len() as u64) < head.length().expect("a length"),
         "{end:?}"
     );
-    let (body, end) = patient.read_body("GET", &patient_head);
+    let (body, end) = waiting.read_body("GET", &waiting_head);
     let expected = Expect::Parts(vec![(LARGE - 20, LARGE), (0, 10)]);
-    let head = patient_head;
+    let head = waiting_head;
     judge(
         &Reply { head, body, end },
         content,

@@ -118,10 +118,10 @@ fn possibly_moved_tags_are_revalidated() {
             let name = format!("{moved}-{number}");
             origin.push_manifest("mine/a", Some(&name), MEDIA_MANIFEST, old.clone());
             tag(&name);
-            assert!(is_hit(&tag(&name)), "{name} is believed");
+            assert!(is_hit(&tag(&name)), "{name} is cached");
         }
         assert_eq!(tag(&absent).status(), 404);
-        assert!(is_hit(&tag(&absent)), "its absence is believed");
+        assert!(is_hit(&tag(&absent)), "its absence is cached");
         let path = format!(
             "/v2/mine/a/manifests/{}?tag=moved-{number}&tag={absent}",
             sha256(&new)

@@ -1,6 +1,7 @@
-//! A verified login, found again by the same `Authorization` on the same connection: a client sends it with every
-//! request, and deriving a key or a hash from it each time costs more than the rest of a small answer.
+//! Caches a connection's last verified login: a client sends its `Authorization` with every request, and verifying it each
+//! time costs half as much as all the rest of a small answer.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +12,11 @@ use subtle::ConstantTimeEq as _;
 use super::htpasswd::Htpasswd;
 use super::login::{Authenticator, Login, Refused};
 
-/// How long a login is found again before it is verified anew.
-const LIFE: Duration = Duration::from_secs(60);
+/// How long a login counts before it is verified anew.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The last login that was verified on a connection. It counts for a minute at most, and no longer than its token and
 /// the accounts that it was verified against.
-#[derive(Debug)]
 pub struct VerifiedLogin {
     authorization: Vec<u8>,
     login: Login,
@@ -35,8 +35,18 @@ pub enum LoginError {
     Refused(#[from] Refused),
 }
 
+impl fmt::Debug for VerifiedLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The header's value is a secret.
+        let mut text = f.debug_struct("VerifiedLogin");
+        text.field("login", &self.login)
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
+}
+
 impl VerifiedLogin {
-    fn find(&self, authorization: &[u8], accounts: &Arc<Htpasswd>, now: SystemTime) -> bool {
+    fn matches(&self, authorization: &[u8], accounts: &Arc<Htpasswd>, now: SystemTime) -> bool {
         // In constant time: a proxy may send the requests of several clients on one connection.
         now < self.until
             && Arc::ptr_eq(&self.accounts, accounts)
@@ -50,7 +60,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`LoginError`], with the cause. `verified` stays as it was.
-    pub async fn login_by_field(
+    pub async fn login_by_header(
         &self,
         field: Option<&[u8]>,
         verified: &mut Option<VerifiedLogin>,
@@ -62,7 +72,7 @@ impl Authenticator {
         };
         let accounts = self.accounts().await;
         if let (Some(verified), Some(accounts)) = (&*verified, &accounts)
-            && verified.find(field, accounts, now)
+            && verified.matches(field, accounts, now)
         {
             return Ok(verified.login.clone());
         }
@@ -72,7 +82,7 @@ impl Authenticator {
             authorization: field.to_vec(),
             until: login
                 .expires
-                .map_or(now + LIFE, |expires| expires.min(now + LIFE)),
+                .map_or(now + MAX_AGE, |expires| expires.min(now + MAX_AGE)),
             login: login.clone(),
             accounts,
         });
@@ -116,7 +126,7 @@ mod tests {
         let gate = authenticator(dir.path());
         let mut verified = None;
         for (seconds, until) in [(0, 60), (59, 60), (60, 120), (119, 120)] {
-            let login = gate.login_by_field(Some(ALICE), &mut verified, HERE, at(seconds));
+            let login = gate.login_by_header(Some(ALICE), &mut verified, HERE, at(seconds));
             assert_eq!(login.await.expect("right").user(), Some("alice"));
             let known = verified.as_ref().expect("a verified login");
             assert_eq!(known.until, at(until), "{seconds}");
@@ -128,14 +138,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let gate = authenticator(dir.path());
         let mut verified = None;
-        let login = gate.login_by_field(Some(ALICE), &mut verified, HERE, at(0));
+        let login = gate.login_by_header(Some(ALICE), &mut verified, HERE, at(0));
         let login = login.await.expect("right");
         let wanted = Scopes::parse(["repository:team/app:pull"]);
         let token = gate.token(&login, &wanted, at(0)).expect("a token");
         let field = format!("Bearer {token}");
         for (seconds, valid) in [(290, true), (299, true), (300, false)] {
             let now = at(seconds);
-            let login = gate.login_by_field(Some(field.as_bytes()), &mut verified, HERE, now);
+            let login = gate.login_by_header(Some(field.as_bytes()), &mut verified, HERE, now);
             assert_eq!(login.await.is_ok(), valid, "{seconds}");
         }
     }
@@ -145,18 +155,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let gate = authenticator(dir.path());
         let mut verified = None;
-        let first = gate.login_by_field(Some(ALICE), &mut verified, HERE, at(0));
+        let first = gate.login_by_header(Some(ALICE), &mut verified, HERE, at(0));
         assert!(first.await.is_ok());
         // alice:wrong
         let wrong: &[u8] = b"Basic YWxpY2U6d3Jvbmc=";
-        let second = gate.login_by_field(Some(wrong), &mut verified, HERE, at(1));
+        let second = gate.login_by_header(Some(wrong), &mut verified, HERE, at(1));
         assert_eq!(
             second.await.err(),
             Some(LoginError::Refused(Refused::Password))
         );
-        let third = gate.login_by_field(Some(b"Digest x"), &mut verified, HERE, at(1));
+        let third = gate.login_by_header(Some(b"Digest x"), &mut verified, HERE, at(1));
         assert_eq!(third.await.err(), Some(LoginError::Unsupported));
-        let anonymous = gate.login_by_field(None, &mut verified, HERE, at(1));
+        let anonymous = gate.login_by_header(None, &mut verified, HERE, at(1));
         assert_eq!(anonymous.await.expect("anonymous").user(), None);
     }
 
@@ -165,14 +175,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let gate = authenticator(dir.path());
         let mut verified = None;
-        let login = gate.login_by_field(Some(ALICE), &mut verified, HERE, at(0));
+        let login = gate.login_by_header(Some(ALICE), &mut verified, HERE, at(0));
         assert!(login.await.is_ok());
         let verified = verified.expect("a verified login");
         let read_again = authenticator(dir.path())
             .accounts()
             .await
             .expect("accounts");
-        assert!(verified.find(ALICE, &verified.accounts, at(1)));
-        assert!(!verified.find(ALICE, &read_again, at(1)));
+        assert!(verified.matches(ALICE, &verified.accounts, at(1)));
+        assert!(!verified.matches(ALICE, &read_again, at(1)));
     }
 }

@@ -50,7 +50,7 @@ impl IdleEnd {
             deadline,
             timer: Box::pin(sleep_until(deadline)),
             shutdown: Box::pin(async move {
-                // Without a sender nothing shuts the connection down any more but its end.
+                // A dropped sender counts as a shutdown.
                 let _ = shutdown.wait_for(|&down| down).await;
             }),
         }

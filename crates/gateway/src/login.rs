@@ -38,7 +38,7 @@ impl Gateway {
         let mut verified = session.verified_login.take();
         let (field, address) = (authorization_field(session), address(session));
         let now = SystemTime::now();
-        let login = authenticator.login_by_field(field.as_deref(), &mut verified, address, now);
+        let login = authenticator.login_by_header(field.as_deref(), &mut verified, address, now);
         let login = login.await;
         session.verified_login = verified;
         login.map_err(|error| match error {

@@ -1,7 +1,7 @@
 //! `GET /_peer/blobs/<digest>`: the other gateways of the bucket read a blob that this one fetches.
 //!
-//! Without a valid ticket, or for any other blob, the path looks as unknown as any other: it is the same on all listeners,
-//! whether `store.bucket.advertise` is set or not.
+//! Without a valid ticket, or for any other blob, the response is that of an unknown path, on all listeners, whether
+//! `store.bucket.advertise` is set or not.
 
 use std::borrow::Cow;
 
