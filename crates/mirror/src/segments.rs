@@ -94,6 +94,15 @@ enum Trials {
     Over,
 }
 
+/// Why another connection is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// In place of a useful one that ended.
+    Replacement,
+    /// To see whether it raises the rate.
+    Trial,
+}
+
 /// The time in which a rate is measured, with an unchanged number of connections.
 #[derive(Clone, Copy, Debug)]
 struct RateWindow {
@@ -155,7 +164,11 @@ impl SegmentPlanner {
             self.window = None;
             return SegmentStep::Wait;
         }
-        let trial = connections >= self.useful;
+        let purpose = if connections >= self.useful {
+            Purpose::Trial
+        } else {
+            Purpose::Replacement
+        };
         let most = match self.trials {
             Trials::Allowed => self.useful + 1,
             Trials::Over => self.useful,
@@ -163,12 +176,12 @@ impl SegmentPlanner {
         if connections >= most.min(self.allowed)
             || now < self.wait_until
             || self.rate == 0
-            || (trial && !measured)
+            || (purpose == Purpose::Trial && !measured)
         {
             return SegmentStep::Wait;
         }
-        let step = self.choose(remainders, connections, trial);
-        if trial && step != SegmentStep::Wait {
+        let step = self.choose(remainders, connections, purpose);
+        if purpose == Purpose::Trial && step != SegmentStep::Wait {
             self.baseline = Some(self.rate);
         }
         step
@@ -212,14 +225,19 @@ impl SegmentPlanner {
     }
 
     /// The bytes for another connection: a remainder that has none, or the second half of the largest.
-    fn choose(&self, remainders: &[Remainder], connections: u32, trial: bool) -> SegmentStep {
+    fn choose(
+        &self,
+        remainders: &[Remainder],
+        connections: u32,
+        purpose: Purpose,
+    ) -> SegmentStep {
         let idle = remainders
             .iter()
             .find(|part| part.state == RemainderState::Idle && part.length() >= MIN_SPLIT / 2);
         if let Some(idle) = idle {
             let left = remainders.iter().map(Remainder::length).sum();
             // A useful connection is replaced whatever is left.
-            if trial && !self.takes_long(left, 1) {
+            if purpose == Purpose::Trial && !self.takes_long(left, 1) {
                 return SegmentStep::Wait;
             }
             return SegmentStep::Open {
