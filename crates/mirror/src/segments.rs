@@ -225,12 +225,7 @@ impl SegmentPlanner {
     }
 
     /// The bytes for another connection: a remainder that has none, or the second half of the largest.
-    fn choose(
-        &self,
-        remainders: &[Remainder],
-        connections: u32,
-        purpose: Purpose,
-    ) -> SegmentStep {
+    fn choose(&self, remainders: &[Remainder], connections: u32, purpose: Purpose) -> SegmentStep {
         let idle = remainders
             .iter()
             .find(|part| part.state == RemainderState::Idle && part.length() >= MIN_SPLIT / 2);
