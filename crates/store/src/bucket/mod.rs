@@ -18,6 +18,7 @@ mod breaker;
 mod held_leases;
 mod journal;
 mod lease;
+mod lease_body;
 mod outbox;
 mod record;
 mod upload;
@@ -32,7 +33,8 @@ use object_store::path::Path;
 use object_store::{ClientOptions, RetryConfig};
 
 pub use body::Object;
-pub use lease::{Lease, LeaseHolder, Leased};
+pub use lease::{Lease, Leased};
+pub use lease_body::LeaseHolder;
 
 use breaker::CircuitBreaker;
 use held_leases::HeldLeases;
