@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::fill::FillError;
 use super::freshness::unix_seconds;
 use super::negative_cache::NegativeKey;
 use super::origin::OriginView;
+use super::progress::FillError;
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::digest::Digest;

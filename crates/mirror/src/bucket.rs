@@ -15,8 +15,8 @@ use bytes::Bytes;
 
 use super::MirrorState;
 use super::download::Download;
-use super::fill::Phase;
 use super::peer::Followed;
+use super::progress::Phase;
 use super::source::FillSource;
 use super::transfer::Interruption;
 use oci::digest::Digest;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::fallback::Preparation;
-use super::fill::FillError;
 use super::freshness::StaleReason;
+use super::progress::FillError;
 use upstream::UpstreamError;
 
 /// The `Retry-After` when no slot is free.

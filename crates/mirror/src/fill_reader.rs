@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::fill::{Fill, FillError, Follower, Phase, Progress, TAIL};
+use super::fill::{Fill, Follower};
 use super::pass_through::PassThroughBody;
+use super::progress::{FillError, Phase, Progress, TAIL};
 use super::reader::ReadError;
 use super::sent_ahead::SentAhead;
 use super::source::FillSource;

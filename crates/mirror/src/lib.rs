@@ -40,6 +40,7 @@ mod pass_through;
 mod peer;
 mod peer_answer;
 mod peer_ticket;
+mod progress;
 mod public;
 mod publish;
 mod purge;
@@ -63,7 +64,6 @@ pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
 pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
-pub use fill::FillError;
 pub use freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, StaleReason, WaitLimits, fresh_for, revalidate,
     stale_age, unix_seconds,
@@ -74,6 +74,7 @@ pub use origin::{ContentScope, HeadPolicy, OriginSettings};
 pub use peer::{PeerSettings, Peers};
 pub use peer_answer::PeerQuery;
 pub use peer_ticket::PeerKey;
+pub use progress::FillError;
 pub use purge::PurgeMode;
 pub use reader::{ReadError, Reader};
 pub use source::{DigestCheck, FillKey, ForeignSource};

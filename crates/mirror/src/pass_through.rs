@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::fill::TAIL;
 use super::fill_reader::SentPrefix;
+use super::progress::TAIL;
 use super::reader::ReadError;
 use super::sent_ahead::{ReplayCheck, SentAhead};
 use super::source::{DigestCheck, FillKey};

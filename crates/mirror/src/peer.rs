@@ -11,9 +11,9 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 
 use super::download::Download;
-use super::fill::{FillError, TAIL};
 use super::freshness::unix_seconds;
 use super::peer_ticket::{self, PeerKey, TicketScope};
+use super::progress::{FillError, TAIL};
 use super::source::{DigestCheck, FillSource, ForeignSource};
 use super::transfer::Interruption;
 use oci::digest::{Digest, Hasher};

@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use super::Mirror;
 use super::blob_answer::{BlobAnswer, Content};
-use super::fill::{Follower, Phase};
+use super::fill::Follower;
 use super::freshness::unix_seconds;
 use super::peer_ticket::TicketScope;
+use super::progress::Phase;
 use super::source::FillKey;
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;

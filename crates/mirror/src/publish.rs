@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::download::Download;
-use super::fill::Phase;
+use super::progress::Phase;
 use store::StagedBlob;
 
 /// Progress is published when the upstream pauses, or in steps of this many bytes.

@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use super::connections::MainConnection;
 use super::download::Download;
-use super::fill::{FillError, TAIL};
+use super::progress::{FillError, TAIL};
 use super::source::{DigestCheck, FillKey, FillSource};
 use bytes::Bytes;
 use oci::digest::Digest;

@@ -9,8 +9,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::blob_answer::BlobLocation;
-use super::fill::{FillError, Follower, Phase};
+use super::fill::Follower;
 use super::manifest::ReadMethod;
+use super::progress::{FillError, Phase};
 use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::digest::Digest;
