@@ -32,8 +32,8 @@ bench-quick: ## count instructions and compare warm responses with nginx in thre
 	@python3 scripts/bench quick
 
 soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
-	@scripts/build.sh --tests
-	@ROADSTEAD_SOAK=600 cargo test --locked --test integration soak:: -- --nocapture | grep '^|'
+	@scripts/build.sh --workspace --test integration
+	@ROADSTEAD_SOAK=600 cargo test --locked --workspace --test integration soak:: -- --nocapture | grep '^|'
 
 demo: ## show cold and warm pulls, and an upstream that stops and fails, in a minute and offline
 	@scripts/real-parts.sh docker-registry skopeo python3

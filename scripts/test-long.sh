@@ -7,14 +7,14 @@ source "$(dirname "$0")/lib.sh"
 
 need_rust
 scripts/real-parts.sh docker-registry apache2-utils valgrind
-scripts/build.sh --test integration
+scripts/build.sh --workspace --test integration
 
 # Runs one integration test, and shows its output.
 long() {
     local name=$1
     shift
     step "$name"
-    cargo test --locked --test integration -- --nocapture --exact "$@" || failed+=("$name")
+    cargo test --locked --workspace --test integration -- --nocapture --exact "$@" || failed+=("$name")
 }
 
 export CI=true

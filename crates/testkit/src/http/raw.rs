@@ -351,20 +351,21 @@ impl Raw {
     }
 
     fn fill(&mut self, most: usize) -> Result<(), Cut> {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        let old = self.buffer.len();
-        self.buffer.resize(old + most.max(1), 0);
+        let mut piece = vec![0; most.clamp(1, STEP)];
         let read = loop {
-            match self.stream.read(&mut self.buffer[old..]) {
+            match self.stream.read(&mut piece) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read,
             }
         };
-        self.buffer.truncate(old + *read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => Err(Cut::Closed),
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.buffer.drain(..self.taken);
+                self.taken = 0;
+                self.buffer.extend_from_slice(&piece[..read]);
+                Ok(())
+            }
             Err(error) => Err(Cut::from(&error)),
         }
     }

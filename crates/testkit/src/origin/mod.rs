@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 pub use auth::{Auth, Bearer, CHALLENGE};
@@ -41,6 +42,8 @@ pub struct Origin {
     address: SocketAddr,
     ca: Option<Ca>,
     running: Option<Running>,
+    /// Never listens: while the server is down, no other process gets its port.
+    _port: TcpSocket,
 }
 
 /// The thread that serves.
@@ -108,11 +111,15 @@ impl Origin {
     }
 
     fn launch(ip: Ipv4Addr, ca: Option<Ca>) -> Self {
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseaddr(true).expect("a socket's option");
+        port.bind(SocketAddr::from((ip, 0))).expect("a free port");
         let mut origin = Self {
             shared: Arc::default(),
-            address: SocketAddr::from((ip, 0)),
+            address: port.local_addr().expect("a bound socket"),
             ca: None,
             running: None,
+            _port: port,
         };
         if let Some(ca) = ca {
             origin.move_to(ca);
@@ -130,13 +137,13 @@ impl Origin {
             return;
         }
         let (stop, stopped) = oneshot::channel();
-        let (bound, address) = std::sync::mpsc::channel();
+        let (listens, listening) = std::sync::mpsc::channel();
         let server = serve::Server {
             shared: Arc::clone(&self.shared),
             address: self.address,
         };
-        let thread = std::thread::spawn(move || server.run(&bound, stopped));
-        self.address = address
+        let thread = std::thread::spawn(move || server.run(&listens, stopped));
+        listening
             .recv_timeout(super::SOON)
             .expect("the origin listens");
         self.running = Some(Running { stop, thread });

@@ -21,15 +21,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until `stopped`, then cuts every connection. Tells `bound` the address.
-    pub fn run(self, bound: &mpsc::Sender<SocketAddr>, stopped: oneshot::Receiver<()>) {
+    /// Serves until `stopped`, then cuts every connection. Tells `listens` when clients can connect.
+    pub fn run(self, listens: &mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
         runtime.block_on(async {
             let listener = TcpListener::bind(self.address).await.expect("a free port");
-            let _ = bound.send(listener.local_addr().expect("a bound socket"));
+            let _ = listens.send(());
             tokio::select! {
                 () = self.accept(listener) => {}
                 _ = stopped => {}
