@@ -11,6 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testkit::gateway::Gateway;
 use testkit::process;
 use testkit::real::{Missing, program};
+use testkit::until;
 
 /// Mounts a store of 12 MiB in memory, then executes the gateway.
 const MEMORY: &str =
@@ -148,7 +149,14 @@ impl Disk {
     /// Breaks what recovered by itself.
     pub fn break_further(&mut self, gateway: &Gateway) {
         match self.kind {
-            Kind::Full | Kind::Thin => self.break_it(gateway),
+            Kind::Full | Kind::Thin => {
+                until("the space of the download is free", || {
+                    let partials = inside(gateway, "var/store/partials");
+                    let mut partials = std::fs::read_dir(partials).expect("a folder");
+                    partials.next().is_none() && gateway.open_deleted_files() == 0
+                });
+                self.break_it(gateway);
+            }
             Kind::ReadOnly | Kind::Failing | Kind::Limited | Kind::Misplaced => {}
         }
     }

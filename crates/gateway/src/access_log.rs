@@ -22,9 +22,10 @@ pub fn write(gateway: &Gateway, session: &Session, context: &RequestContext) {
         _ => "-",
     };
     let cache = cache.map(|cache| cache.parameters().to_string());
+    let client = session.client_addr().map(|client| client.to_string());
     tracing::info!(
         target: "access",
-        client = session.client_addr().unwrap_or_else(|| "-".to_owned()),
+        client = client.as_deref().unwrap_or("-"),
         user = context.login.user().unwrap_or("anonymous"),
         method = request.method.as_str(),
         path = loggable(request.uri.path()),

@@ -3,24 +3,24 @@
 //! Nearly all requests of a registry are such: a GET or HEAD with a few fields, then nothing until its response. What
 //! is the least unusual (a body, an expectation, an upgrade, a second `Host`, bytes after the head) is pingora's.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use httparse::Status;
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 use tokio::io::AsyncWriteExt as _;
 
+use super::client_stream::ClientStream;
 use super::response::Response;
 
 /// Fields of a request; one with more is pingora's.
 const FIELDS: usize = 64;
-/// Bytes that are collected before they are written, so that a head and a short body share a TLS record.
+/// Bytes that are collected before they are written, so that a head and short pieces share a TLS record.
 const COLLECTED: usize = 16 << 10;
 /// Room for a head.
 const HEAD: usize = 1024;
@@ -35,7 +35,7 @@ pub struct DirectRequest {
 /// A request without a body, and its connection.
 pub struct DirectSession {
     request: DirectRequest,
-    stream: Stream,
+    stream: ClientStream,
     collected: Vec<u8>,
     framing: Framing,
     sent: usize,
@@ -110,7 +110,7 @@ impl DirectRequest {
     }
 
     /// The session of this request, which came on `stream`.
-    pub fn on(self, stream: Stream) -> DirectSession {
+    pub fn on(self, stream: ClientStream) -> DirectSession {
         DirectSession {
             request: self,
             stream,
@@ -126,7 +126,7 @@ impl DirectSession {
         &self.request.header
     }
 
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &ClientStream {
         &self.stream
     }
 
@@ -150,16 +150,7 @@ impl DirectSession {
             self.request.keep_alive = false;
         }
         let head = &mut self.collected;
-        // With room for a short body, which is collected behind it.
-        let body = match self.framing {
-            Framing::Length(length) => usize::try_from(length).unwrap_or(COLLECTED),
-            _ => 0,
-        };
-        head.reserve(if HEAD + body <= COLLECTED {
-            HEAD + body
-        } else {
-            HEAD
-        });
+        head.reserve(HEAD);
         head.extend_from_slice(b"HTTP/1.1 ");
         head.extend_from_slice(response.status().as_str().as_bytes());
         head.push(b' ');
@@ -188,9 +179,13 @@ impl DirectSession {
         if piece.is_empty() || self.framing == Framing::Done {
             return Ok(());
         }
+        let mut is_last = false;
         match &mut self.framing {
             Framing::Length(missing) => match missing.checked_sub(piece.len() as u64) {
-                Some(after) => *missing = after,
+                Some(after) => {
+                    *missing = after;
+                    is_last = after == 0;
+                }
                 None => return Error::e_explain(ErrorType::InternalError, "a body is too long"),
             },
             Framing::Chunked => {
@@ -200,7 +195,11 @@ impl DirectSession {
             Framing::Head | Framing::Close | Framing::Done => {}
         }
         self.sent += piece.len();
-        self.put(piece).await?;
+        if is_last {
+            self.send(piece).await?;
+        } else {
+            self.put(piece).await?;
+        }
         if self.framing == Framing::Chunked {
             self.put(b"\r\n").await?;
         }
@@ -223,23 +222,18 @@ impl DirectSession {
         self.flush().await
     }
 
-    /// Sends what is collected here, by TLS and by the socket.
+    /// Sends what is collected here and by TLS.
     ///
     /// # Errors
     /// [`ErrorType::WriteError`]: the connection failed.
     pub async fn flush(&mut self) -> Result<()> {
-        let written = async {
-            self.stream.write_all(&self.collected).await?;
-            self.collected.clear();
-            self.stream.flush().await
-        };
-        written
-            .await
-            .or_err(ErrorType::WriteError, "writing the response")
+        self.send(b"").await?;
+        let flushed = self.stream.flush().await;
+        flushed.or_err(ErrorType::WriteError, "writing the response")
     }
 
     /// Ends an answered request. Returns the connection if another request may follow.
-    pub async fn finish(mut self) -> Option<Stream> {
+    pub async fn finish(mut self) -> Option<ClientStream> {
         let complete = matches!(self.framing, Framing::Done | Framing::Length(0));
         if !complete && self.framing != Framing::Close {
             return None;
@@ -253,19 +247,37 @@ impl DirectSession {
         None
     }
 
-    async fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.collected.len() + bytes.len() <= COLLECTED {
-            self.collected.extend_from_slice(bytes);
-            return Ok(());
+    /// Collects a short piece, and sends a long one.
+    async fn put(&mut self, piece: &[u8]) -> Result<()> {
+        if self.collected.len() + piece.len() > COLLECTED {
+            return self.send(piece).await;
         }
-        let written: io::Result<()> = async {
-            self.stream.write_all(&self.collected).await?;
-            self.collected.clear();
-            self.stream.write_all(bytes).await
-        }
-        .await;
-        written.or_err(ErrorType::WriteError, "writing the response")
+        self.collected.extend_from_slice(piece);
+        Ok(())
     }
+
+    /// Sends what is collected and then `piece`, in one call: they share a TLS record.
+    async fn send(&mut self, piece: &[u8]) -> Result<()> {
+        self.stream.set_piece(piece.len());
+        let mut slices = [IoSlice::new(&self.collected), IoSlice::new(piece)];
+        let sent = write_all(&mut self.stream, &mut slices).await;
+        sent.or_err(ErrorType::WriteError, "writing the response")?;
+        self.collected.clear();
+        Ok(())
+    }
+}
+
+async fn write_all(stream: &mut ClientStream, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // Skips what is empty.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let written = stream.write_vectored(slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut slices, written);
+    }
+    Ok(())
 }
 
 fn framing(method: &Method, response: &Response) -> Framing {

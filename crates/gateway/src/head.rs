@@ -18,6 +18,9 @@ use oci::error::{ErrorCode, body};
 /// The time limit of a last response before the connection is closed.
 pub(super) const REFUSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Room for a head, in bytes; most need no more.
+const ROOM: usize = 1024;
+
 /// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadLimits {
@@ -39,7 +42,7 @@ pub(super) struct IdleEnd {
 
 /// Why a connection no longer waits for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     Deadline,
     Shutdown,
 }
@@ -64,7 +67,8 @@ impl IdleEnd {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    /// Why the wait has ended. After a shutdown it must not be polled again.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.shutdown.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::Shutdown);
         }
@@ -96,7 +100,7 @@ pub(super) async fn read(
     limits: HeadLimits,
     idle_end: &mut IdleEnd,
 ) -> HeadOutcome {
-    let mut head = BytesMut::with_capacity(4096);
+    let mut head = BytesMut::with_capacity(ROOM);
     let mut blank = 0;
     while !has_begun(&head) {
         let mut read = pin!(stream.read_buf(&mut head));

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use http::header::InvalidHeaderValue;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 
@@ -256,14 +256,11 @@ impl Response {
         }
     }
 
-    /// The same head for pingora. HTTP/2 has no spelling of names to keep.
+    /// The same head for pingora's HTTP/1.
     ///
     /// # Errors
     /// None that is known: the fields are valid.
-    pub fn into_pingora(self, version: Version) -> Result<Box<ResponseHeader>> {
-        if version == Version::HTTP_2 {
-            return self.into_http2().map(Box::new);
-        }
+    pub fn into_pingora(self) -> Result<Box<ResponseHeader>> {
         let mut header = ResponseHeader::build(self.status, Some(FIELDS))?;
         for (name, value) in self.fields {
             let value = value.rendered()?;
@@ -275,19 +272,26 @@ impl Response {
         Ok(Box::new(header))
     }
 
-    fn into_http2(self) -> Result<ResponseHeader> {
-        let (mut head, ()) = http::Response::new(()).into_parts();
-        head.status = self.status;
-        head.headers.reserve(self.fields.len());
+    /// The same head for HTTP/2, which has no spelling of names to keep, and no fields of connections (RFC 9113 §8.2.2).
+    ///
+    /// # Errors
+    /// As [`Self::into_pingora`].
+    pub fn into_http2(self) -> Result<http::Response<()>> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.reserve(self.fields.len());
         for (name, value) in self.fields {
             let name = match name {
                 FieldName::Registered(name) => name,
                 FieldName::Spelled(name) => HeaderName::from_bytes(name.as_bytes())
                     .or_err(ErrorType::InvalidHTTPHeader, "a response's field")?,
             };
-            head.headers.append(name, value.rendered()?);
+            if !matches!(name, header::CONNECTION | header::TRANSFER_ENCODING) {
+                headers.append(name, value.rendered()?);
+            }
         }
-        Ok(head.into())
+        Ok(response)
     }
 }
 
@@ -326,10 +330,11 @@ mod tests {
         let expected =
             "Cache-Status: roadstead; hit\r\nX-Two: 1\r\nx-two: 2\r\ncontent-length: 2\r\n";
         assert_eq!(head, expected);
-        for version in [Version::HTTP_11, Version::HTTP_2] {
-            let header = response.clone().into_pingora(version).expect("a head");
-            assert_eq!(header.headers["content-length"], "2");
-            assert_eq!(header.headers.get_all("x-two").iter().count(), 2);
+        let header = response.clone().into_pingora().expect("a head");
+        let http2 = response.into_http2().expect("a head");
+        for fields in [&header.headers, http2.headers()] {
+            assert_eq!(fields["content-length"], "2");
+            assert_eq!(fields.get_all("x-two").iter().count(), 2);
         }
     }
 

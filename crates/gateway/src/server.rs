@@ -7,22 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use pingora_core::apps::{HttpServerOptions, ServerApp as _};
-use pingora_core::listeners::tls::Acceptor;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::default_h2_options;
-use pingora_core::protocols::{ALPN, Stream};
+use h2::server::Builder;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::admission::MAX_STREAMS;
-use super::application::Application;
 use super::client_stream::ClientStream;
 use super::direct::DirectRequest;
 use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
+use super::http2::Http2Connection;
 use super::session::Session;
 use super::socket::ClientSocket;
 use super::tls::ListenerTls;
@@ -73,10 +68,11 @@ pub struct Server {
 /// One listener's connections.
 struct ListenerContext {
     server: Server,
-    /// For HTTP/2 connections with wide windows.
-    wide: Arc<Application>,
-    /// For all others.
-    narrow: Arc<Application>,
+    gateway: Gateway,
+    /// HTTP/2 with wide windows.
+    wide: Builder,
+    /// HTTP/2 with narrow windows.
+    narrow: Builder,
     tls: Option<ListenerTls>,
 }
 
@@ -108,8 +104,9 @@ impl Server {
     pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
         let mut shutdown = self.shutdown.clone();
         let context = Arc::new(ListenerContext {
-            wide: self.application(gateway.clone(), WIDE_CONNECTION, WIDE_STREAM),
-            narrow: self.application(gateway, NARROW_CONNECTION, NARROW_STREAM),
+            gateway,
+            wide: self.http2(WIDE_CONNECTION, WIDE_STREAM),
+            narrow: self.http2(NARROW_CONNECTION, NARROW_STREAM),
             server: self,
             tls,
         });
@@ -141,21 +138,17 @@ impl Server {
         }
     }
 
-    fn application(&self, gateway: Gateway, connection: u32, stream: u32) -> Arc<Application> {
-        let mut server_options = HttpServerOptions::default();
-        server_options.h2_idle_timeout = Some(self.settings.idle_timeout);
-        let mut h2_options = default_h2_options();
-        h2_options.initial_window_size(stream);
-        h2_options.initial_connection_window_size(connection);
-        h2_options.max_send_buffer_size(STREAM_SENDS);
-        h2_options.max_concurrent_streams(u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX));
+    /// HTTP/2 with these windows of a connection and of a stream.
+    fn http2(&self, connection: u32, stream: u32) -> Builder {
         let header_bytes = u32::try_from(self.settings.header_bytes);
-        h2_options.max_header_list_size(header_bytes.unwrap_or(u32::MAX));
-        Arc::new(Application {
-            gateway,
-            server_options,
-            h2_options,
-        })
+        let mut builder = Builder::new();
+        builder
+            .initial_connection_window_size(connection)
+            .initial_window_size(stream)
+            .max_send_buffer_size(STREAM_SENDS)
+            .max_concurrent_streams(u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX))
+            .max_header_list_size(header_bytes.unwrap_or(u32::MAX));
+        builder
     }
 
     /// Admits a connection within the limits of its client and of all.
@@ -208,32 +201,19 @@ impl ListenerContext {
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
         };
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            // The preface has the same deadline as the TLS handshake.
-            if let Ok(Ok(stream)) = timeout_at(deadline, ClientStream::with_preface(stream)).await {
-                let few = slot.share.number() <= WIDE_PER_CLIENT;
-                let wide = self.server.wide.clone().try_acquire_owned();
-                let wide = wide.ok().filter(|_| few);
-                let application = if wide.is_some() {
-                    &self.wide
-                } else {
-                    &self.narrow
-                };
-                application
-                    .process_new(Box::new(stream), &self.server.shutdown)
-                    .await;
-            }
+        if stream.is_http2() {
+            self.http2(stream, deadline, &slot).await;
         } else {
             self.http1(stream, deadline).await;
         }
     }
 
     /// Accepts TLS, if the listener has it.
-    async fn secure(&self, mut socket: ClientSocket, deadline: Instant) -> Option<Stream> {
+    async fn secure(&self, mut socket: ClientSocket, deadline: Instant) -> Option<ClientStream> {
         const HANDSHAKE: u8 = 22;
 
         let Some(tls) = &self.tls else {
-            return Some(Box::new(socket));
+            return Some(ClientStream::Plain(socket));
         };
         match timeout_at(deadline, socket.first_byte()).await {
             Ok(Ok(Some(HANDSHAKE))) => {}
@@ -244,11 +224,11 @@ impl ListenerContext {
             }
             _ => return None,
         }
-        let config = tls.config(socket.local(), socket.peer());
+        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
+        let config = tls.config(socket.local(), peer);
         let config = timeout_at(deadline, config).await.ok()?;
-        let acceptor = Acceptor::from_server_config(config);
-        match timeout_at(deadline, acceptor.tls_handshake(socket)).await {
-            Ok(Ok(stream)) => Some(Box::new(stream)),
+        match timeout_at(deadline, ClientStream::secure(socket, config)).await {
+            Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake failed");
                 None
@@ -257,9 +237,26 @@ impl ListenerContext {
         }
     }
 
+    /// HTTP/2: requests side by side. The preface has the same deadline as the TLS handshake.
+    async fn http2(&self, stream: ClientStream, deadline: Instant, slot: &Slot) {
+        let few = slot.share.number() <= WIDE_PER_CLIENT;
+        let wide = self.server.wide.clone().try_acquire_owned();
+        let wide = wide.ok().filter(|_| few);
+        let builder = if wide.is_some() {
+            &self.wide
+        } else {
+            &self.narrow
+        };
+        let idle_timeout = self.server.settings.idle_timeout;
+        let idle_end = head::IdleEnd::new(deadline, self.server.shutdown.clone());
+        let accepted = Http2Connection::accept(stream, builder, idle_timeout, idle_end);
+        if let Ok(Ok(connection)) = timeout_at(deadline, accepted).await {
+            connection.serve(&self.gateway).await;
+        }
+    }
+
     /// HTTP/1: one request after the other.
-    async fn http1(&self, stream: Stream, deadline: Instant) {
-        let mut stream: Stream = Box::new(ClientStream::new(stream));
+    async fn http1(&self, mut stream: ClientStream, deadline: Instant) {
         let ServerSettings {
             header_bytes,
             header_timeout,
@@ -293,25 +290,20 @@ impl ListenerContext {
             let head = head.freeze();
             let mut session = match DirectRequest::parse(&head) {
                 Some(request) => Session::direct(request.on(stream)),
-                None => match Box::pin(pingora_session(stream, head, idle_timeout)).await {
+                None => match Box::pin(Session::read(stream, head, idle_timeout)).await {
                     Some(session) => session,
                     None => return,
                 },
             };
+            if *self.server.shutdown.borrow() {
+                session.close_afterwards();
+            }
             session.verified_login = verified_login;
-            let Some(idle) = self.narrow.serve(session, &self.server.shutdown).await else {
+            let Some(idle) = self.gateway.serve(session).await else {
                 return;
             };
             (stream, verified_login) = (idle.stream, idle.verified_login);
             idle_end.set_deadline(Instant::now() + idle_timeout);
         }
     }
-}
-
-/// The session of a request that is not as simple as a [`DirectRequest`].
-async fn pingora_session(stream: Stream, head: Bytes, idle_timeout: Duration) -> Option<Session> {
-    let mut http = ServerSession::new_http1(stream);
-    http.set_keepalive(Some(idle_timeout.as_secs()));
-    http.set_pipelined_prefix(head.into());
-    Session::read(http).await
 }

@@ -1,25 +1,26 @@
-//! One request and its response, in either version of HTTP: pingora's session, or one without a body of its own.
+//! One request and its response, in either version of HTTP.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 
 use super::client_stream::ClientStream;
 use super::direct::DirectSession;
+use super::pingora_stream::PingoraStream;
 use super::response::Response;
+use super::stream_session::StreamSession;
 use access::VerifiedLogin;
 use oci::cache_status::CacheStatus;
 
 /// A request whose head was read.
 pub struct Session {
     http: Http,
+    peer: Option<SocketAddr>,
     sent_head: Option<SentHead>,
     /// The last login that was verified on the connection.
     pub verified_login: Option<VerifiedLogin>,
@@ -27,7 +28,7 @@ pub struct Session {
 
 /// An HTTP/1 connection that can serve another request.
 pub struct IdleConnection {
-    pub stream: Stream,
+    pub stream: ClientStream,
     pub verified_login: Option<VerifiedLogin>,
 }
 
@@ -36,8 +37,12 @@ pub struct IdleConnection {
     reason = "the large one is the frequent one, and it is moved once"
 )]
 enum Http {
+    /// HTTP/1.1, without a request body.
     Direct(DirectSession),
+    /// Any other HTTP/1.
     Pingora(Box<ServerSession>),
+    /// HTTP/2.
+    Stream(Box<StreamSession>),
 }
 
 /// The status and cache status of a response whose head was written.
@@ -48,15 +53,25 @@ pub struct SentHead {
 }
 
 impl Session {
-    /// Reads the head of a request; `None` if there is none to answer. Bytes that are not HTTP get an empty 400.
-    pub async fn read(http: ServerSession) -> Option<Self> {
-        let mut http = Box::new(http);
+    fn new(http: Http, peer: Option<SocketAddr>) -> Self {
+        Self {
+            http,
+            peer,
+            sent_head: None,
+            verified_login: None,
+        }
+    }
+
+    /// Reads the rest of the head of an HTTP/1 request, which began with `head`; `None` if there is none to answer.
+    /// Bytes that are not HTTP get an empty 400.
+    pub async fn read(stream: ClientStream, head: Bytes, idle_timeout: Duration) -> Option<Self> {
+        let peer = stream.peer();
+        let stream = Box::new(PingoraStream::new(stream));
+        let mut http = Box::new(ServerSession::new_http1(stream));
+        http.set_keepalive(Some(idle_timeout.as_secs()));
+        http.set_pipelined_prefix(head.into());
         match http.read_request().await {
-            Ok(true) => Some(Self {
-                http: Http::Pingora(http),
-                sent_head: None,
-                verified_login: None,
-            }),
+            Ok(true) => Some(Self::new(Http::Pingora(http), peer)),
             Ok(false) => None,
             Err(error) => {
                 tracing::debug!(%error, "cannot read a request");
@@ -70,47 +85,37 @@ impl Session {
         }
     }
 
-    /// The session of a request that was parsed by the gateway itself.
+    /// The session of an HTTP/1.1 request without a body.
     pub fn direct(session: DirectSession) -> Self {
-        Self {
-            http: Http::Direct(session),
-            sent_head: None,
-            verified_login: None,
-        }
+        let peer = session.stream().peer();
+        Self::new(Http::Direct(session), peer)
+    }
+
+    /// The session of a request on a stream of HTTP/2. `peer` is the client's address.
+    pub fn stream(session: StreamSession, peer: Option<SocketAddr>) -> Self {
+        Self::new(Http::Stream(Box::new(session)), peer)
     }
 
     pub fn req_header(&self) -> &RequestHeader {
         match &self.http {
             Http::Direct(http) => http.header(),
+            Http::Stream(http) => http.header(),
             Http::Pingora(http) => http.req_header(),
         }
     }
 
     pub fn is_http2(&self) -> bool {
-        match &self.http {
-            Http::Direct(_) => false,
-            Http::Pingora(http) => http.is_http2(),
-        }
+        matches!(self.http, Http::Stream(_))
     }
 
     /// The address of the client; `None` for a Unix socket.
     pub fn client(&self) -> Option<IpAddr> {
-        let peer = |address: &SocketAddr| Some(address.as_inet()?.ip().to_canonical());
-        match &self.http {
-            Http::Direct(http) => peer(http.stream().get_socket_digest()?.peer_addr()?),
-            Http::Pingora(http) => peer(http.client_addr()?),
-        }
+        self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// The address and port of the client, for the log.
-    pub fn client_addr(&self) -> Option<String> {
-        match &self.http {
-            Http::Direct(http) => {
-                let digest = http.stream().get_socket_digest()?;
-                digest.peer_addr().map(ToString::to_string)
-            }
-            Http::Pingora(http) => http.client_addr().map(ToString::to_string),
-        }
+    /// The address and port of the client, for the log; `None` for a Unix socket.
+    pub fn client_addr(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// `None` until the head of the response is written.
@@ -123,6 +128,7 @@ impl Session {
         match &self.http {
             Http::Direct(_) => 0,
             Http::Pingora(http) => http.body_bytes_read(),
+            Http::Stream(http) => http.bytes_received(),
         }
     }
 
@@ -131,13 +137,14 @@ impl Session {
         match &self.http {
             Http::Direct(http) => http.bytes_sent(),
             Http::Pingora(http) => http.body_bytes_sent(),
+            Http::Stream(http) => http.bytes_sent(),
         }
     }
 
     /// Sets how long a write of an HTTP/2 response may make no progress. Below HTTP/1, the socket has a timeout.
     pub fn set_write_timeout(&mut self, timeout: Duration) {
-        if let Http::Pingora(http) = &mut self.http {
-            http.set_write_timeout(Some(timeout));
+        if let Http::Stream(http) = &mut self.http {
+            http.set_write_timeout(timeout);
         }
     }
 
@@ -146,6 +153,7 @@ impl Session {
         match &mut self.http {
             Http::Direct(http) => http.close_afterwards(),
             Http::Pingora(http) => http.set_keepalive(None),
+            Http::Stream(_) => {}
         }
     }
 
@@ -154,6 +162,7 @@ impl Session {
         match &mut self.http {
             Http::Direct(_) => true,
             Http::Pingora(http) => http.is_body_empty(),
+            Http::Stream(http) => http.is_body_empty(),
         }
     }
 
@@ -165,16 +174,17 @@ impl Session {
         match &mut self.http {
             Http::Direct(_) => Ok(None),
             Http::Pingora(http) => http.read_request_body().await,
+            Http::Stream(http) => http.read_body().await,
         }
     }
 
-    /// Sends `100 Continue`.
+    /// Sends `100 Continue`; by HTTP/2 nothing, whose clients do not wait for it.
     ///
     /// # Errors
     /// The client is gone, or took nothing within the write timeout.
     pub async fn write_continue(&mut self) -> Result<()> {
         match &mut self.http {
-            Http::Direct(_) => Ok(()),
+            Http::Direct(_) | Http::Stream(_) => Ok(()),
             Http::Pingora(http) => http.write_continue_response().await,
         }
     }
@@ -188,10 +198,9 @@ impl Session {
         match &mut self.http {
             Http::Direct(http) => http.write_head(&response).await?,
             Http::Pingora(http) => {
-                let version = http.req_header().version;
-                let response = response.into_pingora(version)?;
-                http.write_response_header(response).await?;
+                http.write_response_header(response.into_pingora()?).await?;
             }
+            Http::Stream(http) => http.write_head(response)?,
         }
         self.sent_head = Some(SentHead { status, cache });
         Ok(())
@@ -205,6 +214,7 @@ impl Session {
         match &mut self.http {
             Http::Direct(http) => http.write(&piece).await,
             Http::Pingora(http) => http.write_response_body(piece, false).await,
+            Http::Stream(http) => http.write(piece, false).await,
         }
     }
 
@@ -219,6 +229,7 @@ impl Session {
                 http.end().await
             }
             Http::Pingora(http) => http.write_response_body(piece, true).await,
+            Http::Stream(http) => http.write(piece, true).await,
         }
     }
 
@@ -235,29 +246,28 @@ impl Session {
     /// # Errors
     /// The client is gone, or took nothing within the write timeout.
     pub async fn flush(&mut self) -> Result<()> {
-        let http = match &mut self.http {
+        let stream = match &mut self.http {
             Http::Direct(http) => return http.flush().await,
-            Http::Pingora(http) => &**http,
+            Http::Stream(_) => return Ok(()),
+            Http::Pingora(http) => match &**http {
+                ServerSession::H1(http) => PingoraStream::downcast(http.stream()),
+                _ => None,
+            },
         };
-        let ServerSession::H1(http) = http else {
-            return Ok(());
-        };
-        match ClientStream::downcast(http.stream()) {
+        match stream {
             Some(stream) => stream
                 .flush()
                 .await
                 .or_err(ErrorType::WriteError, "flushing the response"),
-            None => Error::e_explain(ErrorType::InternalError, "not a ClientStream"),
+            None => Error::e_explain(ErrorType::InternalError, "not a PingoraStream"),
         }
     }
 
-    /// Aborts an incomplete response visibly: resets an HTTP/2 stream, whose drop alone could look like its end. An
-    /// HTTP/1 connection ends when it is dropped, short of the length or of the last chunk.
-    pub async fn break_off(&mut self) {
-        if let Http::Pingora(http) = &mut self.http
-            && http.is_http2()
-        {
-            http.shutdown().await;
+    /// Aborts an incomplete response visibly: resets an HTTP/2 stream. An HTTP/1 connection ends when it is dropped,
+    /// short of the length or of the last chunk.
+    pub fn break_off(&mut self) {
+        if let Http::Stream(http) = &mut self.http {
+            http.break_off();
         }
     }
 
@@ -265,7 +275,14 @@ impl Session {
     pub async fn finish(self) -> Option<IdleConnection> {
         let stream = match self.http {
             Http::Direct(http) => http.finish().await?,
-            Http::Pingora(http) => Box::pin(http.finish()).await.ok()??.into_parts().0,
+            Http::Pingora(http) => {
+                let (stream, _) = Box::pin(http.finish()).await.ok()??.into_parts();
+                PingoraStream::into_client(stream)?
+            }
+            Http::Stream(http) => {
+                http.finish().await;
+                return None;
+            }
         };
         Some(IdleConnection {
             stream,

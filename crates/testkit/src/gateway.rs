@@ -176,6 +176,15 @@ impl Gateway {
             .count()
     }
 
+    /// Files that it deleted and still has open.
+    pub fn open_deleted_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("a running process")
+            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|file| file.to_string_lossy().ends_with(" (deleted)"))
+            .count()
+    }
+
     /// Sends SIGTERM and waits for the drain; returns the exit status.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {

@@ -1,0 +1,160 @@
+//! HTTP/2 connections (RFC 9113).
+//!
+//! One task serves a connection: it reads and writes frames, and answers the requests of all streams. So a response is
+//! on its way as soon as it is written, and no other task has to be woken for it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{FuturesUnordered, Stream as _};
+use h2::RecvStream;
+use h2::server::{Builder, Connection, SendResponse};
+use http::Request;
+use tokio::time::Instant;
+
+use super::Gateway;
+use super::client_stream::ClientStream;
+use super::head::{Ended, IdleEnd};
+use super::session::Session;
+use super::stream_session::{self, StreamSession};
+
+/// Invalid requests that a connection may send before it is closed.
+const INVALID: usize = 32;
+
+/// A connection after its preface.
+pub struct Http2Connection {
+    connection: Connection<ClientStream, Bytes>,
+    peer: Option<SocketAddr>,
+    idle_timeout: Duration,
+    idle_end: IdleEnd,
+    draining: bool,
+    invalid: usize,
+}
+
+/// Whether a connection goes on.
+enum Next {
+    Serve,
+    Close,
+}
+
+impl Http2Connection {
+    /// Reads the preface and sends the settings of `builder`.
+    ///
+    /// # Errors
+    /// The connection failed, or the bytes are not HTTP/2.
+    pub async fn accept(
+        stream: ClientStream,
+        builder: &Builder,
+        idle_timeout: Duration,
+        idle_end: IdleEnd,
+    ) -> Result<Self, h2::Error> {
+        let peer = stream.peer();
+        Ok(Self {
+            connection: builder.handshake(stream).await?,
+            peer,
+            idle_timeout,
+            idle_end,
+            draining: false,
+            invalid: 0,
+        })
+    }
+
+    /// Serves requests until the client, the idle timeout or the shutdown ends the connection.
+    pub async fn serve(mut self, gateway: &Gateway) {
+        let mut requests = FuturesUnordered::new();
+        self.idle_end
+            .set_deadline(Instant::now() + self.idle_timeout);
+        let answer = |session| async {
+            gateway.serve(session).await;
+        };
+        poll_fn(|cx| self.poll(cx, &mut requests, &answer)).await;
+        // Requests in flight find out that their client is gone, and are counted and logged.
+        drop(self);
+        while requests.next().await.is_some() {}
+    }
+
+    /// Ready when the connection has ended.
+    fn poll<F: Future<Output = ()>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &mut FuturesUnordered<F>,
+        answer: &impl Fn(Session) -> F,
+    ) -> Poll<()> {
+        loop {
+            while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
+                let Some(Ok((request, respond))) = accepted else {
+                    return Poll::Ready(());
+                };
+                match self.begin(request, respond) {
+                    Ok(session) => requests.push(answer(session)),
+                    Err(Next::Serve) => {}
+                    Err(Next::Close) => return Poll::Ready(()),
+                }
+            }
+            let mut answered = false;
+            while let Poll::Ready(Some(())) = Pin::new(&mut *requests).poll_next(cx) {
+                answered = true;
+            }
+            if !answered {
+                break;
+            }
+            // Their responses are sent by polling the connection again.
+            self.idle_end
+                .set_deadline(Instant::now() + self.idle_timeout);
+        }
+        match self.poll_idle(cx, requests.is_empty()) {
+            Next::Serve => Poll::Pending,
+            Next::Close => Poll::Ready(()),
+        }
+    }
+
+    /// Whether the connection has been idle for too long. Notices the shutdown.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, idle: bool) -> Next {
+        while !self.draining
+            && let Poll::Ready(ended) = self.idle_end.poll(cx)
+        {
+            match ended {
+                Ended::Deadline if idle => return Next::Close,
+                Ended::Deadline => {
+                    self.idle_end
+                        .set_deadline(Instant::now() + self.idle_timeout);
+                }
+                Ended::Shutdown => {
+                    self.draining = true;
+                    self.connection.graceful_shutdown();
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+        Next::Serve
+    }
+
+    /// The session of a request.
+    ///
+    /// # Errors
+    /// The request is invalid, and was refused.
+    fn begin(
+        &mut self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> Result<Session, Next> {
+        let (parts, body) = request.into_parts();
+        let header = parts.into();
+        if let Err(invalid) = stream_session::check(&header) {
+            invalid.refuse(respond);
+            self.invalid += 1;
+            return Err(if self.invalid < INVALID {
+                Next::Serve
+            } else {
+                Next::Close
+            });
+        }
+        let session = StreamSession::new(header, body, respond);
+        Ok(Session::stream(session, self.peer))
+    }
+}

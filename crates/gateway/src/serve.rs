@@ -1,0 +1,64 @@
+//! A request, from its head to the end of its response.
+
+use pingora_core::{Error, ErrorType};
+
+use super::context::{RequestContext, Requester};
+use super::error_response::ErrorResponse;
+use super::request_options::RequestOptions;
+use super::session::{IdleConnection, Session};
+use super::{Gateway, access_log, request_metrics, respond};
+use oci::error::ErrorCode;
+
+impl Gateway {
+    /// Answers a request. Returns the connection if HTTP/1 can reuse it.
+    pub(super) async fn serve(&self, mut session: Session) -> Option<IdleConnection> {
+        let request = session.req_header();
+        let mut context = RequestContext::new(request, request_metrics::start(request));
+        let mut answered = Ok(());
+        if let Err(failure) = self.answer(&mut session, &mut context).await {
+            let options = &context.options;
+            answered = Box::pin(self.fail(&mut session, options, failure)).await;
+            // An aborted body was logged where it failed; a client that left is no error.
+            if let Err(error) = &answered {
+                Box::pin(abort(&mut session, options, error)).await;
+            }
+        }
+        request_metrics::finish(&session, &context);
+        if self.state.access_log && context.requester == Requester::Client {
+            access_log::write(self, &session, &context);
+        }
+        answered.ok()?;
+        session.finish().await
+    }
+}
+
+/// Sends a 500 if no head was sent and the client can still receive one; otherwise aborts the response.
+async fn abort(session: &mut Session, options: &RequestOptions, error: &Error) {
+    let left = matches!(
+        error.etype(),
+        ErrorType::WriteError | ErrorType::ConnectionClosed
+    );
+    if left || session.sent_head().is_some() {
+        return session.break_off();
+    }
+    let failed = ErrorResponse::new(ErrorCode::Unknown, "the gateway failed");
+    let _ = respond::error(session, options, &failed).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what `make` returns, in bytes.
+    fn size_of_returned<A, B, F>(_make: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved for each request of HTTP/2, and each connection of HTTP/1 has one.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let serve = |gateway: &'static Gateway, session| gateway.serve(session);
+        let size = size_of_returned(serve);
+        assert!(size <= 6 << 10, "{size} bytes");
+    }
+}
