@@ -1,6 +1,7 @@
 //! A client's connection, above TLS if there is TLS.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -55,11 +56,44 @@ impl ClientStream {
         self.socket().fd()
     }
 
-    /// Sets how much of a body TLS may encrypt at once: a large piece, for a client that takes such pieces quickly,
-    /// or a record.
-    pub fn set_piece(&mut self, bytes: usize) {
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    /// Sends the head of a response, or nothing, and then a piece of its body, in one call: they share a TLS record.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub async fn send(&mut self, head: &[u8], piece: &[u8]) -> io::Result<()> {
+        self.set_buffer_limit(piece.len());
+        let mut slices = &mut [IoSlice::new(head), IoSlice::new(piece)][..];
+        // Skips what is empty.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let written = self.write_vectored(slices).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut slices, written);
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel send part of a file; returns how many bytes it took, 0 behind the file's end.
+    ///
+    /// # Errors
+    /// The connection failed. [`io::ErrorKind::Unsupported`]: it has TLS.
+    pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
+        match self {
+            Self::Plain(socket) => socket.send_file(file, offset, bytes).await,
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Sets how much TLS may encrypt at once: a large piece, for a client that takes such pieces quickly, or a record.
+    fn set_buffer_limit(&mut self, piece: usize) {
         if let Self::Tls(stream) = self {
-            let limit = if bytes > 2 * RECORD { bytes } else { RECORD };
+            let limit = if piece > 2 * RECORD { piece } else { RECORD };
             stream.get_mut().1.set_buffer_limit(Some(limit));
         }
     }
@@ -100,7 +134,7 @@ impl AsyncWrite for ClientStream {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

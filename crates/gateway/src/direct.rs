@@ -3,7 +3,7 @@
 //! Nearly all requests of a registry are such: a GET or HEAD with a few fields, then nothing until its response. What
 //! is the least unusual (a body, an expectation, an upgrade, a second `Host`, bytes after the head) is pingora's.
 
-use std::io::{self, IoSlice};
+use std::fs::File;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -206,6 +206,27 @@ impl DirectSession {
         Ok(())
     }
 
+    /// Whether the kernel can send files as the response's body: without TLS, if its length is known.
+    pub fn sends_files(&self) -> bool {
+        self.stream.is_plain() && matches!(self.framing, Framing::Length(_))
+    }
+
+    /// Lets the kernel send part of a file as the next bytes of the response's body. Returns how many; 0 behind the
+    /// file's end.
+    ///
+    /// # Errors
+    /// [`ErrorType::WriteError`]: the connection failed, or is not as [`Self::sends_files`] says.
+    pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> Result<u64> {
+        self.send(b"").await?;
+        let sent = self.stream.send_file(file, offset, bytes).await;
+        let sent = sent.or_err(ErrorType::WriteError, "writing the response")?;
+        if let Framing::Length(missing) = &mut self.framing {
+            *missing = missing.saturating_sub(sent);
+        }
+        self.sent += usize::try_from(sent).unwrap_or(usize::MAX);
+        Ok(sent)
+    }
+
     /// Ends the response's body.
     ///
     /// # Errors
@@ -258,26 +279,11 @@ impl DirectSession {
 
     /// Sends what is collected and then `piece`, in one call: they share a TLS record.
     async fn send(&mut self, piece: &[u8]) -> Result<()> {
-        self.stream.set_piece(piece.len());
-        let mut slices = [IoSlice::new(&self.collected), IoSlice::new(piece)];
-        let sent = write_all(&mut self.stream, &mut slices).await;
+        let sent = self.stream.send(&self.collected, piece).await;
         sent.or_err(ErrorType::WriteError, "writing the response")?;
         self.collected.clear();
         Ok(())
     }
-}
-
-async fn write_all(stream: &mut ClientStream, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    // Skips what is empty.
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        let written = stream.write_vectored(slices).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        IoSlice::advance_slices(&mut slices, written);
-    }
-    Ok(())
 }
 
 fn framing(method: &Method, response: &Response) -> Framing {

@@ -1,5 +1,6 @@
 //! One request and its response, in either version of HTTP.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -215,6 +216,23 @@ impl Session {
             Http::Direct(http) => http.write(&piece).await,
             Http::Pingora(http) => http.write_response_body(piece, false).await,
             Http::Stream(http) => http.write(piece, false).await,
+        }
+    }
+
+    /// Whether the kernel can send files as the response's body.
+    pub fn sends_files(&self) -> bool {
+        matches!(&self.http, Http::Direct(http) if http.sends_files())
+    }
+
+    /// Lets the kernel send part of a file as the next bytes of the response's body. Returns how many; 0 behind the
+    /// file's end.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing within the write timeout. Or the session does not send files.
+    pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> Result<u64> {
+        match &mut self.http {
+            Http::Direct(http) => http.send_file(file, offset, bytes).await,
+            _ => Error::e_explain(ErrorType::InternalError, "not a plain connection"),
         }
     }
 

@@ -1,14 +1,16 @@
 //! A client's socket: writes that make no progress fail.
 
 use std::fmt;
+use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
@@ -86,6 +88,18 @@ impl ClientSocket {
         Ok(self.first)
     }
 
+    /// Lets the kernel send part of a file; returns how many bytes it took, 0 behind the file's end.
+    ///
+    /// # Errors
+    /// The connection failed, or made no progress for the write timeout.
+    pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
+        poll_fn(|cx| {
+            let sent = self.transport.poll_send_file(cx, file, offset, bytes);
+            self.pace(cx, sent)
+        })
+        .await
+    }
+
     /// Turns a wait of more than `write_timeout` into an error.
     fn pace<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
@@ -113,6 +127,36 @@ impl SocketTransport {
         // third of them is sent.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         Self::Tcp(stream)
+    }
+
+    fn poll_send_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        bytes: u64,
+    ) -> Poll<io::Result<u64>> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (ready, socket) = match self {
+            Self::Tcp(stream) => (stream.poll_write_ready(cx), stream.as_fd()),
+            Self::Unix(stream) => (stream.poll_write_ready(cx), stream.as_fd()),
+        };
+        ready!(ready)?;
+        let call = || {
+            let sent = rustix::fs::sendfile(socket, file, Some(&mut { offset }), bytes)?;
+            Ok(sent as u64)
+        };
+        let sent = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, call),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, call),
+        };
+        match sent {
+            // The socket was not ready after all; this waits for it.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.poll_send_file(cx, file, offset, bytes as u64)
+            }
+            sent => Poll::Ready(sent),
+        }
     }
 }
 

@@ -17,6 +17,10 @@ use tokio::time::timeout;
 use super::response::Response;
 use oci::error::{ErrorCode, body};
 
+/// The longest DATA frame, in bytes: with its head of 9 it fills a TLS record. One that is longer would begin another
+/// record with its last bytes.
+const FRAME: usize = (16 << 10) - 9;
+
 /// A request whose head was read, and its stream.
 pub struct StreamSession {
     header: RequestHeader,
@@ -118,7 +122,7 @@ impl StreamSession {
         };
         while !piece.is_empty() {
             let granted = capacity(stream, piece.len(), self.write_timeout).await?;
-            let part = piece.split_to(granted.min(piece.len()));
+            let part = piece.split_to(granted.min(piece.len()).min(FRAME));
             self.sent += part.len();
             self.ended = end && piece.is_empty();
             let sent = stream.send_data(part, self.ended);

@@ -76,7 +76,7 @@ pub use peer_answer::PeerQuery;
 pub use peer_ticket::PeerKey;
 pub use progress::FillError;
 pub use purge::PurgeMode;
-pub use reader::{ReadError, Reader};
+pub use reader::{CachedPart, ReadError, Reader};
 pub use source::{DigestCheck, FillKey, ForeignSource};
 pub use warm::{ImageReference, WarmError, WarmProgress};
 pub use write_outcome::{WriteOutcome, WriteRequest, write_outcome};

@@ -10,7 +10,7 @@ use super::fill_reader::{Available, FillReader, PieceOrigin};
 use super::pass_through::PassThroughBody;
 use super::source::FillSource;
 use oci::range::Span;
-use store::{Blob, OpenFile, read_at};
+use store::{Blob, OpenFile, is_cached, read_at};
 use upstream::UpstreamError;
 
 /// A write that waits this long makes its receiver a slow one. Shorter waits are how a bounded socket buffer works.
@@ -24,6 +24,9 @@ const MAX_CHUNK: usize = 256 << 10;
 /// The bytes that a receiver must take without being slow to get the largest pieces: more than the
 /// kernel buffers for one that does not read at all.
 const FAST_AFTER: u64 = 8 << 20;
+/// The largest part that the kernel is asked to send at once, in bytes: other connections of the thread wait so long.
+const MAX_PART: u64 = 1 << 20;
+
 /// Why a body failed before its end. The connection must be aborted then.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -56,6 +59,17 @@ pub struct Reader {
     /// Bytes taken since the receiver was last slow.
     taken: u64,
     spare: BytesMut,
+}
+
+/// A part of a stored blob that is in the page cache.
+#[derive(Debug)]
+pub struct CachedPart {
+    /// The blob's file.
+    pub file: Arc<OpenFile>,
+    /// Where the part begins, in bytes.
+    pub offset: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
 }
 
 #[derive(Debug)]
@@ -174,6 +188,26 @@ impl Reader {
         }
         self.offset += piece.len() as u64;
         Ok(Some(piece))
+    }
+
+    /// The next bytes, if they are those of a stored blob and the page cache has them: the kernel may send them itself.
+    /// [`Reader::sent`] goes on behind them.
+    pub fn cached_part(&self) -> Option<CachedPart> {
+        let BodySource::Blob(blob) = &self.source else {
+            return None;
+        };
+        let left = self.end.unwrap_or(blob.size).saturating_sub(self.offset);
+        let bytes = left.min(MAX_PART);
+        (bytes > 0 && is_cached(&blob.file, self.offset, bytes)).then(|| CachedPart {
+            file: blob.file.clone(),
+            offset: self.offset,
+            bytes,
+        })
+    }
+
+    /// Skips bytes of a [`CachedPart`] that were sent.
+    pub fn sent(&mut self, bytes: u64) {
+        self.offset += bytes;
     }
 
     /// Takes a written piece back, with how long the write waited for the receiver.

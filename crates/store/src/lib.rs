@@ -74,7 +74,7 @@ pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
 pub use partials::PartialNote;
 pub use purge::{Purge, PurgeTarget, RecordSurvey};
-pub use read::{BlobReader, hash, hash_part, read_at, same};
+pub use read::{BlobReader, hash, hash_part, is_cached, read_at, same};
 pub use record::{
     BlobKey, BlobLink, ExtensionKey, ExtensionKeyOf, ExtensionKind, ManifestKey, ManifestLink,
     Outcome, Pointer, PublicKey, PublicLink, Reach, Record, RecordKey, Reference, Retention,

@@ -42,6 +42,23 @@ pub async fn read_at(
     .map_err(io::Error::other)?
 }
 
+/// Whether the page cache has the first and the last of `bytes` bytes at `offset`, and so very likely all of them:
+/// reading them does not block.
+pub fn is_cached(file: &File, offset: u64, bytes: u64) -> bool {
+    [offset, (offset + bytes).saturating_sub(1)]
+        .iter()
+        .all(|&at| {
+            let mut byte = [0];
+            let read = preadv2(
+                file,
+                &mut [IoSliceMut::new(&mut byte)],
+                at,
+                ReadWriteFlags::NOWAIT,
+            );
+            read == Ok(1)
+        })
+}
+
 /// Hashes the first `length` bytes of a file. Blocks on the disk.
 ///
 /// # Errors
