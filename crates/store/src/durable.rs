@@ -11,6 +11,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// # Errors
 /// The disk's; the temporary file is removed then.
 pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(staging, path, |file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    })?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// Replaces a file so that the end of the process leaves the old bytes or the new ones; a power cut may leave neither.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_undurable(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(staging, path, |file| file.write_all(bytes))
+}
+
+fn replace(
+    staging: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
 
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -23,7 +44,7 @@ pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()>
         std::fs::rename(&temporary, path)
     };
     let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| write(&mut file))
         .and_then(|()| match rename() {
             // A folder that became empty may have been removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => rename(),
@@ -32,8 +53,7 @@ pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()>
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
-    written?;
-    File::open(folder)?.sync_all()
+    written
 }
 
 /// Creates a folder and those above it durably: a power cut does not remove them.

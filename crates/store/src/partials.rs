@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::write_atomic;
+use super::durable::write_undurable;
 use super::extents;
 use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
@@ -182,6 +182,9 @@ impl Partials {
 
     /// Writes the note that a later process needs to resume. A note takes one block: sources that do not fit, and
     /// a version that is too long, are left out.
+    ///
+    /// It is not fsynced, which would delay the first byte: neither are the bytes that it describes, and those of a
+    /// resumed partial are verified.
     pub fn write_note(&self, digest: &Digest, note: &PartialNote) -> io::Result<()> {
         let mut note = note.clone();
         note.version
@@ -190,7 +193,7 @@ impl Partials {
         while json.len() as u64 > BLOCK && note.sources.pop().is_some() {
             json = serde_json::to_vec(&note)?;
         }
-        write_atomic(&self.root, &note_path(&self.path(digest)), &json)
+        write_undurable(&self.root, &note_path(&self.path(digest)), &json)
     }
 
     pub fn park(&self, digest: Digest, partial: ParkedPartial) {
@@ -205,6 +208,11 @@ impl Partials {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether there is a partial to take out.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.parked().contains_key(digest)
     }
 
     /// Whether a partial must be hashed before it is resumed, since an earlier process wrote it.
