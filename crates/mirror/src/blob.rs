@@ -50,6 +50,11 @@ impl Mirror {
             .open(digest, link.as_ref().and_then(|link| link.size))
             .await
         {
+            // A fill that ended since the first look recorded its link before it committed the bytes.
+            let link = match link {
+                None => state.blob_link(permit, digest).await,
+                link => link,
+            };
             let cache = if let Some(link) = &link {
                 if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
                     self.recheck_blob(&origin, permit, digest);

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
 
 use super::attempts::{Attempts, DownloadEvent, DownloadStep};
 use super::bucket::BucketOutcome;
@@ -38,6 +39,8 @@ pub(super) struct Download {
     /// Whether the staged file is published: not before an upstream said that a source has the blob.
     pub(super) published: bool,
     pub(super) connections: FillConnections,
+    /// Links that are being recorded.
+    pub(super) links: JoinSet<()>,
     outcome: Option<Phase>,
     _counted: metrics::Filling,
 }
@@ -57,6 +60,7 @@ impl Download {
             resumed: 0,
             published: false,
             connections: FillConnections::new(),
+            links: JoinSet::new(),
             outcome: None,
             _counted: metrics::Filling::new(),
         }
@@ -266,6 +270,9 @@ impl Download {
     async fn resume_partial(&mut self) -> Option<StagedBlob> {
         let state = &self.fills.state;
         let (blobs, partial) = (state.store.blobs.clone(), self.fill.key.partial_key());
+        if !blobs.has_partial(&partial) {
+            return None;
+        }
         let _turn = if blobs.resume_hashes(&partial) {
             state.hashing.acquire().await.ok()
         } else {

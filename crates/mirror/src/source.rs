@@ -261,6 +261,7 @@ impl FillSource {
         key: &FillKey,
     ) -> Option<Blob> {
         let digest = match (self, key) {
+            (_, FillKey::Digest(digest)) if !store.blobs.may_have(digest) => return None,
             (Self::Blob(BlobSource { origin, name }), FillKey::Digest(digest)) => {
                 let key = BlobKey::new(name, digest);
                 let link = store.records.open(&key).await.ok()??;

@@ -38,7 +38,10 @@ impl Download {
         source: &FillSource,
         staged: &mut Option<StagedBlob>,
     ) -> Result<Arc<OpenFile>, Interruption> {
-        match self.stream(source, staged).await {
+        let streamed = self.stream(source, staged).await;
+        // Before the commit, so that whoever finds the bytes finds the link.
+        while self.links.join_next().await.is_some() {}
+        match streamed {
             // A body without a length that lost only its terminator.
             Err(Interruption::Drop(_)) if staged.as_ref().is_some_and(StagedBlob::is_complete) => {}
             streamed => streamed?,
@@ -115,7 +118,11 @@ impl Download {
             discarded.map_err(|error| self.interruption_of(error))?;
             body = ask(0, None).await.map_err(interruption)?;
         }
-        self.record_link(source, claim, body.total).await;
+        // The record's fsyncs take longer than the first bytes, which need no link: the source just gave them.
+        let (source, store) = (source.clone(), self.fills.state.store.clone());
+        let size = body.total;
+        let record = async move { source.record_link(&store, claim.as_ref(), size).await };
+        self.links.spawn(record);
         if let (Some(total), Some(now)) = (total, body.total)
             && total != now
         {

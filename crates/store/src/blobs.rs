@@ -95,6 +95,11 @@ impl Blobs {
         }))
     }
 
+    /// Whether a blob may be stored, without asking the disk: one that a fill committed is.
+    pub fn may_have(&self, digest: &Digest) -> bool {
+        !self.space.is_scanned() || self.space.index(|index| index.contains(digest))
+    }
+
     /// Reads a whole blob of at most `most` bytes; `None` if it is absent, damaged or longer. Small blobs are hashed
     /// each time, large ones once per process.
     ///
@@ -202,6 +207,11 @@ impl Blobs {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Whether [`Blobs::resume`] finds a partial.
+    pub fn has_partial(&self, digest: &Digest) -> bool {
+        self.partials.has(digest)
     }
 
     /// Whether [`Blobs::resume`] has to hash a partial of an earlier process.
