@@ -1,7 +1,7 @@
 //! A client's connection, above TLS if there is TLS.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::pin::Pin;
@@ -17,6 +17,9 @@ use super::socket::ClientSocket;
 
 /// How many bytes TLS encrypts before the socket has taken them: a record, which is what a slow reader costs.
 const RECORD: usize = 16 << 10;
+
+/// How many bytes TLS collects of frames that are ready together.
+const COLLECTED: usize = 64 << 10;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl ClientStream {
     /// # Errors
     /// The connection failed.
     pub async fn send(&mut self, head: &[u8], piece: &[u8]) -> io::Result<()> {
-        self.set_buffer_limit(piece.len());
+        self.set_pieces(piece.len());
         let mut slices = &mut [IoSlice::new(head), IoSlice::new(piece)][..];
         // Skips what is empty.
         IoSlice::advance_slices(&mut slices, 0);
@@ -85,16 +88,42 @@ impl ClientStream {
     /// The connection failed. [`io::ErrorKind::Unsupported`]: it has TLS.
     pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
         match self {
-            Self::Plain(socket) => socket.send_file(file, offset, bytes).await,
+            Self::Plain(socket) => {
+                socket.set_quick(bytes > 4 * RECORD as u64);
+                socket.send_file(file, offset, bytes).await
+            }
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// Sets how much TLS may encrypt at once: a large piece, for a client that takes such pieces quickly, or a record.
-    fn set_buffer_limit(&mut self, piece: usize) {
+    /// Prepares for [`Self::poll_collect`].
+    pub fn collect(&mut self) {
+        self.set_pieces(COLLECTED);
+    }
+
+    /// Encrypts bytes, and sends them only if there are too many.
+    pub fn poll_collect(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if let Self::Tls(stream) = self {
-            let limit = if piece > 2 * RECORD { piece } else { RECORD };
-            stream.get_mut().1.set_buffer_limit(Some(limit));
+            let collected = stream.get_mut().1.writer().write_vectored(bufs)?;
+            if collected > 0 {
+                return Poll::Ready(Ok(collected));
+            }
+        }
+        Pin::new(self).poll_write_vectored(cx, bufs)
+    }
+
+    /// Sets how much TLS may encrypt at once, and the kernel may hold: large pieces, for a client that takes such
+    /// pieces quickly, or a record.
+    fn set_pieces(&mut self, piece: usize) {
+        let is_large = piece > 2 * RECORD;
+        if let Self::Tls(stream) = self {
+            let (socket, connection) = stream.get_mut();
+            connection.set_buffer_limit(Some(if is_large { piece } else { RECORD }));
+            socket.set_quick(is_large);
         }
     }
 

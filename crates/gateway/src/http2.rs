@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::client_stream::ClientStream;
 use super::head::{Ended, IdleEnd};
+use super::http2_stream::Http2Stream;
 use super::session::Session;
 use super::stream_session::{self, StreamSession};
 
@@ -28,7 +29,8 @@ const INVALID: usize = 32;
 
 /// A connection after its preface.
 pub struct Http2Connection {
-    connection: Connection<ClientStream, Bytes>,
+    connection: Connection<Http2Stream, Bytes>,
+    stream: Http2Stream,
     peer: Option<SocketAddr>,
     idle_timeout: Duration,
     idle_end: IdleEnd,
@@ -54,8 +56,10 @@ impl Http2Connection {
         idle_end: IdleEnd,
     ) -> Result<Self, h2::Error> {
         let peer = stream.peer();
+        let stream = Http2Stream::new(stream);
         Ok(Self {
-            connection: builder.handshake(stream).await?,
+            connection: builder.handshake(stream.clone()).await?,
+            stream,
             peer,
             idle_timeout,
             idle_end,
@@ -106,6 +110,9 @@ impl Http2Connection {
             // Their responses are sent by polling the connection again.
             self.idle_end
                 .set_deadline(Instant::now() + self.idle_timeout);
+        }
+        if let Poll::Ready(Err(_)) = self.stream.poll_send(cx) {
+            return Poll::Ready(());
         }
         match self.poll_idle(cx, requests.is_empty()) {
             Next::Serve => Poll::Pending,

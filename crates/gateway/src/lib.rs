@@ -24,6 +24,7 @@ mod forward;
 mod head;
 mod host;
 mod http2;
+mod http2_stream;
 mod location;
 mod login;
 mod mount;

@@ -266,12 +266,11 @@ async fn write_body(session: &mut Session, reader: &mut Reader) -> Result<()> {
         if session.sends_files()
             && let Some(part) = reader.cached_part()
         {
-            match session
-                .send_file(&part.file, part.offset, part.bytes)
-                .await?
-            {
+            let sending = session.send_file(&part.file, part.offset, part.bytes);
+            let (sent, waited) = timed(sending).await;
+            match sent? {
                 0 => return incomplete(session, "the file is too short".to_owned()).await,
-                sent => reader.sent(sent),
+                sent => reader.sent(sent, waited),
             }
             continue;
         }
@@ -280,20 +279,20 @@ async fn write_body(session: &mut Session, reader: &mut Reader) -> Result<()> {
             Ok(None) => return Ok(()),
             Err(error) => return incomplete(session, telemetry::chain(&error)).await,
         };
-        let waited = {
-            let mut write = pin!(session.write(chunk.clone()));
-            match futures_util::poll!(&mut write) {
-                Poll::Ready(written) => {
-                    written?;
-                    Duration::ZERO
-                }
-                Poll::Pending => {
-                    let since = Instant::now();
-                    write.await?;
-                    since.elapsed()
-                }
-            }
-        };
+        let (written, waited) = timed(session.write(chunk.clone())).await;
+        written?;
         reader.written(chunk, waited);
+    }
+}
+
+/// The result of a write, and how long it waited for its receiver.
+async fn timed<T>(write: impl Future<Output = T>) -> (T, Duration) {
+    let mut write = pin!(write);
+    match futures_util::poll!(&mut write) {
+        Poll::Ready(written) => (written, Duration::ZERO),
+        Poll::Pending => {
+            let since = Instant::now();
+            (write.await, since.elapsed())
+        }
     }
 }

@@ -16,8 +16,11 @@ use tokio::time::{Instant, Sleep};
 
 use runtime::listen::Accepted;
 
-/// The limit of unsent bytes in the kernel.
+/// The limit of unsent bytes in the kernel, for a client that may be slow: the kernel would accept megabytes at once,
+/// and a slow reader would seem to make no progress until a third of them is sent.
 const UNSENT: u32 = 128 << 10;
+/// The same for a client that takes large pieces quickly: fewer wake-ups.
+const UNSENT_QUICK: u32 = 1 << 20;
 
 /// A client's connection, below TLS. A write fails when it makes no progress for `write_timeout`.
 pub struct ClientSocket {
@@ -25,6 +28,7 @@ pub struct ClientSocket {
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    quick: bool,
     /// A byte that was read ahead, to be read again.
     first: Option<u8>,
     /// Known from the beginning: a socket that its client has reset no longer knows them.
@@ -53,6 +57,7 @@ impl ClientSocket {
             write_timeout,
             deadline: None,
             waiting: false,
+            quick: false,
             first: None,
             peer,
             local,
@@ -86,6 +91,16 @@ impl ClientSocket {
             self.first = Some(byte[0]);
         }
         Ok(self.first)
+    }
+
+    /// Sets whether the client takes large pieces quickly.
+    pub fn set_quick(&mut self, quick: bool) {
+        if self.quick != quick
+            && let SocketTransport::Tcp(stream) = &self.transport
+        {
+            self.quick = quick;
+            limit_unsent(stream, if quick { UNSENT_QUICK } else { UNSENT });
+        }
     }
 
     /// Lets the kernel send part of a file; returns how many bytes it took, 0 behind the file's end.
@@ -123,9 +138,7 @@ impl SocketTransport {
     fn tcp(stream: TcpStream) -> Self {
         // Headers and bodies are flushed whole, so waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        // Otherwise the kernel accepts megabytes at once, and a slow reader seems to make no progress until a
-        // third of them is sent.
-        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+        limit_unsent(&stream, UNSENT);
         Self::Tcp(stream)
     }
 
@@ -158,6 +171,11 @@ impl SocketTransport {
             sent => Poll::Ready(sent),
         }
     }
+}
+
+fn limit_unsent(stream: &TcpStream, bytes: u32) {
+    // Without the limit it works as well.
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes);
 }
 
 impl fmt::Debug for ClientSocket {

@@ -15,16 +15,16 @@ use upstream::UpstreamError;
 
 /// A write that waits this long makes its receiver a slow one. Shorter waits are how a bounded socket buffer works.
 const SLOW: Duration = Duration::from_millis(50);
-/// The smallest piece, in bytes: for a slow receiver.
+/// The smallest piece, in bytes: for a receiver that is slow, or may yet turn out slow.
 const MIN_CHUNK: usize = 16 << 10;
-/// The largest piece for a receiver that may yet turn out slow, in bytes.
-const MID_CHUNK: usize = 32 << 10;
 /// The largest piece, in bytes.
 const MAX_CHUNK: usize = 256 << 10;
 /// The bytes that a receiver must take without being slow to get the largest pieces: more than the
 /// kernel buffers for one that does not read at all.
 const FAST_AFTER: u64 = 8 << 20;
-/// The largest part that the kernel is asked to send at once, in bytes: other connections of the thread wait so long.
+/// What the kernel is asked to send at once, in bytes: to a receiver that may be slow, and at most, since other
+/// connections of the thread wait so long.
+const MIN_PART: u64 = 64 << 10;
 const MAX_PART: u64 = 1 << 20;
 
 /// Why a body failed before its end. The connection must be aborted then.
@@ -197,7 +197,12 @@ impl Reader {
             return None;
         };
         let left = self.end.unwrap_or(blob.size).saturating_sub(self.offset);
-        let bytes = left.min(MAX_PART);
+        let most = if self.chunk == MAX_CHUNK {
+            MAX_PART
+        } else {
+            MIN_PART
+        };
+        let bytes = left.min(most);
         (bytes > 0 && is_cached(&blob.file, self.offset, bytes)).then(|| CachedPart {
             file: blob.file.clone(),
             offset: self.offset,
@@ -205,29 +210,34 @@ impl Reader {
         })
     }
 
-    /// Skips bytes of a [`CachedPart`] that were sent.
-    pub fn sent(&mut self, bytes: u64) {
+    /// Skips bytes of a [`CachedPart`] that were sent, with how long that waited for the receiver.
+    pub fn sent(&mut self, bytes: u64, waited: Duration) {
         self.offset += bytes;
+        self.pace(bytes, waited);
     }
 
     /// Takes a written piece back, with how long the write waited for the receiver.
     pub fn written(&mut self, piece: Bytes, waited: Duration) {
-        if waited >= SLOW {
-            (self.taken, self.chunk) = (0, MIN_CHUNK);
-        } else {
-            self.taken += piece.len() as u64;
-            let most = if self.taken < FAST_AFTER {
-                MID_CHUNK
-            } else {
-                MAX_CHUNK
-            };
-            self.chunk = (self.chunk * 2).min(most);
-        }
+        self.pace(piece.len() as u64, waited);
         if let Ok(buffer) = piece.try_into_mut()
             && buffer.capacity() <= self.chunk
         {
             self.spare = buffer;
         }
+    }
+
+    /// Chooses the size of the next piece.
+    fn pace(&mut self, bytes: u64, waited: Duration) {
+        self.taken = if waited >= SLOW {
+            0
+        } else {
+            self.taken + bytes
+        };
+        self.chunk = if self.taken < FAST_AFTER {
+            MIN_CHUNK
+        } else {
+            (self.chunk * 2).min(MAX_CHUNK)
+        };
     }
 
     /// Reads the file once: at most a chunk, and not beyond `limit`.
