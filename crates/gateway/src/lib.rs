@@ -18,6 +18,7 @@ mod close_delimited;
 mod context;
 mod delegated_auth;
 mod direct;
+mod direct_session;
 mod error_response;
 mod failure;
 mod forward;

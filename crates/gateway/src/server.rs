@@ -16,6 +16,7 @@ use super::Gateway;
 use super::admission::MAX_STREAMS;
 use super::client_stream::ClientStream;
 use super::direct::DirectRequest;
+use super::direct_session::DirectSession;
 use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
 use super::http2::Http2Connection;
 use super::session::Session;
@@ -289,7 +290,7 @@ impl ListenerContext {
             };
             let head = head.freeze();
             let mut session = match DirectRequest::parse(&head) {
-                Some(request) => Session::direct(request.on(stream)),
+                Some(request) => Session::direct(DirectSession::new(request, stream)),
                 None => match Box::pin(Session::read(stream, head, idle_timeout)).await {
                     Some(session) => session,
                     None => return,

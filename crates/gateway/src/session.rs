@@ -11,7 +11,7 @@ use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 
 use super::client_stream::ClientStream;
-use super::direct::DirectSession;
+use super::direct_session::DirectSession;
 use super::pingora_stream::PingoraStream;
 use super::response::Response;
 use super::stream_session::StreamSession;

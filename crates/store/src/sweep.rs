@@ -254,5 +254,4 @@ impl LeastUsed {
 }
 
 #[cfg(test)]
-#[path = "sweep_tests.rs"]
 mod tests;

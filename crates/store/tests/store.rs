@@ -8,13 +8,17 @@
     reason = "a test is a script or a table, which reads best in one piece"
 )]
 
+#[path = "store/acts.rs"]
+mod acts;
+#[path = "store/invariants.rs"]
+mod invariants;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use oci::digest::{Algorithm, Digest};
+use oci::digest::Digest;
 use oci::name::{Registry, RepositoryName};
 use proptest::prelude::*;
 use roadstead_store::{
@@ -23,7 +27,8 @@ use roadstead_store::{
 };
 use serde::{Deserialize, Serialize};
 
-use testkit::disk::{files, measured};
+use acts::{Act, CONTENTS, act, content, digest};
+use testkit::disk::files;
 
 /// Records of many blocks.
 static LISTS: ExtensionKind = ExtensionKind {
@@ -40,108 +45,13 @@ struct Names(Vec<String>);
 
 impl Record for Names {}
 
-/// The contents that there can be.
-const CONTENTS: u8 = 10;
 /// What the store may take in bytes: about half of all contents.
 const MAX_SIZE: u64 = 4 << 20;
-
-/// Every second content is large enough to be resumed.
-static ALL: LazyLock<Vec<(Vec<u8>, Digest)>> = LazyLock::new(|| {
-    let make = |key: u8| {
-        let length = if key.is_multiple_of(2) {
-            (1 << 20) + usize::from(key) * 50_000
-        } else {
-            usize::from(key) * 9000
-        };
-        let bytes: Vec<u8> = (0..=250_u8)
-            .map(|byte| byte ^ key)
-            .cycle()
-            .take(length)
-            .collect();
-        let algorithm = if key.is_multiple_of(5) {
-            Algorithm::Sha512
-        } else {
-            Algorithm::Sha256
-        };
-        let digest = Digest::of(algorithm, &bytes);
-        (bytes, digest)
-    };
-    (0..CONTENTS).map(make).collect()
-});
-
-fn content(key: u8) -> &'static [u8] {
-    &ALL[usize::from(key)].0
-}
-
-fn digest(key: u8) -> Digest {
-    ALL[usize::from(key)].1
-}
 
 fn blob_path(root: &Path, digest: &Digest) -> std::path::PathBuf {
     let hex = digest.hex();
     let algorithm = digest.algorithm().as_str();
     root.join("blobs").join(algorithm).join(&hex[..2]).join(hex)
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    /// Starts a download, with or without a length, or resumes its partial.
-    Stage(u8, bool),
-    /// Appends so many percent of what is missing.
-    Append(u8, u8),
-    /// Appends a wrong byte.
-    AppendWrong(u8),
-    Commit(u8),
-    Park(u8),
-    /// Drops the download.
-    Drop(u8),
-    /// Stores it whole, as manifests are.
-    Store(u8),
-    Open(u8),
-    Close,
-    /// An orderly restart, with another limit in MiB.
-    Restart(u8),
-    /// The process is killed: nothing is cleaned up.
-    Crash,
-    /// A byte on disk changes, or the end is cut off.
-    Corrupt(u8, bool),
-    /// A file is removed by hand.
-    Delete(u8),
-    /// Foreign files appear in the store.
-    Litter,
-    /// Adds so many names to the lists of a repository.
-    Link(u8, u16),
-    /// The folder of partials takes no file any more, until the next act of this kind.
-    Break,
-    Verify,
-    /// Nothing was used for two days.
-    Age,
-    Sweep,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let key = 0..CONTENTS;
-    prop_oneof![
-        4 => (key.clone(), any::<bool>()).prop_map(|(key, sized)| Act::Stage(key, sized)),
-        5 => (key.clone(), 1..=100_u8).prop_map(|(key, part)| Act::Append(key, part)),
-        1 => key.clone().prop_map(Act::AppendWrong),
-        5 => key.clone().prop_map(Act::Commit),
-        2 => key.clone().prop_map(Act::Park),
-        1 => key.clone().prop_map(Act::Drop),
-        4 => key.clone().prop_map(Act::Store),
-        5 => key.clone().prop_map(Act::Open),
-        2 => Just(Act::Close),
-        1 => (1..6_u8).prop_map(Act::Restart),
-        2 => Just(Act::Crash),
-        2 => (key.clone(), any::<bool>()).prop_map(|(key, cut)| Act::Corrupt(key, cut)),
-        1 => key.prop_map(Act::Delete),
-        1 => Just(Act::Litter),
-        2 => (0..3_u8, 1..3000_u16).prop_map(|(of, many)| Act::Link(of, many)),
-        1 => Just(Act::Break),
-        1 => Just(Act::Verify),
-        1 => Just(Act::Age),
-        1 => Just(Act::Sweep),
-    ]
 }
 
 /// The store and its model.
@@ -457,50 +367,6 @@ impl World {
             assert!(!path.exists(), "{key} is still wrong");
             self.committed.remove(&key);
         }
-    }
-
-    /// What must hold at any time.
-    fn inspect(&mut self) {
-        let root = self.root.path();
-        let on_disk = measured(root);
-        assert!(
-            on_disk <= self.max_size,
-            "{on_disk} bytes of {}",
-            self.max_size
-        );
-        let mut blobs = 0;
-        for key in 0..CONTENTS {
-            let Ok(bytes) = std::fs::read(blob_path(root, &digest(key))) else {
-                // It went: it is no longer wrong.
-                self.corrupted.remove(&key);
-                continue;
-            };
-            blobs += 1;
-            assert!(self.committed.contains(&key), "{key} was never committed");
-            let right = bytes == content(key);
-            assert_eq!(right, !self.corrupted.contains(&key), "{key}");
-        }
-        assert_eq!(files(&root.join("blobs")).len(), blobs, "nothing else");
-        // No orphan: a partial is being filled, or it waits with its note.
-        if !self.was_broken {
-            for file in files(&root.join("partials")) {
-                let name = file.file_name().expect("a name").to_string_lossy();
-                let bytes = name.strip_suffix(".json").unwrap_or(&name);
-                let filled = |key: &u8| bytes.ends_with(&digest(*key).hex());
-                let waits = self.store().blobs.partials();
-                let waits = waits
-                    .iter()
-                    .any(|(digest, _)| bytes.ends_with(&digest.hex()));
-                assert!(waits || self.staged.keys().any(filled), "an orphan: {name}");
-            }
-        }
-        let said = self.store().space.used();
-        assert!(said <= self.max_size, "{said}");
-        // Given up while its folder was away, a partial stays on disk until the next start.
-        assert!(
-            self.was_broken || said + 2 * 4096 >= on_disk,
-            "{said} {on_disk}"
-        );
     }
 }
 
