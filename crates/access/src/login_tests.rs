@@ -262,7 +262,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn without_accounts_everybody_is_anonymous() {
+async fn without_accounts_all_clients_are_anonymous() {
     let dir = tempfile::tempdir().expect("a folder");
     let settings = Settings {
         htpasswd: None,

@@ -82,7 +82,7 @@ fn view(
     use hmac::{Hmac, KeyInit as _, Mac as _};
 
     let identity = match credentials {
-        None => return Some("everybody-".to_owned() + &short(origin.as_bytes())),
+        None => return Some("anonymous-".to_owned() + &short(origin.as_bytes())),
         Some(upstream::Credentials { username, password }) => {
             format!("{origin}\n{username}\n{password}")
         }
