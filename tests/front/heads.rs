@@ -78,6 +78,29 @@ fn long_h2_head_is_refused_without_effect_on_others() {
 }
 
 #[test]
+fn h2_connection_with_many_invalid_requests_is_closed() {
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+
+    let scene = Scene::new(10, "");
+    let mut connection = H2::connect(scene.gateway.url(0), &scene.gateway.ca_path(), 1 << 20);
+    let mut streams = (1..).step_by(2);
+    let mut exchange = |fields: &[h2::Field<'_>]| {
+        let stream = streams.next().expect("a stream");
+        connection.exchange(stream, fields)
+    };
+    let ping = h2::pseudo("GET", "/v2/");
+    let mut two_hosts = ping.to_vec();
+    two_hosts.push((b"host", b"elsewhere"));
+    for _ in 1..32 {
+        assert_eq!(exchange(&two_hosts).expect("an answer").status(), 400);
+        assert_eq!(exchange(&ping).expect("an answer").status(), 200);
+    }
+    let refused = exchange(&two_hosts);
+    let refused = refused.map(|reply| reply.status());
+    assert_eq!(refused, Err(Refused::GoAway(ENHANCE_YOUR_CALM)));
+}
+
+#[test]
 fn slow_head_times_out() {
     let scene = Scene::new(10, "limits: {header_timeout: 1s, idle_timeout: 60s}\n");
     for mut raw in listeners(&scene) {

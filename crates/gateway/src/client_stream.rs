@@ -15,8 +15,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::ClientSocket;
 
-/// How many bytes TLS encrypts before the socket has taken them: a record, which is what a slow reader costs.
+/// How many bytes TLS encrypts at least before the socket has taken them: a record, which is what a slow reader costs.
 const RECORD: usize = 16 << 10;
+/// How many bytes at most.
+const MAX_BUFFER: usize = 256 << 10;
 
 /// How many bytes TLS collects of frames that are ready together.
 const COLLECTED: usize = 64 << 10;
@@ -68,7 +70,7 @@ impl ClientStream {
     /// # Errors
     /// The connection failed.
     pub async fn send(&mut self, head: &[u8], piece: &[u8]) -> io::Result<()> {
-        self.set_pieces(piece.len());
+        self.limit_buffer(head.len() + piece.len());
         let mut slices = &mut [IoSlice::new(head), IoSlice::new(piece)][..];
         // Skips what is empty.
         IoSlice::advance_slices(&mut slices, 0);
@@ -88,17 +90,23 @@ impl ClientStream {
     /// The connection failed. [`io::ErrorKind::Unsupported`]: it has TLS.
     pub async fn send_file(&mut self, file: &File, offset: u64, bytes: u64) -> io::Result<u64> {
         match self {
-            Self::Plain(socket) => {
-                socket.set_quick(bytes > 4 * RECORD as u64);
-                socket.send_file(file, offset, bytes).await
-            }
+            Self::Plain(socket) => socket.send_file(file, offset, bytes).await,
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// Prepares for [`Self::poll_collect`].
+    /// Sets whether the client takes what it gets quickly: the kernel then holds more for it.
+    pub fn set_quick(&mut self, quick: bool) {
+        match self {
+            Self::Plain(socket) => socket.set_quick(quick),
+            Self::Tls(stream) => stream.get_mut().0.set_quick(quick),
+        }
+    }
+
+    /// Prepares for [`Self::poll_collect`]. Frames are paced by the client's windows instead of the kernel's buffer.
     pub fn collect(&mut self) {
-        self.set_pieces(COLLECTED);
+        self.limit_buffer(COLLECTED);
+        self.set_quick(true);
     }
 
     /// Encrypts bytes, and sends them only if there are too many.
@@ -116,14 +124,11 @@ impl ClientStream {
         Pin::new(self).poll_write_vectored(cx, bufs)
     }
 
-    /// Sets how much TLS may encrypt at once, and the kernel may hold: large pieces, for a client that takes such
-    /// pieces quickly, or a record.
-    fn set_pieces(&mut self, piece: usize) {
-        let is_large = piece > 2 * RECORD;
+    /// Lets TLS encrypt so many bytes at once.
+    fn limit_buffer(&mut self, bytes: usize) {
         if let Self::Tls(stream) = self {
-            let (socket, connection) = stream.get_mut();
-            connection.set_buffer_limit(Some(if is_large { piece } else { RECORD }));
-            socket.set_quick(is_large);
+            let limit = bytes.clamp(RECORD, MAX_BUFFER);
+            stream.get_mut().1.set_buffer_limit(Some(limit));
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 
-use http::{Method, StatusCode, header};
+use http::{Method, header};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 use tokio::io::AsyncWriteExt as _;
 
 use super::client_stream::ClientStream;
-use super::direct::DirectRequest;
+use super::direct_request::DirectRequest;
 use super::response::Response;
 
 /// Bytes that are collected before they are written, so that a head and short pieces share a TLS record.
@@ -68,6 +68,11 @@ impl DirectSession {
     /// Closes the connection after this response.
     pub fn close_afterwards(&mut self) {
         self.request.keep_alive = false;
+    }
+
+    /// Sets whether the client takes the body quickly.
+    pub fn set_quick(&mut self, quick: bool) {
+        self.stream.set_quick(quick);
     }
 
     /// Writes the head of the response.
@@ -217,11 +222,7 @@ impl DirectSession {
 }
 
 fn framing(method: &Method, response: &Response) -> Framing {
-    let bodyless = matches!(
-        response.status(),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
-    if bodyless || method == Method::HEAD {
+    if !response.has_body(method) {
         return Framing::Done;
     }
     if let Some(length) = response.content_length() {
@@ -236,6 +237,7 @@ fn framing(method: &Method, response: &Response) -> Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::StatusCode;
     use oci::cache_status::CacheStatus;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads heads of HTTP/1 requests within limits of time and size, and refuses those that exceed them.
 //!
-//! It counts bytes and time; [`super::direct`] or pingora parses.
+//! It counts bytes and time; [`super::direct_request`] or pingora parses.
 
 use std::future::poll_fn;
 use std::io;

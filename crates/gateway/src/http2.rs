@@ -12,25 +12,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{FuturesUnordered, Stream as _};
-use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::Instant;
 
 use super::Gateway;
 use super::client_stream::ClientStream;
 use super::head::{Ended, IdleEnd};
-use super::http2_stream::Http2Stream;
+use super::http2_session::{self, Http2Session};
 use super::session::Session;
-use super::stream_session::{self, StreamSession};
+use super::shared_stream::SharedStream;
 
 /// Invalid requests that a connection may send before it is closed.
 const INVALID: usize = 32;
 
 /// A connection after its preface.
 pub struct Http2Connection {
-    connection: Connection<Http2Stream, Bytes>,
-    stream: Http2Stream,
+    connection: Connection<SharedStream, Bytes>,
+    stream: SharedStream,
     peer: Option<SocketAddr>,
     idle_timeout: Duration,
     idle_end: IdleEnd,
@@ -56,7 +56,7 @@ impl Http2Connection {
         idle_end: IdleEnd,
     ) -> Result<Self, h2::Error> {
         let peer = stream.peer();
-        let stream = Http2Stream::new(stream);
+        let stream = SharedStream::collecting(stream);
         Ok(Self {
             connection: builder.handshake(stream.clone()).await?,
             stream,
@@ -94,10 +94,8 @@ impl Http2Connection {
                 let Some(Ok((request, respond))) = accepted else {
                     return Poll::Ready(());
                 };
-                match self.begin(request, respond) {
-                    Ok(session) => requests.push(answer(session)),
-                    Err(Next::Serve) => {}
-                    Err(Next::Close) => return Poll::Ready(()),
+                if let Some(session) = self.begin(request, respond) {
+                    requests.push(answer(session));
                 }
             }
             let mut answered = false;
@@ -141,27 +139,23 @@ impl Http2Connection {
         Next::Serve
     }
 
-    /// The session of a request.
-    ///
-    /// # Errors
-    /// The request is invalid, and was refused.
+    /// The session of a request; `None` if it is invalid, and was refused.
     fn begin(
         &mut self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-    ) -> Result<Session, Next> {
+    ) -> Option<Session> {
         let (parts, body) = request.into_parts();
         let header = parts.into();
-        if let Err(invalid) = stream_session::check(&header) {
+        if let Err(invalid) = http2_session::check(&header) {
             invalid.refuse(respond);
             self.invalid += 1;
-            return Err(if self.invalid < INVALID {
-                Next::Serve
-            } else {
-                Next::Close
-            });
+            if self.invalid == INVALID {
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            return None;
         }
-        let session = StreamSession::new(header, body, respond);
-        Ok(Session::stream(session, self.peer))
+        let session = Http2Session::new(header, body, respond);
+        Some(Session::http2(session, self.peer))
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use http::header::InvalidHeaderValue;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 
@@ -214,6 +214,12 @@ impl Response {
 
     pub fn cache(&self) -> CacheStatus {
         self.cache
+    }
+
+    /// Whether the response to such a request has a body (RFC 9110 §6.4.1).
+    pub fn has_body(&self, method: &Method) -> bool {
+        let without = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        method != Method::HEAD && !without.contains(&self.status)
     }
 
     /// The value of `Content-Length`.

@@ -262,6 +262,7 @@ async fn incomplete(session: &mut Session, error: String) -> Result<()> {
 /// Writes the chunks of a reader, without ending the body.
 async fn write_body(session: &mut Session, reader: &mut Reader) -> Result<()> {
     loop {
+        session.set_quick(reader.is_quick());
         // Without TLS the kernel sends from the page cache, and copies nothing (decision 52).
         if session.sends_files()
             && let Some(part) = reader.cached_part()

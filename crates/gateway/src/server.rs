@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Gateway;
 use super::admission::MAX_STREAMS;
 use super::client_stream::ClientStream;
-use super::direct::DirectRequest;
+use super::direct_request::DirectRequest;
 use super::direct_session::DirectSession;
 use super::head::{self, HeadOutcome, REFUSE_TIMEOUT, refuse};
 use super::http2::Http2Connection;

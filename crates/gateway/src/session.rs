@@ -12,9 +12,9 @@ use pingora_http::RequestHeader;
 
 use super::client_stream::ClientStream;
 use super::direct_session::DirectSession;
-use super::pingora_stream::PingoraStream;
+use super::http2_session::Http2Session;
 use super::response::Response;
-use super::stream_session::StreamSession;
+use super::shared_stream::SharedStream;
 use access::VerifiedLogin;
 use oci::cache_status::CacheStatus;
 
@@ -40,10 +40,9 @@ pub struct IdleConnection {
 enum Http {
     /// HTTP/1.1, without a request body.
     Direct(DirectSession),
-    /// Any other HTTP/1.
-    Pingora(Box<ServerSession>),
-    /// HTTP/2.
-    Stream(Box<StreamSession>),
+    /// Any other HTTP/1, and a handle to its connection.
+    Pingora(Box<ServerSession>, SharedStream),
+    Http2(Box<Http2Session>),
 }
 
 /// The status and cache status of a response whose head was written.
@@ -67,12 +66,12 @@ impl Session {
     /// Bytes that are not HTTP get an empty 400.
     pub async fn read(stream: ClientStream, head: Bytes, idle_timeout: Duration) -> Option<Self> {
         let peer = stream.peer();
-        let stream = Box::new(PingoraStream::new(stream));
-        let mut http = Box::new(ServerSession::new_http1(stream));
+        let stream = SharedStream::new(stream);
+        let mut http = Box::new(ServerSession::new_http1(Box::new(stream.clone())));
         http.set_keepalive(Some(idle_timeout.as_secs()));
         http.set_pipelined_prefix(head.into());
         match http.read_request().await {
-            Ok(true) => Some(Self::new(Http::Pingora(http), peer)),
+            Ok(true) => Some(Self::new(Http::Pingora(http, stream), peer)),
             Ok(false) => None,
             Err(error) => {
                 tracing::debug!(%error, "cannot read a request");
@@ -93,20 +92,20 @@ impl Session {
     }
 
     /// The session of a request on a stream of HTTP/2. `peer` is the client's address.
-    pub fn stream(session: StreamSession, peer: Option<SocketAddr>) -> Self {
-        Self::new(Http::Stream(Box::new(session)), peer)
+    pub fn http2(session: Http2Session, peer: Option<SocketAddr>) -> Self {
+        Self::new(Http::Http2(Box::new(session)), peer)
     }
 
     pub fn req_header(&self) -> &RequestHeader {
         match &self.http {
             Http::Direct(http) => http.header(),
-            Http::Stream(http) => http.header(),
-            Http::Pingora(http) => http.req_header(),
+            Http::Http2(http) => http.header(),
+            Http::Pingora(http, _) => http.req_header(),
         }
     }
 
     pub fn is_http2(&self) -> bool {
-        matches!(self.http, Http::Stream(_))
+        matches!(self.http, Http::Http2(_))
     }
 
     /// The address of the client; `None` for a Unix socket.
@@ -128,8 +127,8 @@ impl Session {
     pub fn bytes_received(&self) -> usize {
         match &self.http {
             Http::Direct(_) => 0,
-            Http::Pingora(http) => http.body_bytes_read(),
-            Http::Stream(http) => http.bytes_received(),
+            Http::Pingora(http, _) => http.body_bytes_read(),
+            Http::Http2(http) => http.bytes_received(),
         }
     }
 
@@ -137,14 +136,14 @@ impl Session {
     pub fn bytes_sent(&self) -> usize {
         match &self.http {
             Http::Direct(http) => http.bytes_sent(),
-            Http::Pingora(http) => http.body_bytes_sent(),
-            Http::Stream(http) => http.bytes_sent(),
+            Http::Pingora(http, _) => http.body_bytes_sent(),
+            Http::Http2(http) => http.bytes_sent(),
         }
     }
 
     /// Sets how long a write of an HTTP/2 response may make no progress. Below HTTP/1, the socket has a timeout.
     pub fn set_write_timeout(&mut self, timeout: Duration) {
-        if let Http::Stream(http) = &mut self.http {
+        if let Http::Http2(http) = &mut self.http {
             http.set_write_timeout(timeout);
         }
     }
@@ -153,8 +152,8 @@ impl Session {
     pub fn close_afterwards(&mut self) {
         match &mut self.http {
             Http::Direct(http) => http.close_afterwards(),
-            Http::Pingora(http) => http.set_keepalive(None),
-            Http::Stream(_) => {}
+            Http::Pingora(http, _) => http.set_keepalive(None),
+            Http::Http2(_) => {}
         }
     }
 
@@ -162,8 +161,8 @@ impl Session {
     pub fn is_body_empty(&mut self) -> bool {
         match &mut self.http {
             Http::Direct(_) => true,
-            Http::Pingora(http) => http.is_body_empty(),
-            Http::Stream(http) => http.is_body_empty(),
+            Http::Pingora(http, _) => http.is_body_empty(),
+            Http::Http2(http) => http.is_body_empty(),
         }
     }
 
@@ -174,8 +173,8 @@ impl Session {
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.http {
             Http::Direct(_) => Ok(None),
-            Http::Pingora(http) => http.read_request_body().await,
-            Http::Stream(http) => http.read_body().await,
+            Http::Pingora(http, _) => http.read_request_body().await,
+            Http::Http2(http) => http.read_body().await,
         }
     }
 
@@ -185,8 +184,8 @@ impl Session {
     /// The client is gone, or took nothing within the write timeout.
     pub async fn write_continue(&mut self) -> Result<()> {
         match &mut self.http {
-            Http::Direct(_) | Http::Stream(_) => Ok(()),
-            Http::Pingora(http) => http.write_continue_response().await,
+            Http::Direct(_) | Http::Http2(_) => Ok(()),
+            Http::Pingora(http, _) => http.write_continue_response().await,
         }
     }
 
@@ -198,10 +197,10 @@ impl Session {
         let (status, cache) = (response.status(), response.cache());
         match &mut self.http {
             Http::Direct(http) => http.write_head(&response).await?,
-            Http::Pingora(http) => {
+            Http::Pingora(http, _) => {
                 http.write_response_header(response.into_pingora()?).await?;
             }
-            Http::Stream(http) => http.write_head(response)?,
+            Http::Http2(http) => http.write_head(response)?,
         }
         self.sent_head = Some(SentHead { status, cache });
         Ok(())
@@ -214,8 +213,15 @@ impl Session {
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         match &mut self.http {
             Http::Direct(http) => http.write(&piece).await,
-            Http::Pingora(http) => http.write_response_body(piece, false).await,
-            Http::Stream(http) => http.write(piece, false).await,
+            Http::Pingora(http, _) => http.write_response_body(piece, false).await,
+            Http::Http2(http) => http.write(piece).await,
+        }
+    }
+
+    /// Sets whether the client takes the body quickly: the kernel then holds more of it. HTTP/2 has windows for that.
+    pub fn set_quick(&mut self, quick: bool) {
+        if let Http::Direct(http) = &mut self.http {
+            http.set_quick(quick);
         }
     }
 
@@ -246,8 +252,8 @@ impl Session {
                 http.write(&piece).await?;
                 http.end().await
             }
-            Http::Pingora(http) => http.write_response_body(piece, true).await,
-            Http::Stream(http) => http.write(piece, true).await,
+            Http::Pingora(http, _) => http.write_response_body(piece, true).await,
+            Http::Http2(http) => http.write_last(piece).await,
         }
     }
 
@@ -264,27 +270,20 @@ impl Session {
     /// # Errors
     /// The client is gone, or took nothing within the write timeout.
     pub async fn flush(&mut self) -> Result<()> {
-        let stream = match &mut self.http {
-            Http::Direct(http) => return http.flush().await,
-            Http::Stream(_) => return Ok(()),
-            Http::Pingora(http) => match &**http {
-                ServerSession::H1(http) => PingoraStream::downcast(http.stream()),
-                _ => None,
-            },
-        };
-        match stream {
-            Some(stream) => stream
-                .flush()
-                .await
-                .or_err(ErrorType::WriteError, "flushing the response"),
-            None => Error::e_explain(ErrorType::InternalError, "not a PingoraStream"),
+        match &mut self.http {
+            Http::Direct(http) => http.flush().await,
+            Http::Pingora(_, stream) => {
+                let sent = stream.send().await;
+                sent.or_err(ErrorType::WriteError, "flushing the response")
+            }
+            Http::Http2(_) => Ok(()),
         }
     }
 
     /// Aborts an incomplete response visibly: resets an HTTP/2 stream. An HTTP/1 connection ends when it is dropped,
     /// short of the length or of the last chunk.
     pub fn break_off(&mut self) {
-        if let Http::Stream(http) = &mut self.http {
+        if let Http::Http2(http) = &mut self.http {
             http.break_off();
         }
     }
@@ -293,11 +292,11 @@ impl Session {
     pub async fn finish(self) -> Option<IdleConnection> {
         let stream = match self.http {
             Http::Direct(http) => http.finish().await?,
-            Http::Pingora(http) => {
-                let (stream, _) = Box::pin(http.finish()).await.ok()??.into_parts();
-                PingoraStream::into_client(stream)?
+            Http::Pingora(http, stream) => {
+                drop(Box::pin(http.finish()).await.ok()??);
+                stream.into_inner()?
             }
-            Http::Stream(http) => {
+            Http::Http2(http) => {
                 http.finish().await;
                 return None;
             }

@@ -226,6 +226,11 @@ impl Reader {
         }
     }
 
+    /// Whether the receiver has taken enough without being slow, so that more may be on its way at once.
+    pub fn is_quick(&self) -> bool {
+        self.taken >= FAST_AFTER
+    }
+
     /// Chooses the size of the next piece.
     fn pace(&mut self, bytes: u64, waited: Duration) {
         self.taken = if waited >= SLOW {
@@ -233,10 +238,10 @@ impl Reader {
         } else {
             self.taken + bytes
         };
-        self.chunk = if self.taken < FAST_AFTER {
-            MIN_CHUNK
-        } else {
+        self.chunk = if self.is_quick() {
             (self.chunk * 2).min(MAX_CHUNK)
+        } else {
+            MIN_CHUNK
         };
     }
 

@@ -22,7 +22,7 @@ use oci::error::{ErrorCode, body};
 const FRAME: usize = (16 << 10) - 9;
 
 /// A request whose head was read, and its stream.
-pub struct StreamSession {
+pub struct Http2Session {
     header: RequestHeader,
     request: RecvStream,
     respond: SendResponse<Bytes>,
@@ -34,7 +34,7 @@ pub struct StreamSession {
     write_timeout: Duration,
 }
 
-impl StreamSession {
+impl Http2Session {
     pub fn new(header: RequestHeader, request: RecvStream, respond: SendResponse<Bytes>) -> Self {
         Self {
             header,
@@ -94,12 +94,7 @@ impl StreamSession {
     /// # Errors
     /// [`ErrorType::WriteError`]: the client reset the stream, or is gone.
     pub fn write_head(&mut self, response: Response) -> Result<()> {
-        let ended = self.header.method == Method::HEAD
-            || matches!(
-                response.status(),
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            )
-            || response.content_length() == Some(0);
+        let ended = !response.has_body(&self.header.method) || response.content_length() == Some(0);
         let mut head = response.into_http2()?;
         head.headers_mut().insert(header::DATE, get_cached_date());
         let stream = self.respond.send_response(head, ended);
@@ -113,7 +108,19 @@ impl StreamSession {
     /// # Errors
     /// [`ErrorType::WriteError`]: the client reset the stream, or is gone. [`ErrorType::WriteTimedout`]: its window
     /// stayed closed for the write timeout.
-    pub async fn write(&mut self, mut piece: Bytes, end: bool) -> Result<()> {
+    pub async fn write(&mut self, piece: Bytes) -> Result<()> {
+        self.send(piece, After::More).await
+    }
+
+    /// As [`Self::write`], and ends the body.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_last(&mut self, piece: Bytes) -> Result<()> {
+        self.send(piece, After::End).await
+    }
+
+    async fn send(&mut self, mut piece: Bytes, after: After) -> Result<()> {
         if self.ended {
             return Ok(());
         }
@@ -124,11 +131,11 @@ impl StreamSession {
             let granted = capacity(stream, piece.len(), self.write_timeout).await?;
             let part = piece.split_to(granted.min(piece.len()).min(FRAME));
             self.sent += part.len();
-            self.ended = end && piece.is_empty();
+            self.ended = after == After::End && piece.is_empty();
             let sent = stream.send_data(part, self.ended);
             sent.or_err(ErrorType::WriteError, "writing a response")?;
         }
-        if end && !self.ended {
+        if after == After::End && !self.ended {
             self.ended = true;
             let sent = stream.send_data(Bytes::new(), true);
             sent.or_err(ErrorType::WriteError, "writing a response")?;
@@ -147,9 +154,16 @@ impl StreamSession {
     pub async fn finish(mut self) {
         if self.response.is_some() {
             // The client may have left.
-            let _ = self.write(Bytes::new(), true).await;
+            let _ = self.write_last(Bytes::new()).await;
         }
     }
+}
+
+/// What follows a piece of a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    More,
+    End,
 }
 
 /// Waits until some of so many bytes may be sent. Returns how many.
