@@ -95,7 +95,7 @@ impl Blobs {
         }))
     }
 
-    /// Whether a blob may be stored, without asking the disk: one that a fill committed is.
+    /// False if the blob is certainly not stored. The disk is not asked: until it was scanned, every blob may be.
     pub fn may_have(&self, digest: &Digest) -> bool {
         !self.space.is_scanned() || self.space.index(|index| index.contains(digest))
     }

@@ -23,7 +23,7 @@ pub fn write_atomic(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()>
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub fn write_undurable(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_without_sync(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(staging, path, |file| file.write_all(bytes))
 }
 

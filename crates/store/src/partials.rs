@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::write_undurable;
+use super::durable::{write_atomic, write_without_sync};
 use super::extents;
 use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
@@ -183,8 +183,8 @@ impl Partials {
     /// Writes the note that a later process needs to resume. A note takes one block: sources that do not fit, and
     /// a version that is too long, are left out.
     ///
-    /// It is not fsynced, which would delay the first byte: neither are the bytes that it describes, and those of a
-    /// resumed partial are verified.
+    /// Only that a partial has holes is synced: a later process would take the holes for bytes. The rest would delay the
+    /// first byte, and is worth no more than the bytes that it describes, which are not synced either.
     pub fn write_note(&self, digest: &Digest, note: &PartialNote) -> io::Result<()> {
         let mut note = note.clone();
         note.version
@@ -193,7 +193,12 @@ impl Partials {
         while json.len() as u64 > BLOCK && note.sources.pop().is_some() {
             json = serde_json::to_vec(&note)?;
         }
-        write_undurable(&self.root, &note_path(&self.path(digest)), &json)
+        let write = if note.segmented {
+            write_atomic
+        } else {
+            write_without_sync
+        };
+        write(&self.root, &note_path(&self.path(digest)), &json)
     }
 
     pub fn park(&self, digest: Digest, partial: ParkedPartial) {

@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// A store with room for 32 records, once it is scanned.
+fn small_store(root: &Path) -> Store {
+    let settings = Settings {
+        // A quarter of it is 32 records; the lock and VERSION have their blocks.
+        max_size: 130 * 4096,
+        ..settings(root)
+    };
+    let store = Store::open(&settings, &[EXTENSION]).expect("a store");
+    store.scan();
+    store
+}
+
 #[tokio::test]
 async fn least_recently_used_records_are_deleted_first() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -18,16 +30,7 @@ async fn least_recently_used_records_are_deleted_first() {
         file.set_modified(SystemTime::now()).expect("writable");
     }
     drop(first);
-    let store = Store::open(
-        &Settings {
-            // A quarter of it is 32 records; the lock and VERSION have their blocks.
-            max_size: 130 * 4096,
-            ..settings(root)
-        },
-        &[EXTENSION],
-    );
-    let store = store.expect("a store");
-    store.scan();
+    let store = small_store(root);
     assert_eq!(store.space.excess_record_blocks(), 8);
     let swept = store.sweep(SystemTime::now());
     assert_eq!((swept.records, store.space.records()), (8 + 40 / 8, 27));
@@ -67,16 +70,7 @@ async fn permanent_and_other_records_do_not_crowd_each_other_out() {
         age(&root.join("permanent"), made_age * DAY);
         age(&root.join("repositories"), link_age * DAY);
         drop(first);
-        let small = Store::open(
-            &Settings {
-                // A quarter of it is 32 records; the lock and VERSION have their blocks.
-                max_size: 130 * 4096,
-                ..settings(root)
-            },
-            &[EXTENSION],
-        );
-        let store = small.expect("a store");
-        store.scan();
+        let store = small_store(root);
         store.sweep(SystemTime::now());
         let made_left = count_files(&root.join("permanent"));
         let links_left = count_files(&root.join("repositories"));
@@ -93,15 +87,7 @@ async fn permanent_and_other_records_do_not_crowd_each_other_out() {
 async fn index_records_are_deleted_with_permanent_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
-    let store = Store::open(
-        &Settings {
-            max_size: 130 * 4096,
-            ..settings(root)
-        },
-        &[EXTENSION],
-    );
-    let store = store.expect("a store");
-    store.scan();
+    let store = small_store(root);
     let registry = Registry::new("retained.example");
     let top = to(TOPS.key(&registry, "a"));
     store.records.put(&top, To(digest(0))).await;
