@@ -86,11 +86,12 @@ fn stalled_open_delays_no_other_blob() {
 fn stalled_touch_delays_no_response() {
     let origin = Origin::start();
     let images = images(&origin);
-    // Uses are written every 5 s.
-    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {unused_ttl: 20s}\n");
+    // Uses are written every 10 s.
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {unused_ttl: 40s}\n");
     let began = SystemTime::now();
     for image in &images {
-        pull(&gateway, image);
+        let reply = get(gateway.url(1), None, &image.digest_path());
+        assert!(reply.status() == 200 && reply.is_complete());
     }
     for image in &images {
         stall(&stored(&gateway, &image.digest));
@@ -104,7 +105,7 @@ fn stalled_touch_delays_no_response() {
         }
         began
             .elapsed()
-            .is_ok_and(|since| since > Duration::from_secs(6))
+            .is_ok_and(|since| since > Duration::from_secs(12))
     });
     for (image, waited) in images.iter().zip(&mut waited) {
         *waited = release(&stored(&gateway, &image.digest));
