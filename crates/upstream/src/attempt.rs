@@ -151,8 +151,10 @@ impl Transport {
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, UpstreamError> {
+        let began = Instant::now();
         let response = send_request(client, request, url, authorization).await;
         let status = response.as_ref().ok().map(Response::status);
+        self.observe(&response, began);
         if status.is_some_and(|status| !status.is_server_error()) && self.is_own(url) {
             self.limits.circuit.host_responded(Instant::now());
         }
@@ -160,6 +162,21 @@ impl Transport {
         self.counted
             .request(metric_kind(&request.method, &request.path), code);
         response
+    }
+
+    /// Notes how long the head of a response took, or why there is none.
+    fn observe(&self, response: &Result<Response, UpstreamError>, began: Instant) {
+        let observations = &self.limits.observations;
+        match response {
+            Ok(response) => {
+                let (status, now) = (response.status(), Instant::now());
+                observations.responded(now - began, now);
+                if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                    observations.failed(format!("the upstream answered {status}"));
+                }
+            }
+            Err(error) => observations.failed(telemetry::chain(error)),
+        }
     }
 
     /// Whether a URL has the registry's own origin: scheme, host and port.

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::UpstreamError;
+use super::health::BreakerState;
 
 /// The first backoff after a failure, and the longest.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -166,6 +167,18 @@ impl Circuit {
     pub fn probe_succeeded(&self, now: Instant) {
         self.state().probe_trusted_until = Some(now + PROBE_TRUST);
         self.host_responded(now);
+    }
+
+    /// The state of the host's breaker, for operators.
+    pub fn breaker_state(&self, now: Instant) -> BreakerState {
+        match self.state().host_backoff {
+            None => BreakerState::Closed,
+            Some(Backoff { until, length }) if now < until => BreakerState::Open {
+                left: until - now,
+                pause: length,
+            },
+            Some(_) => BreakerState::HalfOpen,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, CircuitState> {

@@ -1,9 +1,10 @@
-//! The limits on requests to one upstream: its circuit and its rate limit.
+//! The limits on requests to one upstream: its circuit and its rate limit; and what was observed of it.
 
 use std::time::Instant;
 
 use super::UpstreamError;
 use super::circuit::{BreakerDecision, Circuit, FailureKey};
+use super::observations::Observations;
 use super::rate_limit::RateLimit;
 use super::request::RequestKind;
 
@@ -12,6 +13,7 @@ use super::request::RequestKind;
 pub(super) struct Limits {
     pub circuit: Circuit,
     pub rate_limit: RateLimit,
+    pub observations: Observations,
 }
 
 impl Limits {

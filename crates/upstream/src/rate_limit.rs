@@ -1,11 +1,12 @@
 //! The rate limit of one upstream: a 429 is respected, the remaining pulls are read. Decisions take `now`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
 use super::UpstreamError;
+use super::health::RemainingPulls;
 use super::request::RequestKind;
 
 /// The cool-down after a 429 without `Retry-After`.
@@ -23,6 +24,8 @@ struct RateLimitState {
     cool_until: Option<Instant>,
     /// The remaining pulls that were logged last.
     logged_remaining: Option<u64>,
+    /// What the upstream last said.
+    observed: Option<RemainingPulls>,
 }
 
 impl RateLimit {
@@ -60,14 +63,22 @@ impl RateLimit {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let remaining = text("ratelimit-remaining").and_then(leading_number)?;
         let limit = text("ratelimit-limit").and_then(leading_number);
+        let source = text("docker-ratelimit-source");
         let step = (limit.unwrap_or(remaining) / 10).max(1);
         let mut state = self.state();
+        state.observed = Some(RemainingPulls {
+            remaining,
+            limit,
+            window: text("ratelimit-remaining").and_then(window),
+            source: source.map(|source| telemetry::harmless(source, 100)),
+            observed_at: SystemTime::now(),
+        });
         if state
             .logged_remaining
             .is_none_or(|logged| logged.abs_diff(remaining) >= step)
         {
             state.logged_remaining = Some(remaining);
-            let source = text("docker-ratelimit-source").unwrap_or("-");
+            let source = source.unwrap_or("-");
             tracing::info!(
                 origin,
                 remaining,
@@ -79,6 +90,17 @@ impl RateLimit {
         Some(remaining)
     }
 
+    /// How long manifest GETs are held back from `now` on.
+    pub fn limited_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.state().cool_until?.checked_duration_since(now)?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The remaining pulls, as the upstream last said.
+    pub fn remaining_pulls(&self) -> Option<RemainingPulls> {
+        self.state().observed.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, RateLimitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,6 +109,12 @@ impl RateLimit {
 /// `100` of `100;w=21600`.
 fn leading_number(value: &str) -> Option<u64> {
     value.split(';').next()?.trim().parse().ok()
+}
+
+/// `21600` of `100;w=21600`.
+fn window(value: &str) -> Option<u64> {
+    let mut parameters = value.split(';').skip(1).map(str::trim);
+    parameters.find_map(|parameter| parameter.strip_prefix("w=")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -125,6 +153,9 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(leading_number(value), number, "{value}");
+        }
+        for (value, seconds) in [("100;w=21600", Some(21600)), ("7", None), ("7; w=x", None)] {
+            assert_eq!(window(value), seconds, "{value}");
         }
     }
 }
