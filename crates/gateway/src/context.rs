@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::admission::RequestSlot;
+use super::history::FailureReason;
 use super::request_options::RequestOptions;
 use super::target::RequestTarget;
 use access::Login;
@@ -26,6 +27,8 @@ pub struct RequestContext {
     pub v1: Option<NameScope>,
     /// Who sent it.
     pub requester: Requester,
+    /// Why it could not be answered.
+    pub failure: Option<Box<FailureReason>>,
 }
 
 /// Who sent a request.
@@ -48,6 +51,7 @@ impl RequestContext {
             target: None,
             v1: None,
             requester: Requester::Client,
+            failure: None,
         }
     }
 }

@@ -23,6 +23,7 @@ mod error_response;
 mod failure;
 mod forward;
 mod head;
+mod history;
 mod host;
 mod http2;
 mod http2_session;
@@ -59,7 +60,9 @@ use std::time::Duration;
 
 use pingora_core::Error;
 
+pub use access_log::AccessRecord;
 pub use admission::Admission;
+pub use history::{AccessHistory, FailureKind, FailureRecord};
 pub use old_clients::OldClients;
 pub use resolver::{NameContext, RegistryEntry, ResolveError, Resolver};
 pub use server::{Server, ServerSettings};
@@ -88,6 +91,8 @@ pub struct AppState {
     pub v1: ::v1::V1,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// What clients asked for lately.
+    pub history: Arc<AccessHistory>,
     /// Limits the requests in flight.
     pub admission: Admission,
     /// The time limit for the form of a `POST /token`.

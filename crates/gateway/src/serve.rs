@@ -1,12 +1,15 @@
 //! A request, from its head to the end of its response.
 
+use http::header;
 use pingora_core::{Error, ErrorType};
 
+use super::access_log::AccessRecord;
 use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
+use super::history::FailureReason;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
-use super::{Gateway, access_log, request_metrics, respond};
+use super::{Gateway, request_metrics, respond};
 use oci::error::ErrorCode;
 
 impl Gateway {
@@ -16,6 +19,7 @@ impl Gateway {
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
         if let Err(failure) = self.answer(&mut session, &mut context).await {
+            context.failure = FailureReason::of(&failure);
             let options = &context.options;
             answered = Box::pin(self.fail(&mut session, options, failure)).await;
             // An aborted body was logged where it failed; a client that left is no error.
@@ -24,11 +28,23 @@ impl Gateway {
             }
         }
         request_metrics::finish(&session, &context);
-        if self.state.access_log && context.requester == Requester::Client {
-            access_log::write(self, &session, &context);
+        if context.requester == Requester::Client {
+            self.remember(&session, &mut context);
         }
         answered.ok()?;
         session.finish().await
+    }
+
+    /// Adds the request to the access log and to the history.
+    fn remember(&self, session: &Session, context: &mut RequestContext) {
+        let record = AccessRecord::of(self, session, context);
+        if self.state.access_log {
+            record.log();
+        }
+        let headers = &session.req_header().headers;
+        let has_credentials = headers.contains_key(header::AUTHORIZATION);
+        let failure = context.failure.take();
+        self.state.history.add(record, failure, has_credentials);
     }
 }
 
