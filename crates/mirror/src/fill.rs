@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -28,6 +29,8 @@ const HASHED_AT_ONCE: usize = 2;
 pub(super) struct Fill {
     pub key: FillKey,
     pub progress: watch::Sender<Progress>,
+    /// When it was first asked for.
+    pub started: SystemTime,
     sources: Mutex<Sources>,
     /// Slots for side requests.
     pub side_requests: Arc<Semaphore>,
@@ -60,6 +63,7 @@ impl Fill {
         Self {
             key,
             progress: watch::Sender::new(progress),
+            started: SystemTime::now(),
             sources: Mutex::new(sources),
             side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
         }
@@ -117,6 +121,19 @@ impl Fill {
             Some((name.registry.to_string(), name.repository.to_string()))
         };
         self.sources().known.iter().filter_map(name).collect()
+    }
+
+    /// The source that it was first asked for with.
+    pub fn first_source(&self) -> Option<FillSource> {
+        self.sources().known.first().cloned()
+    }
+
+    /// Its progress, and how many follow it.
+    pub fn observed(&self) -> (Progress, usize) {
+        (
+            self.progress.borrow().clone(),
+            self.progress.receiver_count(),
+        )
     }
 
     /// Whether it has followers. Only [`Fills::yield_slot`] may act on it.
@@ -245,6 +262,11 @@ impl Fills {
             progress: fill.progress.subscribe(),
             fill,
         })
+    }
+
+    /// The fills in progress, in no order.
+    pub fn running(&self) -> Vec<Arc<Fill>> {
+        lock(&self.state.running).values().cloned().collect()
     }
 
     /// Whether a fill yields its slot to waiting fills: only one without followers does. Requests that join from then

@@ -28,6 +28,7 @@ mod error;
 mod fallback;
 mod fill;
 mod fill_reader;
+mod fill_status;
 mod freshness;
 mod lists;
 mod manifest;
@@ -64,6 +65,7 @@ pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
 pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
+pub use fill_status::{FillPhase, FillStatus};
 pub use freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, StaleReason, WaitLimits, fresh_for, revalidate,
     stale_age, unix_seconds,

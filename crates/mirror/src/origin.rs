@@ -111,6 +111,15 @@ impl OriginState {
         self.upstream.as_ref().map(Upstream::origin)
     }
 
+    /// The client of the upstream, with the gateway's account.
+    pub fn client(&self) -> Option<&Upstream> {
+        self.upstream.as_ref()
+    }
+
+    pub fn tag_ttl(&self) -> Duration {
+        self.tag_ttl
+    }
+
     /// Notes a write or purge at `now`: peers' older records are no longer accepted.
     pub fn record_write(&self, now: SystemTime) {
         self.written_at

@@ -153,6 +153,14 @@ impl FillSource {
         }
     }
 
+    /// The repository by whose right it is asked, if known.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Blob(blob) => Some(&blob.name.repository),
+            Self::Foreign(foreign) => foreign.repository(),
+        }
+    }
+
     /// The repository or the foreign name, for the log.
     pub(super) fn name(&self) -> &str {
         match self {
