@@ -14,6 +14,9 @@ pub const PARTIALS: &str = "partials";
 /// The folder of damaged files.
 pub const QUARANTINE: &str = "quarantine";
 
+/// The folder of the program's own state: pins, and the history of the traffic.
+pub const STATE: &str = "state";
+
 /// The path of a committed blob: `blobs/<alg>/<2>/<hex>`.
 pub fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
     let hex = digest.hex();

@@ -39,10 +39,12 @@ mod degraded;
 mod durable;
 mod extension;
 mod extents;
+mod inspect;
 mod layout;
 mod maintenance;
 mod open_file;
 mod partials;
+mod pins;
 mod purge;
 mod read;
 mod record;
@@ -70,9 +72,11 @@ pub use bucket::{
 };
 pub use degraded::warn_degraded;
 pub use extension::Extension;
+pub use inspect::{BlobStatus, EvictionCandidate, Inspected, RepositorySummary, StoreUsage};
 pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
 pub use partials::PartialNote;
+pub use pins::{HeldImages, HeldSize};
 pub use purge::{Purge, PurgeTarget, RecordSurvey};
 pub use read::{BlobReader, hash, hash_part, is_cached, read_at, same};
 pub use record::{

@@ -256,7 +256,8 @@ impl RecordKey {
     }
 }
 
-fn repository_path(name: &RepositoryName) -> String {
+/// The folder of a repository's records, below the store's.
+pub(crate) fn repository_path(name: &RepositoryName) -> String {
     let registry = component(name.registry.as_str());
     format!("{REPOSITORIES}/{registry}/{}", name.repository)
 }

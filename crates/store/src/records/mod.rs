@@ -21,10 +21,10 @@ mod walk;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
@@ -36,6 +36,7 @@ pub(crate) use walk::Visited;
 
 use crate::bucket::Bucket;
 use crate::durable::is_absent;
+use crate::inspect::Inspected;
 use crate::record::{
     ExtensionKind, Outcome, Reach, Record, RecordKey, StoredValue, TagKey, TypedKey,
 };
@@ -196,6 +197,48 @@ impl RecordStore {
             // The record was removed meanwhile.
             Outcome::Outdated(_) => None,
         }
+    }
+
+    /// A record and its last use, from memory where it is newer; without noting a use. Blocks on the disk.
+    pub(crate) fn inspect<K: TypedKey>(&self, key: &K) -> io::Result<Option<Inspected<K::Value>>>
+    where
+        K::Value: Clone,
+    {
+        let key = key.clone().into();
+        let (bytes, last_use) = match self.inner.files.read(&key.path()) {
+            Ok(read) => read,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let cached = self.inner.cache.entry(&key);
+        let cached = cached.and_then(|entry| entry.record::<K::Value>());
+        let value = match cached {
+            Some(record) => Some(K::Value::clone(&record)),
+            None => serde_json::from_slice(&bytes).ok(),
+        };
+        Ok(value.map(|value| Inspected { value, last_use }))
+    }
+
+    /// How long a last use may stay unwritten.
+    pub(crate) fn persist_after(&self) -> Duration {
+        Duration::from_secs(self.inner.files.persist_after())
+    }
+
+    /// Writes the current time as the last use of a record, if there is one and its last use is a while ago. Blocks on
+    /// the disk.
+    pub(crate) fn note_use(&self, key: &RecordKey) {
+        let (files, path) = (&self.inner.files, key.path());
+        let used = std::fs::metadata(files.full_path(&path)).and_then(|meta| meta.modified());
+        let now = unix(SystemTime::now());
+        if used.is_ok_and(|used| now.saturating_sub(unix(used)) >= files.persist_after()) {
+            files.touch(&path);
+        }
+    }
+
+    /// The folder of a repository's records.
+    pub(crate) fn repository_folder(&self, name: &RepositoryName) -> PathBuf {
+        let folder = crate::record::repository_path(name);
+        self.inner.files.full_path(&folder)
     }
 
     /// Stores a record of this gateway, which is not shared.

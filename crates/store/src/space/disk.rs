@@ -8,7 +8,7 @@ use crate::settings::MinFree;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FreeSpace {
     pub free: u64,
-    min_free: u64,
+    pub min_free: u64,
 }
 
 impl FreeSpace {

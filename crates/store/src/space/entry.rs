@@ -1,5 +1,6 @@
 //! The entries of the index, packed so that a million of them take under 100 MB.
 
+use crate::inspect::BlobStatus;
 use oci::digest::Digest;
 
 /// No slot.
@@ -79,6 +80,14 @@ impl IndexEntry {
         let mut bytes = [0; 8];
         bytes[..SIZE].copy_from_slice(&self.size);
         u64::from_le_bytes(bytes)
+    }
+
+    /// Its size and last use.
+    pub fn status(&self) -> BlobStatus {
+        BlobStatus {
+            size: self.size(),
+            last_use: self.persisted_use.into(),
+        }
     }
 
     /// Packs a size for an entry.

@@ -13,6 +13,7 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::entry::{BlobKind, EntryState, IndexEntry, ListEnds, NONE};
+use crate::inspect::{BlobStatus, EvictionCandidate};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 
@@ -194,13 +195,18 @@ impl BlobIndex {
     /// Takes out the first blob to evict, and returns its bytes. A pinned one at the end is in use, so it moves to
     /// the front: each is skipped once.
     pub fn pop_oldest(&mut self) -> Option<(Digest, u64)> {
+        let order = self.eviction_order();
+        order.into_iter().find_map(|kind| self.pop_oldest_of(kind))
+    }
+
+    /// Which list is evicted from first.
+    fn eviction_order(&self) -> [BlobKind; 2] {
         let manifests_first = self.manifests.bytes > self.bytes() / MANIFESTS_PART;
-        let order = if manifests_first && self.layers.bytes > 0 {
+        if manifests_first && self.layers.bytes > 0 {
             [BlobKind::Manifest, BlobKind::Layer]
         } else {
             [BlobKind::Layer, BlobKind::Manifest]
-        };
-        order.into_iter().find_map(|kind| self.pop_oldest_of(kind))
+        }
     }
 
     fn pop_oldest_of(&mut self, kind: BlobKind) -> Option<(Digest, u64)> {
@@ -213,6 +219,32 @@ impl BlobIndex {
             self.thread_newest(slot);
         }
         None
+    }
+
+    /// The size and the last use of a blob, without noting a use.
+    pub fn status(&self, digest: &Digest) -> Option<BlobStatus> {
+        let slot = self.find(digest)?;
+        Some(self.entries[slot as usize].status())
+    }
+
+    /// The blobs that [`Self::pop_oldest`] takes next, up to `limit`: those of the list that it begins with.
+    pub fn next_evicted(&self, limit: usize) -> Vec<EvictionCandidate> {
+        let mut candidates = Vec::new();
+        for kind in self.eviction_order() {
+            let mut slot = self.ends(kind).oldest;
+            while slot != NONE && candidates.len() < limit {
+                let entry = &self.entries[slot as usize];
+                if entry.pins == 0 {
+                    candidates.push(EvictionCandidate {
+                        digest: entry.digest,
+                        is_manifest: kind == BlobKind::Manifest,
+                        status: entry.status(),
+                    });
+                }
+                slot = entry.newer;
+            }
+        }
+        candidates
     }
 
     /// The number of slots, for loops over slices.
@@ -259,6 +291,13 @@ impl BlobIndex {
     fn entries_in(&mut self, slots: Range<usize>) -> &mut [IndexEntry] {
         let end = slots.end.min(self.entries.len());
         self.entries.get_mut(slots.start..end).unwrap_or_default()
+    }
+
+    fn ends(&self, kind: BlobKind) -> &ListEnds {
+        match kind {
+            BlobKind::Layer => &self.layers,
+            BlobKind::Manifest => &self.manifests,
+        }
     }
 
     fn list(&mut self, kind: BlobKind) -> &mut ListEnds {

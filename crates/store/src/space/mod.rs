@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::inspect::StoreUsage;
 use crate::layout::{BLOCK, blob_path, parse_digest_name};
 use crate::settings::{MinFree, Settings};
+use disk::FreeSpace;
 use index::BlobIndex;
 use oci::digest::Digest;
 
@@ -184,6 +186,21 @@ impl Space {
     /// The number of records.
     pub fn records(&self) -> u64 {
         self.ledger().records
+    }
+
+    /// What is taken, by what takes it.
+    pub(crate) fn usage(&self) -> StoreUsage {
+        let free = FreeSpace::of(&self.root, self.min_free);
+        let ledger = self.ledger();
+        StoreUsage {
+            blobs: ledger.index.len() as u64,
+            used: ledger.used(),
+            partials: ledger.reserved,
+            records: ledger.record_blocks * BLOCK,
+            quarantined: ledger.aside_bytes(),
+            is_scanned: ledger.scanned,
+            free: free.map(|disk| (disk.free, disk.min_free)),
+        }
     }
 
     /// Notes a use, and returns what is known of the blob.
