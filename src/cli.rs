@@ -35,6 +35,8 @@ enum Command {
     Serve(File),
     /// Print every error of the configuration with its line, and exit 78 if there is one.
     Check(File),
+    /// Print the configuration with every key and its value or default; secrets are masked.
+    Config(File),
     /// Add a user to an htpasswd file, or change a password. The password is prompted for twice, or read from
     /// standard input if that is no terminal.
     Passwd {
@@ -91,6 +93,10 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(file) => run(&file),
         Command::Check(file) => check(&file),
+        Command::Config(file) => with(&file, |config| {
+            print!("{}", config.rendered);
+            ExitCode::SUCCESS
+        }),
         Command::Passwd { file, user } => passwd(&file, &user),
         Command::Stats(file) => with(&file, operate::stats),
         Command::Purge {

@@ -37,7 +37,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "token_key",
-        Kind::Scalar("text of 32 characters or more"),
+        Kind::Secret("text of 32 characters or more"),
         Absent::Means("made in `keys`"),
         "Signs tokens. Several gateways that share it accept each other's.",
     ),

@@ -20,13 +20,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "access_key",
-        Kind::Scalar("text"),
+        Kind::Secret("text"),
         Absent::Means("unsigned requests"),
         "Signs requests, together with `secret_key`.",
     ),
     Key::new(
         "secret_key",
-        Kind::Scalar("text"),
+        Kind::Secret("text"),
         Absent::Means("unsigned requests"),
         "Never shown in messages or logs.",
     ),

@@ -19,7 +19,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "password",
-        Kind::Scalar("text"),
+        Kind::Secret("text"),
         Absent::Nothing,
         "Never shown in messages or logs.",
     ),

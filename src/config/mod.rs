@@ -23,6 +23,7 @@ mod process;
 mod proxies;
 mod reference;
 mod registry;
+mod render;
 mod settings;
 mod store;
 mod tree;
@@ -96,7 +97,11 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
         };
         fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
     })?;
-    examine(text, &name, &env, Some(&::access::load))
+    let config = examine(text, &name, &env, Some(&::access::load))?;
+    Ok(Config {
+        file: Some(path.to_owned()),
+        ..config
+    })
 }
 
 /// Parses `text`; `file` is its name in messages, `env` looks variables up. Files that it names are not read.
@@ -126,6 +131,7 @@ fn examine(
     let mut config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
     proxies::check(&config, &tree, env, &mut report);
+    config.rendered = render::render(&tree, KEYS);
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
     }
@@ -216,6 +222,10 @@ pub struct Config {
     pub log: Log,
     /// The warnings, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// The file; `None`: built-in defaults.
+    pub file: Option<PathBuf>,
+    /// All of it as YAML, with secrets masked.
+    pub rendered: String,
 }
 
 /// Text that no log, message or Debug output may contain.
@@ -255,6 +265,8 @@ fn read(tree: &Node, report: &mut Report) -> Config {
             limits: keys.section("limits", process::limits),
             log: keys.section("log", process::log),
             warnings: Vec::new(),
+            file: None,
+            rendered: String::new(),
         }
     })
 }

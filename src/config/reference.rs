@@ -18,6 +18,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     /// A single value of this form.
     Scalar(&'static str),
+    /// A single value of this form, which is never shown.
+    Secret(&'static str),
     /// A list of values of this form.
     List(&'static str),
     /// One of these words.
@@ -66,7 +68,11 @@ impl Kind {
     pub const fn keys(&self) -> &'static [Key] {
         match self {
             Self::Section(keys) | Self::ChoiceOrSection(_, keys) | Self::Items(keys) => keys,
-            Self::Scalar(_) | Self::List(_) | Self::Choice(_) | Self::ChoiceOrList(..) => &[],
+            Self::Scalar(_)
+            | Self::Secret(_)
+            | Self::List(_)
+            | Self::Choice(_)
+            | Self::ChoiceOrList(..) => &[],
         }
     }
 
@@ -80,7 +86,7 @@ impl Kind {
 
     fn described(&self) -> String {
         match self {
-            Self::Scalar(form) => (*form).to_owned(),
+            Self::Scalar(form) | Self::Secret(form) => (*form).to_owned(),
             Self::List(form) => format!("list of {form}s"),
             Self::Choice(words) => or(words),
             Self::ChoiceOrList(words, form) => format!("{}, or a list of {form}s", or(words)),

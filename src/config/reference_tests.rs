@@ -98,7 +98,7 @@ fn keys_take_what_the_reference_says() {
     let mut keys = 0;
     visit(KEYS, &str::to_owned, &mut |key, place| {
         match key.kind {
-            Kind::Scalar(form) => assert_takes(place, form, false),
+            Kind::Scalar(form) | Kind::Secret(form) => assert_takes(place, form, false),
             Kind::List(form) => assert_takes(place, form, true),
             Kind::Choice(words) | Kind::ChoiceOrSection(words, _) => assert_chooses(place, words),
             Kind::ChoiceOrList(words, form) => {
