@@ -120,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             rows = list(lists[path]())
             return self.page(rows, len(rows))
         if path == "eviction-queue":
-            return self.page(model.evictions(), 481_204)
+            limit = int(self.query.get("limit", 50))
+            return self.json({"items": list(islice(model.evictions(), limit)), "next": None, "total": 481_204})
         single = {"overview": lambda: model.overview(connected, LISTENERS), "traffic": lambda: model.series(given("window", "hour")),
                   "manifest": lambda: model.manifest(given("registry"), given("repository"), given("reference")),
                   "config": lambda: {"path": "conf/roadstead.yaml", "loaded_at": "2026-11-20T06:00:00Z", "yaml": YAML}}
@@ -218,6 +219,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.15)
 
     def delete(self, path):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.protected()
         if path != "pins":
             raise Refused(405, "method-not-allowed", "not with DELETE", Allow="GET, HEAD")

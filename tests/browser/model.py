@@ -174,18 +174,17 @@ class Model:
                    self._fill("ghcr.io", "cloudnative-pg/postgresql", "16", (now + 20) % 80 + 1, 412 * MIB, 5.3 * MIB, 1),
                    {**self._fill("hosted", "team/" + "very-long-name-of-a-component/" * 7 + "end", "1", 3, None, 0.9 * MIB, 0), "resumed_from_bytes": 3 * MIB},
                    {**self._fill("hosted", "größenprüfung/straße-öl-äpfel", "neu", 4, 7 * MIB, 0, 1), "phase": "waiting", "fetched_bytes": 0,
-                    "bytes_per_second": 0, "remaining_seconds": None, "waits_because": "all 32 slots of this registry are taken"}]
+                    "bytes_per_second": 0, "remaining_seconds": None}]
         return own + running
 
     @staticmethod
     def _fill(registry, repository, tag, age, size, speed, readers):
         fetched = int(age * speed) if size is None else min(size, int(age * speed))
         phase = "verifying" if fetched == size else "streaming"
-        reader = lambda n: {"client": f"10.0.0.{21 + n}:5{1000 + n}", "user": ["anonymous", "jürgen"][n % 2], "sent_bytes": max(0, fetched - 65536), "since": at(age)}
-        return {"id": digest(registry, repository, "fill", tag), "kind": "blob", "digest": digest(registry, repository, "fill", tag), "registry": registry, "repository": repository, "tag": tag,
-                "phase": phase, "source": "upstream", "size_bytes": size, "fetched_bytes": fetched, "resumed_from_bytes": 0, "bytes_per_second": int(speed),
+        return {"id": digest(registry, repository, "fill", tag), "kind": "blob", "digest": digest(registry, repository, "fill", tag), "registry": registry, "repository": repository,
+                "phase": phase, "size_bytes": size, "fetched_bytes": fetched, "resumed_from_bytes": 0, "bytes_per_second": int(speed),
                 "remaining_seconds": None if size is None or not speed else round((size - fetched) / speed, 1), "started_at": at(age),
-                "readers": [reader(n) for n in range(readers)], "readers_total": readers, "waits_because": None}
+                "readers_total": readers}
 
     def traffic(self, window, factor):
         requests = 1 + int(2.2 * window * factor) + number(5, int(time.time() / 2), window)
@@ -216,10 +215,11 @@ class Model:
         up = int(time.time() - self.started) + 100_000
         store = {"used_bytes": 66_500_000_000 + int(time.time() - self.started) * 3 * MIB, "max_bytes": 100 << 30, "free_bytes": 210 << 30, "min_free_bytes": 25 << 30, "blobs": 481_204,
                  "partial_bytes": 50 * MIB, "record_bytes": 840 * MIB, "quarantine_bytes": 0, "pinned_bytes": 1229 * MIB, "evicted_blobs": 1200, "evicted_bytes": 41 << 30,
-                 "writable": True, "scanning": False, "scrubbed_at": at(19 * 86400)}
+                 "writable": True, "scanning": False}
+        pulls = {"requests": 70_000, "hits": 65_000, "misses": 5_000, "coalesced": 700, "served_bytes": 812_000_000_000, "fetched_bytes": 52_000_000_000}
         return {"at": at(), "version": "0.1.0", "started_at": at(up), "ready": True, "not_ready_because": None, "draining": False,
-                "traffic": {"now": self.traffic(10, 1.4), "hour": self.traffic(3600, 1), "day": self.traffic(86400, 0.6), "since_start": self.traffic(up, 0.6)},
-                "store": store, "fills_in_flight": len(self.fills()), "fills_limit": 64, "fills_resumed": 7, "verify_failures_upstream": 1, "verify_failures_disk": 0,
+                "traffic": {"now": self.traffic(10, 1.4), "hour": self.traffic(3600, 1), "day": self.traffic(86400, 0.6)},
+                "blobs": pulls, "manifests": pulls, "store": store, "fills_in_flight": len(self.fills()), "fills_limit": 64, "fills_resumed": 7, "verify_failures_upstream": 1, "verify_failures_disk": 0,
                 "stale_served": {"unavailable": 12}, "bucket": None, "event_listeners": listeners, "event_listeners_limit": limit}
 
     def registries(self):
@@ -238,8 +238,7 @@ class Model:
 
     def evictions(self):
         for index in range(481_204):
-            yield {"digest": digest("go", index), "kind": "layer", "size_bytes": 1 + number(200 * MIB, index), "last_used_at": at(29 * 86400 - index * 700),
-                   "repositories": [f"docker.io/project-{index % 977:03}/service-{index:06}"], "repositories_total": 1 + index % 3}
+            yield {"digest": digest("go", index), "kind": "layer", "size_bytes": 1 + number(200 * MIB, index), "last_used_at": at(29 * 86400 - index * 700)}
 
     def errors(self, kind=None, q=""):
         long = "team/" + "very-long-name-of-a-component/" * 7

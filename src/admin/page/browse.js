@@ -166,7 +166,7 @@ export function imageDetails(image, index, all) {
     image.state === "present" && table("Config and layers", [
       { title: "Digest", head: true, cell: (row) => shortDigest(row.digest) },
       { title: "Kind", class: "wide", cell: layer },
-      { title: "Size", class: "number", cell: (row) => bytes(row.size_bytes) },
+      { title: "Size", class: "number", cell: (row) => (row.size_bytes == null ? "–" : bytes(row.size_bytes)) },
       { title: "State", cell: (row) => badge(...STATE[row.state]) },
       { title: "Last used", class: "wide number", cell: (row) => ago(row.last_used_at) },
     ], rows, "It has no layers."));

@@ -99,9 +99,9 @@ function store({ store: state, verify_failures_disk: damaged }) {
     !state.writable && el("p", { class: "notice bad" }, "The store cannot be written: pulls pass through."),
     terms([
       ["Used", bytes(state.used_bytes)], ["Blobs", count(state.blobs)],
-      ["Free on disk", bytes(state.free_bytes), state.free_bytes < state.min_free_bytes && [" ", badge("bad", "below min_free")]],
+      state.free_bytes != null && ["Free on disk", bytes(state.free_bytes), state.free_bytes < state.min_free_bytes && [" ", badge("bad", "below min_free")]],
       ["Pinned", bytes(state.pinned_bytes)], ["Incomplete", bytes(state.partial_bytes)], ["Evicted", bytes(state.evicted_bytes)],
-      ["Damaged", count(damaged)], ["Verified", ago(state.scrubbed_at)],
+      ["Damaged", count(damaged)], ["Records", bytes(state.record_bytes)],
     ]));
 }
 
@@ -121,10 +121,10 @@ function fills({ items, total }) {
 }
 
 function fillRow(fill) {
-  const name = nameOf(fill) + (fill.tag ? `:${fill.tag}` : "");
+  const name = fill.repository ? repositoryLink(fill) : fill.registry;
   const row = el("li", {},
-    el("p", { class: "name" }, repositoryLink(fill, fill.tag), " ", fill.digest && shortDigest(fill.digest)),
-    el("progress", { max: 1, "aria-label": `Download for ${name}` }),
+    el("p", { class: "name" }, name, " ", fill.digest && shortDigest(fill.digest)),
+    el("progress", { max: 1, "aria-label": `Download for ${fill.repository ? nameOf(fill) : fill.registry}` }),
     el("p", { class: "state" }), el("p", { class: "muted who" }));
   row.dataset.id = fill.id;
   return row;
@@ -136,14 +136,10 @@ function advance(row, fill) {
   else bar.removeAttribute("value");
   const amount = bytes(fill.fetched_bytes) + (fill.size_bytes == null ? ", size unknown" : ` of ${bytes(fill.size_bytes)}`);
   const speed = `${bytes(fill.bytes_per_second)}/s${fill.remaining_seconds == null ? "" : `, ${duration(fill.remaining_seconds)} left`}`;
-  const phase = { waiting: "waiting for a slot", asking: "asking upstream", streaming: speed, verifying: "verifying" }[fill.phase];
+  const phase = { waiting: "waiting for the upstream", streaming: speed, verifying: "verifying" }[fill.phase];
   const resumed = fill.resumed_from_bytes > 0 && `resumed at ${bytes(fill.resumed_from_bytes)}`;
-  const notes = [fill.source === "bucket" && "from the bucket", resumed, fill.waits_because];
-  setText(state, plain([amount, phase, ...notes].filter(Boolean).join(" · ")));
-  const reader = ({ client, user }) => (user === "anonymous" ? client : `${user} at ${client}`);
-  const more = fill.readers_total - Math.min(3, fill.readers.length);
-  const waiting = fill.readers.slice(0, 3).map(reader).join(", ") + (more > 0 ? ` and ${count(more)} more` : "");
-  setText(who, plain(fill.readers_total === 0 ? "Nobody waits; the download goes on" : `For ${waiting}`));
+  setText(state, plain([amount, phase, resumed].filter(Boolean).join(" · ")));
+  setText(who, fill.readers_total === 0 ? "No request waits; the download goes on" : `${plural(fill.readers_total, "request")} waiting`);
 }
 
 const HEALTH = { healthy: ["good", "Healthy"], failing: ["bad", "Failing"], limited: ["warn", "Limited"], idle: ["", "Not asked yet"] };
@@ -180,8 +176,7 @@ const top = (caption, title, cell) => ({ items }) => table(caption, [
 ], items, "Nothing was pulled yet.");
 
 const eviction = ({ items }) => table("What is evicted next", [
-  { title: "Content", head: true, cell: (row) => [shortDigest(row.digest), el("div", { class: "muted name", title: row.repositories.join(", ") },
-    row.repositories[0] ?? "not linked", row.repositories_total > 1 && ` and ${count(row.repositories_total - 1)} more`)] },
+  { title: "Content", head: true, cell: (row) => [shortDigest(row.digest), row.kind === "manifest" && [" ", badge("", "manifest")]] },
   { title: "Size", class: "number", cell: (row) => bytes(row.size_bytes) },
   { title: "Last used", class: "number", cell: (row) => ago(row.last_used_at) },
 ], items, "The store is empty.");
