@@ -129,19 +129,38 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     });
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
-    let (blobs, mirror) = (store.blobs.clone(), state.mirror.clone());
-    let admin = Arc::new(Admin::new(config.admin_settings(), mirror, store, up, down));
+    let (mirror, history) = (state.mirror.clone(), state.history.clone());
+    let settings = config.admin_settings(pull_authority(config, &urls));
+    let admin = Arc::new(Admin::new(settings, mirror, history, up, down));
     let admin_listeners = admin_listeners
         .into_iter()
         .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
     let admin_listeners = admin_listeners.collect();
+    tokio::spawn(admin.clone().keep_history());
+    tokio::spawn(admin.clone().keep_pins());
 
     stop.wait().await;
     tracing::info!("draining");
     let _ = shutdown.send(true);
     drain(&server, listeners, admin_listeners).await;
-    blobs.stop();
+    admin.write_history();
+    store.blobs.stop();
     Ok(())
+}
+
+/// The authority that clients pull any image from: that of the first listener for all registries, with TLS if there is one.
+fn pull_authority(config: &Config, urls: &[String]) -> Option<String> {
+    let listeners = config.listen.iter().zip(urls);
+    let general = listeners.filter(|(listen, _)| listen.registry.is_none());
+    let urls = general.map(|(listen, url)| match &listen.public_url {
+        Some(url) => url.to_string(),
+        None => url.clone(),
+    });
+    // The URL of a socket file has no authority.
+    let authority = |url: &String| Some(url.split_once("://")?.1.to_owned());
+    let urls: Vec<String> = urls.filter(|url| authority(url).is_some()).collect();
+    let encrypted = urls.iter().find(|url| url.starts_with("https:"));
+    encrypted.or(urls.first()).and_then(authority)
 }
 
 /// Waits for the listeners and their requests, which have been told to end.
@@ -200,6 +219,7 @@ impl Parts {
         let mirror = Mirror::new(mirror, contents, fallback)?;
         let shares = Shares::new(config.limits.per_client);
         let state = Arc::new(AppState {
+            history: Arc::default(),
             admission: Admission::new(shares.clone(), config.limits.connections),
             form_timeout: config.limits.header_timeout,
             table: config.routing_table(),

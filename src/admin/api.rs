@@ -1,111 +1,72 @@
-//! `/api/stats`, `/api/purge` and `/api/verify`.
+//! `/api/v1/purge`, `/api/v1/verify` and `/api/v1/eviction-queue`.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
+use http::{HeaderValue, Response, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::error::AdminError;
-use super::report::{
-    BucketStats, Fills, Pulls, PurgeReport, PurgeRequest, Stats, StoreStats, UpstreamStats,
-    VerifyEnd, VerifyFailures, VerifyLine,
-};
-use super::{Admin, Body, json, target};
+use super::error::{Problem, ProblemCode};
+use super::query::Parameters;
+use super::report::{Page, PurgeReport, PurgeRequest, VerifyEnd, VerifyLine};
+use super::time::rfc3339_of;
+use super::{Admin, Body, ok, target};
 use mirror::PurgeMode;
-use store::{Purge, Verified};
-use telemetry::metrics::{self, ContentFigures};
+use store::{Purge, PurgeTarget, Verified};
 
 /// The limit for a request's body, in bytes.
 const BODY_BYTES: usize = 4 << 10;
 /// The timeout for receiving it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of names in the report of a purge.
+/// The number of names in the report of a purge, and of digests in that of a verification.
 const NAMES: usize = 1000;
 /// The interval between the progress lines of a verification.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-impl Admin {
-    pub(super) async fn stats(&self) -> Stats {
-        let (counted, store) = (metrics::figures(), self.figures());
-        let pulls = |of: ContentFigures| Pulls {
-            requests: of.requests,
-            hits: of.hits,
-            misses: of.misses,
-            coalesced: of.coalesced,
-            pulled_bytes: of.pulled,
-            pushed_bytes: of.pushed,
-        };
-        let upstreams = counted.upstreams.into_iter().map(|one| UpstreamStats {
-            registry: one.registry,
-            requests: one.requests,
-            failures: one.failures,
-            ratelimit_remaining: one.remaining,
-        });
-        Stats {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: metrics::started_at(),
-            ready: self.ready().await.is_ok(),
-            store: StoreStats {
-                bytes: store.bytes,
-                max_bytes: self.settings.max_bytes,
-                objects: store.objects,
-                evicted: counted.evicted,
-                evicted_bytes: counted.evicted_bytes,
-            },
-            blobs: pulls(counted.blob),
-            manifests: pulls(counted.manifest),
-            fills: Fills {
-                in_flight: counted.fills_in_flight,
-                resumed: counted.resumed,
-            },
-            verify_failures: VerifyFailures {
-                upstream: counted.wrong_bytes_upstream,
-                disk: counted.wrong_bytes_disk,
-            },
-            stale_served: counted.stale.into_iter().collect::<BTreeMap<_, _>>(),
-            upstreams: upstreams.collect(),
-            bucket: counted.bucket.map(|bucket| BucketStats {
-                hits: bucket.hits,
-                misses: bucket.misses,
-                failures: bucket.failures,
-                verify_failures: bucket.wrong_bytes,
-                uploads: bucket.uploads,
-                uploads_dropped: bucket.uploads_dropped,
-                records_dropped: bucket.records_dropped,
-                lease_timeouts: bucket.lease_timeouts,
-            }),
-        }
-    }
+/// An item of `GET /api/v1/eviction-queue`.
+#[derive(Debug, Serialize)]
+pub(super) struct EvictionItem {
+    digest: String,
+    kind: &'static str,
+    size_bytes: u64,
+    last_used_at: String,
+}
 
-    pub(super) async fn purge(&self, body: Incoming) -> Result<Response<Body>, AdminError> {
+impl Admin {
+    /// # Errors
+    /// 400 for a body that names nothing, 503 if something cannot be removed.
+    pub(super) async fn purge(self: Arc<Self>, body: Incoming) -> Result<Response<Body>, Problem> {
         let request: PurgeRequest = read(body).await?;
         let target = target::parse(&request.target, &self.settings.resolver)
-            .map_err(|error| AdminError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+            .map_err(|error| Problem::new(ProblemCode::InvalidBody, error.to_string()))?;
         let mode = if request.dry_run {
             PurgeMode::DryRun
         } else {
             PurgeMode::Remove
         };
-        match self.mirror.purge(target, mode).await {
+        let purged = self.mirror.purge(target.clone(), mode).await;
+        if mode == PurgeMode::Remove {
+            self.clone().unpin_purged(target).await;
+            self.survey.discard();
+        }
+        match purged {
             Ok(purge) => {
                 let report = report(&purge, mode);
                 if mode == PurgeMode::Remove {
                     tracing::info!(
                         target = request.target,
                         files = report.files,
-                        bytes = report.bytes,
+                        bytes = report.freed_bytes,
                         "purged"
                     );
                 }
-                Ok(json(StatusCode::OK, &report))
+                Ok(ok(&report))
             }
             Err(fault) => {
                 tracing::error!(
@@ -114,9 +75,39 @@ impl Admin {
                     "a purge failed"
                 );
                 let words = format!("not everything could be removed: {fault}");
-                Err(AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, words))
+                Err(Problem::new(ProblemCode::StoreFailed, words))
             }
         }
+    }
+
+    /// Removes the pins of what was purged, and lets go of what they held.
+    async fn unpin_purged(self: Arc<Self>, target: PurgeTarget) {
+        let work = tokio::task::spawn_blocking(move || self.pins.remove_purged(&target));
+        if let Ok(Err(error)) = work.await {
+            store::warn_degraded("the list of pinned images cannot be written", &error);
+        }
+    }
+
+    /// The blobs that are evicted next.
+    ///
+    /// # Errors
+    /// 400 for a wrong `limit`.
+    pub(super) fn eviction_queue(
+        &self,
+        parameters: &Parameters,
+    ) -> Result<Page<EvictionItem>, Problem> {
+        let next = self.store.next_evicted(parameters.limit()?).into_iter();
+        let items = next.map(|one| EvictionItem {
+            digest: one.digest.to_string(),
+            kind: if one.is_manifest { "manifest" } else { "layer" },
+            size_bytes: one.status.size,
+            last_used_at: rfc3339_of(one.status.last_use),
+        });
+        Ok(Page {
+            items: items.collect(),
+            next: None,
+            total: Some(self.store.space.blobs() as u64),
+        })
     }
 
     /// Starts a verification, unless one is running, and streams its progress. It continues if the client
@@ -124,10 +115,10 @@ impl Admin {
     ///
     /// # Errors
     /// 409 while another verification is running.
-    pub(super) fn verify(self: Arc<Self>) -> Result<Response<Body>, AdminError> {
+    pub(super) fn verify(self: Arc<Self>) -> Result<Response<Body>, Problem> {
         let Ok(permit) = self.verifying.clone().try_acquire_owned() else {
             let message = "a verification is under way already";
-            return Err(AdminError::new(StatusCode::CONFLICT, message));
+            return Err(Problem::new(ProblemCode::VerifyRunning, message));
         };
         let (lines, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
@@ -167,17 +158,20 @@ pub(super) fn lines_of_json(lines: mpsc::Receiver<Bytes>) -> Response<Body> {
 /// Parses the body of a request.
 ///
 /// # Errors
-/// 400 for a body that is too long, late or not the expected JSON.
-pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, AdminError> {
+/// 413 for a body that is too long, 400 for one that is late or not the expected JSON.
+pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Problem> {
+    let invalid = |detail| Problem::new(ProblemCode::InvalidBody, detail);
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
-    let Ok(Ok(body)) = body else {
-        let words = "the body is too long, or did not arrive";
-        return Err(AdminError::new(StatusCode::BAD_REQUEST, words));
-    };
-    serde_json::from_slice(&body.to_bytes()).map_err(|fault| {
-        let words = format!("the body is not understood: {fault}");
-        AdminError::new(StatusCode::BAD_REQUEST, words)
-    })
+    let body = body.map_err(|_| invalid("the body did not arrive".to_owned()))?;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let detail = format!("a body has at most {BODY_BYTES} bytes");
+            return Problem::new(ProblemCode::BodyTooLarge, detail);
+        }
+        invalid("the body did not arrive".to_owned())
+    })?;
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|fault| invalid(format!("the body is not understood: {fault}")))
 }
 
 fn report(purge: &Purge, purge_mode: PurgeMode) -> PurgeReport {
@@ -201,19 +195,19 @@ fn report(purge: &Purge, purge_mode: PurgeMode) -> PurgeReport {
         blobs: purge.blobs.len() as u64,
         other_records: purge.others.len() as u64,
         files: purge.files.len() as u64,
-        bytes: purge.bytes(),
-        shared: purge.shared,
+        freed_bytes: purge.bytes(),
+        shared_files: purge.shared,
         names,
-        more: more as u64,
+        names_left_off: more as u64,
     }
 }
 
 fn line(progress: &Verified) -> VerifyLine {
     VerifyLine {
         blobs: progress.blobs,
-        of_blobs: progress.of_blobs,
+        blobs_total: progress.of_blobs,
         bytes: progress.bytes,
-        of_bytes: progress.of_bytes,
+        bytes_total: progress.of_bytes,
         damaged: progress.damaged.len() as u64,
         done: None,
     }
@@ -222,7 +216,8 @@ fn line(progress: &Verified) -> VerifyLine {
 fn end(summary: &Verified) -> VerifyEnd {
     let damaged = summary.damaged.iter().map(ToString::to_string);
     VerifyEnd {
-        damaged: damaged.collect(),
+        damaged: damaged.take(NAMES).collect(),
+        damaged_left_off: summary.damaged.len().saturating_sub(NAMES) as u64,
     }
 }
 

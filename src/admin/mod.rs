@@ -1,13 +1,28 @@
-//! The admin listeners: metrics, health, statistics, purge, verification and warming.
+//! The admin listeners: the dashboard, the operator API of openapi.json, metrics, health.
 //!
 //! `admin.address` serves everything, to clients on this machine; `admin.metrics` serves `/metrics`, `/livez` and
 //! `/readyz`, and may be public. Both speak plain HTTP/1.1.
+//!
+//! Reads are bounded: each is a page, made of what is in memory and of the files of that page.
 
 mod api;
 mod error;
+mod events;
+mod manifest;
+mod overview;
+mod page;
+mod pins;
+mod pull_commands;
+mod query;
+mod recent;
+mod registries;
 pub mod report;
+mod repositories;
 mod route;
+mod survey;
 mod target;
+mod time;
+mod traffic;
 mod warm;
 
 use std::convert::Infallible;
@@ -27,22 +42,29 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+pub use registries::ConfiguredRegistry;
 pub use report::{
-    BucketStats, ErrorBody, Pulls, PurgeReport, PurgeRequest, Stats, UpstreamStats, VerifyEnd,
-    VerifyLine, WarmLine, WarmRequest,
+    BucketState, Configuration, Overview, Page, ProblemBody, Pulls, PurgeReport, PurgeRequest,
+    RegistryState, VerifyEnd, VerifyLine, WarmLine, WarmRequest,
 };
 pub use route::Scope;
 pub use target::image;
+pub use time::rfc3339;
 
-use error::AdminError;
-use gateway::Resolver;
+use error::{Problem, ProblemCode};
+use events::Listeners;
+use gateway::{AccessHistory, Resolver};
 use mirror::Mirror;
-use route::{Peer, Route};
+use pins::Pins;
+use query::Parameters;
+use route::{Operation, Peer, Route};
 use runtime::listen::{Accepted, Bound};
 use runtime::share::{Kind, PerClient, Shares};
 use store::Store;
+use survey::Survey;
 use telemetry::LogThrottle;
 use telemetry::metrics::{self, StoreFigures};
+use traffic::TrafficLog;
 
 /// The timeout for a request's head, an idle connection, and the probe of the store.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,19 +78,8 @@ const HEAD_BYTES: usize = 16 << 10;
 /// How long the result of a probe of the store is reused: probes may come often.
 const PROBE_LIFE: Duration = Duration::from_millis(500);
 
-const PAGE: &str = concat!(
-    "roadstead ",
-    env!("CARGO_PKG_VERSION"),
-    "\n\n\
-     /metrics           figures for Prometheus\n\
-     /livez             the process runs\n\
-     /readyz            it takes requests: the store can be written, the listeners are up\n\
-     /api/stats         figures as JSON; `roadstead stats` prints them\n\
-     POST /api/purge    {\"target\": \"IMAGE, DIGEST or REGISTRY\", \"dry_run\": true}; `roadstead purge`\n\
-     POST /api/verify   rehashes the store, progress as lines of JSON; `roadstead verify`\n\
-     POST /api/warm     {\"image\": \"IMAGE\", \"platform\": \"linux/amd64\"}; lines of JSON; `roadstead warm`\n\n\
-     There is no dashboard yet.\n"
-);
+/// The description of the API, as it is served.
+const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -80,6 +91,14 @@ pub struct Settings {
     pub resolver: Resolver,
     /// `store.max_size` in bytes.
     pub max_bytes: u64,
+    /// `limits.fills`
+    pub fills: usize,
+    /// The registries, in the order of the configuration.
+    pub registries: Vec<ConfiguredRegistry>,
+    /// The configuration in force.
+    pub configuration: Configuration,
+    /// The authority of the first listener that clients pull from over TCP.
+    pub gateway: Option<String>,
 }
 
 /// The admin API.
@@ -88,31 +107,44 @@ pub struct Admin {
     settings: Settings,
     mirror: Mirror,
     store: Arc<Store>,
+    history: Arc<AccessHistory>,
     /// The tasks of the data plane's listeners.
     listeners: Vec<AbortHandle>,
     draining: watch::Receiver<bool>,
     /// The last probe of the store.
     probed: Mutex<Option<(Instant, Result<(), String>)>>,
+    traffic: Mutex<TrafficLog>,
+    pins: Pins,
+    survey: Survey,
+    events: Listeners,
     verifying: Arc<Semaphore>,
+    warming: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// `listeners` are up as long as their tasks run; `draining` becomes true at shutdown.
+    /// `listeners` are up as long as their tasks run; `draining` becomes true at shutdown. Blocks on the disk.
     pub fn new(
         settings: Settings,
         mirror: Mirror,
-        store: Arc<Store>,
+        history: Arc<AccessHistory>,
         listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
     ) -> Self {
+        let store = mirror.store().clone();
         Self {
             settings,
             mirror,
-            store,
+            history,
             listeners,
             draining,
             probed: Mutex::default(),
+            traffic: Mutex::new(overview::read_history(&store)),
+            pins: Pins::open(store.clone()),
+            survey: Survey::default(),
+            events: Listeners::default(),
             verifying: Arc::new(Semaphore::new(1)),
+            warming: Arc::new(Semaphore::new(warm::CONCURRENT)),
+            store,
         }
     }
 
@@ -202,16 +234,17 @@ impl Admin {
         let routed = route::route((method, uri, headers), (peer, scope), host);
         let head = method == Method::HEAD;
         let served = match routed {
-            Ok(route) => self.serve_route(route, request.into_body()).await,
-            Err(error) => Err(error),
+            Ok(route) => self.serve_route(route, request).await,
+            Err(problem) => Err(problem),
         };
-        let mut response = served.unwrap_or_else(AdminError::response);
+        let mut response = served.unwrap_or_else(Problem::response);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         );
+        page::secure(headers);
         if head {
             // A HEAD gets the length that a GET would.
             let length = http_body::Body::size_hint(response.body()).exact();
@@ -228,10 +261,13 @@ impl Admin {
     async fn serve_route(
         self: Arc<Self>,
         route: Route,
-        body: Incoming,
-    ) -> Result<Response<Body>, AdminError> {
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
         Ok(match route {
-            Route::Page => text(StatusCode::OK, PAGE),
+            Route::Page => match page::file(request.uri().path()) {
+                Some(file) => whole(StatusCode::OK, file.kind, Bytes::from_static(file.bytes)),
+                None => return Err(Problem::new(ProblemCode::NotFound, "there is nothing here")),
+            },
             Route::Metrics => whole(
                 StatusCode::OK,
                 metrics::TEXT,
@@ -245,10 +281,46 @@ impl Admin {
                     text(StatusCode::SERVICE_UNAVAILABLE, words)
                 }
             },
-            Route::Stats => json(StatusCode::OK, &self.stats().await),
-            Route::Purge => self.purge(body).await?,
-            Route::Verify => self.verify()?,
-            Route::Warm => self.warm(body).await?,
+            Route::Api(operation) => self.operate(operation, request).await?,
+        })
+    }
+
+    /// Serves an operation of the API.
+    async fn operate(
+        self: Arc<Self>,
+        operation: Operation,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
+        let parameters = Parameters::parse(request.uri().query(), operation.parameters())?;
+        let parameters = &parameters;
+        let (parts, body) = request.into_parts();
+        Ok(match operation {
+            Operation::OpenApi => whole(StatusCode::OK, JSON, Bytes::from_static(OPENAPI)),
+            Operation::Overview => ok(&self.overview().await),
+            Operation::Traffic => ok(&self.traffic(parameters)?),
+            Operation::Registries => ok(&self.registries(parameters)?),
+            Operation::Fills => ok(&self.fills(parameters)?),
+            Operation::Errors => ok(&self.errors(parameters)?),
+            Operation::Requests => ok(&self.requests(parameters)?),
+            Operation::Repositories => ok(&self.repositories(parameters).await?),
+            Operation::Tags => ok(&self.tags(parameters).await?),
+            Operation::Manifest => ok(&self.manifest(parameters).await?),
+            Operation::EvictionQueue => ok(&self.eviction_queue(parameters)?),
+            Operation::Pins => ok(&self.pinned(parameters)?),
+            Operation::Pin => ok(&self.pin(body).await?),
+            Operation::Unpin => {
+                self.unpin(parameters).await?;
+                no_content()
+            }
+            Operation::Purge => self.purge(body).await?,
+            Operation::Warm => self.warm(body).await?,
+            Operation::Verify => self.verify()?,
+            Operation::Explain => {
+                let detail = "this version does not explain pulls yet";
+                return Err(Problem::new(ProblemCode::NotImplemented, detail));
+            }
+            Operation::Config => ok(&self.settings.configuration),
+            Operation::Events => self.listen(parameters, &parts.headers)?,
         })
     }
 
@@ -298,9 +370,22 @@ fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Body> {
     whole(status, "text/plain; charset=utf-8", words.into())
 }
 
+/// The media type of JSON.
+const JSON: &str = "application/json";
+
+fn ok(value: &impl serde::Serialize) -> Response<Body> {
+    json(StatusCode::OK, value)
+}
+
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
-        Ok(bytes) => whole(status, "application/json", bytes.into()),
+        Ok(bytes) => whole(status, JSON, bytes.into()),
         Err(error) => {
             tracing::error!(%error, "a response cannot be serialised");
             text(

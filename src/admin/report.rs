@@ -4,73 +4,104 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// `GET /api/stats`
+/// One page of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// The `after` of the next page; `None`: this was the last.
+    pub next: Option<String>,
+    /// How many items match in all, where that is known.
+    pub total: Option<u64>,
+}
+
+/// `GET /api/v1/overview`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    pub at: String,
     pub version: String,
-    /// In seconds since 1970.
-    pub started_at: u64,
+    pub started_at: String,
     pub ready: bool,
-    pub store: StoreStats,
+    pub not_ready_because: Option<String>,
+    pub draining: bool,
+    pub traffic: TrafficWindows,
+    /// Since the start.
     pub blobs: Pulls,
+    /// Since the start.
     pub manifests: Pulls,
-    pub fills: Fills,
-    pub verify_failures: VerifyFailures,
+    pub store: StoreState,
+    pub fills_in_flight: u64,
+    pub fills_limit: u64,
+    pub fills_resumed: u64,
+    pub verify_failures_upstream: u64,
+    pub verify_failures_disk: u64,
     /// Reasons and how often.
     pub stale_served: BTreeMap<String, u64>,
-    pub upstreams: Vec<UpstreamStats>,
-    /// Absent without a bucket.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub bucket: Option<BucketStats>,
+    pub bucket: Option<BucketState>,
+    pub event_listeners: u64,
+    pub event_listeners_limit: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreStats {
-    /// Used or reserved.
-    pub bytes: u64,
-    pub max_bytes: u64,
-    pub objects: u64,
-    pub evicted: u64,
-    pub evicted_bytes: u64,
+/// The traffic of several windows that end now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficWindows {
+    pub now: Traffic,
+    pub hour: Traffic,
+    pub day: Traffic,
 }
 
-/// The requests for one kind of content.
+/// The answers to GETs of cached content within a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub window_seconds: u64,
+    pub requests: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub coalesced: u64,
+    /// `None` without requests.
+    pub hit_ratio: Option<f64>,
+    /// To clients.
+    pub served_bytes: u64,
+    /// From upstream.
+    pub fetched_bytes: u64,
+    pub saved_bytes: i64,
+}
+
+/// The GETs of one kind of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulls {
     pub requests: u64,
     pub hits: u64,
     pub misses: u64,
     pub coalesced: u64,
-    /// From upstream.
-    pub pulled_bytes: u64,
     /// To clients.
-    pub pushed_bytes: u64,
+    pub served_bytes: u64,
+    /// From upstream.
+    pub fetched_bytes: u64,
 }
 
+/// The disk cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fills {
-    pub in_flight: u64,
-    pub resumed: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyFailures {
-    pub upstream: u64,
-    pub disk: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamStats {
-    pub registry: String,
-    pub requests: u64,
-    pub failures: u64,
-    /// The last value that the registry sent, if it sends one.
-    pub ratelimit_remaining: Option<u64>,
+pub struct StoreState {
+    /// Used or reserved.
+    pub used_bytes: u64,
+    pub max_bytes: u64,
+    /// `None` if the file system does not say.
+    pub free_bytes: Option<u64>,
+    pub min_free_bytes: Option<u64>,
+    pub blobs: u64,
+    pub partial_bytes: u64,
+    pub record_bytes: u64,
+    pub quarantine_bytes: u64,
+    pub pinned_bytes: u64,
+    pub evicted_blobs: u64,
+    pub evicted_bytes: u64,
+    pub writable: bool,
+    pub scanning: bool,
 }
 
 /// The traffic with the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BucketStats {
+pub struct BucketState {
     /// Records and bodies that were found in the bucket, and not found.
     pub hits: u64,
     pub misses: u64,
@@ -87,7 +118,91 @@ pub struct BucketStats {
     pub lease_timeouts: u64,
 }
 
-/// The body of `POST /api/purge`.
+/// An item of `GET /api/v1/registries`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are keys of the configuration, each true or false by itself"
+)]
+pub struct RegistryState {
+    pub name: String,
+    pub aliases: Vec<String>,
+    pub v2_url: Option<String>,
+    pub v1_url: Option<String>,
+    pub hosts: Vec<String>,
+    pub default: bool,
+    pub push: bool,
+    pub cache: bool,
+    pub bridge: bool,
+    pub visibility: String,
+    pub health: Health,
+    pub breaker: BreakerState,
+    pub rate_limit: Option<RateLimitState>,
+    pub latency: Option<Latency>,
+    pub requests: u64,
+    pub failures: u64,
+    pub last_failure: Option<LastFailure>,
+    pub fills_in_flight: u64,
+    pub fills_limit: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Not asked since the start.
+    Idle,
+    Healthy,
+    /// It said 429.
+    Limited,
+    /// The circuit breaker is open.
+    Failing,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BreakerState {
+    /// `closed`, `open` or `half-open`.
+    pub state: String,
+    pub retry_at: Option<String>,
+    pub pause_seconds: Option<f64>,
+}
+
+/// The pulls that the registry allows, as it last said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimitState {
+    pub limit: Option<u64>,
+    pub remaining: Option<u64>,
+    pub window_seconds: Option<u64>,
+    pub source: Option<String>,
+    pub observed_at: Option<String>,
+    pub retry_at: Option<String>,
+}
+
+/// The time to response headers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub window_seconds: u64,
+    pub samples: u64,
+    pub p50_seconds: f64,
+    pub p95_seconds: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailure {
+    pub at: String,
+    pub message: String,
+}
+
+/// `GET /api/v1/config`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// `None`: built-in defaults only.
+    pub path: Option<String>,
+    pub loaded_at: String,
+    /// Every key with its value, secrets masked.
+    pub yaml: String,
+}
+
+/// The body of `POST /api/v1/purge`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurgeRequest {
@@ -104,40 +219,38 @@ pub struct PurgeReport {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
-    /// Records of no v2 repository: those that serve old clients.
-    #[serde(default, rename = "beside")]
+    /// Records of the v1 API and of the bridge.
     pub other_records: u64,
     pub files: u64,
-    pub bytes: u64,
+    pub freed_bytes: u64,
     /// Files that stay because other repositories have links to them.
-    pub shared: u64,
+    pub shared_files: u64,
     /// The names of the first tags, manifests, blobs and other records.
     pub names: Vec<String>,
-    /// The number of names left out.
-    pub more: u64,
+    pub names_left_off: u64,
 }
 
-/// A line of the response to `POST /api/verify`.
+/// A line of the response to `POST /api/v1/verify`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyLine {
     pub blobs: u64,
-    pub of_blobs: u64,
+    pub blobs_total: u64,
     pub bytes: u64,
-    pub of_bytes: u64,
+    pub bytes_total: u64,
     pub damaged: u64,
     /// Present in the last line; without it the response is incomplete.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub done: Option<VerifyEnd>,
 }
 
 /// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyEnd {
-    /// The digests of blobs that were quarantined: they do not match or cannot be read.
+    /// The digests of the first blobs that were quarantined: they do not match or cannot be read.
     pub damaged: Vec<String>,
+    pub damaged_left_off: u64,
 }
 
-/// The body of `POST /api/warm`.
+/// The body of `POST /api/v1/warm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WarmRequest {
@@ -152,20 +265,17 @@ pub struct WarmRequest {
 pub struct WarmLine {
     /// Blobs in the store.
     pub blobs: u64,
-    pub of_blobs: u64,
+    pub blobs_total: u64,
     /// Bytes of blobs in the store; blobs of unknown size are not counted.
     pub bytes: u64,
-    pub of_bytes: u64,
+    pub bytes_total: u64,
     /// Bytes of blobs that were not in the store before.
-    pub fetched: u64,
+    pub fetched_bytes: u64,
     /// Blobs that are being fetched.
-    #[serde(default, rename = "coming")]
-    pub in_progress: Vec<WarmBlob>,
+    pub in_flight: Vec<WarmBlob>,
     /// The reason for waiting, while nothing is fetched.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub waits: Option<String>,
+    pub waits_because: Option<String>,
     /// Present in the last line; without it the response is incomplete.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub done: Option<WarmEnd>,
 }
 
@@ -173,8 +283,8 @@ pub struct WarmLine {
 pub struct WarmBlob {
     pub digest: String,
     pub bytes: u64,
-    /// Absent if unknown.
-    pub size: Option<u64>,
+    /// `None` if unknown.
+    pub size_bytes: Option<u64>,
 }
 
 /// The result of warming an image.
@@ -184,8 +294,15 @@ pub struct WarmEnd {
     pub error: Option<String>,
 }
 
-/// The body of an error response.
+/// The body of an error response (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    pub error: String,
+pub struct ProblemBody {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    /// What failed, why, and what to do.
+    pub detail: String,
+    /// For programs to decide on.
+    pub code: String,
 }

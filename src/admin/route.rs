@@ -2,15 +2,16 @@
 //!
 //! The API deletes content and asks for no password, so it refuses three kinds of requests. Other machines: only
 //! clients on this machine are served. DNS rebinding (a hostile page whose name resolves to 127.0.0.1): `Host` must
-//! be a name of the admin address. Cross-site requests (a page that sends a form to 127.0.0.1): requests that change
-//! something must be `application/json`, which browsers send across sites only after a preflight with OPTIONS, and
-//! that gets 405.
+//! be a name of the admin address. Cross-site requests (a page that sends a form to 127.0.0.1, or embeds an image of
+//! it): requests that change something need a header that a page can send to another site only after a preflight with
+//! OPTIONS, which gets 405, and a browser's `Sec-Fetch-Site` must not name another site.
 
 use std::io;
 use std::net::IpAddr;
 
-use super::error::AdminError;
-use http::{HeaderMap, Method, StatusCode, Uri, header};
+use super::error::{Problem, ProblemCode};
+use super::page;
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use oci::authority;
 use runtime::listen::Accepted;
 
@@ -77,42 +78,111 @@ impl Peer {
     }
 }
 
-/// A resource or action of the admin API.
+/// A resource or action of the admin listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
+    /// A file of the dashboard.
     Page,
     Metrics,
     Live,
     Ready,
-    Stats,
-    Purge,
-    Verify,
-    Warm,
+    Api(Operation),
 }
 
+/// An operation of the API, as in openapi.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    OpenApi,
+    Overview,
+    Traffic,
+    Registries,
+    Fills,
+    Errors,
+    Requests,
+    Repositories,
+    Tags,
+    Manifest,
+    EvictionQueue,
+    Pins,
+    Pin,
+    Unpin,
+    Purge,
+    Warm,
+    Verify,
+    Explain,
+    Config,
+    Events,
+}
+
+/// The methods, the path and the operation of everything that openapi.json describes.
+const API: &[(&str, &str, Operation)] = &[
+    ("GET", "/api/v1/openapi.json", Operation::OpenApi),
+    ("GET", "/api/v1/overview", Operation::Overview),
+    ("GET", "/api/v1/traffic", Operation::Traffic),
+    ("GET", "/api/v1/registries", Operation::Registries),
+    ("GET", "/api/v1/fills", Operation::Fills),
+    ("GET", "/api/v1/errors", Operation::Errors),
+    ("GET", "/api/v1/requests", Operation::Requests),
+    ("GET", "/api/v1/repositories", Operation::Repositories),
+    ("GET", "/api/v1/tags", Operation::Tags),
+    ("GET", "/api/v1/manifest", Operation::Manifest),
+    ("GET", "/api/v1/eviction-queue", Operation::EvictionQueue),
+    ("GET", "/api/v1/pins", Operation::Pins),
+    ("POST", "/api/v1/pins", Operation::Pin),
+    ("DELETE", "/api/v1/pins", Operation::Unpin),
+    ("POST", "/api/v1/purge", Operation::Purge),
+    ("POST", "/api/v1/warm", Operation::Warm),
+    ("POST", "/api/v1/verify", Operation::Verify),
+    ("POST", "/api/v1/explain", Operation::Explain),
+    ("GET", "/api/v1/config", Operation::Config),
+    ("GET", "/api/v1/events", Operation::Events),
+];
+
+impl Operation {
+    /// The parameters that its query may have.
+    pub const fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Traffic => &["window"],
+            Self::Registries | Self::Fills | Self::Pins => &["limit", "after"],
+            Self::Errors => &["kind", "q", "limit", "after"],
+            Self::Requests => &["q", "status", "limit", "after"],
+            Self::Repositories => &["registry", "q", "sort", "limit", "after"],
+            Self::Tags => &["registry", "repository", "q", "limit", "after"],
+            Self::Manifest => &["registry", "repository", "reference"],
+            Self::EvictionQueue => &["limit"],
+            Self::Unpin => &["image"],
+            Self::Events => &["topics", "q", "status"],
+            Self::OpenApi
+            | Self::Overview
+            | Self::Pin
+            | Self::Purge
+            | Self::Warm
+            | Self::Verify
+            | Self::Explain
+            | Self::Config => &[],
+        }
+    }
+}
+
+/// The header that requests which change something must have.
+const OWN_REQUEST: &str = "x-roadstead-request";
+
 impl Route {
-    fn of(path: &str, scope: Scope) -> Option<Self> {
-        Some(match (path, scope) {
-            ("/metrics", _) => Self::Metrics,
-            ("/livez", _) => Self::Live,
-            ("/readyz", _) => Self::Ready,
-            (_, Scope::Metrics) => return None,
-            ("/", _) => Self::Page,
-            ("/api/stats", _) => Self::Stats,
-            ("/api/purge", _) => Self::Purge,
-            ("/api/verify", _) => Self::Verify,
-            ("/api/warm", _) => Self::Warm,
-            _ => return None,
-        })
-    }
-
-    /// Whether it changes anything.
-    const fn acts(self) -> bool {
-        matches!(self, Self::Purge | Self::Verify | Self::Warm)
-    }
-
-    const fn allow(self) -> &'static str {
-        if self.acts() { "POST" } else { "GET, HEAD" }
+    /// The routes of a path by their methods; none of an unknown path.
+    fn of(path: &str, scope: Scope) -> Vec<(&'static str, Self)> {
+        let read = |route| vec![("GET", route)];
+        match (path, scope) {
+            ("/metrics", _) => read(Self::Metrics),
+            ("/livez", _) => read(Self::Live),
+            ("/readyz", _) => read(Self::Ready),
+            (_, Scope::Metrics) => Vec::new(),
+            _ if page::file(path).is_some() => read(Self::Page),
+            _ => {
+                let of_path = API.iter().filter(|(_, known, _)| *known == path);
+                let routes = of_path.map(|(method, _, operation)| (*method, Self::Api(*operation)));
+                routes.collect()
+            }
+        }
     }
 
     /// Whether it is restricted to clients on this machine.
@@ -124,41 +194,74 @@ impl Route {
 /// Routes a request. `name` is the host of `admin.address`, unless that is a socket file.
 ///
 /// # Errors
-/// Unknown routes and methods, other hosts and machines, other media types than JSON.
+/// Unknown routes and methods, other hosts, machines and sites, other media types than JSON.
 pub fn route(
     (method, uri, headers): (&Method, &Uri, &HeaderMap),
     (peer, scope): (Peer, Scope),
     name: Option<&str>,
-) -> Result<Route, AdminError> {
+) -> Result<Route, Problem> {
     if scope == Scope::Everything && !is_addressed_to_admin(uri, headers, name) {
-        return Err(AdminError::new(
-            StatusCode::MISDIRECTED_REQUEST,
+        return Err(Problem::new(
+            ProblemCode::WrongHost,
             "the admin address answers to localhost and to its configured name only",
         ));
     }
-    let unknown = || AdminError::new(StatusCode::NOT_FOUND, "there is nothing here");
-    let route = Route::of(uri.path(), scope).ok_or_else(unknown)?;
-    if route.is_private() && !peer.is_local() {
-        return Err(AdminError::new(
-            StatusCode::FORBIDDEN,
+    let routes = Route::of(uri.path(), scope);
+    let Some((_, first)) = routes.first() else {
+        return Err(Problem::new(ProblemCode::NotFound, "there is nothing here"));
+    };
+    if first.is_private() && !peer.is_local() {
+        return Err(Problem::new(
+            ProblemCode::OtherMachine,
             "this is answered to the gateway's own machine only",
         ));
     }
-    let is_allowed = if route.acts() {
-        method == Method::POST
+    let effective = if *method == Method::HEAD {
+        "GET"
     } else {
-        matches!(*method, Method::GET | Method::HEAD)
+        method.as_str()
     };
-    if !is_allowed {
-        return Err(AdminError::method_not_allowed(route.allow()));
+    let found = routes.iter().find(|(known, _)| *known == effective);
+    let Some((_, route)) = found else {
+        return Err(Problem::method_not_allowed(allowed(&routes)));
+    };
+    if matches!(route, Route::Api(_)) {
+        refuse_other_sites(method, headers)?;
     }
-    if route.acts() && !is_json(headers) {
-        return Err(AdminError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    Ok(*route)
+}
+
+/// Refuses requests that a page of another site could make a browser send.
+fn refuse_other_sites(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let cross_site = |detail| Err(Problem::new(ProblemCode::CrossSiteRequest, detail));
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if !matches!(site, None | Some(b"none" | b"same-origin")) {
+        return cross_site("a page of another site asks");
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    if headers.get(OWN_REQUEST).is_none_or(|value| value != "1") {
+        return cross_site(
+            "a request that changes something needs the header X-Roadstead-Request: 1",
+        );
+    }
+    if *method == Method::POST && !is_json(headers) {
+        return Err(Problem::new(
+            ProblemCode::UnsupportedMediaType,
             "the body must be application/json",
         ));
     }
-    Ok(route)
+    Ok(())
+}
+
+/// The value of `Allow`.
+fn allowed(routes: &[(&str, Route)]) -> String {
+    let methods = routes.iter().map(|(method, _)| match *method {
+        "GET" => "GET, HEAD",
+        method => method,
+    });
+    methods.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the host of a request is `localhost`, a loopback address or the host of `admin.address`, with any port. An
@@ -212,7 +315,7 @@ mod tests {
             path.parse().expect("a target"),
         );
         let routed = route((&method, &uri, &headers), from, Some("admin.example"));
-        routed.map_err(|error| error.status.as_u16())
+        routed.map_err(|problem| problem.code.status().as_u16())
     }
 
     #[test]
@@ -269,7 +372,7 @@ mod tests {
     #[test]
     fn routes() {
         let json = ("content-type", "application/json; charset=utf-8");
-        let form = ("content-type", "text/plain");
+        let (own, post) = (("x-roadstead-request", "1"), Operation::Purge);
         let elsewhere = Peer::Tcp {
             remote: "10.0.0.2".parse().expect("an address"),
             local: "10.0.0.1".parse().expect("an address"),
@@ -279,55 +382,100 @@ mod tests {
             local: "10.0.0.1".parse().expect("an address"),
         };
         let (all, few) = (Scope::Everything, Scope::Metrics);
-        for (method, path, line, peer, scope, expected) in [
-            ("GET", "/", None, HERE, all, Ok(Route::Page)),
-            ("HEAD", "/livez", None, HERE, all, Ok(Route::Live)),
-            ("GET", "/readyz?x", None, HERE, all, Ok(Route::Ready)),
-            ("GET", "/api/stats", None, Peer::Unix, all, Ok(Route::Stats)),
-            ("GET", "/api/stats", None, itself, all, Ok(Route::Stats)),
-            ("GET", "/api/stats", None, elsewhere, all, Err(403)),
-            ("GET", "/", None, elsewhere, all, Err(403)),
-            ("GET", "/metrics", None, elsewhere, all, Ok(Route::Metrics)),
+        let (purge, pins) = ("/api/v1/purge", "/api/v1/pins");
+        let (overview, found) = ("/api/v1/overview", Ok(Route::Api(Operation::Overview)));
+        let good = [json, own];
+        let text = [("content-type", "text/plain"), own];
+        let site = |site| [("sec-fetch-site", site)];
+        for (method, path, lines, peer, scope, expected) in [
+            ("GET", "/", &[][..], HERE, all, Ok(Route::Page)),
+            ("GET", "/main.js", &[], HERE, all, Ok(Route::Page)),
+            ("GET", "/mod.rs", &[], HERE, all, Err(404)),
+            ("HEAD", "/livez", &[], HERE, all, Ok(Route::Live)),
+            ("GET", "/readyz?x", &[], HERE, all, Ok(Route::Ready)),
+            ("GET", overview, &[], Peer::Unix, all, found),
+            ("GET", overview, &[], itself, all, found),
+            ("GET", overview, &[], elsewhere, all, Err(403)),
+            ("GET", overview, &site("same-origin"), HERE, all, found),
+            ("GET", overview, &site("none"), HERE, all, found),
+            ("GET", overview, &site("same-site"), HERE, all, Err(403)),
+            ("GET", overview, &site("cross-site"), HERE, all, Err(403)),
+            ("POST", overview, &good, HERE, all, Err(405)),
+            ("GET", "/", &[], elsewhere, all, Err(403)),
+            ("GET", "/metrics", &[], elsewhere, all, Ok(Route::Metrics)),
+            ("POST", purge, &good, HERE, all, Ok(Route::Api(post))),
+            ("POST", purge, &[json], HERE, all, Err(403)),
             (
                 "POST",
-                "/api/purge",
-                Some(json),
+                purge,
+                &[json, ("x-roadstead-request", "0")],
                 HERE,
                 all,
-                Ok(Route::Purge),
+                Err(403),
             ),
+            ("POST", purge, &text, HERE, all, Err(415)),
+            ("POST", purge, &[own], HERE, all, Err(415)),
+            ("POST", purge, &good, elsewhere, all, Err(403)),
+            ("GET", purge, &good, HERE, all, Err(405)),
+            ("OPTIONS", purge, &[], HERE, all, Err(405)),
+            ("GET", pins, &[], HERE, all, Ok(Route::Api(Operation::Pins))),
             (
                 "POST",
-                "/api/verify",
-                Some(json),
+                pins,
+                &good,
                 HERE,
                 all,
-                Ok(Route::Verify),
+                Ok(Route::Api(Operation::Pin)),
             ),
-            ("POST", "/api/warm", Some(json), HERE, all, Ok(Route::Warm)),
-            ("POST", "/api/warm", Some(form), HERE, all, Err(415)),
-            ("POST", "/api/warm", Some(json), elsewhere, all, Err(403)),
-            ("GET", "/api/warm", Some(json), HERE, all, Err(405)),
-            ("POST", "/api/purge", Some(form), HERE, all, Err(415)),
-            ("POST", "/api/verify", None, HERE, all, Err(415)),
-            ("POST", "/api/purge", Some(json), elsewhere, all, Err(403)),
-            ("GET", "/api/purge", Some(json), HERE, all, Err(405)),
-            ("OPTIONS", "/api/purge", None, HERE, all, Err(405)),
-            ("POST", "/metrics", Some(json), HERE, all, Err(405)),
-            ("GET", "/api", None, HERE, all, Err(404)),
-            ("GET", "/v2/", None, HERE, all, Err(404)),
-            ("GET", "/readyz", None, elsewhere, few, Ok(Route::Ready)),
-            ("GET", "/livez", None, elsewhere, few, Ok(Route::Live)),
-            ("GET", "/", None, HERE, few, Err(404)),
-            ("GET", "/api/stats", None, HERE, few, Err(404)),
-            ("POST", "/api/purge", Some(json), HERE, few, Err(404)),
+            (
+                "DELETE",
+                pins,
+                &[own],
+                HERE,
+                all,
+                Ok(Route::Api(Operation::Unpin)),
+            ),
+            ("DELETE", pins, &[], HERE, all, Err(403)),
+            ("PUT", pins, &good, HERE, all, Err(405)),
+            ("POST", "/metrics", &good, HERE, all, Err(405)),
+            ("GET", "/api", &[], HERE, all, Err(404)),
+            ("GET", "/v2/", &[], HERE, all, Err(404)),
+            ("GET", "/readyz", &[], elsewhere, few, Ok(Route::Ready)),
+            ("GET", "/livez", &[], elsewhere, few, Ok(Route::Live)),
+            ("GET", "/", &[], HERE, few, Err(404)),
+            ("GET", overview, &[], HERE, few, Err(404)),
+            ("POST", purge, &good, HERE, few, Err(404)),
         ] {
-            let lines: Vec<_> = line.into_iter().chain([("host", "localhost")]).collect();
+            let lines: Vec<_> = lines
+                .iter()
+                .copied()
+                .chain([("host", "localhost")])
+                .collect();
             assert_eq!(
                 route_status(method, path, &lines, (peer, scope)),
                 expected,
-                "{method} {path} {line:?} {peer:?}"
+                "{method} {path} {lines:?} {peer:?}"
             );
         }
+    }
+
+    /// openapi.json describes exactly the routes of the API.
+    #[test]
+    fn routes_are_those_of_the_openapi_document() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+        let mut described = Vec::new();
+        for (path, methods) in document["paths"].as_object().expect("paths") {
+            for method in methods.as_object().expect("methods").keys() {
+                described.push((method.to_uppercase(), path.clone()));
+            }
+        }
+        let served = API.iter();
+        let mut served: Vec<_> = served
+            .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()))
+            .collect();
+        described.sort();
+        served.sort();
+        assert_eq!(served, described);
     }
 }

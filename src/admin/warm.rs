@@ -1,20 +1,23 @@
-//! `/api/warm`: fetches an image into the store, and streams the progress.
+//! `/api/v1/warm`: fetches an image into the store, and streams the progress.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::Response;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
 use super::api::{lines_of_json, read, render};
-use super::error::AdminError;
+use super::error::{Problem, ProblemCode};
 use super::report::{WarmBlob, WarmEnd, WarmLine, WarmRequest};
 use super::{Admin, Body, target};
 use mirror::{ImageReference, WarmProgress};
 use oci::name::RepositoryName;
 use oci::platform::{Platform, Platforms};
 
+/// The most images that are warmed at once, and when a client that was refused may ask again, in seconds.
+pub(super) const CONCURRENT: usize = 4;
+const RETRY: u64 = 10;
 /// The interval between progress lines, while there is progress.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// The interval between lines without progress, so that the client does not time out.
@@ -24,12 +27,9 @@ impl Admin {
     /// Fetches an image and streams the progress. It stops when the client disconnects; downloads in flight continue.
     ///
     /// # Errors
-    /// 400 for a body that names no image or platform.
-    pub(super) async fn warm(
-        self: Arc<Self>,
-        body: Incoming,
-    ) -> Result<Response<Body>, AdminError> {
-        let bad_request = |message| AdminError::new(StatusCode::BAD_REQUEST, message);
+    /// 400 for a body that names no image or platform, 429 while four others are warmed.
+    pub(super) async fn warm(self: Arc<Self>, body: Incoming) -> Result<Response<Body>, Problem> {
+        let bad_request = |message| Problem::new(ProblemCode::InvalidBody, message);
         let request: WarmRequest = read(body).await?;
         let image = target::image(&request.image, &self.settings.resolver)
             .map_err(|error| bad_request(error.to_string()))?;
@@ -39,8 +39,13 @@ impl Admin {
                 .map_err(|error| bad_request(error.to_string()))?,
             None => Platforms::Only(Platform::host()),
         };
+        let Ok(permit) = self.warming.clone().try_acquire_owned() else {
+            let message = format!("{CONCURRENT} images are being warmed already");
+            return Err(Problem::new(ProblemCode::TooManyRequests, message).retry_after(RETRY));
+        };
         let (lines, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
+            let _permit = permit;
             let (progress, mut current) = watch::channel(WarmProgress::default());
             let fetch = self.fetch(image, platforms, progress);
             tokio::pin!(fetch);
@@ -95,22 +100,22 @@ impl Admin {
 }
 
 fn line(progress: &WarmProgress) -> WarmLine {
-    let in_progress = progress
+    let in_flight = progress
         .in_progress
         .iter()
         .map(|(digest, bytes, size)| WarmBlob {
             digest: digest.to_string(),
             bytes: *bytes,
-            size: *size,
+            size_bytes: *size,
         });
     WarmLine {
         blobs: progress.blobs,
-        of_blobs: progress.of_blobs,
+        blobs_total: progress.of_blobs,
         bytes: progress.bytes,
-        of_bytes: progress.of_bytes,
-        fetched: progress.fetched,
-        in_progress: in_progress.collect(),
-        waits: progress.waits.clone(),
+        bytes_total: progress.of_bytes,
+        fetched_bytes: progress.fetched,
+        in_flight: in_flight.collect(),
+        waits_because: progress.waits.clone(),
         done: None,
     }
 }

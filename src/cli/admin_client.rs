@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::admin::ErrorBody;
+use crate::admin::ProblemBody;
 use crate::config::{Config, ListenAddress};
 
 /// The timeout for connecting.
@@ -183,6 +183,7 @@ impl AdminClient {
             .uri(path)
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, "application/json")
+            .header("X-Roadstead-Request", "1")
             .body(Full::new(body))
             .map_err(|error| AdminClientError::Incomplete(error.to_string()))?;
         let response = match &self.target {
@@ -201,7 +202,7 @@ impl AdminClient {
         }
         let body = whole(body).await?;
         let message = match serde_json::from_slice(&body) {
-            Ok(ErrorBody { error }) => error,
+            Ok(ProblemBody { detail, .. }) => detail,
             Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
         };
         Err(AdminClientError::Refused {

@@ -2,12 +2,14 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::admin_client::{AdminClient, AdminClientError};
 use super::progress::{self, ProgressDisplay};
 use super::show;
-use crate::admin::{self, PurgeReport, PurgeRequest, Stats, VerifyLine, WarmLine, WarmRequest};
+use crate::admin::{
+    self, Overview, Page, PurgeReport, PurgeRequest, RegistryState, VerifyLine, WarmLine,
+    WarmRequest,
+};
 use crate::config::Config;
 use oci::platform::{Platform, Platforms};
 
@@ -15,18 +17,20 @@ use oci::platform::{Platform, Platforms};
 const USAGE: u8 = 2;
 
 pub fn stats(config: &Config) -> ExitCode {
-    print_result(
-        AdminClient::of(config).and_then(|client| client.get::<Stats>("/api/stats")),
-        |stats| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            show::stats(&stats, now.unwrap_or_default().as_secs())
-        },
-    )
+    let stats = AdminClient::of(config).and_then(|client| {
+        let overview = client.get::<Overview>("/api/v1/overview")?;
+        let path = "/api/v1/registries?limit=500";
+        let registries = client.get::<Page<RegistryState>>(path)?.items;
+        Ok((overview, registries))
+    });
+    print_result(stats, |(overview, registries)| {
+        show::stats(&overview, &registries)
+    })
 }
 
 pub fn purge(config: &Config, request: &PurgeRequest) -> ExitCode {
     let report = AdminClient::of(config)
-        .and_then(|client| client.post::<PurgeReport>("/api/purge", request));
+        .and_then(|client| client.post::<PurgeReport>("/api/v1/purge", request));
     print_result(report, |report| show::purge(&report))
 }
 
@@ -35,12 +39,18 @@ pub fn verify(config: &Config) -> ExitCode {
     let mut display = ProgressDisplay::new();
     let mut last = VerifyLine::default();
     let outcome = AdminClient::of(config).and_then(|client| {
-        client.follow("/api/verify", &serde_json::json!({}), |line: VerifyLine| {
-            let tenth = (line.bytes * 10).checked_div(line.of_bytes).unwrap_or(10);
-            let has_news = line.done.is_some();
-            display.show(tenth, has_news, |style| progress::verify_line(&line, style));
-            last = line;
-        })
+        client.follow(
+            "/api/v1/verify",
+            &serde_json::json!({}),
+            |line: VerifyLine| {
+                let tenth = (line.bytes * 10)
+                    .checked_div(line.bytes_total)
+                    .unwrap_or(10);
+                let has_news = line.done.is_some();
+                display.show(tenth, has_news, |style| progress::verify_line(&line, style));
+                last = line;
+            },
+        )
     });
     display.end();
     let outcome = outcome.and_then(|()| {
@@ -75,7 +85,7 @@ pub fn warm(config: &Config, images: &[String], platform: Option<Platforms>) -> 
         match warm_one(&client, image, &platform) {
             Ok(line) => {
                 complete += usize::from(line.done.as_ref().is_some_and(|end| end.error.is_none()));
-                fetched += line.fetched;
+                fetched += line.fetched_bytes;
             }
             // The next image would fail the same way.
             Err(error @ AdminClientError::NotRunning { .. }) => {
@@ -108,8 +118,8 @@ fn warm_one(
     };
     let mut display = ProgressDisplay::new();
     let mut last = WarmLine::default();
-    let outcome = client.follow("/api/warm", &request, |line: WarmLine| {
-        let has_news = line.done.is_some() || line.waits != last.waits;
+    let outcome = client.follow("/api/v1/warm", &request, |line: WarmLine| {
+        let has_news = line.done.is_some() || line.waits_because != last.waits_because;
         display.show(progress::warm_percent(&line) / 10, has_news, |style| {
             progress::warm_line(image, &line, style)
         });

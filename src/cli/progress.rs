@@ -62,14 +62,14 @@ impl ProgressDisplay {
 
 /// The progress of a verification, in one line; with a bar for a terminal.
 pub fn verify_line(line: &VerifyLine, style: ProgressStyle) -> String {
-    let done = percent(line.bytes, line.of_bytes);
+    let done = percent(line.bytes, line.bytes_total);
     format!(
         "{}{} of {}, {} of {} files, {} damaged",
         gauge(done, style),
         size(line.bytes),
-        size(line.of_bytes),
+        size(line.bytes_total),
         line.blobs,
-        line.of_blobs,
+        line.blobs_total,
         line.damaged
     )
 }
@@ -88,18 +88,18 @@ fn gauge(done: u64, style: ProgressStyle) -> String {
 
 /// The percentage of an image that is stored: of its bytes, or of its blobs if their sizes are unknown.
 pub fn warm_percent(line: &WarmLine) -> u64 {
-    match (line.of_bytes, line.of_blobs) {
+    match (line.bytes_total, line.blobs_total) {
         // Its manifest is being fetched, or it has no blobs.
         (0, 0) if line.done.is_none() => 0,
         (0, of_blobs) => percent(line.blobs, of_blobs),
-        (of_bytes, _) => percent(stored_bytes(line), of_bytes).min(100),
+        (bytes_total, _) => percent(stored_bytes(line), bytes_total).min(100),
     }
 }
 
 /// The stored bytes of an image, unfinished blobs included.
 fn stored_bytes(line: &WarmLine) -> u64 {
-    let in_progress: u64 = line.in_progress.iter().map(|blob| blob.bytes).sum();
-    line.bytes + in_progress
+    let in_flight: u64 = line.in_flight.iter().map(|blob| blob.bytes).sum();
+    line.bytes + in_flight
 }
 
 /// The progress of warming an image, in one line; with a bar for a terminal.
@@ -108,11 +108,11 @@ pub fn warm_line(image: &str, line: &WarmLine, style: ProgressStyle) -> String {
         "{image}  {}{} of {}, {} of {} blobs",
         gauge(warm_percent(line), style),
         size(stored_bytes(line)),
-        size(line.of_bytes),
+        size(line.bytes_total),
         line.blobs,
-        line.of_blobs
+        line.blobs_total
     );
-    if let Some(why) = &line.waits {
+    if let Some(why) = &line.waits_because {
         let _ = write!(text, "; waiting: {why}");
     }
     text
@@ -131,9 +131,9 @@ mod tests {
     fn verification_progress() {
         let line = VerifyLine {
             blobs: 1,
-            of_blobs: 4,
+            blobs_total: 4,
             bytes: 1 << 20,
-            of_bytes: 4 << 20,
+            bytes_total: 4 << 20,
             damaged: 0,
             done: None,
         };
@@ -155,11 +155,11 @@ mod tests {
         };
         let line = WarmLine {
             blobs: 1,
-            of_blobs: 3,
+            blobs_total: 3,
             bytes: 1 << 20,
-            of_bytes: 4 << 20,
-            fetched: 1 << 20,
-            in_progress: vec![blob(512 << 10), blob(512 << 10)],
+            bytes_total: 4 << 20,
+            fetched_bytes: 1 << 20,
+            in_flight: vec![blob(512 << 10), blob(512 << 10)],
             ..WarmLine::default()
         };
         assert_eq!(
@@ -172,7 +172,7 @@ mod tests {
             warmed("app", &line),
             "app: 1 blob, 1.0 MiB; 1.0 MiB fetched\n"
         );
-        for (bytes, of_bytes, blobs, of_blobs, done, share) in [
+        for (bytes, bytes_total, blobs, blobs_total, done, share) in [
             (0, 0, 0, 0, false, 0),
             (0, 0, 0, 0, true, 100),
             (0, 0, 1, 4, false, 25),
@@ -180,16 +180,16 @@ mod tests {
         ] {
             let line = WarmLine {
                 bytes,
-                of_bytes,
+                bytes_total,
                 blobs,
-                of_blobs,
+                blobs_total,
                 done: done.then(crate::admin::report::WarmEnd::default),
                 ..WarmLine::default()
             };
             assert_eq!(warm_percent(&line), share, "{line:?}");
         }
         let waiting = WarmLine {
-            waits: Some("busy".into()),
+            waits_because: Some("busy".into()),
             ..WarmLine::default()
         };
         assert!(warm_line("app", &waiting, ProgressStyle::Lines).ends_with("; waiting: busy"));

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::admin::{
-    BucketStats, Pulls, PurgeReport, Stats, UpstreamStats, VerifyEnd, VerifyLine, WarmLine,
+    BucketState, Overview, Pulls, PurgeReport, RegistryState, VerifyEnd, VerifyLine, WarmLine,
 };
 
 /// `1.5 GiB`
@@ -40,24 +41,25 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// What `roadstead stats` prints; `now` is in seconds since 1970.
-pub fn stats(stats: &Stats, now: u64) -> String {
-    let (version, since) = (&stats.version, date(stats.started_at));
-    let age = span(now.saturating_sub(stats.started_at));
-    let readiness = if stats.ready { "ready" } else { "not ready" };
+/// What `roadstead stats` prints.
+pub fn stats(overview: &Overview, registries: &[RegistryState]) -> String {
+    let (version, since) = (&overview.version, date(&overview.started_at));
+    let age = span(seconds_between(&overview.started_at, &overview.at));
+    let readiness = if overview.ready { "ready" } else { "not ready" };
     let mut text = format!("roadstead {version}, {readiness}, since {since} ({age})\n\n");
-    text.push_str(&pulls_table(stats));
+    text.push_str(&pulls_table(overview));
     text.push('\n');
-    text.push_str(&state_lines(stats));
-    if !stats.upstreams.is_empty() {
+    text.push_str(&state_lines(overview));
+    let asked: Vec<&RegistryState> = registries.iter().filter(|one| one.requests > 0).collect();
+    if !asked.is_empty() {
         text.push('\n');
-        text.push_str(&upstreams_table(&stats.upstreams));
+        text.push_str(&registries_table(&asked));
     }
     text
 }
 
 /// A line for blobs and one for manifests, below their headings.
-fn pulls_table(stats: &Stats) -> String {
+fn pulls_table(stats: &Overview) -> String {
     let mut text = format!(
         "{:<11}{:>10}{:>10}{:>10}{:>10}{:>15}{:>13}\n",
         "", "requests", "hits", "misses", "shared", "from upstream", "to clients"
@@ -70,7 +72,7 @@ fn pulls_table(stats: &Stats) -> String {
             coalesced,
             ..
         } = pulls;
-        let (pulled, pushed) = (size(pulls.pulled_bytes), size(pulls.pushed_bytes));
+        let (pulled, pushed) = (size(pulls.fetched_bytes), size(pulls.served_bytes));
         let _ = writeln!(
             text,
             "{name:<11}{requests:>10}{hits:>10}{misses:>10}{coalesced:>10}{pulled:>15}{pushed:>13}"
@@ -80,9 +82,9 @@ fn pulls_table(stats: &Stats) -> String {
 }
 
 /// What was saved, what is stored, and what went on: one line each, two for the bucket.
-fn state_lines(stats: &Stats) -> String {
-    let pulled = stats.blobs.pulled_bytes + stats.manifests.pulled_bytes;
-    let pushed = stats.blobs.pushed_bytes + stats.manifests.pushed_bytes;
+fn state_lines(stats: &Overview) -> String {
+    let pulled = stats.blobs.fetched_bytes + stats.manifests.fetched_bytes;
+    let pushed = stats.blobs.served_bytes + stats.manifests.served_bytes;
     let saved = pushed.saturating_sub(pulled);
     let share = percent(saved, pushed);
     let mut text = format!(
@@ -93,26 +95,24 @@ fn state_lines(stats: &Stats) -> String {
     let _ = writeln!(
         text,
         "store      {} of {} in {} objects; {} evicted ({})",
-        size(store.bytes),
+        size(store.used_bytes),
         size(store.max_bytes),
-        store.objects,
-        store.evicted,
+        store.blobs,
+        store.evicted_blobs,
         size(store.evicted_bytes),
     );
     if let Some(bucket) = &stats.bucket {
         text.push_str(&bucket_lines(bucket));
     }
-    let fills = &stats.fills;
     let _ = writeln!(
         text,
         "downloads  {} under way, {} resumed",
-        fills.in_flight, fills.resumed
+        stats.fills_in_flight, stats.fills_resumed
     );
-    let failures = &stats.verify_failures;
     let _ = writeln!(
         text,
         "wrong      {} from upstream, {} on disk",
-        failures.upstream, failures.disk
+        stats.verify_failures_upstream, stats.verify_failures_disk
     );
     text.push_str(&stale_line(&stats.stale_served));
     text
@@ -132,28 +132,27 @@ fn stale_line(served: &BTreeMap<String, u64>) -> String {
 }
 
 /// A line for each registry, below their headings.
-fn upstreams_table(upstreams: &[UpstreamStats]) -> String {
-    let names = upstreams.iter().map(|one| one.registry.chars().count());
+fn registries_table(registries: &[&RegistryState]) -> String {
+    let names = registries.iter().map(|one| one.name.chars().count());
     let width = names.max().unwrap_or(0).max(8);
     let mut text = format!(
         "{:<width$}{:>11}{:>11}{:>12}\n",
         "upstream", "requests", "failures", "pulls left"
     );
-    for one in upstreams {
-        let left = one
-            .ratelimit_remaining
-            .map_or_else(|| "-".to_owned(), |left| left.to_string());
+    for one in registries {
+        let left = one.rate_limit.as_ref().and_then(|limit| limit.remaining);
+        let left = left.map_or_else(|| "-".to_owned(), |left| left.to_string());
         let _ = writeln!(
             text,
             "{:<width$}{:>11}{:>11}{left:>12}",
-            one.registry, one.requests, one.failures
+            one.name, one.requests, one.failures
         );
     }
     text
 }
 
 /// The traffic with the bucket, in two lines.
-fn bucket_lines(bucket: &BucketStats) -> String {
+fn bucket_lines(bucket: &BucketState) -> String {
     format!(
         "bucket     {} hits, {} misses; {} written, {} dropped\n           {} failures, {} wrong; {} records not \
          shared, {} waits timed out\n",
@@ -174,8 +173,8 @@ pub fn purge(report: &PurgeReport) -> String {
     for name in &report.names {
         let _ = writeln!(text, "{name}");
     }
-    if report.more > 0 {
-        let _ = writeln!(text, "and {} more", report.more);
+    if report.names_left_off > 0 {
+        let _ = writeln!(text, "and {} more", report.names_left_off);
     }
     if report.names.is_empty() {
         return "nothing matches\n".to_owned();
@@ -196,15 +195,23 @@ pub fn purge(report: &PurgeReport) -> String {
         counted(report.manifests, "manifest"),
         counted(report.blobs, "blob"),
         counted(report.files, "file"),
-        size(report.bytes),
+        size(report.freed_bytes),
     );
-    if report.shared > 0 {
-        let stay = if report.shared == 1 { "stays" } else { "stay" };
+    if report.shared_files > 0 {
+        let stay = if report.shared_files == 1 {
+            "stays"
+        } else {
+            "stay"
+        };
         let _ = writeln!(
             text,
             "{} {stay}: other repositories link to {}",
-            counted(report.shared, "file"),
-            if report.shared == 1 { "it" } else { "them" }
+            counted(report.shared_files, "file"),
+            if report.shared_files == 1 {
+                "it"
+            } else {
+                "them"
+            }
         );
     }
     text
@@ -216,7 +223,7 @@ pub fn warmed(image: &str, line: &WarmLine) -> String {
         "{image}: {}, {}; {} fetched\n",
         counted(line.blobs, "blob"),
         size(line.bytes),
-        size(line.fetched)
+        size(line.fetched_bytes)
     )
 }
 
@@ -258,12 +265,19 @@ pub fn percent(part: u64, whole: u64) -> u64 {
     percent.map_or(100, |percent| u64::try_from(percent).unwrap_or(100))
 }
 
-fn date(seconds: u64) -> String {
-    let at = i64::try_from(seconds).ok();
-    let at = at.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+/// `2026-11-20 06:00:00 UTC`
+fn date(rfc3339: &str) -> String {
+    let at = OffsetDateTime::parse(rfc3339, &Rfc3339).ok();
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     at.and_then(|at| at.format(&format).ok())
         .unwrap_or_default()
+}
+
+fn seconds_between(from: &str, to: &str) -> u64 {
+    let parse = |text| OffsetDateTime::parse(text, &Rfc3339).ok();
+    let (from, to) = (parse(from), parse(to));
+    let between = from.zip(to).map(|(from, to)| (to - from).whole_seconds());
+    between.map_or(0, |seconds| u64::try_from(seconds).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -304,10 +318,10 @@ mod tests {
             blobs: 0,
             other_records: 0,
             files: 2,
-            bytes: 2048,
-            shared: 1,
+            freed_bytes: 2048,
+            shared_files: 1,
             names: vec!["a/b:c".into()],
-            more: 2,
+            names_left_off: 2,
         };
         assert_eq!(
             purge(&report),

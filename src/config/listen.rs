@@ -85,7 +85,7 @@ pub(super) const ADMIN: &[Key] = &[
         "address",
         Kind::Scalar("address, or `off`"),
         Absent::Is("127.0.0.1:5002"),
-        "Metrics, health and the commands' API, for this machine: loopback, or `unix:PATH` (mode 0600).",
+        "The dashboard, its API, metrics and health, for this machine: loopback, or `unix:PATH` (mode 0600).",
     ),
     Key::new(
         "metrics",

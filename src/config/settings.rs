@@ -4,6 +4,7 @@ mod bucket;
 mod registries;
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use super::{Config, ListenAddress, OldClients, Tls, Visibility};
 use crate::admin;
@@ -86,7 +87,8 @@ impl Config {
         }
     }
 
-    pub fn admin_settings(&self) -> admin::Settings {
+    /// `gateway` is the authority that clients pull from.
+    pub fn admin_settings(&self, gateway: Option<String>) -> admin::Settings {
         admin::Settings {
             host: match &self.admin.address {
                 Some(ListenAddress::Tcp { host, .. }) => host.clone(),
@@ -94,6 +96,14 @@ impl Config {
             },
             resolver: self.resolver(),
             max_bytes: self.store.max_size,
+            fills: self.limits.fills,
+            registries: self.registries.iter().map(configured_registry).collect(),
+            configuration: admin::Configuration {
+                path: self.file.as_ref().map(|file| file.display().to_string()),
+                loaded_at: admin::rfc3339(SystemTime::now()),
+                yaml: self.rendered.clone(),
+            },
+            gateway,
         }
     }
 
@@ -164,6 +174,27 @@ impl super::Admin {
             .iter()
             .map(|at| (address(at), admin::Scope::Metrics));
         everything.chain(metrics).collect()
+    }
+}
+
+/// A registry as the admin API shows it.
+fn configured_registry(registry: &super::Registry) -> admin::ConfiguredRegistry {
+    let aliases = super::aliases(&registry.name);
+    admin::ConfiguredRegistry {
+        name: Registry::new(&registry.name),
+        aliases: aliases.iter().map(ToString::to_string).collect(),
+        v2_url: registry.v2.as_ref().map(ToString::to_string),
+        v1_url: registry.v1.as_ref().map(ToString::to_string),
+        hosts: registry.hosts.clone(),
+        default: registry.default,
+        push: registry.push,
+        cache: registry.cache,
+        bridge: registry.bridge,
+        visibility: match registry.visibility {
+            Visibility::Public => "public",
+            Visibility::Rules => "rules",
+            Visibility::Caller => "caller",
+        },
     }
 }
 

@@ -1,0 +1,298 @@
+//! `/api/v1/manifest`: a cached manifest or index with its platforms and layers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Problem, ProblemCode};
+use super::query::Parameters;
+use super::repositories::{blocking, not_cached, unreadable};
+use super::time::rfc3339_of;
+use super::{Admin, pins, pull_commands};
+use mirror::ImageReference;
+use oci::digest::Digest;
+use oci::manifest::AcceptClass;
+use oci::name::{Reference, RepositoryName};
+use oci::platform::Platform;
+use pull_commands::PullCommand;
+use store::{ManifestKey, TagKey};
+
+/// The most images of an index, tags that point at a manifest, annotations, and the longest of those.
+const IMAGES: usize = 200;
+const TAGS: usize = 50;
+const TAGS_READ: usize = 1000;
+const ANNOTATIONS: usize = 50;
+const ANNOTATION: usize = 1000;
+
+/// `GET /api/v1/manifest`
+#[derive(Debug, Serialize)]
+pub(super) struct ManifestDetails {
+    registry: String,
+    repository: String,
+    reference: String,
+    digest: String,
+    media_type: String,
+    artifact_type: Option<String>,
+    size_bytes: u64,
+    checked_at: String,
+    last_used_at: String,
+    subject: Option<String>,
+    pinned: bool,
+    tags: Vec<String>,
+    annotations: BTreeMap<String, String>,
+    images: Vec<Image>,
+    images_total: u64,
+    pull_commands: Vec<PullCommand>,
+}
+
+/// One platform's image.
+#[derive(Debug, Serialize)]
+struct Image {
+    digest: String,
+    media_type: String,
+    size_bytes: u64,
+    platform: Option<String>,
+    artifact_type: Option<String>,
+    state: &'static str,
+    config: Option<Blob>,
+    layers: Vec<Blob>,
+    total_bytes: Option<u64>,
+    cached_bytes: u64,
+}
+
+/// A configuration or a layer.
+#[derive(Debug, Serialize)]
+struct Blob {
+    digest: String,
+    media_type: String,
+    size_bytes: Option<u64>,
+    state: &'static str,
+    cached_bytes: u64,
+    last_used_at: Option<String>,
+}
+
+/// The parts of any manifest or index.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Document {
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Vec<Descriptor>,
+    blobs: Vec<Descriptor>,
+    manifests: Vec<Descriptor>,
+    fs_layers: Vec<FsLayer>,
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Descriptor {
+    digest: String,
+    media_type: String,
+    size: Option<u64>,
+    platform: Option<Platform>,
+    artifact_type: Option<String>,
+}
+
+/// A layer of schema 1.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct FsLayer {
+    blob_sum: String,
+}
+
+/// What is known of the blobs that are not stored yet.
+struct Incomplete {
+    /// Blobs that are being fetched, and the bytes that are there.
+    fetching: HashMap<Digest, u64>,
+    partial: Vec<Digest>,
+}
+
+impl Admin {
+    /// # Errors
+    /// 400 for a wrong parameter, 404 for what is not stored, 503 if the disk cannot be read.
+    pub(super) async fn manifest(
+        self: Arc<Self>,
+        parameters: &Parameters,
+    ) -> Result<ManifestDetails, Problem> {
+        let name = self.repository(parameters)?;
+        let text = parameters.required("reference")?.to_owned();
+        let reference = parse_reference(&text)?;
+        let image = ImageReference { name, reference };
+        let described = pins::name_of(&image);
+        let found = blocking(move || self.details(&image)).await;
+        let found = found.map_err(|error| unreadable(&error))?;
+        found.ok_or_else(|| not_cached(&described))
+    }
+
+    /// Reads a manifest and what it lists. Blocks on the disk.
+    fn details(&self, image: &ImageReference) -> io::Result<Option<ManifestDetails>> {
+        let ImageReference { name, reference } = image;
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let key = TagKey::new(name, AcceptClass::Full, tag);
+                match self.store.inspect(&key)? {
+                    Some(found) => found.value.digest,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let Some(link) = self.store.inspect(&ManifestKey::new(name, &digest))? else {
+            return Ok(None);
+        };
+        let bytes = self.store.inspect_manifest(&link.value.stored(&digest));
+        let document: Document = bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let own = Descriptor {
+            digest: digest.to_string(),
+            media_type: link.value.media_type.clone(),
+            size: Some(link.value.size),
+            platform: None,
+            artifact_type: document.artifact_type.clone(),
+        };
+        let (images, images_total) = self.images(&document, own);
+        let annotations = document.annotations.into_iter().take(ANNOTATIONS);
+        let cut = |text: String| text.chars().take(ANNOTATION).collect();
+        let gateway = self.settings.gateway.as_deref();
+        Ok(Some(ManifestDetails {
+            registry: name.registry.to_string(),
+            repository: name.repository.to_string(),
+            reference: reference.to_string(),
+            digest: digest.to_string(),
+            media_type: link.value.media_type.clone(),
+            artifact_type: document.artifact_type,
+            size_bytes: link.value.size,
+            checked_at: rfc3339_of(link.value.checked_at),
+            last_used_at: rfc3339_of(link.last_use),
+            subject: link.value.subject.map(|subject| subject.to_string()),
+            pinned: self.pins.contains(&pins::name_of(image)),
+            tags: self.tags_of(name, &digest)?,
+            annotations: annotations
+                .map(|(key, text)| (cut(key), cut(text)))
+                .collect(),
+            images,
+            images_total,
+            pull_commands: pull_commands::of(image, gateway),
+        }))
+    }
+
+    /// The images of an index, or the one of a manifest; and how many there are.
+    fn images(&self, document: &Document, own: Descriptor) -> (Vec<Image>, u64) {
+        let incomplete = Incomplete::of(self);
+        if document.manifests.is_empty() {
+            return (vec![self.image(own, Some(document), &incomplete)], 1);
+        }
+        let listed = document.manifests.iter().take(IMAGES).map(|child| {
+            let stored = child.digest.parse().ok();
+            let stored = stored.filter(|digest| self.store.blob_status(digest).is_some());
+            let bytes = stored.and_then(|digest| self.store.inspect_manifest(&digest));
+            let read: Option<Document> =
+                bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            self.image(child.clone(), read.as_ref(), &incomplete)
+        });
+        (listed.collect(), document.manifests.len() as u64)
+    }
+
+    /// An image whose manifest was read, if it is stored.
+    fn image(&self, own: Descriptor, read: Option<&Document>, incomplete: &Incomplete) -> Image {
+        let blob = |descriptor: &Descriptor| self.blob(descriptor, incomplete);
+        let config = read.and_then(|read| read.config.as_ref()).map(blob);
+        let layers = read.map_or_else(Vec::new, |read| {
+            let layers = read.layers.iter().chain(&read.blobs).map(blob);
+            let schema1 = read.fs_layers.iter().map(|layer| {
+                blob(&Descriptor {
+                    digest: layer.blob_sum.clone(),
+                    ..Descriptor::default()
+                })
+            });
+            layers.chain(schema1).collect()
+        });
+        let all = || config.iter().chain(&layers);
+        let total: u64 = all().filter_map(|blob| blob.size_bytes).sum();
+        let cached_bytes = all().map(|blob| blob.cached_bytes).sum();
+        let artifact_type = own.artifact_type.clone();
+        Image {
+            digest: own.digest,
+            media_type: own.media_type,
+            size_bytes: own.size.unwrap_or(0),
+            platform: own.platform.map(|platform| platform.to_string()),
+            artifact_type: artifact_type.or(read.and_then(|read| read.artifact_type.clone())),
+            state: if read.is_some() { "present" } else { "missing" },
+            total_bytes: read.map(|_| total),
+            cached_bytes,
+            config,
+            layers,
+        }
+    }
+
+    fn blob(&self, descriptor: &Descriptor, incomplete: &Incomplete) -> Blob {
+        let digest: Option<Digest> = descriptor.digest.parse().ok();
+        let status = digest.and_then(|digest| self.store.blob_status(&digest));
+        let (state, cached) = match (digest, status) {
+            (_, Some(status)) => ("present", status.size),
+            (Some(digest), None) => incomplete.state(&digest),
+            (None, None) => ("missing", 0),
+        };
+        Blob {
+            digest: descriptor.digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            size_bytes: descriptor.size.or(status.map(|status| status.size)),
+            state,
+            cached_bytes: cached,
+            last_used_at: status.map(|status| rfc3339_of(status.last_use)),
+        }
+    }
+
+    /// The first cached tags that point at a manifest.
+    fn tags_of(&self, name: &RepositoryName, digest: &Digest) -> io::Result<Vec<String>> {
+        let mut tags = self.store.records.known_tags(name)?;
+        tags.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        let mut found = Vec::new();
+        for tag in tags.iter().take(TAGS_READ) {
+            let key = TagKey::new(name, AcceptClass::Full, tag);
+            let pointer = self.store.inspect(&key)?;
+            if pointer.is_some_and(|pointer| pointer.value.digest == *digest) {
+                found.push(tag.to_string());
+            }
+            if found.len() == TAGS {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Incomplete {
+    fn of(admin: &Admin) -> Self {
+        let fills = admin.mirror.fills().into_iter();
+        let fetching = fills.filter_map(|fill| Some((fill.key.digest()?, fill.written)));
+        let partials = admin.store.blobs.partials().into_iter();
+        Self {
+            fetching: fetching.collect(),
+            partial: partials.map(|(digest, _)| digest).collect(),
+        }
+    }
+
+    fn state(&self, digest: &Digest) -> (&'static str, u64) {
+        match self.fetching.get(digest) {
+            Some(written) => ("fetching", *written),
+            None if self.partial.contains(digest) => ("partial", 0),
+            None => ("missing", 0),
+        }
+    }
+}
+
+/// A digest, else a tag.
+fn parse_reference(text: &str) -> Result<Reference, Problem> {
+    if let Ok(digest) = text.parse() {
+        return Ok(Reference::Digest(digest));
+    }
+    let tag = text.parse().map(Reference::Tag);
+    tag.map_err(|error: oci::name::TagError| {
+        Problem::new(ProblemCode::InvalidParameter, error.to_string())
+    })
+}

@@ -1,0 +1,260 @@
+//! `/api/v1/requests` and `/api/v1/errors`: what clients asked for lately, and what was denied or failed.
+
+use std::sync::Arc;
+
+use http::Method;
+use serde::Serialize;
+
+use super::Admin;
+use super::error::Problem;
+use super::query::{Parameters, StatusFilter, Words};
+use super::report::Page;
+use super::time::rfc3339;
+use gateway::{AccessRecord, FailureKind, FailureRecord};
+
+/// An item of `GET /api/v1/requests`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct RequestLine {
+    pub id: u64,
+    at: String,
+    client: String,
+    user: String,
+    method: String,
+    path: String,
+    registry: Option<String>,
+    repository: Option<String>,
+    status: u16,
+    sent_bytes: u64,
+    duration_seconds: f64,
+    cache_status: Option<String>,
+    upstream: Option<String>,
+}
+
+/// An item of `GET /api/v1/errors`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct FailureLine {
+    pub id: u64,
+    kind: &'static str,
+    first_at: String,
+    last_at: String,
+    pub count: u64,
+    status: u16,
+    code: &'static str,
+    client: Option<String>,
+    user: Option<String>,
+    registry: Option<String>,
+    repository: Option<String>,
+    reference: Option<String>,
+    action: &'static str,
+    reason: String,
+}
+
+/// Which lines of the access log are wanted.
+#[derive(Clone, Debug)]
+pub(super) struct RequestFilter {
+    words: Words,
+    status: StatusFilter,
+}
+
+impl RequestFilter {
+    /// # Errors
+    /// 400 for a wrong `status`.
+    pub fn of(parameters: &Parameters) -> Result<Self, Problem> {
+        Ok(Self {
+            words: parameters.words(),
+            status: parameters.status()?,
+        })
+    }
+
+    fn includes(&self, record: &AccessRecord) -> bool {
+        let optional = |text: &Option<String>| text.clone().unwrap_or_default();
+        let registry = record.registry.as_ref().map(ToString::to_string);
+        self.status.includes(record.status)
+            && self.words.match_any(&[
+                &optional(&record.client),
+                user(record),
+                record.method.as_str(),
+                &record.path,
+                &optional(&registry),
+                &record.status.to_string(),
+                &cache(record).unwrap_or_default(),
+            ])
+    }
+}
+
+impl Admin {
+    /// # Errors
+    /// 400 for a wrong parameter.
+    pub(super) fn requests(&self, parameters: &Parameters) -> Result<Page<RequestLine>, Problem> {
+        let filter = RequestFilter::of(parameters)?;
+        let (limit, before) = (parameters.limit()?, parameters.after_number()?);
+        let records = self.history.requests.since(0);
+        let is_before = |id: u64| before.is_none_or(|before| id < before);
+        let matching = records
+            .iter()
+            .rev()
+            .filter(|(id, record)| is_before(*id) && filter.includes(record));
+        let lines = matching.map(|(id, record)| request_line(*id, record));
+        Ok(page(lines.take(limit + 1).collect(), limit, |line| line.id))
+    }
+
+    /// The lines after number `after` that match, oldest first, and the number of the last line.
+    pub(super) fn requests_since(
+        &self,
+        after: u64,
+        filter: &RequestFilter,
+    ) -> (Vec<RequestLine>, u64) {
+        let records = self.history.requests.since(after);
+        let last = records.last().map_or(after, |(id, _)| *id);
+        let matching = records.iter().filter(|(_, record)| filter.includes(record));
+        let lines = matching.map(|(id, record)| request_line(*id, record));
+        (lines.collect(), last)
+    }
+
+    /// # Errors
+    /// 400 for a wrong parameter.
+    pub(super) fn errors(&self, parameters: &Parameters) -> Result<Page<FailureLine>, Problem> {
+        let kinds = [
+            ("", None),
+            ("denial", Some(FailureKind::Denial)),
+            ("error", Some(FailureKind::Error)),
+        ];
+        let kind = parameters.choice("kind", &kinds)?;
+        let (limit, before) = (parameters.limit()?, parameters.after_number()?);
+        let words = parameters.words();
+        let failures = self.history.failures();
+        let matching = failures.iter().rev().filter(|failure| {
+            kind.is_none_or(|kind| failure.kind == kind)
+                && before.is_none_or(|before| failure.id < before)
+        });
+        let lines = matching.map(failure_line);
+        let lines = lines.filter(|line| line.matches(&words));
+        Ok(page(lines.take(limit + 1).collect(), limit, |line| line.id))
+    }
+}
+
+/// A page of at most `limit` lines; one line more says that there is a next page.
+fn page<T>(mut lines: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T> {
+    let has_more = lines.len() > limit;
+    lines.truncate(limit);
+    let last = lines.last().filter(|_| has_more);
+    Page {
+        next: last.map(|line| id(line).to_string()),
+        items: lines,
+        total: None,
+    }
+}
+
+fn user(record: &AccessRecord) -> &str {
+    record.user.as_deref().unwrap_or("anonymous")
+}
+
+fn cache(record: &AccessRecord) -> Option<String> {
+    Some(record.cache?.parameters().to_string())
+}
+
+fn request_line(id: u64, record: &Arc<AccessRecord>) -> RequestLine {
+    RequestLine {
+        id,
+        at: rfc3339(record.ended),
+        client: record.client.clone().unwrap_or_else(|| "-".to_owned()),
+        user: user(record).to_owned(),
+        method: record.method.to_string(),
+        path: record.path.clone(),
+        registry: record.registry.as_ref().map(ToString::to_string),
+        repository: record.name.as_ref().map(|name| name.repository.to_string()),
+        status: record.status,
+        sent_bytes: record.sent_bytes,
+        duration_seconds: record.took.as_secs_f64(),
+        cache_status: cache(record),
+        upstream: record.upstream.clone(),
+    }
+}
+
+/// A failure as the API writes it.
+pub(super) fn failure_line(failure: &FailureRecord) -> FailureLine {
+    let request = &failure.request;
+    FailureLine {
+        id: failure.id,
+        kind: match failure.kind {
+            FailureKind::Denial => "denial",
+            FailureKind::Error => "error",
+        },
+        first_at: rfc3339(failure.first_at),
+        last_at: rfc3339(failure.last_at),
+        count: failure.count,
+        status: request.status,
+        code: failure.code.as_str(),
+        client: request.client.clone(),
+        user: request.user.clone(),
+        registry: request.registry.as_ref().map(ToString::to_string),
+        repository: request
+            .name
+            .as_ref()
+            .map(|name| name.repository.to_string()),
+        reference: request.reference.clone(),
+        action: action(&request.method, &request.path),
+        reason: failure.reason.clone(),
+    }
+}
+
+impl FailureLine {
+    fn matches(&self, words: &Words) -> bool {
+        let optional = |text: &Option<String>| text.clone().unwrap_or_default();
+        words.match_any(&[
+            &optional(&self.client),
+            &optional(&self.user),
+            &optional(&self.registry),
+            &optional(&self.repository),
+            &optional(&self.reference),
+            self.code,
+            self.action,
+            &self.status.to_string(),
+            &self.reason,
+        ])
+    }
+}
+
+/// What a request wanted.
+fn action(method: &Method, path: &str) -> &'static str {
+    let is_list =
+        path.ends_with("/tags/list") || path.ends_with("/_catalog") || path == "/v1/search";
+    match *method {
+        _ if path == "/token" || path == "/v2/" || path == "/v1/users/" => "login",
+        Method::DELETE => "delete",
+        Method::PUT | Method::POST | Method::PATCH => "push",
+        _ if is_list => "list",
+        _ => "pull",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_of_requests() {
+        for (method, path, expected) in [
+            ("GET", "/v2/", "login"),
+            ("POST", "/token", "login"),
+            ("GET", "/v2/a/manifests/b", "pull"),
+            ("HEAD", "/v2/a/blobs/b", "pull"),
+            ("GET", "/v2/a/tags/list", "list"),
+            ("GET", "/v2/_catalog", "list"),
+            ("PUT", "/v2/a/manifests/b", "push"),
+            ("DELETE", "/v2/a/manifests/b", "delete"),
+        ] {
+            let method = method.parse().expect("a method");
+            assert_eq!(action(&method, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn pages_name_the_next_one() {
+        let number = |line: &u64| *line;
+        let whole = page(vec![9, 8], 2, number);
+        assert_eq!((whole.items, whole.next), (vec![9, 8], None));
+        let part = page(vec![9, 8, 7], 2, number);
+        assert_eq!((part.items, part.next), (vec![9, 8], Some("8".to_owned())));
+    }
+}
