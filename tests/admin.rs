@@ -2,11 +2,16 @@
 
 mod access;
 mod commands;
+mod contract;
+mod events;
 mod health;
 mod metrics;
+mod pins;
 mod purge;
 #[cfg(feature = "v1")]
 mod purge_v1;
+mod reads;
+mod schema;
 mod verify;
 mod warm;
 
@@ -14,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use testkit::gateway::Gateway;
 use testkit::http::{Connect, Raw, Reply, get};
@@ -65,12 +72,29 @@ fn ask(gateway: &Gateway, path: &str) -> Reply {
     get(gateway.operators("admin.address"), None, path)
 }
 
+/// The JSON of a GET of the admin address, which must succeed.
+#[track_caller]
+fn read(gateway: &Gateway, path: &str) -> Value {
+    let reply = ask(gateway, path);
+    assert_eq!(reply.status(), 200, "{path}: {reply:?}");
+    serde_json::from_slice(&reply.body).expect("JSON")
+}
+
+/// The members of the items of a page.
+#[track_caller]
+fn members(page: &Value, name: &str) -> Vec<String> {
+    let items = page["items"].as_array().expect("items").iter();
+    items
+        .map(|item| item[name].as_str().expect("a text").to_owned())
+        .collect()
+}
+
 /// Sends a POST to the admin address.
 #[track_caller]
 fn act(gateway: &Gateway, path: &str, json: &str) -> Reply {
     let mut raw = Raw::connect(gateway.operators("admin.address"), None);
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Roadstead-Request: 1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         json.len()
     );
     raw.send(head + json);

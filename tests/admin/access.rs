@@ -26,7 +26,7 @@ fn foreign_hosts_get_421() {
         ("10.0.0.1", 421),
         ("", 421),
     ] {
-        for path in ["/", "/metrics", "/livez", "/readyz", "/api/stats"] {
+        for path in ["/", "/metrics", "/livez", "/readyz", "/api/v1/overview"] {
             assert_eq!(
                 status(url, "GET", path, &[("Host", host)]),
                 expected,
@@ -35,10 +35,11 @@ fn foreign_hosts_get_421() {
         }
         let json = [
             ("Host", host),
+            ("X-Roadstead-Request", "1"),
             ("Content-Type", "application/json"),
             ("Content-Length", "0"),
         ];
-        let posted = status(url, "POST", "/api/purge", &json);
+        let posted = status(url, "POST", "/api/v1/purge", &json);
         // An empty body is an invalid request.
         assert_eq!(posted, if expected == 200 { 400 } else { 421 }, "{host}");
     }
@@ -62,7 +63,7 @@ fn configured_host_is_accepted() {
     assert_eq!(status(url, "GET", "/metrics", &[("Host", "other")]), 421);
 }
 
-/// A browser lets a foreign page send no content type of its choice, and sends OPTIONS before any other.
+/// A browser lets a page of another site send no header of its choice, and sends OPTIONS before any other.
 #[test]
 fn cross_site_requests_are_refused() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
@@ -70,24 +71,42 @@ fn cross_site_requests_are_refused() {
     let url = gateway.operators("admin.address");
     let body = r#"{"target": "docker.io"}"#;
     let length = body.len().to_string();
-    for kind in [
-        None,
-        Some("text/plain"),
-        Some("application/x-www-form-urlencoded"),
-        Some("multipart/form-data; boundary=x"),
+    for (lines, expected) in [
+        ("", 403),
+        ("Content-Type: text/plain\r\n", 403),
+        ("Content-Type: application/json\r\n", 403),
+        (
+            "X-Roadstead-Request: 0\r\nContent-Type: application/json\r\n",
+            403,
+        ),
+        ("X-Roadstead-Request: 1\r\n", 415),
+        (
+            "X-Roadstead-Request: 1\r\nContent-Type: text/plain\r\n",
+            415,
+        ),
+        (
+            "X-Roadstead-Request: 1\r\nContent-Type: application/json\r\nSec-Fetch-Site: cross-site\r\n",
+            403,
+        ),
     ] {
         let mut raw = Raw::connect(url, None);
-        let kind = kind.map_or_else(String::new, |kind| format!("Content-Type: {kind}\r\n"));
         raw.send(format!(
-            "POST /api/purge HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n{kind}\
+            "POST /api/v1/purge HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n{lines}\
              Content-Length: {length}\r\n\r\n{body}"
         ));
         let reply = raw.reply("POST");
-        assert_eq!(reply.status(), 415, "{reply:?}");
+        assert_eq!(reply.status(), expected, "{lines} {reply:?}");
+        let problem: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+        let kind = reply.header("content-type");
+        assert_eq!(kind, Some("application/problem+json"), "{reply:?}");
+        assert_eq!(problem["status"], expected, "{reply:?}");
     }
+    // Another site cannot take the places of the listeners either.
+    let from_elsewhere = [("Sec-Fetch-Site", "cross-site")];
+    assert_eq!(status(url, "GET", "/api/v1/events", &from_elsewhere), 403);
     let preflight = Raw::connect(url, None).exchange(
         "OPTIONS",
-        "/api/purge",
+        "/api/v1/purge",
         &[
             ("Origin", "http://evil.example"),
             ("Access-Control-Request-Method", "POST"),
@@ -98,13 +117,13 @@ fn cross_site_requests_are_refused() {
         (preflight.status(), preflight.header("allow")),
         (405, Some("POST"))
     );
-    for reply in [&preflight, &ask(&gateway, "/api/stats")] {
+    for reply in [&preflight, &ask(&gateway, "/api/v1/overview")] {
         assert_eq!(reply.header("access-control-allow-origin"), None);
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
         assert_eq!(reply.header("cache-control"), Some("no-store"));
     }
-    assert_eq!(status(url, "GET", "/api/purge", &[]), 405);
-    assert_eq!(status(url, "GET", "/api/nothing", &[]), 404);
+    assert_eq!(status(url, "GET", "/api/v1/purge", &[]), 405);
+    assert_eq!(status(url, "GET", "/api/v1/nothing", &[]), 404);
     assert_eq!(fate(&gateway, &image.layer_path(0)), "hit", "nothing went");
     // The error names the fault of the request.
     for (json, words) in [
@@ -114,31 +133,59 @@ fn cross_site_requests_are_refused() {
         (r#"{"target": "No Name"}"#, "repository"),
         (r#"{"target": "app@sha256:00"}"#, "digest"),
     ] {
-        let reply = act(&gateway, "/api/purge", json);
+        let reply = act(&gateway, "/api/v1/purge", json);
         assert!(
             reply.status() == 400 && reply.text().contains(words),
             "{json}: {reply:?}"
         );
     }
     let long = format!(r#"{{"target": "{}"}}"#, "a".repeat(10_000));
-    assert_eq!(act(&gateway, "/api/purge", &long).status(), 400);
+    assert_eq!(act(&gateway, "/api/v1/purge", &long).status(), 413);
 }
 
 #[test]
-fn head_requests_and_the_index_page() {
+fn head_requests_and_the_page() {
     let (_origin, _, gateway) = scene(1, ANYWHERE);
     let page = ask(&gateway, "/");
     assert_eq!(page.status(), 200);
-    for path in [
-        "/metrics",
-        "/livez",
-        "/readyz",
-        "/api/stats",
-        "/api/purge",
-        "/api/verify",
-    ] {
-        assert!(page.text().contains(path), "{path}: {page:?}");
+    let kind = page.header("content-type");
+    assert_eq!(kind, Some("text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self';"),
+        "{policy}"
+    );
+    // The files that the page names, and the modules that its script imports.
+    let (text, mut files) = (page.text(), Vec::new());
+    for name in text
+        .split("=\"/")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+    {
+        files.push(name.to_owned());
     }
+    assert!(files.contains(&"main.js".to_owned()), "{files:?}");
+    let mut seen = BTreeSet::new();
+    while let Some(name) = files.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let file = ask(&gateway, &format!("/{name}"));
+        let kind = file.header("content-type").unwrap_or_default();
+        let expected = if name == "style.css" {
+            "text/css"
+        } else {
+            "text/javascript"
+        };
+        assert!(
+            file.status() == 200 && kind.starts_with(expected),
+            "{name}: {file:?}"
+        );
+        let imported = file.text();
+        let imported = imported.split("from \"./").skip(1);
+        files.extend(imported.filter_map(|rest| Some(rest.split('"').next()?.to_owned())));
+    }
+    assert_eq!(ask(&gateway, "/nothing.js").status(), 404);
     let head = Raw::connect(gateway.operators("admin.address"), None).head("/livez");
     assert_eq!(
         (head.status(), head.head.length(), head.body.len()),
@@ -185,9 +232,9 @@ fn metrics_listener_serves_three_paths() {
         ("GET", "/livez", &[], 200),
         ("GET", "/readyz", &[], 200),
         ("GET", "/", &[], 404),
-        ("GET", "/api/stats", &[], 404),
-        ("POST", "/api/purge", &json, 404),
-        ("POST", "/api/verify", &json, 404),
+        ("GET", "/api/v1/overview", &[], 404),
+        ("POST", "/api/v1/purge", &json, 404),
+        ("POST", "/api/v1/verify", &json, 404),
         ("POST", "/metrics", &json, 405),
         ("GET", "/v2/", &[], 404),
         ("GET", &image.tag_path(), &[], 404),
@@ -199,7 +246,7 @@ fn metrics_listener_serves_three_paths() {
         );
     }
     // The data plane serves none of these paths.
-    for path in ["/metrics", "/livez", "/api/stats"] {
+    for path in ["/metrics", "/livez", "/api/v1/overview"] {
         assert_eq!(fetch(&gateway, path).status(), 404, "{path}");
     }
 }

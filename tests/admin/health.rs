@@ -44,7 +44,7 @@ fn gateway_is_not_ready_while_the_store_is_read_only() {
     assert_eq!(told(&gateway, "/livez").0, 200);
     pull(&gateway, &image);
     let stats: serde_json::Value =
-        serde_json::from_slice(&ask(&gateway, "/api/stats").body).expect("JSON");
+        serde_json::from_slice(&ask(&gateway, "/api/v1/overview").body).expect("JSON");
     assert_eq!(stats["ready"], false);
 
     std::fs::remove_file(&partials).expect("a file");

@@ -1,4 +1,4 @@
-//! `/metrics` and `/api/stats`: exact values, the format, and the absence of names and secrets.
+//! `/metrics` and `/api/v1/overview`: exact values, the format, and the absence of names and secrets.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -148,7 +148,7 @@ fn counters_start_at_zero() {
 }
 
 #[test]
-fn api_stats_equal_metrics() {
+fn overview_equals_metrics() {
     let (origin, image, gateway) = scene(100_000, ANYWHERE);
     origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
     let manifest = image.manifest.len() as u64;
@@ -156,17 +156,35 @@ fn api_stats_equal_metrics() {
     pull(&gateway, &image);
     pull(&gateway, &image);
     metrics_after(&gateway, "blob", 4);
-    let stats: serde_json::Value =
-        serde_json::from_slice(&ask(&gateway, "/api/stats").body).expect("JSON");
-    assert_eq!(stats["blobs"]["hits"], 2);
-    assert_eq!(stats["blobs"]["pulled_bytes"], blobs);
-    assert_eq!(stats["manifests"]["pushed_bytes"], 2 * manifest);
-    assert_eq!(stats["store"]["objects"], 3);
-    assert_eq!(stats["store"]["max_bytes"], 100_u64 << 30);
-    assert_eq!(stats["upstreams"][0]["registry"], "docker.io");
-    assert_eq!(stats["upstreams"][0]["requests"], 4);
-    assert_eq!(stats["upstreams"][0]["ratelimit_remaining"], 76);
-    assert_eq!(stats["ready"], true);
+    let overview: serde_json::Value =
+        serde_json::from_slice(&ask(&gateway, "/api/v1/overview").body).expect("JSON");
+    assert_eq!(overview["blobs"]["hits"], 2);
+    assert_eq!(overview["blobs"]["fetched_bytes"], blobs);
+    assert_eq!(overview["manifests"]["served_bytes"], 2 * manifest);
+    assert_eq!(overview["store"]["blobs"], 3);
+    assert_eq!(overview["store"]["max_bytes"], 100_u64 << 30);
+    assert_eq!(overview["ready"], true);
+    // Six GETs, of which three were hits, since the start a moment ago.
+    for window in ["hour", "day"] {
+        let traffic = &overview["traffic"][window];
+        assert_eq!(
+            (&traffic["requests"], &traffic["hits"]),
+            (&6.into(), &3.into())
+        );
+        assert_eq!(traffic["hit_ratio"], 0.5);
+        assert_eq!(traffic["saved_bytes"], blobs + manifest);
+    }
+    let registries: serde_json::Value =
+        serde_json::from_slice(&ask(&gateway, "/api/v1/registries").body).expect("JSON");
+    let hub = &registries["items"][0];
+    assert_eq!(
+        (&hub["name"], &hub["health"]),
+        (&"docker.io".into(), &"healthy".into())
+    );
+    assert_eq!((&hub["requests"], &hub["failures"]), (&4.into(), &0.into()));
+    assert_eq!(hub["rate_limit"]["remaining"], 76);
+    assert_eq!(hub["rate_limit"]["window_seconds"], 21_600);
+    assert_eq!(hub["latency"]["samples"], 4);
 }
 
 fn upstream(kind: &str, code: &str) -> String {
@@ -343,7 +361,7 @@ fn metrics_contain_no_names_or_secrets() {
     metrics_after(&gateway, "tags", 1);
     let seen = [
         ask(&gateway, "/metrics"),
-        ask(&gateway, "/api/stats"),
+        ask(&gateway, "/api/v1/overview"),
         ask(&gateway, "/"),
     ];
     for reply in seen {

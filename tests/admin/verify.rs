@@ -1,4 +1,4 @@
-//! `/api/verify` and `roadstead verify`.
+//! `/api/v1/verify` and `roadstead verify`.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn verify_clears_damaged_blobs_from_memory() {
 fn progress_is_lines_of_json() {
     let (_origin, image, gateway) = scene(1000, ANYWHERE);
     pull(&gateway, &image);
-    let reply = act(&gateway, "/api/verify", "{}");
+    let reply = act(&gateway, "/api/v1/verify", "{}");
     assert_eq!(
         (reply.status(), reply.header("content-type")),
         (200, Some("application/x-ndjson"))
@@ -87,10 +87,10 @@ fn progress_is_lines_of_json() {
     let last = lines.last().expect("a line");
     assert_eq!(last["done"]["damaged"], serde_json::json!([]));
     assert_eq!(
-        (last["blobs"].as_u64(), last["of_blobs"].as_u64()),
+        (last["blobs"].as_u64(), last["blobs_total"].as_u64()),
         (Some(3), Some(3))
     );
-    assert_eq!(last["bytes"], last["of_bytes"]);
+    assert_eq!(last["bytes"], last["bytes_total"]);
     assert!(
         lines[..lines.len() - 1]
             .iter()

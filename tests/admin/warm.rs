@@ -1,4 +1,4 @@
-//! `/api/warm` and `roadstead warm`.
+//! `/api/v1/warm` and `roadstead warm`.
 
 use super::*;
 use testkit::origin::{Fault, Latch};
@@ -188,7 +188,7 @@ fn warm_refuses_invalid_images() {
         "{}",
         "no",
     ] {
-        let reply = act(&gateway, "/api/warm", json);
+        let reply = act(&gateway, "/api/v1/warm", json);
         assert_eq!(reply.status(), 400, "{json}: {reply:?}");
     }
 }
@@ -227,7 +227,7 @@ fn progress_is_lines_of_json() {
     let mut listening = Raw::connect(gateway.operators("admin.address"), None);
     let json = r#"{"image": "app", "platform": "all"}"#;
     listening.send(format!(
-        "POST /api/warm HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+        "POST /api/v1/warm HTTP/1.1\r\nHost: localhost\r\nX-Roadstead-Request: 1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
         json.len()
     ));
     let head = listening.read_head().expect("an answer");
@@ -240,14 +240,14 @@ fn progress_is_lines_of_json() {
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.into_iter().find(|line| {
-            let coming = line["coming"].as_array().map_or(&[][..], Vec::as_slice);
+            let in_flight = line["in_flight"].as_array().map_or(&[][..], Vec::as_slice);
             let half =
                 |blob: &&serde_json::Value| blob["bytes"].as_u64().is_some_and(|it| it >= 200_000);
-            coming.iter().filter(half).count() == 2
+            in_flight.iter().filter(half).count() == 2
         })
     });
-    assert_eq!(both["of_blobs"], 3);
-    assert_eq!(both["coming"][0]["size"], 600_000);
+    assert_eq!(both["blobs_total"], 3);
+    assert_eq!(both["in_flight"][0]["size_bytes"], 600_000);
     assert!(both["done"].is_null());
     drop(listening);
     latch.release();

@@ -138,7 +138,7 @@ const NAME_UNKNOWN: &[&str] = &[
     "/metrics",
     "/livez",
     "/readyz",
-    "/api/purge",
+    "/api/v1/purge",
     "/debug/vars",
     "/token",
     "/token?service=roadstead&scope=repository:library/app:pull",
