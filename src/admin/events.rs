@@ -168,6 +168,12 @@ struct Disconnected;
 impl Listener {
     fn new(admin: Arc<Admin>, subscription: Subscription, events: mpsc::Sender<Bytes>) -> Self {
         let failures = admin.history.failures();
+        // The numbers of an earlier process mean nothing here.
+        let last = admin.history.requests.last();
+        let subscription = Subscription {
+            after: subscription.after.filter(|after| *after <= last),
+            ..subscription
+        };
         Self {
             failures: failures.iter().map(|one| (one.id, one.count)).collect(),
             failure_changes: admin.history.failure_changes(),

@@ -1,7 +1,5 @@
 //! `/api/v1/requests` and `/api/v1/errors`: what clients asked for lately, and what was denied or failed.
 
-use std::sync::Arc;
-
 use http::Method;
 use serde::Serialize;
 
@@ -11,6 +9,7 @@ use super::query::{Parameters, StatusFilter, Words};
 use super::report::Page;
 use super::time::rfc3339;
 use gateway::{AccessRecord, FailureKind, FailureRecord};
+use oci::name::Registry;
 
 /// An item of `GET /api/v1/requests`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,15 +66,13 @@ impl RequestFilter {
     }
 
     fn includes(&self, record: &AccessRecord) -> bool {
-        let optional = |text: &Option<String>| text.clone().unwrap_or_default();
-        let registry = record.registry.as_ref().map(ToString::to_string);
         self.status.includes(record.status)
             && self.words.match_any(&[
-                &optional(&record.client),
-                user(record),
+                &client(record).unwrap_or_default(),
+                record.user(),
                 record.method.as_str(),
                 &record.path,
-                &optional(&registry),
+                record.registry().map_or("", Registry::as_str),
                 &record.status.to_string(),
                 &cache(record).unwrap_or_default(),
             ])
@@ -94,7 +91,7 @@ impl Admin {
             .iter()
             .rev()
             .filter(|(id, record)| is_before(*id) && filter.includes(record));
-        let lines = matching.map(|(id, record)| request_line(*id, record));
+        let lines = matching.map(|(id, record)| self.request_line(*id, record));
         Ok(page(lines.take(limit + 1).collect(), limit, |line| line.id))
     }
 
@@ -107,7 +104,7 @@ impl Admin {
         let records = self.history.requests.since(after);
         let last = records.last().map_or(after, |(id, _)| *id);
         let matching = records.iter().filter(|(_, record)| filter.includes(record));
-        let lines = matching.map(|(id, record)| request_line(*id, record));
+        let lines = matching.map(|(id, record)| self.request_line(*id, record));
         (lines.collect(), last)
     }
 
@@ -131,6 +128,25 @@ impl Admin {
         let lines = lines.filter(|line| line.matches(&words));
         Ok(page(lines.take(limit + 1).collect(), limit, |line| line.id))
     }
+
+    fn request_line(&self, id: u64, record: &AccessRecord) -> RequestLine {
+        let upstream = record.upstream.as_ref();
+        RequestLine {
+            id,
+            at: rfc3339(record.ended),
+            client: client(record).unwrap_or_else(|| "-".to_owned()),
+            user: record.user().to_owned(),
+            method: record.method.to_string(),
+            path: record.path.to_string(),
+            registry: record.registry().map(ToString::to_string),
+            repository: repository(record),
+            status: record.status,
+            sent_bytes: record.sent_bytes,
+            duration_seconds: record.took.as_secs_f64(),
+            cache_status: cache(record),
+            upstream: upstream.map(|registry| self.mirror.upstream_of(registry).to_owned()),
+        }
+    }
 }
 
 /// A page of at most `limit` lines; one line more says that there is a next page.
@@ -145,30 +161,16 @@ fn page<T>(mut lines: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T> {
     }
 }
 
-fn user(record: &AccessRecord) -> &str {
-    record.user.as_deref().unwrap_or("anonymous")
+fn client(record: &AccessRecord) -> Option<String> {
+    record.client.map(|client| client.to_string())
 }
 
 fn cache(record: &AccessRecord) -> Option<String> {
     Some(record.cache?.parameters().to_string())
 }
 
-fn request_line(id: u64, record: &Arc<AccessRecord>) -> RequestLine {
-    RequestLine {
-        id,
-        at: rfc3339(record.ended),
-        client: record.client.clone().unwrap_or_else(|| "-".to_owned()),
-        user: user(record).to_owned(),
-        method: record.method.to_string(),
-        path: record.path.clone(),
-        registry: record.registry.as_ref().map(ToString::to_string),
-        repository: record.name.as_ref().map(|name| name.repository.to_string()),
-        status: record.status,
-        sent_bytes: record.sent_bytes,
-        duration_seconds: record.took.as_secs_f64(),
-        cache_status: cache(record),
-        upstream: record.upstream.clone(),
-    }
+fn repository(record: &AccessRecord) -> Option<String> {
+    Some(record.repository()?.repository.to_string())
 }
 
 /// A failure as the API writes it.
@@ -185,14 +187,11 @@ pub(super) fn failure_line(failure: &FailureRecord) -> FailureLine {
         count: failure.count,
         status: request.status,
         code: failure.code.as_str(),
-        client: request.client.clone(),
-        user: request.user.clone(),
-        registry: request.registry.as_ref().map(ToString::to_string),
-        repository: request
-            .name
-            .as_ref()
-            .map(|name| name.repository.to_string()),
-        reference: request.reference.clone(),
+        client: client(request),
+        user: request.user.as_deref().map(str::to_owned),
+        registry: request.registry().map(ToString::to_string),
+        repository: repository(request),
+        reference: failure.reference.clone(),
         action: action(&request.method, &request.path),
         reason: failure.reason.clone(),
     }

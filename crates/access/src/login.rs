@@ -103,7 +103,12 @@ impl Login {
 
     /// `None`: anonymous.
     pub fn user(&self) -> Option<&str> {
-        self.account.as_deref().map(|account| &**account.name())
+        self.account_name().map(|name| &**name)
+    }
+
+    /// [`Self::user`], shared.
+    pub fn account_name(&self) -> Option<&Arc<str>> {
+        self.account.as_deref().map(Account::name)
     }
 
     /// The caller of [`super::Policy::decide`] for the repository `name`, as the client's path has it: with the

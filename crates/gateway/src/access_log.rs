@@ -1,35 +1,35 @@
 //! The access log: one line per answered request.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
 
-use super::Gateway;
 use super::context::RequestContext;
 use super::session::Session;
+use mirror::Mirror;
 use oci::cache_status::CacheStatus;
 use oci::name::{NameScope, Registry, RepositoryName};
-use oci::v2::Resource;
 
-/// An answered request.
+/// The most characters of a path that are remembered.
+const LONGEST_PATH: usize = 512;
+
+/// An answered request. It is made for each: what is costly to write is written when somebody reads it.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
     /// The end of the answer.
     pub ended: SystemTime,
-    /// Address and port; `None` for a Unix socket.
-    pub client: Option<String>,
+    /// `None` for a Unix socket.
+    pub client: Option<SocketAddr>,
     /// `None`: anonymous.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// As sent.
     pub method: Method,
     /// At most 512 characters, without control characters.
-    pub path: String,
-    /// The registry that it was routed to.
-    pub registry: Option<Registry>,
-    /// The repository that it is about.
-    pub name: Option<RepositoryName>,
-    /// The tag or digest that it is about.
-    pub reference: Option<String>,
+    pub path: Box<str>,
+    /// The registry that it was routed to, or the repository that it is about.
+    pub scope: Option<NameScope>,
     /// 0: the client left before an answer.
     pub status: u16,
     /// Bytes of the response's body.
@@ -38,74 +38,98 @@ pub struct AccessRecord {
     pub took: Duration,
     /// How the cache took part.
     pub cache: Option<CacheStatus>,
-    /// Scheme and authority of the registry that was asked.
-    pub upstream: Option<String>,
+    /// The registry that was asked.
+    pub upstream: Option<Registry>,
 }
 
 impl AccessRecord {
-    /// The record of a request that has ended.
-    pub(super) fn of(gateway: &Gateway, session: &Session, context: &RequestContext) -> Self {
+    /// The record of a request that has ended after `took`.
+    pub(super) fn of(session: &Session, context: &RequestContext, took: Duration) -> Self {
         let request = session.req_header();
         let sent = session.sent_head();
-        let (target, v1) = (context.target.as_ref(), context.v1.as_ref());
-        let name = target.map(|target| &target.name);
-        let name = name.or(v1.and_then(NameScope::repository));
-        let registry = name.map(|name| &name.registry);
-        let registry = registry.or(v1.map(NameScope::registry));
+        let target = context.target.as_ref();
+        let scope = target.map(|target| NameScope::Repository(target.name.clone()));
         let cache = sent.map(|sent| sent.cache);
-        let upstream = match target {
-            Some(target) if cache.is_some_and(|cache| cache.forwarded().is_some()) => {
-                let registry = &target.name.registry;
-                Some(gateway.state.mirror.upstream_of(registry).to_owned())
-            }
-            _ => None,
-        };
-        let reference = target.and_then(|target| match &target.resource {
-            Resource::Manifest(reference) => Some(reference.to_string()),
-            Resource::Blob(digest) | Resource::Referrers(digest) => Some(digest.to_string()),
-            Resource::Tags | Resource::Uploads | Resource::Upload(_) => None,
-        });
+        let is_forwarded = cache.is_some_and(|cache| cache.forwarded().is_some());
+        let upstream = target.filter(|_| is_forwarded);
         Self {
             ended: SystemTime::now(),
-            client: session.client_addr().map(|client| client.to_string()),
-            user: context.login.user().map(str::to_owned),
+            client: session.client_addr(),
+            user: context.login.account_name().cloned(),
             method: request.method.clone(),
             path: loggable(request.uri.path()),
-            registry: registry.cloned(),
-            name: name.cloned(),
-            reference,
+            scope: scope.or_else(|| context.v1.clone()),
             status: sent.map_or(0, |sent| sent.status.as_u16()),
             sent_bytes: session.bytes_sent() as u64,
-            took: context.started.elapsed(),
+            took,
             cache,
-            upstream,
+            upstream: upstream.map(|target| target.name.registry.clone()),
         }
     }
 
+    /// Its user, or `anonymous`.
+    pub fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("anonymous")
+    }
+
+    /// The registry that it was routed to.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.scope.as_ref().map(NameScope::registry)
+    }
+
+    /// The repository that it is about.
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        self.scope.as_ref().and_then(NameScope::repository)
+    }
+
     /// Writes its line.
-    pub(super) fn log(&self) {
+    pub(super) fn log(&self, mirror: &Mirror) {
+        let client = self.client.map(|client| client.to_string());
         let cache = self.cache.map(|cache| cache.parameters().to_string());
+        let upstream = self.upstream.as_ref();
         tracing::info!(
             target: "access",
-            client = self.client.as_deref().unwrap_or("-"),
-            user = self.user.as_deref().unwrap_or("anonymous"),
+            client = client.as_deref().unwrap_or("-"),
+            user = self.user(),
             method = self.method.as_str(),
-            path = self.path,
-            registry = self.registry.as_ref().map_or("-", Registry::as_str),
-            repository = self.name.as_ref().map_or("-", |name| name.repository.as_str()),
+            path = &*self.path,
+            registry = self.registry().map_or("-", Registry::as_str),
+            repository = self.repository().map_or("-", |name| name.repository.as_str()),
             status = self.status,
             bytes = self.sent_bytes,
             ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
             cache = cache.as_deref().unwrap_or("-"),
-            upstream = self.upstream.as_deref().unwrap_or("-"),
+            upstream = upstream.map_or("-", |registry| mirror.upstream_of(registry)),
         );
     }
 }
 
 /// Makes a path safe to log: at most 512 characters, no control characters.
-fn loggable(path: &str) -> String {
-    path.chars()
-        .take(512)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+fn loggable(path: &str) -> Box<str> {
+    // Without an early end, it is done in a few instructions.
+    let is_graphic = |all: bool, byte: u8| all & byte.is_ascii_graphic();
+    if path.len() <= LONGEST_PATH && path.bytes().fold(true, is_graphic) {
+        return path.into();
+    }
+    let characters = path.chars().take(LONGEST_PATH);
+    let harmless = characters.map(|c| if c.is_control() { '?' } else { c });
+    harmless.collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logged_paths_are_harmless() {
+        for (path, logged) in [
+            ("/v2/a/manifests/b", "/v2/a/manifests/b"),
+            ("/v2/ä\u{7f}\n\u{9b}", "/v2/ä???"),
+        ] {
+            assert_eq!(&*loggable(path), logged);
+        }
+        for long in ["a".repeat(513), "ä".repeat(513)] {
+            assert_eq!(loggable(&long).chars().count(), LONGEST_PATH);
+        }
+    }
 }

@@ -1,36 +1,38 @@
 //! What clients asked for lately, in memory, for operators: requests, failures, pulls of each repository.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::Method;
-
 use super::Failure;
 use super::access_log::AccessRecord;
 use super::failure::status;
+use super::target::RequestTarget;
 use oci::error::ErrorCode;
 use oci::name::RepositoryName;
+use oci::v2::Resource;
+use runtime::per_thread::PerThread;
 use runtime::recent::Recent;
 
-/// How many requests are remembered: about a megabyte.
+/// How many requests are remembered: less than a megabyte for each thread.
 const REQUESTS: usize = 2000;
 /// How many failures are remembered.
 const FAILURES: usize = 1000;
 /// How many of the last failures a new one is compared with, and for how long repeats count as one.
 const COMPARED: usize = 64;
 const REPEATS_WITHIN: Duration = Duration::from_secs(60);
-/// For how many repositories pulls are counted.
+/// For how many repositories each thread counts pulls.
 const PULLED: usize = 10_000;
 
-/// The history of the listeners of the data plane.
+/// The history of the listeners of the data plane. Each thread writes to a part of its own.
 #[derive(Debug)]
 pub struct AccessHistory {
     /// The last requests.
     pub requests: Recent<AccessRecord>,
     failures: Mutex<FailureLog>,
-    pulls: Mutex<HashMap<RepositoryName, u64>>,
+    pulls: PerThread<Mutex<Pulls>>,
     errors: AtomicU64,
     denials: AtomicU64,
 }
@@ -52,6 +54,8 @@ pub struct FailureRecord {
     pub code: ErrorCode,
     /// The error with its causes.
     pub reason: String,
+    /// The tag or digest that was asked for last.
+    pub reference: Option<String>,
     /// The last request that failed so.
     pub request: Arc<AccessRecord>,
 }
@@ -70,7 +74,11 @@ pub enum FailureKind {
 pub(super) struct FailureReason {
     code: ErrorCode,
     reason: String,
+    reference: Option<String>,
 }
+
+/// How many manifests of each repository were pulled.
+type Pulls = HashMap<RepositoryName, u64>;
 
 #[derive(Debug, Default)]
 struct FailureLog {
@@ -82,21 +90,30 @@ struct FailureLog {
 
 impl FailureReason {
     /// The reason of a failure; `None` if the connection failed.
-    pub fn of(failure: &Failure) -> Option<Box<Self>> {
+    pub fn of(failure: &Failure, target: Option<&RequestTarget>) -> Option<Box<Self>> {
         let (code, reason) = match failure {
             Failure::Response(response) => (response.code, response.message.to_string()),
             Failure::Mirror(error) => (status(error).1, telemetry::chain(error)),
             Failure::Connection(_) => return None,
         };
-        Some(Box::new(Self { code, reason }))
+        let reference = target.and_then(|target| match &target.resource {
+            Resource::Manifest(reference) => Some(reference.to_string()),
+            Resource::Blob(digest) | Resource::Referrers(digest) => Some(digest.to_string()),
+            Resource::Tags | Resource::Uploads | Resource::Upload(_) => None,
+        });
+        Some(Box::new(Self {
+            code,
+            reason,
+            reference,
+        }))
     }
 }
 
 impl FailureKind {
     /// The kind by the status of the answer. A 401 to a client without credentials begins a login.
-    fn of(status: u16, has_credentials: bool) -> Option<Self> {
+    pub(super) fn of(status: u16, has_credentials: impl FnOnce() -> bool) -> Option<Self> {
         match status {
-            401 if !has_credentials => None,
+            401 if !has_credentials() => None,
             401 | 403 | 429 => Some(Self::Denial),
             500..=599 => Some(Self::Error),
             _ => None,
@@ -109,7 +126,7 @@ impl Default for AccessHistory {
         Self {
             requests: Recent::new(REQUESTS),
             failures: Mutex::default(),
-            pulls: Mutex::default(),
+            pulls: PerThread::default(),
             errors: AtomicU64::new(0),
             denials: AtomicU64::new(0),
         }
@@ -117,33 +134,39 @@ impl Default for AccessHistory {
 }
 
 impl AccessHistory {
-    /// Adds a request that has ended, with the reason if it failed.
-    pub(super) fn add(
+    /// Adds a request that was denied or failed, with the reason where the gateway itself answered.
+    pub(super) fn add_failure(
         &self,
-        record: AccessRecord,
+        kind: FailureKind,
         reason: Option<Box<FailureReason>>,
-        has_credentials: bool,
+        record: &AccessRecord,
     ) {
-        if let (&Method::GET, 200, Some(name)) = (&record.method, record.status, &record.name)
-            && record.path.contains("/manifests/")
-        {
-            self.count_pull(name);
+        let counter = match kind {
+            FailureKind::Denial => &self.denials,
+            FailureKind::Error => &self.errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(reason) = reason {
+            let record = Arc::new(record.clone());
+            lock(&self.failures).add(kind, *reason, record);
         }
-        if let Some(kind) = FailureKind::of(record.status, has_credentials) {
-            let counter = match kind {
-                FailureKind::Denial => &self.denials,
-                FailureKind::Error => &self.errors,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-            if let Some(reason) = reason {
-                let record = Arc::new(record.clone());
-                lock(&self.failures).add(kind, *reason, record);
-            }
-        }
-        self.requests.push(record);
     }
 
-    /// The failures after number `after`, oldest first.
+    /// Counts a manifest of a repository that was pulled.
+    pub(super) fn count_pull(&self, name: &RepositoryName) {
+        let mut pulls = lock(self.pulls.mine());
+        if let Some(count) = pulls.get_mut(name) {
+            *count += 1;
+            return;
+        }
+        if pulls.len() >= PULLED {
+            let least = pulls.values().min().copied().unwrap_or(0);
+            pulls.retain(|_, count| *count > least);
+        }
+        pulls.insert(name.clone(), 1);
+    }
+
+    /// The last failures, oldest first.
     pub fn failures(&self) -> Vec<FailureRecord> {
         lock(&self.failures).failures.iter().cloned().collect()
     }
@@ -161,29 +184,23 @@ impl AccessHistory {
 
     /// How many manifests of a repository were pulled since the start.
     pub fn pulls_of(&self, name: &RepositoryName) -> u64 {
-        lock(&self.pulls).get(name).copied().unwrap_or(0)
+        let pulls = self.pulls.all();
+        pulls
+            .filter_map(|pulls| lock(pulls).get(name).copied())
+            .sum()
     }
 
     /// The most pulled repositories first.
     pub fn most_pulled(&self) -> Vec<(RepositoryName, u64)> {
-        let pulls = lock(&self.pulls);
-        let mut all: Vec<_> = pulls.iter().map(|(name, n)| (name.clone(), *n)).collect();
-        drop(pulls);
+        let mut sums = Pulls::new();
+        for pulls in self.pulls.all() {
+            for (name, count) in lock(pulls).iter() {
+                *sums.entry(name.clone()).or_default() += count;
+            }
+        }
+        let mut all: Vec<_> = sums.into_iter().collect();
         all.sort_unstable_by(|(one, more), (other, less)| less.cmp(more).then(one.cmp(other)));
         all
-    }
-
-    fn count_pull(&self, name: &RepositoryName) {
-        let mut pulls = lock(&self.pulls);
-        if let Some(count) = pulls.get_mut(name) {
-            *count += 1;
-            return;
-        }
-        if pulls.len() >= PULLED {
-            let least = pulls.values().min().copied().unwrap_or(0);
-            pulls.retain(|_, count| *count > least);
-        }
-        pulls.insert(name.clone(), 1);
     }
 }
 
@@ -195,7 +212,7 @@ impl FailureLog {
             let age = at.duration_since(known.last_at).unwrap_or_default();
             let same = (known.kind, known.request.status) == (kind, request.status)
                 && known.reason == reason.reason
-                && (&known.request.name, &known.request.user) == (&request.name, &request.user)
+                && (&known.request.scope, &known.request.user) == (&request.scope, &request.user)
                 && address(&known.request) == address(&request);
             same && age < REPEATS_WITHIN
         };
@@ -208,6 +225,7 @@ impl FailureLog {
         if let Some(known) = repeated {
             known.count += 1;
             known.last_at = at;
+            known.reference = reason.reference;
             known.request = request;
             return;
         }
@@ -223,15 +241,15 @@ impl FailureLog {
             count: 1,
             code: reason.code,
             reason: reason.reason,
+            reference: reason.reference,
             request,
         });
     }
 }
 
 /// The address of a client, without its port.
-fn address(record: &AccessRecord) -> Option<&str> {
-    let client = record.client.as_deref()?;
-    Some(client.rsplit_once(':').map_or(client, |(host, _)| host))
+fn address(record: &AccessRecord) -> Option<IpAddr> {
+    record.client.map(|client| client.ip())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -241,19 +259,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci::name::NameScope;
+
+    fn name(repository: &str) -> RepositoryName {
+        let registry = oci::name::Registry::new("docker.io");
+        RepositoryName::new(&registry, &repository.parse().expect("a name"))
+    }
 
     fn record(status: u16, repository: &str, client: &str) -> AccessRecord {
-        let registry = oci::name::Registry::new("docker.io");
-        let name = RepositoryName::new(&registry, &repository.parse().expect("a name"));
         AccessRecord {
             ended: SystemTime::UNIX_EPOCH,
-            client: Some(client.to_owned()),
+            client: Some(client.parse().expect("an address")),
             user: None,
-            method: Method::GET,
-            path: format!("/v2/{repository}/manifests/latest"),
-            registry: Some(registry),
-            name: Some(name),
-            reference: None,
+            method: http::Method::GET,
+            path: format!("/v2/{repository}/manifests/latest").into(),
+            scope: Some(NameScope::Repository(name(repository))),
             status,
             sent_bytes: 0,
             took: Duration::ZERO,
@@ -262,74 +282,77 @@ mod tests {
         }
     }
 
-    fn reason(text: &str) -> FailureReason {
-        let (code, reason) = (ErrorCode::Denied, text.to_owned());
-        FailureReason { code, reason }
+    /// Adds a failure of a client with credentials.
+    fn add(history: &AccessHistory, record: &AccessRecord, text: &str) {
+        let reason = FailureReason {
+            code: ErrorCode::Denied,
+            reason: text.to_owned(),
+            reference: None,
+        };
+        let kind = FailureKind::of(record.status, || true).expect("a failure");
+        history.add_failure(kind, Some(Box::new(reason)), record);
+    }
+
+    #[test]
+    fn a_challenge_is_no_failure() {
+        for (status, has_credentials, kind) in [
+            (200, true, None),
+            (401, false, None),
+            (401, true, Some(FailureKind::Denial)),
+            (403, false, Some(FailureKind::Denial)),
+            (404, true, None),
+            (429, true, Some(FailureKind::Denial)),
+            (502, false, Some(FailureKind::Error)),
+        ] {
+            assert_eq!(FailureKind::of(status, || has_credentials), kind);
+        }
     }
 
     #[test]
     fn repeated_failures_are_one() {
         let history = AccessHistory::default();
-        history.add(
-            record(403, "a", "10.0.0.1:1"),
-            Some(Box::new(reason("no"))),
-            true,
-        );
-        history.add(
-            record(403, "a", "10.0.0.1:2"),
-            Some(Box::new(reason("no"))),
-            true,
-        );
-        history.add(
-            record(403, "b", "10.0.0.1:3"),
-            Some(Box::new(reason("no"))),
-            true,
-        );
-        history.add(
-            record(502, "a", "10.0.0.1:3"),
-            Some(Box::new(reason("broken"))),
-            true,
-        );
-        // A client without credentials is told to log in.
-        history.add(
-            record(401, "a", "10.0.0.1:3"),
-            Some(Box::new(reason("log in"))),
-            false,
-        );
-        history.add(
-            record(404, "a", "10.0.0.1:3"),
-            Some(Box::new(reason("unknown"))),
-            true,
-        );
+        for (status, repository, client, reason) in [
+            (403, "a", "10.0.0.1:1", "no"),
+            (403, "a", "10.0.0.1:2", "no"),
+            (403, "b", "10.0.0.1:3", "no"),
+            (502, "a", "10.0.0.1:3", "broken"),
+        ] {
+            add(&history, &record(status, repository, client), reason);
+        }
         let seen = history.failures();
         let seen: Vec<_> = seen.iter().map(|one| (one.id, one.count)).collect();
         assert_eq!(seen, [(1, 2), (2, 1), (3, 1)]);
         assert_eq!(history.failure_counts(), (1, 3));
-        assert_eq!(history.requests.last(), 6);
     }
 
     #[test]
     fn failures_and_pulls_are_bounded() {
         let history = AccessHistory::default();
         for n in 0..2 * FAILURES {
-            let name = format!("a{n}");
-            history.add(
-                record(403, &name, "10.0.0.1:1"),
-                Some(Box::new(reason("no"))),
-                true,
-            );
+            add(&history, &record(403, &format!("a{n}"), "10.0.0.1:1"), "no");
         }
         assert_eq!(history.failures().len(), FAILURES);
         for n in 0..=PULLED {
-            let pulled = record(200, &format!("a{n}"), "10.0.0.1:1");
-            history.add(pulled.clone(), None, true);
+            history.count_pull(&name(&format!("a{n}")));
             if n == 7 {
-                history.add(pulled, None, true);
+                history.count_pull(&name("a7"));
             }
         }
         let most = history.most_pulled();
         assert!(most.len() <= PULLED);
         assert_eq!((most[0].0.repository.as_str(), most[0].1), ("a7", 2));
         assert_eq!(history.pulls_of(&most[0].0), 2);
+    }
+
+    #[test]
+    fn pulls_of_all_threads_add_up() {
+        let history = AccessHistory::default();
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| history.count_pull(&name("a")));
+            }
+        });
+        assert_eq!(history.pulls_of(&name("a")), 8);
+        assert_eq!(history.most_pulled(), [(name("a"), 8)]);
     }
 }

@@ -1,5 +1,7 @@
 //! Counts requests and responses.
 
+use std::time::Duration;
+
 use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
@@ -37,14 +39,14 @@ pub fn start(request: &RequestHeader) -> InFlight {
     InFlight::new(resource(request.uri.path()))
 }
 
-/// Counts the end of a request.
-pub fn finish(session: &Session, context: &RequestContext) {
+/// Counts the end of a request that took so long.
+pub fn finish(session: &Session, context: &RequestContext, took: Duration) {
     let (request, sent) = (session.req_header(), session.sent_head());
     let status = sent.map(|sent| sent.status.as_u16());
     let counted = Answered {
         method: request.method.as_str(),
         status,
-        took: context.started.elapsed(),
+        took,
         received: session.bytes_received(),
         sent: session.bytes_sent(),
     };

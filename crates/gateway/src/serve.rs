@@ -1,16 +1,19 @@
 //! A request, from its head to the end of its response.
 
-use http::header;
+use std::time::Duration;
+
+use http::{Method, header};
 use pingora_core::{Error, ErrorType};
 
 use super::access_log::AccessRecord;
 use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
-use super::history::FailureReason;
+use super::history::{FailureKind, FailureReason};
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
 use super::{Gateway, request_metrics, respond};
 use oci::error::ErrorCode;
+use oci::v2::Resource;
 
 impl Gateway {
     /// Answers a request. Returns the connection if HTTP/1 can reuse it.
@@ -19,7 +22,7 @@ impl Gateway {
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
         if let Err(failure) = self.answer(&mut session, &mut context).await {
-            context.failure = FailureReason::of(&failure);
+            context.failure = FailureReason::of(&failure, context.target.as_ref());
             let options = &context.options;
             answered = Box::pin(self.fail(&mut session, options, failure)).await;
             // An aborted body was logged where it failed; a client that left is no error.
@@ -27,24 +30,33 @@ impl Gateway {
                 Box::pin(abort(&mut session, options, error)).await;
             }
         }
-        request_metrics::finish(&session, &context);
+        let took = context.started.elapsed();
+        request_metrics::finish(&session, &context, took);
         if context.requester == Requester::Client {
-            self.remember(&session, &mut context);
+            self.remember(&session, &mut context, took);
         }
         answered.ok()?;
         session.finish().await
     }
 
     /// Adds the request to the access log and to the history.
-    fn remember(&self, session: &Session, context: &mut RequestContext) {
-        let record = AccessRecord::of(self, session, context);
+    fn remember(&self, session: &Session, context: &mut RequestContext, took: Duration) {
+        let history = &self.state.history;
+        let record = AccessRecord::of(session, context, took);
         if self.state.access_log {
-            record.log();
+            record.log(&self.state.mirror);
+        }
+        if let (&Method::GET, 200, Some(target)) = (&record.method, record.status, &context.target)
+            && matches!(target.resource, Resource::Manifest(_))
+        {
+            history.count_pull(&target.name);
         }
         let headers = &session.req_header().headers;
-        let has_credentials = headers.contains_key(header::AUTHORIZATION);
-        let failure = context.failure.take();
-        self.state.history.add(record, failure, has_credentials);
+        let has_credentials = || headers.contains_key(header::AUTHORIZATION);
+        if let Some(kind) = FailureKind::of(record.status, has_credentials) {
+            history.add_failure(kind, context.failure.take(), &record);
+        }
+        history.requests.push(record);
     }
 }
 

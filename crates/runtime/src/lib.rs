@@ -2,6 +2,7 @@
 
 pub mod generation;
 pub mod listen;
+pub mod per_thread;
 pub mod recent;
 pub mod reload;
 pub mod share;

@@ -1,69 +1,74 @@
 //! The most recent values of a kind, in memory, numbered in their order.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A bounded queue that forgets its oldest values.
+use super::per_thread::PerThread;
+
+/// A bounded queue that forgets its oldest values. Each thread has a queue of its own; who reads merges them.
 #[derive(Debug)]
 pub struct Recent<T> {
     capacity: usize,
-    values: Mutex<Values<T>>,
+    /// The number of the last value; 0 before the first.
+    last: AtomicU64,
+    queues: PerThread<Queue<T>>,
 }
 
 #[derive(Debug)]
-struct Values<T> {
-    /// The number of the last value; 0 before the first.
-    last: u64,
-    values: VecDeque<Arc<T>>,
+struct Queue<T>(Mutex<VecDeque<(u64, T)>>);
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
-impl<T> Recent<T> {
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, T)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone> Recent<T> {
     /// Keeps the last `capacity` values.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            values: Mutex::new(Values {
-                last: 0,
-                values: VecDeque::new(),
-            }),
+            last: AtomicU64::new(0),
+            queues: PerThread::default(),
         }
     }
 
     /// Adds a value.
     pub fn push(&self, value: T) {
-        let value = Arc::new(value);
-        let mut values = self.lock();
-        values.last += 1;
-        values.values.push_back(value);
-        let oldest = if values.values.len() > self.capacity {
-            values.values.pop_front()
-        } else {
-            None
-        };
-        // It is dropped without the lock.
-        drop(values);
+        let mut queue = self.queues.mine().lock();
+        let oldest = (queue.len() >= self.capacity).then(|| queue.pop_front());
+        // A number is taken under the lock: who has seen the number and locks the queue finds the value.
+        let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
+        queue.push_back((number, value));
+        drop(queue);
         drop(oldest);
     }
 
     /// The number of the last value; 0 before the first.
     pub fn last(&self) -> u64 {
-        self.lock().last
+        self.last.load(Ordering::Acquire)
     }
 
     /// The values after number `after` with their numbers, oldest first.
-    pub fn since(&self, after: u64) -> Vec<(u64, Arc<T>)> {
-        let values = self.lock();
-        let first = values.last + 1 - values.values.len() as u64;
-        let skipped = (after + 1).saturating_sub(first);
-        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let kept = values.values.iter().cloned().zip(first..);
-        kept.skip(skipped)
-            .map(|(value, number)| (number, value))
-            .collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Values<T>> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn since(&self, after: u64) -> Vec<(u64, T)> {
+        // Without a bound, a queue that was read early could lack a number below one that was read late.
+        let last = self.last();
+        let mut values = Vec::new();
+        for queue in self.queues.all() {
+            let queue = queue.lock();
+            let first = queue.partition_point(|(number, _)| *number <= after);
+            let end = queue.partition_point(|(number, _)| *number <= last);
+            values.extend(queue.range(first..end.max(first)).cloned());
+        }
+        values.sort_unstable_by_key(|(number, _)| *number);
+        values.split_off(values.len().saturating_sub(self.capacity))
     }
 }
 
@@ -74,18 +79,33 @@ mod tests {
     #[test]
     fn oldest_values_are_forgotten() {
         let recent = Recent::new(3);
-        let since = |recent: &Recent<char>, after| -> Vec<(u64, char)> {
-            let values = recent.since(after).into_iter();
-            values.map(|(number, value)| (number, *value)).collect()
-        };
-        assert_eq!((recent.last(), since(&recent, 0)), (0, vec![]));
+        assert_eq!((recent.last(), recent.since(0)), (0, vec![]));
         for value in ['a', 'b', 'c', 'd'] {
             recent.push(value);
         }
-        assert_eq!(since(&recent, 0), [(2, 'b'), (3, 'c'), (4, 'd')]);
-        assert_eq!(since(&recent, 3), [(4, 'd')]);
-        assert_eq!(since(&recent, 4), []);
-        assert_eq!(since(&recent, 9), []);
+        assert_eq!(recent.since(0), [(2, 'b'), (3, 'c'), (4, 'd')]);
+        assert_eq!(recent.since(3), [(4, 'd')]);
+        assert_eq!(recent.since(4), []);
+        assert_eq!(recent.since(9), []);
         assert_eq!(recent.last(), 4);
+    }
+
+    #[test]
+    fn a_reader_misses_no_value_of_any_thread() {
+        const EACH: u64 = 500;
+        const THREADS: u64 = 4;
+        let recent = Recent::new(usize::try_from(EACH * THREADS).expect("small"));
+        let mut seen = 0;
+        std::thread::scope(|threads| {
+            for _ in 0..THREADS {
+                threads.spawn(|| (0..EACH).for_each(|value| recent.push(value)));
+            }
+            while seen < EACH * THREADS {
+                for (number, _) in recent.since(seen) {
+                    assert_eq!(number, seen + 1);
+                    seen = number;
+                }
+            }
+        });
     }
 }
