@@ -201,7 +201,7 @@ impl Lane {
                 until(&format!("{place} to be no orphan"), || {
                     pair.exists() || !file.exists()
                 });
-            } else if place.starts_with("repositories/") {
+            } else if place.starts_with("repositories/") || place.starts_with("state/") {
                 let json = serde_json::from_slice::<serde_json::Value>(
                     &std::fs::read(&file).expect("a record"),
                 );
