@@ -219,7 +219,7 @@ pub struct PurgeReport {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
-    /// Records of the v1 API and of the bridge.
+    /// Records of no v2 repository: those that serve old clients.
     pub other_records: u64,
     pub files: u64,
     pub freed_bytes: u64,
