@@ -10,6 +10,7 @@
 
 mod admin;
 mod announce;
+mod certificates;
 mod cli;
 mod config;
 mod serve;

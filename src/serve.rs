@@ -1,6 +1,5 @@
 //! Composition root: `roadstead serve` opens, runs and drains every part of the gateway.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -10,14 +9,12 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
 use crate::announce;
-use crate::config::{Config, Listen, record_extension};
+use crate::certificates::Certificates;
+use crate::config::{Config, Listen, Tls, record_extension};
 use access::Authenticator;
-use gateway::{
-    Admission, AppState, Authority, AutoTls, Gateway, ListenerTls, Server, TlsError, TlsSettings,
-    with_files,
-};
+use gateway::{Admission, AppState, Authority, Gateway, ListenerTls, Server, TlsError};
 use mirror::{Contents, Mirror, Peers};
-use runtime::listen::Bound;
+use runtime::listen::{Address, Bound, SocketMode};
 use runtime::share::Shares;
 use runtime::workers::Workers;
 use store::{Bucket, Store};
@@ -106,6 +103,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         shares,
         certificates,
         tls,
+        admin_access,
     } = Parts::open(config, fills_on)?;
     // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
@@ -118,6 +116,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         bounds.push(bind(listen).await?);
     }
     let admin_listeners = open_admin_listeners(config).await?;
+    let command_socket = open_command_socket(config).await;
     let urls: Vec<String> = bounds.iter().map(|bound| bound.url.clone()).collect();
     let authority = certificates.authority.as_ref();
     announce::announce(&urls, &admin_listeners, config, authority);
@@ -131,10 +130,17 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
     let (mirror, history) = (state.mirror.clone(), state.history.clone());
     let settings = config.admin_settings(pull_authority(config, &urls));
-    let admin = Arc::new(Admin::new(settings, mirror, history, up, down));
-    let admin_listeners = admin_listeners
-        .into_iter()
-        .map(|(bound, scope)| tokio::spawn(admin.clone().serve(bound, scope)));
+    let (operators, admin_tls) = admin_access;
+    let admin = Admin::new(settings, mirror, history, operators, up, down);
+    let admin = Arc::new(admin);
+    let command_socket = command_socket.map(|bound| (bound, admin::Scope::Everything));
+    let admin_listeners = admin_listeners.into_iter().chain(command_socket);
+    let admin_listeners = admin_listeners.map(|(bound, scope)| {
+        let tls = admin_tls
+            .clone()
+            .filter(|_| scope == admin::Scope::Everything);
+        tokio::spawn(admin.clone().serve(bound, scope, tls))
+    });
     let admin_listeners = admin_listeners.collect();
     tokio::spawn(admin.clone().keep_history());
     tokio::spawn(admin.clone().keep_pins());
@@ -192,6 +198,8 @@ struct Parts {
     certificates: Certificates,
     /// One for each listener; `None` for plain HTTP.
     tls: Vec<Option<ListenerTls>>,
+    /// The accounts and the TLS of the admin address.
+    admin_access: (Option<Authenticator>, Option<ListenerTls>),
 }
 
 impl Parts {
@@ -204,8 +212,14 @@ impl Parts {
         let authenticator = authenticator.map(|settings| Authenticator::open(&settings));
         let authenticator = authenticator.transpose()?;
         let certificates = Certificates::open(config)?;
-        let tls = config.listen.iter().map(|listen| certificates.of(listen));
+        let tls = config
+            .listen
+            .iter()
+            .map(|listen| certificates.of(&listen.tls));
         let tls = tls.collect::<Result<Vec<_>, _>>()?;
+        let operators = config.admin.htpasswd.as_deref();
+        let operators = operators.map(Authenticator::of_operators).transpose()?;
+        let admin_access = (operators, certificates.of(&config.admin.tls)?);
         let store = open_store(config, &fills_on)?;
         // After the certificates: their CA may be one that was just made.
         let peers = config.peer_settings().map(Peers::open).transpose()?;
@@ -237,6 +251,7 @@ impl Parts {
             shares,
             certificates,
             tls,
+            admin_access,
         })
     }
 }
@@ -263,7 +278,11 @@ fn configuration(error: impl std::fmt::Display) -> ServeError {
 async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scope)>, ServeError> {
     let mut admin_listeners = Vec::new();
     for (address, scope) in config.admin.listeners() {
-        let bound = Bound::bind(&address, "http").await;
+        let scheme = match (scope, &config.admin.tls) {
+            (admin::Scope::Metrics, _) | (_, Tls::Off) => "http",
+            (admin::Scope::Everything, _) => "https",
+        };
+        let bound = Bound::bind(&address, scheme).await;
         let bound = bound.map_err(|source| ServeError::AdminListen {
             key: scope.key(),
             address: address.to_string(),
@@ -272,6 +291,26 @@ async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scop
         admin_listeners.push((bound?, scope));
     }
     Ok(admin_listeners)
+}
+
+/// Binds the socket file of the commands, where the admin address demands TLS or a login.
+async fn open_command_socket(config: &Config) -> Option<Bound> {
+    let path = config.admin.command_socket(&config.keys)?;
+    // Where nothing else needed it, it does not exist yet.
+    let folder = Authority::make_folder(&config.keys);
+    let address = Address::Unix(path, SocketMode::Owner);
+    let bound = match folder {
+        Ok(()) => Bound::bind(&address, "")
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    bound
+        .inspect_err(|error| {
+            let message = "commands such as `roadstead stats` cannot reach the gateway";
+            tracing::warn!(%address, error, "{message}");
+        })
+        .ok()
 }
 
 /// Binds a listener of the data plane.
@@ -306,75 +345,4 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// The certificates of the listeners.
-struct Certificates {
-    /// Present where a listener has `tls: auto`.
-    authority: Option<Authority>,
-    /// The certificate of that authority, shared by these listeners.
-    auto: Option<Arc<AutoTls>>,
-}
-
-impl Certificates {
-    fn open(config: &Config) -> Result<Self, TlsError> {
-        let wants_auto = |listen: &Listen| listen.tls() == Some(TlsSettings::Auto);
-        if !config.listen.iter().any(wants_auto) {
-            return Ok(Self {
-                authority: None,
-                auto: None,
-            });
-        }
-        let authority = Authority::open(&config.keys)?;
-        Ok(Self {
-            auto: Some(Arc::new(AutoTls::open(authority.clone(), names(config))?)),
-            authority: Some(authority),
-        })
-    }
-
-    /// The certificate of one listener; `None` for plain HTTP.
-    fn of(&self, listen: &Listen) -> Result<Option<ListenerTls>, TlsError> {
-        match listen.tls() {
-            None => Ok(None),
-            Some(TlsSettings::Auto) => Ok(self.auto.clone().map(ListenerTls::Auto)),
-            Some(TlsSettings::Files {
-                certificates,
-                client_ca,
-            }) => {
-                let current = with_files(&certificates, client_ca.as_deref())?;
-                Ok(Some(ListenerTls::Files(current)))
-            }
-        }
-    }
-}
-
-/// The names in the gateway's own certificate: localhost, the machine's name, every `hosts` and `public_url`, and
-/// the listen addresses. Other addresses of the machine are not disclosed to clients.
-fn names(config: &Config) -> BTreeSet<String> {
-    let mut names = config.certificate_names();
-    names.extend([
-        "localhost".to_owned(),
-        "127.0.0.1".to_owned(),
-        "::1".to_owned(),
-    ]);
-    let host = telemetry::host_name().to_lowercase();
-    if !host.is_empty()
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
-    {
-        names.insert(host);
-    }
-    let listened = config
-        .listen
-        .iter()
-        .filter_map(|listen| match &listen.address {
-            crate::config::ListenAddress::Tcp { host, .. } => host.clone(),
-            crate::config::ListenAddress::Unix(_) => None,
-        });
-    names.extend(listened.filter(|host| {
-        host.parse()
-            .is_ok_and(|ip: std::net::IpAddr| !ip.is_unspecified())
-    }));
-    names
 }

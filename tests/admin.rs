@@ -6,6 +6,7 @@ mod contract;
 mod events;
 mod health;
 mod metrics;
+mod operators;
 mod pins;
 mod purge;
 #[cfg(feature = "v1")]

@@ -12,6 +12,7 @@ use super::{Body, json};
 pub enum ProblemCode {
     InvalidParameter,
     InvalidBody,
+    LoginRequired,
     CrossSiteRequest,
     OtherMachine,
     NotFound,
@@ -34,6 +35,7 @@ impl ProblemCode {
         match self {
             Self::InvalidParameter => ("invalid-parameter", "Invalid parameter"),
             Self::InvalidBody => ("invalid-body", "Invalid body"),
+            Self::LoginRequired => ("login-required", "Login required"),
             Self::CrossSiteRequest => ("cross-site-request", "Cross-site request"),
             Self::OtherMachine => ("other-machine", "Request from another machine"),
             Self::NotFound => ("not-found", "Not found"),
@@ -54,6 +56,7 @@ impl ProblemCode {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::InvalidParameter | Self::InvalidBody => StatusCode::BAD_REQUEST,
+            Self::LoginRequired => StatusCode::UNAUTHORIZED,
             Self::CrossSiteRequest | Self::OtherMachine => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -79,6 +82,8 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// The value of `Allow`.
     allow: Option<String>,
+    /// The value of `WWW-Authenticate`.
+    challenge: Option<String>,
     /// The value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
@@ -89,6 +94,7 @@ impl Problem {
             code,
             detail: detail.into(),
             allow: None,
+            challenge: None,
             retry_after: None,
         }
     }
@@ -99,6 +105,14 @@ impl Problem {
         Self {
             allow: Some(allow),
             ..Self::new(ProblemCode::MethodNotAllowed, detail)
+        }
+    }
+
+    /// 401, with the challenge.
+    pub fn login_required(detail: &'static str, challenge: String) -> Self {
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(ProblemCode::LoginRequired, detail)
         }
     }
 
@@ -127,6 +141,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, kind);
         if let Some(allow) = self.allow.and_then(|allow| allow.try_into().ok()) {
             headers.insert(header::ALLOW, allow);
+        }
+        if let Some(challenge) = self.challenge.and_then(|text| text.try_into().ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());

@@ -1,7 +1,7 @@
 //! The admin listeners: the dashboard, the operator API of openapi.json, metrics, health.
 //!
-//! `admin.address` serves everything, to clients on this machine; `admin.metrics` serves `/metrics`, `/livez` and
-//! `/readyz`, and may be public. Both speak plain HTTP/1.1.
+//! `admin.address` serves everything, to clients on this machine or to operators who log in; `admin.metrics` serves
+//! `/metrics`, `/livez` and `/readyz`, and may be public. Both speak HTTP/1.1.
 //!
 //! Reads are bounded: each is a page, made of what is in memory and of the files of that page.
 
@@ -18,7 +18,9 @@ mod recent;
 mod registries;
 pub mod report;
 mod repositories;
+mod response;
 mod route;
+mod server;
 mod survey;
 mod target;
 mod time;
@@ -31,14 +33,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -51,30 +48,22 @@ pub use route::Scope;
 pub use target::image;
 pub use time::rfc3339;
 
+use access::Authenticator;
 use error::{Problem, ProblemCode};
 use events::Listeners;
 use gateway::{AccessHistory, Resolver};
 use mirror::Mirror;
 use pins::Pins;
 use query::Parameters;
-use route::{Operation, Peer, Route};
-use runtime::listen::{Accepted, Bound};
-use runtime::share::{Kind, PerClient, Shares};
+use response::{JSON, json, no_content, ok, text, whole};
+use route::{Operation, Route};
 use store::Store;
 use survey::Survey;
-use telemetry::LogThrottle;
 use telemetry::metrics::{self, StoreFigures};
 use traffic::TrafficLog;
 
-/// The timeout for a request's head, an idle connection, and the probe of the store.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a connection to the metrics listener may last: one scrape.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Concurrent connections of one listener, and of one client on another machine.
-const CONNECTIONS: usize = 64;
-const PER_CLIENT: usize = 16;
-/// The limit for a request's head, in bytes.
-const HEAD_BYTES: usize = 16 << 10;
+/// The timeout for the probe of the store.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the result of a probe of the store is reused: probes may come often.
 const PROBE_LIFE: Duration = Duration::from_millis(500);
 
@@ -108,6 +97,8 @@ pub struct Admin {
     mirror: Mirror,
     store: Arc<Store>,
     history: Arc<AccessHistory>,
+    /// The accounts of the operators; `None`: clients on this machine, without a login.
+    authenticator: Option<Authenticator>,
     /// The tasks of the data plane's listeners.
     listeners: Vec<AbortHandle>,
     draining: watch::Receiver<bool>,
@@ -127,6 +118,7 @@ impl Admin {
         settings: Settings,
         mirror: Mirror,
         history: Arc<AccessHistory>,
+        authenticator: Option<Authenticator>,
         listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
     ) -> Self {
@@ -135,6 +127,7 @@ impl Admin {
             settings,
             mirror,
             history,
+            authenticator,
             listeners,
             draining,
             probed: Mutex::default(),
@@ -148,116 +141,10 @@ impl Admin {
         }
     }
 
-    /// Accepts connections for ever. Dropping the future closes the listener.
-    pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope) {
-        static FULL: LogThrottle = LogThrottle::new();
-
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let shares = Shares::new(PerClient {
-            connections: Some(PER_CLIENT),
-            requests: None,
-        });
-        loop {
-            match bound.accept().await {
-                Ok(accepted) => {
-                    let Ok(peer) = Peer::of(&accepted) else {
-                        continue;
-                    };
-                    let share = shares.take(Kind::Connection, peer.remote());
-                    let slot = slots.clone().try_acquire_owned();
-                    let (Ok(share), Ok(slot)) = (share, slot) else {
-                        if FULL.now() {
-                            tracing::warn!(
-                                url = %bound.url,
-                                "closed a connection: too many are open; logged at most once a minute"
-                            );
-                        }
-                        continue;
-                    };
-                    let admin = self.clone();
-                    tokio::spawn(async move {
-                        match accepted {
-                            Accepted::Tcp(stream, _) => {
-                                admin.connection(stream, peer, scope).await;
-                            }
-                            Accepted::Unix(stream) => {
-                                admin.connection(stream, peer, scope).await;
-                            }
-                        }
-                        drop((slot, share));
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(url = %bound.url, %error, "a connection cannot be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
-        scope: Scope,
-    ) {
-        let service = service_fn(move |request| {
-            let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.answer(request, peer, scope).await) }
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES);
-        http.keep_alive(scope == Scope::Everything);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        // A verification may take long; connections to a public listener may not.
-        let outcome = match scope {
-            Scope::Everything => connection.await,
-            Scope::Metrics => tokio::time::timeout(SCRAPE_TIMEOUT, connection)
-                .await
-                .unwrap_or(Ok(())),
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "an admin connection failed");
-        }
-    }
-
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        peer: Peer,
-        scope: Scope,
-    ) -> Response<Body> {
-        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        let host = self.settings.host.as_deref();
-        let routed = route::route((method, uri, headers), (peer, scope), host);
-        let head = method == Method::HEAD;
-        let served = match routed {
-            Ok(route) => self.serve_route(route, request).await,
-            Err(problem) => Err(problem),
-        };
-        let mut response = served.unwrap_or_else(Problem::response);
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
-        page::secure(headers);
-        if head {
-            // A HEAD gets the length that a GET would.
-            let length = http_body::Body::size_hint(response.body()).exact();
-            if let Some(length) = length {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, length.into());
-            }
-            *response.body_mut() = Full::default().boxed_unsync();
-        }
-        response
-    }
-
+    /// Serves a request that was authorised.
+    ///
+    /// # Errors
+    /// The problem of the operation.
     async fn serve_route(
         self: Arc<Self>,
         route: Route,
@@ -345,7 +232,7 @@ impl Admin {
         }
         let store = self.store.clone();
         let probe = tokio::task::spawn_blocking(move || store.check_writable());
-        let found = match tokio::time::timeout(HEAD_TIMEOUT, probe).await {
+        let found = match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
             Ok(found) => found.map_err(io::Error::other).and_then(|found| found),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -364,43 +251,4 @@ impl Admin {
             objects: self.store.space.blobs() as u64,
         }
     }
-}
-
-fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Body> {
-    whole(status, "text/plain; charset=utf-8", words.into())
-}
-
-/// The media type of JSON.
-const JSON: &str = "application/json";
-
-fn ok(value: &impl serde::Serialize) -> Response<Body> {
-    json(StatusCode::OK, value)
-}
-
-fn no_content() -> Response<Body> {
-    let mut response = Response::new(Full::default().boxed_unsync());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
-}
-
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => whole(status, JSON, bytes.into()),
-        Err(error) => {
-            tracing::error!(%error, "a response cannot be serialised");
-            text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the answer cannot be written\n",
-            )
-        }
-    }
-}
-
-fn whole(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(bytes).boxed_unsync());
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }

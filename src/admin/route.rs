@@ -1,17 +1,19 @@
 //! Routes and authorises requests to the admin listeners. Pure.
 //!
-//! The API deletes content and asks for no password, so it refuses three kinds of requests. Other machines: only
-//! clients on this machine are served. DNS rebinding (a hostile page whose name resolves to 127.0.0.1): `Host` must
-//! be a name of the admin address. Cross-site requests (a page that sends a form to 127.0.0.1, or embeds an image of
-//! it): requests that change something need a header that a page can send to another site only after a preflight with
-//! OPTIONS, which gets 405, and a browser's `Sec-Fetch-Site` must not name another site.
+//! The API deletes content. Without `admin.htpasswd` it asks for no password, and refuses other machines, and DNS
+//! rebinding (a hostile page whose name resolves to 127.0.0.1): `Host` must be a name of the admin address. With it,
+//! every request but those for health and metrics needs a login, and a browser sends that of one name to no other.
+//!
+//! In both cases it refuses cross-site requests (a page that sends a form, or embeds an image, with the operator's
+//! login): a browser's `Sec-Fetch-Site` or `Origin` must not name another site, and requests that change something
+//! need a header that a page can send to another site only after a preflight with OPTIONS, which gets 405.
 
 use std::io;
 use std::net::IpAddr;
 
 use super::error::{Problem, ProblemCode};
 use super::page;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, Method, Uri, header};
 use oci::authority;
 use runtime::listen::Accepted;
 
@@ -76,6 +78,15 @@ impl Peer {
             Self::Tcp { remote, local } => remote.is_loopback() || remote == local,
         }
     }
+}
+
+/// What protects a connection's private routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection<'a> {
+    /// The client is on this machine and addresses localhost, or this host of `admin.address`.
+    Machine(Option<&'a str>),
+    /// A login, which was checked.
+    Login,
 }
 
 /// A resource or action of the admin listeners.
@@ -185,22 +196,32 @@ impl Route {
         }
     }
 
-    /// Whether it is restricted to clients on this machine.
+    /// Whether it is restricted to clients on this machine, or to logins.
     const fn is_private(self) -> bool {
         !matches!(self, Self::Metrics | Self::Live | Self::Ready)
     }
 }
 
-/// Routes a request. `name` is the host of `admin.address`, unless that is a socket file.
+/// Whether a path needs the protection of its listener.
+pub fn is_private(path: &str, scope: Scope) -> bool {
+    let routes = Route::of(path, scope);
+    // An unknown path tells nobody that it is unknown.
+    routes.first().is_none_or(|(_, first)| first.is_private())
+}
+
+/// Routes a request.
 ///
 /// # Errors
 /// Unknown routes and methods, other hosts, machines and sites, other media types than JSON.
 pub fn route(
     (method, uri, headers): (&Method, &Uri, &HeaderMap),
     (peer, scope): (Peer, Scope),
-    name: Option<&str>,
+    protection: Protection<'_>,
 ) -> Result<Route, Problem> {
-    if scope == Scope::Everything && !is_addressed_to_admin(uri, headers, name) {
+    if scope == Scope::Everything
+        && let Protection::Machine(name) = protection
+        && !is_addressed_to_admin(uri, headers, name)
+    {
         return Err(Problem::new(
             ProblemCode::WrongHost,
             "the admin address answers to localhost and to its configured name only",
@@ -210,7 +231,7 @@ pub fn route(
     let Some((_, first)) = routes.first() else {
         return Err(Problem::new(ProblemCode::NotFound, "there is nothing here"));
     };
-    if first.is_private() && !peer.is_local() {
+    if first.is_private() && protection != Protection::Login && !peer.is_local() {
         return Err(Problem::new(
             ProblemCode::OtherMachine,
             "this is answered to the gateway's own machine only",
@@ -234,8 +255,7 @@ pub fn route(
 /// Refuses requests that a page of another site could make a browser send.
 fn refuse_other_sites(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let cross_site = |detail| Err(Problem::new(ProblemCode::CrossSiteRequest, detail));
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if !matches!(site, None | Some(b"none" | b"same-origin")) {
+    if !is_same_site(headers) {
         return cross_site("a page of another site asks");
     }
     if matches!(*method, Method::GET | Method::HEAD) {
@@ -253,6 +273,27 @@ fn refuse_other_sites(method: &Method, headers: &HeaderMap) -> Result<(), Proble
         ));
     }
     Ok(())
+}
+
+/// Whether no page of another site asks, as far as the browser says. `Sec-Fetch-Site` also holds behind a proxy that
+/// changes `Host`; browsers without it send `Origin` with all that changes something.
+fn is_same_site(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return matches!(site.as_bytes(), b"none" | b"same-origin");
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return true;
+    };
+    let authority = origin.to_str().ok().and_then(|origin| {
+        let (_, authority) = origin.split_once("://")?;
+        Some(authority)
+    });
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    authority
+        .zip(host)
+        .is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
 }
 
 /// The value of `Allow`.

@@ -13,6 +13,17 @@ fn route_status(
     lines: &[(&str, &str)],
     from: (Peer, Scope),
 ) -> Result<Route, u16> {
+    let protection = Protection::Machine(Some("admin.example"));
+    route_with(method, path, lines, from, protection)
+}
+
+fn route_with(
+    method: &str,
+    path: &str,
+    lines: &[(&str, &str)],
+    from: (Peer, Scope),
+    protection: Protection<'_>,
+) -> Result<Route, u16> {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
         let name: header::HeaderName = name.parse().expect("a name");
@@ -22,7 +33,7 @@ fn route_status(
         method.parse().expect("a method"),
         path.parse().expect("a target"),
     );
-    let routed = route((&method, &uri, &headers), from, Some("admin.example"));
+    let routed = route((&method, &uri, &headers), from, protection);
     routed.map_err(|problem| problem.code.status().as_u16())
 }
 
@@ -95,6 +106,8 @@ fn routes() {
     let good = [json, own];
     let text = [("content-type", "text/plain"), own];
     let site = |site| [("sec-fetch-site", site)];
+    let origin = |origin| [("origin", origin)];
+    let good_and = |name, value| [json, own, (name, value)];
     for (method, path, lines, peer, scope, expected) in [
         ("GET", "/", &[][..], HERE, all, Ok(Route::Page)),
         ("GET", "/main.js", &[], HERE, all, Ok(Route::Page)),
@@ -108,6 +121,7 @@ fn routes() {
         ("GET", overview, &site("none"), HERE, all, found),
         ("GET", overview, &site("same-site"), HERE, all, Err(403)),
         ("GET", overview, &site("cross-site"), HERE, all, Err(403)),
+        ("GET", overview, &origin("null"), HERE, all, Err(403)),
         ("POST", overview, &good, HERE, all, Err(405)),
         ("GET", "/", &[], elsewhere, all, Err(403)),
         ("GET", "/metrics", &[], elsewhere, all, Ok(Route::Metrics)),
@@ -124,6 +138,43 @@ fn routes() {
         ("POST", purge, &text, HERE, all, Err(415)),
         ("POST", purge, &[own], HERE, all, Err(415)),
         ("POST", purge, &good, elsewhere, all, Err(403)),
+        (
+            "POST",
+            purge,
+            &good_and("origin", "http://LOCALHOST"),
+            HERE,
+            all,
+            Ok(Route::Api(post)),
+        ),
+        (
+            "POST",
+            purge,
+            &good_and("origin", "http://localhost:1"),
+            HERE,
+            all,
+            Err(403),
+        ),
+        (
+            "POST",
+            purge,
+            &good_and("origin", "http://evil.example"),
+            HERE,
+            all,
+            Err(403),
+        ),
+        (
+            "POST",
+            purge,
+            &[
+                json,
+                own,
+                origin("http://proxy.example")[0],
+                site("same-origin")[0],
+            ],
+            HERE,
+            all,
+            Ok(Route::Api(post)),
+        ),
         ("GET", purge, &good, HERE, all, Err(405)),
         ("OPTIONS", purge, &[], HERE, all, Err(405)),
         ("GET", pins, &[], HERE, all, Ok(Route::Api(Operation::Pins))),
@@ -164,6 +215,64 @@ fn routes() {
             expected,
             "{method} {path} {lines:?} {peer:?}"
         );
+    }
+}
+
+/// A login replaces the checks of machine and host, but not those of other sites.
+#[test]
+fn logins_admit_other_machines() {
+    let elsewhere = Peer::Tcp {
+        remote: "10.0.0.2".parse().expect("an address"),
+        local: "10.0.0.1".parse().expect("an address"),
+    };
+    let json = ("content-type", "application/json");
+    let (host, own) = (("host", "10.0.0.1:5002"), ("x-roadstead-request", "1"));
+    let evil = ("origin", "https://evil.example");
+    let ours = ("origin", "https://10.0.0.1:5002");
+    let (purge, overview) = ("/api/v1/purge", "/api/v1/overview");
+    for (method, path, lines, expected) in [
+        ("GET", "/", &[host][..], Ok(Route::Page)),
+        (
+            "GET",
+            overview,
+            &[host],
+            Ok(Route::Api(Operation::Overview)),
+        ),
+        (
+            "POST",
+            purge,
+            &[host, json, own],
+            Ok(Route::Api(Operation::Purge)),
+        ),
+        (
+            "POST",
+            purge,
+            &[host, json, own, ours],
+            Ok(Route::Api(Operation::Purge)),
+        ),
+        ("POST", purge, &[host, json, own, evil], Err(403)),
+        ("POST", purge, &[host, json], Err(403)),
+        (
+            "GET",
+            overview,
+            &[host, ("sec-fetch-site", "cross-site")],
+            Err(403),
+        ),
+        ("GET", "/nothing", &[host], Err(404)),
+    ] {
+        let from = (elsewhere, Scope::Everything);
+        let routed = route_with(method, path, lines, from, Protection::Login);
+        assert_eq!(routed, expected, "{method} {path} {lines:?}");
+    }
+    for (path, scope, private) in [
+        ("/", Scope::Everything, true),
+        (overview, Scope::Everything, true),
+        ("/nothing", Scope::Everything, true),
+        ("/metrics", Scope::Everything, false),
+        ("/livez", Scope::Everything, false),
+        ("/readyz", Scope::Metrics, false),
+    ] {
+        assert_eq!(is_private(path, scope), private, "{path}");
     }
 }
 

@@ -90,18 +90,21 @@ impl AdminClient {
     /// When `admin.address` is off or has port 0.
     pub fn of(config: &Config) -> Result<Self, AdminClientError> {
         let address = config.admin.address.as_ref().ok_or(AdminClientError::Off)?;
+        if let Some(path) = config.admin.command_socket(&config.keys) {
+            return Ok(Self {
+                address: format!("unix:{}", path.display()),
+                target: ConnectAddress::Unix(path),
+                host: "localhost".to_owned(),
+            });
+        }
         let (target, host) = match address {
             ListenAddress::Unix(path) => {
                 (ConnectAddress::Unix(path.clone()), "localhost".to_owned())
             }
             ListenAddress::Tcp { port: 0, .. } => return Err(AdminClientError::AnyPort),
             ListenAddress::Tcp { host, port } => {
-                // A wildcard address is reached over loopback.
-                let host = match host.as_deref() {
-                    None | Some("0.0.0.0") => "127.0.0.1",
-                    Some("::") => "::1",
-                    Some(host) => host,
-                };
+                // All addresses need a login, which has a socket file instead.
+                let host = host.as_deref().unwrap_or("127.0.0.1");
                 let authority = if host.contains(':') {
                     format!("[{host}]:{port}")
                 } else {
@@ -281,11 +284,8 @@ mod tests {
     fn addresses() {
         for (address, expected) in [
             ("127.0.0.1:5002", Ok("127.0.0.1:5002")),
-            (":5002", Ok("127.0.0.1:5002")),
-            ("0.0.0.0:81", Ok("127.0.0.1:81")),
-            ("[::]:81", Ok("[::1]:81")),
+            ("localhost:5002", Ok("localhost:5002")),
             ("[::1]:81", Ok("[::1]:81")),
-            ("admin.example:81", Ok("admin.example:81")),
             ("unix:a/b.sock", Ok("localhost")),
             ("127.0.0.1:0", Err(78)),
             ("off", Err(78)),
@@ -299,5 +299,10 @@ mod tests {
                 .map_err(AdminClientError::exit_code);
             assert_eq!(host, expected, "{address}");
         }
+        // Where a login is needed, a socket file in the folder of keys needs none.
+        let yaml = r#"{keys: k, admin: {address: ":5002", tls: auto, htpasswd: h}}"#;
+        let config = crate::config::parse(yaml, "f", &|_| None).expect("good");
+        let client = AdminClient::of(&config).expect("a client");
+        assert_eq!(client.target, ConnectAddress::Unix("k/admin.sock".into()));
     }
 }

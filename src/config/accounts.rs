@@ -1,14 +1,17 @@
-//! Checks the accounts of `access.htpasswd`, and the rules that name them.
+//! Checks the accounts of `access.htpasswd` and `admin.htpasswd`, and the rules that name them.
+
+use std::path::Path;
 
 use super::fault::{Report, nearest, shown};
 use super::tree::Node;
 use super::{Config, ReadAccounts};
-use ::access::AccountsError;
-use ::access::Users;
+use ::access::{AccountsError, Htpasswd, Users};
 
-/// Reports every malformed line of the file, and users of rules that are not in it. A file that cannot be read is only
-/// a warning: the configuration may be checked on another machine.
+/// Reports every malformed line of the files, and users of rules that are not in theirs.
 pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report: &mut Report) {
+    if let Some(path) = &config.admin.htpasswd {
+        let _ = accounts(path, tree.near("admin"), read, report);
+    }
     let Some(access) = &config.access else {
         return;
     };
@@ -16,18 +19,8 @@ pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report
         return;
     };
     let node = tree.near("access");
-    let accounts = match read(path) {
-        Ok(accounts) => accounts,
-        Err(error @ AccountsError::Read { .. }) => {
-            let message = telemetry::chain(&error);
-            return report.warn(node.near("htpasswd").at, message);
-        }
-        Err(AccountsError::Lines { path, reason }) => {
-            for fault in reason.as_slice() {
-                report.fault_in(&path, fault.line, fault.reason.to_string());
-            }
-            return;
-        }
+    let Some(accounts) = accounts(path, node, read, report) else {
+        return;
     };
     let names: Vec<&str> = accounts.names().collect();
     for (index, rule) in access.rules.iter().enumerate() {
@@ -49,14 +42,34 @@ pub(super) fn check(config: &Config, tree: &Node, read: ReadAccounts<'_>, report
     }
 }
 
+/// The accounts of the file that `section` names. A file that cannot be read is only a warning: the configuration may be
+/// checked on another machine.
+fn accounts(
+    path: &Path,
+    section: &Node,
+    read: ReadAccounts<'_>,
+    report: &mut Report,
+) -> Option<Htpasswd> {
+    match read(path) {
+        Ok(accounts) => return Some(accounts),
+        Err(error @ AccountsError::Read { .. }) => {
+            let message = telemetry::chain(&error);
+            report.warn(section.near("htpasswd").at, message);
+        }
+        Err(AccountsError::Lines { path, reason }) => {
+            for fault in reason.as_slice() {
+                report.fault_in(&path, fault.line, fault.reason.to_string());
+            }
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::tests::no_env;
     use super::super::{check as cross, read as typed, yaml};
     use super::*;
-    use ::access::Htpasswd;
 
     const RULES: &str = "access:
   htpasswd: conf/users

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use super::fault::{Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
-use super::{Config, Origin, Registry, Visibility};
+use super::{Config, Origin, Registry, Visibility, admin};
 use oci::glob::Pattern;
 
 /// Reports all contradictions in `config`; `tree` has the positions.
 pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     addresses(config, tree, report);
     listeners(config, tree, report);
+    admin::check(&config.admin, tree.near("admin"), report);
     let nodes = tree.near("registries");
     names(&config.registries, nodes, report);
     ownership(&config.registries, nodes, report);

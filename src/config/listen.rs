@@ -1,4 +1,4 @@
-//! `listen` and `admin`: the listeners.
+//! `listen`: the listeners of the data plane.
 
 use std::path::PathBuf;
 
@@ -79,22 +79,6 @@ pub(super) const CERTIFICATE: &[Key] = &[
     ),
 ];
 
-/// The keys of `admin`.
-pub(super) const ADMIN: &[Key] = &[
-    Key::new(
-        "address",
-        Kind::Scalar("address, or `off`"),
-        Absent::Is("127.0.0.1:5002"),
-        "The dashboard, its API, metrics and health, for this machine: loopback, or `unix:PATH` (mode 0600).",
-    ),
-    Key::new(
-        "metrics",
-        Kind::Scalar("address, or `off`"),
-        Absent::Is("off"),
-        "Another address with `/metrics`, `/livez` and `/readyz` alone, which may be public: `:9090`.",
-    ),
-];
-
 /// One listener of the data plane.
 #[derive(Debug, Clone)]
 pub struct Listen {
@@ -124,15 +108,6 @@ pub enum Tls {
         /// PEM file of CAs; if given, clients need a certificate of one of them. Reloaded likewise.
         client_ca: Option<PathBuf>,
     },
-}
-
-/// The admin listeners. `None` is off.
-#[derive(Debug, Clone)]
-pub struct Admin {
-    /// API, metrics and health.
-    pub address: Option<ListenAddress>,
-    /// Metrics and health only; may be public.
-    pub metrics: Option<ListenAddress>,
 }
 
 pub(super) fn listeners(keys: &mut Keys<'_, '_>) -> Option<Vec<Listen>> {
@@ -184,7 +159,7 @@ fn listener(node: &Node, report: &mut Report) -> Listen {
     })
 }
 
-fn tls(node: &Node, report: &mut Report) -> Tls {
+pub(super) fn tls(node: &Node, report: &mut Report) -> Tls {
     if let Value::Text(_) = node.value {
         let word = |text: &str| match text {
             "auto" => Ok(Tls::Auto),
@@ -214,20 +189,6 @@ fn certificate_files(node: &Node, report: &mut Report) -> CertificateFiles {
             .required("certificate", "chain.pem", path)
             .unwrap_or_default(),
         key: keys.required("key", "key.pem", path).unwrap_or_default(),
-    })
-}
-
-pub(super) fn admin(node: &Node, report: &mut Report) -> Admin {
-    mapping(node, ADMIN, report, |keys| Admin {
-        address: keys.value_or_off(
-            "address",
-            ListenAddress::parse,
-            Some(ListenAddress::Tcp {
-                host: Some("127.0.0.1".to_owned()),
-                port: 5002,
-            }),
-        ),
-        metrics: keys.value_or_off("metrics", ListenAddress::parse, None),
     })
 }
 
@@ -323,17 +284,6 @@ mod tests {
                 r#"listen: [{address: ":1", public_url: "registry.example.com"}]"#,
                 &[
                     r#"1:38: "registry.example.com" is not a URL; write http://host:port or https://host"#,
-                ],
-            ),
-            (
-                "admin: off",
-                &["1:8: expected keys and values here, not a single value; write `address: …`"],
-            ),
-            (
-                r#"admin: {address: "unix:", metrics: 9090}"#,
-                &[
-                    r#"1:18: "unix:" has no path; write host:port, [v6]:port, :port for all addresses, or unix:PATH, or off"#,
-                    r#"1:36: "9090" is only a port; write :9090 for all addresses, or off"#,
                 ],
             ),
         ]);

@@ -11,6 +11,7 @@
 mod access;
 mod accounts;
 mod address;
+mod admin;
 mod bucket;
 mod check;
 mod credentials;
@@ -49,10 +50,11 @@ use std::path::{Path, PathBuf};
 
 pub use access::Access;
 pub use address::ListenAddress;
+pub use admin::Admin;
 pub use credentials::Credentials;
 pub use fault::{Fault, Faults};
 pub use host::aliases;
-pub use listen::{Admin, Listen, Tls};
+pub use listen::{Listen, Tls};
 pub use origin::Origin;
 pub use process::{Limits, Log, OldClients, Routing};
 pub use reference::reference;
@@ -157,7 +159,7 @@ const KEYS: &[Key] = &[
     ),
     Key::new(
         "admin",
-        Kind::Section(listen::ADMIN),
+        Kind::Section(admin::KEYS),
         Absent::Nothing,
         "For operators: metrics, health, and the API that the commands use.",
     ),
@@ -251,7 +253,7 @@ fn read(tree: &Node, report: &mut Report) -> Config {
     keys::mapping(tree, KEYS, report, |keys| {
         let folder = keys.value("keys", keys::path);
         let listen = listen::listeners(keys);
-        let admin = keys.section("admin", listen::admin);
+        let admin = keys.section("admin", admin::admin);
         let store = keys.section("store", store::store);
         let registries = registry::registries(keys, &store);
         Config {

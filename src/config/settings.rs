@@ -145,6 +145,12 @@ impl Config {
         }
     }
 
+    /// The TLS settings of all listeners that may have TLS.
+    pub fn all_tls(&self) -> impl Iterator<Item = &Tls> {
+        let admin = self.admin.address.as_ref().map(|_| &self.admin.tls);
+        self.listen.iter().map(|listen| &listen.tls).chain(admin)
+    }
+
     /// The names in the gateway's own certificate, besides those of the machine.
     pub fn certificate_names(&self) -> BTreeSet<String> {
         let hosts = self.registries.iter().flat_map(|registry| &registry.hosts);
@@ -229,13 +235,15 @@ impl super::Listen {
             public_url: self.public_url.as_ref().map(ToString::to_string),
         }
     }
+}
 
+impl Tls {
     /// The certificates; `None` for plain HTTP.
-    pub fn tls(&self) -> Option<gateway::TlsSettings> {
-        match &self.tls {
-            Tls::Off => None,
-            Tls::Auto => Some(gateway::TlsSettings::Auto),
-            Tls::Certificates {
+    pub fn settings(&self) -> Option<gateway::TlsSettings> {
+        match self {
+            Self::Off => None,
+            Self::Auto => Some(gateway::TlsSettings::Auto),
+            Self::Certificates {
                 certificates,
                 client_ca,
             } => Some(gateway::TlsSettings::Files {

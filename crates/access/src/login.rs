@@ -1,7 +1,7 @@
 //! Authentication: verifies `Authorization` headers, issues tokens, writes challenges.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -227,6 +227,29 @@ impl Authenticator {
             key,
             realm: settings.realm.clone(),
             scheme: settings.scheme,
+        })
+    }
+
+    /// Reads the accounts of operators, who only log in by password: no token is issued or accepted.
+    ///
+    /// # Errors
+    /// [`OpenError::Accounts`] for an unusable htpasswd file.
+    pub fn of_operators(htpasswd: &Path) -> Result<Self, OpenError> {
+        let random = || {
+            let mut bytes = [0; 32];
+            let filled = getrandom::fill(&mut bytes);
+            let failed = |error| AccountsError::Read {
+                path: htpasswd.to_owned(),
+                source: std::io::Error::other(error),
+            };
+            filled.map(|()| bytes).map_err(failed)
+        };
+        Ok(Self {
+            accounts: Some(Accounts::open(htpasswd, random()?)?),
+            // It is never used, and nobody knows it.
+            key: TokenKey::new(&random()?),
+            realm: "Roadstead operators".to_owned(),
+            scheme: Scheme::Basic,
         })
     }
 

@@ -44,17 +44,7 @@ impl Authority {
     /// # Errors
     /// [`TlsError`] if the folder or its files cannot be created, read or parsed.
     pub fn open(folder: &Path) -> Result<Self, TlsError> {
-        let write_error = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TlsError::Write { path, source }
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(write_error(folder))?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-            .map_err(write_error(folder))?;
+        Self::make_folder(folder)?;
         let (path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
         if !path.exists() && !key_path.exists() {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
@@ -67,6 +57,22 @@ impl Authority {
             fingerprint: fingerprint(&certificate),
             path,
             folder: folder.to_owned(),
+        })
+    }
+
+    /// Makes the folder of keys, with mode 0700.
+    ///
+    /// # Errors
+    /// [`TlsError::Write`] if it cannot be made.
+    pub fn make_folder(folder: &Path) -> Result<(), TlsError> {
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
+        made.map_err(|source| TlsError::Write {
+            path: folder.to_owned(),
+            source,
         })
     }
 

@@ -1,9 +1,13 @@
 //! The TLS of a listener: which configuration the handshake of a connection gets.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::auto::AutoTls;
 use super::files::CurrentTls;
@@ -24,5 +28,16 @@ impl ListenerTls {
             Self::Files(current) => current.borrow().clone(),
             Self::Auto(auto) => auto.config(local, peer).await,
         }
+    }
+    /// Does the handshake of a connection to a server that speaks only HTTP/1.1.
+    ///
+    /// # Errors
+    /// The handshake or the connection failed.
+    pub async fn accept_http1(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let (local, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+        let config = self.config(Some(local.to_canonical()), Some(peer.to_canonical()));
+        let mut config = ServerConfig::clone(&*config.await);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config)).accept(stream).await
     }
 }

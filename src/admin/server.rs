@@ -1,0 +1,208 @@
+//! Connections and requests of the admin listeners: limits, TLS, logins, the headers of every response.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::error::{Problem, ProblemCode};
+use super::route::{self, Peer, Protection, Scope};
+use super::{Admin, Body, page};
+use access::Refused;
+use gateway::ListenerTls;
+use oci::authorization::{self, Authorization};
+use runtime::listen::{Accepted, Bound};
+use runtime::share::{Kind, PerClient, Shares};
+use telemetry::LogThrottle;
+
+/// The timeout for a TLS handshake, a request's head, and an idle connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a connection to the metrics listener may last: one scrape.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Concurrent connections of one listener, and of one client on another machine.
+const CONNECTIONS: usize = 64;
+const PER_CLIENT: usize = 16;
+/// The limit for a request's head, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+
+impl Admin {
+    /// Accepts connections for ever. Dropping the future closes the listener.
+    pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope, tls: Option<ListenerTls>) {
+        static FULL: LogThrottle = LogThrottle::new();
+
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let shares = Shares::new(PerClient {
+            connections: Some(PER_CLIENT),
+            requests: None,
+        });
+        loop {
+            match bound.accept().await {
+                Ok(accepted) => {
+                    let Ok(peer) = Peer::of(&accepted) else {
+                        continue;
+                    };
+                    let share = shares.take(Kind::Connection, peer.remote());
+                    let slot = slots.clone().try_acquire_owned();
+                    let (Ok(share), Ok(slot)) = (share, slot) else {
+                        if FULL.now() {
+                            tracing::warn!(
+                                url = %bound.url,
+                                "closed a connection: too many are open; logged at most once a minute"
+                            );
+                        }
+                        continue;
+                    };
+                    let (admin, tls) = (self.clone(), tls.clone());
+                    tokio::spawn(async move {
+                        match (accepted, tls) {
+                            (Accepted::Tcp(stream, _), Some(tls)) => {
+                                admin.secure_connection(stream, tls, peer, scope).await;
+                            }
+                            (Accepted::Tcp(stream, _), None) => {
+                                admin.connection(stream, peer, scope).await;
+                            }
+                            (Accepted::Unix(stream), _) => {
+                                admin.connection(stream, peer, scope).await;
+                            }
+                        }
+                        drop((slot, share));
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(url = %bound.url, %error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn secure_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        tls: ListenerTls,
+        peer: Peer,
+        scope: Scope,
+    ) {
+        match timeout(HEAD_TIMEOUT, tls.accept_http1(stream)).await {
+            Ok(Ok(stream)) => self.connection(stream, peer, scope).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake of an operator failed"),
+            Err(_) => {}
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        scope: Scope,
+    ) {
+        let service = service_fn(move |request| {
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(request, peer, scope).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES);
+        http.keep_alive(scope == Scope::Everything);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // A verification may take long; connections to a public listener may not.
+        let outcome = match scope {
+            Scope::Everything => connection.await,
+            Scope::Metrics => timeout(SCRAPE_TIMEOUT, connection).await.unwrap_or(Ok(())),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "an admin connection failed");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        scope: Scope,
+    ) -> Response<Body> {
+        let head = request.method() == Method::HEAD;
+        let served = self.admit_and_serve(request, peer, scope).await;
+        let mut response = served.unwrap_or_else(Problem::response);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        page::secure(headers);
+        if head {
+            // A HEAD gets the length that a GET would.
+            let length = http_body::Body::size_hint(response.body()).exact();
+            if let Some(length) = length {
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = Full::default().boxed_unsync();
+        }
+        response
+    }
+
+    async fn admit_and_serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        scope: Scope,
+    ) -> Result<Response<Body>, Problem> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let host = self.settings.host.as_deref();
+        let protection = match (&self.authenticator, peer) {
+            (Some(_), Peer::Tcp { .. }) => Protection::Login,
+            (None, _) | (_, Peer::Unix) => Protection::Machine(host),
+        };
+        if protection == Protection::Login && route::is_private(uri.path(), scope) {
+            self.log_in(headers, peer).await?;
+        }
+        let route = route::route((method, uri, headers), (peer, scope), protection)?;
+        self.serve_route(route, request).await
+    }
+
+    /// Verifies the operator's password.
+    ///
+    /// # Errors
+    /// 401 without a right one, 429 after too many wrong ones.
+    async fn log_in(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Problem> {
+        let Some(authenticator) = &self.authenticator else {
+            return Ok(());
+        };
+        let refuse = |detail| Problem::login_required(detail, authenticator.basic_challenge());
+        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+        let authorization = match (fields.next(), fields.next()) {
+            (Some(field), None) => authorization::parse(field.as_bytes()),
+            _ => Ok(Authorization::Anonymous),
+        };
+        let Ok(Authorization::Basic { user, password }) = authorization else {
+            return Err(refuse("log in with a user of admin.htpasswd"));
+        };
+        let address = peer.remote().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        match authenticator.password(&user, &password, address).await {
+            Ok(_) => Ok(()),
+            Err(Refused::SlowDown { retry_after }) => {
+                let detail = "too many failed logins; try again later";
+                let problem = Problem::new(ProblemCode::TooManyRequests, detail);
+                Err(problem.retry_after(retry_after.as_secs()))
+            }
+            Err(Refused::Password | Refused::Token) => {
+                Err(refuse("the user or the password is wrong"))
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The certificates of all listeners, and the names in the gateway's own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, ListenAddress, Tls};
+use gateway::{Authority, AutoTls, ListenerTls, TlsError, TlsSettings, with_files};
+
+/// The certificates of the listeners.
+pub struct Certificates {
+    /// Present where a listener has `tls: auto`.
+    pub authority: Option<Authority>,
+    /// The certificate of that authority, shared by these listeners.
+    auto: Option<Arc<AutoTls>>,
+}
+
+impl Certificates {
+    pub fn open(config: &Config) -> Result<Self, TlsError> {
+        if !config.all_tls().any(|tls| *tls == Tls::Auto) {
+            return Ok(Self {
+                authority: None,
+                auto: None,
+            });
+        }
+        let authority = Authority::open(&config.keys)?;
+        Ok(Self {
+            auto: Some(Arc::new(AutoTls::open(authority.clone(), names(config))?)),
+            authority: Some(authority),
+        })
+    }
+
+    /// The certificate of one listener; `None` for plain HTTP.
+    pub fn of(&self, tls: &Tls) -> Result<Option<ListenerTls>, TlsError> {
+        match tls.settings() {
+            None => Ok(None),
+            Some(TlsSettings::Auto) => Ok(self.auto.clone().map(ListenerTls::Auto)),
+            Some(TlsSettings::Files {
+                certificates,
+                client_ca,
+            }) => {
+                let current = with_files(&certificates, client_ca.as_deref())?;
+                Ok(Some(ListenerTls::Files(current)))
+            }
+        }
+    }
+}
+
+/// The names in the gateway's own certificate: localhost, the machine's name, every `hosts` and `public_url`, and
+/// the listen addresses. Other addresses of the machine are not disclosed to clients.
+fn names(config: &Config) -> BTreeSet<String> {
+    let mut names = config.certificate_names();
+    names.extend([
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ]);
+    let host = telemetry::host_name().to_lowercase();
+    if !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+    {
+        names.insert(host);
+    }
+    let listened = config.listen.iter().map(|listen| &listen.address);
+    let listened = listened.filter_map(host_of);
+    names.extend(listened.filter(|host| host.parse().is_ok_and(|ip: IpAddr| !ip.is_unspecified())));
+    if config.admin.tls == Tls::Auto {
+        let host = config.admin.address.as_ref().and_then(host_of);
+        let is_unspecified = |ip: IpAddr| ip.is_unspecified();
+        names.extend(host.filter(|host| !host.parse().is_ok_and(is_unspecified)));
+    }
+    names
+}
+
+/// The host of an address; `None` for all addresses, and for a socket file.
+fn host_of(address: &ListenAddress) -> Option<String> {
+    match address {
+        ListenAddress::Tcp { host, .. } => host.clone(),
+        ListenAddress::Unix(_) => None,
+    }
+}
