@@ -70,6 +70,8 @@ impl ClientStream {
     /// # Errors
     /// The connection failed.
     pub async fn send(&mut self, head: &[u8], piece: &[u8]) -> io::Result<()> {
+        // TLS holds no more than what it encrypts at once.
+        self.flush().await?;
         self.limit_buffer(head.len() + piece.len());
         let mut slices = &mut [IoSlice::new(head), IoSlice::new(piece)][..];
         // Skips what is empty.

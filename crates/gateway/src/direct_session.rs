@@ -205,7 +205,7 @@ impl DirectSession {
 
     /// Collects a short piece, and sends a long one.
     async fn put(&mut self, piece: &[u8]) -> Result<()> {
-        if self.collected.len() + piece.len() > COLLECTED {
+        if self.collected.len() + piece.len() >= COLLECTED {
             return self.send(piece).await;
         }
         self.collected.extend_from_slice(piece);

@@ -221,6 +221,10 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs {
+            // The system call for one buffer costs less.
+            return self.poll_write(cx, one);
+        }
         let poll = match &mut self.transport {
             SocketTransport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             SocketTransport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

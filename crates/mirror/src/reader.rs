@@ -13,8 +13,10 @@ use oci::range::Span;
 use store::{Blob, OpenFile, is_cached, read_at};
 use upstream::UpstreamError;
 
-/// A write that waits this long makes its receiver a slow one. Shorter waits are how a bounded socket buffer works.
+/// A write that waits this long makes its receiver a slow one, if it took fewer bytes a second than `SLOW_RATE`. Shorter
+/// waits are how a bounded socket buffer works.
 const SLOW: Duration = Duration::from_millis(50);
+const SLOW_RATE: f64 = 2e6;
 /// The smallest piece, in bytes: for a receiver that is slow, or may yet turn out slow.
 const MIN_CHUNK: usize = 16 << 10;
 /// The largest piece, in bytes.
@@ -22,9 +24,8 @@ const MAX_CHUNK: usize = 256 << 10;
 /// The bytes that a receiver must take without being slow to get the largest pieces: more than the
 /// kernel buffers for one that does not read at all.
 const FAST_AFTER: u64 = 8 << 20;
-/// What the kernel is asked to send at once, in bytes: to a receiver that may be slow, and at most, since other
-/// connections of the thread wait so long.
-const MIN_PART: u64 = 64 << 10;
+/// What the kernel is asked to send at once, in bytes: other connections of the thread wait so long. A slow receiver
+/// takes less of it.
 const MAX_PART: u64 = 1 << 20;
 
 /// Why a body failed before its end. The connection must be aborted then.
@@ -58,6 +59,8 @@ pub struct Reader {
     chunk: usize,
     /// Bytes taken since the receiver was last slow.
     taken: u64,
+    /// One past the last byte that was found in the page cache lately.
+    cached_to: u64,
     spare: BytesMut,
 }
 
@@ -90,6 +93,7 @@ impl Reader {
             end,
             chunk: MIN_CHUNK,
             taken: 0,
+            cached_to: 0,
             spare: BytesMut::new(),
         }
     }
@@ -122,6 +126,7 @@ impl Reader {
     /// began with. A pass-through body has no other part: reading it fails then.
     pub fn seek(&mut self, span: Span) {
         (self.offset, self.end) = (span.first, Some(span.end));
+        self.cached_to = 0;
         match &mut self.source {
             BodySource::Memory(_) | BodySource::Blob(_) => {}
             BodySource::Fill(fill_reader) => fill_reader.seek(),
@@ -192,18 +197,19 @@ impl Reader {
 
     /// The next bytes, if they are those of a stored blob and the page cache has them: the kernel may send them itself.
     /// [`Reader::sent`] goes on behind them.
-    pub fn cached_part(&self) -> Option<CachedPart> {
+    pub fn cached_part(&mut self) -> Option<CachedPart> {
         let BodySource::Blob(blob) = &self.source else {
             return None;
         };
         let left = self.end.unwrap_or(blob.size).saturating_sub(self.offset);
-        let most = if self.chunk == MAX_CHUNK {
-            MAX_PART
-        } else {
-            MIN_PART
-        };
-        let bytes = left.min(most);
-        (bytes > 0 && is_cached(&blob.file, self.offset, bytes)).then(|| CachedPart {
+        if left > 0 && self.offset >= self.cached_to {
+            let bytes = left.min(MAX_PART);
+            if is_cached(&blob.file, self.offset, bytes) {
+                self.cached_to = self.offset + bytes;
+            }
+        }
+        let bytes = left.min(self.cached_to.saturating_sub(self.offset));
+        (bytes > 0).then(|| CachedPart {
             file: blob.file.clone(),
             offset: self.offset,
             bytes,
@@ -233,11 +239,13 @@ impl Reader {
 
     /// Chooses the size of the next piece.
     fn pace(&mut self, bytes: u64, waited: Duration) {
-        self.taken = if waited >= SLOW {
-            0
+        if is_slow(bytes, waited) {
+            self.taken = 0;
+            // The page cache may have lost them meanwhile.
+            self.cached_to = 0;
         } else {
-            self.taken + bytes
-        };
+            self.taken += bytes;
+        }
         self.chunk = if self.is_quick() {
             (self.chunk * 2).min(MAX_CHUNK)
         } else {
@@ -260,4 +268,10 @@ impl Reader {
         buffer.truncate(read);
         Ok(buffer.freeze())
     }
+}
+
+/// Whether a receiver is slow that took `bytes` bytes while a write waited.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn is_slow(bytes: u64, waited: Duration) -> bool {
+    waited >= SLOW && (bytes as f64) < SLOW_RATE * waited.as_secs_f64()
 }
