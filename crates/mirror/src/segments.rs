@@ -9,8 +9,10 @@ use std::time::Duration;
 pub(super) const MIN_TOTAL: u64 = 32 << 20;
 /// A fill that takes no longer than this opens no connection.
 const MIN_TIME_LEFT: Duration = Duration::from_secs(5);
-/// How long a rate is measured.
+/// How long a rate is measured, and before that, for how long a new connection is left to settle: many upstreams begin
+/// with a burst, others slowly.
 const INTERVAL: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(1);
 /// Splits are at multiples of this offset, in bytes: a restart trusts whole blocks only.
 const ALIGNMENT: u64 = 64 << 10;
 /// The smallest remainder that is split, in bytes.
@@ -109,6 +111,13 @@ struct RateWindow {
     since: Duration,
     received: u64,
     connections: u32,
+    state: WindowState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WindowState {
+    Settling,
+    Measuring,
 }
 
 impl SegmentPlanner {
@@ -189,24 +198,30 @@ impl SegmentPlanner {
 
     /// Measures the rate once the number of connections has been the same for long enough.
     fn measure(&mut self, now: Duration, received: u64, connections: u32) -> bool {
-        let began = RateWindow {
+        let window = |state| RateWindow {
             since: now,
             received,
             connections,
+            state,
         };
-        let same = |window: &RateWindow| window.connections == connections;
-        let Some(window) = self.window.filter(same) else {
-            self.window = Some(began);
+        let same = self.window.filter(|was| was.connections == connections);
+        let Some(was) = same else {
+            self.window = Some(window(WindowState::Settling));
             return false;
         };
-        let elapsed = now.saturating_sub(window.since);
-        if elapsed < INTERVAL {
-            return false;
+        let elapsed = now.saturating_sub(was.since);
+        match was.state {
+            WindowState::Settling if elapsed >= SETTLING => {
+                self.window = Some(window(WindowState::Measuring));
+                return false;
+            }
+            WindowState::Measuring if elapsed >= INTERVAL => {}
+            WindowState::Settling | WindowState::Measuring => return false,
         }
-        let bytes = u128::from(received.saturating_sub(window.received));
+        let bytes = u128::from(received.saturating_sub(was.received));
         let rate = bytes * 1000 / elapsed.as_millis().max(1);
         self.rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        self.window = Some(began);
+        self.window = Some(window(WindowState::Measuring));
         true
     }
 

@@ -53,47 +53,52 @@ fn run(mut planner: SegmentPlanner, observations: Vec<Observation>) -> SegmentPl
     planner
 }
 
-/// A planner that measured 8 MiB/s on one connection, and opened a second at 1 s.
+/// A planner that measured 8 MiB/s on one connection after a burst, and opened a second at 2 s.
 fn with_two() -> SegmentPlanner {
     run(
         SegmentPlanner::new(4),
         vec![
-            (0, 0, vec![receiving(0, 128)], SegmentStep::Wait),
-            (9, 7, vec![receiving(7, 128)], SegmentStep::Wait),
-            (10, 8, vec![receiving(8, 128)], open(68, 128)),
+            (0, 0, vec![receiving(0, 144)], SegmentStep::Wait),
+            (10, 16, vec![receiving(16, 144)], SegmentStep::Wait),
+            (19, 23, vec![receiving(23, 144)], SegmentStep::Wait),
+            (20, 24, vec![receiving(24, 144)], open(84, 144)),
         ],
     )
 }
 
 #[test]
 fn connections_are_added_while_each_raises_the_rate() {
-    let two = |left, right| vec![receiving(left, 68), receiving(right, 128)];
+    let two = |left, right| vec![receiving(left, 84), receiving(right, 144)];
     run(
         with_two(),
         vec![
             // The second connection counts from its first byte on.
             (
-                20,
-                16,
-                vec![receiving(16, 68), connecting(68, 128)],
+                30,
+                32,
+                vec![receiving(32, 84), connecting(84, 144)],
                 SegmentStep::Wait,
             ),
-            (30, 24, two(24, 68), SegmentStep::Wait),
-            (39, 38, two(31, 75), SegmentStep::Wait),
+            (40, 40, two(40, 84), SegmentStep::Wait),
+            // Its burst is not measured.
+            (50, 64, two(48, 100), SegmentStep::Wait),
+            (59, 78, two(55, 107), SegmentStep::Wait),
             // 16 MiB/s: a third takes half of the largest remainder.
-            (40, 40, two(32, 76), open(102, 128)),
+            (60, 80, two(40, 100), open(122, 144)),
         ],
     );
     run(
         with_two(),
         vec![
-            (20, 16, two(16, 68), SegmentStep::Wait),
+            (30, 32, two(32, 84), SegmentStep::Wait),
+            (40, 48, two(40, 92), SegmentStep::Wait),
             // 9 MiB/s: the second connection was worth less than a fifth, and no other is tried.
-            (30, 25, two(21, 72), SegmentStep::Wait),
-            (40, 34, two(25, 77), SegmentStep::Wait),
+            (50, 57, two(45, 96), SegmentStep::Wait),
+            (60, 66, two(49, 101), SegmentStep::Wait),
             // The second one is not replaced either.
-            (50, 43, vec![receiving(30, 128)], SegmentStep::Wait),
-            (61, 53, vec![receiving(40, 128)], SegmentStep::Wait),
+            (70, 75, vec![receiving(54, 144)], SegmentStep::Wait),
+            (80, 85, vec![receiving(64, 144)], SegmentStep::Wait),
+            (91, 95, vec![receiving(74, 144)], SegmentStep::Wait),
         ],
     );
 }
@@ -106,6 +111,7 @@ fn short_fills_and_forbidden_connections_open_none() {
             vec![
                 (0, 0, vec![receiving(0, total)], SegmentStep::Wait),
                 (10, 8, vec![receiving(8, total)], SegmentStep::Wait),
+                (20, 16, vec![receiving(16, total)], SegmentStep::Wait),
             ],
         );
     }
@@ -115,6 +121,7 @@ fn short_fills_and_forbidden_connections_open_none() {
         vec![
             (0, 0, vec![receiving(0, 128)], SegmentStep::Wait),
             (50, 0, vec![receiving(0, 128)], SegmentStep::Wait),
+            (70, 0, vec![receiving(0, 128)], SegmentStep::Wait),
         ],
     );
 }
@@ -125,15 +132,21 @@ fn useful_connections_are_replaced_at_once() {
         with_two(),
         vec![
             (
-                20,
-                16,
-                vec![receiving(16, 68), receiving(68, 128)],
+                30,
+                24,
+                vec![receiving(24, 84), receiving(84, 144)],
                 SegmentStep::Wait,
             ),
             (
-                30,
-                48,
-                vec![receiving(32, 68), receiving(84, 1000)],
+                40,
+                40,
+                vec![receiving(32, 84), receiving(92, 144)],
+                SegmentStep::Wait,
+            ),
+            (
+                50,
+                72,
+                vec![receiving(48, 84), receiving(84, 1000)],
                 open(542, 1000),
             ),
         ],
@@ -141,16 +154,16 @@ fn useful_connections_are_replaced_at_once() {
     // One of two useful connections ended: idle bytes come first, then the largest remainder.
     run(
         two,
-        vec![(31, 50, vec![receiving(34, 68), idle(80, 81)], open(80, 81))],
+        vec![(51, 74, vec![receiving(34, 68), idle(80, 81)], open(80, 81))],
     );
     run(
         two,
-        vec![(31, 50, vec![receiving(34, 334)], open(184, 334))],
+        vec![(51, 74, vec![receiving(34, 334)], open(184, 334))],
     );
     // Too little is left for one more.
     run(
         two,
-        vec![(31, 50, vec![receiving(34, 40)], SegmentStep::Wait)],
+        vec![(51, 74, vec![receiving(34, 40)], SegmentStep::Wait)],
     );
 }
 
@@ -163,17 +176,17 @@ fn drops_delay_and_end_further_connections() {
         )
     };
     let drop = |planner: SegmentPlanner, moved| {
-        let now = Duration::from_secs(2);
+        let now = Duration::from_secs(3);
         planner.next(SegmentEvent::Dropped { now, moved }).0
     };
     let once = drop(with_two(), true);
-    let once = later(once, 21, SegmentStep::Wait);
-    later(once, 31, open(508, 1008));
+    let once = later(once, 31, SegmentStep::Wait);
+    later(once, 41, open(508, 1008));
     let mut many = with_two();
     for _ in 0..20 {
         many = drop(many, true);
     }
-    later(later(many, 21, SegmentStep::Wait), 31, open(508, 1008));
+    later(later(many, 31, SegmentStep::Wait), 41, open(508, 1008));
     for _ in 0..MOST_DROPS {
         many = drop(many, false);
     }
@@ -188,7 +201,7 @@ fn drops_delay_and_end_further_connections() {
         2000,
         SegmentStep::Wait,
     );
-    later(limited(2), 21, open(508, 1008));
+    later(limited(2), 31, open(508, 1008));
 }
 
 /// A connection of the model: it fetches `at..end`, its first byte after `connects` ticks, at `rate` bytes a tick.
