@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::attempts::{Attempts, DownloadEvent, DownloadStep};
 use super::bucket::BucketOutcome;
 use super::connections::FillConnections;
+use super::early_sync::EarlySync;
 use super::fill::{Fill, Fills};
 use super::progress::{FillError, Phase};
 use super::source::FillSource;
@@ -39,6 +40,7 @@ pub(super) struct Download {
     /// Whether the staged file is published: not before an upstream said that a source has the blob.
     pub(super) published: bool,
     pub(super) connections: FillConnections,
+    pub(super) early_sync: EarlySync,
     /// Links that are being recorded.
     pub(super) links: JoinSet<()>,
     outcome: Option<Phase>,
@@ -60,6 +62,7 @@ impl Download {
             resumed: 0,
             published: false,
             connections: FillConnections::new(),
+            early_sync: EarlySync::default(),
             links: JoinSet::new(),
             outcome: None,
             _counted: metrics::Filling::new(),

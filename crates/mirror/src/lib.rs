@@ -24,6 +24,7 @@ mod connection_limits;
 mod connections;
 mod contents;
 mod download;
+mod early_sync;
 mod error;
 mod fallback;
 mod fill;

@@ -172,6 +172,8 @@ impl Download {
                 .append(new)
                 .map_err(|error| self.interruption_of(error))?;
             self.progressed(staged);
+            let synced = self.early_sync.advance(staged).await;
+            synced.map_err(|error| self.interruption_of(error.into()))?;
             self.open_connections(source, staged, MainConnection::Receiving);
             if self.fills.yield_slot(&self.fill) {
                 return Err(Interruption::Pause);
@@ -258,11 +260,13 @@ impl Download {
     }
 
     async fn commit(
-        &self,
+        &mut self,
         source: &FillSource,
         staged: &mut Option<StagedBlob>,
     ) -> Result<Arc<OpenFile>, Interruption> {
         let lost = || Interruption::Refusal(FillError::Lost);
+        let synced = self.early_sync.end().await;
+        synced.map_err(|error| self.interruption_of(error.into()))?;
         let whole = staged.take().ok_or_else(lost)?;
         let (key, check) = (self.fill.key, source.check(&self.fill.key));
         let committed = tokio::task::spawn_blocking(move || match key {
