@@ -12,7 +12,7 @@ const MIN_TIME_LEFT: Duration = Duration::from_secs(5);
 /// How long a rate is measured, and before that, for how long a new connection is left to settle: many upstreams begin
 /// with a burst, others slowly.
 const INTERVAL: Duration = Duration::from_secs(1);
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_millis(500);
 /// Splits are at multiples of this offset, in bytes: a restart trusts whole blocks only.
 const ALIGNMENT: u64 = 64 << 10;
 /// The smallest remainder that is split, in bytes.
