@@ -66,6 +66,7 @@ impl ServeError {
 /// Any error before it is ready. Once it serves, none.
 pub fn serve(config: &Config) -> Result<(), ServeError> {
     raise_descriptors();
+    retain_freed_memory();
     // Connections have threads of their own. This one accepts them, and runs the admin listeners and maintenance.
     let serving = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -93,6 +94,13 @@ fn raise_descriptors() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+}
+
+/// Lets glibc's allocator retain a mebibyte of freed memory for each arena. By default it returns what exceeds 128 KiB to
+/// the kernel, and a push over HTTP/2 takes 150,000 page faults per GB to get it back (decision 48).
+fn retain_freed_memory() {
+    // Once an allocation of this size is freed, glibc's threshold is twice that, as mallopt(3) says.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(512 << 10)));
 }
 
 /// Opens everything, serves until a signal, then drains.
