@@ -38,6 +38,7 @@ mod ranges;
 mod real;
 mod records;
 mod redirects;
+mod request_ids;
 mod search;
 mod segments;
 mod soak;

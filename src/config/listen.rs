@@ -12,6 +12,7 @@ use super::registry::Registry;
 use super::tree::{Node, Value};
 use super::units::boolean;
 use gateway::CertificateFiles;
+use oci::network::{Network, NetworkError};
 
 /// The keys of a listener.
 pub(super) const LISTENER: &[Key] = &[
@@ -44,6 +45,12 @@ pub(super) const LISTENER: &[Key] = &[
         Kind::Scalar("URL"),
         Absent::Nothing,
         "The gateway's URL for clients behind another proxy: `https://registry.example.com`. Used in token realms, `Location` and `Link`; its host is in the gateway's own certificate.",
+    ),
+    Key::new(
+        "trusted_proxies",
+        Kind::List("address or network"),
+        Absent::Nothing,
+        "Proxies in front of the gateway, such as `10.0.0.7` or `10.0.0.0/8`. Their `X-Request-Id` is taken over; each other request gets a new one.",
     ),
 ];
 
@@ -92,6 +99,8 @@ pub struct Listen {
     pub registry: Option<String>,
     /// The URL by which clients reach it, behind another proxy.
     pub public_url: Option<Origin>,
+    /// The proxies whose `X-Request-Id` is taken over.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The TLS settings of a listener.
@@ -127,6 +136,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         read_only: false,
         registry: None,
         public_url: None,
+        trusted_proxies: Vec::new(),
     };
     let mirror = Listen {
         address: on_loopback(5001),
@@ -134,6 +144,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         read_only: true,
         registry: Some(HUB.to_owned()),
         public_url: None,
+        trusted_proxies: Vec::new(),
     };
     if registries.iter().any(|registry| registry.name == HUB) {
         vec![gateway, mirror]
@@ -156,7 +167,19 @@ fn listener(node: &Node, report: &mut Report) -> Listen {
         read_only: keys.value("read_only", boolean).unwrap_or(false),
         registry: keys.value("registry", text),
         public_url: keys.value("public_url", Origin::parse),
+        trusted_proxies: trusted_proxies(keys),
     })
+}
+
+fn trusted_proxies(keys: &mut Keys<'_, '_>) -> Vec<Network> {
+    let network = |text: &str| {
+        text.parse()
+            .map_err(|error: NetworkError| error.to_string())
+    };
+    let networks = keys.list("trusted_proxies", |node, report| {
+        value(node, network, report)
+    });
+    networks.unwrap_or_default().into_iter().flatten().collect()
 }
 
 pub(super) fn tls(node: &Node, report: &mut Report) -> Tls {
@@ -284,6 +307,13 @@ mod tests {
                 r#"listen: [{address: ":1", public_url: "registry.example.com"}]"#,
                 &[
                     r#"1:38: "registry.example.com" is not a URL; write http://host:port or https://host"#,
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", trusted_proxies: [10.0.0.1/8, proxy.lan]}]"#,
+                &[
+                    r#"1:44: "10.0.0.1/8" has bits behind its prefix; write 10.0.0.0/8"#,
+                    r#"1:56: "proxy.lan" is not a network; write an address or a prefix, such as 10.0.0.7 or 10.0.0.0/8"#,
                 ],
             ),
         ]);

@@ -55,6 +55,7 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "count, or `off`" => (&["7", "off"], &["0", "1.5"]),
         "boolean" => (&["true", "false"], &["1", "yes"]),
         "address" => (&[":443", "[::1]:1", "h:1", "unix:p"], &["443", "h", "off"]),
+        "address or network" => (&["10.0.0.7", "10.0.0.0/8", "::1"], &["10.0.0.1/8", "h"]),
         "address, or `off`" => (&[":443", "unix:p", "off"], &["443", "h"]),
         "URL" => (&["http://h:1", "https://h"], &["h:1", "https://h/path"]),
         "host" => (&["registry.example.com"], &["http://h"]),

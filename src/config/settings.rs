@@ -233,6 +233,7 @@ impl super::Listen {
                 "https"
             },
             public_url: self.public_url.as_ref().map(ToString::to_string),
+            trusted_proxies: self.trusted_proxies.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@ pub struct VerifiedLogin {
     authorization: Vec<u8>,
     login: Login,
     accounts: Arc<Htpasswd>,
+    since: SystemTime,
     until: SystemTime,
 }
 
@@ -46,6 +47,12 @@ impl fmt::Debug for VerifiedLogin {
 }
 
 impl VerifiedLogin {
+    /// The user whose password was verified at a time; `None` if that was another time, or for a token.
+    pub fn user_at(&self, time: SystemTime) -> Option<&str> {
+        let by_password = self.since == time && self.login.expires.is_none();
+        self.login.user().filter(|_| by_password)
+    }
+
     fn matches(&self, authorization: &[u8], accounts: &Arc<Htpasswd>, now: SystemTime) -> bool {
         // In constant time: a proxy may send the requests of several clients on one connection.
         now < self.until
@@ -80,6 +87,7 @@ impl Authenticator {
         let login = self.login(&authorization, address, now).await?;
         *verified = accounts.map(|accounts| VerifiedLogin {
             authorization: field.to_vec(),
+            since: now,
             until: login
                 .expires
                 .map_or(now + MAX_AGE, |expires| expires.min(now + MAX_AGE)),
@@ -130,6 +138,8 @@ mod tests {
             assert_eq!(login.await.expect("right").user(), Some("alice"));
             let known = verified.as_ref().expect("a verified login");
             assert_eq!(known.until, at(until), "{seconds}");
+            let user = (seconds % 60 == 0).then_some("alice");
+            assert_eq!(known.user_at(at(seconds)), user, "{seconds}");
         }
     }
 
@@ -147,6 +157,8 @@ mod tests {
             let now = at(seconds);
             let login = gate.login_by_header(Some(field.as_bytes()), &mut verified, HERE, now);
             assert_eq!(login.await.is_ok(), valid, "{seconds}");
+            let known = verified.as_ref().expect("a verified login");
+            assert_eq!(known.user_at(now), None, "a token is no password");
         }
     }
 

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::{Method, header};
+use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
+use super::login_attempt::{LoginAttempt, user};
 use super::session::Session;
 use mirror::Mirror;
 use oci::cache_status::CacheStatus;
@@ -55,7 +57,7 @@ impl AccessRecord {
         Self {
             ended: SystemTime::now(),
             client: session.client_addr(),
-            user: context.login.account_name().cloned(),
+            user: user(session, &context.login),
             method: request.method.clone(),
             path: loggable(request.uri.path()),
             scope: scope.or_else(|| context.v1.clone()),
@@ -82,15 +84,21 @@ impl AccessRecord {
         self.scope.as_ref().and_then(NameScope::repository)
     }
 
-    /// Writes its line.
-    pub(super) fn log(&self, mirror: &Mirror) {
+    /// Writes its line, with what only the log tells of the request.
+    pub(super) fn log(&self, session: &Session, mirror: &Mirror) {
+        let attempt = session.login_attempt.as_ref();
+        let refused_user = attempt.and_then(LoginAttempt::refused_user);
+        let refused_user = refused_user.map(|user| telemetry::harmless(user, usize::MAX));
         let client = self.client.map(|client| client.to_string());
         let cache = self.cache.map(|cache| cache.parameters().to_string());
         let upstream = self.upstream.as_ref();
         tracing::info!(
             target: "access",
+            request_id = %session.request_id,
             client = client.as_deref().unwrap_or("-"),
             user = self.user(),
+            refused_user,
+            user_agent = user_agent(session.req_header()).as_deref().unwrap_or("-"),
             method = self.method.as_str(),
             path = &*self.path,
             registry = self.registry().map_or("-", Registry::as_str),
@@ -102,6 +110,13 @@ impl AccessRecord {
             upstream = upstream.map_or("-", |registry| mirror.upstream_of(registry)),
         );
     }
+}
+
+/// The User-Agent of a request, at most 256 characters without control characters.
+fn user_agent(request: &RequestHeader) -> Option<String> {
+    let agent = request.headers.get(header::USER_AGENT)?;
+    let agent = String::from_utf8_lossy(agent.as_bytes());
+    Some(telemetry::harmless(&agent, 256))
 }
 
 /// Makes a path safe to log: at most 512 characters, no control characters.

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::client_stream::ClientStream;
 use super::direct_request::DirectRequest;
+use super::request_id::{self, RequestId};
 use super::response::Response;
 
 /// Bytes that are collected before they are written, so that a head and short pieces share a TLS record.
@@ -79,7 +80,7 @@ impl DirectSession {
     ///
     /// # Errors
     /// [`ErrorType::WriteError`]: the connection failed.
-    pub async fn write_head(&mut self, response: &Response) -> Result<()> {
+    pub async fn write_head(&mut self, response: &Response, id: &RequestId) -> Result<()> {
         self.framing = framing(&self.request.header.method, response);
         if self.framing == Framing::Close {
             self.request.keep_alive = false;
@@ -93,6 +94,10 @@ impl DirectSession {
         head.extend_from_slice(reason.unwrap_or_default().as_bytes());
         head.extend_from_slice(b"\r\n");
         response.write_fields(head);
+        head.extend_from_slice(request_id::SPELLED.as_bytes());
+        head.extend_from_slice(b": ");
+        id.write(head);
+        head.extend_from_slice(b"\r\n");
         head.extend_from_slice(b"Date: ");
         head.extend_from_slice(get_cached_date().as_bytes());
         head.extend_from_slice(if self.request.keep_alive {

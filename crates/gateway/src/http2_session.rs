@@ -14,6 +14,7 @@ use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 use tokio::time::timeout;
 
+use super::request_id::{RequestId, X_REQUEST_ID};
 use super::response::Response;
 use oci::error::{ErrorCode, body};
 
@@ -93,10 +94,11 @@ impl Http2Session {
     ///
     /// # Errors
     /// [`ErrorType::WriteError`]: the client reset the stream, or is gone.
-    pub fn write_head(&mut self, response: Response) -> Result<()> {
+    pub fn write_head(&mut self, response: Response, id: &RequestId) -> Result<()> {
         let ended = !response.has_body(&self.header.method) || response.content_length() == Some(0);
         let mut head = response.into_http2()?;
         head.headers_mut().insert(header::DATE, get_cached_date());
+        head.headers_mut().insert(X_REQUEST_ID, id.header_value());
         let stream = self.respond.send_response(head, ended);
         self.response = Some(stream.or_err(ErrorType::WriteError, "writing a response")?);
         self.ended = ended;

@@ -8,6 +8,7 @@ use http::header;
 
 use super::Gateway;
 use super::error_response::ErrorResponse;
+use super::login_attempt::LoginAttempt;
 use super::session::Session;
 use super::target::RequestTarget;
 use access::{
@@ -40,6 +41,15 @@ impl Gateway {
         let now = SystemTime::now();
         let login = authenticator.login_by_header(field.as_deref(), &mut verified, address, now);
         let login = login.await;
+        let attempt = match &login {
+            Ok(_) => {
+                let verified = verified.as_ref();
+                let user = verified.and_then(|verified| verified.user_at(now));
+                user.map(LoginAttempt::accepted)
+            }
+            Err(_) => field.as_deref().and_then(LoginAttempt::of_refused),
+        };
+        session.login_attempt = attempt;
         session.verified_login = verified;
         login.map_err(|error| match error {
             LoginError::Unsupported => ErrorResponse::unauthorized(

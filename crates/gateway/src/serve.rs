@@ -9,6 +9,7 @@ use super::access_log::AccessRecord;
 use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
 use super::history::{FailureKind, FailureReason};
+use super::request_id::RequestId;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
 use super::{Gateway, request_metrics, respond};
@@ -18,6 +19,11 @@ use oci::v2::Resource;
 impl Gateway {
     /// Answers a request. Returns the connection if HTTP/1 can reuse it.
     pub(super) async fn serve(&self, mut session: Session) -> Option<IdleConnection> {
+        if self.listener.trusts(session.client())
+            && let Some(id) = RequestId::received(&session.req_header().headers)
+        {
+            session.request_id = id;
+        }
         let request = session.req_header();
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
@@ -44,7 +50,7 @@ impl Gateway {
         let history = &self.state.history;
         let record = AccessRecord::of(session, context, took);
         if self.state.access_log {
-            record.log(&self.state.mirror);
+            record.log(session, &self.state.mirror);
         }
         if let (&Method::GET, 200, Some(target)) = (&record.method, record.status, &context.target)
             && matches!(target.resource, Resource::Manifest(_))

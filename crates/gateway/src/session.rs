@@ -13,6 +13,8 @@ use pingora_http::RequestHeader;
 use super::client_stream::ClientStream;
 use super::direct_session::DirectSession;
 use super::http2_session::Http2Session;
+use super::login_attempt::LoginAttempt;
+use super::request_id::{self, RequestId};
 use super::response::Response;
 use super::shared_stream::SharedStream;
 use access::VerifiedLogin;
@@ -23,6 +25,10 @@ pub struct Session {
     http: Http,
     peer: Option<SocketAddr>,
     sent_head: Option<SentHead>,
+    /// Sent with the response.
+    pub request_id: RequestId,
+    /// The password that it sent, once that is verified.
+    pub login_attempt: Option<LoginAttempt>,
     /// The last login that was verified on the connection.
     pub verified_login: Option<VerifiedLogin>,
 }
@@ -58,6 +64,8 @@ impl Session {
             http,
             peer,
             sent_head: None,
+            request_id: RequestId::new(),
+            login_attempt: None,
             verified_login: None,
         }
     }
@@ -196,11 +204,13 @@ impl Session {
     pub async fn write_head(&mut self, response: Response) -> Result<()> {
         let (status, cache) = (response.status(), response.cache());
         match &mut self.http {
-            Http::Direct(http) => http.write_head(&response).await?,
+            Http::Direct(http) => http.write_head(&response, &self.request_id).await?,
             Http::Pingora(http, _) => {
-                http.write_response_header(response.into_pingora()?).await?;
+                let mut head = response.into_pingora()?;
+                head.insert_header(request_id::SPELLED, self.request_id.header_value())?;
+                http.write_response_header(head).await?;
             }
-            Http::Http2(http) => http.write_head(response)?,
+            Http::Http2(http) => http.write_head(response, &self.request_id)?,
         }
         self.sent_head = Some(SentHead { status, cache });
         Ok(())

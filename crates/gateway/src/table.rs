@@ -1,5 +1,7 @@
 //! The inputs of routing: the registries, the listener, and the parts of a request that routing reads.
 
+use std::net::IpAddr;
+
 use http::{Method, StatusCode, header};
 use pingora_http::RequestHeader;
 
@@ -9,6 +11,7 @@ use super::old_clients::OldClients;
 use super::resolver::{NameContext, Resolver};
 use oci::error::ErrorCode;
 use oci::name::Registry;
+use oci::network::Network;
 
 /// The registries, and the clients served only v1.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,8 @@ pub struct Listener {
     pub scheme: &'static str,
     /// The URL that clients use behind another proxy: scheme and authority.
     pub public_url: Option<String>,
+    /// The proxies whose `X-Request-Id` is taken over.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The parts of a request that routing reads.
@@ -51,6 +56,14 @@ pub struct RequestParts<'a> {
 }
 
 impl Listener {
+    /// Whether a connection's address is that of a trusted proxy. A Unix socket has none.
+    pub fn trusts(&self, client: Option<IpAddr>) -> bool {
+        client.is_some_and(|client| {
+            let mut proxies = self.trusted_proxies.iter();
+            proxies.any(|network| network.contains(client))
+        })
+    }
+
     /// The context that this listener resolves a name in.
     pub fn name_context<'a>(
         &'a self,

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::cache_control::CacheControl;
 use super::error_response::ErrorResponse;
 use super::login::{address, too_many_failures};
+use super::login_attempt::LoginAttempt;
 use super::request_options::RequestOptions;
 use super::session::Session;
 use super::{Gateway, respond, send};
@@ -94,7 +95,12 @@ impl Gateway {
                 let user = request.username.as_deref().unwrap_or_default();
                 let password = request.password.as_deref().unwrap_or_default();
                 let login = authenticator.password(user, password.as_bytes(), address(session));
-                login.await.map_err(denied)
+                let login = login.await;
+                session.login_attempt = Some(match login {
+                    Ok(_) => LoginAttempt::accepted(user),
+                    Err(_) => LoginAttempt::refused(user),
+                });
+                login.map_err(denied)
             }
             // Refresh tokens are never issued: Docker would forget the password that v1 needs.
             Some(_) => {

@@ -26,6 +26,7 @@ pub mod glob;
 pub mod headers;
 pub mod manifest;
 pub mod name;
+pub mod network;
 pub mod page;
 pub mod platform;
 pub mod query;

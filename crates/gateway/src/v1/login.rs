@@ -7,6 +7,7 @@ use http::header;
 use super::super::Gateway;
 use super::super::error_response::ErrorResponse;
 use super::super::login::address;
+use super::super::login_attempt::LoginAttempt;
 use super::super::session::Session;
 use access::{Action, Caller, Denied, Login, Permit, Refused};
 use oci::authorization::{self, Authorization};
@@ -31,7 +32,7 @@ impl Gateway {
     ///
     /// # Errors
     /// 401 for a wrong or unreadable Authorization, 429 after too many failures.
-    pub(super) async fn v1_login(&self, session: &Session) -> Result<Login, ErrorResponse> {
+    pub(super) async fn v1_login(&self, session: &mut Session) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = &self.state.authenticator else {
             return Ok(Login::ANONYMOUS);
         };
@@ -46,7 +47,13 @@ impl Gateway {
             self.v1_unauthorized("the Authorization header cannot be read")
         })?;
         let login = authenticator.login(&authorization, address(session), SystemTime::now());
-        login.await.map_err(|refused| match refused {
+        let login = login.await;
+        session.login_attempt = match (&login, &authorization) {
+            (Ok(login), Authorization::Basic { .. }) => login.user().map(LoginAttempt::accepted),
+            (Err(_), Authorization::Basic { user, .. }) => Some(LoginAttempt::refused(user)),
+            _ => None,
+        };
+        login.map_err(|refused| match refused {
             Refused::Password => self.v1_unauthorized("the user or the password is wrong"),
             Refused::Token => self.v1_without_token("the token is invalid or expired"),
             Refused::SlowDown { retry_after } => {

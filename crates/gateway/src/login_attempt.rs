@@ -1,0 +1,69 @@
+//! The password that a request sent: whose it was, and whether it was right. For the logs.
+
+use std::sync::Arc;
+
+use super::session::Session;
+use access::Login;
+use oci::authorization::{self, Authorization};
+
+/// The longest user that is logged, in characters.
+const LONGEST: usize = 128;
+
+/// A verified password of a request. A token is none, nor is a password that the connection has sent before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginAttempt {
+    Accepted { user: String },
+    Refused { user: String },
+}
+
+impl LoginAttempt {
+    pub fn accepted(user: &str) -> Self {
+        Self::Accepted {
+            user: bounded(user),
+        }
+    }
+
+    pub fn refused(user: &str) -> Self {
+        Self::Refused {
+            user: bounded(user),
+        }
+    }
+
+    /// The attempt of an `Authorization` that was refused; `None` if it has no user.
+    pub fn of_refused(field: &[u8]) -> Option<Self> {
+        match authorization::parse(field) {
+            Ok(Authorization::Basic { user, .. }) => Some(Self::refused(&user)),
+            _ => None,
+        }
+    }
+
+    /// The user of an accepted attempt.
+    pub fn accepted_user(&self) -> Option<&str> {
+        match self {
+            Self::Accepted { user } => Some(user),
+            Self::Refused { .. } => None,
+        }
+    }
+
+    /// The user of a refused attempt.
+    pub fn refused_user(&self) -> Option<&str> {
+        match self {
+            Self::Accepted { .. } => None,
+            Self::Refused { user } => Some(user),
+        }
+    }
+}
+
+/// The user of a request: of its login, or of the password that it exchanged for a token.
+pub fn user(session: &Session, login: &Login) -> Option<Arc<str>> {
+    let attempt = || session.login_attempt.as_ref()?.accepted_user();
+    login
+        .account_name()
+        .cloned()
+        .or_else(|| attempt().map(Arc::from))
+}
+
+/// A user name as short as all that exist. One that does not exist may have any length.
+fn bounded(user: &str) -> String {
+    user.chars().take(LONGEST).collect()
+}
