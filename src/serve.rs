@@ -12,6 +12,7 @@ use crate::announce;
 use crate::certificates::Certificates;
 use crate::config::{Config, Listen, Tls, record_extension};
 use access::Authenticator;
+use events::Events;
 use gateway::{Admission, AppState, Authority, Gateway, ListenerTls, Server, TlsError};
 use mirror::{Contents, Mirror, Peers};
 use runtime::listen::{Address, Bound, SocketMode};
@@ -28,6 +29,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Access(#[from] access::OpenError),
+    #[error(transparent)]
+    Events(#[from] events::OpenError),
     #[error(transparent)]
     Store(#[from] store::OpenError),
     #[error("cannot listen on {address}: {source}")]
@@ -55,7 +58,11 @@ impl ServeError {
             | Self::Access(_)
             | Self::Bucket(_)
             | Self::Upstream(_) => 78,
-            Self::Store(_) | Self::Listen { .. } | Self::AdminListen { .. } | Self::System(_) => 1,
+            Self::Store(_)
+            | Self::Events(_)
+            | Self::Listen { .. }
+            | Self::AdminListen { .. }
+            | Self::System(_) => 1,
         }
     }
 }
@@ -115,6 +122,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     } = Parts::open(config, fills_on)?;
     // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
+    if let Some(events) = &state.events {
+        reopen_at_hangup(events.clone())?;
+    }
     let (shutdown, down) = watch::channel(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(threads)?;
@@ -139,7 +149,15 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let (mirror, history) = (state.mirror.clone(), state.history.clone());
     let settings = config.admin_settings(pull_authority(config, &urls));
     let (operators, admin_tls) = admin_access;
-    let admin = Admin::new(settings, mirror, history, operators, up, down);
+    let admin = Admin::new(
+        settings,
+        mirror,
+        history,
+        operators,
+        state.events.clone(),
+        up,
+        down,
+    );
     let admin = Arc::new(admin);
     let command_socket = command_socket.map(|bound| (bound, admin::Scope::Everything));
     let admin_listeners = admin_listeners.into_iter().chain(command_socket);
@@ -159,6 +177,9 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     drain(&server, listeners, admin_listeners).await;
     admin.write_history();
     store.blobs.stop();
+    if let Some(events) = &state.events {
+        events.flush().await;
+    }
     Ok(())
 }
 
@@ -239,9 +260,13 @@ impl Parts {
         #[cfg(not(feature = "v1"))]
         let fallback = None;
         let mirror = Mirror::new(mirror, contents, fallback)?;
+        let audit = config.audit.as_ref();
+        let events = audit.map(|audit| Events::open(audit.path.clone()));
+        let events = events.transpose()?;
         let shares = Shares::new(config.limits.per_client);
         let state = Arc::new(AppState {
             history: Arc::default(),
+            events,
             admission: Admission::new(shares.clone(), config.limits.connections),
             form_timeout: config.limits.header_timeout,
             table: config.routing_table(),
@@ -331,6 +356,17 @@ async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
             address: address.to_string(),
             source,
         })
+}
+
+/// Opens the audit log anew at each SIGHUP.
+fn reopen_at_hangup(events: Events) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            events.reopen_audit_log().await;
+        }
+    });
+    Ok(())
 }
 
 /// SIGTERM and SIGINT, caught from its creation on.

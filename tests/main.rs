@@ -8,6 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod admin;
+mod audit;
 mod bad_input;
 mod bodies;
 mod bucket;

@@ -12,11 +12,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::audit::OperatorRequest;
 use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
 use super::report::{Page, PurgeReport, PurgeRequest, VerifyEnd, VerifyLine};
 use super::time::rfc3339_of;
 use super::{Admin, Body, ok, target};
+use events::EventAction;
 use mirror::PurgeMode;
 use store::{Purge, PurgeTarget, Verified};
 
@@ -41,7 +43,11 @@ pub(super) struct EvictionItem {
 impl Admin {
     /// # Errors
     /// 400 for a body that names nothing, 503 if something cannot be removed.
-    pub(super) async fn purge(self: Arc<Self>, body: Incoming) -> Result<Response<Body>, Problem> {
+    pub(super) async fn purge(
+        self: Arc<Self>,
+        operator: OperatorRequest,
+        body: Incoming,
+    ) -> Result<Response<Body>, Problem> {
         let request: PurgeRequest = read(body).await?;
         let target = target::parse(&request.target, &self.settings.resolver)
             .map_err(|error| Problem::new(ProblemCode::InvalidBody, error.to_string()))?;
@@ -54,6 +60,7 @@ impl Admin {
         if mode == PurgeMode::Remove {
             self.clone().unpin_purged(target).await;
             self.survey.discard();
+            self.audit(operator, EventAction::Purge, Some(&request.target));
         }
         match purged {
             Ok(purge) => {

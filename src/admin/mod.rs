@@ -6,6 +6,7 @@
 //! Reads are bounded: each is a page, made of what is in memory and of the files of that page.
 
 mod api;
+mod audit;
 mod error;
 mod events;
 mod manifest;
@@ -48,7 +49,9 @@ pub use route::Scope;
 pub use target::image;
 pub use time::rfc3339;
 
+use ::events::Events;
 use access::Authenticator;
+use audit::OperatorRequest;
 use error::{Problem, ProblemCode};
 use events::Listeners;
 use gateway::{AccessHistory, Resolver};
@@ -99,6 +102,8 @@ pub struct Admin {
     history: Arc<AccessHistory>,
     /// The accounts of the operators; `None`: clients on this machine, without a login.
     authenticator: Option<Authenticator>,
+    /// Where the actions of operators are recorded.
+    audit_log: Option<Events>,
     /// The tasks of the data plane's listeners.
     listeners: Vec<AbortHandle>,
     draining: watch::Receiver<bool>,
@@ -119,6 +124,7 @@ impl Admin {
         mirror: Mirror,
         history: Arc<AccessHistory>,
         authenticator: Option<Authenticator>,
+        audit_log: Option<Events>,
         listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
     ) -> Self {
@@ -128,6 +134,7 @@ impl Admin {
             mirror,
             history,
             authenticator,
+            audit_log,
             listeners,
             draining,
             probed: Mutex::default(),
@@ -149,6 +156,7 @@ impl Admin {
         self: Arc<Self>,
         route: Route,
         request: Request<Incoming>,
+        operator: OperatorRequest,
     ) -> Result<Response<Body>, Problem> {
         Ok(match route {
             Route::Page => match page::file(request.uri().path()) {
@@ -168,7 +176,7 @@ impl Admin {
                     text(StatusCode::SERVICE_UNAVAILABLE, words)
                 }
             },
-            Route::Api(operation) => self.operate(operation, request).await?,
+            Route::Api(operation) => self.operate(operation, request, operator).await?,
         })
     }
 
@@ -177,6 +185,7 @@ impl Admin {
         self: Arc<Self>,
         operation: Operation,
         request: Request<Incoming>,
+        operator: OperatorRequest,
     ) -> Result<Response<Body>, Problem> {
         let parameters = Parameters::parse(request.uri().query(), operation.parameters())?;
         let parameters = &parameters;
@@ -194,12 +203,12 @@ impl Admin {
             Operation::Manifest => ok(&self.manifest(parameters).await?),
             Operation::EvictionQueue => ok(&self.eviction_queue(parameters)?),
             Operation::Pins => ok(&self.pinned(parameters)?),
-            Operation::Pin => ok(&self.pin(body).await?),
+            Operation::Pin => ok(&self.pin(operator, body).await?),
             Operation::Unpin => {
-                self.unpin(parameters).await?;
+                self.unpin(operator, parameters).await?;
                 no_content()
             }
-            Operation::Purge => self.purge(body).await?,
+            Operation::Purge => self.purge(operator, body).await?,
             Operation::Warm => self.warm(body).await?,
             Operation::Verify => self.verify()?,
             Operation::Explain => {

@@ -9,11 +9,13 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::audit::OperatorRequest;
 use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
 use super::report::Page;
 use super::time::rfc3339;
 use super::{Admin, api, target};
+use events::EventAction;
 use mirror::ImageReference;
 use oci::name::{Reference, Registry, RepositoryName};
 use store::{HeldImages, PurgeTarget, Store};
@@ -202,7 +204,11 @@ impl Admin {
 
     /// # Errors
     /// 400 for a body that names no image, 404 for one that is not stored, 503 if the disk refuses.
-    pub(super) async fn pin(self: Arc<Self>, body: Incoming) -> Result<Pin, Problem> {
+    pub(super) async fn pin(
+        self: Arc<Self>,
+        operator: OperatorRequest,
+        body: Incoming,
+    ) -> Result<Pin, Problem> {
         let invalid = |detail| Problem::new(ProblemCode::InvalidBody, detail);
         let request: PinRequest = api::read(body).await?;
         let image = target::image(&request.image, &self.settings.resolver)
@@ -230,6 +236,7 @@ impl Admin {
             });
             changed.map_err(|error| failed(&error))?;
             tracing::info!(image = name, "pinned");
+            self.audit(operator, EventAction::Pin, Some(&name));
             self.pins.item(&name)
         });
         work.await.unwrap_or_else(|_| Err(internal()))
@@ -237,7 +244,11 @@ impl Admin {
 
     /// # Errors
     /// 400 without an image, 404 for one that is not pinned, 503 if the disk refuses.
-    pub(super) async fn unpin(self: Arc<Self>, parameters: &Parameters) -> Result<(), Problem> {
+    pub(super) async fn unpin(
+        self: Arc<Self>,
+        operator: OperatorRequest,
+        parameters: &Parameters,
+    ) -> Result<(), Problem> {
         let name = parameters.required("image")?.to_owned();
         let work = tokio::task::spawn_blocking(move || {
             if !self.pins.contains(&name) {
@@ -247,6 +258,7 @@ impl Admin {
             let changed = self.pins.change(|images| drop(images.remove(&name)));
             changed.map_err(|error| failed(&error))?;
             tracing::info!(image = name, "unpinned");
+            self.audit(operator, EventAction::Unpin, Some(&name));
             Ok(())
         });
         work.await.unwrap_or_else(|_| Err(internal()))

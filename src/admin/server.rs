@@ -16,10 +16,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::audit::OperatorRequest;
 use super::error::{Problem, ProblemCode};
 use super::route::{self, Peer, Protection, Scope};
 use super::{Admin, Body, page};
 use access::Refused;
+use events::EventAction;
 use gateway::ListenerTls;
 use oci::authorization::{self, Authorization};
 use runtime::listen::{Accepted, Bound};
@@ -168,20 +170,26 @@ impl Admin {
             (Some(_), Peer::Tcp { .. }) => Protection::Login,
             (None, _) | (_, Peer::Unix) => Protection::Machine(host),
         };
+        let mut operator = OperatorRequest::new(method, headers, peer);
         if protection == Protection::Login && route::is_private(uri.path(), scope) {
-            self.log_in(headers, peer).await?;
+            operator = self.log_in(headers, peer, operator).await?;
         }
         let route = route::route((method, uri, headers), (peer, scope), protection)?;
-        self.serve_route(route, request).await
+        self.serve_route(route, request, operator).await
     }
 
-    /// Verifies the operator's password.
+    /// Verifies the operator's password. Returns the request with its user.
     ///
     /// # Errors
     /// 401 without a right one, 429 after too many wrong ones.
-    async fn log_in(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Problem> {
+    async fn log_in(
+        &self,
+        headers: &HeaderMap,
+        peer: Peer,
+        operator: OperatorRequest,
+    ) -> Result<OperatorRequest, Problem> {
         let Some(authenticator) = &self.authenticator else {
-            return Ok(());
+            return Ok(operator);
         };
         let refuse = |detail| Problem::login_required(detail, authenticator.basic_challenge());
         let mut fields = headers.get_all(header::AUTHORIZATION).iter();
@@ -193,8 +201,13 @@ impl Admin {
             return Err(refuse("log in with a user of admin.htpasswd"));
         };
         let address = peer.remote().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        match authenticator.password(&user, &password, address).await {
-            Ok(_) => Ok(()),
+        let login = authenticator.password(&user, &password, address).await;
+        let operator = operator.with_user(&user);
+        if login.is_err() {
+            self.audit(operator.clone(), EventAction::LoginFailed, None);
+        }
+        match login {
+            Ok(_) => Ok(operator),
             Err(Refused::SlowDown { retry_after }) => {
                 let detail = "too many failed logins; try again later";
                 let problem = Problem::new(ProblemCode::TooManyRequests, detail);

@@ -15,6 +15,7 @@ mod admin;
 mod bucket;
 mod check;
 mod credentials;
+mod events;
 mod fault;
 mod host;
 mod keys;
@@ -52,6 +53,7 @@ pub use access::Access;
 pub use address::ListenAddress;
 pub use admin::Admin;
 pub use credentials::Credentials;
+pub use events::Audit;
 pub use fault::{Fault, Faults};
 pub use host::aliases;
 pub use listen::{Listen, Tls};
@@ -199,6 +201,12 @@ const KEYS: &[Key] = &[
         Absent::Nothing,
         "What is logged.",
     ),
+    Key::new(
+        "audit",
+        Kind::ChoiceOrSection(&["off"], events::AUDIT),
+        Absent::Is("off"),
+        "The audit log: a line for each login, failed login, denial, push, mount, deletion, purge and pin.",
+    ),
 ];
 
 /// The whole configuration. The fields are the keys of the file, in its order.
@@ -222,6 +230,8 @@ pub struct Config {
     pub limits: Limits,
     /// The settings of the log.
     pub log: Log,
+    /// The audit log, if there is one.
+    pub audit: Option<Audit>,
     /// The warnings, in the order of the file.
     pub warnings: Vec<Fault>,
     /// The file; `None`: built-in defaults.
@@ -266,6 +276,7 @@ fn read(tree: &Node, report: &mut Report) -> Config {
             routing: keys.section("routing", process::routing),
             limits: keys.section("limits", process::limits),
             log: keys.section("log", process::log),
+            audit: keys.section_or_off("audit", events::audit),
             warnings: Vec::new(),
             file: None,
             rendered: String::new(),

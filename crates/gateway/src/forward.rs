@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::close_delimited::{self, CompletenessCheck};
+use super::content_event::confirmed;
 use super::error_response::ErrorResponse;
 use super::location::{local_location, next_link};
 use super::pass_through::{self, PassThrough};
@@ -95,7 +96,11 @@ impl Gateway {
         let passed = self
             .send(session, pass, permit, headers, manifest.clone())
             .await;
-        let written = mirror::WriteRequest {
+        let answer = passed.as_ref().ok();
+        let answer = answer.map(|passed| (passed.status, &passed.headers));
+        let event = answer.and_then(|answer| confirmed(&method, pass, manifest.as_ref(), answer));
+        session.content_event = event.map(Box::new);
+        let write_request = mirror::WriteRequest {
             method: method.clone(),
             endpoint: Endpoint {
                 repository: permit.repository().clone(),
@@ -104,9 +109,7 @@ impl Gateway {
             blob: pass.digest,
             manifest: manifest.map(|bytes| (media_type, bytes)),
         };
-        let answer = passed.as_ref().ok();
-        let answer = answer.map(|passed| (passed.status, &passed.headers));
-        let write_outcome = mirror::write_outcome(written, answer);
+        let write_outcome = mirror::write_outcome(write_request, answer);
         // Before the client sees the answer: its next request must not get the content of before.
         mirror
             .apply_write(permit, write_outcome, writing, &pass.tags)

@@ -15,6 +15,7 @@ mod cache_control;
 mod catalogue;
 mod client_stream;
 mod close_delimited;
+mod content_event;
 mod context;
 mod delegated_auth;
 mod direct_request;
@@ -36,6 +37,7 @@ mod pass_through;
 mod peer;
 mod pull;
 mod request_body;
+mod request_events;
 mod request_id;
 mod request_metrics;
 mod request_options;
@@ -75,6 +77,7 @@ pub use tls::{
 
 use access::{Authenticator, Policy};
 use error_response::ErrorResponse;
+use events::Events;
 use mirror::{Mirror, MirrorError};
 
 /// State shared by all listeners.
@@ -95,6 +98,8 @@ pub struct AppState {
     pub access_log: bool,
     /// What clients asked for lately.
     pub history: Arc<AccessHistory>,
+    /// Where events are recorded; `None`: nowhere.
+    pub events: Option<Events>,
     /// Limits the requests in flight.
     pub admission: Admission,
     /// The time limit for the form of a `POST /token`.

@@ -39,6 +39,7 @@ impl Gateway {
         let took = context.started.elapsed();
         request_metrics::finish(&session, &context, took);
         if context.requester == Requester::Client {
+            self.emit_events(&session, &context);
             self.remember(&session, &mut context, took);
         }
         answered.ok()?;

@@ -11,6 +11,7 @@ use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
 
 use super::client_stream::ClientStream;
+use super::content_event::ContentEvent;
 use super::direct_session::DirectSession;
 use super::http2_session::Http2Session;
 use super::login_attempt::LoginAttempt;
@@ -29,6 +30,8 @@ pub struct Session {
     pub request_id: RequestId,
     /// The password that it sent, once that is verified.
     pub login_attempt: Option<LoginAttempt>,
+    /// The change of a repository's content that the registry confirmed.
+    pub content_event: Option<Box<ContentEvent>>,
     /// The last login that was verified on the connection.
     pub verified_login: Option<VerifiedLogin>,
 }
@@ -66,6 +69,7 @@ impl Session {
             sent_head: None,
             request_id: RequestId::new(),
             login_attempt: None,
+            content_event: None,
             verified_login: None,
         }
     }

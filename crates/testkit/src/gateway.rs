@@ -198,6 +198,12 @@ impl Gateway {
         self.running_mut().signal(rustix::process::Signal::TERM);
     }
 
+    /// Sends SIGHUP.
+    #[track_caller]
+    pub fn hang_up(&mut self) {
+        self.running_mut().signal(rustix::process::Signal::HUP);
+    }
+
     /// Waits for the exit of a process that was terminated or is expected to fail.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::super::cache_control::CacheControl;
 use super::super::close_delimited::{self, CompletenessCheck};
+use super::super::content_event::ContentEvent;
 use super::super::error_response::ErrorResponse;
 use super::super::location::is_origin;
 use super::super::response::Response;
@@ -76,6 +77,7 @@ impl Gateway {
         if method == Method::DELETE && deletes_all && passed.status.is_success() {
             v1.v1_unlink_all(permit).await;
         }
+        session.content_event = confirmed(&method, &named.resource, passed.status).map(Box::new);
         let mut response =
             self.v1_response(session, &named.name.registry, named.action, &passed)?;
         if passed.status.is_success() && named.resource.is_served_by_index() {
@@ -296,6 +298,24 @@ fn local_location(location: &str, own: &[&str], external: &str) -> Option<String
         .query
         .map_or_else(String::new, |query| format!("?{query}"));
     Some(format!("{external}{}{query}", led.path))
+}
+
+/// The change that an answer confirms. A tag is the last of an image that Docker pushes.
+fn confirmed(method: &Method, resource: &Resource, status: StatusCode) -> Option<ContentEvent> {
+    let (action, tag) = match (method, resource) {
+        (&Method::PUT, Resource::Tag(tag)) => (events::EventAction::Push, Some(tag)),
+        (&Method::DELETE, Resource::Tag(tag)) => (events::EventAction::Delete, Some(tag)),
+        (&Method::DELETE, Resource::Repository | Resource::Tags) => {
+            (events::EventAction::Delete, None)
+        }
+        _ => return None,
+    };
+    status.is_success().then(|| ContentEvent {
+        action,
+        tags: tag.cloned().into_iter().collect(),
+        digest: None,
+        from: None,
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod bucket;
 mod content;
+mod events;
 mod http;
 mod register;
 mod upstream;
@@ -19,6 +20,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 
 pub use bucket::{BucketEvent, BucketFigures, bucket, peer_received, peer_sent, with_bucket};
 pub use content::{Answer, Content, ContentFigures, answered, pulled};
+pub use events::{event_lost, with_events};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
 

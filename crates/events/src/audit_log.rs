@@ -1,0 +1,197 @@
+//! The audit log: a file of its own, one JSON object a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::event::Event;
+
+/// The file of the audit log, open for appending.
+#[derive(Debug)]
+pub struct AuditLog {
+    path: PathBuf,
+    file: File,
+    /// Whether the file ends within a line, after a write that failed.
+    torn: bool,
+}
+
+/// A line. Fields that do not apply are left out.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+impl AuditLog {
+    /// Opens the file, and creates it (mode 0600) with the folders above it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let (file, torn) = open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            torn,
+        })
+    }
+
+    /// Opens the file anew, after it was renamed. Where that fails, the old one stays in use.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        (self.file, self.torn) = open(&self.path)?;
+        Ok(())
+    }
+
+    /// Appends the line of an event.
+    ///
+    /// # Errors
+    /// The system's: the line is lost.
+    pub fn write(&mut self, event: &Event) -> io::Result<()> {
+        let mut line = Vec::with_capacity(512);
+        if self.torn {
+            line.push(b'\n');
+        }
+        serde_json::to_writer(&mut line, &render(event))?;
+        line.push(b'\n');
+        let written = self.file.write_all(&line);
+        self.torn = written.is_err();
+        written
+    }
+}
+
+/// The file, and whether it ends within a line.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).read(true).mode(0o600);
+    let mut file = options.open(path)?;
+    let mut last = [b'\n'];
+    // A pipe or a device has no end to look at.
+    if file.metadata()?.len() > 0 && file.seek(SeekFrom::End(-1)).is_ok() {
+        file.read_exact(&mut last)?;
+    }
+    Ok((file, last != *b"\n"))
+}
+
+fn render(event: &Event) -> Line<'_> {
+    let (request, target) = (&event.request, event.target.as_ref());
+    let time = OffsetDateTime::from(event.time);
+    let milliseconds = time.millisecond();
+    let time = time.replace_nanosecond(u32::from(milliseconds) * 1_000_000);
+    Line {
+        time: time
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+            .format(&Rfc3339)
+            .unwrap_or_default(),
+        action: event.action.as_str(),
+        user: request.user.as_deref(),
+        address: request.address.as_deref(),
+        user_agent: request.user_agent.as_deref(),
+        request_id: request.id.as_deref(),
+        method: &request.method,
+        registry: target.map(|target| target.name.registry.as_str()),
+        repository: target.map(|target| target.name.repository.as_str()),
+        tag: target.and_then(|target| Some(target.tag.as_ref()?.as_str())),
+        digest: target.and_then(|target| Some(target.digest?.to_string())),
+        from: target.and_then(|target| Some(target.from.as_ref()?.as_str())),
+        detail: event.detail.as_deref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
+    use super::super::event::{EventAction, EventRequest, EventTarget};
+    use super::*;
+    use oci::name::{Registry, RepositoryName};
+
+    fn event(detail: &str) -> Event {
+        let name = "team/app".parse().expect("a name");
+        Event {
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_070),
+            action: EventAction::Push,
+            request: EventRequest {
+                id: Some("7".to_owned()),
+                address: Some("[::1]:9".to_owned()),
+                user: Some("alice".to_owned()),
+                user_agent: Some("a\u{1b}\n\"".to_owned()),
+                method: "PUT".to_owned(),
+            },
+            target: Some(EventTarget {
+                tag: "1".parse().ok(),
+                ..EventTarget::of(RepositoryName::new(&Registry::new("hosted"), &name))
+            }),
+            detail: Some(detail.to_owned()),
+        }
+    }
+
+    #[test]
+    fn event_is_one_line_of_json() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("var/log/audit.log");
+        let mut log = AuditLog::open(&path).expect("writable");
+        log.write(&event("x")).expect("writable");
+        let expected = r#"{"time":"2027-01-15T08:00:00.07Z","action":"push","user":"alice","address":"[::1]:9","user_agent":"a\u001b\n\"","request_id":"7","method":"PUT","registry":"hosted","repository":"team/app","tag":"1","detail":"x"}"#;
+        let written = fs::read_to_string(&path).expect("readable");
+        assert_eq!(written, format!("{expected}\n"));
+    }
+
+    #[test]
+    fn torn_line_is_ended_and_a_renamed_file_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.log");
+        fs::write(&path, "{\"torn").expect("writable");
+        let mut log = AuditLog::open(&path).expect("writable");
+        log.write(&event("1")).expect("writable");
+        log.write(&event("2")).expect("writable");
+        let older = folder.path().join("audit.log.1");
+        fs::rename(&path, &older).expect("renamed");
+        log.write(&event("3")).expect("writable");
+        log.reopen().expect("opened");
+        log.write(&event("4")).expect("writable");
+        let details = |path: &Path| {
+            let text = fs::read_to_string(path).expect("readable");
+            let lines = text.lines().map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                Some(line["detail"].as_str()?.to_owned())
+            });
+            lines.collect::<Vec<_>>()
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(details(&older), [None, some("1"), some("2"), some("3")]);
+        assert_eq!(details(&path), [some("4")]);
+    }
+}

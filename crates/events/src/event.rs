@@ -1,0 +1,104 @@
+//! An event: what somebody did, or tried to, with the request that it came by.
+
+use std::time::SystemTime;
+
+use oci::digest::Digest;
+use oci::name::{Repository, RepositoryName, Tag};
+
+/// An event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When it happened.
+    pub time: SystemTime,
+    /// What happened.
+    pub action: EventAction,
+    /// The request that it came by.
+    pub request: EventRequest,
+    /// The repository that it is about; `None` for logins.
+    pub target: Option<EventTarget>,
+    /// What the fields do not say, in words.
+    pub detail: Option<String>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventAction {
+    /// A password was right.
+    Login,
+    /// A password was wrong, or was not verified after too many that were.
+    LoginFailed,
+    /// A request was denied with a 403.
+    Denied,
+    /// A registry accepted a manifest, a blob or, by the v1 API, a tag.
+    Push,
+    /// A registry mounted a blob from another repository.
+    Mount,
+    /// A registry deleted a manifest, a blob or a tag.
+    Delete,
+    /// An operator removed content from the cache.
+    Purge,
+    /// An operator pinned an image.
+    Pin,
+    /// An operator unpinned an image.
+    Unpin,
+}
+
+impl EventAction {
+    /// Its name in the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::LoginFailed => "login_failed",
+            Self::Denied => "denied",
+            Self::Push => "push",
+            Self::Mount => "mount",
+            Self::Delete => "delete",
+            Self::Purge => "purge",
+            Self::Pin => "pin",
+            Self::Unpin => "unpin",
+        }
+    }
+}
+
+/// The request of an event.
+#[derive(Clone, Debug, Default)]
+pub struct EventRequest {
+    /// Its `X-Request-Id`.
+    pub id: Option<String>,
+    /// The address of the client, with the port where it is known; `None` for a Unix socket.
+    pub address: Option<String>,
+    /// The user; of a failed login, the one that was claimed. `None`: anonymous.
+    pub user: Option<String>,
+    /// `User-Agent`, at most [`USER_AGENT`] characters.
+    pub user_agent: Option<String>,
+    /// Its method.
+    pub method: String,
+}
+
+/// The longest `User-Agent` of an event, in characters.
+pub const USER_AGENT: usize = 256;
+
+/// The repository of an event, and the content of it.
+#[derive(Clone, Debug)]
+pub struct EventTarget {
+    /// The repository.
+    pub name: RepositoryName,
+    /// The tag by which a manifest is named.
+    pub tag: Option<Tag>,
+    /// The content.
+    pub digest: Option<Digest>,
+    /// The source of a mount, in the same registry.
+    pub from: Option<Repository>,
+}
+
+impl EventTarget {
+    /// A repository, without content.
+    pub fn of(name: RepositoryName) -> Self {
+        Self {
+            name,
+            tag: None,
+            digest: None,
+            from: None,
+        }
+    }
+}
