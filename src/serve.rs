@@ -122,9 +122,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     } = Parts::open(config, fills_on)?;
     // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
-    if let Some(events) = &state.events {
-        reopen_at_hangup(events.clone())?;
-    }
+    state.events.clone().map_or(Ok(()), reopen_at_hangup)?;
     let (shutdown, down) = watch::channel(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(threads)?;
@@ -149,16 +147,8 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let (mirror, history) = (state.mirror.clone(), state.history.clone());
     let settings = config.admin_settings(pull_authority(config, &urls));
     let (operators, admin_tls) = admin_access;
-    let admin = Admin::new(
-        settings,
-        mirror,
-        history,
-        operators,
-        state.events.clone(),
-        up,
-        down,
-    );
-    let admin = Arc::new(admin);
+    let admin = Admin::new(settings, mirror, history, operators, up, down);
+    let admin = Arc::new(admin.with_audit_log(state.events.clone()));
     let command_socket = command_socket.map(|bound| (bound, admin::Scope::Everything));
     let admin_listeners = admin_listeners.into_iter().chain(command_socket);
     let admin_listeners = admin_listeners.map(|(bound, scope)| {
@@ -260,9 +250,10 @@ impl Parts {
         #[cfg(not(feature = "v1"))]
         let fallback = None;
         let mirror = Mirror::new(mirror, contents, fallback)?;
-        let audit = config.audit.as_ref();
-        let events = audit.map(|audit| Events::open(audit.path.clone()));
-        let events = events.transpose()?;
+        let events = config.events_settings().map(Events::open).transpose()?;
+        if let Some(events) = events.clone() {
+            telemetry::alerts::subscribe(move |alert| events.alert(alert));
+        }
         let shares = Shares::new(config.limits.per_client);
         let state = Arc::new(AppState {
             history: Arc::default(),

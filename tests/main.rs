@@ -53,6 +53,7 @@ mod v1;
 mod v1_to_v2;
 #[cfg(feature = "v1")]
 mod v2_to_v1;
+mod webhooks;
 mod wire;
 
 /// Held by tests that use much memory or disk, so that they run one at a time.

@@ -25,6 +25,7 @@ impl OperatorRequest {
         Self(EventRequest {
             id: None,
             address: peer.remote().map(|address| address.to_string()),
+            host: None,
             user: None,
             user_agent,
             method: method.as_str().to_owned(),

@@ -124,7 +124,6 @@ impl Admin {
         mirror: Mirror,
         history: Arc<AccessHistory>,
         authenticator: Option<Authenticator>,
-        audit_log: Option<Events>,
         listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
     ) -> Self {
@@ -134,7 +133,7 @@ impl Admin {
             mirror,
             history,
             authenticator,
-            audit_log,
+            audit_log: None,
             listeners,
             draining,
             probed: Mutex::default(),
@@ -146,6 +145,12 @@ impl Admin {
             warming: Arc::new(Semaphore::new(warm::CONCURRENT)),
             store,
         }
+    }
+
+    /// Records the actions of operators as events.
+    #[must_use]
+    pub fn with_audit_log(self, audit_log: Option<Events>) -> Self {
+        Self { audit_log, ..self }
     }
 
     /// Serves a request that was authorised.

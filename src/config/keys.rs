@@ -296,7 +296,7 @@ mod tests {
             (
                 "colour: red",
                 &[
-                    r#"1:1: unknown key "colour"; write keys, listen, admin, store, registries, access, routing, limits, log or audit"#,
+                    r#"1:1: unknown key "colour"; write keys, listen, admin, store, registries, access, routing, limits, log, events or audit"#,
                 ],
             ),
             (

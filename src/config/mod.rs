@@ -53,7 +53,7 @@ pub use access::Access;
 pub use address::ListenAddress;
 pub use admin::Admin;
 pub use credentials::Credentials;
-pub use events::Audit;
+pub use events::{Audit, Webhook};
 pub use fault::{Fault, Faults};
 pub use host::aliases;
 pub use listen::{Listen, Tls};
@@ -202,6 +202,12 @@ const KEYS: &[Key] = &[
         "What is logged.",
     ),
     Key::new(
+        "events",
+        Kind::Items(events::WEBHOOK),
+        Absent::Nothing,
+        "Webhooks: each event is posted as a notification of distribution's format. See [Operations](operations.md#webhooks).",
+    ),
+    Key::new(
         "audit",
         Kind::ChoiceOrSection(&["off"], events::AUDIT),
         Absent::Is("off"),
@@ -230,6 +236,8 @@ pub struct Config {
     pub limits: Limits,
     /// The settings of the log.
     pub log: Log,
+    /// The webhooks.
+    pub events: Vec<Webhook>,
     /// The audit log, if there is one.
     pub audit: Option<Audit>,
     /// The warnings, in the order of the file.
@@ -276,6 +284,7 @@ fn read(tree: &Node, report: &mut Report) -> Config {
             routing: keys.section("routing", process::routing),
             limits: keys.section("limits", process::limits),
             log: keys.section("log", process::log),
+            events: events::webhooks(keys),
             audit: keys.section_or_off("audit", events::audit),
             warnings: Vec::new(),
             file: None,

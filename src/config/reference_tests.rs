@@ -58,6 +58,8 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "address or network" => (&["10.0.0.7", "10.0.0.0/8", "::1"], &["10.0.0.1/8", "h"]),
         "address, or `off`" => (&[":443", "unix:p", "off"], &["443", "h"]),
         "URL" => (&["http://h:1", "https://h"], &["h:1", "https://h/path"]),
+        "http or https URL" => (&["https://h/path?x=1", "http://h:1"], &["h:1", "ftp://h"]),
+        "action of an event" => (&["pull", "push", "mount", "delete", "alert"], &["login"]),
         "host" => (&["registry.example.com"], &["http://h"]),
         "name of a registry" => (&["ghcr.io"], &[""]),
         "pattern" => (&["team/**", "intern-*"], &["a**", NONSENSE]),

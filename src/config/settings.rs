@@ -51,6 +51,27 @@ impl Config {
         }
     }
 
+    /// Where events are recorded; `None`: nowhere.
+    pub fn events_settings(&self) -> Option<events::Settings> {
+        let webhooks = self.events.iter().filter_map(|webhook| {
+            let secret = webhook.secret.as_ref();
+            Some(events::WebhookSettings {
+                url: webhook.url.as_ref()?.expose().parse().ok()?,
+                key: secret.map(|secret| events::SigningKey::new(secret.expose().as_bytes())),
+                filter: events::Filter {
+                    actions: webhook.actions.clone(),
+                    repositories: webhook.repositories.clone(),
+                },
+            })
+        });
+        let settings = events::Settings {
+            audit_log: self.audit.as_ref().map(|audit| audit.path.clone()),
+            webhooks: webhooks.collect(),
+            queues: self.store.path.join("events"),
+        };
+        (settings.audit_log.is_some() || !settings.webhooks.is_empty()).then_some(settings)
+    }
+
     pub fn resolver(&self) -> gateway::Resolver {
         let entries = self
             .registries

@@ -146,6 +146,7 @@ mod tests {
             request: EventRequest {
                 id: Some("7".to_owned()),
                 address: Some("[::1]:9".to_owned()),
+                host: None,
                 user: Some("alice".to_owned()),
                 user_agent: Some("a\u{1b}\n\"".to_owned()),
                 method: "PUT".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::notification::NotificationAction;
 use oci::digest::Digest;
 use oci::name::{Repository, RepositoryName, Tag};
 
@@ -29,6 +30,8 @@ pub enum EventAction {
     LoginFailed,
     /// A request was denied with a 403.
     Denied,
+    /// A manifest or a blob was sent to a client.
+    Pull,
     /// A registry accepted a manifest, a blob or, by the v1 API, a tag.
     Push,
     /// A registry mounted a blob from another repository.
@@ -44,12 +47,34 @@ pub enum EventAction {
 }
 
 impl EventAction {
+    /// Whether the audit log has it.
+    pub fn is_audited(self) -> bool {
+        self != Self::Pull
+    }
+
+    /// The action of its notification; `None`: webhooks get none.
+    pub fn notification(self) -> Option<NotificationAction> {
+        match self {
+            Self::Pull => Some(NotificationAction::Pull),
+            Self::Push => Some(NotificationAction::Push),
+            Self::Mount => Some(NotificationAction::Mount),
+            Self::Delete => Some(NotificationAction::Delete),
+            Self::Login
+            | Self::LoginFailed
+            | Self::Denied
+            | Self::Purge
+            | Self::Pin
+            | Self::Unpin => None,
+        }
+    }
+
     /// Its name in the audit log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
             Self::LoginFailed => "login_failed",
             Self::Denied => "denied",
+            Self::Pull => "pull",
             Self::Push => "push",
             Self::Mount => "mount",
             Self::Delete => "delete",
@@ -67,6 +92,8 @@ pub struct EventRequest {
     pub id: Option<String>,
     /// The address of the client, with the port where it is known; `None` for a Unix socket.
     pub address: Option<String>,
+    /// The authority that it was sent to.
+    pub host: Option<String>,
     /// The user; of a failed login, the one that was claimed. `None`: anonymous.
     pub user: Option<String>,
     /// `User-Agent`, at most [`USER_AGENT`] characters.
@@ -87,8 +114,14 @@ pub struct EventTarget {
     pub tag: Option<Tag>,
     /// The content.
     pub digest: Option<Digest>,
+    /// The type of the content.
+    pub media_type: Option<String>,
+    /// The size of the content, in bytes.
+    pub size: Option<u64>,
     /// The source of a mount, in the same registry.
     pub from: Option<Repository>,
+    /// The URL of the content at the gateway.
+    pub url: Option<String>,
 }
 
 impl EventTarget {
@@ -98,7 +131,10 @@ impl EventTarget {
             name,
             tag: None,
             digest: None,
+            media_type: None,
+            size: None,
             from: None,
+            url: None,
         }
     }
 }

@@ -1,27 +1,65 @@
-//! Events of the gateway, and where they are recorded: the audit log.
+//! Events of the gateway, and where they are recorded: the audit log and webhooks.
 //!
-//! Requests [`emit`](Events::emit) events into a bounded channel and never wait for them; one thread records them. An
-//! event that finds the channel full is lost, and counted.
+//! Requests [`emit`](Events::emit) events into a bounded channel and never wait for them; one thread writes each to the
+//! audit log and to the queues of the webhooks that want it. An event that finds the channel full is lost, and counted.
+//! Each webhook has a task that sends its queue in order.
 
 mod audit_log;
+mod endpoint;
 mod event;
+mod notification;
+mod queue;
+mod recorder;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use oci::digest::{Algorithm, Digest};
+use reqwest::{Client, Url};
 use tokio::sync::oneshot;
 
+pub use endpoint::SigningKey;
 pub use event::{Event, EventAction, EventRequest, EventTarget, USER_AGENT};
+pub use notification::{Filter, NotificationAction};
 
 use audit_log::AuditLog;
+use endpoint::Endpoint;
+use queue::Queue;
+use recorder::{Message, Recorder, Subscription};
+use telemetry::alerts::Alert;
+use telemetry::metrics::Webhook;
 use telemetry::{LogThrottle, metrics};
 
 /// How many events may wait to be recorded: a few megabytes.
 const WAITING: usize = 4096;
 /// How long the end of the process waits for them.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where events are recorded.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file of the audit log; `None`: there is none.
+    pub audit_log: Option<PathBuf>,
+    /// The webhooks, each with a URL of its own.
+    pub webhooks: Vec<WebhookSettings>,
+    /// The folder of their queues.
+    pub queues: PathBuf,
+}
+
+/// A webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookSettings {
+    /// Where events are posted to.
+    pub url: Url,
+    /// Signs them.
+    pub key: Option<SigningKey>,
+    /// Which it gets.
+    pub filter: Filter,
+}
 
 /// Why events cannot be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +72,17 @@ pub enum OpenError {
         /// The system's error.
         source: io::Error,
     },
+    /// The queue of a webhook cannot be read or created.
+    #[error("cannot open the queue of a webhook in {}: {source}", path.display())]
+    Queue {
+        /// Its folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS for webhooks")]
+    Tls(#[source] reqwest::Error),
     /// The thread cannot be started.
     #[error("cannot record events: {0}")]
     Thread(#[source] io::Error),
@@ -43,47 +92,64 @@ pub enum OpenError {
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: SyncSender<Message>,
-}
-
-#[derive(Debug)]
-enum Message {
-    Event(Box<Event>),
-    ReopenAuditLog,
-    /// All earlier messages are done.
-    Flush(oneshot::Sender<()>),
+    pulls: bool,
 }
 
 impl Events {
-    /// Opens the audit log and starts the thread, which runs as long as a clone exists.
+    /// Opens the audit log and the queues, and starts the thread, which runs as long as a clone exists, and the tasks
+    /// of the webhooks.
     ///
     /// # Errors
     /// [`OpenError`], with the cause.
-    pub fn open(audit_log: PathBuf) -> Result<Self, OpenError> {
-        let audit_log = AuditLog::open(&audit_log).map_err(|source| OpenError::AuditLog {
-            path: audit_log,
-            source,
-        })?;
-        let (sender, receiver) = sync_channel(WAITING);
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        let audit_log = settings.audit_log.map(|path| {
+            let opened = AuditLog::open(&path);
+            opened.map_err(|source| OpenError::AuditLog { path, source })
+        });
+        let audit_log = audit_log.transpose()?;
         metrics::with_events();
+        let pulls = |webhook: &WebhookSettings| {
+            let actions = &webhook.filter.actions;
+            actions.contains(&NotificationAction::Pull)
+        };
+        let pulls = settings.webhooks.iter().any(pulls);
+        let client = endpoint::client().map_err(OpenError::Tls)?;
+        let mut subscriptions = Vec::new();
+        let mut queues = BTreeSet::new();
+        for webhook in settings.webhooks {
+            // Queues are named after their URLs, which may be secret.
+            let digest = Digest::of(Algorithm::Sha256, webhook.url.as_str().as_bytes());
+            let path = settings.queues.join(&digest.hex()[..16]);
+            let (endpoint, subscription) = open_webhook(webhook, client.clone(), &path)?;
+            tokio::spawn(endpoint.run());
+            subscriptions.push(subscription);
+            queues.insert(path);
+        }
+        warn_of_others(&settings.queues, &queues);
+        let (sender, receiver) = sync_channel(WAITING);
+        let recorder = Recorder::new(audit_log, subscriptions);
         let thread = std::thread::Builder::new().name("events".to_owned());
-        let started = thread.spawn(move || record(&receiver, audit_log));
+        let started = thread.spawn(move || recorder.run(&receiver));
         started.map_err(OpenError::Thread)?;
-        Ok(Self { sender })
+        Ok(Self { sender, pulls })
+    }
+
+    /// Whether any webhook wants pulls, which are too many to be emitted for none.
+    pub fn wants_pulls(&self) -> bool {
+        self.pulls
     }
 
     /// Records an event, later.
     pub fn emit(&self, event: Event) {
-        static FULL: LogThrottle = LogThrottle::new();
+        self.send(Message::Event(Box::new(event)));
+    }
 
-        let sent = self.sender.try_send(Message::Event(Box::new(event)));
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
-            metrics::event_lost();
-            if FULL.now() {
-                tracing::error!(
-                    "an event is lost: the disk is too slow; logged at most once a minute"
-                );
-            }
-        }
+    /// Records an alert, later.
+    pub fn alert(&self, alert: Alert) {
+        self.send(Message::Alert(Box::new(alert)));
     }
 
     /// Opens the audit log's file anew, after it was renamed. Waits while events wait.
@@ -103,34 +169,63 @@ impl Events {
             let _ = sent.await;
             let _ = flushed.await;
         };
-        if tokio::time::timeout(CLOSE_TIMEOUT, flushed).await.is_err() {
+        let in_time = tokio::time::timeout(FLUSH_TIMEOUT, flushed).await;
+        if in_time.is_err() {
             tracing::error!("events are lost: the disk does not respond");
+        }
+    }
+
+    fn send(&self, message: Message) {
+        static FULL: LogThrottle = LogThrottle::new();
+
+        let sent = self.sender.try_send(message);
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
+            metrics::event_lost();
+            if FULL.now() {
+                tracing::error!(
+                    "an event is lost: the disk is too slow; logged at most once a minute"
+                );
+            }
         }
     }
 }
 
-/// Records events until the last sender is gone.
-fn record(messages: &Receiver<Message>, mut audit_log: AuditLog) {
-    static FAILED: LogThrottle = LogThrottle::new();
+/// Opens the queue of a webhook.
+fn open_webhook(
+    webhook: WebhookSettings,
+    client: Client,
+    path: &std::path::Path,
+) -> Result<(Endpoint, Subscription), OpenError> {
+    let WebhookSettings { url, key, filter } = webhook;
+    let queue = Queue::open(path).map_err(|source| OpenError::Queue {
+        path: path.to_owned(),
+        source,
+    })?;
+    let queue = Arc::new(queue);
+    let name = url.host_str().unwrap_or_default().to_owned();
+    let subscription = Subscription {
+        filter,
+        queue: queue.clone(),
+        counted: Webhook::of(&name),
+    };
+    let endpoint = Endpoint {
+        counted: Webhook::of(&name),
+        client,
+        name,
+        url,
+        key,
+        queue,
+    };
+    Ok((endpoint, subscription))
+}
 
-    for message in messages {
-        match message {
-            Message::Event(event) => {
-                if let Err(error) = audit_log.write(&event) {
-                    metrics::event_lost();
-                    if FAILED.now() {
-                        tracing::error!(%error, "cannot write to the audit log; logged at most once a minute");
-                    }
-                }
-            }
-            Message::ReopenAuditLog => match audit_log.reopen() {
-                Ok(()) => tracing::info!("reopened the audit log"),
-                Err(error) => {
-                    tracing::error!(%error, "cannot reopen the audit log; the old file stays in use");
-                }
-            },
-            // The caller may have given up.
-            Message::Flush(done) => drop(done.send(())),
+/// Logs that events wait for a webhook that is no longer configured. They stay, in case it returns.
+fn warn_of_others(folder: &std::path::Path, queues: &BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !queues.contains(&entry.path()) {
+            let path = entry.path();
+            let path = path.display();
+            tracing::warn!(%path, "events of a webhook that is not configured any more; delete them if they are not needed");
         }
     }
 }

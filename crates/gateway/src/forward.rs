@@ -98,7 +98,9 @@ impl Gateway {
             .await;
         let answer = passed.as_ref().ok();
         let answer = answer.map(|passed| (passed.status, &passed.headers));
-        let event = answer.and_then(|answer| confirmed(&method, pass, manifest.as_ref(), answer));
+        let event = answer.and_then(|answer| {
+            confirmed(&method, pass, Some(&media_type), manifest.as_ref(), answer)
+        });
         session.content_event = event.map(Box::new);
         let write_request = mirror::WriteRequest {
             method: method.clone(),

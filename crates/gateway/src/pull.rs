@@ -4,6 +4,7 @@ use http::header;
 use pingora_http::RequestHeader;
 
 use super::cache_control::CacheControl;
+use super::content_event::ContentEvent;
 use super::error_response::ErrorResponse;
 use super::login::scope_of;
 use super::request_options::RequestOptions;
@@ -11,7 +12,9 @@ use super::session::Session;
 use super::target::RequestTarget;
 use super::{AppState, Failure, Gateway, respond};
 use access::{Action, Denied, Login, Permit};
+use events::Events;
 use mirror::ReadMethod;
+use oci::byteranges::PART_TYPE;
 use oci::client::Generation;
 use oci::manifest::AcceptClass;
 use oci::name::Reference;
@@ -40,6 +43,9 @@ impl Gateway {
             }
             Resource::Blob(digest) => {
                 let answer = mirror.blob(permit, digest).await?;
+                self.note_pull(session, || {
+                    ContentEvent::pull(*digest, PART_TYPE, answer.size)
+                });
                 respond::blob(session, options, digest, answer, immutable).await?;
             }
             Resource::Manifest(reference) => {
@@ -50,6 +56,9 @@ impl Gateway {
                     ReadMethod::Get
                 };
                 let answer = mirror.manifest(permit, reference, class, method).await?;
+                self.note_pull(session, || {
+                    ContentEvent::pull(answer.digest, &answer.media_type, Some(answer.size))
+                });
                 let cache_control = match reference {
                     Reference::Digest(_) => immutable,
                     Reference::Tag(_) => CacheControl::Private,
@@ -63,6 +72,13 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Notes what is pulled, if a webhook wants to know.
+    fn note_pull(&self, session: &mut Session, content: impl FnOnce() -> ContentEvent) {
+        if self.state.events.as_ref().is_some_and(Events::wants_pulls) {
+            session.content_event = Some(Box::new(content()));
+        }
     }
 
     /// A permit for an action on a target.

@@ -2,15 +2,17 @@
 
 use std::time::SystemTime;
 
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use super::Gateway;
 use super::content_event::ContentEvent;
 use super::context::RequestContext;
 use super::login_attempt::{LoginAttempt, user};
 use super::session::{SentHead, Session};
+use super::target::RequestTarget;
 use events::{Event, EventAction, EventRequest, EventTarget};
-use oci::name::NameScope;
+use oci::name::{NameScope, Reference};
+use oci::v2::Resource;
 
 impl Gateway {
     /// Emits the events of a request.
@@ -21,6 +23,7 @@ impl Gateway {
         let denied = session.sent_head().and_then(denied_by);
         let attempt = session.login_attempt.as_ref();
         let event = session.content_event.as_deref();
+        let event = event.filter(|event| event.action != EventAction::Pull || is_pull(session));
         if attempt.is_none() && denied.is_none() && event.is_none() {
             return;
         }
@@ -48,12 +51,38 @@ impl Gateway {
         if denied.is_some() {
             emit(EventAction::Denied, user, target(context), denied);
         }
-        if let (Some(event), Some(target)) = (event, target(context)) {
+        if let (Some(event), Some(mut target)) = (event, target(context)) {
+            let named = context.target.as_ref();
+            target.url = named.and_then(|named| self.content_url(session, named, event));
             for target in targets(event, &target) {
                 emit(event.action, user, Some(target), None);
             }
         }
     }
+
+    /// The URL of content at the gateway; `None` where it is deleted or not known.
+    fn content_url(
+        &self,
+        session: &Session,
+        target: &RequestTarget,
+        content: &ContentEvent,
+    ) -> Option<String> {
+        let resource = match (&target.resource, content.digest) {
+            _ if content.action == EventAction::Delete => return None,
+            (Resource::Manifest(_), Some(digest)) => Resource::Manifest(Reference::Digest(digest)),
+            (Resource::Manifest(reference), None) => Resource::Manifest(reference.clone()),
+            (_, digest) => Resource::Blob(digest?),
+        };
+        let external = self.external_url(session);
+        let path = resource.path_in(&target.client_name);
+        (!external.is_empty()).then(|| format!("{external}{path}"))
+    }
+}
+
+/// Whether the client got content whole, and not only its fields.
+fn is_pull(session: &Session) -> bool {
+    let status = session.sent_head().map(|sent| sent.status);
+    status == Some(StatusCode::OK) && session.req_header().method == Method::GET
 }
 
 /// Who denied a request; `None`: nobody.
@@ -71,9 +100,11 @@ fn request(session: &Session, user: Option<&str>) -> EventRequest {
         let agent = String::from_utf8_lossy(agent.as_bytes());
         agent.chars().take(events::USER_AGENT).collect()
     });
+    let host = super::host::host(header).ok().flatten();
     EventRequest {
         id: Some(session.request_id.to_string()),
         address: session.client_addr().map(|client| client.to_string()),
+        host: host.map(str::to_owned),
         user: user.map(str::to_owned),
         user_agent,
         method: header.method.as_str().to_owned(),
@@ -82,13 +113,12 @@ fn request(session: &Session, user: Option<&str>) -> EventRequest {
 
 /// The repository of a request, and the content that its path names.
 fn target(context: &RequestContext) -> Option<EventTarget> {
-    use oci::name::Reference::{Digest, Tag};
-    use oci::v2::Resource::{Blob, Manifest};
-
     if let Some(target) = &context.target {
         let (tag, digest) = match &target.resource {
-            Manifest(Tag(tag)) => (Some(tag.clone()), None),
-            Manifest(Digest(digest)) | Blob(digest) => (None, Some(*digest)),
+            Resource::Manifest(Reference::Tag(tag)) => (Some(tag.clone()), None),
+            Resource::Manifest(Reference::Digest(digest)) | Resource::Blob(digest) => {
+                (None, Some(*digest))
+            }
             _ => (None, None),
         };
         return Some(EventTarget {
@@ -101,22 +131,19 @@ fn target(context: &RequestContext) -> Option<EventTarget> {
     Some(EventTarget::of(name.clone()))
 }
 
-/// The content that changed: a manifest under several tags is one for each.
+/// The content that was pulled or changed: a manifest under several tags is one for each.
 fn targets(content: &ContentEvent, target: &EventTarget) -> Vec<EventTarget> {
     let with_tag = |tag| EventTarget {
         tag,
         digest: content.digest.or(target.digest),
+        media_type: content.media_type.clone(),
+        size: content.size,
         from: content.from.clone(),
         ..target.clone()
     };
     if content.tags.is_empty() {
         return vec![with_tag(target.tag.clone())];
     }
-    content
-        .tags
-        .iter()
-        .cloned()
-        .map(Some)
-        .map(with_tag)
-        .collect()
+    let tags = content.tags.iter().cloned().map(Some);
+    tags.map(with_tag).collect()
 }

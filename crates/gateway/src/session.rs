@@ -30,7 +30,7 @@ pub struct Session {
     pub request_id: RequestId,
     /// The password that it sent, once that is verified.
     pub login_attempt: Option<LoginAttempt>,
-    /// The change of a repository's content that the registry confirmed.
+    /// The content that it pulled or changed.
     pub content_event: Option<Box<ContentEvent>>,
     /// The last login that was verified on the connection.
     pub verified_login: Option<VerifiedLogin>,

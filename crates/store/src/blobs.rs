@@ -15,6 +15,7 @@ use super::partials::{PartialNote, Partials};
 use super::read::hash_to_end;
 use super::space::{Full, LARGEST, Reservation, Space, unix};
 use oci::digest::{Digest, Hasher};
+use telemetry::alerts::{self, AlertKind};
 
 /// The largest blob that [`Blobs::load`] hashes each time, in bytes: that costs microseconds.
 const ALWAYS_HASHED: u64 = 64 << 10;
@@ -159,11 +160,9 @@ impl Blobs {
                 }
                 self.space.forget_quarantined(&aside);
                 self.space.add_quarantined(aside.clone(), size);
-                tracing::error!(
-                    %digest,
-                    path = %aside.display(),
-                    "a blob was damaged on disk; it was moved to quarantine and will be fetched again"
-                );
+                let damaged = "a blob was damaged on disk; it was moved to quarantine and will be fetched again";
+                tracing::error!(%digest, path = %aside.display(), "{damaged}");
+                alerts::raise(AlertKind::DamageFound, digest.to_string(), damaged);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -1,5 +1,6 @@
-//! Logging and metrics of the process.
+//! Logging, metrics and alerts of the process.
 
+pub mod alerts;
 pub mod metrics;
 
 use std::fmt::Write as _;

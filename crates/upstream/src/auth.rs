@@ -93,6 +93,18 @@ impl Auth {
         self.shared.client.basic().await
     }
 
+    /// Whether an error means that the registry refuses the account itself. A 401 to a token may be about one repository.
+    pub fn refuses_account(&self, error: &UpstreamError) -> bool {
+        let refused = match error {
+            UpstreamError::Token(error) => matches!(error.root(), UpstreamError::Denied(_)),
+            UpstreamError::Denied(status) => {
+                *status == StatusCode::UNAUTHORIZED && *self.shared.scheme() == AuthScheme::Basic
+            }
+            _ => false,
+        };
+        refused && self.shared.client.login.is_some()
+    }
+
     /// Whether the registry's authentication scheme is known.
     pub fn is_known(&self) -> bool {
         *self.shared.scheme() != AuthScheme::Unknown

@@ -15,6 +15,7 @@ use super::limits::Limits;
 use super::probe::Probe;
 use super::request::{AuthSource, UpstreamRequest};
 use super::response::{UpstreamResponse, WholeResponse, read_body};
+use telemetry::alerts::{self, AlertKind};
 use telemetry::metrics;
 
 /// The limit on reading the body of a short response, all attempts together.
@@ -86,6 +87,15 @@ impl Transport {
                     .rate_limited(*retry_after, Instant::now());
             }
             _ => self.limits.circuit.request_succeeded(&keys),
+        }
+        if let (Err(error), AuthSource::Gateway) = (&outcome, &request.auth)
+            && self.auth.refuses_account(error)
+        {
+            alerts::raise(
+                AlertKind::AccountRefused,
+                self.counted.registry(),
+                "the registry refuses the gateway's account",
+            );
         }
         outcome
     }

@@ -193,8 +193,18 @@ pub(super) fn is_usable(
         .iter()
         .filter_map(san_text)
         .collect();
-    let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-    leaf_names == *names && SystemTime::UNIX_EPOCH + Duration::from_secs(end) > now + RENEW_BEFORE
+    leaf_names == *names && end_of(&leaf) > now + RENEW_BEFORE
+}
+
+/// When a certificate expires; `None` if it cannot be parsed.
+pub(super) fn expires_at(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(end_of(&certificate))
+}
+
+fn end_of(certificate: &X509Certificate<'_>) -> SystemTime {
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(end)
 }
 
 fn san_text(name: &GeneralName<'_>) -> Option<String> {

@@ -5,7 +5,7 @@
 //! session from before a change can be resumed.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,15 +16,20 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
-use super::authority::{Authority, is_usable};
+use super::authority::{Authority, expires_at, is_usable};
 use super::{CertificateFiles, TlsError, chain, load};
 use runtime::reload::{self, Reloaded};
+use telemetry::alerts::{self, AlertKind};
 
 /// The configuration for the handshakes of new connections.
 pub type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
 
 /// The interval between attempts to renew our certificate.
 const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// The interval between checks whether the operator's certificates expire soon, and how soon that is.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// TLS with the operator's files, at least one pair: the first is the default, the others are selected by SNI. With
 /// `client_ca`, a client certificate of one of its CAs is required. All files are reloaded when they change.
@@ -40,7 +45,18 @@ pub fn with_files(
 ) -> Result<CurrentTls, TlsError> {
     let mut listener = ListenerFiles::open(certificates, client_ca)?;
     let (sender, current) = watch::channel(listener.config()?);
-    reload::keep_looking(move || listener.look(&sender));
+    let files: Vec<PathBuf> = certificates
+        .iter()
+        .map(|pair| pair.certificate.clone())
+        .collect();
+    let mut check_at = Instant::now();
+    reload::keep_looking(move || {
+        listener.look(&sender);
+        if Instant::now() >= check_at {
+            check_at = Instant::now() + CHECK_INTERVAL;
+            listener.alert_of_expiry(&files, SystemTime::now());
+        }
+    });
     Ok(current)
 }
 
@@ -106,6 +122,22 @@ impl ListenerFiles {
     /// The default certificate.
     fn leaf(&self) -> Option<&rustls::pki_types::CertificateDer<'static>> {
         self.certificates.first()?.value().cert.first()
+    }
+
+    /// Alerts the operator of certificates that expire soon. `files` are their files.
+    fn alert_of_expiry(&self, files: &[PathBuf], now: SystemTime) {
+        for (pair, file) in self.certificates.iter().zip(files) {
+            let expires = pair.value().cert.first().and_then(expires_at);
+            let Some(left) = expires.map(|end| end.duration_since(now).unwrap_or_default()) else {
+                continue;
+            };
+            if left < SOON {
+                let (file, hours) = (file.display().to_string(), left.as_secs() / 3600);
+                tracing::warn!(file, hours, "a certificate expires soon");
+                let message = format!("the certificate expires in {hours} hours");
+                alerts::raise(AlertKind::CertificateExpires, file, message);
+            }
+        }
     }
 
     /// Reloads changed files and publishes the new configuration.
@@ -195,7 +227,6 @@ impl ResolvesServerCert for BySni {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::*;
 

@@ -314,6 +314,8 @@ fn confirmed(method: &Method, resource: &Resource, status: StatusCode) -> Option
         action,
         tags: tag.cloned().into_iter().collect(),
         digest: None,
+        media_type: None,
+        size: None,
         from: None,
     })
 }

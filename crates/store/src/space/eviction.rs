@@ -14,6 +14,7 @@ use super::{Full, Ledger, RESERVE_TIMEOUT, Space, unix};
 use crate::degraded::warn_degraded;
 use crate::layout::blob_path;
 use oci::digest::Digest;
+use telemetry::alerts::{self, AlertKind};
 
 /// How many blobs are evicted at once.
 const SLICE: usize = 64;
@@ -71,10 +72,22 @@ impl Space {
     /// Reserves `more` bytes, evicting only where that helps: no blob is evicted for a disk that others filled, or
     /// that does not report its free space.
     pub(super) fn take(&self, more: u64) -> Result<(), Full> {
-        let full = Full { bytes: more };
         if !self.wait_for_scan() {
-            return Err(full);
+            return Err(Full { bytes: more });
         }
+        let taken = self.take_evicting(more);
+        if taken.is_err() {
+            alerts::raise(
+                AlertKind::DiskFull,
+                "",
+                "the store has no room, and evicting does not help: content passes through without being stored",
+            );
+        }
+        taken
+    }
+
+    fn take_evicting(&self, more: u64) -> Result<(), Full> {
+        let full = Full { bytes: more };
         let began = Instant::now();
         let mut checks = 0;
         loop {

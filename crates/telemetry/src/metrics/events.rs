@@ -1,31 +1,100 @@
-//! Metrics of events, absent in a gateway that records none.
+//! Metrics of events and webhooks, absent in a gateway that records none.
 
 use std::sync::OnceLock;
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use super::METRICS;
-use super::register::counter;
+use super::register::{counter, counters, registered, signed};
 
-static LOST: OnceLock<IntCounter> = OnceLock::new();
+static FAMILIES: OnceLock<Families> = OnceLock::new();
 
-fn lost() -> &'static IntCounter {
-    let registry: &Registry = &METRICS.registry;
-    LOST.get_or_init(|| {
-        counter(
-            registry,
-            "roadstead_events_lost_total",
-            "Events that were not recorded: the disk failed, or was too slow.",
-        )
+struct Families {
+    lost: IntCounter,
+    events: IntCounterVec,
+    failures: IntCounterVec,
+    pending: IntGaugeVec,
+}
+
+/// The metrics of one webhook, by the host of its URL.
+#[derive(Debug)]
+pub struct Webhook {
+    delivered: IntCounter,
+    dropped: IntCounter,
+    failures: IntCounter,
+    pending: IntGauge,
+}
+
+fn families() -> &'static Families {
+    FAMILIES.get_or_init(|| {
+        let registry = &METRICS.registry;
+        let pending = Opts::new(
+            "roadstead_webhook_pending_events",
+            "Events that wait for a webhook.",
+        );
+        Families {
+            lost: counter(
+                registry,
+                "roadstead_events_lost_total",
+                "Events that were not recorded: the disk failed, or was too slow.",
+            ),
+            events: counters(
+                registry,
+                "roadstead_webhook_events_total",
+                "Events that a webhook took, and those that were dropped: it rejected them, or its queue was full.",
+                &["endpoint", "outcome"],
+            ),
+            failures: counters(
+                registry,
+                "roadstead_webhook_failures_total",
+                "Attempts to send an event that failed, and are repeated.",
+                &["endpoint"],
+            ),
+            pending: registered(registry, IntGaugeVec::new(pending, &["endpoint"])),
+        }
     })
 }
 
 /// Makes the metrics visible, at 0.
 pub fn with_events() {
-    lost();
+    families();
 }
 
 /// Counts an event that was not recorded.
 pub fn event_lost() {
-    lost().inc();
+    families().lost.inc();
+}
+
+impl Webhook {
+    /// The metrics of a webhook.
+    pub fn of(endpoint: &str) -> Self {
+        let all = families();
+        let events = |outcome| all.events.with_label_values(&[endpoint, outcome]);
+        Self {
+            delivered: events("delivered"),
+            dropped: events("dropped"),
+            failures: all.failures.with_label_values(&[endpoint]),
+            pending: all.pending.with_label_values(&[endpoint]),
+        }
+    }
+
+    /// Counts an event that it took.
+    pub fn delivered(&self) {
+        self.delivered.inc();
+    }
+
+    /// Counts an event that it never gets.
+    pub fn dropped(&self) {
+        self.dropped.inc();
+    }
+
+    /// Counts an attempt that failed.
+    pub fn failed(&self) {
+        self.failures.inc();
+    }
+
+    /// Sets how many events wait.
+    pub fn pending(&self, events: usize) {
+        self.pending.set(signed(events as u64));
+    }
 }

@@ -20,7 +20,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 
 pub use bucket::{BucketEvent, BucketFigures, bucket, peer_received, peer_sent, with_bucket};
 pub use content::{Answer, Content, ContentFigures, answered, pulled};
-pub use events::{event_lost, with_events};
+pub use events::{Webhook, event_lost, with_events};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
 

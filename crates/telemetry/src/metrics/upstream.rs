@@ -91,6 +91,11 @@ impl Upstream {
         }
     }
 
+    /// The configured name.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
     /// Counts a request of this kind; `code` is `None` where no response came.
     pub fn request(&self, kind: &'static str, code: Option<u16>) {
         let code = match code {

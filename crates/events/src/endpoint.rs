@@ -1,0 +1,233 @@
+//! A webhook: sends the events of its queue in order, each until the endpoint takes or rejects it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{StatusCode, header};
+use reqwest::{Client, Url};
+use sha2::Sha256;
+
+use super::queue::Queue;
+use telemetry::LogThrottle;
+use telemetry::metrics::Webhook;
+
+/// The media type of distribution's notifications.
+const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v2+json";
+/// The signature's header field, as GitHub and others send it: `sha256=` and the HMAC of the body.
+const SIGNATURE: &str = "X-Hub-Signature-256";
+/// The limits of an attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait after the first failure, which doubles, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The key that signs the bodies for one endpoint.
+#[derive(Clone)]
+pub struct SigningKey(Vec<u8>);
+
+impl SigningKey {
+    /// A key of any length.
+    pub fn new(secret: &[u8]) -> Self {
+        Self(secret.to_vec())
+    }
+
+    /// The value of [`SIGNATURE`] for a body.
+    fn sign(&self, body: &[u8]) -> String {
+        use fmt::Write as _;
+
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes any key");
+        mac.update(body);
+        let bytes = mac.finalize().into_bytes();
+        bytes.iter().fold("sha256=".to_owned(), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// The sender of one endpoint.
+pub struct Endpoint {
+    /// Its host, for logs: the rest of its URL may be a secret.
+    pub name: String,
+    pub url: Url,
+    pub key: Option<SigningKey>,
+    pub queue: Arc<Queue>,
+    pub counted: Webhook,
+    pub client: Client,
+}
+
+/// How an attempt to send an event ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Attempt {
+    Delivered,
+    /// The endpoint will never take it.
+    Rejected(StatusCode),
+    /// It may take it later.
+    Failed(String),
+}
+
+/// A client that follows no redirects, so that an event reaches no other endpoint.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn client() -> reqwest::Result<Client> {
+    let builder = || {
+        Client::builder()
+            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+    };
+    // A machine without trusted roots still reaches endpoints over plain HTTP.
+    builder()
+        .build()
+        .or_else(|_| builder().tls_certs_only([]).build())
+}
+
+impl Endpoint {
+    /// Sends for ever.
+    pub async fn run(self) {
+        static FAILED: LogThrottle = LogThrottle::new();
+
+        let mut failures = 0;
+        loop {
+            self.counted.pending(self.queue.len());
+            let (number, event) = self.queue.first().await;
+            self.counted.pending(self.queue.len());
+            let Ok(event) = event else {
+                tracing::error!(endpoint = self.name, "the disk lost an event for a webhook");
+                self.counted.dropped();
+                self.queue.remove(number).await;
+                continue;
+            };
+            match self.attempt(event).await {
+                Attempt::Delivered => {
+                    self.counted.delivered();
+                    if failures > 0 {
+                        tracing::info!(endpoint = self.name, "the webhook takes events again");
+                    }
+                }
+                Attempt::Rejected(status) => {
+                    self.counted.dropped();
+                    let status = status.as_u16();
+                    tracing::error!(
+                        endpoint = self.name,
+                        status,
+                        "the webhook rejected an event"
+                    );
+                }
+                Attempt::Failed(error) => {
+                    self.counted.failed();
+                    failures += 1;
+                    let wait = backoff(failures);
+                    if failures == 1 || FAILED.now() {
+                        let waiting = self.queue.len();
+                        tracing::warn!(
+                            endpoint = self.name,
+                            waiting,
+                            error,
+                            "the webhook takes no events"
+                        );
+                    }
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+            }
+            failures = 0;
+            self.queue.remove(number).await;
+        }
+    }
+
+    async fn attempt(&self, event: Vec<u8>) -> Attempt {
+        let mut request = self.client.post(self.url.clone());
+        request = request.header(header::CONTENT_TYPE, MEDIA_TYPE);
+        if let Some(key) = &self.key {
+            request = request.header(SIGNATURE, key.sign(&event));
+        }
+        match request.body(event).send().await {
+            Ok(response) => outcome(response.status()),
+            // The URL may be a secret.
+            Err(error) => Attempt::Failed(telemetry::chain(&error.without_url())),
+        }
+    }
+}
+
+/// The outcome by a status. A redirect is not followed; only a status about the body itself makes another attempt useless.
+fn outcome(status: StatusCode) -> Attempt {
+    match status {
+        status if status.is_success() => Attempt::Delivered,
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => Attempt::Rejected(status),
+        status if status.is_redirection() => Attempt::Failed(format!(
+            "it answered {status}, and redirects are not followed"
+        )),
+        status => Attempt::Failed(format!("it answered {status}")),
+    }
+}
+
+/// The wait after so many failures, at least one.
+fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    let doubled = 1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
+    first.saturating_mul(doubled).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_decide_what_follows() {
+        use Attempt::{Delivered, Failed, Rejected};
+
+        for (status, expected) in [
+            (200, Some(Delivered)),
+            (202, Some(Delivered)),
+            (204, Some(Delivered)),
+            (400, Some(Rejected(StatusCode::BAD_REQUEST))),
+            (413, Some(Rejected(StatusCode::PAYLOAD_TOO_LARGE))),
+            (301, None),
+            (307, None),
+            (401, None),
+            (404, None),
+            (429, None),
+            (500, None),
+            (503, None),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let outcome = outcome(status);
+            match expected {
+                Some(expected) => assert_eq!(outcome, expected),
+                None => assert!(matches!(outcome, Failed(_)), "{status}: {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_five_minutes() {
+        let waits = [1, 2, 3, 9, 10, 40].map(|failures| backoff(failures).as_secs());
+        assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
+    }
+
+    /// RFC 4231, test case 2.
+    #[test]
+    fn bodies_are_signed_with_hmac_sha256() {
+        let key = SigningKey::new(b"Jefe");
+        assert_eq!(
+            key.sign(b"what do ya want for nothing?"),
+            "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert_eq!(format!("{key:?}"), "[redacted]");
+    }
+}

@@ -1,0 +1,335 @@
+//! Events as distribution's notifications (docs/content/about/notifications.md). Pure.
+
+use std::fmt;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::event::Event;
+use oci::glob::Pattern;
+use oci::name::{Repository, RepositoryName, Tag};
+use telemetry::alerts::Alert;
+
+/// The action of a notification: distribution's, and `alert`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotificationAction {
+    /// A manifest or a blob was sent to a client.
+    Pull,
+    /// A registry accepted a manifest or a blob.
+    Push,
+    /// A registry mounted a blob from another repository.
+    Mount,
+    /// A registry deleted a manifest, a tag or a blob.
+    Delete,
+    /// The gateway needs its operator.
+    Alert,
+}
+
+impl NotificationAction {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Pull,
+        Self::Push,
+        Self::Mount,
+        Self::Delete,
+        Self::Alert,
+    ];
+
+    /// Its name in notifications and in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Mount => "mount",
+            Self::Delete => "delete",
+            Self::Alert => "alert",
+        }
+    }
+}
+
+/// The notifications that an endpoint gets.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Those with one of these actions.
+    pub actions: Vec<NotificationAction>,
+    /// Those about a repository that one of these matches; `None`: about any. Alerts are about none.
+    pub repositories: Option<Vec<Pattern>>,
+}
+
+impl Filter {
+    /// Whether the endpoint gets a notification.
+    pub fn includes(&self, action: NotificationAction, name: Option<&RepositoryName>) -> bool {
+        let of_repository = || match (&self.repositories, name) {
+            (None, _) | (_, None) => true,
+            (Some(patterns), Some(name)) => {
+                let name = name.to_string();
+                patterns.iter().any(|pattern| pattern.matches(&name))
+            }
+        };
+        self.actions.contains(&action) && of_repository()
+    }
+}
+
+/// The process that notifications come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The machine.
+    pub host: String,
+    /// Of this start.
+    pub instance: u128,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    events: [Notification<'a>; 1],
+}
+
+#[derive(Default, Serialize)]
+struct Notification<'a> {
+    id: String,
+    timestamp: String,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<TargetFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<AlertFields<'a>>,
+    request: RequestFields<'a>,
+    actor: Actor<'a>,
+    source: SourceFields<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TargetFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
+    registry: &'a str,
+    repository: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_repository: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct AlertFields<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subject: &'a str,
+    message: &'a str,
+}
+
+#[derive(Default, Serialize)]
+struct RequestFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    useragent: Option<&'a str>,
+}
+
+#[derive(Default, Serialize)]
+struct Actor<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Default, Serialize)]
+struct SourceFields<'a> {
+    addr: &'a str,
+    #[serde(rename = "instanceID")]
+    instance_id: String,
+}
+
+impl Source {
+    fn fields(&self) -> SourceFields<'_> {
+        SourceFields {
+            addr: &self.host,
+            instance_id: Uuid(self.instance).to_string(),
+        }
+    }
+}
+
+/// The body for an event; `id` is its number, random.
+pub fn of_event(event: &Event, action: NotificationAction, id: u128, source: &Source) -> Vec<u8> {
+    let request = &event.request;
+    let target = event.target.as_ref().map(|target| TargetFields {
+        media_type: target.media_type.as_deref(),
+        digest: target.digest.map(|digest| digest.to_string()),
+        size: target.size,
+        length: target.size,
+        registry: target.name.registry.as_str(),
+        repository: target.name.repository.as_str(),
+        from_repository: target.from.as_ref().map(Repository::as_str),
+        url: target.url.as_deref(),
+        tag: target.tag.as_ref().map(Tag::as_str),
+    });
+    body(Notification {
+        id: Uuid(id).to_string(),
+        timestamp: timestamp(event.time.into()),
+        action: action.as_str(),
+        target,
+        alert: None,
+        request: RequestFields {
+            id: request.id.as_deref(),
+            addr: request.address.as_deref(),
+            host: request.host.as_deref(),
+            method: Some(&request.method),
+            useragent: request.user_agent.as_deref(),
+        },
+        actor: Actor {
+            name: request.user.as_deref(),
+        },
+        source: source.fields(),
+    })
+}
+
+/// The body for an alert; `id` is its number, random.
+pub fn of_alert(alert: &Alert, id: u128, source: &Source) -> Vec<u8> {
+    body(Notification {
+        id: Uuid(id).to_string(),
+        timestamp: timestamp(alert.time.into()),
+        action: NotificationAction::Alert.as_str(),
+        alert: Some(AlertFields {
+            kind: alert.kind.as_str(),
+            subject: &alert.subject,
+            message: &alert.message,
+        }),
+        source: source.fields(),
+        ..Notification::default()
+    })
+}
+
+fn body(notification: Notification<'_>) -> Vec<u8> {
+    let envelope = Envelope {
+        events: [notification],
+    };
+    serde_json::to_vec(&envelope).unwrap_or_default()
+}
+
+fn timestamp(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// A number as a random UUID (RFC 9562 §5.4).
+struct Uuid(u128);
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.0 & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let text = format!("{number:032x}");
+        let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+        f.write_str(&parts.map(|(first, end)| &text[first..end]).join("-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::super::event::{EventAction, EventRequest, EventTarget};
+    use super::*;
+    use oci::name::Registry;
+    use telemetry::alerts::AlertKind;
+
+    const SOURCE: fn() -> Source = || Source {
+        host: "gate-1".to_owned(),
+        instance: 7,
+    };
+
+    fn name(repository: &str) -> RepositoryName {
+        let repository = repository.parse().expect("a name");
+        RepositoryName::new(&Registry::new("hosted"), &repository)
+    }
+
+    #[test]
+    fn events_are_notifications_of_distribution() {
+        let event = Event {
+            time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            action: EventAction::Push,
+            request: EventRequest {
+                id: Some("7".to_owned()),
+                address: Some("[::1]:9".to_owned()),
+                host: Some("gate.example.com".to_owned()),
+                user: Some("alice".to_owned()),
+                user_agent: Some("docker".to_owned()),
+                method: "PUT".to_owned(),
+            },
+            target: Some(EventTarget {
+                media_type: Some("a/b".to_owned()),
+                size: Some(2),
+                url: Some("https://gate.example.com/v2/team/app/manifests/1".to_owned()),
+                tag: "1".parse().ok(),
+                ..EventTarget::of(name("team/app"))
+            }),
+            detail: None,
+        };
+        let body = of_event(&event, NotificationAction::Push, u128::MAX, &SOURCE());
+        let expected = concat!(
+            r#"{"events":[{"id":"ffffffff-ffff-4fff-bfff-ffffffffffff","timestamp":"2027-01-15T08:00:00Z","action":"push","#,
+            r#""target":{"mediaType":"a/b","size":2,"length":2,"registry":"hosted","repository":"team/app","#,
+            r#""url":"https://gate.example.com/v2/team/app/manifests/1","tag":"1"},"#,
+            r#""request":{"id":"7","addr":"[::1]:9","host":"gate.example.com","method":"PUT","useragent":"docker"},"#,
+            r#""actor":{"name":"alice"},"source":{"addr":"gate-1","instanceID":"00000000-0000-4000-8000-000000000007"}}]}"#,
+        );
+        assert_eq!(String::from_utf8(body).expect("text"), expected);
+    }
+
+    #[test]
+    fn alerts_have_a_kind_and_words() {
+        let alert = Alert {
+            time: SystemTime::UNIX_EPOCH,
+            kind: AlertKind::DamageFound,
+            subject: "sha256:00".to_owned(),
+            message: "found \"damage\"".to_owned(),
+        };
+        let body = of_alert(&alert, 0, &SOURCE());
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let event = &body["events"][0];
+        assert_eq!(event["action"], "alert");
+        assert_eq!(event["alert"]["kind"], "damage_found");
+        assert_eq!(event["alert"]["message"], "found \"damage\"");
+        assert_eq!(event.get("target"), None);
+    }
+
+    #[test]
+    fn filters_select_by_action_and_repository() {
+        let pattern = |text: &str| Pattern::parse(text).expect("a pattern");
+        let all = Filter {
+            actions: NotificationAction::ALL.to_vec(),
+            repositories: None,
+        };
+        let pushes = Filter {
+            actions: vec![NotificationAction::Push, NotificationAction::Alert],
+            repositories: Some(vec![pattern("hosted/team/**")]),
+        };
+        let none = Filter {
+            actions: Vec::new(),
+            repositories: None,
+        };
+        let (team, other) = (name("team/app"), name("other/app"));
+        for (action, name, expected) in [
+            (NotificationAction::Push, Some(&team), [true, true, false]),
+            (NotificationAction::Push, Some(&other), [true, false, false]),
+            (NotificationAction::Pull, Some(&team), [true, false, false]),
+            (NotificationAction::Alert, None, [true, true, false]),
+        ] {
+            let included = [&all, &pushes, &none].map(|filter| filter.includes(action, name));
+            assert_eq!(included, expected, "{action:?} {name:?}");
+        }
+    }
+}

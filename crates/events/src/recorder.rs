@@ -1,0 +1,130 @@
+//! Writes each event to the audit log and to the queues of the webhooks that want it, on a thread that may block.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::oneshot;
+
+use super::audit_log::AuditLog;
+use super::event::Event;
+use super::notification::{self, Filter, NotificationAction, Source};
+use super::queue::{Queue, Queued};
+use oci::name::RepositoryName;
+use telemetry::LogThrottle;
+use telemetry::alerts::Alert;
+use telemetry::metrics::{self, Webhook};
+
+/// What the recorder is asked to do, in order.
+#[derive(Debug)]
+pub enum Message {
+    Event(Box<Event>),
+    Alert(Box<Alert>),
+    ReopenAuditLog,
+    /// All earlier messages are done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// A webhook's queue, and what it gets.
+#[derive(Debug)]
+pub struct Subscription {
+    pub filter: Filter,
+    pub queue: Arc<Queue>,
+    pub counted: Webhook,
+}
+
+/// Records messages.
+#[derive(Debug)]
+pub struct Recorder {
+    audit_log: Option<AuditLog>,
+    subscriptions: Vec<Subscription>,
+    source: Source,
+}
+
+impl Recorder {
+    pub fn new(audit_log: Option<AuditLog>, subscriptions: Vec<Subscription>) -> Self {
+        Self {
+            audit_log,
+            subscriptions,
+            source: Source {
+                host: telemetry::host_name(),
+                instance: fastrand::u128(..),
+            },
+        }
+    }
+
+    /// Records messages until the last sender is gone.
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        for message in messages {
+            match message {
+                Message::Event(event) => self.record(&event),
+                Message::Alert(alert) => {
+                    self.queue(NotificationAction::Alert, None, |id, source| {
+                        notification::of_alert(&alert, id, source)
+                    });
+                }
+                Message::ReopenAuditLog => self.reopen_audit_log(),
+                // The caller may have given up.
+                Message::Flush(done) => drop(done.send(())),
+            }
+        }
+    }
+
+    fn record(&mut self, event: &Event) {
+        if event.action.is_audited() {
+            self.audit(event);
+        }
+        if let Some(action) = event.action.notification() {
+            let name = event.target.as_ref().map(|target| &target.name);
+            self.queue(action, name, |id, source| {
+                notification::of_event(event, action, id, source)
+            });
+        }
+    }
+
+    fn audit(&mut self, event: &Event) {
+        static FAILED: LogThrottle = LogThrottle::new();
+
+        let Some(audit_log) = &mut self.audit_log else {
+            return;
+        };
+        if let Err(error) = audit_log.write(event) {
+            metrics::event_lost();
+            if FAILED.now() {
+                tracing::error!(%error, "cannot write to the audit log; logged at most once a minute");
+            }
+        }
+    }
+
+    /// Queues a notification for each webhook that wants it.
+    fn queue(
+        &self,
+        action: NotificationAction,
+        name: Option<&RepositoryName>,
+        body: impl FnOnce(u128, &Source) -> Vec<u8>,
+    ) {
+        let wants = |webhook: &&Subscription| webhook.filter.includes(action, name);
+        let mut webhooks = self.subscriptions.iter().filter(wants).peekable();
+        if webhooks.peek().is_none() {
+            return;
+        }
+        let body = body(fastrand::u128(..), &self.source);
+        for webhook in webhooks {
+            if webhook.queue.push(&body) == Queued::Dropped {
+                webhook.counted.dropped();
+            }
+            webhook.counted.pending(webhook.queue.len());
+        }
+    }
+
+    fn reopen_audit_log(&mut self) {
+        let Some(audit_log) = &mut self.audit_log else {
+            return;
+        };
+        match audit_log.reopen() {
+            Ok(()) => tracing::info!("reopened the audit log"),
+            Err(error) => {
+                tracing::error!(%error, "cannot reopen the audit log; the old file stays in use");
+            }
+        }
+    }
+}
