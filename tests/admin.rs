@@ -6,6 +6,7 @@ mod contract;
 mod events;
 mod health;
 mod metrics;
+mod monitoring;
 mod operators;
 mod pins;
 mod purge;
