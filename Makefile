@@ -1,6 +1,6 @@
 # `make` alone lists the targets.
 
-.PHONY: help run test test-minimal test-long bench bench-quick demo soak fmt lint clean
+.PHONY: help run test test-minimal test-browser test-long bench bench-quick demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
 BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind python3
@@ -17,6 +17,9 @@ test: ## install the real registries and clients where possible, then test every
 
 test-minimal: ## test the gateway built without the feature v1, in a few minutes
 	@scripts/test-minimal.sh
+
+test-browser: ## test the dashboard in headless Chromium, in a quarter of an hour
+	@scripts/test-browser.sh
 
 test-long: ## in an hour and a half: rights of random users, a soak, 200 kills, fuzzing
 	@scripts/test-long.sh

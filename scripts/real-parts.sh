@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the real registries, clients and object stores that tests and demo run against: all of them, or those that
-# are named, such as the benchmark's. Only what is missing; nothing is started.
+# are named, such as those of the benchmark or of the browser. Only what is missing; nothing is started.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
@@ -45,8 +45,13 @@ s3s() {
     need_rust
     cargo install --quiet --debug --locked --root "$home" --features binary s3s-fs@0.14.1
 }
+# The browser tests' packages, beside them. Node may come from elsewhere than Debian.
+playwright() { (cd tests/browser && npm ci --silent --no-audit --no-fund); }
 for name in "$@"; do
     case $name in
+        chromium) part chromium chromium install_packages chromium ;;
+        node) part "node and npm" npm install_packages nodejs npm ;;
+        playwright) [[ -d tests/browser/node_modules/playwright-core ]] || part "playwright-core and axe-core" playwright-core playwright ;;
         moto) part moto moto_server moto ;;
         s3s-fs) part s3s-fs s3s-fs s3s ;;
         *) debian+=("$name") ;;

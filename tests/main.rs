@@ -11,6 +11,7 @@ mod admin;
 mod audit;
 mod bad_input;
 mod bodies;
+mod browser;
 mod bucket;
 mod cache;
 mod caller;

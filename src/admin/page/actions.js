@@ -160,7 +160,6 @@ export function imageActions(image, { pinned, changed }) {
   return [
     button(pinned ? "Unpin" : "Pin…", () => togglePin(image, pinned, changed), { "aria-label": `${pinned ? "Unpin" : "Pin"} ${image}` }),
     button("Warm…", () => warm(image, changed), { "aria-label": `Warm ${image}` }),
-    el("a", { class: "button", href: `#/explain?${new URLSearchParams({ image })}`, "aria-label": `Explain ${image}` }, "Explain"),
     button("Purge…", () => purge(image, changed), { class: "danger", "aria-label": `Purge ${image}` }),
   ];
 }

@@ -78,15 +78,16 @@ function overview(now) {
   const { now: rate, hour, day } = now.traffic;
   const second = (value) => `${bytes(value / Math.max(1, rate.window_seconds))}/s`;
   put($("figures"),
-    figure("Now", second(rate.saved_bytes), rate, second),
-    figure("Last hour", bytes(hour.saved_bytes), hour, bytes),
-    figure("Last day", bytes(day.saved_bytes), day, bytes));
+    figure("Now", rate, second),
+    figure("Last hour", hour, bytes),
+    figure("Last day", day, bytes));
   store(now);
 }
 
-const figure = (title, saved, traffic, write) => el("article", {},
+// While more is fetched than served, as at the begin of a download, nothing is saved.
+const figure = (title, traffic, write) => el("article", {},
   el("h2", {}, title),
-  el("p", { class: "big" }, saved, el("small", {}, " saved")),
+  el("p", { class: "big" }, write(Math.max(0, traffic.saved_bytes)), el("small", {}, " saved")),
   el("p", {}, el("strong", {}, percent(traffic.hit_ratio)), ` hits of ${plural(traffic.requests, "request")}`),
   el("p", { class: "muted" }, `${write(traffic.served_bytes)} served, ${write(traffic.fetched_bytes)} fetched`));
 
