@@ -94,6 +94,72 @@ fn limited_connections_share_a_large_blob() {
     assert!(least >= Some(SIZE as u64 / 16), "{least:?}");
 }
 
+/// A reader that is far ahead gets a connection of its own, whose bytes are stored like all others.
+#[test]
+fn range_far_ahead_is_fetched_once() {
+    const FIRST: usize = 36 << 20;
+    const END: usize = 39 << 20;
+
+    let scene = scene(RATE / 2, "");
+    let mut whole = Raw::connect(scene.gateway.url(1), None);
+    whole.request("GET", &scene.path, &[]);
+    whole.read_head().expect("a head");
+    let mut part = Raw::connect(scene.gateway.url(1), None);
+    let range = format!("bytes={FIRST}-{}", END - 1);
+    part.request("GET", &scene.path, &[("Range", &range)]);
+    let head = part.read_head().expect("a head");
+    assert_eq!(
+        (head.status, head.length()),
+        (206, Some((END - FIRST) as u64))
+    );
+    let bytes = part.read_exactly((END - FIRST) as u64);
+    assert!(bytes == scene.layer[FIRST..END], "other bytes");
+    assert!(
+        !scene.gateway.log().contains("fill: committed"),
+        "the whole blob came first"
+    );
+    let asked = scene.origin.requests_for("GET", &scene.path);
+    let own = format!("bytes={FIRST}-");
+    let is_own = |range: &str| range.starts_with(&own);
+    assert!(
+        asked
+            .iter()
+            .any(|request| request.header("range").is_some_and(is_own))
+    );
+    assert!(
+        whole.read_exactly(SIZE as u64) == scene.layer,
+        "other bytes"
+    );
+    scene.committed();
+    scene.sent_once();
+}
+
+/// Its bytes are compared with the verified blob before the tail is sent.
+#[test]
+fn wrong_bytes_far_ahead_are_never_complete() {
+    const FIRST: usize = 38 << 20;
+    const TAIL: usize = 64 << 10;
+
+    let scene = scene(RATE / 2, "");
+    let wrong = Fault::WrongByteAt(FIRST as u64 + 50_000);
+    let wrong = scene.origin.fault(on_segments(wrong));
+    let mut whole = Raw::connect(scene.gateway.url(1), None);
+    whole.request("GET", &scene.path, &[]);
+    whole.read_head().expect("a head");
+    let mut part = Raw::connect(scene.gateway.url(1), None);
+    part.request("GET", &scene.path, &[("Range", &format!("bytes={FIRST}-"))]);
+    assert_eq!(part.read_head().expect("a head").status, 206);
+    let early = part.read_exactly((SIZE - TAIL - FIRST) as u64);
+    assert!(early != scene.layer[FIRST..SIZE - TAIL], "no wrong byte");
+    scene.origin.heal(wrong);
+    scene.origin.heal(scene.slow);
+    // It may have read on into the wrong bytes.
+    let (bytes, _) = whole.read_to_end();
+    assert!(bytes.len() < SIZE || bytes == scene.layer, "wrong bytes");
+    let (rest, _) = part.read_to_end();
+    assert_eq!(rest.len(), 0, "the tail followed what was wrong");
+}
+
 #[test]
 fn fast_upstreams_and_configured_ones_get_one_connection() {
     let fast = scene(RATE, "");

@@ -10,6 +10,7 @@ use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::ahead::{AheadAnswer, Extents};
 use super::download::Download;
 use super::fill::Fills;
 use super::segments::{
@@ -18,9 +19,7 @@ use super::segments::{
 use super::source::{FillKey, FillSource};
 use super::transfer::Interruption;
 use oci::name::Registry;
-use store::{
-    CommitError, PartialNote, Segment, SegmentRoom, SegmentState, SegmentWriter, StagedBlob,
-};
+use store::{CommitError, PartialNote, SegmentRoom, SegmentState, SegmentWriter, StagedBlob};
 use telemetry::metrics;
 use upstream::{BlobBody, UpstreamError};
 
@@ -39,6 +38,8 @@ pub(super) struct FillConnections {
     moved: Arc<Notify>,
     began: Instant,
     next_look: Instant,
+    /// Whether a reader has asked for bytes ahead, so that segments are shown.
+    pub has_readers_ahead: bool,
     /// How many were opened.
     pub opened: u32,
 }
@@ -76,6 +77,7 @@ impl FillConnections {
             moved: Arc::default(),
             began: now,
             next_look: now,
+            has_readers_ahead: false,
             opened: 0,
         }
     }
@@ -147,8 +149,7 @@ impl FillConnections {
     }
 
     fn plan(&mut self, staged: &mut StagedBlob, main: MainConnection) -> Option<(u64, u64)> {
-        let (planner, total) = (self.planner?, staged.total()?);
-        let remainders = remainders(staged.written(), total, main, &staged.segments());
+        let (planner, remainders) = (self.planner?, remainders(staged, main)?);
         let (planner, step) = planner.next(SegmentEvent::Progress {
             now: self.began.elapsed(),
             received: staged.stored(),
@@ -177,9 +178,46 @@ impl Download {
         }
         connections.next_look = now + LOOK_EVERY;
         connections.reap(&self.fills, source.registry(), main);
-        let Some((start, end)) = connections.plan(staged, main) else {
-            return;
-        };
+        self.serve_ahead(source, staged, main);
+        if let Some((start, end)) = self.connections.plan(staged, main) {
+            self.open_connection(source, staged, start, end);
+        }
+        self.publish_segments(staged);
+    }
+
+    /// Opens connections for readers that need bytes long before the contiguous ones reach them.
+    fn serve_ahead(&mut self, source: &FillSource, staged: &mut StagedBlob, main: MainConnection) {
+        for request in self.fill.ahead.take() {
+            self.connections.has_readers_ahead = true;
+            let connections = &self.connections;
+            let wanted = connections
+                .planner
+                .zip(remainders(staged, main))
+                .and_then(|(planner, parts)| planner.ahead(request.offset, &parts));
+            if let Some((start, end)) = wanted {
+                self.open_connection(source, staged, start, end);
+            }
+            self.publish_segments(staged);
+            let segments = Extents::new(staged.segments());
+            let is_there = segments.readable(request.offset).is_some();
+            let answer = if is_there || segments.is_coming(request.offset) {
+                AheadAnswer::Coming
+            } else {
+                AheadAnswer::Refused
+            };
+            request.answer(answer);
+        }
+    }
+
+    /// Opens a connection for these bytes.
+    fn open_connection(
+        &mut self,
+        source: &FillSource,
+        staged: &mut StagedBlob,
+        start: u64,
+        end: u64,
+    ) {
+        let connections = &mut self.connections;
         let writer = match staged.open_segment(start, end) {
             Ok(Some(writer)) => writer,
             Ok(None) => return,
@@ -284,20 +322,16 @@ fn outcome_of(error: &UpstreamError) -> SegmentOutcome {
     }
 }
 
-/// The missing bytes of a blob.
-fn remainders(
-    written: u64,
-    total: u64,
-    main: MainConnection,
-    segments: &[Segment],
-) -> Vec<Remainder> {
+/// The missing bytes of a blob, if its length is known.
+fn remainders(staged: &mut StagedBlob, main: MainConnection) -> Option<Vec<Remainder>> {
+    let (written, total) = (staged.written(), staged.total()?);
     let (mut remainders, mut at) = (Vec::new(), written);
     let mut add = |start, end, state| {
         if start < end {
             remainders.push(Remainder { start, end, state });
         }
     };
-    for segment in segments {
+    for segment in staged.segments() {
         add(at, segment.start, gap(at == written, main));
         let state = match segment.state {
             SegmentState::Waiting => RemainderState::Connecting,
@@ -307,7 +341,7 @@ fn remainders(
         at = segment.end;
     }
     add(at, total, gap(at == written, main));
-    remainders
+    Some(remainders)
 }
 
 /// Whether bytes outside of all segments are fetched: the first ones are, by the download's own connection.

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::ahead::AheadRequests;
 use super::connection_limits::ConnectionLimits;
 use super::download::Download;
 use super::peer::Peers;
@@ -32,6 +33,8 @@ pub(super) struct Fill {
     /// When it was first asked for.
     pub started: SystemTime,
     sources: Mutex<Sources>,
+    /// What readers ask of the download.
+    pub ahead: AheadRequests,
     /// Slots for side requests.
     pub side_requests: Arc<Semaphore>,
 }
@@ -52,6 +55,7 @@ impl Fill {
             phase: Phase::Waiting,
             total: None,
             written: 0,
+            segments: None,
             generation: 0,
             refusals: 0,
         };
@@ -65,6 +69,7 @@ impl Fill {
             progress: watch::Sender::new(progress),
             started: SystemTime::now(),
             sources: Mutex::new(sources),
+            ahead: AheadRequests::default(),
             side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
         }
     }

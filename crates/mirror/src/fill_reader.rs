@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::ahead::{AheadAnswer, time_to_reach};
 use super::fill::{Fill, Follower};
 use super::pass_through::PassThroughBody;
-use super::progress::{FillError, Phase, Progress, TAIL};
+use super::progress::{FillError, Phase, Progress};
 use super::reader::ReadError;
 use super::sent_ahead::SentAhead;
 use super::source::FillSource;
@@ -75,6 +76,11 @@ pub(super) enum PieceOrigin {
 pub(super) enum Available {
     /// The file holds everything up to `limit`.
     File {
+        file: Arc<OpenFile>,
+        limit: u64,
+    },
+    /// The file holds the bytes up to `limit`, though not all before them.
+    Ahead {
         file: Arc<OpenFile>,
         limit: u64,
     },
@@ -158,7 +164,7 @@ impl FillReader {
             if wait > SIDE_REQUEST_AFTER
                 && offset < self.release(end)
                 && self.side_requests_left > 0
-                && self.start_side_request(offset, end).await
+                && (self.ask_ahead(offset).await || self.start_side_request(offset, end).await)
             {
                 continue;
             }
@@ -217,6 +223,9 @@ impl FillReader {
                 Phase::Done { .. } => ReadStep::Verified(more, file),
                 _ => ReadStep::Read(more),
             });
+        }
+        if let Some(step) = progress.step_ahead(offset, end, self.announced) {
+            return Ok(step);
         }
         Ok(match progress.phase {
             Phase::Streaming { since, resumed, .. } => {
@@ -278,16 +287,9 @@ impl FillReader {
         ))
     }
 
-    /// The offset up to which side requests may supply bytes: the end of a part that does not reach the blob's end,
-    /// else the start of the tail, which is only ever read from the verified file.
+    /// The offset up to which unverified bytes may be sent.
     fn release(&self, end: Option<u64>) -> u64 {
-        let total = self.progress.borrow().total.or(self.announced);
-        match (end, total) {
-            (Some(end), Some(total)) if end < total => end,
-            (_, Some(total)) => total - TAIL.min(total),
-            // The start of the tail is unknown.
-            (_, None) => 0,
-        }
+        self.progress.borrow().release(end, self.announced)
     }
 
     /// The next bytes of the side request, if there is one and it has not reached the tail.
@@ -302,6 +304,13 @@ impl FillReader {
         }
         self.side_request = None;
         None
+    }
+
+    /// Asks the download for the bytes from `offset` on, if it may have further connections. They are stored, those of a
+    /// side request are not.
+    async fn ask_ahead(&self, offset: u64) -> bool {
+        let is_possible = self.progress.borrow().segments.is_some();
+        is_possible && self.fill.ahead.ask(offset).await == AheadAnswer::Coming
     }
 
     /// Sends a side request for the range, if one more is allowed.
@@ -337,47 +346,30 @@ enum ReadStep {
     Wait(Duration),
 }
 
+impl Progress {
+    /// What a reader does that has reached no contiguous bytes, if further connections fetch those that it needs.
+    fn step_ahead(
+        &self,
+        offset: u64,
+        end: Option<u64>,
+        announced: Option<u64>,
+    ) -> Option<ReadStep> {
+        let (Phase::Streaming { file, .. }, Some(segments)) = (&self.phase, &self.segments) else {
+            return None;
+        };
+        if segments.is_coming(offset) {
+            return Some(ReadStep::Wait(Duration::ZERO));
+        }
+        let limit = segments.readable(offset)?.min(self.release(end, announced));
+        let file = file.clone();
+        (limit > offset).then_some(ReadStep::Read(Available::Ahead { file, limit }))
+    }
+}
+
 /// Runs work that blocks on the disk.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(std::io::Error::other)?
-}
-
-/// How long `missing` bytes will take at the speed at which `arrived` came in `elapsed`; zero in the first second, when
-/// that is unknown.
-fn time_to_reach(missing: u64, arrived: u64, elapsed: Duration) -> Duration {
-    if missing == 0 || elapsed < Duration::from_secs(1) {
-        return Duration::ZERO;
-    }
-    if arrived == 0 {
-        return Duration::MAX;
-    }
-    let seconds = u128::from(missing) * elapsed.as_millis() / u128::from(arrived) / 1000;
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_side_request_is_sent_for_a_part_that_is_far_away() {
-        let seconds = Duration::from_secs;
-        for (missing, arrived, elapsed, wait) in [
-            (0, 100, seconds(5), Duration::ZERO),
-            (990, 10, Duration::from_millis(500), Duration::ZERO),
-            (900, 100, seconds(10), seconds(90)),
-            (100, 900, seconds(9), seconds(1)),
-            (1000, 0, seconds(2), Duration::MAX),
-            (u64::MAX, 1, seconds(u64::MAX >> 10), seconds(u64::MAX)),
-        ] {
-            assert_eq!(
-                time_to_reach(missing, arrived, elapsed),
-                wait,
-                "{missing} {arrived} {elapsed:?}"
-            );
-        }
-    }
 }

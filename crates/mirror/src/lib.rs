@@ -12,6 +12,7 @@
     )
 )]
 
+mod ahead;
 mod attempts;
 mod blob;
 mod blob_answer;

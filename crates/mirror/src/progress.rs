@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ahead::Extents;
 use store::{CommitError, OpenFile};
 use upstream::UpstreamError;
 
@@ -43,6 +44,8 @@ pub(super) struct Progress {
     pub total: Option<u64>,
     /// Bytes in the staged file.
     pub written: u64,
+    /// What further connections have brought; `None` where the fill may have none.
+    pub segments: Option<Extents>,
     /// Counts the staged files: wrong bytes are discarded with their file.
     pub generation: u32,
     /// Counts refusals, so that a change wakes the readers.
@@ -76,6 +79,18 @@ impl Progress {
             (_, None) => self.written.saturating_sub(TAIL),
         }
     }
+
+    /// The offset up to which bytes may be sent before the blob is verified: the end of a part that does not reach the
+    /// blob's end, else the start of the tail, which is only ever read from the verified file. `announced` is the length
+    /// that the receiver was told.
+    pub fn release(&self, end: Option<u64>, announced: Option<u64>) -> u64 {
+        match (end, self.total.or(announced)) {
+            (Some(end), Some(total)) if end < total => end,
+            (_, Some(total)) => total - TAIL.min(total),
+            // The start of the tail is unknown.
+            (_, None) => 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +110,7 @@ mod tests {
             phase: phase.clone(),
             total,
             written,
+            segments: None,
             generation: 1,
             refusals: 0,
         };

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::ahead::Extents;
 use super::download::Download;
 use super::progress::Phase;
 use store::StagedBlob;
@@ -21,6 +22,7 @@ impl Download {
         self.fill.progress.send_modify(|progress| {
             progress.total = staged.total();
             progress.written = staged.written();
+            progress.segments = None;
             progress.generation = generation;
             progress.phase = Phase::Streaming {
                 file: staged.file(),
@@ -46,6 +48,23 @@ impl Download {
                 progress.written = staged.written();
             }
             more
+        });
+    }
+
+    /// Publishes what further connections have brought, once a reader has asked for bytes ahead.
+    pub(super) fn publish_segments(&self, staged: &mut StagedBlob) {
+        let shown = if self.connections.has_readers_ahead {
+            staged.segments()
+        } else {
+            Vec::new()
+        };
+        let shown = Some(Extents::new(shown));
+        self.fill.progress.send_if_modified(|progress| {
+            let is_new = progress.segments != shown;
+            if is_new {
+                progress.segments = shown;
+            }
+            is_new
         });
     }
 

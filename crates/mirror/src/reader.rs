@@ -163,6 +163,10 @@ impl Reader {
                 // In a box, so that reading a stored blob does not carry its state.
                 match Box::pin(fill_reader.available(self.offset, self.end)).await? {
                     Available::File { file, limit } => Some(self.read(&file, limit).await?),
+                    Available::Ahead { file, limit } => {
+                        from = PieceOrigin::Unverified;
+                        Some(self.read(&file, limit).await?)
+                    }
                     Available::Bytes(bytes, origin) => {
                         from = origin;
                         Some(bytes)

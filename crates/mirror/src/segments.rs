@@ -157,6 +157,21 @@ impl SegmentPlanner {
         (self, step)
     }
 
+    /// The bytes of a connection for a reader that needs those at `offset`: what is missing from there on, as far as one
+    /// connection would fetch it. `None` where as many are open as allowed, or one will send them next.
+    pub fn ahead(&self, offset: u64, remainders: &[Remainder]) -> Option<(u64, u64)> {
+        let idle = |part: &&Remainder| part.state == RemainderState::Idle;
+        let open = remainders.len() - remainders.iter().filter(idle).count();
+        if u32::try_from(open).is_ok_and(|open| open >= self.allowed) {
+            return None;
+        }
+        let wanted = |part: &&Remainder| (part.start..part.end).contains(&offset);
+        let part = remainders.iter().find(wanted)?;
+        let start = part.start.max(offset / ALIGNMENT * ALIGNMENT);
+        let is_next = start == part.start && part.state != RemainderState::Idle;
+        (!is_next).then_some((start, part.end))
+    }
+
     fn progress(&mut self, now: Duration, received: u64, remainders: &[Remainder]) -> SegmentStep {
         let of = |state| {
             let matching = remainders.iter().filter(|part| part.state == state);

@@ -204,6 +204,35 @@ fn drops_delay_and_end_further_connections() {
     later(limited(2), 31, open(508, 1008));
 }
 
+#[test]
+fn reader_far_ahead_gets_what_no_connection_sends_next() {
+    let planner = SegmentPlanner::new(3);
+    let parts = [receiving(8, 64), receiving(70, 100), idle(120, 144)];
+    for (mib, expected) in [
+        // Not yet, or no longer, missing.
+        (5, None),
+        (65, None),
+        // A connection sends these next.
+        (8, None),
+        (70, None),
+        (9, Some((9, 64))),
+        (99, Some((99, 100))),
+        (120, Some((120, 144))),
+        (130, Some((130, 144))),
+    ] {
+        let expected = expected.map(|(start, end): (u64, u64)| (start * MIB, end * MIB));
+        let offset = mib * MIB;
+        assert_eq!(planner.ahead(offset, &parts), expected, "{mib}");
+        // The part begins at a whole block.
+        let inside = expected.filter(|(start, _)| *start == offset);
+        assert_eq!(planner.ahead(offset + 1, &parts), inside, "{mib}");
+    }
+    let many = [receiving(8, 64), connecting(70, 100), receiving(120, 144)];
+    assert_eq!(planner.ahead(30 * MIB, &many), None);
+    let two = &many[..2];
+    assert_eq!(planner.ahead(30 * MIB, two), Some((30 * MIB, 64 * MIB)));
+}
+
 /// A connection of the model: it fetches `at..end`, its first byte after `connects` ticks, at `rate` bytes a tick.
 #[derive(Clone, Copy, Debug)]
 struct Line {
