@@ -28,7 +28,7 @@ use testkit::gateway::Gateway;
 use testkit::http::{Connect, Raw, Reply, get};
 use testkit::image::random;
 use testkit::origin::{Image, Origin};
-use testkit::process;
+use testkit::{process, until};
 
 /// The admin address on a port that the kernel chooses.
 const ANYWHERE: &str = "admin: {address: \"127.0.0.1:0\"}\n";
