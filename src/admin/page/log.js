@@ -50,7 +50,8 @@ function pause(on) {
 
 function add({ items, skipped: missed }) {
   skipped += missed;
-  if (paused) {
+  // The lines of a new filter are shown, also while it is paused.
+  if (paused && body.firstElementChild) {
     held.push(...items);
     skipped += held.splice(0, Math.max(0, held.length - LINES)).length;
     return note();
