@@ -17,7 +17,8 @@ INTRODUCTION = """\
 # Benchmarks
 
 What Roadstead costs beside nginx, docker-registry and Varnish. Ratios from one run on one machine are what counts;
-`make bench` makes this page on yours, `make bench-quick` prints the warm part of it in three minutes.
+`make bench` makes this page on yours, `make bench-quick` prints the warm part of it in three minutes. Why some targets are
+missed is explained in [Where the time goes](profile.md).
 """
 
 
