@@ -4,8 +4,8 @@ use super::*;
 use testkit::origin::Fault;
 use testkit::real::{found, program};
 
-const ALERTS: &str = include_str!("../../conf/prometheus-alerts.yaml");
-const DASHBOARD: &str = include_str!("../../conf/grafana-dashboard.json");
+const ALERTS: &str = include_str!("../../conf/monitoring/prometheus-alerts.yaml");
+const DASHBOARD: &str = include_str!("../../conf/monitoring/grafana-dashboard.json");
 
 /// The expressions of the dashboard, with Grafana's variables filled in.
 fn expressions() -> Vec<String> {

@@ -15,15 +15,15 @@ const LONGEST: usize = 64;
 #[derive(Clone, Debug)]
 pub enum RequestId {
     /// Random, which tells a client nothing about the requests of others, as a counter would.
-    Made(u128),
-    /// From a trusted proxy.
-    Received(HeaderValue),
+    Made([u8; 16]),
+    /// From a trusted proxy. In a box, so that a request carries little.
+    Received(Box<HeaderValue>),
 }
 
 impl RequestId {
     /// A new id.
     pub fn new() -> Self {
-        Self::Made(fastrand::u128(..))
+        Self::Made(fastrand::u128(..).to_be_bytes())
     }
 
     /// The id that a proxy sent: 1 to 64 letters, digits, `-`, `_` and `.`; `None` for anything else.
@@ -33,13 +33,13 @@ impl RequestId {
         let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
         let text = id.as_bytes();
         ((1..=LONGEST).contains(&text.len()) && text.iter().all(valid))
-            .then(|| Self::Received(id.clone()))
+            .then(|| Self::Received(Box::new(id.clone())))
     }
 
     /// Appends the id to the head of a response.
     pub fn write(&self, head: &mut Vec<u8>) {
         match self {
-            Self::Made(number) => head.extend_from_slice(&hex(*number)),
+            Self::Made(bytes) => head.extend_from_slice(&hex(*bytes)),
             Self::Received(id) => head.extend_from_slice(id.as_bytes()),
         }
     }
@@ -48,9 +48,9 @@ impl RequestId {
     pub fn header_value(&self) -> HeaderValue {
         let mut value = match self {
             // Hexadecimal digits are valid.
-            Self::Made(number) => HeaderValue::from_bytes(&hex(*number))
+            Self::Made(bytes) => HeaderValue::from_bytes(&hex(*bytes))
                 .unwrap_or_else(|_| HeaderValue::from_static("-")),
-            Self::Received(id) => id.clone(),
+            Self::Received(id) => HeaderValue::clone(id),
         };
         value.set_sensitive(true);
         value
@@ -60,17 +60,17 @@ impl RequestId {
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Made(number) => write!(f, "{number:032x}"),
+            Self::Made(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
             Self::Received(id) => f.write_str(id.to_str().unwrap_or("-")),
         }
     }
 }
 
-/// A number in 32 hexadecimal digits. Each request needs this, and `format!` would take as long as all the rest.
-fn hex(number: u128) -> [u8; 32] {
+/// Bytes in hexadecimal digits. Each request needs this, and `format!` would take as long as all the rest.
+fn hex(bytes: [u8; 16]) -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
-    for (digits, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+    for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
         digits[0] = DIGITS[usize::from(byte >> 4)];
         digits[1] = DIGITS[usize::from(byte & 15)];
     }
@@ -116,7 +116,7 @@ mod tests {
     fn made_ids_are_written_alike_everywhere() {
         assert_eq!(SPELLED.to_lowercase(), X_REQUEST_ID.as_str());
         for number in [0, 0x0123_4567_89ab_cdef, u128::MAX] {
-            let id = RequestId::Made(number);
+            let id = RequestId::Made(u128::to_be_bytes(number));
             let mut head = Vec::new();
             id.write(&mut head);
             assert_eq!(head, id.to_string().as_bytes());

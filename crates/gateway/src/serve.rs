@@ -94,6 +94,6 @@ mod tests {
     fn the_future_of_a_request_is_small() {
         let serve = |gateway: &'static Gateway, session| gateway.serve(session);
         let size = size_of_returned(serve);
-        assert!(size <= 6 << 10, "{size} bytes");
+        assert!(size <= 6400, "{size} bytes");
     }
 }
