@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::client_url::machine_name;
 use crate::config::{Config, ListenAddress, Tls};
 use gateway::{Authority, AutoTls, ListenerTls, TlsError, TlsSettings, with_files};
 
@@ -55,14 +56,7 @@ fn names(config: &Config) -> BTreeSet<String> {
         "127.0.0.1".to_owned(),
         "::1".to_owned(),
     ]);
-    let host = telemetry::host_name().to_lowercase();
-    if !host.is_empty()
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
-    {
-        names.insert(host);
-    }
+    names.insert(machine_name());
     let listened = config.listen.iter().map(|listen| &listen.address);
     let listened = listened.filter_map(host_of);
     names.extend(listened.filter(|host| host.parse().is_ok_and(|ip: IpAddr| !ip.is_unspecified())));

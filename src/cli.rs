@@ -37,9 +37,12 @@ enum Command {
     Check(File),
     /// Print the configuration with every key and its value or default; secrets are masked.
     Config(File),
-    /// Add a user to an htpasswd file, or change a password. The password is prompted for twice, or read from
-    /// standard input if that is no terminal.
+    /// Add a user to an htpasswd file, change a password, or delete a user. The password is prompted for twice, or read
+    /// from standard input if that is no terminal.
     Passwd {
+        /// Delete the user.
+        #[arg(long)]
+        delete: bool,
         /// The file, such as conf/htpasswd; it is created if it does not exist.
         file: PathBuf,
         /// The name of the user, as in the rules.
@@ -82,7 +85,7 @@ enum Command {
 #[derive(Args, Debug)]
 struct File {
     /// The configuration. The default is conf/roadstead.yaml if it exists, else built-in defaults.
-    #[arg(short, env = "ROADSTEAD_CONFIG", value_name = "FILE")]
+    #[arg(short, long, env = "ROADSTEAD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -97,7 +100,12 @@ pub fn main() -> ExitCode {
             print!("{}", config.rendered);
             ExitCode::SUCCESS
         }),
-        Command::Passwd { file, user } => passwd(&file, &user),
+        Command::Passwd {
+            delete: true,
+            file,
+            user,
+        } => delete_account(&file, &user),
+        Command::Passwd { file, user, .. } => passwd(&file, &user),
         Command::Stats(file) => with(&file, operate::stats),
         Command::Purge {
             target,
@@ -185,9 +193,7 @@ fn passwd(file: &Path, user: &str) -> ExitCode {
     let path = file.display();
     match access::passwd(file, user, &password) {
         Ok(changed) => {
-            if let Some(faults) = changed.faults {
-                eprintln!("warning: {path} is refused as long as it has these lines: {faults}");
-            }
+            warn_of_faults(file, changed.faults.as_ref());
             let done = if changed.added { "added" } else { "changed" };
             println!("{done} {user} in {path}");
             ExitCode::SUCCESS
@@ -196,6 +202,29 @@ fn passwd(file: &Path, user: &str) -> ExitCode {
             eprintln!("roadstead: {path}: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn delete_account(file: &Path, user: &str) -> ExitCode {
+    let path = file.display();
+    match access::delete_account(file, user) {
+        Ok(faults) => {
+            warn_of_faults(file, faults.as_ref());
+            println!("deleted {user} from {path}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("roadstead: {path}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says which lines of a changed file the gateway refuses.
+fn warn_of_faults(file: &Path, faults: Option<&access::HtpasswdError>) {
+    if let Some(faults) = faults {
+        let path = file.display();
+        eprintln!("warning: {path} is refused as long as it has these lines: {faults}");
     }
 }
 

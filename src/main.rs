@@ -12,6 +12,7 @@ mod admin;
 mod announce;
 mod certificates;
 mod cli;
+mod client_url;
 mod config;
 mod serve;
 

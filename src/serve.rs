@@ -8,16 +8,18 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
-use crate::announce;
+use crate::announce::{self, Announcement};
 use crate::certificates::Certificates;
+use crate::client_url::{bound_port, client_url, machine_name};
 use crate::config::{Config, Listen, Tls, record_extension};
 use access::Authenticator;
 use events::Events;
-use gateway::{Admission, AppState, Authority, Gateway, ListenerTls, Server, TlsError};
+use gateway::{Admission, AppState, Gateway, ListenerTls, Server, TlsError};
 use mirror::{Contents, Mirror, Peers};
-use runtime::listen::{Address, Bound, SocketMode};
+use runtime::listen::{Address, Bound};
 use runtime::share::Shares;
 use runtime::workers::Workers;
+use runtime::{BindError, SocketPermissions, keys_folder};
 use store::{Bucket, Store};
 
 /// An error that prevents the start.
@@ -33,13 +35,11 @@ pub enum ServeError {
     Events(#[from] events::OpenError),
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: String, source: io::Error },
-    #[error("cannot listen on {address}, the {key} of the configuration: {source}")]
-    AdminListen {
+    #[error("cannot listen on {address} ({key}): {reason}")]
+    Listen {
         key: &'static str,
         address: String,
-        source: io::Error,
+        reason: BindError,
     },
     #[error(transparent)]
     Bucket(#[from] store::BucketError),
@@ -58,11 +58,7 @@ impl ServeError {
             | Self::Access(_)
             | Self::Bucket(_)
             | Self::Upstream(_) => 78,
-            Self::Store(_)
-            | Self::Events(_)
-            | Self::Listen { .. }
-            | Self::AdminListen { .. }
-            | Self::System(_) => 1,
+            Self::Store(_) | Self::Events(_) | Self::Listen { .. } | Self::System(_) => 1,
         }
     }
 }
@@ -124,18 +120,20 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let mut stop = Stop::new()?;
     state.events.clone().map_or(Ok(()), reopen_at_hangup)?;
     let (shutdown, down) = watch::channel(false);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = Workers::start(threads)?;
+    let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
     let server = Server::new(config.server_settings(), shares, workers, down.clone());
-    let mut bounds = Vec::new();
-    for listen in &config.listen {
-        bounds.push(bind(listen).await?);
-    }
+    let bounds = open_listeners(config).await?;
     let admin_listeners = open_admin_listeners(config).await?;
     let command_socket = open_command_socket(config).await;
-    let urls: Vec<String> = bounds.iter().map(|bound| bound.url.clone()).collect();
-    let authority = certificates.authority.as_ref();
-    announce::announce(&urls, &admin_listeners, config, authority);
+    let client_urls = client_urls(config, &bounds);
+    announce::announce(&Announcement {
+        listeners: &bounds,
+        admin_listeners: &admin_listeners,
+        client_urls: &client_urls,
+        authority: certificates.authority.as_ref(),
+        store: &store,
+        config,
+    });
 
     let listeners = config.listen.iter().zip(bounds).zip(tls);
     let listeners = listeners.map(|((listen, bound), tls)| {
@@ -145,7 +143,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let listeners: Vec<JoinHandle<()>> = listeners.collect();
     let up = listeners.iter().map(JoinHandle::abort_handle).collect();
     let (mirror, history) = (state.mirror.clone(), state.history.clone());
-    let settings = config.admin_settings(pull_authority(config, &urls));
+    let settings = config.admin_settings(pull_authority(&client_urls));
     let (operators, admin_tls) = admin_access;
     let admin = Admin::new(settings, mirror, history, operators, up, down);
     let admin = Arc::new(admin.with_audit_log(state.events.clone()));
@@ -173,19 +171,25 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     Ok(())
 }
 
+/// The listeners with the URLs by which clients reach them.
+fn client_urls<'a>(config: &'a Config, bounds: &[Bound]) -> Vec<(&'a Listen, Option<String>)> {
+    let machine = machine_name();
+    let listeners = config.listen.iter().zip(bounds);
+    let with_url = |(listen, bound): (&'a Listen, &Bound)| {
+        (listen, client_url(listen, bound_port(&bound.url), &machine))
+    };
+    listeners.map(with_url).collect()
+}
+
 /// The authority that clients pull any image from: that of the first listener for all registries, with TLS if there is one.
-fn pull_authority(config: &Config, urls: &[String]) -> Option<String> {
-    let listeners = config.listen.iter().zip(urls);
-    let general = listeners.filter(|(listen, _)| listen.registry.is_none());
-    let urls = general.map(|(listen, url)| match &listen.public_url {
-        Some(url) => url.to_string(),
-        None => url.clone(),
-    });
-    // The URL of a socket file has no authority.
-    let authority = |url: &String| Some(url.split_once("://")?.1.to_owned());
-    let urls: Vec<String> = urls.filter(|url| authority(url).is_some()).collect();
+fn pull_authority(listeners: &[(&Listen, Option<String>)]) -> Option<String> {
+    let general = listeners
+        .iter()
+        .filter(|(listen, _)| listen.registry.is_none());
+    let urls: Vec<&String> = general.filter_map(|(_, url)| url.as_ref()).collect();
     let encrypted = urls.iter().find(|url| url.starts_with("https:"));
-    encrypted.or(urls.first()).and_then(authority)
+    let (_, authority) = encrypted.or(urls.first())?.split_once("://")?;
+    Some(authority.to_owned())
 }
 
 /// Waits for the listeners and their requests, which have been told to end.
@@ -298,6 +302,16 @@ fn configuration(error: impl std::fmt::Display) -> ServeError {
     ServeError::Configuration(error.to_string())
 }
 
+/// Binds the listeners of the data plane.
+async fn open_listeners(config: &Config) -> Result<Vec<Bound>, ServeError> {
+    let mut bounds = Vec::new();
+    for listen in &config.listen {
+        let (address, scheme) = (listen.listen_address(), listen.routing().scheme);
+        bounds.push(bind("listen", &address, scheme).await?);
+    }
+    Ok(bounds)
+}
+
 /// Binds the admin listeners.
 async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scope)>, ServeError> {
     let mut admin_listeners = Vec::new();
@@ -306,13 +320,7 @@ async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scop
             (admin::Scope::Metrics, _) | (_, Tls::Off) => "http",
             (admin::Scope::Everything, _) => "https",
         };
-        let bound = Bound::bind(&address, scheme).await;
-        let bound = bound.map_err(|source| ServeError::AdminListen {
-            key: scope.key(),
-            address: address.to_string(),
-            source,
-        });
-        admin_listeners.push((bound?, scope));
+        admin_listeners.push((bind(scope.key(), &address, scheme).await?, scope));
     }
     Ok(admin_listeners)
 }
@@ -321,8 +329,8 @@ async fn open_admin_listeners(config: &Config) -> Result<Vec<(Bound, admin::Scop
 async fn open_command_socket(config: &Config) -> Option<Bound> {
     let path = config.admin.command_socket(&config.keys)?;
     // Where nothing else needed it, it does not exist yet.
-    let folder = Authority::make_folder(&config.keys);
-    let address = Address::Unix(path, SocketMode::Owner);
+    let folder = keys_folder::open(&config.keys);
+    let address = Address::Unix(path, SocketPermissions::OWNER);
     let bound = match folder {
         Ok(()) => Bound::bind(&address, "")
             .await
@@ -337,15 +345,14 @@ async fn open_command_socket(config: &Config) -> Option<Bound> {
         .ok()
 }
 
-/// Binds a listener of the data plane.
-async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
-    let address = listen.listen_address();
-    let scheme = listen.routing().scheme;
-    Bound::bind(&address, scheme)
+/// Binds an address; `key` names it in the configuration.
+async fn bind(key: &'static str, address: &Address, scheme: &str) -> Result<Bound, ServeError> {
+    Bound::bind(address, scheme)
         .await
-        .map_err(|source| ServeError::Listen {
+        .map_err(|reason| ServeError::Listen {
+            key,
             address: address.to_string(),
-            source,
+            reason,
         })
 }
 

@@ -175,6 +175,8 @@ fn configuration_path_precedence() {
     write("good.yaml", "");
     check(&["-c", "good.yaml"], &environment).assert_good();
     check(&["-c", "good.yaml"], &[]).assert_good();
+    check(&["--config", "good.yaml"], &environment).assert_good();
+    check(&["--config=good.yaml"], &environment).assert_good();
     check(&[], &[("ROADSTEAD_CONFIG", "good.yaml")]).assert_good();
     // A file that was named must exist.
     for (arguments, environment) in [
@@ -245,7 +247,10 @@ fn usage() {
         (&[][..], "Usage: roadstead"),
         (&["sevre"], "unrecognized subcommand 'sevre'"),
         (&["serve", "--nope"], "unexpected argument '--nope'"),
-        (&["check", "-c"], "a value is required for '-c <FILE>'"),
+        (
+            &["check", "-c"],
+            "a value is required for '--config <FILE>'",
+        ),
         (&["check", "a", "b"], "unexpected argument 'a'"),
         (
             &["check", "-c", "a", "-c", "b"],

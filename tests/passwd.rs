@@ -98,6 +98,35 @@ fn passwd_creates_adds_and_changes() {
 }
 
 #[test]
+fn passwd_deletes() {
+    let dir = temp_dir();
+    let dir = dir.path();
+    let before = format!("# ours\nalice:{SHA}\nbob:$6$salt$hash\nalice:{SHA}\n");
+    std::fs::write(dir.join("htpasswd"), &before).expect("writable");
+    let (status, out, err) = passwd(dir, &["--delete", "htpasswd", "carol"], b"");
+    assert_eq!((status, &*out), (Some(1), ""));
+    assert!(err.contains("htpasswd: it has no such user"), "{err}");
+    assert_eq!(read(dir), before);
+    // No password is asked for, and faults that remain are reported.
+    let (status, out, err) = passwd(dir, &["htpasswd", "alice", "--delete"], b"");
+    assert_eq!((status, &*out), (Some(0), "deleted alice from htpasswd\n"));
+    assert!(err.contains("line 2: bob's hash is SHA-512 crypt"), "{err}");
+    assert_eq!(read(dir), "# ours\nbob:$6$salt$hash\n");
+    assert_eq!(
+        passwd(dir, &["--delete", "htpasswd", "bob"], b""),
+        good("deleted bob from htpasswd")
+    );
+    assert_eq!(read(dir), "# ours\n");
+    let (status, _, err) = passwd(dir, &["--delete", "absent", "bob"], b"");
+    assert_eq!(status, Some(1));
+    assert!(
+        err.contains("absent: the file cannot be changed: "),
+        "{err}"
+    );
+    assert!(!dir.join("absent").exists());
+}
+
+#[test]
 fn apache_htpasswd_verifies_the_file() {
     let Some(htpasswd) = found(program("htpasswd")) else {
         return;

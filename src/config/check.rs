@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::fault::{Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
-use super::{Config, Origin, Registry, Visibility, admin};
+use super::{Config, ListenAddress, Origin, Registry, Visibility, admin};
 use oci::glob::Pattern;
 
 /// Reports all contradictions in `config`; `tree` has the positions.
@@ -55,11 +55,20 @@ fn addresses(config: &Config, tree: &Node, report: &mut Report) {
     }
 }
 
-/// Listeners of unknown registries.
+/// Listeners of unknown registries, and permissions of what is no socket file.
 fn listeners(config: &Config, tree: &Node, report: &mut Report) {
     let names = config.registries.iter().map(|r| r.name.as_str());
     let known: Vec<&str> = names.filter(|name| registry_name(name).is_ok()).collect();
     for (index, listener) in config.listen.iter().enumerate() {
+        let node = tree.near("listen").item(index);
+        for key in ["mode", "group"] {
+            let address = &listener.address;
+            if node.is_set(key) && matches!(address, ListenAddress::Tcp { .. }) {
+                let message =
+                    format!("{key} is for socket files, and {address} is none; remove {key}");
+                report.fault(node.near(key).at, message);
+            }
+        }
         let Some(name) = listener.registry.as_deref() else {
             continue;
         };
@@ -67,7 +76,7 @@ fn listeners(config: &Config, tree: &Node, report: &mut Report) {
         if known.is_empty() || known.contains(&name) {
             continue;
         }
-        let node = tree.near("listen").item(index).near("registry");
+        let node = node.near("registry");
         let write = match (canonical(name), nearest(name, &known)) {
             (Some(hub), _) => format!("write {hub}"),
             (None, Some(meant)) => format!("did you mean \"{meant}\"?"),

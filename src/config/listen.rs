@@ -10,9 +10,10 @@ use super::origin::Origin;
 use super::reference::{Absent, Key, Kind};
 use super::registry::Registry;
 use super::tree::{Node, Value};
-use super::units::boolean;
+use super::units::{Parsed, boolean};
 use gateway::CertificateFiles;
 use oci::network::{Network, NetworkError};
+use runtime::SocketPermissions;
 
 /// The keys of a listener.
 pub(super) const LISTENER: &[Key] = &[
@@ -51,6 +52,18 @@ pub(super) const LISTENER: &[Key] = &[
         Kind::List("address or network"),
         Absent::Nothing,
         "Proxies in front of the gateway, such as `10.0.0.7` or `10.0.0.0/8`. Their `X-Request-Id` is taken over; each other request gets a new one.",
+    ),
+    Key::new(
+        "mode",
+        Kind::Scalar("octal number"),
+        Absent::Means("`0660` with `group`, else that of the umask"),
+        "For `unix:PATH`: the mode of the socket file. Who may write to it may connect.",
+    ),
+    Key::new(
+        "group",
+        Kind::Scalar("name or number"),
+        Absent::Means("that of the process"),
+        "For `unix:PATH`: the group of the socket file, such as that of a proxy in front.",
     ),
 ];
 
@@ -101,6 +114,8 @@ pub struct Listen {
     pub public_url: Option<Origin>,
     /// The proxies whose `X-Request-Id` is taken over.
     pub trusted_proxies: Vec<Network>,
+    /// Those of a socket file; none for TCP.
+    pub permissions: SocketPermissions,
 }
 
 /// The TLS settings of a listener.
@@ -137,6 +152,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         registry: None,
         public_url: None,
         trusted_proxies: Vec::new(),
+        permissions: SocketPermissions::default(),
     };
     let mirror = Listen {
         address: on_loopback(5001),
@@ -145,6 +161,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         registry: Some(HUB.to_owned()),
         public_url: None,
         trusted_proxies: Vec::new(),
+        permissions: SocketPermissions::default(),
     };
     if registries.iter().any(|registry| registry.name == HUB) {
         vec![gateway, mirror]
@@ -168,7 +185,32 @@ fn listener(node: &Node, report: &mut Report) -> Listen {
         registry: keys.value("registry", text),
         public_url: keys.value("public_url", Origin::parse),
         trusted_proxies: trusted_proxies(keys),
+        permissions: SocketPermissions {
+            mode: keys.value("mode", mode),
+            group: keys.value("group", group),
+        },
     })
+}
+
+/// The mode of a socket file: three octal digits, perhaps with a leading zero.
+fn mode(text: &str) -> Parsed<u32> {
+    let is_octal =
+        |text: &str| text.len() == 3 && text.bytes().all(|byte| (b'0'..b'8').contains(&byte));
+    let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3);
+    let digits = digits.unwrap_or(text);
+    let mode = is_octal(digits).then(|| u32::from_str_radix(digits, 8).ok());
+    mode.flatten()
+        .ok_or_else(|| "is not a mode; write three octal digits, such as 0660".to_owned())
+}
+
+/// The name or number of a group.
+fn group(text: &str) -> Parsed<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-@$".contains(c);
+    if !text.is_empty() && text.len() <= 255 && text.chars().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not a group; write its name or number, such as www-data".to_owned())
+    }
 }
 
 fn trusted_proxies(keys: &mut Keys<'_, '_>) -> Vec<Network> {
@@ -302,6 +344,26 @@ mod tests {
             (
                 r#"listen: [{address: ":1", read_only: yes}]"#,
                 &[r#"1:37: "yes" is neither true nor false; write one of them"#],
+            ),
+            (
+                r#"listen: [{address: "unix:a", mode: 660, group: www-data}, {address: "unix:b", mode: "0600"}]"#,
+                &[],
+            ),
+            (
+                r#"listen: [{address: "unix:a", mode: rw, group: "a b"}, {address: "unix:b", mode: 0o660}, {address: "unix:c", mode: 1777}]"#,
+                &[
+                    r#"1:36: "rw" is not a mode; write three octal digits, such as 0660"#,
+                    r#"1:47: "a b" is not a group; write its name or number, such as www-data"#,
+                    r#"1:81: "0o660" is not a mode; write three octal digits, such as 0660"#,
+                    r#"1:115: "1777" is not a mode; write three octal digits, such as 0660"#,
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", mode: 0660, group: www-data}]"#,
+                &[
+                    "1:32: mode is for socket files, and :1 is none; remove mode",
+                    "1:45: group is for socket files, and :1 is none; remove group",
+                ],
             ),
             (
                 r#"listen: [{address: ":1", public_url: "registry.example.com"}]"#,

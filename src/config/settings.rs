@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use super::{Config, ListenAddress, OldClients, Tls, Visibility};
 use crate::admin;
 use oci::name::Registry;
-use runtime::listen::{self, SocketMode};
+use runtime::SocketPermissions;
+use runtime::listen;
 
 /// The records of the v1 API.
 #[cfg(feature = "v1")]
@@ -188,10 +189,7 @@ impl Config {
 impl super::Admin {
     /// The configured listeners.
     pub fn listeners(&self) -> Vec<(listen::Address, admin::Scope)> {
-        let address = |address: &ListenAddress| match address {
-            ListenAddress::Tcp { host, port } => listen::Address::Tcp(tcp(host.as_deref(), *port)),
-            ListenAddress::Unix(path) => listen::Address::Unix(path.clone(), SocketMode::Owner),
-        };
+        let address = |address: &ListenAddress| bind_address(address, &SocketPermissions::OWNER);
         let everything = self
             .address
             .iter()
@@ -226,22 +224,17 @@ fn configured_registry(registry: &super::Registry) -> admin::ConfiguredRegistry 
 }
 
 /// The address to bind.
-fn tcp(host: Option<&str>, port: u16) -> String {
-    // `::` accepts IPv4 connections as well.
-    let host = host.unwrap_or("::");
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+fn bind_address(address: &ListenAddress, permissions: &SocketPermissions) -> listen::Address {
+    match address {
+        ListenAddress::Tcp { host: None, port } => listen::Address::Everywhere(*port),
+        ListenAddress::Tcp { .. } => listen::Address::Tcp(address.to_string()),
+        ListenAddress::Unix(path) => listen::Address::Unix(path.clone(), permissions.clone()),
     }
 }
 
 impl super::Listen {
     pub fn listen_address(&self) -> listen::Address {
-        match &self.address {
-            ListenAddress::Tcp { host, port } => listen::Address::Tcp(tcp(host.as_deref(), *port)),
-            ListenAddress::Unix(path) => listen::Address::Unix(path.clone(), SocketMode::Umask),
-        }
+        bind_address(&self.address, &self.permissions)
     }
 
     pub fn routing(&self) -> gateway::Listener {

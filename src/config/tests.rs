@@ -166,6 +166,7 @@ listen:
       certificates:
         - {certificate: certs/gateway.pem, key: certs/gateway.key}
       client_ca: certs/clients.pem
+  - {address: "unix:run/roadstead.sock", mode: "0660", group: www-data}
 admin:
   address: "127.0.0.1:5002"
   metrics: ":9090"
@@ -232,6 +233,11 @@ fn the_whole_contract_is_read() {
         client_ca: Some("certs/clients.pem".into()),
     };
     assert_eq!(public.tls, tls);
+    let socket = &config.listen[3].permissions;
+    assert_eq!(
+        (socket.mode, socket.group.as_deref()),
+        (Some(0o660), Some("www-data"))
+    );
     assert_eq!(config.admin.metrics, Some(tcp("", 9090)));
 
     let bucket = config.store.bucket.as_ref().unwrap();

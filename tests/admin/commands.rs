@@ -118,8 +118,7 @@ fn taken_port_is_reported() {
         ));
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{told}");
-        let words =
-            format!("roadstead: cannot listen on {port}, the admin.{key} of the configuration: ");
+        let words = format!("roadstead: cannot listen on {port} (admin.{key}): ");
         assert!(told.contains(&words), "{told}");
         assert!(!text(&output.stdout).contains("ready"));
     }

@@ -53,12 +53,14 @@ fn start_prints_addresses_ca_and_client_setup() {
     };
     let https = line("listening on https://");
     let http = line("listening on http://");
-    assert_eq!(line("listening on unix:"), "gateway.sock");
+    let socket = dir.path().join("gateway.sock");
+    assert_eq!(Path::new(&line("listening on unix:")), socket);
     assert_eq!(printed.matches("listening on ").count(), 3);
 
     let ca = dir.path().join("var/keys/ca.pem");
     let canonical = ca.canonicalize().expect("the CA is there");
     let said = line("CA  ");
+    let said = said.strip_suffix(" (new)").expect("a new CA").to_owned();
     assert_eq!(
         Path::new(&said).canonicalize().expect("it is there"),
         canonical
@@ -73,13 +75,15 @@ fn start_prints_addresses_ca_and_client_setup() {
     );
     line("Docker: ");
     line("containerd: in /etc/containerd/certs.d/docker.io/hosts.toml");
-    assert_eq!(line("[host.\""), format!("https://{https}\"]"));
-    assert_eq!(line("  ca = "), format!("\"{said}\""));
+    line("containerd: in /etc/containerd/certs.d/ghcr.io/hosts.toml");
+    let host = format!("[host.\"https://{https}\"]\n");
+    let ca_line = format!("  ca = \"{said}\"\n");
+    assert_eq!(printed.matches(&host).count(), 2, "{printed}");
+    assert_eq!(printed.matches(&ca_line).count(), 2, "{printed}");
     line("Podman: ");
-    assert_eq!(
-        line("location = \"1"),
-        format!("{}/docker.io\"", &https[1..])
-    );
+    for registry in ["docker.io", "ghcr.io"] {
+        line(&format!("location = \"{https}/{registry}\""));
+    }
     assert!(line("and the CA: ").contains(&format!("cp {said} /etc/containers/certs.d/{https}/")));
     // The printed address works.
     let reply = http::get(&format!("https://{https}"), Some(&ca), "/v2/");
@@ -87,6 +91,105 @@ fn start_prints_addresses_ca_and_client_setup() {
     assert!(process.terminate(Duration::from_secs(10)).success());
     let after = process::read_lossy(&dir.path().join("out"));
     assert_eq!(after, printed, "once, and nothing more");
+}
+
+/// On all addresses clients need a name, and a scheme's own port is left out. Without a URL for clients there are no lines
+/// for them.
+#[test]
+fn start_prints_urls_that_clients_can_use() {
+    let printed = |listeners: &str| {
+        let yaml = format!("listen: [{listeners}]\nadmin: {{address: off}}\n");
+        let (_process, printed, _dir) = start(&yaml, "");
+        printed
+    };
+    let everywhere = printed(r#"{address: ":0", tls: off, read_only: true, registry: docker.io}"#);
+    let first = everywhere.lines().next().expect("a line");
+    let port = first.strip_prefix("listening on http://[::]:");
+    let port = port.and_then(|rest| rest.strip_suffix(" (all addresses)"));
+    let port: u16 = port.expect(first).parse().expect("a port");
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
+    let mirror = format!("{{\"registry-mirrors\": [\"http://{name}:{port}\"]}}\n");
+    assert!(everywhere.contains(&mirror), "{everywhere}");
+    for family in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        assert!(!everywhere.contains(&family), "{everywhere}");
+    }
+    let socket = printed(r#"{address: "unix:a.sock"}"#);
+    assert!(!socket.contains("containerd"), "{socket}");
+    let proxied =
+        printed(r#"{address: "unix:a.sock", tls: off, public_url: "https://r.example:443"}"#);
+    assert!(
+        proxied.contains("[host.\"https://r.example:443\"]"),
+        "{proxied}"
+    );
+}
+
+/// A CA or store that was there before is not announced.
+#[test]
+fn new_ca_and_store_are_announced() {
+    let mut gateway = Gateway::start("registries: [docker.io]\n");
+    let folder = gateway.dir().canonicalize().expect("a folder");
+    let warnings = |gateway: &Gateway| {
+        let lines = gateway.log();
+        let made = lines.lines().filter(|line| line.contains("made a new"));
+        made.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [ca, store] = &warnings(&gateway)[..] else {
+        panic!("{}", gateway.log())
+    };
+    for (line, path, words) in [
+        (
+            ca,
+            "var/keys/ca.pem",
+            "no client trusts yet. If clients trusted one before",
+        ),
+        (store, "var/store", "empty store. If there was one before"),
+    ] {
+        assert!(
+            line.contains(&folder.join(path).display().to_string()),
+            "{line}"
+        );
+        assert!(line.contains("WARN") && line.contains(words), "{line}");
+    }
+    gateway.restart();
+    assert_eq!(warnings(&gateway).len(), 2, "once");
+}
+
+/// A folder with files of others is left as it is.
+#[test]
+fn keys_in_a_folder_with_other_files_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = temp_dir();
+    let folder = dir.path().join("etc");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("hosts"), "").expect("writable");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    for tls in ["auto", "off"] {
+        let yaml = format!(
+            "keys: {}\nlisten: [{{address: \"127.0.0.1:0\", tls: {tls}}}]\n\
+             admin: {{address: off}}\naccess: {{htpasswd: {}}}\n",
+            folder.display(),
+            dir.path().join("htpasswd").display()
+        );
+        std::fs::write(dir.path().join("htpasswd"), "").expect("writable");
+        let output = Gateway::refused(&yaml);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{tls}: {said}");
+        assert!(
+            said.contains("etc has other files (hosts)"),
+            "{tls}: {said}"
+        );
+        let mode = std::fs::metadata(&folder)
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o755, "{tls}");
+        let names = std::fs::read_dir(&folder).expect("a folder").count();
+        assert_eq!(names, 1, "{tls}");
+    }
 }
 
 #[test]
@@ -155,6 +258,36 @@ fn socket_file_over_tls() {
     );
 }
 
+#[test]
+fn socket_file_has_its_mode_and_group() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let group = rustix::process::getegid().as_raw();
+    let gateway = Gateway::start(&format!(
+        "listen:\n- {{address: \"unix:a.sock\", tls: off, mode: \"0666\"}}\n\
+         - {{address: \"unix:b.sock\", tls: off, group: {group}}}\n"
+    ));
+    for (index, name, mode) in [(0, "a.sock", 0o666), (1, "b.sock", 0o660)] {
+        let meta = std::fs::metadata(gateway.dir().join(name)).expect("a socket");
+        assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, group), "{name}");
+        assert_eq!(http::get(gateway.url(index), None, "/v2/").status(), 200);
+    }
+}
+
+/// One listener for both families, also where the system separates them.
+#[test]
+fn port_alone_listens_on_both_families() {
+    let gateway = Gateway::start("listen: [{address: \":0\", tls: off}]\n");
+    let port = gateway.url(0).rsplit(':').next().expect("a port");
+    for address in ["127.0.0.1", "[::1]"] {
+        if address == "[::1]" && std::net::TcpListener::bind("[::1]:0").is_err() {
+            continue;
+        }
+        let url = format!("http://{address}:{port}");
+        assert_eq!(http::get(&url, None, "/v2/").status(), 200, "{url}");
+    }
+}
+
 /// Resources that another process holds are left alone: exit 1, and a message that names them.
 #[test]
 fn taken_addresses_are_refused() {
@@ -164,20 +297,27 @@ fn taken_addresses_are_refused() {
     std::fs::write(&plain, "precious").expect("writable");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("bound").to_string();
-    for (address, named) in [
-        (taken.clone(), taken),
-        ("192.0.2.1:5000".to_owned(), "192.0.2.1:5000".to_owned()),
+    for (address, cause) in [
+        (taken, "another program listens there; `ss -ltnp`"),
+        (
+            "192.0.2.1:5000".to_owned(),
+            "this machine has no such address",
+        ),
+        (
+            "no.such.host.invalid:5000".to_owned(),
+            "the name has no address here",
+        ),
         (
             format!("unix:{}", live.display()),
-            live.display().to_string(),
+            "another program listens there; `ss -lxp`",
         ),
         (
             format!("unix:{}", plain.display()),
-            plain.display().to_string(),
+            "a file that is no socket is there",
         ),
         (
-            "unix:no/such/folder.sock".to_owned(),
-            "no/such/folder.sock".to_owned(),
+            "unix:no/such/a.sock".to_owned(),
+            "the folder no/such does not exist",
         ),
     ] {
         let yaml =
@@ -185,10 +325,9 @@ fn taken_addresses_are_refused() {
         let output = Gateway::refused(&yaml);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{address}: {said}");
-        assert!(
-            said.contains("cannot listen on") && said.contains(&named),
-            "{said}"
-        );
+        let start = format!("cannot listen on {address} (listen): {cause}");
+        assert!(said.contains(&start), "{said}");
+        assert!(!said.contains("os error"), "{said}");
         assert!(output.stdout.is_empty(), "{address}");
     }
     assert!(UnixStream::connect(&live).is_ok());

@@ -2,11 +2,10 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
+use runtime::keys_folder;
 use rustix::fs::{FlockOperation, flock};
 
 use super::htpasswd::MAX_BYTES;
@@ -82,10 +81,7 @@ pub(super) fn token_key(folder: &Path) -> io::Result<Vec<u8>> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         read => return read,
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
+    keys_folder::open(folder).map_err(io::Error::other)?;
     let mut key = [0; KEY_BYTES];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     let temporary = temporary(&path);

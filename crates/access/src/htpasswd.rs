@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::hash::{Hash, HashError};
@@ -253,17 +254,8 @@ pub(super) fn with_account(
     name: &str,
     hash: &str,
 ) -> Result<(Vec<u8>, bool), Vec<usize>> {
-    let start = if file.starts_with(BOM) { BOM.len() } else { 0 };
-    let (mut at, mut found) = (start, Vec::new());
-    for (number, line) in lines(file) {
-        let trimmed = line.trim_ascii();
-        let named = trimmed.strip_prefix(name.as_bytes());
-        if named.is_some_and(|rest| rest.starts_with(b":")) {
-            let indent = line.len() - line.trim_ascii_start().len();
-            found.push((number, at + indent..at + indent + trimmed.len()));
-        }
-        at += line.len() + 1;
-    }
+    let start = start(file);
+    let found: Vec<_> = lines_of(file, name).collect();
     let line = format!("{name}:{hash}");
     match found.as_slice() {
         [] => {
@@ -274,9 +266,45 @@ pub(super) fn with_account(
             Ok(([file, before, line.as_bytes(), newline].concat(), true))
         }
         [(_, range)] => {
-            let (before, after) = (&file[..range.start], &file[range.end..]);
+            let old = &file[range.clone()];
+            let indent = old.len() - old.trim_ascii_start().len();
+            let (before, after) = (
+                &file[..range.start + indent],
+                &file[range.start + old.trim_ascii_end().len()..],
+            );
             Ok(([before, line.as_bytes(), after].concat(), false))
         }
         several => Err(several.iter().map(|(number, _)| *number).collect()),
     }
+}
+
+/// The file without the lines of `name`; `None` if there is none. Every other byte stays.
+pub(super) fn without_account(file: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut rest = Vec::with_capacity(file.len());
+    let mut at = 0;
+    for (_, range) in lines_of(file, name) {
+        rest.extend_from_slice(&file[at..range.start]);
+        // With the end of the line.
+        at = file.len().min(range.end + 1);
+    }
+    (at > 0).then(|| {
+        rest.extend_from_slice(&file[at..]);
+        rest
+    })
+}
+
+/// Where the first line begins.
+fn start(file: &[u8]) -> usize {
+    if file.starts_with(BOM) { BOM.len() } else { 0 }
+}
+
+/// The numbers and places of the lines that name an account, without their ends.
+fn lines_of(file: &[u8], name: &str) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut at = start(file);
+    lines(file).filter_map(move |(number, line)| {
+        let range = at..at + line.len();
+        at = range.end + 1;
+        let named = line.trim_ascii().strip_prefix(name.as_bytes())?;
+        named.starts_with(b":").then_some((number, range))
+    })
 }

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use proptest::prelude::*;
 
 use super::hash::{Hash, Kind};
-use super::htpasswd::{Htpasswd, Reason, check_name, with_account};
+use super::htpasswd::{Htpasswd, Reason, check_name, with_account, without_account};
 use super::*;
 
 /// All of them are of `password`; bcrypt's by Apache's tool and by OpenBSD's.
@@ -212,6 +212,21 @@ fn one_line_changes() {
     );
     let binary = with_account(b"b:\xff\x00\n", "a", "new").expect("added").0;
     assert_eq!(binary, b"b:\xff\x00\na:new\n");
+}
+
+#[test]
+fn all_lines_of_an_account_are_deleted() {
+    for (text, expected) in [
+        ("", None),
+        ("aa:x\n#a:x\na\n", None),
+        ("a:x", Some("")),
+        ("b:y\r\n a:x\r\nc:z", Some("b:y\r\nc:z")),
+        ("\u{feff}a:x\n\nb:y\na:z", Some("\u{feff}\nb:y\n")),
+    ] {
+        let deleted = without_account(text.as_bytes(), "a");
+        let deleted = deleted.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert_eq!(deleted.as_deref(), expected, "{text:?}");
+    }
 }
 
 /// What the other reader says; `None` where it panics.

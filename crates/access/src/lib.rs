@@ -49,7 +49,7 @@ pub use login::{
     Authenticator, ChallengeError, DockerTokenAccess, Login, OpenError, Refused, Scheme, Settings,
     token_answer,
 };
-pub use passwd::{Changed, PasswdError, passwd};
+pub use passwd::{Changed, PasswdError, delete as delete_account, passwd};
 pub use rules::{Rule, Users};
 pub use scope::Scopes;
 pub use token::TokenKey;

@@ -1,11 +1,13 @@
-//! `roadstead passwd`: adds an account to an htpasswd file, or changes its password.
+//! `roadstead passwd`: adds an account to an htpasswd file, changes its password, or deletes it.
 
 use std::io;
 use std::path::Path;
 
 use super::disk;
 use super::hash::{self, BCRYPT_READS};
-use super::htpasswd::{Htpasswd, HtpasswdError, NameError, check_name, with_account};
+use super::htpasswd::{
+    Htpasswd, HtpasswdError, NameError, check_name, with_account, without_account,
+};
 
 /// Why an account cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,9 @@ pub enum PasswdError {
     /// The file cannot be read, locked or replaced.
     #[error("the file cannot be changed: {0}")]
     File(#[from] io::Error),
+    /// The file has no account of the name that is to be deleted.
+    #[error("it has no such user")]
+    Absent,
     /// There is no salt for the hash.
     #[error("the system's random generator failed: {0}")]
     Random(#[from] bcrypt::BcryptError),
@@ -70,4 +75,23 @@ pub fn passwd(path: &Path, name: &str, password: &[u8]) -> Result<Changed, Passw
         Ok(new)
     })?;
     Ok(changed)
+}
+
+/// Deletes every line of an account; every other line stays byte for byte. The file is replaced as by [`passwd`]. Returns
+/// the lines for which the file is still refused.
+///
+/// # Errors
+/// [`PasswdError::Absent`] where no line names the account, or if the file cannot be changed.
+pub fn delete(path: &Path, name: &str) -> Result<Option<HtpasswdError>, PasswdError> {
+    check_name(name)?;
+    if !path.try_exists()? {
+        return Err(PasswdError::File(io::ErrorKind::NotFound.into()));
+    }
+    let mut faults = None;
+    disk::change_accounts(path, |old| -> Result<Vec<u8>, PasswdError> {
+        let new = without_account(old, name).ok_or(PasswdError::Absent)?;
+        faults = Htpasswd::parse(&new).err();
+        Ok(new)
+    })?;
+    Ok(faults)
 }

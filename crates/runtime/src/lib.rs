@@ -1,6 +1,8 @@
 //! Mechanisms that several crates share, without a policy of their own.
 
+mod bind_error;
 pub mod generation;
+pub mod keys_folder;
 pub mod listen;
 pub mod per_thread;
 pub mod recent;
@@ -9,3 +11,6 @@ pub mod share;
 pub mod single_flight;
 mod socket_file;
 pub mod workers;
+
+pub use bind_error::BindError;
+pub use socket_file::SocketPermissions;

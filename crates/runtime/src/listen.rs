@@ -2,40 +2,35 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
-use rustix::fs::Mode;
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::socket_file;
+use super::bind_error::BindError;
+use super::socket_file::{self, SocketPermissions};
 
-/// The backlog of a private socket file.
-const BACKLOG: i32 = 64;
+/// The backlog of a listener on all addresses, as tokio's.
+const BACKLOG: i32 = 1024;
 
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `host:port`
     Tcp(String),
+    /// A port on all addresses, of IPv4 and of IPv6.
+    Everywhere(u16),
     /// The path of a socket file, and its permissions.
-    Unix(PathBuf, SocketMode),
-}
-
-/// The permissions of a socket file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketMode {
-    /// Those of the process's umask.
-    Umask,
-    /// The owner only: 0600.
-    Owner,
+    Unix(PathBuf, SocketPermissions),
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => f.write_str(address),
+            Self::Everywhere(port) => write!(f, ":{port}"),
             Self::Unix(path, _) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -111,27 +106,27 @@ impl Bound {
     /// Opens a listener; `scheme` is that of the URL on TCP.
     ///
     /// # Errors
-    /// The system's error: the address is in use, or not local.
-    pub async fn bind(address: &Address, scheme: &str) -> io::Result<Self> {
-        match address {
-            Address::Tcp(address) => {
-                let socket = TcpListener::bind(address).await?;
-                let url = format!("{scheme}://{}", socket.local_addr()?);
-                let socket = Listening::Tcp(socket);
-                Ok(Self { socket, url })
-            }
-            Address::Unix(path, mode) => {
-                socket_file::remove_stale(path)?;
-                let socket = match mode {
-                    SocketMode::Umask => UnixListener::bind(path)?,
-                    SocketMode::Owner => private_socket(path)?,
-                };
-                Ok(Self {
-                    socket: Listening::Unix(socket, path.clone()),
+    /// [`BindError`], which names the cause.
+    pub async fn bind(address: &Address, scheme: &str) -> Result<Self, BindError> {
+        let bound = match address {
+            Address::Tcp(name) => Self::tcp(TcpListener::bind(name).await, scheme),
+            Address::Everywhere(port) => Self::tcp(everywhere(*port), scheme),
+            Address::Unix(path, permissions) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                socket_file::bind(&path, permissions).map(|socket| Self {
                     url: format!("unix:{}", path.display()),
+                    socket: Listening::Unix(socket, path),
                 })
             }
-        }
+        };
+        bound.map_err(|source| BindError::of(address, source))
+    }
+
+    fn tcp(socket: io::Result<TcpListener>, scheme: &str) -> io::Result<Self> {
+        let socket = socket?;
+        let url = format!("{scheme}://{}", socket.local_addr()?);
+        let socket = Listening::Tcp(socket);
+        Ok(Self { socket, url })
     }
 
     /// Waits for a connection.
@@ -157,13 +152,54 @@ impl Drop for Bound {
     }
 }
 
-/// A socket file of mode 0600 from the moment of its creation, since Linux gives the file the mode of the socket that is
-/// bound to it: no other user can connect before a chmod.
-fn private_socket(path: &Path) -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(&SockAddr::unix(path)?)?;
+/// One socket for all addresses of both families, whatever `net.ipv6.bindv6only` says; IPv4 alone where the system has no
+/// IPv6.
+fn everywhere(port: u16) -> io::Result<TcpListener> {
+    let both = listener(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into());
+    let without_ipv6 = |error: &io::Error| {
+        let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+        Errno::from_io_error(error).is_some_and(|errno| missing.contains(&errno))
+    };
+    match both {
+        Err(error) if without_ipv6(&error) => {
+            listener(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        both => both,
+    }
+}
+
+fn listener(domain: Domain, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(false)?;
+    }
+    // A restart must not wait for the last process's connections.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    UnixListener::from_std(socket.into())
+    TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_open_on_both_families() {
+        let bound = Bound::bind(&Address::Everywhere(0), "http").await;
+        let bound = bound.expect("a port");
+        let port = bound.url.rsplit(':').next().expect("a port");
+        let port: u16 = port.parse().expect("a number");
+        let v4 = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        let accepted = bound.accept().await.expect("a connection");
+        assert_eq!(accepted.peer(), Some(Ipv4Addr::LOCALHOST.into()));
+        drop(v4.expect("connected"));
+        if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            let v6 = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await;
+            let accepted = bound.accept().await.expect("a connection");
+            assert_eq!(accepted.peer(), Some(Ipv6Addr::LOCALHOST.into()));
+            drop(v6.expect("connected"));
+        }
+    }
 }

@@ -139,6 +139,7 @@ pub struct Store {
     retention: RetentionPolicy,
     extensions: Vec<Extension>,
     scrub_every: Option<Duration>,
+    is_new: bool,
     _lock: File,
 }
 
@@ -164,7 +165,7 @@ impl Store {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
         let lock = lock(&root.join("lock"))?;
-        check_version(root)?;
+        let is_new = check_version(root)?;
         // VERSION and the lock take a block each.
         let max_size = settings.max_size.saturating_sub(2 * BLOCK);
         let space = Arc::new(Space::new(&Settings {
@@ -184,6 +185,7 @@ impl Store {
             retention: RetentionPolicy::new(settings),
             extensions: extensions.to_vec(),
             scrub_every: settings.scrub_every,
+            is_new,
             _lock: lock,
         })
     }
@@ -196,6 +198,11 @@ impl Store {
         self.records.share(&bucket);
         self.bucket = Some(bucket);
         self
+    }
+
+    /// Whether there was no store at its path before.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The shared bucket, if one is configured.
@@ -227,20 +234,22 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn check_version(root: &Path) -> Result<(), OpenError> {
+/// Checks the version of the layout; true if there is no store yet.
+fn check_version(root: &Path) -> Result<bool, OpenError> {
     let path = root.join("VERSION");
     let io_error = |source| OpenError::Io {
         path: path.clone(),
         source,
     };
     match std::fs::read_to_string(&path) {
-        Ok(found) if found == VERSION => Ok(()),
+        Ok(found) if found == VERSION => Ok(false),
         Ok(found) => Err(OpenError::Version {
             path,
             found: found.trim().into(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            durable::write_atomic(&root.join(PARTIALS), &path, VERSION.as_bytes()).map_err(io_error)
+            let written = durable::write_atomic(&root.join(PARTIALS), &path, VERSION.as_bytes());
+            written.map(|()| true).map_err(io_error)
         }
         Err(error) => Err(io_error(error)),
     }

@@ -287,7 +287,9 @@ impl Gateway {
                 Ok(line) if line == "ready" => break,
                 Ok(line) => {
                     if let Some(listener) = line.strip_prefix("listening on ") {
-                        self.listeners.push(self.absolute(listener));
+                        // What follows says which addresses these are.
+                        let url = listener.split(" (").next().unwrap_or(listener);
+                        self.listeners.push(self.absolute(url));
                     }
                     if let Some((key, url)) = line.split_once(" on ")
                         && key.starts_with("admin.")

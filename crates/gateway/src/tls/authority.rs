@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +18,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{CertificateFiles, TlsError, chain, load, read};
+use runtime::keys_folder;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -35,6 +36,8 @@ pub struct Authority {
     pub path: PathBuf,
     /// SHA-256 of the certificate, as `AB:CD:…`.
     pub fingerprint: String,
+    /// Whether this start made it, so that no client trusts it yet.
+    pub is_new: bool,
     folder: PathBuf,
 }
 
@@ -44,9 +47,10 @@ impl Authority {
     /// # Errors
     /// [`TlsError`] if the folder or its files cannot be created, read or parsed.
     pub fn open(folder: &Path) -> Result<Self, TlsError> {
-        Self::make_folder(folder)?;
+        keys_folder::open(folder)?;
         let (path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
-        if !path.exists() && !key_path.exists() {
+        let is_new = !path.exists() && !key_path.exists();
+        if is_new {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
             let certificate = authority_params().self_signed(&key)?;
             write_private(&key_path, key.serialize_pem().as_bytes())?;
@@ -56,23 +60,8 @@ impl Authority {
         Ok(Self {
             fingerprint: fingerprint(&certificate),
             path,
+            is_new,
             folder: folder.to_owned(),
-        })
-    }
-
-    /// Makes the folder of keys, with mode 0700.
-    ///
-    /// # Errors
-    /// [`TlsError::Write`] if it cannot be made.
-    pub fn make_folder(folder: &Path) -> Result<(), TlsError> {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
-        made.map_err(|source| TlsError::Write {
-            path: folder.to_owned(),
-            source,
         })
     }
 
@@ -258,6 +247,8 @@ fn write_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn names(names: &[&str]) -> BTreeSet<String> {

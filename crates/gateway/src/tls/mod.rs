@@ -18,6 +18,7 @@ pub use auto::AutoTls;
 pub use files::with_files;
 pub use listener::ListenerTls;
 
+use runtime::keys_folder::KeysFolderError;
 use runtime::reload;
 
 /// A certificate chain and its key, as PEM files.
@@ -62,6 +63,9 @@ pub enum TlsError {
         /// The system's error.
         source: io::Error,
     },
+    /// The folder of keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysFolderError),
     /// A file of certificates has none.
     #[error("{} holds no certificate in PEM form: {reason}", path.display())]
     Certificate {
