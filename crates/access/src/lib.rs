@@ -14,6 +14,7 @@
 )]
 
 mod accounts;
+mod authenticator;
 mod disk;
 mod failures;
 mod forwarded;
@@ -43,12 +44,12 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use accounts::{AccountsError, load};
+pub use authenticator::{
+    Authenticator, ChallengeError, DockerTokenAccess, OpenError, Scheme, Settings, token_answer,
+};
 pub use forwarded::ForwardedAuthorization;
 pub use htpasswd::{Account, Htpasswd, HtpasswdError, LineFault, NameError, check_name};
-pub use login::{
-    Authenticator, ChallengeError, DockerTokenAccess, Login, OpenError, Refused, Scheme, Settings,
-    token_answer,
-};
+pub use login::{Login, Refused};
 pub use passwd::{Changed, PasswdError, delete as delete_account, passwd};
 pub use rules::{Rule, Users};
 pub use scope::Scopes;

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use oci::authorization;
 use subtle::ConstantTimeEq as _;
 
+use super::authenticator::Authenticator;
 use super::htpasswd::Htpasswd;
-use super::login::{Authenticator, Login, Refused};
+use super::login::{Login, Refused};
 
 /// How long a login counts before it is verified anew.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -103,7 +104,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::super::Scopes;
-    use super::super::login::{Scheme, Settings};
+    use super::super::authenticator::{Scheme, Settings};
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

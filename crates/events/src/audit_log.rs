@@ -5,11 +5,11 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::event::Event;
+use super::fields::{Fields, Value};
 
 /// The file of the audit log, open for appending.
 #[derive(Debug)]
@@ -18,34 +18,6 @@ pub struct AuditLog {
     file: File,
     /// Whether the file ends within a line, after a write that failed.
     torn: bool,
-}
-
-/// A line. Fields that do not apply are left out.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_agent: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    method: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    registry: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repository: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
 }
 
 impl AuditLog {
@@ -104,29 +76,35 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
     Ok((file, last != *b"\n"))
 }
 
-fn render(event: &Event) -> Line<'_> {
+/// The line of an event.
+fn render(event: &Event) -> Fields<'_, 13> {
     let (request, target) = (&event.request, event.target.as_ref());
     let time = OffsetDateTime::from(event.time);
     let milliseconds = time.millisecond();
     let time = time.replace_nanosecond(u32::from(milliseconds) * 1_000_000);
-    Line {
-        time: time
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-            .format(&Rfc3339)
-            .unwrap_or_default(),
-        action: event.action.as_str(),
-        user: request.user.as_deref(),
-        address: request.address.as_deref(),
-        user_agent: request.user_agent.as_deref(),
-        request_id: request.id.as_deref(),
-        method: &request.method,
-        registry: target.map(|target| target.name.registry.as_str()),
-        repository: target.map(|target| target.name.repository.as_str()),
-        tag: target.and_then(|target| Some(target.tag.as_ref()?.as_str())),
-        digest: target.and_then(|target| Some(target.digest?.to_string())),
-        from: target.and_then(|target| Some(target.from.as_ref()?.as_str())),
-        detail: event.detail.as_deref(),
-    }
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let digest = target.and_then(|target| target.digest);
+    let from = target.and_then(|target| target.from.as_ref());
+    let tag = target.and_then(|target| target.tag.as_ref());
+    let name = target.map(|target| &target.name);
+    Fields([
+        ("time", time.format(&Rfc3339).ok().map(Value::from)),
+        ("action", Some(event.action.as_str().into())),
+        ("user", request.user.as_deref().map(Value::from)),
+        ("address", request.address.as_deref().map(Value::from)),
+        ("user_agent", request.user_agent.as_deref().map(Value::from)),
+        ("request_id", request.id.as_deref().map(Value::from)),
+        ("method", Some(request.method.as_str().into())),
+        ("registry", name.map(|name| name.registry.as_str().into())),
+        (
+            "repository",
+            name.map(|name| name.repository.as_str().into()),
+        ),
+        ("tag", tag.map(|tag| tag.as_str().into())),
+        ("digest", digest.map(|digest| digest.to_string().into())),
+        ("from", from.map(|from| from.as_str().into())),
+        ("detail", event.detail.as_deref().map(Value::from)),
+    ])
 }
 
 #[cfg(test)]

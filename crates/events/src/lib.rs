@@ -7,6 +7,7 @@
 mod audit_log;
 mod endpoint;
 mod event;
+mod fields;
 mod notification;
 mod queue;
 mod recorder;

@@ -6,9 +6,10 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::event::Event;
+use super::event::{Event, EventRequest, EventTarget};
+use super::fields::{Fields, Value};
 use oci::glob::Pattern;
-use oci::name::{Repository, RepositoryName, Tag};
+use oci::name::{Repository, RepositoryName};
 use telemetry::alerts::Alert;
 
 /// The action of a notification: distribution's, and `alert`.
@@ -85,132 +86,87 @@ struct Envelope<'a> {
     events: [Notification<'a>; 1],
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Notification<'a> {
     id: String,
     timestamp: String,
     action: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<TargetFields<'a>>,
+    target: Option<Fields<'a, 9>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    alert: Option<AlertFields<'a>>,
-    request: RequestFields<'a>,
-    actor: Actor<'a>,
-    source: SourceFields<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TargetFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    media_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    length: Option<u64>,
-    registry: &'a str,
-    repository: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from_repository: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct AlertFields<'a> {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    subject: &'a str,
-    message: &'a str,
-}
-
-#[derive(Default, Serialize)]
-struct RequestFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    addr: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    useragent: Option<&'a str>,
-}
-
-#[derive(Default, Serialize)]
-struct Actor<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-}
-
-#[derive(Default, Serialize)]
-struct SourceFields<'a> {
-    addr: &'a str,
-    #[serde(rename = "instanceID")]
-    instance_id: String,
+    alert: Option<Fields<'a, 3>>,
+    request: Fields<'a, 5>,
+    actor: Fields<'a, 1>,
+    source: Fields<'a, 2>,
 }
 
 impl Source {
-    fn fields(&self) -> SourceFields<'_> {
-        SourceFields {
-            addr: &self.host,
-            instance_id: Uuid(self.instance).to_string(),
-        }
+    fn fields(&self) -> Fields<'_, 2> {
+        Fields([
+            ("addr", Some(self.host.as_str().into())),
+            ("instanceID", Some(Uuid(self.instance).to_string().into())),
+        ])
     }
 }
 
 /// The body for an event; `id` is its number, random.
 pub fn of_event(event: &Event, action: NotificationAction, id: u128, source: &Source) -> Vec<u8> {
-    let request = &event.request;
-    let target = event.target.as_ref().map(|target| TargetFields {
-        media_type: target.media_type.as_deref(),
-        digest: target.digest.map(|digest| digest.to_string()),
-        size: target.size,
-        length: target.size,
-        registry: target.name.registry.as_str(),
-        repository: target.name.repository.as_str(),
-        from_repository: target.from.as_ref().map(Repository::as_str),
-        url: target.url.as_deref(),
-        tag: target.tag.as_ref().map(Tag::as_str),
-    });
     body(Notification {
         id: Uuid(id).to_string(),
         timestamp: timestamp(event.time.into()),
         action: action.as_str(),
-        target,
+        target: event.target.as_ref().map(target_fields),
         alert: None,
-        request: RequestFields {
-            id: request.id.as_deref(),
-            addr: request.address.as_deref(),
-            host: request.host.as_deref(),
-            method: Some(&request.method),
-            useragent: request.user_agent.as_deref(),
-        },
-        actor: Actor {
-            name: request.user.as_deref(),
-        },
+        request: request_fields(&event.request),
+        actor: Fields([("name", event.request.user.as_deref().map(Value::from))]),
         source: source.fields(),
     })
 }
 
+fn target_fields(target: &EventTarget) -> Fields<'_, 9> {
+    let digest = target.digest.map(|digest| digest.to_string());
+    let from = target.from.as_ref().map(Repository::as_str);
+    Fields([
+        ("mediaType", target.media_type.as_deref().map(Value::from)),
+        ("digest", digest.map(Value::from)),
+        ("size", target.size.map(Value::from)),
+        ("length", target.size.map(Value::from)),
+        ("registry", Some(target.name.registry.as_str().into())),
+        ("repository", Some(target.name.repository.as_str().into())),
+        ("fromRepository", from.map(Value::from)),
+        ("url", target.url.as_deref().map(Value::from)),
+        ("tag", target.tag.as_ref().map(|tag| tag.as_str().into())),
+    ])
+}
+
+/// An alert has an empty request.
+fn request_fields(request: &EventRequest) -> Fields<'_, 5> {
+    let method = Some(request.method.as_str()).filter(|method| !method.is_empty());
+    Fields([
+        ("id", request.id.as_deref().map(Value::from)),
+        ("addr", request.address.as_deref().map(Value::from)),
+        ("host", request.host.as_deref().map(Value::from)),
+        ("method", method.map(Value::from)),
+        ("useragent", request.user_agent.as_deref().map(Value::from)),
+    ])
+}
+
 /// The body for an alert; `id` is its number, random.
 pub fn of_alert(alert: &Alert, id: u128, source: &Source) -> Vec<u8> {
+    let subject = Some(alert.subject.as_str()).filter(|subject| !subject.is_empty());
     body(Notification {
         id: Uuid(id).to_string(),
         timestamp: timestamp(alert.time.into()),
         action: NotificationAction::Alert.as_str(),
-        alert: Some(AlertFields {
-            kind: alert.kind.as_str(),
-            subject: &alert.subject,
-            message: &alert.message,
-        }),
+        target: None,
+        alert: Some(Fields([
+            ("kind", Some(alert.kind.as_str().into())),
+            ("subject", subject.map(Value::from)),
+            ("message", Some(alert.message.as_str().into())),
+        ])),
+        request: request_fields(&EventRequest::default()),
+        actor: Fields([("name", None)]),
         source: source.fields(),
-        ..Notification::default()
     })
 }
 
@@ -241,7 +197,7 @@ impl fmt::Display for Uuid {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use super::super::event::{EventAction, EventRequest, EventTarget};
+    use super::super::event::EventAction;
     use super::*;
     use oci::name::Registry;
     use telemetry::alerts::AlertKind;
