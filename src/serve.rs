@@ -79,6 +79,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     // Fills write to the disk, which may stall; serving must not stall with them.
     let filling = tokio::runtime::Builder::new_multi_thread()
         .thread_name("fill")
+        .on_thread_start(yield_to_serving)
         .enable_all()
         .build()?;
     let outcome = serving.block_on(run(config, filling.handle().clone()));
@@ -104,6 +105,16 @@ fn raise_descriptors() {
 fn retain_freed_memory() {
     // Once an allocation of this size is freed, glibc's threshold is twice that, as mallopt(3) says.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(512 << 10)));
+}
+
+/// By how much a thread of fills is nicer than those that serve.
+const FILL_NICENESS: i32 = 5;
+
+/// Gives this thread a lower priority where all cores are busy: cached answers go before downloads.
+fn yield_to_serving() {
+    if let Err(error) = rustix::process::nice(FILL_NICENESS) {
+        tracing::debug!(%error, "cannot lower the priority of a thread");
+    }
 }
 
 /// Opens everything, serves until a signal, then drains.

@@ -3,6 +3,7 @@
     python3 scripts/bench                 everything; writes docs/benchmarks.md and docs/figures
     python3 scripts/bench quick           instructions and warm answers in three short rounds; prints
     python3 scripts/bench GROUP …         these groups; prints
+    python3 scripts/bench profile         profiles of the answers; writes docs/profile.md
     python3 scripts/bench instructions-check
                                           compares with docs/instructions.json; ROADSTEAD_WRITE=1 records it
 
@@ -22,7 +23,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import cold, hits, instructions, large, latency, memory, page, pushes, servers  # noqa: E402
+from bench import cold, hits, instructions, large, latency, memory, page, profile, pushes, servers  # noqa: E402
 from bench.figures import Bench, Group, Target  # noqa: E402
 from bench.processes import Failed, stop_all  # noqa: E402
 
@@ -79,16 +80,27 @@ def check_instructions(bench):
     return int(bool(problems))
 
 
+def write_profile(bench):
+    absent = profile.missing()
+    if absent:
+        raise Failed(f"missing: {', '.join(absent)}; scripts/real-parts.sh installs it")
+    profile.write(bench, page.conditions(bench))
+    return 0
+
+
+ALONE = {"instructions-check": check_instructions, "profile": write_profile}
+
+
 def main(arguments):
     if any(one.startswith("-") for one in arguments):
         print(__doc__)
         return 0
     quick = arguments == ["quick"]
     names = QUICK if quick else arguments or list(GROUPS)
-    unknown = [name for name in names if name not in GROUPS and name != "instructions-check"]
+    alone = ALONE.get(arguments[0]) if len(arguments) == 1 else None
+    unknown = [name for name in names if name not in GROUPS and not alone]
     if unknown:
-        sys.exit(f"no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}")
-    busy = os.getloadavg()[0]
+        sys.exit(f"no such group: {', '.join(unknown)}; there are {', '.join((*GROUPS, *ALONE))}")
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     root.chmod(0o755)
     try:
@@ -99,11 +111,12 @@ def main(arguments):
             seconds=int(os.environ.get("BENCH_SECONDS", "1" if quick else "3")),
             quick=quick,
             deadline=time.monotonic() + MOST_SECONDS,
+            load_before=os.getloadavg()[0],
         )
-        if names == ["instructions-check"]:
-            return check_instructions(bench)
+        if alone:
+            return alone(bench)
         results = groups_of(bench, names)
-        text = page.text(bench, results, busy)
+        text = page.text(bench, results)
         print(text)
         if not arguments:
             page.write(text, results)

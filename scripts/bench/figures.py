@@ -19,6 +19,8 @@ class Bench:
     seconds: int
     quick: bool
     deadline: float
+    # The machine's load when the run began.
+    load_before: float
 
     @property
     def ca(self):
@@ -54,8 +56,9 @@ class Measure:
         return self.medians(subject)[0]
 
     def ratio(self, other="nginx", of="roadstead", column=0):
-        """What `of` costs, as a part of what `other` costs."""
-        return self.medians(of)[column] / self.medians(other)[column]
+        """What `of` costs, as a part of what `other` costs: the median of the rounds, since a machine's speed may drift."""
+        pairs = zip(self.samples[of], self.samples[other])
+        return statistics.median(ours[column] / theirs[column] for ours, theirs in pairs)
 
 
 def alternate(bench, measures, subjects):

@@ -3,7 +3,7 @@
 import contextlib
 import ssl
 
-from . import load, servers
+from . import cores, load, servers
 from .content import NAME, Warm
 from .figures import Group, Measure, alternate, at_most
 
@@ -21,7 +21,7 @@ def measures(bench, paths):
 
     def manifest_h2(server):
         url = server.urls["https"] + paths["manifest"]
-        return load.h2load(server, url, "-t2", "-c8", "-m4", "-H", load.ACCEPT, seconds=seconds).per_100k()
+        return load.h2load(server, url, "-c8", "-m4", "-H", load.ACCEPT, seconds=seconds).per_100k()
 
     def blob_h1(connections, scheme="https"):
         def take(server):
@@ -48,23 +48,23 @@ def measures(bench, paths):
     return {
         "manifest h1": Measure(
             "2 KiB manifest, TLS, HTTP/1.1, 32 connections",
-            f"{wrk} -t2 -c32 {accept} {MANIFEST}",
+            f"{wrk} -c32 {accept} {MANIFEST}",
             PER_100K,
             manifest_h1,
         ),
         "manifest h2": Measure(
             "2 KiB manifest, TLS, HTTP/2, 8 connections of 4 streams",
-            f"{h2load} -t2 -c8 -m4 {accept} {MANIFEST}",
+            f"{h2load} -c8 -m4 {accept} {MANIFEST}",
             PER_100K,
             manifest_h2,
         ),
-        "blob 1": Measure(f"{large}, TLS, HTTP/1.1, 1 connection", f"{wrk} -t1 -c1 {BLOB}", PER_GB, blob_h1(1)),
-        "blob 16": Measure(f"{large}, TLS, HTTP/1.1, 16 connections", f"{wrk} -t2 -c16 {BLOB}", PER_GB, blob_h1(16)),
+        "blob 1": Measure(f"{large}, TLS, HTTP/1.1, 1 connection", f"{wrk} -c1 {BLOB}", PER_GB, blob_h1(1)),
+        "blob 16": Measure(f"{large}, TLS, HTTP/1.1, 16 connections", f"{wrk} -c16 {BLOB}", PER_GB, blob_h1(16)),
         "blob h2": Measure(
             f"{large}, TLS, HTTP/2, 4 connections", f"h2load -c4 -m1 -n{max(4, 4 * seconds)} {BLOB}", PER_GB, blob_h2
         ),
         "blob plain": Measure(
-            f"{large}, plain HTTP, 16 connections", f"{wrk} -t2 -c16 {BLOB}", PER_GB, blob_h1(16, "http")
+            f"{large}, plain HTTP, 16 connections", f"{wrk} -c16 {BLOB}", PER_GB, blob_h1(16, "http")
         ),
         **{
             f"connection {version}": Measure(
@@ -92,20 +92,25 @@ LIMITS = {
 LOG_ON = "roadstead, log on"
 
 
+def starters(bench, upstream):
+    """{name: what starts the server}"""
+    started = servers.all_of(bench.root, upstream, bench.keys)
+    if bench.quick:
+        return {name: started[name] for name in ("roadstead", "nginx")}
+
+    def with_log():
+        return servers.roadstead(bench.root, upstream, bench.keys, name="roadstead-log", access_log=True)
+
+    return {"roadstead": started.pop("roadstead"), LOG_ON: with_log, **started}
+
+
 def run(bench):
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         upstream = enter(servers.docker_registry(bench.root, name="upstream")).urls["http"]
         warm = Warm(upstream)
-        started = {"roadstead": enter(servers.roadstead(bench.root, upstream, bench.keys))}
-        if not bench.quick:
-            started[LOG_ON] = enter(
-                servers.roadstead(bench.root, upstream, bench.keys, name="roadstead-log", access_log=True)
-            )
-        started["nginx"] = enter(servers.nginx(bench.root, upstream, bench.keys))
-        if not bench.quick:
-            started["docker-registry"] = enter(servers.docker_registry(bench.root, upstream, bench.keys))
-            started["varnish"] = enter(servers.varnish(bench.root, upstream, bench.keys))
+        with cores.only(cores.OF_SERVERS):
+            started = {name: enter(start()) for name, start in starters(bench, upstream).items()}
         paths = {name: warm.paths[name] for name in ("manifest", "large")}
         for server in started.values():
             load.warm_up(server, bench.ca, paths, warm.digests)
@@ -114,7 +119,8 @@ def run(bench):
         for name, measure in table.items():
             if not name.startswith("manifest"):
                 measure.only = without_log
-        alternate(bench, list(table.values()), started)
+        with cores.only(cores.OF_LOAD):
+            alternate(bench, list(table.values()), started)
     targets = [
         at_most(f"{table[name].title}: CPU of roadstead / nginx", table[name].ratio(), limit)
         for name, limit in LIMITS.items()
@@ -123,5 +129,6 @@ def run(bench):
 
 
 NOTES = """\
-Manifests are requested by digest. New connections are full handshakes, without resumption.
+Manifests are requested by digest. New connections are full handshakes, without resumption. Servers and load have cores of
+their own.
 """

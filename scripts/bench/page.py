@@ -28,7 +28,7 @@ def version(*command):
     return found[1] if found else "unknown"
 
 
-def conditions(bench, busy):
+def conditions(bench):
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     cpu = cpu[1] if cpu else platform.machine()
     kernel = ".".join(platform.release().split(".")[:2])
@@ -39,7 +39,7 @@ def conditions(bench, busy):
     for name in ("nginx", "docker-registry", "varnishd", "hitch", "wrk", "h2load", "curl", "valgrind"):
         if find(name):
             versions.append(f"{name} {version(find(name), flags.get(name, '--version'))}")
-    note = f" The machine was busy with something else too (load {busy:.1f})." if busy > 0.5 else ""
+    note = f" The machine was busy with something else too (load {bench.load_before:.1f})." if bench.load_before > 0.5 else ""
     return (
         f"{datetime.date.today()}, {os.cpu_count()} cores of {cpu}, {memory:.0f} GiB, {system}, Linux {kernel}; "
         f"{', '.join(versions)}. Rounds: {bench.rounds}, the servers in turn in each, {bench.seconds} s each where a "
@@ -94,8 +94,8 @@ def charts(results):
     return found
 
 
-def text(bench, results, busy):
-    parts = [conditions(bench, busy), "## Targets\n", targets(results)]
+def text(bench, results):
+    parts = [conditions(bench), "## Targets\n", targets(results)]
     parts += [f"![{title} of every server](figures/{file})\n" for file, (title, _) in charts(results).items()]
     for result in results:
         parts += [f"## {result.heading}\n", *map(table, result.measures)]
