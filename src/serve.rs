@@ -129,7 +129,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     } = Parts::open(config, fills_on)?;
     // Before "ready" is printed: a supervisor that waits for it may send SIGTERM at once.
     let mut stop = Stop::new()?;
-    state.events.clone().map_or(Ok(()), reopen_at_hangup)?;
+    reopen_at_hangup(state.events.clone())?;
     let (shutdown, down) = watch::channel(false);
     let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
     let server = Server::new(config.server_settings(), shares, workers, down.clone());
@@ -367,12 +367,14 @@ async fn bind(key: &'static str, address: &Address, scheme: &str) -> Result<Boun
         })
 }
 
-/// Opens the audit log anew at each SIGHUP.
-fn reopen_at_hangup(events: Events) -> io::Result<()> {
+/// Reopens the audit log at each SIGHUP, for log rotation. Without one, the signal does nothing.
+fn reopen_at_hangup(events: Option<Events>) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            events.reopen_audit_log().await;
+            if let Some(events) = &events {
+                events.reopen_audit_log().await;
+            }
         }
     });
     Ok(())

@@ -20,7 +20,7 @@ struct Scene {
     _origin: Origin,
     image: Image,
     gateway: Gateway,
-    _users: tempfile::TempDir,
+    users: tempfile::TempDir,
     /// How many lines were read.
     read: usize,
 }
@@ -48,7 +48,7 @@ fn scene(path: &str) -> Scene {
         _origin: origin,
         image,
         gateway,
-        _users: users,
+        users,
         read: 0,
     }
 }
@@ -252,6 +252,59 @@ fn actions_of_operators_are_events() {
         });
         assert_eq!(scene.next(), expected);
     }
+}
+
+/// What the gateway answers by itself, apart from the cached reads, is listed too.
+#[test]
+fn refused_logins_are_listed_as_denials() {
+    let scene = scene("log/audit.log");
+    let wrong = basic("reader", "wrong");
+    assert_eq!(scene.ask("GET", "/token", Some(&wrong)).status(), 401);
+    let form = "grant_type=password&service=s&username=reader&password=wrong";
+    let length = form.len().to_string();
+    let fields = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Length", &*length),
+    ];
+    let mut client = Raw::connect(scene.gateway.url(1), None);
+    client.request("POST", "/token", &fields);
+    client.send(form);
+    assert_eq!(client.reply("POST").status(), 401);
+    assert_eq!(denials(&scene.gateway), [(401, 2)]);
+}
+
+#[cfg(feature = "v1")]
+#[test]
+fn refused_v1_logins_are_listed_as_denials() {
+    let scene = scene("log/audit.log");
+    let htpasswd = scene.users.path().join("users");
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: old, v1: \"http://127.0.0.1:9\"}}]\n\
+         access: {{htpasswd: {}, rules: []}}\nadmin: {{address: \"127.0.0.1:0\"}}\n",
+        htpasswd.display()
+    ));
+    let wrong = basic("reader", "wrong");
+    let mut client = Raw::connect(gateway.url(1), None);
+    let refused = client.exchange("GET", "/v1/users/", &[("Authorization", &wrong)]);
+    assert_eq!(refused.status(), 401);
+    assert_eq!(denials(&gateway), [(401, 1)]);
+}
+
+/// The statuses of the denials in the API, and how often each happened.
+fn denials(gateway: &Gateway) -> Vec<(u64, u64)> {
+    let admin = gateway.operators("admin.address");
+    let reply = testkit::http::get(admin, None, "/api/v1/errors?kind=denial");
+    let page: Value = serde_json::from_slice(&reply.body).expect("JSON");
+    let items = page["items"].as_array().expect("a list").iter();
+    let listed = |item: &Value| Some((item["status"].as_u64()?, item["count"].as_u64()?));
+    items.filter_map(listed).collect()
+}
+
+#[test]
+fn hangup_without_an_audit_log_does_nothing() {
+    let mut gateway = Gateway::start("");
+    gateway.hang_up();
+    assert!(gateway.terminate().success());
 }
 
 #[test]

@@ -198,6 +198,23 @@ fn webhooks_get_what_their_filters_select() {
 }
 
 #[test]
+fn body_that_breaks_off_is_no_pull() {
+    let scene = scene("- {url: HOOKS/pulls, actions: [pull]}\n");
+    let image = (scene.origin).push_image("team/large", "latest", &[random(2, 300_000)]);
+    let layer = image.layer_path(0);
+    scene.origin.fault(Fault::WrongByteAt(9).on("GET", &layer));
+    let mut client = Raw::connect(scene.gateway.url(1), None);
+    client.request("GET", &layer.replace("/v2/", "/v2/hosted/"), &[]);
+    let broken = client.reply("GET");
+    assert_eq!(broken.status(), 200);
+    assert!(!broken.is_complete());
+    let path = "/v2/hosted/team/app/manifests/latest";
+    assert_eq!(scene.ask("GET", path).status(), 200);
+    let pulled = event(&scene.posts("/pulls", 1)[0]);
+    assert_eq!(pulled["target"]["repository"], "team/app");
+}
+
+#[test]
 fn events_of_an_endpoint_that_hangs_arrive_in_order() {
     let scene = scene("- {url: HOOKS/slow}\n- {url: HOOKS/quick}\n");
     let latch = Latch::new();

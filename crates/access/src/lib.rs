@@ -39,6 +39,7 @@ mod policy_tests;
 #[cfg(test)]
 mod token_tests;
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -276,7 +277,10 @@ impl Policy {
         let allowed = match &self.rules {
             _ if self.delegates_auth(&name.registry) => false,
             None => action == Action::Pull && self.public.contains(&name.registry),
-            Some(rules) => rules.iter().any(|rule| rule.allows(caller, action, name)),
+            Some(rules) => {
+                let name = LazyCell::new(|| name.to_string());
+                rules.iter().any(|rule| rule.allows(caller, action, &name))
+            }
         };
         match caller.user() {
             None if !allowed => Err(Denied::Anonymous),

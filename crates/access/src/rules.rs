@@ -1,8 +1,9 @@
 //! Access rules: an action is allowed if any rule allows it.
 
+use std::cell::LazyCell;
+
 use super::{Action, Caller};
 use oci::glob::Pattern;
-use oci::name::RepositoryName;
 
 /// One entry of `access.rules`: allows each of `users` each of `actions` on each of `repositories`.
 #[derive(Clone, Debug)]
@@ -42,12 +43,15 @@ impl Rule {
         self.users.iter().any(|users| users.includes(caller))
     }
 
-    pub(super) fn allows(&self, caller: &Caller, action: Action, name: &RepositoryName) -> bool {
-        self.actions.contains(&action) && self.is_about(caller) && {
-            let name = name.to_string();
-            self.repositories
-                .iter()
-                .any(|pattern| pattern.matches(&name))
-        }
+    /// `name` is the repository's, which begins with the registry.
+    pub(super) fn allows(
+        &self,
+        caller: &Caller,
+        action: Action,
+        name: &LazyCell<String, impl FnOnce() -> String>,
+    ) -> bool {
+        self.actions.contains(&action)
+            && self.is_about(caller)
+            && (self.repositories.iter()).any(|pattern| pattern.matches(name))
     }
 }

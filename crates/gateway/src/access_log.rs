@@ -45,27 +45,28 @@ pub struct AccessRecord {
 }
 
 impl AccessRecord {
-    /// The record of a request that has ended after `took`.
-    pub(super) fn of(session: &Session, context: &RequestContext, took: Duration) -> Self {
+    /// The record of a request that has ended after `took`. It takes what the request was about out of `context`.
+    pub(super) fn of(session: &Session, context: &mut RequestContext, took: Duration) -> Self {
         let request = session.req_header();
         let sent = session.sent_head();
-        let target = context.target.as_ref();
-        let scope = target.map(|target| NameScope::Repository(target.name.clone()));
         let cache = sent.map(|sent| sent.cache);
         let is_forwarded = cache.is_some_and(|cache| cache.forwarded().is_some());
-        let upstream = target.filter(|_| is_forwarded);
+        let target = context.target.take();
+        let upstream = target.as_ref().filter(|_| is_forwarded);
+        let upstream = upstream.map(|target| target.name.registry.clone());
+        let scope = target.map(|target| NameScope::Repository(target.name));
         Self {
             ended: SystemTime::now(),
             client: session.client_addr(),
             user: user(session, &context.login),
             method: request.method.clone(),
             path: loggable(request.uri.path()),
-            scope: scope.or_else(|| context.v1.clone()),
+            scope: scope.or_else(|| context.v1.take()),
             status: sent.map_or(0, |sent| sent.status.as_u16()),
             sent_bytes: session.bytes_sent() as u64,
             took,
             cache,
-            upstream: upstream.map(|target| target.name.registry.clone()),
+            upstream,
         }
     }
 

@@ -28,7 +28,7 @@ impl Gateway {
         let parts = RequestParts::of(session.req_header())?;
         let route = match route(&self.state.table, &self.listener, parts)? {
             Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),
-            Route::Token => return Ok(Box::pin(self.token(session, &context.options)).await?),
+            Route::Token => return Box::pin(self.token(session, &context.options)).await,
             Route::Peer(digest) => return Box::pin(self.peer(session, context, &digest)).await,
             route => route,
         };

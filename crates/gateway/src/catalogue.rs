@@ -4,6 +4,7 @@
 //! catalogues of all hosted registries, one after the other: those with `push`, `hosts` or `owns`, and the default
 //! one. The last name of a page says where the next page begins, so no state is stored between pages.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +38,7 @@ pub struct CatalogueQuery {
     pub n: usize,
     /// The last name of the page before, as the client got it.
     pub last: Option<String>,
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
 }
 
 /// The scope of a token that may list the catalogue.
@@ -52,7 +53,7 @@ pub(super) fn scope() -> Scopes {
 pub(super) fn catalogue_query(
     resolver: &Resolver,
     name_context: NameContext<'_>,
-    namespace: Option<String>,
+    namespace: Option<Arc<str>>,
     query: &Query,
 ) -> Result<CatalogueQuery, ErrorResponse> {
     let n = match query.value("n").map(str::parse::<usize>) {
@@ -293,7 +294,7 @@ mod tests {
             (&pinned, "x", Some("hosted"), none),
         ] {
             let name_context = listener.name_context(namespace, Some(host));
-            let namespace = namespace.map(str::to_owned);
+            let namespace = namespace.map(Arc::from);
             let listed = catalogue_query(
                 &table().resolver,
                 name_context,

@@ -15,6 +15,17 @@ use oci::error::ErrorCode;
 /// `Retry-After` while an image is being converted.
 const CONVERTING_RETRY: Duration = Duration::from_secs(5);
 
+impl Failure {
+    /// The status of its response; `None`: nothing can be sent.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Response(response) => Some(response.status),
+            Self::Mirror(error) => Some(status(error).0),
+            Self::Connection(_) => None,
+        }
+    }
+}
+
 impl Gateway {
     /// Sends the error response of a failure. A listener that only reads sends no challenges.
     ///

@@ -74,7 +74,7 @@ mod tests {
             resource: Resource::Uploads,
             client_name: client_name.into(),
             query: v2::Query::default(),
-            namespace: namespace.map(str::to_owned),
+            namespace: namespace.map(Into::into),
         }
     }
 

@@ -8,6 +8,7 @@ use super::Gateway;
 use super::content_event::ContentEvent;
 use super::context::RequestContext;
 use super::login_attempt::{LoginAttempt, user};
+use super::serve::ResponseEnd;
 use super::session::{SentHead, Session};
 use super::target::RequestTarget;
 use events::{Event, EventAction, EventRequest, EventTarget};
@@ -16,14 +17,20 @@ use oci::v2::Resource;
 
 impl Gateway {
     /// Emits the events of a request.
-    pub(super) fn emit_events(&self, session: &Session, context: &RequestContext) {
+    pub(super) fn emit_events(
+        &self,
+        session: &Session,
+        context: &RequestContext,
+        end: ResponseEnd,
+    ) {
         let Some(events) = &self.state.events else {
             return;
         };
         let denied = session.sent_head().and_then(denied_by);
         let attempt = session.login_attempt.as_ref();
         let event = session.content_event.as_deref();
-        let event = event.filter(|event| event.action != EventAction::Pull || is_pull(session));
+        let is_pull = || end == ResponseEnd::Complete && is_pull(session);
+        let event = event.filter(|event| event.action != EventAction::Pull || is_pull());
         if attempt.is_none() && denied.is_none() && event.is_none() {
             return;
         }
@@ -79,7 +86,7 @@ impl Gateway {
     }
 }
 
-/// Whether the client got content whole, and not only its fields.
+/// Whether the response has the whole content, and not only its fields.
 fn is_pull(session: &Session) -> bool {
     let status = session.sent_head().map(|sent| sent.status);
     status == Some(StatusCode::OK) && session.req_header().method == Method::GET

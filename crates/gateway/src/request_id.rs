@@ -60,7 +60,7 @@ impl RequestId {
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Made(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
+            Self::Made(bytes) => f.write_str(str::from_utf8(&hex(*bytes)).unwrap_or("-")),
             Self::Received(id) => f.write_str(id.to_str().unwrap_or("-")),
         }
     }

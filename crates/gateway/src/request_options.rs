@@ -1,5 +1,7 @@
 //! The options of a read: its method, range and conditions, and the part of a blob that they select.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, header};
 
 use oci::byteranges::Byteranges;
@@ -12,11 +14,11 @@ use oci::range::{self, Selection, Span};
 pub struct RequestOptions {
     /// HEAD: everything but the body.
     pub head: bool,
-    pub range: Option<String>,
-    pub if_range: Option<String>,
-    pub if_none_match: Option<String>,
+    pub range: Option<Box<str>>,
+    pub if_range: Option<Box<str>>,
+    pub if_none_match: Option<Box<str>>,
     /// `ns`, echoed as `OCI-Namespace`.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
 }
 
 /// The part of a blob to send. Sizes are the whole blob's, in bytes.
@@ -40,7 +42,7 @@ impl RequestOptions {
             headers.get(&name)?;
             let lines = headers.get_all(name).iter();
             let lines: Vec<_> = lines.map(|line| line.to_str().unwrap_or("")).collect();
-            (!lines.is_empty()).then(|| lines.join(", "))
+            (!lines.is_empty()).then(|| lines.join(", ").into())
         };
         Self {
             head: method == Method::HEAD,

@@ -242,7 +242,7 @@ pub fn response(
     let mut response = Response::new(status, cache)?;
     response.append_header("Docker-Distribution-Api-Version", API_VERSION)?;
     if let Some(namespace) = &options.namespace {
-        response.append_header("OCI-Namespace", namespace.as_str())?;
+        response.append_header("OCI-Namespace", &**namespace)?;
     }
     Ok(response)
 }

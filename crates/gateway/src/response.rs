@@ -95,14 +95,22 @@ impl FieldValue {
 
     /// The value by itself.
     fn rendered(self) -> Result<HeaderValue> {
-        let mut text = Vec::with_capacity(160);
+        let length = match &self {
+            Self::Text(_) | Self::Number(_) => 0,
+            Self::Digest(digest) => digest.text_len(),
+            Self::EntityTag(digest) => digest.text_len() + 2,
+        };
         match self {
-            Self::Text(value) => return Ok(value),
-            Self::Number(number) => return Ok(number.into()),
-            Self::Digest(_) | Self::EntityTag(_) => self.write(&mut text),
+            Self::Text(value) => Ok(value),
+            Self::Number(number) => Ok(number.into()),
+            Self::Digest(_) | Self::EntityTag(_) => {
+                // Without spare capacity, the buffer need not be copied.
+                let mut text = Vec::with_capacity(length);
+                self.write(&mut text);
+                HeaderValue::from_maybe_shared(Bytes::from(text))
+                    .or_err(ErrorType::InvalidHTTPHeader, "a response's field")
+            }
         }
-        HeaderValue::from_maybe_shared(Bytes::from(text))
-            .or_err(ErrorType::InvalidHTTPHeader, "a response's field")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Routing: one pure function from a request to a [`Route`]. [`super::resolver`] finds the registry of a name.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::Method;
 
@@ -26,7 +27,7 @@ use oci::v2::{self, Path, PathError, Resource};
 pub enum Route {
     /// `/v2/`
     Ping {
-        namespace: Option<String>,
+        namespace: Option<Arc<str>>,
         /// The registry that answers it, if it authenticates its own callers.
         delegated_to: Option<Registry>,
     },
@@ -106,7 +107,7 @@ fn v2_route(
     segments: &[Cow<'_, str>],
 ) -> Result<Route, ErrorResponse> {
     let query = Query::parse(parts.query)?;
-    let namespace = query.value("ns").map(str::to_owned);
+    let namespace = || query.value("ns").map(Arc::from);
     let resolver = &table.resolver;
     let name_context = listener.name_context(query.value("ns"), parts.host);
     let is_read = is_read(parts.method);
@@ -115,7 +116,7 @@ fn v2_route(
             let fixed = resolver.fixed(name_context)?;
             let delegated_to = fixed.filter(|entry| entry.delegates_auth);
             Ok(Route::Ping {
-                namespace,
+                namespace: namespace(),
                 delegated_to: delegated_to.map(|entry| entry.registry.clone()),
             })
         }
@@ -123,7 +124,7 @@ fn v2_route(
             "/v2/ supports only GET and HEAD",
         )),
         Path::Catalog if is_read => {
-            let query = catalogue::catalogue_query(resolver, name_context, namespace, &query)?;
+            let query = catalogue::catalogue_query(resolver, name_context, namespace(), &query)?;
             Ok(Route::Catalogue(query))
         }
         Path::Catalog => Err(ErrorResponse::unsupported(
@@ -160,7 +161,7 @@ fn repository_route(
         resource,
         query: page,
         client_name,
-        namespace: query.value("ns").map(str::to_owned),
+        namespace: query.value("ns").map(Arc::from),
     };
     if action == Action::Pull && entry.cached {
         return Ok(Route::Pull(target));

@@ -5,6 +5,7 @@
 //! an unavailable catalogue the results are incomplete, but the search does not fail.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,7 +41,7 @@ pub struct SearchQuery {
     /// In lower case, as names are; an empty word matches every name.
     pub word: String,
     pub page: ResultPage,
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
 }
 
 /// The page of results to return.
@@ -89,7 +90,7 @@ pub(super) fn search_query(
         let message = "the word is longer than any repository name";
         return Err(ErrorResponse::new(ErrorCode::NameInvalid, message));
     }
-    let namespace = query.value("ns").map(str::to_owned);
+    let namespace = query.value("ns").map(Arc::from);
     let fixed = resolver.fixed(name_context.with_namespace(namespace.as_deref()))?;
     let entries = resolver.entries.iter().filter(|entry| {
         fixed.map_or(!entry.delegates_auth, |fixed| {

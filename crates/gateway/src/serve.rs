@@ -12,7 +12,7 @@ use super::history::{FailureKind, FailureReason};
 use super::request_id::RequestId;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
-use super::{Gateway, request_metrics, respond};
+use super::{Failure, Gateway, request_metrics, respond};
 use oci::error::ErrorCode;
 use oci::v2::Resource;
 
@@ -28,7 +28,7 @@ impl Gateway {
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
         if let Err(failure) = self.answer(&mut session, &mut context).await {
-            context.failure = FailureReason::of(&failure, context.target.as_ref());
+            note_failure(&session, &mut context, &failure);
             let options = &context.options;
             answered = Box::pin(self.fail(&mut session, options, failure)).await;
             // An aborted body was logged where it failed; a client that left is no error.
@@ -39,32 +39,76 @@ impl Gateway {
         let took = context.started.elapsed();
         request_metrics::finish(&session, &context, took);
         if context.requester == Requester::Client {
-            self.emit_events(&session, &context);
-            self.remember(&session, &mut context, took);
+            let end = ResponseEnd::of(&answered);
+            self.emit_events(&session, &context, end);
+            self.remember(&session, &mut context, end, took);
         }
         answered.ok()?;
         session.finish().await
     }
 
     /// Adds the request to the access log and to the history.
-    fn remember(&self, session: &Session, context: &mut RequestContext, took: Duration) {
+    fn remember(
+        &self,
+        session: &Session,
+        context: &mut RequestContext,
+        end: ResponseEnd,
+        took: Duration,
+    ) {
         let history = &self.state.history;
+        let is_manifest = matches!(
+            &context.target,
+            Some(target) if matches!(target.resource, Resource::Manifest(_))
+        );
         let record = AccessRecord::of(session, context, took);
         if self.state.access_log {
             record.log(session, &self.state.mirror);
         }
-        if let (&Method::GET, 200, Some(target)) = (&record.method, record.status, &context.target)
-            && matches!(target.resource, Resource::Manifest(_))
+        if let (&Method::GET, 200, ResponseEnd::Complete) = (&record.method, record.status, end)
+            && let Some(name) = record.repository().filter(|_| is_manifest)
         {
-            history.count_pull(&target.name);
+            history.count_pull(name);
         }
-        let headers = &session.req_header().headers;
-        let has_credentials = || headers.contains_key(header::AUTHORIZATION);
-        if let Some(kind) = FailureKind::of(record.status, has_credentials) {
+        if let Some(kind) = failure_kind(session, record.status) {
             history.add_failure(kind, context.failure.take(), &record);
         }
         history.requests.push(record);
     }
+}
+
+/// How the response to a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseEnd {
+    /// The client was sent all of it.
+    Complete,
+    /// It was broken off, or the client left.
+    Incomplete,
+}
+
+impl ResponseEnd {
+    fn of<E>(answered: &Result<(), E>) -> Self {
+        match answered {
+            Ok(()) => Self::Complete,
+            Err(_) => Self::Incomplete,
+        }
+    }
+}
+
+/// Notes why a request is denied or fails, for the history.
+pub(super) fn note_failure(session: &Session, context: &mut RequestContext, failure: &Failure) {
+    let status = failure.status().map(|status| status.as_u16());
+    if status.is_some_and(|status| failure_kind(session, status).is_some()) {
+        context.failure = FailureReason::of(failure, context.target.as_ref());
+    }
+}
+
+/// The kind of failure that a response with this status is.
+fn failure_kind(session: &Session, status: u16) -> Option<FailureKind> {
+    let headers = &session.req_header().headers;
+    let in_form = session.login_attempt.is_some();
+    FailureKind::of(status, || {
+        in_form || headers.contains_key(header::AUTHORIZATION)
+    })
 }
 
 /// Sends a 500 if no head was sent and the client can still receive one; otherwise aborts the response.
@@ -94,6 +138,6 @@ mod tests {
     fn the_future_of_a_request_is_small() {
         let serve = |gateway: &'static Gateway, session| gateway.serve(session);
         let size = size_of_returned(serve);
-        assert!(size <= 6400, "{size} bytes");
+        assert!(size <= 6144, "{size} bytes");
     }
 }

@@ -1,5 +1,7 @@
 //! The target of a v2 request.
 
+use std::sync::Arc;
+
 use oci::name::RepositoryName;
 use oci::query::Query;
 use oci::v2::Resource;
@@ -14,5 +16,5 @@ pub struct RequestTarget {
     /// The page of a list; empty for other resources.
     pub query: Query,
     /// The value of `ns`, which is echoed.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
 }

@@ -14,7 +14,7 @@ use super::login::{address, too_many_failures};
 use super::login_attempt::LoginAttempt;
 use super::request_options::RequestOptions;
 use super::session::Session;
-use super::{Gateway, respond, send};
+use super::{Failure, Gateway, respond, send};
 use access::{Authenticator, Login, Refused, Scopes, token_answer};
 use oci::cache_status::CacheStatus;
 use oci::error::ErrorCode;
@@ -60,13 +60,13 @@ impl Gateway {
         &self,
         session: &mut Session,
         options: &RequestOptions,
-    ) -> Result<()> {
+    ) -> Result<(), Failure> {
         let Some(authenticator) = self.authenticator() else {
             let refused = ErrorResponse::new(
                 ErrorCode::NameUnknown,
                 "this listener issues no tokens: all its clients are anonymous",
             );
-            return respond::error(session, options, &refused).await;
+            return Ok(respond::error(session, options, &refused).await?);
         };
         let method = session.req_header().method.clone();
         let request = match method {
@@ -77,17 +77,17 @@ impl Gateway {
             Method::POST => match self.read_form(session).await? {
                 Form::Whole(form) => TokenRequest::parse(&form),
                 Form::TooLong => {
-                    return refuse(session, options, "the form is longer than 64 KiB").await;
+                    return Ok(refuse(session, options, "the form is longer than 64 KiB").await?);
                 }
-                Form::TooLate => return too_late(session, options).await,
+                Form::TooLate => return Ok(too_late(session, options).await?),
             },
             _ => {
                 let refused = ErrorResponse::unsupported("a token is requested with GET or POST");
-                return respond::error(session, options, &refused).await;
+                return Ok(respond::error(session, options, &refused).await?);
             }
         };
         let Some(request) = request else {
-            return refuse(session, options, "a token request has at most 32 fields").await;
+            return Ok(refuse(session, options, "a token request has at most 32 fields").await?);
         };
         let login = match request.grant_type.as_deref() {
             None => self.login(session, Scopes::default).await,
@@ -104,7 +104,8 @@ impl Gateway {
             }
             // Refresh tokens are never issued: Docker would forget the password that v1 needs.
             Some(_) => {
-                return refuse(session, options, "only grant_type=password is supported").await;
+                let message = "only grant_type=password is supported";
+                return Ok(refuse(session, options, message).await?);
             }
         };
         let login = match login {
@@ -114,12 +115,12 @@ impl Gateway {
                 if denied.challenge.is_some() {
                     denied.challenge = Some(authenticator.basic_challenge());
                 }
-                return respond::refuse(session, options, &denied).await;
+                return Err(denied.into());
             }
         };
         let scopes = Scopes::parse(request.scopes.iter().map(String::as_str));
-        self.issue_token(session, options, authenticator, &login, &scopes)
-            .await
+        let issued = self.issue_token(session, options, authenticator, &login, &scopes);
+        Ok(issued.await?)
     }
 
     /// Responds with a new token of a login.

@@ -45,7 +45,7 @@ impl MirrorState {
         let (blobs, wanted, body) = (self.store.blobs.clone(), *digest, bytes.clone());
         match tokio::task::spawn_blocking(move || blobs.put(&wanted, &body)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be stored", &error),
-            Ok(Ok(())) => self.contents.cache_in_memory(*digest, &bytes),
+            Ok(Ok(())) => self.contents.memory.insert(*digest, &bytes),
             Err(_) => {}
         }
         Some(bytes)

@@ -5,25 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use moka::policy::EvictionPolicy;
-
 use super::MirrorError;
 use super::blob_answer::{BlobAnswer, Content};
 use super::cold_blob::opened;
 use super::fill::{Fills, Follower, Joined, SourceClaim};
 use super::peer::Peers;
 use super::progress::{FillError, Phase};
+use super::small_bodies::{MAX_MEMORY_BODY, SmallBodies};
 use super::source::{FillKey, FillSource, ForeignSource};
+use bytes::Bytes;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use store::{Blob, CommitError, Store, warn_degraded};
 use upstream::UpstreamError;
 
-/// The capacity of the in-memory cache of small bodies, in KiB.
-const MEMORY_KIB: u64 = 16 << 10;
-/// The largest body that is cached in memory, in bytes.
-pub(super) const MAX_MEMORY_BODY: u64 = 64 << 10;
 /// How long [`Contents::fill_whole`] waits without progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -32,7 +27,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Contents {
     pub(super) store: Arc<Store>,
     pub(super) fills: Fills,
-    pub(super) memory: moka::sync::Cache<Digest, Bytes, ahash::RandomState>,
+    pub(super) memory: SmallBodies,
 }
 
 /// A blob that is stored.
@@ -63,15 +58,10 @@ impl Contents {
         fills_on: tokio::runtime::Handle,
         peers: Option<Peers>,
     ) -> Self {
-        let memory = moka::sync::Cache::builder()
-            .max_capacity(MEMORY_KIB)
-            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX))
-            .eviction_policy(EvictionPolicy::lru())
-            .build_with_hasher(ahash::RandomState::new());
         Self {
             fills: Fills::new(limit, store.clone(), fills_on, peers),
             store,
-            memory,
+            memory: SmallBodies::new(),
         }
     }
 
@@ -90,8 +80,7 @@ impl Contents {
         digest: &Digest,
         most: u64,
     ) -> Result<Option<Bytes>, MirrorError> {
-        if let Some(bytes) = self.memory.get(digest) {
-            self.store.blobs.touch(digest);
+        if let Some(bytes) = self.memory.get(digest, &self.store.blobs) {
             return Ok(Some(bytes));
         }
         let (blobs, digest) = (self.store.blobs.clone(), *digest);
@@ -105,7 +94,7 @@ impl Contents {
             .and_then(|bytes| bytes);
         let bytes = bytes.map_err(|error| MirrorError::Disk(Arc::new(error)))?;
         if let Some(bytes) = &bytes {
-            self.cache_in_memory(digest, bytes);
+            self.memory.insert(digest, bytes);
         }
         Ok(bytes)
     }
@@ -113,8 +102,7 @@ impl Contents {
     /// A stored blob, of `size` if a link knows it; small ones are cached in memory. An unreadable disk counts
     /// as a miss: slower, not wrong.
     pub async fn open(&self, digest: &Digest, size: Option<u64>) -> Option<StoredBlob> {
-        if let Some(bytes) = self.memory.get(digest) {
-            self.store.blobs.touch(digest);
+        if let Some(bytes) = self.memory.get(digest, &self.store.blobs) {
             return Some(StoredBlob::Memory(bytes));
         }
         let (blobs, wanted) = (self.store.blobs.clone(), *digest);
@@ -140,7 +128,7 @@ impl Contents {
 
     /// Stores a small body. If the disk fails, it is rebuilt when it is next needed.
     pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
-        self.cache_in_memory(digest, &bytes);
+        self.memory.insert(digest, &bytes);
         let blobs = self.store.blobs.clone();
         let stored = tokio::task::spawn_blocking(move || blobs.put(&digest, &bytes)).await;
         if let Ok(Err(CommitError::Io(error))) = stored {
@@ -199,13 +187,6 @@ impl Contents {
             let changed = tokio::time::timeout(STALL_TIMEOUT, progress.changed()).await;
             let late = || FillError::Upstream(Arc::new(UpstreamError::Timeout));
             changed.map_err(|_| late())?.map_err(|_| FillError::Lost)?;
-        }
-    }
-
-    /// Caches a small body in memory.
-    pub(super) fn cache_in_memory(&self, digest: Digest, bytes: &Bytes) {
-        if bytes.len() as u64 <= MAX_MEMORY_BODY {
-            self.memory.insert(digest, bytes.clone());
         }
     }
 

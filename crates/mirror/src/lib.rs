@@ -50,6 +50,7 @@ mod purge;
 mod reader;
 mod segments;
 mod sent_ahead;
+mod small_bodies;
 mod source;
 mod tag;
 mod tag_resolve;

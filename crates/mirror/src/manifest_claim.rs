@@ -196,7 +196,7 @@ impl MirrorState {
         match tokio::task::spawn_blocking(move || blobs.put(&actual, &body)).await {
             Ok(Err(error)) => warn_degraded("a manifest cannot be stored", &error),
             Ok(Ok(())) => {
-                self.contents.cache_in_memory(actual, &bytes);
+                self.contents.memory.insert(actual, &bytes);
                 if let Some(bucket) = self.store.bucket() {
                     bucket.write_through(&self.store.blobs, &actual, None);
                 }

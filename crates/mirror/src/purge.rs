@@ -50,7 +50,7 @@ impl Mirror {
     fn invalidate_memory(&self, target: &PurgeTarget, purge: &Purge) {
         let state = &self.state;
         for (digest, _) in &purge.files {
-            state.contents.memory.invalidate(digest);
+            state.contents.memory.remove(digest);
         }
         state
             .missing
@@ -75,7 +75,7 @@ impl Mirror {
             ControlFlow::Continue(())
         });
         for digest in &verified.damaged {
-            self.state.contents.memory.invalidate(digest);
+            self.state.contents.memory.remove(digest);
         }
         verified
     }

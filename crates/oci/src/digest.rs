@@ -79,16 +79,25 @@ impl Digest {
     pub fn write(&self, text: &mut Vec<u8>) {
         text.extend_from_slice(self.algorithm().as_str().as_bytes());
         text.push(b':');
-        text.extend_from_slice(self.hex_in(&mut [0; 128]).as_bytes());
+        text.extend_from_slice(self.hex_bytes(&mut [0; 128]));
+    }
+
+    /// The length of the canonical form, in bytes.
+    pub fn text_len(&self) -> usize {
+        self.algorithm().as_str().len() + 1 + 2 * self.bytes().len()
     }
 
     /// The hex digits, in `digits`.
     fn hex_in<'a>(&self, digits: &'a mut [u8; 128]) -> &'a str {
+        str::from_utf8(self.hex_bytes(digits)).unwrap_or_default()
+    }
+
+    fn hex_bytes<'a>(&self, digits: &'a mut [u8; 128]) -> &'a [u8] {
         let bytes = self.bytes();
         for (byte, pair) in bytes.iter().zip(digits.as_chunks_mut().0) {
             *pair = DIGITS[usize::from(*byte)];
         }
-        str::from_utf8(&digits[..bytes.len() * 2]).unwrap_or_default()
+        &digits[..bytes.len() * 2]
     }
 
     fn bytes(&self) -> &[u8] {

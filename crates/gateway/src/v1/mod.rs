@@ -23,6 +23,7 @@ use pingora_core::Result;
 pub use route::{V1Route, instead_of_v2, route};
 
 use super::context::RequestContext;
+use super::serve::note_failure;
 use super::session::Session;
 use super::{Failure, Gateway, request_body};
 use ::v1::Claim;
@@ -49,11 +50,14 @@ impl Gateway {
         route: V1Route,
         context: &mut RequestContext,
     ) -> Result<()> {
-        match self.v1_answer(session, route, context).await {
-            Ok(()) => return Ok(()),
-            Err(Failure::Connection(error)) => return Err(error),
-            Err(Failure::Mirror(error)) => respond::mirror_error(session, &error).await?,
-            Err(Failure::Response(error)) => {
+        let Err(failure) = self.v1_answer(session, route, context).await else {
+            return Ok(());
+        };
+        note_failure(session, context, &failure);
+        match failure {
+            Failure::Connection(error) => return Err(error),
+            Failure::Mirror(error) => respond::mirror_error(session, &error).await?,
+            Failure::Response(error) => {
                 // A short body is read first, so that the connection can be reused.
                 request_body::read_short_body(session).await;
                 respond::error(session, &error).await?;
