@@ -27,6 +27,10 @@ struct Scene {
 
 /// A gateway whose audit log is at `path`.
 fn scene(path: &str) -> Scene {
+    scene_with(path, "")
+}
+
+fn scene_with(path: &str, more: &str) -> Scene {
     let origin = Origin::start();
     let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
     origin.fault(Fault::status(202).on("DELETE", "*"));
@@ -40,7 +44,7 @@ fn scene(path: &str) -> Scene {
          - {{users: [pusher], repositories: [\"hosted/**\"], actions: [pull, push, delete]}}\n  \
          - {{users: [\"*\"], repositories: [\"hosted/**\"], actions: [pull]}}\n\
          audit: {{path: {path}}}\n\
-         admin: {{address: \"127.0.0.1:0\"}}\n",
+         admin: {{address: \"127.0.0.1:0\"}}\n{more}",
         origin.url(),
         htpasswd.display()
     ));
@@ -340,14 +344,13 @@ fn unwritable_audit_log_prevents_the_start() {
     );
 }
 
-/// A pipe that nobody reads is a disk that stalls.
-#[test]
-fn stalled_audit_log_delays_no_request() {
+/// A gateway whose audit log is a pipe that nobody reads: a disk that stalls. It has 400 events that wait.
+fn stalled(more: &str) -> (Scene, Stalled) {
     let folder = testkit::temp_dir();
     let pipe = folder.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
-    let mut scene = scene(pipe.to_str().expect("a path"));
+    let scene = scene_with(pipe.to_str().expect("a path"), more);
     let reader = basic("reader", "s3cret");
     let mut raw = Raw::connect(scene.gateway.url(1), None);
     let headers = [("Authorization", &*reader), ("Content-Length", "0")];
@@ -356,13 +359,52 @@ fn stalled_audit_log_delays_no_request() {
         let reply = raw.exchange("DELETE", "/v2/hosted/team/app/manifests/x", &headers);
         assert_eq!(reply.status(), 403);
     }
-    // The events that wait are recorded before the process ends.
-    let mut pipe = std::fs::File::open(&pipe).expect("the pipe");
-    let reading = std::thread::spawn(move || {
-        let mut text = String::new();
-        pipe.read_to_string(&mut text).expect("text");
-        text.matches("\"action\":\"denied\"").count()
-    });
-    assert!(scene.gateway.terminate().success());
-    assert_eq!(reading.join().expect("read"), 400);
+    (scene, Stalled { folder })
+}
+
+struct Stalled {
+    folder: tempfile::TempDir,
+}
+
+impl Stalled {
+    /// All lines: the events that wait are recorded before the process ends.
+    fn lines_at_end(self, mut scene: Scene) -> String {
+        let mut pipe = std::fs::File::open(self.folder.path().join("pipe")).expect("the pipe");
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).expect("text");
+            text
+        });
+        assert!(scene.gateway.terminate().success());
+        reading.join().expect("read")
+    }
+}
+
+#[test]
+fn stalled_audit_log_delays_no_request() {
+    let (scene, pipe) = stalled("");
+    let lines = pipe.lines_at_end(scene);
+    assert_eq!(lines.matches("\"action\":\"denied\"").count(), 400);
+}
+
+#[test]
+fn pulls_leave_room_for_the_events_of_pushes() {
+    // Events of pulls are emitted, and no endpoint gets one.
+    let hooks = Origin::start();
+    let events = format!(
+        "events: [{{url: \"{}/hook\", actions: [pull], repositories: [\"other/*\"]}}]\n",
+        hooks.url()
+    );
+    let (scene, pipe) = stalled(&events);
+    let pusher = basic("pusher", "s3cret");
+    let mut raw = Raw::connect(scene.gateway.url(1), None);
+    let path = scene.image.layer_path(0).replace("/v2/", "/v2/hosted/");
+    for _ in 0..4100 {
+        let reply = raw.exchange("GET", &path, &[("Authorization", &pusher)]);
+        assert_eq!(reply.status(), 200);
+    }
+    let reply = scene.ask("PUT", "/v2/hosted/team/app/manifests/new", Some(&pusher));
+    assert_eq!(reply.status(), 201);
+    let lines = pipe.lines_at_end(scene);
+    assert_eq!(lines.matches("\"action\":\"push\"").count(), 1, "{lines}");
 }

@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::Value;
 
 use testkit::gateway::Gateway;
-use testkit::http::{Raw, Reply};
+use testkit::http::{Raw, Reply, get};
 use testkit::image::random;
 use testkit::origin::{Fault, Image, Latch, Origin, Recorded};
 use testkit::{sha256, until};
@@ -230,4 +230,32 @@ fn events_of_an_endpoint_that_hangs_arrive_in_order() {
     assert_eq!(scene.hooks.count("POST", "/slow"), 1);
     latch.release();
     assert_eq!(tags(&scene.posts("/slow", 3)), ["a", "b", "c"]);
+}
+
+/// The metrics are labelled with the host, which several webhooks may share.
+#[test]
+fn waiting_events_of_one_host_add_up() {
+    let scene = scene(
+        "- {url: HOOKS/slow}\n- {url: HOOKS/quick}\n\
+         admin: {address: \"127.0.0.1:0\"}\n",
+    );
+    let latch = Latch::new();
+    scene
+        .hooks
+        .fault(Fault::Hold(latch.clone()).on("POST", "/slow"));
+    let series = "\nroadstead_webhook_pending_events{endpoint=\"127.0.0.1\"} ";
+    let waits_for = |n: usize| {
+        until("the metric", || {
+            let admin = scene.gateway.operators("admin.address");
+            let metrics = get(admin, None, "/metrics").text();
+            metrics.contains(&format!("{series}{n}\n"))
+        });
+    };
+    for tag in ["a", "b", "c"] {
+        scene.push(tag);
+    }
+    scene.posts("/quick", 3);
+    waits_for(3);
+    latch.release();
+    waits_for(0);
 }

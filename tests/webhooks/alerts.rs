@@ -1,9 +1,8 @@
 //! Alerts: conditions that only an operator can change are posted to webhooks.
 
+use super::failures::waiting;
 use super::*;
 use std::time::{Duration, SystemTime};
-
-use testkit::http::get;
 
 /// A gateway for one registry, with a webhook for alerts.
 fn alerting(origin: &Origin, hooks: &Origin, registry: &str, more: &str) -> Gateway {
@@ -31,12 +30,16 @@ fn full_disk_is_an_alert() {
     let (origin, hooks) = (Origin::start(), Origin::start());
     let image = origin.push_image("library/app", "latest", &[random(1, 1000)]);
     let store = "store: {min_free: 99.99%}\n";
-    let gateway = alerting(&origin, &hooks, "", store);
+    let mut gateway = alerting(&origin, &hooks, "", store);
     for _ in 0..3 {
         get(gateway.url(1), None, &image.layer_path(0));
     }
     assert_eq!(alert(&hooks)["kind"], "disk_full");
-    assert_eq!(hooks.count("POST", "/hook"), 1, "once an hour");
+    until("the delivery", || waiting(&gateway) == 0);
+    // Its end records what was raised before.
+    assert!(gateway.terminate().success());
+    let alerts = hooks.count("POST", "/hook") + waiting(&gateway);
+    assert_eq!(alerts, 1, "once an hour");
 }
 
 #[test]

@@ -42,8 +42,37 @@ fn rejected_event_does_not_stop_those_behind_it() {
     assert_eq!(tags(&scene.posts("/hook", 2)), ["a", "b"]);
 }
 
+/// An event that cannot be read, as without free descriptors, is not one that is gone.
+#[test]
+fn unreadable_event_is_sent_once_it_can_be_read() {
+    let scene = scene("- {url: HOOKS/hook}\n");
+    let latch = Latch::new();
+    scene
+        .hooks
+        .fault(Fault::Hold(latch.clone()).on("POST", "/hook").times(1));
+    for (n, tag) in ["a", "b"].into_iter().enumerate() {
+        scene.push(tag);
+        until("the event", || waiting(&scene.gateway) == n + 1);
+    }
+    latch.wait_reached(1);
+    let queues = std::fs::read_dir(scene.gateway.store().join("events"));
+    let queue = queues.expect("queues").flatten().next().expect("a queue");
+    let events = std::fs::read_dir(queue.path()).expect("events").flatten();
+    let last = events.map(|event| event.path()).max().expect("an event");
+    let aside = scene.gateway.dir().join("aside");
+    std::fs::rename(&last, &aside).expect("renamed");
+    std::fs::create_dir(&last).expect("a folder, which cannot be read");
+    latch.release();
+    until("the failure", || {
+        scene.gateway.log().contains("cannot read the event")
+    });
+    std::fs::remove_dir(&last).expect("removed");
+    std::fs::rename(&aside, &last).expect("renamed");
+    assert_eq!(tags(&scene.posts("/hook", 2)), ["a", "b"]);
+}
+
 /// How many events wait on disk.
-fn waiting(gateway: &Gateway) -> usize {
+pub(super) fn waiting(gateway: &Gateway) -> usize {
     let queues = gateway.store().join("events");
     let queues = std::fs::read_dir(queues).into_iter().flatten().flatten();
     let events = queues.flat_map(|queue| std::fs::read_dir(queue.path()).into_iter().flatten());
@@ -89,7 +118,10 @@ fn secrets_go_to_their_endpoint_alone() {
     scene.posts("/t0ken/hook", 2);
     assert_eq!(target.requests().len(), 0);
     let log = scene.gateway.log();
-    assert!(log.contains("the webhook takes no events"), "{log}");
+    assert!(
+        log.contains("cannot deliver events to the webhook"),
+        "{log}"
+    );
     for secret in ["t0ken", "qu3ry", "k3y"] {
         assert!(!log.contains(secret), "{log}");
     }

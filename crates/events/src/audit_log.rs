@@ -2,14 +2,23 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::num::NonZero;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::Iso8601;
+use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
 
 use super::event::Event;
 use super::fields::{Fields, Value};
+
+/// RFC 3339 with milliseconds, of one width so that lines sort as text.
+const MILLISECONDS: EncodedConfig = Config::DEFAULT
+    .set_time_precision(TimePrecision::Second {
+        decimal_digits: NonZero::new(3),
+    })
+    .encode();
 
 /// The file of the audit log, open for appending.
 #[derive(Debug)]
@@ -79,16 +88,13 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
 /// The line of an event.
 fn render(event: &Event) -> Fields<'_, 13> {
     let (request, target) = (&event.request, event.target.as_ref());
-    let time = OffsetDateTime::from(event.time);
-    let milliseconds = time.millisecond();
-    let time = time.replace_nanosecond(u32::from(milliseconds) * 1_000_000);
-    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let time = OffsetDateTime::from(event.time).format(&Iso8601::<MILLISECONDS>);
     let digest = target.and_then(|target| target.digest);
     let from = target.and_then(|target| target.from.as_ref());
     let tag = target.and_then(|target| target.tag.as_ref());
     let name = target.map(|target| &target.name);
     Fields([
-        ("time", time.format(&Rfc3339).ok().map(Value::from)),
+        ("time", time.ok().map(Value::from)),
         ("action", Some(event.action.as_str().into())),
         ("user", request.user.as_deref().map(Value::from)),
         ("address", request.address.as_deref().map(Value::from)),
@@ -115,6 +121,19 @@ mod tests {
     use super::super::event::{EventAction, EventRequest, EventTarget};
     use super::*;
     use oci::name::{Registry, RepositoryName};
+
+    #[test]
+    fn times_sort_as_text() {
+        let written = [0, 70, 123, 999, 1000].map(|milliseconds| {
+            let event = Event {
+                time: SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds),
+                ..event("")
+            };
+            serde_json::to_value(render(&event)).expect("JSON")["time"].to_string()
+        });
+        assert!(written.is_sorted(), "{written:?}");
+        assert_eq!(written[1], "\"1970-01-01T00:00:00.070Z\"");
+    }
 
     fn event(detail: &str) -> Event {
         let name = "team/app".parse().expect("a name");
@@ -143,7 +162,7 @@ mod tests {
         let path = folder.path().join("var/log/audit.log");
         let mut log = AuditLog::open(&path).expect("writable");
         log.write(&event("x")).expect("writable");
-        let expected = r#"{"time":"2027-01-15T08:00:00.07Z","action":"push","user":"alice","address":"[::1]:9","user_agent":"a\u001b\n\"","request_id":"7","method":"PUT","registry":"hosted","repository":"team/app","tag":"1","detail":"x"}"#;
+        let expected = r#"{"time":"2027-01-15T08:00:00.070Z","action":"push","user":"alice","address":"[::1]:9","user_agent":"a\u001b\n\"","request_id":"7","method":"PUT","registry":"hosted","repository":"team/app","tag":"1","detail":"x"}"#;
         let written = fs::read_to_string(&path).expect("readable");
         assert_eq!(written, format!("{expected}\n"));
     }

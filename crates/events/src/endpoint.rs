@@ -11,7 +11,6 @@ use sha2::Sha256;
 
 use super::queue::Queue;
 use telemetry::LogThrottle;
-use telemetry::metrics::Webhook;
 
 /// The media type of distribution's notifications.
 const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v2+json";
@@ -61,7 +60,6 @@ pub struct Endpoint {
     pub url: Url,
     pub key: Option<SigningKey>,
     pub queue: Arc<Queue>,
-    pub counted: Webhook,
     pub client: Client,
 }
 
@@ -71,7 +69,9 @@ enum Attempt {
     Delivered,
     /// The endpoint will never take it.
     Rejected(StatusCode),
-    /// It may take it later.
+    /// The file of the event is gone.
+    Missing,
+    /// The disk or the endpoint failed, and may recover.
     Failed(String),
 }
 
@@ -94,57 +94,62 @@ pub fn client() -> reqwest::Result<Client> {
 }
 
 impl Endpoint {
-    /// Sends for ever.
+    /// Delivers events until it is cancelled.
     pub async fn run(self) {
-        static FAILED: LogThrottle = LogThrottle::new();
-
+        let counted = &self.queue.counted;
         let mut failures = 0;
         loop {
-            self.counted.pending(self.queue.len());
-            let (number, event) = self.queue.first().await;
-            self.counted.pending(self.queue.len());
-            let Ok(event) = event else {
-                tracing::error!(endpoint = self.name, "the disk lost an event for a webhook");
-                self.counted.dropped();
-                self.queue.remove(number).await;
-                continue;
-            };
-            match self.attempt(event).await {
+            let (number, attempt) = self.attempt_first().await;
+            match attempt {
                 Attempt::Delivered => {
-                    self.counted.delivered();
+                    counted.delivered();
                     if failures > 0 {
-                        tracing::info!(endpoint = self.name, "the webhook takes events again");
+                        tracing::info!(endpoint = self.name, "webhook delivery has recovered");
                     }
+                    failures = 0;
                 }
                 Attempt::Rejected(status) => {
-                    self.counted.dropped();
-                    let status = status.as_u16();
-                    tracing::error!(
-                        endpoint = self.name,
-                        status,
-                        "the webhook rejected an event"
-                    );
+                    counted.dropped();
+                    let (endpoint, status) = (&self.name, status.as_u16());
+                    tracing::error!(endpoint, status, "the webhook rejected an event");
+                    failures = 0;
+                }
+                Attempt::Missing => {
+                    counted.dropped();
+                    let missing = "a queued webhook event is missing on disk";
+                    tracing::error!(endpoint = self.name, "{missing}");
                 }
                 Attempt::Failed(error) => {
-                    self.counted.failed();
+                    counted.failed();
                     failures += 1;
-                    let wait = backoff(failures);
-                    if failures == 1 || FAILED.now() {
-                        let waiting = self.queue.len();
-                        tracing::warn!(
-                            endpoint = self.name,
-                            waiting,
-                            error,
-                            "the webhook takes no events"
-                        );
-                    }
-                    tokio::time::sleep(wait).await;
+                    self.log_failure(failures, &error);
+                    tokio::time::sleep(backoff(failures)).await;
                     continue;
                 }
             }
-            failures = 0;
             self.queue.remove(number).await;
         }
+    }
+
+    fn log_failure(&self, failures: u32, error: &str) {
+        static FAILED: LogThrottle = LogThrottle::new();
+
+        if failures == 1 || FAILED.now() {
+            let waiting = self.queue.len();
+            let failed = "cannot deliver events to the webhook; retrying";
+            tracing::warn!(endpoint = self.name, waiting, error, "{failed}");
+        }
+    }
+
+    /// Attempts to send the first event of the queue.
+    async fn attempt_first(&self) -> (u64, Attempt) {
+        let (number, event) = self.queue.first().await;
+        let attempt = match event {
+            Ok(Some(event)) => self.attempt(event).await,
+            Ok(None) => Attempt::Missing,
+            Err(error) => Attempt::Failed(format!("cannot read the event: {error}")),
+        };
+        (number, attempt)
     }
 
     async fn attempt(&self, event: Vec<u8>) -> Attempt {

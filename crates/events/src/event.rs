@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use super::notification::NotificationAction;
 use oci::digest::Digest;
 use oci::name::{Repository, RepositoryName, Tag};
 
@@ -52,20 +51,9 @@ impl EventAction {
         self != Self::Pull
     }
 
-    /// The action of its notification; `None`: webhooks get none.
-    pub fn notification(self) -> Option<NotificationAction> {
-        match self {
-            Self::Pull => Some(NotificationAction::Pull),
-            Self::Push => Some(NotificationAction::Push),
-            Self::Mount => Some(NotificationAction::Mount),
-            Self::Delete => Some(NotificationAction::Delete),
-            Self::Login
-            | Self::LoginFailed
-            | Self::Denied
-            | Self::Purge
-            | Self::Pin
-            | Self::Unpin => None,
-        }
+    /// Whether anybody can cause any number of them.
+    pub fn is_unbounded(self) -> bool {
+        matches!(self, Self::Pull | Self::LoginFailed | Self::Denied)
     }
 
     /// Its name in the audit log.

@@ -16,11 +16,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use oci::digest::{Algorithm, Digest};
 use reqwest::{Client, Url};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::oneshot;
 
 pub use endpoint::SigningKey;
@@ -36,7 +37,9 @@ use telemetry::metrics::Webhook;
 use telemetry::{LogThrottle, metrics};
 
 /// How many events may wait to be recorded: a few megabytes.
-const WAITING: usize = 4096;
+const CHANNEL_CAPACITY: usize = 4096;
+/// How many of these places are left free by events that anybody can cause ([`EventAction::is_unbounded`]).
+const RESERVED: usize = CHANNEL_CAPACITY / 2;
 /// How long the end of the process waits for them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -92,7 +95,7 @@ pub enum OpenError {
 /// Records events. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Events {
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
     pulls: bool,
 }
 
@@ -130,10 +133,10 @@ impl Events {
             queues.insert(path);
         }
         warn_of_others(&settings.queues, &queues);
-        let (sender, receiver) = sync_channel(WAITING);
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let recorder = Recorder::new(audit_log, subscriptions);
         let thread = std::thread::Builder::new().name("events".to_owned());
-        let started = thread.spawn(move || recorder.run(&receiver));
+        let started = thread.spawn(move || recorder.run(receiver));
         started.map_err(OpenError::Thread)?;
         Ok(Self { sender, pulls })
     }
@@ -145,29 +148,30 @@ impl Events {
 
     /// Records an event, later.
     pub fn emit(&self, event: Event) {
-        self.send(Message::Event(Box::new(event)));
+        let reserved = if event.action.is_unbounded() {
+            RESERVED
+        } else {
+            0
+        };
+        self.send(Message::Event(Box::new(event)), reserved);
     }
 
     /// Records an alert, later.
     pub fn alert(&self, alert: Alert) {
-        self.send(Message::Alert(Box::new(alert)));
+        self.send(Message::Alert(Box::new(alert)), 0);
     }
 
     /// Opens the audit log's file anew, after it was renamed. Waits while events wait.
     pub async fn reopen_audit_log(&self) {
-        let sender = self.sender.clone();
-        let sent = tokio::task::spawn_blocking(move || sender.send(Message::ReopenAuditLog));
         // Without its thread the process is ending.
-        let _ = sent.await;
+        let _ = self.sender.send(Message::ReopenAuditLog).await;
     }
 
     /// Waits until all events are recorded, at most a few seconds.
     pub async fn flush(&self) {
-        let sender = self.sender.clone();
         let (done, flushed) = oneshot::channel();
         let flushed = async {
-            let sent = tokio::task::spawn_blocking(move || sender.send(Message::Flush(done)));
-            let _ = sent.await;
+            let _ = self.sender.send(Message::Flush(done)).await;
             let _ = flushed.await;
         };
         let in_time = tokio::time::timeout(FLUSH_TIMEOUT, flushed).await;
@@ -176,17 +180,23 @@ impl Events {
         }
     }
 
-    fn send(&self, message: Message) {
-        static FULL: LogThrottle = LogThrottle::new();
+    /// Sends a message, unless that left fewer than `reserved` places.
+    fn send(&self, message: Message, reserved: usize) {
+        static LOST: LogThrottle = LogThrottle::new();
 
-        let sent = self.sender.try_send(message);
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
-            metrics::event_lost();
-            if FULL.now() {
-                tracing::error!(
-                    "an event is lost: the disk is too slow; logged at most once a minute"
-                );
-            }
+        let sent = if self.sender.capacity() <= reserved {
+            Err(TrySendError::Full(message))
+        } else {
+            self.sender.try_send(message)
+        };
+        let cause = match sent {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => "the disk is too slow",
+            Err(TrySendError::Closed(_)) => "the thread that records events has ended",
+        };
+        metrics::event_lost();
+        if LOST.now() {
+            tracing::error!("an event is lost: {cause}; logged at most once a minute");
         }
     }
 }
@@ -198,24 +208,22 @@ fn open_webhook(
     path: &std::path::Path,
 ) -> Result<(Endpoint, Subscription), OpenError> {
     let WebhookSettings { url, key, filter } = webhook;
-    let queue = Queue::open(path).map_err(|source| OpenError::Queue {
+    let name = url.host_str().unwrap_or_default().to_owned();
+    let queue = Queue::open(path, Webhook::of(&name)).map_err(|source| OpenError::Queue {
         path: path.to_owned(),
         source,
     })?;
     let queue = Arc::new(queue);
-    let name = url.host_str().unwrap_or_default().to_owned();
     let subscription = Subscription {
         filter,
         queue: queue.clone(),
-        counted: Webhook::of(&name),
     };
     let endpoint = Endpoint {
-        counted: Webhook::of(&name),
-        client,
         name,
         url,
         key,
         queue,
+        client,
     };
     Ok((endpoint, subscription))
 }
@@ -228,5 +236,45 @@ fn warn_of_others(folder: &std::path::Path, queues: &BTreeSet<PathBuf>) {
             let path = path.display();
             tracing::warn!(%path, "events of a webhook that is not configured any more; delete them if they are not needed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn floods_leave_room_for_other_events() {
+        let (sender, mut receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let events = Events {
+            sender,
+            pulls: true,
+        };
+        let emit = |action| {
+            events.emit(Event {
+                time: SystemTime::UNIX_EPOCH,
+                action,
+                request: EventRequest::default(),
+                target: None,
+                detail: None,
+            });
+        };
+        let flood = [
+            EventAction::Pull,
+            EventAction::LoginFailed,
+            EventAction::Denied,
+        ];
+        for _ in 0..CHANNEL_CAPACITY {
+            flood.into_iter().for_each(emit);
+        }
+        let others = [EventAction::Push, EventAction::Delete, EventAction::Login];
+        others.into_iter().for_each(emit);
+        let mut waiting = Vec::new();
+        while let Ok(Message::Event(event)) = receiver.try_recv() {
+            waiting.push(event.action);
+        }
+        assert_eq!(waiting.len(), RESERVED + others.len());
+        assert_eq!(waiting[RESERVED..], others);
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::event::{Event, EventRequest, EventTarget};
+use super::event::{Event, EventAction, EventRequest, EventTarget};
 use super::fields::{Fields, Value};
 use oci::glob::Pattern;
 use oci::name::{Repository, RepositoryName};
@@ -36,6 +36,22 @@ impl NotificationAction {
         Self::Delete,
         Self::Alert,
     ];
+
+    /// The action of an event's notification; `None`: webhooks get none.
+    pub fn of(action: EventAction) -> Option<Self> {
+        match action {
+            EventAction::Pull => Some(Self::Pull),
+            EventAction::Push => Some(Self::Push),
+            EventAction::Mount => Some(Self::Mount),
+            EventAction::Delete => Some(Self::Delete),
+            EventAction::Login
+            | EventAction::LoginFailed
+            | EventAction::Denied
+            | EventAction::Purge
+            | EventAction::Pin
+            | EventAction::Unpin => None,
+        }
+    }
 
     /// Its name in notifications and in the configuration.
     pub const fn as_str(self) -> &'static str {
@@ -197,7 +213,6 @@ impl fmt::Display for Uuid {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use super::super::event::EventAction;
     use super::*;
     use oci::name::Registry;
     use telemetry::alerts::AlertKind;

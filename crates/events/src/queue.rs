@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use telemetry::metrics::Webhook;
+
 /// How many events wait for an endpoint at most.
 pub const CAPACITY: usize = 10_000;
 /// The name of a file that is being written.
@@ -23,6 +25,7 @@ pub struct Queue {
     folder: PathBuf,
     state: Mutex<State>,
     news: Notify,
+    pub counted: Webhook,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ impl Queue {
     ///
     /// # Errors
     /// The disk's.
-    pub fn open(folder: &Path) -> io::Result<Self> {
+    pub fn open(folder: &Path, counted: Webhook) -> io::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -63,6 +66,7 @@ impl Queue {
         }
         numbers.sort_unstable();
         let next = numbers.last().map_or(0, |last| last + 1);
+        counted.queued(numbers.len());
         let waiting = |number| Waiting {
             number,
             in_memory: None,
@@ -74,6 +78,7 @@ impl Queue {
                 next,
             }),
             news: Notify::new(),
+            counted,
         })
     }
 
@@ -98,13 +103,15 @@ impl Queue {
         let mut state = self.state();
         state.next = number + 1;
         state.waiting.push_back(Waiting { number, in_memory });
+        self.counted.queued(1);
         drop(state);
         self.news.notify_one();
         Queued::Waiting
     }
 
-    /// The first event with its number; waits until there is one. The bytes are an error where the disk lost them.
-    pub async fn first(&self) -> (u64, io::Result<Vec<u8>>) {
+    /// The number and the bytes of the first event; waits until there is one. The bytes are `None` where their file is
+    /// missing, and an error where it cannot be read.
+    pub async fn first(&self) -> (u64, io::Result<Option<Vec<u8>>>) {
         let first = loop {
             if let Some(first) = self.state().waiting.front().cloned() {
                 break first;
@@ -112,8 +119,12 @@ impl Queue {
             self.news.notified().await;
         };
         let bytes = match first.in_memory {
-            Some(bytes) => Ok(bytes),
-            None => tokio::fs::read(self.path(first.number)).await,
+            Some(bytes) => Ok(Some(bytes)),
+            None => match tokio::fs::read(self.path(first.number)).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
         };
         (first.number, bytes)
     }
@@ -128,6 +139,7 @@ impl Queue {
             tracing::warn!(%error, "cannot delete a delivered event; it is sent again after a restart");
         }
         self.state().waiting.pop_front();
+        self.counted.removed();
     }
 
     fn write(&self, number: u64, event: &[u8]) -> io::Result<()> {
@@ -156,9 +168,13 @@ fn number_of(path: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn open(folder: &Path) -> Queue {
+        Queue::open(folder, Webhook::of("hook.lan")).expect("a queue")
+    }
+
     async fn first(queue: &Queue) -> (u64, String) {
         let (number, bytes) = queue.first().await;
-        let bytes = bytes.expect("readable");
+        let bytes = bytes.expect("readable").expect("an event");
         (number, String::from_utf8(bytes).expect("text"))
     }
 
@@ -166,7 +182,7 @@ mod tests {
     async fn events_wait_in_order_across_restarts() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("queue");
-        let queue = Queue::open(&path).expect("a queue");
+        let queue = open(&path);
         for event in ["a", "b", "c"] {
             assert_eq!(queue.push(event.as_bytes()), Queued::Waiting);
         }
@@ -176,7 +192,7 @@ mod tests {
         assert_eq!(first(&queue).await, (1, "b".to_owned()));
         std::fs::write(path.join(UNFINISHED), "half").expect("writable");
         std::fs::write(path.join("7.json"), "foreign").expect("writable");
-        let queue = Queue::open(&path).expect("a queue");
+        let queue = open(&path);
         assert_eq!(queue.len(), 2);
         queue.push(b"d");
         for (number, event) in [(1, "b"), (2, "c"), (3, "d")] {
@@ -189,12 +205,12 @@ mod tests {
     #[tokio::test]
     async fn events_that_the_disk_does_not_take_wait_in_memory() {
         let folder = tempfile::tempdir().expect("a folder");
-        let queue = Queue::open(&folder.path().join("queue")).expect("a queue");
+        let queue = open(&folder.path().join("queue"));
         queue.push(b"a");
         std::fs::remove_dir_all(folder.path().join("queue")).expect("removed");
         queue.push(b"b");
-        let (number, lost) = queue.first().await;
-        assert_eq!(lost.expect_err("lost").kind(), io::ErrorKind::NotFound);
+        let (number, missing) = queue.first().await;
+        assert_eq!(missing.expect("known"), None);
         queue.remove(number).await;
         assert_eq!(first(&queue).await, (1, "b".to_owned()));
     }
@@ -202,7 +218,7 @@ mod tests {
     #[test]
     fn full_queue_drops_the_newest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let queue = Queue::open(folder.path()).expect("a queue");
+        let queue = open(folder.path());
         for number in 0..CAPACITY as u64 {
             let waiting = Waiting {
                 number,

@@ -1,8 +1,8 @@
 //! Writes each event to the audit log and to the queues of the webhooks that want it, on a thread that may block.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::audit_log::AuditLog;
@@ -12,7 +12,7 @@ use super::queue::{Queue, Queued};
 use oci::name::RepositoryName;
 use telemetry::LogThrottle;
 use telemetry::alerts::Alert;
-use telemetry::metrics::{self, Webhook};
+use telemetry::metrics;
 
 /// What the recorder is asked to do, in order.
 #[derive(Debug)]
@@ -29,7 +29,6 @@ pub enum Message {
 pub struct Subscription {
     pub filter: Filter,
     pub queue: Arc<Queue>,
-    pub counted: Webhook,
 }
 
 /// Records messages.
@@ -53,8 +52,11 @@ impl Recorder {
     }
 
     /// Records messages until the last sender is gone.
-    pub fn run(mut self, messages: &Receiver<Message>) {
-        for message in messages {
+    ///
+    /// # Panics
+    /// Within a Tokio runtime.
+    pub fn run(mut self, mut messages: Receiver<Message>) {
+        while let Some(message) = messages.blocking_recv() {
             match message {
                 Message::Event(event) => self.record(&event),
                 Message::Alert(alert) => {
@@ -73,7 +75,7 @@ impl Recorder {
         if event.action.is_audited() {
             self.audit(event);
         }
-        if let Some(action) = event.action.notification() {
+        if let Some(action) = NotificationAction::of(event.action) {
             let name = event.target.as_ref().map(|target| &target.name);
             self.queue(action, name, |id, source| {
                 notification::of_event(event, action, id, source)
@@ -110,9 +112,8 @@ impl Recorder {
         let body = body(fastrand::u128(..), &self.source);
         for webhook in webhooks {
             if webhook.queue.push(&body) == Queued::Dropped {
-                webhook.counted.dropped();
+                webhook.queue.counted.dropped();
             }
-            webhook.counted.pending(webhook.queue.len());
         }
     }
 

@@ -16,7 +16,7 @@ struct Families {
     pending: IntGaugeVec,
 }
 
-/// The metrics of one webhook, by the host of its URL.
+/// The metrics of one webhook, by the host of its URL: webhooks on one host add up.
 #[derive(Debug)]
 pub struct Webhook {
     delivered: IntCounter,
@@ -93,8 +93,13 @@ impl Webhook {
         self.failures.inc();
     }
 
-    /// Sets how many events wait.
-    pub fn pending(&self, events: usize) {
-        self.pending.set(signed(events as u64));
+    /// Counts events that begin to wait.
+    pub fn queued(&self, events: usize) {
+        self.pending.add(signed(events as u64));
+    }
+
+    /// Counts an event that no longer waits.
+    pub fn removed(&self) {
+        self.pending.dec();
     }
 }
