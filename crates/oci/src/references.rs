@@ -1,5 +1,7 @@
 //! The references of a manifest or index: configuration, layers, blobs, other manifests.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use super::digest::Digest;
@@ -69,14 +71,13 @@ pub fn parts(manifest: &[u8]) -> Vec<BlobReference> {
         .fs_layers
         .into_iter()
         .map(|layer| (layer.blob_sum, None));
-    let mut parts: Vec<BlobReference> = Vec::new();
-    for (digest, size) in digests.chain(schema1) {
-        let Ok(digest) = digest.parse() else { continue };
-        if parts.iter().all(|known| known.digest != digest) {
-            parts.push(BlobReference { digest, size });
-        }
-    }
-    parts
+    let mut seen = HashSet::new();
+    let parts = digests.chain(schema1).filter_map(|(digest, size)| {
+        let digest = digest.parse().ok()?;
+        seen.insert(digest)
+            .then_some(BlobReference { digest, size })
+    });
+    parts.collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! What a pinned image leads to changes with its tag and with what is fetched, so the owner of the pins calls
 //! [`Store::hold`] again from time to time. All of it blocks on the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Store;
@@ -18,6 +18,8 @@ use oci::references::{parts, references};
 
 /// How many manifests of one image are read at most.
 const MAX_MANIFESTS: usize = 1000;
+/// How many manifests and blobs of one image are held at most.
+const MAX_CONTENTS: usize = 20_000;
 
 /// The blobs of pinned images. They are not evicted until this is dropped.
 #[derive(Debug, Default)]
@@ -85,8 +87,12 @@ impl Store {
             }
         }
         let mut manifests: Vec<Digest> = self.manifest_of(name, reference).into_iter().collect();
+        let mut seen: HashSet<Digest> = manifests.iter().copied().collect();
+        let mut is_new = |digest: Digest| seen.len() < MAX_CONTENTS && seen.insert(digest);
         let mut at = 0;
-        while let Some(digest) = manifests.get(at).copied() {
+        while at < MAX_MANIFESTS
+            && let Some(digest) = manifests.get(at).copied()
+        {
             at += 1;
             let key = ManifestKey::new(name, &digest);
             let link = self.inspect(&key).ok().flatten();
@@ -101,19 +107,17 @@ impl Store {
             let Some(bytes) = self.inspect_manifest(&stored) else {
                 continue;
             };
-            let blobs = parts(&bytes);
-            for blob in &blobs {
+            for blob in parts(&bytes) {
+                if !is_new(blob.digest) {
+                    continue;
+                }
                 self.note_use(&BlobKey::new(name, &blob.digest).into());
                 let length = self.hold_blob(&blob.digest, held);
                 size.total += blob.size.unwrap_or(length);
                 size.stored += length;
             }
-            let is_blob = |digest: &Digest| blobs.iter().any(|blob| blob.digest == *digest);
-            for child in references(&bytes) {
-                if !is_blob(&child) && !manifests.contains(&child) && at < MAX_MANIFESTS {
-                    manifests.push(child);
-                }
-            }
+            let children = references(&bytes).into_iter();
+            manifests.extend(children.filter(|child| is_new(*child)));
         }
         size
     }
@@ -157,15 +161,77 @@ mod tests {
     use oci::digest::Algorithm;
     use oci::name::Registry;
 
+    /// Puts a manifest into the store, with its record.
+    async fn put_manifest(store: &Store, name: &RepositoryName, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, bytes);
+        store.blobs.put(&digest, bytes).expect("stored");
+        let link = ManifestLink {
+            media_type: "application/json".to_owned(),
+            size: bytes.len() as u64,
+            checked_at: 1,
+            subject: None,
+            stored: None,
+        };
+        let key = ManifestKey::new(name, &digest);
+        store.records.put(&key, link).await;
+        digest
+    }
+
+    /// A manifest whose list of this name has so many digests.
+    fn manifest_of(list: &str, digests: usize) -> String {
+        let descriptors: Vec<String> = (0..digests)
+            .map(|n| format!(r#"{{"digest":"sha256:{n:064x}","size":1}}"#))
+            .collect();
+        format!(r#"{{"{list}":[{}]}}"#, descriptors.join(","))
+    }
+
+    #[tokio::test]
+    async fn contents_of_an_image_are_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&Settings::at(folder.path()), &[]).expect("a store");
+        store.scan();
+        let name = name();
+        for (list, digests, most) in [
+            ("manifests", 3 * MAX_MANIFESTS, MAX_MANIFESTS),
+            ("layers", MAX_CONTENTS + 100, MAX_CONTENTS),
+        ] {
+            let bytes = manifest_of(list, digests);
+            let digest = put_manifest(&store, &name, bytes.as_bytes()).await;
+            let held = store.hold([(&name, &Reference::Digest(digest))]);
+            assert_eq!(held.pins.len(), most, "{list}");
+        }
+    }
+
+    #[tokio::test]
+    async fn blobs_that_platforms_share_count_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&Settings::at(folder.path()), &[]).expect("a store");
+        store.scan();
+        let name = name();
+        let one = manifest_of("layers", 1);
+        let other = format!("{one} ");
+        let first = put_manifest(&store, &name, one.as_bytes()).await;
+        let second = put_manifest(&store, &name, other.as_bytes()).await;
+        let index = format!(r#"{{"manifests":[{{"digest":"{first}"}},{{"digest":"{second}"}}]}}"#);
+        let digest = put_manifest(&store, &name, index.as_bytes()).await;
+        let held = store.hold([(&name, &Reference::Digest(digest))]);
+        let manifests = (one.len() + other.len() + index.len()) as u64;
+        assert_eq!(held.size(0).total, manifests + 1);
+    }
+
+    fn name() -> RepositoryName {
+        RepositoryName::new(
+            &Registry::new("docker.io"),
+            &"library/app".parse().expect("a name"),
+        )
+    }
+
     #[tokio::test]
     async fn pinned_images_are_not_evicted() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&Settings::at(folder.path()), &[]).expect("a store");
         store.scan();
-        let name = RepositoryName::new(
-            &Registry::new("docker.io"),
-            &"library/app".parse().expect("a name"),
-        );
+        let name = name();
         let put = |bytes: &[u8]| {
             let digest = Digest::of(Algorithm::Sha256, bytes);
             store.blobs.put(&digest, bytes).expect("stored");
@@ -176,13 +242,14 @@ mod tests {
             r#"{{"schemaVersion":2,"layers":[{{"digest":"{layer}","size":7}},{{"digest":"sha256:{}","size":9}}]}}"#,
             "0".repeat(64)
         );
-        let (digest, length) = (put(manifest.as_bytes()), manifest.len() as u64);
+        let length = manifest.len() as u64;
         let tag = "1".parse().expect("a tag");
         let reference = Reference::Tag(tag);
         assert!(!store.has_image(&name, &reference));
         let Reference::Tag(tag) = &reference else {
             unreachable!()
         };
+        let digest = put_manifest(&store, &name, manifest.as_bytes()).await;
         let pointer = Pointer {
             digest,
             media_type: "application/json".to_owned(),
@@ -192,17 +259,6 @@ mod tests {
         store
             .records
             .put(&TagKey::new(&name, AcceptClass::Full, tag), pointer)
-            .await;
-        let link = ManifestLink {
-            media_type: "application/json".to_owned(),
-            size: length,
-            checked_at: 1,
-            subject: None,
-            stored: None,
-        };
-        store
-            .records
-            .put(&ManifestKey::new(&name, &digest), link)
             .await;
         let link = BlobLink {
             checked_at: 1,
