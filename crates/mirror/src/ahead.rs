@@ -1,7 +1,7 @@
 //! Bytes that a reader needs long before the contiguous bytes of a fill reach them: the reader asks the download, which
 //! opens a connection for them and shows how far it got.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -23,13 +23,15 @@ pub(super) struct AheadRequest {
     answer: oneshot::Sender<AheadAnswer>,
 }
 
-/// What the download says to it.
+/// What a reader hears of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AheadAnswer {
     /// A connection fetches them, as the progress shows.
     Coming,
     /// No further connection is possible.
     Refused,
+    /// The download has ended, as the progress shows.
+    Ended,
 }
 
 impl AheadRequest {
@@ -39,16 +41,25 @@ impl AheadRequest {
     }
 }
 
-/// The requests of a fill's readers, and none once it has ended.
-#[derive(Debug, Default)]
-pub(super) struct AheadRequests(Mutex<Vec<AheadRequest>>);
+/// The requests of a fill's readers; `None` once it has ended.
+#[derive(Debug)]
+pub(super) struct AheadRequests(Mutex<Option<Vec<AheadRequest>>>);
+
+impl Default for AheadRequests {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
+    }
+}
 
 impl AheadRequests {
     /// Asks for the bytes from `offset` on.
     pub async fn ask(&self, offset: u64) -> AheadAnswer {
         let (answer, answered) = oneshot::channel();
         {
-            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.lock();
+            let Some(waiting) = waiting.as_mut() else {
+                return AheadAnswer::Ended;
+            };
             if waiting.len() >= MAX_WAITING {
                 return AheadAnswer::Refused;
             }
@@ -56,14 +67,23 @@ impl AheadRequests {
         }
         match timeout(ANSWER_TIMEOUT, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => AheadAnswer::Refused,
+            Ok(Err(_)) => AheadAnswer::Ended,
+            Err(_) => AheadAnswer::Refused,
         }
     }
 
     /// Takes those that wait.
     pub fn take(&self) -> Vec<AheadRequest> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting)
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Ends those that wait, and all later ones. The outcome of the download is published before.
+    pub fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<AheadRequest>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,6 +172,19 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(ask, answer);
         assert_eq!(answer, AheadAnswer::Coming);
+        assert!(requests.take().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_end_with_the_download() {
+        let requests = AheadRequests::default();
+        let close = async {
+            tokio::task::yield_now().await;
+            requests.close();
+        };
+        let (answer, ()) = tokio::join!(requests.ask(7), close);
+        assert_eq!(answer, AheadAnswer::Ended);
+        assert_eq!(requests.ask(8).await, AheadAnswer::Ended);
         assert!(requests.take().is_empty());
     }
 

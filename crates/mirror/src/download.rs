@@ -302,6 +302,7 @@ impl Drop for Download {
             .take()
             .unwrap_or(Phase::Failed(FillError::Lost));
         self.fills.finish(&self.fill, outcome);
+        self.fill.ahead.close();
     }
 }
 

@@ -307,10 +307,10 @@ impl FillReader {
     }
 
     /// Asks the download for the bytes from `offset` on, if it may have further connections. They are stored, those of a
-    /// side request are not.
+    /// side request are not. Whether the progress shows what follows.
     async fn ask_ahead(&self, offset: u64) -> bool {
         let is_possible = self.progress.borrow().segments.is_some();
-        is_possible && self.fill.ahead.ask(offset).await == AheadAnswer::Coming
+        is_possible && self.fill.ahead.ask(offset).await != AheadAnswer::Refused
     }
 
     /// Sends a side request for the range, if one more is allowed.
