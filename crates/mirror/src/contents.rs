@@ -16,7 +16,7 @@ use super::source::{FillKey, FillSource, ForeignSource};
 use bytes::Bytes;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
-use store::{Blob, CommitError, Store, warn_degraded};
+use store::{Blob, Blobs, CommitError, Store, warn_degraded};
 use upstream::UpstreamError;
 
 /// How long [`Contents::fill_whole`] waits without progress.
@@ -106,24 +106,22 @@ impl Contents {
             return Some(StoredBlob::Memory(bytes));
         }
         let (blobs, wanted) = (self.store.blobs.clone(), *digest);
-        let opened = tokio::task::spawn_blocking(move || blobs.open(&wanted, size)).await;
-        let blob = match opened
+        let opened = tokio::task::spawn_blocking(move || open_stored(&blobs, &wanted, size)).await;
+        match opened
             .map_err(std::io::Error::other)
             .and_then(|opened| opened)
         {
-            Ok(blob) => blob?,
+            Ok(opened) => {
+                if let Some(StoredBlob::Memory(bytes)) = &opened {
+                    self.memory.insert(*digest, bytes);
+                }
+                opened
+            }
             Err(error) => {
                 warn_degraded("a blob cannot be opened", &error);
-                return None;
+                None
             }
-        };
-        if blob.size <= MAX_MEMORY_BODY
-            && let Ok(bytes) = self.load_small(digest, MAX_MEMORY_BODY).await
-        {
-            // `None` if it was damaged.
-            return bytes.map(StoredBlob::Memory);
         }
-        Some(StoredBlob::File(blob))
     }
 
     /// Stores a small body. If the disk fails, it is rebuilt when it is next needed.
@@ -201,5 +199,20 @@ impl Contents {
                 return (follower, collapsed);
             }
         }
+    }
+}
+
+/// A blob of the store; a small one is read whole. Blocks on the disk.
+fn open_stored(
+    blobs: &Blobs,
+    digest: &Digest,
+    size: Option<u64>,
+) -> std::io::Result<Option<StoredBlob>> {
+    match blobs.open(digest, size)? {
+        Some(blob) if blob.size <= MAX_MEMORY_BODY => {
+            let bytes = blobs.read_verified(digest, blob)?;
+            Ok(bytes.map(|bytes| StoredBlob::Memory(bytes.into())))
+        }
+        blob => Ok(blob.map(StoredBlob::File)),
     }
 }

@@ -107,14 +107,20 @@ impl Blobs {
     /// # Errors
     /// When the disk cannot tell whether the blob exists.
     pub fn load(&self, digest: &Digest, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let blob = self.open(digest, None)?.filter(|blob| blob.size <= most);
+        match blob {
+            Some(blob) => self.read_verified(digest, blob),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads an open blob as [`Blobs::load`] does; `None` if it is damaged.
+    ///
+    /// # Errors
+    /// When the disk cannot read it.
+    pub fn read_verified(&self, digest: &Digest, blob: Blob) -> io::Result<Option<Vec<u8>>> {
         use std::io::Read as _;
 
-        let Some(blob) = self.open(digest, None)? else {
-            return Ok(None);
-        };
-        if blob.size > most {
-            return Ok(None);
-        }
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
         (&**blob.file).take(blob.size).read_to_end(&mut bytes)?;
         let hashed = blob.size <= ALWAYS_HASHED || !blob.verified;
