@@ -1,8 +1,9 @@
 //! What clients asked for lately, in memory, for operators: requests, failures, pulls of each repository.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -78,7 +79,7 @@ pub(super) struct FailureReason {
 }
 
 /// How many manifests of each repository were pulled.
-type Pulls = HashMap<RepositoryName, u64>;
+type Pulls = HashMap<RepositoryName, u64, ahash::RandomState>;
 
 #[derive(Debug, Default)]
 struct FailureLog {
@@ -145,7 +146,7 @@ impl AccessHistory {
             FailureKind::Denial => &self.denials,
             FailureKind::Error => &self.errors,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(1, Relaxed);
         if let Some(reason) = reason {
             let record = Arc::new(record.clone());
             lock(&self.failures).add(kind, *reason, record);
@@ -160,8 +161,7 @@ impl AccessHistory {
             return;
         }
         if pulls.len() >= PULLED {
-            let least = pulls.values().min().copied().unwrap_or(0);
-            pulls.retain(|_, count| *count > least);
+            drop_least(&mut pulls, PULLED / 10);
         }
         pulls.insert(name.clone(), 1);
     }
@@ -178,7 +178,7 @@ impl AccessHistory {
 
     /// How many answers were errors, and how many denials, since the start.
     pub fn failure_counts(&self) -> (u64, u64) {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
         (load(&self.errors), load(&self.denials))
     }
 
@@ -192,7 +192,7 @@ impl AccessHistory {
 
     /// The most pulled repositories first.
     pub fn most_pulled(&self) -> Vec<(RepositoryName, u64)> {
-        let mut sums = Pulls::new();
+        let mut sums = Pulls::default();
         for pulls in self.pulls.all() {
             for (name, count) in lock(pulls).iter() {
                 *sums.entry(name.clone()).or_default() += count;
@@ -245,6 +245,22 @@ impl FailureLog {
             request,
         });
     }
+}
+
+/// Drops the `share` repositories with the lowest counts, of which there are more.
+fn drop_least(pulls: &mut Pulls, share: usize) {
+    let mut counts: Vec<u64> = pulls.values().copied().collect();
+    let (lower, most, _) = counts.select_nth_unstable(share.saturating_sub(1));
+    let most = *most;
+    let mut equal = share - lower.iter().filter(|count| **count < most).count();
+    pulls.retain(|_, count| match (*count).cmp(&most) {
+        Ordering::Less => false,
+        Ordering::Equal if equal > 0 => {
+            equal -= 1;
+            false
+        }
+        Ordering::Equal | Ordering::Greater => true,
+    });
 }
 
 /// The address of a client, without its port.
@@ -326,22 +342,53 @@ mod tests {
     }
 
     #[test]
-    fn failures_and_pulls_are_bounded() {
+    fn failures_are_bounded() {
         let history = AccessHistory::default();
         for n in 0..2 * FAILURES {
             add(&history, &record(403, &format!("a{n}"), "10.0.0.1:1"), "no");
         }
         assert_eq!(history.failures().len(), FAILURES);
-        for n in 0..=PULLED {
+    }
+
+    #[test]
+    fn least_pulled_repositories_make_room() {
+        let history = AccessHistory::default();
+        for n in 0..PULLED {
             history.count_pull(&name(&format!("a{n}")));
-            if n == 7 {
-                history.count_pull(&name("a7"));
-            }
         }
+        for often in ["a7", "a8", "a9"] {
+            history.count_pull(&name(often));
+        }
+        assert_eq!(history.most_pulled().len(), PULLED);
+        history.count_pull(&name("new"));
         let most = history.most_pulled();
-        assert!(most.len() <= PULLED);
-        assert_eq!((most[0].0.repository.as_str(), most[0].1), ("a7", 2));
-        assert_eq!(history.pulls_of(&most[0].0), 2);
+        assert_eq!(most.len(), PULLED - PULLED / 10 + 1);
+        assert!(
+            most[..3].iter().all(|(_, count)| *count == 2),
+            "{:?}",
+            &most[..3]
+        );
+        assert_eq!(history.pulls_of(&name("a7")), 2);
+        assert_eq!(history.pulls_of(&name("new")), 1);
+    }
+
+    #[test]
+    fn lowest_counts_are_dropped() {
+        for (counts, share, left) in [
+            (vec![1, 1, 1, 1], 1, vec![1, 1, 1]),
+            (vec![1, 2, 3, 4], 2, vec![3, 4]),
+            (vec![5, 1, 5, 1, 5], 3, vec![5, 5]),
+            (vec![1, 9], 1, vec![9]),
+        ] {
+            let named = counts.iter().enumerate();
+            let mut pulls: Pulls = named
+                .map(|(n, count)| (name(&format!("a{n}")), *count))
+                .collect();
+            drop_least(&mut pulls, share);
+            let mut found: Vec<u64> = pulls.into_values().collect();
+            found.sort_unstable();
+            assert_eq!(found, left, "{counts:?}");
+        }
     }
 
     #[test]
