@@ -1,10 +1,9 @@
 //! Events as distribution's notifications (docs/content/about/notifications.md). Pure.
 
-use std::fmt;
-
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Builder;
 
 use super::event::{Event, EventAction, EventRequest, EventTarget};
 use super::fields::{Fields, Value};
@@ -120,7 +119,7 @@ impl Source {
     fn fields(&self) -> Fields<'_, 2> {
         Fields([
             ("addr", Some(self.host.as_str().into())),
-            ("instanceID", Some(Uuid(self.instance).to_string().into())),
+            ("instanceID", Some(uuid(self.instance).into())),
         ])
     }
 }
@@ -128,7 +127,7 @@ impl Source {
 /// The body for an event; `id` is its number, random.
 pub fn of_event(event: &Event, action: NotificationAction, id: u128, source: &Source) -> Vec<u8> {
     body(Notification {
-        id: Uuid(id).to_string(),
+        id: uuid(id),
         timestamp: timestamp(event.time.into()),
         action: action.as_str(),
         target: event.target.as_ref().map(target_fields),
@@ -171,7 +170,7 @@ fn request_fields(request: &EventRequest) -> Fields<'_, 5> {
 pub fn of_alert(alert: &Alert, id: u128, source: &Source) -> Vec<u8> {
     let subject = Some(alert.subject.as_str()).filter(|subject| !subject.is_empty());
     body(Notification {
-        id: Uuid(id).to_string(),
+        id: uuid(id),
         timestamp: timestamp(alert.time.into()),
         action: NotificationAction::Alert.as_str(),
         target: None,
@@ -198,15 +197,9 @@ fn timestamp(time: OffsetDateTime) -> String {
 }
 
 /// A number as a random UUID (RFC 9562 §5.4).
-struct Uuid(u128);
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.0 & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-        let text = format!("{number:032x}");
-        let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
-        f.write_str(&parts.map(|(first, end)| &text[first..end]).join("-"))
-    }
+fn uuid(number: u128) -> String {
+    let uuid = Builder::from_random_bytes(number.to_be_bytes());
+    uuid.into_uuid().to_string()
 }
 
 #[cfg(test)]

@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 /// A network of IP addresses. An address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    /// The length of its prefix, in bits.
-    length: u32,
-}
+pub struct Network(IpNet);
 
 /// Why a text is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,21 +16,17 @@ pub enum NetworkError {
     #[error("is not a network; write an address or a prefix, such as 10.0.0.7 or 10.0.0.0/8")]
     Malformed,
     /// Bits behind the prefix are set, so that one of the two is a mistake.
-    #[error("has bits behind its prefix; write {network}/{length}")]
+    #[error("has bits behind its prefix; write {network}")]
     HostBits {
-        /// The address without these bits.
-        network: IpAddr,
-        /// The length of the prefix.
-        length: u32,
+        /// The network without these bits.
+        network: IpNet,
     },
 }
 
 impl Network {
     /// Whether an address is in the network. A mapped IPv4 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.address.is_ipv4()
-            && masked(address, self.length) == masked(self.address, self.length)
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -40,40 +34,15 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let (address, length) = match text.split_once('/') {
-            None => (text, None),
-            Some((address, length)) => (address, Some(length)),
-        };
-        let address: IpAddr = address.parse().map_err(|_| NetworkError::Malformed)?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let length = match length {
-            None => bits,
-            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => length
-                .parse()
-                .ok()
-                .filter(|length| *length <= bits)
-                .ok_or(NetworkError::Malformed)?,
-            Some(_) => return Err(NetworkError::Malformed),
-        };
-        let network = masked(address, length);
-        if network == address {
-            Ok(Self { address, length })
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let parsed = text.parse().ok().or_else(alone);
+        let network: IpNet = parsed.ok_or(NetworkError::Malformed)?;
+        if network.trunc() == network {
+            Ok(Self(network))
         } else {
-            Err(NetworkError::HostBits { network, length })
-        }
-    }
-}
-
-/// An address with the bits behind its prefix cleared.
-fn masked(address: IpAddr, length: u32) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
+            Err(NetworkError::HostBits {
+                network: network.trunc(),
+            })
         }
     }
 }
