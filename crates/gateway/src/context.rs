@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::admission::RequestSlot;
-use super::history::FailureReason;
+use super::failure::FailureReason;
 use super::request_options::RequestOptions;
 use super::target::RequestTarget;
 use access::Login;

@@ -1,4 +1,4 @@
-//! Responses to requests that failed: the one table from the mirror's errors to statuses, codes and `Cache-Status`.
+//! Requests that failed: the one table from the mirror's errors to statuses, codes and `Cache-Status`.
 
 use std::time::Duration;
 
@@ -7,10 +7,12 @@ use pingora_core::Result;
 
 use super::request_options::RequestOptions;
 use super::session::Session;
+use super::target::RequestTarget;
 use super::{Failure, Gateway, request_body, respond};
 use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::error::ErrorCode;
+use oci::v2::Resource;
 
 /// `Retry-After` while an image is being converted.
 const CONVERTING_RETRY: Duration = Duration::from_secs(5);
@@ -143,5 +145,37 @@ const fn cache_status(error: &MirrorError) -> CacheStatus {
         MirrorError::Unavailable(_) => forwarded.detail("unavailable"),
         MirrorError::Unusable(_) | MirrorError::DigestMismatch(_) => forwarded.detail("unusable"),
         MirrorError::Disk(_) | MirrorError::Internal => CacheStatus::own("failed"),
+    }
+}
+
+/// The code and the causes of a failure, for the history.
+#[derive(Clone, Debug)]
+pub struct FailureReason {
+    /// The code in the error's body.
+    pub code: ErrorCode,
+    /// The error with its causes.
+    pub reason: String,
+    /// The tag or digest that was asked for.
+    pub reference: Option<String>,
+}
+
+impl FailureReason {
+    /// The reason of a failure; `None` if the connection failed.
+    pub fn of(failure: &Failure, target: Option<&RequestTarget>) -> Option<Box<Self>> {
+        let (code, reason) = match failure {
+            Failure::Response(response) => (response.code, response.message.to_string()),
+            Failure::Mirror(error) => (status(error).1, telemetry::chain(error)),
+            Failure::Connection(_) => return None,
+        };
+        let reference = target.and_then(|target| match &target.resource {
+            Resource::Manifest(reference) => Some(reference.to_string()),
+            Resource::Blob(digest) | Resource::Referrers(digest) => Some(digest.to_string()),
+            Resource::Tags | Resource::Uploads | Resource::Upload(_) => None,
+        });
+        Some(Box::new(Self {
+            code,
+            reason,
+            reference,
+        }))
     }
 }

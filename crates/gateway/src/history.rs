@@ -1,4 +1,4 @@
-//! What clients asked for lately, in memory, for operators: requests, failures, pulls of each repository.
+//! Recent requests, failures and pull counts, in memory, for operators.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
@@ -7,25 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::Failure;
 use super::access_log::AccessRecord;
-use super::failure::status;
-use super::target::RequestTarget;
+use super::failure::FailureReason;
 use oci::error::ErrorCode;
 use oci::name::RepositoryName;
-use oci::v2::Resource;
 use runtime::per_thread::PerThread;
 use runtime::recent::Recent;
 
 /// How many requests are remembered: less than a megabyte for each thread.
-const REQUESTS: usize = 2000;
+const MAX_REQUESTS: usize = 2000;
 /// How many failures are remembered.
-const FAILURES: usize = 1000;
+const MAX_FAILURES: usize = 1000;
 /// How many of the last failures a new one is compared with, and for how long repeats count as one.
-const COMPARED: usize = 64;
+const DEDUP_WINDOW: usize = 64;
 const REPEATS_WITHIN: Duration = Duration::from_secs(60);
 /// For how many repositories each thread counts pulls.
-const PULLED: usize = 10_000;
+const MAX_COUNTED_REPOSITORIES: usize = 10_000;
 
 /// The history of the listeners of the data plane. Each thread writes to a part of its own.
 #[derive(Debug)]
@@ -70,14 +67,6 @@ pub enum FailureKind {
     Error,
 }
 
-/// The code and the causes of a failure, for the history.
-#[derive(Clone, Debug)]
-pub(super) struct FailureReason {
-    code: ErrorCode,
-    reason: String,
-    reference: Option<String>,
-}
-
 /// How many manifests of each repository were pulled.
 type Pulls = HashMap<RepositoryName, u64, ahash::RandomState>;
 
@@ -87,27 +76,6 @@ struct FailureLog {
     /// Changes with every failure, repeats included.
     changes: u64,
     failures: VecDeque<FailureRecord>,
-}
-
-impl FailureReason {
-    /// The reason of a failure; `None` if the connection failed.
-    pub fn of(failure: &Failure, target: Option<&RequestTarget>) -> Option<Box<Self>> {
-        let (code, reason) = match failure {
-            Failure::Response(response) => (response.code, response.message.to_string()),
-            Failure::Mirror(error) => (status(error).1, telemetry::chain(error)),
-            Failure::Connection(_) => return None,
-        };
-        let reference = target.and_then(|target| match &target.resource {
-            Resource::Manifest(reference) => Some(reference.to_string()),
-            Resource::Blob(digest) | Resource::Referrers(digest) => Some(digest.to_string()),
-            Resource::Tags | Resource::Uploads | Resource::Upload(_) => None,
-        });
-        Some(Box::new(Self {
-            code,
-            reason,
-            reference,
-        }))
-    }
 }
 
 impl FailureKind {
@@ -125,7 +93,7 @@ impl FailureKind {
 impl Default for AccessHistory {
     fn default() -> Self {
         Self {
-            requests: Recent::new(REQUESTS),
+            requests: Recent::new(MAX_REQUESTS),
             failures: Mutex::default(),
             pulls: PerThread::default(),
             errors: AtomicU64::new(0),
@@ -160,8 +128,8 @@ impl AccessHistory {
             *count += 1;
             return;
         }
-        if pulls.len() >= PULLED {
-            drop_least(&mut pulls, PULLED / 10);
+        if pulls.len() >= MAX_COUNTED_REPOSITORIES {
+            drop_least(&mut pulls, MAX_COUNTED_REPOSITORIES / 10);
         }
         pulls.insert(name.clone(), 1);
     }
@@ -220,7 +188,7 @@ impl FailureLog {
             .failures
             .iter_mut()
             .rev()
-            .take(COMPARED)
+            .take(DEDUP_WINDOW)
             .find(is_repeat);
         if let Some(known) = repeated {
             known.count += 1;
@@ -230,7 +198,7 @@ impl FailureLog {
             return;
         }
         self.last += 1;
-        if self.failures.len() >= FAILURES {
+        if self.failures.len() >= MAX_FAILURES {
             self.failures.pop_front();
         }
         self.failures.push_back(FailureRecord {
@@ -344,25 +312,28 @@ mod tests {
     #[test]
     fn failures_are_bounded() {
         let history = AccessHistory::default();
-        for n in 0..2 * FAILURES {
+        for n in 0..2 * MAX_FAILURES {
             add(&history, &record(403, &format!("a{n}"), "10.0.0.1:1"), "no");
         }
-        assert_eq!(history.failures().len(), FAILURES);
+        assert_eq!(history.failures().len(), MAX_FAILURES);
     }
 
     #[test]
     fn least_pulled_repositories_make_room() {
         let history = AccessHistory::default();
-        for n in 0..PULLED {
+        for n in 0..MAX_COUNTED_REPOSITORIES {
             history.count_pull(&name(&format!("a{n}")));
         }
         for often in ["a7", "a8", "a9"] {
             history.count_pull(&name(often));
         }
-        assert_eq!(history.most_pulled().len(), PULLED);
+        assert_eq!(history.most_pulled().len(), MAX_COUNTED_REPOSITORIES);
         history.count_pull(&name("new"));
         let most = history.most_pulled();
-        assert_eq!(most.len(), PULLED - PULLED / 10 + 1);
+        assert_eq!(
+            most.len(),
+            MAX_COUNTED_REPOSITORIES - MAX_COUNTED_REPOSITORIES / 10 + 1
+        );
         assert!(
             most[..3].iter().all(|(_, count)| *count == 2),
             "{:?}",

@@ -1,14 +1,11 @@
-//! The fills in progress and the state of the registries, for operators.
+//! The fills in progress, for operators.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::Mirror;
 use super::progress::Phase;
 use super::source::FillKey;
 use oci::name::{Registry, Repository};
-use store::Store;
-use upstream::{Upstream, UpstreamHealth};
 
 /// A download in progress.
 #[derive(Clone, Debug)]
@@ -62,11 +59,6 @@ impl FillPhase {
 }
 
 impl Mirror {
-    /// The store behind it.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.state.store
-    }
-
     /// The downloads in progress, in no order.
     pub fn fills(&self) -> Vec<FillStatus> {
         let fills = self.state.contents.fills.running();
@@ -86,18 +78,5 @@ impl Mirror {
             })
         });
         status.collect()
-    }
-
-    /// The state of a registry's upstream; `None` if it has none.
-    pub fn upstream_health(&self, registry: &Registry) -> Option<UpstreamHealth> {
-        let origin = self.state.origins.get(registry)?;
-        origin
-            .client()
-            .map(|client: &Upstream| client.health(Instant::now()))
-    }
-
-    /// How long the tags of a registry are fresh.
-    pub fn tag_ttl(&self, registry: &Registry) -> Option<Duration> {
-        Some(self.state.origins.get(registry)?.tag_ttl())
     }
 }

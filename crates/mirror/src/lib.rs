@@ -48,6 +48,7 @@ mod public;
 mod publish;
 mod purge;
 mod reader;
+mod registry_status;
 mod segments;
 mod sent_ahead;
 mod small_bodies;
@@ -194,6 +195,11 @@ impl Mirror {
                     .join(key, source, SourceClaim::Proven);
             }
         }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.state.store
     }
 
     /// Scheme and authority of a registry's upstream, for the log.

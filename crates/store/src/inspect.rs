@@ -3,57 +3,20 @@
 //! All of it blocks on the disk, and reads the records of one repository at most.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Store;
-use super::durable::{is_absent, write_atomic};
-use super::layout::{PARTIALS, STATE, blob_path, parse_digest_name};
-use super::record::TypedKey;
+use super::durable::is_absent;
+use super::layout::{blob_path, parse_digest_name};
+use super::record::{BlobKey, ManifestKey, TagKey, TypedKey};
+use super::records::Inspected;
+use super::space::{BlobStatus, EvictionCandidate, StoreUsage};
 use oci::digest::Digest;
-use oci::manifest::MAX_MANIFEST;
+use oci::manifest::{AcceptClass, MAX_MANIFEST};
 use oci::name::RepositoryName;
 
 /// How many records of a repository are counted at most.
 const MAX_COUNTED: usize = 100_000;
-
-/// What the store takes, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreUsage {
-    /// Blobs and manifests, as a number.
-    pub blobs: u64,
-    /// Everything, on disk or reserved.
-    pub used: u64,
-    /// Incomplete downloads, with what is reserved for the rest of them.
-    pub partials: u64,
-    /// Records.
-    pub records: u64,
-    /// Damaged files.
-    pub quarantined: u64,
-    /// Whether everything on disk is counted.
-    pub is_scanned: bool,
-    /// What is free on the file system, and how much of it is left free; `None` if the file system does not say.
-    pub free: Option<(u64, u64)>,
-}
-
-/// What is known of a stored blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlobStatus {
-    /// In bytes.
-    pub size: u64,
-    /// The last use, as far as it is written: up to an hour ago.
-    pub last_use: u64,
-}
-
-/// A blob in the order of eviction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EvictionCandidate {
-    /// Its digest.
-    pub digest: Digest,
-    /// Whether it is a manifest.
-    pub is_manifest: bool,
-    /// Its size and last use.
-    pub status: BlobStatus,
-}
 
 /// What the store has of a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,15 +29,6 @@ pub struct RepositorySummary {
     pub bytes: u64,
     /// The last use of any of them, as far as it is written, in seconds since 1970.
     pub last_use: Option<u64>,
-}
-
-/// A record, and its last use in seconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspected<V> {
-    /// The record.
-    pub value: V,
-    /// As far as it is written.
-    pub last_use: u64,
 }
 
 impl Store {
@@ -121,13 +75,16 @@ impl Store {
     /// # Errors
     /// When a folder cannot be read.
     pub fn summary(&self, name: &RepositoryName) -> io::Result<RepositorySummary> {
-        let folder = self.records.repository_folder(name);
+        let tags = TagKey::class_folder(name, AcceptClass::Full);
         let mut summary = RepositorySummary {
-            tags: count(&folder.join("_tags/full"))?,
+            tags: count(&self.root.join(tags))?,
             ..RepositorySummary::default()
         };
-        for (kind, is_manifest) in [("_manifests", true), ("_blobs", false)] {
-            for entry in entries(&folder.join(kind))?.take(MAX_COUNTED) {
+        for (folder, is_manifest) in [
+            (ManifestKey::folder(name), true),
+            (BlobKey::folder(name), false),
+        ] {
+            for entry in entries(&self.root.join(folder))?.take(MAX_COUNTED) {
                 let digest = entry.file_name().to_str().and_then(parse_digest_name);
                 let Some(digest) = digest else { continue };
                 summary.manifests += u64::from(is_manifest);
@@ -138,31 +95,6 @@ impl Store {
             }
         }
         Ok(summary)
-    }
-
-    /// Reads a file of state: a small JSON file of the program; `None` if there is none.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn read_state(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.state_path(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Replaces a file of state, durably.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn write_state(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let staging = self.root.join(PARTIALS);
-        write_atomic(&staging, &self.state_path(name), bytes)
-    }
-
-    fn state_path(&self, name: &str) -> PathBuf {
-        self.root.join(STATE).join(name)
     }
 }
 

@@ -57,6 +57,7 @@ mod settings;
 mod space;
 mod staged;
 mod staging;
+mod state;
 mod sweep;
 
 use std::fs::File;
@@ -72,7 +73,7 @@ pub use bucket::{
 };
 pub use degraded::warn_degraded;
 pub use extension::Extension;
-pub use inspect::{BlobStatus, EvictionCandidate, Inspected, RepositorySummary, StoreUsage};
+pub use inspect::RepositorySummary;
 pub use layout::{digest_name, parse_digest_name};
 pub use open_file::OpenFile;
 pub use partials::PartialNote;
@@ -84,11 +85,11 @@ pub use record::{
     Outcome, Pointer, PublicKey, PublicLink, Reach, Record, RecordKey, Reference, Retention,
     StoredValue, TagKey, TypedKey,
 };
-pub use records::{KnownRepository, Question, RecordStore};
+pub use records::{Inspected, KnownRepository, Question, RecordStore};
 pub use scrub::Verified;
 pub use segment::{Segment, SegmentRoom, SegmentState, SegmentWriter};
 pub use settings::{MinFree, Settings};
-pub use space::{Full, Reservation, Space};
+pub use space::{BlobStatus, EvictionCandidate, Full, Reservation, Space, StoreUsage};
 pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
 

@@ -11,6 +11,15 @@ use crate::layout::{
     BLOCK, REPOSITORIES, component, decode_component, digest_name, parse_digest_name,
 };
 
+/// The folder of a repository's manifests, within that of the repository.
+pub(crate) const MANIFESTS: &str = "_manifests";
+/// The folder of a repository's blobs.
+pub(crate) const BLOBS: &str = "_blobs";
+/// The folder of a repository's tags.
+const TAGS: &str = "_tags";
+/// The record that a repository is public.
+pub(crate) const PUBLIC: &str = "_public";
+
 /// The key of a record of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKey {
@@ -76,6 +85,11 @@ impl ManifestKey {
             digest: *digest,
         }
     }
+
+    /// The folder of all manifests of a repository.
+    pub fn folder(name: &RepositoryName) -> String {
+        format!("{}/{MANIFESTS}", repository_path(name))
+    }
 }
 
 impl BlobKey {
@@ -85,6 +99,11 @@ impl BlobKey {
             name: name.clone(),
             digest: *digest,
         }
+    }
+
+    /// The folder of all blobs of a repository.
+    pub fn folder(name: &RepositoryName) -> String {
+        format!("{}/{BLOBS}", repository_path(name))
     }
 }
 
@@ -107,7 +126,12 @@ impl TagKey {
 
     /// The folder of all tags of a repository.
     pub fn folder(name: &RepositoryName) -> String {
-        format!("{}/_tags", repository_path(name))
+        format!("{}/{TAGS}", repository_path(name))
+    }
+
+    /// The folder of the tags of a repository for one class of clients.
+    pub fn class_folder(name: &RepositoryName, class: AcceptClass) -> String {
+        format!("{}/{}", Self::folder(name), class.as_str())
     }
 }
 
@@ -153,19 +177,19 @@ impl RecordKey {
     pub fn path(&self) -> String {
         match self {
             Self::Manifest(key) => {
-                let repository = repository_path(&key.name);
-                format!("{repository}/_manifests/{}", digest_name(&key.digest))
+                let folder = ManifestKey::folder(&key.name);
+                format!("{folder}/{}", digest_name(&key.digest))
             }
             Self::Blob(key) => {
-                let repository = repository_path(&key.name);
-                format!("{repository}/_blobs/{}", digest_name(&key.digest))
+                let folder = BlobKey::folder(&key.name);
+                format!("{folder}/{}", digest_name(&key.digest))
             }
             Self::Public(key) => {
-                format!("{}/_public", repository_path(&key.name))
+                format!("{}/{PUBLIC}", repository_path(&key.name))
             }
             Self::Tag(key) => {
-                let folder = TagKey::folder(&key.name);
-                format!("{folder}/{}/{}", key.class.as_str(), key.tag)
+                let folder = TagKey::class_folder(&key.name, key.class);
+                format!("{folder}/{}", key.tag)
             }
             Self::Extension(key) => key.path(),
         }
@@ -257,7 +281,7 @@ impl RecordKey {
 }
 
 /// The folder of a repository's records, below the store's.
-pub(crate) fn repository_path(name: &RepositoryName) -> String {
+fn repository_path(name: &RepositoryName) -> String {
     let registry = component(name.registry.as_str());
     format!("{REPOSITORIES}/{registry}/{}", name.repository)
 }
@@ -278,16 +302,16 @@ fn parse_own(registry: &Registry, path: &str) -> Option<RecordKey> {
         return None;
     };
     let key = match record.split_once('/') {
-        None if record == "_public" => PublicKey { name }.into(),
-        Some(("_manifests", digest)) => {
+        None if record == PUBLIC => PublicKey { name }.into(),
+        Some((MANIFESTS, digest)) => {
             let digest = parse_digest_name(digest)?;
             ManifestKey { name, digest }.into()
         }
-        Some(("_blobs", digest)) => {
+        Some((BLOBS, digest)) => {
             let digest = parse_digest_name(digest)?;
             BlobKey { name, digest }.into()
         }
-        Some(("_tags", rest)) => {
+        Some((TAGS, rest)) => {
             let (class, tag) = rest.split_once('/')?;
             let classes = [AcceptClass::Full, AcceptClass::NoList, AcceptClass::Schema1];
             TagKey {

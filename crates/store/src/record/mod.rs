@@ -11,7 +11,7 @@ mod key;
 mod value;
 
 pub use extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind};
-pub(crate) use key::repository_path;
+pub(crate) use key::{BLOBS, MANIFESTS, PUBLIC};
 pub use key::{BlobKey, ManifestKey, PublicKey, RecordKey, TagKey, TypedKey};
 pub use value::{BlobLink, ManifestLink, Outcome, Pointer, PublicLink, Reach, Record};
 

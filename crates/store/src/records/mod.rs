@@ -21,7 +21,7 @@ mod walk;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -36,7 +36,6 @@ pub(crate) use walk::Visited;
 
 use crate::bucket::Bucket;
 use crate::durable::is_absent;
-use crate::inspect::Inspected;
 use crate::record::{
     ExtensionKind, Outcome, Reach, Record, RecordKey, StoredValue, TagKey, TypedKey,
 };
@@ -77,6 +76,15 @@ impl<V> fmt::Debug for Question<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
+}
+
+/// A record, and its last use in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected<V> {
+    /// The record.
+    pub value: V,
+    /// As far as it is written.
+    pub last_use: u64,
 }
 
 /// The records of all kinds. Cloning is cheap.
@@ -235,12 +243,6 @@ impl RecordStore {
         }
     }
 
-    /// The folder of a repository's records.
-    pub(crate) fn repository_folder(&self, name: &RepositoryName) -> PathBuf {
-        let folder = crate::record::repository_path(name);
-        self.inner.files.full_path(&folder)
-    }
-
     /// Stores a record of this gateway, which is not shared.
     pub async fn put<K: TypedKey>(&self, key: &K, record: K::Value) -> Arc<K::Value> {
         let question = self.ask(key);
@@ -253,8 +255,8 @@ impl RecordStore {
     /// # Errors
     /// When the folder cannot be read.
     pub fn known_tags(&self, name: &RepositoryName) -> io::Result<Vec<Tag>> {
-        let (folder, class) = (TagKey::folder(name), AcceptClass::Full);
-        let folder = self.inner.files.full_path(&folder).join(class.as_str());
+        let folder = TagKey::class_folder(name, AcceptClass::Full);
+        let folder = self.inner.files.full_path(&folder);
         let entries = match std::fs::read_dir(folder) {
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
             entries => entries?,

@@ -13,13 +13,14 @@ use tokio::sync::Semaphore;
 
 use super::RecordStore;
 use crate::layout::{REPOSITORIES, component};
+use crate::record::{BLOBS, MANIFESTS, PUBLIC};
 use oci::name::{Registry, Repository, RepositoryName};
 
 /// How many folders are visited at most: a longer list is of no use.
 const FOLDERS: usize = 200_000;
 /// How many names are cached in all, and for how long.
-const REMEMBERED: u64 = 200_000;
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+const MAX_CACHED_NAMES: u64 = 200_000;
+const CACHE_TTL: Duration = Duration::from_secs(60);
 
 /// How many folders are searched for repositories with blobs: a client waits for the answer.
 const FOLDERS_OF_BLOBS: usize = 20_000;
@@ -53,9 +54,9 @@ impl RepositoryLists {
         Self {
             turn: Semaphore::new(1),
             known: moka::sync::Cache::builder()
-                .max_capacity(REMEMBERED)
+                .max_capacity(MAX_CACHED_NAMES)
                 .weigher(weight)
-                .time_to_live(REMEMBERED_FOR)
+                .time_to_live(CACHE_TTL)
                 .build(),
             changes: AtomicU64::new(0),
         }
@@ -121,7 +122,7 @@ impl RecordStore {
         let mut found = Vec::new();
         let root = self.folder(registry);
         visit(&root, FOLDERS_OF_BLOBS, |repository, folder| {
-            if folder.join("_blobs").exists() {
+            if folder.join(BLOBS).exists() {
                 found.push(repository);
             }
         })?;
@@ -140,8 +141,8 @@ impl RecordStore {
 fn walk(root: &Path) -> io::Result<Vec<KnownRepository>> {
     let mut found = Vec::new();
     visit(root, FOLDERS, |repository, folder| {
-        if !is_empty(&folder.join("_manifests")) {
-            let public = folder.join("_public").exists();
+        if !is_empty(&folder.join(MANIFESTS)) {
+            let public = folder.join(PUBLIC).exists();
             found.push(KnownRepository { repository, public });
         }
     })?;

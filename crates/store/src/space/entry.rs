@@ -1,6 +1,5 @@
 //! The entries of the index, packed so that a million of them take under 100 MB.
 
-use crate::inspect::BlobStatus;
 use oci::digest::Digest;
 
 /// No slot.
@@ -11,6 +10,15 @@ const SIZE: usize = 5;
 
 /// The largest size that an entry can hold.
 pub const LARGEST: u64 = (1 << 40) - 1;
+
+/// What is known of a stored blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobStatus {
+    /// In bytes.
+    pub size: u64,
+    /// The last use, as far as it is written: up to an hour ago.
+    pub last_use: u64,
+}
 
 /// The kind of a blob, as far as it matters for the order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,14 +8,15 @@
 
 mod order;
 
+pub use order::EvictionCandidate;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-use super::entry::{BlobKind, EntryState, IndexEntry, ListEnds, NONE};
-use crate::inspect::BlobStatus;
+use super::entry::{BlobKind, BlobStatus, EntryState, IndexEntry, ListEnds, NONE};
 use crate::layout::BLOCK;
 use oci::digest::Digest;
 

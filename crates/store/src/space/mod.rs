@@ -14,15 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::inspect::StoreUsage;
 use crate::layout::{BLOCK, blob_path, parse_digest_name};
 use crate::settings::{MinFree, Settings};
 use disk::FreeSpace;
 use index::BlobIndex;
 use oci::digest::Digest;
 
+pub use entry::BlobStatus;
 pub(crate) use entry::{BlobKind, LARGEST};
 pub(crate) use eviction::Trimmed;
+pub use index::EvictionCandidate;
 pub(crate) use index::KnownBlob;
 pub(crate) use reservation::Pin;
 pub use reservation::Reservation;
@@ -38,6 +39,25 @@ const RECORDS_PART: u64 = 4;
 /// The headroom for the next fills: this fraction of `max_size`, and at most so many bytes.
 const HEADROOM_PART: u64 = 64;
 const MAX_HEADROOM: u64 = 1 << 30;
+
+/// What the store takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreUsage {
+    /// Blobs and manifests, as a number.
+    pub blobs: u64,
+    /// Everything, on disk or reserved.
+    pub used: u64,
+    /// Incomplete downloads, with what is reserved for the rest of them.
+    pub partials: u64,
+    /// Records.
+    pub records: u64,
+    /// Damaged files.
+    pub quarantined: u64,
+    /// Whether everything on disk is counted.
+    pub is_scanned: bool,
+    /// What is free on the file system, and how much of it is left free; `None` if the file system does not say.
+    pub free: Option<(u64, u64)>,
+}
 
 /// No space is free, and nothing is left to evict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,12 +1,22 @@
 //! The order of eviction: two doubly linked lists through the index's entries.
 
-use super::super::entry::{BlobKind, NONE};
+use super::super::entry::{BlobKind, BlobStatus, NONE};
 use super::BlobIndex;
-use crate::inspect::EvictionCandidate;
 use oci::digest::Digest;
 
 /// Manifests are evicted after layers while they take at most this fraction of all bytes.
 const MANIFESTS_PART: u64 = 4;
+
+/// A blob in the order of eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvictionCandidate {
+    /// Its digest.
+    pub digest: Digest,
+    /// Whether it is a manifest.
+    pub is_manifest: bool,
+    /// Its size and last use.
+    pub status: BlobStatus,
+}
 
 impl BlobIndex {
     /// Takes out the first blob to evict, and returns its bytes. A pinned one at the end is in use, so it moves to
