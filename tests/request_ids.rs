@@ -67,7 +67,7 @@ fn every_response_has_a_request_id_that_the_access_log_names() {
 }
 
 #[test]
-fn request_ids_are_taken_over_from_trusted_proxies_alone() {
+fn request_ids_of_trusted_proxies_alone_are_reused() {
     let (_origin, image, gateway) = scene();
     let ask = |listener: usize, ids: &[&str]| -> Reply {
         let headers: Vec<_> = ids.iter().map(|id| ("X-Request-Id", *id)).collect();

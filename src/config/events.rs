@@ -46,7 +46,7 @@ pub(super) const AUDIT: &[Key] = &[Key::new(
     "path",
     Kind::Scalar("path"),
     Absent::Required,
-    "The file: JSON lines, mode 0600. Opened anew after a SIGHUP, so that it can be renamed.",
+    "The file: JSON lines, mode 0600. Reopened on SIGHUP, for log rotation.",
 )];
 
 /// A webhook.
@@ -58,7 +58,7 @@ pub struct Webhook {
     pub secret: Option<Secret>,
     /// Those that it gets.
     pub actions: Vec<NotificationAction>,
-    /// The repositories that it hears of; `None`: all.
+    /// Limits events to these repositories; `None`: all.
     pub repositories: Option<Vec<Pattern>>,
 }
 

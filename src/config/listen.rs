@@ -51,7 +51,7 @@ pub(super) const LISTENER: &[Key] = &[
         "trusted_proxies",
         Kind::List("address or network"),
         Absent::Nothing,
-        "Proxies in front of the gateway, such as `10.0.0.7` or `10.0.0.0/8`. Their `X-Request-Id` is taken over; each other request gets a new one.",
+        "Trusted reverse proxies, such as `10.0.0.7` or `10.0.0.0/8`. A valid `X-Request-Id` from them is reused; any other request gets a new one.",
     ),
     Key::new(
         "mode",
@@ -112,7 +112,7 @@ pub struct Listen {
     pub registry: Option<String>,
     /// The URL by which clients reach it, behind another proxy.
     pub public_url: Option<Origin>,
-    /// The proxies whose `X-Request-Id` is taken over.
+    /// The proxies whose `X-Request-Id` is reused.
     pub trusted_proxies: Vec<Network>,
     /// Those of a socket file; none for TCP.
     pub permissions: SocketPermissions,

@@ -19,7 +19,7 @@ const TIME: [(&str, u64); 6] = [
     ("w", 604_800_000),
 ];
 /// A hundred years: longer has no effect, and adding centuries overflows clocks.
-const LONGEST: u64 = 36_500 * 86_400_000;
+const MAX_MILLIS: u64 = 36_500 * 86_400_000;
 
 const BYTES: [(&str, u64); 6] = [
     ("", 1),
@@ -74,7 +74,7 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
         rest = next;
     }
     match millis {
-        Some(millis) if millis <= LONGEST => Ok(Duration::from_millis(millis)),
+        Some(millis) if millis <= MAX_MILLIS => Ok(Duration::from_millis(millis)),
         _ => Err("is too long; write at most 36500d".to_owned()),
     }
 }
@@ -164,7 +164,7 @@ mod tests {
             ("1w", Some(604_800_000)),
             ("1h30m", Some(5_400_000)),
             ("1m30s500ms", Some(90_500)),
-            ("36500d", Some(LONGEST)),
+            ("36500d", Some(MAX_MILLIS)),
             ("36501d", None),
             ("99999999999999999999s", None),
             ("18446744073709551615w", None),

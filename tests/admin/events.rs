@@ -96,7 +96,7 @@ fn fills_and_requests_appear_while_they_happen() {
             .iter()
             .any(is_layer)
     });
-    // Who reconnects gets what came since.
+    // A reconnecting client gets the lines it missed.
     let last: u64 = lines["event_id"]
         .as_str()
         .expect("an id")
@@ -108,7 +108,7 @@ fn fills_and_requests_appear_while_they_happen() {
     assert_eq!(batch["items"].as_array().map(Vec::len), Some(1), "{batch}");
     assert_eq!(batch["items"][0]["id"], last);
     // A filter leaves other lines out.
-    let mut other = Listener::start(&gateway, "topics=requests&q=gibt-es-nicht", "");
+    let mut other = Listener::start(&gateway, "topics=requests&q=no-such-line", "");
     assert_eq!(
         other.event("requests", |_| true)["items"],
         Value::Array(vec![])

@@ -74,7 +74,7 @@ fn failing_bucket_is_ignored() {
                 });
                 assert!(!gateway.log().contains("AKIDSHARED"), "{ill:?}");
                 if ill == Ill::Down {
-                    // The writes are retried for a while, then dropped: of three blobs, two at once.
+                    // The writes are retried for a while: at least two of three uploads are dropped, since two run at a time.
                     eventually_within(Duration::from_secs(150), "two are given up", || {
                         (gateway.log().matches("not written to the bucket").count() >= 2)
                             .then_some(())

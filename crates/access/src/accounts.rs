@@ -35,7 +35,7 @@ const SLOWED: Duration = Duration::from_secs(4);
 /// The longest part of a user's name that is logged, in characters.
 const LONGEST_NAME: usize = 64;
 /// How many logins wait for a pause at once.
-const WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 /// How long a request waits for a free verification.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -216,7 +216,7 @@ impl Accounts {
             }),
             key: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             turns: Arc::new(Semaphore::new(cores)),
-            waiting: Arc::new(Semaphore::new(WAITING)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             under_way: SingleFlight::default(),
             failures: Arc::default(),
         })

@@ -43,7 +43,7 @@ impl AuditLog {
         })
     }
 
-    /// Opens the file anew, after it was renamed. Where that fails, the old one stays in use.
+    /// Reopens the file, for log rotation. Where that fails, the old one stays in use.
     ///
     /// # Errors
     /// The system's.

@@ -1,4 +1,4 @@
-//! An event: what somebody did, or tried to, with the request that it came by.
+//! An event: an action or attempt, and the request that made it.
 
 use std::time::SystemTime;
 

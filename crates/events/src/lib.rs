@@ -161,7 +161,7 @@ impl Events {
         self.send(Message::Alert(Box::new(alert)), 0);
     }
 
-    /// Opens the audit log's file anew, after it was renamed. Waits while events wait.
+    /// Reopens the audit log, for log rotation. Waits while the channel is full.
     pub async fn reopen_audit_log(&self) {
         // Without its thread the process is ending.
         let _ = self.sender.send(Message::ReopenAuditLog).await;

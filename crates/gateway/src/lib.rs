@@ -96,7 +96,7 @@ pub struct AppState {
     pub v1: ::v1::V1,
     /// Whether every request is logged.
     pub access_log: bool,
-    /// What clients asked for lately.
+    /// Recent requests, failures and pull counts, in memory.
     pub history: Arc<AccessHistory>,
     /// Where events are recorded; `None`: nowhere.
     pub events: Option<Events>,

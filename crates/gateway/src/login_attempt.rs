@@ -7,9 +7,9 @@ use access::Login;
 use oci::authorization::{self, Authorization};
 
 /// The longest user that is logged, in characters.
-const LONGEST: usize = 128;
+const MAX_USER_LENGTH: usize = 128;
 
-/// A verified password of a request. A token is none, nor is a password that the connection has sent before.
+/// The outcome of a password check. Tokens have none, nor has a password that this connection has already verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginAttempt {
     Accepted { user: String },
@@ -65,5 +65,5 @@ pub fn user(session: &Session, login: &Login) -> Option<Arc<str>> {
 
 /// A user name as short as all that exist. One that does not exist may have any length.
 fn bounded(user: &str) -> String {
-    user.chars().take(LONGEST).collect()
+    user.chars().take(MAX_USER_LENGTH).collect()
 }

@@ -92,7 +92,7 @@ fn is_pull(session: &Session) -> bool {
     status == Some(StatusCode::OK) && session.req_header().method == Method::GET
 }
 
-/// Who denied a request; `None`: nobody.
+/// Whether the rules or the registry denied the request; `None` if neither did.
 fn denied_by(sent: SentHead) -> Option<&'static str> {
     let by = match sent.cache.forwarded() {
         None => "by the access rules",

@@ -8,14 +8,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub const SPELLED: &str = "X-Request-Id";
 /// The name of the header field.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken over, in bytes.
-const LONGEST: usize = 64;
+/// The longest id accepted from a proxy, in bytes.
+const MAX_ID_LENGTH: usize = 64;
 
 /// The id of a request.
 #[derive(Clone, Debug)]
 pub enum RequestId {
     /// Random, which tells a client nothing about the requests of others, as a counter would.
-    Made([u8; 16]),
+    Generated([u8; 16]),
     /// From a trusted proxy. In a box, so that a request carries little.
     Received(Box<HeaderValue>),
 }
@@ -23,7 +23,7 @@ pub enum RequestId {
 impl RequestId {
     /// A new id.
     pub fn new() -> Self {
-        Self::Made(fastrand::u128(..).to_be_bytes())
+        Self::Generated(fastrand::u128(..).to_be_bytes())
     }
 
     /// The id that a proxy sent: 1 to 64 letters, digits, `-`, `_` and `.`; `None` for anything else.
@@ -32,14 +32,14 @@ impl RequestId {
         let id = lines.next().filter(|_| lines.next().is_none())?;
         let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
         let text = id.as_bytes();
-        ((1..=LONGEST).contains(&text.len()) && text.iter().all(valid))
+        ((1..=MAX_ID_LENGTH).contains(&text.len()) && text.iter().all(valid))
             .then(|| Self::Received(Box::new(id.clone())))
     }
 
     /// Appends the id to the head of a response.
     pub fn write(&self, head: &mut Vec<u8>) {
         match self {
-            Self::Made(bytes) => head.extend_from_slice(&hex(*bytes)),
+            Self::Generated(bytes) => head.extend_from_slice(&hex(*bytes)),
             Self::Received(id) => head.extend_from_slice(id.as_bytes()),
         }
     }
@@ -48,7 +48,7 @@ impl RequestId {
     pub fn header_value(&self) -> HeaderValue {
         let mut value = match self {
             // Hexadecimal digits are valid.
-            Self::Made(bytes) => HeaderValue::from_bytes(&hex(*bytes))
+            Self::Generated(bytes) => HeaderValue::from_bytes(&hex(*bytes))
                 .unwrap_or_else(|_| HeaderValue::from_static("-")),
             Self::Received(id) => HeaderValue::clone(id),
         };
@@ -60,7 +60,7 @@ impl RequestId {
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Made(bytes) => f.write_str(str::from_utf8(&hex(*bytes)).unwrap_or("-")),
+            Self::Generated(bytes) => f.write_str(str::from_utf8(&hex(*bytes)).unwrap_or("-")),
             Self::Received(id) => f.write_str(id.to_str().unwrap_or("-")),
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_short_ids_of_few_characters_are_taken_over() {
+    fn only_short_ids_of_few_characters_are_accepted() {
         let longest = "a".repeat(64);
         for id in ["7", "0f8a-1.B_z", &longest] {
             assert_eq!(received(&[id]).as_deref(), Some(id));
@@ -113,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn made_ids_are_written_alike_everywhere() {
+    fn generated_ids_are_written_alike_everywhere() {
         assert_eq!(SPELLED.to_lowercase(), X_REQUEST_ID.as_str());
         for number in [0, 0x0123_4567_89ab_cdef, u128::MAX] {
-            let id = RequestId::Made(u128::to_be_bytes(number));
+            let id = RequestId::Generated(u128::to_be_bytes(number));
             let mut head = Vec::new();
             id.write(&mut head);
             assert_eq!(head, id.to_string().as_bytes());

@@ -33,7 +33,7 @@ pub struct Listener {
     pub scheme: &'static str,
     /// The URL that clients use behind another proxy: scheme and authority.
     pub public_url: Option<String>,
-    /// The proxies whose `X-Request-Id` is taken over.
+    /// The proxies whose `X-Request-Id` is reused.
     pub trusted_proxies: Vec<Network>,
 }
 

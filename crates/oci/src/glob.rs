@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The longest pattern, in bytes, as for repository names.
-const LONGEST: usize = 255;
+const MAX_LENGTH: usize = 255;
 
 /// A pattern of repository names: `*` stands for any run of characters within one component, `**`
 /// for any number of whole components, none included.
@@ -29,9 +29,9 @@ impl Pattern {
     /// `"a//b" is not …`.
     pub fn parse(text: &str) -> Result<Self, String> {
         const LETTERS: &str = "write a-z, 0-9, `.`, `_`, `-` and `*` between slashes";
-        if text.len() > LONGEST {
+        if text.len() > MAX_LENGTH {
             return Err(format!(
-                "is longer than any name; write at most {LONGEST} bytes"
+                "is longer than any name; write at most {MAX_LENGTH} bytes"
             ));
         }
         let mut components = Vec::new();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The most values.
-const MOST: usize = 16;
+const MAX_VALUES: usize = 16;
 
 thread_local! {
     /// The number of this thread, in the order in which threads asked for it.
@@ -25,7 +25,11 @@ struct Padded<T>(T);
 impl<T: Default> Default for PerThread<T> {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self((0..threads.min(MOST)).map(|_| Padded::default()).collect())
+        Self(
+            (0..threads.min(MAX_VALUES))
+                .map(|_| Padded::default())
+                .collect(),
+        )
     }
 }
 
@@ -49,7 +53,7 @@ mod tests {
     fn each_thread_writes_to_one_value() {
         let counters = PerThread::<AtomicUsize>::default();
         std::thread::scope(|threads| {
-            for _ in 0..3 * MOST {
+            for _ in 0..3 * MAX_VALUES {
                 threads.spawn(|| {
                     let mine = counters.mine();
                     mine.fetch_add(1, Ordering::Relaxed);
@@ -58,6 +62,6 @@ mod tests {
             }
         });
         let counts = counters.all().map(|count| count.load(Ordering::Relaxed));
-        assert_eq!(counts.sum::<usize>(), 3 * MOST);
+        assert_eq!(counts.sum::<usize>(), 3 * MAX_VALUES);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::per_thread::PerThread;
 
-/// A bounded queue that forgets its oldest values. Each thread has a queue of its own; who reads merges them.
+/// A bounded queue that forgets its oldest values. Each thread has a queue of its own; readers merge them.
 #[derive(Debug)]
 pub struct Recent<T> {
     capacity: usize,

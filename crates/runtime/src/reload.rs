@@ -19,7 +19,7 @@ use telemetry::chain;
 /// How often files are checked.
 const EVERY: Duration = Duration::from_secs(2);
 /// The longest file that is read, in bytes.
-const LONGEST: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads a file of at most 16 MiB.
 ///
@@ -28,9 +28,9 @@ const LONGEST: u64 = 16 << 20;
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
-        .take(LONGEST + 1)
+        .take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST {
+    if bytes.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             "it is longer than 16 MiB",

@@ -7,9 +7,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the same alert is not raised again.
-const QUIET: Duration = Duration::from_secs(3600);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(3600);
 /// How many alerts are remembered for that.
-const REMEMBERED: usize = 1000;
+const MAX_REMEMBERED: usize = 1000;
 
 static SUBSCRIBER: OnceLock<Box<dyn Fn(Alert) + Send + Sync>> = OnceLock::new();
 static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
@@ -33,7 +33,7 @@ pub struct Alert {
 /// The kind of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AlertKind {
-    /// The store has no room, and evicting does not help.
+    /// The store is full and nothing can be evicted.
     DiskFull,
     /// A registry refuses the gateway's account.
     AccountRefused,
@@ -87,9 +87,9 @@ pub fn raise(kind: AlertKind, subject: impl Into<String>, message: impl Into<Str
 
 /// Whether an alert is new. It is remembered then.
 fn is_due(raised: &mut Raised, kind: AlertKind, subject: &str, now: Instant) -> bool {
-    raised.retain(|_, at| now.saturating_duration_since(*at) < QUIET);
+    raised.retain(|_, at| now.saturating_duration_since(*at) < REPEAT_INTERVAL);
     let key = (kind, subject.to_owned());
-    if raised.contains_key(&key) || raised.len() >= REMEMBERED {
+    if raised.contains_key(&key) || raised.len() >= MAX_REMEMBERED {
         return false;
     }
     raised.insert(key, now);
@@ -116,9 +116,9 @@ mod tests {
             assert_eq!(found, due, "{seconds} {subject}");
         }
         assert!(is_due(&mut raised, AlertKind::DamageFound, "a", start));
-        for number in 0..2 * REMEMBERED {
+        for number in 0..2 * MAX_REMEMBERED {
             is_due(&mut raised, AlertKind::DiskFull, &number.to_string(), start);
         }
-        assert!(raised.len() <= REMEMBERED);
+        assert!(raised.len() <= MAX_REMEMBERED);
     }
 }

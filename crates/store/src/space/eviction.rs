@@ -80,7 +80,7 @@ impl Space {
             alerts::raise(
                 AlertKind::DiskFull,
                 "",
-                "the store has no room, and evicting does not help: content passes through without being stored",
+                "the store is full and nothing can be evicted: content is served but not cached",
             );
         }
         taken
