@@ -161,6 +161,12 @@ impl Authenticator {
         Some(self.accounts.as_ref()?.current().await)
     }
 
+    /// Whether there is an account of this name; false without accounts.
+    pub async fn has_account(&self, user: &str) -> bool {
+        let accounts = self.accounts().await;
+        accounts.is_some_and(|accounts| accounts.account(user).is_some())
+    }
+
     /// Whether there are accounts, so that a challenge makes sense.
     pub fn has_accounts(&self) -> bool {
         self.accounts.is_some()

@@ -114,7 +114,8 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
 
-    fn as_str(self) -> &'static str {
+    /// `pull`, `push` or `delete`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Pull => "pull",
             Self::Push => "push",
@@ -252,6 +253,28 @@ pub enum Denied {
     Scope,
 }
 
+/// What an action is allowed or denied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grounds {
+    /// The registry authorises its own callers: [`Policy::delegated_permit`].
+    Delegated,
+    /// There are no rules, and the registry is public: pulls are allowed.
+    Public,
+    /// There are no rules, and it is no pull from a public registry.
+    NotPublic,
+    /// The first rule that allows it, by its index.
+    Rule(usize),
+    /// No rule allows it.
+    NoRule,
+}
+
+impl Grounds {
+    /// Whether the gateway allows the action.
+    pub const fn allows(self) -> bool {
+        matches!(self, Self::Public | Self::Rule(_))
+    }
+}
+
 /// The authorisation rules.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -274,14 +297,7 @@ impl Policy {
         action: Action,
         name: &RepositoryName,
     ) -> Result<Permit, Denied> {
-        let allowed = match &self.rules {
-            _ if self.delegates_auth(&name.registry) => false,
-            None => action == Action::Pull && self.public.contains(&name.registry),
-            Some(rules) => {
-                let name = LazyCell::new(|| name.to_string());
-                rules.iter().any(|rule| rule.allows(caller, action, &name))
-            }
-        };
+        let allowed = self.grounds(caller, action, name).allows();
         match caller.user() {
             None if !allowed => Err(Denied::Anonymous),
             Some(_) if !allowed => Err(Denied::User),
@@ -291,6 +307,23 @@ impl Policy {
                 name: name.clone(),
                 forwarded: None,
             }),
+        }
+    }
+
+    /// What [`Policy::decide`] decides by, apart from a token's scopes.
+    pub fn grounds(&self, caller: &Caller, action: Action, name: &RepositoryName) -> Grounds {
+        match &self.rules {
+            _ if self.delegates_auth(&name.registry) => Grounds::Delegated,
+            None if action == Action::Pull && self.public.contains(&name.registry) => {
+                Grounds::Public
+            }
+            None => Grounds::NotPublic,
+            Some(rules) => {
+                let name = LazyCell::new(|| name.to_string());
+                let allows = |rule: &Rule| rule.allows(caller, action, &name);
+                let first = rules.iter().position(allows);
+                first.map_or(Grounds::NoRule, Grounds::Rule)
+            }
         }
     }
 

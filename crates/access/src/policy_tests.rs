@@ -224,3 +224,35 @@ fn granted_is_what_was_asked_for_and_is_allowed() {
         "repository:open/a:pull registry:catalog:*"
     );
 }
+
+#[test]
+fn grounds_name_the_first_rule_that_allows() {
+    let mut policy = policy(vec![
+        rule(&["bob"], &["**"], &[Action::Push]),
+        rule(&["*"], &["hosted/**"], &[Action::Pull]),
+        rule(&["alice"], &["**"], &[Action::Pull, Action::Push]),
+    ]);
+    let hosted = RepositoryName::new(&Registry::new("hosted"), &repository("a/b"));
+    let hub = RepositoryName::new(&Registry::new("docker.io"), &repository("library/alpine"));
+    for (caller, action, name, grounds) in [
+        (user("alice"), Action::Pull, &hosted, Grounds::Rule(1)),
+        (user("alice"), Action::Pull, &hub, Grounds::Rule(2)),
+        (user("bob"), Action::Push, &hub, Grounds::Rule(0)),
+        (user("bob"), Action::Pull, &hub, Grounds::NoRule),
+        (Caller::Anonymous, Action::Pull, &hosted, Grounds::NoRule),
+    ] {
+        assert_eq!(policy.grounds(&caller, action, name), grounds, "{caller:?}");
+        let decided = policy.decide(&caller, action, name);
+        assert_eq!(decided.is_ok(), grounds.allows(), "{caller:?}");
+    }
+    let written = r#"{users: ["*"], repositories: ["hosted/**"], actions: [pull]}"#;
+    let rules = policy.rules.take().expect("rules");
+    assert_eq!(rules[1].to_string(), written);
+    let anonymous = |action, name| policy.grounds(&Caller::Anonymous, action, name);
+    assert_eq!(anonymous(Action::Pull, &hub), Grounds::Public);
+    assert_eq!(anonymous(Action::Push, &hub), Grounds::NotPublic);
+    assert_eq!(anonymous(Action::Pull, &hosted), Grounds::NotPublic);
+    policy.delegated.insert(hub.registry.clone());
+    let delegated = policy.grounds(&Caller::Anonymous, Action::Pull, &hub);
+    assert_eq!(delegated, Grounds::Delegated);
+}

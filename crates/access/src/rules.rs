@@ -1,6 +1,7 @@
 //! Access rules: an action is allowed if any rule allows it.
 
 use std::cell::LazyCell;
+use std::fmt;
 
 use super::{Action, Caller};
 use oci::glob::Pattern;
@@ -53,5 +54,26 @@ impl Rule {
         self.actions.contains(&action)
             && self.is_about(caller)
             && (self.repositories.iter()).any(|pattern| pattern.matches(name))
+    }
+}
+
+/// As in the configuration: `{users: [alice], repositories: ["hosted/**"], actions: [pull]}`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users = self.users.iter().map(|users| match users {
+            Users::Anonymous => "anonymous",
+            Users::LoggedIn => "\"*\"",
+            Users::Named(name) => name,
+        });
+        let patterns = self.repositories.iter();
+        let patterns = patterns.map(|pattern| format!("\"{}\"", pattern.as_str()));
+        let actions = self.actions.iter().map(|action| action.as_str());
+        write!(
+            f,
+            "{{users: [{}], repositories: [{}], actions: [{}]}}",
+            users.collect::<Vec<_>>().join(", "),
+            patterns.collect::<Vec<_>>().join(", "),
+            actions.collect::<Vec<_>>().join(", "),
+        )
     }
 }
