@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 
 use super::request::AuthSource;
-use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
+use super::{MAX_PAGE, Upstream, UpstreamError, UpstreamRequest, WholeResponse};
 use oci::digest::Digest;
 use oci::manifest::{
     AcceptClass, DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_INDEX,
@@ -46,20 +46,7 @@ impl Upstream {
         repository: &Repository,
         resource: &Resource,
     ) -> Result<(), UpstreamError> {
-        let method = match resource {
-            Resource::Manifest(_) | Resource::Blob(_) => Method::HEAD,
-            // Not every registry has HEAD for lists.
-            _ => Method::GET,
-        };
-        let endpoint = Endpoint {
-            repository: repository.clone(),
-            resource: resource.clone(),
-        };
-        let accept = AcceptClass::Full.upstream_accept();
-        let mut request = self
-            .pull(method, endpoint.path(), repository)
-            .header(header::ACCEPT, accept);
-        request.auth = AuthSource::Anonymous;
+        let mut request = self.anonymous_request(repository, resource);
         if request.method == Method::GET {
             let WholeResponse { bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
             return proven(is_list(resource, &bytes));
@@ -73,6 +60,30 @@ impl Upstream {
             response => response?,
         };
         proven(shows(resource, response.headers()))
+    }
+
+    pub(super) fn anonymous_request(
+        &self,
+        repository: &Repository,
+        resource: &Resource,
+    ) -> UpstreamRequest {
+        let method = match resource {
+            Resource::Manifest(_) | Resource::Blob(_) => Method::HEAD,
+            // Not every registry has HEAD for lists.
+            _ => Method::GET,
+        };
+        let endpoint = Endpoint {
+            repository: repository.clone(),
+            resource: resource.clone(),
+        };
+        let accept = AcceptClass::Full.upstream_accept();
+        let request = self
+            .pull(method, endpoint.path(), repository)
+            .header(header::ACCEPT, accept);
+        UpstreamRequest {
+            auth: AuthSource::Anonymous,
+            ..request
+        }
     }
 }
 

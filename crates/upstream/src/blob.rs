@@ -109,14 +109,13 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, UpstreamError> {
-        let path = blob_path(repository, digest);
-        let head = self.pull(Method::HEAD, path.clone(), repository);
+        let head = self.blob_head_request(repository, digest);
         match self.short(head).await {
             Ok(response) => Ok(content_length(response.headers())),
             // Some registries have no HEAD. A range of one byte shows the same; a whole body does by its headers.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
                 let first = self
-                    .pull(Method::GET, path, repository)
+                    .pull(Method::GET, blob_path(repository, digest), repository)
                     .header(header::RANGE, "bytes=0-0");
                 let response = self.short(first).await?;
                 let total = response.headers().get(header::CONTENT_RANGE);
@@ -168,7 +167,15 @@ impl Upstream {
         blob_body(response, range)
     }
 
-    fn blob_request(
+    pub(super) fn blob_head_request(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> UpstreamRequest {
+        self.pull(Method::HEAD, blob_path(repository, digest), repository)
+    }
+
+    pub(super) fn blob_request(
         &self,
         repository: &Repository,
         digest: &Digest,

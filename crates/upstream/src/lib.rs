@@ -21,6 +21,7 @@ mod manifest;
 mod observations;
 mod pass;
 mod peer;
+mod preview;
 mod probe;
 mod rate_limit;
 mod request;
@@ -46,6 +47,7 @@ pub use manifest::{Manifest, ManifestHead};
 pub use observations::ResponseTimes;
 pub use pass::{Body, BrokenOff, Feed, OnClosedConnection, Passed, Passing};
 pub use peer::{PeerClient, PeerRequest};
+pub use preview::{Preview, Read};
 pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest};
 pub use response::{UpstreamResponse, WholeResponse};
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, header};
 
 use super::request::RequestKind;
-use super::{MAX_PAGE, Upstream, UpstreamError, WholeResponse};
+use super::{MAX_PAGE, Upstream, UpstreamError, UpstreamRequest, WholeResponse};
 use oci::page;
 use oci::v2::{Endpoint, Query, Resource};
 
@@ -28,11 +28,7 @@ impl Upstream {
     /// [`UpstreamError::NoReferrers`] where the registry has no referrers API, [`UpstreamError::Protocol`] for an unusable
     /// link to the next page; any other refusal or failure of the upstream.
     pub async fn page(&self, endpoint: &Endpoint, query: &Query) -> Result<Page, UpstreamError> {
-        let path = endpoint.path() + &query.render();
-        let mut request = self.pull(Method::GET, path, &endpoint.repository);
-        if let Resource::Referrers(_) = endpoint.resource {
-            request.kind = RequestKind::Referrers;
-        }
+        let request = self.page_request(endpoint, query);
         let WholeResponse { headers, bytes, .. } = self.fetch_whole(&request, MAX_PAGE).await?;
         let links = headers.get_all(header::LINK).iter();
         let links = links.filter_map(|link| link.to_str().ok());
@@ -50,5 +46,14 @@ impl Upstream {
             filters_applied: text("oci-filters-applied"),
             bytes,
         })
+    }
+
+    pub(super) fn page_request(&self, endpoint: &Endpoint, query: &Query) -> UpstreamRequest {
+        let path = endpoint.path() + &query.render();
+        let mut request = self.pull(Method::GET, path, &endpoint.repository);
+        if let Resource::Referrers(_) = endpoint.resource {
+            request.kind = RequestKind::Referrers;
+        }
+        request
     }
 }

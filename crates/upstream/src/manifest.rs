@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 
 use super::request::RequestKind;
-use super::{BodyEnd, Upstream, UpstreamError, WholeResponse};
+use super::{BodyEnd, Upstream, UpstreamError, UpstreamRequest, WholeResponse};
 use oci::digest::{Algorithm, Digest};
 use oci::headers::content_length;
 use oci::manifest::{AcceptClass, MAX_MANIFEST, is_signed_schema1};
@@ -44,10 +44,7 @@ impl Upstream {
         reference: &Reference,
         class: AcceptClass,
     ) -> Result<ManifestHead, UpstreamError> {
-        let path = manifest_path(repository, reference);
-        let request = self
-            .pull(Method::HEAD, path, repository)
-            .header(header::ACCEPT, class.upstream_accept());
+        let request = self.manifest_request(Method::HEAD, repository, reference, class);
         let response = self.short(request).await?;
         Ok(manifest_head(response.headers()))
     }
@@ -90,11 +87,7 @@ impl Upstream {
         reference: &Reference,
         class: AcceptClass,
     ) -> Result<(Manifest, BodyEnd), UpstreamError> {
-        let path = manifest_path(repository, reference);
-        let mut request = self
-            .pull(Method::GET, path, repository)
-            .header(header::ACCEPT, class.upstream_accept());
-        request.kind = RequestKind::ManifestGet;
+        let request = self.manifest_request(Method::GET, repository, reference, class);
         let WholeResponse {
             headers,
             bytes,
@@ -103,6 +96,24 @@ impl Upstream {
         let head = manifest_head(&headers);
         metrics::pulled(Content::Manifest, bytes.len());
         Ok((Manifest { head, bytes }, end))
+    }
+
+    pub(super) fn manifest_request(
+        &self,
+        method: Method,
+        repository: &Repository,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> UpstreamRequest {
+        let path = manifest_path(repository, reference);
+        let kind = match method {
+            Method::GET => RequestKind::ManifestGet,
+            _ => RequestKind::Other,
+        };
+        let request = self
+            .pull(method, path, repository)
+            .header(header::ACCEPT, class.upstream_accept());
+        UpstreamRequest { kind, ..request }
     }
 }
 

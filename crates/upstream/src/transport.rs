@@ -169,7 +169,7 @@ impl Transport {
     }
 
     /// The failure keys of a request and of its token.
-    fn keys(&self, request: &UpstreamRequest) -> [FailureKey; 2] {
+    pub(super) fn keys(&self, request: &UpstreamRequest) -> [FailureKey; 2] {
         let login = match &request.auth {
             AuthSource::Gateway => (0, None),
             AuthSource::Anonymous => (1, None),
