@@ -80,6 +80,11 @@ impl AdmittedCallers {
         }
     }
 
+    /// Whether a caller was admitted to a repository a short while ago.
+    pub fn admits(&self, caller: CallerKey, name: &RepositoryName) -> bool {
+        self.admitted.contains_key(&(caller, name.clone()))
+    }
+
     pub fn caller_key(&self, forwarded: &ForwardedAuthorization) -> CallerKey {
         let mut mac = self.key.clone();
         match forwarded.value().map(HeaderValue::as_bytes) {

@@ -124,6 +124,18 @@ impl Contents {
         }
     }
 
+    /// The length of a blob that [`Contents::open`] would open, in bytes. Its use is not noted. Blocks on the disk.
+    pub(super) fn inspect(&self, digest: &Digest, size: Option<u64>) -> Option<u64> {
+        let stored = self.store.blobs.inspect(digest, size).ok().flatten();
+        stored.or_else(|| Some(self.memory.inspect(digest)?.len() as u64))
+    }
+
+    /// The bytes of a small body, not verified. Its use is not noted. Blocks on the disk.
+    pub(super) fn inspect_small(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let stored = self.store.inspect_manifest(digest);
+        stored.or_else(|| Some(self.memory.inspect(digest)?.to_vec()))
+    }
+
     /// Stores a small body. If the disk fails, it is rebuilt when it is next needed.
     pub async fn store_small(&self, digest: Digest, bytes: Bytes) {
         self.memory.insert(digest, &bytes);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::catalogue::RequestBudget;
+use super::dry_run::PlannedRequest;
 use super::origin::{ContentScope, OriginView};
 use super::source::ForeignSource;
 use super::{MirrorError, MirrorState};
@@ -105,6 +106,22 @@ pub trait Fallback: fmt::Debug + Send + Sync {
         registry: &'a Registry,
         budget: &'a mut RequestBudget,
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>>;
+
+    /// The request that [`Fallback::tag`] would send, or why it would not; `None` if the fallback does not serve the
+    /// repository.
+    fn plan_tag(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Option<Result<PlannedRequest, MirrorError>>;
+
+    /// The requests that [`Fallback::manifest_bytes`] or [`Fallback::blob_bytes`] would send, or why they would not;
+    /// `None` for content that the fallback does not supply. Blocks on the disk.
+    fn plan_content(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Result<Vec<PlannedRequest>, MirrorError>>;
 
     /// Drops from memory what a purge removed.
     fn invalidate(&self, target: &PurgeTarget);

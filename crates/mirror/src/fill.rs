@@ -269,6 +269,12 @@ impl Fills {
         })
     }
 
+    /// Whether the fill of `key` asks this source, if it is in progress.
+    pub fn asks(&self, key: &FillKey, source: &FillSource) -> Option<bool> {
+        let running = lock(&self.state.running);
+        running.get(key).map(|fill| fill.knows(source))
+    }
+
     /// The fills in progress, in no order.
     pub fn running(&self) -> Vec<Arc<Fill>> {
         lock(&self.state.running).values().cloned().collect()

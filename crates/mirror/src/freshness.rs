@@ -166,7 +166,7 @@ pub async fn revalidate<T>(
 }
 
 /// The stale answer, if there is one and a reason to serve it; else the error.
-fn stale_or_error<T>(
+pub(super) fn stale_or_error<T>(
     known: Option<KnownAnswer<T>>,
     reason: Option<StaleReason>,
     error: MirrorError,

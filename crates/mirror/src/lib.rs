@@ -25,6 +25,7 @@ mod connection_limits;
 mod connections;
 mod contents;
 mod download;
+mod dry_run;
 mod early_sync;
 mod error;
 mod fallback;
@@ -67,6 +68,10 @@ pub use blob::BlobHead;
 pub use blob_answer::BlobAnswer;
 pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
+pub use dry_run::{
+    DryManifest, DryRun, KnownTag, PlannedPull, PlannedRequest, RegistryAnswer, RequestReason,
+    TagFreshness,
+};
 pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
 pub use fill_status::{FillPhase, FillStatus};

@@ -88,8 +88,7 @@ impl Mirror {
         }
         let key = (name.clone(), resource, query.clone());
         let known = state.pages.get(&key);
-        // No longer than a tag is fresh.
-        let ttl = PAGE_TTL.min(origin.tag_ttl());
+        let ttl = MirrorState::page_ttl(&origin);
         if let Some(cached) = known
             .clone()
             .filter(|known| known.fetched_at.elapsed() < ttl)
@@ -124,6 +123,25 @@ impl Mirror {
             stale: checked.freshness.stale(),
             cached: checked.answer,
         })
+    }
+}
+
+impl MirrorState {
+    /// How long a page of a registry is fresh: no longer than a tag.
+    pub(super) fn page_ttl(origin: &OriginView) -> Duration {
+        PAGE_TTL.min(origin.tag_ttl())
+    }
+
+    /// The age of a cached page.
+    ///
+    /// # Errors
+    /// The 404 that is remembered.
+    pub(super) fn page_age(&self, key: &PageKey) -> Result<Option<Duration>, MirrorError> {
+        let missing = (key.0.clone(), key.1.clone(), AcceptClass::Full);
+        if let Some(kind) = self.missing.get(&missing) {
+            return Err(kind.remembered_unknown());
+        }
+        Ok(self.pages.get(key).map(|known| known.fetched_at.elapsed()))
     }
 }
 

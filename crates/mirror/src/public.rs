@@ -16,7 +16,7 @@ use oci::v2::Resource;
 use store::{PublicLink, Reach, warn_degraded};
 
 /// How long a repository counts as public.
-const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
+pub(super) const PUBLIC_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The content of a repository that is asked for anonymously.
 pub(super) type PublicKey = (RepositoryName, Resource);

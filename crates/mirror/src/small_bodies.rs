@@ -54,6 +54,11 @@ impl SmallBodies {
         Some(body.bytes.clone())
     }
 
+    /// A body, whose use is not noted in the store.
+    pub fn inspect(&self, digest: &Digest) -> Option<Bytes> {
+        Some(self.bodies.get(digest)?.bytes.clone())
+    }
+
     /// Caches a body, unless it is too large.
     pub fn insert(&self, digest: Digest, bytes: &Bytes) {
         if bytes.len() as u64 <= MAX_MEMORY_BODY {

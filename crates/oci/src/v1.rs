@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use super::name::{Repository, Tag};
 use super::v2::{self, PathError};
 
-pub use image_id::{ImageId, ImageIdError, ids_in_list, ids_of_tags};
+pub use image_id::{ImageId, ImageIdError, id_of_tag, ids_in_list, ids_of_tags};
 
 /// A parsed v1 path. Names are unparsed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,6 +96,25 @@ impl Blobs {
         }))
     }
 
+    /// The length of a blob that [`Blobs::open`] would open, in bytes; its use is not noted. A file whose length is
+    /// not `expected` counts as absent. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk cannot tell whether the blob exists.
+    pub fn inspect(&self, digest: &Digest, expected: Option<u64>) -> io::Result<Option<u64>> {
+        let size = match std::fs::metadata(blob_path(&self.root, digest)) {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let known = self.space.index(|index| index.status(digest));
+        let is_right = match known {
+            Some(known) => known.size == size.min(LARGEST),
+            None => expected.is_none_or(|expected| expected == size),
+        };
+        Ok(is_right.then_some(size))
+    }
+
     /// False if the blob is certainly not stored. The disk is not asked: until it was scanned, every blob may be.
     pub fn may_have(&self, digest: &Digest) -> bool {
         !self.space.is_scanned() || self.space.index(|index| index.contains(digest))

@@ -3,7 +3,7 @@
 //! A v1 server sends no challenge: it gets the account, where there is one, or the token that its index issued. It closes
 //! idle connections after two seconds, so that a request may meet one that is just being closed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use oci::headers::content_length;
 use oci::range::Span;
 use upstream::{
-    BODY_HEADERS_TIMEOUT, BlobBody, Body, BodyEnd, OnClosedConnection, Passed, Passing,
+    BODY_HEADERS_TIMEOUT, BlobBody, Body, BodyEnd, OnClosedConnection, Passed, Passing, Preview,
     SHORT_TIMEOUT, SetUpError, Settings, Upstream, UpstreamError, WholeResponse,
 };
 
@@ -43,6 +43,12 @@ impl V1Upstream {
     /// Scheme and authority, for the log.
     pub fn origin(&self) -> &str {
         self.0.origin()
+    }
+
+    /// A GET of a path at `now`, which is not sent.
+    pub fn preview(&self, path: &str, now: Instant) -> Preview {
+        let request = self.0.request(Method::GET, path.to_owned(), String::new());
+        self.0.preview_request(&request, now)
     }
 
     /// Passes a request through, redirects and statuses included. `token` replaces the account.

@@ -76,6 +76,12 @@ pub fn ids_of_tags(json: &[u8]) -> Vec<ImageId> {
     }
 }
 
+/// The id that a tag points at in a list of tags.
+pub fn id_of_tag(json: &[u8], tag: &str) -> Option<ImageId> {
+    let tags: serde_json::Value = serde_json::from_slice(json).ok()?;
+    tags.get(tag)?.as_str()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +98,9 @@ mod tests {
         }
         let tags = format!(r#"{{"1": "{id}", "2": "{short}", "3": "x"}}"#);
         assert_eq!(ids_of_tags(tags.as_bytes()).len(), 2);
+        assert_eq!(id_of_tag(tags.as_bytes(), "2"), Some(both[1].clone()));
+        assert_eq!(id_of_tag(tags.as_bytes(), "3"), None);
+        assert_eq!(id_of_tag(b"[]", "1"), None);
         assert_eq!(ids_of_tags(format!("\"{short}\"").as_bytes()), both[1..]);
         assert_eq!(ids_of_tags(b"[]"), []);
     }

@@ -213,13 +213,17 @@ impl RecordStore {
         K::Value: Clone,
     {
         let key = key.clone().into();
-        let (bytes, last_use) = match self.inner.files.read(&key.path()) {
-            Ok(read) => read,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
         let cached = self.inner.cache.entry(&key);
+        let used = cached.as_ref().map(|entry| &entry.persisted_use);
+        let used = used.map(|used| used.load(Ordering::Relaxed));
         let cached = cached.and_then(|entry| entry.record::<K::Value>());
+        let (bytes, last_use) = match (self.inner.files.read(&key.path()), used) {
+            (Ok(read), _) => read,
+            // The disk refused to write it.
+            (Err(error), Some(used)) if is_absent(&error) => (Vec::new(), used),
+            (Err(error), None) if is_absent(&error) => return Ok(None),
+            (Err(error), _) => return Err(error),
+        };
         let value = match cached {
             Some(record) => Some(K::Value::clone(&record)),
             None => serde_json::from_slice(&bytes).ok(),

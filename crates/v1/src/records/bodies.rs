@@ -87,6 +87,19 @@ impl BodyRecords {
         self.records.open(&key(registry, endpoint)).await
     }
 
+    /// The pointer to a body, without noting a use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`BodyRecords::open`].
+    pub fn inspect(
+        store: &Store,
+        registry: &Registry,
+        endpoint: &Endpoint,
+    ) -> io::Result<Option<BodyPointer>> {
+        let found = store.inspect(&key(registry, endpoint))?;
+        Ok(found.map(|found| found.value))
+    }
+
     /// Starts a question to the upstream, whose answer will be stored.
     pub fn ask(&self, registry: &Registry, endpoint: &Endpoint) -> Question<BodyPointer> {
         self.records.ask(&key(registry, endpoint))

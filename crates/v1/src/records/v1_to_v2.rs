@@ -190,6 +190,19 @@ impl ConvertedRecords {
         self.records.open(&digest_key(registry, digest)).await
     }
 
+    /// What [`ConvertedRecords::origin_of`] finds, without noting a use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`io::Error`] if the disk cannot be read, which is not the same as absent.
+    pub fn inspect_origin(
+        store: &Store,
+        registry: &Registry,
+        digest: &Digest,
+    ) -> io::Result<Option<DigestOrigin>> {
+        let found = store.inspect(&digest_key(registry, digest))?;
+        Ok(found.map(|found| found.value))
+    }
+
     /// Records that a digest comes from an image.
     ///
     /// # Errors

@@ -25,7 +25,9 @@ use tokio::sync::Semaphore;
 use super::Registries;
 use super::origin::V1Origin;
 use crate::records::{ConvertedManifest, ConvertedRecords, SourceImage};
-use mirror::{Fallback, FallbackBlob, MirrorError, Preparation, RequestBudget, unix_seconds};
+use mirror::{
+    Fallback, FallbackBlob, MirrorError, PlannedRequest, Preparation, RequestBudget, unix_seconds,
+};
 use oci::digest::Digest;
 use oci::manifest::DOCKER_MANIFEST;
 use oci::name::{Registry, Repository, RepositoryName, Tag};
@@ -81,9 +83,9 @@ impl Conversions {
 
 /// A repository on the v1 side.
 #[derive(Clone, Debug)]
-struct V1Repository {
-    name: RepositoryName,
-    origin: Arc<V1Origin>,
+pub(super) struct V1Repository {
+    pub name: RepositoryName,
+    pub origin: Arc<V1Origin>,
 }
 
 /// The name of an image's conversion.
@@ -99,7 +101,7 @@ impl Registries {
 
     /// A repository on the v1 side; `None` if its images are not served from there. In the v1 API `library/x`
     /// is `x`, another name that needs another permit.
-    fn v1_repository_of(&self, name: &RepositoryName) -> Option<V1Repository> {
+    pub(super) fn v1_repository_of(&self, name: &RepositoryName) -> Option<V1Repository> {
         let origin = self.bridged_origin(&name.registry)?;
         let repository = name.repository.as_str();
         (plain(repository) == repository).then(|| V1Repository {
@@ -238,6 +240,23 @@ impl Fallback for Registries {
         budget: &'a mut RequestBudget,
     ) -> BoxFuture<'a, Result<Option<Arc<BTreeSet<Repository>>>, MirrorError>> {
         Box::pin(self.names_of_v1(registry, budget))
+    }
+
+    fn plan_tag(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Option<Result<PlannedRequest, MirrorError>> {
+        let source = self.v1_repository_of(name)?;
+        Some(source.plan_tag(tag))
+    }
+
+    fn plan_content(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Result<Vec<PlannedRequest>, MirrorError>> {
+        self.plan_content_of_v1(name, digest)
     }
 
     fn invalidate(&self, target: &PurgeTarget) {

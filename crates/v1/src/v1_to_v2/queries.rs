@@ -92,7 +92,7 @@ impl V1Repository {
     }
 
     /// Fetches an image's JSON.
-    pub async fn description(
+    pub(super) async fn description(
         &self,
         registries: &Registries,
         id: &ImageId,

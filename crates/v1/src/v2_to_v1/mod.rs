@@ -31,6 +31,7 @@ use oci::v2_to_v1::{self, ChainImage, ClientPlatform, ImageManifest, V2ToV1Error
 use store::CommitError;
 
 pub use layer::{LayerPreparations, V1ImageLayer};
+pub(super) use tags::first_page;
 
 /// How many tags are resolved, or ids issued, at once.
 const TAGS_AT_ONCE: usize = 32;

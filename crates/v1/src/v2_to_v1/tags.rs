@@ -171,6 +171,6 @@ impl V1 {
     }
 }
 
-fn first_page() -> Query {
+pub(crate) fn first_page() -> Query {
     Query::default().with("n", PAGE_SIZE)
 }
