@@ -44,6 +44,11 @@ impl Admission {
         }
     }
 
+    /// The requests that a client has in flight, and the most that it may; `None` for one that is not limited.
+    pub(super) fn share_of(&self, client: Option<IpAddr>) -> Option<(usize, Option<usize>)> {
+        self.shares.taken(Kind::Request, client)
+    }
+
     /// Admits a request of `client`, which is `None` on a Unix socket.
     ///
     /// # Errors

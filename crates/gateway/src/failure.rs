@@ -88,6 +88,12 @@ async fn mirror_error(
     respond::finish_error(session, response, code, &error.to_string()).await
 }
 
+/// The status that a failed read is answered with.
+pub const fn status_of(error: &MirrorError) -> StatusCode {
+    let (status, _) = status(error);
+    status
+}
+
 /// The one table from errors to statuses and codes.
 pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
     match error {
@@ -125,7 +131,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
 }
 
 /// The `Cache-Status` of a failed read.
-const fn cache_status(error: &MirrorError) -> CacheStatus {
+pub const fn cache_status(error: &MirrorError) -> CacheStatus {
     let forwarded = CacheStatus::forward(Forward::UriMiss);
     match error {
         MirrorError::NotServed | MirrorError::TooLong => CacheStatus::own("refused"),

@@ -21,6 +21,7 @@ mod delegated_auth;
 mod direct_request;
 mod direct_session;
 mod error_response;
+mod explain;
 mod failure;
 mod forward;
 mod head;
@@ -66,9 +67,15 @@ use pingora_core::Error;
 
 pub use access_log::AccessRecord;
 pub use admission::Admission;
+pub use explain::{
+    Answer, ApiVersion, ClientError, ExplainedAccess, ExplainedClient, ExplainedContent,
+    ExplainedListener, ExplainedPart, ExplainedPull, ExplainedRoute, Explainer, Explanation,
+    Judgement, PullQuestion, PullSource, QuestionError, SampleClient, SpokenBecause, Verdict,
+};
+pub use failure::status_of;
 pub use history::{AccessHistory, FailureKind, FailureRecord};
 pub use old_clients::OldClients;
-pub use resolver::{NameContext, RegistryEntry, ResolveError, Resolver};
+pub use resolver::{ChosenBy, NameContext, RegistryEntry, ResolveError, Resolver};
 pub use server::{Server, ServerSettings};
 pub use table::{Listener, RoutingTable};
 pub use tls::{

@@ -78,7 +78,7 @@ impl Gateway {
         scopes: &Scopes,
     ) -> ErrorResponse {
         match denied {
-            Denied::Anonymous if self.authenticator().is_some() => ErrorResponse::unauthorized(
+            Denied::Anonymous if self.challenges() => ErrorResponse::unauthorized(
                 "log in to do that",
                 self.challenge(session, scopes, None),
             ),
@@ -92,6 +92,11 @@ impl Gateway {
                 "denied by the access rules: none of them lets you do that",
             ),
         }
+    }
+
+    /// Whether anonymous clients that are denied are asked to log in.
+    pub(super) fn challenges(&self) -> bool {
+        self.authenticator().is_some()
     }
 
     /// Whether to answer a ping with a challenge: clients learn only from it how to log in.

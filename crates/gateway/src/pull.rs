@@ -1,7 +1,6 @@
 //! Cached reads: authorised, looked up, answered.
 
-use http::header;
-use pingora_http::RequestHeader;
+use http::{HeaderMap, header};
 
 use super::cache_control::CacheControl;
 use super::content_event::ContentEvent;
@@ -49,7 +48,7 @@ impl Gateway {
                 respond::blob(session, options, digest, answer, immutable).await?;
             }
             Resource::Manifest(reference) => {
-                let class = accept_class(session.req_header());
+                let class = accept_class(&session.req_header().headers);
                 let method = if options.head {
                     ReadMethod::Head
                 } else {
@@ -103,9 +102,10 @@ impl Gateway {
     }
 }
 
-fn accept_class(request: &RequestHeader) -> AcceptClass {
-    let agent = request.headers.get(header::USER_AGENT);
+/// Which manifests the client of a request reads.
+pub fn accept_class(headers: &HeaderMap) -> AcceptClass {
+    let agent = headers.get(header::USER_AGENT);
     let client = Generation::of(agent.and_then(|agent| agent.to_str().ok()).unwrap_or(""));
-    let lines = request.headers.get_all(header::ACCEPT).iter();
+    let lines = headers.get_all(header::ACCEPT).iter();
     AcceptClass::of(lines.filter_map(|line| line.to_str().ok()), client)
 }

@@ -63,6 +63,34 @@ pub enum NameContext<'a> {
     Operator,
 }
 
+/// What selects the registry of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The listener serves it alone.
+    Listener,
+    /// `?ns=` names it.
+    Namespace,
+    /// The Host is one of its `hosts`.
+    Host,
+    /// The name begins with its name.
+    Prefix,
+    /// The name matches its `owns`.
+    Owns,
+    /// Nothing else claims the name.
+    Default,
+}
+
+/// The registry of a name, and what selects it.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'r, 'n> {
+    /// The registry.
+    pub entry: &'r RegistryEntry,
+    /// The name without its registry prefix.
+    pub rest: &'n str,
+    /// What selects it.
+    pub chosen_by: ChosenBy,
+}
+
 /// Why a name cannot be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
@@ -163,12 +191,30 @@ impl Resolver {
         name_context: NameContext<'_>,
         name: &'n str,
     ) -> Result<(&RegistryEntry, &'n str), ResolveError> {
+        let Choice { entry, rest, .. } = self.choose(name_context, name)?;
+        Ok((entry, rest))
+    }
+
+    /// The registry that a name belongs to, and why.
+    ///
+    /// # Errors
+    /// As for [`Resolver::owner`].
+    pub fn choose<'n>(
+        &self,
+        name_context: NameContext<'_>,
+        name: &'n str,
+    ) -> Result<Choice<'_, 'n>, ResolveError> {
         // Before matching patterns, whose cost grows with the length of the name.
         if name.len() > MAX_NAME {
             return Err(ResolveError::TooLong);
         }
-        if let Some(entry) = self.fixed(name_context)? {
-            return Ok((entry, name));
+        let choice = |entry, rest, chosen_by| Choice {
+            entry,
+            rest,
+            chosen_by,
+        };
+        if let Some((entry, chosen_by)) = self.chosen_by_context(name_context)? {
+            return Ok(choice(entry, name, chosen_by));
         }
         let owner = || {
             let owns =
@@ -176,14 +222,17 @@ impl Resolver {
             self.entries.iter().find(owns)
         };
         let default = || self.entries.iter().find(|entry| entry.default);
-        let unprefixed = || Some((owner().or_else(default)?, name));
-        let (entry, rest) = self
-            .by_prefix(name)
-            .or_else(unprefixed)
+        let prefixed = self.by_prefix(name);
+        let chosen = prefixed.map(|(entry, rest)| choice(entry, rest, ChosenBy::Prefix));
+        let chosen = chosen
+            .or_else(|| Some(choice(owner()?, name, ChosenBy::Owns)))
+            .or_else(|| Some(choice(default()?, name, ChosenBy::Default)))
             .ok_or(ResolveError::Unclaimed)?;
         match name_context {
-            NameContext::Client { .. } if entry.delegates_auth => Err(ResolveError::OwnHostOnly),
-            _ => Ok((entry, rest)),
+            NameContext::Client { .. } if chosen.entry.delegates_auth => {
+                Err(ResolveError::OwnHostOnly)
+            }
+            _ => Ok(chosen),
         }
     }
 
@@ -196,6 +245,15 @@ impl Resolver {
         &self,
         name_context: NameContext<'_>,
     ) -> Result<Option<&RegistryEntry>, ResolveError> {
+        let chosen = self.chosen_by_context(name_context)?;
+        Ok(chosen.map(|(entry, _)| entry))
+    }
+
+    /// [`Resolver::fixed`], and what selects it.
+    fn chosen_by_context(
+        &self,
+        name_context: NameContext<'_>,
+    ) -> Result<Option<(&RegistryEntry, ChosenBy)>, ResolveError> {
         let NameContext::Client {
             listener,
             namespace,
@@ -214,7 +272,12 @@ impl Resolver {
         if named.is_some_and(is_other_host) {
             return Err(ResolveError::OwnHostOnly);
         }
-        Ok(named.or(by_host))
+        let chosen_by = match listener {
+            Some(_) => ChosenBy::Listener,
+            None => ChosenBy::Namespace,
+        };
+        let named = named.map(|entry| (entry, chosen_by));
+        Ok(named.or(by_host.map(|entry| (entry, ChosenBy::Host))))
     }
 
     /// The name of a repository for a client in this context: its own if that resolves to it, else the one with its

@@ -1,13 +1,19 @@
 //! A build without the feature `v1`: no path and no client is routed to the v1 API.
 
-use pingora_core::Result;
+use std::time::SystemTime;
 
-use super::Gateway;
+use pingora_core::Result as Answered;
+
 use super::context::RequestContext;
+use super::explain::{ExplainedPull, PullQuestion, Routed, SpokenBecause};
+use super::resolver::ResolveError;
 use super::search::{SearchQuery, SearchResult};
 use super::session::Session;
 use super::table::{Listener, RequestParts, RoutingTable};
-use access::Login;
+use super::{AppState, Gateway};
+use access::{Login, Permit};
+use mirror::{DryRun, MirrorError, PlannedRequest};
+use oci::name::Reference;
 
 /// No route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +27,27 @@ pub fn instead_of_v2(_: &RoutingTable, _: &Listener, _: &RequestParts<'_>) -> Op
     None
 }
 
+pub fn routed(
+    _: &Gateway,
+    _: RequestParts<'_>,
+    _: &str,
+    _: &Reference,
+    _: SpokenBecause,
+) -> Result<Routed, ResolveError> {
+    // No client is routed there.
+    Err(ResolveError::Unclaimed)
+}
+
+pub fn explained(
+    _: &AppState,
+    _: Result<&mut DryRun, &mut MirrorError>,
+    _: &Permit,
+    _: &PullQuestion,
+    _: SystemTime,
+) -> (Result<ExplainedPull, MirrorError>, Vec<PlannedRequest>) {
+    (Err(MirrorError::NotServed), Vec::new())
+}
+
 impl Gateway {
     #[expect(clippy::unused_async, reason = "as with v1")]
     pub(super) async fn v1(
@@ -28,7 +55,7 @@ impl Gateway {
         _: &mut Session,
         route: V1Route,
         _: &mut RequestContext,
-    ) -> Result<()> {
+    ) -> Answered<()> {
         match route {}
     }
 

@@ -20,6 +20,15 @@ pub struct PerClient {
     pub requests: Option<usize>,
 }
 
+impl PerClient {
+    fn of(self, kind: Kind) -> Option<usize> {
+        match kind {
+            Kind::Connection => self.connections,
+            Kind::Request => self.requests,
+        }
+    }
+}
+
 /// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,10 +102,7 @@ impl Shares {
             });
         };
         let client = network(client);
-        let most = match kind {
-            Kind::Connection => self.limits.connections,
-            Kind::Request => self.limits.requests,
-        };
+        let most = self.limits.of(kind);
         let mut clients = self.clients();
         let count = clients.entry(client).or_default().of(kind);
         // A client at its limit has an entry above zero, so no empty one is left behind.
@@ -112,6 +118,16 @@ impl Shares {
                 kind,
             }),
         })
+    }
+
+    /// The slots that a client has taken, and the most that it may; `None` for a client that is not limited.
+    pub fn taken(&self, kind: Kind, client: Option<IpAddr>) -> Option<(usize, Option<usize>)> {
+        let client = network(client.filter(|client| is_counted(*client))?);
+        let mut clients = self.clients();
+        let taken = clients
+            .get_mut(&client)
+            .map_or(0, |counts| *counts.of(kind));
+        Some((taken, self.limits.of(kind)))
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Counts>> {

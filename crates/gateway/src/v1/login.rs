@@ -104,9 +104,10 @@ impl Gateway {
         name: &RepositoryName,
     ) -> Result<Permit, ErrorResponse> {
         let decided = self.state.policy.decide(caller, action, name);
-        let challenged = self.v1_has_accounts() && !self.listener.read_only;
         decided.map_err(|denied| match denied {
-            Denied::Anonymous if challenged => self.v1_unauthorized("you have to log in for that"),
+            Denied::Anonymous if self.challenges() => {
+                self.v1_unauthorized("you have to log in for that")
+            }
             Denied::Scope if !self.listener.read_only => {
                 self.v1_without_token("the token does not cover this request")
             }

@@ -8,6 +8,7 @@
 
 mod bridge;
 mod bridge_layer;
+mod explain;
 mod forwarded_headers;
 mod layer;
 mod layer_range;
@@ -20,6 +21,7 @@ mod search;
 
 use pingora_core::Result;
 
+pub use explain::{explained, routed};
 pub use route::{V1Route, instead_of_v2, route};
 
 use super::context::RequestContext;
