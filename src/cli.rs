@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin_client;
+mod explain;
 mod operate;
 mod progress;
 mod show;
@@ -75,6 +76,9 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
+    /// Explain how the running gateway would answer a pull: how it is routed, who may, what is cached, what would be
+    /// asked upstream. Nothing is asked, unless with --ask.
+    Explain(explain::Options),
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
             with(&file, |config| operate::purge(config, &request))
         }
         Command::Verify(file) => with(&file, operate::verify),
+        Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),
         Command::Reference => {
             print!("{}", config::reference());
             ExitCode::SUCCESS

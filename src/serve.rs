@@ -14,7 +14,9 @@ use crate::client_url::{bound_port, client_url, machine_name};
 use crate::config::{Config, Listen, Tls, record_extension};
 use access::Authenticator;
 use events::Events;
-use gateway::{Admission, AppState, Gateway, ListenerTls, Server, TlsError};
+use gateway::{
+    Admission, AppState, ExplainedListener, Explainer, Gateway, ListenerTls, Server, TlsError,
+};
 use mirror::{Contents, Mirror, Peers};
 use runtime::listen::{Address, Bound};
 use runtime::share::Shares;
@@ -146,6 +148,7 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
         config,
     });
 
+    let explainer = explainer(config, &state, &bounds);
     let listeners = config.listen.iter().zip(bounds).zip(tls);
     let listeners = listeners.map(|((listen, bound), tls)| {
         let gateway = Gateway::new(state.clone(), listen.routing());
@@ -156,14 +159,13 @@ async fn run(config: &Config, fills_on: tokio::runtime::Handle) -> Result<(), Se
     let (mirror, history) = (state.mirror.clone(), state.history.clone());
     let settings = config.admin_settings(pull_authority(&client_urls));
     let (operators, admin_tls) = admin_access;
-    let admin = Admin::new(settings, mirror, history, operators, up, down);
+    let admin = Admin::new(settings, mirror, history, explainer, operators, up, down);
     let admin = Arc::new(admin.with_audit_log(state.events.clone()));
     let command_socket = command_socket.map(|bound| (bound, admin::Scope::Everything));
     let admin_listeners = admin_listeners.into_iter().chain(command_socket);
     let admin_listeners = admin_listeners.map(|(bound, scope)| {
-        let tls = admin_tls
-            .clone()
-            .filter(|_| scope == admin::Scope::Everything);
+        let tls = admin_tls.as_ref();
+        let tls = tls.filter(|_| scope == admin::Scope::Everything).cloned();
         tokio::spawn(admin.clone().serve(bound, scope, tls))
     });
     let admin_listeners = admin_listeners.collect();
@@ -201,6 +203,18 @@ fn pull_authority(listeners: &[(&Listen, Option<String>)]) -> Option<String> {
     let encrypted = urls.iter().find(|url| url.starts_with("https:"));
     let (_, authority) = encrypted.or(urls.first())?.split_once("://")?;
     Some(authority.to_owned())
+}
+
+/// How the listeners answer, for operators.
+fn explainer(config: &Config, state: &Arc<AppState>, bounds: &[Bound]) -> Explainer {
+    let listeners = config.listen.iter().zip(bounds).map(|(listen, bound)| {
+        let listener = ExplainedListener {
+            address: listen.address.to_string(),
+            url: bound.url.clone(),
+        };
+        (listener, Gateway::new(state.clone(), listen.routing()))
+    });
+    Explainer::new(listeners.collect())
 }
 
 /// Waits for the listeners and their requests, which have been told to end.

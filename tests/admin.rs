@@ -4,6 +4,7 @@ mod access;
 mod commands;
 mod contract;
 mod events;
+mod explain;
 mod health;
 mod metrics;
 mod monitoring;

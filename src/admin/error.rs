@@ -23,7 +23,6 @@ pub enum ProblemCode {
     WrongHost,
     TooManyRequests,
     InternalError,
-    NotImplemented,
     StoreFailed,
     StoreScanning,
     TooManyListeners,
@@ -46,7 +45,6 @@ impl ProblemCode {
             Self::WrongHost => ("wrong-host", "Wrong host"),
             Self::TooManyRequests => ("too-many-requests", "Too many requests"),
             Self::InternalError => ("internal-error", "Internal error"),
-            Self::NotImplemented => ("not-implemented", "Not implemented"),
             Self::StoreFailed => ("store-failed", "The store failed"),
             Self::StoreScanning => ("store-scanning", "The store is being read"),
             Self::TooManyListeners => ("too-many-listeners", "Too many live dashboards"),
@@ -66,7 +64,6 @@ impl ProblemCode {
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::StoreFailed | Self::StoreScanning | Self::TooManyListeners => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

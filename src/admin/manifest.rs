@@ -17,10 +17,11 @@ use oci::manifest::AcceptClass;
 use oci::name::{Reference, RepositoryName};
 use oci::platform::Platform;
 use pull_commands::PullCommand;
-use store::{ManifestKey, TagKey};
+use store::{BlobKey, Inspected, ManifestKey, ManifestLink, TagKey, TypedKey};
 
-/// The most images of an index, tags that point at a manifest, annotations, and the longest of those.
+/// The most images of an index, layers of an image, tags that point at a manifest, annotations, and the longest of those.
 const IMAGES: usize = 200;
+const LAYERS: usize = 200;
 const TAGS: usize = 50;
 const TAGS_READ: usize = 1000;
 const ANNOTATIONS: usize = 50;
@@ -48,29 +49,55 @@ pub(super) struct ManifestDetails {
 }
 
 /// One platform's image.
-#[derive(Debug, Serialize)]
-struct Image {
-    digest: String,
-    media_type: String,
-    size_bytes: u64,
-    platform: Option<String>,
-    artifact_type: Option<String>,
-    state: &'static str,
-    config: Option<Blob>,
-    layers: Vec<Blob>,
-    total_bytes: Option<u64>,
-    cached_bytes: u64,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    pub digest: String,
+    pub media_type: String,
+    pub size_bytes: u64,
+    pub platform: Option<String>,
+    pub artifact_type: Option<String>,
+    pub state: ContentState,
+    /// Whether the repository is known to have its manifest.
+    pub linked: bool,
+    pub config: Option<Blob>,
+    pub layers: Vec<Blob>,
+    pub total_bytes: Option<u64>,
+    pub cached_bytes: u64,
 }
 
 /// A configuration or a layer.
-#[derive(Debug, Serialize)]
-struct Blob {
-    digest: String,
-    media_type: String,
-    size_bytes: Option<u64>,
-    state: &'static str,
-    cached_bytes: u64,
-    last_used_at: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    pub digest: String,
+    pub media_type: String,
+    pub size_bytes: Option<u64>,
+    pub state: ContentState,
+    /// Whether the repository is known to have it.
+    pub linked: bool,
+    pub cached_bytes: u64,
+    pub last_used_at: Option<String>,
+}
+
+/// How much of some content is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContentState {
+    Present,
+    /// A download of it ended early, and is resumed.
+    Partial,
+    /// It is being downloaded.
+    Fetching,
+    Missing,
+}
+
+/// A manifest and what it lists, as far as the cache has it.
+pub(super) struct ManifestContents {
+    pub link: Option<Inspected<ManifestLink>>,
+    /// Whether its bytes are stored.
+    pub is_stored: bool,
+    document: Document,
+    pub images: Vec<Image>,
+    pub images_total: u64,
 }
 
 /// The parts of any manifest or index.
@@ -140,21 +167,11 @@ impl Admin {
                 }
             }
         };
-        let Some(link) = self.store.inspect(&ManifestKey::new(name, &digest))? else {
+        let contents = self.contents(name, &digest)?;
+        let Some(link) = contents.link else {
             return Ok(None);
         };
-        let bytes = self.store.inspect_manifest(&link.value.stored(&digest));
-        let document: Document = bytes
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
-        let own = Descriptor {
-            digest: digest.to_string(),
-            media_type: link.value.media_type.clone(),
-            size: Some(link.value.size),
-            platform: None,
-            artifact_type: document.artifact_type.clone(),
-        };
-        let (images, images_total) = self.images(&document, own);
+        let document = contents.document;
         let annotations = document.annotations.into_iter().take(ANNOTATIONS);
         let cut = |text: String| text.chars().take(ANNOTATION).collect();
         let gateway = self.settings.gateway.as_deref();
@@ -174,77 +191,48 @@ impl Admin {
             annotations: annotations
                 .map(|(key, text)| (cut(key), cut(text)))
                 .collect(),
-            images,
-            images_total,
+            images: contents.images,
+            images_total: contents.images_total,
             pull_commands: pull_commands::of(image, gateway),
         }))
     }
 
-    /// The images of an index, or the one of a manifest; and how many there are.
-    fn images(&self, document: &Document, own: Descriptor) -> (Vec<Image>, u64) {
-        let incomplete = Incomplete::of(self);
-        if document.manifests.is_empty() {
-            return (vec![self.image(own, Some(document), &incomplete)], 1);
-        }
-        let listed = document.manifests.iter().take(IMAGES).map(|child| {
-            let stored = child.digest.parse().ok();
-            let stored = stored.filter(|digest| self.store.blob_status(digest).is_some());
-            let bytes = stored.and_then(|digest| self.store.inspect_manifest(&digest));
-            let read: Option<Document> =
-                bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            self.image(child.clone(), read.as_ref(), &incomplete)
-        });
-        (listed.collect(), document.manifests.len() as u64)
-    }
-
-    /// An image whose manifest was read, if it is stored.
-    fn image(&self, own: Descriptor, read: Option<&Document>, incomplete: &Incomplete) -> Image {
-        let blob = |descriptor: &Descriptor| self.blob(descriptor, incomplete);
-        let config = read.and_then(|read| read.config.as_ref()).map(blob);
-        let layers = read.map_or_else(Vec::new, |read| {
-            let layers = read.layers.iter().chain(&read.blobs).map(blob);
-            let schema1 = read.fs_layers.iter().map(|layer| {
-                blob(&Descriptor {
-                    digest: layer.blob_sum.clone(),
-                    ..Descriptor::default()
-                })
-            });
-            layers.chain(schema1).collect()
-        });
-        let all = || config.iter().chain(&layers);
-        let total: u64 = all().filter_map(|blob| blob.size_bytes).sum();
-        let cached_bytes = all().map(|blob| blob.cached_bytes).sum();
-        let artifact_type = own.artifact_type.clone();
-        Image {
-            digest: own.digest,
-            media_type: own.media_type,
-            size_bytes: own.size.unwrap_or(0),
-            platform: own.platform.map(|platform| platform.to_string()),
-            artifact_type: artifact_type.or(read.and_then(|read| read.artifact_type.clone())),
-            state: if read.is_some() { "present" } else { "missing" },
-            total_bytes: read.map(|_| total),
-            cached_bytes,
-            config,
-            layers,
-        }
-    }
-
-    fn blob(&self, descriptor: &Descriptor, incomplete: &Incomplete) -> Blob {
-        let digest: Option<Digest> = descriptor.digest.parse().ok();
-        let status = digest.and_then(|digest| self.store.blob_status(&digest));
-        let (state, cached) = match (digest, status) {
-            (_, Some(status)) => ("present", status.size),
-            (Some(digest), None) => incomplete.state(&digest),
-            (None, None) => ("missing", 0),
+    /// A manifest of a repository and what it lists. Blocks on the disk.
+    pub(super) fn contents(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> io::Result<ManifestContents> {
+        let link = self.store.inspect(&ManifestKey::new(name, digest))?;
+        let stored = link
+            .as_ref()
+            .map_or(*digest, |link| link.value.stored(digest));
+        let bytes = self.store.inspect_manifest(&stored);
+        let document: Option<Document> = bytes
+            .as_ref()
+            .and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let (is_stored, document) = (bytes.is_some(), document.unwrap_or_default());
+        let known = link.as_ref().map(|link| &link.value);
+        let own = Descriptor {
+            digest: digest.to_string(),
+            media_type: known.map_or_else(String::new, |link| link.media_type.clone()),
+            size: known.map(|link| link.size),
+            platform: None,
+            artifact_type: document.artifact_type.clone(),
         };
-        Blob {
-            digest: descriptor.digest.clone(),
-            media_type: descriptor.media_type.clone(),
-            size_bytes: descriptor.size.or(status.map(|status| status.size)),
-            state,
-            cached_bytes: cached,
-            last_used_at: status.map(|status| rfc3339_of(status.last_use)),
-        }
+        let reader = ImageReader {
+            admin: self,
+            name,
+            incomplete: Incomplete::of(self),
+        };
+        let (images, images_total) = reader.images(&document, own, is_stored);
+        Ok(ManifestContents {
+            link,
+            is_stored,
+            document,
+            images,
+            images_total,
+        })
     }
 
     /// The first cached tags that point at a manifest.
@@ -266,6 +254,98 @@ impl Admin {
     }
 }
 
+/// Reads the images of one repository.
+struct ImageReader<'a> {
+    admin: &'a Admin,
+    name: &'a RepositoryName,
+    incomplete: Incomplete,
+}
+
+impl ImageReader<'_> {
+    /// The images of an index, or the one of a manifest; and how many there are.
+    fn images(&self, document: &Document, own: Descriptor, is_stored: bool) -> (Vec<Image>, u64) {
+        if document.manifests.is_empty() {
+            return (vec![self.image(own, is_stored.then_some(document))], 1);
+        }
+        let store = &self.admin.store;
+        let listed = document.manifests.iter().take(IMAGES).map(|child| {
+            let stored = child.digest.parse().ok();
+            let stored = stored.filter(|digest| store.blob_status(digest).is_some());
+            let bytes = stored.and_then(|digest| store.inspect_manifest(&digest));
+            let read: Option<Document> =
+                bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            self.image(child.clone(), read.as_ref())
+        });
+        (listed.collect(), document.manifests.len() as u64)
+    }
+
+    /// An image whose manifest was read, if it is stored.
+    fn image(&self, own: Descriptor, read: Option<&Document>) -> Image {
+        let blob = |descriptor: &Descriptor| self.blob(descriptor);
+        let config = read.and_then(|read| read.config.as_ref()).map(blob);
+        let layers = read.map_or_else(Vec::new, |read| {
+            let layers = read.layers.iter().chain(&read.blobs).map(blob);
+            let schema1 = read.fs_layers.iter().map(|layer| {
+                blob(&Descriptor {
+                    digest: layer.blob_sum.clone(),
+                    ..Descriptor::default()
+                })
+            });
+            layers.chain(schema1).take(LAYERS).collect()
+        });
+        let all = || config.iter().chain(&layers);
+        let total: u64 = all().filter_map(|blob| blob.size_bytes).sum();
+        let cached_bytes = all().map(|blob| blob.cached_bytes).sum();
+        let artifact_type = own.artifact_type.clone();
+        let digest: Option<Digest> = own.digest.parse().ok();
+        Image {
+            linked: digest.is_some_and(|digest| self.has(&ManifestKey::new(self.name, &digest))),
+            digest: own.digest,
+            media_type: own.media_type,
+            size_bytes: own.size.unwrap_or(0),
+            platform: own.platform.map(|platform| platform.to_string()),
+            artifact_type: artifact_type.or(read.and_then(|read| read.artifact_type.clone())),
+            state: if read.is_some() {
+                ContentState::Present
+            } else {
+                ContentState::Missing
+            },
+            total_bytes: read.map(|_| total),
+            cached_bytes,
+            config,
+            layers,
+        }
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Blob {
+        let digest: Option<Digest> = descriptor.digest.parse().ok();
+        let status = digest.and_then(|digest| self.admin.store.blob_status(&digest));
+        let (state, cached_bytes) = match (digest, status) {
+            (_, Some(status)) => (ContentState::Present, status.size),
+            (Some(digest), None) => self.incomplete.state(&digest),
+            (None, None) => (ContentState::Missing, 0),
+        };
+        Blob {
+            digest: descriptor.digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            size_bytes: descriptor.size.or(status.map(|status| status.size)),
+            state,
+            linked: digest.is_some_and(|digest| self.has(&BlobKey::new(self.name, &digest))),
+            cached_bytes,
+            last_used_at: status.map(|status| rfc3339_of(status.last_use)),
+        }
+    }
+
+    /// Whether a link is recorded. An unreadable disk is none.
+    fn has<K: TypedKey>(&self, key: &K) -> bool
+    where
+        K::Value: Clone,
+    {
+        let found = self.admin.store.inspect(key);
+        found.is_ok_and(|found| found.is_some())
+    }
+}
+
 impl Incomplete {
     fn of(admin: &Admin) -> Self {
         let fills = admin.mirror.fills().into_iter();
@@ -277,11 +357,11 @@ impl Incomplete {
         }
     }
 
-    fn state(&self, digest: &Digest) -> (&'static str, u64) {
+    fn state(&self, digest: &Digest) -> (ContentState, u64) {
         match self.fetching.get(digest) {
-            Some(written) => ("fetching", *written),
-            None if self.partial.contains(digest) => ("partial", 0),
-            None => ("missing", 0),
+            Some(written) => (ContentState::Fetching, *written),
+            None if self.partial.contains(digest) => (ContentState::Partial, 0),
+            None => (ContentState::Missing, 0),
         }
     }
 }

@@ -9,6 +9,7 @@ mod api;
 mod audit;
 mod error;
 mod events;
+mod explain;
 mod manifest;
 mod overview;
 mod page;
@@ -40,6 +41,8 @@ use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
+pub use manifest::{Blob, ContentState, Image};
 pub use registries::ConfiguredRegistry;
 pub use report::{
     BucketState, Configuration, Overview, Page, ProblemBody, Pulls, PurgeReport, PurgeRequest,
@@ -47,14 +50,14 @@ pub use report::{
 };
 pub use route::Scope;
 pub use target::image;
-pub use time::rfc3339;
+pub use time::{rfc3339, span};
 
 use ::events::Events;
 use access::Authenticator;
 use audit::OperatorRequest;
 use error::{Problem, ProblemCode};
 use events::Listeners;
-use gateway::{AccessHistory, Resolver};
+use gateway::{AccessHistory, Explainer, Resolver};
 use mirror::Mirror;
 use pins::Pins;
 use query::Parameters;
@@ -91,6 +94,8 @@ pub struct Settings {
     pub configuration: Configuration,
     /// The authority of the first listener that clients pull from over TCP.
     pub gateway: Option<String>,
+    /// The lines of `access.rules` in the file of the configuration.
+    pub rule_lines: Vec<usize>,
 }
 
 /// The admin API.
@@ -100,6 +105,7 @@ pub struct Admin {
     mirror: Mirror,
     store: Arc<Store>,
     history: Arc<AccessHistory>,
+    explainer: Explainer,
     /// The accounts of the operators; `None`: clients on this machine, without a login.
     authenticator: Option<Authenticator>,
     /// Where the actions of operators are recorded.
@@ -123,6 +129,7 @@ impl Admin {
         settings: Settings,
         mirror: Mirror,
         history: Arc<AccessHistory>,
+        explainer: Explainer,
         authenticator: Option<Authenticator>,
         listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
@@ -132,6 +139,7 @@ impl Admin {
             settings,
             mirror,
             history,
+            explainer,
             authenticator,
             audit_log: None,
             listeners,
@@ -216,10 +224,7 @@ impl Admin {
             Operation::Purge => self.purge(operator, body).await?,
             Operation::Warm => self.warm(body).await?,
             Operation::Verify => self.verify()?,
-            Operation::Explain => {
-                let detail = "this version does not explain pulls yet";
-                return Err(Problem::new(ProblemCode::NotImplemented, detail));
-            }
+            Operation::Explain => ok(&self.explain(body).await?),
             Operation::Config => ok(&self.settings.configuration),
             Operation::Events => self.listen(parameters, &parts.headers)?,
         })

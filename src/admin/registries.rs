@@ -155,7 +155,7 @@ fn summary(health: Option<&UpstreamHealth>, requests: u64) -> Health {
     }
 }
 
-fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerState {
+pub(super) fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerState {
     let (state, retry_at, pause) = match breaker {
         None | Some(upstream::BreakerState::Closed) => ("closed", None, None),
         Some(upstream::BreakerState::Open { left, pause }) => ("open", Some(left), Some(pause)),
@@ -168,7 +168,7 @@ fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerState {
     }
 }
 
-fn rate_limit(health: &UpstreamHealth) -> Option<RateLimitState> {
+pub(super) fn rate_limit(health: &UpstreamHealth) -> Option<RateLimitState> {
     let seen = health.remaining_pulls.as_ref();
     if seen.is_none() && health.limited_for.is_none() {
         return None;

@@ -2,8 +2,8 @@
 
 use gateway::{NameContext, ResolveError, Resolver};
 use mirror::ImageReference;
-use oci::digest::Digest;
-use oci::name::{NameError, Reference, Registry};
+use oci::digest::{Digest, DigestError};
+use oci::name::{NameError, Reference, Registry, Tag, TagError};
 use store::PurgeTarget;
 
 /// A text that names no image, digest or registry.
@@ -29,11 +29,7 @@ pub fn image(text: &str, resolver: &Resolver) -> Result<ImageReference, TargetEr
     let (name, reference) = match parse(text, resolver)? {
         PurgeTarget::Tag(name, tag) => (name, Reference::Tag(tag)),
         PurgeTarget::Content(name, digest) => (name, Reference::Digest(digest)),
-        PurgeTarget::Repository(name) => {
-            let latest = "latest".parse();
-            let latest = latest.map_err(|_| TargetError::NoImage(text.to_owned()))?;
-            (name, Reference::Tag(latest))
-        }
+        PurgeTarget::Repository(name) => (name, Reference::Tag(latest(text)?)),
         PurgeTarget::Everywhere(_) | PurgeTarget::Registry(_) => {
             return Err(TargetError::NoImage(text.to_owned()));
         }
@@ -67,28 +63,58 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError
             TargetError::NoRegistry(name.to_owned())
         }
     })?;
-    Ok(match reference {
-        None => PurgeTarget::Repository(name),
-        Some(Written::Tag(tag)) => {
-            let tag = tag.parse();
-            let tag = tag
-                .map_err(|error: oci::name::TagError| TargetError::Reference(error.to_string()))?;
-            PurgeTarget::Tag(name, tag)
-        }
-        Some(Written::Digest(digest)) => {
-            let digest = digest.parse();
-            let digest = digest.map_err(|error: oci::digest::DigestError| {
-                TargetError::Reference(error.to_string())
-            })?;
-            PurgeTarget::Content(name, digest)
-        }
-    })
+    Ok(
+        match reference.map(|written| written.parse()).transpose()? {
+            None => PurgeTarget::Repository(name),
+            Some(Reference::Tag(tag)) => PurgeTarget::Tag(name, tag),
+            Some(Reference::Digest(digest)) => PurgeTarget::Content(name, digest),
+        },
+    )
+}
+
+/// The name of an image as a client writes it, and its tag or digest; the default tag is `latest`.
+///
+/// # Errors
+/// When there is no name, or the tag or digest is none.
+pub fn written(text: &str) -> Result<(String, Reference), TargetError> {
+    let (name, written) = split(text);
+    let has_space = |character: char| character.is_control() || " %?#\\".contains(character);
+    if name.is_empty() || name.contains(has_space) {
+        return Err(TargetError::NoImage(text.to_owned()));
+    }
+    let reference = match written {
+        None => Reference::Tag(latest(text)?),
+        Some(written) => written.parse()?,
+    };
+    Ok((name.to_owned(), reference))
+}
+
+fn latest(text: &str) -> Result<Tag, TargetError> {
+    let latest = "latest".parse();
+    latest.map_err(|_| TargetError::NoImage(text.to_owned()))
 }
 
 /// The tag or digest of a text, not yet validated.
 enum Written<'a> {
     Tag(&'a str),
     Digest(&'a str),
+}
+
+impl Written<'_> {
+    fn parse(&self) -> Result<Reference, TargetError> {
+        match self {
+            Self::Tag(tag) => {
+                let tag: Result<Tag, TagError> = tag.parse();
+                let tag = tag.map_err(|error| TargetError::Reference(error.to_string()));
+                tag.map(Reference::Tag)
+            }
+            Self::Digest(digest) => {
+                let digest: Result<Digest, DigestError> = digest.parse();
+                let digest = digest.map_err(|error| TargetError::Reference(error.to_string()));
+                digest.map(Reference::Digest)
+            }
+        }
+    }
 }
 
 /// Splits the tag or digest off; a colon before the last slash begins a port. With both, the digest counts.

@@ -144,7 +144,7 @@ fn warm_one(
 }
 
 /// Prints a response, or the error.
-fn print_result<A>(
+pub fn print_result<A>(
     answer: Result<A, AdminClientError>,
     show: impl FnOnce(A) -> String,
 ) -> ExitCode {

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::admin::{
-    BucketState, Overview, Pulls, PurgeReport, RegistryState, VerifyEnd, VerifyLine, WarmLine,
+    BucketState, Overview, Pulls, PurgeReport, RegistryState, VerifyEnd, VerifyLine, WarmLine, span,
 };
 
 /// `1.5 GiB`
@@ -28,17 +28,6 @@ pub fn size(bytes: u64) -> String {
         unit = next;
     }
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
-}
-
-/// `3 d 4 h`, in the two largest units.
-pub fn span(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
 }
 
 /// What `roadstead stats` prints.
@@ -251,7 +240,7 @@ pub fn verified(line: &VerifyLine, end: &VerifyEnd) -> String {
     text
 }
 
-fn counted(number: u64, thing: &str) -> String {
+pub fn counted(number: u64, thing: &str) -> String {
     if number == 1 {
         format!("1 {thing}")
     } else {

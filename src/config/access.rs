@@ -85,6 +85,8 @@ pub struct Access {
     pub token_key: Option<Secret>,
     /// Grants; an action is allowed if any rule allows it.
     pub rules: Vec<Rule>,
+    /// The line of each rule.
+    pub rule_lines: Vec<usize>,
 }
 
 pub(super) fn access(node: &Node, report: &mut Report) -> Access {
@@ -96,6 +98,12 @@ pub(super) fn access(node: &Node, report: &mut Report) -> Access {
         scheme: keys.value("scheme", scheme).unwrap_or(AuthScheme::Bearer),
         token_key: token_key(node, keys),
         rules: keys.list("rules", rule).unwrap_or_default(),
+        rule_lines: node
+            .near("rules")
+            .items()
+            .iter()
+            .map(|rule| rule.at.line)
+            .collect(),
     })
 }
 

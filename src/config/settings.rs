@@ -126,6 +126,10 @@ impl Config {
                 yaml: self.rendered.clone(),
             },
             gateway,
+            rule_lines: self
+                .access
+                .as_ref()
+                .map_or_else(Vec::new, |access| access.rule_lines.clone()),
         }
     }
 

@@ -84,7 +84,6 @@ fn every_operation_answers_as_described() {
         let response = contract.resolve(&described["responses"][&status]);
         assert!(response.is_object(), "{operation} answered {reply:?}");
         let expected = match operation {
-            "explain" => 501,
             "unpin" => 204,
             _ => 200,
         };
@@ -262,7 +261,7 @@ fn refusals_are_problems() {
         ("DELETE", "/api/v1/pins?image=app", "", 404, "not-found"),
         ("DELETE", "/api/v1/pins", "", 400, "invalid-parameter"),
         ("POST", "/api/v1/purge", "[]", 400, "invalid-body"),
-        ("POST", "/api/v1/explain", "{}", 501, "not-implemented"),
+        ("POST", "/api/v1/explain", "{}", 400, "invalid-body"),
     ] {
         let reply = exercise(&gateway, method, path, Some(body));
         assert_eq!(reply.status(), status, "{method} {path}: {reply:?}");

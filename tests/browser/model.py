@@ -134,13 +134,13 @@ class Model:
             config, layers = None, []
         whole = [config, *layers] if config else []
         return {"digest": digest(name, reference, platform), "media_type": MANIFEST, "size_bytes": 1022 if here else 1101, "platform": platform,
-                "artifact_type": None if platform else "application/vnd.in-toto+json", "state": "missing" if part == "missing" else "present", "config": config, "layers": layers,
+                "artifact_type": None if platform else "application/vnd.in-toto+json", "state": "missing" if part == "missing" else "present", "linked": part != "missing", "config": config, "layers": layers,
                 "total_bytes": sum(blob["size_bytes"] for blob in whole) if whole else None, "cached_bytes": sum(blob["cached_bytes"] for blob in whole)}
 
     @staticmethod
     def blob(name, reference, platform, index, state):
         size = 1 + number(90 * MIB, name, index)
-        return {"digest": digest(name, reference, platform, index), "media_type": LAYER, "size_bytes": size, "state": state,
+        return {"digest": digest(name, reference, platform, index), "media_type": LAYER, "size_bytes": size, "state": state, "linked": index != 4,
                 "cached_bytes": {"present": size, "partial": size // 3}.get(state, 0), "last_used_at": at(number(86400, name, index))}
 
     # Actions
@@ -282,15 +282,28 @@ class Model:
         except Missing:
             found = None
         allowed = asked.get("as") != "bäcker"
-        request = {"method": "HEAD", "url": f"https://{registry}/v2/{repository}/manifests/{reference}", "counted": False, "because": "the tag was confirmed 21 minutes ago, tag_ttl is 10 minutes"}
-        return {"image": name, "asked_upstream": asked.get("ask", False), "route": {"registry": registry, "repository": repository, "reference": reference, "by": "prefix", "because": f"the name begins with {registry}, and no listener, ns or Host decides before"},
-                "client": {"api": "v2", "accept_class": "full", "because": f"{asked.get('client') or 'containerd'} accepts indexes"},
-                "access": {"decision": "allowed" if allowed else "denied", "status": 200 if allowed else 403, "rule": '{users: ["*"], repositories: ["**"], actions: [pull]}' if allowed else None, "rule_line": 31 if allowed else None,
-                           "because": "the second rule allows it" if allowed else "no rule allows bäcker to pull this"},
-                "tag": {"state": "stale" if found else "absent", "digest": found and found["digest"], "age_seconds": 1312 if found else None, "fresh_until": at(700) if found else None},
-                "manifest": {"state": "present" if found else "missing", "digest": found and found["digest"], "images": found["images"][:2] if found else []},
-                "upstream": {"requests": [request], "rate_limit_cost": 0, "rate_limit_remaining": 76, "fetch_bytes": 0},
-                "answer": {"status": 200 if allowed else 403, "cache_status": "fwd=stale; detail=revalidated", "because": "if the tag still points there; else the new manifest is fetched"}}
+        own = {"decision": "allowed" if allowed else "denied", "status": 200 if allowed else 403,
+               "because": "rule 2, in line 31, allows it" if allowed else "no rule allows bäcker to pull this"}
+        url = f"https://{registry}/v2/{repository}/"
+        requests = [("HEAD", f"{url}manifests/{reference}", False, None, "it was confirmed 21 min ago"),
+                    ("GET", f"{url}blobs/{digest(name, 'linux/arm64', 3)}", False, 61 * MIB, "a part of it is stored, and the rest is fetched")]
+        requests = [dict(zip(("method", "url", "counted", "size_bytes", "because"), one), certain=True) for one in requests]
+        return {"image": name, "asked_upstream": asked.get("ask", False), "listener": {"address": ":443", "url": "https://registry.example.com"},
+                "request": {"method": "GET", "host": "registry.example.com", "target": f"/v2/{repository}/manifests/{reference}"},
+                "client": {"user_agent": "containerd/v2.1.4", "api": "v2", "accept_class": "full", "because": "it is in no table of old clients; it reads indexes",
+                           "address": asked.get("from"), "reachable": True, "requests_in_flight": 3, "requests_limit": 512},
+                "route": {"registry": registry, "repository": repository, "reference": reference, "by": "prefix", "cached": True, "because": f"the name begins with a name of {registry}"},
+                "access": {**own, "user": asked.get("as"), "rule": '{users: ["*"], repositories: ["**"], actions: [pull]}' if allowed else None, "rule_line": 31 if allowed else None,
+                           "anonymous": {"decision": "challenged", "status": 401, "because": "anonymous clients are asked to log in"},
+                           "unknown_user": {"decision": "challenged", "status": 401, "because": "the login fails"}},
+                "tag": {"state": "stale" if found else "absent", "accept_class": "full", "digest": found and found["digest"], "age_seconds": 1312 if found else None,
+                        "fresh_until": at(700) if found else None, "ttl_seconds": 600, "because": "it was confirmed 21 min ago (tag_ttl 10 min): the registry is asked"} if allowed else None,
+                "manifest": {"digest": found["digest"], "state": "present", "linked": True, "images": found["images"][:2], "images_total": 4} if found and allowed else None,
+                "v1_image": None,
+                "upstream": {"requests": requests if allowed else [], "incomplete": False, "rate_limit_cost": 0, "rate_limit_remaining": 76, "rate_limit": None, "breaker": None,
+                             "fetch_bytes": 61 * MIB, "failures": [], "said": None},
+                "answer": {"status": own["status"], "cache_status": "fwd=stale; detail=revalidated" if allowed else "refused",
+                           "because": "if the registry confirms it; else what it has now is fetched" if allowed else "it is denied before anything is looked up"}}
 
 
 YAML = """keys: var/keys  # default

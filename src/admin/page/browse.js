@@ -167,7 +167,7 @@ export function imageDetails(image, index, all) {
       { title: "Digest", head: true, cell: (row) => shortDigest(row.digest) },
       { title: "Kind", class: "wide", cell: layer },
       { title: "Size", class: "number", cell: (row) => (row.size_bytes == null ? "–" : bytes(row.size_bytes)) },
-      { title: "State", cell: (row) => badge(...STATE[row.state]) },
+      { title: "State", cell: (row) => [badge(...STATE[row.state]), row.state === "present" && !row.linked && [" ", badge("warn", "not linked")]] },
       { title: "Last used", class: "wide number", cell: (row) => ago(row.last_used_at) },
     ], rows, "It has no layers."));
 }

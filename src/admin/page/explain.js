@@ -5,6 +5,8 @@ import { get, post } from "./api.js";
 import { imageDetails } from "./browse.js";
 
 const DECISION = { allowed: "good", challenged: "warn", denied: "bad", delegated: "warn" };
+const TAG = { fresh: "good", stale: "warn", expired: "warn", absent: "", "not-found": "bad" };
+const FIELDS = ["image", "as", "client", "from", "listener", "ns", "host", "platform"];
 
 let begun = false;
 
@@ -13,17 +15,17 @@ export function show(parameters) {
   if (!begun) form.addEventListener("submit", explain);
   begun = true;
   if (!parameters.get("image")) return;
-  form.image.value = parameters.get("image");
+  for (const name of FIELDS) form.elements[name].value = parameters.get(name) ?? "";
+  $("explain-more").open ||= FIELDS.slice(4).some((name) => parameters.get(name));
   form.requestSubmit();
 }
 
 async function explain(event) {
   event.preventDefault();
   const form = event.target;
-  const given = (name) => form.elements[name].value.trim() || null;
+  const asked = Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value.trim() || null]));
   try {
-    const asked = { image: given("image") ?? "", as: given("as"), client: given("client"), from: given("from"), ask: form.ask.checked };
-    put($("explanation"), render(await post("explain", asked)));
+    put($("explanation"), render(await post("explain", { ...asked, image: asked.image ?? "", ask: form.elements.ask.checked })));
   } catch (error) {
     put($("explanation"), el("p", { class: "notice bad" }, error.message));
   }
@@ -31,31 +33,63 @@ async function explain(event) {
 
 const part = (title, verdict, ...rest) => el("section", {}, el("header", {}, el("h2", {}, title), verdict), rest);
 const because = (text) => el("p", {}, text);
+const code = (text) => el("code", { class: "break" }, text);
 
 function render(told) {
-  const { route, client, access, tag, manifest, upstream, answer } = told;
+  const { route, client, access, request, answer, listener } = told;
   return [
-    part("Answer", badge(answer.status < 400 ? "good" : "bad", String(answer.status)), because(answer.because),
-      answer.cache_status && el("p", {}, el("code", {}, `Cache-Status: roadstead; ${answer.cache_status}`))),
+    part("Answer", badge(answer.status > 0 && answer.status < 400 ? "good" : "bad", answer.status || "no connection"), because(answer.because),
+      answer.cache_status && el("p", {}, code(`Cache-Status: roadstead; ${answer.cache_status}`))),
     part("Route", route ? el("span", { class: "name" }, `${route.registry}/${route.repository}`) : badge("bad", "no registry"),
-      because(route ? route.because : answer.because), because(`Client: ${client.api}, ${client.because}`)),
-    part("Access", badge(DECISION[access.decision] ?? "", access.decision), because(access.because),
-      access.rule && el("pre", { class: "rule" }, plain(access.rule_line ? `line ${access.rule_line}: ${access.rule}` : access.rule))),
-    tag && part("Tag", badge(tag.state === "fresh" ? "good" : "warn", tag.state),
-      because(tag.state === "absent" ? "Not in the cache." : `Confirmed ${duration(tag.age_seconds)} ago.`),
-      tag.digest && el("p", {}, "Points at ", shortDigest(tag.digest), ", fresh until ", ago(tag.fresh_until), ".")),
-    manifest && part("Content", badge(manifest.state === "present" ? "good" : "warn", manifest.state), manifest.images.map(imageDetails)),
-    part("Upstream", badge(upstream.requests.length ? "warn" : "good", plural(upstream.requests.length, "request")),
-      upstream.requests.length > 0 && table("Requests that a pull would cause", [
-        { title: "Request", head: true, cell: (row) => el("code", { class: "break" }, `${row.method} ${row.url}`) },
-        { title: "Counts", cell: (row) => (row.counted ? badge("warn", "counted") : "free") },
-        { title: "Why", cell: (row) => row.because },
-      ], upstream.requests, ""),
-      el("p", {}, `Costs ${plural(upstream.rate_limit_cost, "pull")} of the rate limit`,
-        upstream.rate_limit_remaining != null && ` (${count(upstream.rate_limit_remaining)} left)`,
-        ` and ${upstream.fetch_bytes == null ? "an unknown number of bytes" : bytes(upstream.fetch_bytes)}. `,
-        told.asked_upstream ? "The upstream was asked." : "Nothing was asked upstream to find this out.")),
+      because(route ? route.because : answer.because), el("p", {}, code(`${request.method} ${request.target}`), ` at ${request.host}, to ${listener.url}`),
+      because(`API ${client.api}: ${client.because}`), el("p", { class: "muted" }, code(client.user_agent),
+        client.requests_limit != null && ` · ${client.requests_in_flight} of ${count(client.requests_limit)} requests in flight`)),
+    access && accessPart(access),
+    ...contents(told),
+    access && upstreamPart(told),
   ];
+}
+
+const judged = (who, { decision, status, because: why }) =>
+  el("li", { title: why }, `${who}: `, badge(DECISION[decision] ?? "", status === 200 ? decision : `${decision} ${status}`));
+
+const accessPart = (access) => part("Access", badge(DECISION[access.decision] ?? "", access.decision), because(access.because),
+  access.rule && el("pre", { class: "rule", tabindex: 0 }, plain(access.rule_line ? `line ${access.rule_line}: ${access.rule}` : access.rule)),
+  el("ul", { class: "others muted" }, judged("Anonymous", access.anonymous), access.unknown_user && judged("An unknown user", access.unknown_user)));
+
+function contents({ tag, manifest, v1_image: old }) {
+  return [
+    tag && part("Tag", badge(TAG[tag.state], tag.state), tag.digest && el("p", {}, "Points at ", shortDigest(tag.digest), ", fresh until ", ago(tag.fresh_until), "."),
+      because(tag.because)),
+    manifest && part("Content", badge(manifest.state === "present" ? "good" : "warn", manifest.state), el("p", {}, code(manifest.digest)),
+      !manifest.linked && because("The repository is not known to have it."), manifest.images.map(imageDetails),
+      manifest.images.length < manifest.images_total && el("p", { class: "muted" }, `and ${count(manifest.images_total - manifest.images.length)} more`)),
+    old && part("Image for the v1 API", null, because(old.because), el("p", {}, old.id ? code(old.id) : "Its id is not known."),
+      old.parts.length > 0 && table("Parts of the image", [
+        { title: "Part", head: true, cell: (row) => code(row.name) },
+        { title: "Size", class: "number", cell: (row) => (row.size_bytes == null ? "–" : bytes(row.size_bytes)) },
+        { title: "State", cell: (row) => badge(row.state === "present" ? "good" : "", row.state) },
+      ], old.parts, "")),
+  ];
+}
+
+function upstreamPart(told) {
+  const { upstream } = told;
+  const { requests, failures, said, breaker } = upstream;
+  const left = upstream.rate_limit_remaining != null && ` (${count(upstream.rate_limit_remaining)} left)`;
+  const size = upstream.fetch_bytes == null ? "an unknown number of bytes" : bytes(upstream.fetch_bytes);
+  return part("Upstream", badge(requests.length ? "warn" : "good", plural(requests.length, "request")),
+    said && el("p", {}, badge(said.outcome === "failed" ? "bad" : "", said.outcome), ` after ${duration(said.duration_seconds)}: ${said.because}`),
+    breaker && breaker.state !== "closed" && el("p", { class: "bad" }, `The circuit breaker is ${breaker.state}.`),
+    requests.length > 0 && table("Requests that a pull would cause", [
+      { title: "Request", head: true, cell: (row) => code(`${row.method} ${row.url}`) },
+      { title: "Counts", cell: (row) => (row.counted ? badge("warn", "counted") : "free") },
+      { title: "Why", cell: (row) => row.because },
+    ], requests, ""),
+    upstream.incomplete && el("p", { class: "muted" }, "And those for what only the registry can name."),
+    failures.map((one) => el("p", { class: "bad" }, `Fails with ${one.status}: `, code(one.content), ` ${one.because}`)),
+    el("p", {}, `Costs ${plural(upstream.rate_limit_cost, "pull")} of the rate limit`, left, ` and ${size}. `,
+      told.asked_upstream ? "The registry was asked with one HEAD." : "Nothing was asked upstream to find this out."));
 }
 
 export const config = {
