@@ -5,7 +5,7 @@ import re
 
 # {label: what a symbol begins with, or contains}, in the order of the table
 GROUPS = {
-    "our own crates": r"^<*(&?mut )?(oci|runtime|telemetry|events|store|upstream|access|mirror|v1|gateway|roadstead)\b",
+    "our own crates": r"^<*(&?mut )?roadstead(_\w+)?\b",
     "the h2 crate": r"\bh2::",
     "httparse": r"\bhttparse::",
     "http, bytes, hashbrown": r"\b(http|bytes|hashbrown|indexmap|http_body)::",

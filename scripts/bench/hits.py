@@ -3,7 +3,7 @@
 import contextlib
 import ssl
 
-from . import cores, load, servers
+from . import load, servers
 from .content import NAME, Warm
 from .figures import Group, Measure, alternate, at_most
 
@@ -21,7 +21,7 @@ def measures(bench, paths):
 
     def manifest_h2(server):
         url = server.urls["https"] + paths["manifest"]
-        return load.h2load(server, url, "-c8", "-m4", "-H", load.ACCEPT, seconds=seconds).per_100k()
+        return load.h2load(server, url, "-t2", "-c8", "-m4", "-H", load.ACCEPT, seconds=seconds).per_100k()
 
     def blob_h1(connections, scheme="https"):
         def take(server):
@@ -48,23 +48,23 @@ def measures(bench, paths):
     return {
         "manifest h1": Measure(
             "2 KiB manifest, TLS, HTTP/1.1, 32 connections",
-            f"{wrk} -c32 {accept} {MANIFEST}",
+            f"{wrk} -t2 -c32 {accept} {MANIFEST}",
             PER_100K,
             manifest_h1,
         ),
         "manifest h2": Measure(
             "2 KiB manifest, TLS, HTTP/2, 8 connections of 4 streams",
-            f"{h2load} -c8 -m4 {accept} {MANIFEST}",
+            f"{h2load} -t2 -c8 -m4 {accept} {MANIFEST}",
             PER_100K,
             manifest_h2,
         ),
-        "blob 1": Measure(f"{large}, TLS, HTTP/1.1, 1 connection", f"{wrk} -c1 {BLOB}", PER_GB, blob_h1(1)),
-        "blob 16": Measure(f"{large}, TLS, HTTP/1.1, 16 connections", f"{wrk} -c16 {BLOB}", PER_GB, blob_h1(16)),
+        "blob 1": Measure(f"{large}, TLS, HTTP/1.1, 1 connection", f"{wrk} -t1 -c1 {BLOB}", PER_GB, blob_h1(1)),
+        "blob 16": Measure(f"{large}, TLS, HTTP/1.1, 16 connections", f"{wrk} -t2 -c16 {BLOB}", PER_GB, blob_h1(16)),
         "blob h2": Measure(
             f"{large}, TLS, HTTP/2, 4 connections", f"h2load -c4 -m1 -n{max(4, 4 * seconds)} {BLOB}", PER_GB, blob_h2
         ),
         "blob plain": Measure(
-            f"{large}, plain HTTP, 16 connections", f"{wrk} -c16 {BLOB}", PER_GB, blob_h1(16, "http")
+            f"{large}, plain HTTP, 16 connections", f"{wrk} -t2 -c16 {BLOB}", PER_GB, blob_h1(16, "http")
         ),
         **{
             f"connection {version}": Measure(
@@ -109,8 +109,7 @@ def run(bench):
         enter = stack.enter_context
         upstream = enter(servers.docker_registry(bench.root, name="upstream")).urls["http"]
         warm = Warm(upstream)
-        with cores.only(cores.OF_SERVERS):
-            started = {name: enter(start()) for name, start in starters(bench, upstream).items()}
+        started = {name: enter(start()) for name, start in starters(bench, upstream).items()}
         paths = {name: warm.paths[name] for name in ("manifest", "large")}
         for server in started.values():
             load.warm_up(server, bench.ca, paths, warm.digests)
@@ -119,8 +118,7 @@ def run(bench):
         for name, measure in table.items():
             if not name.startswith("manifest"):
                 measure.only = without_log
-        with cores.only(cores.OF_LOAD):
-            alternate(bench, list(table.values()), started)
+        alternate(bench, list(table.values()), started)
     targets = [
         at_most(f"{table[name].title}: CPU of roadstead / nginx", table[name].ratio(), limit)
         for name, limit in LIMITS.items()
@@ -129,6 +127,5 @@ def run(bench):
 
 
 NOTES = """\
-Manifests are requested by digest. New connections are full handshakes, without resumption. Servers and load have cores of
-their own.
+Manifests are requested by digest. New connections are full handshakes, without resumption.
 """

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import cores
 from .content import MANIFEST
 from .processes import TICKS, Failed, program, run
 
@@ -68,7 +67,7 @@ def wrk(server, url, connections, seconds, headers=(), lua=""):
     with tempfile.TemporaryDirectory(prefix="bench-wrk-") as folder:
         script = Path(folder) / "sum.lua"
         script.write_text(lua + LUA)
-        threads = min(connections, len(cores.available()))
+        threads = min(connections, 2)
         with Cpu(server) as used:
             out = run(
                 *(program("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s"),

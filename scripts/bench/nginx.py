@@ -1,7 +1,5 @@
 """nginx's configurations: the cache and the push proxy that Roadstead is compared with, and slow upstreams."""
 
-from . import cores
-
 COMMON = """\
 daemon off;
 {processes}
@@ -97,10 +95,8 @@ def proxy(folder, ports, upstream, certificate, push, alone):
         reuseport="" if alone else "reuseport",
         location=PUSH if push else CACHE,
     )
-    masks = [f"{1 << core:b}" for core in cores.available()]
-    processes = f"worker_processes {len(masks)};\nworker_cpu_affinity {' '.join(masks)};"
-    if alone:
-        processes = "master_process off;\nworker_processes 1;"
+    one = "master_process off;\nworker_processes 1;"
+    processes = one if alone else "worker_processes auto;\nworker_cpu_affinity auto;"
     return COMMON.format(folder=folder, processes=processes, http=http)
 
 

@@ -7,7 +7,7 @@ share of the samples times the CPU time of that run.
 import contextlib
 import sys
 
-from . import callgrind, cores, instructions, load, sampling, servers
+from . import callgrind, instructions, load, sampling, servers
 from .content import MIB, Tree, Warm
 from .figures import number
 from .processes import REPOSITORY, find
@@ -50,15 +50,14 @@ def by_crate(bench):
 
 
 def warm_answers(bench):
-    """{title: markdown} of warm answers, beside nginx."""
+    """{key: markdown} of warm answers, beside nginx."""
     tables = {}
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         upstream = enter(servers.docker_registry(bench.root, name="upstream")).urls["http"]
         warm = Warm(upstream)
         starters = servers.all_of(bench.root, upstream, bench.keys)
-        with cores.only(cores.OF_SERVERS):
-            started = {name: enter(starters[name]()) for name in SERVERS}
+        started = {name: enter(starters[name]()) for name in SERVERS}
         paths = {name: warm.paths[name] for name in ("manifest", "large")}
         for server in started.values():
             load.warm_up(server, bench.ca, paths, warm.digests)
@@ -71,32 +70,26 @@ def warm_answers(bench):
         def per_gb(done):
             return done.cpu / (done.bytes / 1e9)
 
+        def wrk(path, connections, measure, scheme="https", headers=()):
+            return lambda server: measure(load.wrk(server, server.urls[scheme] + path, connections, seconds, headers))
+
+        def h2load(path, measure, *arguments, **more):
+            return lambda server: measure(load.h2load(server, server.urls["https"] + path, *arguments, **more))
+
+        accept = ("-H", load.ACCEPT)
         works = {
-            ("a manifest, HTTP/1.1", "µs a request"): lambda server: per_request(
-                load.wrk(server, server.urls["https"] + manifest, 32, seconds, [load.ACCEPT])
-            ),
-            ("a manifest, HTTP/2", "µs a request"): lambda server: per_request(
-                load.h2load(
-                    server, server.urls["https"] + manifest, "-c8", "-m4", "-H", load.ACCEPT, seconds=seconds
-                )
-            ),
-            ("a blob, TLS, HTTP/1.1, 16 connections", "s/GB"): lambda server: per_gb(
-                load.wrk(server, server.urls["https"] + large, 16, seconds)
-            ),
-            ("a blob, TLS, HTTP/2", "s/GB"): lambda server: per_gb(
-                load.h2load(server, server.urls["https"] + large, "-c4", "-m1", f"-n{4 * seconds}")
-            ),
-            ("a blob, plain HTTP", "s/GB"): lambda server: per_gb(
-                load.wrk(server, server.urls["http"] + large, 16, seconds)
-            ),
+            "manifest_h1": ("µs a request", wrk(manifest, 32, per_request, headers=[load.ACCEPT])),
+            "manifest_h2": ("µs a request", h2load(manifest, per_request, "-t2", "-c8", "-m4", *accept, seconds=seconds)),
+            "blob_h1": ("s/GB", wrk(large, 16, per_gb)),
+            "blob_h2": ("s/GB", h2load(large, per_gb, "-c4", "-m1", f"-n{4 * seconds}")),
+            "plain": ("s/GB", wrk(large, 16, per_gb, scheme="http")),
         }
-        for (title, unit), work in works.items():
+        for key, (unit, work) in works.items():
             costs = {}
             for name, server in started.items():
-                print(f"profile  {title}: {name}", file=sys.stderr)
-                with cores.only(cores.OF_LOAD):
-                    costs[name] = sampling.samples(server, lambda: work(server))
-            tables[title] = table(unit, costs)
+                print(f"profile  {key}: {name}", file=sys.stderr)
+                costs[name] = sampling.samples(server, lambda: work(server))
+            tables[key] = table(unit, costs)
     return tables
 
 
@@ -143,11 +136,25 @@ def missing():
 
 
 def write(bench, conditions):
-    answers = warm_answers(bench)
-    sections = {"by crate": by_crate(bench), **answers, "a cold blob": cold_blob(bench)}
-    PAGE.write_text(TEXT.format(conditions=conditions, **{key_of(title): text for title, text in sections.items()}))
+    tables = {**warm_answers(bench), "crates": by_crate(bench), "cold": cold_blob(bench)}
+    PAGE.write_text(TEXT.format(conditions=conditions, **tables))
 
 
-def key_of(title):
-    """A name for `TEXT`'s placeholder."""
-    return "".join(letter if letter.isalnum() else "_" for letter in title)
+TEXT = """\
+# Where the time goes
+
+{conditions}
+{crates}
+
+{manifest_h1}
+
+{manifest_h2}
+
+{blob_h1}
+
+{blob_h2}
+
+{plain}
+
+{cold}
+"""

@@ -9,7 +9,6 @@ import json
 import os
 from pathlib import Path
 
-from . import cores
 from . import nginx as nginx_conf
 from .processes import REPOSITORY, Failed, Server, free_port, program
 
@@ -17,9 +16,9 @@ USER, PASSWORD = "bench", "bench-password"
 
 NOTES = """\
 All servers stand in front of the same upstream and show the same P-256 certificate. TLS is 1.3 with the client's first
-choice of ciphers, which is AES-GCM, unless a measure says otherwise. Nothing but loopback is used. For warm answers the
-servers have one half of the cores and their load the other; else clients, servers and upstream share them: cost says more
-than speed. Cost is user and system CPU time of all processes of a server, from /proc.
+choice of ciphers, which is AES-GCM, unless a measure says otherwise. Nothing but loopback is used, and clients, servers
+and upstream share the cores: cost says more than speed. Cost is user and system CPU time of all processes of a server,
+from /proc. Ratios to a server are medians of the rounds' own ratios.
 
 - **roadstead**: its defaults but for `keys`, `listen`, `admin`, `store.min_free`, `registries` and `log: {access: false}`;
   **log on** writes its access log, to /dev/null. The others log no requests.
@@ -178,7 +177,7 @@ def varnish(parent, upstream, keys):
     pem.write_text("".join(path.read_text() for path in reversed(certificate(keys))))
     user = 'user = "nobody"\ngroup = "nogroup"' if os.geteuid() == 0 else ""
     conf = server.folder / "hitch.conf"
-    conf.write_text(HITCH.format(https=https, proxied=proxied, pem=pem, workers=len(cores.available()), user=user))
+    conf.write_text(HITCH.format(https=https, proxied=proxied, pem=pem, workers=os.cpu_count(), user=user))
     server.start([program("hitch"), f"--config={conf}"], https, log="hitch.log")
     server.urls = {"https": f"https://127.0.0.1:{https}", "http": f"http://127.0.0.1:{http}"}
     return server
