@@ -3,7 +3,7 @@
 .PHONY: help run test test-minimal test-browser test-long bench bench-quick demo soak fmt lint clean
 .DEFAULT_GOAL := help
 
-BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind python3
+BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind linux-perf python3
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,11 @@ bench-quick: ## count instructions and compare warm responses with nginx in thre
 	@scripts/real-parts.sh $(BENCH_PARTS)
 	@scripts/build.sh --profile dist
 	@python3 scripts/bench quick
+
+profile: ## show where the CPU time of each answer goes, in two minutes; writes docs/profile.md
+	@scripts/real-parts.sh $(BENCH_PARTS)
+	@scripts/build.sh --profile dist
+	@python3 scripts/bench profile
 
 soak: ## ten minutes of pulls, faults, purges and kills on a store that is too small; prints a table
 	@scripts/build.sh --workspace --test integration

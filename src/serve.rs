@@ -103,7 +103,7 @@ fn raise_descriptors() {
 }
 
 /// Lets glibc's allocator retain a mebibyte of freed memory for each arena. By default it returns what exceeds 128 KiB to
-/// the kernel, and a push over HTTP/2 takes 150,000 page faults per GB to get it back (decision 48).
+/// the kernel, and a push over HTTP/2 takes a page fault for every few kilobytes to get it back (decision 48).
 fn retain_freed_memory() {
     // Once an allocation of this size is freed, glibc's threshold is twice that, as mallopt(3) says.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(512 << 10)));

@@ -140,6 +140,25 @@ fn tail_is_withheld_until_the_digest_is_verified() {
     }
 }
 
+/// Where all cores are busy, cached answers go before downloads.
+#[test]
+fn threads_of_fills_are_nicer_than_those_of_connections() {
+    let (_origin, image, gateway) = scene(1000);
+    let reply = testkit::http::get(gateway.url(1), None, &image.layer_path(0));
+    assert_eq!(reply.status(), 200);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).expect("threads");
+    let nice = |name: &str, task: &std::path::Path| {
+        let stat = std::fs::read_to_string(task.join("stat")).ok()?;
+        let (named, fields) = stat.rsplit_once(')')?;
+        let nice: i32 = fields.split_whitespace().nth(16)?.parse().ok()?;
+        named.ends_with(&format!("({name}")).then_some(nice)
+    };
+    let tasks: Vec<_> = tasks.map(|task| task.expect("a thread").path()).collect();
+    let of = |name| tasks.iter().filter_map(move |task| nice(name, task));
+    let (fills, connections) = (of("fill").min(), of("serve").max());
+    assert!(fills > connections, "{fills:?} {connections:?}");
+}
+
 #[test]
 fn fill_continues_after_its_client_disconnects() {
     let (origin, image, gateway) = scene(SIZE);

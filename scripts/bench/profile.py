@@ -143,18 +143,59 @@ def write(bench, conditions):
 TEXT = """\
 # Where the time goes
 
+Profiles of the work in [Benchmarks](benchmarks.md), beside nginx: where the cost is that keeps a target from being met, and why
+it stays. `make profile` writes this page in two minutes. CPU time is sampled by perf; each kind's share of the samples is
+multiplied by the CPU time of the run. Debian's OpenSSL has no symbols, so nginx's encryption counts as the rest of its program.
+
 {conditions}
-{crates}
+## A manifest over HTTP/1.1
 
 {manifest_h1}
 
+Receiving a request and sending its response take one system call each, which is the least there can be, and the kernel's part
+of the cost is the same for every server: sockets, the loopback device, switching to the client and back. Only what is left
+for the program can differ. To cost three quarters of nginx in all, the program would have to do with less than half of
+nginx's time, where TLS, the parser and the cache do with fewer instructions already ([Benchmarks](benchmarks.md#instructions)).
+
+## A manifest over HTTP/2
+
 {manifest_h2}
+
+{crates}
+
+What we do for a request costs the same in both versions of HTTP. The difference is HPACK, streams, windows and frames of the h2
+crate, with the map of fields, the copies and the allocations that it makes. Another HTTP/2 would be a protocol of our own where
+a well-kept crate exists (decision 51). Instructions are counted under valgrind, which hides the wider AES instructions of newer
+processors.
+
+## A blob over TLS
+
+Over HTTP/1.1 with 16 connections:
 
 {blob_h1}
 
+Over HTTP/2:
+
 {blob_h2}
+
+Encryption, the copies between page cache, program and socket, and TCP are the work itself. aws-lc encrypts with AVX-512 where the
+processor has it, which OpenSSL 3.0 does not: there the difference to nginx is large. On a processor without AVX-512 both use the
+same instructions, and the rest is the kernel's. TLS in the kernel would save a copy, but many kernels are built without it.
+
+## A blob over plain HTTP
 
 {plain}
 
+All of it is the kernel's sendfile for both servers. We read one byte of each MiB before, which tells that the page cache has the
+part, so that no thread that serves connections waits for the disk.
+
+## A cold blob
+
 {cold}
+
+SHA-256 with the processor's instructions takes longer than any other part, and receiving, encrypting and sending cost what they
+cost of a warm blob. nginx verifies nothing. A direct download over loopback copies memory once, and takes a third of the time that
+the digest alone takes; the last chunk is held back until the digest matches and the blob is committed, so a gateway that
+verifies what it serves cannot come near it. The blob is hashed, written and synced while it arrives; what is waited for after its
+last byte is one fsync.
 """
