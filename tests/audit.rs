@@ -20,7 +20,7 @@ struct Scene {
     _origin: Origin,
     image: Image,
     gateway: Gateway,
-    users: tempfile::TempDir,
+    _users: tempfile::TempDir,
     /// How many lines were read.
     read: usize,
 }
@@ -52,7 +52,7 @@ fn scene_with(path: &str, more: &str) -> Scene {
         _origin: origin,
         image,
         gateway,
-        users,
+        _users: users,
         read: 0,
     }
 }
@@ -280,8 +280,9 @@ fn refused_logins_are_listed_as_denials() {
 #[cfg(feature = "v1")]
 #[test]
 fn refused_v1_logins_are_listed_as_denials() {
-    let scene = scene("log/audit.log");
-    let htpasswd = scene.users.path().join("users");
+    let users = tempfile::tempdir().expect("a folder");
+    let htpasswd = users.path().join("users");
+    std::fs::write(&htpasswd, USERS).expect("writable");
     let gateway = Gateway::start(&format!(
         "registries: [{{name: old, v1: \"http://127.0.0.1:9\"}}]\n\
          access: {{htpasswd: {}, rules: []}}\nadmin: {{address: \"127.0.0.1:0\"}}\n",
