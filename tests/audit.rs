@@ -274,7 +274,9 @@ fn refused_logins_are_listed_as_denials() {
     client.request("POST", "/token", &fields);
     client.send(form);
     assert_eq!(client.reply("POST").status(), 401);
-    assert_eq!(denials(&scene.gateway), [(401, 2)]);
+    until("both to be listed", || {
+        denials(&scene.gateway) == [(401, 2)]
+    });
 }
 
 #[cfg(feature = "v1")]
@@ -292,7 +294,7 @@ fn refused_v1_logins_are_listed_as_denials() {
     let mut client = Raw::connect(gateway.url(1), None);
     let refused = client.exchange("GET", "/v1/users/", &[("Authorization", &wrong)]);
     assert_eq!(refused.status(), 401);
-    assert_eq!(denials(&gateway), [(401, 1)]);
+    until("it to be listed", || denials(&gateway) == [(401, 1)]);
 }
 
 /// The statuses of the denials in the API, and how often each happened.

@@ -96,9 +96,14 @@ impl Fill {
             .any(|known| known.is_same(source))
     }
 
+    /// Adds a source to try. One that has refused is tried again: who joins after its answer asks anew.
     fn add(&self, source: FillSource) {
         let mut sources = self.sources();
-        if !sources.known.iter().any(|known| known.is_same(&source)) {
+        let tried = sources.refused.len();
+        sources.refused.retain(|(known, _)| !known.is_same(&source));
+        if sources.refused.len() < tried {
+            sources.waiting.push_back(source);
+        } else if !sources.known.iter().any(|known| known.is_same(&source)) {
             sources.known.push(source.clone());
             sources.waiting.push_back(source);
         }
@@ -331,4 +336,72 @@ impl Fills {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::super::source::{DigestCheck, ForeignSource};
+    use super::*;
+    use oci::digest::{Algorithm, Digest, Hasher};
+    use oci::name::Repository;
+    use upstream::{BlobBody, UpstreamError};
+
+    #[derive(Debug)]
+    struct Named(&'static str, Registry);
+
+    impl ForeignSource for Named {
+        fn registry(&self) -> &Registry {
+            &self.1
+        }
+
+        fn repository(&self) -> Option<&Repository> {
+            None
+        }
+
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn fetch(
+            &self,
+            _: u64,
+            _: Option<u64>,
+            _: Option<u64>,
+        ) -> BoxFuture<'_, Result<BlobBody, UpstreamError>> {
+            Box::pin(async { Err(UpstreamError::NotFound) })
+        }
+
+        fn check(&self) -> DigestCheck {
+            DigestCheck::new(Hasher::new(Algorithm::Sha256), Vec::new())
+        }
+
+        fn committed_as(&self) -> BoxFuture<'_, Option<Digest>> {
+            Box::pin(async { None })
+        }
+
+        fn committed(&self, _: Digest, _: u64) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    #[test]
+    fn source_that_refused_is_tried_again_for_who_joins_later() {
+        let source = |name| FillSource::Foreign(Arc::new(Named(name, Registry::new("r"))));
+        let (one, other) = (source("one"), source("other"));
+        let fill = Fill::new(FillKey::named("a layer"), one.clone());
+        fill.add(one.clone());
+        assert!(fill.next_source().is_some());
+        assert!(!fill.has_more_sources(), "it is known, and not yet tried");
+        fill.record_refusal(one.clone(), FillError::Lost);
+        assert!(fill.refusal(&one).is_some());
+        fill.add(other);
+        assert!(fill.refusal(&one).is_some());
+        fill.add(one.clone());
+        assert!(fill.refusal(&one).is_none(), "the next answer is its own");
+        let again = [fill.next_source(), fill.next_source()].map(|source| source.is_some());
+        assert_eq!(again, [true, true]);
+        assert!(fill.next_source().is_none());
+    }
 }
