@@ -1,11 +1,12 @@
 //! The files of the crate: the accounts and the token key.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use runtime::keys_folder;
+use runtime::replace::{folder_of, replace, resolve};
 use rustix::fs::{FlockOperation, flock};
 
 use super::htpasswd::MAX_BYTES;
@@ -35,39 +36,14 @@ pub(super) fn change_accounts<E: From<io::Error>>(
     path: &Path,
     change: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
 ) -> Result<(), E> {
-    // The target of a symbolic link is replaced, not the link.
-    let path = match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
-        resolved => resolved?,
-    };
+    let path = resolve(path)?;
     let folder = File::open(folder_of(&path))?;
     flock(&folder, FlockOperation::LockExclusive).map_err(io::Error::from)?;
-    let old = match fs::metadata(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        metadata => Some(metadata?),
+    let bytes = match read_accounts(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        read => read?,
     };
-    let bytes = match &old {
-        None => Vec::new(),
-        Some(_) => read_accounts(&path)?,
-    };
-    let bytes = change(&bytes)?;
-    let prepare = |file: &File| match &old {
-        None => Ok(()),
-        Some(old) => {
-            let new = file.metadata()?;
-            if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-                fchown(file, Some(old.uid()), Some(old.gid()))?;
-            }
-            file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))
-        }
-    };
-    let temporary = temporary(&path);
-    let replaced = create(&temporary, &bytes, prepare).and_then(|()| fs::rename(&temporary, &path));
-    if replaced.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    replaced?;
-    folder.sync_all()?;
+    replace(&path, &change(&bytes)?, 0o600)?;
     Ok(())
 }
 
@@ -85,7 +61,7 @@ pub(super) fn token_key(folder: &Path) -> io::Result<Vec<u8>> {
     let mut key = [0; KEY_BYTES];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     let temporary = temporary(&path);
-    create(&temporary, &key, |_| Ok(()))?;
+    create(&temporary, &key)?;
     // Unlike a rename this never replaces the key of a process that starts at the same time.
     let linked = fs::hard_link(&temporary, &path);
     let _ = fs::remove_file(&temporary);
@@ -115,11 +91,7 @@ fn temporary(path: &Path) -> std::path::PathBuf {
 }
 
 /// Writes a new file of mode 0600 and syncs it to disk.
-fn create(
-    path: &Path,
-    bytes: &[u8],
-    prepare: impl FnOnce(&File) -> io::Result<()>,
-) -> io::Result<()> {
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // A leftover of an earlier process with the same id.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new()
@@ -127,20 +99,15 @@ fn create(
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    prepare(&file)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

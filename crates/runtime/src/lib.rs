@@ -7,6 +7,7 @@ pub mod listen;
 pub mod per_thread;
 pub mod recent;
 pub mod reload;
+pub mod replace;
 pub mod share;
 pub mod single_flight;
 mod socket_file;
