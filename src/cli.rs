@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::PurgeRequest;
-use crate::config::{self, Config};
+use crate::config::{self, Config, NamedFiles};
 use crate::serve;
 use oci::platform::Platforms;
 
@@ -134,13 +134,13 @@ pub fn main() -> ExitCode {
 }
 
 /// Loads the configuration, and prints its errors and warnings.
-fn load(file: &File) -> Option<Config> {
+fn load(file: &File, files: NamedFiles) -> Option<Config> {
     let default = Path::new(DEFAULT_FILE);
     let path = file
         .config
         .as_deref()
         .or_else(|| default.exists().then_some(default));
-    match config::load(path) {
+    match config::load(path, files) {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
@@ -156,11 +156,11 @@ fn load(file: &File) -> Option<Config> {
 
 /// Runs a command with a valid configuration.
 fn with(file: &File, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
-    load(file).map_or(ExitCode::from(CONFIGURATION), |config| act(&config))
+    load(file, NamedFiles::Ignored).map_or(ExitCode::from(CONFIGURATION), |config| act(&config))
 }
 
 fn check(file: &File) -> ExitCode {
-    match load(file) {
+    match load(file, NamedFiles::Checked) {
         Some(_) => {
             println!("the configuration is valid");
             ExitCode::SUCCESS
@@ -170,7 +170,7 @@ fn check(file: &File) -> ExitCode {
 }
 
 fn run(file: &File) -> ExitCode {
-    let Some(config) = load(file) else {
+    let Some(config) = load(file, NamedFiles::Checked) else {
         return ExitCode::from(CONFIGURATION);
     };
     telemetry::start(config.log.format, config.log.level);

@@ -192,6 +192,208 @@ fn configuration_path_precedence() {
     check(&["-c", "conf"], &[]).assert_refused(&["conf:1:1: cannot be read"]);
 }
 
+/// A file that is not there may be on another machine; one that cannot be used is a fault. Positions are those of the keys.
+#[test]
+fn check_opens_the_files_that_are_named() {
+    let dir = temp_dir();
+    let at = |name: &str| dir.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("writable");
+    let ca = testkit::tls::Ca::new();
+    let copy = |from: &Path, to: &str| std::fs::copy(from, at(to)).map(drop).expect("copied");
+    let (gateway, other) = (ca.issue(&["gateway.example"]), ca.issue(&["other.example"]));
+    copy(&gateway.certificate, "gateway.pem");
+    copy(&gateway.key, "gateway.key");
+    copy(&other.key, "other.key");
+    copy(&ca.path(), "ca.pem");
+    write("broken.pem", "no pem");
+    write("empty", "\n");
+    write("password", "secret\n");
+    std::fs::create_dir(at("folder")).expect("a folder");
+    write("folder/hosts", "");
+    let check = |yaml: &str| {
+        write("f.yaml", yaml);
+        run(dir.path(), &["check", "-c", "f.yaml"], &[])
+    };
+    let tls = |certificate: &str, key: &str, more: &str| {
+        format!(
+            "listen: [{{address: \"unix:a\", tls: {{{more}certificates: [{{certificate: {certificate}, key: {key}}}]}}}}]\n"
+        )
+    };
+    let registry = |more: &str| format!("registries: [{{name: a.example, {more}}}]\n");
+    let account = |file: &str| {
+        registry(&format!(
+            "visibility: public, credentials: {{username: me, password_file: {file}}}"
+        ))
+    };
+    check(&tls("gateway.pem", "gateway.key", "client_ca: ca.pem, ")).assert_good();
+    check(&registry("ca: ca.pem")).assert_good();
+    check(&account("password")).assert_good();
+    for (yaml, refused) in [
+        (
+            tls("broken.pem", "gateway.key", ""),
+            "1:65: broken.pem holds no certificate",
+        ),
+        (
+            tls("gateway.pem", "broken.pem", ""),
+            "1:83: broken.pem holds no private key",
+        ),
+        (
+            tls("gateway.pem", "other.key", ""),
+            "1:83: other.key holds no private key in PEM form that fits",
+        ),
+        (
+            tls("gateway.pem", "gateway.key", "client_ca: broken.pem, "),
+            "1:47: broken.pem holds no certificate",
+        ),
+        (
+            registry("ca: broken.pem"),
+            "1:36: broken.pem holds no certificate",
+        ),
+        (
+            account("empty"),
+            "1:95: empty is empty; write the password into it",
+        ),
+        (
+            "keys: folder\n".to_owned(),
+            "1:7: folder has other files (hosts)",
+        ),
+    ] {
+        check(&yaml).assert_refused(&[&format!("f.yaml:{refused}")]);
+    }
+    for (yaml, warned) in [
+        (
+            tls("none.pem", "gateway.key", ""),
+            "1:65: none.pem cannot be read: there is no such file",
+        ),
+        (
+            tls("gateway.pem", "none.key", ""),
+            "1:83: none.key cannot be read: there is no such file",
+        ),
+        (registry("ca: none.pem"), "1:36: none.pem cannot be read"),
+        (account("none"), "1:95: none cannot be read"),
+    ] {
+        let told = check(&yaml);
+        assert_eq!((told.code, &*told.out), (Some(0), GOOD), "{told:?}");
+        let start = format!("warning: f.yaml:{warned}");
+        assert!(
+            told.err.starts_with(&start) && told.err.lines().count() == 1,
+            "{told:?}"
+        );
+    }
+}
+
+/// Certificates that expire, and hosts that none of them names.
+#[test]
+fn check_warns_of_certificates() {
+    let dir = temp_dir();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).expect("writable");
+    };
+    let day = Duration::from_secs(24 * 3600);
+    let certificate = |stem: &str, end: std::time::SystemTime| {
+        let mut params = rcgen::CertificateParams::new(vec!["*.gateway.example".to_owned()]);
+        let params = params.as_mut().expect("names");
+        params.not_before = (end - 90 * day).into();
+        params.not_after = end.into();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        write(
+            &format!("{stem}.pem"),
+            &params.self_signed(&key).expect("a certificate").pem(),
+        );
+        write(&format!("{stem}.key"), &key.serialize_pem());
+    };
+    let now = std::time::SystemTime::now();
+    certificate("good", now + 60 * day);
+    certificate("soon", now + 2 * day);
+    certificate("old", now - day);
+    let check = |stem: &str, host: &str| {
+        let tls = format!("{{certificates: [{{certificate: {stem}.pem, key: {stem}.key}}]}}");
+        write(
+            "f.yaml",
+            &format!(
+                "listen: [{{address: \"unix:a\", tls: {tls}}}]\nregistries: [{{name: a.example, hosts: [\"{host}\"]}}]\n"
+            ),
+        );
+        run(dir.path(), &["check", "-c", "f.yaml"], &[])
+    };
+    for host in ["a.gateway.example", "a.gateway.example:5000"] {
+        check("good", host).assert_good();
+    }
+    for (stem, host, warned) in [
+        (
+            "soon",
+            "a.gateway.example",
+            "1:65: the certificate in soon.pem expires in 47 hours",
+        ),
+        (
+            "old",
+            "a.gateway.example",
+            "1:65: the certificate in old.pem has expired",
+        ),
+        (
+            "good",
+            "a.b.gateway.example",
+            "2:40: no certificate of the listeners is for \"a.b.gateway.example\"",
+        ),
+        (
+            "good",
+            "gateway.example:5000",
+            "2:40: no certificate of the listeners is for \"gateway.example\"",
+        ),
+        (
+            "good",
+            "10.0.0.1",
+            "2:40: no certificate of the listeners is for \"10.0.0.1\"",
+        ),
+    ] {
+        let told = check(stem, host);
+        assert_eq!((told.code, &*told.out), (Some(0), GOOD), "{told:?}");
+        let start = format!("warning: f.yaml:{warned}");
+        assert!(told.err.starts_with(&start), "{told:?}");
+    }
+}
+
+/// Warnings have positions, and do not change the exit code.
+#[test]
+fn check_warns_of_access_that_nobody_has() {
+    let dir = temp_dir();
+    let yaml = "listen: [{address: \":5000\", tls: off}]\n\
+                registries:\n\
+                - {name: a.example, push: true}\n\
+                - {name: b.example, credentials: {username: u, password: p}}\n";
+    std::fs::write(dir.path().join("f.yaml"), yaml).expect("writable");
+    let told = run(dir.path(), &["check", "-c", "f.yaml"], &[]);
+    assert_eq!((told.code, &*told.out), (Some(0), GOOD), "{told:?}");
+    let lines: Vec<&str> = told.err.lines().collect();
+    let [push, credentials] = lines[..] else {
+        panic!("{told:?}")
+    };
+    assert!(
+        push.starts_with("warning: f.yaml:3:27: without access nobody can push"),
+        "{push}"
+    );
+    let start = "warning: f.yaml:4:34: without access nobody can pull with the credentials";
+    assert!(credentials.starts_with(start), "{credentials}");
+
+    std::fs::write(dir.path().join("htpasswd"), "").expect("writable");
+    let access = "access:\n  htpasswd: htpasswd\n  scheme: basic\n  rules:\n  \
+                  - {users: [anonymous], repositories: [\"a.example/**\"], actions: [pull]}\n";
+    std::fs::write(dir.path().join("f.yaml"), format!("{yaml}{access}")).expect("writable");
+    let told = run(dir.path(), &["check", "-c", "f.yaml"], &[]);
+    assert_eq!((told.code, &*told.out), (Some(0), GOOD), "{told:?}");
+    for warned in [
+        "1:34: passwords cross the network unencrypted here",
+        "4:3: no rule lets anybody pull from b.example",
+        "7:11: with basic Docker, containerd and Podman pull nothing without a login",
+    ] {
+        let line = format!("warning: f.yaml:{warned}");
+        assert!(
+            told.err.lines().any(|it| it.starts_with(&line)),
+            "{line}: {told:?}"
+        );
+    }
+}
+
 /// A build without v1 refuses a registry's v1 side instead of ignoring it.
 #[cfg(not(feature = "v1"))]
 #[test]

@@ -231,7 +231,7 @@ mod tests {
                 ],
             ),
             (
-                "access: {htpasswd: h, token_key: hunter2hunter2hunter2hunter2hunt}",
+                "access: {htpasswd: h, token_key: hunter2hunter2hunter2hunter2hunt, rules: [{users: ['*'], repositories: ['**'], actions: [pull]}]}",
                 &[],
             ),
             (

@@ -110,7 +110,8 @@ mod tests {
         let text = format!("access: {{htpasswd: {}}}\ncolour: blue\n", users.display());
         std::fs::write(&yaml, text).expect("writable");
         std::fs::write(&users, "# ours\nalice\n").expect("writable");
-        let faults = super::super::load(Some(&yaml)).expect_err("two files with faults");
+        let faults = super::super::load(Some(&yaml), super::super::NamedFiles::Checked)
+            .expect_err("two files with faults");
         let last = faults.as_slice().last().expect("one").to_string();
         let users = users.display();
         assert_eq!(

@@ -106,7 +106,7 @@ pub(super) fn check(admin: &Admin, node: &Node, report: &mut Report) {
 }
 
 /// Whether only this machine reaches a host. A name may have any address.
-fn is_loopback(host: Option<&str>) -> bool {
+pub(super) fn is_loopback(host: Option<&str>) -> bool {
     host.is_some_and(|host| {
         host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     })

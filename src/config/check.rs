@@ -1,6 +1,10 @@
 //! Cross-checks between keys. A fault has the position of the later key.
 
+mod access;
+mod files;
 mod rules;
+
+pub(super) use files::check as files;
 
 use std::collections::HashMap;
 
@@ -27,6 +31,7 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
             report.warn(node.near("v1_index").at, message);
         }
     }
+    access::check(config, tree, report);
     rules::check(config, tree.near("access").near("rules"), report);
 }
 
@@ -339,11 +344,11 @@ mod tests {
                 &[],
             ),
             (
-                r#"registries: [{name: a, v2: "http://h", credentials: {username: me, password: x}}]"#,
+                r#"registries: [{name: a, v2: "http://h", credentials: {username: me, password: x}, visibility: public}]"#,
                 &["warning: 1:28: the credentials cross the network unencrypted; write https://"],
             ),
             (
-                r#"registries: [{name: a, v2: "http://[::1]:5", credentials: {username: me, password: x}}]"#,
+                r#"registries: [{name: a, v2: "http://[::1]:5", credentials: {username: me, password: x}, visibility: public}]"#,
                 &[],
             ),
             (
@@ -370,7 +375,7 @@ mod tests {
                 ],
             ),
             (
-                "registries: [docker.io, {name: a, push: true}]\naccess: {htpasswd: h, rules: [{users: [u], repositories: ['docker.io/**'], actions: [pull, push, delete]}, {users: [u], repositories: ['**'], actions: [push]}, {users: [u], repositories: ['a/x', 'docker.io/**'], actions: [delete]}]}",
+                "registries: [docker.io, {name: a, push: true}]\naccess: {htpasswd: h, rules: [{users: [u], repositories: ['docker.io/**'], actions: [pull, push, delete]}, {users: [u], repositories: ['**'], actions: [push, pull]}, {users: [u], repositories: ['a/x', 'docker.io/**'], actions: [delete]}]}",
                 &[
                     "warning: 2:92: push never matches: no registry accepts pushes; set push: true on one, or remove push",
                     "warning: 2:98: delete never matches: no registry accepts pushes; set push: true on one, or remove delete",

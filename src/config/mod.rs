@@ -48,6 +48,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 pub use access::Access;
 pub use address::ListenAddress;
@@ -69,6 +70,15 @@ use fault::{Position, Report};
 use reference::{Absent, Key, Kind};
 use tree::Node;
 
+/// Whether the files that a configuration names are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedFiles {
+    /// They are checked as well.
+    Checked,
+    /// They may be another user's.
+    Ignored,
+}
+
 /// Reads the file at `path`, or else the built-in defaults: a mirror of Docker Hub. Variables come
 /// from the environment of the process.
 ///
@@ -76,10 +86,14 @@ use tree::Node;
 ///
 /// All faults of the file. A file that cannot be read, is not UTF-8 or is larger than
 /// 1 MiB has a single fault.
-pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
+pub fn load(path: Option<&Path>, files: NamedFiles) -> Result<Config, Faults> {
     let env = |name: &str| std::env::var(name).ok();
+    let accounts: Option<ReadAccounts<'_>> = match files {
+        NamedFiles::Checked => Some(&::access::load),
+        NamedFiles::Ignored => None,
+    };
     let Some(path) = path else {
-        return parse("", "built-in defaults", &env);
+        return examine("", "built-in defaults", &env, accounts);
     };
     let name = path.display().to_string();
     let mut bytes = Vec::new();
@@ -101,7 +115,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
         };
         fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
     })?;
-    let config = examine(text, &name, &env, Some(&::access::load))?;
+    let config = examine(text, &name, &env, accounts)?;
     Ok(Config {
         file: Some(path.to_owned()),
         ..config
@@ -113,6 +127,7 @@ pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
 /// # Errors
 ///
 /// All faults of the text.
+#[cfg(test)]
 pub fn parse(
     text: &str,
     file: &str,
@@ -138,6 +153,7 @@ fn examine(
     config.rendered = render::render(&tree, KEYS);
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
+        check::files(&config, &tree, SystemTime::now(), &mut report);
     }
     config.warnings = report.verdict()?;
     Ok(config)

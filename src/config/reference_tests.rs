@@ -60,6 +60,8 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "URL" => (&["http://h:1", "https://h"], &["h:1", "https://h/path"]),
         "http or https URL" => (&["https://h/path?x=1", "http://h:1"], &["h:1", "ftp://h"]),
         "action of an event" => (&["pull", "push", "mount", "delete", "alert"], &["login"]),
+        "octal number" => (&["0660", "600"], &["rw", "0o660", "1777", "66"]),
+        "name or number" => (&["www-data", "33"], &["a b", ""]),
         "host" => (&["registry.example.com"], &["http://h"]),
         "name of a registry" => (&["ghcr.io"], &[""]),
         "pattern" => (&["team/**", "intern-*"], &["a**", NONSENSE]),

@@ -15,7 +15,7 @@ fn shipped(name: &str) -> (String, Config) {
         .join("conf")
         .join(name);
     let text = std::fs::read_to_string(&path).unwrap();
-    let config = load(Some(&path)).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = load(Some(&path), NamedFiles::Checked).unwrap_or_else(|faults| panic!("{faults}"));
     (text, config)
 }
 

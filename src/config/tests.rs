@@ -73,7 +73,7 @@ fn an_empty_file_is_a_mirror_of_docker_hub() {
     for text in empty {
         assert_defaults(&parse(text, "f", &no_env).unwrap());
     }
-    assert_defaults(&load(None).unwrap());
+    assert_defaults(&load(None, NamedFiles::Checked).unwrap());
 }
 
 pub(super) fn assert_defaults(config: &Config) {
@@ -363,7 +363,7 @@ fn files_are_loaded_or_told_to_be_unreadable() {
     let path = folder.path().join("r.yaml");
     let load_bytes = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        load(Some(&path))
+        load(Some(&path), NamedFiles::Checked)
     };
     assert_eq!(load_bytes(b"keys: k").unwrap().keys, Path::new("k"));
     let place = |faults: &Faults| {
@@ -383,9 +383,9 @@ fn files_are_loaded_or_told_to_be_unreadable() {
     assert_eq!(load_bytes(&vec![b'#'; 1 << 20]).map(|_| ()), Ok(()));
     std::fs::remove_file(&path).unwrap();
     assert!(
-        place(&load(Some(&path)).unwrap_err())
+        place(&load(Some(&path), NamedFiles::Checked).unwrap_err())
             .2
             .starts_with("cannot be read")
     );
-    assert!(load(Some(folder.path())).is_err());
+    assert!(load(Some(folder.path()), NamedFiles::Checked).is_err());
 }

@@ -81,6 +81,7 @@ pub use table::{Listener, RoutingTable};
 pub use tls::{
     Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_files,
 };
+pub use tls::{Certificate, check_authorities};
 
 use access::{Authenticator, Policy};
 use error_response::ErrorResponse;

@@ -12,6 +12,12 @@ use super::toml::{
 
 /// The folder of the hosts.toml files, unless config.toml names another.
 pub(crate) const FOLDER: &str = "/etc/containerd/certs.d";
+/// The names of the plugin that pulls for Kubernetes.
+const PLUGINS: [&str; 3] = [
+    "cri",
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+];
 
 /// A host before the others of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,12 +103,7 @@ fn registry_path(document: &toml_edit::Document<&str>) -> Result<[&'static str; 
 pub(crate) fn config_path(text: &str, folder: &str) -> Result<Vec<Hunk>, MergeError> {
     let document = parse(text)?;
     let disabled = array(&document, &["disabled_plugins"]).map(|(names, _)| names);
-    let cri = [
-        "cri",
-        "io.containerd.grpc.v1.cri",
-        "io.containerd.cri.v1.images",
-    ];
-    if disabled.is_some_and(|names| names.iter().any(|name| cri.contains(name))) {
+    if disabled.is_some_and(|names| names.iter().any(|name| PLUGINS.contains(name))) {
         return Ok(Vec::new());
     }
     let line = format!("config_path = {}", quoted(folder));
@@ -113,61 +114,58 @@ pub(crate) fn config_path(text: &str, folder: &str) -> Result<Vec<Hunk>, MergeEr
         return Ok(vec![append(text, &[block])]);
     }
     let path = registry_path(&document)?;
-    let below = |key| item(&document, &[&path[..], &[key]].concat());
-    if let Some(found) = below("config_path") {
-        return match (found.as_str(), found.span()) {
-            (Some(""), Some(span)) => {
-                let hunks = vec![replaced_line(text, span.start, &line)];
-                let mut meant = meaning(&document);
-                put(
-                    &mut meant,
-                    &[&path[..], &["config_path"]].concat(),
-                    folder.into(),
-                );
-                check(text, &hunks, &meant)?;
-                Ok(hunks)
-            }
-            (Some(folders), _)
-                if folders
-                    .split(':')
-                    .any(|one| one.trim_end_matches('/') == folder) =>
-            {
+    let key = [&path[..], &["config_path"]].concat();
+    let hunk = match item(&document, &key).map(|found| (found.as_str(), found.span())) {
+        Some((Some(""), Some(span))) => replaced_line(text, span.start, &line),
+        Some((Some(folders), _)) => {
+            let mut folders = folders.split(':');
+            return if folders.any(|one| one.trim_end_matches('/') == folder) {
                 Ok(Vec::new())
+            } else {
+                Err(unsuitable("its config_path is another folder"))
+            };
+        }
+        Some(_) => return Err(unsuitable("its config_path is no text")),
+        None => {
+            refuse_other_settings(&document, &path)?;
+            if let Some(header) = header(text, &path) {
+                line_below(text, &header, &line)
+            } else {
+                let table = format!("[plugins.{}.registry]", quoted(path[1]));
+                append(text, &[format!("{table}\n  {line}\n")])
             }
-            _ => Err(unsuitable("its config_path is another folder")),
-        };
-    }
-    let table = |key| below(key).and_then(toml_edit::Item::as_table_like);
-    if table("mirrors").is_some_and(|mirrors| !mirrors.is_empty()) {
-        return Err(unsuitable(
-            "it has registry.mirrors, which containerd refuses beside config_path; write hosts.toml files instead of them",
-        ));
-    }
+        }
+    };
+    let hunks = vec![hunk];
+    let mut meant = meaning(&document);
+    put(&mut meant, &key, folder.into());
+    check(text, &hunks, &meant)?;
+    Ok(hunks)
+}
+
+/// Refuses settings beside which containerd refuses `config_path`.
+fn refuse_other_settings(
+    document: &toml_edit::Document<&str>,
+    path: &[&str],
+) -> Result<(), MergeError> {
+    let table = |key| {
+        let below = item(document, &[path, &[key]].concat());
+        below.and_then(toml_edit::Item::as_table_like)
+    };
     let has_tls = |configs: &dyn toml_edit::TableLike| {
         let tls = |(_, item): (&str, &toml_edit::Item)| item.get("tls").is_some();
         configs.iter().any(tls)
     };
-    if table("configs").is_some_and(has_tls) {
-        return Err(unsuitable(
-            "it has registry.configs with tls, which containerd refuses beside config_path; write hosts.toml files instead of \
-             them",
-        ));
-    }
-    let hunk = if let Some(header) = header(text, &path) {
-        line_below(text, &header, &line)
+    let found = if table("mirrors").is_some_and(|mirrors| !mirrors.is_empty()) {
+        "registry.mirrors"
+    } else if table("configs").is_some_and(has_tls) {
+        "registry.configs with tls"
     } else {
-        let table = format!("[plugins.{}.registry]", quoted(path[1]));
-        append(text, &[format!("{table}\n  {line}\n")])
+        return Ok(());
     };
-    let hunks = vec![hunk];
-    let mut meant = meaning(&document);
-    put(
-        &mut meant,
-        &[&path[..], &["config_path"]].concat(),
-        folder.into(),
-    );
-    check(text, &hunks, &meant)?;
-    Ok(hunks)
+    Err(MergeError::Unsuitable(format!(
+        "it has {found}, which containerd refuses beside config_path; write hosts.toml files instead of them"
+    )))
 }
 
 fn unsuitable(message: &str) -> MergeError {

@@ -186,7 +186,7 @@ pub(super) fn server_config(
 }
 
 /// Checks client certificates against the CAs of a PEM file.
-fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+pub(super) fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let unusable = |reason: String| TlsError::ClientCa {
         path: path.to_owned(),
         reason,

@@ -3,6 +3,7 @@
 mod authority;
 mod auto;
 mod files;
+mod inspect;
 mod listener;
 
 use std::io;
@@ -16,6 +17,7 @@ use rustls::sign::CertifiedKey;
 pub use authority::Authority;
 pub use auto::AutoTls;
 pub use files::with_files;
+pub use inspect::{Certificate, check_authorities};
 pub use listener::ListenerTls;
 
 use runtime::keys_folder::KeysFolderError;
