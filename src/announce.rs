@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::admin;
-use crate::config::{Config, Listen, ListenAddress};
+use crate::config::{Config, Listen, ListenAddress, Tls};
 use gateway::Authority;
 use runtime::listen::Bound;
 use store::Store;
@@ -44,10 +44,8 @@ pub fn announce(ready: &Announcement<'_>) {
             path.display(),
             authority.fingerprint
         );
-        recipes(&mut text, ready, Some(&path));
-    } else {
-        recipes(&mut text, ready, None);
     }
+    commands(&mut text, ready);
     let _ = writeln!(text, "ready");
     print!("{text}");
     let _ = io::Write::flush(&mut io::stdout());
@@ -77,70 +75,49 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The configuration lines for Docker, containerd and Podman.
-fn recipes(text: &mut String, ready: &Announcement<'_>, ca: Option<&Path>) {
+/// The commands that set clients up, and what Docker alone needs.
+fn commands(text: &mut String, ready: &Announcement<'_>) {
     let listeners = || {
         let listeners = ready.client_urls.iter();
         listeners.filter_map(|(listen, url)| Some((*listen, url.as_deref()?)))
     };
-    let mirror = listeners().find(|(listen, url)| {
-        url.starts_with("http://") && listen.registry.as_deref() == Some("docker.io")
-    });
-    if let Some((_, url)) = mirror {
+    let fingerprint = |listen: &Listen| {
+        let authority = ready.authority.filter(|_| listen.tls == Tls::Auto);
+        authority.map_or(String::new(), |authority| {
+            format!(" --ca-fingerprint {}", authority.fingerprint)
+        })
+    };
+    let mirror = listeners().find(|(listen, _)| listen.registry.as_deref() == Some("docker.io"));
+    if let Some((listen, url)) = mirror {
         let _ = write!(
             text,
-            "\nDocker: in /etc/docker/daemon.json, then restart Docker\n\
-             {{\"registry-mirrors\": [\"{url}\"]}}\n"
+            "\nDocker, on each machine with this program:\n  \
+             roadstead setup docker --write --gateway {url}{}\n",
+            fingerprint(listen)
         );
+        if listen.tls == Tls::Off {
+            let _ = write!(
+                text,
+                "or in /etc/docker/daemon.json, then restart Docker:\n\
+                 {{\"registry-mirrors\": [\"{url}\"]}}\n"
+            );
+        }
     }
-    let is_general =
-        |listen: &Listen, url: &str| listen.registry.is_none() && url.starts_with("https://");
-    let Some((_, url)) = listeners().find(|(listen, url)| is_general(listen, url)) else {
+    let general = || listeners().filter(|(listen, _)| listen.registry.is_none());
+    let encrypted = general().find(|(_, url)| url.starts_with("https://"));
+    let Some((listen, url)) = encrypted.or(general().next()) else {
         return;
     };
-    containerd(text, ready.config, url, ca);
-    podman(text, ready.config, url, ca);
-    text.push('\n');
-}
-
-fn containerd(text: &mut String, config: &Config, url: &str, ca: Option<&Path>) {
-    let ca_line = ca.map(|ca| format!("  ca = \"{}\"\n", ca.display()));
-    let ca_line = ca_line.unwrap_or_default();
-    for registry in config.registries.iter().map(|registry| &registry.name) {
-        // containerd names Docker Hub by its API's host.
-        let server = if registry == "docker.io" {
-            "registry-1.docker.io"
-        } else {
-            registry
-        };
-        let _ = write!(
-            text,
-            "\ncontainerd: in /etc/containerd/certs.d/{registry}/hosts.toml\n\
-             server = \"https://{server}\"\n\
-             [host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n{ca_line}"
-        );
-    }
-}
-
-fn podman(text: &mut String, config: &Config, url: &str, ca: Option<&Path>) {
-    let authority = url.trim_start_matches("https://");
-    let _ = writeln!(
+    let registries = ready.config.registries.iter();
+    let registries = registries.filter(|registry| setup::registry(&registry.name).is_ok());
+    let registries: Vec<String> = registries
+        .map(|registry| format!(" --registry {}", registry.name))
+        .collect();
+    let registries = registries.concat();
+    let _ = write!(
         text,
-        "\nPodman: in /etc/containers/registries.conf.d/roadstead.conf"
+        "\ncontainerd, and in its place podman, crio, buildkit or k3s:\n  \
+         roadstead setup containerd --write --gateway {url}{}{registries}\n\n",
+        fingerprint(listen)
     );
-    for registry in config.registries.iter().map(|registry| &registry.name) {
-        let _ = write!(
-            text,
-            "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\
-             [[registry.mirror]]\nlocation = \"{authority}/{registry}\"\n"
-        );
-    }
-    if let Some(ca) = ca {
-        let _ = writeln!(
-            text,
-            "and the CA:  mkdir -p /etc/containers/certs.d/{authority} && \
-             cp {} /etc/containers/certs.d/{authority}/ca.crt",
-            ca.display()
-        );
-    }
 }

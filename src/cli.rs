@@ -4,6 +4,7 @@ mod admin_client;
 mod explain;
 mod operate;
 mod progress;
+mod setup;
 mod show;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
@@ -16,6 +17,7 @@ use crate::admin::PurgeRequest;
 use crate::config::{self, Config, NamedFiles};
 use crate::serve;
 use oci::platform::Platforms;
+use setup::SetupArguments;
 
 /// `EX_CONFIG` of sysexits.h: the configuration is invalid.
 const CONFIGURATION: u8 = 78;
@@ -79,6 +81,14 @@ enum Command {
     /// Explain how the running gateway would answer a pull: how it is routed, who may, what is cached, what would be
     /// asked upstream. Nothing is asked, unless with --ask.
     Explain(explain::Options),
+    /// Set up Docker, containerd, Podman, CRI-O, `BuildKit` or K3s on this machine to pull through a gateway: print the files
+    /// that it needs, write them, or restore what there was before.
+    Setup {
+        #[command(flatten)]
+        arguments: SetupArguments,
+        #[command(flatten)]
+        file: File,
+    },
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
@@ -118,6 +128,10 @@ pub fn main() -> ExitCode {
         } => {
             let request = PurgeRequest { target, dry_run };
             with(&file, |config| operate::purge(config, &request))
+        }
+        Command::Setup { arguments, file } => {
+            let load = || load(&file, NamedFiles::Ignored);
+            setup::setup(&arguments, load, ExitCode::from(CONFIGURATION))
         }
         Command::Verify(file) => with(&file, operate::verify),
         Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),

@@ -43,6 +43,7 @@ mod redirects;
 mod request_ids;
 mod search;
 mod segments;
+mod setup;
 mod soak;
 mod stall;
 mod trust;

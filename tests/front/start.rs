@@ -69,22 +69,21 @@ fn start_prints_addresses_ca_and_client_setup() {
     let hex = line("fingerprint  ").replace(':', "").to_lowercase();
     assert_eq!(format!("sha256:{hex}"), sha256(&der));
 
+    let fingerprint = line("fingerprint  ");
     assert_eq!(
         line("{\"registry-mirrors\": "),
         format!("[\"http://{http}\"]}}")
     );
-    line("Docker: ");
-    line("containerd: in /etc/containerd/certs.d/docker.io/hosts.toml");
-    line("containerd: in /etc/containerd/certs.d/ghcr.io/hosts.toml");
-    let host = format!("[host.\"https://{https}\"]\n");
-    let ca_line = format!("  ca = \"{said}\"\n");
-    assert_eq!(printed.matches(&host).count(), 2, "{printed}");
-    assert_eq!(printed.matches(&ca_line).count(), 2, "{printed}");
-    line("Podman: ");
-    for registry in ["docker.io", "ghcr.io"] {
-        line(&format!("location = \"{https}/{registry}\""));
-    }
-    assert!(line("and the CA: ").contains(&format!("cp {said} /etc/containers/certs.d/{https}/")));
+    assert_eq!(
+        line("  roadstead setup docker --write --gateway "),
+        format!("http://{http}")
+    );
+    assert_eq!(
+        line("  roadstead setup containerd --write --gateway "),
+        format!(
+            "https://{https} --ca-fingerprint {fingerprint} --registry docker.io --registry ghcr.io"
+        )
+    );
     // The printed address works.
     let reply = http::get(&format!("https://{https}"), Some(&ca), "/v2/");
     assert_eq!(reply.status(), 200);
@@ -117,13 +116,11 @@ fn start_prints_urls_that_clients_can_use() {
         assert!(!everywhere.contains(&family), "{everywhere}");
     }
     let socket = printed(r#"{address: "unix:a.sock"}"#);
-    assert!(!socket.contains("containerd"), "{socket}");
+    assert!(!socket.contains("roadstead setup"), "{socket}");
     let proxied =
         printed(r#"{address: "unix:a.sock", tls: off, public_url: "https://r.example:443"}"#);
-    assert!(
-        proxied.contains("[host.\"https://r.example:443\"]"),
-        "{proxied}"
-    );
+    let command = "roadstead setup containerd --write --gateway https://r.example:443 --registry";
+    assert!(proxied.contains(command), "{proxied}");
 }
 
 /// A CA or store that was there before is not announced.

@@ -112,6 +112,15 @@ impl Client {
         }
     }
 
+    /// What to do after the files were restored.
+    pub const fn after_undo(self) -> &'static str {
+        match self {
+            // A reload does not forget mirrors that are no longer in the file.
+            Self::Docker => "systemctl restart docker",
+            _ => self.afterwards(),
+        }
+    }
+
     /// What it does not do with these files: a sentence, if there is one for this gateway.
     pub fn limits(self, gateway: &Gateway) -> Option<&'static str> {
         let others = gateway.registries.iter().any(|name| name != HUB);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Component, Path, PathBuf};
 
-use super::client::{Client, configured_elsewhere};
+use super::client::{Client, Wanted, configured_elsewhere};
 use super::gateway::Gateway;
 use super::hunk::apply;
 use super::merge::{Merge, MergeError};
@@ -83,6 +83,10 @@ impl Change {
 pub struct Plan {
     /// In the order in which they are written.
     pub changes: Vec<Change>,
+    /// The file of the CA that the client trusts for the gateway, if it has one of its own.
+    pub ca: Option<PathBuf>,
+    /// The folders of files that are no longer needed, which were made for them.
+    folders: Vec<PathBuf>,
     record: Record,
 }
 
@@ -153,45 +157,20 @@ impl Files {
         let earlier = self.record(client)?;
         let mut old = earlier.map_or(Vec::new(), |record| record.files);
         let read = |path: &str| self.read(Path::new(path)).ok().flatten();
-        let (mut changes, mut files) = (Vec::new(), Vec::new());
+        let (mut changes, mut files, mut ca) = (Vec::new(), Vec::new(), None);
         for wanted in client.files(gateway, &read) {
-            let now = self.read(&wanted.path)?;
-            let known = old.iter().position(|entry| entry.path == wanted.path);
-            let known = known.map(|index| old.remove(index));
-            // What others have in it, without what an earlier set-up added.
-            let base = match known.as_ref().map(|entry| entry.restored(now.as_deref())) {
-                Some(Restored::Text(base)) => base,
-                Some(Restored::Unknown) | None => now.clone(),
-            };
-            let text = base.as_deref().unwrap_or_default();
-            let hunks = wanted.merge.hunks(text);
-            let hunks = hunks.map_err(|reason| SetupError::Merge {
-                path: wanted.path.clone(),
-                reason,
-            })?;
-            let then = if hunks.is_empty() {
-                base.clone()
-            } else {
-                Some(apply(text, &hunks))
-            };
-            if let Some(after) = then.clone().filter(|_| !hunks.is_empty()) {
-                files.push(Entry {
-                    path: wanted.path.clone(),
-                    before: base,
-                    after,
-                    hunks,
-                    own: matches!(wanted.merge, Merge::Own(_)),
-                    made: known.map_or_else(|| self.missing_folders(&wanted.path), |it| it.made),
-                });
+            let own_ca = gateway.ca.clone().map(Merge::Own);
+            if own_ca.is_some_and(|own| own == wanted.merge) {
+                ca = Some(wanted.path.clone());
             }
-            changes.push(Change {
-                path: wanted.path,
-                now,
-                then,
-            });
+            let (change, entry) = self.change(wanted, &mut old)?;
+            changes.push(change);
+            files.extend(entry);
         }
+        let mut folders = Vec::new();
         // Those of another gateway.
         for entry in old {
+            folders.extend(entry.made.iter().cloned());
             let now = self.read(&entry.path)?;
             if let Restored::Text(then) = entry.restored(now.as_deref()) {
                 let path = entry.path;
@@ -204,7 +183,50 @@ impl Files {
             gateway: gateway.url(),
             files,
         };
-        Ok(Plan { changes, record })
+        Ok(Plan {
+            changes,
+            ca,
+            folders,
+            record,
+        })
+    }
+
+    /// The change of one file, and its entry in the record unless it has what it needs without one. Takes the file's entry out
+    /// of those of an earlier set-up.
+    fn change(
+        &self,
+        wanted: Wanted,
+        old: &mut Vec<Entry>,
+    ) -> Result<(Change, Option<Entry>), SetupError> {
+        let Wanted { path, merge } = wanted;
+        let now = self.read(&path)?;
+        let known = old.iter().position(|entry| entry.path == path);
+        let known = known.map(|index| old.remove(index));
+        // What others have in it, without what an earlier set-up added.
+        let base = match known.as_ref().map(|entry| entry.restored(now.as_deref())) {
+            Some(Restored::Text(base)) => base,
+            Some(Restored::Unknown) | None => now.clone(),
+        };
+        let text = base.as_deref().unwrap_or_default();
+        let hunks = merge.hunks(text).map_err(|reason| SetupError::Merge {
+            path: path.clone(),
+            reason,
+        })?;
+        let mut then = base.clone();
+        let mut entry = None;
+        if !hunks.is_empty() {
+            let after = apply(text, &hunks);
+            then = Some(after.clone());
+            entry = Some(Entry {
+                path: path.clone(),
+                before: base,
+                after,
+                hunks,
+                own: matches!(merge, Merge::Own(_)),
+                made: known.map_or_else(|| self.missing_folders(&path, old), |it| it.made),
+            });
+        }
+        Ok((Change { path, now, then }, entry))
     }
 
     /// Writes what a plan changes; each file is replaced at once. Returns the files that were written.
@@ -220,6 +242,7 @@ impl Files {
             self.put(&change.path, change.then.as_deref(), MODE)?;
             written.push(change.path.clone());
         }
+        self.remove_folders(&plan.folders);
         Ok(written)
     }
 
@@ -334,10 +357,15 @@ impl Files {
         })
     }
 
-    /// The folders that have to be made for a file, the outermost first.
-    fn missing_folders(&self, path: &Path) -> Vec<PathBuf> {
+    /// The folders that have to be made for a file, or were for one of an earlier set-up, the outermost first.
+    fn missing_folders(&self, path: &Path, earlier: &[Entry]) -> Vec<PathBuf> {
+        let is_ours = |folder: &Path| {
+            earlier
+                .iter()
+                .any(|entry| entry.made.iter().any(|it| it == folder))
+        };
         let folders = path.ancestors().skip(1);
-        let missing = folders.take_while(|folder| !self.place(folder).exists());
+        let missing = folders.take_while(|folder| is_ours(folder) || !self.place(folder).exists());
         let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         missing.reverse();
         missing

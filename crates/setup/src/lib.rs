@@ -1,9 +1,9 @@
 //! What clients need to pull through a gateway: the files of Docker, containerd, Podman, CRI-O, `BuildKit` and K3s.
 //!
-//! [`Client::files`] says which files a client needs. A file that is the client's own is changed by [`Hunk`]s, insertions into
-//! its text, so that everything else in it stays as it was: comments, order, unknown keys. The result is parsed again and
-//! compared with what was meant; a file for which that fails is refused. [`Files`] reads and writes them, and a [`Record`] of
-//! what they were before makes it possible to restore them. All but `disk` is pure.
+//! A file that is the client's own is changed by insertions into its text, so that everything else in it stays as it was:
+//! comments, order, unknown keys. The result is parsed again and compared with what was meant; a file for which that fails is
+//! refused. [`Files`] reads and writes them, with a record of what they were before, by which they are restored. All but `disk`
+//! is pure.
 
 #![cfg_attr(
     test,

@@ -78,13 +78,17 @@ impl Authority {
             certificate: self.folder.join("leaf.pem"),
             key: self.folder.join("leaf.key"),
         };
-        let current = load(&files).ok().and_then(|key| key.cert.first().cloned());
-        if current.is_some_and(|leaf| is_usable(&leaf, names, now)) {
+        if let Ok(current) = load(&files)
+            && let [leaf, _, ..] = &current.cert[..]
+            && is_usable(leaf, names, now)
+        {
             return Ok(files);
         }
         let (leaf, leaf_key) = self.sign(names, now)?;
         write_private(&files.key, leaf_key.serialize_pem().as_bytes())?;
-        write(&files.certificate, leaf.pem().as_bytes())?;
+        // A client that has the CA's fingerprint gets the CA in the handshake.
+        let chain = [leaf.pem().into_bytes(), read(&self.path)?].concat();
+        write(&files.certificate, &chain)?;
         tracing::info!(certificate = %files.certificate.display(), "issued our certificate");
         Ok(files)
     }
@@ -101,7 +105,8 @@ impl Authority {
         let (leaf, key) = self.sign(names, now)?;
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(vec![leaf.der().clone()], key, &provider)?;
+        let chain = vec![leaf.der().clone(), chain(&self.path)?.swap_remove(0)];
+        let certified = CertifiedKey::from_der(chain, key, &provider)?;
         Ok(Arc::new(certified))
     }
 

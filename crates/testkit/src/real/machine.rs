@@ -12,12 +12,19 @@ use crate::eventually;
 use crate::process::{self, Process};
 
 /// Folders that are the machine's own, empty at first.
-const OWN: [&str; 2] = ["docker", "containers"];
+const OWN: [&str; 6] = [
+    "docker",
+    "containers",
+    "containerd",
+    "buildkit",
+    "rancher",
+    "roadstead",
+];
 
 /// Makes of the namespaces a machine, in the folder that is the working directory.
 const BOOT: &str = r#"
 mount --bind hosts /etc/hosts && mount -t tmpfs run /run && mount -t tmpfs shm /dev/shm || exit
-for name in docker containers; do
+for name in docker containers containerd buildkit rancher roadstead; do
     mkdir -p "/etc/$name" && mount --bind "etc/$name" "/etc/$name" || exit
 done
 ip link set lo up && echo up && exec sleep infinity
@@ -76,7 +83,7 @@ impl Machine {
         self.dir.path()
     }
 
-    /// The path, on the host, of a file in `/etc/docker` or `/etc/containers`.
+    /// The path, on the host, of a file in `/etc/docker` and the like.
     pub fn file(&self, path: &str) -> PathBuf {
         self.dir.path().join(path.trim_start_matches('/'))
     }
