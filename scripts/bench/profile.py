@@ -194,8 +194,8 @@ part, so that no thread that serves connections waits for the disk.
 {cold}
 
 SHA-256 with the processor's instructions takes longer than any other part, and receiving, encrypting and sending cost what they
-cost of a warm blob. nginx verifies nothing. A direct download over loopback copies memory once, and takes a third of the time that
-the digest alone takes; the last chunk is held back until the digest matches and the blob is committed, so a gateway that
+cost of a warm blob. nginx verifies nothing. A direct download over loopback copies memory, which takes less than the digest
+alone; the last chunk is held back until the digest matches and the blob is committed, so a gateway that
 verifies what it serves cannot come near it. The blob is hashed, written and synced while it arrives; what is waited for after its
 last byte is one fsync.
 """
